@@ -1,0 +1,1 @@
+//! OCI runtimes driven directly.

@@ -1,0 +1,25 @@
+//! mcrun makes a Linux container a first-class multicast host.
+//!
+//! Data flows one way, down this list:
+//!
+//! 1. [`oci`]: the state JSON a runtime hands to a hook, and the bundle's config.json.
+//! 2. [`attach`]: the attachment syntax, checked against the administrator's policy.
+//! 3. [`net`]: host facts (read), plan (pure), apply (the only code that changes links).
+//! 4. [`state`]: the record of what was attached, keyed by container id.
+//! 5. [`proxy`]: the per-container IGMP proxy process; its protocol is [`igmp`], which
+//!    knows neither sockets nor a clock.
+//!
+//! [`hook`] ties 1 to 5 together for the runtimes; [`cli`] and [`engine`] are the `mcrun`
+//! command; [`probe`] and [`demo`] measure and show what arrives.
+
+pub mod attach;
+pub mod cli;
+pub mod demo;
+pub mod engine;
+pub mod hook;
+pub mod igmp;
+pub mod net;
+pub mod oci;
+pub mod probe;
+pub mod proxy;
+pub mod state;

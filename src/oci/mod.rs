@@ -1,0 +1,1 @@
+//! What runtimes hand over: state JSON and config.json.

@@ -1,0 +1,1 @@
+//! RTP-aware multicast sender and receiver.

@@ -1,0 +1,42 @@
+//! What the hook tells a proxy at its start.
+
+use serde::{Deserialize, Serialize};
+
+use crate::attach::{GroupPolicy, IgmpMode};
+
+/// The whole task of one proxy: JSON on its standard input, up to end of file.
+///
+/// It answers on its standard output with one line, `ready` or `error: ...`, and closes it.
+/// A file descriptor of the container's namespaces does not appear: the proxy opens them from
+/// `pid` while it is still root, and checks `pid_start` after opening the pidfd.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProxyConfig {
+    /// Full container id; it also names the directory in the state directory.
+    pub container: String,
+    /// Process id of the container's init, in the proxy's own pid namespace.
+    pub pid: i32,
+    /// Start time of that process in clock ticks since boot (`/proc/PID/stat`, field 22):
+    /// tells a reused pid.
+    pub pid_start: u64,
+    /// The interfaces to serve; each exists in the container's namespace, still down.
+    pub interfaces: Vec<ProxyInterface>,
+}
+
+/// One interface that a proxy serves.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProxyInterface {
+    /// Name in the container.
+    pub name: String,
+    /// Interface index in the container's namespace.
+    pub index: u32,
+    /// Name of the LAN interface on the host, for people.
+    pub parent: String,
+    /// Where to join: the host interface's name.
+    pub upstream: String,
+    /// Its index in the host's namespace.
+    pub upstream_index: u32,
+    /// `Proxy` or `Native`; an `Off` interface is not handed to the proxy.
+    pub igmp: IgmpMode,
+    /// Who may join what.
+    pub policy: GroupPolicy,
+}
