@@ -1,1 +1,4 @@
-//! Network plumbing.
+//! The network: namespaces, netlink, host facts, the plan of an attachment and its execution.
+
+pub mod netlink;
+pub mod netns;
