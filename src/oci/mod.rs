@@ -4,7 +4,7 @@ mod config;
 mod state;
 
 pub use config::{BundleConfig, ConfigError};
-pub use state::{ContainerId, ContainerState, StateError};
+pub use state::{ContainerId, ContainerState, MAX_STATE, StateError};
 
 /// The annotation that asks for attachments.
 pub const ANNOTATION: &str = "io.mcrun.mcast";
