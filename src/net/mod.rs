@@ -1,1 +1,3 @@
 //! Network plumbing.
+
+pub mod sockopt;
