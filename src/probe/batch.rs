@@ -127,10 +127,11 @@ fn timestamp(header: &libc::msghdr) -> Option<Duration> {
     unsafe {
         let mut message = libc::CMSG_FIRSTHDR(header);
         while let Some(control) = message.as_ref() {
+            // The type of `cmsg_len` differs between C libraries.
+            let expected = libc::CMSG_LEN(size_of::<libc::timespec>() as u32);
             if control.cmsg_level == libc::SOL_SOCKET
                 && control.cmsg_type == libc::SCM_TIMESTAMPNS
-                && control.cmsg_len as usize
-                    >= libc::CMSG_LEN(size_of::<libc::timespec>() as u32) as usize
+                && control.cmsg_len >= expected as _
             {
                 let time: libc::timespec = ptr::read_unaligned(libc::CMSG_DATA(control).cast());
                 let seconds = u64::try_from(time.tv_sec).ok()?;
