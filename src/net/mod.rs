@@ -9,4 +9,5 @@ pub mod messages;
 pub mod netlink;
 pub mod netns;
 pub mod plan;
+pub mod sockopt;
 pub mod sysctl;
