@@ -70,7 +70,6 @@ pub(super) fn attach(
     if result.is_err() {
         // The reason is more useful than that its traces could not be removed either.
         let _ = dir.remove();
-        store.remove_if_empty();
     }
     result
 }
