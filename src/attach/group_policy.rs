@@ -81,3 +81,23 @@ impl GroupPolicy {
         Verdict::Denied("no allow rule names it".into())
     }
 }
+
+impl std::str::FromStr for GroupRule {
+    type Err = String;
+
+    fn from_str(s: &str) -> Result<Self, String> {
+        let (group, source) = s.split_once('@').map_or((s, None), |(g, s)| (g, Some(s)));
+        let net = |text: &str| -> Option<Ipv4Net> {
+            text.parse().ok().or_else(|| text.parse::<Ipv4Addr>().ok().map(Ipv4Net::from))
+        };
+        let groups = net(group)
+            .filter(|n| n.addr().is_multicast() && n.prefix_len() >= 4)
+            .ok_or("not a group or range of groups in 224.0.0.0/4, as in 239.1.0.0/16")?
+            .trunc();
+        let sources = match source {
+            Some(text) => Some(net(text).ok_or("not a source address behind the @")?.trunc()),
+            None => None,
+        };
+        Ok(GroupRule { groups, sources })
+    }
+}

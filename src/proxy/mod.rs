@@ -1,7 +1,9 @@
 //! The per-container IGMP proxy process.
 
 mod config;
+mod spawn;
 mod status;
 
 pub use config::{ProxyConfig, ProxyInterface};
+pub use spawn::{SpawnError, SpawnedProxy, spawn};
 pub use status::{GroupEntry, GroupStatus, InterfaceEntry, LanQuerier, ProxyState, ProxyStatus};
