@@ -5,5 +5,5 @@ mod parse;
 mod types;
 
 pub use group_policy::{GroupPolicy, GroupRule, Verdict};
-pub use parse::{SpecError, parse_list, parse_spec};
+pub use parse::{MAX_ATTACHMENTS, SpecError, check_together, parse_list, parse_spec};
 pub use types::{Attachment, Driver, IfName, IgmpMode, IpAssignment, MacAddr, MacvlanMode, Route};

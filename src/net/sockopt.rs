@@ -9,7 +9,7 @@
 //! A membership belongs to the socket: it ends when the last descriptor of it is closed.
 
 use std::io;
-use std::mem::{offset_of, size_of};
+use std::mem::{offset_of, size_of, size_of_val};
 use std::net::IpAddr;
 use std::os::fd::{AsFd, AsRawFd};
 
@@ -103,6 +103,49 @@ pub fn grow_receive_buffer(fd: impl AsFd, bytes: usize) -> io::Result<usize> {
     }
     let granted = nix::sys::socket::getsockopt(&fd, nix::sys::socket::sockopt::RcvBuf)?;
     Ok(granted)
+}
+
+/// Packets the kernel threw away because the socket's receive buffer was full, since the
+/// socket was made; wraps (`SK_MEMINFO_DROPS` of `SO_MEMINFO`, what `SO_RXQ_OVFL` tells too,
+/// but without waiting for one more packet).
+///
+/// # Errors
+/// As `getsockopt`.
+pub fn dropped(fd: impl AsFd) -> io::Result<u32> {
+    const DROPS: usize = libc::SK_MEMINFO_DROPS as usize;
+    let mut values = [0u32; DROPS + 1];
+    let mut length = size_of_val(&values) as libc::socklen_t;
+    // SAFETY: the descriptor is borrowed for the call, and the kernel writes at most `length`
+    // bytes to `values`, which is that long.
+    let result = unsafe {
+        libc::getsockopt(
+            fd.as_fd().as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_MEMINFO,
+            values.as_mut_ptr().cast(),
+            &raw mut length,
+        )
+    };
+    if result == 0 { Ok(values[DROPS]) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Sends multicast through the interface with this index; 0: as the route says.
+///
+/// # Errors
+/// As `setsockopt`: `EADDRNOTAVAIL` when there is no such interface.
+pub fn set_multicast_interface(fd: impl AsFd, ifindex: u32, group: IpAddr) -> io::Result<()> {
+    match group {
+        IpAddr::V4(_) => {
+            // struct ip_mreqn: two addresses, then the index.
+            let mut request = [0; size_of::<libc::ip_mreqn>()];
+            let at = offset_of!(libc::ip_mreqn, imr_ifindex);
+            request[at..at + 4].copy_from_slice(&ifindex.to_ne_bytes());
+            set_raw(fd, libc::IPPROTO_IP, libc::IP_MULTICAST_IF, &request)
+        }
+        IpAddr::V6(_) => {
+            set_raw(fd, libc::IPPROTO_IPV6, libc::IPV6_MULTICAST_IF, &ifindex.to_ne_bytes())
+        }
+    }
 }
 
 /// Sets an option whose value is a C `int`.
