@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use super::EngineError;
 use super::process::ProcessId;
 use super::runtime::Runtime;
-use crate::oci::config::Config;
+use crate::oci::ConfigDocument;
 
 /// What `container.json` holds.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -178,7 +178,7 @@ impl Container {
     }
 
     /// Writes config.json.
-    pub(super) fn write_config(&self, config: &Config) -> io::Result<()> {
+    pub(super) fn write_config(&self, config: &ConfigDocument) -> io::Result<()> {
         self.write("config.json", &serde_json::to_vec_pretty(config)?)
     }
 

@@ -19,7 +19,7 @@ use super::runtime::Files;
 use super::spawn::{ConsoleSocket, failure_text, output_file, read_output, wait_for};
 use super::teardown::STEP;
 use super::{EngineError, options};
-use crate::oci::config::Config;
+use crate::oci::ConfigDocument;
 use crate::oci::user;
 
 /// The options of `mcrun exec`, as given.
@@ -207,7 +207,7 @@ fn process(
     container: &Container,
     record: &Record,
 ) -> Result<Value, EngineError> {
-    let mut config = Config::read(container.dir()).map_err(EngineError::new)?;
+    let mut config = ConfigDocument::read(container.dir()).map_err(EngineError::new)?;
     let mut variables = options::environment(&options.env, &options.env_file)?;
     if options.tty && config.variable("TERM").is_none() {
         variables.insert(0, ("TERM".to_owned(), "xterm".to_owned()));

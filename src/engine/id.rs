@@ -10,8 +10,8 @@ pub(super) const GENERATED: &str = "mcrun-";
 /// Longest name in bytes: it is the host name too, unless one is given (`HOST_NAME_MAX`).
 const MAX: usize = 64;
 
-/// Checks a name by runc's rule for ids (letters, digits and `_+-.`), and that it can neither be
-/// taken for an option nor hide as a file.
+/// Checks a name by runc's rule for ids (letters, digits and `_+-.`), and by docker's that it
+/// begins with a letter or digit.
 ///
 /// # Errors
 /// When it breaks the rule.
@@ -24,7 +24,7 @@ pub(super) fn check(name: &str) -> Result<(), EngineError> {
     {
         return Err(EngineError::new(format_args!(
             "--name {name:?}: a name is 1 to {MAX} of the characters a-z, A-Z, 0-9, '_', '+', '-' \
-             and '.', and begins with neither '-' nor '.'"
+             and '.', and begins with a letter or digit"
         )));
     }
     Ok(())
@@ -52,7 +52,7 @@ mod tests {
         for good in ["a", "A-b_c+d.e", "0", &"x".repeat(64)] {
             assert!(check(good).is_ok(), "{good}");
         }
-        for bad in ["", ".", "..", "-a", "a/b", "a b", "ä", "a\n", &"x".repeat(65)] {
+        for bad in ["", ".", "..", "-a", "_a", "a/b", "a b", "ä", "a\n", &"x".repeat(65)] {
             assert!(check(bad).is_err(), "{bad:?}");
         }
         assert!(check(&generate().unwrap()).is_ok());

@@ -10,7 +10,7 @@ use super::options::{self, RunOptions, Source};
 use super::process::ProcessId;
 use super::runtime::{Kind, Runtime};
 use super::{EngineError, cgroup, front, id};
-use crate::oci::config::{Config, MCAST_ANNOTATION, MCAST_VARIABLE, NAME_ANNOTATION};
+use crate::oci::{ANNOTATION, ConfigDocument, NAME_ANNOTATION, VARIABLE};
 use crate::oci::{capabilities, spec, user};
 
 /// Runs a container; returns its exit status (0 for a detached one that runs, whose id was
@@ -35,7 +35,7 @@ pub fn run(options: &RunOptions) -> Result<i32, EngineError> {
 }
 
 /// Checks everything that can be checked before anything is made.
-fn prepare(options: &RunOptions) -> Result<(Record, Config), EngineError> {
+fn prepare(options: &RunOptions) -> Result<(Record, ConfigDocument), EngineError> {
     let engine = Runtime::find(options.engine.as_deref())?;
     let id = match &options.name {
         Some(name) => {
@@ -90,7 +90,7 @@ fn from_rootfs(
     rootfs: &Path,
     id: &str,
     own: u64,
-) -> Result<Config, EngineError> {
+) -> Result<ConfigDocument, EngineError> {
     let bad = |why: String| EngineError::new(format_args!("--rootfs {}: {why}", rootfs.display()));
     let path = std::fs::canonicalize(rootfs).map_err(|error| bad(error.to_string()))?;
     if !path.is_dir() {
@@ -116,7 +116,7 @@ fn from_rootfs(
         cgroup_v2: cgroup::is_v2(),
     };
     let made = spec::base(&base).map_err(EngineError::new)?;
-    let mut config = Config::new(&made).map_err(EngineError::new)?;
+    let mut config = ConfigDocument::new(&made).map_err(EngineError::new)?;
     let hostname = options.hostname.as_deref().unwrap_or(id);
     config.set_capabilities(&names).map_err(EngineError::new)?;
     config.set(&["hostname"], hostname).map_err(EngineError::new)?;
@@ -128,7 +128,7 @@ fn from_bundle(
     options: &RunOptions,
     bundle: &Path,
     own: u64,
-) -> Result<(Config, PathBuf), EngineError> {
+) -> Result<(ConfigDocument, PathBuf), EngineError> {
     let bad = |why: String| EngineError::new(format_args!("--bundle {}: {why}", bundle.display()));
     if options.privileged {
         return Err(bad("--privileged is for --rootfs; a bundle's config.json says it all".into()));
@@ -137,7 +137,7 @@ fn from_bundle(
     if path.to_str().is_none() {
         return Err(bad("the path is not UTF-8".into()));
     }
-    let mut config = Config::read(&path).map_err(|error| bad(error.to_string()))?;
+    let mut config = ConfigDocument::read(&path).map_err(|error| bad(error.to_string()))?;
     if options.command.is_empty() && !config.has_command() {
         return Err(bad("no command given, and its config.json has none".into()));
     }
@@ -156,10 +156,10 @@ fn from_bundle(
 /// Options that mean the same for a root filesystem and a bundle. The outer error is
 /// config.json's, the inner one the options'.
 fn patch(
-    config: &mut Config,
+    config: &mut ConfigDocument,
     options: &RunOptions,
     rootfs: &Path,
-) -> Result<Result<(), EngineError>, crate::oci::config::ConfigError> {
+) -> Result<Result<(), EngineError>, crate::oci::DocumentError> {
     macro_rules! option {
         ($result:expr) => {
             match $result {
@@ -231,7 +231,7 @@ pub(super) fn user_json(user: &user::User) -> Value {
 /// Puts the hook in when attachments are asked for, by whichever of the three ways; the
 /// attachments are checked now, before anything is made.
 fn add_hook(
-    config: &mut Config,
+    config: &mut ConfigDocument,
     options: &RunOptions,
     engine: &Runtime,
     id: &str,
@@ -242,18 +242,18 @@ fn add_hook(
                 .map_err(|error| EngineError::new(format_args!("--mcast {spec}: {error}")))?;
         }
         let given = options.annotation.iter().filter_map(|text| text.split_once('='));
-        if given.clone().any(|(key, _)| key == MCAST_ANNOTATION) {
+        if given.clone().any(|(key, _)| key == ANNOTATION) {
             return Err(EngineError::new(format_args!(
-                "--mcast and --annotation {MCAST_ANNOTATION} say the same; give one of them"
+                "--mcast and --annotation {ANNOTATION} say the same; give one of them"
             )));
         }
         config
-            .set(&["annotations", MCAST_ANNOTATION], options.mcast.join(";"))
+            .set(&["annotations", ANNOTATION], options.mcast.join(";"))
             .map_err(EngineError::new)?;
     } else {
         let asked = [
-            (format!("annotation {MCAST_ANNOTATION}"), config.annotation(MCAST_ANNOTATION)),
-            (format!("variable {MCAST_VARIABLE}"), config.variable(MCAST_VARIABLE)),
+            (format!("annotation {ANNOTATION}"), config.annotation(ANNOTATION)),
+            (format!("variable {VARIABLE}"), config.variable(VARIABLE)),
         ];
         let Some((place, text)) = asked.iter().find_map(|(p, t)| Some((p, (*t)?))) else {
             return Ok(None);

@@ -92,45 +92,47 @@ impl RouteSocket {
         message: RouteNetlinkMessage,
         flags: u16,
     ) -> Result<(), NetlinkError> {
-        self.batch(vec![(message, flags)]).map_err(|(_, error)| error)
+        match self.batch(vec![(message, flags)])?.pop() {
+            Some((_, error)) => Err(error),
+            None => Ok(()),
+        }
     }
 
-    /// Makes several requests with one system call; the kernel handles them in order and all of
-    /// them, also those behind one that fails.
+    /// Makes several requests with one system call and returns those that the kernel refused, by
+    /// position. It handles them in order and all of them, also those behind a refused one.
     ///
     /// # Errors
-    /// The first that failed, by its position.
-    pub fn batch(&mut self, requests: Vec<Request>) -> Result<(), (usize, NetlinkError)> {
-        if requests.is_empty() {
-            return Ok(());
-        }
+    /// Those of the socket itself.
+    pub fn batch(
+        &mut self,
+        requests: Vec<Request>,
+    ) -> Result<Vec<(usize, NetlinkError)>, NetlinkError> {
         let first = self.sequence.wrapping_add(1);
         let count = requests.len();
         let mut buffer = Vec::new();
         for (message, flags) in requests {
             self.append(&mut buffer, message, NLM_F_REQUEST | NLM_F_ACK | flags);
         }
-        self.socket.send(&buffer, 0).map_err(|e| (0, e.into()))?;
-        let mut failed = None;
+        let mut refused = Vec::new();
         let mut answered = 0;
+        if count > 0 {
+            self.socket.send(&buffer, 0)?;
+        }
         while answered < count {
-            let done = self.receive(|message| {
+            self.receive(|message| {
                 let index = message.header.sequence_number.wrapping_sub(first) as usize;
                 if index < count
                     && let NetlinkPayload::Error(error) = &message.payload
                 {
                     answered += 1;
-                    if let Some(code) = error.code
-                        && failed.is_none()
-                    {
-                        failed = Some((index, kernel_error(code.get(), &error.header)));
+                    if let Some(code) = error.code {
+                        refused.push((index, kernel_error(code.get(), &error.header)));
                     }
                 }
                 Ok(())
-            });
-            done.map_err(|e| (answered, e))?;
+            })?;
         }
-        failed.map_or(Ok(()), Err)
+        Ok(refused)
     }
 
     /// Asks for one object, such as a link by name.
@@ -265,7 +267,7 @@ mod tests {
     }
 
     #[test]
-    fn a_batch_names_the_request_that_failed() {
+    fn a_batch_names_the_requests_that_were_refused() {
         let mut route = RouteSocket::open_in(&NetNs::create().unwrap()).unwrap();
         let up = |index| {
             let mut link = LinkMessage::default();
@@ -273,8 +275,10 @@ mod tests {
             link.attributes.push(LinkAttribute::Mtu(1400));
             (RouteNetlinkMessage::SetLink(link), 0)
         };
-        let (index, error) = route.batch(vec![up(1), up(77), up(1)]).unwrap_err();
-        assert_eq!((index, error.errno), (1, libc::ENODEV));
-        assert!(route.batch(vec![up(1)]).is_ok());
+        let refused = route.batch(vec![up(1), up(77), up(1), up(78)]).unwrap();
+        let refused: Vec<_> = refused.iter().map(|(index, error)| (*index, error.errno)).collect();
+        assert_eq!(refused, [(1, libc::ENODEV), (3, libc::ENODEV)]);
+        assert!(route.batch(vec![up(1)]).unwrap().is_empty());
+        assert!(route.batch(Vec::new()).unwrap().is_empty());
     }
 }

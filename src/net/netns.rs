@@ -22,7 +22,7 @@ pub struct NetNs {
 }
 
 /// What tells one namespace from another: device and inode of its file (`namespaces(7)`).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 pub struct NetNsId {
     dev: u64,
     ino: u64,

@@ -96,7 +96,7 @@ const NAMESPACE_FLAGS: [i32; 7] = [
 ///
 /// # Errors
 /// None in practice: the builder of the specification's types has none to report here.
-pub fn profile(capabilities: &[String]) -> Result<LinuxSeccomp, OciSpecError> {
+pub(super) fn profile(capabilities: &[String]) -> Result<LinuxSeccomp, OciSpecError> {
     let has = |name: &str| capabilities.iter().any(|own| own == name);
     let mut rules = vec![deny(ALWAYS, libc::EPERM, None)?, deny(ABSENT, libc::ENOSYS, None)?];
     for (capability, calls) in BY_CAPABILITY {
