@@ -1,24 +1,498 @@
-//! The attachment syntax: text to [`Attachment`].
+//! The attachment syntax: `KEY=VALUE[,KEY=VALUE...]` to [`Attachment`].
 
-use super::Attachment;
+use std::fmt::Display;
+use std::net::IpAddr;
+use std::str::FromStr;
 
-/// Why an attachment text is refused.
-#[derive(Debug, thiserror::Error)]
+use ipnet::IpNet;
+
+use super::{
+    Attachment, Driver, GroupPolicy, GroupRule, IfName, IgmpMode, IpAssignment, MacAddr,
+    MacvlanMode, Route,
+};
+
+/// Attachments of one container; a host has fewer media LANs than this.
+pub const MAX_ATTACHMENTS: usize = 16;
+/// Bytes of a whole attachment text.
+const MAX_TEXT: usize = 64 * 1024;
+/// Metric of a default route: far above what engines give theirs, so that theirs stays in use.
+const DEFAULT_METRIC: u32 = 500;
+
+/// Why an attachment text is refused: one line that names the key, the value and what is right.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
-pub struct SpecError(pub String);
+pub struct SpecError(String);
 
-/// Parses one `KEY=VALUE[,KEY=VALUE...]`.
+/// Parses several attachments separated by `;`, as an annotation or a variable holds them, and
+/// checks them against each other. An empty text is no attachment.
 ///
 /// # Errors
-/// A text that names the key, the value and what would be right.
-pub fn parse_spec(_text: &str) -> Result<Attachment, SpecError> {
-    Err(SpecError("not implemented".into()))
+/// That of the first bad one, two interfaces of one name, or more than [`MAX_ATTACHMENTS`].
+pub fn parse_list(text: &str) -> Result<Vec<Attachment>, SpecError> {
+    if text.len() > MAX_TEXT {
+        return fail(format!(
+            "attachment text of {} bytes: at most {MAX_TEXT} are read",
+            text.len()
+        ));
+    }
+    if text.trim().is_empty() {
+        return Ok(Vec::new());
+    }
+    let attachments = text.split(';').map(parse_spec).collect::<Result<Vec<_>, _>>()?;
+    check_together(&attachments)?;
+    Ok(attachments)
 }
 
-/// Parses several attachments separated by `;`, as annotations and variables hold them.
+/// Checks what no attachment can see alone: their number and their interface names.
 ///
 /// # Errors
-/// That of the first bad one.
-pub fn parse_list(_text: &str) -> Result<Vec<Attachment>, SpecError> {
-    Err(SpecError("not implemented".into()))
+/// As [`parse_list`].
+pub fn check_together(attachments: &[Attachment]) -> Result<(), SpecError> {
+    if attachments.len() > MAX_ATTACHMENTS {
+        return fail(format!(
+            "{} attachments: a container has at most {MAX_ATTACHMENTS}",
+            attachments.len()
+        ));
+    }
+    let names: Vec<IfName> =
+        attachments.iter().enumerate().map(|(i, a)| a.interface_name(i)).collect();
+    match names.iter().enumerate().find(|(i, name)| names[..*i].contains(name)) {
+        Some((_, name)) => {
+            fail(format!("name={name}: two attachments of the container have this name"))
+        }
+        None => Ok(()),
+    }
+}
+
+/// Parses one attachment.
+///
+/// # Errors
+/// A line that names the key, the value and what would be right.
+pub fn parse_spec(text: &str) -> Result<Attachment, SpecError> {
+    let mut keys = Keys::default();
+    for pair in text.trim().split(',') {
+        let pair = pair.trim();
+        match pair.split_once('=') {
+            Some((key, value)) => keys.set(key.trim(), value.trim())?,
+            None if pair.is_empty() => {
+                return fail(format!(
+                    "attachment {text:?} has an empty part; write KEY=VALUE[,KEY=VALUE...]"
+                ));
+            }
+            None => return fail(format!("{pair:?} is not KEY=VALUE; did you mean parent={pair}?")),
+        }
+    }
+    keys.finish()
+}
+
+fn fail<T>(message: impl Into<String>) -> Result<T, SpecError> {
+    Err(SpecError(message.into()))
+}
+
+/// All keys of the syntax, for the suggestion behind an unknown one.
+const KEYS: &[&str] = &[
+    "net",
+    "parent",
+    "vlan",
+    "driver",
+    "mode",
+    "flag",
+    "ip",
+    "gw",
+    "metric",
+    "route",
+    "mac",
+    "mtu",
+    "name",
+    "interface",
+    "igmp",
+    "upstream",
+    "allow",
+    "deny",
+    "max-groups",
+    "max-sources",
+    "bcqueuelen",
+    "bclim",
+];
+
+/// The values as they are met; each is checked in itself at once.
+#[derive(Default)]
+struct Keys {
+    seen: Vec<String>,
+    parent: Option<IfName>,
+    driver: Option<String>,
+    mode: Option<String>,
+    ip: Vec<IpNet>,
+    ip_none: bool,
+    gw: Vec<IpAddr>,
+    metric: Option<u32>,
+    routes: Vec<Route>,
+    mac: Option<MacAddr>,
+    mtu: Option<u32>,
+    name: Option<IfName>,
+    igmp: Option<IgmpMode>,
+    upstream: Option<IfName>,
+    allow: Vec<GroupRule>,
+    deny: Vec<GroupRule>,
+    max_groups: Option<u32>,
+    max_sources: Option<u32>,
+    bcqueuelen: Option<u32>,
+    bclim: Option<i32>,
+}
+
+impl Keys {
+    fn set(&mut self, key: &str, value: &str) -> Result<(), SpecError> {
+        if !KEYS.contains(&key) {
+            return fail(unknown("attachment key", key, KEYS));
+        }
+        if value.is_empty() {
+            return fail(format!("{key}= has no value"));
+        }
+        let repeatable = matches!(key, "ip" | "gw" | "route" | "allow" | "deny");
+        if !repeatable && self.seen.iter().any(|k| k == key) {
+            return fail(format!("{key}={value}: {key} is given twice"));
+        }
+        self.seen.push(key.to_owned());
+        match key {
+            "parent" => self.parent = Some(parsed(key, value)?),
+            "driver" => self.driver = Some(value.to_owned()),
+            "mode" => self.mode = Some(value.to_owned()),
+            "ip" => self.set_ip(value)?,
+            "gw" => self.gw.push(gateway(key, value)?),
+            "metric" => self.metric = Some(number(key, value, 1, u32::MAX)?),
+            "route" => self.routes.push(route(value)?),
+            "mac" => self.mac = Some(parsed(key, value)?),
+            "mtu" => self.mtu = Some(number(key, value, 68, 65535)?),
+            "name" => self.name = Some(interface_name(value)?),
+            "igmp" => {
+                self.igmp = Some(match value {
+                    "proxy" => IgmpMode::Proxy,
+                    "native" => IgmpMode::Native,
+                    "off" => IgmpMode::Off,
+                    _ => return fail(unknown("igmp", value, &["proxy", "native", "off"])),
+                });
+            }
+            "upstream" => self.upstream = Some(parsed(key, value)?),
+            "allow" => self.allow.push(parsed(key, value)?),
+            "deny" => self.deny.push(parsed(key, value)?),
+            "max-groups" => self.max_groups = Some(number(key, value, 1, 65535)?),
+            "max-sources" => self.max_sources = Some(number(key, value, 1, 65535)?),
+            "bcqueuelen" => self.bcqueuelen = Some(number(key, value, 1, 1_000_000)?),
+            "bclim" => self.bclim = Some(number(key, value, -1, i32::MAX)?),
+            // Keys of the contract that this version does not carry out: never in silence.
+            _ => {
+                return fail(format!(
+                    "{key}={value}: {key} is not supported by this version of mcrun"
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    fn set_ip(&mut self, value: &str) -> Result<(), SpecError> {
+        match value {
+            "none" => self.ip_none = true,
+            "pool" | "dhcp" => {
+                return fail(format!(
+                    "ip={value} is not supported by this version of mcrun; give ADDRESS/PREFIX or none"
+                ));
+            }
+            _ => {
+                let net = address(value)?;
+                if self.ip.iter().any(|other| other.addr() == net.addr()) {
+                    return fail(format!("ip={value}: {} is given twice", net.addr()));
+                }
+                self.ip.push(net);
+            }
+        }
+        Ok(())
+    }
+
+    fn finish(self) -> Result<Attachment, SpecError> {
+        let driver = driver(self.driver.as_deref().unwrap_or("macvlan"), self.mode.as_deref())?;
+        let Some(parent) = self.parent else {
+            return fail(
+                "parent= is missing: name the LAN interface of the host, as in parent=eth0",
+            );
+        };
+        if self.ip_none && !self.ip.is_empty() {
+            return fail(format!("ip=none contradicts ip={}", self.ip[0]));
+        }
+        let on_link = |gateway: &IpAddr| {
+            self.ip.iter().any(|net| net.contains(gateway))
+                || matches!(gateway, IpAddr::V6(a) if a.is_unicast_link_local() && self.ip.iter().any(|n| n.addr().is_ipv6()))
+        };
+        for (i, gw) in self.gw.iter().enumerate() {
+            if self.gw[..i].iter().any(|other| other.is_ipv4() == gw.is_ipv4()) {
+                return fail(format!(
+                    "gw={gw}: a default gateway of this address family is given already"
+                ));
+            }
+        }
+        let next_hops =
+            self.gw.iter().map(|gw| (format!("gw={gw}"), *gw)).chain(
+                self.routes.iter().filter_map(|r| Some((format!("route={}", r), r.gateway?))),
+            );
+        for (text, next_hop) in next_hops {
+            if !on_link(&next_hop) {
+                return fail(format!(
+                    "{text}: {next_hop} is in no subnet of the interface; give an ip=ADDRESS/PREFIX whose subnet holds it"
+                ));
+            }
+        }
+        if self.metric.is_some() && self.gw.is_empty() {
+            return fail("metric= is the metric of the default route: it needs gw=");
+        }
+        let defaults = GroupPolicy::default();
+        Ok(Attachment {
+            parent,
+            driver,
+            ip: if self.ip.is_empty() { IpAssignment::None } else { IpAssignment::Static(self.ip) },
+            gateways: self.gw,
+            metric: self.metric.unwrap_or(DEFAULT_METRIC),
+            routes: self.routes,
+            mac: self.mac,
+            mtu: self.mtu,
+            name: self.name,
+            igmp: self.igmp.unwrap_or(IgmpMode::Proxy),
+            upstream: self.upstream,
+            policy: GroupPolicy {
+                allow: self.allow,
+                deny: self.deny,
+                max_groups: self.max_groups.unwrap_or(defaults.max_groups),
+                max_sources: self.max_sources.unwrap_or(defaults.max_sources),
+            },
+            bcqueuelen: self.bcqueuelen,
+            bclim: self.bclim,
+        })
+    }
+}
+
+/// `what "value" is unknown`, with the nearest known one, or all of them when none is near.
+fn unknown(what: &str, value: &str, known: &[&str]) -> String {
+    let near = known
+        .iter()
+        .map(|k| (strsim::damerau_levenshtein(value, k), k))
+        .min()
+        .filter(|(distance, k)| *distance <= k.len().max(3) / 2);
+    match near {
+        Some((_, k)) => format!("{what} {value:?} is unknown; did you mean {k}?"),
+        None => format!("{what} {value:?} is unknown; there are {}", known.join(", ")),
+    }
+}
+
+fn parsed<T: FromStr>(key: &str, value: &str) -> Result<T, SpecError>
+where
+    T::Err: Display,
+{
+    value.parse().map_err(|e| SpecError(format!("{key}={value}: {e}")))
+}
+
+fn number<T: FromStr + PartialOrd + Display>(
+    key: &str,
+    value: &str,
+    low: T,
+    high: T,
+) -> Result<T, SpecError> {
+    match value.parse::<T>() {
+        Ok(n) if n >= low && n <= high => Ok(n),
+        _ => fail(format!("{key}={value}: not a number from {low} to {high}")),
+    }
+}
+
+fn interface_name(value: &str) -> Result<IfName, SpecError> {
+    match value {
+        // Names that sysctl paths and the kernel keep for themselves.
+        "lo" | "all" | "default" => {
+            fail(format!("name={value} is reserved; choose another, such as mc0"))
+        }
+        _ => parsed("name", value),
+    }
+}
+
+fn driver(name: &str, mode: Option<&str>) -> Result<Driver, SpecError> {
+    match name {
+        "macvlan" => Ok(Driver::Macvlan(match mode.unwrap_or("bridge") {
+            "bridge" => MacvlanMode::Bridge,
+            "private" => MacvlanMode::Private,
+            "vepa" => MacvlanMode::Vepa,
+            "passthru" => MacvlanMode::Passthru,
+            mode => {
+                return fail(unknown(
+                    "macvlan mode",
+                    mode,
+                    &["bridge", "private", "vepa", "passthru"],
+                ));
+            }
+        })),
+        "ipvlan" | "relay" => fail(format!(
+            "driver={name} is not supported by this version of mcrun; there is macvlan"
+        )),
+        _ => fail(unknown("driver", name, &["macvlan"])),
+    }
+}
+
+/// An interface address with its prefix, that a host can have.
+fn address(value: &str) -> Result<IpNet, SpecError> {
+    let refuse = |why: &str| fail(format!("ip={value}: {why}"));
+    let Ok(net) = value.parse::<IpNet>() else {
+        if value.parse::<IpAddr>().is_ok() {
+            return refuse("the prefix length is missing, as in 192.0.2.10/24");
+        }
+        return refuse("not ADDRESS/PREFIX, as in 192.0.2.10/24, nor none");
+    };
+    let addr = net.addr();
+    if addr.is_multicast() {
+        return refuse("a multicast address cannot be an interface's own");
+    }
+    if addr.is_unspecified() || addr.is_loopback() || net.prefix_len() == 0 {
+        return refuse("not an address a host can have on a LAN");
+    }
+    if let IpNet::V4(v4) = net
+        && v4.prefix_len() < 31
+        && (v4.addr() == v4.network() || v4.addr() == v4.broadcast())
+    {
+        return refuse("this is the network's own or its broadcast address");
+    }
+    Ok(net)
+}
+
+fn gateway(key: &str, value: &str) -> Result<IpAddr, SpecError> {
+    let Ok(addr) = value.parse::<IpAddr>() else {
+        return fail(format!("{key}={value}: not an IP address, as in 192.0.2.1"));
+    };
+    if addr.is_multicast() || addr.is_unspecified() || addr.is_loopback() {
+        return fail(format!("{key}={value}: {addr} cannot be a next hop"));
+    }
+    Ok(addr)
+}
+
+fn route(value: &str) -> Result<Route, SpecError> {
+    let (cidr, via) = match value.split_once('@') {
+        Some((cidr, via)) => (cidr, Some(via)),
+        None => (value, None),
+    };
+    let Ok(destination) = cidr.parse::<IpNet>() else {
+        return fail(format!("route={value}: {cidr:?} is not a network, as in 198.51.100.0/24"));
+    };
+    if destination != destination.trunc() {
+        return fail(format!(
+            "route={value}: bits are set behind the prefix; did you mean {}?",
+            destination.trunc()
+        ));
+    }
+    let gateway = via.map(|via| gateway("route", via)).transpose()?;
+    if gateway.is_some_and(|g| g.is_ipv4() != destination.addr().is_ipv4()) {
+        return fail(format!(
+            "route={value}: destination and gateway are of different address families"
+        ));
+    }
+    Ok(Route { destination, gateway })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn error(text: &str) -> String {
+        parse_spec(text).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn defaults() {
+        let a = parse_spec("parent=eth0").unwrap();
+        assert_eq!(a.parent.as_str(), "eth0");
+        assert_eq!(a.driver, Driver::Macvlan(MacvlanMode::Bridge));
+        assert_eq!(a.ip, IpAssignment::None);
+        assert_eq!((a.igmp, a.metric), (IgmpMode::Proxy, 500));
+        assert_eq!((a.policy.max_groups, a.policy.max_sources), (256, 64));
+    }
+
+    #[test]
+    fn every_supported_key() {
+        let a = parse_spec(
+            " parent=eth0, driver=macvlan,mode=vepa,ip=10.0.0.5/24,ip=2001:db8::5/64,gw=10.0.0.1,\
+             gw=fe80::1,metric=7,route=10.1.0.0/16@10.0.0.2,route=10.2.0.0/16,\
+             mac=02:00:00:00:00:01,mtu=9000,name=red,igmp=native,upstream=eth1,allow=239.0.0.0/8,\
+             deny=239.1.1.1,max-groups=10,max-sources=3,bcqueuelen=5000,bclim=-1 ",
+        )
+        .unwrap();
+        assert_eq!(a.ip.addresses().len(), 2);
+        assert_eq!(a.gateways.len(), 2);
+        assert_eq!(a.routes[0].to_string(), "10.1.0.0/16@10.0.0.2");
+        assert_eq!(a.mac.unwrap().to_string(), "02:00:00:00:00:01");
+        assert_eq!((a.mtu, a.bclim, a.bcqueuelen), (Some(9000), Some(-1), Some(5000)));
+        assert_eq!(a.interface_name(3).as_str(), "red");
+        let json = serde_json::to_string(&a).unwrap();
+        assert_eq!(serde_json::from_str::<Attachment>(&json).unwrap(), a);
+    }
+
+    #[test]
+    fn every_wrong_value_is_named_with_its_key() {
+        for (text, expected) in [
+            ("", "empty part"),
+            ("eth0", "did you mean parent=eth0?"),
+            ("parnet=eth0", "did you mean parent?"),
+            ("xyzzyxyzzy=1", "there are net, parent"),
+            ("parent=", "parent= has no value"),
+            ("parent=a/b", "parent=a/b: has '/'"),
+            ("parent=sixteencharacter", "parent=sixteencharacter: 16 characters long"),
+            ("parent=a,parent=b", "given twice"),
+            ("ip=10.0.0.5/24", "parent= is missing"),
+            ("parent=a,driver=macvlam", "did you mean macvlan?"),
+            ("parent=a,driver=ipvlan", "driver=ipvlan is not supported"),
+            ("parent=a,mode=brige", "did you mean bridge?"),
+            ("parent=a,vlan=7", "vlan=7: vlan is not supported"),
+            ("parent=a,net=red", "net=red: net is not supported"),
+            ("parent=a,ip=10.0.0.5", "prefix length is missing"),
+            ("parent=a,ip=10.0.0.0/24", "network's own"),
+            ("parent=a,ip=10.0.0.255/24", "broadcast"),
+            ("parent=a,ip=239.1.1.1/24", "multicast address"),
+            ("parent=a,ip=10.0.0.999/24", "ip=10.0.0.999/24: not ADDRESS/PREFIX"),
+            ("parent=a,ip=dhcp", "ip=dhcp is not supported"),
+            ("parent=a,ip=none,ip=10.0.0.5/24", "contradicts"),
+            ("parent=a,ip=10.0.0.5/24,ip=10.0.0.5/16", "given twice"),
+            ("parent=a,gw=10.0.0.1", "in no subnet"),
+            ("parent=a,ip=10.0.0.5/24,gw=10.0.1.1", "in no subnet"),
+            ("parent=a,ip=10.0.0.5/24,gw=10.0.0.1,gw=10.0.0.2", "given already"),
+            ("parent=a,gw=x", "gw=x: not an IP address"),
+            ("parent=a,metric=5", "needs gw="),
+            ("parent=a,ip=10.0.0.5/24,gw=10.0.0.1,metric=0", "metric=0: not a number from 1"),
+            ("parent=a,route=10.0.0.5/24", "did you mean 10.0.0.0/24?"),
+            ("parent=a,route=ten", "not a network"),
+            ("parent=a,route=10.0.0.0/8@fe80::1", "different address families"),
+            ("parent=a,mac=01:00:5e:00:00:01", "multicast address"),
+            ("parent=a,mac=02:00", "too short"),
+            ("parent=a,mac=02:00:00:00:00:zz", "\"zz\" is not a byte"),
+            ("parent=a,mtu=67", "mtu=67: not a number from 68 to 65535"),
+            ("parent=a,name=lo", "reserved"),
+            ("parent=a,name=..", "not a name"),
+            ("parent=a,igmp=prox", "did you mean proxy?"),
+            ("parent=a,upstream=a b", "has ' '"),
+            ("parent=a,allow=10.0.0.0/8", "allow=10.0.0.0/8"),
+            ("parent=a,deny=239.0.0.0/33", "deny=239.0.0.0/33"),
+            ("parent=a,max-groups=0", "max-groups=0: not a number from 1 to 65535"),
+            ("parent=a,max-sources=many", "max-sources=many: not a number"),
+            ("parent=a,bcqueuelen=0", "bcqueuelen=0: not a number"),
+            ("parent=a,bclim=-2", "bclim=-2: not a number"),
+        ] {
+            let message = error(text);
+            assert!(message.contains(expected), "{text:?} gave {message:?}, not {expected:?}");
+            assert!(!message.contains('\n'), "{text:?} gave more than a line");
+        }
+    }
+
+    #[test]
+    fn several_attachments() {
+        let list = parse_list("parent=red ; parent=blue").unwrap();
+        let names: Vec<_> =
+            list.iter().enumerate().map(|(i, a)| a.interface_name(i).to_string()).collect();
+        assert_eq!(names, ["mc0", "mc1"]);
+        assert_eq!(parse_list(" \n").unwrap(), []);
+        let error = |text: &str| parse_list(text).unwrap_err().to_string();
+        assert!(error("parent=a;parent=b,name=mc0").contains("name=mc0: two attachments"));
+        assert!(error("parent=a;").contains("empty part"));
+        assert!(error(&vec!["parent=a"; 17].join(";")).contains("17 attachments"));
+        assert!(error(&" ".repeat(70_000)).contains("70000 bytes"));
+    }
 }

@@ -53,6 +53,18 @@ pub struct Attachment {
     pub bclim: Option<i32>,
 }
 
+impl Attachment {
+    /// The interface's name in the container, when this is attachment `position` (from 0).
+    pub fn interface_name(&self, position: usize) -> IfName {
+        self.name.clone().unwrap_or_else(|| IfName(format!("mc{position}")))
+    }
+
+    /// The host interface where the proxy joins.
+    pub fn upstream(&self) -> &IfName {
+        self.upstream.as_ref().unwrap_or(&self.parent)
+    }
+}
+
 /// The kernel driver of the container's interface.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "driver", content = "mode", rename_all = "lowercase")]
@@ -131,6 +143,15 @@ pub struct Route {
     /// Next hop; on-link when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gateway: Option<IpAddr>,
+}
+
+impl fmt::Display for Route {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.gateway {
+            Some(gateway) => write!(f, "{}@{gateway}", self.destination),
+            None => write!(f, "{}", self.destination),
+        }
+    }
 }
 
 /// What happens to the IGMP of a container.

@@ -1,13 +1,240 @@
 //! `mcrun probe`.
 
+use std::collections::HashSet;
+use std::io::{self, Write};
+use std::net::{IpAddr, Ipv4Addr};
 use std::process::ExitCode;
+use std::time::Duration;
 
-use clap::Args;
+use anyhow::{Context, bail};
+use clap::{Args, Subcommand};
+use serde::Serialize;
+
+use crate::probe::{
+    Ended, Limits, Line, LossLimit, MAX_PAYLOAD, ReceiveOptions, ReceiveResult, SendOptions,
+    Target, parse_duration, parse_positive_duration, receive, send,
+};
+
+/// Nothing came.
+const NOTHING_CAME: u8 = 1;
+/// `--max-gap` or `--max-loss` is broken.
+const LIMIT_BROKEN: u8 = 3;
 
 /// Arguments of `mcrun probe`.
 #[derive(Debug, Args)]
-pub struct ProbeArgs {}
+pub struct ProbeArgs {
+    #[command(subcommand)]
+    direction: Direction,
+}
 
-pub(super) fn run(_args: ProbeArgs) -> anyhow::Result<ExitCode> {
-    anyhow::bail!("not implemented")
+#[derive(Debug, Subcommand)]
+enum Direction {
+    /// Send RTP packets at a constant rate.
+    ///
+    /// Each group gets a stream of its own, with an SSRC of its own, until --duration or
+    /// --count is reached or SIGINT or SIGTERM comes.
+    Send(SendArgs),
+    /// Join groups and measure what arrives.
+    ///
+    /// Packets, lost, duplicated and reordered ones, the longest gap, jitter and the time from
+    /// the join to the first packet, for each group and each source of it. Loss needs RTP;
+    /// other UDP is counted, with its gaps. The gap includes the time from the last packet to
+    /// the end. SIGINT and SIGTERM end the measurement early; its result is printed.
+    #[command(after_help = RECV_HELP)]
+    Recv(RecvArgs),
+}
+
+const RECV_HELP: &str = "\
+Exit status:
+  0    every group had packets, and --max-gap and --max-loss were kept
+  1    nothing came for a group, or --timeout ended the measurement
+  2    wrong usage
+  3    --max-gap or --max-loss was broken
+  125  the measurement could not be made";
+
+#[derive(Debug, Args)]
+struct Common {
+    /// Multicast groups; the port is 5004 where none is named.
+    #[arg(required = true, value_name = "GROUP[:PORT]")]
+    groups: Vec<Target>,
+    /// Interface to use; without it the kernel's route to the group decides.
+    #[arg(long, short = 'i', value_name = "IF")]
+    interface: Option<String>,
+    /// End after this long, such as 500ms, 10s or 2m.
+    #[arg(long, short = 'd', value_name = "TIME", value_parser = parse_positive_duration)]
+    duration: Option<Duration>,
+    /// End after so many packets of each group.
+    #[arg(long, short = 'c', value_name = "PACKETS", value_parser = clap::value_parser!(u64).range(1..))]
+    count: Option<u64>,
+    /// Print the result as one JSON object.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Args)]
+struct SendArgs {
+    #[command(flatten)]
+    common: Common,
+    /// Address to send from; the interface's where it is not named.
+    #[arg(long, value_name = "ADDRESS")]
+    source: Option<Ipv4Addr>,
+    /// Packets per second to each group.
+    #[arg(long, short = 'r', default_value = "1000", value_name = "RATE", value_parser = parse_rate)]
+    rate: f64,
+    /// RTP payload of each packet in bytes; the default is seven packets of MPEG-TS.
+    #[arg(
+        long,
+        short = 's',
+        default_value_t = 1316,
+        value_name = "BYTES",
+        value_parser = clap::value_parser!(u32).range(0..=MAX_PAYLOAD as i64)
+    )]
+    size: u32,
+    /// Time to live: 1 stays on this LAN.
+    #[arg(long, default_value_t = 1, value_name = "HOPS")]
+    ttl: u8,
+    /// Let sockets of this host, in this network namespace, hear it too.
+    #[arg(long = "loop")]
+    multicast_loop: bool,
+}
+
+#[derive(Debug, Args)]
+struct RecvArgs {
+    #[command(flatten)]
+    common: Common,
+    /// Join from this source only (SSM); may be repeated.
+    #[arg(long, value_name = "ADDRESS")]
+    source: Vec<Ipv4Addr>,
+    /// End when no packet of any group came for this long.
+    #[arg(long, value_name = "TIME", value_parser = parse_positive_duration)]
+    timeout: Option<Duration>,
+    /// Print what came each time this is over; with --json as a JSON object per line.
+    #[arg(long, value_name = "TIME", value_parser = parse_positive_duration)]
+    interval: Option<Duration>,
+    /// Fail if a group has a longer gap.
+    #[arg(long, value_name = "TIME", value_parser = parse_duration)]
+    max_gap: Option<Duration>,
+    /// Fail if a group loses more: a number of packets, or a share such as 0.1%.
+    #[arg(long, value_name = "LOSS")]
+    max_loss: Option<LossLimit>,
+    /// Clock of the RTP timestamps in Hz, for the jitter; without it by payload type
+    /// (RFC 3551), 90000 for the dynamic ones.
+    #[arg(long, value_name = "HZ", value_parser = clap::value_parser!(u32).range(1..))]
+    clock_rate: Option<u32>,
+}
+
+pub(super) fn run(args: ProbeArgs) -> anyhow::Result<ExitCode> {
+    match args.direction {
+        Direction::Send(args) => run_send(args),
+        Direction::Recv(args) => run_recv(args),
+    }
+}
+
+fn run_send(args: SendArgs) -> anyhow::Result<ExitCode> {
+    let Common { groups, interface, duration, count, json } = args.common;
+    let result = send(&SendOptions {
+        targets: distinct(groups)?,
+        source: args.source.map(IpAddr::V4),
+        ifindex: index_of(interface.as_deref())?,
+        rate: args.rate,
+        size: args.size as usize,
+        duration,
+        count,
+        ttl: args.ttl,
+        multicast_loop: args.multicast_loop,
+    })?;
+    if json {
+        print_json(&Line::Sent(result)).context("cannot print the result")?;
+    } else {
+        print(format_args!("{result}")).context("cannot print the result")?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn run_recv(args: RecvArgs) -> anyhow::Result<ExitCode> {
+    let Common { groups, interface, duration, count, json } = args.common;
+    let mut sources: Vec<IpAddr> = Vec::new();
+    for source in args.source {
+        if source.is_multicast() || source.is_broadcast() || source.is_unspecified() {
+            bail!("--source {source} is not a host's address");
+        }
+        if sources.contains(&source.into()) {
+            bail!("--source {source} is named twice");
+        }
+        sources.push(source.into());
+    }
+    let options = ReceiveOptions {
+        targets: distinct(groups)?,
+        sources,
+        ifindex: index_of(interface.as_deref())?,
+        duration,
+        count,
+        timeout: args.timeout,
+        interval: args.interval,
+        clock_rate: args.clock_rate,
+        limits: Limits { max_gap: args.max_gap, max_loss: args.max_loss },
+    };
+    let result = receive(&options, |line| match json {
+        true => print_json(&Line::Interval(line)),
+        false => print(format_args!("{line}\n")),
+    })?;
+    let status = status_of(&result);
+    for sentence in &result.broken {
+        eprintln!("mcrun probe: {sentence}");
+    }
+    if json {
+        print_json(&Line::Result(result)).context("cannot print the result")?;
+    } else {
+        print(format_args!("{result}")).context("cannot print the result")?;
+    }
+    Ok(status)
+}
+
+fn status_of(result: &ReceiveResult) -> ExitCode {
+    let silent = result.groups.iter().any(|g| g.report.packets == 0);
+    if silent || result.ended == Ended::Timeout {
+        ExitCode::from(NOTHING_CAME)
+    } else if !result.broken.is_empty() {
+        ExitCode::from(LIMIT_BROKEN)
+    } else {
+        ExitCode::SUCCESS
+    }
+}
+
+/// The targets, unless one is there twice.
+fn distinct(targets: Vec<Target>) -> anyhow::Result<Vec<Target>> {
+    let mut seen = HashSet::new();
+    match targets.iter().find(|target| !seen.insert(**target)) {
+        Some(twice) => bail!("{twice} is named twice"),
+        None => Ok(targets),
+    }
+}
+
+/// The index of an interface; 0 for none.
+fn index_of(name: Option<&str>) -> anyhow::Result<u32> {
+    let Some(name) = name else { return Ok(0) };
+    nix::net::if_::if_nametoindex(name).or_else(|_| {
+        let names: Vec<String> = nix::net::if_::if_nameindex()
+            .map(|list| list.iter().map(|i| i.name().to_string_lossy().into_owned()).collect())
+            .unwrap_or_default();
+        bail!("--interface {name:?} does not exist; there are {}", names.join(", "))
+    })
+}
+
+/// Packets per second.
+fn parse_rate(text: &str) -> Result<f64, String> {
+    let (number, factor) = text.strip_suffix('k').map_or((text, 1.0), |number| (number, 1000.0));
+    let rate = number.parse().ok().map(|rate: f64| rate * factor);
+    rate.filter(|rate| (0.001..=10_000_000.0).contains(rate))
+        .ok_or("write packets per second, 0.001 to 10000000, such as 50 or 94k".into())
+}
+
+fn print(text: std::fmt::Arguments<'_>) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    out.write_fmt(text)?;
+    out.flush()
+}
+
+fn print_json(value: &impl Serialize) -> io::Result<()> {
+    print(format_args!("{}\n", serde_json::to_string(value)?))
 }

@@ -1,1 +1,13 @@
-//! Network plumbing.
+//! The network: namespaces, netlink, host facts, the plan of an attachment and its execution.
+//!
+//! Only [`netns`] enters a namespace, only [`apply`] changes a link.
+
+pub mod announce;
+pub mod apply;
+pub mod facts;
+pub mod messages;
+pub mod netlink;
+pub mod netns;
+pub mod plan;
+pub mod sockopt;
+pub mod sysctl;

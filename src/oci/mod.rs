@@ -1,1 +1,21 @@
-//! What runtimes hand over: state JSON and config.json.
+//! What OCI runtimes hand over and read: a hook's state JSON and the bundle's config.json.
+
+pub mod capabilities;
+mod config;
+mod document;
+mod seccomp;
+pub mod spec;
+mod state;
+pub mod user;
+
+pub use config::{BundleConfig, ConfigError};
+pub use document::{ConfigDocument, DocumentError};
+pub use state::{ContainerId, ContainerState, MAX_STATE, StateError};
+
+/// The annotation that asks for attachments.
+pub const ANNOTATION: &str = "io.mcrun.mcast";
+/// The annotation that holds the name people call the container by.
+pub const NAME_ANNOTATION: &str = "io.mcrun.name";
+/// The container's environment variable that asks for attachments, for engines without
+/// annotations.
+pub const VARIABLE: &str = "MCRUN_MCAST";

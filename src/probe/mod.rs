@@ -1,1 +1,54 @@
 //! RTP-aware multicast sender and receiver.
+//!
+//! [`receive`] and [`send`] hold the sockets and the clock. What they count with does not:
+//! datagrams go into a [`GroupStats`], and a [`GroupReport`] comes out.
+
+mod batch;
+mod recv;
+mod report;
+mod rtp;
+mod send;
+mod sequence;
+mod signals;
+mod source;
+mod stats;
+mod units;
+
+use std::io;
+
+pub use recv::{Limits, ReceiveOptions, receive};
+pub use report::{
+    Ended, GroupReport, Interval, IntervalLine, Line, OfGroup, ReceiveResult, SendReport,
+    SendResult, SourceReport,
+};
+pub use rtp::{HEADER, Header, SENDER_INFO, SenderInfo};
+pub use send::{MAX_PAYLOAD, SendOptions, send};
+pub use sequence::Sequence;
+pub use signals::Signals;
+pub use stats::{Arrival, GroupStats};
+pub use units::{DEFAULT_PORT, LossLimit, Target, parse_duration, parse_positive_duration};
+
+/// Why a measurement could not be made.
+#[derive(Debug, thiserror::Error)]
+#[error("{what}")]
+pub struct ProbeError {
+    what: String,
+    source: io::Error,
+}
+
+impl ProbeError {
+    fn new(what: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
+        let what = what.into();
+        move |source| ProbeError { what, source }
+    }
+}
+
+/// What helps where `error` says that the kernel found no way to the group.
+fn route_hint(error: &io::Error, ifindex: u32) -> &'static str {
+    match error.raw_os_error() {
+        Some(libc::ENODEV | libc::ENETUNREACH) if ifindex == 0 => {
+            " without a route to it: name the interface with --interface"
+        }
+        _ => "",
+    }
+}

@@ -1,0 +1,81 @@
+# mcrun: make demo | test | install | uninstall | lint | fmt | man
+
+SHELL  := /bin/bash
+PREFIX ?= /usr/local
+DESTDIR ?=
+
+bindir   := $(PREFIX)/bin
+mandir   := $(PREFIX)/share/man/man1
+hooksdir := $(PREFIX)/share/containers/oci/hooks.d
+docdir   := $(PREFIX)/share/doc/mcrun
+bashdir  := $(PREFIX)/share/bash-completion/completions
+zshdir   := $(PREFIX)/share/zsh/site-functions
+fishdir  := $(PREFIX)/share/fish/vendor_completions.d
+
+# .cargo/config.toml names the target, so the binaries are in a directory of its name.
+target  = $(or $(CARGO_TARGET_DIR),target)/$(shell rustc --print host-tuple)
+release = $(target)/release
+
+binaries := mcrun mcrun-hook mcrun-proxy
+pages    := $(notdir $(wildcard man/*.1))
+hooks    := $(notdir $(wildcard hooks/mcrun-*.json))
+docs     := README.md CHANGELOG.md LICENSE-MIT LICENSE-APACHE hooks/config.json
+
+demo_packages := runc
+test_packages := runc crun busybox-static iproute2 nftables tcpdump util-linux libcap2-bin make
+
+.DEFAULT_GOAL := build
+.PHONY: build demo test lint fmt man install uninstall
+
+build:
+	@scripts/need-toolchain
+	cargo build --release --locked
+
+# A media facility in network namespaces of its own, with and without mcrun.
+demo: need-root
+	@scripts/apt-install $(demo_packages)
+	@$(MAKE) --no-print-directory build
+	@$(release)/mcrun demo
+
+test: need-root
+	@scripts/apt-install $(test_packages)
+	@scripts/need-toolchain
+	cargo test --locked
+
+lint:
+	@scripts/need-toolchain
+	cargo fmt --check
+	cargo clippy --locked --all-targets -- -D warnings
+	RUSTDOCFLAGS=-Dwarnings cargo doc --locked --no-deps
+
+fmt:
+	cargo fmt
+
+# Writes man/ and completions/ anew from the command line's definition.
+man:
+	MCRUN_REGENERATE=1 cargo test --locked --test generated
+
+# Builds only when there is nothing to install, so that root need not have cargo.
+install:
+	@test -x $(release)/mcrun || $(MAKE) --no-print-directory build
+	install -d $(addprefix $(DESTDIR),$(bindir) $(mandir) $(hooksdir) $(docdir) $(bashdir) $(zshdir) $(fishdir))
+	install -m 0755 $(addprefix $(release)/,$(binaries)) $(DESTDIR)$(bindir)
+	install -m 0644 $(addprefix man/,$(pages)) $(DESTDIR)$(mandir)
+	install -m 0644 $(docs) $(DESTDIR)$(docdir)
+	install -m 0644 completions/mcrun.bash $(DESTDIR)$(bashdir)/mcrun
+	install -m 0644 completions/_mcrun $(DESTDIR)$(zshdir)/_mcrun
+	install -m 0644 completions/mcrun.fish $(DESTDIR)$(fishdir)/mcrun.fish
+	install -m 0644 $(addprefix hooks/,$(hooks)) $(DESTDIR)$(hooksdir)
+	sed -i 's|/usr/local/bin/mcrun-hook|$(bindir)/mcrun-hook|g' $(addprefix $(DESTDIR)$(hooksdir)/,$(hooks)) $(DESTDIR)$(docdir)/config.json
+
+uninstall:
+	rm -f $(addprefix $(DESTDIR)$(bindir)/,$(binaries)) \
+	    $(addprefix $(DESTDIR)$(mandir)/,$(pages)) \
+	    $(addprefix $(DESTDIR)$(docdir)/,$(notdir $(docs))) \
+	    $(DESTDIR)$(bashdir)/mcrun $(DESTDIR)$(zshdir)/_mcrun $(DESTDIR)$(fishdir)/mcrun.fish \
+	    $(addprefix $(DESTDIR)$(hooksdir)/,$(hooks))
+	-rmdir $(DESTDIR)$(docdir)
+
+.PHONY: need-root
+need-root:
+	@[ "$$(id -u)" = 0 ] || { echo "root is needed: network namespaces and containers are made" >&2; exit 1; }

@@ -1,0 +1,91 @@
+//! Taking attachments back: for a container that has stopped, and for what nobody cleaned up.
+
+use std::io;
+use std::time::Duration;
+
+use super::HookError;
+use crate::net::apply::delete_interfaces;
+use crate::net::netlink::RouteSocket;
+use crate::net::netns::NetNs;
+use crate::oci::ContainerId;
+use crate::state::{LockedDir, ProcessRef, Record, StateDirError, Store};
+
+/// How long a proxy may take to end before it is killed.
+const PROXY_PATIENCE: Duration = Duration::from_millis(500);
+
+/// Takes back an attachment and removes its directory. What fails does not keep the rest from
+/// being done.
+///
+/// # Errors
+/// The first thing that failed.
+pub fn detach(dir: LockedDir) -> Result<(), HookError> {
+    let undone = match dir.read() {
+        Ok(Some(record)) => take_back(&record),
+        Ok(None) => Ok(()),
+        Err(error) => Err(error.into()),
+    };
+    let removed = dir.remove();
+    undone?;
+    Ok(removed?)
+}
+
+fn take_back(record: &Record) -> Result<(), HookError> {
+    let ended = record.proxy.map_or(Ok(()), end_proxy);
+    // With the proxy's sockets gone the namespace goes with the container's last process, and the
+    // links with it: only a namespace that lives on needs to be told.
+    let deleted = match surviving_namespace(record) {
+        Some(namespace) => {
+            let mut socket = RouteSocket::open_in(&namespace)?;
+            let interfaces = record.interfaces.iter().filter(|i| i.index != 0);
+            delete_interfaces(&mut socket, interfaces.map(|i| (i.name.as_str(), i.mac)))
+        }
+        None => Ok(()),
+    };
+    ended?;
+    Ok(deleted?)
+}
+
+/// Ends a proxy, and waits until it has.
+pub(super) fn end_proxy(proxy: ProcessRef) -> io::Result<()> {
+    proxy.end(PROXY_PATIENCE)
+}
+
+/// The container's namespace, when it can still be reached and is the same.
+fn surviving_namespace(record: &Record) -> Option<NetNs> {
+    let of_init = record.init.is_alive().then(|| NetNs::of_pid(record.init.pid).ok()).flatten();
+    let kept = || record.netns_path.as_ref().and_then(|path| NetNs::open(path).ok());
+    let namespace = of_init.or_else(kept)?;
+    (namespace.id().ok()? == record.netns).then_some(namespace)
+}
+
+/// What [`collect_garbage`] did about one container.
+#[derive(Debug)]
+pub struct Collected {
+    /// Its id.
+    pub container: ContainerId,
+    /// What could not be taken back.
+    pub result: Result<(), HookError>,
+}
+
+/// Takes back the attachments of containers that have ended, and what hooks that were killed have
+/// left. Containers that run are left alone.
+///
+/// # Errors
+/// When the state directory cannot be listed.
+pub fn collect_garbage(store: &Store) -> Result<Vec<Collected>, StateDirError> {
+    let mut collected = Vec::new();
+    for container in store.list()? {
+        let result = match store.lock(&container) {
+            Ok(Some(dir)) => match dir.read() {
+                Ok(Some(record)) if record.init.is_alive() => continue,
+                // Whether the container of a record that cannot be read lives, nobody knows.
+                Err(error) => Err(error.into()),
+                Ok(_) => detach(dir),
+            },
+            Ok(None) => continue,
+            Err(error) => Err(error.into()),
+        };
+        collected.push(Collected { container, result });
+    }
+    Ok(collected)
+}

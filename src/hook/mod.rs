@@ -1,0 +1,113 @@
+//! What the OCI hooks do: attach a container when it is created, clean up when it has stopped.
+//!
+//! State JSON -> container state -> attachments -> facts -> plan -> apply -> proxy -> record.
+
+mod attach;
+mod cleanup;
+mod request;
+
+use std::io;
+
+use crate::attach::{AdminError, SpecError};
+use crate::net::apply::ApplyError;
+use crate::net::netlink::NetlinkError;
+use crate::net::plan::PlanError;
+use crate::oci::{ConfigError, ContainerId, ContainerState, StateError};
+use crate::proxy::SpawnError;
+use crate::state::{StateDirError, Store};
+
+pub use cleanup::{Collected, collect_garbage, detach};
+
+/// Why a hook failed: one line that names what was wrong.
+#[derive(Debug, thiserror::Error)]
+pub enum HookError {
+    /// The state on standard input.
+    #[error(transparent)]
+    State(#[from] StateError),
+    /// The bundle.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The state names no bundle.
+    #[error("the state names no bundle, so it cannot be told whether an attachment is asked for")]
+    NoBundle,
+    /// What is asked for.
+    #[error("{origin}: {source}")]
+    Spec {
+        /// The annotation or variable.
+        origin: &'static str,
+        /// What is wrong with it.
+        source: SpecError,
+    },
+    /// What the administrator allows.
+    #[error(transparent)]
+    Admin(#[from] AdminError),
+    /// No container process.
+    #[error("the state names no process of the container; a createRuntime hook is told its pid")]
+    NoPid,
+    /// The container's process has ended.
+    #[error("the container's process {0} has ended")]
+    Ended(i32),
+    /// The container has no network of its own.
+    #[error(
+        "the container shares the host's network namespace: an attachment needs one of its own"
+    )]
+    HostNetwork,
+    /// Missing privileges.
+    #[error("{0} is missing: a runtime that attaches containers runs as root")]
+    Privilege(&'static str),
+    /// The namespace of the container.
+    #[error("cannot reach the container's network namespace: {0}")]
+    Namespace(#[from] io::Error),
+    /// Facts could not be read.
+    #[error("cannot read the network's state: {0}")]
+    Facts(#[from] NetlinkError),
+    /// The host and the request do not go together.
+    #[error(transparent)]
+    Plan(#[from] PlanError),
+    /// A step failed.
+    #[error(transparent)]
+    Apply(#[from] ApplyError),
+    /// The proxy did not start.
+    #[error(transparent)]
+    Proxy(#[from] SpawnError),
+    /// The state directory.
+    #[error(transparent)]
+    StateDir(#[from] StateDirError),
+}
+
+/// `createRuntime` and `prestart`: attaches the container to what it asks for. A container that
+/// asks for nothing costs a look at its annotations and its environment.
+///
+/// Called again for a container that is attached already, it finds nothing to do. It returns
+/// when the proxy is ready, so that the container's first join is seen.
+///
+/// # Errors
+/// [`HookError`]; nothing is left behind then, and the runtime does not start the container.
+pub fn create(state_json: &[u8], store: &Store) -> Result<(), HookError> {
+    let state = ContainerState::parse(state_json)?;
+    match request::of(&state)? {
+        Some(request) => attach::attach(&state, request, store),
+        None => Ok(()),
+    }
+}
+
+/// `poststop`: takes back what is left of the container's attachment. A container that is not
+/// known has nothing left.
+///
+/// # Errors
+/// [`HookError`], when the state cannot be understood or something could not be removed.
+pub fn poststop(state_json: &[u8], store: &Store) -> Result<(), HookError> {
+    let id = ContainerState::parse(state_json)?.id;
+    remove(&id, store)
+}
+
+/// Takes back what is left of a container's attachment.
+///
+/// # Errors
+/// As [`poststop`].
+pub fn remove(id: &ContainerId, store: &Store) -> Result<(), HookError> {
+    match store.lock(id)? {
+        Some(dir) => detach(dir),
+        None => Ok(()),
+    }
+}

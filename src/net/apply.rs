@@ -1,0 +1,314 @@
+//! Carrying a plan out: the only code that changes links, with its undo.
+
+use std::io;
+use std::net::IpAddr;
+use std::os::fd::AsFd;
+use std::thread;
+use std::time::Duration;
+
+use netlink_packet_route::RouteNetlinkMessage;
+
+use super::announce::neighbour_advertisement;
+use super::facts::link;
+use super::messages::{
+    self, Macvlan, delete_link, get_links, new_address, new_macvlan, new_route, read_link, set_up,
+};
+use super::netlink::{NLM_F_CREATE, NLM_F_EXCL, NetlinkError, RouteSocket};
+use super::netns::NetNs;
+use super::plan::InterfacePlan;
+use super::sysctl::{self, SysctlError};
+use crate::attach::{MacAddr, MacvlanMode};
+
+/// What went wrong while a plan was carried out.
+#[derive(Debug, thiserror::Error)]
+pub enum ApplyError {
+    /// A step that the kernel refused.
+    #[error("{step}: {source}")]
+    Step {
+        /// What was to be done.
+        step: String,
+        /// The kernel's answer.
+        source: NetlinkError,
+    },
+    /// The parent cannot have this child.
+    #[error("{0}")]
+    Parent(String),
+    /// A hardware address that somebody else on the parent has.
+    #[error("mac={mac}: in use by another child of {parent}")]
+    MacInUse {
+        /// The address.
+        mac: String,
+        /// The parent.
+        parent: String,
+    },
+    /// A setting.
+    #[error(transparent)]
+    Sysctl(#[from] SysctlError),
+    /// The namespace could not be entered.
+    #[error("cannot enter the container's network namespace: {0}")]
+    Namespace(#[from] io::Error),
+}
+
+/// An interface that exists in the container.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Created {
+    /// Its index there.
+    pub index: u32,
+    /// Its hardware address.
+    pub mac: Option<MacAddr>,
+}
+
+/// One request of a batch, and what to call it when it is refused.
+struct BatchStep {
+    name: String,
+    message: RouteNetlinkMessage,
+    may_exist: bool,
+}
+
+/// An attachment under way. Dropped before [`Applying::commit`], it takes back what it made.
+pub struct Applying<'a> {
+    host: &'a mut RouteSocket,
+    container: &'a mut RouteSocket,
+    namespace: &'a NetNs,
+    plans: &'a [InterfacePlan],
+    created: Vec<Created>,
+    committed: bool,
+}
+
+impl<'a> Applying<'a> {
+    /// Creates the links, down, and makes the settings that must stand before they come up.
+    ///
+    /// # Errors
+    /// The first step that failed; nothing is left of those before it.
+    pub fn create(
+        plans: &'a [InterfacePlan],
+        host: &'a mut RouteSocket,
+        container: &'a mut RouteSocket,
+        namespace: &'a NetNs,
+    ) -> Result<Self, ApplyError> {
+        let mut this =
+            Applying { host, container, namespace, plans, created: Vec::new(), committed: false };
+        for plan in plans {
+            this.create_link(plan)?;
+        }
+        namespace.run(|| plans.iter().flat_map(|p| &p.sysctls).try_for_each(sysctl::apply))??;
+        Ok(this)
+    }
+
+    /// What exists now, in the order of the plans.
+    pub fn created(&self) -> &[Created] {
+        &self.created
+    }
+
+    fn create_link(&mut self, plan: &InterfacePlan) -> Result<(), ApplyError> {
+        let child = Macvlan {
+            name: plan.name.as_str(),
+            parent: plan.parent.1,
+            mode: plan.mode,
+            mac: plan.mac,
+            mtu: plan.mtu,
+            bcqueuelen: plan.bcqueuelen,
+            bclim: plan.bclim,
+        };
+        let message = new_macvlan(&child, self.namespace.as_fd());
+        if let Err(source) = self.host.request(message, NLM_F_CREATE | NLM_F_EXCL) {
+            return Err(self.explain_create(plan, source));
+        }
+        let step = || format!("cannot find the new interface {}", plan.name);
+        // It exists, so whatever happens now it must be known to the undo.
+        match link(self.container, plan.name.as_str()) {
+            Ok(Some(link)) => {
+                self.created.push(Created { index: link.index, mac: link.mac });
+                Ok(())
+            }
+            Ok(None) => {
+                let source = NetlinkError { errno: libc::ENODEV, message: None };
+                Err(ApplyError::Step { step: step(), source })
+            }
+            Err(source) => Err(ApplyError::Step { step: step(), source }),
+        }
+    }
+
+    fn explain_create(&mut self, plan: &InterfacePlan, source: NetlinkError) -> ApplyError {
+        let (parent, index) = &plan.parent;
+        match source.errno {
+            libc::EBUSY => {
+                let links = self.host.dump(get_links()).unwrap_or_default();
+                let holder = links.into_iter().filter_map(read_link).find(|l| {
+                    l.parent == Some(*index)
+                        && l.kind.as_deref().is_some_and(|k| k.starts_with("ipv"))
+                });
+                let holder = match holder {
+                    Some(link) => format!("{} is an ipvlan child of it", link.name),
+                    None => "it is an ipvlan parent, or a port of a bridge or switch".into(),
+                };
+                ApplyError::Parent(format!(
+                    "parent={parent}: it cannot have macvlan children, {holder}"
+                ))
+            }
+            libc::EINVAL if plan.mode == MacvlanMode::Passthru => ApplyError::Parent(format!(
+                "mode=passthru: {parent} has another macvlan child, and passthru takes the parent for itself"
+            )),
+            libc::EINVAL => ApplyError::Parent(format!(
+                "parent={parent}: the kernel refuses a macvlan child of mode {} there; a passthru child takes the parent for itself",
+                plan.mode.name()
+            )),
+            libc::EOPNOTSUPP => ApplyError::Parent(
+                "driver=macvlan: the kernel has no macvlan (module macvlan)".into(),
+            ),
+            _ => ApplyError::Step {
+                step: format!("cannot create macvlan {} on {parent}", plan.name),
+                source,
+            },
+        }
+    }
+
+    /// Adds the addresses, sets the links up, adds the routes and announces the addresses.
+    ///
+    /// # Errors
+    /// The first step that failed; drop the value to take all of it back.
+    pub fn activate(&mut self) -> Result<(), ApplyError> {
+        self.batch(|plan, index| {
+            let each = plan.addresses.iter();
+            each.map(|address| BatchStep {
+                name: format!("cannot add address {address} to {}", plan.name),
+                message: new_address(index, *address),
+                may_exist: false,
+            })
+            .collect()
+        })?;
+        for position in 0..self.plans.len() {
+            self.set_up(position)?;
+        }
+        self.batch(|plan, index| {
+            let each = plan.routes.iter();
+            each.map(|route| BatchStep {
+                name: format!("cannot add route {route} through {}", plan.name),
+                message: new_route(index, route.destination, route.gateway, route.metric),
+                may_exist: route.may_exist,
+            })
+            .collect()
+        })?;
+        self.announce();
+        Ok(())
+    }
+
+    /// Makes the requests of all interfaces in one batch on the container's socket.
+    fn batch(
+        &mut self,
+        of: impl Fn(&InterfacePlan, u32) -> Vec<BatchStep>,
+    ) -> Result<(), ApplyError> {
+        let all = self.plans.iter().zip(&self.created);
+        let steps: Vec<_> = all.flat_map(|(plan, created)| of(plan, created.index)).collect();
+        let flags = NLM_F_CREATE | NLM_F_EXCL;
+        let requests = steps.iter().map(|step| (step.message.clone(), flags)).collect();
+        let fail =
+            |step: &BatchStep, source| Err(ApplyError::Step { step: step.name.clone(), source });
+        let refused = match (self.container.batch(requests), steps.first()) {
+            (Ok(refused), _) => refused,
+            (Err(source), Some(step)) => return fail(step, source),
+            (Err(_), None) => return Ok(()),
+        };
+        let tolerated = |(index, error): &(usize, NetlinkError)| {
+            steps[*index].may_exist && error.errno == libc::EEXIST
+        };
+        match refused.into_iter().find(|refusal| !tolerated(refusal)) {
+            Some((index, source)) => fail(&steps[index], source),
+            None => Ok(()),
+        }
+    }
+
+    /// Sets a link up. A macvlan child in a namespace that is being torn down keeps its hardware
+    /// address busy for some milliseconds (`macvlan_addr_busy` in drivers/net/macvlan.c), as when
+    /// a container with a fixed one restarts.
+    fn set_up(&mut self, position: usize) -> Result<(), ApplyError> {
+        let plan = &self.plans[position];
+        let mut pause = Duration::from_millis(2);
+        loop {
+            match self.container.request(set_up(self.created[position].index), 0) {
+                Ok(()) => return Ok(()),
+                Err(error) if error.errno == libc::EBUSY && pause < Duration::from_millis(1000) => {
+                    thread::sleep(pause);
+                    pause *= 2;
+                }
+                Err(error) if matches!(error.errno, libc::EBUSY | libc::EADDRINUSE) => {
+                    let mac = self.created[position].mac.or(plan.mac);
+                    return Err(ApplyError::MacInUse {
+                        mac: mac.map_or_else(|| "?".into(), |mac| mac.to_string()),
+                        parent: plan.parent.0.to_string(),
+                    });
+                }
+                Err(source) => {
+                    return Err(ApplyError::Step {
+                        step: format!("cannot set {} up", plan.name),
+                        source,
+                    });
+                }
+            }
+        }
+    }
+
+    /// A lost announcement costs a neighbour its cache's lifetime, not the attachment.
+    fn announce(&self) {
+        let pairs: Vec<_> = self.plans.iter().zip(&self.created).collect();
+        let v6: Vec<_> = pairs
+            .iter()
+            .flat_map(|(plan, created)| plan.addresses.iter().map(|net| (*created, net.addr())))
+            .filter_map(|(created, address)| match address {
+                IpAddr::V6(address) => Some((created.index, address, created.mac?)),
+                IpAddr::V4(_) => None,
+            })
+            .collect();
+        if !v6.is_empty() {
+            let _ = self.namespace.run(|| {
+                for (index, address, mac) in v6 {
+                    let _ = neighbour_advertisement(index, address, mac);
+                }
+            });
+        }
+    }
+
+    /// Keeps what was made.
+    pub fn commit(mut self) -> Vec<Created> {
+        self.committed = true;
+        std::mem::take(&mut self.created)
+    }
+}
+
+impl Drop for Applying<'_> {
+    fn drop(&mut self) {
+        if !self.committed {
+            for created in self.created.drain(..).rev() {
+                // Addresses and routes go with the link. A link that cannot be deleted now goes
+                // with the namespace of the container that does not start.
+                let _ = self.container.request(delete_link(created.index), 0);
+            }
+        }
+    }
+}
+
+/// Deletes interfaces of a container by name and hardware address; one that is gone, or is another
+/// by now, is left alone.
+///
+/// # Errors
+/// The first refusal of the kernel; the others are tried all the same.
+pub fn delete_interfaces<'i>(
+    container: &mut RouteSocket,
+    interfaces: impl IntoIterator<Item = (&'i str, Option<MacAddr>)>,
+) -> Result<(), NetlinkError> {
+    let mut result = Ok(());
+    for (name, mac) in interfaces {
+        let outcome = match link(container, name) {
+            Ok(Some(found)) if mac.is_none() || found.mac == mac => {
+                container.request(messages::delete_link(found.index), 0)
+            }
+            Ok(_) => Ok(()),
+            Err(error) => Err(error),
+        };
+        match outcome {
+            Err(error) if error.errno != libc::ENODEV => result = result.and(Err(error)),
+            _ => {}
+        }
+    }
+    result
+}

@@ -1,0 +1,63 @@
+//! What is the case on the host and in the container, read before anything is changed.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use super::messages::{Link, get_addresses, get_link, read_address, read_link};
+use super::netlink::{NetlinkError, RouteSocket};
+use crate::attach::{Attachment, IfName};
+
+/// The facts that a plan for some attachments needs.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Facts {
+    /// The host's links that the attachments name, by name; one that is absent is missing.
+    pub links: BTreeMap<IfName, Link>,
+    /// The host's addresses, each with the index of its interface.
+    pub host_addresses: Vec<(u32, IpAddr)>,
+    /// Interface names among the wanted ones that the container has already.
+    pub taken_names: Vec<IfName>,
+}
+
+impl Facts {
+    /// Reads them through a socket in each namespace.
+    ///
+    /// # Errors
+    /// The kernel's, other than that a link does not exist.
+    pub fn gather(
+        attachments: &[Attachment],
+        host: &mut RouteSocket,
+        container: &mut RouteSocket,
+    ) -> Result<Self, NetlinkError> {
+        let mut facts = Facts::default();
+        for (position, attachment) in attachments.iter().enumerate() {
+            for name in [&attachment.parent, attachment.upstream()] {
+                if !facts.links.contains_key(name)
+                    && let Some(link) = link(host, name.as_str())?
+                {
+                    facts.links.insert(name.clone(), link);
+                }
+            }
+            let name = attachment.interface_name(position);
+            if link(container, name.as_str())?.is_some() {
+                facts.taken_names.push(name);
+            }
+        }
+        if attachments.iter().any(|a| !a.ip.addresses().is_empty()) {
+            let answers = host.dump(get_addresses())?;
+            facts.host_addresses = answers.into_iter().filter_map(read_address).collect();
+        }
+        Ok(facts)
+    }
+}
+
+/// One link by name; `None` when there is none.
+///
+/// # Errors
+/// The kernel's, other than that.
+pub fn link(socket: &mut RouteSocket, name: &str) -> Result<Option<Link>, NetlinkError> {
+    match socket.get(get_link(name)) {
+        Ok(answer) => Ok(read_link(answer)),
+        Err(error) if error.errno == libc::ENODEV => Ok(None),
+        Err(error) => Err(error),
+    }
+}

@@ -1,0 +1,240 @@
+//! Netlink messages by what they do: pure construction and reading, nothing is sent here.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+use ipnet::IpNet;
+use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage};
+use netlink_packet_route::link::{
+    InfoData, InfoKind, InfoMacVlan, InfoPortKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
+    MacVlanMode,
+};
+use netlink_packet_route::route::{
+    RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
+};
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+
+use crate::attach::{MacAddr, MacvlanMode};
+
+/// What is wanted of a new macvlan child.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Macvlan<'a> {
+    /// Its name.
+    pub name: &'a str,
+    /// Index of its parent in the namespace of the requesting socket.
+    pub parent: u32,
+    /// How siblings reach each other.
+    pub mode: MacvlanMode,
+    /// Its hardware address; the kernel makes one up when absent.
+    pub mac: Option<MacAddr>,
+    /// Its MTU; the parent's when absent.
+    pub mtu: Option<u32>,
+    /// `IFLA_MACVLAN_BC_QUEUE_LEN`, in packets; the largest among the children of a parent is
+    /// in force.
+    pub bcqueuelen: u32,
+    /// `IFLA_MACVLAN_BC_CUTOFF`; kernels before 6.4 do not know it and pass over it.
+    pub bclim: i32,
+}
+
+/// Creates a macvlan child, down, straight in the namespace `target`.
+pub fn new_macvlan(child: &Macvlan<'_>, target: BorrowedFd<'_>) -> RouteNetlinkMessage {
+    let mode = match child.mode {
+        MacvlanMode::Bridge => MacVlanMode::Bridge,
+        MacvlanMode::Private => MacVlanMode::Private,
+        MacvlanMode::Vepa => MacVlanMode::Vepa,
+        MacvlanMode::Passthru => MacVlanMode::Passthrough,
+    };
+    let data = vec![
+        InfoMacVlan::Mode(mode),
+        InfoMacVlan::BcQueueLen(child.bcqueuelen),
+        InfoMacVlan::BcCutoff(child.bclim),
+    ];
+    let mut link = LinkMessage::default();
+    link.attributes = vec![
+        LinkAttribute::IfName(child.name.to_owned()),
+        LinkAttribute::Link(child.parent),
+        LinkAttribute::NetNsFd(target.as_raw_fd()),
+        LinkAttribute::LinkInfo(vec![
+            LinkInfo::Kind(InfoKind::MacVlan),
+            LinkInfo::Data(InfoData::MacVlan(data)),
+        ]),
+    ];
+    link.attributes.extend(child.mac.map(|mac| LinkAttribute::Address(mac.octets().to_vec())));
+    link.attributes.extend(child.mtu.map(LinkAttribute::Mtu));
+    RouteNetlinkMessage::NewLink(link)
+}
+
+/// Asks for one link by name.
+pub fn get_link(name: &str) -> RouteNetlinkMessage {
+    let mut link = LinkMessage::default();
+    link.attributes.push(LinkAttribute::IfName(name.to_owned()));
+    RouteNetlinkMessage::GetLink(link)
+}
+
+/// Asks for all links.
+pub fn get_links() -> RouteNetlinkMessage {
+    RouteNetlinkMessage::GetLink(LinkMessage::default())
+}
+
+/// Sets a link up.
+pub fn set_up(index: u32) -> RouteNetlinkMessage {
+    let mut link = LinkMessage::default();
+    link.header.index = index;
+    link.header.flags = LinkFlags::Up;
+    link.header.change_mask = LinkFlags::Up;
+    RouteNetlinkMessage::SetLink(link)
+}
+
+/// Deletes a link.
+pub fn delete_link(index: u32) -> RouteNetlinkMessage {
+    let mut link = LinkMessage::default();
+    link.header.index = index;
+    RouteNetlinkMessage::DelLink(link)
+}
+
+/// Asks for all addresses of all interfaces.
+pub fn get_addresses() -> RouteNetlinkMessage {
+    RouteNetlinkMessage::GetAddress(AddressMessage::default())
+}
+
+/// Adds an address to an interface. An IPv6 address is usable at once (`IFA_F_NODAD`): a
+/// container that starts cannot wait a second to bind to it.
+pub fn new_address(index: u32, net: IpNet) -> RouteNetlinkMessage {
+    let mut message = AddressMessage::default();
+    message.header.index = index;
+    message.header.prefix_len = net.prefix_len();
+    message.header.family = family(net.addr());
+    message.attributes =
+        vec![AddressAttribute::Local(net.addr()), AddressAttribute::Address(net.addr())];
+    match net {
+        IpNet::V4(v4) if v4.prefix_len() < 31 => {
+            message.attributes.push(AddressAttribute::Broadcast(v4.broadcast()));
+        }
+        IpNet::V4(_) => {}
+        IpNet::V6(_) => message.attributes.push(AddressAttribute::Flags(AddressFlags::Nodad)),
+    }
+    RouteNetlinkMessage::NewAddress(message)
+}
+
+/// Adds a route through an interface. A metric of 0 means the kernel's default.
+pub fn new_route(
+    index: u32,
+    destination: IpNet,
+    gateway: Option<IpAddr>,
+    metric: u32,
+) -> RouteNetlinkMessage {
+    let mut message = RouteMessage::default();
+    message.header.address_family = family(destination.addr());
+    message.header.destination_prefix_length = destination.prefix_len();
+    message.header.table = RouteHeader::RT_TABLE_MAIN;
+    message.header.protocol = RouteProtocol::Static;
+    message.header.scope = match gateway {
+        Some(_) => RouteScope::Universe,
+        None => RouteScope::Link,
+    };
+    message.header.kind = RouteType::Unicast;
+    message.attributes.push(RouteAttribute::Oif(index));
+    if destination.prefix_len() > 0 {
+        message.attributes.push(RouteAttribute::Destination(destination.network().into()));
+    }
+    message.attributes.extend(gateway.map(|gateway| RouteAttribute::Gateway(gateway.into())));
+    if metric > 0 {
+        message.attributes.push(RouteAttribute::Priority(metric));
+    }
+    RouteNetlinkMessage::NewRoute(message)
+}
+
+/// 224.0.0.0/4, so that a join on INADDR_ANY picks the interface (`ip_mc_find_dev` in
+/// net/ipv4/igmp.c asks the routing table).
+pub fn all_multicast() -> IpNet {
+    IpNet::V4(ipnet::Ipv4Net::new_assert(Ipv4Addr::new(224, 0, 0, 0), 4))
+}
+
+fn family(addr: IpAddr) -> AddressFamily {
+    match addr {
+        IpAddr::V4(_) => AddressFamily::Inet,
+        IpAddr::V6(_) => AddressFamily::Inet6,
+    }
+}
+
+/// A link as netlink shows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Link {
+    /// Interface index.
+    pub index: u32,
+    /// Name.
+    pub name: String,
+    /// MTU in bytes.
+    pub mtu: u32,
+    /// Ethernet address; none on links of other kinds.
+    pub mac: Option<MacAddr>,
+    /// Set up by the administrator (IFF_UP).
+    pub up: bool,
+    /// IFF_LOOPBACK.
+    pub loopback: bool,
+    /// Index of the bridge, bond or team whose port it is, and that one's kind.
+    pub port_of: Option<(u32, String)>,
+    /// Kind of a virtual link, as `ip link` names it.
+    pub kind: Option<String>,
+    /// Index of the link it hangs on.
+    pub parent: Option<u32>,
+}
+
+/// Reads a link from an answer; `None` when the answer is about something else.
+pub fn read_link(message: RouteNetlinkMessage) -> Option<Link> {
+    let RouteNetlinkMessage::NewLink(message) = message else { return None };
+    let mut link = Link {
+        index: message.header.index,
+        name: String::new(),
+        mtu: 0,
+        mac: None,
+        up: message.header.flags.contains(LinkFlags::Up),
+        loopback: message.header.flags.contains(LinkFlags::Loopback),
+        port_of: None,
+        kind: None,
+        parent: None,
+    };
+    let (mut controller, mut port_kind) = (None, None);
+    for attribute in message.attributes {
+        match attribute {
+            LinkAttribute::IfName(name) => link.name = name,
+            LinkAttribute::Mtu(mtu) => link.mtu = mtu,
+            LinkAttribute::Address(bytes) => link.mac = MacAddr::from_slice(&bytes),
+            LinkAttribute::Controller(index) => controller = Some(index),
+            LinkAttribute::Link(index) => link.parent = Some(index),
+            LinkAttribute::LinkInfo(infos) => {
+                for info in infos {
+                    match info {
+                        LinkInfo::Kind(kind) => link.kind = Some(kind.to_string()),
+                        LinkInfo::PortKind(kind) => port_kind = Some(kind),
+                        _ => {}
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+    link.port_of = match (controller, port_kind) {
+        // A member of a VRF keeps its frames: only its routing is another.
+        (Some(_), Some(InfoPortKind::Vrf)) => None,
+        (Some(index), kind) => Some((index, kind.map_or("device".into(), |k| k.to_string()))),
+        (None, _) => None,
+    };
+    Some(link)
+}
+
+/// Reads an interface index and address from an answer.
+pub fn read_address(message: RouteNetlinkMessage) -> Option<(u32, IpAddr)> {
+    let RouteNetlinkMessage::NewAddress(message) = message else { return None };
+    let index = message.header.index;
+    let mut address = None;
+    for attribute in message.attributes {
+        match attribute {
+            // On a point-to-point link IFA_ADDRESS is the peer's.
+            AddressAttribute::Local(local) => return Some((index, local)),
+            AddressAttribute::Address(other) => address = Some(other),
+            _ => {}
+        }
+    }
+    address.map(|address| (index, address))
+}

@@ -1,0 +1,167 @@
+//! Network namespaces: the only code that enters one.
+//!
+//! A namespace is entered by a thread that ends there, never by one that must find its way
+//! back: whatever goes wrong, no thread of the program is left in the wrong namespace. Sockets
+//! stay in the namespace they were opened in, so a closure that returns sockets is all that is
+//! needed.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::Command;
+
+use nix::sched::{CloneFlags, setns, unshare};
+
+/// A handle on a network namespace; it keeps the namespace alive.
+#[derive(Debug)]
+pub struct NetNs {
+    file: File,
+}
+
+/// What tells one namespace from another: device and inode of its file (`namespaces(7)`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+pub struct NetNsId {
+    dev: u64,
+    ino: u64,
+}
+
+impl NetNs {
+    /// Opens a namespace file, such as `/run/netns/NAME`.
+    ///
+    /// # Errors
+    /// That of open(2), and `EINVAL` when the file is not a network namespace.
+    pub fn open(path: impl AsRef<Path>) -> io::Result<Self> {
+        let ns = NetNs { file: File::open(path)? };
+        // SAFETY: NS_GET_NSTYPE takes no argument and only reads the file's type; it fails on
+        // any file that is not a namespace.
+        let kind = unsafe { libc::ioctl(ns.file.as_raw_fd(), libc::NS_GET_NSTYPE as _) };
+        if kind == libc::CLONE_NEWNET {
+            Ok(ns)
+        } else {
+            Err(io::Error::from_raw_os_error(libc::EINVAL))
+        }
+    }
+
+    /// Opens the namespace of a process.
+    ///
+    /// # Errors
+    /// `ENOENT` when there is no such process.
+    pub fn of_pid(pid: i32) -> io::Result<Self> {
+        Self::open(format!("/proc/{pid}/ns/net"))
+    }
+
+    /// Opens the namespace of the calling thread.
+    ///
+    /// # Errors
+    /// That of open(2).
+    pub fn current() -> io::Result<Self> {
+        Self::open("/proc/thread-self/ns/net")
+    }
+
+    /// Makes a new namespace, with nothing in it but a loopback interface that is down. It
+    /// lives as long as the handle, its processes and its sockets.
+    ///
+    /// # Errors
+    /// `EPERM` without CAP_SYS_ADMIN.
+    pub fn create() -> io::Result<Self> {
+        on_own_thread(|| {
+            unshare(CloneFlags::CLONE_NEWNET)?;
+            Self::current()
+        })?
+    }
+
+    /// Runs `f` on a fresh thread in the namespace and gives back what it returns.
+    ///
+    /// # Errors
+    /// `EPERM` without CAP_SYS_ADMIN over the namespace.
+    ///
+    /// # Panics
+    /// With the panic of `f`.
+    pub fn run<T: Send>(&self, f: impl FnOnce() -> T + Send) -> io::Result<T> {
+        let fd = self.file.as_fd();
+        on_own_thread(move || {
+            setns(fd, CloneFlags::CLONE_NEWNET)?;
+            Ok(f())
+        })?
+    }
+
+    /// Makes a command run in the namespace. Only the network is entered: a fresh `/sys`, as
+    /// `ip netns exec` mounts it, would hide the cgroups from a container runtime.
+    ///
+    /// # Errors
+    /// `EMFILE` when the handle cannot be duplicated.
+    pub fn enter_on_exec<'c>(&self, command: &'c mut Command) -> io::Result<&'c mut Command> {
+        let file = self.file.try_clone()?;
+        // SAFETY: the closure runs between fork and exec and makes one async-signal-safe
+        // system call; it allocates nothing.
+        Ok(unsafe { command.pre_exec(move || Ok(setns(&file, CloneFlags::CLONE_NEWNET)?)) })
+    }
+
+    /// Its identity, to compare with another's.
+    ///
+    /// # Errors
+    /// That of fstat(2).
+    pub fn id(&self) -> io::Result<NetNsId> {
+        let meta = self.file.metadata()?;
+        Ok(NetNsId { dev: meta.dev(), ino: meta.ino() })
+    }
+}
+
+impl AsFd for NetNs {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
+    }
+}
+
+impl From<NetNs> for OwnedFd {
+    fn from(ns: NetNs) -> OwnedFd {
+        ns.file.into()
+    }
+}
+
+/// Runs `f` on a thread of its own, which ends with it.
+fn on_own_thread<T: Send>(f: impl FnOnce() -> T + Send) -> io::Result<T> {
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new().name("netns".into()).spawn_scoped(scope, f)?;
+        match thread.join() {
+            Ok(value) => Ok(value),
+            Err(panic) => std::panic::resume_unwind(panic),
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_callers_thread_never_leaves_its_namespace() {
+        let before = NetNs::current().unwrap().id().unwrap();
+        let ns = NetNs::create().unwrap();
+        let inside = ns.run(|| NetNs::current().unwrap().id().unwrap()).unwrap();
+        assert_eq!(inside, ns.id().unwrap());
+        assert_ne!(inside, before);
+        assert_eq!(NetNs::current().unwrap().id().unwrap(), before);
+    }
+
+    #[test]
+    fn a_command_starts_in_the_namespace() {
+        let ns = NetNs::create().unwrap();
+        let mut command = Command::new("readlink");
+        command.arg("/proc/self/ns/net");
+        let output = ns.enter_on_exec(&mut command).unwrap().output().unwrap();
+        let ino = ns.file.metadata().unwrap().ino();
+        assert_eq!(String::from_utf8_lossy(&output.stdout).trim(), format!("net:[{ino}]"));
+    }
+
+    #[test]
+    fn a_file_that_is_no_network_namespace_is_refused() {
+        for path in ["/dev/null", "/proc/self/ns/uts"] {
+            let error = NetNs::open(path).unwrap_err();
+            assert_eq!(error.raw_os_error(), Some(libc::EINVAL), "{path}");
+        }
+    }
+}

@@ -1,0 +1,343 @@
+//! From attachments and facts to a list of steps: pure, printable, nothing is changed here.
+
+use std::fmt;
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+
+use super::facts::Facts;
+use super::messages::{Link, all_multicast};
+use crate::attach::{Attachment, Driver, IfName, IgmpMode, MacAddr, MacvlanMode};
+
+/// Why an attachment cannot be made on this host: one line that names the key and the value.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct PlanError(String);
+
+/// What is to be done for one interface of the container.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InterfacePlan {
+    /// Name in the container.
+    pub name: IfName,
+    /// Name and index of the parent.
+    pub parent: (IfName, u32),
+    /// Name and index of where the proxy joins.
+    pub upstream: (IfName, u32),
+    /// Mode of the macvlan child.
+    pub mode: MacvlanMode,
+    /// Its hardware address, when not the kernel's choice.
+    pub mac: Option<MacAddr>,
+    /// Its MTU, when not the parent's.
+    pub mtu: Option<u32>,
+    /// Length of the multicast queue in packets.
+    pub bcqueuelen: u32,
+    /// Receivers from which on macvlan queues; -1 never.
+    pub bclim: i32,
+    /// Settings in the container's namespace, in order.
+    pub sysctls: Vec<Sysctl>,
+    /// Its addresses.
+    pub addresses: Vec<IpNet>,
+    /// Its routes, in order: next hops come after what makes them reachable.
+    pub routes: Vec<PlannedRoute>,
+}
+
+/// A route to add.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PlannedRoute {
+    /// Destination.
+    pub destination: IpNet,
+    /// Next hop; on-link when absent.
+    pub gateway: Option<IpAddr>,
+    /// Metric; 0 is the kernel's default.
+    pub metric: u32,
+    /// Whether a route that exists already does as well.
+    pub may_exist: bool,
+}
+
+/// A setting below `/proc/sys/net` of the container's namespace.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Sysctl {
+    /// Write a value; where the file is absent, so is what it would switch.
+    Set(String, u32),
+    /// Write a value; its absence is an error.
+    Require(String, u32),
+    /// Raise a number to at least this.
+    Raise(String, u32),
+    /// Let this interface receive from sources that no route leads back to, as a stream on a
+    /// media LAN usually comes; other interfaces keep their check.
+    AcceptAnySource(String),
+}
+
+/// Memberships and sources a socket in the container may have at least: the kernel's defaults of
+/// 20 and 10 (`net.ipv4.igmp_max_memberships`, `igmp_max_msf`) are for hosts that are no media hosts.
+/// What reaches the LAN is limited by the proxy.
+const LEAST_MEMBERSHIPS: u32 = 1024;
+const LEAST_SOURCES: u32 = 512;
+
+/// Multicast queue of macvlan in packets. The kernel's 1000 loses a fast stream as soon as a
+/// second child wants it.
+const BC_QUEUE_LEN: u32 = 100_000;
+/// Never queue: a group is delivered to its receivers at once, whatever their number.
+const BC_CUTOFF: i32 = -1;
+
+/// Plans the interfaces of one container.
+///
+/// # Errors
+/// The first thing that stands against it: a missing, down or unsuitable parent, a name that is taken
+/// in the container, an address or MAC that is the host's own, an MTU above the parent's.
+pub fn plan(attachments: &[Attachment], facts: &Facts) -> Result<Vec<InterfacePlan>, PlanError> {
+    let each = attachments.iter().enumerate();
+    each.map(|(position, attachment)| plan_one(position, attachment, facts)).collect()
+}
+
+fn refuse<T>(message: String) -> Result<T, PlanError> {
+    Err(PlanError(message))
+}
+
+fn plan_one(
+    position: usize,
+    attachment: &Attachment,
+    facts: &Facts,
+) -> Result<InterfacePlan, PlanError> {
+    let parent = checked_link("parent", &attachment.parent, facts)?;
+    let upstream = checked_link("upstream", attachment.upstream(), facts)?;
+    let name = attachment.interface_name(position);
+    if facts.taken_names.contains(&name) {
+        return refuse(format!(
+            "name={name}: the container has an interface of this name already; choose another with name="
+        ));
+    }
+    if let Some(mtu) = attachment.mtu
+        && mtu > parent.mtu
+    {
+        return refuse(format!(
+            "mtu={mtu}: {} has {}, and a child link cannot have more",
+            parent.name, parent.mtu
+        ));
+    }
+    let Driver::Macvlan(mode) = attachment.driver;
+    if let Some(mac) = attachment.mac
+        && mode != MacvlanMode::Passthru
+        && parent.mac == Some(mac)
+    {
+        return refuse(format!("mac={mac}: this is the address of {} itself", parent.name));
+    }
+    for net in attachment.ip.addresses() {
+        if let Some((index, _)) = facts.host_addresses.iter().find(|(_, a)| *a == net.addr()) {
+            let owner = facts.links.values().find(|l| l.index == *index);
+            let owner = owner.map_or_else(|| format!("interface {index}"), |l| l.name.clone());
+            return refuse(format!(
+                "ip={net}: {} is the host's own address, on {owner}",
+                net.addr()
+            ));
+        }
+    }
+    Ok(InterfacePlan {
+        parent: (attachment.parent.clone(), parent.index),
+        upstream: (attachment.upstream().clone(), upstream.index),
+        mode,
+        mac: attachment.mac,
+        mtu: attachment.mtu,
+        bcqueuelen: attachment.bcqueuelen.unwrap_or(BC_QUEUE_LEN),
+        bclim: attachment.bclim.unwrap_or(BC_CUTOFF),
+        sysctls: sysctls(&name, attachment),
+        addresses: attachment.ip.addresses().to_vec(),
+        routes: routes(position, attachment),
+        name,
+    })
+}
+
+fn checked_link<'f>(key: &str, name: &IfName, facts: &'f Facts) -> Result<&'f Link, PlanError> {
+    let Some(link) = facts.links.get(name) else {
+        return refuse(format!(
+            "{key}={name}: the host has no interface of this name (ip link shows them)"
+        ));
+    };
+    if link.loopback {
+        return refuse(format!(
+            "{key}={name}: this is the loopback interface; name a LAN interface"
+        ));
+    }
+    if let Some((_, kind)) = &link.port_of {
+        return refuse(format!("{key}={name}: it is a port of a {kind}; name the {kind} itself"));
+    }
+    if link.mac.is_none() {
+        return refuse(format!("{key}={name}: it is no Ethernet interface"));
+    }
+    if !link.up {
+        return refuse(format!(
+            "{key}={name}: the interface is down; set it up first (ip link set {name} up)"
+        ));
+    }
+    Ok(link)
+}
+
+fn sysctls(name: &IfName, attachment: &Attachment) -> Vec<Sysctl> {
+    let v4 = |setting: &str| format!("ipv4/conf/{name}/{setting}");
+    let v6 = |setting: &str| format!("ipv6/conf/{name}/{setting}");
+    let mut list = vec![
+        Sysctl::Raise(
+            "ipv4/igmp_max_memberships".into(),
+            LEAST_MEMBERSHIPS.max(attachment.policy.max_groups),
+        ),
+        Sysctl::Raise("ipv4/igmp_max_msf".into(), LEAST_SOURCES.max(attachment.policy.max_sources)),
+        Sysctl::AcceptAnySource(name.to_string()),
+        // Neighbours learn the address, and switches the port, when the link comes up.
+        Sysctl::Require(v4("arp_notify"), 1),
+        // macvlan children answer ARP for their own address only, whatever else the
+        // container has.
+        Sysctl::Require(v4("arp_ignore"), 1),
+    ];
+    if attachment.igmp == IgmpMode::Proxy {
+        // A new namespace inherits the host's; sources would be lost with v2.
+        list.push(Sysctl::Require("ipv4/conf/all/force_igmp_version".into(), 0));
+        list.push(Sysctl::Require(v4("force_igmp_version"), 0));
+    }
+    if attachment.ip.addresses().iter().any(|net| net.addr().is_ipv6()) {
+        list.push(Sysctl::Require(v6("disable_ipv6"), 0));
+        // The addresses asked for and no others.
+        list.push(Sysctl::Require(v6("accept_ra"), 0));
+        list.push(Sysctl::Require(v6("autoconf"), 0));
+    } else {
+        // Nobody asked for IPv6: no address made up, no frame sent.
+        list.push(Sysctl::Set(v6("disable_ipv6"), 1));
+    }
+    list
+}
+
+fn routes(position: usize, attachment: &Attachment) -> Vec<PlannedRoute> {
+    let mut list = Vec::new();
+    if position == 0 {
+        list.push(PlannedRoute {
+            destination: all_multicast(),
+            gateway: None,
+            metric: 0,
+            may_exist: true,
+        });
+    }
+    list.extend(attachment.routes.iter().map(|route| PlannedRoute {
+        destination: route.destination,
+        gateway: route.gateway,
+        // A default route without a metric would take the place of the engine's own.
+        metric: if route.destination.prefix_len() == 0 { attachment.metric } else { 0 },
+        may_exist: false,
+    }));
+    list.extend(attachment.gateways.iter().map(|gateway| PlannedRoute {
+        destination: match gateway {
+            IpAddr::V4(_) => IpNet::V4(ipnet::Ipv4Net::default()),
+            IpAddr::V6(_) => IpNet::V6(ipnet::Ipv6Net::default()),
+        },
+        gateway: Some(*gateway),
+        metric: attachment.metric,
+        may_exist: false,
+    }));
+    list
+}
+
+impl fmt::Display for PlannedRoute {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.destination)?;
+        if let Some(gateway) = self.gateway {
+            write!(f, " via {gateway}")?;
+        }
+        if self.metric > 0 {
+            write!(f, " metric {}", self.metric)?;
+        }
+        Ok(())
+    }
+}
+
+/// The steps in the order in which they are carried out, a line each.
+impl fmt::Display for InterfacePlan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (name, parent) = (&self.name, &self.parent.0);
+        write!(f, "create macvlan {name} on {parent} mode {}", self.mode.name())?;
+        if let Some(mac) = self.mac {
+            write!(f, " mac {mac}")?;
+        }
+        if let Some(mtu) = self.mtu {
+            write!(f, " mtu {mtu}")?;
+        }
+        writeln!(f, " bcqueuelen {} bclim {}", self.bcqueuelen, self.bclim)?;
+        for sysctl in &self.sysctls {
+            match sysctl {
+                Sysctl::Set(path, value) | Sysctl::Require(path, value) => {
+                    writeln!(f, "set net/{path} to {value}")?
+                }
+                Sysctl::Raise(path, value) => writeln!(f, "raise net/{path} to {value}")?,
+                Sysctl::AcceptAnySource(name) => writeln!(f, "accept any source on {name}")?,
+            }
+        }
+        for address in &self.addresses {
+            writeln!(f, "add address {address} to {name}")?;
+        }
+        writeln!(f, "set {name} up")?;
+        for route in &self.routes {
+            writeln!(f, "add route {route} through {name}")?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::attach::parse_list;
+
+    fn link(index: u32, name: &str) -> Link {
+        Link {
+            index,
+            name: name.into(),
+            mtu: 1500,
+            mac: Some("02:00:00:00:00:01".parse().unwrap()),
+            up: true,
+            loopback: false,
+            port_of: None,
+            kind: None,
+            parent: None,
+        }
+    }
+
+    fn facts() -> Facts {
+        let down = Link { up: false, ..link(4, "down") };
+        let lo = Link { loopback: true, mac: None, ..link(1, "lo") };
+        let port = Link { port_of: Some((9, "bridge".into())), ..link(5, "port") };
+        let tun = Link { mac: None, ..link(6, "tun") };
+        let links = [link(2, "eth0"), link(3, "eth1"), down, lo, port, tun];
+        Facts {
+            links: links.into_iter().map(|l| (l.name.parse().unwrap(), l)).collect(),
+            host_addresses: vec![(2, "10.0.0.1".parse().unwrap())],
+            taken_names: vec!["eth0".parse().unwrap()],
+        }
+    }
+
+    #[test]
+    fn the_steps_of_a_full_attachment() {
+        let spec = "parent=eth0,ip=10.0.0.5/24,ip=2001:db8::5/64,gw=10.0.0.254,route=10.9.0.0/16@10.0.0.2,mac=02:00:00:00:00:02,mtu=1400;parent=eth1,name=blue,igmp=off";
+        let plans = plan(&parse_list(spec).unwrap(), &facts()).unwrap();
+        let text: String = plans.iter().map(ToString::to_string).collect();
+        insta::assert_snapshot!(text);
+    }
+
+    #[test]
+    fn what_stands_against_it() {
+        for (spec, expected) in [
+            ("parent=eth9", "parent=eth9: the host has no interface"),
+            ("parent=down", "parent=down: the interface is down"),
+            ("parent=lo", "loopback"),
+            ("parent=port", "port of a bridge; name the bridge itself"),
+            ("parent=tun", "no Ethernet interface"),
+            ("parent=eth0,upstream=down", "upstream=down"),
+            ("parent=eth0,name=eth0", "name=eth0: the container has"),
+            ("parent=eth0,mtu=1501", "mtu=1501: eth0 has 1500"),
+            ("parent=eth0,mac=02:00:00:00:00:01", "address of eth0 itself"),
+            (
+                "parent=eth1,ip=10.0.0.1/24",
+                "ip=10.0.0.1/24: 10.0.0.1 is the host's own address, on eth0",
+            ),
+        ] {
+            let error = plan(&parse_list(spec).unwrap(), &facts()).unwrap_err().to_string();
+            assert!(error.contains(expected), "{spec}: {error}");
+        }
+    }
+}

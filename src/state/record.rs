@@ -1,0 +1,54 @@
+//! The record of one attached container.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use super::ProcessRef;
+use crate::attach::{Attachment, GroupPolicy, MacAddr};
+use crate::net::netns::NetNsId;
+use crate::oci::ContainerId;
+
+/// Everything that is needed to show an attachment, to repeat it and to take it back.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Record {
+    /// The container's id.
+    pub container: ContainerId,
+    /// What people call it; the id where nobody said.
+    pub name: String,
+    /// Its init.
+    pub init: ProcessRef,
+    /// Its bundle, as the runtime told it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bundle: Option<PathBuf>,
+    /// Its network namespace.
+    pub netns: NetNsId,
+    /// Where that namespace is kept, when it outlives the container.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub netns_path: Option<PathBuf>,
+    /// When it was attached, in seconds since 1970.
+    pub attached_at: u64,
+    /// What was attached. Before the interfaces are complete this is the intention.
+    pub interfaces: Vec<AttachedInterface>,
+    /// The proxy; none when every interface has `igmp=off`, or before it runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub proxy: Option<ProcessRef>,
+    /// Whether the attachment was completed.
+    pub complete: bool,
+}
+
+/// One interface in the container.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AttachedInterface {
+    /// Its name in the container.
+    pub name: String,
+    /// Its index in the container's namespace; 0 before it exists.
+    pub index: u32,
+    /// Its hardware address.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mac: Option<MacAddr>,
+    /// What was asked for.
+    pub attachment: Attachment,
+    /// The group rules in force: those asked for, within the administrator's.
+    pub policy: GroupPolicy,
+}

@@ -1,0 +1,272 @@
+//! The state directory: one directory for each container, locked by who changes it.
+
+use std::fs::{self, DirBuilder, File, Permissions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, chown};
+use std::path::{Path, PathBuf};
+
+use super::{PROXY_ID, Record, state_dir};
+use crate::oci::ContainerId;
+
+/// Bytes of a record that are read; sixteen attachments with long rule lists stay below.
+const MAX_RECORD: u64 = 4 << 20;
+
+/// What went wrong in the state directory, and where.
+#[derive(Debug, thiserror::Error)]
+#[error("state directory: cannot {action} {path}: {source}")]
+pub struct StateDirError {
+    action: &'static str,
+    path: PathBuf,
+    source: io::Error,
+}
+
+fn at<'p>(action: &'static str, path: &'p Path) -> impl FnOnce(io::Error) -> StateDirError + 'p {
+    move |source| StateDirError { action, path: path.to_owned(), source }
+}
+
+/// The state directory.
+#[derive(Debug, Clone)]
+pub struct Store {
+    root: PathBuf,
+}
+
+impl Store {
+    /// The one that the environment names, or the default. Nothing is made yet.
+    pub fn from_env() -> Self {
+        Store::at(state_dir())
+    }
+
+    /// One at a path.
+    pub fn at(root: impl Into<PathBuf>) -> Self {
+        Store { root: root.into() }
+    }
+
+    fn containers(&self) -> PathBuf {
+        self.root.join("containers")
+    }
+
+    /// Where a container's record and control socket are.
+    pub fn container_dir(&self, id: &ContainerId) -> PathBuf {
+        self.containers().join(id.as_str())
+    }
+
+    /// Ids of all containers that have a directory, sorted.
+    ///
+    /// # Errors
+    /// That of readdir(3); a state directory that does not exist is empty.
+    pub fn list(&self) -> Result<Vec<ContainerId>, StateDirError> {
+        let path = self.containers();
+        let entries = match fs::read_dir(&path) {
+            Ok(entries) => entries,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(e) => return Err(at("list", &path)(e)),
+        };
+        let mut ids: Vec<_> = entries
+            .filter_map(|entry| entry.ok()?.file_name().into_string().ok()?.try_into().ok())
+            .collect();
+        ids.sort();
+        Ok(ids)
+    }
+
+    /// A container's record, read without its lock: it is replaced whole. `None` when there is
+    /// none, or none yet.
+    ///
+    /// # Errors
+    /// When it exists and cannot be read or understood.
+    pub fn read(&self, id: &ContainerId) -> Result<Option<Record>, StateDirError> {
+        read_record(&self.container_dir(id).join("record.json"))
+    }
+
+    /// Locks the directory of a container, making it first where there is none.
+    ///
+    /// # Errors
+    /// When it cannot be made or locked: a full or read-only file system, no privilege.
+    pub fn lock_or_create(&self, id: &ContainerId) -> Result<LockedDir, StateDirError> {
+        self.make_parents()?;
+        let path = self.container_dir(id);
+        // A directory that somebody removed while we waited for its lock is made anew.
+        loop {
+            match DirBuilder::new().mode(0o700).create(&path) {
+                Err(e) if e.kind() != io::ErrorKind::AlreadyExists => {
+                    return Err(at("make", &path)(e));
+                }
+                _ => {}
+            }
+            if let Some(locked) = self.lock(id)? {
+                return Ok(locked);
+            }
+        }
+    }
+
+    /// Locks the directory of a container; `None` when it has none.
+    ///
+    /// # Errors
+    /// When it exists and cannot be locked.
+    pub fn lock(&self, id: &ContainerId) -> Result<Option<LockedDir>, StateDirError> {
+        let path = self.container_dir(id);
+        loop {
+            let dir = match File::open(&path) {
+                Ok(dir) => dir,
+                Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+                Err(e) => return Err(at("open", &path)(e)),
+            };
+            dir.lock().map_err(at("lock", &path))?;
+            // Removed, or made anew, while we waited: that lock guards nothing.
+            let same =
+                |a: &fs::Metadata, b: &fs::Metadata| (a.dev(), a.ino()) == (b.dev(), b.ino());
+            match (dir.metadata(), fs::metadata(&path)) {
+                (Ok(held), Ok(named)) if same(&held, &named) => {
+                    return Ok(Some(LockedDir { path, _dir: dir }));
+                }
+                _ => {}
+            }
+        }
+    }
+
+    fn make_parents(&self) -> Result<(), StateDirError> {
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&self.root)
+            .map_err(at("make", &self.root))?;
+        let path = self.containers();
+        match DirBuilder::new().mode(0o700).create(&path) {
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(e) => return Err(at("make", &path)(e)),
+            Ok(()) => {}
+        }
+        let meta = fs::metadata(&path).map_err(at("read", &path))?;
+        // Sticky, and writable for the proxies' group: see the module's text.
+        if meta.mode() & 0o7777 != 0o1770 || meta.gid() != PROXY_ID {
+            chown(&path, None, Some(PROXY_ID)).map_err(at("change the group of", &path))?;
+            fs::set_permissions(&path, Permissions::from_mode(0o1770))
+                .map_err(at("change the mode of", &path))?;
+        }
+        Ok(())
+    }
+}
+
+/// A container's directory, locked: nobody else attaches, detaches or cleans it meanwhile. A
+/// lock ends with its process, however that ends.
+#[derive(Debug)]
+pub struct LockedDir {
+    path: PathBuf,
+    _dir: File,
+}
+
+impl LockedDir {
+    /// The directory.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Lets a proxy that has dropped its privileges remove the directory.
+    ///
+    /// # Errors
+    /// `EPERM` without privilege.
+    pub fn hand_to_proxy(&self) -> Result<(), StateDirError> {
+        chown(&self.path, Some(PROXY_ID), Some(PROXY_ID))
+            .map_err(at("change the owner of", &self.path))
+    }
+
+    /// The record, when there is one.
+    ///
+    /// # Errors
+    /// When it exists and cannot be read or understood.
+    pub fn read(&self) -> Result<Option<Record>, StateDirError> {
+        read_record(&self.path.join("record.json"))
+    }
+
+    /// Replaces the record whole.
+    ///
+    /// # Errors
+    /// `ENOSPC`, `EROFS` and their like.
+    pub fn write(&self, record: &Record) -> Result<(), StateDirError> {
+        let (new, path) = (self.path.join("record.json.new"), self.path.join("record.json"));
+        let write = || -> io::Result<()> {
+            let mut text = serde_json::to_vec_pretty(record)?;
+            text.push(b'\n');
+            let mut options = File::options();
+            options.write(true).create(true).truncate(true).mode(0o600);
+            options.open(&new)?.write_all(&text)?;
+            fs::rename(&new, &path)
+        };
+        write().map_err(|e| {
+            let _ = fs::remove_file(&new);
+            at("write", &path)(e)
+        })
+    }
+
+    /// Removes the directory and all that is in it. That it is gone already is as wanted.
+    ///
+    /// # Errors
+    /// Any other.
+    pub fn remove(self) -> Result<(), StateDirError> {
+        match fs::remove_dir_all(&self.path) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(at("remove", &self.path)(e)),
+            _ => Ok(()),
+        }
+    }
+}
+
+fn read_record(path: &Path) -> Result<Option<Record>, StateDirError> {
+    let mut text = Vec::new();
+    match File::open(path).and_then(|file| file.take(MAX_RECORD).read_to_end(&mut text)) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(e) => return Err(at("read", path)(e)),
+        Ok(_) => {}
+    }
+    serde_json::from_slice(&text).map(Some).map_err(|e| at("understand", path)(e.into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use super::*;
+
+    fn id(name: &str) -> ContainerId {
+        name.to_owned().try_into().unwrap()
+    }
+
+    #[test]
+    fn a_lock_is_held_by_one_at_a_time_also_across_removal() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::at(dir.path().join("state"));
+        let inside = AtomicU32::new(0);
+        std::thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| {
+                    for _ in 0..50 {
+                        let locked = store.lock_or_create(&id("c1")).unwrap();
+                        assert_eq!(inside.fetch_add(1, Ordering::SeqCst), 0);
+                        assert!(locked.path().is_dir());
+                        inside.fetch_sub(1, Ordering::SeqCst);
+                        locked.remove().unwrap();
+                    }
+                });
+            }
+        });
+        assert!(store.list().unwrap().is_empty());
+    }
+
+    #[test]
+    fn the_directories_have_the_modes_the_sandbox_stands_on() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::at(dir.path().join("state"));
+        let locked = store.lock_or_create(&id("c1")).unwrap();
+        locked.hand_to_proxy().unwrap();
+        let mode = |path: &Path| {
+            fs::metadata(path).map(|m| (m.mode() & 0o7777, m.uid(), m.gid())).unwrap()
+        };
+        assert_eq!(mode(&dir.path().join("state")), (0o700, 0, 0));
+        assert_eq!(mode(&dir.path().join("state/containers")), (0o1770, 0, PROXY_ID));
+        assert_eq!(mode(locked.path()), (0o700, PROXY_ID, PROXY_ID));
+    }
+
+    #[test]
+    fn a_state_directory_that_cannot_be_written_is_named() {
+        let error = Store::at("/proc/mcrun").lock_or_create(&id("c1")).unwrap_err().to_string();
+        assert!(error.starts_with("state directory: cannot make /proc/mcrun: "), "{error}");
+    }
+}

@@ -1,0 +1,359 @@
+//! A media facility in network namespaces: a snooping switch, a sender, a container host.
+//!
+//! ```text
+//!   src ---- lan0 | p-src   sw: br0   p-host | lan0 ---- host: containers
+//!   10.99.0.3, .4            10.99.0.1         10.99.0.2
+//! ```
+//!
+//! Namespace and container names carry the pid and a counter, so that labs stand side by side.
+//! Whatever a test makes goes with its [`Lab`], also when the test fails.
+
+// Each test file compiles its own copy and uses a part of it.
+#![allow(dead_code, unused_imports, unreachable_pub)]
+
+mod capture;
+mod container;
+mod facts;
+mod igmp;
+mod probe;
+mod process;
+
+use std::cell::RefCell;
+use std::collections::BTreeSet;
+use std::ffi::OsStr;
+use std::fs;
+use std::net::Ipv4Addr;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+pub use capture::Capture;
+pub use container::{Bundle, Container, Runtime};
+pub use facts::{Leftovers, Membership, memberships};
+pub use igmp::{Igmp, IgmpFrame, Record, RecordKind};
+pub use probe::{Receiver, Reception, Sender};
+pub use process::{Background, alive, json, kill, output, run, wait_until};
+
+/// The LAN interface in the host's and the sender's namespace.
+pub const PARENT: &str = "lan0";
+/// The switch, which is also the querier.
+pub const SWITCH: Ipv4Addr = Ipv4Addr::new(10, 99, 0, 1);
+/// The container host's own address.
+pub const HOST: Ipv4Addr = Ipv4Addr::new(10, 99, 0, 2);
+/// The sender's addresses.
+pub const SOURCES: [Ipv4Addr; 2] = [Ipv4Addr::new(10, 99, 0, 3), Ipv4Addr::new(10, 99, 0, 4)];
+
+/// The switch port of the container host.
+const HOST_PORT: &str = "p-host";
+
+/// What a test may wait for: far beyond what anything takes on a loaded machine.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A facility, removed when dropped.
+pub struct Lab {
+    prefix: String,
+    directory: TempDir,
+    containers: RefCell<Vec<Container>>,
+    bare: RefCell<Vec<&'static str>>,
+    before: Leftovers,
+    host_mac: String,
+}
+
+impl Lab {
+    /// Builds a facility whose switch speaks this version of IGMP (2 or 3), treats the host's port as
+    /// media networks do (immediate leave, no flooding of unknown groups) and asks once now and
+    /// then every 20 seconds: longer than any test depends on.
+    pub fn new(igmp_version: u8) -> Lab {
+        static COUNTER: AtomicU32 = AtomicU32::new(0);
+        need_root();
+        let number = COUNTER.fetch_add(1, Ordering::Relaxed);
+        // The lab exists from here on, so that Drop removes a half-built one.
+        let mut lab = Lab {
+            prefix: format!("mcrun-{}-{number}", std::process::id()),
+            directory: tempfile::Builder::new().prefix("mcrun-lab-").tempdir().expect("tempdir"),
+            containers: RefCell::default(),
+            bare: RefCell::default(),
+            before: Leftovers::default(),
+            host_mac: String::new(),
+        };
+        lab.build(igmp_version);
+        lab.host_mac = lab.link(PARENT)["address"].as_str().expect("a MAC").to_owned();
+        lab.before = lab.leftovers();
+        lab
+    }
+
+    fn build(&self, igmp_version: u8) {
+        for node in ["sw", "host", "src"] {
+            run(Command::new("ip").args(["netns", "add", &self.namespace(node)]));
+            self.ip(node, "link set lo up");
+        }
+        // A bridge takes its own querier for present when the response interval (here half a
+        // second) has passed since the querier was switched on.
+        self.ip(
+            "sw",
+            &format!(
+                "link add br0 type bridge mcast_snooping 1 mcast_igmp_version {igmp_version} \
+                 mcast_query_interval 2000 mcast_startup_query_interval 2000 \
+                 mcast_query_response_interval 50 mcast_query_use_ifaddr 1"
+            ),
+        );
+        self.ip("sw", &format!("addr add {SWITCH}/24 dev br0"));
+        for node in ["host", "src"] {
+            let peer = self.namespace(node);
+            self.ip("sw", &format!("link add p-{node} type veth peer name {PARENT} netns {peer}"));
+            self.ip("sw", &format!("link set p-{node} master br0 up"));
+            self.ip(node, &format!("link set {PARENT} up"));
+        }
+        self.ip("sw", "link set br0 up");
+        self.ip("host", &format!("addr add {HOST}/24 dev {PARENT}"));
+        for source in SOURCES {
+            self.ip("src", &format!("addr add {source}/24 dev {PARENT}"));
+        }
+        let port = ["link", "set", "dev", HOST_PORT, "fastleave", "on", "mcast_flood", "off"];
+        run(self.enter("sw", "bridge").args(port));
+        for (node, link) in [("sw", "br0"), ("host", PARENT), ("src", PARENT)] {
+            wait_until("a link comes up", PATIENCE, || {
+                let links = json(self.enter(node, "ip").args(["-j", "link", "show", link]));
+                (links[0]["operstate"] == "UP").then_some(())
+            });
+        }
+        self.ip("sw", "link set br0 type bridge mcast_querier 1");
+        // The kernel has no event for the end of this delay.
+        std::thread::sleep(Duration::from_millis(600));
+
+        let rootfs = self.rootfs();
+        for directory in ["bin", "dev", "proc", "sys", "tmp", "etc"] {
+            fs::create_dir_all(rootfs.join(directory)).expect("rootfs directory");
+        }
+        fs::copy(busybox(), rootfs.join("bin/busybox")).expect("busybox-static is installed");
+        for applet in ["sh", "sleep", "cat", "ip", "true", "false", "echo", "env", "id", "kill"] {
+            std::os::unix::fs::symlink("busybox", rootfs.join("bin").join(applet)).expect("link");
+        }
+        // A hard link would do, were the two always on one file system.
+        fs::copy(env!("CARGO_BIN_EXE_mcrun"), rootfs.join("bin/mcrun")).expect("copy of mcrun");
+        fs::create_dir_all(self.config_dir()).expect("configuration directory");
+    }
+
+    /// The name of the namespace of `sw`, `host` or `src`.
+    pub fn namespace(&self, node: &str) -> String {
+        format!("{}-{node}", self.prefix)
+    }
+
+    /// A name that no other lab uses.
+    pub fn name(&self, name: &str) -> String {
+        format!("{}-{name}", self.prefix)
+    }
+
+    /// `program` in the network namespace of `node`.
+    ///
+    /// Not `ip netns exec`: the fresh /sys it mounts hides the cgroups from runc.
+    pub fn enter(&self, node: &str, program: impl AsRef<OsStr>) -> Command {
+        let mut command = Command::new("nsenter");
+        command
+            .arg(format!("--net=/run/netns/{}", self.namespace(node)))
+            .arg(program)
+            .env("MCRUN_STATE_DIR", self.state_dir())
+            .env("MCRUN_CONFIG_DIR", self.config_dir());
+        command
+    }
+
+    /// `ip ARGUMENTS` in the namespace of `node`.
+    pub fn ip(&self, node: &str, arguments: &str) {
+        run(Command::new("ip")
+            .args(["-n", &self.namespace(node)])
+            .args(arguments.split_whitespace()));
+    }
+
+    /// `mcrun` on the container host.
+    pub fn mcrun<I: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = I>) -> Command {
+        let mut command = self.enter("host", env!("CARGO_BIN_EXE_mcrun"));
+        command.args(arguments);
+        command
+    }
+
+    /// A directory of this lab's own.
+    pub fn directory(&self) -> &Path {
+        self.directory.path()
+    }
+
+    /// `MCRUN_STATE_DIR`.
+    pub fn state_dir(&self) -> PathBuf {
+        self.directory().join("state")
+    }
+
+    /// `MCRUN_CONFIG_DIR`.
+    pub fn config_dir(&self) -> PathBuf {
+        self.directory().join("config")
+    }
+
+    /// The root file system of all containers: busybox and mcrun.
+    pub fn rootfs(&self) -> PathBuf {
+        self.directory().join("rootfs")
+    }
+
+    /// The MAC address of the container host.
+    pub fn host_mac(&self) -> &str {
+        &self.host_mac
+    }
+
+    /// A link of the container host, as `ip -j` tells.
+    pub fn link(&self, name: &str) -> Value {
+        json(self.enter("host", "ip").args(["-j", "-d", "link", "show", name]))[0].clone()
+    }
+
+    /// Groups the switch forwards to the container host, as `GROUP` or `GROUP@SOURCE`.
+    pub fn forwarded(&self) -> BTreeSet<String> {
+        let answer = json(self.enter("sw", "bridge").args(["-j", "mdb", "show"]));
+        let mut groups = BTreeSet::new();
+        for entry in answer[0]["mdb"].as_array().into_iter().flatten() {
+            let group = entry["grp"].as_str().unwrap_or_default();
+            if entry["port"] == HOST_PORT && !group.contains(':') {
+                match entry["src"].as_str() {
+                    Some(source) => groups.insert(format!("{group}@{source}")),
+                    None => groups.insert(group.to_owned()),
+                };
+            }
+        }
+        groups
+    }
+
+    /// Makes the switch port drop every frame that does not come from the host's own MAC address.
+    pub fn secure_port(&self) {
+        let rules = format!(
+            "table netdev security {{\n chain port {{\n \
+             type filter hook ingress device \"{HOST_PORT}\" priority 0; policy accept;\n \
+             ether saddr != {} counter drop\n }}\n}}\n",
+            self.host_mac
+        );
+        let file = self.directory().join("security.nft");
+        fs::write(&file, rules).expect("rules");
+        run(self.enter("sw", "nft").arg("-f").arg(file));
+    }
+
+    /// Frames that [`Lab::secure_port`] has dropped.
+    pub fn refused_frames(&self) -> u64 {
+        let answer = json(self.enter("sw", "nft").args(["-j", "list", "ruleset"]));
+        answer["nftables"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .flat_map(|object| object["rule"]["expr"].as_array().into_iter().flatten())
+            .find_map(|expression| expression["counter"]["packets"].as_u64())
+            .expect("the rule has a counter")
+    }
+
+    /// Captures the IGMP that the host puts on the switch port, from now on.
+    pub fn capture(&self) -> Capture {
+        self.capture_also("igmp")
+    }
+
+    /// Captures what the host puts on the switch port and the filter lets through.
+    pub fn capture_also(&self, filter: &str) -> Capture {
+        Capture::start(self, HOST_PORT, filter)
+    }
+
+    /// Makes the switch send a general query now.
+    pub fn query(&self) {
+        self.ip("sw", "link set br0 type bridge mcast_querier 0");
+        self.ip("sw", "link set br0 type bridge mcast_querier 1");
+    }
+
+    /// Asserts what must be true of every IGMP message that the port has seen: from the host's own
+    /// addresses, and no query.
+    pub fn assert_one_igmp_host(&self, seen: &[IgmpFrame]) {
+        assert!(!seen.is_empty(), "the capture saw the host's reports");
+        for frame in seen {
+            assert_eq!(frame.mac, self.host_mac, "{frame:?}");
+            assert_eq!(frame.source, HOST, "{frame:?}");
+            assert!(!matches!(frame.message, Igmp::Query { .. }), "{frame:?}");
+        }
+    }
+
+    /// Asserts that everything mcrun made on the host is gone, or goes within `limit`.
+    pub fn assert_clean(&self, limit: Duration) -> Duration {
+        let start = std::time::Instant::now();
+        loop {
+            let now = self.leftovers();
+            if now == self.before {
+                return start.elapsed();
+            }
+            assert!(
+                start.elapsed() < limit,
+                "left behind after {limit:?}: {:#?}\nat the start: {:#?}",
+                now,
+                self.before
+            );
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    /// Command lines of the processes on the container host.
+    pub fn host_processes(&self) -> Vec<(i32, String)> {
+        let file = format!("/run/netns/{}", self.namespace("host"));
+        process::in_namespace(Path::new(&file))
+    }
+
+    /// What is on the host now that a container could have left.
+    pub fn leftovers(&self) -> Leftovers {
+        Leftovers::read(self)
+    }
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.tell();
+        }
+        for container in self.containers.take() {
+            container.remove(self);
+        }
+        let mut nodes = self.bare.take();
+        nodes.extend(["host", "src", "sw"]);
+        for node in nodes {
+            let namespace = self.namespace(node);
+            for (pid, _) in process::in_namespace(Path::new(&format!("/run/netns/{namespace}"))) {
+                process::kill(pid);
+            }
+            // A namespace that was never made is not an error here.
+            let _ = Command::new("ip").args(["netns", "del", &namespace]).output();
+        }
+        process::unmount_below(self.directory());
+    }
+}
+
+impl Lab {
+    /// Shows what a failed test wants to see.
+    fn tell(&self) {
+        for arguments in [&["ps"][..], &["groups"]] {
+            if let Ok(output) = self.mcrun(arguments).output() {
+                eprintln!("mcrun {arguments:?}:\n{}", String::from_utf8_lossy(&output.stdout));
+            }
+        }
+        let Ok(containers) = fs::read_dir(self.state_dir().join("containers")) else { return };
+        for container in containers.flatten() {
+            if let Ok(log) = fs::read_to_string(container.path().join("proxy.log")) {
+                eprintln!("{}:\n{log}", container.path().display());
+            }
+        }
+    }
+}
+
+/// The static busybox.
+pub fn busybox() -> PathBuf {
+    let path = PathBuf::from("/bin/busybox");
+    let executable = fs::metadata(&path).is_ok_and(|m| m.permissions().mode() & 0o111 != 0);
+    assert!(executable, "no /bin/busybox: install busybox-static (make test does)");
+    path
+}
+
+/// A test that cannot run fails.
+fn need_root() {
+    // SAFETY: geteuid has no preconditions and cannot fail.
+    let user = unsafe { libc::geteuid() };
+    assert_eq!(user, 0, "these tests make network namespaces: run them as root");
+}

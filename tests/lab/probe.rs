@@ -1,0 +1,118 @@
+//! `mcrun probe` as the lab's sender and receivers.
+
+use std::net::Ipv4Addr;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use serde_json::Value;
+
+use super::facts::memberships;
+use super::process::{Background, wait_until};
+use super::{Container, Lab, PARENT, PATIENCE};
+
+/// UDP port of every stream.
+const PORT: u16 = 5004;
+
+/// A stream that runs until it is dropped, but not longer than a test.
+pub struct Sender(#[expect(dead_code, reason = "ends when dropped")] Background);
+
+/// A running receiver.
+pub struct Receiver(Background);
+
+/// What a receiver reports at its end.
+#[derive(Debug, Clone)]
+pub struct Reception {
+    pub packets: u64,
+    pub lost: u64,
+    pub longest_gap_ms: f64,
+}
+
+impl Lab {
+    /// Sends a stream of packets per second to a group from one of the sender's addresses.
+    pub fn send(&self, group: Ipv4Addr, source: Ipv4Addr, rate: u32) -> Sender {
+        let mut command = self.enter("src", env!("CARGO_BIN_EXE_mcrun"));
+        command
+            .args(["probe", "send", &format!("{group}:{PORT}"), "--interface", PARENT])
+            .args(["--source", &source.to_string(), "--rate", &rate.to_string()])
+            .args(["--duration", "120"])
+            .stdout(Stdio::null());
+        Sender(Background::start(&mut command))
+    }
+
+    /// Receives in a container for a time, from any source or from one.
+    pub fn receive(
+        &self,
+        container: &Container,
+        group: Ipv4Addr,
+        source: Option<Ipv4Addr>,
+        time: Duration,
+    ) -> Receiver {
+        let mut command = self.exec_command(container, &["mcrun"]);
+        receive(&mut command, group, source, time)
+    }
+
+    /// Receives in a namespace of the lab for a time.
+    pub fn receive_in(&self, node: &str, group: Ipv4Addr, time: Duration) -> Receiver {
+        receive(&mut self.enter(node, env!("CARGO_BIN_EXE_mcrun")), group, None, time)
+    }
+
+    /// Waits until the container's kernel has joined and mcrun has joined for it.
+    pub fn wait_joined(&self, container: &Container, group: Ipv4Addr) {
+        wait_until("the container joins", PATIENCE, || {
+            memberships(container.pid).iter().any(|m| m.group == group).then_some(())
+        });
+        wait_until("mcrun reports the group as joined", PATIENCE, || {
+            let groups = self.groups(container);
+            let entry = groups.iter().find(|entry| entry["group"] == group.to_string())?;
+            (entry["status"] == "joined").then_some(())
+        });
+    }
+
+    /// Waits until mcrun knows of no membership of the group.
+    pub fn wait_left(&self, container: &Container, group: Ipv4Addr) {
+        wait_until("mcrun drops the group", PATIENCE, || {
+            let groups = self.groups(container);
+            (!groups.iter().any(|entry| entry["group"] == group.to_string())).then_some(())
+        });
+    }
+
+    /// What `mcrun groups --json` says of one container.
+    pub fn groups(&self, container: &Container) -> Vec<Value> {
+        let answer = super::json(&mut self.mcrun(["groups", "--json"]));
+        let entries = answer.as_array().expect("an array");
+        entries.iter().filter(|e| e["container"] == container.id).cloned().collect()
+    }
+}
+
+fn receive(
+    command: &mut Command,
+    group: Ipv4Addr,
+    source: Option<Ipv4Addr>,
+    time: Duration,
+) -> Receiver {
+    command.args(["probe", "recv", &format!("{group}:{PORT}"), "--json"]);
+    command.args(["--duration", &time.as_secs().to_string()]);
+    if let Some(source) = source {
+        command.args(["--source", &source.to_string()]);
+    }
+    Receiver(Background::start(command.stdout(Stdio::piped()).stderr(Stdio::piped())))
+}
+
+impl Receiver {
+    /// Waits for its end; what it received.
+    pub fn finish(self) -> Reception {
+        let output = self.0.finish(Duration::from_secs(60));
+        let text = String::from_utf8_lossy(&output.stdout);
+        let errors = String::from_utf8_lossy(&output.stderr);
+        let report: Value = serde_json::from_str(&text)
+            .unwrap_or_else(|e| panic!("probe recv: {e}: {text:?} {errors}"));
+        let number = |key: &str| {
+            report[key].as_f64().unwrap_or_else(|| panic!("probe recv says no {key}: {report}"))
+        };
+        Reception {
+            packets: number("packets") as u64,
+            lost: number("lost") as u64,
+            longest_gap_ms: number("longest_gap_ms"),
+        }
+    }
+}

@@ -1,0 +1,99 @@
+//! Source-specific joins: what the switch hears is what the containers have asked for, never more.
+
+mod lab;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+use lab::{Lab, PATIENCE, Record, RecordKind, SOURCES, wait_until};
+
+const GROUP: Ipv4Addr = Ipv4Addr::new(232, 1, 1, 1);
+
+fn channel(source: Ipv4Addr) -> String {
+    format!("{GROUP}@{source}")
+}
+
+/// The records about the group that the host has sent, without repetitions in a row.
+fn records(capture: &lab::Capture) -> Vec<Record> {
+    let mut records = Vec::new();
+    for frame in capture.igmp() {
+        if let lab::Igmp::ReportV3(list) = frame.message {
+            records.extend(list.into_iter().filter(|record| record.group == GROUP));
+        }
+    }
+    records.dedup();
+    records
+}
+
+#[test]
+fn a_channel_is_joined_as_such_and_each_leave_takes_exactly_one_away() {
+    let [s1, s2] = SOURCES;
+    let lab = Lab::new(3);
+    let capture = lab.capture();
+    let one = lab.start("one", "10.99.0.11");
+    let two = lab.start("two", "10.99.0.12");
+    let _streams = [lab.send(GROUP, s1, 200), lab.send(GROUP, s2, 200)];
+    let joined = |sources: &[Ipv4Addr]| {
+        let wanted: BTreeSet<String> = sources.iter().map(|s| channel(*s)).collect();
+        wait_until(&format!("the switch forwards {wanted:?} only"), PATIENCE, || {
+            let forwarded = lab.forwarded();
+            let channels: BTreeSet<String> =
+                forwarded.into_iter().filter(|g| g.starts_with(&GROUP.to_string())).collect();
+            // The group itself is listed beside its sources.
+            let channels: BTreeSet<String> =
+                channels.into_iter().filter(|g| g.contains('@')).collect();
+            (channels == wanted).then_some(())
+        });
+        let included: BTreeMap<Ipv4Addr, (u32, u32)> =
+            sources.iter().map(|source| (*source, (1, 0))).collect();
+        assert_eq!(lab.host_filters().remove(&GROUP).unwrap_or_default(), included);
+    };
+
+    let first = lab.receive(&one, GROUP, Some(s1), Duration::from_secs(4));
+    lab.wait_joined(&one, GROUP);
+    joined(&[s1]);
+    let second = lab.receive(&two, GROUP, Some(s2), Duration::from_secs(10));
+    lab.wait_joined(&two, GROUP);
+    joined(&[s1, s2]);
+    let entry = lab.groups(&two).remove(0);
+    assert_eq!(entry["mode"], "include", "{entry}");
+    assert_eq!(entry["sources"], serde_json::json!([s2]), "{entry}");
+    assert_eq!(entry["version"], 3, "{entry}");
+
+    let first = first.finish();
+    lab.wait_left(&one, GROUP);
+    joined(&[s2]);
+    let second = second.finish();
+    lab.wait_left(&two, GROUP);
+    joined(&[]);
+
+    for reception in [first, second] {
+        assert!(reception.packets > 0, "{reception:?}");
+        assert_eq!(reception.lost, 0, "{reception:?}");
+    }
+    let records = records(&capture);
+    for record in &records {
+        assert!(
+            !matches!(record.kind, RecordKind::ToExclude | RecordKind::IsExclude),
+            "wider than asked for: {record:?}"
+        );
+        assert!(record.sources.iter().all(|source| SOURCES.contains(source)), "{record:?}");
+    }
+    let changes: Vec<(RecordKind, &[Ipv4Addr])> = records
+        .iter()
+        .filter(|r| !matches!(r.kind, RecordKind::IsInclude))
+        .map(|r| (r.kind, &r.sources[..]))
+        .collect();
+    assert_eq!(
+        changes,
+        [
+            (RecordKind::Allow, &[s1][..]),
+            (RecordKind::Allow, &[s2][..]),
+            (RecordKind::Block, &[s1][..]),
+            (RecordKind::Block, &[s2][..]),
+        ],
+        "one record per change"
+    );
+    lab.assert_one_igmp_host(&capture.finish());
+}
