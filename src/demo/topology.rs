@@ -78,6 +78,7 @@ impl Facility {
         let mut sw = Route::open(&switch)?;
         sw.add("make the switch", bridge())?;
         let lan = sw.link(BRIDGE)?.index;
+        sw.set("make the switch a querier", querier(lan))?;
         sw.address(lan, address(254))?;
         sw.set("set the switch up", messages::set_up(lan))?;
         for (port, peer, namespace) in
@@ -217,7 +218,7 @@ fn garbled(text: &str) -> BuildError {
     BuildError::Link { what: "read a link".into(), source }
 }
 
-/// A snooping switch that is an IGMPv2 querier.
+/// A snooping switch that speaks IGMPv2.
 fn bridge() -> RouteNetlinkMessage {
     // The kernel takes USER_HZ, hundredths of a second.
     let ticks = |time: Duration| time.as_millis() as u64 / 10;
@@ -230,7 +231,6 @@ fn bridge() -> RouteNetlinkMessage {
         InfoBridge::MulticastStartupQueryInterval(ticks(RESPONSE_INTERVAL)),
         // Queries from 0.0.0.0 would not count as a querier's (RFC 4541 §2.1.1).
         InfoBridge::MulticastQueryUseIfaddr(true),
-        InfoBridge::MulticastQuerier(true),
     ];
     let mut link = LinkMessage::default();
     link.attributes = vec![
@@ -240,6 +240,19 @@ fn bridge() -> RouteNetlinkMessage {
             LinkInfo::Data(InfoData::Bridge(options)),
         ]),
     ];
+    RouteNetlinkMessage::NewLink(link)
+}
+
+/// Makes it a querier. In one request with the intervals it would be handled before them
+/// (`br_changelink` in net/bridge/br_netlink.c), and the switch would not trust itself as a
+/// querier for the ten seconds of the default response interval.
+fn querier(index: u32) -> RouteNetlinkMessage {
+    let mut link = LinkMessage::default();
+    link.header.index = index;
+    link.attributes.push(LinkAttribute::LinkInfo(vec![
+        LinkInfo::Kind(InfoKind::Bridge),
+        LinkInfo::Data(InfoData::Bridge(vec![InfoBridge::MulticastQuerier(true)])),
+    ]));
     RouteNetlinkMessage::NewLink(link)
 }
 
