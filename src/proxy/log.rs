@@ -74,7 +74,9 @@ impl Log {
                 if *size + line.len() as u64 > FILE_LIMIT && file.set_len(0).is_ok() {
                     *size = 0;
                 }
-                if *size + line.len() as u64 <= FILE_LIMIT && file.write_all(line.as_bytes()).is_ok() {
+                if *size + line.len() as u64 <= FILE_LIMIT
+                    && file.write_all(line.as_bytes()).is_ok()
+                {
                     *size += line.len() as u64;
                 }
             }

@@ -216,16 +216,14 @@ impl AsFd for NfSocket {
 ///
 /// # Errors
 /// That of recv(2), `EINTR` excepted.
-pub(crate) fn receive<'b>(fd: BorrowedFd<'_>, buffer: &'b mut [u8]) -> io::Result<Option<&'b [u8]>> {
+pub(crate) fn receive<'b>(
+    fd: BorrowedFd<'_>,
+    buffer: &'b mut [u8],
+) -> io::Result<Option<&'b [u8]>> {
     loop {
         // SAFETY: the descriptor is borrowed, the buffer is ours and as long as we say.
         let got = unsafe {
-            libc::recv(
-                fd.as_raw_fd(),
-                buffer.as_mut_ptr().cast(),
-                buffer.len(),
-                libc::MSG_DONTWAIT,
-            )
+            libc::recv(fd.as_raw_fd(), buffer.as_mut_ptr().cast(), buffer.len(), libc::MSG_DONTWAIT)
         };
         match usize::try_from(got) {
             Ok(length) => return Ok(Some(&buffer[..length.min(buffer.len())])),

@@ -94,7 +94,11 @@ impl Interface {
                 // Down between two notifications: it is asked anew when it is up.
                 let down = [libc::ENETDOWN, libc::ENETUNREACH, libc::ENODEV, libc::ENXIO];
                 if !e.raw_os_error().is_some_and(|code| down.contains(&code)) {
-                    log.line(now, Level::Warning, &format!("{name}: cannot ask the container: {e}"));
+                    log.line(
+                        now,
+                        Level::Warning,
+                        &format!("{name}: cannot ask the container: {e}"),
+                    );
                 }
             }
         }

@@ -90,7 +90,7 @@ fn start() -> Result<Driver, StartError> {
     let now = Instant::now();
     let home = Home::open(&crate::state::state_dir(), &config.container)
         .context(|| format!("cannot open the state directory of container {}", config.container))?;
-    let mut log = Log::open(&home, &config.container, now);
+    let log = Log::open(&home, &config.container, now);
     let mut warnings = Vec::new();
     let inside = ns
         .run(|| Inside::open(&config.interfaces, &mut warnings))
@@ -101,18 +101,17 @@ fn start() -> Result<Driver, StartError> {
     let listener: UnixListener =
         home.listen().context(|| format!("cannot make {}", super::home::CONTROL))?;
     drop(ns);
-    let landlocked = sandbox::enter(&home).map_err(|e| StartError {
+    let parts = Parts { config, container, home, log, inside, lan, limits, listener, warnings };
+    let mut driver = Driver::new(parts, now).context(|| "cannot set up the event loop".into())?;
+    let landlocked = sandbox::enter(driver.home()).map_err(|e| StartError {
         what: "cannot give up privileges".into(),
         source: io::Error::other(e),
     })?;
     if !landlocked {
-        log.line(now, Level::Info, "this kernel has no landlock; confined by user and seccomp alone");
+        let text = "this kernel has no landlock; confined by user and seccomp alone";
+        driver.log(now, Level::Info, text);
     }
-    for warning in &warnings {
-        log.line(now, Level::Warning, warning);
-    }
-    let parts = Parts { config, container, home, log, inside, lan, limits, listener, warnings };
-    Driver::new(parts, now).context(|| "cannot set up the event loop".into())
+    Ok(driver)
 }
 
 /// All that a running proxy holds.
@@ -135,8 +134,8 @@ fn read_config() -> Result<ProxyConfig, StartError> {
         .take(MAX_CONFIG)
         .read_to_end(&mut text)
         .context(|| "cannot read the task on standard input".into())?;
-    let config: ProxyConfig =
-        serde_json::from_slice(&text).context(|| "the task on standard input is not valid".into())?;
+    let config: ProxyConfig = serde_json::from_slice(&text)
+        .context(|| "the task on standard input is not valid".into())?;
     if config.interfaces.is_empty() || config.interfaces.len() > MAX_INTERFACES {
         let count = config.interfaces.len();
         return refuse(format!("{count} interfaces"), "a proxy serves 1 to 64");
@@ -203,18 +202,14 @@ pub(crate) struct Interception {
 
 impl Inside {
     /// The caller's thread is in the namespace.
-    fn open(
-        interfaces: &[ProxyInterface],
-        warnings: &mut Vec<String>,
-    ) -> Result<Self, StartError> {
+    fn open(interfaces: &[ProxyInterface], warnings: &mut Vec<String>) -> Result<Self, StartError> {
         let links = Links::open().context(|| "cannot watch the container's interfaces".into())?;
         let served: Vec<Target<'_>> = interfaces
             .iter()
             .filter(|i| i.igmp == IgmpMode::Proxy)
             .map(|i| Target { name: &i.name, index: i.index })
             .collect();
-        let interception =
-            if served.is_empty() { None } else { intercept(&served, warnings)? };
+        let interception = if served.is_empty() { None } else { intercept(&served, warnings)? };
         let all_intercepted = interception.is_some() && served.len() == interfaces.len();
         let proc_net = if all_intercepted {
             None

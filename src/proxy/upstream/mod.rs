@@ -109,8 +109,7 @@ impl Pool {
                 let known = earlier.is_some_and(|f| f.reason == reason);
                 let pause =
                     earlier.map_or(FIRST_RETRY, |f| f.pause.saturating_mul(2).min(LAST_RETRY));
-                let failed =
-                    Failed { wanted, reason: reason.clone(), retry: now + pause, pause };
+                let failed = Failed { wanted, reason: reason.clone(), retry: now + pause, pause };
                 self.failed.insert(group, failed);
                 if known { Ok(()) } else { Err(reason) }
             }
@@ -197,7 +196,9 @@ impl Pool {
             Operation::Leave(id) => {
                 match sockopt::leave_group(self.socket(*id)?, self.upstream, group) {
                     // The interface has gone, and the membership with it.
-                    Err(e) if matches!(e.raw_os_error(), Some(libc::ENODEV | libc::EADDRNOTAVAIL)) => {
+                    Err(e)
+                        if matches!(e.raw_os_error(), Some(libc::ENODEV | libc::EADDRNOTAVAIL)) =>
+                    {
                         Ok(())
                     }
                     other => other,

@@ -301,9 +301,9 @@ mod tests {
         (0..32)
             .map(s)
             .filter(|source| {
-                slots.parts(G).any(|f| {
-                    (f.mode == FilterMode::Include) == f.sources.contains(source)
-                })
+                slots
+                    .parts(G)
+                    .any(|f| (f.mode == FilterMode::Include) == f.sources.contains(source))
             })
             .collect()
     }
