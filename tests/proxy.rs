@@ -463,7 +463,9 @@ fn raw_and_packet_senders_get_no_igmp_onto_the_wire() {
     let proxy = container.serve(&container.config());
     assert_eq!(proxy.status().warnings, Vec::<String>::new());
     let socket = container.join(GROUP);
-    wait_joined(&lab, GROUP);
+    wait_until("the switch forwards", PATIENCE, || {
+        lab.forwarded().contains(&GROUP.to_string()).then_some(())
+    });
     let capture = lab.capture_also("udp port 9 or igmp or (vlan and igmp)");
     let leave = [0x17, 0, 0xf8, 0xf8, 239, 5, 1, 1];
     let mut ip = vec![0x46, 0xc0, 0, 32, 0, 0, 0x40, 0, 1, 2, 0, 0, 10, 99, 0, 11, 224, 0, 0, 2];
