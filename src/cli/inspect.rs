@@ -77,13 +77,13 @@ fn text(container: &Container) -> Result<String, std::fmt::Error> {
             writeln!(out, "  route     {route}")?;
         }
         writeln!(out, "  igmp      {} on {}", attachment.igmp.name(), attachment.upstream())?;
-        for rule in &attachment.policy.deny {
+        for rule in &interface.policy.deny {
             writeln!(out, "  deny      {rule}")?;
         }
-        for rule in &attachment.policy.allow {
+        for rule in &interface.policy.allow {
             writeln!(out, "  allow     {rule}")?;
         }
-        let limits = &attachment.policy;
+        let limits = &interface.policy;
         writeln!(out, "  limits    {} groups, {} sources", limits.max_groups, limits.max_sources)?;
         let entries = container.status.iter().flat_map(|s| &s.interfaces);
         for entry in entries.filter(|entry| entry.interface == interface.name) {

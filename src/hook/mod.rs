@@ -4,11 +4,12 @@
 
 mod attach;
 mod cleanup;
+mod proxies;
 mod request;
 
 use std::io;
 
-use crate::attach::SpecError;
+use crate::attach::{AdminError, SpecError};
 use crate::net::apply::ApplyError;
 use crate::net::netlink::NetlinkError;
 use crate::net::plan::PlanError;
@@ -17,6 +18,7 @@ use crate::proxy::SpawnError;
 use crate::state::{StateDirError, Store};
 
 pub use cleanup::{Collected, collect_garbage, detach};
+pub use proxies::{Reloaded, reload};
 
 /// Why a hook failed: one line that names what was wrong.
 #[derive(Debug, thiserror::Error)]
@@ -38,6 +40,9 @@ pub enum HookError {
         /// What is wrong with it.
         source: SpecError,
     },
+    /// What the administrator allows.
+    #[error(transparent)]
+    Admin(#[from] AdminError),
     /// No container process.
     #[error("the state names no process of the container; a createRuntime hook is told its pid")]
     NoPid,

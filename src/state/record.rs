@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::ProcessRef;
-use crate::attach::{Attachment, MacAddr};
+use crate::attach::{Attachment, GroupPolicy, MacAddr};
 use crate::net::netns::NetNsId;
 use crate::oci::ContainerId;
 
@@ -44,9 +44,13 @@ pub struct AttachedInterface {
     pub name: String,
     /// Its index in the container's namespace; 0 before it exists.
     pub index: u32,
+    /// Index of the host interface where the proxy joins; 0 before the interface exists.
+    pub upstream_index: u32,
     /// Its hardware address.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mac: Option<MacAddr>,
     /// What was asked for.
     pub attachment: Attachment,
+    /// The group rules in force: those asked for, within the administrator's.
+    pub policy: GroupPolicy,
 }
