@@ -76,14 +76,16 @@ pub enum DemoError {
     /// The loop.
     #[error("cannot wait for events")]
     Wait(#[source] io::Error),
-    /// A receiver ended without a packet, or heard nothing for too long.
-    #[error("container {container} received nothing within {PATIENCE:?}")]
+    /// A receiver heard nothing for too long.
+    #[error("container {container} received nothing within {patience:?}")]
     Silent {
         /// 1 or 2.
         container: usize,
+        /// How long was waited.
+        patience: Duration,
     },
-    /// A receiver did not end with a result.
-    #[error("container {container} ended without a result")]
+    /// A receiver did not start, or ended without a result.
+    #[error("container {container} did not run to its end")]
     NoResult {
         /// 1 or 2.
         container: usize,
@@ -207,9 +209,9 @@ fn show(screen: &Screen, facility: &Facility) {
     let interval = QUERY_INTERVAL.as_secs();
     screen.line(&format!(
         "
-  sender {}     switch                        container host {}
-  {GROUP}  --->  IGMPv2 querier, every {interval} s  --->  {PARENT} {}
-  {RATE} packets/s        immediate-leave on this port  container 1, container 2
+  sender {}           switch                         container host {}
+  {GROUP}     --->   IGMPv2 querier, every {interval} s  --->  {PARENT} {}
+  {RATE} packets/s           immediate-leave on the port    container 1, container 2
 
 Container 2 joins, container 1 joins after it and leaves {} seconds later.",
         address(1).addr(),

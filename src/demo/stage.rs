@@ -76,10 +76,10 @@ impl Stage {
         let came = self.wait(patience, |stage| {
             stage.receiver(who).is_none_or(|r| r.packets() > 0 || r.has_ended())
         })?;
-        let hears = self.receiver(who).is_some_and(|r| r.packets() > 0);
-        match came && hears {
-            true => Ok(()),
-            false => Err(DemoError::Silent { container: who.number() }),
+        match self.receiver(who) {
+            Some(receiver) if receiver.packets() > 0 => Ok(()),
+            _ if came => Err(DemoError::NoResult { container: who.number() }),
+            _ => Err(DemoError::Silent { container: who.number(), patience }),
         }
     }
 
@@ -184,33 +184,31 @@ impl Stage {
         let time = self.start.elapsed().as_secs_f64();
         let mut line = format!("{time:5.1} s  ");
         for (index, receiver) in self.receivers.iter_mut().enumerate() {
-            let cell = match receiver {
-                None => self.screen.paint(Paint::Dim, &format!("{:<34}", "not started")),
-                Some(receiver) if receiver.has_ended() => {
-                    self.screen.paint(Paint::Dim, &format!("{:<34}", "has left"))
-                }
-                Some(receiver) => {
-                    let recent = receiver.recent();
-                    let silence = receiver.silence().filter(|silence| *silence > SILENT);
-                    match silence {
-                        Some(silence) => {
-                            let text = format!("NOTHING for {:.1} s", silence.as_secs_f64());
-                            self.screen.paint(Paint::Red, &format!("{text:<34}"))
-                        }
-                        None => {
-                            let rate = match recent.time.as_secs_f64() {
-                                0.0 => 0.0,
-                                seconds => recent.packets as f64 / seconds,
-                            };
-                            let text = format!("{rate:.0} packets/s, {} lost", recent.lost);
-                            let paint = if recent.lost > 0 { Paint::Red } else { Paint::Green };
-                            self.screen.paint(paint, &format!("{text:<34}"))
-                        }
-                    }
-                }
+            let (paint, text) = match receiver {
+                None => (Paint::Dim, "not started".to_owned()),
+                Some(receiver) if receiver.has_ended() => (Paint::Dim, "has left".to_owned()),
+                Some(receiver) => latest(receiver),
             };
+            let cell = self.screen.paint(paint, &format!("{text:<26}"));
             line.push_str(&format!("container {}: {cell}", index + 1));
         }
         self.screen.line(line.trim_end());
+    }
+}
+
+/// What a receiver had since the last line.
+fn latest(receiver: &mut Receiver) -> (Paint, String) {
+    let recent = receiver.recent();
+    match receiver.silence() {
+        None => (Paint::Dim, "nothing yet".to_owned()),
+        Some(silence) if silence > SILENT => {
+            (Paint::Red, format!("NOTHING for {:.1} s", silence.as_secs_f64()))
+        }
+        Some(_) => {
+            let seconds = recent.time.as_secs_f64();
+            let rate = if seconds > 0.0 { recent.packets as f64 / seconds } else { 0.0 };
+            let paint = if recent.lost > 0 { Paint::Red } else { Paint::Green };
+            (paint, format!("{rate:.0} packets/s, {} lost", recent.lost))
+        }
     }
 }
