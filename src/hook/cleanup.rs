@@ -1,11 +1,16 @@
 //! Taking attachments back: for a container that has stopped, and for what nobody cleaned up.
 
+use std::time::Duration;
+
 use super::{HookError, proxies};
 use crate::net::apply::delete_interfaces;
 use crate::net::netlink::RouteSocket;
 use crate::net::netns::NetNs;
 use crate::oci::ContainerId;
 use crate::state::{LockedDir, Record, StateDirError, Store};
+
+/// How long the proxy of a container that has ended may take to end by itself.
+const TO_END: Duration = Duration::from_secs(1);
 
 /// Takes back an attachment and removes its directory. What fails does not keep the rest from
 /// being done.
@@ -24,6 +29,12 @@ pub fn detach(dir: LockedDir) -> Result<(), HookError> {
 }
 
 fn take_back(record: &Record) -> Result<(), HookError> {
+    if let Some(proxy) = record.proxy
+        && !record.init.is_alive()
+    {
+        // It goes by itself, after the last reports of the container's kernel.
+        let _ = proxy.ends_within(TO_END);
+    }
     let ended = record.proxy.map_or(Ok(()), proxies::end);
     // With the proxy's sockets gone the namespace goes with the container's last process, and the
     // links with it: only a namespace that lives on needs to be told.

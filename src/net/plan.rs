@@ -192,6 +192,9 @@ fn sysctls(name: &IfName, attachment: &Attachment) -> Vec<Sysctl> {
         // A new namespace inherits the host's; sources would be lost with v2.
         list.push(Sysctl::Require("ipv4/conf/all/force_igmp_version".into(), 0));
         list.push(Sysctl::Require(v4("force_igmp_version"), 0));
+        // Repeated reports only have to reach the proxy, which hears the first; those of a
+        // container that has ended must be over before the proxy goes.
+        list.push(Sysctl::Set(v4("igmpv3_unsolicited_report_interval"), 10));
     }
     if attachment.ip.addresses().iter().any(|net| net.addr().is_ipv6()) {
         list.push(Sysctl::Require(v6("disable_ipv6"), 0));

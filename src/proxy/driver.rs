@@ -32,6 +32,12 @@ const BUFFER: usize = 16 * 1024;
 /// Groups whose age is remembered on interfaces that are only observed.
 const MAX_OBSERVED: usize = 4096;
 
+/// How long the rules outlive the container. Its kernel reports that the groups are left two
+/// to three jiffies after the last process (`igmp_ifc_event` in net/ipv4/igmp.c), and once more
+/// after `igmpv3_unsolicited_report_interval`, which the attachment sets to a hundredth of a second: on the
+/// wire these would cut off the other containers behind an immediate-leave port.
+const LAST_WORDS: Duration = Duration::from_millis(150);
+
 /// What an event is about: the epoll data of its descriptor.
 mod token {
     pub(super) const CONTAINER: u64 = 0;
@@ -55,7 +61,9 @@ pub(crate) struct Driver {
 struct Loop {
     config: ProxyConfig,
     epoll: Epoll,
-    _container: OwnedFd,
+    container: OwnedFd,
+    /// When to go: the container has ended.
+    ends_at: Option<Instant>,
     /// Closing it takes the interception away.
     _rules: Option<NfSocket>,
     packets: Option<Intercepted>,
@@ -120,7 +128,8 @@ impl Driver {
         let loop_ = Loop {
             config,
             epoll,
-            _container: container,
+            container,
+            ends_at: None,
             _rules: rules,
             packets,
             interfaces,
@@ -188,6 +197,9 @@ impl Loop {
     fn run(&mut self, log: &mut Log) -> io::Result<()> {
         loop {
             let now = Instant::now();
+            if self.ends_at.is_some_and(|at| at <= now) {
+                return Ok(());
+            }
             for interface in &mut self.interfaces {
                 interface.handle_timeout(now, &self.limits);
                 interface.pump(now, &self.limits, log);
@@ -200,15 +212,18 @@ impl Loop {
                 Err(e) => return Err(e.into()),
             };
             let events = events.get(..count).unwrap_or(&[]);
-            if events.iter().any(|event| event.data() == token::CONTAINER) {
-                return Ok(());
-            }
             let now = Instant::now();
+            if events.iter().any(|event| event.data() == token::CONTAINER) {
+                // The descriptor stays readable for good.
+                self.epoll.delete(&self.container)?;
+                self.ends_at = Some(now + LAST_WORDS);
+            }
             for event in events {
                 match event.data() {
                     token::PACKETS => self.hear_container(now),
                     token::LINKS => self.hear_links(now),
                     token::LISTENER => self.accept(now),
+                    token::CONTAINER => {}
                     client if client >= token::CLIENT => self.serve(now, client),
                     lan => self.hear_lan(now, (lan - token::LAN) as usize),
                 }
@@ -219,7 +234,9 @@ impl Loop {
     /// How long nothing is to be done; rounded up, so that what is due is due.
     fn timeout(&self) -> EpollTimeout {
         let interfaces = self.interfaces.iter().map(Interface::poll_timeout);
-        let Some(at) = interfaces.chain([self.control.poll_timeout()]).flatten().min() else {
+        let Some(at) =
+            interfaces.chain([self.control.poll_timeout(), self.ends_at]).flatten().min()
+        else {
             return EpollTimeout::NONE;
         };
         let left = at.saturating_duration_since(Instant::now()) + Duration::from_micros(999);
