@@ -170,12 +170,12 @@ fn link_address(index: u32, destination: [u8; 6]) -> io::Result<SockAddr> {
     // the length set is its own.
     let ((), address) = unsafe {
         SockAddr::try_init(|storage, length| {
-            let link = storage.cast::<libc::sockaddr_ll>();
-            (*link).sll_family = libc::AF_PACKET as u16;
-            (*link).sll_protocol = (libc::ETH_P_IP as u16).to_be();
-            (*link).sll_ifindex = index as i32;
-            (*link).sll_halen = 6;
-            (*link).sll_addr[..6].copy_from_slice(&destination);
+            let link = &mut *storage.cast::<libc::sockaddr_ll>();
+            link.sll_family = libc::AF_PACKET as u16;
+            link.sll_protocol = (libc::ETH_P_IP as u16).to_be();
+            link.sll_ifindex = index as i32;
+            link.sll_halen = 6;
+            link.sll_addr[..6].copy_from_slice(&destination);
             *length = size_of::<libc::sockaddr_ll>() as libc::socklen_t;
             Ok(())
         })?
