@@ -1,9 +1,11 @@
 //! What a container asks for: the attachment syntax and what the administrator allows of it.
 
+mod admin;
 mod group_policy;
 mod parse;
 mod types;
 
-pub use group_policy::{GroupPolicy, GroupRule, Verdict};
+pub use admin::{AdminConfig, AdminError};
+pub use group_policy::{GroupPolicy, GroupRule, RuleError, Verdict};
 pub use parse::{MAX_ATTACHMENTS, SpecError, check_together, parse_list, parse_spec};
 pub use types::{Attachment, Driver, IfName, IgmpMode, IpAssignment, MacAddr, MacvlanMode, Route};

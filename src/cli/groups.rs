@@ -1,13 +1,144 @@
 //! `mcrun groups`.
 
+use std::net::Ipv4Addr;
 use std::process::ExitCode;
 
 use clap::Args;
+use serde::Serialize;
+
+use super::containers::{self, Container};
+use super::output::{age, print, print_json, table};
+use crate::igmp::FilterMode;
+use crate::proxy::{GroupEntry, GroupStatus, InterfaceEntry};
+use crate::state::Store;
 
 /// Arguments of `mcrun groups`.
 #[derive(Debug, Args)]
-pub struct GroupsArgs {}
+pub struct GroupsArgs {
+    /// Only this container, by name, id or the beginning of its id.
+    container: Option<String>,
+    /// Print an array of objects instead of a table.
+    #[arg(long)]
+    json: bool,
+}
 
-pub(super) fn run(_args: GroupsArgs) -> anyhow::Result<ExitCode> {
-    anyhow::bail!("not implemented")
+/// The contract of `mcrun groups --json`.
+#[derive(Serialize)]
+struct Row<'a> {
+    container: &'a str,
+    name: &'a str,
+    interface: &'a str,
+    parent: &'a str,
+    group: Ipv4Addr,
+    mode: FilterMode,
+    sources: &'a [Ipv4Addr],
+    version: u8,
+    status: GroupStatus,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<&'a str>,
+    age_s: u64,
+}
+
+pub(super) fn run(args: GroupsArgs) -> anyhow::Result<ExitCode> {
+    let store = Store::from_env();
+    let containers = match &args.container {
+        Some(wanted) => vec![containers::find(&store, wanted)?],
+        None => containers::all(&store)?,
+    };
+    let memberships = memberships(&containers);
+    if args.json {
+        let rows = memberships.map(|(container, interface, entry)| Row {
+            container: container.record.container.as_str(),
+            name: &container.record.name,
+            interface: &interface.interface,
+            parent: &interface.parent,
+            group: entry.group,
+            mode: entry.mode,
+            sources: &entry.sources,
+            version: entry.version,
+            status: entry.status,
+            reason: entry.reason.as_deref(),
+            age_s: entry.age_s,
+        });
+        print_json(&rows.collect::<Vec<_>>())?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let headings = ["NAME", "INTERFACE", "GROUP", "SOURCES", "VERSION", "STATUS", "AGE"];
+    let rows = memberships.map(|(container, interface, entry)| {
+        vec![
+            container.record.name.clone(),
+            format!("{}@{}", interface.interface, interface.parent),
+            entry.group.to_string(),
+            sources(entry),
+            format!("v{}", entry.version),
+            status(entry),
+            age(entry.age_s),
+        ]
+    });
+    let table = table(&headings, rows);
+    print(&(queriers(&containers) + &table))?;
+    for container in containers.iter().filter(|c| c.status.is_none() && c.record.proxy.is_some()) {
+        let state = container.proxy().state;
+        eprintln!(
+            "mcrun: {}: the proxy is {state}, its groups are not known",
+            container.record.name
+        );
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn memberships(
+    containers: &[Container],
+) -> impl Iterator<Item = (&Container, &InterfaceEntry, &GroupEntry)> {
+    let interfaces = containers
+        .iter()
+        .flat_map(|c| c.status.iter().flat_map(move |s| s.interfaces.iter().map(move |i| (c, i))));
+    interfaces.flat_map(|(c, i)| i.groups.iter().map(move |entry| (c, i, entry)))
+}
+
+fn sources(entry: &GroupEntry) -> String {
+    let list = || entry.sources.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
+    match (entry.mode, entry.sources.is_empty()) {
+        (FilterMode::Exclude, true) => "any".into(),
+        (FilterMode::Exclude, false) => format!("any but {}", list()),
+        (FilterMode::Include, _) => list(),
+    }
+}
+
+fn status(entry: &GroupEntry) -> String {
+    let word = match entry.status {
+        GroupStatus::Joined => "joined",
+        GroupStatus::Denied => "denied",
+        GroupStatus::Limited => "limited",
+        GroupStatus::Failed => "failed",
+    };
+    match &entry.reason {
+        Some(reason) => format!("{word} ({reason})"),
+        None => word.into(),
+    }
+}
+
+/// A line for each LAN with the querier that its containers hear.
+fn queriers(containers: &[Container]) -> String {
+    let mut lines: Vec<(&str, String)> = Vec::new();
+    for interface in containers.iter().filter_map(|c| c.status.as_ref()).flat_map(|s| &s.interfaces)
+    {
+        let line = match &interface.querier {
+            Some(q) => format!(
+                "{}: querier {} (IGMPv{}), last query {} ago\n",
+                interface.parent,
+                q.address,
+                q.version,
+                age(q.last_query_s)
+            ),
+            None => format!("{}: no querier heard\n", interface.parent),
+        };
+        // Proxies of one LAN hear the same; the first that has heard anything speaks for all.
+        match lines.iter_mut().find(|(parent, _)| *parent == interface.parent) {
+            Some((_, known)) if known.ends_with("no querier heard\n") => *known = line,
+            Some(_) => {}
+            None => lines.push((&interface.parent, line)),
+        }
+    }
+    lines.into_iter().map(|(_, line)| line).collect()
 }

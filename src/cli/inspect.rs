@@ -1,13 +1,97 @@
 //! `mcrun inspect`.
 
+use std::fmt::Write;
 use std::process::ExitCode;
 
 use clap::Args;
+use serde_json::json;
+
+use super::containers::{self, Container};
+use super::output::{print, print_json};
+use crate::state::Store;
 
 /// Arguments of `mcrun inspect`.
 #[derive(Debug, Args)]
-pub struct InspectArgs {}
+pub struct InspectArgs {
+    /// The container, by name, id or the beginning of its id.
+    container: String,
+    /// Print an object instead of text.
+    #[arg(long)]
+    json: bool,
+}
 
-pub(super) fn run(_args: InspectArgs) -> anyhow::Result<ExitCode> {
-    anyhow::bail!("not implemented")
+pub(super) fn run(args: InspectArgs) -> anyhow::Result<ExitCode> {
+    let container = containers::find(&Store::from_env(), &args.container)?;
+    if args.json {
+        let record = &container.record;
+        print_json(&json!({
+            "container": record.container,
+            "name": record.name,
+            "pid": record.init.pid,
+            "bundle": record.bundle,
+            "attached_at": record.attached_at,
+            "interfaces": container.interfaces(),
+            "attachments": record.interfaces,
+            "proxy": container.proxy(),
+            "status": container.status,
+        }))?;
+    } else {
+        print(&text(&container)?)?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn text(container: &Container) -> Result<String, std::fmt::Error> {
+    let record = &container.record;
+    let proxy = container.proxy();
+    let mut out = String::new();
+    writeln!(out, "container  {}", record.container)?;
+    writeln!(out, "name       {}", record.name)?;
+    writeln!(out, "pid        {}", record.init.pid)?;
+    if let Some(bundle) = &record.bundle {
+        writeln!(out, "bundle     {}", bundle.display())?;
+    }
+    match proxy.pid {
+        Some(pid) => writeln!(out, "proxy      {} (pid {pid})", proxy.state)?,
+        None => writeln!(out, "proxy      {}", proxy.state)?,
+    }
+    for warning in container.status.iter().flat_map(|s| &s.warnings) {
+        writeln!(out, "warning    {warning}")?;
+    }
+    for interface in &record.interfaces {
+        let attachment = &interface.attachment;
+        let (driver, mode) = (attachment.driver.name(), attachment.driver.mode());
+        writeln!(out, "\ninterface  {}", interface.name)?;
+        writeln!(out, "  parent    {}", attachment.parent)?;
+        writeln!(out, "  driver    {driver} {mode}")?;
+        if let Some(mac) = interface.mac {
+            writeln!(out, "  mac       {mac}")?;
+        }
+        for address in attachment.ip.addresses() {
+            writeln!(out, "  address   {address}")?;
+        }
+        for gateway in &attachment.gateways {
+            writeln!(out, "  gateway   {gateway} metric {}", attachment.metric)?;
+        }
+        for route in &attachment.routes {
+            writeln!(out, "  route     {route}")?;
+        }
+        writeln!(out, "  igmp      {} on {}", attachment.igmp.name(), attachment.upstream())?;
+        for rule in &interface.policy.deny {
+            writeln!(out, "  deny      {rule}")?;
+        }
+        for rule in &interface.policy.allow {
+            writeln!(out, "  allow     {rule}")?;
+        }
+        let limits = &interface.policy;
+        writeln!(out, "  limits    {} groups, {} sources", limits.max_groups, limits.max_sources)?;
+        let entries = container.status.iter().flat_map(|s| &s.interfaces);
+        for entry in entries.filter(|entry| entry.interface == interface.name) {
+            writeln!(out, "  groups    {}", entry.groups.len())?;
+            for (counter, value) in &entry.counters {
+                writeln!(out, "  counted   {counter} {value}")?;
+            }
+        }
+    }
+    Ok(out)
 }

@@ -1,11 +1,13 @@
 //! The `mcrun` command line: one clap definition, from which help, man pages and completions come.
 
+mod containers;
 mod demo;
 mod exec;
 mod gc;
 mod groups;
 mod inspect;
 mod kill;
+mod output;
 mod probe;
 mod ps;
 mod rm;

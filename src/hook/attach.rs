@@ -7,7 +7,7 @@ use caps::{CapSet, Capability};
 use super::HookError;
 use super::cleanup::{detach, end_proxy};
 use super::request::Request;
-use crate::attach::IgmpMode;
+use crate::attach::{AdminConfig, AdminError, Attachment, IgmpMode};
 use crate::net::apply::Applying;
 use crate::net::facts::{Facts, link};
 use crate::net::netlink::RouteSocket;
@@ -15,7 +15,7 @@ use crate::net::netns::NetNs;
 use crate::net::plan::{InterfacePlan, plan};
 use crate::oci::ContainerState;
 use crate::proxy::{self, ProxyConfig, ProxyInterface};
-use crate::state::{AttachedInterface, LockedDir, ProcessRef, Record, Store};
+use crate::state::{AttachedInterface, LockedDir, ProcessRef, Record, Store, config_dir};
 
 /// Attaches the container of `state` as it asks.
 pub(super) fn attach(
@@ -25,6 +25,7 @@ pub(super) fn attach(
 ) -> Result<(), HookError> {
     let pid = state.pid.ok_or(HookError::NoPid)?;
     let init = ProcessRef::of(pid).map_err(|_| HookError::Ended(pid))?;
+    let interfaces = interfaces(request.attachments, &AdminConfig::read(&config_dir())?)?;
     check_privileges()?;
     let namespace = NetNs::of_pid(pid)?;
     if namespace.id()? == NetNs::current()?.id()? {
@@ -36,7 +37,11 @@ pub(super) fn attach(
     // A record that cannot be understood is of no use to anybody: it is replaced.
     if let Ok(Some(record)) = dir.read() {
         let same = record.init == init
-            && record.interfaces.iter().map(|i| &i.attachment).eq(&request.attachments);
+            && record
+                .interfaces
+                .iter()
+                .map(|i| &i.attachment)
+                .eq(interfaces.iter().map(|i| &i.attachment));
         if same && is_intact(&record, &mut container) {
             return Ok(());
         }
@@ -52,17 +57,7 @@ pub(super) fn attach(
         netns: namespace.id()?,
         netns_path: request.netns_path,
         attached_at: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs()),
-        interfaces: request
-            .attachments
-            .into_iter()
-            .enumerate()
-            .map(|(position, attachment)| AttachedInterface {
-                name: attachment.interface_name(position).to_string(),
-                index: 0,
-                mac: None,
-                attachment,
-            })
-            .collect(),
+        interfaces,
         proxy: None,
         complete: false,
     };
@@ -70,9 +65,26 @@ pub(super) fn attach(
     if result.is_err() {
         // The reason is more useful than that its traces could not be removed either.
         let _ = dir.remove();
-        store.remove_if_empty();
     }
     result
+}
+
+/// The interfaces as they are meant to be, each checked against the administrator's rules.
+fn interfaces(
+    attachments: Vec<Attachment>,
+    admin: &AdminConfig,
+) -> Result<Vec<AttachedInterface>, AdminError> {
+    let each = attachments.into_iter().enumerate();
+    each.map(|(position, attachment)| {
+        Ok(AttachedInterface {
+            name: attachment.interface_name(position).to_string(),
+            index: 0,
+            mac: None,
+            policy: admin.check(&attachment)?,
+            attachment,
+        })
+    })
+    .collect()
 }
 
 fn carry_out(
@@ -128,7 +140,7 @@ fn start_proxy(record: &Record, plans: &[InterfacePlan]) -> Result<Option<Proces
             upstream: plan.upstream.0.to_string(),
             upstream_index: plan.upstream.1,
             igmp: interface.attachment.igmp,
-            policy: interface.attachment.policy.clone(),
+            policy: interface.policy.clone(),
         })
         .collect();
     if interfaces.is_empty() {

@@ -8,7 +8,7 @@ mod request;
 
 use std::io;
 
-use crate::attach::SpecError;
+use crate::attach::{AdminError, SpecError};
 use crate::net::apply::ApplyError;
 use crate::net::netlink::NetlinkError;
 use crate::net::plan::PlanError;
@@ -38,6 +38,9 @@ pub enum HookError {
         /// What is wrong with it.
         source: SpecError,
     },
+    /// What the administrator allows.
+    #[error(transparent)]
+    Admin(#[from] AdminError),
     /// No container process.
     #[error("the state names no process of the container; a createRuntime hook is told its pid")]
     NoPid,

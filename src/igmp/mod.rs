@@ -3,10 +3,24 @@
 //! Bytes come in, messages, queries to send and wanted upstream filters go out; the time is
 //! an argument. Nothing here knows netlink, nix or a file descriptor.
 
+//!
+//! [`wire`] reads and writes messages, [`group`] is the state of one group (the table of
+//! RFC 9776 §6.4), and [`router`] is the querier of one container interface that puts them
+//! together with the policy, the LAN's querier and the limits.
+
 use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 
 use serde::{Deserialize, Serialize};
+
+mod bucket;
+pub mod group;
+pub mod router;
+mod timing;
+pub mod wire;
+
+pub use router::Router;
+pub use timing::{Timing, TimingError};
 
 /// How the sources of a [`Filter`] are meant (RFC 9776 §3.1).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]

@@ -30,7 +30,7 @@ pub use units::{DEFAULT_PORT, LossLimit, Target, parse_duration, parse_positive_
 
 /// Why a measurement could not be made.
 #[derive(Debug, thiserror::Error)]
-#[error("{what}: {source}")]
+#[error("{what}")]
 pub struct ProbeError {
     what: String,
     source: io::Error,
@@ -40,5 +40,15 @@ impl ProbeError {
     fn new(what: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
         let what = what.into();
         move |source| ProbeError { what, source }
+    }
+}
+
+/// What helps where `error` says that the kernel found no way to the group.
+fn route_hint(error: &io::Error, ifindex: u32) -> &'static str {
+    match error.raw_os_error() {
+        Some(libc::ENODEV | libc::ENETUNREACH) if ifindex == 0 => {
+            " without a route to it: name the interface with --interface"
+        }
+        _ => "",
     }
 }

@@ -7,12 +7,12 @@ use std::time::{Duration, Instant, SystemTime};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use socket2::{Domain, Protocol, Socket, Type};
 
-use super::ProbeError;
 use super::batch::{BATCH, Receiver};
 use super::report::{Ended, GroupReport, IntervalLine, OfGroup, ReceiveResult};
 use super::signals::Signals;
 use super::stats::{Arrival, GroupStats};
 use super::units::{LossLimit, Target};
+use super::{ProbeError, route_hint};
 use crate::net::sockopt;
 
 /// Receive buffer asked for: half a second at 94000 packets/s of MTU size, as the kernel
@@ -294,23 +294,15 @@ fn join(socket: &Socket, target: Target, options: &ReceiveOptions) -> Result<(),
     let Target { group, .. } = target;
     if options.sources.is_empty() {
         return sockopt::join_group(socket, options.ifindex, group).map_err(|error| {
-            let hint = match error.raw_os_error() {
-                Some(libc::ENODEV) if options.ifindex == 0 => {
-                    "; no route leads to it: name the interface with --interface"
-                }
-                _ => "",
-            };
+            let hint = route_hint(&error, options.ifindex);
             ProbeError::new(format!("cannot join {group}{hint}"))(error)
         });
     }
     for &source in &options.sources {
         sockopt::join_source_group(socket, options.ifindex, group, source).map_err(|error| {
             let hint = match error.raw_os_error() {
-                Some(libc::ENOBUFS) => "; net.ipv4.igmp_max_msf limits the sources of a group",
-                Some(libc::ENODEV) if options.ifindex == 0 => {
-                    "; no route leads to it: name the interface with --interface"
-                }
-                _ => "",
+                Some(libc::ENOBUFS) => ": net.ipv4.igmp_max_msf limits the sources of a group",
+                _ => route_hint(&error, options.ifindex),
             };
             ProbeError::new(format!("cannot join {group} from {source}{hint}"))(error)
         })?;

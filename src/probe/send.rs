@@ -11,12 +11,12 @@ use nix::poll::{PollFd, PollFlags, ppoll};
 use nix::sys::time::TimeSpec;
 use socket2::{Domain, Protocol, Socket, Type};
 
-use super::ProbeError;
 use super::batch::{BATCH, Sender};
 use super::report::{Ended, SendReport, SendResult};
 use super::rtp::{HEADER, Header, SENDER_INFO, SenderInfo};
 use super::signals::Signals;
 use super::units::Target;
+use super::{ProbeError, route_hint};
 use crate::net::sockopt;
 
 /// The longest RTP payload of a UDP datagram over IPv4, in bytes.
@@ -79,12 +79,7 @@ pub fn send(options: &SendOptions) -> Result<SendResult, ProbeError> {
             let burst = usize::try_from(due - sent).unwrap_or(BATCH).min(BATCH);
             for stream in &mut streams {
                 stream.send(burst, start).map_err(|error| {
-                    let hint = match error.raw_os_error() {
-                        Some(libc::ENETUNREACH) if options.ifindex == 0 => {
-                            "; no route leads to it: name the interface with --interface"
-                        }
-                        _ => "",
-                    };
+                    let hint = route_hint(&error, options.ifindex);
                     ProbeError::new(format!("cannot send to {}{hint}", stream.target))(error)
                 })?;
             }
@@ -144,8 +139,10 @@ struct Stream {
 
 impl Stream {
     fn open(target: Target, options: &SendOptions) -> Result<Self, ProbeError> {
-        let socket = open_socket(target, options)
-            .map_err(ProbeError::new(format!("cannot open a socket to {target}")))?;
+        let socket = open_socket(target, options).map_err(|error| {
+            let hint = route_hint(&error, options.ifindex);
+            ProbeError::new(format!("cannot send to {target}{hint}"))(error)
+        })?;
         let source = socket.local_addr().ok().and_then(|address| address.as_socket());
         let source = source.unwrap_or(SocketAddr::new([0, 0, 0, 0].into(), 0));
         let size = HEADER + options.size.min(MAX_PAYLOAD);

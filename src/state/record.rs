@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::ProcessRef;
-use crate::attach::{Attachment, MacAddr};
+use crate::attach::{Attachment, GroupPolicy, MacAddr};
 use crate::net::netns::NetNsId;
 use crate::oci::ContainerId;
 
@@ -49,4 +49,6 @@ pub struct AttachedInterface {
     pub mac: Option<MacAddr>,
     /// What was asked for.
     pub attachment: Attachment,
+    /// The group rules in force: those asked for, within the administrator's.
+    pub policy: GroupPolicy,
 }

@@ -123,13 +123,6 @@ impl Store {
         }
     }
 
-    /// Removes the directories that [`Store::lock_or_create`] made above a container's, when
-    /// nothing is in them any more.
-    pub fn remove_if_empty(&self) {
-        // ENOTEMPTY, or somebody else was quicker: both are as wanted.
-        let _ = fs::remove_dir(self.containers());
-    }
-
     fn make_parents(&self) -> Result<(), StateDirError> {
         DirBuilder::new()
             .recursive(true)

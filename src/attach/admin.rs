@@ -1,0 +1,267 @@
+//! The administrator's ceilings: `mcrun.toml` in the configuration directory.
+//!
+//! Attachments come from users, in annotations and variables, and hooks run as root: what users
+//! may ask for is the administrator's to say. Without the file they may ask for anything.
+//!
+//! ```toml
+//! [attach]
+//! parents = ["media0", "video*"]   # LAN interfaces, also as upstream; * stands for any ending
+//! drivers = ["macvlan"]
+//! igmp = ["proxy"]                 # native and off let a container speak IGMP on the LAN itself
+//!
+//! [groups]                         # in force beside the rules of each attachment
+//! allow = ["239.0.0.0/8"]
+//! deny = ["239.255.0.0/16"]
+//! max-groups = 100
+//! max-sources = 20
+//! ```
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use ipnet::Ipv4Net;
+use serde::Deserialize;
+
+use super::{Attachment, GroupPolicy, GroupRule, IgmpMode};
+
+/// What the administrator allows.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AdminConfig {
+    #[serde(default)]
+    attach: AttachRules,
+    #[serde(default)]
+    groups: GroupRules,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct AttachRules {
+    parents: Option<Vec<String>>,
+    drivers: Option<Vec<String>>,
+    igmp: Option<Vec<IgmpMode>>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+struct GroupRules {
+    #[serde(default)]
+    allow: Vec<RuleText>,
+    #[serde(default)]
+    deny: Vec<RuleText>,
+    max_groups: Option<u32>,
+    max_sources: Option<u32>,
+}
+
+/// A rule as the attachment syntax writes it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+struct RuleText(GroupRule);
+
+impl TryFrom<String> for RuleText {
+    type Error = super::RuleError;
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        text.parse().map(RuleText)
+    }
+}
+
+/// Why the administrator's file is refused. A file that is there and cannot be understood stops
+/// every attachment: to go on without it would be to allow what it forbids.
+#[derive(Debug, thiserror::Error)]
+pub enum AdminError {
+    /// The file cannot be read.
+    #[error("cannot read {path}: {source}")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// It is not what it should be.
+    #[error("{path}: {message}")]
+    Syntax {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong, and on which line.
+        message: String,
+    },
+    /// A wish beyond what is allowed.
+    #[error("{0}")]
+    Forbidden(String),
+}
+
+impl AdminConfig {
+    /// Reads `mcrun.toml` of a directory; without one, everything is allowed.
+    ///
+    /// # Errors
+    /// When the file is there and cannot be read or understood.
+    pub fn read(directory: &Path) -> Result<Self, AdminError> {
+        let path = directory.join("mcrun.toml");
+        match fs::read_to_string(&path) {
+            Ok(text) => Self::parse(&text).map_err(|message| AdminError::Syntax { path, message }),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Self::default()),
+            Err(source) => Err(AdminError::Read { path, source }),
+        }
+    }
+
+    /// Parses the text of a file.
+    fn parse(text: &str) -> Result<Self, String> {
+        toml::from_str(text).map_err(|error| {
+            let start = error.span().map_or(0, |span| span.start.min(text.len()));
+            let line = text[..start].matches('\n').count() + 1;
+            format!("line {line}: {}", error.message().replace('\n', " "))
+        })
+    }
+
+    /// Checks an attachment, and gives the group rules that are in force for it: its own and
+    /// the administrator's together.
+    ///
+    /// # Errors
+    /// [`AdminError::Forbidden`], naming the key and what is allowed.
+    pub fn check(&self, attachment: &Attachment) -> Result<GroupPolicy, AdminError> {
+        let forbid = |key: &str, value: &str, allowed: &[String]| {
+            let allowed = if allowed.is_empty() { "none".into() } else { allowed.join(", ") };
+            Err(AdminError::Forbidden(format!(
+                "{key}={value}: the administrator allows {allowed} (mcrun.toml)"
+            )))
+        };
+        if let Some(parents) = &self.attach.parents {
+            for (key, name) in [("parent", &attachment.parent), ("upstream", attachment.upstream())]
+            {
+                if !parents.iter().any(|pattern| matches(pattern, name.as_str())) {
+                    return forbid(key, name.as_str(), parents);
+                }
+            }
+        }
+        if let Some(drivers) = &self.attach.drivers
+            && !drivers.iter().any(|driver| driver == attachment.driver.name())
+        {
+            return forbid("driver", attachment.driver.name(), drivers);
+        }
+        if let Some(modes) = &self.attach.igmp
+            && !modes.contains(&attachment.igmp)
+        {
+            let names: Vec<_> = modes.iter().map(|mode| mode.name().to_owned()).collect();
+            return forbid("igmp", attachment.igmp.name(), &names);
+        }
+        self.restrict(&attachment.policy)
+    }
+
+    fn restrict(&self, own: &GroupPolicy) -> Result<GroupPolicy, AdminError> {
+        let rules = |list: &[RuleText]| list.iter().map(|rule| rule.0).collect::<Vec<_>>();
+        let ceiling = rules(&self.groups.allow);
+        let allow: Vec<_> = match (own.allow.as_slice(), ceiling.as_slice()) {
+            (own, []) => own.to_vec(),
+            ([], ceiling) => ceiling.to_vec(),
+            (own, ceiling) => {
+                let pairs = own.iter().flat_map(|a| ceiling.iter().map(move |b| (a, b)));
+                pairs.filter_map(|(a, b)| intersection(a, b)).collect()
+            }
+        };
+        if let ([rule, ..], []) = (own.allow.as_slice(), allow.as_slice()) {
+            let ceiling: Vec<_> = ceiling.iter().map(ToString::to_string).collect();
+            return Err(AdminError::Forbidden(format!(
+                "allow={rule}: the administrator allows {} (mcrun.toml)",
+                ceiling.join(", ")
+            )));
+        }
+        let mut deny = rules(&self.groups.deny);
+        deny.extend(&own.deny);
+        Ok(GroupPolicy {
+            deny,
+            allow,
+            max_groups: own.max_groups.min(self.groups.max_groups.unwrap_or(u32::MAX)),
+            max_sources: own.max_sources.min(self.groups.max_sources.unwrap_or(u32::MAX)),
+        })
+    }
+}
+
+/// Whether a name is meant by a pattern: the name itself, or its beginning before a `*`.
+fn matches(pattern: &str, name: &str) -> bool {
+    match pattern.strip_suffix('*') {
+        Some(beginning) => name.starts_with(beginning),
+        None => name == pattern,
+    }
+}
+
+/// What both rules are about; of two networks one holds the other, or they share nothing.
+fn intersection(a: &GroupRule, b: &GroupRule) -> Option<GroupRule> {
+    fn both(a: Ipv4Net, b: Ipv4Net) -> Option<Ipv4Net> {
+        if a.contains(&b) { Some(b) } else { b.contains(&a).then_some(a) }
+    }
+    let sources = match (a.sources, b.sources) {
+        (Some(a), Some(b)) => Some(both(a, b)?),
+        (one, other) => one.or(other),
+    };
+    Some(GroupRule { groups: both(a.groups, b.groups)?, sources })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::attach::parse_spec;
+
+    const FILE: &str = r#"
+        [attach]
+        parents = ["media0", "video*"]
+        drivers = ["macvlan"]
+        igmp = ["proxy"]
+        [groups]
+        allow = ["239.0.0.0/8", "232.1.0.0/16@10.0.0.0/8"]
+        deny = ["239.255.0.0/16"]
+        max-groups = 100
+    "#;
+
+    fn check(spec: &str) -> Result<GroupPolicy, String> {
+        let config = AdminConfig::parse(FILE).unwrap();
+        config.check(&parse_spec(spec).unwrap()).map_err(|e| e.to_string())
+    }
+
+    #[test]
+    fn without_a_file_everything_is_allowed() {
+        let config = AdminConfig::read(Path::new("/nonexistent")).unwrap();
+        let attachment = parse_spec("parent=eth0,igmp=off,allow=239.1.1.1").unwrap();
+        assert_eq!(config.check(&attachment).unwrap(), attachment.policy);
+    }
+
+    #[test]
+    fn what_the_administrator_does_not_allow_is_named() {
+        for (spec, expected) in [
+            ("parent=eth0", "parent=eth0: the administrator allows media0, video* (mcrun.toml)"),
+            ("parent=video7,upstream=eth0", "upstream=eth0: the administrator allows"),
+            ("parent=media0,igmp=off", "igmp=off: the administrator allows proxy"),
+            (
+                "parent=media0,allow=238.0.0.0/8",
+                "allow=238.0.0.0/8: the administrator allows 239.0.0.0/8",
+            ),
+        ] {
+            let error = check(spec).unwrap_err();
+            assert!(error.starts_with(expected), "{spec}: {error}");
+        }
+    }
+
+    #[test]
+    fn rules_of_both_are_in_force() {
+        let texts = |rules: &[GroupRule]| rules.iter().map(ToString::to_string).collect::<Vec<_>>();
+        let policy = check("parent=video7,allow=239.1.0.0/16,allow=232.0.0.0/8@10.0.0.5,deny=239.1.1.1,max-groups=500").unwrap();
+        assert_eq!(texts(&policy.allow), ["239.1.0.0/16", "232.1.0.0/16@10.0.0.5"]);
+        assert_eq!(texts(&policy.deny), ["239.255.0.0/16", "239.1.1.1"]);
+        assert_eq!((policy.max_groups, policy.max_sources), (100, 64));
+        let policy = check("parent=media0").unwrap();
+        assert_eq!(texts(&policy.allow), ["239.0.0.0/8", "232.1.0.0/16@10.0.0.0/8"]);
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_understood_stops_everything() {
+        for (text, expected) in [
+            ("[attach]\nparnets = []", "line 2: unknown field `parnets`"),
+            ("[groups]\n\nallow = [\"10.0.0.0/8\"]", "line 3: "),
+            ("[attach", "line 1: "),
+            ("[groups]\nmax-groups = -1", "line 2: "),
+        ] {
+            let error = AdminConfig::parse(text).unwrap_err();
+            assert!(error.starts_with(expected) && !error.contains('\n'), "{text:?}: {error}");
+        }
+    }
+}

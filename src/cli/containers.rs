@@ -1,0 +1,123 @@
+//! The attached containers as people and programs are shown them: records and proxies put together.
+
+use anyhow::bail;
+use serde::Serialize;
+
+use crate::attach::{IgmpMode, MacAddr};
+use crate::proxy::{ProxyState, ProxyStatus, query_all};
+use crate::state::{Record, Store};
+
+/// A container that runs, and what its proxy says.
+#[derive(Debug)]
+pub(super) struct Container {
+    /// What was attached.
+    pub(super) record: Record,
+    /// The proxy's answer; none when it has none, is dead, or does not answer.
+    pub(super) status: Option<ProxyStatus>,
+}
+
+/// All attached containers that run, by name.
+pub(super) fn all(store: &Store) -> anyhow::Result<Vec<Container>> {
+    let mut records = Vec::new();
+    for id in store.list()? {
+        // One that is being attached or removed just now is not there yet, or no more.
+        if let Ok(Some(record)) = store.read(&id)
+            && record.complete
+            && record.init.is_alive()
+        {
+            records.push(record);
+        }
+    }
+    records.sort_by(|a, b| (&a.name, &a.container).cmp(&(&b.name, &b.container)));
+    let dirs: Vec<_> = records.iter().map(|r| store.container_dir(&r.container)).collect();
+    let answers = query_all(&dirs);
+    let pairs = records.into_iter().zip(answers);
+    Ok(pairs.map(|(record, answer)| Container { record, status: answer.ok() }).collect())
+}
+
+/// The container of this name, id, or unique beginning of an id.
+pub(super) fn find(store: &Store, wanted: &str) -> anyhow::Result<Container> {
+    let mut containers = all(store)?;
+    let exact = |c: &Container| c.record.name == wanted || c.record.container.as_str() == wanted;
+    if let Some(position) = containers.iter().position(exact) {
+        return Ok(containers.swap_remove(position));
+    }
+    containers.retain(|c| c.record.container.as_str().starts_with(wanted));
+    match containers.pop() {
+        Some(container) if containers.is_empty() && !wanted.is_empty() => Ok(container),
+        Some(_) => bail!("{wanted:?} begins the ids of several containers: give more of it"),
+        None => bail!("no such container: {wanted} (mcrun ps shows the attached ones)"),
+    }
+}
+
+/// A proxy as `mcrun ps --json` shows it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(super) struct ProxySummary {
+    /// Its process id; absent when there is none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) pid: Option<i32>,
+    /// `running`, `degraded`, `silent` (it does not answer), `dead`, or `off` (none asked for).
+    pub(super) state: &'static str,
+}
+
+/// An interface as `mcrun ps --json` shows it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(super) struct InterfaceSummary {
+    name: String,
+    parent: String,
+    driver: &'static str,
+    mode: &'static str,
+    mac: Option<MacAddr>,
+    addresses: Vec<String>,
+    igmp: IgmpMode,
+}
+
+impl Container {
+    /// Its interfaces, in the order of attachment.
+    pub(super) fn interfaces(&self) -> Vec<InterfaceSummary> {
+        let each = self.record.interfaces.iter();
+        each.map(|interface| InterfaceSummary {
+            name: interface.name.clone(),
+            parent: interface.attachment.parent.to_string(),
+            driver: interface.attachment.driver.name(),
+            mode: interface.attachment.driver.mode(),
+            mac: interface.mac,
+            addresses: interface
+                .attachment
+                .ip
+                .addresses()
+                .iter()
+                .map(ToString::to_string)
+                .collect(),
+            igmp: interface.attachment.igmp,
+        })
+        .collect()
+    }
+
+    /// Its proxy.
+    pub(super) fn proxy(&self) -> ProxySummary {
+        let state = match (&self.status, self.record.proxy) {
+            (Some(status), _) => match status.state {
+                ProxyState::Running => "running",
+                ProxyState::Degraded => "degraded",
+            },
+            (None, Some(proxy)) if proxy.is_alive() => "silent",
+            (None, Some(_)) => "dead",
+            (None, None) => "off",
+        };
+        let pid = self.record.proxy.map(|proxy| proxy.pid).filter(|_| state != "dead");
+        ProxySummary { pid, state }
+    }
+
+    /// Number of groups on all its interfaces.
+    pub(super) fn group_count(&self) -> usize {
+        self.status.iter().flat_map(|s| &s.interfaces).map(|i| i.groups.len()).sum()
+    }
+
+    /// Its id as short as docker shows one.
+    pub(super) fn short_id(&self) -> &str {
+        let id = self.record.container.as_str();
+        let is_hash = id.len() == 64 && id.bytes().all(|b| b.is_ascii_hexdigit());
+        if is_hash { &id[..12] } else { id }
+    }
+}

@@ -1,0 +1,52 @@
+//! A token bucket on a clock from outside.
+
+use std::time::{Duration, Instant};
+
+/// `capacity` tokens at most, one more each `interval`.
+#[derive(Debug, Clone)]
+pub(super) struct TokenBucket {
+    capacity: u32,
+    interval: Duration,
+    /// When the bucket is full again; in the past: it is full.
+    full_at: Instant,
+}
+
+impl TokenBucket {
+    /// A full bucket. A capacity of 0 is taken as 1.
+    pub(super) fn new(capacity: u32, interval: Duration, now: Instant) -> Self {
+        TokenBucket { capacity: capacity.max(1), interval, full_at: now }
+    }
+
+    /// Takes a token, if there is one.
+    pub(super) fn take(&mut self, now: Instant) -> bool {
+        let ready = self.ready_at().is_none_or(|at| at <= now);
+        if ready {
+            self.full_at = self.full_at.max(now) + self.interval;
+        }
+        ready
+    }
+
+    /// When there is a token: `None` for ever since.
+    pub(super) fn ready_at(&self) -> Option<Instant> {
+        self.full_at.checked_sub(self.interval * (self.capacity - 1))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_burst_is_followed_by_one_token_an_interval() {
+        let start = Instant::now();
+        let second = Duration::from_secs(1);
+        let mut bucket = TokenBucket::new(3, second, start);
+        let taken = |bucket: &mut TokenBucket, now| (0..10).filter(|_| bucket.take(now)).count();
+        assert_eq!(taken(&mut bucket, start), 3);
+        assert_eq!(bucket.ready_at(), Some(start + second));
+        assert_eq!(taken(&mut bucket, start + second / 2), 0);
+        assert_eq!(taken(&mut bucket, start + second), 1);
+        assert_eq!(taken(&mut bucket, start + second * 3), 2);
+        assert_eq!(taken(&mut bucket, start + second * 100), 3);
+    }
+}

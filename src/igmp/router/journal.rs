@@ -1,0 +1,123 @@
+//! What a router counts and what it has to say to people.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::net::Ipv4Addr;
+use std::time::{Duration, Instant};
+
+use super::super::bucket::TokenBucket;
+
+/// Stable names of counters, next to those of [`Malformed`](crate::igmp::wire::Malformed).
+pub mod counter {
+    /// Packets from the container.
+    pub const PACKETS: &str = "packets";
+    /// Its v1 reports.
+    pub const REPORTS_V1: &str = "reports_v1";
+    /// Its v2 reports.
+    pub const REPORTS_V2: &str = "reports_v2";
+    /// Its v2 leaves.
+    pub const LEAVES_V2: &str = "leaves_v2";
+    /// Its v3 reports.
+    pub const REPORTS_V3: &str = "reports_v3";
+    /// Queries that the container sent itself; ignored.
+    pub const CONTAINER_QUERIES: &str = "container_queries";
+    /// Messages whose TTL is not 1; dropped.
+    pub const BAD_TTL: &str = "bad_ttl";
+    /// Messages without Router Alert.
+    pub const NO_ROUTER_ALERT: &str = "no_router_alert";
+    /// Records whose group is not multicast; ignored.
+    pub const BAD_RECORD_GROUP: &str = "bad_record_group";
+    /// Sources that no packet can come from; ignored.
+    pub const BAD_SOURCE: &str = "bad_source";
+    /// Records of an unknown type; ignored.
+    pub const UNKNOWN_RECORD_TYPE: &str = "unknown_record_type";
+    /// Joins and leaves of 224.0.0.0/24, which need no proxy.
+    pub const LINK_LOCAL: &str = "link_local";
+    /// Joins from any source in 232.0.0.0/8; ignored.
+    pub const SSM_ANY_SOURCE: &str = "ssm_any_source";
+    /// What the compatibility mode of its group ignores.
+    pub const COMPATIBILITY_MODE: &str = "ignored_in_compatibility_mode";
+    /// Source lists cut to the limit.
+    pub const SOURCES_LIMITED: &str = "sources_limited";
+    /// Joins that were denied.
+    pub const DENIED: &str = "denied";
+    /// Joins beyond the limit of groups.
+    pub const GROUPS_LIMITED: &str = "groups_limited";
+    /// Refused joins beyond those that are remembered.
+    pub const REFUSED_FORGOTTEN: &str = "refused_forgotten";
+    /// Queries heard on the LAN.
+    pub const LAN_QUERIES: &str = "lan_queries";
+    /// Those of them with source 0.0.0.0: proxy queries.
+    pub const LAN_PROXY_QUERIES: &str = "lan_proxy_queries";
+    /// Queries for the container, for LAN queries.
+    pub const QUERIES_RELAYED: &str = "queries_relayed";
+    /// Queries for the container of our own.
+    pub const QUERIES_OWN: &str = "queries_own";
+    /// LAN queries merged into one that was waiting already.
+    pub const QUERIES_MERGED: &str = "queries_merged";
+    /// Queries dropped because nobody took them.
+    pub const QUERIES_DROPPED: &str = "queries_dropped";
+    /// Changes handed upstream.
+    pub const CHANGES: &str = "changes";
+    /// Times that changes had to wait for the rate limit.
+    pub const CHANGES_DELAYED: &str = "changes_delayed";
+}
+
+/// Something the operator should hear of. Rate-limited: the counters are complete, these are
+/// samples.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Notice {
+    /// A join from any source in 232.0.0.0/8 (RFC 4604 §2.2.1).
+    #[error("{0}: join from any source ignored; 232.0.0.0/8 is for joins that name their sources")]
+    SsmAnySource(Ipv4Addr),
+    /// A join was denied by this rule.
+    #[error("{0}: join denied ({1})")]
+    Denied(Ipv4Addr, String),
+    /// A join is waiting for room, by this limit.
+    #[error("{0}: not joined ({1})")]
+    GroupsLimited(Ipv4Addr, String),
+    /// A source list was cut, by this limit.
+    #[error("{0}: sources left out ({1})")]
+    SourcesLimited(Ipv4Addr, String),
+}
+
+/// Notices that are kept for the caller.
+const NOTICES: usize = 16;
+
+/// Counters and notices of one router.
+#[derive(Debug, Clone)]
+pub(super) struct Journal {
+    pub(super) counters: BTreeMap<&'static str, u64>,
+    notices: VecDeque<Notice>,
+    bucket: TokenBucket,
+}
+
+impl Journal {
+    pub(super) fn new(now: Instant) -> Self {
+        Journal {
+            counters: BTreeMap::new(),
+            notices: VecDeque::new(),
+            bucket: TokenBucket::new(NOTICES as u32, Duration::from_secs(10), now),
+        }
+    }
+
+    pub(super) fn count(&mut self, name: &'static str) {
+        self.add(name, 1);
+    }
+
+    pub(super) fn add(&mut self, name: &'static str, n: u64) {
+        if n > 0 {
+            let counter = self.counters.entry(name).or_default();
+            *counter = counter.saturating_add(n);
+        }
+    }
+
+    pub(super) fn notice(&mut self, now: Instant, notice: Notice) {
+        if self.notices.len() < NOTICES && self.bucket.take(now) {
+            self.notices.push_back(notice);
+        }
+    }
+
+    pub(super) fn poll_notice(&mut self) -> Option<Notice> {
+        self.notices.pop_front()
+    }
+}

@@ -1,0 +1,290 @@
+//! The IGMP router of one container interface: its querier, and what is joined for it
+//! upstream (RFC 9776 §6, RFC 4605 §4).
+
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+use std::time::Instant;
+
+mod config;
+mod journal;
+mod querier;
+mod table;
+#[cfg(test)]
+mod tests;
+mod timer;
+
+pub use config::RouterConfig;
+pub use journal::{Notice, counter};
+pub use querier::LanQuerier;
+pub use table::{GroupView, Status};
+
+use self::journal::Journal;
+use self::querier::Querier;
+use self::table::{Said, Table};
+use self::timer::{Timer, TimerTable};
+use super::Filter;
+use super::bucket::TokenBucket;
+use super::wire::{self, Ipv4Packet, Malformed, Message, Query};
+use crate::attach::GroupPolicy;
+
+/// A query for the container.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OutgoingQuery {
+    /// Its destination: 224.0.0.1, or the group.
+    pub destination: Ipv4Addr,
+    /// A whole IPv4 packet with TTL 0, to be looped back by the container's own stack.
+    pub packet: Vec<u8>,
+}
+
+/// The IGMP router of one container interface, without sockets and without a clock.
+///
+/// # Order of calls
+/// After each `handle_*`, [`set_policy`](Self::set_policy) or [`requery`](Self::requery):
+/// 1. [`poll_query`](Self::poll_query) until it gives none: packets to inject.
+/// 2. [`poll_change`](Self::poll_change) until it gives none: what to join upstream.
+/// 3. [`poll_notice`](Self::poll_notice) until it gives none: lines for the log.
+/// 4. [`poll_timeout`](Self::poll_timeout): when to call
+///    [`handle_timeout`](Self::handle_timeout) if nothing else comes before. It is `None` or a
+///    time at which there is something to do; a call before it does no harm.
+///
+/// Time passed in never runs backwards; an earlier time than the last counts as the last.
+///
+/// # What is bounded
+/// Groups: `max_groups` of the policy and `max_refused` of the config. Sources of a group:
+/// `max_sources`, twice that while a replaced list is queried for. Changes: the token bucket of
+/// the config; the newest state of a group waits, never a sequence. Relayed queries: one general
+/// query a second and 32 specific ones; what comes above that is merged.
+#[derive(Debug, Clone)]
+pub struct Router {
+    config: RouterConfig,
+    now: Instant,
+    timers: TimerTable,
+    journal: Journal,
+    table: Table,
+    querier: Querier,
+    changes: TokenBucket,
+}
+
+/// What the parts of a router share.
+struct Context<'a> {
+    now: Instant,
+    config: &'a RouterConfig,
+    timers: &'a mut TimerTable,
+    journal: &'a mut Journal,
+}
+
+impl Router {
+    /// A router that knows of no group. It sends nothing before
+    /// [`handle_link_up`](Self::handle_link_up).
+    pub fn new(config: RouterConfig, policy: GroupPolicy, now: Instant) -> Self {
+        Router {
+            now,
+            timers: TimerTable::default(),
+            journal: Journal::new(now),
+            table: Table::new(policy),
+            querier: Querier::new(now),
+            changes: TokenBucket::new(config.change_burst, config.change_interval, now),
+            config,
+        }
+    }
+
+    /// Takes a whole IPv4 packet that the container sent. Whatever is not a report or a leave
+    /// to be acted on is counted and otherwise ignored.
+    pub fn handle_packet(&mut self, now: Instant, packet: &[u8]) {
+        self.advance(now);
+        self.journal.count(counter::PACKETS);
+        match self.read(packet) {
+            Ok(Some(message)) => self.hear(&message),
+            Ok(None) => {}
+            Err(why) => self.journal.count(why.name()),
+        }
+        self.settle();
+    }
+
+    /// Takes a query heard on the LAN: remembers the querier (a source of 0.0.0.0 is none,
+    /// RFC 4541 §2.1.1), and relays it to the container in v3.
+    ///
+    /// The container's timers are not lowered by it: they are those of another link.
+    pub fn handle_lan_query(&mut self, now: Instant, src: Ipv4Addr, query: &Query) {
+        self.advance(now);
+        let (querier, mut cx) = self.querier_mut();
+        querier.lan_query(&mut cx, src, query);
+        self.settle();
+    }
+
+    /// The container's link came up, now or before this router was there: sends the first
+    /// startup query.
+    pub fn handle_link_up(&mut self, now: Instant) {
+        self.advance(now);
+        let (querier, mut cx) = self.querier_mut();
+        querier.link_up(&mut cx);
+        self.settle();
+    }
+
+    /// Takes what the container's kernel is known to want of a group from elsewhere than a
+    /// report: a netlink notification, `/proc/net/igmp`, `/proc/net/mcfilter`. It replaces what
+    /// was known. The report that follows confirms it; without one it is dropped after the
+    /// group membership interval.
+    pub fn handle_membership(&mut self, now: Instant, group: Ipv4Addr, filter: &Filter) {
+        self.advance(now);
+        let (table, mut cx) = self.table_mut();
+        table.learn(&mut cx, group, filter);
+        self.settle();
+    }
+
+    /// Does what is due.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        self.advance(now);
+        self.settle();
+    }
+
+    /// Asks the container for all memberships, with a response time of half a second: to be
+    /// called when messages were lost. Nothing is forgotten before the group membership
+    /// interval ends. At most one query a second comes of it.
+    pub fn requery(&mut self, now: Instant) {
+        self.advance(now);
+        let (querier, mut cx) = self.querier_mut();
+        querier.requery(&mut cx);
+        self.settle();
+    }
+
+    /// Judges everything anew: what is denied now is given up upstream, what is allowed now
+    /// is wanted. Asks the container, since joins that were not even remembered may be good
+    /// now.
+    pub fn set_policy(&mut self, now: Instant, policy: GroupPolicy) {
+        self.advance(now);
+        let (table, mut cx) = self.table_mut();
+        table.set_policy(&mut cx, policy);
+        self.requery(now);
+    }
+
+    /// When [`handle_timeout`](Self::handle_timeout) is to be called.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        self.timers.next()
+    }
+
+    /// The next query to inject into the container.
+    pub fn poll_query(&mut self) -> Option<OutgoingQuery> {
+        self.querier.poll()
+    }
+
+    /// A group, and what is wanted of it upstream from now on; [`Filter::none`]: leave it.
+    /// Only the newest state of a group is told.
+    pub fn poll_change(&mut self) -> Option<(Ipv4Addr, Filter)> {
+        if !self.table.has_changes() {
+            return None;
+        }
+        if !self.changes.take(self.now) {
+            self.journal.count(counter::CHANGES_DELAYED);
+            self.timers.set_or_stop(Timer::Changes, self.changes.ready_at());
+            return None;
+        }
+        self.journal.count(counter::CHANGES);
+        self.table.poll_change()
+    }
+
+    /// The next thing to tell the operator.
+    pub fn poll_notice(&mut self) -> Option<Notice> {
+        self.journal.poll_notice()
+    }
+
+    /// The groups the container wants, by address, refused ones included; not those of
+    /// 224.0.0.0/24. As of the last event.
+    pub fn groups(&self) -> impl Iterator<Item = GroupView> + '_ {
+        self.table.views(self.now)
+    }
+
+    /// The LAN's querier, if one was heard within the other-querier-present interval.
+    pub fn querier(&self, now: Instant) -> Option<LanQuerier> {
+        self.querier.lan(&self.config, now)
+    }
+
+    /// What happened how often, by stable names: those of [`counter`] and of
+    /// [`Malformed::name`]. What never happened is left out.
+    pub fn counters(&self) -> &BTreeMap<&'static str, u64> {
+        &self.journal.counters
+    }
+
+    /// Time goes on, and what was due by then comes first.
+    fn advance(&mut self, now: Instant) {
+        self.now = self.now.max(now);
+        if self.timers.next().is_none_or(|at| at > self.now) {
+            return;
+        }
+        if self.timers.take_expired(Timer::Groups, self.now) {
+            let (table, mut cx) = self.table_mut();
+            table.handle_timeout(&mut cx);
+        }
+        let (querier, mut cx) = self.querier_mut();
+        querier.handle_timeout(&mut cx);
+        // The token that was waited for is there: the caller polls.
+        self.timers.take_expired(Timer::Changes, self.now);
+        self.settle();
+    }
+
+    /// After an event: queries of groups go out, and the timer of the groups is set.
+    fn settle(&mut self) {
+        for (group, query) in self.table.take_queries() {
+            let (querier, mut cx) = self.querier_mut();
+            querier.specific(&mut cx, group, query);
+        }
+        self.timers.set_or_stop(Timer::Groups, self.table.poll_timeout());
+        if !self.table.has_changes() {
+            self.timers.stop(Timer::Changes);
+        }
+    }
+
+    /// Checks that a packet of the container is a message to be acted on (RFC 9776 §9).
+    fn read(&mut self, packet: &[u8]) -> Result<Option<Message>, Malformed> {
+        let packet = Ipv4Packet::parse(packet)?;
+        let message = wire::parse(packet.igmp()?)?;
+        let kind = match &message {
+            Message::Query(_) => counter::CONTAINER_QUERIES,
+            Message::ReportV1 { .. } => counter::REPORTS_V1,
+            Message::ReportV2 { .. } => counter::REPORTS_V2,
+            Message::LeaveV2 { .. } => counter::LEAVES_V2,
+            Message::ReportV3(_) => counter::REPORTS_V3,
+        };
+        self.journal.count(kind);
+        if let Message::Query(_) = message {
+            return Ok(None);
+        }
+        if packet.ttl() != 1 {
+            self.journal.count(counter::BAD_TTL);
+            return Ok(None);
+        }
+        if !packet.router_alert() {
+            self.journal.count(counter::NO_ROUTER_ALERT);
+            if self.config.strict_router_alert {
+                return Ok(None);
+            }
+        }
+        Ok(Some(message))
+    }
+
+    fn hear(&mut self, message: &Message) {
+        let (table, mut cx) = self.table_mut();
+        match message {
+            Message::Query(_) => {}
+            Message::ReportV1 { group } => table.hear(&mut cx, *group, Said::ReportV1),
+            Message::ReportV2 { group } => table.hear(&mut cx, *group, Said::ReportV2),
+            Message::LeaveV2 { group } => table.hear(&mut cx, *group, Said::LeaveV2),
+            Message::ReportV3(records) => {
+                for record in records {
+                    let said = Said::Record(record.kind, &record.sources);
+                    table.hear(&mut cx, record.group, said);
+                }
+            }
+        }
+    }
+
+    fn table_mut(&mut self) -> (&mut Table, Context<'_>) {
+        let Router { config, now, timers, journal, table, .. } = self;
+        (table, Context { now: *now, config, timers, journal })
+    }
+
+    fn querier_mut(&mut self) -> (&mut Querier, Context<'_>) {
+        let Router { config, now, timers, journal, querier, .. } = self;
+        (querier, Context { now: *now, config, timers, journal })
+    }
+}

@@ -1,0 +1,502 @@
+//! The groups of one container: their state, what the policy and the limits make of it, and
+//! what upstream was told.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
+use std::ops::Bound;
+use std::time::Instant;
+
+use super::Context;
+use super::journal::{Notice, counter};
+use crate::attach::GroupPolicy;
+use crate::igmp::group::{GroupConfig, GroupState, SpecificQuery};
+use crate::igmp::wire::{RecordType, Version};
+use crate::igmp::{Filter, FilterMode};
+
+/// What a message says of a group.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Said<'a> {
+    ReportV1,
+    ReportV2,
+    LeaveV2,
+    Record(RecordType, &'a [Ipv4Addr]),
+}
+
+/// What became of a container's wish for a group.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Status {
+    /// Wanted upstream.
+    Allowed,
+    /// Kept off the LAN by this rule, such as `deny=239.1.0.0/16`.
+    Denied(String),
+    /// Beyond this limit, such as `max-groups=256`: not wanted upstream, or, by `max-sources`,
+    /// wanted with a part of the sources.
+    Limited(String),
+}
+
+/// One group as people are shown it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GroupView {
+    /// The group.
+    pub group: Ipv4Addr,
+    /// What the container wants.
+    pub wanted: Filter,
+    /// What is wanted upstream for it: [`Filter::none`] while it is refused.
+    pub upstream: Filter,
+    /// The version the container uses for it (RFC 9776 §7.3.2).
+    pub version: Version,
+    /// When the container joined.
+    pub since: Instant,
+    /// What became of the wish.
+    pub status: Status,
+}
+
+#[derive(Debug, Clone)]
+struct Entry {
+    state: GroupState<Ipv4Addr>,
+    /// Ends of the older-host-present timers (RFC 9776 §7.3.2).
+    v1_until: Option<Instant>,
+    v2_until: Option<Instant>,
+    since: Instant,
+    standing: Standing,
+    /// What the policy leaves of the wish; [`Filter::none`] while denied.
+    judged: Filter,
+    /// Sources were left out because of the limit.
+    cut: bool,
+    /// Under which it is in the index of deadlines.
+    deadline: Option<Instant>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Standing {
+    /// Not yet in the table.
+    New,
+    Admitted,
+    /// For room.
+    Waiting,
+    Denied(String),
+}
+
+impl Entry {
+    fn new(now: Instant) -> Self {
+        Entry {
+            state: GroupState::new(),
+            v1_until: None,
+            v2_until: None,
+            since: now,
+            standing: Standing::New,
+            judged: Filter::none(),
+            cut: false,
+            deadline: None,
+        }
+    }
+
+    fn version(&self, now: Instant) -> Version {
+        let running = |until: Option<Instant>| until.is_some_and(|until| until > now);
+        if running(self.v1_until) {
+            Version::V1
+        } else if running(self.v2_until) {
+            Version::V2
+        } else {
+            Version::V3
+        }
+    }
+}
+
+/// All groups of one container.
+#[derive(Debug, Clone)]
+pub(super) struct Table {
+    policy: GroupPolicy,
+    entries: BTreeMap<Ipv4Addr, Entry>,
+    /// Entries that are [`Standing::Admitted`].
+    admitted: usize,
+    /// Entries that are [`Standing::Waiting`], oldest first.
+    waiting: BTreeSet<(Instant, Ipv4Addr)>,
+    /// The first timer of each entry.
+    deadlines: BTreeSet<(Instant, Ipv4Addr)>,
+    /// What upstream was told last, without those it was told to leave.
+    told: BTreeMap<Ipv4Addr, Filter>,
+    /// Groups where that is not what is wanted now.
+    dirty: BTreeSet<Ipv4Addr>,
+    /// The group told last: the next one is behind it, so that none starves.
+    cursor: Ipv4Addr,
+    /// Last-member queries to be sent.
+    queries: Vec<(Ipv4Addr, SpecificQuery<Ipv4Addr>)>,
+}
+
+impl Table {
+    pub(super) fn new(policy: GroupPolicy) -> Self {
+        Table {
+            policy,
+            entries: BTreeMap::new(),
+            admitted: 0,
+            waiting: BTreeSet::new(),
+            deadlines: BTreeSet::new(),
+            told: BTreeMap::new(),
+            dirty: BTreeSet::new(),
+            cursor: Ipv4Addr::UNSPECIFIED,
+            queries: Vec::new(),
+        }
+    }
+
+    /// Takes what one message, or one record of it, says of `group`.
+    pub(super) fn hear(&mut self, cx: &mut Context<'_>, group: Ipv4Addr, said: Said<'_>) {
+        if !self.concerns_us(cx, group, &said) {
+            return;
+        }
+        let now = cx.now;
+        let known = self.entries.get(&group);
+        let is_known = known.is_some();
+        let version = known.map_or(Version::V3, |entry| entry.version(now));
+        let Some((kind, list)) = translate(version, said) else {
+            cx.journal.count(counter::COMPATIBILITY_MODE);
+            return;
+        };
+        if !is_known && !joins(kind, list) {
+            return;
+        }
+        let mut entry = self.take(now, group);
+        let until = now + cx.config.timing.older_host_present_interval();
+        match said {
+            Said::ReportV1 => entry.v1_until = Some(until),
+            Said::ReportV2 => entry.v2_until = Some(until),
+            Said::LeaveV2 | Said::Record(..) => {}
+        }
+        let sources = self.admissible(cx, group, &mut entry, kind, list);
+        entry.state.apply(now, &group_config(cx), kind, &sources);
+        self.put(cx, group, entry);
+    }
+
+    /// Takes what is known of the container's own state from elsewhere than its reports.
+    pub(super) fn learn(&mut self, cx: &mut Context<'_>, group: Ipv4Addr, filter: &Filter) {
+        let (kind, sources) = match filter.mode {
+            FilterMode::Include => (RecordType::ToIn, &filter.sources),
+            FilterMode::Exclude => (RecordType::ToEx, &filter.sources),
+        };
+        let list: Vec<Ipv4Addr> = sources.iter().copied().collect();
+        if !self.concerns_us(cx, group, &Said::Record(kind, &list)) {
+            return;
+        }
+        if filter.is_none() && !self.entries.contains_key(&group) {
+            return;
+        }
+        let mut entry = self.take(cx.now, group);
+        let sources = self.admissible(cx, group, &mut entry, kind, &list);
+        entry.state.replace(cx.now, &group_config(cx), &Filter { mode: filter.mode, sources });
+        self.put(cx, group, entry);
+    }
+
+    /// Lets the timers of groups end.
+    pub(super) fn handle_timeout(&mut self, cx: &mut Context<'_>) {
+        while let Some(&(at, group)) = self.deadlines.first()
+            && at <= cx.now
+        {
+            self.deadlines.pop_first();
+            if let Some(mut entry) = self.entries.remove(&group) {
+                entry.deadline = None;
+                entry.state.handle_timeout(cx.now, &group_config(cx));
+                self.put(cx, group, entry);
+            }
+        }
+    }
+
+    /// Judges everything anew. Of what is allowed, groups that were joined go first, then the
+    /// oldest.
+    pub(super) fn set_policy(&mut self, cx: &mut Context<'_>, policy: GroupPolicy) {
+        self.policy = policy;
+        let mut order: Vec<_> = self
+            .entries
+            .iter()
+            .map(|(group, e)| (e.standing != Standing::Admitted, e.since, *group))
+            .collect();
+        order.sort_unstable();
+        self.admitted = 0;
+        self.waiting.clear();
+        for (_, since, group) in order {
+            if let Some(mut entry) = self.entries.remove(&group) {
+                // As one that has waited, with nothing else there yet.
+                entry.standing = Standing::Waiting;
+                self.waiting.insert((since, group));
+                self.put(cx, group, entry);
+            }
+        }
+    }
+
+    /// The first timer of any group.
+    pub(super) fn poll_timeout(&self) -> Option<Instant> {
+        self.deadlines.first().map(|(at, _)| *at)
+    }
+
+    pub(super) fn take_queries(&mut self) -> Vec<(Ipv4Addr, SpecificQuery<Ipv4Addr>)> {
+        std::mem::take(&mut self.queries)
+    }
+
+    /// Whether upstream has something to be told.
+    pub(super) fn has_changes(&self) -> bool {
+        !self.dirty.is_empty()
+    }
+
+    /// The next thing to tell upstream.
+    pub(super) fn poll_change(&mut self) -> Option<(Ipv4Addr, Filter)> {
+        let behind = (Bound::Excluded(self.cursor), Bound::Unbounded);
+        let group = self.dirty.range(behind).next().or_else(|| self.dirty.first()).copied()?;
+        self.dirty.remove(&group);
+        self.cursor = group;
+        let filter = self.upstream(group);
+        if filter.is_none() {
+            self.told.remove(&group);
+        } else {
+            self.told.insert(group, filter.clone());
+        }
+        Some((group, filter))
+    }
+
+    pub(super) fn views(&self, now: Instant) -> impl Iterator<Item = GroupView> + '_ {
+        self.entries.iter().map(move |(group, entry)| GroupView {
+            group: *group,
+            wanted: entry.state.filter(),
+            upstream: self.upstream(*group),
+            version: entry.version(now),
+            since: entry.since,
+            status: match &entry.standing {
+                Standing::Denied(rule) => Status::Denied(rule.clone()),
+                Standing::Waiting | Standing::New => Status::Limited(self.groups_limit()),
+                Standing::Admitted if entry.cut => Status::Limited(self.sources_limit()),
+                Standing::Admitted => Status::Allowed,
+            },
+        })
+    }
+
+    /// Whether the message is about a group of the table at all.
+    fn concerns_us(&self, cx: &mut Context<'_>, group: Ipv4Addr, said: &Said<'_>) -> bool {
+        if let Said::Record(RecordType::Unknown(_), _) = said {
+            cx.journal.count(counter::UNKNOWN_RECORD_TYPE);
+            return false;
+        }
+        if !group.is_multicast() {
+            cx.journal.count(counter::BAD_RECORD_GROUP);
+            return false;
+        }
+        if group.octets()[..3] == [224, 0, 0] {
+            cx.journal.count(counter::LINK_LOCAL);
+            return false;
+        }
+        // RFC 4604 §2.2.1. Where the policy turns a join from any source into named ones, the
+        // join is as good as source-specific.
+        let any_source = !matches!(
+            said,
+            Said::Record(
+                RecordType::IsIn | RecordType::ToIn | RecordType::Allow | RecordType::Block,
+                _
+            )
+        );
+        if is_ssm(group) && any_source && !self.policy.names_sources(group) {
+            cx.journal.count(counter::SSM_ANY_SOURCE);
+            cx.journal.notice(cx.now, Notice::SsmAnySource(group));
+            return false;
+        }
+        true
+    }
+
+    /// The sources of a record that its group has room for: those it has already first.
+    ///
+    /// A record that adds to the list may fill it up to the limit. One that replaces it may be
+    /// as long as the limit, next to sources still being queried for.
+    fn admissible(
+        &self,
+        cx: &mut Context<'_>,
+        group: Ipv4Addr,
+        entry: &mut Entry,
+        kind: RecordType,
+        list: &[Ipv4Addr],
+    ) -> BTreeSet<Ipv4Addr> {
+        let max = usize::try_from(self.policy.max_sources).unwrap_or(usize::MAX);
+        let unicast: BTreeSet<Ipv4Addr> = list.iter().copied().filter(|s| is_unicast(*s)).collect();
+        let bad = list.iter().filter(|s| !is_unicast(**s)).count();
+        cx.journal.add(counter::BAD_SOURCE, bad as u64);
+
+        let (mut kept, fresh): (BTreeSet<_>, BTreeSet<_>) =
+            unicast.into_iter().partition(|s| entry.state.knows(s));
+        let adds = matches!(kind, RecordType::IsIn | RecordType::Allow | RecordType::Block);
+        let count = entry.state.source_count();
+        let room = if adds {
+            max.saturating_sub(count)
+        } else {
+            max.saturating_sub(kept.len()).min(max.saturating_mul(2).saturating_sub(count))
+        };
+        let cut = fresh.len() > room;
+        kept.extend(fresh.into_iter().take(room));
+        if cut {
+            cx.journal.count(counter::SOURCES_LIMITED);
+            cx.journal.notice(cx.now, Notice::SourcesLimited(group, self.sources_limit()));
+        }
+        // BLOCK and ALLOW tell a difference, all others the whole list.
+        let whole = !matches!(kind, RecordType::Allow | RecordType::Block);
+        entry.cut = cut || entry.cut && !whole;
+        kept
+    }
+
+    /// Takes the entry of a group out of the table, to be changed and [`put`](Self::put) back.
+    fn take(&mut self, now: Instant, group: Ipv4Addr) -> Entry {
+        self.entries.remove(&group).unwrap_or_else(|| Entry::new(now))
+    }
+
+    /// Stores an entry whose state has changed, and all that follows from it.
+    fn put(&mut self, cx: &mut Context<'_>, group: Ipv4Addr, mut entry: Entry) {
+        while let Some(query) = entry.state.poll_query() {
+            self.queries.push((group, query));
+        }
+        if let Some(at) = entry.deadline.take() {
+            self.deadlines.remove(&(at, group));
+        }
+        let before = std::mem::replace(&mut entry.standing, Standing::New);
+        self.leave_standing(group, entry.since, &before);
+        if entry.state.is_empty() {
+            self.mark(group);
+            self.admit_waiting();
+            return;
+        }
+        (entry.standing, entry.judged) = match self.judge(group, &entry.state.filter()) {
+            Err(rule) => (Standing::Denied(rule), Filter::none()),
+            Ok(filter) if self.has_room() => (Standing::Admitted, filter),
+            Ok(filter) => (Standing::Waiting, filter),
+        };
+        if before == Standing::New && entry.standing != Standing::Admitted {
+            self.tell_refused(cx, group, &entry.standing);
+            if self.entries.len() - self.admitted >= cx.config.max_refused {
+                cx.journal.count(counter::REFUSED_FORGOTTEN);
+                return;
+            }
+        }
+        match entry.standing {
+            Standing::Admitted => self.admitted += 1,
+            Standing::Waiting => _ = self.waiting.insert((entry.since, group)),
+            Standing::Denied(_) | Standing::New => {}
+        }
+        let max = usize::try_from(self.policy.max_sources).unwrap_or(usize::MAX);
+        if entry.judged.sources.len() > max {
+            entry.judged.sources = entry.judged.sources.iter().copied().take(max).collect();
+            entry.cut = true;
+        }
+        entry.deadline = entry.state.poll_timeout();
+        self.deadlines.extend(entry.deadline.map(|at| (at, group)));
+        self.entries.insert(group, entry);
+        self.mark(group);
+        self.admit_waiting();
+    }
+
+    /// What the policy leaves of a wish; never a join from any source in the SSM range.
+    fn judge(&self, group: Ipv4Addr, wish: &Filter) -> Result<Filter, String> {
+        let filter = self.policy.apply(group, wish)?;
+        if is_ssm(group) && filter.mode == FilterMode::Exclude {
+            return Err("232.0.0.0/8 is for joins that name their sources".into());
+        }
+        Ok(filter)
+    }
+
+    fn tell_refused(&self, cx: &mut Context<'_>, group: Ipv4Addr, standing: &Standing) {
+        let (name, notice) = match standing {
+            Standing::Admitted | Standing::New => return,
+            Standing::Denied(rule) => (counter::DENIED, Notice::Denied(group, rule.clone())),
+            Standing::Waiting => {
+                (counter::GROUPS_LIMITED, Notice::GroupsLimited(group, self.groups_limit()))
+            }
+        };
+        cx.journal.count(name);
+        cx.journal.notice(cx.now, notice);
+    }
+
+    fn has_room(&self) -> bool {
+        self.admitted < usize::try_from(self.policy.max_groups).unwrap_or(usize::MAX)
+    }
+
+    fn leave_standing(&mut self, group: Ipv4Addr, since: Instant, standing: &Standing) {
+        match standing {
+            Standing::Admitted => self.admitted -= 1,
+            Standing::Waiting => _ = self.waiting.remove(&(since, group)),
+            Standing::Denied(_) | Standing::New => {}
+        }
+    }
+
+    /// Room has come: the oldest of those that wait for it get it.
+    fn admit_waiting(&mut self) {
+        while self.has_room()
+            && let Some((_, group)) = self.waiting.pop_first()
+        {
+            if let Some(entry) = self.entries.get_mut(&group) {
+                entry.standing = Standing::Admitted;
+                self.admitted += 1;
+                self.mark(group);
+            }
+        }
+    }
+
+    /// What is wanted upstream for a group.
+    fn upstream(&self, group: Ipv4Addr) -> Filter {
+        match self.entries.get(&group) {
+            Some(entry) if entry.standing == Standing::Admitted => entry.judged.clone(),
+            _ => Filter::none(),
+        }
+    }
+
+    /// Notes whether upstream knows less or more than it should. What changed forth and back
+    /// in the meantime is no change.
+    fn mark(&mut self, group: Ipv4Addr) {
+        let wanted = self.upstream(group);
+        let same = match self.told.get(&group) {
+            Some(told) => *told == wanted,
+            None => wanted.is_none(),
+        };
+        if same {
+            self.dirty.remove(&group);
+        } else {
+            self.dirty.insert(group);
+        }
+    }
+
+    fn groups_limit(&self) -> String {
+        format!("max-groups={}", self.policy.max_groups)
+    }
+
+    fn sources_limit(&self) -> String {
+        format!("max-sources={}", self.policy.max_sources)
+    }
+}
+
+fn group_config(cx: &Context<'_>) -> GroupConfig {
+    GroupConfig { timing: cx.config.timing, fast_leave: cx.config.fast_leave }
+}
+
+/// Older messages as records, and what the compatibility mode of the group ignores as `None`
+/// (RFC 9776 §7.3.2).
+fn translate(version: Version, said: Said<'_>) -> Option<(RecordType, &[Ipv4Addr])> {
+    let (kind, list) = match said {
+        Said::ReportV1 | Said::ReportV2 => return Some((RecordType::IsEx, &[])),
+        Said::LeaveV2 => (RecordType::ToIn, &[][..]),
+        Said::Record(kind, list) => (kind, list),
+    };
+    match (version, kind) {
+        (Version::V1, RecordType::ToIn) => None,
+        (Version::V1 | Version::V2, RecordType::Block) => None,
+        (Version::V1 | Version::V2, RecordType::ToEx) => Some((kind, &[])),
+        _ => Some((kind, list)),
+    }
+}
+
+/// Whether a record makes a member of a group that has none.
+fn joins(kind: RecordType, list: &[Ipv4Addr]) -> bool {
+    match kind {
+        RecordType::IsEx | RecordType::ToEx => true,
+        RecordType::IsIn | RecordType::ToIn | RecordType::Allow => !list.is_empty(),
+        RecordType::Block | RecordType::Unknown(_) => false,
+    }
+}
+
+/// 232.0.0.0/8 (RFC 4607 §1).
+fn is_ssm(group: Ipv4Addr) -> bool {
+    group.octets()[0] == 232
+}
+
+fn is_unicast(source: Ipv4Addr) -> bool {
+    !(source.is_unspecified() || source.is_multicast() || source.is_broadcast())
+}

@@ -1,0 +1,112 @@
+//! Bytes to [`Message`].
+
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+use zerocopy::FromBytes;
+
+use super::format::{Address, QueryV3, RecordHeader, ReportV3, ShortMessage};
+use super::ipv4::checksum;
+use super::{
+    Malformed, Message, Query, Record, RecordType, TYPE_LEAVE_V2, TYPE_QUERY, TYPE_REPORT_V1,
+    TYPE_REPORT_V2, TYPE_REPORT_V3, Version, code,
+};
+
+/// A v1 query says nothing of it, and means this (RFC 9776 §7.2.1, RFC 2236 §4).
+const V1_MAX_RESP: Duration = Duration::from_secs(10);
+
+/// Parses an IGMP message: the whole payload of an IP packet.
+///
+/// The checksum covers all of it; bytes behind the last field are otherwise ignored
+/// (RFC 9776 §4.1.11, §4.2.11). Every count is compared with the bytes that are there before
+/// anything is allocated.
+///
+/// # Errors
+/// The first check that failed. A message is taken whole or not at all.
+pub fn parse(payload: &[u8]) -> Result<Message, Malformed> {
+    let (message, rest) = ShortMessage::ref_from_prefix(payload).map_err(|_| Malformed::Short)?;
+    if checksum(payload) != 0 {
+        return Err(Malformed::Checksum);
+    }
+    match message.kind {
+        TYPE_QUERY => query(message, rest).map(Message::Query),
+        TYPE_REPORT_V1 => Ok(Message::ReportV1 { group: multicast(message.group)? }),
+        TYPE_REPORT_V2 => Ok(Message::ReportV2 { group: multicast(message.group)? }),
+        TYPE_LEAVE_V2 => Ok(Message::LeaveV2 { group: multicast(message.group)? }),
+        TYPE_REPORT_V3 => report(payload).map(Message::ReportV3),
+        _ => Err(Malformed::UnknownType),
+    }
+}
+
+/// The version is told by length and code (RFC 9776 §7.1).
+fn query(message: &ShortMessage, rest: &[u8]) -> Result<Query, Malformed> {
+    let tenths = |n: u32| Duration::from_millis(u64::from(n) * 100);
+    let old = |version, group, max_resp| Query {
+        version,
+        group,
+        max_resp,
+        suppress: false,
+        qrv: 0,
+        qqi: Duration::ZERO,
+        sources: Vec::new(),
+    };
+    if rest.is_empty() {
+        return if message.code == 0 {
+            // The group field is to be ignored (RFC 1112 Appendix I).
+            Ok(old(Version::V1, None, V1_MAX_RESP))
+        } else {
+            Ok(old(Version::V2, queried(message.group)?, tenths(message.code.into())))
+        };
+    }
+    let (v3, rest) = QueryV3::ref_from_prefix(rest).map_err(|_| Malformed::QueryLength)?;
+    let (sources, _) = addresses(rest, v3.sources.get())?;
+    let group = queried(message.group)?;
+    if group.is_none() && !sources.is_empty() {
+        return Err(Malformed::SourcesWithoutGroup);
+    }
+    Ok(Query {
+        version: Version::V3,
+        group,
+        max_resp: tenths(code::decode(message.code)),
+        suppress: v3.flags & 0x08 != 0,
+        qrv: v3.flags & 0x07,
+        qqi: Duration::from_secs(code::decode(v3.qqic).into()),
+        sources,
+    })
+}
+
+fn report(payload: &[u8]) -> Result<Vec<Record>, Malformed> {
+    let (header, mut rest) = ReportV3::ref_from_prefix(payload).map_err(|_| Malformed::Short)?;
+    let count = usize::from(header.records.get());
+    if count > rest.len() / size_of::<RecordHeader>() {
+        return Err(Malformed::RecordCount);
+    }
+    let mut records = Vec::with_capacity(count);
+    for _ in 0..count {
+        let (header, behind) =
+            RecordHeader::ref_from_prefix(rest).map_err(|_| Malformed::RecordCount)?;
+        let (sources, behind) = addresses(behind, header.sources.get())?;
+        // In words of four bytes (RFC 9776 §4.2.6).
+        let aux = usize::from(header.aux_words) * 4;
+        rest = behind.get(aux..).ok_or(Malformed::AuxData)?;
+        let kind = RecordType::from(header.kind);
+        records.push(Record { kind, group: header.group.into(), sources });
+    }
+    Ok(records)
+}
+
+/// The first `count` addresses, and what is behind them.
+fn addresses(bytes: &[u8], count: u16) -> Result<(Vec<Ipv4Addr>, &[u8]), Malformed> {
+    let (list, rest) = <[Address]>::ref_from_prefix_with_elems(bytes, count.into())
+        .map_err(|_| Malformed::SourceCount)?;
+    Ok((list.iter().map(|&a| a.into()).collect(), rest))
+}
+
+fn queried(group: Address) -> Result<Option<Ipv4Addr>, Malformed> {
+    if Ipv4Addr::from(group).is_unspecified() { Ok(None) } else { multicast(group).map(Some) }
+}
+
+fn multicast(group: Address) -> Result<Ipv4Addr, Malformed> {
+    let group = Ipv4Addr::from(group);
+    if group.is_multicast() { Ok(group) } else { Err(Malformed::BadGroup) }
+}
