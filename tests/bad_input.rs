@@ -122,7 +122,6 @@ const WRONG: &[(&str, &[&str])] = &[
     ("parent=lan0,bclim=-2", &["bclim=-2"]),
     // The host.
     ("parent=nowhere", &["nowhere"]),
-    ("parent=lan1", &["lan1", "lan0"]),
     ("parent=down0", &["down0", "down"]),
     ("parent=lo", &["lo", "loopback"]),
     ("parent=ported0", &["ported0", "bridge"]),
@@ -141,6 +140,11 @@ fn each_wrong_attachment_is_refused_by_the_hook() {
     for (attachment, words) in WRONG {
         stage.refused(attachment, words);
     }
+}
+
+#[test]
+fn a_mistyped_parent_is_answered_with_the_nearest_interface() {
+    Stage::new().refused("parent=lan1", &["lan1", "did you mean lan0?"]);
 }
 
 #[test]
