@@ -4,10 +4,23 @@ use std::process::ExitCode;
 
 use clap::Args;
 
+use crate::engine;
+
 /// Arguments of `mcrun kill`.
 #[derive(Debug, Args)]
-pub struct KillArgs {}
+pub struct KillArgs {
+    /// Signal, by name or number.
+    #[arg(short, long, value_name = "SIGNAL", default_value = "SIGKILL")]
+    signal: String,
+    /// Names, ids, or beginnings of ids.
+    #[arg(required = true, value_name = "CONTAINER")]
+    containers: Vec<String>,
+}
 
-pub(super) fn run(_args: KillArgs) -> anyhow::Result<ExitCode> {
-    anyhow::bail!("not implemented")
+pub(super) fn run(args: KillArgs) -> anyhow::Result<ExitCode> {
+    let signal = match engine::parse_signal(&args.signal) {
+        Ok(signal) => signal,
+        Err(error) => return Ok(super::run::exit_code(Err(error))),
+    };
+    Ok(super::stop::for_each(&args.containers, |name| engine::kill(name, signal)))
 }

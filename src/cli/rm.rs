@@ -4,10 +4,19 @@ use std::process::ExitCode;
 
 use clap::Args;
 
+use crate::engine;
+
 /// Arguments of `mcrun rm`.
 #[derive(Debug, Args)]
-pub struct RmArgs {}
+pub struct RmArgs {
+    /// Remove running containers too, killing them.
+    #[arg(short, long)]
+    force: bool,
+    /// Names, ids, or beginnings of ids.
+    #[arg(required = true, value_name = "CONTAINER")]
+    containers: Vec<String>,
+}
 
-pub(super) fn run(_args: RmArgs) -> anyhow::Result<ExitCode> {
-    anyhow::bail!("not implemented")
+pub(super) fn run(args: RmArgs) -> anyhow::Result<ExitCode> {
+    Ok(super::stop::for_each(&args.containers, |name| engine::remove(name, args.force)))
 }

@@ -1,9 +1,15 @@
 //! What OCI runtimes hand over and read: a hook's state JSON and the bundle's config.json.
 
+pub mod capabilities;
 mod config;
+mod document;
+mod seccomp;
+pub mod spec;
 mod state;
+pub mod user;
 
 pub use config::{BundleConfig, ConfigError};
+pub use document::{ConfigDocument, DocumentError};
 pub use state::{ContainerId, ContainerState, MAX_STATE, StateError};
 
 /// The annotation that asks for attachments.

@@ -1,11 +1,38 @@
 //! The per-container IGMP proxy process.
+//!
+//! One process and one thread for each container. [`start`] opens everything as root
+//! and gives up all privileges ([`sandbox`]); then [`driver`] turns an event loop around the
+//! pure protocol of [`crate::igmp`]:
+//!
+//! ```text
+//!   container's namespace                         host's namespace
+//!   reports  -> filter (nf_tables) -> downstream -> Router -> upstream (joins)
+//!   kernel's IGMP host <- downstream (injector) <- Router <- lan (queries)
+//! ```
+//!
+//! [`spawn`] is the hook's side of the start, [`query_all`] everybody's way to ask.
 
 mod client;
 mod config;
+mod control;
+mod downstream;
+mod driver;
+mod filter;
+mod home;
+mod lan;
+mod links;
+mod log;
+mod native;
+mod nfnetlink;
+mod sandbox;
+mod served;
 mod spawn;
+mod start;
 mod status;
+mod upstream;
 
 pub use client::query_all;
 pub use config::{ProxyConfig, ProxyInterface};
 pub use spawn::{SpawnError, SpawnedProxy, spawn};
+pub use start::main;
 pub use status::{GroupEntry, GroupStatus, InterfaceEntry, LanQuerier, ProxyState, ProxyStatus};

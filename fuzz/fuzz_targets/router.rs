@@ -1,0 +1,9 @@
+//! Arbitrary sequences of events: nothing panics, everything stays bounded, and upstream is
+//! never told what the policy forbids.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+
+mod events;
+
+fuzz_target!(|data: &[u8]| events::run(data));

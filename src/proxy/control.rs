@@ -1,0 +1,133 @@
+//! The control socket: one request line, one JSON answer, and the end of the connection.
+
+use std::io::{self, Read, Write};
+use std::os::fd::AsFd;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::time::{Duration, Instant};
+
+use super::status::ProxyStatus;
+
+/// Clients at a time; one more is turned away.
+const MAX_CLIENTS: usize = 8;
+/// Longest request line, end of line included.
+const MAX_REQUEST: usize = 64;
+/// A client has so long in all.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// The clients being served.
+pub(crate) struct Control {
+    listener: UnixListener,
+    clients: Vec<Client>,
+    next_id: u32,
+}
+
+struct Client {
+    id: u32,
+    stream: UnixStream,
+    request: Vec<u8>,
+    /// The answer, and how much of it is written.
+    answer: Option<(Vec<u8>, usize)>,
+    deadline: Instant,
+}
+
+/// What to wait for before a client is served again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Next {
+    /// Its request.
+    Read,
+    /// Room for the answer.
+    Write,
+    /// Nothing: the connection is closed.
+    Closed,
+}
+
+impl Control {
+    /// Serves a listening, non-blocking socket.
+    pub(crate) fn new(listener: UnixListener) -> Self {
+        Control { listener, clients: Vec::new(), next_id: 0 }
+    }
+
+    /// Accepts one client, and gives its id and descriptor to wait on.
+    pub(crate) fn accept(&mut self, now: Instant) -> Option<(u32, impl AsFd + '_)> {
+        let (stream, _) = self.listener.accept().ok()?;
+        if self.clients.len() >= MAX_CLIENTS || stream.set_nonblocking(true).is_err() {
+            return None;
+        }
+        self.next_id = self.next_id.wrapping_add(1);
+        self.clients.push(Client {
+            id: self.next_id,
+            stream,
+            request: Vec::new(),
+            answer: None,
+            deadline: now + PATIENCE,
+        });
+        self.clients.last().map(|c| (c.id, &c.stream))
+    }
+
+    /// Goes on with a client whose descriptor is ready. `status` is called for a good request.
+    pub(crate) fn serve(&mut self, id: u32, status: impl FnOnce() -> ProxyStatus) -> Next {
+        let Some(at) = self.clients.iter().position(|c| c.id == id) else { return Next::Closed };
+        let next = self.clients[at].serve(status);
+        if next == Next::Closed {
+            self.clients.swap_remove(at);
+        }
+        next
+    }
+
+    /// The descriptor of a client.
+    pub(crate) fn stream(&self, id: u32) -> Option<&UnixStream> {
+        self.clients.iter().find(|c| c.id == id).map(|c| &c.stream)
+    }
+
+    /// When the first client's time is over.
+    pub(crate) fn poll_timeout(&self) -> Option<Instant> {
+        self.clients.iter().map(|c| c.deadline).min()
+    }
+
+    /// Closes the connections whose time is over.
+    pub(crate) fn handle_timeout(&mut self, now: Instant) {
+        self.clients.retain(|c| c.deadline > now);
+    }
+}
+
+impl Client {
+    fn serve(&mut self, status: impl FnOnce() -> ProxyStatus) -> Next {
+        if self.answer.is_none() {
+            let mut buffer = [0; MAX_REQUEST];
+            match self.stream.read(&mut buffer) {
+                Ok(0) => return Next::Closed,
+                Ok(n) => self.request.extend_from_slice(&buffer[..n]),
+                Err(e) => return retry(&e, Next::Read),
+            }
+            let Some(end) = self.request.iter().position(|b| *b == b'\n') else {
+                return if self.request.len() < MAX_REQUEST { Next::Read } else { Next::Closed };
+            };
+            let line = &self.request[..end];
+            let answer = if line == b"status" {
+                serde_json::to_vec(&status())
+            } else {
+                let line: String = String::from_utf8_lossy(line).chars().take(32).collect();
+                let error = format!("unknown request {line:?}; the request is \"status\"");
+                serde_json::to_vec(&serde_json::json!({ "error": error }))
+            };
+            let Ok(answer) = answer else { return Next::Closed };
+            self.answer = Some((answer, 0));
+        }
+        let Some((answer, written)) = &mut self.answer else { return Next::Closed };
+        while *written < answer.len() {
+            match self.stream.write(&answer[*written..]) {
+                Ok(0) => return Next::Closed,
+                Ok(n) => *written += n,
+                Err(e) => return retry(&e, Next::Write),
+            }
+        }
+        Next::Closed
+    }
+}
+
+fn retry(error: &io::Error, next: Next) -> Next {
+    match error.kind() {
+        io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted => next,
+        _ => Next::Closed,
+    }
+}

@@ -1,0 +1,317 @@
+//! The event loop: the only clock, and the only place where everything meets.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::Ipv4Addr;
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+
+use super::config::ProxyConfig;
+use super::control::{Control, Next};
+use super::downstream::Intercepted;
+use super::home::Home;
+use super::lan::LanSocket;
+use super::links::{LinkEvent, Links};
+use super::log::{Level, Log};
+use super::native::{Observed, ProcNet};
+use super::nfnetlink::NfSocket;
+use super::served::Interface;
+use super::start::Parts;
+use super::status::{ProxyState, ProxyStatus};
+use super::upstream::LimitFiles;
+use crate::attach::IgmpMode;
+
+/// Datagrams of one socket before the others have their turn.
+const TURN: usize = 64;
+/// Events of one wait.
+const EVENTS: usize = 16;
+/// One NFLOG datagram, one notification or one packet; beyond it a datagram is cut and ignored.
+const BUFFER: usize = 16 * 1024;
+/// Groups whose age is remembered on interfaces that are only observed.
+const MAX_OBSERVED: usize = 4096;
+
+/// What an event is about: the epoll data of its descriptor.
+mod token {
+    pub(super) const CONTAINER: u64 = 0;
+    pub(super) const PACKETS: u64 = 1;
+    pub(super) const LINKS: u64 = 2;
+    pub(super) const LISTENER: u64 = 3;
+    /// And the position of the LAN socket.
+    pub(super) const LAN: u64 = 1 << 16;
+    /// And the id of the client.
+    pub(super) const CLIENT: u64 = 1 << 32;
+}
+
+/// A running proxy.
+pub(crate) struct Driver {
+    home: Home,
+    log: Log,
+    loop_: Loop,
+}
+
+/// All that is closed at once when the container ends.
+struct Loop {
+    config: ProxyConfig,
+    epoll: Epoll,
+    _container: OwnedFd,
+    /// Closing it takes the interception away.
+    _rules: Option<NfSocket>,
+    packets: Option<Intercepted>,
+    interfaces: Vec<Interface>,
+    links: Links,
+    lan: Vec<LanSocket>,
+    limits: LimitFiles,
+    control: Control,
+    proc_net: Option<ProcNet>,
+    /// When a group was first seen on an interface that is only observed.
+    seen: BTreeMap<(u32, Ipv4Addr), Instant>,
+    warnings: Vec<String>,
+    degraded: bool,
+    buffer: Vec<u8>,
+}
+
+impl Driver {
+    /// Ready to run; the state of the interfaces is asked for.
+    ///
+    /// # Errors
+    /// That of epoll_create(2), epoll_ctl(2) or sendto(2).
+    pub(crate) fn new(parts: Parts, now: Instant) -> io::Result<Self> {
+        let Parts { config, container, home, mut log, inside, lan, limits, listener, warnings } =
+            parts;
+        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
+        let watch = |fd: std::os::fd::BorrowedFd<'_>, token| {
+            epoll.add(fd, EpollEvent::new(EpollFlags::EPOLLIN, token))
+        };
+        watch(container.as_fd(), token::CONTAINER)?;
+        watch(inside.links.as_fd(), token::LINKS)?;
+        watch(listener.as_fd(), token::LISTENER)?;
+        for (position, socket) in lan.iter().enumerate() {
+            watch(socket.as_fd(), token::LAN + position as u64)?;
+        }
+        let (rules, packets, mut injectors) = match inside.interception {
+            Some(i) => (Some(i.rules), Some(i.packets), i.injectors),
+            None => (None, None, Vec::new()),
+        };
+        if let Some(packets) = &packets {
+            watch(packets.as_fd(), token::PACKETS)?;
+        }
+        let mut interfaces = Vec::new();
+        for interface in &config.interfaces {
+            let injector = injectors
+                .iter()
+                .position(|(index, _)| *index == interface.index)
+                .map(|at| injectors.swap_remove(at).1);
+            let how = if injector.is_some() { "serving" } else { "observing" };
+            let (name, upstream) = (&interface.name, &interface.upstream);
+            log.line(now, Level::Info, &format!("{how} {name} on {upstream}"));
+            interfaces.push(Interface::new(interface.clone(), injector, now));
+            inside.links.ask(interface.index)?;
+        }
+        let degraded =
+            packets.is_none() && config.interfaces.iter().any(|i| i.igmp == IgmpMode::Proxy);
+        let loop_ = Loop {
+            config,
+            epoll,
+            _container: container,
+            _rules: rules,
+            packets,
+            interfaces,
+            links: inside.links,
+            lan,
+            limits,
+            control: Control::new(listener),
+            proc_net: inside.proc_net,
+            seen: BTreeMap::new(),
+            warnings,
+            degraded,
+            buffer: vec![0; BUFFER],
+        };
+        Ok(Driver { home, log, loop_ })
+    }
+
+    /// Serves until the container has ended, and removes what is left of it.
+    pub(crate) fn run(self) {
+        let Driver { home, mut log, mut loop_ } = self;
+        let end = loop_.run(&mut log);
+        // The sockets hold the container's namespace, and the host's memberships.
+        drop(loop_);
+        let now = Instant::now();
+        match end {
+            Ok(()) => log.line(now, Level::Info, "the container has ended"),
+            Err(e) => log.line(now, Level::Warning, &format!("cannot wait for events: {e}")),
+        }
+        if let Err(e) = home.remove() {
+            let text = format!("cannot remove its state directory: {e}; mcrun gc does");
+            log.line(now, Level::Warning, &text);
+        }
+    }
+}
+
+impl Loop {
+    fn run(&mut self, log: &mut Log) -> io::Result<()> {
+        loop {
+            let now = Instant::now();
+            for interface in &mut self.interfaces {
+                interface.handle_timeout(now, &self.limits);
+                interface.pump(now, &self.limits, log);
+            }
+            self.control.handle_timeout(now);
+            let mut events = [EpollEvent::empty(); EVENTS];
+            let count = match self.epoll.wait(&mut events, self.timeout()) {
+                Ok(count) => count,
+                Err(nix::errno::Errno::EINTR) => continue,
+                Err(e) => return Err(e.into()),
+            };
+            let events = events.get(..count).unwrap_or(&[]);
+            if events.iter().any(|event| event.data() == token::CONTAINER) {
+                return Ok(());
+            }
+            let now = Instant::now();
+            for event in events {
+                match event.data() {
+                    token::PACKETS => self.hear_container(now),
+                    token::LINKS => self.hear_links(now),
+                    token::LISTENER => self.accept(now),
+                    client if client >= token::CLIENT => self.serve(now, client),
+                    lan => self.hear_lan(now, (lan - token::LAN) as usize),
+                }
+            }
+        }
+    }
+
+    /// How long nothing is to be done; rounded up, so that what is due is due.
+    fn timeout(&self) -> EpollTimeout {
+        let interfaces = self.interfaces.iter().map(Interface::poll_timeout);
+        let Some(at) = interfaces.chain([self.control.poll_timeout()]).flatten().min() else {
+            return EpollTimeout::NONE;
+        };
+        let left = at.saturating_duration_since(Instant::now()) + Duration::from_micros(999);
+        EpollTimeout::try_from(left).unwrap_or(EpollTimeout::MAX)
+    }
+
+    fn hear_container(&mut self, now: Instant) {
+        let Some(packets) = &self.packets else { return };
+        for _ in 0..TURN {
+            let interfaces = &mut self.interfaces;
+            let result = packets.receive(&mut self.buffer, |packet| {
+                let to = interfaces.iter_mut().find(|i| i.config.index == packet.interface);
+                if let Some(router) = to.and_then(Interface::router) {
+                    router.handle_packet(now, packet.bytes);
+                }
+            });
+            match result {
+                Ok(true) => {}
+                Ok(false) => return,
+                // Messages were lost: the container says it all again.
+                Err(_) => {
+                    for router in self.interfaces.iter_mut().filter_map(Interface::router) {
+                        router.requery(now);
+                    }
+                    return;
+                }
+            }
+        }
+    }
+
+    fn hear_links(&mut self, now: Instant) {
+        for _ in 0..TURN {
+            let (interfaces, seen) = (&mut self.interfaces, &mut self.seen);
+            let observing = self.proc_net.is_some();
+            let result = self.links.receive(&mut self.buffer, |event| {
+                let index = event.index();
+                let Some(at) = interfaces.iter().position(|i| i.config.index == index) else {
+                    return;
+                };
+                match event {
+                    LinkEvent::Up(_) => interfaces[at].link_up(now),
+                    LinkEvent::Down(_) => interfaces[at].link_down(),
+                    LinkEvent::Gone(_) => interfaces[at].gone(now),
+                    LinkEvent::Joined(_, group) => {
+                        if observing && seen.len() < MAX_OBSERVED {
+                            seen.insert((index, group), now);
+                        }
+                    }
+                    LinkEvent::Left(_, group) => {
+                        seen.remove(&(index, group));
+                    }
+                }
+            });
+            match result {
+                Ok(true) => {}
+                Ok(false) => return,
+                Err(_) => {
+                    for interface in &self.interfaces {
+                        // If even that fails, the next notification tells.
+                        let _ = self.links.ask(interface.config.index);
+                    }
+                    return;
+                }
+            }
+        }
+    }
+
+    fn hear_lan(&mut self, now: Instant, position: usize) {
+        let Some(socket) = self.lan.get(position) else { return };
+        for _ in 0..TURN {
+            match socket.receive(&mut self.buffer) {
+                Ok(Some((source, query))) => {
+                    let index = socket.index;
+                    let of_it =
+                        self.interfaces.iter_mut().filter(|i| i.config.upstream_index == index);
+                    for interface in of_it {
+                        if let Some(router) = interface.router() {
+                            router.handle_lan_query(now, source, &query);
+                        }
+                    }
+                }
+                Ok(None) => {}
+                // Nothing now, or the interface is down: the next event tells.
+                Err(_) => return,
+            }
+        }
+    }
+
+    fn accept(&mut self, now: Instant) {
+        if let Some((id, client)) = self.control.accept(now) {
+            let event = EpollEvent::new(EpollFlags::EPOLLIN, token::CLIENT + u64::from(id));
+            // A client that is not watched is closed when its time is over.
+            let _ = self.epoll.add(client, event);
+        }
+    }
+
+    fn serve(&mut self, now: Instant, token: u64) {
+        let id = (token - token::CLIENT) as u32;
+        let observed = self.observe(now);
+        let (config, interfaces) = (&self.config, &self.interfaces);
+        let status = || ProxyStatus {
+            container: config.container.clone(),
+            pid: std::process::id().cast_signed(),
+            state: if self.degraded { ProxyState::Degraded } else { ProxyState::Running },
+            warnings: self.warnings.clone(),
+            interfaces: interfaces.iter().map(|i| i.status(now, &observed)).collect(),
+        };
+        let flags = match self.control.serve(id, status) {
+            Next::Read | Next::Closed => return,
+            Next::Write => EpollFlags::EPOLLOUT,
+        };
+        if let Some(stream) = self.control.stream(id) {
+            let _ = self.epoll.modify(stream, &mut EpollEvent::new(flags, token));
+        }
+    }
+
+    /// The groups of interfaces that are only observed, and since when.
+    fn observe(&mut self, now: Instant) -> BTreeMap<(u32, Ipv4Addr), (Observed, Instant)> {
+        let Some(groups) = self.proc_net.as_mut().and_then(|files| files.read().ok()) else {
+            return BTreeMap::new();
+        };
+        self.seen.retain(|key, _| groups.contains_key(key));
+        let mut observed = BTreeMap::new();
+        for (key, group) in groups.into_iter().take(MAX_OBSERVED) {
+            let since = *self.seen.entry(key).or_insert(now);
+            observed.insert(key, (group, since));
+        }
+        observed
+    }
+}

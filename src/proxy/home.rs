@@ -1,0 +1,171 @@
+//! The container's directory in the state directory, held open so that it can be removed
+//! without privileges.
+//!
+//! The hook makes `containers/` root:65534 with mode 1770, in a state directory that only root may
+//! enter, and `containers/ID` 65534:65534 with mode 0700: whoever holds these two
+//! descriptors may remove what is in the latter and itself, and nobody else gets there.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+use nix::fcntl::{AtFlags, OFlag, open, openat};
+use nix::sys::stat::{Mode, fstatat, umask};
+use nix::unistd::{UnlinkatFlags, unlinkat};
+
+/// The proxy's control socket in the container's directory.
+pub(crate) const CONTROL: &str = "control.sock";
+/// The log where there is no syslog.
+pub(crate) const LOG: &str = "proxy.log";
+/// All that may be in the directory.
+const FILES: [&str; 4] = [CONTROL, LOG, "record.json", "record.json.new"];
+
+/// Both directories, open.
+#[derive(Debug)]
+pub(crate) struct Home {
+    containers: OwnedFd,
+    own: File,
+    id: String,
+}
+
+impl Home {
+    /// Opens the directory of a container in a state directory.
+    ///
+    /// # Errors
+    /// `EINVAL` for an id that is not a plain name, and that of open(2).
+    pub(crate) fn open(state_dir: &Path, id: &str) -> io::Result<Self> {
+        if id.is_empty() || id == "." || id == ".." || id.contains(['/', '\0']) {
+            return Err(io::Error::from_raw_os_error(libc::EINVAL));
+        }
+        let flags = OFlag::O_DIRECTORY | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW;
+        let containers = open(&state_dir.join("containers"), flags | OFlag::O_PATH, Mode::empty())?;
+        // Not O_PATH: it is to be locked.
+        let own = openat(&containers, id, flags, Mode::empty())?;
+        Ok(Home { containers, own: own.into(), id: id.to_owned() })
+    }
+
+    /// The directory that holds all containers'.
+    pub(crate) fn containers(&self) -> BorrowedFd<'_> {
+        self.containers.as_fd()
+    }
+
+    /// The container's own directory.
+    pub(crate) fn own(&self) -> BorrowedFd<'_> {
+        self.own.as_fd()
+    }
+
+    /// Makes the control socket, mode 0600, in place of what an earlier proxy left.
+    ///
+    /// # Errors
+    /// That of unlink(2) or bind(2).
+    pub(crate) fn listen(&self) -> io::Result<UnixListener> {
+        match unlinkat(&self.own, CONTROL, UnlinkatFlags::NoRemoveDir) {
+            Ok(()) | Err(Errno::ENOENT) => {}
+            Err(e) => return Err(e.into()),
+        }
+        let before = umask(Mode::from_bits_truncate(0o177));
+        let listener = UnixListener::bind(through(&self.own, CONTROL));
+        umask(before);
+        let listener = listener?;
+        listener.set_nonblocking(true)?;
+        Ok(listener)
+    }
+
+    /// Opens the log file for appending, mode 0600.
+    ///
+    /// # Errors
+    /// That of open(2).
+    pub(crate) fn log_file(&self) -> io::Result<OwnedFd> {
+        let flags = OFlag::O_WRONLY
+            | OFlag::O_APPEND
+            | OFlag::O_CREAT
+            | OFlag::O_CLOEXEC
+            | OFlag::O_NOFOLLOW;
+        Ok(openat(&self.own, LOG, flags, Mode::from_bits_truncate(0o600))?)
+    }
+
+    /// Removes all files and the directory, unless somebody else has done it. What is gone
+    /// already is no error.
+    ///
+    /// Waits for the directory's lock: a hook that is at work on it finishes first, and ends
+    /// this process if it has cleaned up itself.
+    ///
+    /// # Errors
+    /// The first, after everything was tried.
+    pub(crate) fn remove(&self) -> io::Result<()> {
+        self.own.lock()?;
+        let inode = |stat: nix::sys::stat::FileStat| (stat.st_dev, stat.st_ino);
+        let held = fstatat(&self.own, "", AtFlags::AT_EMPTY_PATH).map(inode)?;
+        match fstatat(&self.containers, self.id.as_str(), AtFlags::AT_SYMLINK_NOFOLLOW) {
+            Ok(named) if inode(named) == held => {}
+            // Another container of the same id.
+            Ok(_) | Err(Errno::ENOENT) => return Ok(()),
+            Err(e) => return Err(e.into()),
+        }
+        let files = FILES.map(|name| unlinkat(&self.own, name, UnlinkatFlags::NoRemoveDir));
+        let directory = unlinkat(&self.containers, self.id.as_str(), UnlinkatFlags::RemoveDir);
+        for result in files.into_iter().chain([directory]) {
+            match result {
+                Ok(()) | Err(Errno::ENOENT) => {}
+                Err(e) => return Err(e.into()),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A path short enough for a socket address (108 bytes), whatever the state directory's is.
+fn through(directory: &File, name: &str) -> PathBuf {
+    format!("/proc/self/fd/{}/{name}", directory.as_raw_fd()).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixStream;
+
+    use super::*;
+
+    #[test]
+    fn a_long_state_directory_is_no_obstacle_and_nothing_stays() {
+        let base = tempfile::tempdir().unwrap();
+        let state = base.path().join("s".repeat(120));
+        let own = state.join("containers").join("c1");
+        std::fs::create_dir_all(&own).unwrap();
+        std::fs::write(own.join("record.json"), "{}").unwrap();
+        let home = Home::open(&state, "c1").unwrap();
+        let first = home.listen().unwrap();
+        assert!(UnixStream::connect(through(&home.own, CONTROL)).is_ok());
+        drop(first);
+        let _second = home.listen().unwrap();
+        assert!(UnixStream::connect(through(&home.own, CONTROL)).is_ok());
+        home.log_file().unwrap();
+        home.remove().unwrap();
+        assert!(!own.exists());
+        home.remove().unwrap();
+    }
+
+    #[test]
+    fn the_directory_of_a_later_container_of_the_same_id_stays() {
+        let base = tempfile::tempdir().unwrap();
+        let own = base.path().join("containers/c1");
+        std::fs::create_dir_all(&own).unwrap();
+        let home = Home::open(base.path(), "c1").unwrap();
+        std::fs::remove_dir(&own).unwrap();
+        std::fs::create_dir(&own).unwrap();
+        home.remove().unwrap();
+        assert!(own.exists());
+    }
+
+    #[test]
+    fn an_id_that_is_a_path_is_refused() {
+        let base = tempfile::tempdir().unwrap();
+        std::fs::create_dir_all(base.path().join("containers")).unwrap();
+        for id in ["", ".", "..", "a/b", "../x"] {
+            let error = Home::open(base.path(), id).unwrap_err();
+            assert_eq!(error.raw_os_error(), Some(libc::EINVAL), "{id:?}");
+        }
+    }
+}

@@ -1,0 +1,144 @@
+//! Groups of a namespace as its kernel shows them, for interfaces that speak IGMP themselves.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{self, Read, Seek};
+use std::net::Ipv4Addr;
+
+use crate::igmp::{Filter, FilterMode};
+
+/// The most that is read of a file: about 2000 groups.
+const READ_LIMIT: u64 = 256 * 1024;
+
+/// What the kernel says of one group on one interface.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Observed {
+    /// The merged filter of all sockets.
+    pub(crate) filter: Filter,
+    /// IGMP version that the interface speaks.
+    pub(crate) version: u8,
+}
+
+/// `/proc/net/igmp` and `/proc/net/mcfilter` of a namespace; a file opened there shows it
+/// from anywhere, each time it is read.
+#[derive(Debug)]
+pub(crate) struct ProcNet {
+    igmp: File,
+    mcfilter: File,
+}
+
+impl ProcNet {
+    /// Opens the files of the calling thread's namespace.
+    ///
+    /// # Errors
+    /// That of open(2).
+    pub(crate) fn open() -> io::Result<Self> {
+        Ok(ProcNet {
+            igmp: File::open("/proc/thread-self/net/igmp")?,
+            mcfilter: File::open("/proc/thread-self/net/mcfilter")?,
+        })
+    }
+
+    /// The groups now, by interface index.
+    ///
+    /// # Errors
+    /// That of read(2).
+    pub(crate) fn read(&mut self) -> io::Result<BTreeMap<(u32, Ipv4Addr), Observed>> {
+        let igmp = read(&mut self.igmp)?;
+        let mcfilter = read(&mut self.mcfilter)?;
+        Ok(parse(&igmp, &mcfilter))
+    }
+}
+
+fn read(file: &mut File) -> io::Result<String> {
+    file.rewind()?;
+    let mut bytes = Vec::new();
+    file.take(READ_LIMIT).read_to_end(&mut bytes)?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+/// Parses both files (`igmp_mc_seq_show` and `igmp_mcf_seq_show` in net/ipv4/igmp.c).
+///
+/// The kernel lists a filter's sources, not its mode: a source that some socket excludes makes
+/// it EXCLUDE. 224.0.0.1, which every interface has, is left out.
+fn parse(igmp: &str, mcfilter: &str) -> BTreeMap<(u32, Ipv4Addr), Observed> {
+    let mut groups = BTreeMap::new();
+    let mut interface = None;
+    for line in igmp.lines().skip(1) {
+        let mut words = line.split_whitespace();
+        if line.starts_with(|c: char| c.is_ascii_digit()) {
+            let index = words.next().and_then(|w| w.parse::<u32>().ok());
+            let version = line.trim_end().bytes().last().map_or(3, |b| b.wrapping_sub(b'0'));
+            interface = index.map(|i| (i, version.clamp(1, 3)));
+        } else if let (Some((index, version)), Some(group)) =
+            (interface, words.next().and_then(|w| u32::from_str_radix(w, 16).ok()))
+        {
+            // The bytes in memory, as they are in the packet.
+            let group = Ipv4Addr::from(group.to_ne_bytes());
+            if group != Ipv4Addr::new(224, 0, 0, 1) {
+                groups.insert((index, group), Observed { filter: Filter::any(), version });
+            }
+        }
+    }
+    let mut lists: BTreeMap<(u32, Ipv4Addr), Vec<(Ipv4Addr, u64, u64)>> = BTreeMap::new();
+    for line in mcfilter.lines().skip(1) {
+        let words: Vec<_> = line.split_whitespace().collect();
+        let address = |word: &str| {
+            u32::from_str_radix(word.trim_start_matches("0x"), 16).ok().map(Ipv4Addr::from)
+        };
+        if let [index, _, group, source, include, exclude] = words[..]
+            && let (Ok(index), Some(group), Some(source), Ok(include), Ok(exclude)) =
+                (index.parse(), address(group), address(source), include.parse(), exclude.parse())
+        {
+            lists.entry((index, group)).or_default().push((source, include, exclude));
+        }
+    }
+    for (key, list) in lists {
+        let Some(observed) = groups.get_mut(&key) else { continue };
+        let excludes = list.iter().any(|(_, _, exclude)| *exclude > 0);
+        observed.filter = if excludes {
+            let all = list.iter().map(|(_, _, exclude)| *exclude).max().unwrap_or(0);
+            let out = list.iter().filter(|(_, inc, exc)| *inc == 0 && *exc == all);
+            Filter::exclude(out.map(|(source, ..)| *source))
+        } else {
+            Filter::include(list.iter().map(|(source, ..)| *source))
+        };
+        debug_assert!(excludes == (observed.filter.mode == FilterMode::Exclude));
+    }
+    groups
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_kernels_own_words_are_understood() {
+        let igmp = format!(
+            "Idx\tDevice    : Count Querier\tGroup    Users Timer\tReporter\n\
+             1\tlo        :     1      V3\n\t\t\t\t{:08X}     1 0:00000000\t\t0\n\
+             7\tmc0       :     2      V2\n\t\t\t\t{:08X}     1 0:00000000\t\t0\n\
+             \t\t\t\t{:08X}     1 1:00000010\t\t1\n\t\t\t\t{:08X}     1 0:00000000\t\t1\n",
+            u32::from_ne_bytes([224, 0, 0, 1]),
+            u32::from_ne_bytes([239, 1, 2, 3]),
+            u32::from_ne_bytes([232, 1, 1, 1]),
+            u32::from_ne_bytes([224, 0, 0, 1]),
+        );
+        let mcfilter = "Idx Device        MCA        SRC    INC    EXC\n  \
+             7    mc0 0xe8010101 0x0a000005      1      0\n  \
+             7    mc0 0xef010203 0x0a000006      0      1\n";
+        let groups = parse(&igmp, mcfilter);
+        assert_eq!(groups.len(), 2);
+        let ssm = &groups[&(7, Ipv4Addr::new(232, 1, 1, 1))];
+        assert_eq!(ssm.filter, Filter::include([Ipv4Addr::new(10, 0, 0, 5)]));
+        assert_eq!(ssm.version, 2);
+        let excluded = &groups[&(7, Ipv4Addr::new(239, 1, 2, 3))];
+        assert_eq!(excluded.filter, Filter::exclude([Ipv4Addr::new(10, 0, 0, 6)]));
+    }
+
+    #[test]
+    fn rubbish_is_no_group() {
+        assert!(parse("", "").is_empty());
+        assert!(parse("x\n\t\t\t\tE0000002\n7\n zz\n", "y\n1 2 3\n").is_empty());
+    }
+}

@@ -1,0 +1,191 @@
+//! One interface of the container: the router, and the sockets on both sides of it.
+
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+use std::time::Instant;
+
+use super::config::ProxyInterface;
+use super::downstream::Injector;
+use super::log::{Level, Log};
+use super::native::Observed;
+use super::status::{GroupEntry, GroupStatus, InterfaceEntry, LanQuerier};
+use super::upstream::{LimitFiles, Pool};
+use crate::igmp::Router;
+use crate::igmp::router::{RouterConfig, Status};
+
+/// One interface.
+pub(crate) struct Interface {
+    pub(crate) config: ProxyInterface,
+    /// Administratively up, as far as was told.
+    up: bool,
+    /// `None`: the container's kernel speaks for itself.
+    served: Option<Served>,
+}
+
+struct Served {
+    router: Router,
+    injector: Injector,
+    pool: Pool,
+}
+
+impl Interface {
+    /// With an injector it is served, else observed.
+    pub(crate) fn new(config: ProxyInterface, injector: Option<Injector>, now: Instant) -> Self {
+        let served = injector.map(|injector| Served {
+            router: new_router(&config, now),
+            injector,
+            pool: Pool::new(config.upstream_index),
+        });
+        Interface { config, up: false, served }
+    }
+
+    /// Its router, if it is served.
+    pub(crate) fn router(&mut self) -> Option<&mut Router> {
+        self.served.as_mut().map(|s| &mut s.router)
+    }
+
+    /// The link is up; nothing happens if that was known.
+    pub(crate) fn link_up(&mut self, now: Instant) {
+        let was_up = std::mem::replace(&mut self.up, true);
+        if let Some(served) = &mut self.served
+            && !was_up
+        {
+            served.router.handle_link_up(now);
+        }
+    }
+
+    /// The link is down: what is joined stays until its time is over, links often come back.
+    pub(crate) fn link_down(&mut self) {
+        self.up = false;
+    }
+
+    /// The interface is gone: so is all that the container wanted of it.
+    pub(crate) fn gone(&mut self, now: Instant) {
+        self.up = false;
+        if let Some(served) = &mut self.served {
+            served.router = new_router(&self.config, now);
+            served.pool.clear();
+        }
+    }
+
+    /// Does what is due.
+    pub(crate) fn handle_timeout(&mut self, now: Instant, limits: &LimitFiles) {
+        let Some(served) = &mut self.served else { return };
+        if served.router.poll_timeout().is_some_and(|at| at <= now) {
+            served.router.handle_timeout(now);
+        }
+        if served.pool.poll_retry().is_some_and(|at| at <= now) {
+            served.pool.retry(now, limits);
+        }
+    }
+
+    /// When [`Interface::handle_timeout`] is to be called.
+    pub(crate) fn poll_timeout(&self) -> Option<Instant> {
+        let served = self.served.as_ref()?;
+        [served.router.poll_timeout(), served.pool.poll_retry()].into_iter().flatten().min()
+    }
+
+    /// Carries out what the router has decided.
+    pub(crate) fn pump(&mut self, now: Instant, limits: &LimitFiles, log: &mut Log) {
+        let Some(served) = &mut self.served else { return };
+        let name = &self.config.name;
+        while let Some(query) = served.router.poll_query() {
+            if let Err(e) = served.injector.send(&query.packet) {
+                // Down between two notifications: it is asked anew when it is up.
+                let down = [libc::ENETDOWN, libc::ENETUNREACH, libc::ENODEV, libc::ENXIO];
+                if !e.raw_os_error().is_some_and(|code| down.contains(&code)) {
+                    log.line(
+                        now,
+                        Level::Warning,
+                        &format!("{name}: cannot ask the container: {e}"),
+                    );
+                }
+            }
+        }
+        while let Some((group, filter)) = served.router.poll_change() {
+            if let Err(reason) = served.pool.set(now, group, filter, limits) {
+                let upstream = &self.config.upstream;
+                let text = format!("{name}: cannot join {group} on {upstream}: {reason}");
+                log.line(now, Level::Warning, &text);
+            }
+        }
+        while let Some(notice) = served.router.poll_notice() {
+            log.line(now, Level::Warning, &format!("{name}: {notice}"));
+        }
+    }
+
+    /// What is to be told of it. `observed` are the groups that the kernel shows, with their
+    /// ages.
+    pub(crate) fn status(
+        &self,
+        now: Instant,
+        observed: &BTreeMap<(u32, Ipv4Addr), (Observed, Instant)>,
+    ) -> InterfaceEntry {
+        let age = |since: Instant| now.saturating_duration_since(since).as_secs();
+        let mut entry = InterfaceEntry {
+            interface: self.config.name.clone(),
+            parent: self.config.parent.clone(),
+            querier: None,
+            groups: Vec::new(),
+            counters: BTreeMap::new(),
+        };
+        let Some(served) = &self.served else {
+            let index = self.config.index;
+            entry.groups = observed
+                .range((index, Ipv4Addr::UNSPECIFIED)..=(index, Ipv4Addr::BROADCAST))
+                .filter(|((_, group), _)| !link_local(*group))
+                .map(|((_, group), (seen, since))| GroupEntry {
+                    group: *group,
+                    mode: seen.filter.mode,
+                    sources: seen.filter.sources.iter().copied().collect(),
+                    version: seen.version,
+                    status: GroupStatus::Joined,
+                    reason: None,
+                    age_s: age(*since),
+                })
+                .collect();
+            return entry;
+        };
+        entry.querier = served.router.querier(now).map(|lan| LanQuerier {
+            address: lan.address,
+            version: lan.version.number(),
+            interval_s: lan.interval.and_then(|i| u32::try_from(i.as_secs()).ok()),
+            last_query_s: age(lan.last_query),
+        });
+        entry.groups = served
+            .router
+            .groups()
+            .map(|view| {
+                let (status, reason) = match view.status {
+                    Status::Denied(rule) => (GroupStatus::Denied, Some(rule)),
+                    Status::Limited(limit) => (GroupStatus::Limited, Some(limit)),
+                    Status::Allowed => match served.pool.failure(view.group) {
+                        Some(reason) => (GroupStatus::Failed, Some(reason.to_owned())),
+                        None => (GroupStatus::Joined, None),
+                    },
+                };
+                GroupEntry {
+                    group: view.group,
+                    mode: view.wanted.mode,
+                    sources: view.wanted.sources.into_iter().collect(),
+                    version: view.version.number(),
+                    status,
+                    reason,
+                    age_s: age(view.since),
+                }
+            })
+            .collect();
+        entry.counters =
+            served.router.counters().iter().map(|(name, n)| ((*name).to_owned(), *n)).collect();
+        entry
+    }
+}
+
+/// 224.0.0.0/24, which is on every link anyway.
+fn link_local(group: Ipv4Addr) -> bool {
+    group.octets()[..3] == [224, 0, 0]
+}
+
+fn new_router(config: &ProxyInterface, now: Instant) -> Router {
+    Router::new(RouterConfig::default(), config.policy.clone(), now)
+}

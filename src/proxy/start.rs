@@ -1,0 +1,328 @@
+//! The start of a proxy: everything is opened as root, then the privileges go.
+
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixListener;
+use std::process::ExitCode;
+use std::time::Instant;
+
+use super::config::{ProxyConfig, ProxyInterface};
+use super::downstream::{Injector, Intercepted};
+use super::driver::Driver;
+use super::filter::{self, Target};
+use super::home::Home;
+use super::lan::LanSocket;
+use super::links::Links;
+use super::log::{Level, Log};
+use super::native::ProcNet;
+use super::nfnetlink::NfSocket;
+use super::sandbox;
+use super::upstream::LimitFiles;
+use crate::attach::IgmpMode;
+use crate::net::netns::NetNs;
+use crate::state::ProcessRef;
+
+/// Longest task a proxy is given.
+const MAX_CONFIG: u64 = 1 << 20;
+/// Interfaces of one container.
+const MAX_INTERFACES: usize = 64;
+/// Name of the nf_tables tables.
+const TABLE: &str = "mcrun";
+
+/// Why a proxy does not start.
+#[derive(Debug, thiserror::Error)]
+#[error("{what}: {source}")]
+struct StartError {
+    what: String,
+    source: io::Error,
+}
+
+trait Context<T> {
+    fn context(self, what: impl FnOnce() -> String) -> Result<T, StartError>;
+}
+
+impl<T, E: Into<io::Error>> Context<T> for Result<T, E> {
+    fn context(self, what: impl FnOnce() -> String) -> Result<T, StartError> {
+        self.map_err(|e| StartError { what: what(), source: e.into() })
+    }
+}
+
+fn refuse<T>(what: impl Into<String>, why: &str) -> Result<T, StartError> {
+    Err(StartError { what: what.into(), source: io::Error::other(why.to_owned()) })
+}
+
+/// All of `mcrun-proxy`: reads its task, serves, and ends with the container.
+///
+/// On standard input it takes a [`ProxyConfig`]; on standard output it says `ready` or
+/// `error: ...`, and closes both.
+pub fn main() -> ExitCode {
+    close_inherited();
+    // The answer goes to a descriptor of its own, so that a later message of any library
+    // can't end up in a socket that happens to be number 1.
+    let Ok(answer) = io::stdout().as_fd().try_clone_to_owned() else {
+        return ExitCode::FAILURE;
+    };
+    let mut answer = File::from(answer);
+    match start() {
+        Ok(driver) => {
+            if answer.write_all(b"ready\n").is_err() {
+                // Nobody waits for it any more: the hook was killed.
+                return ExitCode::FAILURE;
+            }
+            drop(answer);
+            driver.run();
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            // Whoever does not read it sees the status.
+            let _ = writeln!(answer, "error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn start() -> Result<Driver, StartError> {
+    let config = read_config()?;
+    silence_standard_streams().context(|| "cannot open /dev/null".into())?;
+    reset_oom_score();
+    let (ns, container) = find_container(&config)?;
+    let now = Instant::now();
+    let home = Home::open(&crate::state::state_dir(), &config.container)
+        .context(|| format!("cannot open the state directory of container {}", config.container))?;
+    let mut log = Log::open(&home, &config.container, now);
+    let mut warnings = Vec::new();
+    let inside = ns
+        .run(|| Inside::open(&config.interfaces, &mut warnings))
+        .context(|| format!("cannot enter the network namespace of process {}", config.pid))??;
+    let lan = open_lan(&config.interfaces, &inside)?;
+    let limits = LimitFiles::open();
+    // Last, so that nobody finds a socket whose proxy does not start.
+    let listener: UnixListener =
+        home.listen().context(|| format!("cannot make {}", super::home::CONTROL))?;
+    drop(ns);
+    let landlocked = sandbox::enter(&home).map_err(|e| StartError {
+        what: "cannot give up privileges".into(),
+        source: io::Error::other(e),
+    })?;
+    if !landlocked {
+        log.line(
+            now,
+            Level::Info,
+            "this kernel has no landlock; confined by user and seccomp alone",
+        );
+    }
+    for warning in &warnings {
+        log.line(now, Level::Warning, warning);
+    }
+    let parts = Parts { config, container, home, log, inside, lan, limits, listener, warnings };
+    Driver::new(parts, now).context(|| "cannot set up the event loop".into())
+}
+
+/// All that a running proxy holds.
+pub(crate) struct Parts {
+    pub(crate) config: ProxyConfig,
+    /// The container's init.
+    pub(crate) container: OwnedFd,
+    pub(crate) home: Home,
+    pub(crate) log: Log,
+    pub(crate) inside: Inside,
+    pub(crate) lan: Vec<LanSocket>,
+    pub(crate) limits: LimitFiles,
+    pub(crate) listener: UnixListener,
+    pub(crate) warnings: Vec<String>,
+}
+
+fn read_config() -> Result<ProxyConfig, StartError> {
+    let mut text = Vec::new();
+    io::stdin()
+        .take(MAX_CONFIG)
+        .read_to_end(&mut text)
+        .context(|| "cannot read the task on standard input".into())?;
+    let config: ProxyConfig = serde_json::from_slice(&text)
+        .context(|| "the task on standard input is not valid".into())?;
+    if config.interfaces.is_empty() || config.interfaces.len() > MAX_INTERFACES {
+        let count = config.interfaces.len();
+        return refuse(format!("{count} interfaces"), "a proxy serves 1 to 64");
+    }
+    Ok(config)
+}
+
+/// The container's namespace, and a descriptor of its init that is certain to be the one meant.
+fn find_container(config: &ProxyConfig) -> Result<(NetNs, OwnedFd), StartError> {
+    let pid = config.pid;
+    let ns = NetNs::of_pid(pid)
+        .context(|| format!("cannot open the network namespace of process {pid}"))?;
+    // Tells a pid that was used again; since the process is there now, the namespace opened
+    // before is its own too.
+    let container = ProcessRef { pid, start: config.pid_start }
+        .open()
+        .context(|| format!("cannot watch the container's process {pid}"))?;
+    let own = NetNs::current().and_then(|ns| ns.id());
+    let theirs = ns.id();
+    if own.context(|| "cannot open the host's namespace".into())?
+        == theirs.context(|| "cannot identify the container's namespace".into())?
+    {
+        return refuse(
+            format!("process {pid} shares the host's network namespace"),
+            "a container needs one of its own",
+        );
+    }
+    Ok((ns, container))
+}
+
+fn open_lan(interfaces: &[ProxyInterface], inside: &Inside) -> Result<Vec<LanSocket>, StartError> {
+    let mut lan: Vec<LanSocket> = Vec::new();
+    if !inside.intercepting() {
+        return Ok(lan);
+    }
+    for interface in interfaces.iter().filter(|i| i.igmp == IgmpMode::Proxy) {
+        let (name, index) = (&interface.upstream, interface.upstream_index);
+        if lan.iter().all(|socket| socket.index != index) {
+            let socket = LanSocket::open(name, index)
+                .context(|| format!("cannot listen for queries on {name}"))?;
+            lan.push(socket);
+        }
+    }
+    Ok(lan)
+}
+
+/// What is opened in the container's namespace.
+pub(crate) struct Inside {
+    /// Interception, and an injector for each interface in the order of the task.
+    pub(crate) interception: Option<Interception>,
+    pub(crate) links: Links,
+    /// For interfaces that are not intercepted.
+    pub(crate) proc_net: Option<ProcNet>,
+}
+
+/// The rules and the sockets on both sides of them.
+pub(crate) struct Interception {
+    /// Owns the tables: they go when it is closed.
+    pub(crate) rules: NfSocket,
+    pub(crate) packets: Intercepted,
+    /// By interface index.
+    pub(crate) injectors: Vec<(u32, Injector)>,
+}
+
+impl Inside {
+    /// The caller's thread is in the namespace.
+    fn open(interfaces: &[ProxyInterface], warnings: &mut Vec<String>) -> Result<Self, StartError> {
+        let links = Links::open().context(|| "cannot watch the container's interfaces".into())?;
+        let served: Vec<Target<'_>> = interfaces
+            .iter()
+            .filter(|i| i.igmp == IgmpMode::Proxy)
+            .map(|i| Target { name: &i.name, index: i.index })
+            .collect();
+        let interception = if served.is_empty() { None } else { intercept(&served, warnings)? };
+        let all_intercepted = interception.is_some() && served.len() == interfaces.len();
+        let proc_net = if all_intercepted {
+            None
+        } else {
+            Some(ProcNet::open().context(|| "cannot open the container's /proc/net/igmp".into())?)
+        };
+        Ok(Inside { interception, links, proc_net })
+    }
+
+    fn intercepting(&self) -> bool {
+        self.interception.is_some()
+    }
+}
+
+/// Puts the rules in place; `None`, with a warning, where the kernel does not have what it takes.
+fn intercept(
+    served: &[Target<'_>],
+    warnings: &mut Vec<String>,
+) -> Result<Option<Interception>, StartError> {
+    let mark = random_mark().context(|| "cannot get a random number".into())?;
+    let attempt = || -> io::Result<(NfSocket, Intercepted, &'static str)> {
+        let packets = Intercepted::open()?;
+        let rules = NfSocket::open()?;
+        // The second name is for a container that has a table of the first.
+        let mut last = io::Error::from_raw_os_error(libc::EEXIST);
+        for table in [TABLE, "mcrun-proxy"] {
+            match filter::intercept(&rules, table, served, mark, packets.group()) {
+                Ok(()) => return Ok((rules, packets, table)),
+                Err(e) if e.raw_os_error() == Some(libc::EEXIST) => last = e,
+                Err(e) => return Err(e),
+            }
+        }
+        Err(last)
+    };
+    let (rules, packets, table) = match attempt() {
+        Ok(done) => done,
+        // These pass, and a container that is let start would stay without for good.
+        Err(e) if matches!(e.raw_os_error(), Some(libc::ENOMEM | libc::EMFILE | libc::ENFILE)) => {
+            return Err(e).context(|| "cannot install the interception rules".into());
+        }
+        Err(e) => {
+            warnings.push(format!(
+                "IGMP is not intercepted, the container speaks it natively: this kernel does not \
+                 take the nf_tables rules ({e}); they need nf_tables with owned tables (Linux 5.12) \
+                 and nfnetlink_log"
+            ));
+            return Ok(None);
+        }
+    };
+    if let Err(e) = filter::intercept_frames(&rules, table, served, mark) {
+        warnings.push(format!(
+            "packet sockets of the container are not intercepted: this kernel does not take netdev \
+             egress rules ({e}); they need Linux 5.16"
+        ));
+    }
+    let injectors = served
+        .iter()
+        .map(|target| {
+            let injector = Injector::open(target.index, mark)
+                .context(|| format!("cannot open the query socket of {}", target.name))?;
+            Ok((target.index, injector))
+        })
+        .collect::<Result<_, StartError>>()?;
+    Ok(Some(Interception { rules, packets, injectors }))
+}
+
+/// A mark that nothing else uses and nobody guesses; the kernel's own reports carry their MTU.
+fn random_mark() -> io::Result<u32> {
+    const MAX_MTU: u32 = 0xffff;
+    loop {
+        let mut bytes = [0u8; 4];
+        // SAFETY: the buffer is ours and as long as we say.
+        let got = unsafe { libc::getrandom(bytes.as_mut_ptr().cast(), bytes.len(), 0) };
+        if got != bytes.len() as isize {
+            return Err(io::Error::last_os_error());
+        }
+        let mark = u32::from_ne_bytes(bytes);
+        if mark > MAX_MTU {
+            return Ok(mark);
+        }
+    }
+}
+
+/// Closes what a careless parent left open: a runtime waits for its pipes to be closed.
+fn close_inherited() {
+    const FIRST: libc::c_uint = 3;
+    // SAFETY: nothing of this process is open yet but the standard streams. Before Linux 5.9
+    // there is no such call; the hook's own descriptors are CLOEXEC anyway.
+    unsafe { libc::syscall(libc::SYS_close_range, FIRST, libc::c_uint::MAX, 0) };
+}
+
+/// Nothing may hold the hook's pipes, and nothing may be printed into a socket.
+fn silence_standard_streams() -> io::Result<()> {
+    let null = File::options().read(true).write(true).open("/dev/null")?;
+    nix::unistd::dup2_stdin(&null)?;
+    nix::unistd::dup2_stdout(&null)?;
+    nix::unistd::dup2_stderr(&null)?;
+    Ok(())
+}
+
+/// A runtime protects itself from the OOM killer, and its children inherit that. A value above
+/// zero stays: lowering it takes CAP_SYS_RESOURCE.
+fn reset_oom_score() {
+    const FILE: &str = "/proc/self/oom_score_adj";
+    if let Ok(value) = std::fs::read_to_string(FILE)
+        && value.starts_with('-')
+    {
+        // Without it the proxy works as well.
+        let _ = std::fs::write(FILE, "0");
+    }
+}

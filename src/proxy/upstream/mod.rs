@@ -1,0 +1,262 @@
+//! The LAN's side: memberships of plain UDP sockets in the host's namespace.
+//!
+//! The kernel merges these with every other socket of the host, reports the result as one
+//! IGMP host, and takes them back when the process ends, however it ends. The sockets never receive
+//! anything: unbound, IP_MULTICAST_ALL off, a filter that accepts nothing.
+
+mod plan;
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io;
+use std::net::Ipv4Addr;
+use std::os::unix::fs::FileExt;
+use std::time::{Duration, Instant};
+
+use socket2::{Domain, Socket, Type};
+
+use self::plan::{Limits, Operation, SlotId, Slots};
+use super::downstream::drop_everything;
+use crate::igmp::{Filter, FilterMode};
+use crate::net::sockopt;
+
+/// Named for a moment when a group is joined with an EXCLUDE list, see [`join`]: TEST-NET-1,
+/// from which nothing is sent (RFC 5737).
+const NOBODY: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
+
+/// A failed join is tried again after this long, then after twice as long, and so on.
+const FIRST_RETRY: Duration = Duration::from_secs(1);
+const LAST_RETRY: Duration = Duration::from_secs(60);
+
+/// Re-reads the limits of the host's kernel: they may be raised while a proxy runs.
+#[derive(Debug, Default)]
+pub(crate) struct LimitFiles {
+    memberships: Option<File>,
+    sources: Option<File>,
+}
+
+impl LimitFiles {
+    /// Opens the sysctls of the caller's namespace; where that fails, defaults hold.
+    pub(crate) fn open() -> Self {
+        LimitFiles {
+            memberships: File::open("/proc/sys/net/ipv4/igmp_max_memberships").ok(),
+            sources: File::open("/proc/sys/net/ipv4/igmp_max_msf").ok(),
+        }
+    }
+
+    fn read(&self) -> Limits {
+        let default = Limits::default();
+        let value = |file: &Option<File>| {
+            let mut text = [0; 16];
+            let n = file.as_ref()?.read_at(&mut text, 0).ok()?;
+            std::str::from_utf8(text.get(..n)?).ok()?.trim().parse().ok()
+        };
+        Limits {
+            memberships: value(&self.memberships).unwrap_or(default.memberships),
+            sources: value(&self.sources).unwrap_or(default.sources),
+        }
+    }
+}
+
+/// The memberships of one interface of the container on its upstream.
+///
+/// Two interfaces that share an upstream have a pool each: the kernel merges them.
+#[derive(Debug)]
+pub(crate) struct Pool {
+    upstream: u32,
+    slots: Slots,
+    sockets: BTreeMap<SlotId, Socket>,
+    failed: BTreeMap<Ipv4Addr, Failed>,
+}
+
+#[derive(Debug)]
+struct Failed {
+    wanted: Filter,
+    reason: String,
+    retry: Instant,
+    pause: Duration,
+}
+
+impl Pool {
+    /// A pool that joins on the host's interface of that index.
+    pub(crate) fn new(upstream: u32) -> Self {
+        Pool {
+            upstream,
+            slots: Slots::default(),
+            sockets: BTreeMap::new(),
+            failed: BTreeMap::new(),
+        }
+    }
+
+    /// Makes the host's reception of `group` what is wanted.
+    ///
+    /// # Errors
+    /// The reason for people, when it is new; the wish is kept and tried again.
+    pub(crate) fn set(
+        &mut self,
+        now: Instant,
+        group: Ipv4Addr,
+        wanted: Filter,
+        limits: &LimitFiles,
+    ) -> Result<(), String> {
+        match self.reach(group, &wanted, limits.read()) {
+            Ok(()) => {
+                self.failed.remove(&group);
+                Ok(())
+            }
+            Err(reason) => {
+                let earlier = self.failed.get(&group);
+                let known = earlier.is_some_and(|f| f.reason == reason);
+                let pause =
+                    earlier.map_or(FIRST_RETRY, |f| f.pause.saturating_mul(2).min(LAST_RETRY));
+                let failed = Failed { wanted, reason: reason.clone(), retry: now + pause, pause };
+                self.failed.insert(group, failed);
+                if known { Ok(()) } else { Err(reason) }
+            }
+        }
+    }
+
+    /// When to call [`Pool::retry`]; `None`: nothing has failed.
+    pub(crate) fn poll_retry(&self) -> Option<Instant> {
+        self.failed.values().map(|f| f.retry).min()
+    }
+
+    /// Tries again what is due.
+    pub(crate) fn retry(&mut self, now: Instant, limits: &LimitFiles) {
+        let due: Vec<_> = self
+            .failed
+            .iter()
+            .filter(|(_, f)| f.retry <= now)
+            .map(|(&group, f)| (group, f.wanted.clone()))
+            .collect();
+        for (group, wanted) in due {
+            // A new reason shows in the status.
+            let _ = self.set(now, group, wanted, limits);
+        }
+    }
+
+    /// Why the group is not received as wanted.
+    pub(crate) fn failure(&self, group: Ipv4Addr) -> Option<&str> {
+        self.failed.get(&group).map(|f| f.reason.as_str())
+    }
+
+    /// Leaves everything.
+    pub(crate) fn clear(&mut self) {
+        *self = Pool::new(self.upstream);
+    }
+
+    fn reach(&mut self, group: Ipv4Addr, wanted: &Filter, limits: Limits) -> Result<(), String> {
+        // Each round either ends or marks one more socket as full.
+        for _ in 0..=plan::MAX_SLOTS {
+            let steps = self.slots.plan(group, wanted, limits).map_err(|e| e.to_string())?;
+            let mut again = false;
+            for step in steps {
+                match self.perform(group, &step) {
+                    Ok(()) => {
+                        if self.slots.apply(group, &step)
+                            && let Operation::Leave(id) = step
+                        {
+                            self.sockets.remove(&id);
+                        }
+                    }
+                    Err(error) => {
+                        let Operation::Join(id, _) = step else {
+                            return Err(describe(&error));
+                        };
+                        let full = error.raw_os_error() == Some(libc::ENOBUFS);
+                        if !(full && self.slots.refused(id)) {
+                            return Err(describe(&error));
+                        }
+                        again = true;
+                        break;
+                    }
+                }
+            }
+            if !again {
+                return Ok(());
+            }
+        }
+        Err("no socket takes another group; raise net.ipv4.igmp_max_memberships on the host".into())
+    }
+
+    fn perform(&mut self, group: Ipv4Addr, operation: &Operation) -> io::Result<()> {
+        match operation {
+            Operation::Join(id, filter) => {
+                if let Some(socket) = self.sockets.get(id) {
+                    return join(socket, self.upstream, group, filter);
+                }
+                let socket = open_socket()?;
+                join(&socket, self.upstream, group, filter)?;
+                self.sockets.insert(*id, socket);
+                Ok(())
+            }
+            Operation::Change(id, filter) => {
+                sockopt::set_filter(self.socket(*id)?, self.upstream, group, filter)
+            }
+            Operation::Leave(id) => {
+                match sockopt::leave_group(self.socket(*id)?, self.upstream, group) {
+                    // The interface has gone, and the membership with it.
+                    Err(e)
+                        if matches!(e.raw_os_error(), Some(libc::ENODEV | libc::EADDRNOTAVAIL)) =>
+                    {
+                        Ok(())
+                    }
+                    other => other,
+                }
+            }
+        }
+    }
+
+    fn socket(&self, id: SlotId) -> io::Result<&Socket> {
+        self.sockets.get(&id).ok_or_else(|| io::Error::from_raw_os_error(libc::EBADF))
+    }
+}
+
+/// A first join that at no moment receives more than `filter`.
+///
+/// INCLUDE begins with one source, and the rest is added in place. EXCLUDE of nothing is the
+/// plain join. For EXCLUDE of a list the kernel has no single call: a plain join would ask for
+/// everything first, so the membership begins as INCLUDE of an address that sends nothing and
+/// is changed in place at once. Reports leave some timer ticks after a change, and say what
+/// holds then: usually TO_EX of the list is all that is ever seen.
+fn join(socket: &Socket, upstream: u32, group: Ipv4Addr, filter: &Filter) -> io::Result<()> {
+    let first = match (filter.mode, filter.sources.first()) {
+        (FilterMode::Exclude, None) => return sockopt::join_group(socket, upstream, group),
+        (FilterMode::Exclude, Some(_)) => NOBODY,
+        (FilterMode::Include, Some(&source)) => source,
+        (FilterMode::Include, None) => return Ok(()),
+    };
+    sockopt::join_source_group(socket, upstream, group, first)?;
+    if filter.mode == FilterMode::Include && filter.sources.len() == 1 {
+        return Ok(());
+    }
+    let result = sockopt::set_filter(socket, upstream, group, filter);
+    if result.is_err() {
+        // Nothing half done stays.
+        let _ = sockopt::leave_group(socket, upstream, group);
+    }
+    result
+}
+
+fn open_socket() -> io::Result<Socket> {
+    let socket = Socket::new(Domain::IPV4, Type::DGRAM, None)?;
+    socket.set_multicast_all_v4(false)?;
+    drop_everything(&socket)?;
+    // The kernel's smallest.
+    socket.set_recv_buffer_size(0)?;
+    Ok(socket)
+}
+
+fn describe(error: &io::Error) -> String {
+    match error.raw_os_error() {
+        Some(libc::ENOBUFS) => {
+            "the host's kernel has no room for it; see net.ipv4.igmp_max_memberships, \
+             net.ipv4.igmp_max_msf and net.core.optmem_max"
+                .into()
+        }
+        Some(libc::ENODEV) => "the upstream interface is gone".into(),
+        Some(libc::EMFILE | libc::ENFILE) => "no file descriptor is left for its socket".into(),
+        Some(errno) => nix::errno::Errno::from_raw(errno).desc().to_lowercase(),
+        None => error.to_string(),
+    }
+}
