@@ -10,6 +10,7 @@ mod kill;
 mod output;
 mod probe;
 mod ps;
+mod reload;
 mod rm;
 mod run;
 mod stop;
@@ -31,7 +32,7 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Run a container attached to a LAN.
-    Run(run::RunArgs),
+    Run(Box<run::RunArgs>),
     /// Run a command in a running container.
     Exec(exec::ExecArgs),
     /// Stop containers: their stop signal, then SIGKILL.
@@ -50,6 +51,8 @@ pub enum Command {
     Probe(probe::ProbeArgs),
     /// Show it live: a media facility in network namespaces of its own.
     Demo(demo::DemoArgs),
+    /// Bring the administrator's rules into force for running containers.
+    Reload(reload::ReloadArgs),
     /// Remove what dead containers left behind.
     Gc(gc::GcArgs),
 }
@@ -60,7 +63,7 @@ pub enum Command {
 /// Whatever stopped the command before it had a status of its own.
 pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     match cli.command {
-        Command::Run(args) => run::run(args),
+        Command::Run(args) => run::run(*args),
         Command::Exec(args) => exec::run(args),
         Command::Stop(args) => stop::run(args),
         Command::Kill(args) => kill::run(args),
@@ -70,6 +73,7 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Inspect(args) => inspect::run(args),
         Command::Probe(args) => probe::run(args),
         Command::Demo(args) => demo::run(args),
+        Command::Reload(args) => reload::run(args),
         Command::Gc(args) => gc::run(args),
     }
 }

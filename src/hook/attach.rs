@@ -5,16 +5,16 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use caps::{CapSet, Capability};
 
 use super::HookError;
-use super::cleanup::{detach, end_proxy};
+use super::cleanup::detach;
+use super::proxies::{self, Unfinished};
 use super::request::Request;
-use crate::attach::{AdminConfig, AdminError, Attachment, IgmpMode};
+use crate::attach::{AdminConfig, AdminError, Attachment};
 use crate::net::apply::Applying;
 use crate::net::facts::{Facts, link};
 use crate::net::netlink::RouteSocket;
 use crate::net::netns::NetNs;
-use crate::net::plan::{InterfacePlan, plan};
+use crate::net::plan::plan;
 use crate::oci::ContainerState;
-use crate::proxy::{self, ProxyConfig, ProxyInterface};
 use crate::state::{AttachedInterface, LockedDir, ProcessRef, Record, Store, config_dir};
 
 /// Attaches the container of `state` as it asks.
@@ -79,6 +79,7 @@ fn interfaces(
         Ok(AttachedInterface {
             name: attachment.interface_name(position).to_string(),
             index: 0,
+            upstream_index: 0,
             mac: None,
             policy: admin.check(&attachment)?,
             attachment,
@@ -102,58 +103,24 @@ fn carry_out(
     dir.hand_to_proxy()?;
 
     let mut applying = Applying::create(&plans, &mut host, container, namespace)?;
-    for (interface, created) in record.interfaces.iter_mut().zip(applying.created()) {
+    let made = applying.created().iter().zip(&plans);
+    for (interface, (created, plan)) in record.interfaces.iter_mut().zip(made) {
         interface.index = created.index;
         interface.mac = created.mac;
+        interface.upstream_index = plan.upstream.1;
     }
     // The proxy's rules and sockets must be there before the link comes up: one native query of
     // version 2 would hold the container's kernel in that version for minutes.
-    let proxy = start_proxy(&record, &plans)?.map(Unfinished);
-    record.proxy = proxy.as_ref().map(|p| p.0);
+    let proxy = proxies::start(&record)?;
+    record.proxy = proxy.as_ref().map(Unfinished::process);
     applying.activate()?;
     record.complete = true;
     dir.write(&record)?;
     applying.commit();
-    std::mem::forget(proxy);
+    if let Some(proxy) = proxy {
+        proxy.keep();
+    }
     Ok(())
-}
-
-/// A proxy whose attachment is not complete; it ends with it.
-struct Unfinished(ProcessRef);
-
-impl Drop for Unfinished {
-    fn drop(&mut self) {
-        let _ = end_proxy(self.0);
-    }
-}
-
-fn start_proxy(record: &Record, plans: &[InterfacePlan]) -> Result<Option<ProcessRef>, HookError> {
-    let interfaces: Vec<_> = record
-        .interfaces
-        .iter()
-        .zip(plans)
-        .filter(|(interface, _)| interface.attachment.igmp != IgmpMode::Off)
-        .map(|(interface, plan)| ProxyInterface {
-            name: interface.name.clone(),
-            index: interface.index,
-            parent: plan.parent.0.to_string(),
-            upstream: plan.upstream.0.to_string(),
-            upstream_index: plan.upstream.1,
-            igmp: interface.attachment.igmp,
-            policy: interface.policy.clone(),
-        })
-        .collect();
-    if interfaces.is_empty() {
-        return Ok(None);
-    }
-    let config = ProxyConfig {
-        container: record.container.to_string(),
-        pid: record.init.pid,
-        pid_start: record.init.start,
-        interfaces,
-    };
-    let proxy = proxy::spawn(&config)?;
-    Ok(Some(ProcessRef { pid: proxy.pid, start: proxy.start }))
 }
 
 /// Whether an attachment stands as its record says.

@@ -1,17 +1,11 @@
 //! Taking attachments back: for a container that has stopped, and for what nobody cleaned up.
 
-use std::io;
-use std::time::Duration;
-
-use super::HookError;
+use super::{HookError, proxies};
 use crate::net::apply::delete_interfaces;
 use crate::net::netlink::RouteSocket;
 use crate::net::netns::NetNs;
 use crate::oci::ContainerId;
-use crate::state::{LockedDir, ProcessRef, Record, StateDirError, Store};
-
-/// How long a proxy may take to end before it is killed.
-const PROXY_PATIENCE: Duration = Duration::from_millis(500);
+use crate::state::{LockedDir, Record, StateDirError, Store};
 
 /// Takes back an attachment and removes its directory. What fails does not keep the rest from
 /// being done.
@@ -30,7 +24,7 @@ pub fn detach(dir: LockedDir) -> Result<(), HookError> {
 }
 
 fn take_back(record: &Record) -> Result<(), HookError> {
-    let ended = record.proxy.map_or(Ok(()), end_proxy);
+    let ended = record.proxy.map_or(Ok(()), proxies::end);
     // With the proxy's sockets gone the namespace goes with the container's last process, and the
     // links with it: only a namespace that lives on needs to be told.
     let deleted = match surviving_namespace(record) {
@@ -43,11 +37,6 @@ fn take_back(record: &Record) -> Result<(), HookError> {
     };
     ended?;
     Ok(deleted?)
-}
-
-/// Ends a proxy, and waits until it has.
-pub(super) fn end_proxy(proxy: ProcessRef) -> io::Result<()> {
-    proxy.end(PROXY_PATIENCE)
 }
 
 /// The container's namespace, when it can still be reached and is the same.

@@ -4,6 +4,7 @@
 
 mod attach;
 mod cleanup;
+mod proxies;
 mod request;
 
 use std::io;
@@ -17,6 +18,7 @@ use crate::proxy::SpawnError;
 use crate::state::{StateDirError, Store};
 
 pub use cleanup::{Collected, collect_garbage, detach};
+pub use proxies::{Reloaded, reload};
 
 /// Why a hook failed: one line that names what was wrong.
 #[derive(Debug, thiserror::Error)]

@@ -18,11 +18,20 @@ const MAX_ANSWER: u64 = 64 << 20;
 /// Asks the proxies whose sockets are in these directories, all of them before the first answer is
 /// waited for. The answers come in the order of the directories.
 pub fn query_all(dirs: &[impl AsRef<Path>]) -> Vec<io::Result<ProxyStatus>> {
-    let asked: Vec<_> = dirs.iter().map(|dir| ask(dir.as_ref())).collect();
+    let asked: Vec<_> = dirs.iter().map(|dir| ask(dir.as_ref(), "status\n")).collect();
     asked.into_iter().map(|stream| answer(stream?)).collect()
 }
 
-fn ask(dir: &Path) -> io::Result<UnixStream> {
+/// Makes the proxy of this directory ask its container for all memberships at once.
+///
+/// # Errors
+/// When it cannot be reached or does not answer.
+pub fn requery(dir: &Path) -> io::Result<()> {
+    let mut answer = Vec::new();
+    ask(dir, "requery\n")?.take(MAX_ANSWER).read_to_end(&mut answer).map(drop)
+}
+
+fn ask(dir: &Path, request: &str) -> io::Result<UnixStream> {
     // Through a descriptor: a socket's path has 107 bytes at most (unix(7)), a directory's 4096.
     let dir =
         File::options().read(true).custom_flags(libc::O_PATH | libc::O_DIRECTORY).open(dir)?;
@@ -30,7 +39,7 @@ fn ask(dir: &Path) -> io::Result<UnixStream> {
         UnixStream::connect(format!("/proc/self/fd/{}/control.sock", dir.as_raw_fd()))?;
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.set_write_timeout(Some(PATIENCE))?;
-    stream.write_all(b"status\n")?;
+    stream.write_all(request.as_bytes())?;
     Ok(stream)
 }
 

@@ -44,6 +44,8 @@ pub struct AttachedInterface {
     pub name: String,
     /// Its index in the container's namespace; 0 before it exists.
     pub index: u32,
+    /// Index of the host interface where the proxy joins; 0 before the interface exists.
+    pub upstream_index: u32,
     /// Its hardware address.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mac: Option<MacAddr>,

@@ -1,0 +1,33 @@
+//! `mcrun reload`.
+
+use std::process::ExitCode;
+
+use clap::Args;
+
+use super::output::print;
+use crate::attach::AdminConfig;
+use crate::hook::reload;
+use crate::state::{Store, config_dir};
+
+/// Arguments of `mcrun reload`.
+///
+/// Reads mcrun.toml anew. Containers whose rules change get a new proxy, and so do those whose
+/// proxy is dead; what they have joined stays joined meanwhile.
+#[derive(Debug, Args)]
+pub struct ReloadArgs {}
+
+pub(super) fn run(_args: ReloadArgs) -> anyhow::Result<ExitCode> {
+    let admin = AdminConfig::read(&config_dir())?;
+    let mut status = ExitCode::SUCCESS;
+    for reloaded in reload(&Store::from_env(), &admin)? {
+        match reloaded.result {
+            Ok(true) => print(&format!("{}\n", reloaded.container))?,
+            Ok(false) => {}
+            Err(error) => {
+                eprintln!("mcrun: {}: {error}", reloaded.container);
+                status = ExitCode::FAILURE;
+            }
+        }
+    }
+    Ok(status)
+}

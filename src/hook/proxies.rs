@@ -1,0 +1,133 @@
+//! Starting, replacing and ending the proxy of a record.
+
+use std::io;
+use std::time::Duration;
+
+use super::HookError;
+use crate::attach::{AdminConfig, IgmpMode};
+use crate::oci::ContainerId;
+use crate::proxy::{self, ProxyConfig, ProxyInterface, SpawnError};
+use crate::state::{LockedDir, ProcessRef, Record, StateDirError, Store};
+
+/// How long a proxy may take to end before it is killed.
+const PATIENCE: Duration = Duration::from_millis(500);
+
+/// A proxy that ends with this value, until it is kept.
+#[derive(Debug)]
+pub(super) struct Unfinished {
+    process: ProcessRef,
+    kept: bool,
+}
+
+impl Unfinished {
+    /// The process.
+    pub(super) fn process(&self) -> ProcessRef {
+        self.process
+    }
+
+    /// Lets it live.
+    pub(super) fn keep(mut self) {
+        self.kept = true;
+    }
+}
+
+impl Drop for Unfinished {
+    fn drop(&mut self) {
+        if !self.kept {
+            let _ = end(self.process);
+        }
+    }
+}
+
+/// Starts a proxy for the interfaces of a record; `None` when all have `igmp=off`.
+pub(super) fn start(record: &Record) -> Result<Option<Unfinished>, SpawnError> {
+    let served = record.interfaces.iter().filter(|i| i.attachment.igmp != IgmpMode::Off);
+    let interfaces: Vec<_> = served
+        .map(|interface| ProxyInterface {
+            name: interface.name.clone(),
+            index: interface.index,
+            parent: interface.attachment.parent.to_string(),
+            upstream: interface.attachment.upstream().to_string(),
+            upstream_index: interface.upstream_index,
+            igmp: interface.attachment.igmp,
+            policy: interface.policy.clone(),
+        })
+        .collect();
+    if interfaces.is_empty() {
+        return Ok(None);
+    }
+    let config = ProxyConfig {
+        container: record.container.to_string(),
+        pid: record.init.pid,
+        pid_start: record.init.start,
+        interfaces,
+    };
+    let proxy = proxy::spawn(&config)?;
+    let process = ProcessRef { pid: proxy.pid, start: proxy.start };
+    Ok(Some(Unfinished { process, kept: false }))
+}
+
+/// Ends a proxy, and waits until it has.
+pub(super) fn end(proxy: ProcessRef) -> io::Result<()> {
+    proxy.end(PATIENCE)
+}
+
+/// What [`reload`] did about one container.
+#[derive(Debug)]
+pub struct Reloaded {
+    /// Its id.
+    pub container: ContainerId,
+    /// Whether its proxy was replaced: because the rules in force are others now, or because it
+    /// was dead.
+    pub result: Result<bool, HookError>,
+}
+
+/// Brings the administrator's rules into force for containers that run, and starts the proxies that are
+/// dead.
+///
+/// # Errors
+/// When the state directory cannot be listed, or the administrator's file not be understood.
+pub fn reload(store: &Store, admin: &AdminConfig) -> Result<Vec<Reloaded>, StateDirError> {
+    let mut reloaded = Vec::new();
+    for container in store.list()? {
+        let result = match store.lock(&container) {
+            Ok(Some(dir)) => reload_one(&dir, admin),
+            Ok(None) => continue,
+            Err(error) => Err(error.into()),
+        };
+        reloaded.push(Reloaded { container, result });
+    }
+    Ok(reloaded)
+}
+
+/// The new proxy is there before the old one goes: its rules take the container's IGMP from the moment
+/// they are installed, and it has joined what the kernel says the container has joined. The host's
+/// kernel sees the groups joined by somebody all the time, and says nothing on the LAN.
+fn reload_one(dir: &LockedDir, admin: &AdminConfig) -> Result<bool, HookError> {
+    let Some(mut record) = dir.read()? else { return Ok(false) };
+    if !record.complete || !record.init.is_alive() {
+        return Ok(false);
+    }
+    let mut changed = record.proxy.is_some_and(|proxy| !proxy.is_alive());
+    for interface in &mut record.interfaces {
+        let policy = admin.check(&interface.attachment)?;
+        changed |= policy != interface.policy;
+        interface.policy = policy;
+    }
+    if !changed {
+        return Ok(false);
+    }
+    let old = record.proxy;
+    let new = start(&record)?;
+    record.proxy = new.as_ref().map(Unfinished::process);
+    dir.write(&record)?;
+    if let Some(new) = new {
+        new.keep();
+    }
+    if let Some(old) = old {
+        end(old)?;
+    }
+    // What the container says to queries while both are there goes to the old one.
+    let _ = proxy::requery(dir.path());
+    Ok(true)
+}
