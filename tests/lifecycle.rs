@@ -4,11 +4,12 @@ mod lab;
 
 use std::fs;
 use std::net::Ipv4Addr;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use lab::{
-    Background, Bundle, Container, Lab, PARENT, PATIENCE, Receiver, Runtime, SOURCES, alive, json,
-    kill, memberships, run, wait_until,
+    Background, Bundle, Container, Lab, PARENT, PATIENCE, Runtime, SOURCES, alive, json, kill,
+    memberships, run, wait_until,
 };
 
 const GROUP: Ipv4Addr = Ipv4Addr::new(239, 4, 1, 1);
@@ -22,60 +23,74 @@ fn assert_gone(lab: &Lab, what: &str) {
     println!("after {what} everything was gone in {taken:?}");
 }
 
-/// A receiver in the container, whose group the host has joined.
-fn receiving(lab: &Lab, container: &Container) -> Receiver {
-    let receiver = lab.receive(container, GROUP, None, Duration::from_secs(60));
+/// What the containers run: a receiver, so that there is a membership to leave.
+fn command() -> [String; 6] {
+    ["mcrun", "probe", "recv", &GROUP.to_string(), "--duration", "10m"].map(String::from)
+}
+
+/// Waits until the host has joined the container's group.
+fn wait_received(lab: &Lab, container: &Container) {
     wait_until("the container joins", PATIENCE, || {
         memberships(container.pid).iter().any(|m| m.group == GROUP).then_some(())
     });
     wait_until("the host joins", PATIENCE, || lab.host_joins().contains(&GROUP).then_some(()));
-    receiver
 }
 
 fn by_hand(lab: &Lab, name: &str, address: &str) -> Bundle {
     let mut bundle = Bundle::new(lab, name);
     bundle.add_hooks(lab);
     bundle.annotate(&format!("parent={PARENT},ip={address}/24"));
+    bundle.config["process"]["args"] = serde_json::json!(command());
     bundle
 }
 
 #[test]
 fn kill_9_of_the_containers_init_leaves_nothing() {
     let lab = Lab::new(2);
-    let container = lab.start("c", "10.99.0.11");
-    let receiver = receiving(&lab, &container);
+    let arguments = command();
+    let arguments = arguments.each_ref().map(String::as_str);
+    let container =
+        lab.start_command("c", &["parent=lan0,ip=10.99.0.11/24"], &["--rm"], &arguments);
+    wait_received(&lab, &container);
     kill(container.pid);
     assert_gone(&lab, "kill -9 of the init of mcrun run -d");
-    drop(receiver);
+}
+
+/// By a runtime on its own, which does not notice: nobody calls poststop.
+fn kill_9_of_the_init(runtime: Runtime) {
+    let lab = Lab::new(2);
+    let container = by_hand(&lab, "c", "10.99.0.11").start(&lab, runtime, "c");
+    wait_received(&lab, &container);
+    kill(container.pid);
+    assert_gone(&lab, "kill -9 of the init of a detached container");
 }
 
 #[test]
-fn kill_9_of_the_init_leaves_nothing_where_nobody_calls_poststop() {
+fn kill_9_of_the_init_leaves_nothing_under_runc() {
+    kill_9_of_the_init(Runtime::Runc);
+}
+
+#[test]
+fn kill_9_of_the_init_leaves_nothing_under_crun() {
+    kill_9_of_the_init(Runtime::Crun);
+}
+
+fn delete_force(runtime: Runtime) {
     let lab = Lab::new(2);
-    let container = by_hand(&lab, "c", "10.99.0.11").start(&lab, Runtime::Runc, "c");
-    let receiver = receiving(&lab, &container);
-    kill(container.pid);
-    // runc exec is no part of what mcrun leaves; it ends with the container.
-    drop(receiver);
-    assert_gone(&lab, "kill -9 of the init of runc run --detach");
+    let container = by_hand(&lab, "c", "10.99.0.11").start(&lab, runtime, "c");
+    wait_received(&lab, &container);
+    lab.delete(&container);
+    assert_gone(&lab, "delete --force");
 }
 
 #[test]
 fn runc_delete_force_leaves_nothing() {
-    let lab = Lab::new(2);
-    let container = by_hand(&lab, "c", "10.99.0.11").start(&lab, Runtime::Runc, "c");
-    drop(receiving(&lab, &container));
-    lab.delete(&container);
-    assert_gone(&lab, "runc delete --force");
+    delete_force(Runtime::Runc);
 }
 
 #[test]
 fn crun_delete_force_leaves_nothing() {
-    let lab = Lab::new(2);
-    let container = by_hand(&lab, "c", "10.99.0.11").start(&lab, Runtime::Crun, "c");
-    drop(receiving(&lab, &container));
-    lab.delete(&container);
-    assert_gone(&lab, "crun delete --force");
+    delete_force(Runtime::Crun);
 }
 
 #[test]
@@ -226,12 +241,21 @@ fn gc_collects_what_a_killed_proxy_could_not() {
     assert_gone(&lab, "mcrun gc");
 }
 
+/// A bundle that says nothing of namespaces and variables.
+fn empty_bundle(lab: &Lab) -> PathBuf {
+    let bundle = lab.directory().join("bundle");
+    fs::create_dir(&bundle).expect("directory");
+    fs::write(bundle.join("config.json"), r#"{"ociVersion":"1.0.2"}"#).expect("config.json");
+    bundle
+}
+
 #[test]
 fn a_hook_called_twice_with_one_id_attaches_once() {
     let lab = Lab::new(2);
     let holder = lab.namespace_holder();
     let id = lab.name("c");
-    let state = lab.state(&id, holder.pid(), lab.directory(), Some("parent=lan0,ip=10.99.0.11/24"));
+    let state =
+        lab.state(&id, holder.pid(), &empty_bundle(&lab), Some("parent=lan0,ip=10.99.0.11/24"));
     let links = || {
         let links = json(std::process::Command::new("nsenter").args([
             "--target",
@@ -287,13 +311,12 @@ fn poststop_works_with_the_namespace_and_the_bundle_gone() {
     let lab = Lab::new(2);
     let holder = lab.namespace_holder();
     let id = lab.name("c");
-    let bundle = lab.directory().join("bundle");
-    fs::create_dir(&bundle).expect("directory");
+    let bundle = empty_bundle(&lab);
     let state = lab.state(&id, holder.pid(), &bundle, Some("parent=lan0,ip=10.99.0.11/24"));
     let output = lab.hook("createRuntime", &state);
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     drop(holder);
-    fs::remove_dir(&bundle).expect("removed");
+    fs::remove_dir_all(&bundle).expect("removed");
     // Without a pid, without PATH, from the root directory: as engines call it.
     let mut command = std::process::Command::new("/usr/bin/nsenter");
     command
