@@ -109,6 +109,9 @@ impl Driver {
             interfaces.push(Interface::new(interface.clone(), injector, now));
             inside.links.ask(interface.index)?;
         }
+        for warning in &warnings {
+            log.line(now, Level::Warning, warning);
+        }
         let degraded =
             packets.is_none() && config.interfaces.iter().any(|i| i.igmp == IgmpMode::Proxy);
         let loop_ = Loop {
@@ -129,6 +132,16 @@ impl Driver {
             buffer: vec![0; BUFFER],
         };
         Ok(Driver { home, log, loop_ })
+    }
+
+    /// What it may still touch in the file system.
+    pub(crate) fn home(&self) -> &Home {
+        &self.home
+    }
+
+    /// Writes a line of the log.
+    pub(crate) fn log(&mut self, now: Instant, level: Level, text: &str) {
+        self.log.line(now, level, text);
     }
 
     /// Serves until the container has ended, and removes what is left of it.

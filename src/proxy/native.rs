@@ -80,7 +80,9 @@ fn parse(igmp: &str, mcfilter: &str) -> BTreeMap<(u32, Ipv4Addr), Observed> {
             }
         }
     }
-    let mut lists: BTreeMap<(u32, Ipv4Addr), Vec<(Ipv4Addr, u64, u64)>> = BTreeMap::new();
+    // A source, and how many sockets include and exclude it.
+    type Uses = (Ipv4Addr, u64, u64);
+    let mut lists: BTreeMap<_, Vec<Uses>> = BTreeMap::new();
     for line in mcfilter.lines().skip(1) {
         let words: Vec<_> = line.split_whitespace().collect();
         let address = |word: &str| {

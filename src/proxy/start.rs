@@ -90,7 +90,7 @@ fn start() -> Result<Driver, StartError> {
     let now = Instant::now();
     let home = Home::open(&crate::state::state_dir(), &config.container)
         .context(|| format!("cannot open the state directory of container {}", config.container))?;
-    let mut log = Log::open(&home, &config.container, now);
+    let log = Log::open(&home, &config.container, now);
     let mut warnings = Vec::new();
     let inside = ns
         .run(|| Inside::open(&config.interfaces, &mut warnings))
@@ -101,22 +101,17 @@ fn start() -> Result<Driver, StartError> {
     let listener: UnixListener =
         home.listen().context(|| format!("cannot make {}", super::home::CONTROL))?;
     drop(ns);
-    let landlocked = sandbox::enter(&home).map_err(|e| StartError {
+    let parts = Parts { config, container, home, log, inside, lan, limits, listener, warnings };
+    let mut driver = Driver::new(parts, now).context(|| "cannot set up the event loop".into())?;
+    let landlocked = sandbox::enter(driver.home()).map_err(|e| StartError {
         what: "cannot give up privileges".into(),
         source: io::Error::other(e),
     })?;
     if !landlocked {
-        log.line(
-            now,
-            Level::Info,
-            "this kernel has no landlock; confined by user and seccomp alone",
-        );
+        let text = "this kernel has no landlock; confined by user and seccomp alone";
+        driver.log(now, Level::Info, text);
     }
-    for warning in &warnings {
-        log.line(now, Level::Warning, warning);
-    }
-    let parts = Parts { config, container, home, log, inside, lan, limits, listener, warnings };
-    Driver::new(parts, now).context(|| "cannot set up the event loop".into())
+    Ok(driver)
 }
 
 /// All that a running proxy holds.
