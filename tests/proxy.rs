@@ -18,6 +18,7 @@ use mcrun::net::netns::NetNs;
 use mcrun::net::sockopt;
 use mcrun::proxy::{
     GroupEntry, GroupStatus, ProxyConfig, ProxyInterface, ProxyState, ProxyStatus, query_all,
+    requery,
 };
 use mcrun::state::{ProcessRef, Store};
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
@@ -416,6 +417,40 @@ fn groups_are_spread_over_sockets_and_too_long_lists_recover() {
     run(lab.enter("host", "sh").args(["-c", "echo 20 >/proc/sys/net/ipv4/igmp_max_msf"]));
     proxy.wait_group(GROUP, GroupStatus::Joined);
     assert_eq!(lab.host_filters().get(&GROUP).map(|f| f.len()), Some(12));
+}
+
+#[test]
+fn a_new_proxy_takes_over_without_a_leave_on_the_wire() {
+    let lab = Lab::new(2);
+    let container = FakeContainer::new(&lab, "c1", 11);
+    let mut old = container.serve(&container.config());
+    let _asm = container.join(GROUP);
+    let _ssm = container.join_source(SSM, source(3));
+    let wanted = BTreeSet::from([GROUP, SSM]);
+    wait_until("both are joined", PATIENCE, || lab.host_joins().is_superset(&wanted).then_some(()));
+    let capture = lab.capture();
+    let mut new = container.start(&container.config()).expect("ready");
+    // Ready means joined: the old one may end now.
+    old.child.kill().expect("killed");
+    old.ended_within(PATIENCE);
+    assert!(lab.host_joins().is_superset(&wanted));
+    requery(&container.directory()).expect("answered");
+    // It intercepts, and hears the container.
+    let third = Ipv4Addr::new(239, 5, 1, 3);
+    let _third = container.join(third);
+    wait_joined(&lab, third);
+    wait_until("the container has answered", PATIENCE, || {
+        new.status().interfaces[0].counters.get("reports_v3").filter(|n| **n > 1).map(drop)
+    });
+    let sources = |g: GroupEntry| (g.mode, g.sources);
+    assert_eq!(new.group(SSM).map(sources), Some((FilterMode::Include, vec![source(3)])));
+    assert_eq!(new.group(GROUP).map(sources), Some((FilterMode::Exclude, vec![])));
+    let seen = capture.finish();
+    lab.assert_one_igmp_host(&seen);
+    assert!(!seen.iter().any(|f| matches!(f.message, Igmp::Leave { .. })), "{seen:?}");
+    assert!(container.directory().exists());
+    new.child.kill().expect("killed");
+    new.ended_within(PATIENCE);
 }
 
 #[test]

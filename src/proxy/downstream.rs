@@ -39,7 +39,8 @@ impl Intercepted {
     /// Binds a free NFLOG group in the caller's namespace; each packet is handed over at once.
     ///
     /// # Errors
-    /// The kernel's: `EINVAL` or `EOPNOTSUPP` without nfnetlink_log, `EBUSY` when no group is free.
+    /// The kernel's: `EINVAL` or `EOPNOTSUPP` without nfnetlink_log, `EBUSY` when no group
+    /// is free.
     pub(crate) fn open() -> io::Result<Self> {
         let socket = NfSocket::open()?;
         // A missed packet only costs another query, so less room than asked for will do.
@@ -47,7 +48,8 @@ impl Intercepted {
         for group in FIRST_GROUP..FIRST_GROUP + GROUPS_TRIED {
             match bind(&socket, group) {
                 Ok(()) => return Ok(Intercepted { socket, group }),
-                Err(e) if e.raw_os_error() == Some(libc::EBUSY) => {}
+                // Another's: EPERM (nfulnl_recv_config), or EBUSY when it came between.
+                Err(e) if matches!(e.raw_os_error(), Some(libc::EPERM | libc::EBUSY)) => {}
                 Err(e) => return Err(e),
             }
         }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 
 use super::config::ProxyConfig;
-use super::control::{Control, Next};
+use super::control::{Control, Next, Request};
 use super::downstream::Intercepted;
 use super::home::Home;
 use super::lan::LanSocket;
@@ -64,7 +64,9 @@ struct Loop {
     lan: Vec<LanSocket>,
     limits: LimitFiles,
     control: Control,
-    proc_net: Option<ProcNet>,
+    proc_net: ProcNet,
+    /// Some interface is not served.
+    observing: bool,
     /// When a group was first seen on an interface that is only observed.
     seen: BTreeMap<(u32, Ipv4Addr), Instant>,
     warnings: Vec<String>,
@@ -112,6 +114,7 @@ impl Driver {
         for warning in &warnings {
             log.line(now, Level::Warning, warning);
         }
+        let observing = interfaces.iter_mut().any(|i| i.router().is_none());
         let degraded =
             packets.is_none() && config.interfaces.iter().any(|i| i.igmp == IgmpMode::Proxy);
         let loop_ = Loop {
@@ -126,6 +129,7 @@ impl Driver {
             limits,
             control: Control::new(listener),
             proc_net: inside.proc_net,
+            observing,
             seen: BTreeMap::new(),
             warnings,
             degraded,
@@ -142,6 +146,24 @@ impl Driver {
     /// Writes a line of the log.
     pub(crate) fn log(&mut self, now: Instant, level: Level, text: &str) {
         self.log.line(now, level, text);
+    }
+
+    /// Joins what the container has joined before this proxy was there: another one has ended,
+    /// or is about to. The container's own reports correct it.
+    pub(crate) fn take_over(&mut self, now: Instant) {
+        let Loop { proc_net, interfaces, limits, .. } = &mut self.loop_;
+        // Without it the container's answer to the first query tells all.
+        let groups = proc_net.read().unwrap_or_default();
+        for interface in interfaces {
+            for ((index, group), observed) in &groups {
+                if *index == interface.config.index
+                    && let Some(router) = interface.router()
+                {
+                    router.handle_membership(now, *group, &observed.at_most(*group));
+                }
+            }
+            interface.pump(now, limits, &mut self.log);
+        }
     }
 
     /// Serves until the container has ended, and removes what is left of it.
@@ -219,9 +241,7 @@ impl Loop {
                 Ok(false) => return,
                 // Messages were lost: the container says it all again.
                 Err(_) => {
-                    for router in self.interfaces.iter_mut().filter_map(Interface::router) {
-                        router.requery(now);
-                    }
+                    self.requery(now);
                     return;
                 }
             }
@@ -231,7 +251,7 @@ impl Loop {
     fn hear_links(&mut self, now: Instant) {
         for _ in 0..TURN {
             let (interfaces, seen) = (&mut self.interfaces, &mut self.seen);
-            let observing = self.proc_net.is_some();
+            let observing = self.observing;
             let result = self.links.receive(&mut self.buffer, |event| {
                 let index = event.index();
                 let Some(at) = interfaces.iter().position(|i| i.config.index == index) else {
@@ -296,29 +316,48 @@ impl Loop {
 
     fn serve(&mut self, now: Instant, token: u64) {
         let id = (token - token::CLIENT) as u32;
+        let mut next = self.control.serve(id);
+        if let Next::Answer(request) = next {
+            let answer = match request {
+                Request::Status => serde_json::to_vec(&self.status(now)).unwrap_or_default(),
+                Request::Requery => {
+                    self.requery(now);
+                    b"{}".to_vec()
+                }
+            };
+            next = self.control.answer(id, answer);
+        }
+        if next == Next::Write
+            && let Some(stream) = self.control.stream(id)
+        {
+            // A client that is not watched is closed when its time is over.
+            let _ = self.epoll.modify(stream, &mut EpollEvent::new(EpollFlags::EPOLLOUT, token));
+        }
+    }
+
+    fn requery(&mut self, now: Instant) {
+        for router in self.interfaces.iter_mut().filter_map(Interface::router) {
+            router.requery(now);
+        }
+    }
+
+    fn status(&mut self, now: Instant) -> ProxyStatus {
         let observed = self.observe(now);
-        let (config, interfaces) = (&self.config, &self.interfaces);
-        let status = || ProxyStatus {
-            container: config.container.clone(),
+        ProxyStatus {
+            container: self.config.container.clone(),
             pid: std::process::id().cast_signed(),
             state: if self.degraded { ProxyState::Degraded } else { ProxyState::Running },
             warnings: self.warnings.clone(),
-            interfaces: interfaces.iter().map(|i| i.status(now, &observed)).collect(),
-        };
-        let flags = match self.control.serve(id, status) {
-            Next::Read | Next::Closed => return,
-            Next::Write => EpollFlags::EPOLLOUT,
-        };
-        if let Some(stream) = self.control.stream(id) {
-            let _ = self.epoll.modify(stream, &mut EpollEvent::new(flags, token));
+            interfaces: self.interfaces.iter().map(|i| i.status(now, &observed)).collect(),
         }
     }
 
     /// The groups of interfaces that are only observed, and since when.
     fn observe(&mut self, now: Instant) -> BTreeMap<(u32, Ipv4Addr), (Observed, Instant)> {
-        let Some(groups) = self.proc_net.as_mut().and_then(|files| files.read().ok()) else {
+        if !self.observing {
             return BTreeMap::new();
-        };
+        }
+        let groups = self.proc_net.read().unwrap_or_default();
         self.seen.retain(|key, _| groups.contains_key(key));
         let mut observed = BTreeMap::new();
         for (key, group) in groups.into_iter().take(MAX_OBSERVED) {

@@ -111,6 +111,7 @@ fn start() -> Result<Driver, StartError> {
         let text = "this kernel has no landlock; confined by user and seccomp alone";
         driver.log(now, Level::Info, text);
     }
+    driver.take_over(now);
     Ok(driver)
 }
 
@@ -187,8 +188,8 @@ pub(crate) struct Inside {
     /// Interception, and an injector for each interface in the order of the task.
     pub(crate) interception: Option<Interception>,
     pub(crate) links: Links,
-    /// For interfaces that are not intercepted.
-    pub(crate) proc_net: Option<ProcNet>,
+    /// What the container's kernel has joined.
+    pub(crate) proc_net: ProcNet,
 }
 
 /// The rules and the sockets on both sides of them.
@@ -210,12 +211,8 @@ impl Inside {
             .map(|i| Target { name: &i.name, index: i.index })
             .collect();
         let interception = if served.is_empty() { None } else { intercept(&served, warnings)? };
-        let all_intercepted = interception.is_some() && served.len() == interfaces.len();
-        let proc_net = if all_intercepted {
-            None
-        } else {
-            Some(ProcNet::open().context(|| "cannot open the container's /proc/net/igmp".into())?)
-        };
+        let proc_net =
+            ProcNet::open().context(|| "cannot open the container's /proc/net/igmp".into())?;
         Ok(Inside { interception, links, proc_net })
     }
 
@@ -230,15 +227,17 @@ fn intercept(
     warnings: &mut Vec<String>,
 ) -> Result<Option<Interception>, StartError> {
     let mark = random_mark().context(|| "cannot get a random number".into())?;
-    let attempt = || -> io::Result<(NfSocket, Intercepted, &'static str)> {
+    // The second name is for a container that has a table of the first, or a proxy that is
+    // being replaced. One with an owner gives EPERM.
+    let names = [TABLE.to_owned(), format!("{TABLE}-{}", std::process::id())];
+    let attempt = || -> io::Result<(NfSocket, Intercepted, &str)> {
         let packets = Intercepted::open()?;
         let rules = NfSocket::open()?;
-        // The second name is for a container that has a table of the first.
         let mut last = io::Error::from_raw_os_error(libc::EEXIST);
-        for table in [TABLE, "mcrun-proxy"] {
-            match filter::intercept(&rules, table, served, mark, packets.group()) {
-                Ok(()) => return Ok((rules, packets, table)),
-                Err(e) if e.raw_os_error() == Some(libc::EEXIST) => last = e,
+        for name in &names {
+            match filter::intercept(&rules, name, served, mark, packets.group()) {
+                Ok(()) => return Ok((rules, packets, name)),
+                Err(e) if matches!(e.raw_os_error(), Some(libc::EEXIST | libc::EPERM)) => last = e,
                 Err(e) => return Err(e),
             }
         }
