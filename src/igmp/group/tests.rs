@@ -231,6 +231,19 @@ fn line_3_2_s_is_set_while_the_group_timer_is_above_lmqt() {
 }
 
 #[test]
+fn line_3_2_a_group_that_is_gone_is_not_asked_for_again() {
+    let mut lab = Lab::new(&exclude(&[('a', 100)], "", 1), false);
+    let (qi, qri, lmqi) = (Duration::from_secs(125), Duration::from_secs(10), 5);
+    lab.config.timing = Timing::new(3, qi, qri, Duration::from_secs(lmqi)).unwrap();
+    assert_eq!(lab.apply(ToIn, "a"), [query("", false)]);
+    lab.run_until(1);
+    assert_eq!(lab.state(), include(&[('a', 395)]));
+    // Joined anew, before the retransmission would have been due.
+    lab.apply(ToEx, "");
+    assert_eq!(lab.run_until(100), []);
+}
+
+#[test]
 fn line_3_2_a_timer_below_lmqt_is_not_raised() {
     let mut lab = Lab::new(&exclude(&[], "", 1), false);
     lab.apply(ToIn, "");

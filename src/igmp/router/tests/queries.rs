@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::lab::*;
+use crate::igmp::Timing;
 use crate::igmp::router::{RouterConfig, counter};
 use crate::igmp::wire::{Message, Query, RecordType::*, Version};
 
@@ -193,6 +194,38 @@ fn waiting_specific_queries_keep_their_sources_together() {
     let heard = lab.take_queries();
     assert_eq!(heard.len(), 1);
     assert_eq!(heard[0].query, specific("239.2.2.2", &["10.0.0.1", "10.0.0.2"]));
+}
+
+/// One of them wants the timers of other routers lowered.
+#[test]
+fn merged_specific_queries_have_s_only_if_all_have_it() {
+    let mut lab = up();
+    for n in 0..32 {
+        lab.lan_query(QUERIER, &specific(&format!("239.1.1.{n}"), &[]));
+    }
+    for (group, flags) in [("239.2.2.1", [true, false]), ("239.2.2.2", [true, true])] {
+        for suppress in flags {
+            lab.lan_query(QUERIER, &Query { suppress, ..specific(group, &[]) });
+        }
+    }
+    lab.take_queries();
+    lab.pass(seconds(1));
+    let heard = lab.take_queries();
+    assert_eq!(heard.iter().map(|h| h.query.suppress).collect::<Vec<_>>(), [false, true]);
+}
+
+/// Startup is over once the LAN's querier was heard: when it is missed, no second one follows.
+#[test]
+fn a_lost_querier_is_replaced_without_another_startup() {
+    let timing = Timing::new(3, seconds(125), seconds(10), seconds(1)).unwrap();
+    let config = RouterConfig { timing, ..RouterConfig::default() };
+    let mut lab = Lab::with(config, Default::default());
+    lab.event(|router, now| router.handle_link_up(now));
+    lab.lan_query(QUERIER, &general(Version::V2));
+    lab.pass(seconds(100));
+    lab.take_queries();
+    lab.pass_until(seconds(600));
+    assert_eq!(times(&lab.take_queries()), [seconds(380), seconds(505)]);
 }
 
 #[test]
