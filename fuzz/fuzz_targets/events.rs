@@ -236,7 +236,8 @@ impl Lab {
         assert!(refused <= 8 + 16, "{refused} refused groups remembered");
         assert!(wanted.len() <= policy.max_groups as usize);
         for (group, filter) in &wanted {
-            assert!(filter.sources.len() <= policy.max_sources as usize);
+            let rules = policy.deny.len() + policy.allow.len();
+            assert!(filter.sources.len() <= policy.max_sources as usize + rules);
             assert!(group.octets()[0] != 232 || filter.mode == FilterMode::Include);
             assert_eq!(policy.apply(*group, filter).as_ref(), Ok(filter), "denied, and joined");
         }

@@ -42,6 +42,7 @@ fn policies() -> Vec<GroupPolicy> {
         GroupPolicy { max_groups: 0, ..small },
         policy(&["239.1.0.0/16", "239.2.0.0/16@10.0.0.0/8"], &[]),
         GroupPolicy { max_groups: 2, ..policy(&["239.0.0.0/8@10.0.0.1"], &[]) },
+        GroupPolicy { max_sources: 1, ..policy(&["239.0.0.0/8@10.0.0.4"], &[]) },
         policy(&["239.0.0.0/8@10.0.0.1"], &["239.0.0.0/8", "232.0.0.0/8@10.0.0.0/30"]),
         policy(&[], &["232.1.1.1@10.0.0.2", "239.3.3.3@10.0.0.1", "239.3.3.3@10.0.0.3"]),
     ]
@@ -139,7 +140,8 @@ fn check(lab: &Lab, policy: &GroupPolicy, config: &RouterConfig) -> Result<(), T
             prop_assert_eq!(told.mode, FilterMode::Include);
             prop_assert!(told.sources.is_subset(&view.wanted.sources));
         }
-        prop_assert!(told.sources.len() <= policy.max_sources as usize);
+        let rules = policy.deny.len() + policy.allow.len();
+        prop_assert!(told.sources.len() <= policy.max_sources as usize + rules);
     }
     prop_assert_eq!(lab.upstream.len(), admitted, "nothing is joined that is not shown");
     prop_assert!(admitted <= max_groups);

@@ -116,6 +116,19 @@ fn an_exclude_list_beyond_the_limit_is_cut() {
     assert_eq!(lab.status(GROUP), beyond("max-sources=1"));
 }
 
+/// Else a container could fill the list, and so let in what is denied.
+#[test]
+fn denied_sources_stay_excluded_when_a_list_is_cut() {
+    let denying = policy(&["239.0.0.0/8@10.9.9.9"], &[]);
+    let mut lab = Lab::with_policy(GroupPolicy { max_sources: 1, ..denying });
+    lab.report(ToEx, GROUP, &["10.0.0.1", "10.0.0.2"]);
+    assert_eq!(lab.joined(GROUP), exclude(&["10.0.0.1", "10.9.9.9"]));
+    let denying = policy(&["239.0.0.0/8@10.9.9.9"], &[]);
+    let none = GroupPolicy { max_sources: 0, ..denying };
+    lab.event(|router, now| router.set_policy(now, none));
+    assert_eq!(lab.joined(GROUP), exclude(&["10.9.9.9"]));
+}
+
 #[test]
 fn without_fast_leave_replaced_lists_do_not_pile_up() {
     let config = RouterConfig { fast_leave: false, ..RouterConfig::default() };
@@ -176,6 +189,22 @@ fn groups_that_wait_for_the_rate_take_turns() {
     lab.leave("239.1.1.1");
     lab.pass(ms(100));
     assert_eq!(lab.joined("239.1.1.9"), Filter::any());
+}
+
+/// Joins that overtook leaves would make upstream hold ever more groups.
+#[test]
+fn upstream_has_no_more_groups_than_the_limit_while_changes_wait() {
+    let config = RouterConfig { change_burst: 2, change_interval: ms(10), ..Default::default() };
+    let mut lab = Lab::with(config, limited(3, 64));
+    for n in 0..500 {
+        let group = format!("239.1.{}.{}", n / 250, n % 250);
+        lab.join(&group);
+        lab.pass(ms(10));
+        lab.leave(&group);
+        assert!(lab.upstream.len() <= 3, "{} groups", lab.upstream.len());
+    }
+    lab.pass(seconds(10));
+    assert_eq!(lab.upstream.len(), 0);
 }
 
 #[test]

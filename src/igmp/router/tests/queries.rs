@@ -26,7 +26,9 @@ fn line_1_3_startup_queries_are_rv_of_them_a_quarter_interval_apart() {
     assert_eq!(times(&queries), [ms(0), ms(31_250), ms(156_250), ms(281_250)]);
     for heard in queries {
         assert_eq!(heard.src, ip("0.0.0.0"), "an elected querier would be outvoted");
-        assert_eq!(heard.query, Query::general(seconds(10)));
+        // The link has just come up: what is joined there is to be known at once.
+        let max_resp = if heard.at.is_zero() { ms(500) } else { seconds(10) };
+        assert_eq!(heard.query, Query::general(max_resp));
     }
 }
 
@@ -94,6 +96,19 @@ fn the_querier_is_remembered_with_version_and_interval() {
     assert_eq!(querier(&lab).0, QUERIER);
     lab.lan_query(ip("192.0.2.0"), &general(Version::V3));
     assert_eq!(querier(&lab).0, ip("192.0.2.0"));
+}
+
+#[test]
+fn a_query_from_a_source_that_no_host_has_is_ignored() {
+    let mut lab = up();
+    lab.pass(seconds(2));
+    lab.take_queries();
+    for src in ["224.0.0.1", "239.1.1.1", "255.255.255.255", "127.0.0.1"] {
+        lab.lan_query(ip(src), &general(Version::V3));
+    }
+    assert_eq!(lab.take_queries(), []);
+    assert_eq!(lab.router.querier(lab.now), None);
+    assert_eq!(lab.counter(counter::LAN_BAD_SOURCE), 4);
 }
 
 /// Line 1.7: what a query does not tell has its default.
