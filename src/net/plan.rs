@@ -7,7 +7,7 @@ use ipnet::IpNet;
 
 use super::facts::Facts;
 use super::messages::{Link, all_multicast};
-use crate::attach::{Attachment, Driver, IfName, IgmpMode, MacAddr, MacvlanMode};
+use crate::attach::{Attachment, Driver, IfName, IgmpMode, MacAddr, MacvlanMode, nearest};
 
 /// Why an attachment cannot be made on this host: one line that names the key and the value.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -153,9 +153,12 @@ fn plan_one(
 
 fn checked_link<'f>(key: &str, name: &IfName, facts: &'f Facts) -> Result<&'f Link, PlanError> {
     let Some(link) = facts.links.get(name) else {
-        return refuse(format!(
-            "{key}={name}: the host has no interface of this name (ip link shows them)"
-        ));
+        let near = nearest(name.as_str(), facts.link_names.iter().map(String::as_str));
+        let hint = match near {
+            Some(near) => format!("did you mean {near}?"),
+            None => "ip link shows them".into(),
+        };
+        return refuse(format!("{key}={name}: the host has no interface of this name; {hint}"));
     };
     if link.loopback {
         return refuse(format!(
@@ -313,6 +316,7 @@ mod tests {
         let tun = Link { mac: None, ..link(6, "tun") };
         let links = [link(2, "eth0"), link(3, "eth1"), down, lo, port, tun];
         Facts {
+            link_names: links.iter().map(|l| l.name.clone()).collect(),
             links: links.into_iter().map(|l| (l.name.parse().unwrap(), l)).collect(),
             host_addresses: vec![(2, "10.0.0.1".parse().unwrap())],
             taken_names: vec!["eth0".parse().unwrap()],
@@ -330,7 +334,11 @@ mod tests {
     #[test]
     fn what_stands_against_it() {
         for (spec, expected) in [
-            ("parent=eth9", "parent=eth9: the host has no interface"),
+            (
+                "parent=eth9",
+                "parent=eth9: the host has no interface of this name; did you mean eth0?",
+            ),
+            ("parent=xyzzy", "no interface of this name; ip link shows them"),
             ("parent=down", "parent=down: the interface is down"),
             ("parent=lo", "loopback"),
             ("parent=port", "port of a bridge; name the bridge itself"),
