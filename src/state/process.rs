@@ -76,20 +76,6 @@ impl ProcessRef {
     }
 }
 
-impl ProcessRef {
-    /// Waits until the process has ended by itself; false when it has not within `patience`.
-    ///
-    /// # Errors
-    /// Those of `pidfd_open(2)` and poll(2); a process that has ended already is none.
-    pub fn ends_within(self, patience: Duration) -> io::Result<bool> {
-        match self.open() {
-            Ok(fd) => wait(&fd, patience),
-            Err(error) if error.raw_os_error() == Some(libc::ESRCH) => Ok(true),
-            Err(error) => Err(error),
-        }
-    }
-}
-
 fn send_signal(pidfd: &OwnedFd, signal: i32) -> io::Result<()> {
     // SAFETY: a descriptor, a number, no siginfo, no flags.
     let result = unsafe {
