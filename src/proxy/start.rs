@@ -110,8 +110,18 @@ fn start() -> Result<Driver, StartError> {
     // Last, so that nobody finds a socket whose proxy does not start.
     let listener: UnixListener =
         home.listen().context(|| format!("cannot make {}", super::home::CONTROL))?;
-    drop(ns);
-    let parts = Parts { config, container, home, log, inside, lan, limits, listener, warnings };
+    let parts = Parts {
+        config,
+        container,
+        namespace: ns,
+        home,
+        log,
+        inside,
+        lan,
+        limits,
+        listener,
+        warnings,
+    };
     let mut driver = Driver::new(parts, now).context(|| "cannot set up the event loop".into())?;
     let landlocked = sandbox::enter(driver.home()).map_err(|e| StartError {
         what: "cannot give up privileges".into(),
@@ -130,6 +140,8 @@ pub(crate) struct Parts {
     pub(crate) config: ProxyConfig,
     /// The container's init.
     pub(crate) container: OwnedFd,
+    /// Its network namespace.
+    pub(crate) namespace: NetNs,
     pub(crate) home: Home,
     pub(crate) log: Log,
     pub(crate) inside: Inside,
