@@ -286,7 +286,11 @@ impl Loop {
                 match event {
                     LinkEvent::Up(_) => interfaces[at].link_up(now),
                     LinkEvent::Down(_) => interfaces[at].link_down(),
-                    LinkEvent::Gone(_) => interfaces[at].gone(now, log),
+                    LinkEvent::Gone(_) => {
+                        interfaces[at].gone(now);
+                        let text = format!("{} is gone", interfaces[at].config.name);
+                        log.line(now, Level::Info, &text);
+                    }
                     LinkEvent::Joined(_, group) => {
                         if observing && seen.len() < MAX_OBSERVED {
                             seen.insert((index, group), now);

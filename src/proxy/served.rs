@@ -60,8 +60,7 @@ impl Interface {
     }
 
     /// The interface is gone: so is all that the container wanted of it.
-    pub(crate) fn gone(&mut self, now: Instant, log: &mut Log) {
-        log.line(now, Level::Info, &format!("{} is gone", self.config.name));
+    pub(crate) fn gone(&mut self, now: Instant) {
         self.up = false;
         if let Some(served) = &mut self.served {
             served.router = new_router(&self.config, now);
