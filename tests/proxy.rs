@@ -7,6 +7,7 @@ use std::fs;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::os::fd::AsRawFd;
+use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -21,6 +22,10 @@ use mcrun::proxy::{
     requery,
 };
 use mcrun::state::{ProcessRef, Store};
+use seccompiler::{
+    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
+    SeccompRule,
+};
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
 const GROUP: Ipv4Addr = Ipv4Addr::new(239, 5, 1, 1);
@@ -117,17 +122,22 @@ impl<'l> FakeContainer<'l> {
     }
 
     fn start(&self, config: &ProxyConfig) -> Result<Proxy, String> {
+        self.start_as(config, |command| command)
+    }
+
+    fn start_as(
+        &self,
+        config: &ProxyConfig,
+        change: impl FnOnce(&mut Command) -> &mut Command,
+    ) -> Result<Proxy, String> {
         let store = Store::at(self.lab.state_dir());
         let id = self.id.clone().try_into().expect("an id");
         let locked = store.lock_or_create(&id).expect("state directory");
         fs::write(locked.path().join("record.json"), "{}").expect("record");
         locked.hand_to_proxy().expect("handed over");
         drop(locked);
-        let mut child = self
-            .lab
-            .enter("host", env!("CARGO_BIN_EXE_mcrun-proxy"))
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
+        let mut command = self.lab.enter("host", env!("CARGO_BIN_EXE_mcrun-proxy"));
+        let mut child = change(command.stdin(Stdio::piped()).stdout(Stdio::piped()))
             .spawn()
             .expect("mcrun-proxy starts");
         let text = serde_json::to_vec(config).expect("JSON");
@@ -489,6 +499,121 @@ fn a_native_interface_is_left_alone_and_observed() {
     wait_until("the container reports by itself", PATIENCE, || {
         capture.igmp().iter().any(|f| f.mac != lab.host_mac()).then_some(())
     });
+}
+
+#[test]
+fn without_nf_tables_the_container_speaks_for_itself_and_that_is_said() {
+    let lab = Lab::new(3);
+    let container = FakeContainer::new(&lab, "c1", 11);
+    // A kernel without netfilter's netlink, as far as the proxy can tell.
+    let condition = |argument, value: i32| {
+        SeccompCondition::new(argument, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, value as u64)
+            .expect("condition")
+    };
+    let netfilter = SeccompRule::new(vec![
+        condition(0, libc::AF_NETLINK),
+        condition(2, libc::NETLINK_NETFILTER),
+    ]);
+    let program: BpfProgram = SeccompFilter::new(
+        [(libc::SYS_socket, vec![netfilter.expect("rule")])].into(),
+        SeccompAction::Allow,
+        SeccompAction::Errno(libc::EPROTONOSUPPORT as u32),
+        std::env::consts::ARCH.try_into().expect("architecture"),
+    )
+    .and_then(TryInto::try_into)
+    .expect("filter");
+    let proxy = container
+        .start_as(&container.config(), |command| {
+            // SAFETY: two system calls on a program made before; nothing is allocated.
+            unsafe {
+                command.pre_exec(move || {
+                    seccompiler::apply_filter(&program).map_err(std::io::Error::other)
+                })
+            }
+        })
+        .expect("ready");
+    container.up();
+    let status = proxy.status();
+    assert_eq!(status.state, ProxyState::Degraded);
+    assert!(status.warnings.iter().any(|w| w.contains("nf_tables")), "{:?}", status.warnings);
+    let capture = lab.capture();
+    let _socket = container.join(GROUP);
+    proxy.wait_group(GROUP, GroupStatus::Joined);
+    assert!(!lab.host_joins().contains(&GROUP));
+    wait_until("the container reports by itself", PATIENCE, || {
+        capture.igmp().iter().any(|f| f.mac != lab.host_mac()).then_some(())
+    });
+}
+
+#[test]
+fn two_interfaces_of_a_container_are_told_apart() {
+    let lab = Lab::new(3);
+    let container = FakeContainer::new(&lab, "c1", 11);
+    let pid = container.pid();
+    let second = format!("link add link {PARENT} name mc1 netns {pid} type macvlan mode bridge");
+    lab.ip("host", &second);
+    let mut config = container.config();
+    let mut other = config.interfaces[0].clone();
+    other.name = "mc1".into();
+    other.index = container
+        .ns
+        .run(|| nix::net::if_::if_nametoindex("mc1").expect("the link"))
+        .expect("entered");
+    let index = other.index;
+    config.interfaces.push(other);
+    let proxy = container.serve(&config);
+    container.ip("link set mc1 up");
+    let narrow = container.join_source(SSM, source(3));
+    let socket = container.socket();
+    sockopt::join_source_group(&socket, index, SSM, source(4)).expect("join");
+    let both: BTreeSet<_> = [source(3), source(4)].into();
+    let sources = || lab.host_filters().get(&SSM).map(|f| f.keys().copied().collect());
+    wait_until("both are joined", PATIENCE, || (sources() == Some(both.clone())).then_some(()));
+    let interfaces = proxy.status().interfaces;
+    let told = |at: usize| interfaces[at].groups.iter().map(|g| g.sources.clone()).collect();
+    assert_eq!((told(0), told(1)), (vec![vec![source(3)]], vec![vec![source(4)]]));
+    drop(narrow);
+    wait_until("one is left", PATIENCE, || (sources() == Some([source(4)].into())).then_some(()));
+}
+
+#[test]
+fn reports_as_long_as_a_jumbo_frame_are_heard() {
+    let lab = Lab::new(3);
+    lab.ip("host", &format!("link set {PARENT} mtu 9000"));
+    let container = FakeContainer::new(&lab, "c1", 11);
+    container.ip(&format!("link set {CHILD} mtu 9000"));
+    run(container.command("sh").args(["-c", "echo 9999 >/proc/sys/net/ipv4/igmp_max_memberships"]));
+    let mut config = container.config();
+    config.interfaces[0].policy.max_groups = 1000;
+    let proxy = container.serve(&config);
+    let socket = container.socket();
+    for n in 0..1000u16 {
+        let [high, low] = n.to_be_bytes();
+        let group = Ipv4Addr::new(239, 5, 8 + high, low);
+        sockopt::join_group(&socket, container.index, group).expect("join");
+    }
+    wait_until("all are joined", PATIENCE, || (lab.host_joins().len() == 1000).then_some(()));
+    requery(&container.directory()).expect("answered");
+    let counters = wait_until("the container has answered", PATIENCE, || {
+        let status = proxy.status();
+        let interface = &status.interfaces[0];
+        assert_eq!(interface.groups.len(), 1000);
+        let queries = interface.counters.get("queries_relayed").copied();
+        queries.map(|_| interface.counters.clone())
+    });
+    assert!(!counters.keys().any(|name| name.contains("length")), "{counters:?}");
+}
+
+#[test]
+fn an_upstream_without_an_address_is_warned_of() {
+    let lab = Lab::new(3);
+    lab.ip("host", &format!("addr flush dev {PARENT}"));
+    let container = FakeContainer::new(&lab, "c1", 11);
+    let proxy = container.serve(&container.config());
+    let warnings = proxy.status().warnings;
+    assert!(warnings.iter().any(|w| w.contains("0.0.0.0") && w.contains(PARENT)), "{warnings:?}");
+    let _socket = container.join(GROUP);
+    wait_joined(&lab, GROUP);
 }
 
 #[test]

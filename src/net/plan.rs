@@ -74,6 +74,10 @@ pub enum Sysctl {
 const LEAST_MEMBERSHIPS: u32 = 1024;
 const LEAST_SOURCES: u32 = 512;
 
+/// Within how many milliseconds the container's kernel repeats a report of a change; its default is a
+/// second (RFC 9776 §8.11). A proxy waits for it when the container has ended.
+pub const REPORT_INTERVAL_MS: u32 = 20;
+
 /// Multicast queue of macvlan in packets. The kernel's 1000 loses a fast stream as soon as a
 /// second child wants it.
 const BC_QUEUE_LEN: u32 = 100_000;
@@ -195,6 +199,10 @@ fn sysctls(name: &IfName, attachment: &Attachment) -> Vec<Sysctl> {
         // A new namespace inherits the host's; sources would be lost with v2.
         list.push(Sysctl::Require("ipv4/conf/all/force_igmp_version".into(), 0));
         list.push(Sysctl::Require(v4("force_igmp_version"), 0));
+        // What the container's kernel says goes to the proxy and nowhere else, so that it may say
+        // it quickly.
+        list.push(Sysctl::Require(v4("igmpv2_unsolicited_report_interval"), REPORT_INTERVAL_MS));
+        list.push(Sysctl::Require(v4("igmpv3_unsolicited_report_interval"), REPORT_INTERVAL_MS));
     }
     if attachment.ip.addresses().iter().any(|net| net.addr().is_ipv6()) {
         list.push(Sysctl::Require(v6("disable_ipv6"), 0));

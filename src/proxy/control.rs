@@ -1,11 +1,11 @@
 //! The control socket: one request line, one JSON answer, and the end of the connection.
 
-use std::io::{self, Read, Write};
-use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::io::{self, IoSlice, Read, Write};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::time::{Duration, Instant};
 
-use nix::sys::socket::{SockFlag, accept4};
+use nix::sys::socket::{ControlMessage, MsgFlags, SockFlag, accept4, sendmsg};
 
 /// Clients at a time; one more is turned away.
 const MAX_CLIENTS: usize = 8;
@@ -37,6 +37,9 @@ pub(crate) enum Request {
     Status,
     /// A query for all memberships of the container; answered by an empty object.
     Requery,
+    /// A descriptor of the container's network namespace, to delete its links by when its
+    /// processes have ended and there is no other way to it.
+    Namespace,
 }
 
 /// How it goes on with a client.
@@ -92,6 +95,19 @@ impl Control {
         })
     }
 
+    /// Answers a client with a descriptor (`SCM_RIGHTS`, unix(7)) and one byte to carry it.
+    pub(crate) fn hand_over(&mut self, id: u32, descriptor: BorrowedFd<'_>) -> Next {
+        self.with(id, |client| {
+            let rights = [descriptor.as_raw_fd()];
+            let message = [ControlMessage::ScmRights(&rights)];
+            let bytes = [IoSlice::new(b"n")];
+            // A client that has gone, or whose buffer is full before it got a byte, gets none.
+            let flags = MsgFlags::MSG_NOSIGNAL;
+            let _ = sendmsg::<()>(client.stream.as_raw_fd(), &bytes, &message, flags, None);
+            Next::Closed
+        })
+    }
+
     fn with(&mut self, id: u32, go_on: impl FnOnce(&mut Client) -> Next) -> Next {
         let Some(at) = self.clients.iter().position(|c| c.id == id) else { return Next::Closed };
         let next = go_on(&mut self.clients[at]);
@@ -134,9 +150,11 @@ impl Client {
         match &self.request[..end] {
             b"status" => Next::Answer(Request::Status),
             b"requery" => Next::Answer(Request::Requery),
+            b"namespace" => Next::Answer(Request::Namespace),
             line => {
                 let line: String = String::from_utf8_lossy(line).chars().take(32).collect();
-                let text = format!("unknown request {line:?}; there are status and requery");
+                let text =
+                    format!("unknown request {line:?}; there are status, requery and namespace");
                 let answer = serde_json::json!({ "error": text }).to_string();
                 self.answer = Some((answer.into_bytes(), 0));
                 self.write()

@@ -9,9 +9,9 @@ use socket2::{Domain, Protocol, SockFilter, Socket, Type};
 use super::nfnetlink::{ACK, Messages, NfSocket, messages};
 use crate::net::sockopt;
 
-/// Bytes of a packet that NFLOG hands over: any IGMP message on an Ethernet of ordinary
-/// MTU; a longer report is cut, found too short and counted as malformed.
-const COPY_RANGE: u32 = 2048;
+/// Bytes of a packet that NFLOG hands over: a report fills the interface's MTU, 9216 with jumbo
+/// frames. A longer one is cut, found too short and counted as malformed.
+const COPY_RANGE: u32 = 12 * 1024;
 /// The first group number tried, and how many after it when the container uses some itself.
 const FIRST_GROUP: u16 = 27_999;
 const GROUPS_TRIED: u16 = 16;

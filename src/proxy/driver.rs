@@ -22,6 +22,7 @@ use super::start::Parts;
 use super::status::{ProxyState, ProxyStatus};
 use super::upstream::LimitFiles;
 use crate::attach::IgmpMode;
+use crate::net::netns::NetNs;
 
 /// Datagrams of one socket before the others have their turn.
 const TURN: usize = 64;
@@ -29,6 +30,11 @@ const TURN: usize = 64;
 const EVENTS: usize = 16;
 /// One NFLOG datagram, one notification or one packet; beyond it a datagram is cut and ignored.
 const BUFFER: usize = 16 * 1024;
+/// How long the rules outlive the container. Its sockets are closed by then, and its kernel has yet to
+/// say so: a first time within three ticks and once more within
+/// [`crate::net::plan::REPORT_INTERVAL_MS`]. On the LAN that leave, from a MAC of its own, would
+/// prune a group that a neighbour on the same switch port wants.
+const GRACE: Duration = Duration::from_millis(150);
 /// Groups whose age is remembered on interfaces that are only observed.
 const MAX_OBSERVED: usize = 4096;
 
@@ -55,7 +61,10 @@ pub(crate) struct Driver {
 struct Loop {
     config: ProxyConfig,
     epoll: Epoll,
-    _container: OwnedFd,
+    container: OwnedFd,
+    namespace: NetNs,
+    /// The container has ended, and the rules stay until then.
+    ending: Option<Instant>,
     /// Closing it takes the interception away.
     _rules: Option<NfSocket>,
     packets: Option<Intercepted>,
@@ -80,8 +89,8 @@ impl Driver {
     /// # Errors
     /// That of epoll_create(2), epoll_ctl(2) or sendto(2).
     pub(crate) fn new(parts: Parts, now: Instant) -> io::Result<Self> {
-        let Parts { config, container, home, mut log, inside, lan, limits, listener, warnings } =
-            parts;
+        let Parts { config, container, namespace, home, mut log, inside, lan, .. } = parts;
+        let Parts { limits, listener, warnings, .. } = parts;
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
         let watch = |fd: std::os::fd::BorrowedFd<'_>, token| {
             epoll.add(fd, EpollEvent::new(EpollFlags::EPOLLIN, token))
@@ -120,7 +129,9 @@ impl Driver {
         let loop_ = Loop {
             config,
             epoll,
-            _container: container,
+            container,
+            namespace,
+            ending: None,
             _rules: rules,
             packets,
             interfaces,
@@ -193,6 +204,9 @@ impl Loop {
                 interface.pump(now, &self.limits, log);
             }
             self.control.handle_timeout(now);
+            if self.ending.is_some_and(|at| at <= now) {
+                return Ok(());
+            }
             let mut events = [EpollEvent::empty(); EVENTS];
             let count = match self.epoll.wait(&mut events, self.timeout()) {
                 Ok(count) => count,
@@ -200,12 +214,10 @@ impl Loop {
                 Err(e) => return Err(e.into()),
             };
             let events = events.get(..count).unwrap_or(&[]);
-            if events.iter().any(|event| event.data() == token::CONTAINER) {
-                return Ok(());
-            }
             let now = Instant::now();
             for event in events {
                 match event.data() {
+                    token::CONTAINER => self.end(now)?,
                     token::PACKETS => self.hear_container(now),
                     token::LINKS => self.hear_links(now),
                     token::LISTENER => self.accept(now),
@@ -216,10 +228,24 @@ impl Loop {
         }
     }
 
+    /// The container has ended: nothing is wanted for it any more, and nothing of it may reach the
+    /// LAN.
+    fn end(&mut self, now: Instant) -> io::Result<()> {
+        self.epoll.delete(&self.container)?;
+        self.lan.clear();
+        for interface in &mut self.interfaces {
+            interface.gone(now);
+        }
+        let intercepting = self.packets.take().is_some();
+        self.ending = Some(if intercepting { now + GRACE } else { now });
+        Ok(())
+    }
+
     /// How long nothing is to be done; rounded up, so that what is due is due.
     fn timeout(&self) -> EpollTimeout {
         let interfaces = self.interfaces.iter().map(Interface::poll_timeout);
-        let Some(at) = interfaces.chain([self.control.poll_timeout()]).flatten().min() else {
+        let others = [self.control.poll_timeout(), self.ending];
+        let Some(at) = interfaces.chain(others).flatten().min() else {
             return EpollTimeout::NONE;
         };
         let left = at.saturating_duration_since(Instant::now()) + Duration::from_micros(999);
@@ -323,6 +349,10 @@ impl Loop {
                 Request::Requery => {
                     self.requery(now);
                     b"{}".to_vec()
+                }
+                Request::Namespace => {
+                    self.control.hand_over(id, self.namespace.as_fd());
+                    return;
                 }
             };
             next = self.control.answer(id, answer);

@@ -1,11 +1,15 @@
 //! The start of a proxy: everything is opened as root, then the privileges go.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 use std::process::ExitCode;
 use std::time::Instant;
+
+use nix::ifaddrs::getifaddrs;
+use nix::sys::signal::{SigHandler, Signal, signal};
 
 use super::config::{ProxyConfig, ProxyInterface};
 use super::downstream::{Injector, Intercepted};
@@ -83,6 +87,11 @@ pub fn main() -> ExitCode {
 }
 
 fn start() -> Result<Driver, StartError> {
+    // SIGTERM ends the proxy at once, whatever its parent ignored; what is left to clean then
+    // is up to who sent it.
+    // SAFETY: no handler is installed or replaced.
+    unsafe { signal(Signal::SIGTERM, SigHandler::SigDfl) }
+        .context(|| "cannot reset SIGTERM".into())?;
     let config = read_config()?;
     silence_standard_streams().context(|| "cannot open /dev/null".into())?;
     reset_oom_score();
@@ -96,12 +105,23 @@ fn start() -> Result<Driver, StartError> {
         .run(|| Inside::open(&config.interfaces, &mut warnings))
         .context(|| format!("cannot enter the network namespace of process {}", config.pid))??;
     let lan = open_lan(&config.interfaces, &inside)?;
+    warnings.extend(unnumbered(&config.interfaces, &inside));
     let limits = LimitFiles::open();
     // Last, so that nobody finds a socket whose proxy does not start.
     let listener: UnixListener =
         home.listen().context(|| format!("cannot make {}", super::home::CONTROL))?;
-    drop(ns);
-    let parts = Parts { config, container, home, log, inside, lan, limits, listener, warnings };
+    let parts = Parts {
+        config,
+        container,
+        namespace: ns,
+        home,
+        log,
+        inside,
+        lan,
+        limits,
+        listener,
+        warnings,
+    };
     let mut driver = Driver::new(parts, now).context(|| "cannot set up the event loop".into())?;
     let landlocked = sandbox::enter(driver.home()).map_err(|e| StartError {
         what: "cannot give up privileges".into(),
@@ -120,6 +140,8 @@ pub(crate) struct Parts {
     pub(crate) config: ProxyConfig,
     /// The container's init.
     pub(crate) container: OwnedFd,
+    /// Its network namespace.
+    pub(crate) namespace: NetNs,
     pub(crate) home: Home,
     pub(crate) log: Log,
     pub(crate) inside: Inside,
@@ -181,6 +203,31 @@ fn open_lan(interfaces: &[ProxyInterface], inside: &Inside) -> Result<Vec<LanSoc
         }
     }
     Ok(lan)
+}
+
+/// A warning for each upstream without an address: the kernel reports from 0.0.0.0 there.
+fn unnumbered(interfaces: &[ProxyInterface], inside: &Inside) -> Vec<String> {
+    let served = interfaces
+        .iter()
+        .filter(|i| inside.intercepting() && i.igmp == IgmpMode::Proxy)
+        .map(|i| i.upstream.as_str());
+    // Without the list nothing can be said.
+    let Ok(addresses) = getifaddrs() else { return Vec::new() };
+    let numbered: BTreeSet<String> = addresses
+        .filter(|a| a.address.is_some_and(|a| a.as_sockaddr_in().is_some()))
+        .map(|a| a.interface_name)
+        .collect();
+    served
+        .filter(|name| !numbered.contains(*name))
+        .collect::<BTreeSet<_>>()
+        .into_iter()
+        .map(|name| {
+            format!(
+                "{name} has no IPv4 address: the host's IGMP reports come from 0.0.0.0, which some \
+                 switches ignore; an address of any kind on {name} helps"
+            )
+        })
+        .collect()
 }
 
 /// What is opened in the container's namespace.
