@@ -79,7 +79,8 @@ pub struct OutgoingQuery {
 /// Groups: `max_groups` of the policy, which upstream never has more of, and `max_refused` of
 /// the config. Sources of a group: `max_sources`, twice that while a replaced list is queried
 /// for; what a policy adds is not counted. Changes: the token bucket of
-/// the config; the newest state of a group waits, never a sequence. Relayed queries: one general
+/// the config; the newest state of a group waits, never a sequence. Records: another token
+/// bucket; what comes above that is dropped, and asked for again. Relayed queries: one general
 /// query a second and 32 specific ones; what comes above that is merged.
 #[derive(Debug, Clone)]
 pub struct Router {
@@ -90,6 +91,7 @@ pub struct Router {
     table: Table,
     querier: Querier,
     changes: TokenBucket,
+    records: TokenBucket,
 }
 
 /// What the parts of a router share.
@@ -111,6 +113,7 @@ impl Router {
             table: Table::new(policy),
             querier: Querier::new(now),
             changes: TokenBucket::new(config.change_burst, config.change_interval, now),
+            records: TokenBucket::new(config.record_burst, config.record_interval, now),
             config,
         }
     }
@@ -121,7 +124,12 @@ impl Router {
         self.advance(now);
         self.journal.count(counter::PACKETS);
         match self.read(packet) {
-            Ok(Some(message)) => self.hear(&message),
+            Ok(Some(message)) if self.has_time_for(&message) => self.hear(&message),
+            Ok(Some(_)) => {
+                self.journal.count(counter::RATE_LIMITED);
+                let (querier, mut cx) = self.querier_mut();
+                querier.requery(&mut cx);
+            }
             Ok(None) => {}
             Err(why) => self.journal.count(why.name()),
         }
@@ -288,6 +296,14 @@ impl Router {
             }
         }
         Ok(Some(message))
+    }
+
+    fn has_time_for(&mut self, message: &Message) -> bool {
+        let records = match message {
+            Message::ReportV3(records) => u32::try_from(records.len()).unwrap_or(u32::MAX).max(1),
+            _ => 1,
+        };
+        self.records.take_many(self.now, records)
     }
 
     fn hear(&mut self, message: &Message) {
