@@ -16,8 +16,17 @@ _mcrun() {
             ",$1")
                 cmd="mcrun"
                 ;;
+            mcrun,attach)
+                cmd="mcrun__subcmd__attach"
+                ;;
+            mcrun,create)
+                cmd="mcrun__subcmd__create"
+                ;;
             mcrun,demo)
                 cmd="mcrun__subcmd__demo"
+                ;;
+            mcrun,detach)
+                cmd="mcrun__subcmd__detach"
                 ;;
             mcrun,exec)
                 cmd="mcrun__subcmd__exec"
@@ -49,6 +58,9 @@ _mcrun() {
             mcrun,run)
                 cmd="mcrun__subcmd__run"
                 ;;
+            mcrun,start)
+                cmd="mcrun__subcmd__start"
+                ;;
             mcrun,stop)
                 cmd="mcrun__subcmd__stop"
                 ;;
@@ -65,12 +77,52 @@ _mcrun() {
 
     case "${cmd}" in
         mcrun)
-            opts="-h -V --help --version run exec stop kill rm ps groups inspect probe demo reload gc"
+            opts="-h -V --help --version run create start attach detach exec stop kill rm ps groups inspect probe demo reload gc"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
             fi
             case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        mcrun__subcmd__attach)
+            opts="-h --mcast --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --mcast)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        mcrun__subcmd__create)
+            opts="-h --engine --mcast --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --engine)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --mcast)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
                 *)
                     COMPREPLY=()
                     ;;
@@ -89,6 +141,20 @@ _mcrun() {
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        mcrun__subcmd__detach)
+            opts="-h --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
                 *)
                     COMPREPLY=()
                     ;;
@@ -470,6 +536,24 @@ _mcrun() {
                     return 0
                     ;;
                 --annotation)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        mcrun__subcmd__start)
+            opts="-h --engine --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --engine)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;

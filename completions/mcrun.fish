@@ -27,6 +27,10 @@ end
 complete -c mcrun -n "__fish_mcrun_needs_command" -s h -l help -d 'Print help'
 complete -c mcrun -n "__fish_mcrun_needs_command" -s V -l version -d 'Print version'
 complete -c mcrun -n "__fish_mcrun_needs_command" -f -a "run" -d 'Run a container attached to a LAN'
+complete -c mcrun -n "__fish_mcrun_needs_command" -f -a "create" -d 'Create a container of docker, podman or nerdctl, attached when it is started'
+complete -c mcrun -n "__fish_mcrun_needs_command" -f -a "start" -d 'Start containers that docker, podman or nerdctl have created or stopped'
+complete -c mcrun -n "__fish_mcrun_needs_command" -f -a "attach" -d 'Attach a running container to a LAN'
+complete -c mcrun -n "__fish_mcrun_needs_command" -f -a "detach" -d 'Take interfaces of a running container away'
 complete -c mcrun -n "__fish_mcrun_needs_command" -f -a "exec" -d 'Run a command in a running container'
 complete -c mcrun -n "__fish_mcrun_needs_command" -f -a "stop" -d 'Stop containers: their stop signal, then SIGKILL'
 complete -c mcrun -n "__fish_mcrun_needs_command" -f -a "kill" -d 'Send a signal to containers'
@@ -41,7 +45,7 @@ complete -c mcrun -n "__fish_mcrun_needs_command" -f -a "gc" -d 'Remove what dea
 complete -c mcrun -n "__fish_mcrun_using_subcommand run" -l rootfs -d 'Root filesystem of the container: a directory, used in place' -r -F
 complete -c mcrun -n "__fish_mcrun_using_subcommand run" -l bundle -d 'OCI bundle: a directory with a config.json, which is not changed' -r -F
 complete -c mcrun -n "__fish_mcrun_using_subcommand run" -l mcast -d 'Attach to a LAN: KEY=VALUE[,KEY=VALUE...] (repeatable)' -r
-complete -c mcrun -n "__fish_mcrun_using_subcommand run" -l engine -d 'OCI runtime, by name or path; by default the first there is of runc, crun and youki' -r
+complete -c mcrun -n "__fish_mcrun_using_subcommand run" -l engine -d 'Engine or, with --rootfs and --bundle, OCI runtime, by name or path' -r
 complete -c mcrun -n "__fish_mcrun_using_subcommand run" -l name -d 'Name of the container' -r
 complete -c mcrun -n "__fish_mcrun_using_subcommand run" -s e -l env -d 'Set a variable, NAME=VALUE, or pass one on, NAME (repeatable)' -r
 complete -c mcrun -n "__fish_mcrun_using_subcommand run" -l env-file -d 'Set the variables of a file, one to a line (repeatable)' -r -F
@@ -60,7 +64,15 @@ complete -c mcrun -n "__fish_mcrun_using_subcommand run" -s t -l tty -d 'Give th
 complete -c mcrun -n "__fish_mcrun_using_subcommand run" -l rm -d 'Remove the container when it ends (always so without -d)'
 complete -c mcrun -n "__fish_mcrun_using_subcommand run" -l privileged -d 'Give all capabilities and devices, and filter and mask nothing'
 complete -c mcrun -n "__fish_mcrun_using_subcommand run" -l read-only -d 'Make the root filesystem read-only'
-complete -c mcrun -n "__fish_mcrun_using_subcommand run" -s h -l help -d 'Print help'
+complete -c mcrun -n "__fish_mcrun_using_subcommand run" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c mcrun -n "__fish_mcrun_using_subcommand create" -l engine -d 'Engine, by name or path; by default the first that can be used of docker, podman and nerdctl' -r
+complete -c mcrun -n "__fish_mcrun_using_subcommand create" -l mcast -d 'Attach to a LAN: KEY=VALUE[,KEY=VALUE...] (repeatable)' -r
+complete -c mcrun -n "__fish_mcrun_using_subcommand create" -s h -l help -d 'Print help'
+complete -c mcrun -n "__fish_mcrun_using_subcommand start" -l engine -d 'Engine, by name or path; by default the first that can be used of docker, podman and nerdctl' -r
+complete -c mcrun -n "__fish_mcrun_using_subcommand start" -s h -l help -d 'Print help'
+complete -c mcrun -n "__fish_mcrun_using_subcommand attach" -l mcast -d 'What to attach it to: KEY=VALUE[,KEY=VALUE...] (repeatable)' -r
+complete -c mcrun -n "__fish_mcrun_using_subcommand attach" -s h -l help -d 'Print help'
+complete -c mcrun -n "__fish_mcrun_using_subcommand detach" -s h -l help -d 'Print help'
 complete -c mcrun -n "__fish_mcrun_using_subcommand exec" -s e -l env -d 'Set a variable, NAME=VALUE, or pass one on, NAME (repeatable)' -r
 complete -c mcrun -n "__fish_mcrun_using_subcommand exec" -l env-file -d 'Set the variables of a file, one to a line (repeatable)' -r -F
 complete -c mcrun -n "__fish_mcrun_using_subcommand exec" -s w -l workdir -d 'Directory in the container in which the command starts' -r

@@ -10,7 +10,8 @@
 //!    knows neither sockets nor a clock.
 //!
 //! [`hook`] ties 1 to 5 together for the runtimes; [`cli`] and [`engine`] are the `mcrun`
-//! command; [`probe`] and [`demo`] measure and show what arrives.
+//! command, [`wrapper`] its way to docker, podman and nerdctl; [`lookup`] finds their running
+//! containers; [`probe`] and [`demo`] measure and show what arrives.
 
 pub mod attach;
 pub mod cli;
@@ -18,8 +19,10 @@ pub mod demo;
 pub mod engine;
 pub mod hook;
 pub mod igmp;
+pub mod lookup;
 pub mod net;
 pub mod oci;
 pub mod probe;
 pub mod proxy;
 pub mod state;
+pub mod wrapper;

@@ -4,6 +4,7 @@ use anyhow::bail;
 use serde::Serialize;
 
 use crate::attach::{IgmpMode, MacAddr};
+use crate::lookup::engine_name;
 use crate::proxy::{ProxyState, ProxyStatus, query_all};
 use crate::state::{Record, Store};
 
@@ -26,6 +27,14 @@ pub(super) fn all(store: &Store) -> anyhow::Result<Vec<Container>> {
             && record.init.is_alive()
         {
             records.push(record);
+        }
+    }
+    for record in &mut records {
+        // Who named it in an annotation has the last word.
+        if record.name == record.container.as_str()
+            && let Some(name) = engine_name(&record.name, record.bundle.as_deref())
+        {
+            record.name = name;
         }
     }
     records.sort_by(|a, b| (&a.name, &a.container).cmp(&(&b.name, &b.container)));

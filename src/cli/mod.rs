@@ -1,7 +1,10 @@
 //! The `mcrun` command line: one clap definition, from which help, man pages and completions come.
 
+mod attach;
 mod containers;
+mod create;
 mod demo;
+mod detach;
 mod exec;
 mod gc;
 mod groups;
@@ -13,11 +16,15 @@ mod ps;
 mod reload;
 mod rm;
 mod run;
+mod start;
 mod stop;
 
+use std::ffi::OsString;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+
+use crate::wrapper::{self, WrapperError};
 
 /// Multicast for containers: each one a host of its own on the media LAN.
 #[derive(Debug, Parser)]
@@ -33,6 +40,14 @@ pub struct Cli {
 pub enum Command {
     /// Run a container attached to a LAN.
     Run(Box<run::RunArgs>),
+    /// Create a container of docker, podman or nerdctl, attached when it is started.
+    Create(create::CreateArgs),
+    /// Start containers that docker, podman or nerdctl have created or stopped.
+    Start(start::StartArgs),
+    /// Attach a running container to a LAN.
+    Attach(attach::AttachArgs),
+    /// Take interfaces of a running container away.
+    Detach(detach::DetachArgs),
     /// Run a command in a running container.
     Exec(exec::ExecArgs),
     /// Stop containers: their stop signal, then SIGKILL.
@@ -57,6 +72,22 @@ pub enum Command {
     Gc(gc::GcArgs),
 }
 
+/// Hands a command line that is an engine's on to it; the engine takes this process's place. Returns when
+/// it is none: [`run`] has it then.
+///
+/// # Errors
+/// What keeps the engine from being started.
+pub fn hand_on(arguments: &[OsString]) -> Result<(), WrapperError> {
+    let (Some(command), Some(rest)) = (arguments.get(1), arguments.get(2..)) else {
+        return Ok(());
+    };
+    match command.to_str() {
+        Some(command @ ("run" | "create")) => wrapper::create(command, rest),
+        Some("start") => wrapper::start(rest),
+        _ => Ok(()),
+    }
+}
+
 /// Runs the command line; the exit status is the command's.
 ///
 /// # Errors
@@ -64,6 +95,10 @@ pub enum Command {
 pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     match cli.command {
         Command::Run(args) => run::run(*args),
+        Command::Create(args) => create::run(args),
+        Command::Start(args) => start::run(args),
+        Command::Attach(args) => attach::run(args),
+        Command::Detach(args) => detach::run(args),
         Command::Exec(args) => exec::run(args),
         Command::Stop(args) => stop::run(args),
         Command::Kill(args) => kill::run(args),

@@ -7,9 +7,28 @@ use clap::{ArgGroup, Args};
 
 use crate::engine::{self, RunOptions, Source};
 
-/// Arguments of `mcrun run`.
+/// The two forms of `mcrun run`.
+const USAGE: &str =
+    "mcrun run [--engine ENGINE] [--mcast SPEC]... [ENGINE OPTIONS] IMAGE [COMMAND]...
+       mcrun run <--rootfs DIR|--bundle DIR> [--mcast SPEC]... [OPTIONS] [COMMAND]...";
+
+const ABOUT: &str = "Run a container attached to a LAN.
+
+With an image, docker, podman or nerdctl runs it: the first of them that can be used, or the one of --engine or \
+MCRUN_ENGINE. --engine and --mcast may stand anywhere before the image; everything else goes to the \
+engine as it is, which takes mcrun's place: `mcrun run -it --rm --mcast parent=eth1 alpine sh` behaves as \
+`docker run -it --rm alpine sh` does. docker needs `mcrun setup docker` once; podman needs nothing.
+
+With --rootfs or --bundle, an OCI runtime runs the container directly, and the options below are mcrun's own.";
+
+/// Arguments of `mcrun run` with an OCI runtime.
 #[derive(Debug, Args)]
-#[command(group = ArgGroup::new("source").required(true))]
+#[command(
+    override_usage = USAGE,
+    about = "Run a container attached to a LAN",
+    long_about = ABOUT,
+    group = ArgGroup::new("source").required(true)
+)]
 pub struct RunArgs {
     /// Root filesystem of the container: a directory, used in place.
     #[arg(long, value_name = "DIR", group = "source")]
@@ -20,7 +39,9 @@ pub struct RunArgs {
     /// Attach to a LAN: KEY=VALUE[,KEY=VALUE...] (repeatable).
     #[arg(long, value_name = "SPEC")]
     mcast: Vec<String>,
-    /// OCI runtime, by name or path; by default the first there is of runc, crun and youki.
+    /// Engine or, with --rootfs and --bundle, OCI runtime, by name or path.
+    ///
+    /// By default the first that can be used of docker, podman and nerdctl, or of runc, crun and youki.
     #[arg(long, value_name = "ENGINE")]
     engine: Option<String>,
     /// Name of the container.

@@ -1,5 +1,6 @@
-//! Attaching one container, all or nothing.
+//! Attaching one container, all or nothing: when it is created, or while it runs.
 
+use std::path::PathBuf;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use caps::{CapSet, Capability};
@@ -8,7 +9,7 @@ use super::HookError;
 use super::cleanup::detach;
 use super::proxies::{self, Unfinished};
 use super::request::Request;
-use crate::attach::{AdminConfig, AdminError, Attachment};
+use crate::attach::{AdminConfig, AdminError, Attachment, check_together};
 use crate::net::apply::Applying;
 use crate::net::facts::{Facts, link};
 use crate::net::netlink::RouteSocket;
@@ -23,50 +24,218 @@ pub(super) fn attach(
     request: Request,
     store: &Store,
 ) -> Result<(), HookError> {
-    let pid = state.pid.ok_or(HookError::NoPid)?;
-    let init = ProcessRef::of(pid).map_err(|_| HookError::Ended(pid))?;
+    let mut container = Target::open(state)?;
     let interfaces = interfaces(request.attachments, &AdminConfig::read(&config_dir())?)?;
-    check_privileges()?;
-    let namespace = NetNs::of_pid(pid)?;
-    if namespace.id()? == NetNs::current()?.id()? {
-        return Err(HookError::HostNetwork);
-    }
-    let mut container = RouteSocket::open_in(&namespace)?;
 
     let mut dir = store.lock_or_create(&state.id)?;
     // A record that cannot be understood is of no use to anybody: it is replaced.
     if let Ok(Some(record)) = dir.read() {
-        let same = record.init == init
+        let same = record.init == container.init
             && record
                 .interfaces
                 .iter()
                 .map(|i| &i.attachment)
                 .eq(interfaces.iter().map(|i| &i.attachment));
-        if same && is_intact(&record, &mut container) {
+        if same && is_intact(&record, &mut container.socket) {
             return Ok(());
         }
         // Left by an earlier container of this id, or by a hook that was killed.
         detach(dir)?;
         dir = store.lock_or_create(&state.id)?;
     }
-    let record = Record {
-        container: state.id.clone(),
-        name: request.name,
-        init,
-        bundle: state.bundle.clone(),
-        netns: namespace.id()?,
-        netns_path: request.netns_path,
-        attached_at: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs()),
-        interfaces,
-        proxy: None,
-        complete: false,
+    let record = container.record(state, request.name, request.netns_path, interfaces)?;
+    container.attach_first(record, dir)
+}
+
+/// Attaches a container that runs already to something more. What it has stays as it is.
+///
+/// The new interfaces are the last of the container's; one without a `name=` gets the first `mcN` that is
+/// free. Their names are returned.
+///
+/// # Errors
+/// [`HookError`]; the container is then as it was.
+pub fn attach_running(
+    state: &ContainerState,
+    attachments: Vec<Attachment>,
+    store: &Store,
+) -> Result<Vec<String>, HookError> {
+    let mut container = Target::open(state)?;
+    let admin = AdminConfig::read(&config_dir())?;
+    let mut dir = store.lock_or_create(&state.id)?;
+    let there = match dir.read() {
+        Ok(Some(record)) if record.complete && record.init == container.init => Some(record),
+        Ok(None) => None,
+        // Of an earlier container of this id, or not to be understood.
+        _ => {
+            detach(dir)?;
+            dir = store.lock_or_create(&state.id)?;
+            None
+        }
     };
-    let result = carry_out(record, &dir, &namespace, &mut container);
-    if result.is_err() {
-        // The reason is more useful than that its traces could not be removed either.
-        let _ = dir.remove();
+    let Some(record) = there else {
+        let result = (|| {
+            check_together(&attachments).map_err(HookError::Together)?;
+            let interfaces = interfaces(attachments, &admin)?;
+            let names = interfaces.iter().map(|i| i.name.clone()).collect();
+            // Engines rename containers: they are asked for the name when it is shown.
+            let name = state.id.to_string();
+            Ok((container.record(state, name, None, interfaces)?, names))
+        })();
+        return match result {
+            Ok((record, names)) => container.attach_first(record, dir).map(|()| names),
+            Err(error) => {
+                let _ = dir.remove();
+                Err(error)
+            }
+        };
+    };
+    let taken = record.interfaces.iter().map(|i| i.name.clone()).collect();
+    let attachments = name_interfaces(attachments, taken);
+    check_together(&[named(&record), attachments.clone()].concat()).map_err(HookError::Together)?;
+    let added = interfaces(attachments, &admin)?;
+    let names = added.iter().map(|i| i.name.clone()).collect();
+    container.attach_more(record, added, &dir)?;
+    Ok(names)
+}
+
+/// The attachments of a record, each with the name that its interface has.
+fn named(record: &Record) -> Vec<Attachment> {
+    let each = record.interfaces.iter();
+    each.map(|i| Attachment { name: i.name.parse().ok(), ..i.attachment.clone() }).collect()
+}
+
+/// Gives each attachment without a name the first that is free.
+fn name_interfaces(mut attachments: Vec<Attachment>, mut taken: Vec<String>) -> Vec<Attachment> {
+    for attachment in &mut attachments {
+        let mut candidates = (0..).map(|position| attachment.interface_name(position));
+        // A name that was asked for is taken or not; check_together tells.
+        let name = match &attachment.name {
+            Some(name) => Some(name.clone()),
+            None => candidates.find(|name| !taken.iter().any(|taken| taken == name.as_str())),
+        };
+        taken.extend(name.iter().map(ToString::to_string));
+        attachment.name = name;
     }
-    result
+    attachments
+}
+
+/// A container that can be attached: it runs, and it has a network namespace of its own.
+struct Target {
+    init: ProcessRef,
+    namespace: NetNs,
+    socket: RouteSocket,
+}
+
+impl Target {
+    fn open(state: &ContainerState) -> Result<Self, HookError> {
+        let pid = state.pid.ok_or(HookError::NoPid)?;
+        let init = ProcessRef::of(pid).map_err(|_| HookError::Ended(pid))?;
+        check_privileges()?;
+        let namespace = NetNs::of_pid(pid)?;
+        if namespace.id()? == NetNs::current()?.id()? {
+            return Err(HookError::HostNetwork);
+        }
+        let socket = RouteSocket::open_in(&namespace)?;
+        Ok(Target { init, namespace, socket })
+    }
+
+    /// The intention to attach it to these.
+    fn record(
+        &self,
+        state: &ContainerState,
+        name: String,
+        netns_path: Option<PathBuf>,
+        interfaces: Vec<AttachedInterface>,
+    ) -> Result<Record, HookError> {
+        Ok(Record {
+            container: state.id.clone(),
+            name,
+            init: self.init,
+            bundle: state.bundle.clone(),
+            netns: self.namespace.id()?,
+            netns_path,
+            attached_at: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs()),
+            interfaces,
+            proxy: None,
+            complete: false,
+        })
+    }
+
+    /// Attaches it where nothing was attached.
+    fn attach_first(&mut self, record: Record, dir: LockedDir) -> Result<(), HookError> {
+        // The intention first: whoever finds it knows what to take back.
+        let result = (|| {
+            dir.write(&record)?;
+            dir.hand_to_proxy()?;
+            self.carry_out(record, 0, &dir)
+        })();
+        if result.is_err() {
+            // The reason is more useful than that its traces could not be removed either.
+            let _ = dir.remove();
+        }
+        result
+    }
+
+    /// Attaches it to something more. No intention is recorded: what a process that is killed halfway
+    /// leaves is a link that goes with the container.
+    fn attach_more(
+        &mut self,
+        mut record: Record,
+        added: Vec<AttachedInterface>,
+        dir: &LockedDir,
+    ) -> Result<(), HookError> {
+        let have = record.interfaces.len();
+        let mut before = record.clone();
+        record.interfaces.extend(added);
+        let result = self.carry_out(record, have, dir);
+        if result.is_err() && before.proxy.is_some() {
+            // The proxy that was to follow may have taken the control socket with it. Without another the
+            // container is served as before, only unseen.
+            let _ = proxies::replace(&mut before, dir);
+        }
+        result
+    }
+
+    /// Makes the interfaces of a record from position `have` on; those before exist. A proxy that serves
+    /// them is replaced by one that serves all: the new one is there before the old one goes.
+    fn carry_out(
+        &mut self,
+        mut record: Record,
+        have: usize,
+        dir: &LockedDir,
+    ) -> Result<(), HookError> {
+        let added = &record.interfaces[have..];
+        let attachments: Vec<_> = added.iter().map(|i| i.attachment.clone()).collect();
+        let mut host = RouteSocket::open()?;
+        let facts = Facts::gather(&attachments, &mut host, &mut self.socket)?;
+        let plans = plan(&attachments, &facts)?;
+
+        let mut applying = Applying::create(&plans, &mut host, &mut self.socket, &self.namespace)?;
+        let made = applying.created().iter().zip(&plans);
+        for (interface, (created, plan)) in record.interfaces[have..].iter_mut().zip(made) {
+            interface.index = created.index;
+            interface.mac = created.mac;
+            interface.upstream_index = plan.upstream.1;
+        }
+        // The proxy's rules and sockets must be there before the link comes up: one native query of
+        // version 2 would hold the container's kernel in that version for minutes.
+        let old = record.proxy;
+        let proxy = proxies::start(&record)?;
+        record.proxy = proxy.as_ref().map(Unfinished::process);
+        record.complete = true;
+        if let Err(error) =
+            applying.activate().map_err(HookError::from).and_then(|()| Ok(dir.write(&record)?))
+        {
+            // The links go while the proxy's rules stand.
+            drop(applying);
+            return Err(error);
+        }
+        applying.commit();
+        if let Some(proxy) = proxy {
+            proxy.keep();
+        }
+        proxies::retire(old, dir)
+    }
 }
 
 /// The interfaces as they are meant to be, each checked against the administrator's rules.
@@ -86,41 +255,6 @@ fn interfaces(
         })
     })
     .collect()
-}
-
-fn carry_out(
-    mut record: Record,
-    dir: &LockedDir,
-    namespace: &NetNs,
-    container: &mut RouteSocket,
-) -> Result<(), HookError> {
-    let attachments: Vec<_> = record.interfaces.iter().map(|i| i.attachment.clone()).collect();
-    let mut host = RouteSocket::open()?;
-    let facts = Facts::gather(&attachments, &mut host, container)?;
-    let plans = plan(&attachments, &facts)?;
-    // The intention first: whoever finds it knows what to take back.
-    dir.write(&record)?;
-    dir.hand_to_proxy()?;
-
-    let mut applying = Applying::create(&plans, &mut host, container, namespace)?;
-    let made = applying.created().iter().zip(&plans);
-    for (interface, (created, plan)) in record.interfaces.iter_mut().zip(made) {
-        interface.index = created.index;
-        interface.mac = created.mac;
-        interface.upstream_index = plan.upstream.1;
-    }
-    // The proxy's rules and sockets must be there before the link comes up: one native query of
-    // version 2 would hold the container's kernel in that version for minutes.
-    let proxy = proxies::start(&record)?;
-    record.proxy = proxy.as_ref().map(Unfinished::process);
-    applying.activate()?;
-    record.complete = true;
-    dir.write(&record)?;
-    applying.commit();
-    if let Some(proxy) = proxy {
-        proxy.keep();
-    }
-    Ok(())
 }
 
 /// Whether an attachment stands as its record says.
@@ -147,5 +281,21 @@ fn check_privileges() -> Result<(), HookError> {
     match NEEDED.iter().find(|(capability, _)| !have.contains(capability)) {
         Some((_, name)) => Err(HookError::Privilege(name)),
         None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::attach::parse_spec;
+
+    #[test]
+    fn new_interfaces_get_the_first_free_names() {
+        let specs = ["parent=eth1", "parent=eth1,name=mc2", "parent=eth2"];
+        let attachments = specs.iter().map(|spec| parse_spec(spec).unwrap()).collect();
+        let taken = vec!["mc0".to_owned(), "red".to_owned()];
+        let named = name_interfaces(attachments, taken);
+        let names: Vec<_> = named.iter().map(|a| a.interface_name(9).to_string()).collect();
+        assert_eq!(names, ["mc1", "mc2", "mc3"]);
     }
 }

@@ -1,7 +1,7 @@
 //! Taking attachments back: for a container that has stopped, and for what nobody cleaned up.
 
 use super::{HookError, proxies};
-use crate::net::apply::delete_interfaces;
+use crate::net::apply::{delete_interfaces, keep_multicast_route};
 use crate::net::netlink::RouteSocket;
 use crate::net::netns::NetNs;
 use crate::oci::ContainerId;
@@ -49,6 +49,43 @@ fn surviving_namespace(record: &Record, dir: &LockedDir) -> Option<NetNs> {
     let of_proxy = || record.proxy?.is_alive().then(|| proxy::namespace(dir.path()).ok()).flatten();
     let namespace = of_init().or_else(kept).or_else(of_proxy)?;
     (namespace.id().ok()? == record.netns).then_some(namespace)
+}
+
+/// Takes interfaces of a container away, all of them or the one of this name, and leaves it running. The
+/// others are served on without a gap. Their names are returned.
+///
+/// # Errors
+/// [`HookError::NotAttached`], [`HookError::NoInterface`], and what could not be done; what is on record
+/// then is what there is.
+pub fn detach_running(
+    id: &ContainerId,
+    name: Option<&str>,
+    store: &Store,
+) -> Result<Vec<String>, HookError> {
+    let not_attached = || HookError::NotAttached(id.clone());
+    let dir = store.lock(id)?.ok_or_else(not_attached)?;
+    let mut record = dir.read()?.ok_or_else(not_attached)?;
+    let names: Vec<String> = record.interfaces.iter().map(|i| i.name.clone()).collect();
+    let position = match name {
+        Some(name) => Some(names.iter().position(|n| n == name).ok_or_else(|| {
+            let name = name.chars().filter(|c| !c.is_control()).take(64).collect();
+            HookError::NoInterface { name, there: names.join(", ") }
+        })?),
+        None => None,
+    };
+    let Some(position) = position.filter(|_| names.len() > 1) else {
+        detach(dir)?;
+        return Ok(names);
+    };
+    let interface = &record.interfaces[position];
+    let mut socket = RouteSocket::open_in(&NetNs::of_pid(record.init.pid)?)?;
+    delete_interfaces(&mut socket, [(interface.name.as_str(), interface.mac)])?;
+    let removed = record.interfaces.remove(position);
+    if let Some(first) = record.interfaces.first() {
+        keep_multicast_route(&mut socket, first.index)?;
+    }
+    proxies::replace(&mut record, &dir)?;
+    Ok(vec![removed.name])
 }
 
 /// What [`collect_garbage`] did about one container.

@@ -1,4 +1,5 @@
-//! What the OCI hooks do: attach a container when it is created, clean up when it has stopped.
+//! What the OCI hooks do: attach a container when it is created, clean up when it has stopped. `mcrun
+//! attach` and `mcrun detach` do the same to one that runs.
 //!
 //! State JSON -> container state -> attachments -> facts -> plan -> apply -> proxy -> record.
 
@@ -8,6 +9,7 @@ mod proxies;
 mod request;
 
 use std::io;
+use std::path::PathBuf;
 
 use crate::attach::{AdminError, SpecError};
 use crate::net::apply::ApplyError;
@@ -17,7 +19,8 @@ use crate::oci::{ConfigError, ContainerId, ContainerState, StateError};
 use crate::proxy::SpawnError;
 use crate::state::{StateDirError, Store};
 
-pub use cleanup::{Collected, collect_garbage, detach};
+pub use attach::attach_running;
+pub use cleanup::{Collected, collect_garbage, detach, detach_running};
 pub use proxies::{Reloaded, reload};
 
 /// Why a hook failed: one line that names what was wrong.
@@ -54,6 +57,26 @@ pub enum HookError {
         "the container shares the host's network namespace: an attachment needs one of its own"
     )]
     HostNetwork,
+    /// The container has another container's network.
+    #[error(
+        "the container joins another one's network namespace ({}): an attachment needs one of its \
+         own; attach the other container", .0.display()
+    )]
+    SharedNetwork(PathBuf),
+    /// The attachments do not go together.
+    #[error("--mcast: {0}")]
+    Together(SpecError),
+    /// Nothing is attached.
+    #[error("container {0} is not attached (mcrun ps shows the attached ones)")]
+    NotAttached(ContainerId),
+    /// No interface of this name.
+    #[error("the container has no attached interface {name}; it has {there}")]
+    NoInterface {
+        /// What was asked for.
+        name: String,
+        /// What there is, separated by commas.
+        there: String,
+    },
     /// Missing privileges.
     #[error("{0} is missing: a runtime that attaches containers runs as root")]
     Privilege(&'static str),

@@ -72,6 +72,32 @@ pub(super) fn end(proxy: ProcessRef) -> io::Result<()> {
     proxy.end(PATIENCE)
 }
 
+/// Starts a proxy for the interfaces of a record as they are now, in place of the one it has.
+///
+/// The new proxy is there before the old one goes: its rules take the container's IGMP from the moment
+/// they are installed, and it has joined what the kernel says the container has joined. The host's
+/// kernel sees the groups joined by somebody all the time, and says nothing on the LAN.
+pub(super) fn replace(record: &mut Record, dir: &LockedDir) -> Result<(), HookError> {
+    let old = record.proxy;
+    let new = start(record)?;
+    record.proxy = new.as_ref().map(Unfinished::process);
+    dir.write(record)?;
+    if let Some(new) = new {
+        new.keep();
+    }
+    retire(old, dir)
+}
+
+/// Ends a proxy whose successor, if there is to be one, is at work and on record.
+pub(super) fn retire(old: Option<ProcessRef>, dir: &LockedDir) -> Result<(), HookError> {
+    let Some(old) = old else { return Ok(()) };
+    end(old)?;
+    // What the container said to queries while both were there went to the old one. Without a successor
+    // there is nobody to ask.
+    let _ = proxy::requery(dir.path());
+    Ok(())
+}
+
 /// What [`reload`] did about one container.
 #[derive(Debug)]
 pub struct Reloaded {
@@ -100,9 +126,6 @@ pub fn reload(store: &Store, admin: &AdminConfig) -> Result<Vec<Reloaded>, State
     Ok(reloaded)
 }
 
-/// The new proxy is there before the old one goes: its rules take the container's IGMP from the moment
-/// they are installed, and it has joined what the kernel says the container has joined. The host's
-/// kernel sees the groups joined by somebody all the time, and says nothing on the LAN.
 fn reload_one(dir: &LockedDir, admin: &AdminConfig) -> Result<bool, HookError> {
     let Some(mut record) = dir.read()? else { return Ok(false) };
     if !record.complete || !record.init.is_alive() {
@@ -117,17 +140,6 @@ fn reload_one(dir: &LockedDir, admin: &AdminConfig) -> Result<bool, HookError> {
     if !changed {
         return Ok(false);
     }
-    let old = record.proxy;
-    let new = start(&record)?;
-    record.proxy = new.as_ref().map(Unfinished::process);
-    dir.write(&record)?;
-    if let Some(new) = new {
-        new.keep();
-    }
-    if let Some(old) = old {
-        end(old)?;
-    }
-    // What the container says to queries while both are there goes to the old one.
-    let _ = proxy::requery(dir.path());
+    replace(&mut record, dir)?;
     Ok(true)
 }

@@ -34,12 +34,18 @@ pub(super) fn of(state: &ContainerState) -> Result<Option<Request>, HookError> {
     if attachments.is_empty() {
         return Ok(None);
     }
+    let netns_path = config.network_namespace_path().map(PathBuf::from);
+    // Engines name a namespace by a process when it is another container's, and by a file of their own
+    // when they have made it for this one.
+    if let Some(path) = netns_path.as_ref().filter(|path| path.starts_with("/proc")) {
+        return Err(HookError::SharedNetwork(path.clone()));
+    }
     let name = annotation(NAME_ANNOTATION).unwrap_or(state.id.as_str());
     Ok(Some(Request {
         attachments,
         // It is shown on terminals.
         name: name.chars().filter(|c| !c.is_control()).take(255).collect(),
-        netns_path: config.network_namespace_path().map(PathBuf::from),
+        netns_path,
     }))
 }
 
@@ -48,8 +54,15 @@ mod tests {
     use super::*;
 
     fn ask(annotations: &str, env: &str) -> Result<Option<Request>, HookError> {
+        ask_in(annotations, env, "null")
+    }
+
+    fn ask_in(annotations: &str, env: &str, netns: &str) -> Result<Option<Request>, HookError> {
         let dir = tempfile::tempdir().unwrap();
-        let config = format!(r#"{{"process":{{"env":[{env}]}}}}"#);
+        let config = format!(
+            r#"{{"process":{{"env":[{env}]}},
+                "linux":{{"namespaces":[{{"type":"network","path":{netns}}}]}}}}"#
+        );
         std::fs::write(dir.path().join("config.json"), config).unwrap();
         let json = format!(
             r#"{{"id":"c1","pid":1,"bundle":{:?},"annotations":{{{annotations}}}}}"#,
@@ -75,6 +88,16 @@ mod tests {
         assert_eq!(request.name, "cam1");
         let request = ask("", r#""MCRUN_MCAST=parent=eth1;parent=eth2""#).unwrap().unwrap();
         assert_eq!((request.attachments.len(), request.name.as_str()), (2, "c1"));
+    }
+
+    #[test]
+    fn a_namespace_of_another_container_is_refused() {
+        let asked = r#""io.mcrun.mcast":"parent=eth0""#;
+        let error = ask_in(asked, "", r#""/proc/77/ns/net""#).unwrap_err().to_string();
+        assert!(error.contains("another one's network namespace (/proc/77/ns/net)"), "{error}");
+        let own = ask_in(asked, "", r#""/run/netns/netns-1""#).unwrap().unwrap();
+        assert_eq!(own.netns_path, Some("/run/netns/netns-1".into()));
+        assert_eq!(ask_in("", "", r#""/proc/77/ns/net""#).unwrap(), None);
     }
 
     #[test]

@@ -11,7 +11,8 @@ use netlink_packet_route::RouteNetlinkMessage;
 use super::announce::neighbour_advertisement;
 use super::facts::link;
 use super::messages::{
-    self, Macvlan, delete_link, get_links, new_address, new_macvlan, new_route, read_link, set_up,
+    self, Macvlan, all_multicast, delete_link, get_links, new_address, new_macvlan, new_route,
+    read_link, set_up,
 };
 use super::netlink::{NLM_F_CREATE, NLM_F_EXCL, NetlinkError, RouteSocket};
 use super::netns::NetNs;
@@ -284,6 +285,19 @@ impl Drop for Applying<'_> {
                 let _ = self.container.request(delete_link(created.index), 0);
             }
         }
+    }
+}
+
+/// Sends the container's multicast through this interface, unless it goes through another already: the
+/// one that had the route may be gone.
+///
+/// # Errors
+/// The kernel's refusal.
+pub fn keep_multicast_route(container: &mut RouteSocket, index: u32) -> Result<(), NetlinkError> {
+    let message = new_route(index, all_multicast(), None, 0);
+    match container.request(message, NLM_F_CREATE | NLM_F_EXCL) {
+        Err(error) if error.errno != libc::EEXIST => Err(error),
+        _ => Ok(()),
     }
 }
 

@@ -19,6 +19,14 @@ pub struct BundleConfig {
     process: Option<Process>,
     #[serde(default)]
     linux: Option<Linux>,
+    #[serde(default)]
+    mounts: Option<Vec<Mount>>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+struct Mount {
+    #[serde(default)]
+    source: Option<PathBuf>,
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -87,6 +95,11 @@ impl BundleConfig {
     pub fn variable(&self, name: &str) -> Option<&str> {
         let env = self.process.as_ref()?.env.as_ref()?;
         env.iter().rev().find_map(|entry| entry.strip_prefix(name)?.strip_prefix('='))
+    }
+
+    /// The sources of its mounts, in order.
+    pub fn mount_sources(&self) -> impl Iterator<Item = &Path> {
+        self.mounts.iter().flatten().filter_map(|mount| mount.source.as_deref())
     }
 
     /// The path of the network namespace, when the container is to join an existing one.

@@ -1,0 +1,43 @@
+//! `mcrun attach`.
+
+use std::process::ExitCode;
+
+use anyhow::Context;
+use clap::Args;
+
+use super::output::print;
+use crate::attach::parse_spec;
+use crate::hook::attach_running;
+use crate::lookup;
+use crate::oci::ContainerState;
+use crate::state::Store;
+
+/// Arguments of `mcrun attach`.
+///
+/// The container is one of docker, podman, containerd, Kubernetes, runc, crun or youki, attached already or
+/// not; it runs on, and gets a new interface. What it has is served on without a gap. Prints the names
+/// of the new interfaces. They go when the container ends, and are not there when it is started again.
+#[derive(Debug, Args)]
+pub struct AttachArgs {
+    /// Name, id, beginning of an id, or process id of a running container.
+    container: String,
+    /// What to attach it to: KEY=VALUE[,KEY=VALUE...] (repeatable).
+    #[arg(long, value_name = "SPEC", required = true)]
+    mcast: Vec<String>,
+}
+
+pub(super) fn run(args: AttachArgs) -> anyhow::Result<ExitCode> {
+    let attachments = args.mcast.iter().map(|spec| parse_spec(spec));
+    let attachments = attachments.collect::<Result<Vec<_>, _>>().context("--mcast")?;
+    let store = Store::from_env();
+    let found = lookup::find(&args.container, &store)?;
+    let state = ContainerState {
+        id: found.id,
+        pid: Some(found.pid),
+        bundle: found.bundle,
+        annotations: Default::default(),
+    };
+    let names = attach_running(&state, attachments, &store)?;
+    print(&names.iter().map(|name| format!("{name}\n")).collect::<String>())?;
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,34 @@
+//! `mcrun create`, of which the command line parser sees no more than calls for help.
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use clap::Args;
+
+/// Arguments of `mcrun create`.
+///
+/// As `mcrun run` with an image, but for the start.
+#[derive(Debug, Args)]
+#[command(
+    override_usage = "mcrun create [--engine ENGINE] [--mcast SPEC]... [ENGINE OPTIONS] IMAGE [COMMAND]..."
+)]
+pub struct CreateArgs {
+    /// Engine, by name or path; by default the first that can be used of docker, podman and nerdctl.
+    #[arg(long, value_name = "ENGINE")]
+    engine: Option<String>,
+    /// Attach to a LAN: KEY=VALUE[,KEY=VALUE...] (repeatable).
+    #[arg(long, value_name = "SPEC")]
+    mcast: Vec<String>,
+    /// The engine's options, the image, and the command.
+    #[arg(
+        trailing_var_arg = true,
+        allow_hyphen_values = true,
+        required = true,
+        value_name = "IMAGE"
+    )]
+    arguments: Vec<OsString>,
+}
+
+pub(super) fn run(_args: CreateArgs) -> anyhow::Result<ExitCode> {
+    anyhow::bail!("create runs docker, podman or nerdctl; with an OCI runtime there is mcrun run")
+}

@@ -1,0 +1,30 @@
+//! `mcrun detach`.
+
+use std::process::ExitCode;
+
+use clap::Args;
+
+use super::containers;
+use super::output::print;
+use crate::hook::detach_running;
+use crate::state::Store;
+
+/// Arguments of `mcrun detach`.
+///
+/// The container runs on; its other interfaces are served without a gap. Prints the names of the
+/// interfaces that are gone.
+#[derive(Debug, Args)]
+pub struct DetachArgs {
+    /// Name, id or beginning of an id of an attached container.
+    container: String,
+    /// Name of the interface in the container; all that are attached, without it.
+    interface: Option<String>,
+}
+
+pub(super) fn run(args: DetachArgs) -> anyhow::Result<ExitCode> {
+    let store = Store::from_env();
+    let container = containers::find(&store, &args.container)?.record.container;
+    let names = detach_running(&container, args.interface.as_deref(), &store)?;
+    print(&names.iter().map(|name| format!("{name}\n")).collect::<String>())?;
+    Ok(ExitCode::SUCCESS)
+}

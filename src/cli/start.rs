@@ -1,0 +1,30 @@
+//! `mcrun start`, of which the command line parser sees no more than calls for help.
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use clap::Args;
+
+/// Arguments of `mcrun start`.
+///
+/// podman forgets hooks that it does not read from its own configuration when it starts a container
+/// again: started by this command, the container is attached again also without `mcrun setup podman`.
+#[derive(Debug, Args)]
+#[command(override_usage = "mcrun start [--engine ENGINE] [ENGINE OPTIONS] CONTAINER...")]
+pub struct StartArgs {
+    /// Engine, by name or path; by default the first that can be used of docker, podman and nerdctl.
+    #[arg(long, value_name = "ENGINE")]
+    engine: Option<String>,
+    /// The engine's options and the containers.
+    #[arg(
+        trailing_var_arg = true,
+        allow_hyphen_values = true,
+        required = true,
+        value_name = "CONTAINER"
+    )]
+    arguments: Vec<OsString>,
+}
+
+pub(super) fn run(_args: StartArgs) -> anyhow::Result<ExitCode> {
+    anyhow::bail!("start runs docker, podman or nerdctl")
+}

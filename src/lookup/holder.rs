@@ -1,0 +1,129 @@
+//! The processes that hold containers: containerd's shims and conmon.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::Read;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use super::Found;
+
+/// A command line is read up to this many bytes; those of conmon have some two thousand.
+const MAX_COMMAND_LINE: u64 = 64 << 10;
+
+/// What a command line says of the container its process holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Holder {
+    /// `containerd-shim-...`: it works in the directory of the bundle, beside which are those of the other
+    /// containers of its namespace.
+    Shim,
+    /// conmon, with the container's id, its bundle and the file that holds its pid.
+    Conmon { id: String, bundle: PathBuf, pid_file: PathBuf },
+}
+
+/// The running containers of all engines.
+pub(super) fn all() -> Vec<Found> {
+    let mut found = BTreeMap::new();
+    for process in processes() {
+        match command_line(&process).and_then(|line| parse(&line)) {
+            // The process itself is asked for its directory: a shim's command line has none.
+            Some(Holder::Shim) => {
+                let Ok(bundle) = fs::read_link(process.join("cwd")) else { continue };
+                // One shim may hold all containers of a pod.
+                let siblings = bundle.parent().and_then(|parent| fs::read_dir(parent).ok());
+                for sibling in siblings.into_iter().flatten().flatten() {
+                    let Ok(id) = sibling.file_name().into_string() else { continue };
+                    let bundle = sibling.path();
+                    insert(&mut found, id, &bundle.join("init.pid"), &bundle);
+                }
+            }
+            Some(Holder::Conmon { id, bundle, pid_file }) => {
+                insert(&mut found, id, &pid_file, &bundle);
+            }
+            None => {}
+        }
+    }
+    found.into_values().collect()
+}
+
+fn insert(found: &mut BTreeMap<String, Found>, id: String, pid_file: &Path, bundle: &Path) {
+    let pid = read(pid_file).and_then(|text| text.trim().parse().ok()).filter(|pid| *pid > 0);
+    let Some(pid) = pid else { return };
+    if let Ok(container) = id.clone().try_into() {
+        found.insert(id, Found { id: container, pid, bundle: Some(bundle.to_owned()) });
+    }
+}
+
+/// The directories below `/proc` of root's processes in this process's own pid namespace: a container may
+/// give its processes any command line.
+fn processes() -> Vec<PathBuf> {
+    let own = fs::read_link("/proc/self/ns/pid").ok();
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let numbered = entries.map(|entry| entry.path()).filter(|path| {
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        name.bytes().all(|b| b.is_ascii_digit())
+    });
+    numbered
+        .filter(|path| {
+            fs::metadata(path).is_ok_and(|m| m.uid() == 0)
+                && fs::read_link(path.join("ns/pid")).ok() == own
+        })
+        .collect()
+}
+
+fn command_line(process: &Path) -> Option<Vec<String>> {
+    let text = read(&process.join("cmdline"))?;
+    Some(text.trim_end_matches('\0').split('\0').map(str::to_owned).collect())
+}
+
+fn read(file: &Path) -> Option<String> {
+    let mut bytes = Vec::new();
+    fs::File::open(file).ok()?.take(MAX_COMMAND_LINE).read_to_end(&mut bytes).ok()?;
+    Some(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+fn parse(line: &[String]) -> Option<Holder> {
+    let program = Path::new(line.first()?).file_name()?.to_str()?;
+    if program.starts_with("containerd-shim") {
+        return Some(Holder::Shim);
+    }
+    if program != "conmon" {
+        return None;
+    }
+    // The engine puts them first; what comes later may be the command line of something else.
+    let value = |options: [&str; 2]| {
+        let at = line.iter().position(|argument| options.contains(&argument.as_str()))?;
+        line.get(at + 1).cloned()
+    };
+    Some(Holder::Conmon {
+        id: value(["-c", "--cid"])?,
+        bundle: value(["-b", "--bundle"])?.into(),
+        pid_file: value(["-p", "--container-pidfile"])?.into(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn words(text: &str) -> Vec<String> {
+        text.split(' ').map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn holders_are_known_by_their_command_lines() {
+        let conmon = "/usr/bin/conmon --api-version 1 -c 9f6e -u 9f6e -r /usr/bin/runc -b /s/9f6e/userdata \
+                      -p /run/9f6e/pidfile -n cam --exit-command /usr/bin/podman -c other";
+        let expected = Holder::Conmon {
+            id: "9f6e".into(),
+            bundle: "/s/9f6e/userdata".into(),
+            pid_file: "/run/9f6e/pidfile".into(),
+        };
+        assert_eq!(parse(&words(conmon)), Some(expected));
+        let shim = "/usr/bin/containerd-shim-runc-v2 -namespace moby -id 9f6e -address /run/c.sock";
+        assert_eq!(parse(&words(shim)), Some(Holder::Shim));
+        for other in ["sh -c conmon", "/usr/bin/conmon -c 9f6e -b", "/usr/bin/containerd", ""] {
+            assert_eq!(parse(&words(other)), None, "{other}");
+        }
+    }
+}

@@ -1,0 +1,66 @@
+//! A container by one of its processes.
+
+use std::fs;
+use std::path::PathBuf;
+
+use super::Found;
+use crate::oci::ContainerId;
+
+/// Ancestors of a process that are looked at.
+const MAX_DEPTH: usize = 64;
+
+/// The container of a process: its init is the outermost ancestor in the same network namespace.
+pub(super) fn find(pid: i32) -> Option<Found> {
+    let namespace = |pid: i32| fs::read_link(format!("/proc/{pid}/ns/net")).ok();
+    let own = namespace(pid)?;
+    let mut init = pid;
+    for _ in 0..MAX_DEPTH {
+        match parent(init) {
+            Some(parent) if parent > 0 && namespace(parent).as_ref() == Some(&own) => init = parent,
+            _ => break,
+        }
+    }
+    let cgroups = fs::read_to_string(format!("/proc/{init}/cgroup")).unwrap_or_default();
+    let id = container_of_cgroups(&cgroups).unwrap_or_else(|| format!("pid-{init}"));
+    Some(Found { id: ContainerId::try_from(id).ok()?, pid: init, bundle: None::<PathBuf> })
+}
+
+fn parent(pid: i32) -> Option<i32> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The command, field 2, is in parentheses and may hold anything; the parent is field 4.
+    stat.rsplit_once(") ")?.1.split_ascii_whitespace().nth(1)?.parse().ok()
+}
+
+/// The id in a cgroup's path: `docker/ID`, `libpod-ID.scope`, `cri-containerd-ID.scope`.
+fn container_of_cgroups(text: &str) -> Option<String> {
+    let parts = text.lines().flat_map(|line| line.rsplit(['/', ':']));
+    parts
+        .map(|part| part.strip_suffix(".scope").unwrap_or(part))
+        .map(|part| part.rsplit('-').next().unwrap_or(part))
+        .find(|part| part.len() == 64 && part.bytes().all(|b| b.is_ascii_hexdigit()))
+        .map(str::to_owned)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_id_is_found_in_the_cgroups() {
+        let id = "9f6e0d7f2fd304cf3af98aa70d8175a1330ef72a4b3b95601bea6937f43f8c3e";
+        for line in [
+            format!("12:pids:/docker/{id}\n0::/\n"),
+            format!("0::/machine.slice/libpod-{id}.scope/container\n"),
+            format!("0::/kubepods.slice/cri-containerd-{id}.scope\n"),
+        ] {
+            assert_eq!(container_of_cgroups(&line).as_deref(), Some(id), "{line}");
+        }
+        assert_eq!(container_of_cgroups("0::/user.slice/session-1.scope\n"), None);
+    }
+
+    #[test]
+    fn a_process_that_is_not_there_is_none() {
+        assert_eq!(find(i32::MAX), None);
+        assert_eq!(find(-1), None);
+    }
+}
