@@ -7,6 +7,7 @@ use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::sys::wait::waitpid;
 use nix::unistd::{ForkResult, fork, pipe2};
 
 use super::EngineError;
@@ -59,18 +60,18 @@ pub(super) fn run(
         }
     };
     // SAFETY: this process has a single thread, so the child may do whatever it likes.
-    match unsafe { fork() } {
+    let supervisor = match unsafe { fork() } {
         Ok(ForkResult::Child) => {
             drop((channel, signals, ends.front));
             let (stdio, terminal) = (ends.command, ends.supervisors_terminal);
             supervisor::main(Job { container, record, stdio, terminal }, theirs)
         }
-        Ok(ForkResult::Parent { .. }) => {}
+        Ok(ForkResult::Parent { child }) => child,
         Err(error) => {
             let _ = container.remove_dir();
             return Err(EngineError::new(format_args!("cannot fork: {error}")));
         }
-    }
+    };
     drop((theirs, ends.command, ends.supervisors_terminal));
     // When the supervisor is killed, what it held becomes ours to end.
     become_subreaper().map_err(EngineError::new)?;
@@ -88,7 +89,13 @@ pub(super) fn run(
         relay: None,
         endings: 0,
     };
-    front.attend()
+    let detached = front.detached;
+    let result = front.attend();
+    if !(detached && result == Ok(0)) {
+        // It has said its last word, or was killed; not leaving before it, we leave no zombie.
+        let _ = waitpid(supervisor, None);
+    }
+    result
 }
 
 /// Both sides of the container's stdio.

@@ -19,6 +19,7 @@ use nix::unistd::{Pid, setsid};
 use super::EngineError;
 use super::channel::{Channel, Event, Request};
 use super::container::{Container, Record};
+use super::error::WORDLESS;
 use super::process::{self, ProcessId, Reaper, poll_timeout};
 use super::relay::SavedTerminal;
 use super::runtime::{Files, Kind};
@@ -295,10 +296,6 @@ impl Supervisor {
 
     fn runtime_error(&self, status: i32, captured: &File) -> EngineError {
         let name = self.record.engine.name();
-        if status > 128 {
-            let signal = status - 128;
-            return EngineError::new(format_args!("{name} was killed by signal {signal}"));
-        }
         // crun keeps its hooks' words out of its own; they are in the file we told it.
         if self.record.engine.kind() == Kind::Crun {
             let hook = std::fs::read_to_string(self.container.hook_log()).unwrap_or_default();
@@ -306,8 +303,12 @@ impl Supervisor {
                 return EngineError::from_runtime(&name, &format!("hook: stderr: {hook}"));
             }
         }
-        let text = failure_text(&self.container.log(), &read_output(captured));
-        EngineError::from_runtime(&name, &text)
+        match failure_text(&self.container.log(), &read_output(captured)) {
+            text if text.is_empty() => {
+                EngineError::new(format_args!("{name} {WORDLESS} (status {status})"))
+            }
+            text => EngineError::from_runtime(&name, &text),
+        }
     }
 
     fn wait_for_init(&mut self) -> i32 {
