@@ -1,6 +1,7 @@
 //! The process a user sees: it passes on stdio and signals, and ends as the container does.
 
 use std::io::{self, IsTerminal, Write};
+use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
 
 use nix::fcntl::OFlag;
@@ -142,10 +143,11 @@ pub(super) fn user_size() -> Option<libc::winsize> {
 }
 
 /// Blocks what is passed on, what tells of a new size, and SIGCHLD, which both sides may need
-/// from before their first child on.
+/// from before their first child on. What was ignored when mcrun started, as nohup(1) does it, is
+/// nothing that the container should hear of either.
 pub(super) fn block_signals() -> io::Result<SignalFd> {
     let mut set = SigSet::empty();
-    for signal in PASSED_ON {
+    for signal in PASSED_ON.into_iter().filter(|signal| !is_ignored(*signal)) {
         set.add(signal);
     }
     set.add(Signal::SIGWINCH);
@@ -153,6 +155,16 @@ pub(super) fn block_signals() -> io::Result<SignalFd> {
     blocked.add(Signal::SIGCHLD);
     blocked.thread_block()?;
     Ok(SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?)
+}
+
+fn is_ignored(signal: Signal) -> bool {
+    let mut action = MaybeUninit::<libc::sigaction>::zeroed();
+    // SAFETY: without a new action, sigaction writes the present one, and zeroes are a valid one.
+    let action = unsafe {
+        libc::sigaction(signal as i32, std::ptr::null(), action.as_mut_ptr());
+        action.assume_init()
+    };
+    action.sa_sigaction == libc::SIG_IGN
 }
 
 struct Front {
