@@ -350,7 +350,7 @@ fn wrong_usage_is_named() {
         ("recv 10.0.0.1", 2, "10.0.0.1 is not a multicast group"),
         ("recv ff02::1", 2, "only IPv4"),
         ("recv 239.1.1.1:0", 2, "port 0"),
-        ("recv 239.1.1.1 --duration 5", 2, "no unit"),
+        ("recv 239.1.1.1 --duration 5d", 2, "unknown unit"),
         ("recv 239.1.1.1 --duration 0s", 2, "must be more than 0"),
         ("recv 239.1.1.1 --max-loss 101%", 2, "0.1%"),
         ("recv 239.1.1.1 --count 0", 2, "0 is not in"),

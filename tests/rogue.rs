@@ -98,7 +98,7 @@ fn rogue(spoofed: &str) -> io::Result<()> {
     // 1. The kernel writes the IP header, and takes IGMP for what it is.
     let igmp = Socket::new(Domain::IPV4, Type::RAW, Some(Protocol::from(libc::IPPROTO_IGMP)))?;
     for (destination, payload) in &messages {
-        igmp.send_to(payload, &(std::net::SocketAddrV4::new(*destination, 0)).into())?;
+        stopped(igmp.send_to(payload, &(std::net::SocketAddrV4::new(*destination, 0)).into()))?;
     }
 
     // 2. The IP header is ours.
@@ -138,31 +138,43 @@ fn rogue(spoofed: &str) -> io::Result<()> {
         socket.send_to(packet, &link_address(index, destination)?)?;
         Ok(())
     };
-    let by_every_way = |packet: &[u8], destination: Ipv4Addr| -> io::Result<()> {
-        header_included(packet, destination)?;
-        frame(packet, own, false)?;
-        frame(packet, mac(spoofed), false)?;
-        frame(packet, own, true)?;
-        datagram(packet)
+    let by_every_way = |packet: &[u8], destination: Ipv4Addr| {
+        [
+            header_included(packet, destination),
+            frame(packet, own, false),
+            frame(packet, mac(spoofed), false),
+            frame(packet, own, true),
+            datagram(packet),
+        ]
     };
 
     for (destination, payload) in &messages {
         for source in [Ipv4Addr::new(10, 99, 0, 12), lab::HOST] {
-            by_every_way(&packet(2, source, *destination, payload, &[], 0), *destination)?;
-            let router_alert = [0x94, 0x04, 0, 0];
-            by_every_way(
-                &packet(2, source, *destination, payload, &router_alert, 0),
-                *destination,
-            )?;
+            for options in [&[][..], &ROUTER_ALERT] {
+                let packet = packet(2, source, *destination, payload, options, 0);
+                by_every_way(&packet, *destination).into_iter().try_for_each(stopped)?;
+            }
         }
         // The first fragment of a longer message.
         let fragment = packet(2, lab::HOST, *destination, payload, &[], 0x2000);
-        frame(&fragment, own, false)?;
-        frame(&fragment, own, true)?;
+        stopped(frame(&fragment, own, false))?;
+        stopped(frame(&fragment, own, true))?;
     }
     let port = MARKER_PORT.to_be_bytes();
     let datagram = [port[0], port[1], port[0], port[1], 0, 8, 0, 0];
-    by_every_way(&packet(17, Ipv4Addr::new(10, 99, 0, 12), MARKER, &datagram, &[], 0), MARKER)
+    let marker = packet(17, Ipv4Addr::new(10, 99, 0, 12), MARKER, &datagram, &[], 0);
+    by_every_way(&marker, MARKER).into_iter().collect()
+}
+
+/// RFC 2113.
+const ROUTER_ALERT: [u8; 4] = [0x94, 0x04, 0, 0];
+
+/// Some ways tell the sender that its packet was dropped.
+fn stopped<T>(result: io::Result<T>) -> io::Result<()> {
+    match result {
+        Err(e) if !matches!(e.raw_os_error(), Some(libc::EPERM | libc::ENOBUFS)) => Err(e),
+        _ => Ok(()),
+    }
 }
 
 fn link_address(index: u32, destination: [u8; 6]) -> io::Result<SockAddr> {
@@ -170,12 +182,12 @@ fn link_address(index: u32, destination: [u8; 6]) -> io::Result<SockAddr> {
     // the length set is its own.
     let ((), address) = unsafe {
         SockAddr::try_init(|storage, length| {
-            let link = storage.cast::<libc::sockaddr_ll>();
-            (*link).sll_family = libc::AF_PACKET as u16;
-            (*link).sll_protocol = (libc::ETH_P_IP as u16).to_be();
-            (*link).sll_ifindex = index as i32;
-            (*link).sll_halen = 6;
-            (*link).sll_addr[..6].copy_from_slice(&destination);
+            let link = &mut *storage.cast::<libc::sockaddr_ll>();
+            link.sll_family = libc::AF_PACKET as u16;
+            link.sll_protocol = (libc::ETH_P_IP as u16).to_be();
+            link.sll_ifindex = index as i32;
+            link.sll_halen = 6;
+            link.sll_addr[..6].copy_from_slice(&destination);
             *length = size_of::<libc::sockaddr_ll>() as libc::socklen_t;
             Ok(())
         })?

@@ -270,15 +270,23 @@ impl Keys {
 
 /// `what "value" is unknown`, with the nearest known one, or all of them when none is near.
 fn unknown(what: &str, value: &str, known: &[&str]) -> String {
-    let near = known
-        .iter()
-        .map(|k| (strsim::damerau_levenshtein(value, k), k))
-        .min()
-        .filter(|(distance, k)| *distance <= k.len().max(3) / 2);
-    match near {
-        Some((_, k)) => format!("{what} {value:?} is unknown; did you mean {k}?"),
+    match nearest(value, known.iter().copied()) {
+        Some(k) => format!("{what} {value:?} is unknown; did you mean {k}?"),
         None => format!("{what} {value:?} is unknown; there are {}", known.join(", ")),
     }
+}
+
+/// The known name that is so near to `value` that it may have been meant.
+pub(crate) fn nearest<'k>(
+    value: &str,
+    known: impl IntoIterator<Item = &'k str>,
+) -> Option<&'k str> {
+    known
+        .into_iter()
+        .map(|k| (strsim::damerau_levenshtein(value, k), k))
+        .min()
+        .filter(|(distance, k)| *distance <= k.len().max(3) / 2)
+        .map(|(_, k)| k)
 }
 
 fn parsed<T: FromStr>(key: &str, value: &str) -> Result<T, SpecError>

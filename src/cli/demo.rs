@@ -1,13 +1,34 @@
 //! `mcrun demo`.
 
+use std::io::{self, Write};
 use std::process::ExitCode;
 
+use anyhow::Context;
 use clap::Args;
+
+use crate::demo::{DemoOptions, demo};
 
 /// Arguments of `mcrun demo`.
 #[derive(Debug, Args)]
-pub struct DemoArgs {}
+#[command(after_help = "\
+Exit status:
+  0    mcrun kept its promise: container 2 lost nothing, the switch port saw one IGMP host
+  1    it did not
+  125  the demonstration could not be given")]
+pub struct DemoArgs {
+    /// OCI runtime for the containers, such as runc or crun.
+    #[arg(long, value_name = "ENGINE")]
+    engine: Option<String>,
+    /// Print the result as one JSON object, and nothing as it goes.
+    #[arg(long)]
+    json: bool,
+}
 
-pub(super) fn run(_args: DemoArgs) -> anyhow::Result<ExitCode> {
-    anyhow::bail!("not implemented")
+pub(super) fn run(args: DemoArgs) -> anyhow::Result<ExitCode> {
+    let result = demo(&DemoOptions { engine: args.engine, silent: args.json })?;
+    if args.json {
+        let text = serde_json::to_string(&result)?;
+        writeln!(io::stdout(), "{text}").context("cannot print the result")?;
+    }
+    Ok(if result.broken.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

@@ -60,7 +60,7 @@ struct Common {
     /// Interface to use; without it the kernel's route to the group decides.
     #[arg(long, short = 'i', value_name = "IF")]
     interface: Option<String>,
-    /// End after this long, such as 500ms, 10s or 2m.
+    /// End after this long, such as 500ms, 10s or 2m; seconds where no unit is named.
     #[arg(long, short = 'd', value_name = "TIME", value_parser = parse_positive_duration)]
     duration: Option<Duration>,
     /// End after so many packets of each group.

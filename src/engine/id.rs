@@ -17,11 +17,8 @@ const MAX: usize = 64;
 /// When it breaks the rule.
 pub(super) fn check(name: &str) -> Result<(), EngineError> {
     let good = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '+' | '-' | '.');
-    if name.is_empty()
-        || name.len() > MAX
-        || name.starts_with(['-', '.'])
-        || !name.chars().all(good)
-    {
+    let first = name.starts_with(|c: char| c.is_ascii_alphanumeric());
+    if !first || name.len() > MAX || !name.chars().all(good) {
         return Err(EngineError::new(format_args!(
             "--name {name:?}: a name is 1 to {MAX} of the characters a-z, A-Z, 0-9, '_', '+', '-' \
              and '.', and begins with a letter or digit"

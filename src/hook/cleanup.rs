@@ -5,6 +5,7 @@ use crate::net::apply::delete_interfaces;
 use crate::net::netlink::RouteSocket;
 use crate::net::netns::NetNs;
 use crate::oci::ContainerId;
+use crate::proxy;
 use crate::state::{LockedDir, Record, StateDirError, Store};
 
 /// Takes back an attachment and removes its directory. What fails does not keep the rest from
@@ -14,7 +15,7 @@ use crate::state::{LockedDir, Record, StateDirError, Store};
 /// The first thing that failed.
 pub fn detach(dir: LockedDir) -> Result<(), HookError> {
     let undone = match dir.read() {
-        Ok(Some(record)) => take_back(&record),
+        Ok(Some(record)) => take_back(&record, &dir),
         Ok(None) => Ok(()),
         Err(error) => Err(error.into()),
     };
@@ -23,27 +24,30 @@ pub fn detach(dir: LockedDir) -> Result<(), HookError> {
     Ok(removed?)
 }
 
-fn take_back(record: &Record) -> Result<(), HookError> {
-    let ended = record.proxy.map_or(Ok(()), proxies::end);
-    // With the proxy's sockets gone the namespace goes with the container's last process, and the
-    // links with it: only a namespace that lives on needs to be told.
-    let deleted = match surviving_namespace(record) {
-        Some(namespace) => {
-            let mut socket = RouteSocket::open_in(&namespace)?;
-            let interfaces = record.interfaces.iter().filter(|i| i.index != 0);
-            delete_interfaces(&mut socket, interfaces.map(|i| (i.name.as_str(), i.mac)))
-        }
+/// The links go first, while the proxy's rules still stand: a kernel that tears down a namespace says
+/// its leaves, and they are not for the LAN.
+fn take_back(record: &Record, dir: &LockedDir) -> Result<(), HookError> {
+    let deleted = match surviving_namespace(record, dir) {
+        Some(namespace) => delete_links(record, &namespace),
         None => Ok(()),
     };
-    ended?;
-    Ok(deleted?)
+    record.proxy.map_or(Ok(()), proxies::end)?;
+    deleted
 }
 
-/// The container's namespace, when it can still be reached and is the same.
-fn surviving_namespace(record: &Record) -> Option<NetNs> {
-    let of_init = record.init.is_alive().then(|| NetNs::of_pid(record.init.pid).ok()).flatten();
+fn delete_links(record: &Record, namespace: &NetNs) -> Result<(), HookError> {
+    let mut socket = RouteSocket::open_in(namespace)?;
+    let interfaces = record.interfaces.iter().filter(|i| i.index != 0);
+    Ok(delete_interfaces(&mut socket, interfaces.map(|i| (i.name.as_str(), i.mac)))?)
+}
+
+/// The container's namespace, when it can still be reached: through its init, where it is kept, or
+/// through the proxy, which holds it until it has ended itself.
+fn surviving_namespace(record: &Record, dir: &LockedDir) -> Option<NetNs> {
+    let of_init = || record.init.is_alive().then(|| NetNs::of_pid(record.init.pid).ok()).flatten();
     let kept = || record.netns_path.as_ref().and_then(|path| NetNs::open(path).ok());
-    let namespace = of_init.or_else(kept)?;
+    let of_proxy = || record.proxy?.is_alive().then(|| proxy::namespace(dir.path()).ok()).flatten();
+    let namespace = of_init().or_else(kept).or_else(of_proxy)?;
     (namespace.id().ok()? == record.netns).then_some(namespace)
 }
 

@@ -369,3 +369,6 @@ impl<A: Ord + Copy> GroupState<A> {
             (!self.source_queries.is_empty()).then(|| now + timing.last_member_query_interval());
     }
 }
+
+#[cfg(test)]
+mod tests;

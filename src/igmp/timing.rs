@@ -23,7 +23,9 @@ pub enum TimingError {
     #[error("query interval {0:?}; it must be 1 s to 31744 s")]
     QueryInterval(Duration),
     /// RFC 9776 §8.3.
-    #[error("query response interval {0:?}; it must be 0.1 s or more and below the query interval")]
+    #[error(
+        "query response interval {0:?}; it must be 0.1 s to 3174.4 s and below the query interval"
+    )]
     QueryResponseInterval(Duration),
     /// RFC 9776 §8.8.
     #[error("last member query interval {0:?}; it must be 0.1 s to 3174.4 s")]
@@ -60,10 +62,12 @@ impl Timing {
         if !(Duration::from_secs(1)..=Duration::from_secs(max)).contains(&query_interval) {
             return Err(TimingError::QueryInterval(query_interval));
         }
-        if query_response_interval < tenth || query_response_interval >= query_interval {
+        let response = tenth..=Duration::from_millis(max * 100);
+        if !response.contains(&query_response_interval) || query_response_interval >= query_interval
+        {
             return Err(TimingError::QueryResponseInterval(query_response_interval));
         }
-        if !(tenth..=Duration::from_millis(max * 100)).contains(&last_member_query_interval) {
+        if !response.contains(&last_member_query_interval) {
             return Err(TimingError::LastMemberQueryInterval(last_member_query_interval));
         }
         Ok(Timing {
@@ -131,3 +135,6 @@ impl Timing {
         self.query_interval * self.robustness.into() + self.query_response_interval
     }
 }
+
+#[cfg(test)]
+mod tests;

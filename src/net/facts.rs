@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use super::messages::{Link, get_addresses, get_link, read_address, read_link};
+use super::messages::{Link, get_addresses, get_link, get_links, read_address, read_link};
 use super::netlink::{NetlinkError, RouteSocket};
 use crate::attach::{Attachment, IfName};
 
@@ -12,6 +12,8 @@ use crate::attach::{Attachment, IfName};
 pub struct Facts {
     /// The host's links that the attachments name, by name; one that is absent is missing.
     pub links: BTreeMap<IfName, Link>,
+    /// The names of all links of the host; read only where one that is asked for is missing.
+    pub link_names: Vec<String>,
     /// The host's addresses, each with the index of its interface.
     pub host_addresses: Vec<(u32, IpAddr)>,
     /// Interface names among the wanted ones that the container has already.
@@ -41,6 +43,11 @@ impl Facts {
             if link(container, name.as_str())?.is_some() {
                 facts.taken_names.push(name);
             }
+        }
+        let named = attachments.iter().flat_map(|a| [&a.parent, a.upstream()]);
+        if named.into_iter().any(|name| !facts.links.contains_key(name)) {
+            let answers = host.dump(get_links())?;
+            facts.link_names = answers.into_iter().filter_map(read_link).map(|l| l.name).collect();
         }
         if attachments.iter().any(|a| !a.ip.addresses().is_empty()) {
             let answers = host.dump(get_addresses())?;

@@ -34,15 +34,7 @@ impl NetNs {
     /// # Errors
     /// That of open(2), and `EINVAL` when the file is not a network namespace.
     pub fn open(path: impl AsRef<Path>) -> io::Result<Self> {
-        let ns = NetNs { file: File::open(path)? };
-        // SAFETY: NS_GET_NSTYPE takes no argument and only reads the file's type; it fails on
-        // any file that is not a namespace.
-        let kind = unsafe { libc::ioctl(ns.file.as_raw_fd(), libc::NS_GET_NSTYPE as _) };
-        if kind == libc::CLONE_NEWNET {
-            Ok(ns)
-        } else {
-            Err(io::Error::from_raw_os_error(libc::EINVAL))
-        }
+        OwnedFd::from(File::open(path)?).try_into()
     }
 
     /// Opens the namespace of a process.
@@ -113,6 +105,22 @@ impl NetNs {
 impl AsFd for NetNs {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.file.as_fd()
+    }
+}
+
+impl TryFrom<OwnedFd> for NetNs {
+    type Error = io::Error;
+
+    /// `EINVAL` when the descriptor is not a network namespace's.
+    fn try_from(fd: OwnedFd) -> io::Result<Self> {
+        // SAFETY: NS_GET_NSTYPE takes no argument and only reads the file's type; it fails on
+        // any file that is not a namespace.
+        let kind = unsafe { libc::ioctl(fd.as_raw_fd(), libc::NS_GET_NSTYPE as _) };
+        if kind == libc::CLONE_NEWNET {
+            Ok(NetNs { file: fd.into() })
+        } else {
+            Err(io::Error::from_raw_os_error(libc::EINVAL))
+        }
     }
 }
 

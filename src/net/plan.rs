@@ -7,7 +7,7 @@ use ipnet::IpNet;
 
 use super::facts::Facts;
 use super::messages::{Link, all_multicast};
-use crate::attach::{Attachment, Driver, IfName, IgmpMode, MacAddr, MacvlanMode};
+use crate::attach::{Attachment, Driver, IfName, IgmpMode, MacAddr, MacvlanMode, nearest};
 
 /// Why an attachment cannot be made on this host: one line that names the key and the value.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -73,6 +73,10 @@ pub enum Sysctl {
 /// What reaches the LAN is limited by the proxy.
 const LEAST_MEMBERSHIPS: u32 = 1024;
 const LEAST_SOURCES: u32 = 512;
+
+/// Within how many milliseconds the container's kernel repeats a report of a change; its default is a
+/// second (RFC 9776 §8.11). A proxy waits for it when the container has ended.
+pub const REPORT_INTERVAL_MS: u32 = 20;
 
 /// Multicast queue of macvlan in packets. The kernel's 1000 loses a fast stream as soon as a
 /// second child wants it.
@@ -149,9 +153,12 @@ fn plan_one(
 
 fn checked_link<'f>(key: &str, name: &IfName, facts: &'f Facts) -> Result<&'f Link, PlanError> {
     let Some(link) = facts.links.get(name) else {
-        return refuse(format!(
-            "{key}={name}: the host has no interface of this name (ip link shows them)"
-        ));
+        let near = nearest(name.as_str(), facts.link_names.iter().map(String::as_str));
+        let hint = match near {
+            Some(near) => format!("did you mean {near}?"),
+            None => "ip link shows them".into(),
+        };
+        return refuse(format!("{key}={name}: the host has no interface of this name; {hint}"));
     };
     if link.loopback {
         return refuse(format!(
@@ -192,6 +199,10 @@ fn sysctls(name: &IfName, attachment: &Attachment) -> Vec<Sysctl> {
         // A new namespace inherits the host's; sources would be lost with v2.
         list.push(Sysctl::Require("ipv4/conf/all/force_igmp_version".into(), 0));
         list.push(Sysctl::Require(v4("force_igmp_version"), 0));
+        // What the container's kernel says goes to the proxy and nowhere else, so that it may say
+        // it quickly.
+        list.push(Sysctl::Require(v4("igmpv2_unsolicited_report_interval"), REPORT_INTERVAL_MS));
+        list.push(Sysctl::Require(v4("igmpv3_unsolicited_report_interval"), REPORT_INTERVAL_MS));
     }
     if attachment.ip.addresses().iter().any(|net| net.addr().is_ipv6()) {
         list.push(Sysctl::Require(v6("disable_ipv6"), 0));
@@ -305,6 +316,7 @@ mod tests {
         let tun = Link { mac: None, ..link(6, "tun") };
         let links = [link(2, "eth0"), link(3, "eth1"), down, lo, port, tun];
         Facts {
+            link_names: links.iter().map(|l| l.name.clone()).collect(),
             links: links.into_iter().map(|l| (l.name.parse().unwrap(), l)).collect(),
             host_addresses: vec![(2, "10.0.0.1".parse().unwrap())],
             taken_names: vec!["eth0".parse().unwrap()],
@@ -322,7 +334,11 @@ mod tests {
     #[test]
     fn what_stands_against_it() {
         for (spec, expected) in [
-            ("parent=eth9", "parent=eth9: the host has no interface"),
+            (
+                "parent=eth9",
+                "parent=eth9: the host has no interface of this name; did you mean eth0?",
+            ),
+            ("parent=xyzzy", "no interface of this name; ip link shows them"),
             ("parent=down", "parent=down: the interface is down"),
             ("parent=lo", "loopback"),
             ("parent=port", "port of a bridge; name the bridge itself"),

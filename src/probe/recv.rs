@@ -233,7 +233,15 @@ impl Session {
             broken.push(format!("nothing more came for {timeout:?}"));
         }
         broken.extend(options.limits.broken(&groups));
-        ReceiveResult { elapsed: until, ended, broken, groups }
+        ReceiveResult {
+            elapsed: until,
+            ended,
+            broken,
+            packets: groups.iter().map(|g| g.report.packets).sum(),
+            lost: groups.iter().filter_map(|g| g.report.lost).reduce(|a, b| a + b),
+            longest_gap: groups.iter().filter_map(|g| g.report.longest_gap).max(),
+            groups,
+        }
     }
 }
 

@@ -43,6 +43,13 @@ pub struct ReceiveResult {
     pub ended: Ended,
     /// Promises that were broken, a sentence each; empty when all is well.
     pub broken: Vec<String>,
+    /// Packets of all groups.
+    pub packets: u64,
+    /// Lost packets of all groups; `null` if none of them is RTP.
+    pub lost: Option<u64>,
+    /// The longest gap of any group; `null` when nothing came at all.
+    #[serde(rename = "longest_gap_ms", with = "millis")]
+    pub longest_gap: Option<Duration>,
     /// Each group, in the order given.
     pub groups: Vec<OfGroup<GroupReport>>,
 }

@@ -54,7 +54,8 @@ impl FromStr for Target {
     }
 }
 
-/// A time: a number and `ns`, `us`, `ms`, `s`, `m` or `h`, as in `500ms`, `1.5s` or `2m`.
+/// A time: a number and `ns`, `us`, `ms`, `s`, `m` or `h`, as in `500ms`, `1.5s` or `2m`;
+/// without a unit in seconds.
 ///
 /// # Errors
 /// A text that names the units, for anything else and for more than a year.
@@ -65,10 +66,9 @@ pub fn parse_duration(text: &str) -> Result<Duration, String> {
         "ns" => 1e-9,
         "us" | "µs" => 1e-6,
         "ms" => 1e-3,
-        "s" => 1.0,
+        "s" | "" => 1.0,
         "m" | "min" => 60.0,
         "h" => 3600.0,
-        "" => return Err(format!("no unit; {form}")),
         other => return Err(format!("unknown unit {other:?}; {form}")),
     };
     // f64 would also read "1e5", "inf" and "+1".
@@ -145,13 +145,17 @@ mod tests {
 
     #[test]
     fn durations() {
-        for (text, ms) in
-            [("500ms", 500), ("10s", 10_000), ("2m", 120_000), ("1.5s", 1500), ("1h", 3_600_000)]
-        {
+        for (text, ms) in [
+            ("500ms", 500),
+            ("10s", 10_000),
+            ("2m", 120_000),
+            ("1.5s", 1500),
+            ("1h", 3_600_000),
+            ("7", 7000),
+        ] {
             assert_eq!(parse_duration(text), Ok(Duration::from_millis(ms)), "{text}");
         }
-        for text in ["", "s", "5", "5d", "-1s", "1e3s", "infs", "nans", "1..2s", "9999999h", "5 s"]
-        {
+        for text in ["", "s", "5d", "-1s", "1e3s", "infs", "nans", "1..2s", "9999999h", "5 s"] {
             assert!(parse_duration(text).is_err(), "{text:?}");
         }
         assert!(parse_positive_duration("0s").is_err());

@@ -1,14 +1,18 @@
 //! Asking proxies for their status.
 
 use std::fs::File;
-use std::io::{self, Read, Write};
-use std::os::fd::AsRawFd;
+use std::io::{self, IoSliceMut, Read, Write};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
 
+use nix::cmsg_space;
+use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
+
 use super::ProxyStatus;
+use crate::net::netns::NetNs;
 
 /// A proxy answers from memory; one that takes longer hangs.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -29,6 +33,29 @@ pub fn query_all(dirs: &[impl AsRef<Path>]) -> Vec<io::Result<ProxyStatus>> {
 pub fn requery(dir: &Path) -> io::Result<()> {
     let mut answer = Vec::new();
     ask(dir, "requery\n")?.take(MAX_ANSWER).read_to_end(&mut answer).map(drop)
+}
+
+/// Asks the proxy of this directory for its container's network namespace, which nobody else may be
+/// able to reach when the container's processes have ended.
+///
+/// # Errors
+/// When it cannot be reached or does not answer.
+pub fn namespace(dir: &Path) -> io::Result<NetNs> {
+    let stream = ask(dir, "namespace\n")?;
+    let mut byte = [0];
+    let mut bytes = [IoSliceMut::new(&mut byte)];
+    let mut space = cmsg_space!(RawFd);
+    let flags = MsgFlags::MSG_CMSG_CLOEXEC;
+    let message = recvmsg::<()>(stream.as_raw_fd(), &mut bytes, Some(&mut space), flags)?;
+    let descriptors = message.cmsgs()?.filter_map(|message| match message {
+        ControlMessageOwned::ScmRights(descriptors) => Some(descriptors),
+        _ => None,
+    });
+    // SAFETY: the kernel has just made these descriptors for this process, and nobody else
+    // knows them.
+    let owned = descriptors.flatten().map(|fd| unsafe { OwnedFd::from_raw_fd(fd) });
+    let first = owned.collect::<Vec<_>>().pop();
+    NetNs::try_from(first.ok_or(io::ErrorKind::UnexpectedEof)?)
 }
 
 fn ask(dir: &Path, request: &str) -> io::Result<UnixStream> {

@@ -1,11 +1,11 @@
 //! The control socket: one request line, one JSON answer, and the end of the connection.
 
-use std::io::{self, Read, Write};
-use std::os::fd::AsFd;
+use std::io::{self, IoSlice, Read, Write};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::time::{Duration, Instant};
 
-use super::status::ProxyStatus;
+use nix::sys::socket::{ControlMessage, MsgFlags, SockFlag, accept4, sendmsg};
 
 /// Clients at a time; one more is turned away.
 const MAX_CLIENTS: usize = 8;
@@ -30,14 +30,28 @@ struct Client {
     deadline: Instant,
 }
 
-/// What to wait for before a client is served again.
+/// What is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Request {
+    /// The status, as JSON.
+    Status,
+    /// A query for all memberships of the container; answered by an empty object.
+    Requery,
+    /// A descriptor of the container's network namespace, to delete its links by when its
+    /// processes have ended and there is no other way to it.
+    Namespace,
+}
+
+/// How it goes on with a client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Next {
-    /// Its request.
+    /// When more of its request is there.
     Read,
-    /// Room for the answer.
+    /// With [`Control::answer`].
+    Answer(Request),
+    /// When there is room for the answer.
     Write,
-    /// Nothing: the connection is closed.
+    /// Not at all: the connection is closed.
     Closed,
 }
 
@@ -49,8 +63,12 @@ impl Control {
 
     /// Accepts one client, and gives its id and descriptor to wait on.
     pub(crate) fn accept(&mut self, now: Instant) -> Option<(u32, impl AsFd + '_)> {
-        let (stream, _) = self.listener.accept().ok()?;
-        if self.clients.len() >= MAX_CLIENTS || stream.set_nonblocking(true).is_err() {
+        // One system call: the sandbox has no other to make it non-blocking.
+        let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
+        let fd = accept4(self.listener.as_raw_fd(), flags).ok()?;
+        // SAFETY: the call has just returned this descriptor, which nobody else knows.
+        let stream = UnixStream::from(unsafe { OwnedFd::from_raw_fd(fd) });
+        if self.clients.len() >= MAX_CLIENTS {
             return None;
         }
         self.next_id = self.next_id.wrapping_add(1);
@@ -64,10 +82,35 @@ impl Control {
         self.clients.last().map(|c| (c.id, &c.stream))
     }
 
-    /// Goes on with a client whose descriptor is ready. `status` is called for a good request.
-    pub(crate) fn serve(&mut self, id: u32, status: impl FnOnce() -> ProxyStatus) -> Next {
+    /// Goes on with a client whose descriptor is ready.
+    pub(crate) fn serve(&mut self, id: u32) -> Next {
+        self.with(id, Client::serve)
+    }
+
+    /// Answers a client.
+    pub(crate) fn answer(&mut self, id: u32, answer: Vec<u8>) -> Next {
+        self.with(id, |client| {
+            client.answer = Some((answer, 0));
+            client.write()
+        })
+    }
+
+    /// Answers a client with a descriptor (`SCM_RIGHTS`, unix(7)) and one byte to carry it.
+    pub(crate) fn hand_over(&mut self, id: u32, descriptor: BorrowedFd<'_>) -> Next {
+        self.with(id, |client| {
+            let rights = [descriptor.as_raw_fd()];
+            let message = [ControlMessage::ScmRights(&rights)];
+            let bytes = [IoSlice::new(b"n")];
+            // A client that has gone, or whose buffer is full before it got a byte, gets none.
+            let flags = MsgFlags::MSG_NOSIGNAL;
+            let _ = sendmsg::<()>(client.stream.as_raw_fd(), &bytes, &message, flags, None);
+            Next::Closed
+        })
+    }
+
+    fn with(&mut self, id: u32, go_on: impl FnOnce(&mut Client) -> Next) -> Next {
         let Some(at) = self.clients.iter().position(|c| c.id == id) else { return Next::Closed };
-        let next = self.clients[at].serve(status);
+        let next = go_on(&mut self.clients[at]);
         if next == Next::Closed {
             self.clients.swap_remove(at);
         }
@@ -91,28 +134,35 @@ impl Control {
 }
 
 impl Client {
-    fn serve(&mut self, status: impl FnOnce() -> ProxyStatus) -> Next {
-        if self.answer.is_none() {
-            let mut buffer = [0; MAX_REQUEST];
-            match self.stream.read(&mut buffer) {
-                Ok(0) => return Next::Closed,
-                Ok(n) => self.request.extend_from_slice(&buffer[..n]),
-                Err(e) => return retry(&e, Next::Read),
-            }
-            let Some(end) = self.request.iter().position(|b| *b == b'\n') else {
-                return if self.request.len() < MAX_REQUEST { Next::Read } else { Next::Closed };
-            };
-            let line = &self.request[..end];
-            let answer = if line == b"status" {
-                serde_json::to_vec(&status())
-            } else {
-                let line: String = String::from_utf8_lossy(line).chars().take(32).collect();
-                let error = format!("unknown request {line:?}; the request is \"status\"");
-                serde_json::to_vec(&serde_json::json!({ "error": error }))
-            };
-            let Ok(answer) = answer else { return Next::Closed };
-            self.answer = Some((answer, 0));
+    fn serve(&mut self) -> Next {
+        if self.answer.is_some() {
+            return self.write();
         }
+        let mut buffer = [0; MAX_REQUEST];
+        match self.stream.read(&mut buffer) {
+            Ok(0) => return Next::Closed,
+            Ok(n) => self.request.extend_from_slice(&buffer[..n]),
+            Err(e) => return retry(&e, Next::Read),
+        }
+        let Some(end) = self.request.iter().position(|b| *b == b'\n') else {
+            return if self.request.len() < MAX_REQUEST { Next::Read } else { Next::Closed };
+        };
+        match &self.request[..end] {
+            b"status" => Next::Answer(Request::Status),
+            b"requery" => Next::Answer(Request::Requery),
+            b"namespace" => Next::Answer(Request::Namespace),
+            line => {
+                let line: String = String::from_utf8_lossy(line).chars().take(32).collect();
+                let text =
+                    format!("unknown request {line:?}; there are status, requery and namespace");
+                let answer = serde_json::json!({ "error": text }).to_string();
+                self.answer = Some((answer.into_bytes(), 0));
+                self.write()
+            }
+        }
+    }
+
+    fn write(&mut self) -> Next {
         let Some((answer, written)) = &mut self.answer else { return Next::Closed };
         while *written < answer.len() {
             match self.stream.write(&answer[*written..]) {

@@ -9,9 +9,9 @@ use socket2::{Domain, Protocol, SockFilter, Socket, Type};
 use super::nfnetlink::{ACK, Messages, NfSocket, messages};
 use crate::net::sockopt;
 
-/// Bytes of a packet that NFLOG hands over: any IGMP message on an Ethernet of ordinary
-/// MTU; a longer report is cut, found too short and counted as malformed.
-const COPY_RANGE: u32 = 2048;
+/// Bytes of a packet that NFLOG hands over: a report fills the interface's MTU, 9216 with jumbo
+/// frames. A longer one is cut, found too short and counted as malformed.
+const COPY_RANGE: u32 = 12 * 1024;
 /// The first group number tried, and how many after it when the container uses some itself.
 const FIRST_GROUP: u16 = 27_999;
 const GROUPS_TRIED: u16 = 16;
@@ -39,7 +39,8 @@ impl Intercepted {
     /// Binds a free NFLOG group in the caller's namespace; each packet is handed over at once.
     ///
     /// # Errors
-    /// The kernel's: `EINVAL` or `EOPNOTSUPP` without nfnetlink_log, `EBUSY` when no group is free.
+    /// The kernel's: `EINVAL` or `EOPNOTSUPP` without nfnetlink_log, `EBUSY` when no group
+    /// is free.
     pub(crate) fn open() -> io::Result<Self> {
         let socket = NfSocket::open()?;
         // A missed packet only costs another query, so less room than asked for will do.
@@ -47,7 +48,8 @@ impl Intercepted {
         for group in FIRST_GROUP..FIRST_GROUP + GROUPS_TRIED {
             match bind(&socket, group) {
                 Ok(()) => return Ok(Intercepted { socket, group }),
-                Err(e) if e.raw_os_error() == Some(libc::EBUSY) => {}
+                // Another's: EPERM (nfulnl_recv_config), or EBUSY when it came between.
+                Err(e) if matches!(e.raw_os_error(), Some(libc::EPERM | libc::EBUSY)) => {}
                 Err(e) => return Err(e),
             }
         }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 
 use super::config::ProxyConfig;
-use super::control::{Control, Next};
+use super::control::{Control, Next, Request};
 use super::downstream::Intercepted;
 use super::home::Home;
 use super::lan::LanSocket;
@@ -22,6 +22,7 @@ use super::start::Parts;
 use super::status::{ProxyState, ProxyStatus};
 use super::upstream::LimitFiles;
 use crate::attach::IgmpMode;
+use crate::net::netns::NetNs;
 
 /// Datagrams of one socket before the others have their turn.
 const TURN: usize = 64;
@@ -29,6 +30,11 @@ const TURN: usize = 64;
 const EVENTS: usize = 16;
 /// One NFLOG datagram, one notification or one packet; beyond it a datagram is cut and ignored.
 const BUFFER: usize = 16 * 1024;
+/// How long the rules outlive the container. Its sockets are closed by then, and its kernel has yet to
+/// say so: a first time within three ticks and once more within
+/// [`crate::net::plan::REPORT_INTERVAL_MS`]. On the LAN that leave, from a MAC of its own, would
+/// prune a group that a neighbour on the same switch port wants.
+const GRACE: Duration = Duration::from_millis(150);
 /// Groups whose age is remembered on interfaces that are only observed.
 const MAX_OBSERVED: usize = 4096;
 
@@ -55,7 +61,10 @@ pub(crate) struct Driver {
 struct Loop {
     config: ProxyConfig,
     epoll: Epoll,
-    _container: OwnedFd,
+    container: OwnedFd,
+    namespace: NetNs,
+    /// The container has ended, and the rules stay until then.
+    ending: Option<Instant>,
     /// Closing it takes the interception away.
     _rules: Option<NfSocket>,
     packets: Option<Intercepted>,
@@ -64,7 +73,9 @@ struct Loop {
     lan: Vec<LanSocket>,
     limits: LimitFiles,
     control: Control,
-    proc_net: Option<ProcNet>,
+    proc_net: ProcNet,
+    /// Some interface is not served.
+    observing: bool,
     /// When a group was first seen on an interface that is only observed.
     seen: BTreeMap<(u32, Ipv4Addr), Instant>,
     warnings: Vec<String>,
@@ -78,8 +89,8 @@ impl Driver {
     /// # Errors
     /// That of epoll_create(2), epoll_ctl(2) or sendto(2).
     pub(crate) fn new(parts: Parts, now: Instant) -> io::Result<Self> {
-        let Parts { config, container, home, mut log, inside, lan, limits, listener, warnings } =
-            parts;
+        let Parts { config, container, namespace, home, mut log, inside, lan, .. } = parts;
+        let Parts { limits, listener, warnings, .. } = parts;
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
         let watch = |fd: std::os::fd::BorrowedFd<'_>, token| {
             epoll.add(fd, EpollEvent::new(EpollFlags::EPOLLIN, token))
@@ -109,12 +120,18 @@ impl Driver {
             interfaces.push(Interface::new(interface.clone(), injector, now));
             inside.links.ask(interface.index)?;
         }
+        for warning in &warnings {
+            log.line(now, Level::Warning, warning);
+        }
+        let observing = interfaces.iter_mut().any(|i| i.router().is_none());
         let degraded =
             packets.is_none() && config.interfaces.iter().any(|i| i.igmp == IgmpMode::Proxy);
         let loop_ = Loop {
             config,
             epoll,
-            _container: container,
+            container,
+            namespace,
+            ending: None,
             _rules: rules,
             packets,
             interfaces,
@@ -123,12 +140,41 @@ impl Driver {
             limits,
             control: Control::new(listener),
             proc_net: inside.proc_net,
+            observing,
             seen: BTreeMap::new(),
             warnings,
             degraded,
             buffer: vec![0; BUFFER],
         };
         Ok(Driver { home, log, loop_ })
+    }
+
+    /// What it may still touch in the file system.
+    pub(crate) fn home(&self) -> &Home {
+        &self.home
+    }
+
+    /// Writes a line of the log.
+    pub(crate) fn log(&mut self, now: Instant, level: Level, text: &str) {
+        self.log.line(now, level, text);
+    }
+
+    /// Joins what the container has joined before this proxy was there: another one has ended,
+    /// or is about to. The container's own reports correct it.
+    pub(crate) fn take_over(&mut self, now: Instant) {
+        let Loop { proc_net, interfaces, limits, .. } = &mut self.loop_;
+        // Without it the container's answer to the first query tells all.
+        let groups = proc_net.read().unwrap_or_default();
+        for interface in interfaces {
+            for ((index, group), observed) in &groups {
+                if *index == interface.config.index
+                    && let Some(router) = interface.router()
+                {
+                    router.handle_membership(now, *group, &observed.at_most(*group));
+                }
+            }
+            interface.pump(now, limits, &mut self.log);
+        }
     }
 
     /// Serves until the container has ended, and removes what is left of it.
@@ -158,6 +204,9 @@ impl Loop {
                 interface.pump(now, &self.limits, log);
             }
             self.control.handle_timeout(now);
+            if self.ending.is_some_and(|at| at <= now) {
+                return Ok(());
+            }
             let mut events = [EpollEvent::empty(); EVENTS];
             let count = match self.epoll.wait(&mut events, self.timeout()) {
                 Ok(count) => count,
@@ -165,12 +214,10 @@ impl Loop {
                 Err(e) => return Err(e.into()),
             };
             let events = events.get(..count).unwrap_or(&[]);
-            if events.iter().any(|event| event.data() == token::CONTAINER) {
-                return Ok(());
-            }
             let now = Instant::now();
             for event in events {
                 match event.data() {
+                    token::CONTAINER => self.end(now)?,
                     token::PACKETS => self.hear_container(now),
                     token::LINKS => self.hear_links(now),
                     token::LISTENER => self.accept(now),
@@ -181,10 +228,24 @@ impl Loop {
         }
     }
 
+    /// The container has ended: nothing is wanted for it any more, and nothing of it may reach the
+    /// LAN.
+    fn end(&mut self, now: Instant) -> io::Result<()> {
+        self.epoll.delete(&self.container)?;
+        self.lan.clear();
+        for interface in &mut self.interfaces {
+            interface.gone(now);
+        }
+        let intercepting = self.packets.take().is_some();
+        self.ending = Some(if intercepting { now + GRACE } else { now });
+        Ok(())
+    }
+
     /// How long nothing is to be done; rounded up, so that what is due is due.
     fn timeout(&self) -> EpollTimeout {
         let interfaces = self.interfaces.iter().map(Interface::poll_timeout);
-        let Some(at) = interfaces.chain([self.control.poll_timeout()]).flatten().min() else {
+        let others = [self.control.poll_timeout(), self.ending];
+        let Some(at) = interfaces.chain(others).flatten().min() else {
             return EpollTimeout::NONE;
         };
         let left = at.saturating_duration_since(Instant::now()) + Duration::from_micros(999);
@@ -206,9 +267,7 @@ impl Loop {
                 Ok(false) => return,
                 // Messages were lost: the container says it all again.
                 Err(_) => {
-                    for router in self.interfaces.iter_mut().filter_map(Interface::router) {
-                        router.requery(now);
-                    }
+                    self.requery(now);
                     return;
                 }
             }
@@ -218,7 +277,7 @@ impl Loop {
     fn hear_links(&mut self, now: Instant) {
         for _ in 0..TURN {
             let (interfaces, seen) = (&mut self.interfaces, &mut self.seen);
-            let observing = self.proc_net.is_some();
+            let observing = self.observing;
             let result = self.links.receive(&mut self.buffer, |event| {
                 let index = event.index();
                 let Some(at) = interfaces.iter().position(|i| i.config.index == index) else {
@@ -283,29 +342,52 @@ impl Loop {
 
     fn serve(&mut self, now: Instant, token: u64) {
         let id = (token - token::CLIENT) as u32;
+        let mut next = self.control.serve(id);
+        if let Next::Answer(request) = next {
+            let answer = match request {
+                Request::Status => serde_json::to_vec(&self.status(now)).unwrap_or_default(),
+                Request::Requery => {
+                    self.requery(now);
+                    b"{}".to_vec()
+                }
+                Request::Namespace => {
+                    self.control.hand_over(id, self.namespace.as_fd());
+                    return;
+                }
+            };
+            next = self.control.answer(id, answer);
+        }
+        if next == Next::Write
+            && let Some(stream) = self.control.stream(id)
+        {
+            // A client that is not watched is closed when its time is over.
+            let _ = self.epoll.modify(stream, &mut EpollEvent::new(EpollFlags::EPOLLOUT, token));
+        }
+    }
+
+    fn requery(&mut self, now: Instant) {
+        for router in self.interfaces.iter_mut().filter_map(Interface::router) {
+            router.requery(now);
+        }
+    }
+
+    fn status(&mut self, now: Instant) -> ProxyStatus {
         let observed = self.observe(now);
-        let (config, interfaces) = (&self.config, &self.interfaces);
-        let status = || ProxyStatus {
-            container: config.container.clone(),
+        ProxyStatus {
+            container: self.config.container.clone(),
             pid: std::process::id().cast_signed(),
             state: if self.degraded { ProxyState::Degraded } else { ProxyState::Running },
             warnings: self.warnings.clone(),
-            interfaces: interfaces.iter().map(|i| i.status(now, &observed)).collect(),
-        };
-        let flags = match self.control.serve(id, status) {
-            Next::Read | Next::Closed => return,
-            Next::Write => EpollFlags::EPOLLOUT,
-        };
-        if let Some(stream) = self.control.stream(id) {
-            let _ = self.epoll.modify(stream, &mut EpollEvent::new(flags, token));
+            interfaces: self.interfaces.iter().map(|i| i.status(now, &observed)).collect(),
         }
     }
 
     /// The groups of interfaces that are only observed, and since when.
     fn observe(&mut self, now: Instant) -> BTreeMap<(u32, Ipv4Addr), (Observed, Instant)> {
-        let Some(groups) = self.proc_net.as_mut().and_then(|files| files.read().ok()) else {
+        if !self.observing {
             return BTreeMap::new();
-        };
+        }
+        let groups = self.proc_net.read().unwrap_or_default();
         self.seen.retain(|key, _| groups.contains_key(key));
         let mut observed = BTreeMap::new();
         for (key, group) in groups.into_iter().take(MAX_OBSERVED) {

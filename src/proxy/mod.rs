@@ -31,7 +31,7 @@ mod start;
 mod status;
 mod upstream;
 
-pub use client::{query_all, requery};
+pub use client::{namespace, query_all, requery};
 pub use config::{ProxyConfig, ProxyInterface};
 pub use spawn::{SpawnError, SpawnedProxy, spawn};
 pub use start::main;

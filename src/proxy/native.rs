@@ -17,6 +17,19 @@ pub(crate) struct Observed {
     pub(crate) filter: Filter,
     /// IGMP version that the interface speaks.
     pub(crate) version: u8,
+    /// Sockets that have joined.
+    users: u64,
+}
+
+impl Observed {
+    /// A filter that lets through all that some socket may want.
+    ///
+    /// The kernel does not show which of several sockets has no list at all when another has
+    /// one; only in the SSM range all have (RFC 4607 §4.3).
+    pub(crate) fn at_most(&self, group: Ipv4Addr) -> Filter {
+        let source_specific = self.filter.mode == FilterMode::Include && group.octets()[0] == 232;
+        if self.users > 1 && !source_specific { Filter::any() } else { self.filter.clone() }
+    }
 }
 
 /// `/proc/net/igmp` and `/proc/net/mcfilter` of a namespace; a file opened there shows it
@@ -59,8 +72,8 @@ fn read(file: &mut File) -> io::Result<String> {
 
 /// Parses both files (`igmp_mc_seq_show` and `igmp_mcf_seq_show` in net/ipv4/igmp.c).
 ///
-/// The kernel lists a filter's sources, not its mode: a source that some socket excludes makes
-/// it EXCLUDE. 224.0.0.1, which every interface has, is left out.
+/// The kernel lists the sources of all filters, not their modes: a source that some socket
+/// excludes makes it EXCLUDE, and so do more sockets than inclusions. 224.0.0.1, which every interface has, is left out.
 fn parse(igmp: &str, mcfilter: &str) -> BTreeMap<(u32, Ipv4Addr), Observed> {
     let mut groups = BTreeMap::new();
     let mut interface = None;
@@ -70,17 +83,21 @@ fn parse(igmp: &str, mcfilter: &str) -> BTreeMap<(u32, Ipv4Addr), Observed> {
             let index = words.next().and_then(|w| w.parse::<u32>().ok());
             let version = line.trim_end().bytes().last().map_or(3, |b| b.wrapping_sub(b'0'));
             interface = index.map(|i| (i, version.clamp(1, 3)));
-        } else if let (Some((index, version)), Some(group)) =
-            (interface, words.next().and_then(|w| u32::from_str_radix(w, 16).ok()))
-        {
+        } else if let (Some((index, version)), Some(group), Some(users)) = (
+            interface,
+            words.next().and_then(|w| u32::from_str_radix(w, 16).ok()),
+            words.next().and_then(|w| w.parse().ok()),
+        ) {
             // The bytes in memory, as they are in the packet.
             let group = Ipv4Addr::from(group.to_ne_bytes());
             if group != Ipv4Addr::new(224, 0, 0, 1) {
-                groups.insert((index, group), Observed { filter: Filter::any(), version });
+                groups.insert((index, group), Observed { filter: Filter::any(), version, users });
             }
         }
     }
-    let mut lists: BTreeMap<(u32, Ipv4Addr), Vec<(Ipv4Addr, u64, u64)>> = BTreeMap::new();
+    // A source, and how many sockets include and exclude it.
+    type Uses = (Ipv4Addr, u64, u64);
+    let mut lists: BTreeMap<_, Vec<Uses>> = BTreeMap::new();
     for line in mcfilter.lines().skip(1) {
         let words: Vec<_> = line.split_whitespace().collect();
         let address = |word: &str| {
@@ -95,15 +112,17 @@ fn parse(igmp: &str, mcfilter: &str) -> BTreeMap<(u32, Ipv4Addr), Observed> {
     }
     for (key, list) in lists {
         let Some(observed) = groups.get_mut(&key) else { continue };
-        let excludes = list.iter().any(|(_, _, exclude)| *exclude > 0);
-        observed.filter = if excludes {
-            let all = list.iter().map(|(_, _, exclude)| *exclude).max().unwrap_or(0);
-            let out = list.iter().filter(|(_, inc, exc)| *inc == 0 && *exc == all);
+        let most_excluding = list.iter().map(|(_, _, exclude)| *exclude).max().unwrap_or(0);
+        let inclusions: u64 = list.iter().map(|(_, include, _)| *include).sum();
+        observed.filter = if most_excluding > 0 {
+            let out = list.iter().filter(|(_, inc, exc)| *inc == 0 && *exc == most_excluding);
             Filter::exclude(out.map(|(source, ..)| *source))
+        } else if inclusions < observed.users {
+            // Some socket includes nothing, so it excludes nothing either.
+            Filter::any()
         } else {
             Filter::include(list.iter().map(|(source, ..)| *source))
         };
-        debug_assert!(excludes == (observed.filter.mode == FilterMode::Exclude));
     }
     groups
 }
@@ -118,22 +137,25 @@ mod tests {
             "Idx\tDevice    : Count Querier\tGroup    Users Timer\tReporter\n\
              1\tlo        :     1      V3\n\t\t\t\t{:08X}     1 0:00000000\t\t0\n\
              7\tmc0       :     2      V2\n\t\t\t\t{:08X}     1 0:00000000\t\t0\n\
-             \t\t\t\t{:08X}     1 1:00000010\t\t1\n\t\t\t\t{:08X}     1 0:00000000\t\t1\n",
+             \t\t\t\t{:08X}     1 1:00000010\t\t1\n\t\t\t\t{:08X}     2 0:00000000\t\t1\n\t\t\t\t{:08X}     1 0:00000000\t\t1\n",
             u32::from_ne_bytes([224, 0, 0, 1]),
             u32::from_ne_bytes([239, 1, 2, 3]),
             u32::from_ne_bytes([232, 1, 1, 1]),
+            u32::from_ne_bytes([239, 1, 2, 4]),
             u32::from_ne_bytes([224, 0, 0, 1]),
         );
         let mcfilter = "Idx Device        MCA        SRC    INC    EXC\n  \
              7    mc0 0xe8010101 0x0a000005      1      0\n  \
+             7    mc0 0xef010204 0x0a000005      1      0\n  \
              7    mc0 0xef010203 0x0a000006      0      1\n";
         let groups = parse(&igmp, mcfilter);
-        assert_eq!(groups.len(), 2);
+        assert_eq!(groups.len(), 3);
         let ssm = &groups[&(7, Ipv4Addr::new(232, 1, 1, 1))];
         assert_eq!(ssm.filter, Filter::include([Ipv4Addr::new(10, 0, 0, 5)]));
         assert_eq!(ssm.version, 2);
         let excluded = &groups[&(7, Ipv4Addr::new(239, 1, 2, 3))];
         assert_eq!(excluded.filter, Filter::exclude([Ipv4Addr::new(10, 0, 0, 6)]));
+        assert_eq!(groups[&(7, Ipv4Addr::new(239, 1, 2, 4))].filter, Filter::any());
     }
 
     #[test]

@@ -126,6 +126,7 @@ fn system_calls() -> io::Result<BpfProgram> {
         libc::SYS_write,
         libc::SYS_recvfrom,
         libc::SYS_sendto,
+        libc::SYS_sendmsg,
         libc::SYS_epoll_ctl,
         libc::SYS_epoll_pwait,
         libc::SYS_accept4,

@@ -1,11 +1,15 @@
 //! The start of a proxy: everything is opened as root, then the privileges go.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 use std::process::ExitCode;
 use std::time::Instant;
+
+use nix::ifaddrs::getifaddrs;
+use nix::sys::signal::{SigHandler, Signal, signal};
 
 use super::config::{ProxyConfig, ProxyInterface};
 use super::downstream::{Injector, Intercepted};
@@ -83,6 +87,11 @@ pub fn main() -> ExitCode {
 }
 
 fn start() -> Result<Driver, StartError> {
+    // SIGTERM ends the proxy at once, whatever its parent ignored; what is left to clean then
+    // is up to who sent it.
+    // SAFETY: no handler is installed or replaced.
+    unsafe { signal(Signal::SIGTERM, SigHandler::SigDfl) }
+        .context(|| "cannot reset SIGTERM".into())?;
     let config = read_config()?;
     silence_standard_streams().context(|| "cannot open /dev/null".into())?;
     reset_oom_score();
@@ -90,33 +99,40 @@ fn start() -> Result<Driver, StartError> {
     let now = Instant::now();
     let home = Home::open(&crate::state::state_dir(), &config.container)
         .context(|| format!("cannot open the state directory of container {}", config.container))?;
-    let mut log = Log::open(&home, &config.container, now);
+    let log = Log::open(&home, &config.container, now);
     let mut warnings = Vec::new();
     let inside = ns
         .run(|| Inside::open(&config.interfaces, &mut warnings))
         .context(|| format!("cannot enter the network namespace of process {}", config.pid))??;
     let lan = open_lan(&config.interfaces, &inside)?;
+    warnings.extend(unnumbered(&config.interfaces, &inside));
     let limits = LimitFiles::open();
     // Last, so that nobody finds a socket whose proxy does not start.
     let listener: UnixListener =
         home.listen().context(|| format!("cannot make {}", super::home::CONTROL))?;
-    drop(ns);
-    let landlocked = sandbox::enter(&home).map_err(|e| StartError {
+    let parts = Parts {
+        config,
+        container,
+        namespace: ns,
+        home,
+        log,
+        inside,
+        lan,
+        limits,
+        listener,
+        warnings,
+    };
+    let mut driver = Driver::new(parts, now).context(|| "cannot set up the event loop".into())?;
+    let landlocked = sandbox::enter(driver.home()).map_err(|e| StartError {
         what: "cannot give up privileges".into(),
         source: io::Error::other(e),
     })?;
     if !landlocked {
-        log.line(
-            now,
-            Level::Info,
-            "this kernel has no landlock; confined by user and seccomp alone",
-        );
+        let text = "this kernel has no landlock; confined by user and seccomp alone";
+        driver.log(now, Level::Info, text);
     }
-    for warning in &warnings {
-        log.line(now, Level::Warning, warning);
-    }
-    let parts = Parts { config, container, home, log, inside, lan, limits, listener, warnings };
-    Driver::new(parts, now).context(|| "cannot set up the event loop".into())
+    driver.take_over(now);
+    Ok(driver)
 }
 
 /// All that a running proxy holds.
@@ -124,6 +140,8 @@ pub(crate) struct Parts {
     pub(crate) config: ProxyConfig,
     /// The container's init.
     pub(crate) container: OwnedFd,
+    /// Its network namespace.
+    pub(crate) namespace: NetNs,
     pub(crate) home: Home,
     pub(crate) log: Log,
     pub(crate) inside: Inside,
@@ -187,13 +205,38 @@ fn open_lan(interfaces: &[ProxyInterface], inside: &Inside) -> Result<Vec<LanSoc
     Ok(lan)
 }
 
+/// A warning for each upstream without an address: the kernel reports from 0.0.0.0 there.
+fn unnumbered(interfaces: &[ProxyInterface], inside: &Inside) -> Vec<String> {
+    let served = interfaces
+        .iter()
+        .filter(|i| inside.intercepting() && i.igmp == IgmpMode::Proxy)
+        .map(|i| i.upstream.as_str());
+    // Without the list nothing can be said.
+    let Ok(addresses) = getifaddrs() else { return Vec::new() };
+    let numbered: BTreeSet<String> = addresses
+        .filter(|a| a.address.is_some_and(|a| a.as_sockaddr_in().is_some()))
+        .map(|a| a.interface_name)
+        .collect();
+    served
+        .filter(|name| !numbered.contains(*name))
+        .collect::<BTreeSet<_>>()
+        .into_iter()
+        .map(|name| {
+            format!(
+                "{name} has no IPv4 address: the host's IGMP reports come from 0.0.0.0, which some \
+                 switches ignore; an address of any kind on {name} helps"
+            )
+        })
+        .collect()
+}
+
 /// What is opened in the container's namespace.
 pub(crate) struct Inside {
     /// Interception, and an injector for each interface in the order of the task.
     pub(crate) interception: Option<Interception>,
     pub(crate) links: Links,
-    /// For interfaces that are not intercepted.
-    pub(crate) proc_net: Option<ProcNet>,
+    /// What the container's kernel has joined.
+    pub(crate) proc_net: ProcNet,
 }
 
 /// The rules and the sockets on both sides of them.
@@ -215,12 +258,8 @@ impl Inside {
             .map(|i| Target { name: &i.name, index: i.index })
             .collect();
         let interception = if served.is_empty() { None } else { intercept(&served, warnings)? };
-        let all_intercepted = interception.is_some() && served.len() == interfaces.len();
-        let proc_net = if all_intercepted {
-            None
-        } else {
-            Some(ProcNet::open().context(|| "cannot open the container's /proc/net/igmp".into())?)
-        };
+        let proc_net =
+            ProcNet::open().context(|| "cannot open the container's /proc/net/igmp".into())?;
         Ok(Inside { interception, links, proc_net })
     }
 
@@ -235,15 +274,17 @@ fn intercept(
     warnings: &mut Vec<String>,
 ) -> Result<Option<Interception>, StartError> {
     let mark = random_mark().context(|| "cannot get a random number".into())?;
-    let attempt = || -> io::Result<(NfSocket, Intercepted, &'static str)> {
+    // The second name is for a container that has a table of the first, or a proxy that is
+    // being replaced. One with an owner gives EPERM.
+    let names = [TABLE.to_owned(), format!("{TABLE}-{}", std::process::id())];
+    let attempt = || -> io::Result<(NfSocket, Intercepted, &str)> {
         let packets = Intercepted::open()?;
         let rules = NfSocket::open()?;
-        // The second name is for a container that has a table of the first.
         let mut last = io::Error::from_raw_os_error(libc::EEXIST);
-        for table in [TABLE, "mcrun-proxy"] {
-            match filter::intercept(&rules, table, served, mark, packets.group()) {
-                Ok(()) => return Ok((rules, packets, table)),
-                Err(e) if e.raw_os_error() == Some(libc::EEXIST) => last = e,
+        for name in &names {
+            match filter::intercept(&rules, name, served, mark, packets.group()) {
+                Ok(()) => return Ok((rules, packets, name)),
+                Err(e) if matches!(e.raw_os_error(), Some(libc::EEXIST | libc::EPERM)) => last = e,
                 Err(e) => return Err(e),
             }
         }

@@ -81,15 +81,26 @@ impl Container {
 }
 
 impl Lab {
-    /// `mcrun run -d` with an attachment and further options; may fail.
+    /// `mcrun run -d` of a container that sleeps, with attachments and further options; may fail.
     pub fn try_start(&self, name: &str, attachments: &[&str], options: &[&str]) -> Output {
+        self.try_start_command(name, attachments, options, &["sleep", "1000"])
+    }
+
+    /// `mcrun run -d` of any command; may fail.
+    fn try_start_command(
+        &self,
+        name: &str,
+        attachments: &[&str],
+        options: &[&str],
+        arguments: &[&str],
+    ) -> Output {
         let name = self.name(name);
         let mut command = self.mcrun(["run", "-d", "--name", &name, "--rootfs"]);
         command.arg(self.rootfs());
         for attachment in attachments {
             command.args(["--mcast", attachment]);
         }
-        command.args(options).args(["sleep", "1000"]);
+        command.args(options).args(arguments);
         // Also where the start should fail: it is removed in case it did not.
         self.containers.borrow_mut().push(Container {
             name: name.clone(),
@@ -102,7 +113,18 @@ impl Lab {
 
     /// A container that sleeps, by `mcrun run -d`.
     pub fn start_with(&self, name: &str, attachments: &[&str], options: &[&str]) -> Container {
-        let output = self.try_start(name, attachments, options);
+        self.start_command(name, attachments, options, &["sleep", "1000"])
+    }
+
+    /// A container with a command of the caller's, by `mcrun run -d`.
+    pub fn start_command(
+        &self,
+        name: &str,
+        attachments: &[&str],
+        options: &[&str],
+        arguments: &[&str],
+    ) -> Container {
+        let output = self.try_start_command(name, attachments, options, arguments);
         assert!(
             output.status.success(),
             "mcrun run: {}\n{}",

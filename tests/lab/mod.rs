@@ -274,6 +274,12 @@ impl Lab {
         }
     }
 
+    /// Takes what is on the host now for what belongs there.
+    pub fn settled(mut self) -> Lab {
+        self.before = self.leftovers();
+        self
+    }
+
     /// Asserts that everything mcrun made on the host is gone, or goes within `limit`.
     pub fn assert_clean(&self, limit: Duration) -> Duration {
         let start = std::time::Instant::now();

@@ -34,7 +34,7 @@ impl Lab {
         command
             .args(["probe", "send", &format!("{group}:{PORT}"), "--interface", PARENT])
             .args(["--source", &source.to_string(), "--rate", &rate.to_string()])
-            .args(["--duration", "120"])
+            .args(["--duration", "120s"])
             .stdout(Stdio::null());
         Sender(Background::start(&mut command))
     }
@@ -91,7 +91,7 @@ fn receive(
     time: Duration,
 ) -> Receiver {
     command.args(["probe", "recv", &format!("{group}:{PORT}"), "--json"]);
-    command.args(["--duration", &time.as_secs().to_string()]);
+    command.args(["--duration", &format!("{}ms", time.as_millis())]);
     if let Some(source) = source {
         command.args(["--source", &source.to_string()]);
     }
@@ -106,8 +106,11 @@ impl Receiver {
         let errors = String::from_utf8_lossy(&output.stderr);
         let report: Value = serde_json::from_str(&text)
             .unwrap_or_else(|e| panic!("probe recv: {e}: {text:?} {errors}"));
-        let number = |key: &str| {
-            report[key].as_f64().unwrap_or_else(|| panic!("probe recv says no {key}: {report}"))
+        let of_group = &report["groups"][0];
+        let number = |key: &str| match &of_group[key] {
+            // Nothing came: nothing is known to be lost.
+            Value::Null if of_group["packets"] == 0 => 0.0,
+            value => value.as_f64().unwrap_or_else(|| panic!("probe recv: {key}: {report}")),
         };
         Reception {
             packets: number("packets") as u64,

@@ -48,6 +48,8 @@ pub mod counter {
     pub const LAN_QUERIES: &str = "lan_queries";
     /// Those of them with source 0.0.0.0: proxy queries.
     pub const LAN_PROXY_QUERIES: &str = "lan_proxy_queries";
+    /// Queries on the LAN from a source that no host has; ignored.
+    pub const LAN_BAD_SOURCE: &str = "lan_bad_source";
     /// Queries for the container, for LAN queries.
     pub const QUERIES_RELAYED: &str = "queries_relayed";
     /// Queries for the container of our own.

@@ -113,7 +113,8 @@ impl Router {
     }
 
     /// The container's link came up, now or before this router was there: sends the first
-    /// startup query.
+    /// startup query. It asks for an answer within half a second, so that what a running
+    /// container has joined is known soon.
     pub fn handle_link_up(&mut self, now: Instant) {
         self.advance(now);
         let (querier, mut cx) = self.querier_mut();

@@ -39,8 +39,9 @@ const QUEUE: usize = 1024;
 /// The longest response time passed on: the longest of v2 (RFC 2236 §2.2). A membership
 /// interval has to hold a query interval and this.
 const MAX_RESP: Duration = Duration::from_millis(25500);
-/// Response time of a query sent by [`Querier::requery`].
-const REQUERY_MAX_RESP: Duration = Duration::from_millis(500);
+/// Response time where the answer is wanted at once: the link has a single host, so there is
+/// no burst of answers to be spread.
+const QUICK_MAX_RESP: Duration = Duration::from_millis(500);
 
 /// Everything about queries but the groups' own cx.timers.
 #[derive(Debug, Clone)]
@@ -49,8 +50,8 @@ pub(super) struct Querier {
     lan: Option<LanQuerier>,
     startup_left: u8,
     last_general: Option<Instant>,
-    /// With its source address.
-    waiting_general: Option<(Ipv4Addr, Query)>,
+    /// With the name it is counted by and its source address.
+    waiting_general: Option<(&'static str, Ipv4Addr, Query)>,
     specific_bucket: TokenBucket,
     waiting_specific: BTreeMap<Ipv4Addr, (Ipv4Addr, Query)>,
     queue: VecDeque<OutgoingQuery>,
@@ -85,21 +86,24 @@ impl Querier {
     pub(super) fn link_up(&mut self, cx: &mut Context<'_>) {
         self.link_up = true;
         self.startup_left = cx.config.timing.startup_query_count();
-        self.own_general(cx);
+        self.own_general(cx, QUICK_MAX_RESP);
     }
 
     /// Asks for everything at once.
     pub(super) fn requery(&mut self, cx: &mut Context<'_>) {
         if self.link_up {
-            let mut query = own_query(cx.config);
-            query.max_resp = REQUERY_MAX_RESP;
-            self.general(cx, cx.config.querier_address, query);
+            let query = Query { max_resp: QUICK_MAX_RESP, ..own_query(cx.config) };
+            self.general(cx, counter::QUERIES_OWN, cx.config.querier_address, query);
         }
     }
 
     /// A query heard on the LAN.
     pub(super) fn lan_query(&mut self, cx: &mut Context<'_>, src: Ipv4Addr, query: &Query) {
         cx.journal.count(counter::LAN_QUERIES);
+        if src.is_multicast() || src.is_broadcast() || src.is_loopback() {
+            cx.journal.count(counter::LAN_BAD_SOURCE);
+            return;
+        }
         if src.is_unspecified() {
             cx.journal.count(counter::LAN_PROXY_QUERIES);
         } else if query.group.is_none() {
@@ -110,11 +114,11 @@ impl Querier {
         }
         let query = for_container(cx.config, query);
         match query.group {
-            None => self.general(cx, src, query),
+            None => self.general(cx, counter::QUERIES_RELAYED, src, query),
             Some(group) => {
                 let waiting = !self.waiting_specific.is_empty();
                 if !waiting && self.specific_bucket.take(cx.now) {
-                    self.relay(cx, src, &query);
+                    self.emit(cx, counter::QUERIES_RELAYED, src, &query);
                 } else {
                     self.wait_specific(cx, group, src, query);
                 }
@@ -143,22 +147,22 @@ impl Querier {
         if cx.timers.take_expired(Timer::OtherQuerierPresent, cx.now) {
             self.lan = None;
             if self.link_up {
-                self.own_general(cx);
+                self.own_general(cx, cx.config.timing.query_response_interval());
             }
         }
         if cx.timers.take_expired(Timer::GeneralQuery, cx.now) {
-            self.own_general(cx);
+            self.own_general(cx, cx.config.timing.query_response_interval());
         }
         if cx.timers.take_expired(Timer::RelayGeneral, cx.now)
-            && let Some((src, query)) = self.waiting_general.take()
+            && let Some((name, src, query)) = self.waiting_general.take()
         {
             self.last_general = Some(cx.now);
-            self.relay(cx, src, &query);
+            self.emit(cx, name, src, &query);
         }
         if cx.timers.take_expired(Timer::RelaySpecific, cx.now) {
             while !self.waiting_specific.is_empty() && self.specific_bucket.take(cx.now) {
                 if let Some((_, (src, query))) = self.waiting_specific.pop_first() {
-                    self.relay(cx, src, &query);
+                    self.emit(cx, counter::QUERIES_RELAYED, src, &query);
                 }
             }
             self.arm_specific(cx);
@@ -181,9 +185,9 @@ impl Querier {
     }
 
     /// Sends a general query of our own and schedules the next one, if it falls to us.
-    fn own_general(&mut self, cx: &mut Context<'_>) {
+    fn own_general(&mut self, cx: &mut Context<'_>, max_resp: Duration) {
         self.last_general = Some(cx.now);
-        let query = own_query(cx.config);
+        let query = Query { max_resp, ..own_query(cx.config) };
         self.emit(cx, counter::QUERIES_OWN, cx.config.querier_address, &query);
         if self.lan(cx.config, cx.now).is_some() {
             cx.timers.stop(Timer::GeneralQuery);
@@ -200,18 +204,24 @@ impl Querier {
 
     /// Sends a general query now, or as soon as the last one is old enough; those that come
     /// in the meantime become one, with the shortest of their response times.
-    fn general(&mut self, cx: &mut Context<'_>, src: Ipv4Addr, mut query: Query) {
+    fn general(
+        &mut self,
+        cx: &mut Context<'_>,
+        name: &'static str,
+        src: Ipv4Addr,
+        mut query: Query,
+    ) {
         let ready = self.last_general.map_or(cx.now, |last| last + GENERAL_SPACING);
         if ready <= cx.now && self.waiting_general.is_none() {
             self.last_general = Some(cx.now);
-            self.relay(cx, src, &query);
+            self.emit(cx, name, src, &query);
             return;
         }
-        if let Some((_, waiting)) = &self.waiting_general {
+        if let Some((_, _, waiting)) = &self.waiting_general {
             query.max_resp = query.max_resp.min(waiting.max_resp);
             cx.journal.count(counter::QUERIES_MERGED);
         }
-        self.waiting_general = Some((src, query));
+        self.waiting_general = Some((name, src, query));
         cx.timers.set(Timer::RelayGeneral, ready.max(cx.now));
     }
 
@@ -245,7 +255,7 @@ impl Querier {
             cx.journal.add(counter::QUERIES_MERGED, self.waiting_specific.len() as u64 + 1);
             self.waiting_specific.clear();
             let general = Query { group: None, sources: Vec::new(), suppress: false, ..query };
-            self.general(cx, src, general);
+            self.general(cx, counter::QUERIES_RELAYED, src, general);
         }
         self.arm_specific(cx);
     }
@@ -254,10 +264,6 @@ impl Querier {
         let at = (!self.waiting_specific.is_empty())
             .then(|| self.specific_bucket.ready_at().map_or(cx.now, |at| at.max(cx.now)));
         cx.timers.set_or_stop(Timer::RelaySpecific, at);
-    }
-
-    fn relay(&mut self, cx: &mut Context<'_>, src: Ipv4Addr, query: &Query) {
-        self.emit(cx, counter::QUERIES_RELAYED, src, query);
     }
 
     /// TTL 0: the container's kernel hears it, and the wire does not.

@@ -1,9 +1,8 @@
 //! The groups of one container: their state, what the policy and the limits make of it, and
 //! what upstream was told.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, btree_map};
 use std::net::Ipv4Addr;
-use std::ops::Bound;
 use std::time::Instant;
 
 use super::Context;
@@ -116,10 +115,12 @@ pub(super) struct Table {
     deadlines: BTreeSet<(Instant, Ipv4Addr)>,
     /// What upstream was told last, without those it was told to leave.
     told: BTreeMap<Ipv4Addr, Filter>,
-    /// Groups where that is not what is wanted now.
-    dirty: BTreeSet<Ipv4Addr>,
-    /// The group told last: the next one is behind it, so that none starves.
-    cursor: Ipv4Addr,
+    /// Groups where that is not what is wanted now, with their turns. Told first come, first
+    /// served, a leave goes before the join that got its room: upstream never has more groups
+    /// than the limit, however long the changes wait.
+    dirty: BTreeMap<Ipv4Addr, u64>,
+    turns: BTreeMap<u64, Ipv4Addr>,
+    next_turn: u64,
     /// Last-member queries to be sent.
     queries: Vec<(Ipv4Addr, SpecificQuery<Ipv4Addr>)>,
 }
@@ -133,8 +134,9 @@ impl Table {
             waiting: BTreeSet::new(),
             deadlines: BTreeSet::new(),
             told: BTreeMap::new(),
-            dirty: BTreeSet::new(),
-            cursor: Ipv4Addr::UNSPECIFIED,
+            dirty: BTreeMap::new(),
+            turns: BTreeMap::new(),
+            next_turn: 0,
             queries: Vec::new(),
         }
     }
@@ -238,10 +240,8 @@ impl Table {
 
     /// The next thing to tell upstream.
     pub(super) fn poll_change(&mut self) -> Option<(Ipv4Addr, Filter)> {
-        let behind = (Bound::Excluded(self.cursor), Bound::Unbounded);
-        let group = self.dirty.range(behind).next().or_else(|| self.dirty.first()).copied()?;
+        let (_, group) = self.turns.pop_first()?;
         self.dirty.remove(&group);
-        self.cursor = group;
         let filter = self.upstream(group);
         if filter.is_none() {
             self.told.remove(&group);
@@ -310,7 +310,7 @@ impl Table {
         kind: RecordType,
         list: &[Ipv4Addr],
     ) -> BTreeSet<Ipv4Addr> {
-        let max = usize::try_from(self.policy.max_sources).unwrap_or(usize::MAX);
+        let max = self.max_sources();
         let unicast: BTreeSet<Ipv4Addr> = list.iter().copied().filter(|s| is_unicast(*s)).collect();
         let bad = list.iter().filter(|s| !is_unicast(**s)).count();
         cx.journal.add(counter::BAD_SOURCE, bad as u64);
@@ -356,7 +356,13 @@ impl Table {
             self.admit_waiting();
             return;
         }
-        (entry.standing, entry.judged) = match self.judge(group, &entry.state.filter()) {
+        // Cut before it is judged: what the policy adds to the excluded sources stays.
+        let mut wish = entry.state.filter();
+        if wish.sources.len() > self.max_sources() {
+            wish.sources = wish.sources.into_iter().take(self.max_sources()).collect();
+            entry.cut = true;
+        }
+        (entry.standing, entry.judged) = match self.judge(group, &wish) {
             Err(rule) => (Standing::Denied(rule), Filter::none()),
             Ok(filter) if self.has_room() => (Standing::Admitted, filter),
             Ok(filter) => (Standing::Waiting, filter),
@@ -372,11 +378,6 @@ impl Table {
             Standing::Admitted => self.admitted += 1,
             Standing::Waiting => _ = self.waiting.insert((entry.since, group)),
             Standing::Denied(_) | Standing::New => {}
-        }
-        let max = usize::try_from(self.policy.max_sources).unwrap_or(usize::MAX);
-        if entry.judged.sources.len() > max {
-            entry.judged.sources = entry.judged.sources.iter().copied().take(max).collect();
-            entry.cut = true;
         }
         entry.deadline = entry.state.poll_timeout();
         self.deadlines.extend(entry.deadline.map(|at| (at, group)));
@@ -448,10 +449,18 @@ impl Table {
             None => wanted.is_none(),
         };
         if same {
-            self.dirty.remove(&group);
-        } else {
-            self.dirty.insert(group);
+            if let Some(turn) = self.dirty.remove(&group) {
+                self.turns.remove(&turn);
+            }
+        } else if let btree_map::Entry::Vacant(vacant) = self.dirty.entry(group) {
+            vacant.insert(self.next_turn);
+            self.turns.insert(self.next_turn, group);
+            self.next_turn += 1;
         }
+    }
+
+    fn max_sources(&self) -> usize {
+        usize::try_from(self.policy.max_sources).unwrap_or(usize::MAX)
     }
 
     fn groups_limit(&self) -> String {

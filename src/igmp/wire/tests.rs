@@ -64,8 +64,8 @@ fn parsed(packet: &[u8]) -> Message {
 #[test]
 fn line_1_6_codes_are_literal_below_128_and_floating_above() {
     for code in 0..128u8 {
-        assert_eq!(code::decode(code), code.into());
-        assert_eq!(code::encode(code.into()), code);
+        assert_eq!(code::decode(code), u32::from(code));
+        assert_eq!(code::encode(u32::from(code)), code);
     }
     // (mant | 0x10) << (exp + 3), by hand.
     assert_eq!(code::decode(0x80), 128);

@@ -1,0 +1,235 @@
+//! `max-groups`, `max-sources`, the rate of changes, and what is remembered of the rest.
+
+use super::lab::*;
+use crate::attach::GroupPolicy;
+use crate::igmp::Filter;
+use crate::igmp::router::{RouterConfig, Status, counter};
+use crate::igmp::wire::{Message, Record, RecordType::*};
+
+const GROUP: &str = "239.1.1.1";
+
+fn limited(max_groups: u32, max_sources: u32) -> GroupPolicy {
+    GroupPolicy { max_groups, max_sources, ..GroupPolicy::default() }
+}
+
+fn beyond(limit: &str) -> Option<Status> {
+    Some(Status::Limited(limit.into()))
+}
+
+#[test]
+fn a_group_beyond_the_limit_waits_for_room_the_oldest_first() {
+    let mut lab = Lab::with_policy(limited(2, 64));
+    for group in ["239.1.1.4", "239.1.1.3", "239.1.1.2", "239.1.1.1"] {
+        lab.join(group);
+        lab.pass(seconds(1));
+    }
+    assert_eq!(lab.upstream.len(), 2);
+    assert_eq!(lab.status("239.1.1.2"), beyond("max-groups=2"));
+    assert_eq!(lab.status("239.1.1.1"), beyond("max-groups=2"));
+    lab.leave("239.1.1.4");
+    assert_eq!(lab.status("239.1.1.2"), Some(Status::Allowed));
+    assert_eq!(lab.joined("239.1.1.2"), Filter::any());
+    assert_eq!(lab.status("239.1.1.1"), beyond("max-groups=2"));
+    assert_eq!(lab.counter(counter::GROUPS_LIMITED), 2);
+    // A group that ends by its timer makes room too.
+    lab.pass(seconds(200));
+    lab.report(IsEx, "239.1.1.1", &[]);
+    lab.pass(seconds(100));
+    assert_eq!(lab.upstream.keys().copied().collect::<Vec<_>>(), [ip("239.1.1.1")]);
+}
+
+#[test]
+fn a_waiting_group_is_joined_as_it_is_wanted_then() {
+    let mut lab = Lab::with_policy(limited(1, 64));
+    lab.join(GROUP);
+    lab.report(Allow, "239.2.2.2", &["10.0.0.1"]);
+    lab.report(Allow, "239.2.2.2", &["10.0.0.2"]);
+    lab.leave(GROUP);
+    assert_eq!(lab.joined("239.2.2.2"), include(&["10.0.0.1", "10.0.0.2"]));
+}
+
+#[test]
+fn a_group_that_comes_to_be_denied_makes_room() {
+    let denying = policy(&["239.0.0.0/8@10.0.0.1"], &[]);
+    let mut lab = Lab::with_policy(GroupPolicy { max_groups: 1, ..denying });
+    lab.report(Allow, GROUP, &["10.0.0.1", "10.0.0.2"]);
+    lab.join("238.1.1.1");
+    assert_eq!(lab.status("238.1.1.1"), beyond("max-groups=1"));
+    lab.report(Block, GROUP, &["10.0.0.2"]);
+    assert_eq!(lab.joined("238.1.1.1"), Filter::any());
+    // And comes back when it may, behind the one that has its room now.
+    lab.report(Allow, GROUP, &["10.0.0.2"]);
+    assert_eq!(lab.status(GROUP), beyond("max-groups=1"));
+    lab.leave("238.1.1.1");
+    assert_eq!(lab.joined(GROUP), include(&["10.0.0.2"]));
+}
+
+#[test]
+fn neither_link_local_nor_denied_groups_take_room() {
+    let mut lab = Lab::with_policy(GroupPolicy { max_groups: 1, ..policy(&["239.9.0.0/16"], &[]) });
+    lab.join("224.0.0.251");
+    lab.join("239.9.9.9");
+    lab.join(GROUP);
+    assert_eq!(lab.status(GROUP), Some(Status::Allowed));
+}
+
+#[test]
+fn a_new_limit_keeps_the_oldest_groups() {
+    let mut lab = Lab::with_policy(limited(256, 64));
+    for group in ["239.1.1.3", "239.1.1.2", "239.1.1.1"] {
+        lab.join(group);
+        lab.pass(seconds(1));
+    }
+    lab.event(|router, now| router.set_policy(now, limited(1, 64)));
+    assert_eq!(lab.upstream.keys().copied().collect::<Vec<_>>(), [ip("239.1.1.3")]);
+    lab.event(|router, now| router.set_policy(now, limited(2, 64)));
+    assert_eq!(lab.joined("239.1.1.2"), Filter::any());
+    lab.event(|router, now| router.set_policy(now, limited(0, 64)));
+    assert_eq!(lab.upstream.len(), 0);
+    assert_eq!(lab.router.groups().count(), 3);
+}
+
+#[test]
+fn sources_beyond_the_limit_are_left_out_and_shown() {
+    let mut lab = Lab::with_policy(limited(256, 2));
+    lab.report(Allow, GROUP, &["10.0.0.3", "10.0.0.4"]);
+    lab.report(Allow, GROUP, &["10.0.0.1"]);
+    assert_eq!(lab.joined(GROUP), include(&["10.0.0.3", "10.0.0.4"]), "nobody is cut off");
+    assert_eq!(lab.status(GROUP), beyond("max-sources=2"));
+    // The whole list fits again.
+    lab.report(Block, GROUP, &["10.0.0.3"]);
+    lab.report(IsIn, GROUP, &["10.0.0.1", "10.0.0.4"]);
+    assert_eq!(lab.joined(GROUP), include(&["10.0.0.1", "10.0.0.4"]));
+    assert_eq!(lab.status(GROUP), Some(Status::Allowed));
+    // A list that replaces the old one may be wholly new.
+    lab.report(ToIn, GROUP, &["10.0.0.7", "10.0.0.8"]);
+    assert_eq!(lab.joined(GROUP), include(&["10.0.0.7", "10.0.0.8"]));
+    assert_eq!(lab.status(GROUP), Some(Status::Allowed));
+}
+
+/// Of an EXCLUDE list a part is left out: wider than asked for, but nobody starves.
+#[test]
+fn an_exclude_list_beyond_the_limit_is_cut() {
+    let mut lab = Lab::with_policy(limited(256, 1));
+    lab.report(ToEx, GROUP, &["10.0.0.1", "10.0.0.2"]);
+    assert_eq!(lab.joined(GROUP), exclude(&["10.0.0.1"]));
+    assert_eq!(lab.status(GROUP), beyond("max-sources=1"));
+}
+
+/// Else a container could fill the list, and so let in what is denied.
+#[test]
+fn denied_sources_stay_excluded_when_a_list_is_cut() {
+    let denying = policy(&["239.0.0.0/8@10.9.9.9"], &[]);
+    let mut lab = Lab::with_policy(GroupPolicy { max_sources: 1, ..denying });
+    lab.report(ToEx, GROUP, &["10.0.0.1", "10.0.0.2"]);
+    assert_eq!(lab.joined(GROUP), exclude(&["10.0.0.1", "10.9.9.9"]));
+    let denying = policy(&["239.0.0.0/8@10.9.9.9"], &[]);
+    let none = GroupPolicy { max_sources: 0, ..denying };
+    lab.event(|router, now| router.set_policy(now, none));
+    assert_eq!(lab.joined(GROUP), exclude(&["10.9.9.9"]));
+}
+
+#[test]
+fn without_fast_leave_replaced_lists_do_not_pile_up() {
+    let config = RouterConfig { fast_leave: false, ..RouterConfig::default() };
+    let mut lab = Lab::with(config, limited(256, 10));
+    for n in 0..100 {
+        let list: Vec<_> = (0..10).map(|m| ip(&format!("10.0.{n}.{m}"))).collect();
+        let record = Record { kind: ToIn, group: ip(GROUP), sources: list };
+        lab.send(Message::ReportV3(vec![record]));
+        assert!(lab.view(GROUP).unwrap().wanted.sources.len() <= 20);
+        assert!(lab.joined(GROUP).sources.len() <= 10);
+    }
+}
+
+#[test]
+fn refused_groups_are_remembered_up_to_a_bound() {
+    let config = RouterConfig { max_refused: 10, ..RouterConfig::default() };
+    let mut lab = Lab::with(config, policy(&["239.0.0.0/8"], &[]));
+    for n in 0..100 {
+        lab.join(&format!("239.0.0.{n}"));
+    }
+    assert_eq!(lab.router.groups().count(), 10);
+    assert_eq!(lab.counter(counter::DENIED), 100);
+    assert_eq!(lab.counter(counter::REFUSED_FORGOTTEN), 90);
+    // What is allowed still has its room.
+    lab.join("238.1.1.1");
+    assert_eq!(lab.joined("238.1.1.1"), Filter::any());
+}
+
+#[test]
+fn changes_beyond_the_rate_wait_and_only_the_newest_state_is_told() {
+    let config = RouterConfig { change_burst: 3, change_interval: ms(100), ..Default::default() };
+    let mut lab = Lab::with(config, GroupPolicy::default());
+    for n in 1..=5 {
+        lab.join(&format!("239.1.1.{n}"));
+    }
+    assert_eq!(lab.changes.len(), 3);
+    assert!(lab.counter(counter::CHANGES_DELAYED) > 0);
+    // One of those that wait changes its mind, forth and back: nothing to tell.
+    lab.leave("239.1.1.4");
+    for _ in 0..1000 {
+        lab.leave("239.1.1.5");
+        lab.join("239.1.1.5");
+    }
+    lab.pass(ms(100));
+    assert_eq!(lab.joined("239.1.1.5"), Filter::any());
+    lab.pass(seconds(1));
+    assert_eq!(lab.changes.len(), 4);
+    assert_eq!(lab.joined("239.1.1.4"), Filter::none());
+}
+
+#[test]
+fn groups_that_wait_for_the_rate_take_turns() {
+    let config = RouterConfig { change_burst: 1, change_interval: ms(100), ..Default::default() };
+    let mut lab = Lab::with(config, GroupPolicy::default());
+    lab.join("239.1.1.1");
+    lab.join("239.1.1.9");
+    // Whenever there is a token, the first group has changed again.
+    lab.leave("239.1.1.1");
+    lab.pass(ms(100));
+    assert_eq!(lab.joined("239.1.1.9"), Filter::any());
+}
+
+/// Joins that overtook leaves would make upstream hold ever more groups.
+#[test]
+fn upstream_has_no_more_groups_than_the_limit_while_changes_wait() {
+    let config = RouterConfig { change_burst: 2, change_interval: ms(10), ..Default::default() };
+    let mut lab = Lab::with(config, limited(3, 64));
+    for n in 0..500 {
+        let group = format!("239.1.{}.{}", n / 250, n % 250);
+        lab.join(&group);
+        lab.pass(ms(10));
+        lab.leave(&group);
+        assert!(lab.upstream.len() <= 3, "{} groups", lab.upstream.len());
+    }
+    lab.pass(seconds(10));
+    assert_eq!(lab.upstream.len(), 0);
+}
+
+#[test]
+fn a_thousand_groups_are_joined_at_once_and_left_again() {
+    let mut lab = Lab::with_policy(limited(1000, 64));
+    let group = |n: usize| format!("239.1.{}.{}", n / 250, n % 250);
+    for n in 0..1000 {
+        lab.join(&group(n));
+    }
+    assert_eq!(lab.upstream.len(), 1000);
+    for n in 0..1000 {
+        lab.leave(&group(n));
+    }
+    assert_eq!(lab.upstream.len(), 0);
+    assert_eq!(lab.router.poll_timeout(), None);
+}
+
+#[test]
+fn sixty_four_sources_in_one_group_are_joined_and_left() {
+    let mut lab = Lab::new();
+    let list: Vec<_> = (1..=64).map(|n| format!("10.0.0.{n}")).collect();
+    let list: Vec<_> = list.iter().map(String::as_str).collect();
+    lab.report(Allow, GROUP, &list);
+    assert_eq!(lab.joined(GROUP), include(&list));
+    assert_eq!(lab.status(GROUP), Some(Status::Allowed));
+    lab.report(Block, GROUP, &list);
+    assert_eq!(lab.joined(GROUP), Filter::none());
+}
