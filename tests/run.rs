@@ -25,7 +25,7 @@ fn the_exit_status_is_the_containers() {
             let output = machine.run(engine, args);
             assert_status(&output, status);
             assert!(stderr(&output).contains(text), "{args:?}: {}", stderr(&output));
-            if status >= 125 && status < 128 {
+            if (125..128).contains(&status) {
                 assert_eq!(stderr(&output).lines().count(), 1, "{}", stderr(&output));
                 assert!(stderr(&output).starts_with("mcrun: "), "{}", stderr(&output));
             }

@@ -102,8 +102,8 @@ fn a_shell_is_used_and_left() {
         user.write("echo $TERM-\n");
         user.wait_for("xterm-\r\n");
         // Ctrl-C is the business of the container's terminal.
-        user.write("sleep 1000\n");
-        user.wait_for("sleep 1000\r\n");
+        user.write("echo go''ing; sleep 1000\n");
+        user.wait_for("going\r\n");
         user.write("\x03");
         user.wait_for("/ # ");
         user.write("exit 9\n");
