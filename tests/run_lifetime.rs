@@ -224,6 +224,27 @@ fn the_hook_is_told_what_it_needs() {
 }
 
 #[test]
+fn a_relative_state_directory_is_the_same_for_the_hook() {
+    let machine = Machine::new();
+    let file = machine.path().join("told");
+    machine.hook(&format!("echo $1 $MCRUN_STATE_DIR >> {}; [ $1 = poststop ]", file.display()));
+    let output = machine
+        .run_command("runc")
+        .current_dir(machine.path())
+        .env("MCRUN_STATE_DIR", "state")
+        .args(["--mcast", "parent=lan0", "true"])
+        .output()
+        .unwrap();
+    assert_status(&output, 125);
+    let text = fs::read_to_string(&file).unwrap();
+    for line in text.lines() {
+        assert!(line.ends_with(&format!(" {}", machine.state_dir().display())), "{text}");
+    }
+    assert!(text.contains("createRuntime ") && text.contains("poststop "), "{text}");
+    machine.assert_nothing_left();
+}
+
+#[test]
 fn a_missing_hook_is_named() {
     let machine = Machine::new();
     let output = machine.run("runc", &["--mcast", "parent=lan0", "true"]);
@@ -317,6 +338,21 @@ fn a_container_of_somebody_else_is_not_touched() {
     assert_status(&output, 125);
     assert!(stderr(&output).contains("already exists"), "{}", stderr(&output));
     assert!(stdout(&state).contains("\"running\""), "{}", stdout(&state));
+    machine.assert_nothing_left();
+}
+
+#[test]
+fn a_state_directory_that_cannot_be_made_is_named() {
+    let machine = Machine::new();
+    let output = machine
+        .run_command("runc")
+        .env("MCRUN_STATE_DIR", "/proc/no-such")
+        .arg("true")
+        .output()
+        .unwrap();
+    assert_status(&output, 125);
+    let line = stderr(&output);
+    assert!(line.starts_with("mcrun: cannot create /proc/no-such/bundles: "), "{line}");
     machine.assert_nothing_left();
 }
 

@@ -102,7 +102,7 @@ fn a_shell_is_used_and_left() {
         user.write("echo $TERM-\n");
         user.wait_for("xterm-\r\n");
         // Ctrl-C is the business of the container's terminal.
-        user.write("echo go''ing; sleep 1000\n");
+        user.write("sh -c \"echo go''ing; exec sleep 1000\"\n");
         user.wait_for("going\r\n");
         user.write("\x03");
         user.wait_for("/ # ");
