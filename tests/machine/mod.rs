@@ -7,7 +7,7 @@
 #![allow(dead_code, unreachable_pub)]
 
 use std::fs;
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -43,7 +43,7 @@ impl Machine {
             fs::create_dir_all(rootfs.join(dir)).expect("rootfs");
         }
         let busybox = program("busybox").expect("busybox-static is installed");
-        fs::copy(busybox, rootfs.join("bin/busybox")).expect("copy of busybox");
+        install(&busybox, &rootfs.join("bin/busybox"));
         for applet in [
             "cat", "echo", "env", "false", "grep", "head", "hostname", "id", "kill", "ls", "mount",
             "ping", "pwd", "seq", "sh", "sleep", "stty", "touch", "true", "unshare", "wc", "yes",
@@ -54,7 +54,7 @@ impl Machine {
         fs::write(rootfs.join("etc/passwd"), passwd).expect("passwd");
         fs::write(rootfs.join("etc/group"), "root:x:0:\nvideo:x:44:media\n").expect("group");
         fs::create_dir(machine.dir.path().join("bin")).expect("bin");
-        fs::copy(env!("CARGO_BIN_EXE_mcrun"), machine.program()).expect("copy of mcrun");
+        install(Path::new(env!("CARGO_BIN_EXE_mcrun")), &machine.program());
         machine
     }
 
@@ -77,9 +77,9 @@ impl Machine {
 
     /// Puts a shell script in the hook's place; `$1` is the stage.
     pub fn hook(&self, script: &str) {
-        let path = self.dir.path().join("bin/mcrun-hook");
-        fs::write(&path, format!("#!/bin/sh\n{script}\n")).expect("hook");
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("hook mode");
+        let source = self.dir.path().join("hook.sh");
+        fs::write(&source, format!("#!/bin/sh\n{script}\n")).expect("hook");
+        install(&source, &self.dir.path().join("bin/mcrun-hook"));
     }
 
     /// A name that no other test uses.
@@ -216,6 +216,14 @@ pub fn wait_until(what: &str, condition: impl Fn() -> bool) {
 
 pub fn signal(pid: i64, signal: nix::sys::signal::Signal) {
     nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid as i32), signal).expect("kill");
+}
+
+/// Copies a program, by a process of its own: a descriptor that this one writes through may be
+/// inherited by a child that another test is just starting, and the program is busy (ETXTBSY).
+fn install(source: &Path, target: &Path) {
+    let mut command = Command::new("install");
+    let status = command.args(["-m", "755"]).arg(source).arg(target).status().expect("install");
+    assert!(status.success(), "{command:?}");
 }
 
 fn read_dir(dir: &Path) -> Vec<PathBuf> {
