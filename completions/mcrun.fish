@@ -85,7 +85,7 @@ complete -c mcrun -n "__fish_mcrun_using_subcommand probe; and not __fish_seen_s
 complete -c mcrun -n "__fish_mcrun_using_subcommand probe; and not __fish_seen_subcommand_from send recv" -f -a "send" -d 'Send RTP packets at a constant rate'
 complete -c mcrun -n "__fish_mcrun_using_subcommand probe; and not __fish_seen_subcommand_from send recv" -f -a "recv" -d 'Join groups and measure what arrives'
 complete -c mcrun -n "__fish_mcrun_using_subcommand probe; and __fish_seen_subcommand_from send" -s i -l interface -d 'Interface to use; without it the kernel\'s route to the group decides' -r
-complete -c mcrun -n "__fish_mcrun_using_subcommand probe; and __fish_seen_subcommand_from send" -s d -l duration -d 'End after this long, such as 500ms, 10s or 2m' -r
+complete -c mcrun -n "__fish_mcrun_using_subcommand probe; and __fish_seen_subcommand_from send" -s d -l duration -d 'End after this long, such as 500ms, 10s or 2m; seconds where no unit is named' -r
 complete -c mcrun -n "__fish_mcrun_using_subcommand probe; and __fish_seen_subcommand_from send" -s c -l count -d 'End after so many packets of each group' -r
 complete -c mcrun -n "__fish_mcrun_using_subcommand probe; and __fish_seen_subcommand_from send" -l source -d 'Address to send from; the interface\'s where it is not named' -r
 complete -c mcrun -n "__fish_mcrun_using_subcommand probe; and __fish_seen_subcommand_from send" -s r -l rate -d 'Packets per second to each group' -r
@@ -95,7 +95,7 @@ complete -c mcrun -n "__fish_mcrun_using_subcommand probe; and __fish_seen_subco
 complete -c mcrun -n "__fish_mcrun_using_subcommand probe; and __fish_seen_subcommand_from send" -l loop -d 'Let sockets of this host, in this network namespace, hear it too'
 complete -c mcrun -n "__fish_mcrun_using_subcommand probe; and __fish_seen_subcommand_from send" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c mcrun -n "__fish_mcrun_using_subcommand probe; and __fish_seen_subcommand_from recv" -s i -l interface -d 'Interface to use; without it the kernel\'s route to the group decides' -r
-complete -c mcrun -n "__fish_mcrun_using_subcommand probe; and __fish_seen_subcommand_from recv" -s d -l duration -d 'End after this long, such as 500ms, 10s or 2m' -r
+complete -c mcrun -n "__fish_mcrun_using_subcommand probe; and __fish_seen_subcommand_from recv" -s d -l duration -d 'End after this long, such as 500ms, 10s or 2m; seconds where no unit is named' -r
 complete -c mcrun -n "__fish_mcrun_using_subcommand probe; and __fish_seen_subcommand_from recv" -s c -l count -d 'End after so many packets of each group' -r
 complete -c mcrun -n "__fish_mcrun_using_subcommand probe; and __fish_seen_subcommand_from recv" -l source -d 'Join from this source only (SSM); may be repeated' -r
 complete -c mcrun -n "__fish_mcrun_using_subcommand probe; and __fish_seen_subcommand_from recv" -l timeout -d 'End when no packet of any group came for this long' -r
@@ -105,6 +105,8 @@ complete -c mcrun -n "__fish_mcrun_using_subcommand probe; and __fish_seen_subco
 complete -c mcrun -n "__fish_mcrun_using_subcommand probe; and __fish_seen_subcommand_from recv" -l clock-rate -d 'Clock of the RTP timestamps in Hz, for the jitter; without it by payload type (RFC 3551), 90000 for the dynamic ones' -r
 complete -c mcrun -n "__fish_mcrun_using_subcommand probe; and __fish_seen_subcommand_from recv" -l json -d 'Print the result as one JSON object'
 complete -c mcrun -n "__fish_mcrun_using_subcommand probe; and __fish_seen_subcommand_from recv" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c mcrun -n "__fish_mcrun_using_subcommand demo" -l engine -d 'OCI runtime for the containers, such as runc or crun' -r
+complete -c mcrun -n "__fish_mcrun_using_subcommand demo" -l json -d 'Print the result as one JSON object, and nothing as it goes'
 complete -c mcrun -n "__fish_mcrun_using_subcommand demo" -s h -l help -d 'Print help'
 complete -c mcrun -n "__fish_mcrun_using_subcommand reload" -s h -l help -d 'Print help'
 complete -c mcrun -n "__fish_mcrun_using_subcommand gc" -s h -l help -d 'Print help'

@@ -59,10 +59,12 @@ fn kill_9_of_the_containers_init_leaves_nothing() {
 /// By a runtime on its own, which does not notice: nobody calls poststop.
 fn kill_9_of_the_init(runtime: Runtime) {
     let lab = Lab::new(2);
+    let capture = lab.capture();
     let container = by_hand(&lab, "c", "10.99.0.11").start(&lab, runtime, "c");
     wait_received(&lab, &container);
     kill(container.pid);
     assert_gone(&lab, "kill -9 of the init of a detached container");
+    lab.assert_one_igmp_host(&capture.finish());
 }
 
 #[test]
@@ -77,10 +79,12 @@ fn kill_9_of_the_init_leaves_nothing_under_crun() {
 
 fn delete_force(runtime: Runtime) {
     let lab = Lab::new(2);
+    let capture = lab.capture();
     let container = by_hand(&lab, "c", "10.99.0.11").start(&lab, runtime, "c");
     wait_received(&lab, &container);
     lab.delete(&container);
     assert_gone(&lab, "delete --force");
+    lab.assert_one_igmp_host(&capture.finish());
 }
 
 #[test]

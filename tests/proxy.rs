@@ -605,6 +605,43 @@ fn reports_as_long_as_a_jumbo_frame_are_heard() {
 }
 
 #[test]
+fn a_flood_of_reports_is_bounded_and_starves_nobody() {
+    const FLOOD: u32 = 30_000;
+    let lab = Lab::new(3);
+    let container = FakeContainer::new(&lab, "c1", 11);
+    let mut config = container.config();
+    config.interfaces[0].policy.max_groups = 8;
+    let proxy = container.serve(&config);
+    let open = || Socket::new(Domain::IPV4, Type::RAW, Some(Protocol::from(2))).expect("raw");
+    let raw = container.ns.run(open).expect("entered");
+    std::thread::scope(|scope| {
+        let flood = scope.spawn(|| {
+            for n in 0..FLOOD {
+                // A v2 report of a group of its own each.
+                let [_, b, c, d] = n.to_be_bytes();
+                let mut report = [0x16, 0, 0, 0, 239, b, c, d];
+                let sum: u32 =
+                    report.chunks(2).map(|w| u32::from(w[0]) << 8 | u32::from(w[1])).sum();
+                let checksum = !((sum & 0xffff) + (sum >> 16)) as u16;
+                report[2..4].copy_from_slice(&checksum.to_be_bytes());
+                let to = SocketAddrV4::new(Ipv4Addr::new(239, b, c, d), 0);
+                assert!(raw.send_to(&report, &to.into()).is_err(), "dropped, and the sender told");
+            }
+        });
+        while !flood.is_finished() {
+            assert!(lab.host_joins().len() <= 8);
+            assert!(proxy.status().interfaces[0].groups.len() <= 2048);
+        }
+    });
+    let limited = |status: ProxyStatus| {
+        let groups = &status.interfaces[0].groups;
+        let count = |s| groups.iter().filter(|g| g.status == s).count();
+        (count(GroupStatus::Joined), count(GroupStatus::Limited) > 0)
+    };
+    assert_eq!(limited(proxy.status()), (8, true));
+}
+
+#[test]
 fn an_upstream_without_an_address_is_warned_of() {
     let lab = Lab::new(3);
     lab.ip("host", &format!("addr flush dev {PARENT}"));

@@ -50,7 +50,19 @@ Exit status:
   1    nothing came for a group, or --timeout ended the measurement
   2    wrong usage
   3    --max-gap or --max-loss was broken
-  125  the measurement could not be made";
+  125  the measurement could not be made
+
+With --json the last line is the result, an object with type \"result\":
+  elapsed_s, ended (duration, count, timeout, signal), broken (sentences), the totals
+  packets, lost, longest_gap_ms, and groups, an array with for each group:
+  group, port, packets, bytes, rtp, expected, lost, duplicated, reordered,
+  kernel_dropped, unattributed, longest_gap_ms, longest_gap_from_ms, jitter_ms,
+  join_to_first_packet_ms, and sources, an array with for each source:
+  source, ssrc, payload_type, packets, bytes, expected, lost, duplicated, reordered,
+  restarts, longest_gap_ms, jitter_ms, first_packet_ms.
+With --interval the lines before it have type \"interval\": elapsed_s, and groups with
+  group, port, packets, bytes, lost, longest_gap_ms, jitter_ms of the interval.
+What is unknown is null: lost without RTP, gaps and jitter without packets.";
 
 #[derive(Debug, Args)]
 struct Common {

@@ -131,7 +131,7 @@ pub fn demo(options: &DemoOptions) -> Result<DemoResult, DemoError> {
     // A switch trusts itself as the querier once the answers to its first query are due.
     stage.next_query()?;
 
-    stage.screen.line(&stage.screen.paint(Paint::Bold, "\nWith mcrun"));
+    stage.screen.heading("With mcrun");
     let name = |who: Who| format!("mcrun-demo-{}-{}", std::process::id(), who.number());
     let attached = half(&mut stage, |who| {
         let mut command = Command::new(&mcrun);
@@ -150,7 +150,7 @@ pub fn demo(options: &DemoOptions) -> Result<DemoResult, DemoError> {
         entered(&facility.host, command)
     })?;
 
-    stage.screen.line(&stage.screen.paint(Paint::Bold, "\nWith bare macvlan interfaces"));
+    stage.screen.heading("With bare macvlan interfaces");
     let first = facility.bare_macvlan(address(21))?;
     let second = facility.bare_macvlan(address(22))?;
     let bare = half(&mut stage, |who| {
@@ -204,20 +204,25 @@ fn start_sender(facility: &Facility, mcrun: &Path) -> Result<Process, DemoError>
 
 /// Tells what is built.
 fn show(screen: &Screen, facility: &Facility) {
-    let heading = "A media LAN in network namespaces of its own";
-    screen.line(&screen.paint(Paint::Bold, heading));
-    let interval = QUERY_INTERVAL.as_secs();
+    screen.heading("A media LAN in network namespaces of its own");
+    let querier = format!("IGMPv2 querier, every {} s", QUERY_INTERVAL.as_secs());
+    let here = |number| address(number).addr();
+    let rows = [
+        [format!("sender {}", here(1)), "switch".into(), format!("container host {}", here(2))],
+        [GROUP.into(), querier, format!("{PARENT} {}", facility.host_mac)],
+        [
+            format!("{RATE} packets/s"),
+            "immediate-leave on this port".into(),
+            "container 1, container 2".into(),
+        ],
+    ];
+    for (row, [sender, switch, host]) in rows.iter().enumerate() {
+        let line = if row == 1 { "---" } else { "   " };
+        screen.line(&format!("  {sender:<17} {line}  {switch:<28} {line}  {host}"));
+    }
+    let stay = STAY.as_secs();
     screen.line(&format!(
-        "
-  sender {}           switch                         container host {}
-  {GROUP}     --->   IGMPv2 querier, every {interval} s  --->  {PARENT} {}
-  {RATE} packets/s           immediate-leave on the port    container 1, container 2
-
-Container 2 joins, container 1 joins after it and leaves {} seconds later.",
-        address(1).addr(),
-        address(2).addr(),
-        facility.host_mac,
-        STAY.as_secs(),
+        "\nContainer 2 joins, container 1 joins after it and leaves {stay} seconds later."
     ));
 }
 

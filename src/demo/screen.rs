@@ -39,6 +39,11 @@ impl Screen {
         format!("\x1b[{code}m{text}\x1b[0m")
     }
 
+    /// Prints a heading and space around it.
+    pub(super) fn heading(&self, text: &str) {
+        self.line(&format!("\n{}\n", self.paint(Paint::Bold, text)));
+    }
+
     /// Prints a line. That nobody reads it any more is no reason to stop: the result counts.
     pub(super) fn line(&self, text: &str) {
         if !self.silent {

@@ -186,7 +186,9 @@ impl Stage {
         for (index, receiver) in self.receivers.iter_mut().enumerate() {
             let (paint, text) = match receiver {
                 None => (Paint::Dim, "not started".to_owned()),
-                Some(receiver) if receiver.has_ended() => (Paint::Dim, "has left".to_owned()),
+                Some(receiver) if receiver.result().is_some() || receiver.has_ended() => {
+                    (Paint::Dim, "has left".to_owned())
+                }
                 Some(receiver) => latest(receiver),
             };
             let cell = self.screen.paint(paint, &format!("{text:<26}"));

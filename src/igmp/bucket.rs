@@ -19,9 +19,14 @@ impl TokenBucket {
 
     /// Takes a token, if there is one.
     pub(super) fn take(&mut self, now: Instant) -> bool {
+        self.take_many(now, 1)
+    }
+
+    /// Takes `n` tokens, if there is at least one; those that are missing are owed.
+    pub(super) fn take_many(&mut self, now: Instant, n: u32) -> bool {
         let ready = self.ready_at().is_none_or(|at| at <= now);
         if ready {
-            self.full_at = self.full_at.max(now) + self.interval;
+            self.full_at = self.full_at.max(now) + self.interval * n;
         }
         ready
     }
@@ -48,5 +53,16 @@ mod tests {
         assert_eq!(taken(&mut bucket, start + second), 1);
         assert_eq!(taken(&mut bucket, start + second * 3), 2);
         assert_eq!(taken(&mut bucket, start + second * 100), 3);
+    }
+
+    #[test]
+    fn tokens_owed_are_waited_for() {
+        let start = Instant::now();
+        let second = Duration::from_secs(1);
+        let mut bucket = TokenBucket::new(3, second, start);
+        assert!(bucket.take_many(start, 5));
+        assert_eq!(bucket.ready_at(), Some(start + second * 3));
+        assert!(!bucket.take(start + second * 2));
+        assert!(bucket.take(start + second * 3));
     }
 }

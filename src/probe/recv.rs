@@ -95,7 +95,7 @@ pub fn receive(
     let (ended, until) = loop {
         let wake = session.deadline(options).map(|(time, _)| time);
         let wake = wake.into_iter().chain(next_interval).min();
-        let signalled = session.wait(&mut ears, wake)?;
+        let signalled = session.wait(&mut ears, wake, options.duration)?;
         let now = session.start.elapsed();
         if options
             .count
@@ -120,7 +120,8 @@ pub fn receive(
                 break (Ended::Signal, now);
             }
             // After a stall the ticks that were missed are not made up for.
-            next_interval = Some((at + interval).max(now));
+            let next = at + interval;
+            next_interval = Some(if next > now { next } else { now + interval });
         }
     };
     session.drain(&mut ears, until);
@@ -179,8 +180,14 @@ impl Session {
         over.into_iter().chain(silence).min_by_key(|(time, _)| *time)
     }
 
-    /// Waits until `wake` for packets and counts them; returns whether a signal came.
-    fn wait(&mut self, ears: &mut Receiver, wake: Option<Duration>) -> Result<bool, ProbeError> {
+    /// Waits until `wake` for packets and counts those that arrived by `until`; returns whether a
+    /// signal came.
+    fn wait(
+        &mut self,
+        ears: &mut Receiver,
+        wake: Option<Duration>,
+        until: Option<Duration>,
+    ) -> Result<bool, ProbeError> {
         let timeout = match wake {
             None => EpollTimeout::NONE,
             Some(wake) => {
@@ -199,7 +206,7 @@ impl Session {
         let mut signalled = false;
         for event in &events[..ready] {
             match usize::try_from(event.data()).ok().and_then(|index| self.groups.get_mut(index)) {
-                Some(group) => group.take(ears, self.start, None),
+                Some(group) => group.take(ears, self.start, until),
                 None => signalled |= self.signals.came(),
             }
         }

@@ -219,7 +219,7 @@ impl Loop {
                 match event.data() {
                     token::CONTAINER => self.end(now)?,
                     token::PACKETS => self.hear_container(now),
-                    token::LINKS => self.hear_links(now),
+                    token::LINKS => self.hear_links(now, log),
                     token::LISTENER => self.accept(now),
                     client if client >= token::CLIENT => self.serve(now, client),
                     lan => self.hear_lan(now, (lan - token::LAN) as usize),
@@ -274,7 +274,7 @@ impl Loop {
         }
     }
 
-    fn hear_links(&mut self, now: Instant) {
+    fn hear_links(&mut self, now: Instant, log: &mut Log) {
         for _ in 0..TURN {
             let (interfaces, seen) = (&mut self.interfaces, &mut self.seen);
             let observing = self.observing;
@@ -286,7 +286,11 @@ impl Loop {
                 match event {
                     LinkEvent::Up(_) => interfaces[at].link_up(now),
                     LinkEvent::Down(_) => interfaces[at].link_down(),
-                    LinkEvent::Gone(_) => interfaces[at].gone(now),
+                    LinkEvent::Gone(_) => {
+                        interfaces[at].gone(now);
+                        let text = format!("{} is gone", interfaces[at].config.name);
+                        log.line(now, Level::Info, &text);
+                    }
                     LinkEvent::Joined(_, group) => {
                         if observing && seen.len() < MAX_OBSERVED {
                             seen.insert((index, group), now);

@@ -141,6 +141,21 @@ mod tests {
     }
 
     #[test]
+    fn a_line_is_a_syslog_message() {
+        let (ours, theirs) = UnixDatagram::pair().unwrap();
+        let now = Instant::now();
+        let mut log = Log {
+            sink: Sink::Syslog(ours),
+            prefix: "mcrun-proxy[7]: c1: ".into(),
+            budget: Budget { left: 1, earned: now, suppressed: 0 },
+        };
+        log.line(now, Level::Warning, "text");
+        let mut message = [0; 128];
+        let length = theirs.recv(&mut message).unwrap();
+        assert_eq!(message[..length], *b"<28>mcrun-proxy[7]: c1: text");
+    }
+
+    #[test]
     fn the_file_stays_bounded_and_has_the_newest_lines() {
         let base = tempfile::tempdir().unwrap();
         std::fs::create_dir_all(base.path().join("containers/c")).unwrap();

@@ -1,7 +1,7 @@
 //! The per-container IGMP proxy process.
 //!
-//! One process and one thread for each container. [`start`] opens everything as root
-//! and gives up all privileges ([`sandbox`]); then [`driver`] turns an event loop around the
+//! One process and one thread for each container. `start` opens everything as root
+//! and gives up all privileges (`sandbox`); then `driver` turns an event loop around the
 //! pure protocol of [`crate::igmp`]:
 //!
 //! ```text

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::config::ProxyConfig;
-use crate::state::ProcessRef;
+use crate::state::{ProcessRef, state_dir};
 
 /// A proxy that takes longer to say it is ready is ended.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -66,7 +66,8 @@ pub fn spawn(config: &ProxyConfig) -> Result<SpawnedProxy, SpawnError> {
     let mut command = Command::new(&program);
     command
         .env_clear()
-        .envs(std::env::var_os("MCRUN_STATE_DIR").map(|dir| ("MCRUN_STATE_DIR", dir)))
+        // Absolute, since the proxy keeps no directory busy.
+        .env("MCRUN_STATE_DIR", std::path::absolute(state_dir())?)
         .current_dir("/")
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())

@@ -24,6 +24,8 @@ pub mod counter {
     pub const BAD_TTL: &str = "bad_ttl";
     /// Messages without Router Alert.
     pub const NO_ROUTER_ALERT: &str = "no_router_alert";
+    /// Messages dropped because there were too many.
+    pub const RATE_LIMITED: &str = "rate_limited";
     /// Records whose group is not multicast; ignored.
     pub const BAD_RECORD_GROUP: &str = "bad_record_group";
     /// Sources that no packet can come from; ignored.

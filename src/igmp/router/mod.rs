@@ -5,7 +5,9 @@ use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::time::Instant;
 
+mod changes;
 mod config;
+mod entry;
 mod journal;
 mod querier;
 mod table;
@@ -14,13 +16,14 @@ mod tests;
 mod timer;
 
 pub use config::RouterConfig;
+pub use entry::{GroupView, Status};
 pub use journal::{Notice, counter};
 pub use querier::LanQuerier;
-pub use table::{GroupView, Status};
 
+use self::entry::Said;
 use self::journal::Journal;
 use self::querier::Querier;
-use self::table::{Said, Table};
+use self::table::Table;
 use self::timer::{Timer, TimerTable};
 use super::Filter;
 use super::bucket::TokenBucket;
@@ -49,10 +52,35 @@ pub struct OutgoingQuery {
 ///
 /// Time passed in never runs backwards; an earlier time than the last counts as the last.
 ///
+/// ```
+/// use std::time::Instant;
+///
+/// use mcrun::attach::GroupPolicy;
+/// use mcrun::igmp::Filter;
+/// use mcrun::igmp::router::{Router, RouterConfig};
+/// use mcrun::igmp::wire::Message;
+///
+/// let now = Instant::now();
+/// let mut router = Router::new(RouterConfig::default(), GroupPolicy::default(), now);
+/// router.handle_link_up(now);
+/// let query = router.poll_query().expect("the first startup query");
+/// assert_eq!(query.destination.to_string(), "224.0.0.1");
+///
+/// let group = "239.1.2.3".parse().unwrap();
+/// let report = Message::ReportV2 { group };
+/// let container = "192.0.2.10".parse().unwrap();
+/// for packet in report.emit_ipv4(container, report.destination(), 1, 1500) {
+///     router.handle_packet(now, &packet);
+/// }
+/// assert_eq!(router.poll_change(), Some((group, Filter::any())));
+/// ```
+///
 /// # What is bounded
-/// Groups: `max_groups` of the policy and `max_refused` of the config. Sources of a group:
-/// `max_sources`, twice that while a replaced list is queried for. Changes: the token bucket of
-/// the config; the newest state of a group waits, never a sequence. Relayed queries: one general
+/// Groups: `max_groups` of the policy, which upstream never has more of, and `max_refused` of
+/// the config. Sources of a group: `max_sources`, twice that while a replaced list is queried
+/// for; what a policy adds is not counted. Changes: the token bucket of
+/// the config; the newest state of a group waits, never a sequence. Records: another token
+/// bucket; what comes above that is dropped, and asked for again. Relayed queries: one general
 /// query a second and 32 specific ones; what comes above that is merged.
 #[derive(Debug, Clone)]
 pub struct Router {
@@ -63,6 +91,7 @@ pub struct Router {
     table: Table,
     querier: Querier,
     changes: TokenBucket,
+    records: TokenBucket,
 }
 
 /// What the parts of a router share.
@@ -84,6 +113,7 @@ impl Router {
             table: Table::new(policy),
             querier: Querier::new(now),
             changes: TokenBucket::new(config.change_burst, config.change_interval, now),
+            records: TokenBucket::new(config.record_burst, config.record_interval, now),
             config,
         }
     }
@@ -94,7 +124,12 @@ impl Router {
         self.advance(now);
         self.journal.count(counter::PACKETS);
         match self.read(packet) {
-            Ok(Some(message)) => self.hear(&message),
+            Ok(Some(message)) if self.has_time_for(&message) => self.hear(&message),
+            Ok(Some(_)) => {
+                self.journal.count(counter::RATE_LIMITED);
+                let (querier, mut cx) = self.querier_mut();
+                querier.requery(&mut cx);
+            }
             Ok(None) => {}
             Err(why) => self.journal.count(why.name()),
         }
@@ -261,6 +296,14 @@ impl Router {
             }
         }
         Ok(Some(message))
+    }
+
+    fn has_time_for(&mut self, message: &Message) -> bool {
+        let records = match message {
+            Message::ReportV3(records) => u32::try_from(records.len()).unwrap_or(u32::MAX).max(1),
+            _ => 1,
+        };
+        self.records.take_many(self.now, records)
     }
 
     fn hear(&mut self, message: &Message) {

@@ -1,106 +1,18 @@
 //! The groups of one container: their state, what the policy and the limits make of it, and
 //! what upstream was told.
 
-use std::collections::{BTreeMap, BTreeSet, btree_map};
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 use std::time::Instant;
 
 use super::Context;
+use super::changes::Changes;
+use super::entry::{Entry, GroupView, Said, Standing, Status, joins, translate};
 use super::journal::{Notice, counter};
 use crate::attach::GroupPolicy;
-use crate::igmp::group::{GroupConfig, GroupState, SpecificQuery};
+use crate::igmp::group::{GroupConfig, SpecificQuery};
 use crate::igmp::wire::{RecordType, Version};
 use crate::igmp::{Filter, FilterMode};
-
-/// What a message says of a group.
-#[derive(Debug, Clone, Copy)]
-pub(super) enum Said<'a> {
-    ReportV1,
-    ReportV2,
-    LeaveV2,
-    Record(RecordType, &'a [Ipv4Addr]),
-}
-
-/// What became of a container's wish for a group.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Status {
-    /// Wanted upstream.
-    Allowed,
-    /// Kept off the LAN by this rule, such as `deny=239.1.0.0/16`.
-    Denied(String),
-    /// Beyond this limit, such as `max-groups=256`: not wanted upstream, or, by `max-sources`,
-    /// wanted with a part of the sources.
-    Limited(String),
-}
-
-/// One group as people are shown it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct GroupView {
-    /// The group.
-    pub group: Ipv4Addr,
-    /// What the container wants.
-    pub wanted: Filter,
-    /// What is wanted upstream for it: [`Filter::none`] while it is refused.
-    pub upstream: Filter,
-    /// The version the container uses for it (RFC 9776 §7.3.2).
-    pub version: Version,
-    /// When the container joined.
-    pub since: Instant,
-    /// What became of the wish.
-    pub status: Status,
-}
-
-#[derive(Debug, Clone)]
-struct Entry {
-    state: GroupState<Ipv4Addr>,
-    /// Ends of the older-host-present timers (RFC 9776 §7.3.2).
-    v1_until: Option<Instant>,
-    v2_until: Option<Instant>,
-    since: Instant,
-    standing: Standing,
-    /// What the policy leaves of the wish; [`Filter::none`] while denied.
-    judged: Filter,
-    /// Sources were left out because of the limit.
-    cut: bool,
-    /// Under which it is in the index of deadlines.
-    deadline: Option<Instant>,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum Standing {
-    /// Not yet in the table.
-    New,
-    Admitted,
-    /// For room.
-    Waiting,
-    Denied(String),
-}
-
-impl Entry {
-    fn new(now: Instant) -> Self {
-        Entry {
-            state: GroupState::new(),
-            v1_until: None,
-            v2_until: None,
-            since: now,
-            standing: Standing::New,
-            judged: Filter::none(),
-            cut: false,
-            deadline: None,
-        }
-    }
-
-    fn version(&self, now: Instant) -> Version {
-        let running = |until: Option<Instant>| until.is_some_and(|until| until > now);
-        if running(self.v1_until) {
-            Version::V1
-        } else if running(self.v2_until) {
-            Version::V2
-        } else {
-            Version::V3
-        }
-    }
-}
 
 /// All groups of one container.
 #[derive(Debug, Clone)]
@@ -113,14 +25,7 @@ pub(super) struct Table {
     waiting: BTreeSet<(Instant, Ipv4Addr)>,
     /// The first timer of each entry.
     deadlines: BTreeSet<(Instant, Ipv4Addr)>,
-    /// What upstream was told last, without those it was told to leave.
-    told: BTreeMap<Ipv4Addr, Filter>,
-    /// Groups where that is not what is wanted now, with their turns. Told first come, first
-    /// served, a leave goes before the join that got its room: upstream never has more groups
-    /// than the limit, however long the changes wait.
-    dirty: BTreeMap<Ipv4Addr, u64>,
-    turns: BTreeMap<u64, Ipv4Addr>,
-    next_turn: u64,
+    changes: Changes,
     /// Last-member queries to be sent.
     queries: Vec<(Ipv4Addr, SpecificQuery<Ipv4Addr>)>,
 }
@@ -133,10 +38,7 @@ impl Table {
             admitted: 0,
             waiting: BTreeSet::new(),
             deadlines: BTreeSet::new(),
-            told: BTreeMap::new(),
-            dirty: BTreeMap::new(),
-            turns: BTreeMap::new(),
-            next_turn: 0,
+            changes: Changes::default(),
             queries: Vec::new(),
         }
     }
@@ -235,22 +137,18 @@ impl Table {
 
     /// Whether upstream has something to be told.
     pub(super) fn has_changes(&self) -> bool {
-        !self.dirty.is_empty()
+        !self.changes.is_empty()
     }
 
     /// The next thing to tell upstream.
     pub(super) fn poll_change(&mut self) -> Option<(Ipv4Addr, Filter)> {
-        let (_, group) = self.turns.pop_first()?;
-        self.dirty.remove(&group);
+        let group = self.changes.next()?;
         let filter = self.upstream(group);
-        if filter.is_none() {
-            self.told.remove(&group);
-        } else {
-            self.told.insert(group, filter.clone());
-        }
+        self.changes.told(group, &filter);
         Some((group, filter))
     }
 
+    /// All groups, as they are to be shown.
     pub(super) fn views(&self, now: Instant) -> impl Iterator<Item = GroupView> + '_ {
         self.entries.iter().map(move |(group, entry)| GroupView {
             group: *group,
@@ -440,23 +338,10 @@ impl Table {
         }
     }
 
-    /// Notes whether upstream knows less or more than it should. What changed forth and back
-    /// in the meantime is no change.
+    /// Notes whether there is something to tell upstream of a group.
     fn mark(&mut self, group: Ipv4Addr) {
         let wanted = self.upstream(group);
-        let same = match self.told.get(&group) {
-            Some(told) => *told == wanted,
-            None => wanted.is_none(),
-        };
-        if same {
-            if let Some(turn) = self.dirty.remove(&group) {
-                self.turns.remove(&turn);
-            }
-        } else if let btree_map::Entry::Vacant(vacant) = self.dirty.entry(group) {
-            vacant.insert(self.next_turn);
-            self.turns.insert(self.next_turn, group);
-            self.next_turn += 1;
-        }
+        self.changes.mark(group, &wanted);
     }
 
     fn max_sources(&self) -> usize {
@@ -474,31 +359,6 @@ impl Table {
 
 fn group_config(cx: &Context<'_>) -> GroupConfig {
     GroupConfig { timing: cx.config.timing, fast_leave: cx.config.fast_leave }
-}
-
-/// Older messages as records, and what the compatibility mode of the group ignores as `None`
-/// (RFC 9776 §7.3.2).
-fn translate(version: Version, said: Said<'_>) -> Option<(RecordType, &[Ipv4Addr])> {
-    let (kind, list) = match said {
-        Said::ReportV1 | Said::ReportV2 => return Some((RecordType::IsEx, &[])),
-        Said::LeaveV2 => (RecordType::ToIn, &[][..]),
-        Said::Record(kind, list) => (kind, list),
-    };
-    match (version, kind) {
-        (Version::V1, RecordType::ToIn) => None,
-        (Version::V1 | Version::V2, RecordType::Block) => None,
-        (Version::V1 | Version::V2, RecordType::ToEx) => Some((kind, &[])),
-        _ => Some((kind, list)),
-    }
-}
-
-/// Whether a record makes a member of a group that has none.
-fn joins(kind: RecordType, list: &[Ipv4Addr]) -> bool {
-    match kind {
-        RecordType::IsEx | RecordType::ToEx => true,
-        RecordType::IsIn | RecordType::ToIn | RecordType::Allow => !list.is_empty(),
-        RecordType::Block | RecordType::Unknown(_) => false,
-    }
 }
 
 /// 232.0.0.0/8 (RFC 4607 §1).

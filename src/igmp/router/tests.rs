@@ -5,6 +5,7 @@
 mod invariants;
 mod lab;
 mod limits;
+mod linux;
 mod membership;
 mod policy;
 mod queries;

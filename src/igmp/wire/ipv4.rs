@@ -10,7 +10,7 @@ use super::format::Ipv4Header;
 /// IP protocol number of IGMP.
 pub const PROTOCOL: u8 = 2;
 
-/// Bytes of the IPv4 header that [`emit`] writes: 20 and the Router Alert option.
+/// Bytes of the IPv4 header of emitted packets: 20 and the Router Alert option.
 pub const HEADER_LEN: usize = 24;
 
 /// Router Alert, to be examined by every router (RFC 2113 §2.1).

@@ -208,6 +208,29 @@ fn upstream_has_no_more_groups_than_the_limit_while_changes_wait() {
 }
 
 #[test]
+fn a_storm_of_records_is_cut_and_what_was_missed_is_asked_for() {
+    let mut lab = Lab::new();
+    lab.event(|router, now| router.handle_link_up(now));
+    lab.pass(seconds(5));
+    lab.take_queries();
+    let records: Vec<_> = (0..150).map(|n| record(ToEx, &format!("239.7.0.{n}"), &[])).collect();
+    let storm = Message::ReportV3(records).emit_ipv4(CONTAINER, ip("224.0.0.22"), 1, 1500);
+    for _ in 0..20_000 {
+        lab.packet(&storm[0]);
+        lab.pass(std::time::Duration::from_micros(50));
+    }
+    let taken = 20_000 - lab.counter(counter::RATE_LIMITED);
+    assert!((200..=300).contains(&taken), "{taken} reports of 150 records in a second");
+    // A join that was lost in it comes with the answer.
+    lab.join(GROUP);
+    assert_eq!(lab.joined(GROUP), Filter::none());
+    lab.pass(seconds(2));
+    assert!((1..=3).contains(&lab.take_queries().len()));
+    lab.report(IsEx, GROUP, &[]);
+    assert_eq!(lab.joined(GROUP), Filter::any());
+}
+
+#[test]
 fn a_thousand_groups_are_joined_at_once_and_left_again() {
     let mut lab = Lab::with_policy(limited(1000, 64));
     let group = |n: usize| format!("239.1.{}.{}", n / 250, n % 250);
