@@ -2,14 +2,6 @@
 
 use std::process::ExitCode;
 
-use clap::Parser;
-
 fn main() -> ExitCode {
-    match mcrun::cli::run(mcrun::cli::Cli::parse()) {
-        Ok(status) => status,
-        Err(error) => {
-            eprintln!("mcrun: {error:#}");
-            ExitCode::from(125)
-        }
-    }
+    mcrun::cli::main()
 }

@@ -17,6 +17,7 @@ mod stop;
 
 use std::process::ExitCode;
 
+use clap::error::ErrorKind;
 use clap::{Parser, Subcommand};
 
 /// Multicast for containers: each one a host of its own on the media LAN.
@@ -57,6 +58,43 @@ pub enum Command {
     Gc(gc::GcArgs),
 }
 
+/// All of `mcrun`: parses, runs, and tells errors in one line on standard error.
+///
+/// The exit status is the command's; 125 for an error of mcrun, as docker has it, and 2 for a usage
+/// error of any command but `run`, whose own status that would be.
+pub fn main() -> ExitCode {
+    let result = match Cli::try_parse() {
+        Ok(cli) => run(cli),
+        Err(error) => return usage(&error),
+    };
+    result.unwrap_or_else(|error| {
+        eprintln!("mcrun: {error:#}");
+        ExitCode::from(125)
+    })
+}
+
+/// Prints help where it was asked for, and a usage error as one line.
+fn usage(error: &clap::Error) -> ExitCode {
+    let is_help = error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand;
+    if is_help || !error.use_stderr() {
+        let _ = error.print();
+        return if is_help { ExitCode::from(2) } else { ExitCode::SUCCESS };
+    }
+    eprintln!("mcrun: {}", one_line(&error.render().to_string()));
+    let is_run = std::env::args_os().nth(1).is_some_and(|command| command == "run");
+    ExitCode::from(if is_run { 125 } else { 2 })
+}
+
+/// clap's text without its usage section, in one line.
+fn one_line(text: &str) -> String {
+    let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
+    let wanted: Vec<_> = lines
+        .take_while(|line| !line.starts_with("Usage:") && !line.starts_with("For more"))
+        .collect();
+    let text = wanted.join(" ").replace(" tip: ", "; ");
+    text.strip_prefix("error: ").unwrap_or(&text).to_owned()
+}
+
 /// Runs the command line; the exit status is the command's.
 ///
 /// # Errors
@@ -75,5 +113,22 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Demo(args) => demo::run(args),
         Command::Reload(args) => reload::run(args),
         Command::Gc(args) => gc::run(args),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn complaint(args: &[&str]) -> String {
+        one_line(&Cli::try_parse_from(args).unwrap_err().render().to_string())
+    }
+
+    #[test]
+    fn a_usage_error_is_one_line() {
+        let text = complaint(&["mcrun", "ps", "--jsn"]);
+        assert_eq!(text, "unexpected argument '--jsn' found; a similar argument exists: '--json'");
+        let text = complaint(&["mcrun", "inspect"]);
+        assert_eq!(text, "the following required arguments were not provided: <CONTAINER>");
     }
 }
