@@ -7,11 +7,11 @@ use serde_json::{Map, Value, json};
 
 use super::container::{Container, Record};
 use super::options::{self, RunOptions, Source};
-use super::process::ProcessId;
 use super::runtime::{Kind, Runtime};
 use super::{EngineError, cgroup, front, id};
 use crate::oci::{ANNOTATION, ConfigDocument, NAME_ANNOTATION, VARIABLE};
 use crate::oci::{capabilities, spec, user};
+use crate::state::ProcessRef;
 
 /// Runs a container; returns its exit status (0 for a detached one that runs, whose id was
 /// printed on stdout).
@@ -78,7 +78,7 @@ fn prepare(options: &RunOptions) -> Result<(Record, ConfigDocument), EngineError
         remove: options.remove || !options.detach,
         hook,
         cgroup: made.then_some(cgroup),
-        supervisor: ProcessId::current().map_err(EngineError::new)?,
+        supervisor: ProcessRef::current().map_err(EngineError::new)?,
         init: None,
         exit_status: None,
     };

@@ -20,13 +20,14 @@ use super::EngineError;
 use super::channel::{Channel, Event, Request};
 use super::container::{Container, Record};
 use super::error::WORDLESS;
-use super::process::{self, ProcessId, Reaper, poll_timeout};
+use super::process::{self, Reaper, poll_timeout};
 use super::relay::SavedTerminal;
 use super::runtime::{Files, Kind};
 use super::spawn::{
     ConsoleSocket, failure_text, output_file, read_output, set_nonblocking, wait_for,
 };
 use super::teardown::{STEP, kill_orphans, teardown};
+use crate::state::ProcessRef;
 
 /// Longest time `create` and `start` may take, hooks included.
 const START: Duration = Duration::from_secs(120);
@@ -182,7 +183,7 @@ impl Supervisor {
     }
 
     fn create(&mut self) -> Result<(), EngineError> {
-        self.record.supervisor = ProcessId::current().map_err(EngineError::new)?;
+        self.record.supervisor = ProcessRef::current().map_err(EngineError::new)?;
         self.save_record()?;
         let stdio = self.stdio.take().unwrap_or(CommandStdio::Null { stdin: None });
         let (log, pid) = (self.container.log(), self.container.pid_file());
@@ -233,7 +234,7 @@ impl Supervisor {
         self.reaper.await_exit(pid);
         self.reaper.keep_all(false);
         // It waits for `start`, or has died and waits to be reaped: the pid is its.
-        self.record.init = ProcessId::of(pid);
+        self.record.init = ProcessRef::of(pid).ok();
         self.save_record()?;
         if let Some(console) = console {
             let master = console.accept()?;

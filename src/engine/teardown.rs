@@ -26,7 +26,7 @@ pub(super) fn teardown(container: &Container, record: &Record, reaper: &mut Reap
     let log = log.as_path();
     // The log may hold the reason why we are here; it is not the reason of what fails now.
     let _ = std::fs::remove_file(log);
-    let init = record.init.and_then(super::process::ProcessId::open);
+    let init = record.init.and_then(|init| init.open().ok());
     if let Some(init) = init {
         if let Err(error) = init.signal(libc::SIGKILL) {
             failures.push(format!("cannot kill the container's init: {error}"));
