@@ -49,11 +49,13 @@ fn kill_9_of_the_containers_init_leaves_nothing() {
     let lab = Lab::new(2);
     let arguments = command();
     let arguments = arguments.each_ref().map(String::as_str);
+    let capture = lab.capture();
     let container =
         lab.start_command("c", &["parent=lan0,ip=10.99.0.11/24"], &["--rm"], &arguments);
     wait_received(&lab, &container);
     kill(container.pid);
     assert_gone(&lab, "kill -9 of the init of mcrun run -d");
+    lab.assert_one_igmp_host(&capture.finish());
 }
 
 /// By a runtime on its own, which does not notice: nobody calls poststop.
