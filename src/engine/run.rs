@@ -287,13 +287,15 @@ fn hook_path() -> Result<PathBuf, EngineError> {
     Ok(hook)
 }
 
-/// Runtimes run hooks with the environment of config.json, and no other.
-fn hook_environment() -> Vec<String> {
+/// Runtimes run hooks with the environment of config.json and no other, and in a directory of
+/// their choice: what is relative is made absolute.
+pub(super) fn hook_environment() -> Vec<String> {
     let path = std::env::var("PATH").ok().filter(|path| !path.is_empty());
     let mut env = vec![format!("PATH={}", path.as_deref().unwrap_or(spec::DEFAULT_PATH))];
     for name in ["MCRUN_STATE_DIR", "MCRUN_CONFIG_DIR"] {
-        if let Some(value) = std::env::var(name).ok().filter(|value| !value.is_empty()) {
-            env.push(format!("{name}={value}"));
+        let value = std::env::var_os(name).filter(|value| !value.is_empty());
+        if let Some(dir) = value.and_then(|value| std::path::absolute(value).ok()) {
+            env.push(format!("{name}={}", dir.display()));
         }
     }
     env

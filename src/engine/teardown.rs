@@ -121,7 +121,9 @@ fn run_poststop(hook: &Path, container: &Container, reaper: &mut Reaper) -> io::
     stdin.write_all(state.to_string().as_bytes())?;
     stdin.rewind()?;
     let mut command = Command::new(hook);
-    command.arg("poststop").stdin(stdin).current_dir("/");
+    command.arg("poststop").stdin(stdin).current_dir("/").env_clear();
+    let environment = super::run::hook_environment();
+    command.envs(environment.iter().filter_map(|entry| entry.split_once('=')));
     reset_signals(&mut command);
     match run_captured(reaper, &mut command, STEP)? {
         (0, _, _) => Ok(()),
