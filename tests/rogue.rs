@@ -29,7 +29,7 @@ fn igmp_of_raw_and_packet_sockets_does_not_reach_the_wire() {
     }
     let lab = Lab::new(3);
     let this = std::env::current_exe().expect("own path");
-    fs::copy(this, lab.rootfs().join("bin/rogue")).expect("copy");
+    lab::install(&this, &lab.rootfs().join("bin/rogue"));
     let neighbour = lab.start("neighbour", "10.99.0.11");
     let container = lab.start("rogue", "10.99.0.12");
     let _stream = lab.send(WANTED, SOURCES[0], 500);
