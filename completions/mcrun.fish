@@ -67,12 +67,12 @@ complete -c mcrun -n "__fish_mcrun_using_subcommand run" -l read-only -d 'Make t
 complete -c mcrun -n "__fish_mcrun_using_subcommand run" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c mcrun -n "__fish_mcrun_using_subcommand create" -l engine -d 'Engine, by name or path; by default the first that can be used of docker, podman and nerdctl' -r
 complete -c mcrun -n "__fish_mcrun_using_subcommand create" -l mcast -d 'Attach to a LAN: KEY=VALUE[,KEY=VALUE...] (repeatable)' -r
-complete -c mcrun -n "__fish_mcrun_using_subcommand create" -s h -l help -d 'Print help'
+complete -c mcrun -n "__fish_mcrun_using_subcommand create" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c mcrun -n "__fish_mcrun_using_subcommand start" -l engine -d 'Engine, by name or path; by default the first that can be used of docker, podman and nerdctl' -r
-complete -c mcrun -n "__fish_mcrun_using_subcommand start" -s h -l help -d 'Print help'
+complete -c mcrun -n "__fish_mcrun_using_subcommand start" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c mcrun -n "__fish_mcrun_using_subcommand attach" -l mcast -d 'What to attach it to: KEY=VALUE[,KEY=VALUE...] (repeatable)' -r
-complete -c mcrun -n "__fish_mcrun_using_subcommand attach" -s h -l help -d 'Print help'
-complete -c mcrun -n "__fish_mcrun_using_subcommand detach" -s h -l help -d 'Print help'
+complete -c mcrun -n "__fish_mcrun_using_subcommand attach" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c mcrun -n "__fish_mcrun_using_subcommand detach" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c mcrun -n "__fish_mcrun_using_subcommand exec" -s e -l env -d 'Set a variable, NAME=VALUE, or pass one on, NAME (repeatable)' -r
 complete -c mcrun -n "__fish_mcrun_using_subcommand exec" -l env-file -d 'Set the variables of a file, one to a line (repeatable)' -r -F
 complete -c mcrun -n "__fish_mcrun_using_subcommand exec" -s w -l workdir -d 'Directory in the container in which the command starts' -r

@@ -24,7 +24,12 @@ fn man_pages() -> Files {
     fn add(command: &Command, files: &mut Files) {
         let name = command.get_display_name().unwrap_or(command.get_name()).to_owned();
         let mut page = Vec::new();
-        clap_mangen::Man::new(command.clone()).render(&mut page).expect("renders to memory");
+        clap_mangen::Man::new(command.clone())
+            .title(name.to_uppercase())
+            .source(concat!("mcrun ", env!("CARGO_PKG_VERSION")))
+            .manual("mcrun")
+            .render(&mut page)
+            .expect("renders to memory");
         files.insert(format!("{name}.1"), text(page));
         for subcommand in command.get_subcommands().filter(|c| !c.is_hide_set()) {
             add(subcommand, files);

@@ -28,12 +28,15 @@ fn command() -> [String; 6] {
     ["mcrun", "probe", "recv", &GROUP.to_string(), "--duration", "10m"].map(String::from)
 }
 
-/// Waits until the host has joined the container's group.
+/// Waits until the host has joined the container's group and has told the switch.
 fn wait_received(lab: &Lab, container: &Container) {
     wait_until("the container joins", PATIENCE, || {
         memberships(container.pid).iter().any(|m| m.group == GROUP).then_some(())
     });
     wait_until("the host joins", PATIENCE, || lab.host_joins().contains(&GROUP).then_some(()));
+    wait_until("the switch forwards", PATIENCE, || {
+        lab.forwarded().contains(&GROUP.to_string()).then_some(())
+    });
 }
 
 fn by_hand(lab: &Lab, name: &str, address: &str) -> Bundle {
@@ -49,11 +52,13 @@ fn kill_9_of_the_containers_init_leaves_nothing() {
     let lab = Lab::new(2);
     let arguments = command();
     let arguments = arguments.each_ref().map(String::as_str);
+    let capture = lab.capture();
     let container =
         lab.start_command("c", &["parent=lan0,ip=10.99.0.11/24"], &["--rm"], &arguments);
     wait_received(&lab, &container);
     kill(container.pid);
     assert_gone(&lab, "kill -9 of the init of mcrun run -d");
+    lab.assert_one_igmp_host(&capture.finish());
 }
 
 /// By a runtime on its own, which does not notice: nobody calls poststop.
@@ -221,7 +226,7 @@ fn kill_9_of_the_proxy_gives_the_container_back_to_native_igmp() {
     wait_until("the container's own report is on the wire", PATIENCE, || {
         let reports =
             |frame: &lab::IgmpFrame| frame.mac == mac && frame.message.groups().contains(&GROUP);
-        capture.igmp().iter().any(reports).then_some(())
+        capture.igmp_so_far().iter().any(reports).then_some(())
     });
     wait_until("the switch forwards", PATIENCE, || {
         lab.forwarded().contains(&GROUP.to_string()).then_some(())

@@ -13,10 +13,6 @@ use crate::oci::ContainerState;
 use crate::state::Store;
 
 /// Arguments of `mcrun attach`.
-///
-/// The container is one of docker, podman, containerd, Kubernetes, runc, crun or youki, attached already or
-/// not; it runs on, and gets a new interface. What it has is served on without a gap. Prints the names
-/// of the new interfaces. They go when the container ends, and are not there when it is started again.
 #[derive(Debug, Args)]
 pub struct AttachArgs {
     /// Name, id, beginning of an id, or process id of a running container.

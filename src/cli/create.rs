@@ -6,8 +6,6 @@ use std::process::ExitCode;
 use clap::Args;
 
 /// Arguments of `mcrun create`.
-///
-/// As `mcrun run` with an image, but for the start.
 #[derive(Debug, Args)]
 #[command(
     override_usage = "mcrun create [--engine ENGINE] [--mcast SPEC]... [ENGINE OPTIONS] IMAGE [COMMAND]..."

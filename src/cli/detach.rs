@@ -10,9 +10,6 @@ use crate::hook::detach_running;
 use crate::state::Store;
 
 /// Arguments of `mcrun detach`.
-///
-/// The container runs on; its other interfaces are served without a gap. Prints the names of the
-/// interfaces that are gone.
 #[derive(Debug, Args)]
 pub struct DetachArgs {
     /// Name, id or beginning of an id of an attached container.

@@ -1,26 +1,39 @@
 //! `mcrun gc`.
 
+use std::collections::BTreeMap;
 use std::process::ExitCode;
 
 use clap::Args;
 
 use super::output::print;
-use crate::hook::collect_garbage;
 use crate::state::Store;
+use crate::{engine, hook};
 
 /// Arguments of `mcrun gc`.
+///
+/// Takes back the attachments of containers that have ended, and removes containers whose supervisor
+/// was killed before they ended. Prints a line for each container cleaned up. Containers that run
+/// are left alone.
 #[derive(Debug, Args)]
 pub struct GcArgs {}
 
 pub(super) fn run(_args: GcArgs) -> anyhow::Result<ExitCode> {
+    let mut results: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    // First the containers: their removal runs the poststop hook.
+    for (container, result) in engine::collect_garbage() {
+        results.entry(container).or_default().extend(result.err().map(|e| e.to_string()));
+    }
+    for collected in hook::collect_garbage(&Store::from_env())? {
+        let errors = results.entry(collected.container.to_string()).or_default();
+        errors.extend(collected.result.err().map(|e| e.to_string()));
+    }
     let mut status = ExitCode::SUCCESS;
-    for collected in collect_garbage(&Store::from_env())? {
-        match collected.result {
-            Ok(()) => print(&format!("{}\n", collected.container))?,
-            Err(error) => {
-                eprintln!("mcrun: {}: {error}", collected.container);
-                status = ExitCode::FAILURE;
-            }
+    for (container, errors) in results {
+        if errors.is_empty() {
+            print(&format!("{container}\n"))?;
+        } else {
+            eprintln!("mcrun: {container}: {}", errors.join("; "));
+            status = ExitCode::FAILURE;
         }
     }
     Ok(status)

@@ -12,7 +12,8 @@ const USAGE: &str =
     "mcrun run [--engine ENGINE] [--mcast SPEC]... [ENGINE OPTIONS] IMAGE [COMMAND]...
        mcrun run <--rootfs DIR|--bundle DIR> [--mcast SPEC]... [OPTIONS] [COMMAND]...";
 
-const ABOUT: &str = "Run a container attached to a LAN.
+/// What the help says beyond that.
+pub(super) const ABOUT: &str = "Run a container attached to a LAN.
 
 With an image, docker, podman or nerdctl runs it: the first of them that can be used, or the one of --engine or \
 MCRUN_ENGINE. --engine and --mcast may stand anywhere before the image; everything else goes to the \
@@ -25,8 +26,6 @@ With --rootfs or --bundle, an OCI runtime runs the container directly, and the o
 #[derive(Debug, Args)]
 #[command(
     override_usage = USAGE,
-    about = "Run a container attached to a LAN",
-    long_about = ABOUT,
     group = ArgGroup::new("source").required(true)
 )]
 pub struct RunArgs {

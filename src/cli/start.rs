@@ -6,9 +6,6 @@ use std::process::ExitCode;
 use clap::Args;
 
 /// Arguments of `mcrun start`.
-///
-/// podman forgets hooks that it does not read from its own configuration when it starts a container
-/// again: started by this command, the container is attached again also without `mcrun setup podman`.
 #[derive(Debug, Args)]
 #[command(override_usage = "mcrun start [--engine ENGINE] [ENGINE OPTIONS] CONTAINER...")]
 pub struct StartArgs {

@@ -11,13 +11,14 @@
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use super::EngineError;
-use super::process::ProcessId;
 use super::runtime::Runtime;
 use crate::oci::ConfigDocument;
+use crate::state::ProcessRef;
 
 /// What `container.json` holds.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -50,10 +51,10 @@ pub struct Record {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cgroup: Option<String>,
     /// The process that waits for it.
-    pub supervisor: ProcessId,
+    pub supervisor: ProcessRef,
     /// Its init; absent until it is created.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub init: Option<ProcessId>,
+    pub init: Option<ProcessRef>,
     /// The exit status of a stopped container: its code, or 128 + signal. Absent while it runs,
     /// and when its supervisor was killed before it ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -63,7 +64,7 @@ pub struct Record {
 impl Record {
     /// Whether its init runs.
     pub fn is_running(&self) -> bool {
-        self.init.is_some_and(ProcessId::is_alive)
+        self.init.is_some_and(ProcessRef::is_alive)
     }
 }
 
@@ -170,6 +171,12 @@ impl Container {
         let file = std::fs::File::open(self.dir.join("container.json")).ok()?;
         file.take(1 << 20).read_to_string(&mut text).ok()?;
         serde_json::from_str(&text).ok()
+    }
+
+    /// Whether it was made longer ago than this; `false` when that cannot be told.
+    pub(super) fn is_older_than(&self, age: Duration) -> bool {
+        let modified = std::fs::metadata(&self.dir).and_then(|meta| meta.modified());
+        modified.is_ok_and(|at| at.elapsed().is_ok_and(|elapsed| elapsed > age))
     }
 
     /// Writes what is known of it, atomically.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::EngineError;
 use super::container::{Container, Record};
-use super::process::{ProcessId, Reaper, become_subreaper};
+use super::process::{Reaper, become_subreaper};
 use super::teardown::{STEP, teardown};
 
 /// Sends SIGTERM, and SIGKILL when the container has not ended after `grace`. A container that
@@ -14,7 +14,7 @@ use super::teardown::{STEP, teardown};
 /// Status 1: it is no container of mcrun's.
 pub fn stop(name: &str, grace: Duration) -> Result<(), EngineError> {
     let (container, record) = find(name)?;
-    if let Some(init) = record.init.and_then(ProcessId::open) {
+    if let Some(init) = record.init.and_then(|init| init.open().ok()) {
         let failed = |error| failure(&container, "stop", error);
         init.signal(libc::SIGTERM).map_err(failed)?;
         if !init.wait(grace) {
@@ -34,7 +34,7 @@ pub fn stop(name: &str, grace: Duration) -> Result<(), EngineError> {
 /// Status 1: it is no container of mcrun's, or does not run.
 pub fn kill(name: &str, signal: i32) -> Result<(), EngineError> {
     let (container, record) = find(name)?;
-    let init = record.init.and_then(ProcessId::open).ok_or_else(|| {
+    let init = record.init.and_then(|init| init.open().ok()).ok_or_else(|| {
         EngineError::with_status(1, format_args!("container {} is not running", container.id()))
     })?;
     init.signal(signal).map_err(|error| failure(&container, "kill", error))?;
@@ -62,7 +62,7 @@ pub fn remove(name: &str, force: bool) -> Result<(), EngineError> {
         ));
     }
     // A supervisor that lives does it itself: it is the one that knows how far it is.
-    if let Some(supervisor) = record.supervisor.open() {
+    if let Ok(supervisor) = record.supervisor.open() {
         let _ = supervisor.signal(libc::SIGTERM);
         supervisor.wait(STEP);
     }
@@ -74,6 +74,20 @@ pub fn remove(name: &str, force: bool) -> Result<(), EngineError> {
         failures if failures.is_empty() => Ok(()),
         failures => Err(failure(&container, "remove", std::io::Error::other(failures.join("; ")))),
     }
+}
+
+/// Removes the containers that were abandoned: their supervisor was killed, and then they ended, so
+/// that nobody knows how. Those that run, and those that ended in order and wait for
+/// `mcrun rm`, are left alone. Gives each one's id and what came of it.
+pub fn collect_garbage() -> Vec<(String, Result<(), EngineError>)> {
+    let abandoned = |container: &Container| match container.record() {
+        Some(record) => {
+            !record.supervisor.is_alive() && !record.is_running() && record.exit_status.is_none()
+        }
+        None => container.is_older_than(STEP),
+    };
+    let containers = Container::list().into_iter().filter(abandoned);
+    containers.map(|c| (c.id().to_owned(), remove(c.id(), true))).collect()
 }
 
 /// Signal names with or without SIG, in any case, and numbers.
@@ -106,7 +120,7 @@ fn find(name: &str) -> Result<(Container, Record), EngineError> {
 
 /// So that afterwards a foreground or `--rm` container is gone, and its name free again.
 fn wait_for_supervisor(record: &Record) {
-    if let Some(supervisor) = record.supervisor.open() {
+    if let Ok(supervisor) = record.supervisor.open() {
         supervisor.wait(STEP);
     }
 }

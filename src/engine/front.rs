@@ -1,12 +1,14 @@
 //! The process a user sees: it passes on stdio and signals, and ends as the container does.
 
 use std::io::{self, IsTerminal, Write};
+use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
 
 use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::sys::wait::waitpid;
 use nix::unistd::{ForkResult, fork, pipe2};
 
 use super::EngineError;
@@ -59,18 +61,18 @@ pub(super) fn run(
         }
     };
     // SAFETY: this process has a single thread, so the child may do whatever it likes.
-    match unsafe { fork() } {
+    let supervisor = match unsafe { fork() } {
         Ok(ForkResult::Child) => {
             drop((channel, signals, ends.front));
             let (stdio, terminal) = (ends.command, ends.supervisors_terminal);
             supervisor::main(Job { container, record, stdio, terminal }, theirs)
         }
-        Ok(ForkResult::Parent { .. }) => {}
+        Ok(ForkResult::Parent { child }) => child,
         Err(error) => {
             let _ = container.remove_dir();
             return Err(EngineError::new(format_args!("cannot fork: {error}")));
         }
-    }
+    };
     drop((theirs, ends.command, ends.supervisors_terminal));
     // When the supervisor is killed, what it held becomes ours to end.
     become_subreaper().map_err(EngineError::new)?;
@@ -88,7 +90,13 @@ pub(super) fn run(
         relay: None,
         endings: 0,
     };
-    front.attend()
+    let detached = front.detached;
+    let result = front.attend();
+    if !(detached && result == Ok(0)) {
+        // It has said its last word, or was killed; not leaving before it, we leave no zombie.
+        let _ = waitpid(supervisor, None);
+    }
+    result
 }
 
 /// Both sides of the container's stdio.
@@ -135,10 +143,11 @@ pub(super) fn user_size() -> Option<libc::winsize> {
 }
 
 /// Blocks what is passed on, what tells of a new size, and SIGCHLD, which both sides may need
-/// from before their first child on.
+/// from before their first child on. What was ignored when mcrun started, as nohup(1) does it, is
+/// nothing that the container should hear of either.
 pub(super) fn block_signals() -> io::Result<SignalFd> {
     let mut set = SigSet::empty();
-    for signal in PASSED_ON {
+    for signal in PASSED_ON.into_iter().filter(|signal| !is_ignored(*signal)) {
         set.add(signal);
     }
     set.add(Signal::SIGWINCH);
@@ -146,6 +155,16 @@ pub(super) fn block_signals() -> io::Result<SignalFd> {
     blocked.add(Signal::SIGCHLD);
     blocked.thread_block()?;
     Ok(SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?)
+}
+
+fn is_ignored(signal: Signal) -> bool {
+    let mut action = MaybeUninit::<libc::sigaction>::zeroed();
+    // SAFETY: without a new action, sigaction writes the present one, and zeroes are a valid one.
+    let action = unsafe {
+        libc::sigaction(signal as i32, std::ptr::null(), action.as_mut_ptr());
+        action.assume_init()
+    };
+    action.sa_sigaction == libc::SIG_IGN
 }
 
 struct Front {

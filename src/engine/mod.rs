@@ -23,10 +23,9 @@ mod supervisor;
 mod teardown;
 
 pub use container::{Container, Record};
-pub use control::{kill, parse_signal, remove, stop};
+pub use control::{collect_garbage, kill, parse_signal, remove, stop};
 pub use error::EngineError;
 pub use exec::{ExecOptions, exec};
 pub use options::{RunOptions, Source};
-pub use process::ProcessId;
 pub use run::run;
 pub use runtime::{Kind, Runtime};

@@ -1,121 +1,15 @@
-//! Processes: identities that survive pid reuse, waiting for their end, reaping orphans.
+//! Child processes: reaping them and orphans, and what they inherit.
 
 use std::collections::HashMap;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::time::Duration;
 
-use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::poll::PollTimeout;
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
-use serde::{Deserialize, Serialize};
-
-/// A process by pid and start time: the pair is unique until the machine restarts, where a
-/// pid alone may belong to somebody else by now.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ProcessId {
-    /// Its pid in the host's pid namespace.
-    pub pid: i32,
-    /// Clock ticks after boot at which it started (field 22 of `proc_pid_stat(5)`).
-    pub start_time: u64,
-}
-
-impl ProcessId {
-    /// The process that has this pid now; `None` when there is none.
-    pub fn of(pid: i32) -> Option<Self> {
-        let (_, start_time) = stat(pid)?;
-        Some(ProcessId { pid, start_time })
-    }
-
-    /// The calling process.
-    ///
-    /// # Errors
-    /// When /proc is not to be had.
-    pub fn current() -> io::Result<Self> {
-        Self::of(std::process::id() as i32)
-            .ok_or_else(|| io::Error::other("cannot read /proc/self/stat; is /proc mounted?"))
-    }
-
-    /// Whether it still runs; a zombie does not.
-    pub fn is_alive(self) -> bool {
-        stat(self.pid).is_some_and(|(state, start)| start == self.start_time && state != b'Z')
-    }
-
-    /// A handle on the process; `None` when it has ended.
-    ///
-    /// The pidfd is opened first and the start time compared after it, so that the handle
-    /// cannot be another process's.
-    pub(super) fn open(self) -> Option<PidFd> {
-        let fd = PidFd::open(self.pid).ok()?;
-        self.is_alive().then_some(fd)
-    }
-}
-
-/// State and start time of a process.
-fn stat(pid: i32) -> Option<(u8, u64)> {
-    parse_stat(&std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
-}
-
-/// The command name in parentheses may itself hold spaces and parentheses: the last one counts.
-fn parse_stat(text: &str) -> Option<(u8, u64)> {
-    let mut fields = text.get(text.rfind(')')? + 1..)?.split_ascii_whitespace();
-    let state = *fields.next()?.as_bytes().first()?;
-    Some((state, fields.nth(18)?.parse().ok()?))
-}
-
-/// A file descriptor that stands for a process (`pidfd_open(2)`, Linux 5.3).
-#[derive(Debug)]
-pub(super) struct PidFd(OwnedFd);
-
-impl PidFd {
-    fn open(pid: i32) -> io::Result<Self> {
-        // SAFETY: no memory is passed; a non-negative result is a descriptor nobody else owns,
-        // and the kernel sets close-on-exec on it.
-        unsafe {
-            let fd = libc::syscall(libc::SYS_pidfd_open, pid, 0);
-            if fd < 0 {
-                return Err(io::Error::last_os_error());
-            }
-            Ok(PidFd(OwnedFd::from_raw_fd(fd as RawFd)))
-        }
-    }
-
-    /// Sends a signal; a process that has ended is no error.
-    pub(super) fn signal(&self, signal: i32) -> io::Result<()> {
-        let none = std::ptr::null::<libc::siginfo_t>();
-        // SAFETY: the descriptor is open, and a null siginfo is allowed (pidfd_send_signal(2)).
-        let result = unsafe {
-            libc::syscall(libc::SYS_pidfd_send_signal, self.0.as_raw_fd(), signal, none, 0)
-        };
-        match Errno::result(result) {
-            Ok(_) | Err(Errno::ESRCH) => Ok(()),
-            Err(error) => Err(error.into()),
-        }
-    }
-
-    /// Waits for the process to end; `false` when it has not after `timeout`.
-    pub(super) fn wait(&self, timeout: Duration) -> bool {
-        wait_readable(self.0.as_fd(), timeout)
-    }
-}
-
-/// Waits until `fd` is readable (or hung up); `false` on timeout.
-fn wait_readable(fd: BorrowedFd<'_>, timeout: Duration) -> bool {
-    let deadline = std::time::Instant::now() + timeout;
-    loop {
-        let left = deadline.saturating_duration_since(std::time::Instant::now());
-        let mut fds = [PollFd::new(fd, PollFlags::POLLIN)];
-        match poll(&mut fds, poll_timeout(left)) {
-            Ok(0) => return false,
-            Ok(_) => return true,
-            Err(Errno::EINTR) => {}
-            Err(_) => return false,
-        }
-    }
-}
 
 /// A duration as `poll(2)` takes it, rounded up to the millisecond so that the wait does not
 /// turn into a busy loop at its end.
@@ -235,26 +129,5 @@ impl Reaper {
 pub(super) fn kill_children(pids: &[i32]) {
     for pid in pids {
         let _ = nix::sys::signal::kill(Pid::from_raw(*pid), Signal::SIGKILL);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn start_time_is_found_behind_a_hostile_command_name() {
-        let text = "12 (a) R 1 (b)) S 1 12 12 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 987654 1 2";
-        assert_eq!(parse_stat(text), Some((b'S', 987_654)));
-        assert_eq!(parse_stat("12 (short) S 1"), None);
-        assert_eq!(parse_stat(""), None);
-    }
-
-    #[test]
-    fn another_start_time_is_another_process() {
-        let me = ProcessId::current().unwrap();
-        assert!(me.is_alive() && me.open().is_some());
-        let other = ProcessId { start_time: me.start_time + 1, ..me };
-        assert!(!other.is_alive() && other.open().is_none());
     }
 }

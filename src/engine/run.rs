@@ -7,11 +7,11 @@ use serde_json::{Map, Value, json};
 
 use super::container::{Container, Record};
 use super::options::{self, RunOptions, Source};
-use super::process::ProcessId;
 use super::runtime::{Kind, Runtime};
 use super::{EngineError, cgroup, front, id};
 use crate::oci::{ANNOTATION, ConfigDocument, NAME_ANNOTATION, VARIABLE};
 use crate::oci::{capabilities, spec, user};
+use crate::state::ProcessRef;
 
 /// Runs a container; returns its exit status (0 for a detached one that runs, whose id was
 /// printed on stdout).
@@ -78,7 +78,7 @@ fn prepare(options: &RunOptions) -> Result<(Record, ConfigDocument), EngineError
         remove: options.remove || !options.detach,
         hook,
         cgroup: made.then_some(cgroup),
-        supervisor: ProcessId::current().map_err(EngineError::new)?,
+        supervisor: ProcessRef::current().map_err(EngineError::new)?,
         init: None,
         exit_status: None,
     };
@@ -287,13 +287,15 @@ fn hook_path() -> Result<PathBuf, EngineError> {
     Ok(hook)
 }
 
-/// Runtimes run hooks with the environment of config.json, and no other.
-fn hook_environment() -> Vec<String> {
+/// Runtimes run hooks with the environment of config.json and no other, and in a directory of
+/// their choice: what is relative is made absolute.
+pub(super) fn hook_environment() -> Vec<String> {
     let path = std::env::var("PATH").ok().filter(|path| !path.is_empty());
     let mut env = vec![format!("PATH={}", path.as_deref().unwrap_or(spec::DEFAULT_PATH))];
     for name in ["MCRUN_STATE_DIR", "MCRUN_CONFIG_DIR"] {
-        if let Some(value) = std::env::var(name).ok().filter(|value| !value.is_empty()) {
-            env.push(format!("{name}={value}"));
+        let value = std::env::var_os(name).filter(|value| !value.is_empty());
+        if let Some(dir) = value.and_then(|value| std::path::absolute(value).ok()) {
+            env.push(format!("{name}={}", dir.display()));
         }
     }
     env

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::memfd::{MFdFlags, memfd_create};
-use nix::sys::signal::{SigHandler, SigSet, Signal, signal};
+use nix::sys::signal::SigSet;
 use nix::sys::socket::{
     AddressFamily, Backlog, SockFlag, SockType, UnixAddr, accept4, bind, listen, socket,
 };
@@ -22,15 +22,20 @@ use super::process::{Reaper, poll_timeout};
 /// Longest output of a runtime that is looked at, in bytes.
 const MAX_OUTPUT: u64 = 64 * 1024;
 
-/// Gives the program default signal handling: what mcrun blocks for its signalfd would stay
-/// blocked in the runtime, and in the container.
+/// Gives the program default signal handling: what mcrun blocks for its signalfd, and what it was
+/// started with ignored, would stay so in the runtime, and in the container.
 pub(super) fn reset_signals(command: &mut Command) {
-    // SAFETY: between fork and exec this calls sigprocmask and sigaction only, which are
-    // async-signal-safe.
+    // SAFETY: between fork and exec this makes system calls only, none of which allocates.
     unsafe {
         command.pre_exec(|| {
             SigSet::empty().thread_set_mask()?;
-            signal(Signal::SIGPIPE, SigHandler::SigDfl)?;
+            // The C library refuses its own two of the 64; an all-zero `struct sigaction` of the
+            // kernel, whose set has 8 bytes, is SIG_DFL. SIGKILL and SIGSTOP fail, as they may.
+            let default = [0u64; 8];
+            let none = std::ptr::null::<u64>();
+            for signal in 1..=64 {
+                libc::syscall(libc::SYS_rt_sigaction, signal, default.as_ptr(), none, 8usize);
+            }
             Ok(())
         });
     }

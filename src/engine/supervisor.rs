@@ -19,13 +19,15 @@ use nix::unistd::{Pid, setsid};
 use super::EngineError;
 use super::channel::{Channel, Event, Request};
 use super::container::{Container, Record};
-use super::process::{self, ProcessId, Reaper, poll_timeout};
+use super::error::WORDLESS;
+use super::process::{self, Reaper, poll_timeout};
 use super::relay::SavedTerminal;
 use super::runtime::{Files, Kind};
 use super::spawn::{
     ConsoleSocket, failure_text, output_file, read_output, set_nonblocking, wait_for,
 };
 use super::teardown::{STEP, kill_orphans, teardown};
+use crate::state::ProcessRef;
 
 /// Longest time `create` and `start` may take, hooks included.
 const START: Duration = Duration::from_secs(120);
@@ -109,6 +111,13 @@ fn detach_stdio(keep: &[BorrowedFd<'_>]) -> io::Result<()> {
     Ok(())
 }
 
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    Creating,
+    Starting,
+    Running,
+}
+
 struct Supervisor {
     container: Container,
     record: Record,
@@ -122,7 +131,10 @@ struct Supervisor {
     master: Option<OwnedFd>,
     /// The silent writer of a detached container's stdin.
     _stdin: Option<OwnedFd>,
-    started: bool,
+    phase: Phase,
+    /// Signals that came while it was being started: the command may run already, but nobody
+    /// knows yet.
+    held: Vec<i32>,
     /// The container is to end, with this status if it has not started.
     end: Option<i32>,
 }
@@ -138,7 +150,8 @@ impl Supervisor {
             reaper,
             master: None,
             _stdin: None,
-            started: false,
+            phase: Phase::Creating,
+            held: Vec::new(),
             end: None,
         }
     }
@@ -170,7 +183,7 @@ impl Supervisor {
     }
 
     fn create(&mut self) -> Result<(), EngineError> {
-        self.record.supervisor = ProcessId::current().map_err(EngineError::new)?;
+        self.record.supervisor = ProcessRef::current().map_err(EngineError::new)?;
         self.save_record()?;
         let stdio = self.stdio.take().unwrap_or(CommandStdio::Null { stdin: None });
         let (log, pid) = (self.container.log(), self.container.pid_file());
@@ -221,7 +234,7 @@ impl Supervisor {
         self.reaper.await_exit(pid);
         self.reaper.keep_all(false);
         // It waits for `start`, or has died and waits to be reaped: the pid is its.
-        self.record.init = ProcessId::of(pid);
+        self.record.init = ProcessRef::of(pid).ok();
         self.save_record()?;
         if let Some(console) = console {
             let master = console.accept()?;
@@ -249,11 +262,15 @@ impl Supervisor {
         let captured = output_file().map_err(EngineError::new)?;
         let clone = captured.try_clone().map_err(EngineError::new)?;
         command.stdout(Stdio::null()).stderr(clone);
+        self.phase = Phase::Starting;
         let status = self.run_runtime(command)?;
         if status != 0 || self.end.is_some() {
             return Err(self.runtime_error(status, &captured));
         }
-        self.started = true;
+        self.phase = Phase::Running;
+        for signal in std::mem::take(&mut self.held) {
+            self.pass_on(signal);
+        }
         self.tell(&Event::Started, None);
         if self.record.detached {
             self.channel = None;
@@ -295,10 +312,6 @@ impl Supervisor {
 
     fn runtime_error(&self, status: i32, captured: &File) -> EngineError {
         let name = self.record.engine.name();
-        if status > 128 {
-            let signal = status - 128;
-            return EngineError::new(format_args!("{name} was killed by signal {signal}"));
-        }
         // crun keeps its hooks' words out of its own; they are in the file we told it.
         if self.record.engine.kind() == Kind::Crun {
             let hook = std::fs::read_to_string(self.container.hook_log()).unwrap_or_default();
@@ -306,8 +319,12 @@ impl Supervisor {
                 return EngineError::from_runtime(&name, &format!("hook: stderr: {hook}"));
             }
         }
-        let text = failure_text(&self.container.log(), &read_output(captured));
-        EngineError::from_runtime(&name, &text)
+        match failure_text(&self.container.log(), &read_output(captured)) {
+            text if text.is_empty() => {
+                EngineError::new(format_args!("{name} {WORDLESS} (status {status})"))
+            }
+            text => EngineError::from_runtime(&name, &text),
+        }
     }
 
     fn wait_for_init(&mut self) -> i32 {
@@ -370,15 +387,16 @@ impl Supervisor {
     /// A signal for the container's init; one that would end mcrun ends a start in progress.
     fn pass_on(&mut self, signal: i32) {
         const ENDING: [i32; 4] = [libc::SIGHUP, libc::SIGINT, libc::SIGQUIT, libc::SIGTERM];
-        match self.record.init {
-            Some(init) if self.started && self.reaper.status(init.pid).is_none() => {
+        match (self.phase, self.record.init) {
+            (Phase::Creating, _) if ENDING.contains(&signal) => {
+                self.end.get_or_insert(128 + signal);
+            }
+            (Phase::Starting, _) if !self.held.contains(&signal) => self.held.push(signal),
+            (Phase::Running, Some(init)) if self.reaper.status(init.pid).is_none() => {
                 // Not reaped yet: the pid is still its own.
                 if let Ok(signal) = Signal::try_from(signal) {
                     let _ = nix::sys::signal::kill(Pid::from_raw(init.pid), signal);
                 }
-            }
-            _ if !self.started && ENDING.contains(&signal) => {
-                self.end.get_or_insert(128 + signal);
             }
             _ => {}
         }

@@ -26,7 +26,7 @@ pub(super) fn teardown(container: &Container, record: &Record, reaper: &mut Reap
     let log = log.as_path();
     // The log may hold the reason why we are here; it is not the reason of what fails now.
     let _ = std::fs::remove_file(log);
-    let init = record.init.and_then(super::process::ProcessId::open);
+    let init = record.init.and_then(|init| init.open().ok());
     if let Some(init) = init {
         if let Err(error) = init.signal(libc::SIGKILL) {
             failures.push(format!("cannot kill the container's init: {error}"));
@@ -121,7 +121,9 @@ fn run_poststop(hook: &Path, container: &Container, reaper: &mut Reaper) -> io::
     stdin.write_all(state.to_string().as_bytes())?;
     stdin.rewind()?;
     let mut command = Command::new(hook);
-    command.arg("poststop").stdin(stdin).current_dir("/");
+    command.arg("poststop").stdin(stdin).current_dir("/").env_clear();
+    let environment = super::run::hook_environment();
+    command.envs(environment.iter().filter_map(|entry| entry.split_once('=')));
     reset_signals(&mut command);
     match run_captured(reaper, &mut command, STEP)? {
         (0, _, _) => Ok(()),

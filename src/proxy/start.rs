@@ -186,7 +186,7 @@ fn find_container(config: &ProxyConfig) -> Result<(NetNs, OwnedFd), StartError> 
             "a container needs one of its own",
         );
     }
-    Ok((ns, container))
+    Ok((ns, container.into()))
 }
 
 fn open_lan(interfaces: &[ProxyInterface], inside: &Inside) -> Result<Vec<LanSocket>, StartError> {

@@ -20,7 +20,7 @@ mod store;
 
 use std::path::PathBuf;
 
-pub use process::ProcessRef;
+pub use process::{PidFd, ProcessRef};
 pub use record::{AttachedInterface, Record};
 pub use store::{LockedDir, StateDirError, Store};
 

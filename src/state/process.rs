@@ -2,9 +2,10 @@
 
 use std::fs;
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::time::{Duration, Instant};
 
+use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use serde::{Deserialize, Serialize};
 
@@ -41,19 +42,28 @@ impl ProcessRef {
         Self::of(self.pid).is_ok_and(|now| now == self)
     }
 
-    /// Opens a pidfd of this very process.
+    /// The calling process.
+    ///
+    /// # Errors
+    /// When /proc is not to be had.
+    pub fn current() -> io::Result<Self> {
+        Self::of(std::process::id().cast_signed())
+            .map_err(|_| io::Error::other("cannot read /proc/self/stat; is /proc mounted?"))
+    }
+
+    /// A handle on this very process: it is opened first and the start time compared after that,
+    /// so that it cannot be another's.
     ///
     /// # Errors
     /// `ESRCH` when it has ended, also when its number is another's now.
-    pub fn open(self) -> io::Result<OwnedFd> {
+    pub fn open(self) -> io::Result<PidFd> {
         // SAFETY: pidfd_open takes a number and flags, no pointers.
         let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, self.pid, 0) };
         if fd < 0 {
             return Err(io::Error::last_os_error());
         }
         // SAFETY: the call has just returned this descriptor, which nobody else knows.
-        let fd = unsafe { OwnedFd::from_raw_fd(fd as i32) };
-        // The pidfd pins whoever it is; only now the comparison means anything.
+        let fd = PidFd(unsafe { OwnedFd::from_raw_fd(fd as i32) });
         if self.is_alive() { Ok(fd) } else { Err(io::Error::from_raw_os_error(libc::ESRCH)) }
     }
 
@@ -62,51 +72,62 @@ impl ProcessRef {
     /// # Errors
     /// Those of `pidfd_send_signal(2)`; a process that has ended already is none.
     pub fn end(self, patience: Duration) -> io::Result<()> {
-        let pidfd = match self.open() {
-            Ok(fd) => fd,
+        let process = match self.open() {
+            Ok(process) => process,
             Err(error) if error.raw_os_error() == Some(libc::ESRCH) => return Ok(()),
             Err(error) => return Err(error),
         };
-        send_signal(&pidfd, libc::SIGTERM)?;
-        if !wait(&pidfd, patience)? {
-            send_signal(&pidfd, libc::SIGKILL)?;
-            wait(&pidfd, Duration::from_secs(5))?;
+        process.signal(libc::SIGTERM)?;
+        if !process.wait(patience) {
+            process.signal(libc::SIGKILL)?;
+            process.wait(Duration::from_secs(5));
         }
         Ok(())
     }
 }
 
-fn send_signal(pidfd: &OwnedFd, signal: i32) -> io::Result<()> {
-    // SAFETY: a descriptor, a number, no siginfo, no flags.
-    let result = unsafe {
-        libc::syscall(
-            libc::SYS_pidfd_send_signal,
-            pidfd.as_raw_fd(),
-            signal,
-            std::ptr::null::<libc::siginfo_t>(),
-            0,
-        )
-    };
-    match io::Error::last_os_error() {
-        _ if result == 0 => Ok(()),
-        error if error.raw_os_error() == Some(libc::ESRCH) => Ok(()),
-        error => Err(error),
+/// A file descriptor that stands for a process (`pidfd_open(2)`, Linux 5.3).
+#[derive(Debug)]
+pub struct PidFd(OwnedFd);
+
+impl PidFd {
+    /// Sends a signal; a process that has ended is no error.
+    ///
+    /// # Errors
+    /// `EPERM` without privilege over the process.
+    pub fn signal(&self, signal: i32) -> io::Result<()> {
+        let none = std::ptr::null::<libc::siginfo_t>();
+        // SAFETY: the descriptor is open, and a null siginfo is allowed (pidfd_send_signal(2)).
+        let result = unsafe {
+            libc::syscall(libc::SYS_pidfd_send_signal, self.0.as_raw_fd(), signal, none, 0)
+        };
+        match Errno::result(result) {
+            Ok(_) | Err(Errno::ESRCH) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Waits for the process to end; `false` when it has not after `limit`.
+    pub fn wait(&self, limit: Duration) -> bool {
+        let deadline = Instant::now() + limit;
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            // Rounded up: a wait that ends early would become a busy loop.
+            let millis = left.as_micros().div_ceil(1000).min(60_000_000) as i32;
+            let timeout = PollTimeout::try_from(millis).unwrap_or(PollTimeout::MAX);
+            match poll(&mut [PollFd::new(self.0.as_fd(), PollFlags::POLLIN)], timeout) {
+                Ok(0) if left.is_zero() => return false,
+                Ok(0) | Err(Errno::EINTR) => {}
+                Ok(_) => return true,
+                Err(_) => return false,
+            }
+        }
     }
 }
 
-/// Waits until the process has ended; false when it has not within `limit`.
-fn wait(pidfd: &OwnedFd, limit: Duration) -> io::Result<bool> {
-    use std::os::fd::AsFd;
-    let deadline = Instant::now() + limit;
-    loop {
-        let left = deadline.saturating_duration_since(Instant::now());
-        let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
-        match poll(&mut [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)], timeout) {
-            Ok(0) if left.is_zero() => return Ok(false),
-            Ok(0) | Err(nix::errno::Errno::EINTR) => {}
-            Ok(_) => return Ok(true),
-            Err(errno) => return Err(errno.into()),
-        }
+impl From<PidFd> for OwnedFd {
+    fn from(process: PidFd) -> OwnedFd {
+        process.0
     }
 }
 

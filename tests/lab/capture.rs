@@ -2,16 +2,21 @@
 
 use std::fs::{self, File};
 use std::path::PathBuf;
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use super::process::{Background, wait_until};
-use super::{IgmpFrame, Lab, PATIENCE};
+use super::process::{Background, run, wait_until};
+use super::{IgmpFrame, Lab, PATIENCE, SWITCH};
+
+/// UDP port of the packets that show how far a capture is.
+const SENTINEL: u16 = 40000;
 
 /// A running tcpdump.
 pub struct Capture {
     tcpdump: Background,
     file: PathBuf,
+    /// The network namespace of the container host.
+    host: String,
 }
 
 impl Capture {
@@ -29,32 +34,60 @@ impl Capture {
             lab.enter("sw", "tcpdump")
                 // What the host sends is what comes in.
                 .args(["-i", port, "-Q", "in", "-n", "--immediate-mode", "-U", "-Z", "root"])
-                .args(["-w", "-", filter])
+                .args(["-w", "-", &format!("({filter}) or udp dst port {SENTINEL}")])
                 .stdout(Stdio::from(File::create(&file).expect("capture file")))
                 .stderr(Stdio::from(File::create(&log).expect("log file"))),
         );
         wait_until("tcpdump listens", PATIENCE, || {
             fs::read_to_string(&log).ok()?.contains("listening on").then_some(())
         });
-        Capture { tcpdump, file }
+        Capture { tcpdump, file, host: lab.namespace("host") }
     }
 
-    /// The frames up to now.
+    /// The frames that tcpdump has written up to now: for polling.
     pub fn frames(&self) -> Vec<Vec<u8>> {
-        frames(&fs::read(&self.file).expect("capture file"))
+        let all = frames(&fs::read(&self.file).expect("capture file"));
+        all.into_iter().filter(|frame| !is_sentinel(frame)).collect()
     }
 
-    /// The IGMP messages up to now.
-    pub fn igmp(&self) -> Vec<IgmpFrame> {
+    /// The IGMP messages that tcpdump has written up to now: for polling.
+    pub fn igmp_so_far(&self) -> Vec<IgmpFrame> {
         self.frames().iter().filter_map(|frame| IgmpFrame::parse(frame)).collect()
+    }
+
+    /// The IGMP messages that have passed the port before this call.
+    pub fn igmp(&self) -> Vec<IgmpFrame> {
+        self.catch_up();
+        self.igmp_so_far()
+    }
+
+    /// Waits until tcpdump has written what has passed: it may be behind, and what it has not yet
+    /// read when it is stopped is lost.
+    fn catch_up(&self) {
+        let sentinels = || {
+            let all = frames(&fs::read(&self.file).expect("capture file"));
+            all.iter().filter(|frame| is_sentinel(frame)).count()
+        };
+        let before = sentinels();
+        let script = format!("echo > /dev/udp/{SWITCH}/{SENTINEL}");
+        run(Command::new("nsenter")
+            .arg(format!("--net=/run/netns/{}", self.host))
+            .args(["bash", "-c", &script]));
+        wait_until("the capture has caught up", PATIENCE, || (sentinels() > before).then_some(()));
     }
 
     /// Ends the capture; everything it saw.
     pub fn finish(mut self) -> Vec<IgmpFrame> {
+        self.catch_up();
         self.tcpdump.signal(libc::SIGINT);
         self.tcpdump.wait(Duration::from_secs(10));
-        self.igmp()
+        self.igmp_so_far()
     }
+}
+
+fn is_sentinel(frame: &[u8]) -> bool {
+    // The protocol and the destination port, behind a header without options.
+    frame.get(23) == Some(&17) && frame.get(36..38) == Some(&SENTINEL.to_be_bytes())
 }
 
 /// Whole packets of a pcap file that may still be growing.

@@ -130,12 +130,11 @@ impl Lab {
         for directory in ["bin", "dev", "proc", "sys", "tmp", "etc"] {
             fs::create_dir_all(rootfs.join(directory)).expect("rootfs directory");
         }
-        fs::copy(busybox(), rootfs.join("bin/busybox")).expect("busybox-static is installed");
+        install(&busybox(), &rootfs.join("bin/busybox"));
         for applet in ["sh", "sleep", "cat", "ip", "true", "false", "echo", "env", "id", "kill"] {
             std::os::unix::fs::symlink("busybox", rootfs.join("bin").join(applet)).expect("link");
         }
-        // A hard link would do, were the two always on one file system.
-        fs::copy(env!("CARGO_BIN_EXE_mcrun"), rootfs.join("bin/mcrun")).expect("copy of mcrun");
+        install(Path::new(env!("CARGO_BIN_EXE_mcrun")), &rootfs.join("bin/mcrun"));
         fs::create_dir_all(self.config_dir()).expect("configuration directory");
     }
 
@@ -347,6 +346,12 @@ impl Lab {
             }
         }
     }
+}
+
+/// Copies a program, by a process of its own: were it written by this one, a child that another
+/// thread forks at that moment would hold it open for writing, and nobody could start it (`ETXTBSY`).
+pub fn install(program: &Path, to: &Path) {
+    run(Command::new("cp").arg(program).arg(to));
 }
 
 /// The static busybox.
