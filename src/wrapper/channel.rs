@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
-use std::os::unix::ffi::OsStrExt;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
@@ -19,9 +19,11 @@ const RUNTIME: &str = "mcrun-runtime";
 pub enum Facts {
     /// docker, as its daemon describes itself.
     Docker(DockerInfo),
-    /// podman, and the `--hooks-dir` directories that it needs: none when it reads mcrun's hooks
-    /// anyway.
+    /// podman of a major version, and the `--hooks-dir` directories that it needs: none when it reads
+    /// mcrun's hooks anyway.
     Podman {
+        /// The 4 of 4.3.1.
+        major: u32,
         /// In the order in which podman is to read them.
         hooks_dirs: Vec<PathBuf>,
     },
@@ -106,6 +108,9 @@ pub fn arguments(command: &str, line: &Line, facts: &Facts) -> Result<Vec<OsStri
         let as_annotation = |carriers: &mut Vec<OsString>| {
             carriers.extend(["--annotation".into(), pair(ANNOTATION, &text)]);
         };
+        let as_quoted_annotation = |carriers: &mut Vec<OsString>| {
+            carriers.extend(["--annotation".into(), quoted(&pair(ANNOTATION, &text))]);
+        };
         let as_variable = |carriers: &mut Vec<OsString>| {
             carriers.extend(["--env".into(), pair(VARIABLE, &text)]);
         };
@@ -120,12 +125,17 @@ pub fn arguments(command: &str, line: &Line, facts: &Facts) -> Result<Vec<OsStri
                     as_variable(&mut carriers);
                 }
             }
-            Facts::Podman { hooks_dirs } => {
+            Facts::Podman { major, hooks_dirs } => {
                 if !hooks_dirs.is_empty() && line.restart.as_deref().is_some_and(restarts) {
                     return Err(WrapperError::PodmanRestart);
                 }
                 global = hooks_options(hooks_dirs);
-                as_annotation(&mut carriers);
+                // Before 5.0 podman splits the value at its commas, as a line of CSV.
+                if *major < 5 {
+                    as_quoted_annotation(&mut carriers);
+                } else {
+                    as_annotation(&mut carriers);
+                }
             }
             Facts::Nerdctl { major } => {
                 match line.runtime.as_deref() {
@@ -150,7 +160,7 @@ pub fn arguments(command: &str, line: &Line, facts: &Facts) -> Result<Vec<OsStri
 /// The arguments of the engine for a command in which nothing is mcrun's, such as `start`.
 pub fn plain_arguments(command: &str, arguments: &[OsString], facts: &Facts) -> Vec<OsString> {
     let mut all = match facts {
-        Facts::Podman { hooks_dirs } => hooks_options(hooks_dirs),
+        Facts::Podman { hooks_dirs, .. } => hooks_options(hooks_dirs),
         Facts::Docker(_) | Facts::Nerdctl { .. } => Vec::new(),
     };
     all.push(command.into());
@@ -167,6 +177,16 @@ fn pair(key: &str, value: &OsStr) -> OsString {
     pair.push("=");
     pair.push(value);
     pair
+}
+
+/// One field of CSV (RFC 4180 section 2).
+fn quoted(text: &OsStr) -> OsString {
+    let mut bytes = vec![b'"'];
+    for byte in text.as_bytes() {
+        bytes.extend(std::iter::repeat_n(*byte, if *byte == b'"' { 2 } else { 1 }));
+    }
+    bytes.push(b'"');
+    OsString::from_vec(bytes)
 }
 
 /// Whether a restart policy starts the container again.
@@ -233,16 +253,17 @@ mod tests {
 
     #[test]
     fn podman_gets_hooks_before_the_command() {
-        let facts = Facts::Podman { hooks_dirs: vec!["/a".into(), "/b".into()] };
+        let facts = Facts::Podman { major: 5, hooks_dirs: vec!["/a".into(), "/b".into()] };
         let expected = "--hooks-dir /a --hooks-dir /b run -it --rm -e X=1 \
                         --annotation io.mcrun.mcast=parent=eth1 image sh";
         assert_eq!(run(LINE, &facts).unwrap(), words(expected));
         assert_eq!(run("-it image", &facts).unwrap(), words("run -it image"));
         let error = run("--restart always --mcast parent=eth1 image", &facts).unwrap_err();
         assert!(error.contains("mcrun setup podman"), "{error}");
-        let facts = Facts::Podman { hooks_dirs: vec![] };
-        let expected = "run --restart always --annotation io.mcrun.mcast=parent=eth1 image";
-        let arguments = run("--restart always --mcast parent=eth1 image", &facts).unwrap();
+        let facts = Facts::Podman { major: 4, hooks_dirs: vec![] };
+        let expected =
+            "run --restart always --annotation \"io.mcrun.mcast=parent=eth1,ip=none\" image";
+        let arguments = run("--restart always --mcast parent=eth1,ip=none image", &facts).unwrap();
         assert_eq!(arguments, words(expected));
     }
 

@@ -100,16 +100,18 @@ impl Engine {
                 }
             }
             Kind::Podman => self.podman(),
-            Kind::Nerdctl => {
-                let text = self.ask(&["--version"])?;
-                let version = text.split_whitespace().find(|word| major(word) > 0);
-                Ok(Facts::Nerdctl { major: major(version.unwrap_or_default()) })
-            }
+            Kind::Nerdctl => Ok(Facts::Nerdctl { major: self.major()? }),
         }
     }
 
     fn podman(&self) -> Result<Facts, WrapperError> {
-        Ok(Facts::Podman { hooks_dirs: podman::hooks_dirs()? })
+        Ok(Facts::Podman { major: self.major()?, hooks_dirs: podman::hooks_dirs()? })
+    }
+
+    /// The major version that `--version` tells, as in `podman version 4.3.1`.
+    fn major(&self) -> Result<u32, WrapperError> {
+        let text = self.ask(&["--version"])?;
+        Ok(text.split_whitespace().map(major).find(|version| *version > 0).unwrap_or(0))
     }
 
     /// The options of one of its commands, as its help tells them.

@@ -49,6 +49,11 @@ impl Runtime {
 }
 
 impl Container {
+    /// One that an engine runs, which also removes it.
+    pub(super) fn of_engine(name: String, id: String, pid: i32) -> Container {
+        Container { name, id, pid, runtime: None }
+    }
+
     /// Ends and removes it, whatever state it is in.
     pub(super) fn remove(&self, lab: &Lab) {
         let mut command = match self.runtime {

@@ -13,6 +13,7 @@
 
 mod capture;
 mod container;
+mod engine;
 mod facts;
 mod igmp;
 mod probe;
@@ -34,6 +35,7 @@ use tempfile::TempDir;
 
 pub use capture::Capture;
 pub use container::{Bundle, Container, Runtime};
+pub use engine::{Engine, IMAGE, hooks_dir};
 pub use facts::{Leftovers, Membership, memberships};
 pub use igmp::{Igmp, IgmpFrame, Record, RecordKind};
 pub use probe::{Receiver, Reception, Sender};

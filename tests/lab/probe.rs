@@ -51,6 +51,11 @@ impl Lab {
         receive(&mut command, group, source, time)
     }
 
+    /// Receives for a time where a prepared command runs mcrun.
+    pub fn receive_by(&self, mut command: Command, group: Ipv4Addr, time: Duration) -> Receiver {
+        receive(&mut command, group, None, time)
+    }
+
     /// Receives in a namespace of the lab for a time.
     pub fn receive_in(&self, node: &str, group: Ipv4Addr, time: Duration) -> Receiver {
         receive(&mut self.enter(node, env!("CARGO_BIN_EXE_mcrun")), group, None, time)

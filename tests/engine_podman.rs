@@ -1,0 +1,252 @@
+//! Containers of a real podman: `mcrun run` in front of it, and its own commands after that.
+
+mod lab;
+
+use std::io::Write;
+use std::net::Ipv4Addr;
+use std::process::Stdio;
+use std::time::Duration;
+
+use lab::{
+    Container, Engine, IMAGE, Lab, PARENT, PATIENCE, SOURCES, alive, hooks_dir, kill, output, run,
+    wait_until,
+};
+use serde_json::Value;
+
+const GROUP: Ipv4Addr = Ipv4Addr::new(239, 6, 1, 1);
+const MAC: &str = "02:00:5e:10:06:01";
+/// Within what everything must be gone.
+const LIMIT: Duration = Duration::from_secs(2);
+
+fn attachment() -> String {
+    format!("parent={PARENT},ip=10.99.0.11/24,mac={MAC}")
+}
+
+/// The interface is there, and a stream arrives without loss through a switch port that sees one host.
+fn assert_receives(lab: &Lab, engine: &Engine<'_>, container: &Container) {
+    let capture = lab.capture();
+    let link = &container.ip("link show mc0")[0];
+    assert_eq!((&link["address"], &link["operstate"]), (&MAC.into(), &"UP".into()), "{link}");
+    let time = Duration::from_secs(3);
+    let receiver = lab.receive_by(engine.exec(container, &["mcrun"]), GROUP, time);
+    lab.wait_joined(container, GROUP);
+    let _stream = lab.send(GROUP, SOURCES[0], 1000);
+    let entry = lab.groups(container).into_iter().find(|e| e["group"] == GROUP.to_string());
+    assert_eq!(entry.expect("joined")["name"], container.name);
+    let reception = receiver.finish();
+    assert!(reception.packets > 500 && reception.lost == 0, "{reception:?}");
+    lab.assert_one_igmp_host(&capture.finish());
+}
+
+fn name_in_ps(lab: &Lab, container: &Container) -> Option<Value> {
+    lab.ps(container).map(|entry| entry["name"].clone())
+}
+
+fn runs_and_leaves_nothing(runtime: &str) {
+    let lab = Lab::new(2);
+    let engine = Engine::podman(&lab, runtime, &[]);
+    let volume = format!("{}:/data", lab.directory().display());
+    let attachment = attachment();
+    let options = ["--network", "none", "-v", &volume, "--mcast", &attachment, "-e", "X=1"];
+    let container = engine.start("cam", &options);
+    assert_eq!(name_in_ps(&lab, &container), Some(container.name.clone().into()));
+    assert_receives(&lab, &engine, &container);
+    let x = run(&mut engine.exec(&container, &["sh", "-c", "echo $X; ls -d /data/rootfs"]));
+    assert_eq!(x, "1\n/data/rootfs\n");
+    engine.run(&["rm", "-f", "-t", "0"], &container);
+    lab.assert_clean(LIMIT);
+}
+
+#[test]
+fn a_container_runs_attached_and_leaves_nothing_with_runc() {
+    runs_and_leaves_nothing("runc");
+}
+
+#[test]
+fn output_status_and_input_are_podmans_own() {
+    let lab = Lab::new(2);
+    let engine = Engine::podman(&lab, "runc", &[]);
+    let attachment = attachment();
+    for (script, options) in [
+        ("echo out; echo err >&2; exit 7", &["--rm"][..]),
+        ("cat; kill -9 $$", &["-i", "--rm"]),
+        ("echo $A-$0", &["--rm", "-e", "A=--mcast"]),
+    ] {
+        let results = [false, true].map(|attached| {
+            let mut command = if attached {
+                let mut command = engine.mcrun(&["run", "--mcast", &attachment]);
+                command.args(options).args(["--network=none"]);
+                command
+            } else {
+                let mut command = engine.command(&["run", "--network=none"]);
+                command.args(options);
+                command
+            };
+            command.args([IMAGE, "sh", "-c", script, "--engine"]).stdin(Stdio::piped());
+            let mut child =
+                command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("starts");
+            // A container that does not read may have ended.
+            let _ = child.stdin.take().expect("piped").write_all(b"input\n");
+            let output = child.wait_with_output().expect("ends");
+            let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
+            (output.status.code(), text(&output.stdout), text(&output.stderr))
+        });
+        assert_eq!(results[0], results[1], "{script}");
+        assert_ne!(results[1].1, "", "{script} printed something");
+    }
+    let unattached = output(engine.mcrun(&["run", "--rm", "--network=none"]).args([
+        IMAGE,
+        "sh",
+        "-c",
+        "ip link show mc0",
+    ]));
+    assert_ne!(unattached.status.code(), Some(0), "nothing is attached that was not asked for");
+    lab.assert_clean(LIMIT);
+}
+
+#[test]
+fn a_mistake_is_told_in_one_line_and_nothing_is_started() {
+    let lab = Lab::new(2);
+    let engine = Engine::podman(&lab, "runc", &[]);
+    for (options, expected) in [
+        (&["--mcast", "parnt=lan0"][..], "--mcast: attachment key \"parnt\" is unknown"),
+        (&["--net=host", "--mcast", "parent=lan0"], "--network host: an attachment needs"),
+        (&["--network", "container:x", "--mcast=parent=lan0"], "--network container:x: "),
+        (&["--restart=always", "--mcast=parent=lan0"], "--restart: podman forgets the hooks"),
+    ] {
+        let output = engine.try_start("c", options);
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(125), "{errors}");
+        let line = errors.strip_prefix("mcrun: ").unwrap_or_else(|| panic!("{errors}"));
+        assert!(line.starts_with(expected) && line.matches('\n').count() == 1, "{errors}");
+    }
+    // What only the hook can see, in the engine's own words around it.
+    let output = engine.try_start("c", &["--network=none", "--mcast", "parent=lan9"]);
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success());
+    assert!(errors.contains("parent=lan9: the host has no interface of this name"), "{errors}");
+    lab.assert_clean(LIMIT);
+}
+
+/// Without the wrapper, as after `mcrun setup podman`.
+#[test]
+fn the_hook_refuses_a_namespace_that_is_not_the_containers_own() {
+    let lab = Lab::new(2);
+    let hooks = hooks_dir(&lab);
+    let engine = Engine::podman(&lab, "runc", &[&hooks]);
+    let other = engine.start("other", &["--network=none"]);
+    let container = format!("container:{}", other.name);
+    for (network, expected) in [
+        ("host", "the container shares the host's network namespace"),
+        (&container, "the container joins another one's network namespace (/proc/"),
+    ] {
+        let output = output(&mut engine.command(&[
+            "run",
+            "--rm",
+            "--network",
+            network,
+            "--annotation",
+            "io.mcrun.mcast=parent=lan0",
+            IMAGE,
+            "true",
+        ]));
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success() && errors.contains(expected), "{network}: {errors}");
+    }
+    engine.run(&["rm", "-f", "-t", "0"], &other);
+    lab.assert_clean(LIMIT);
+}
+
+/// Restart, pause, rename; with hooks that podman is configured to read.
+#[test]
+fn a_container_is_attached_through_all_of_its_life() {
+    let lab = Lab::new(2);
+    let hooks = hooks_dir(&lab);
+    let engine = Engine::podman(&lab, "runc", &[&hooks]);
+    let container = engine.start("cam", &["--network=none", "--mcast", &attachment()]);
+    assert_receives(&lab, &engine, &container);
+
+    engine.run(&["pause"], &container);
+    assert!(lab.ps(&container).is_some());
+    engine.run(&["unpause"], &container);
+    assert_receives(&lab, &engine, &container);
+
+    // With the same address at once.
+    engine.run(&["restart", "-t", "0"], &container);
+    let container = engine.container("cam");
+    assert_receives(&lab, &engine, &container);
+
+    let new = lab.name("renamed");
+    run(engine.command(&["rename", &container.name]).arg(&new));
+    assert_eq!(name_in_ps(&lab, &container), Some(new.into()));
+    let container = engine.container("renamed");
+
+    engine.run(&["stop", "-t", "0"], &container);
+    lab.assert_clean(LIMIT);
+    engine.run(&["start"], &container);
+    let container = engine.container("renamed");
+    assert_receives(&lab, &engine, &container);
+    engine.run(&["rm", "-f", "-t", "0"], &container);
+    lab.assert_clean(LIMIT);
+}
+
+/// Where podman is not set up, `mcrun start` gives it the hooks that it has forgotten.
+#[test]
+fn mcrun_create_and_start_attach_without_any_setup() {
+    let lab = Lab::new(2);
+    let engine = Engine::podman(&lab, "runc", &[]);
+    let name = lab.name("cam");
+    let attachment = attachment();
+    let mut command = engine.mcrun(&["create", "--name", &name, "--network=none", "--mcast"]);
+    run(command.arg(&attachment).args([IMAGE, "sleep", "1000"]));
+    run(&mut engine.mcrun(&["start", &name]));
+    let container = engine.container("cam");
+    assert_receives(&lab, &engine, &container);
+    engine.run(&["rm", "-f", "-t", "0"], &container);
+    lab.assert_clean(LIMIT);
+}
+
+#[test]
+fn conmon_killed_leaves_the_stream_alone_and_the_container_removable() {
+    let lab = Lab::new(2);
+    let engine = Engine::podman(&lab, "runc", &[]);
+    let container = engine.start("cam", &["--network=none", "--mcast", &attachment()]);
+    let conmon = engine.inspect(&container.name, "{{.State.ConmonPid}}").parse().expect("a pid");
+    kill(conmon);
+    wait_until("conmon is dead", PATIENCE, || (!alive(conmon)).then_some(()));
+    // podman itself cannot exec there any more.
+    let receiver =
+        lab.receive_by(container.enter(env!("CARGO_BIN_EXE_mcrun")), GROUP, Duration::from_secs(2));
+    lab.wait_joined(&container, GROUP);
+    let _stream = lab.send(GROUP, SOURCES[0], 1000);
+    let reception = receiver.finish();
+    assert!(reception.packets > 500 && reception.lost == 0, "{reception:?}");
+    kill(container.pid);
+    lab.assert_clean(LIMIT);
+}
+
+/// The engine's own network stays as it is.
+#[test]
+fn the_bridge_network_its_route_and_its_ports_are_untouched() {
+    let lab = Lab::new(2);
+    let engine = Engine::podman(&lab, "runc", &[]);
+    let plain = engine.start("plain", &[]);
+    let (links, routes) = (plain.ip("addr show eth0"), plain.ip("route show default"));
+    engine.run(&["rm", "-f", "-t", "0"], &plain);
+
+    let attachment = attachment();
+    let container = engine.start("cam", &["-p", "18080:80", "--mcast", &attachment]);
+    assert_eq!(container.ip("route show default"), routes);
+    let address = |links: &Value| links[0]["addr_info"][0]["prefixlen"].clone();
+    assert_eq!(address(&container.ip("addr show eth0")), address(&links));
+    assert_receives(&lab, &engine, &container);
+    let serve = ["sh", "-c", "echo published | busybox nc -l -p 80"];
+    let mut server = engine.exec(&container, &serve);
+    let _server = lab::Background::start(&mut server);
+    wait_until("the published port answers", PATIENCE, || {
+        let mut client = lab.enter("src", "busybox");
+        let answer = output(client.args(["nc", "-w", "1", &lab::HOST.to_string(), "18080"]));
+        (answer.stdout == b"published\n").then_some(())
+    });
+    engine.run(&["rm", "-f", "-t", "0"], &container);
+}
