@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use super::HookError;
 use crate::attach::{Attachment, parse_list};
+use crate::net::netns::NetNs;
 use crate::oci::{BundleConfig, ContainerState};
 
 /// A container's wish.
@@ -39,10 +40,13 @@ pub(super) fn of(state: &ContainerState) -> Result<Option<Request>, HookError> {
 /// What is wrong with the wish, or with asking for it on the network the container is to have.
 pub fn asks(config: &BundleConfig) -> Result<bool, HookError> {
     let asks = attachments(config)?.is_some();
-    if asks && config.shares_host_network() {
-        return Err(HookError::HostNetwork);
-    }
-    Ok(asks)
+    // The host's network is no namespace, or its own by a path.
+    let is_host = |path| Ok::<_, HookError>(NetNs::open(path)?.id()? == NetNs::current()?.id()?);
+    let host = match config.network_namespace_path() {
+        Some(path) => asks && is_host(path)?,
+        None => config.shares_host_network(),
+    };
+    if asks && host { Err(HookError::HostNetwork) } else { Ok(asks) }
 }
 
 /// The attachments asked for, at least one.

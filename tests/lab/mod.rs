@@ -13,6 +13,7 @@
 
 mod capture;
 mod container;
+mod daemon;
 mod facts;
 mod igmp;
 mod probe;
@@ -33,7 +34,8 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 pub use capture::Capture;
-pub use container::{Bundle, Container, Runtime};
+pub use container::{Bundle, Container, EngineCommands, Runtime};
+pub use daemon::{Containerd, Dockerd, IMAGE};
 pub use facts::{Leftovers, Membership, memberships};
 pub use igmp::{Igmp, IgmpFrame, Record, RecordKind};
 pub use probe::{Receiver, Reception, Sender};
