@@ -16,13 +16,13 @@ fishdir  := $(PREFIX)/share/fish/vendor_completions.d
 target  = $(or $(CARGO_TARGET_DIR),target)/$(shell rustc --print host-tuple)
 release = $(target)/release
 
-binaries := mcrun mcrun-hook mcrun-proxy
+binaries := mcrun mcrun-hook mcrun-proxy mcrun-runtime
 pages    := $(notdir $(wildcard man/*.1))
 hooks    := $(notdir $(wildcard hooks/mcrun-*.json))
 docs     := README.md CHANGELOG.md LICENSE-MIT LICENSE-APACHE hooks/config.json
 
 demo_packages := runc
-test_packages := runc crun busybox-static iproute2 nftables tcpdump util-linux libcap2-bin make
+test_packages := runc crun docker.io containerd busybox-static iproute2 nftables tcpdump util-linux libcap2-bin make
 
 .DEFAULT_GOAL := build
 .PHONY: build demo test lint fmt man install uninstall

@@ -5,7 +5,7 @@ mod group_policy;
 mod parse;
 mod types;
 
-pub use admin::{AdminConfig, AdminError};
+pub use admin::{AdminConfig, AdminError, RuntimeConfig};
 pub use group_policy::{GroupPolicy, GroupRule, RuleError, Verdict};
 pub(crate) use parse::nearest;
 pub use parse::{MAX_ATTACHMENTS, SpecError, check_together, parse_list, parse_spec};

@@ -30,12 +30,9 @@ pub(super) fn all(store: &Store) -> anyhow::Result<Vec<Container>> {
         }
     }
     for record in &mut records {
-        // Who named it in an annotation has the last word.
-        if record.name == record.container.as_str()
-            && let Some(name) = engine_name(&record.name, record.bundle.as_deref())
-        {
-            record.name = name;
-        }
+        // It may have been renamed.
+        let name = engine_name(record.container.as_str(), record.bundle.as_deref());
+        record.name = name.unwrap_or(std::mem::take(&mut record.name));
     }
     records.sort_by(|a, b| (&a.name, &a.container).cmp(&(&b.name, &b.container)));
     let dirs: Vec<_> = records.iter().map(|r| store.container_dir(&r.container)).collect();

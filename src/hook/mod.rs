@@ -5,6 +5,7 @@
 
 mod attach;
 mod cleanup;
+mod entry;
 mod proxies;
 mod request;
 
@@ -21,7 +22,9 @@ use crate::state::{StateDirError, Store};
 
 pub use attach::attach_running;
 pub use cleanup::{Collected, collect_garbage, detach, detach_running};
+pub use entry::{environment, program};
 pub use proxies::{Reloaded, reload};
+pub use request::asks;
 
 /// Why a hook failed: one line that names what was wrong.
 #[derive(Debug, thiserror::Error)]
@@ -57,12 +60,16 @@ pub enum HookError {
         "the container shares the host's network namespace: an attachment needs one of its own"
     )]
     HostNetwork,
-    /// The container has another container's network.
+    /// The container shares the network of another one, by the path of its namespace.
     #[error(
-        "the container joins another one's network namespace ({}): an attachment needs one of its \
-         own; attach the other container", .0.display()
+        "the container shares the network namespace {0} of another one: an attachment needs one of its own, so ask for it where that one is started"
     )]
     SharedNetwork(PathBuf),
+    /// The namespace is that of an attached container.
+    #[error(
+        "the container shares the network namespace of container {0}, which is attached: an attachment needs one of its own"
+    )]
+    AttachedNetwork(ContainerId),
     /// The attachments do not go together.
     #[error("--mcast: {0}")]
     Together(SpecError),

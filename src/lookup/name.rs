@@ -1,15 +1,15 @@
 //! What an engine calls a container.
 //!
-//! docker tells neither hooks nor the bundle, and a container may be renamed: the name is read where the
-//! engine keeps it, which is a file near the bundle. Nothing is asked of a daemon, which might hang.
+//! docker and podman tell neither hooks nor the bundle, and a container may be renamed: the name is read
+//! where the engine keeps it, which is a file near the bundle. Nothing is asked of a daemon, which might hang.
 
 use std::fs::File;
 use std::io::Read;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use serde::Deserialize;
 
-use crate::oci::BundleConfig;
+use crate::oci::{BundleConfig, NAME_ANNOTATION};
 
 /// Engines' files are read up to this many bytes: podman's list holds some 800 for each container.
 const MAX_FILE: u64 = 16 << 20;
@@ -17,10 +17,13 @@ const MAX_FILE: u64 = 16 << 20;
 /// The name by which the container's engine knows it now; `None` where it has none but its id.
 pub fn engine_name(id: &str, bundle: Option<&Path>) -> Option<String> {
     let bundle = bundle?;
-    let name = podman(id, bundle).or_else(|| {
-        let config = BundleConfig::read(bundle).ok()?;
-        annotated(&config).or_else(|| docker(id, &config))
-    })?;
+    let config = BundleConfig::read(bundle).ok()?;
+    // Who named it in an annotation has the last word.
+    let own = |key: &str| config.annotation(key).map(str::to_owned);
+    let name = own(NAME_ANNOTATION)
+        .or_else(|| podman(id, bundle))
+        .or_else(|| own("nerdctl/name"))
+        .or_else(|| config.name(id))?;
     // It is shown on terminals.
     let name: String = name.chars().filter(|c| !c.is_control()).take(255).collect();
     Some(name).filter(|name| !name.is_empty())
@@ -39,31 +42,6 @@ fn podman(id: &str, bundle: &Path) -> Option<String> {
     let text = read(&directory.parent()?.join("containers.json"))?;
     let entries: Vec<Entry> = serde_json::from_slice(&text).ok()?;
     entries.into_iter().find(|entry| entry.id == id)?.names.into_iter().next()
-}
-
-/// nerdctl and CRI write it into the bundle; a pod's sandbox goes by the name of the pod.
-fn annotated(config: &BundleConfig) -> Option<String> {
-    let sandbox = config.annotation("io.kubernetes.cri.container-type") == Some("sandbox");
-    let of_pod = config.annotation("io.kubernetes.cri.sandbox-name").filter(|_| sandbox);
-    config.annotation("nerdctl/name").or(of_pod).map(str::to_owned)
-}
-
-/// docker: some files of the container are mounted from `ROOT/containers/ID`, where `config.v2.json` is.
-fn docker(id: &str, config: &BundleConfig) -> Option<String> {
-    #[derive(Deserialize)]
-    #[serde(rename_all = "PascalCase")]
-    struct Container {
-        #[serde(rename = "ID")]
-        id: String,
-        name: String,
-    }
-    let own = Path::new("containers").join(id);
-    let directory: PathBuf =
-        config.mount_sources().filter_map(Path::parent).find(|dir| dir.ends_with(&own))?.to_owned();
-    let text = read(&directory.join("config.v2.json"))?;
-    let container: Container = serde_json::from_slice(&text).ok()?;
-    let name = container.name.strip_prefix('/').unwrap_or(&container.name);
-    (container.id == id).then(|| name.to_owned())
 }
 
 fn read(file: &Path) -> Option<Vec<u8>> {
@@ -104,7 +82,7 @@ mod tests {
         let bundle = root.join("task/moby/77aa");
         let mounts = json!([
             { "destination": "/proc", "source": "proc" },
-            { "destination": "/etc/hosts", "source": root.join("docker/containers/77aa/hosts") },
+            { "destination": "/etc/hostname", "source": root.join("docker/containers/77aa/hostname") },
         ]);
         write(&bundle.join("config.json"), &json!({ "mounts": mounts }));
         assert_eq!(engine_name("77aa", Some(&bundle)), None);
@@ -116,6 +94,10 @@ mod tests {
         let config = json!({ "annotations": { "nerdctl/name": "web" } });
         write(&bundle.join("config.json"), &config);
         assert_eq!(engine_name("c1", Some(&bundle)).as_deref(), Some("web"));
+
+        let config = json!({ "annotations": { "nerdctl/name": "web", "io.mcrun.name": "mine" } });
+        write(&bundle.join("config.json"), &config);
+        assert_eq!(engine_name("c1", Some(&bundle)).as_deref(), Some("mine"));
 
         assert_eq!(engine_name("c1", None), None);
         assert_eq!(engine_name("c1", Some(Path::new("/nonexistent"))), None);

@@ -20,6 +20,25 @@ pub struct Container {
     /// Process id of its init.
     pub pid: i32,
     runtime: Option<Runtime>,
+    engine: Option<EngineCommands>,
+}
+
+/// How an engine's container is reached: programs with their first arguments.
+#[derive(Debug, Clone, Default)]
+pub struct EngineCommands {
+    /// Takes a command and runs it in the container.
+    pub exec: Vec<String>,
+    /// Ends and removes the container.
+    pub delete: Vec<String>,
+}
+
+impl EngineCommands {
+    fn command(&self, lab: &Lab, list: &[String]) -> Command {
+        let (program, arguments) = list.split_first().expect("a program");
+        let mut command = lab.enter("host", program);
+        command.args(arguments);
+        command
+    }
 }
 
 /// A runtime used by hand.
@@ -49,13 +68,12 @@ impl Runtime {
 }
 
 impl Container {
-    /// One that an engine runs, which also removes it.
-    pub(super) fn of_engine(name: String, id: String, pid: i32) -> Container {
-        Container { name, id, pid, runtime: None }
-    }
-
     /// Ends and removes it, whatever state it is in.
     pub(super) fn remove(&self, lab: &Lab) {
+        if let Some(engine) = &self.engine {
+            let _ = output(&mut engine.command(lab, &engine.delete));
+            return;
+        }
         let mut command = match self.runtime {
             Some(runtime) => runtime.command(lab, ["delete", "--force", &self.name]),
             None => lab.mcrun(["rm", "--force", &self.name]),
@@ -68,6 +86,17 @@ impl Container {
             if is_ours {
                 process::kill(self.pid);
             }
+        }
+    }
+
+    /// A container that an engine has started; it goes with its engine.
+    pub fn of_engine(name: &str, id: &str, pid: i32, engine: EngineCommands) -> Container {
+        Container {
+            name: name.to_owned(),
+            id: id.to_owned(),
+            pid,
+            runtime: None,
+            engine: Some(engine),
         }
     }
 
@@ -112,6 +141,7 @@ impl Lab {
             id: name,
             pid: 0,
             runtime: None,
+            engine: None,
         });
         output(&mut command)
     }
@@ -139,7 +169,7 @@ impl Lab {
         let id = String::from_utf8_lossy(&output.stdout).trim().to_owned();
         let name = self.name(name);
         let pid = self.pid_of(&name);
-        let container = Container { name, id, pid, runtime: None };
+        let container = Container { name, id, pid, runtime: None, engine: None };
         self.containers.borrow_mut().push(container.clone());
         container
     }
@@ -172,6 +202,7 @@ impl Lab {
     /// A command in a container: `mcrun exec`, or `exec` of the runtime it was started by.
     pub fn exec_command(&self, container: &Container, arguments: &[&str]) -> Command {
         let mut command = match container.runtime {
+            _ if let Some(engine) = &container.engine => engine.command(self, &engine.exec),
             Some(runtime) => runtime.command(self, ["exec", &container.name]),
             None => self.mcrun(["exec", &container.name]),
         };
@@ -182,6 +213,7 @@ impl Lab {
     /// `delete --force` of the runtime it was started by, or `mcrun rm --force`.
     pub fn delete(&self, container: &Container) {
         run(&mut match container.runtime {
+            _ if let Some(engine) = &container.engine => engine.command(self, &engine.delete),
             Some(runtime) => runtime.command(self, ["delete", "--force", &container.name]),
             None => self.mcrun(["rm", "--force", &container.name]),
         });
@@ -316,6 +348,7 @@ impl Bundle {
             id: name.clone(),
             pid: 0,
             runtime: Some(runtime),
+            engine: None,
         });
         let mut command = runtime.command(lab, ["run", "--detach", "--bundle"]);
         command.arg(&self.path).arg(name);
@@ -339,7 +372,8 @@ impl Bundle {
         let name = lab.name(name);
         let state = process::json(&mut runtime.command(lab, ["state", &name]));
         let pid = state["pid"].as_i64().expect("a pid").try_into().expect("fits");
-        let container = Container { id: name.clone(), name, pid, runtime: Some(runtime) };
+        let container =
+            Container { id: name.clone(), name, pid, runtime: Some(runtime), engine: None };
         lab.containers.borrow_mut().push(container.clone());
         container
     }

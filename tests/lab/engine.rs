@@ -1,25 +1,18 @@
 //! podman and docker on the container host, each with all of its state in the lab's directory.
 
-use std::cell::RefCell;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
-use std::time::Duration;
 
-use super::process::{self, Background, output, run, wait_until};
-use super::{Container, Lab, PATIENCE};
-
-/// The image of all containers, made of the lab's root file system.
-pub const IMAGE: &str = "mcrun-test";
+use super::process::{self, output, run};
+use super::{Container, Dockerd, EngineCommands, IMAGE, Lab};
 
 /// An engine; its containers go with it.
 pub struct Engine<'l> {
     lab: &'l Lab,
     program: &'static str,
     environment: Vec<(String, String)>,
-    /// How dockerd is started, and the running one.
-    daemon: Option<(Vec<String>, RefCell<Option<Background>>)>,
 }
 
 impl<'l> Engine<'l> {
@@ -54,9 +47,14 @@ impl<'l> Engine<'l> {
             ("CONTAINERS_CONF".into(), path("containers.conf")),
             ("CONTAINERS_STORAGE_CONF".into(), path("storage.conf")),
         ];
-        let engine = Engine { lab, program: "podman", environment, daemon: None };
+        let engine = Engine { lab, program: "podman", environment };
         engine.import();
         engine
+    }
+
+    /// docker, by this daemon.
+    pub fn docker(lab: &'l Lab, daemon: &Dockerd) -> Engine<'l> {
+        Engine { lab, program: "docker", environment: daemon.environment() }
     }
 
     /// The program that this engine's command lines begin with.
@@ -103,7 +101,18 @@ impl<'l> Engine<'l> {
             || panic!("{name} is not there"),
             |(id, pid)| (id.to_owned(), pid.parse().expect("a pid")),
         );
-        Container::of_engine(name, id, pid)
+        let commands = |arguments: &[&str]| {
+            let environment =
+                self.environment.iter().map(|(name, value)| format!("{name}={value}"));
+            let first = ["env".to_owned()].into_iter().chain(environment);
+            let arguments = arguments.iter().map(|argument| (*argument).to_owned());
+            first.chain([self.program.to_owned()]).chain(arguments).collect()
+        };
+        let engine = EngineCommands {
+            exec: commands(&["exec", &id]),
+            delete: commands(&["rm", "--force", &id]),
+        };
+        Container::of_engine(&name, &id, pid, engine)
     }
 
     /// `inspect --format`.

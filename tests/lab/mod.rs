@@ -13,6 +13,7 @@
 
 mod capture;
 mod container;
+mod daemon;
 mod engine;
 mod facts;
 mod igmp;
@@ -34,8 +35,9 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 pub use capture::Capture;
-pub use container::{Bundle, Container, Runtime};
-pub use engine::{Engine, IMAGE, hooks_dir};
+pub use container::{Bundle, Container, EngineCommands, Runtime};
+pub use daemon::{Containerd, Dockerd, IMAGE};
+pub use engine::{Engine, hooks_dir};
 pub use facts::{Leftovers, Membership, memberships};
 pub use igmp::{Igmp, IgmpFrame, Record, RecordKind};
 pub use probe::{Receiver, Reception, Sender};

@@ -1,0 +1,241 @@
+//! dockerd and containerd of the lab's own, on its container host.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::time::Duration;
+
+use super::process::{Background, output, run, wait_until};
+use super::{Container, EngineCommands, Lab, PATIENCE};
+
+/// What daemons are told to use in place of runc.
+const RUNTIME: &str = env!("CARGO_BIN_EXE_mcrun-runtime");
+
+/// The image, which is the root file system of all containers of the lab.
+pub const IMAGE: &str = "lab";
+
+/// A daemon, ended in the way that lets it clean up.
+struct Daemon {
+    process: Background,
+    log: PathBuf,
+}
+
+impl Daemon {
+    fn start(command: &mut Command, directory: &Path) -> Daemon {
+        let log = directory.join("log");
+        let file = File::create(&log).expect("log file");
+        command.stdout(file.try_clone().expect("log file")).stderr(file);
+        Daemon { process: Background::start(command), log }
+    }
+
+    fn wait_ready(&mut self, probe: impl Fn() -> Command) {
+        wait_until("the daemon answers", PATIENCE, || {
+            output(&mut probe()).status.success().then_some(())
+        });
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let log = fs::read_to_string(&self.log).unwrap_or_default();
+            let lines: Vec<_> = log.lines().collect();
+            let last = &lines[lines.len().saturating_sub(30)..];
+            eprintln!("{}:\n{}", self.log.display(), last.join("\n"));
+        }
+        self.process.signal(libc::SIGTERM);
+        self.process.end_within(Duration::from_secs(15));
+    }
+}
+
+/// A dockerd with the runtime `mcrun` and a bridge of its own.
+pub struct Dockerd {
+    daemon: Option<Daemon>,
+    directory: PathBuf,
+}
+
+impl Dockerd {
+    /// Returns when it answers and has the image. Take what it has put on the host for settled after
+    /// this.
+    pub fn start(lab: &Lab) -> Dockerd {
+        let directory = lab.directory().join("docker");
+        fs::create_dir(&directory).expect("directory");
+        fs::write(directory.join("daemon.json"), "{}").expect("daemon.json");
+        let mut docker = Dockerd { daemon: None, directory };
+        docker.start_daemon(lab);
+        let tar = Command::new("tar")
+            .args(["--create", "--directory"])
+            .arg(lab.rootfs())
+            .arg(".")
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("tar starts");
+        let mut import = docker.command(lab, ["import", "-", IMAGE]);
+        let imported = import.stdin(tar.stdout.expect("piped")).output().expect("docker starts");
+        assert!(imported.status.success(), "{}", String::from_utf8_lossy(&imported.stderr));
+        docker
+    }
+
+    fn start_daemon(&mut self, lab: &Lab) {
+        let at = |name: &str| self.directory.join(name);
+        let mut command = lab.enter("host", "dockerd");
+        command
+            .arg("--config-file")
+            .arg(at("daemon.json"))
+            .arg("--data-root")
+            .arg(at("data"))
+            .arg("--exec-root")
+            .arg(at("exec"))
+            .arg("--pidfile")
+            .arg(at("pid"))
+            .arg("--host")
+            .arg(self.socket())
+            // Filtering is the host's business, and not this machine's kernel's.
+            .args(["--iptables=false", "--ip6tables=false", "--ip-masq=false"])
+            .args(["--bip", "172.30.99.1/24", "--add-runtime", &format!("mcrun={RUNTIME}")]);
+        let mut daemon = Daemon::start(&mut command, &self.directory);
+        daemon.wait_ready(|| self.command(lab, ["version"]));
+        self.daemon = Some(daemon);
+    }
+
+    fn socket(&self) -> String {
+        format!("unix://{}", self.directory.join("docker.sock").display())
+    }
+
+    /// What makes a client speak to it.
+    pub fn environment(&self) -> Vec<(String, String)> {
+        let client = self.directory.join("client").display().to_string();
+        vec![("DOCKER_HOST".into(), self.socket()), ("DOCKER_CONFIG".into(), client)]
+    }
+
+    /// Process id of dockerd.
+    pub fn pid(&self) -> i32 {
+        self.daemon.as_ref().expect("running").process.pid()
+    }
+
+    /// Ends dockerd and starts it anew.
+    pub fn restart(&mut self, lab: &Lab) {
+        self.daemon = None;
+        self.start_daemon(lab);
+    }
+
+    /// `docker ARGUMENTS`.
+    pub fn command<'a>(&self, lab: &Lab, arguments: impl IntoIterator<Item = &'a str>) -> Command {
+        let mut command = lab.enter("host", "docker");
+        command.args(["--host", &self.socket()]).args(arguments);
+        command.env("DOCKER_CONFIG", self.directory.join("client"));
+        command
+    }
+
+    /// `docker run -d` of a container that sleeps, with the runtime `mcrun`; may fail.
+    pub fn try_run(&self, lab: &Lab, name: &str, attachment: &str, options: &[&str]) -> Output {
+        let mut command = self.command(lab, ["run", "-d", "--runtime", "mcrun"]);
+        command
+            .args(["--name", &lab.name(name), "--env", &format!("MCRUN_MCAST={attachment}")])
+            .args(options)
+            .args([IMAGE, "sleep", "1000"]);
+        output(&mut command)
+    }
+
+    /// The same; fails the test when it fails.
+    pub fn run(&self, lab: &Lab, name: &str, attachment: &str, options: &[&str]) -> Container {
+        let started = self.try_run(lab, name, attachment, options);
+        let error = String::from_utf8_lossy(&started.stderr);
+        assert!(started.status.success(), "docker run: {error}");
+        let id = String::from_utf8_lossy(&started.stdout).trim().to_owned();
+        self.container(lab, &lab.name(name), &id)
+    }
+
+    /// A container that is there.
+    pub fn container(&self, lab: &Lab, name: &str, id: &str) -> Container {
+        let format = ["inspect", "--format", "{{.State.Pid}}", id];
+        let pid = run(&mut self.command(lab, format)).trim().parse().expect("a pid");
+        let docker = |arguments: &[&str]| {
+            let first = ["docker", "--host", &self.socket()].map(str::to_owned);
+            first.into_iter().chain(arguments.iter().map(|a| (*a).to_owned())).collect()
+        };
+        let engine =
+            EngineCommands { exec: docker(&["exec", id]), delete: docker(&["rm", "--force", id]) };
+        Container::of_engine(name, id, pid, engine)
+    }
+}
+
+/// A containerd with the CRI runtime handler `mcrun`.
+pub struct Containerd {
+    daemon: Daemon,
+    directory: PathBuf,
+}
+
+impl Containerd {
+    /// Returns when it answers. `config` is the rest of its configuration file.
+    pub fn start(lab: &Lab, config: &str) -> Containerd {
+        let directory = lab.directory().join("containerd");
+        fs::create_dir(&directory).expect("directory");
+        let at = |name: &str| directory.join(name);
+        let file = at("config.toml");
+        fs::write(
+            &file,
+            format!(
+                "version = 2\nroot = {:?}\nstate = {:?}\n[grpc]\n  address = {:?}\n[ttrpc]\n  address = {:?}\n{config}",
+                at("root"),
+                at("state"),
+                at("sock"),
+                at("sock.ttrpc"),
+            ),
+        )
+        .expect("config.toml");
+        let mut command = lab.enter("host", "containerd");
+        command.arg("--config").arg(file);
+        // Else it raises limits, which needs CAP_SYS_RESOURCE.
+        let daemon = Daemon::start(&mut command, &directory);
+        let mut containerd = Containerd { daemon, directory };
+        let socket = containerd.socket();
+        containerd.daemon.wait_ready(|| {
+            let mut command = lab.enter("host", "ctr");
+            command.arg("--address").arg(&socket).args(["version"]);
+            command
+        });
+        containerd
+    }
+
+    /// Where it listens.
+    pub fn socket(&self) -> PathBuf {
+        self.directory.join("sock")
+    }
+
+    /// Its log up to now.
+    pub fn log(&self) -> String {
+        fs::read_to_string(&self.daemon.log).expect("log")
+    }
+
+    /// `ctr ARGUMENTS` in a namespace of containerd's.
+    pub fn ctr<'a>(
+        &self,
+        lab: &Lab,
+        namespace: &str,
+        arguments: impl IntoIterator<Item = &'a str>,
+    ) -> Command {
+        let mut command = lab.enter("host", "ctr");
+        command.arg("--address").arg(self.socket()).args(["--namespace", namespace]);
+        command.args(arguments);
+        command
+    }
+
+    /// A container whose task runs.
+    pub fn container(&self, lab: &Lab, namespace: &str, id: &str) -> Container {
+        let list = run(&mut self.ctr(lab, namespace, ["task", "ls"]));
+        let words = list.lines().find_map(|line| {
+            let words: Vec<&str> = line.split_whitespace().collect();
+            (words[0] == id).then(|| words[1].parse().expect("a pid"))
+        });
+        let pid = words.unwrap_or_else(|| panic!("no task {id}: {list}"));
+        let socket = self.socket().display().to_string();
+        let ctr = format!("ctr --address {socket} --namespace {namespace}");
+        let shell = |script: String| vec!["sh".to_owned(), "-c".to_owned(), script, id.to_owned()];
+        let engine = EngineCommands {
+            exec: shell(format!("exec {ctr} task exec --exec-id probe-$$ {id} \"$@\"")),
+            delete: shell(format!("{ctr} task rm -f {id}; {ctr} container rm {id}")),
+        };
+        Container::of_engine(id, id, pid, engine)
+    }
+}
