@@ -44,6 +44,13 @@ fn plain(lab: &Lab, name: &str, host_network: bool) -> Container {
     bundle.start(lab, Runtime::Runc, name)
 }
 
+/// The same container under the id that mcrun gives it when it is known by a process only.
+fn by_pid(container: &Container) -> Container {
+    let mut container = container.clone();
+    container.id = format!("pid-{}", container.pid);
+    container
+}
+
 fn receive(lab: &Lab, container: &Container, group: Ipv4Addr, seconds: u64) -> lab::Receiver {
     let mcrun = container.enter(env!("CARGO_BIN_EXE_mcrun"));
     lab.receive_by(mcrun, group, Duration::from_secs(seconds))
@@ -58,7 +65,7 @@ fn a_container_of_a_plain_runtime_is_attached_and_cleaned_up_at_its_end() {
     let lab = lab.settled();
     let names = attach(&lab, &container.pid.to_string(), "parent=lan0,ip=10.99.0.11/24");
     assert_eq!(names, "mc0\n");
-    let container = Container { id: format!("pid-{}", container.pid), ..container };
+    let container = by_pid(&container);
 
     let receiver = receive(&lab, &container, GROUP, 3);
     lab.wait_joined(&container, GROUP);
@@ -132,10 +139,12 @@ fn detach_of_all_leaves_the_container_running_and_nothing_else() {
     attach(&lab, &pid, "parent=lan0,ip=10.99.0.11/24,mac=02:00:5e:10:07:01");
     attach(&lab, &pid, "parent=lan0,ip=10.99.0.12/24");
     let id = format!("pid-{pid}");
-    let known = Container { id: id.clone(), ..container.clone() };
+    let known = by_pid(&container);
     let _wants = receive(&lab, &known, GROUP, 30);
     lab.wait_joined(&known, GROUP);
 
+    // The kernel reports some milliseconds after a join, and not at all when it is left by then.
+    wait_until("the host reports", PATIENCE, || (!capture.igmp().is_empty()).then_some(()));
     let removed = run(&mut lab.mcrun(["detach", &id]));
     assert_eq!(removed, "mc0\nmc1\n");
     wait_until("the host leaves", PATIENCE, || lab.host_joins().is_empty().then_some(()));

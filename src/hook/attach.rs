@@ -190,15 +190,8 @@ impl Target {
         dir: &LockedDir,
     ) -> Result<(), HookError> {
         let have = record.interfaces.len();
-        let mut before = record.clone();
         record.interfaces.extend(added);
-        let result = self.carry_out(record, have, dir);
-        if result.is_err() && before.proxy.is_some() {
-            // The proxy that was to follow may have taken the control socket with it. Without another the
-            // container is served as before, only unseen.
-            let _ = proxies::replace(&mut before, dir);
-        }
-        result
+        self.carry_out(record, have, dir)
     }
 
     /// Makes the interfaces of a record from position `have` on; those before exist. A proxy that serves
@@ -224,22 +217,36 @@ impl Target {
         }
         // The proxy's rules and sockets must be there before the link comes up: one native query of
         // version 2 would hold the container's kernel in that version for minutes.
-        let old = record.proxy;
-        let proxy = proxies::start(&record)?;
-        record.proxy = proxy.as_ref().map(Unfinished::process);
-        record.complete = true;
-        if let Err(error) =
-            applying.activate().map_err(HookError::from).and_then(|()| Ok(dir.write(&record)?))
-        {
-            // The links go while the proxy's rules stand.
-            drop(applying);
-            return Err(error);
+        let before = Record { interfaces: record.interfaces[..have].to_vec(), ..record.clone() };
+        let result = proxies::start(&record).map_err(HookError::from).and_then(|proxy| {
+            record.proxy = proxy.as_ref().map(Unfinished::process);
+            record.complete = true;
+            let done = applying.activate().map_err(HookError::from);
+            done.and_then(|()| Ok(dir.write(&record)?)).inspect_err(|_| {
+                // The links go while the new proxy's rules stand.
+                applying.undo();
+            })?;
+            Ok(proxy)
+        });
+        match result {
+            Ok(proxy) => {
+                applying.commit();
+                if let Some(proxy) = proxy {
+                    proxy.keep();
+                }
+                proxies::retire(before.proxy, dir)
+            }
+            Err(error) => {
+                drop(applying);
+                if before.proxy.is_some() {
+                    // The proxy that was to follow has taken the control socket with it. Without
+                    // another the container is served as before, only unseen.
+                    let mut before = before;
+                    let _ = proxies::replace(&mut before, dir);
+                }
+                Err(error)
+            }
         }
-        applying.commit();
-        if let Some(proxy) = proxy {
-            proxy.keep();
-        }
-        proxies::retire(old, dir)
     }
 }
 

@@ -269,6 +269,15 @@ impl<'a> Applying<'a> {
         }
     }
 
+    /// Takes all of it back.
+    pub fn undo(&mut self) {
+        for created in self.created.drain(..).rev() {
+            // Addresses and routes go with the link. A link that cannot be deleted now goes
+            // with the namespace of the container that does not start.
+            let _ = self.container.request(delete_link(created.index), 0);
+        }
+    }
+
     /// Keeps what was made.
     pub fn commit(mut self) -> Vec<Created> {
         self.committed = true;
@@ -279,11 +288,7 @@ impl<'a> Applying<'a> {
 impl Drop for Applying<'_> {
     fn drop(&mut self) {
         if !self.committed {
-            for created in self.created.drain(..).rev() {
-                // Addresses and routes go with the link. A link that cannot be deleted now goes
-                // with the namespace of the container that does not start.
-                let _ = self.container.request(delete_link(created.index), 0);
-            }
+            self.undo();
         }
     }
 }
