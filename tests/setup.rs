@@ -242,7 +242,10 @@ fn containerd_config_with_comments_and_other_runtimes() {
         let plugin = if text.trim().is_empty() { "io.containerd.grpc.v1.cri" } else { plugin };
         assert!(written.starts_with(text.trim_end()), "{written}");
         let table: toml::Table = toml::from_str(&written).expect("TOML");
-        let runtime = &table["plugins"][plugin]["containerd"]["runtimes"]["mcrun"];
+        let runtimes = &table["plugins"][plugin]["containerd"]["runtimes"];
+        let runc = runtimes["runc"]["runtime_type"].as_str().expect("the default is still there");
+        assert_eq!(runc == "x", text.contains("\"x\""), "and is the one that was named");
+        let runtime = &runtimes["mcrun"];
         assert_eq!(runtime["runtime_type"].as_str(), Some("io.containerd.runc.v2"));
         assert_eq!(runtime["pod_annotations"][0].as_str(), Some("io.mcrun.*"));
         let binary = runtime["options"]["BinaryName"].as_str();

@@ -26,24 +26,31 @@ fn add(text: &str, program: &str) -> Result<String, String> {
     if find(&config, &keys).is_some() {
         return Err("has a runtime mcrun already, which mcrun setup did not write".into());
     }
-    let table: Vec<_> = keys.iter().map(|key| quoted(key)).collect();
-    let table = table.join(".");
-    let newline = if without.is_empty() { "" } else { "\n" };
-    let added = format!(
-        "{without}{newline}{BEGIN}\n\
-         [{table}]\n  \
+    let (_, runtimes) = keys.split_last().unwrap_or((&"", &[]));
+    let names: Vec<_> = runtimes.iter().map(|key| quoted(key)).collect();
+    let names = names.join(".");
+    let mut block = String::new();
+    if find(&config, runtimes).is_none_or(Table::is_empty) {
+        // A runtime of ours would replace the one that is there without any being named, and the
+        // plugin refuses to start without its default.
+        block = format!("[{names}.runc]\n  runtime_type = \"io.containerd.runc.v2\"\n");
+    }
+    let table = format!("{names}.mcrun");
+    block += &format!(
+        "[{table}]\n  \
          runtime_type = \"io.containerd.runc.v2\"\n  \
          pod_annotations = [\"io.mcrun.*\"]\n  \
          [{table}.options]\n    \
-         BinaryName = \"{program}\"\n\
-         {END}\n"
+         BinaryName = \"{program}\"\n"
     );
+    let newline = if without.is_empty() { "" } else { "\n" };
+    let added = format!("{without}{newline}{BEGIN}\n{block}{END}\n");
     // A runtimes table that is written inline can't be added to.
     match parse(&added) {
         Ok(config) if find(&config, &keys).is_some() => Ok(added),
         _ => Err(format!(
             "its {} is written such that nothing can be added; write [{table}] into it by hand",
-            keys[..keys.len() - 1].join(".")
+            runtimes.join(".")
         )),
     }
 }

@@ -13,6 +13,7 @@
 
 mod capture;
 mod container;
+mod cri;
 mod daemon;
 mod facts;
 mod igmp;
@@ -35,6 +36,7 @@ use tempfile::TempDir;
 
 pub use capture::Capture;
 pub use container::{Bundle, Container, EngineCommands, Runtime};
+pub use cri::{Cri, Pod};
 pub use daemon::{Containerd, Dockerd, IMAGE};
 pub use facts::{Leftovers, Membership, memberships};
 pub use igmp::{Igmp, IgmpFrame, Record, RecordKind};
