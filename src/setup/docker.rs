@@ -29,7 +29,9 @@ fn add(text: &str, program: &str) -> Result<String, json_edit::EditError> {
         Some(runtime) if runtime != "null" => {
             let program = json!(program);
             match json_edit::get(text, &path)? {
-                Some(there) if there == program.to_string() => Ok(text.to_owned()),
+                Some(there) if serde_json::from_str(there).ok() == Some(program.clone()) => {
+                    Ok(text.to_owned())
+                }
                 _ => json_edit::set(text, &path, &program),
             }
         }

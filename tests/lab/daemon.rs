@@ -10,9 +10,6 @@ use serde_json::{Value, json};
 use super::process::{Background, output, run, wait_until};
 use super::{Container, EngineCommands, Lab, PATIENCE};
 
-/// What daemons are told to use in place of runc.
-const RUNTIME: &str = env!("CARGO_BIN_EXE_mcrun-runtime");
-
 /// The image, which is the root file system of all containers of the lab.
 pub const IMAGE: &str = "lab";
 
@@ -50,7 +47,7 @@ impl Drop for Daemon {
     }
 }
 
-/// A dockerd with the runtime `mcrun` and a bridge of its own.
+/// A dockerd with a bridge of its own, which `mcrun setup docker` has told of the runtime `mcrun`.
 pub struct Dockerd {
     daemon: Option<Daemon>,
     directory: PathBuf,
@@ -61,10 +58,18 @@ impl Dockerd {
     /// this.
     pub fn start(lab: &Lab) -> Dockerd {
         let directory = lab.directory().join("docker");
-        fs::create_dir(&directory).expect("directory");
-        fs::write(directory.join("daemon.json"), "{}").expect("daemon.json");
+        for parent in ["etc/docker", "run"] {
+            fs::create_dir_all(directory.join(parent)).expect("directory");
+        }
+        fs::write(directory.join("etc/docker/daemon.json"), "{ \"debug\": true }").expect("file");
         let mut docker = Dockerd { daemon: None, directory };
         docker.start_daemon(lab);
+        // While it runs, as people do it.
+        run(lab.mcrun(["setup", "docker", "--reload", "--root"]).arg(&docker.directory));
+        wait_until("dockerd knows the runtime", PATIENCE, || {
+            let format = ["info", "--format", "{{json .Runtimes}}"];
+            run(&mut docker.command(lab, format)).contains("mcrun-runtime").then_some(())
+        });
         let tar = Command::new("tar")
             .args(["--create", "--directory"])
             .arg(lab.rootfs())
@@ -83,18 +88,18 @@ impl Dockerd {
         let mut command = lab.enter("host", "dockerd");
         command
             .arg("--config-file")
-            .arg(at("daemon.json"))
+            .arg(at("etc/docker/daemon.json"))
             .arg("--data-root")
             .arg(at("data"))
             .arg("--exec-root")
             .arg(at("exec"))
             .arg("--pidfile")
-            .arg(at("pid"))
+            .arg(at("run/docker.pid"))
             .arg("--host")
             .arg(self.socket())
             // Filtering is the host's business, and not this machine's kernel's.
             .args(["--iptables=false", "--ip6tables=false", "--ip-masq=false"])
-            .args(["--bip", "172.30.99.1/24", "--add-runtime", &format!("mcrun={RUNTIME}")]);
+            .args(["--bip", "172.30.99.1/24"]);
         let mut daemon = Daemon::start(&mut command, &self.directory);
         daemon.wait_ready(|| self.command(lab, ["version"]));
         self.daemon = Some(daemon);
