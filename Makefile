@@ -19,6 +19,8 @@ release = $(target)/release
 binaries := mcrun mcrun-hook mcrun-proxy mcrun-runtime
 pages    := $(notdir $(wildcard man/*.1))
 hooks    := $(notdir $(wildcard hooks/mcrun-*.json))
+examples := docker/daemon.json containerd/config.toml crio/99-mcrun.conf podman/mcrun.conf \
+    cdi/mcrun.yaml kubernetes/runtimeclass.yaml kubernetes/pod.yaml
 docs     := README.md CHANGELOG.md LICENSE-MIT LICENSE-APACHE hooks/config.json
 
 demo_packages := runc
@@ -66,15 +68,19 @@ install:
 	install -m 0644 completions/_mcrun $(DESTDIR)$(zshdir)/_mcrun
 	install -m 0644 completions/mcrun.fish $(DESTDIR)$(fishdir)/mcrun.fish
 	install -m 0644 $(addprefix hooks/,$(hooks)) $(DESTDIR)$(hooksdir)
-	sed -i 's|/usr/local/bin/mcrun-hook|$(bindir)/mcrun-hook|g' $(addprefix $(DESTDIR)$(hooksdir)/,$(hooks)) $(DESTDIR)$(docdir)/config.json
+	for example in $(examples); do \
+	    install -D -m 0644 hooks/$$example $(DESTDIR)$(docdir)/$$example || exit; \
+	done
+	sed -i 's|/usr/local/bin/mcrun-|$(bindir)/mcrun-|g' $(addprefix $(DESTDIR)$(hooksdir)/,$(hooks)) \
+	    $(addprefix $(DESTDIR)$(docdir)/,config.json $(examples))
 
 uninstall:
 	rm -f $(addprefix $(DESTDIR)$(bindir)/,$(binaries)) \
 	    $(addprefix $(DESTDIR)$(mandir)/,$(pages)) \
-	    $(addprefix $(DESTDIR)$(docdir)/,$(notdir $(docs))) \
+	    $(addprefix $(DESTDIR)$(docdir)/,$(notdir $(docs)) $(examples)) \
 	    $(DESTDIR)$(bashdir)/mcrun $(DESTDIR)$(zshdir)/_mcrun $(DESTDIR)$(fishdir)/mcrun.fish \
 	    $(addprefix $(DESTDIR)$(hooksdir)/,$(hooks))
-	-rmdir $(DESTDIR)$(docdir)
+	-rmdir $(addprefix $(DESTDIR)$(docdir)/,$(sort $(dir $(examples)))) $(DESTDIR)$(docdir)
 
 .PHONY: need-root
 need-root:

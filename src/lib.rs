@@ -11,7 +11,8 @@
 //!
 //! [`hook`] ties 1 to 5 together for the runtimes; [`cli`] and [`engine`] are the `mcrun`
 //! command, [`wrapper`] its way to docker, podman and nerdctl; [`lookup`] finds their running
-//! containers; [`probe`] and [`demo`] measure and show what arrives.
+//! containers. [`standin`] is what Docker, containerd and CRI-O call in place of runc, and [`setup`]
+//! tells them so, both by [`json_edit`]. [`probe`] and [`demo`] measure and show what arrives.
 
 pub mod attach;
 pub mod cli;
@@ -25,6 +26,7 @@ pub mod net;
 pub mod oci;
 pub mod probe;
 pub mod proxy;
+pub mod setup;
 pub mod standin;
 pub mod state;
 pub mod wrapper;

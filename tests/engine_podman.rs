@@ -234,15 +234,15 @@ fn the_bridge_network_its_route_and_its_ports_are_untouched() {
     let (links, routes) = (plain.ip("addr show eth0"), plain.ip("route show default"));
     engine.run(&["rm", "-f", "-t", "0"], &plain);
 
-    let attachment = attachment();
+    // Without an address on the LAN: with one, what answers a client of that network leaves there.
+    let attachment = format!("parent={PARENT},mac={MAC}");
     let container = engine.start("cam", &["-p", "18080:80", "--mcast", &attachment]);
     assert_eq!(container.ip("route show default"), routes);
     let address = |links: &Value| links[0]["addr_info"][0]["prefixlen"].clone();
     assert_eq!(address(&container.ip("addr show eth0")), address(&links));
     assert_receives(&lab, &container);
-    let serve = ["sh", "-c", "echo published | busybox nc -l -p 80"];
-    let mut server = engine.exec(&container, &serve);
-    let _server = lab::Background::start(&mut server);
+    let serve = "while :; do echo published | busybox nc -l -p 80; done";
+    let _server = lab::Background::start(&mut engine.exec(&container, &["sh", "-c", serve]));
     wait_until("the published port answers", PATIENCE, || {
         let mut client = lab.enter("src", "busybox");
         let answer = output(client.args(["nc", "-w", "1", &lab::HOST.to_string(), "18080"]));

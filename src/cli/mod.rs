@@ -16,6 +16,7 @@ mod ps;
 mod reload;
 mod rm;
 mod run;
+mod setup;
 mod start;
 mod stop;
 
@@ -82,6 +83,8 @@ pub enum Command {
     Demo(demo::DemoArgs),
     /// Bring the administrator's rules into force for running containers.
     Reload(reload::ReloadArgs),
+    /// Tell a container engine of mcrun.
+    Setup(setup::SetupArgs),
     /// Remove what dead containers left behind.
     Gc(gc::GcArgs),
 }
@@ -164,6 +167,7 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Probe(args) => probe::run(args),
         Command::Demo(args) => demo::run(args),
         Command::Reload(args) => reload::run(args),
+        Command::Setup(args) => setup::run(args),
         Command::Gc(args) => gc::run(args),
     }
 }

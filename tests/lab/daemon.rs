@@ -5,11 +5,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
+use serde_json::{Value, json};
+
 use super::process::{Background, output, run, wait_until};
 use super::{Container, EngineCommands, Lab, PATIENCE};
-
-/// What daemons are told to use in place of runc.
-const RUNTIME: &str = env!("CARGO_BIN_EXE_mcrun-runtime");
 
 /// The image, which is the root file system of all containers of the lab.
 pub const IMAGE: &str = "lab";
@@ -48,7 +47,7 @@ impl Drop for Daemon {
     }
 }
 
-/// A dockerd with the runtime `mcrun` and a bridge of its own.
+/// A dockerd with a bridge of its own, which `mcrun setup docker` has told of the runtime `mcrun`.
 pub struct Dockerd {
     daemon: Option<Daemon>,
     directory: PathBuf,
@@ -59,10 +58,18 @@ impl Dockerd {
     /// this.
     pub fn start(lab: &Lab) -> Dockerd {
         let directory = lab.directory().join("docker");
-        fs::create_dir(&directory).expect("directory");
-        fs::write(directory.join("daemon.json"), "{}").expect("daemon.json");
+        for parent in ["etc/docker", "run"] {
+            fs::create_dir_all(directory.join(parent)).expect("directory");
+        }
+        fs::write(directory.join("etc/docker/daemon.json"), "{ \"debug\": true }").expect("file");
         let mut docker = Dockerd { daemon: None, directory };
         docker.start_daemon(lab);
+        // While it runs, as people do it.
+        run(lab.mcrun(["setup", "docker", "--reload", "--root"]).arg(&docker.directory));
+        wait_until("dockerd knows the runtime", PATIENCE, || {
+            let format = ["info", "--format", "{{json .Runtimes}}"];
+            run(&mut docker.command(lab, format)).contains("mcrun-runtime").then_some(())
+        });
         let tar = Command::new("tar")
             .args(["--create", "--directory"])
             .arg(lab.rootfs())
@@ -81,18 +88,18 @@ impl Dockerd {
         let mut command = lab.enter("host", "dockerd");
         command
             .arg("--config-file")
-            .arg(at("daemon.json"))
+            .arg(at("etc/docker/daemon.json"))
             .arg("--data-root")
             .arg(at("data"))
             .arg("--exec-root")
             .arg(at("exec"))
             .arg("--pidfile")
-            .arg(at("pid"))
+            .arg(at("run/docker.pid"))
             .arg("--host")
             .arg(self.socket())
             // Filtering is the host's business, and not this machine's kernel's.
             .args(["--iptables=false", "--ip6tables=false", "--ip-masq=false"])
-            .args(["--bip", "172.30.99.1/24", "--add-runtime", &format!("mcrun={RUNTIME}")]);
+            .args(["--bip", "172.30.99.1/24"]);
         let mut daemon = Daemon::start(&mut command, &self.directory);
         daemon.wait_ready(|| self.command(lab, ["version"]));
         self.daemon = Some(daemon);
@@ -111,6 +118,16 @@ impl Dockerd {
     /// Process id of dockerd.
     pub fn pid(&self) -> i32 {
         self.daemon.as_ref().expect("running").process.pid()
+    }
+
+    /// Makes containers outlive dockerd from now on.
+    pub fn enable_live_restore(&self, lab: &Lab) {
+        fs::write(self.directory.join("daemon.json"), r#"{"live-restore": true}"#).expect("write");
+        self.daemon.as_ref().expect("running").process.signal(libc::SIGHUP);
+        wait_until("dockerd has read its configuration", PATIENCE, || {
+            let format = ["info", "--format", "{{.LiveRestoreEnabled}}"];
+            (run(&mut self.command(lab, format)).trim() == "true").then_some(())
+        });
     }
 
     /// Ends dockerd and starts it anew.
@@ -160,34 +177,31 @@ impl Dockerd {
     }
 }
 
-/// A containerd with the CRI runtime handler `mcrun`.
+/// A containerd that `mcrun setup containerd` has told of the runtime handler `mcrun`.
 pub struct Containerd {
     daemon: Daemon,
     directory: PathBuf,
 }
 
 impl Containerd {
-    /// Returns when it answers. `config` is the rest of its configuration file.
-    pub fn start(lab: &Lab, config: &str) -> Containerd {
+    /// Returns when it answers. `plugins` is the rest of its configuration file.
+    pub fn start(lab: &Lab, plugins: &str) -> Containerd {
         let directory = lab.directory().join("containerd");
-        fs::create_dir(&directory).expect("directory");
+        let config = directory.join("etc/containerd/config.toml");
+        fs::create_dir_all(config.parent().expect("a parent")).expect("directory");
         let at = |name: &str| directory.join(name);
-        let file = at("config.toml");
-        fs::write(
-            &file,
-            format!(
-                "version = 2\nroot = {:?}\nstate = {:?}\n[grpc]\n  address = {:?}\n[ttrpc]\n  address = {:?}\n{config}",
-                at("root"),
-                at("state"),
-                at("sock"),
-                at("sock.ttrpc"),
-            ),
-        )
-        .expect("config.toml");
+        let text = format!(
+            "version = 2\nroot = {:?}\nstate = {:?}\n[grpc]\n  address = {:?}\n\
+             [ttrpc]\n  address = {:?}\n{plugins}",
+            at("root"),
+            at("state"),
+            at("sock"),
+            at("sock.ttrpc"),
+        );
+        fs::write(&config, text).expect("config.toml");
+        run(lab.mcrun(["setup", "containerd", "--root"]).arg(&directory));
         let mut command = lab.enter("host", "containerd");
-        command.arg("--config").arg(file);
-        // Else it raises limits, which needs CAP_SYS_RESOURCE.
-        let daemon = Daemon::start(&mut command, &directory);
+        let daemon = Daemon::start(command.arg("--config").arg(config), &directory);
         let mut containerd = Containerd { daemon, directory };
         let socket = containerd.socket();
         containerd.daemon.wait_ready(|| {
@@ -221,21 +235,85 @@ impl Containerd {
         command
     }
 
-    /// A container whose task runs.
-    pub fn container(&self, lab: &Lab, namespace: &str, id: &str) -> Container {
+    /// The process id of a running task.
+    pub fn pid(&self, lab: &Lab, namespace: &str, id: &str) -> i32 {
         let list = run(&mut self.ctr(lab, namespace, ["task", "ls"]));
-        let words = list.lines().find_map(|line| {
-            let words: Vec<&str> = line.split_whitespace().collect();
-            (words[0] == id).then(|| words[1].parse().expect("a pid"))
+        let pid = list.lines().find_map(|line| {
+            let mut words = line.split_whitespace();
+            (words.next() == Some(id)).then(|| words.next()?.parse().ok())?
         });
-        let pid = words.unwrap_or_else(|| panic!("no task {id}: {list}"));
-        let socket = self.socket().display().to_string();
-        let ctr = format!("ctr --address {socket} --namespace {namespace}");
-        let shell = |script: String| vec!["sh".to_owned(), "-c".to_owned(), script, id.to_owned()];
-        let engine = EngineCommands {
-            exec: shell(format!("exec {ctr} task exec --exec-id probe-$$ {id} \"$@\"")),
-            delete: shell(format!("{ctr} task rm -f {id}; {ctr} container rm {id}")),
-        };
-        Container::of_engine(id, id, pid, engine)
+        pid.unwrap_or_else(|| panic!("no task {id}: {list}"))
     }
+
+    /// How to reach a task, and how to remove it with its container.
+    pub fn commands(&self, namespace: &str, id: &str) -> EngineCommands {
+        let ctr = format!("ctr --address {} --namespace {namespace}", self.socket().display());
+        let shell = |script: String| {
+            let words = ["sh", "-c", &script, "sh"];
+            words.map(str::to_owned).to_vec()
+        };
+        EngineCommands {
+            exec: shell(format!("exec {ctr} task exec --exec-id probe-$$ {id} \"$@\"")),
+            delete: shell(format!("{ctr} task rm -f {id} && {ctr} container rm {id}")),
+        }
+    }
+
+    /// Imports the root file system of the lab's containers as an image that sleeps.
+    pub fn import_image(&self, lab: &Lab, namespace: &str, name: &str) {
+        let archive = oci_archive(lab, &self.directory.join("image"), name);
+        let mut command = self.ctr(lab, namespace, ["images", "import"]);
+        run(command.arg(archive));
+    }
+}
+
+/// An image as an archive of the OCI image layout (image-spec, image-layout.md).
+fn oci_archive(lab: &Lab, directory: &Path, name: &str) -> PathBuf {
+    let blobs = directory.join("blobs/sha256");
+    fs::create_dir_all(&blobs).expect("directory");
+    let tar = |from: &Path, to: &Path| {
+        run(Command::new("tar").arg("-C").arg(from).arg("-cf").arg(to).arg("."));
+    };
+    let add = |file: &Path| {
+        let sum = run(Command::new("sha256sum").arg(file));
+        let sum = sum.split_whitespace().next().expect("a digest").to_owned();
+        let size = fs::metadata(file).expect("blob").len();
+        fs::rename(file, blobs.join(&sum)).expect("blob");
+        (format!("sha256:{sum}"), size)
+    };
+    let add_json = |value: Value| {
+        let file = directory.join("blob");
+        fs::write(&file, value.to_string()).expect("blob");
+        add(&file)
+    };
+    let layer = directory.join("layer");
+    tar(&lab.rootfs(), &layer);
+    let (layer, layer_size) = add(&layer);
+    let architecture = match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        other => other,
+    };
+    let (config, config_size) = add_json(json!({
+        "architecture": architecture, "os": "linux",
+        "config": { "Cmd": ["/bin/sleep", "1000"] },
+        "rootfs": { "type": "layers", "diff_ids": [layer] },
+    }));
+    let media = |kind: &str| format!("application/vnd.oci.image.{kind}");
+    let (manifest, manifest_size) = add_json(json!({
+        "schemaVersion": 2, "mediaType": media("manifest.v1+json"),
+        "config": { "mediaType": media("config.v1+json"), "digest": config, "size": config_size },
+        "layers": [{ "mediaType": media("layer.v1.tar"), "digest": layer, "size": layer_size }],
+    }));
+    let index = json!({
+        "schemaVersion": 2,
+        "manifests": [{
+            "mediaType": media("manifest.v1+json"), "digest": manifest, "size": manifest_size,
+            "annotations": { "io.containerd.image.name": name },
+        }],
+    });
+    fs::write(directory.join("index.json"), index.to_string()).expect("index.json");
+    fs::write(directory.join("oci-layout"), "{\"imageLayoutVersion\":\"1.0.0\"}").expect("layout");
+    let archive = directory.with_extension("tar");
+    tar(directory, &archive);
+    archive
 }

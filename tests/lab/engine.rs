@@ -22,15 +22,15 @@ impl<'l> Engine<'l> {
         let base = lab.directory().join("podman");
         fs::create_dir_all(&base).expect("directory");
         let path = |name: &str| base.join(name).display().to_string();
+        // What conmon hands on to podman's cleanup has to suffice: no static_dir.
         // Where limits cannot be raised and cgroups v1 and v2 are mounted together, podman needs to be
         // told; locks in files, since those in shared memory are the machine's.
         let hooks: Vec<_> = hooks_dirs.iter().map(|dir| format!("{dir:?}")).collect();
         let configuration = format!(
             "[containers]\ndefault_ulimits = [\"nofile=4096:4096\", \"nproc=4096:4096\"]\n\
-             [engine]\ncgroup_manager = \"cgroupfs\"\nevents_logger = \"none\"\n\
-             lock_type = \"file\"\nruntime = {runtime:?}\nstatic_dir = {:?}\ntmp_dir = {:?}\n\
+             [engine]\ncgroup_manager = \"cgroupfs\"\nevents_logger = \"file\"\n\
+             lock_type = \"file\"\nruntime = {runtime:?}\ntmp_dir = {:?}\n\
              volume_path = {:?}\nhooks_dir = [{}]\n[network]\nnetwork_config_dir = {:?}\n",
-            path("static"),
             path("tmp"),
             path("volumes"),
             hooks.join(", "),
@@ -91,6 +91,13 @@ impl<'l> Engine<'l> {
         let printed = String::from_utf8_lossy(&output.stdout).trim().to_owned();
         let container = self.container(name);
         assert_eq!(printed, container.id, "-d prints the id, and nothing else");
+        container
+    }
+
+    /// `mcrun run -d` of a container that sleeps and is to outlive this value.
+    pub fn container_kept(self, name: &str, attachment: &str) -> Container {
+        let container = self.start(name, &["--mcast", attachment]);
+        std::mem::forget(self);
         container
     }
 

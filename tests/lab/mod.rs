@@ -13,6 +13,7 @@
 
 mod capture;
 mod container;
+mod cri;
 mod daemon;
 mod engine;
 mod facts;
@@ -36,6 +37,7 @@ use tempfile::TempDir;
 
 pub use capture::Capture;
 pub use container::{Bundle, Container, EngineCommands, Runtime};
+pub use cri::{Cri, Pod};
 pub use daemon::{Containerd, Dockerd, IMAGE};
 pub use engine::{Engine, hooks_dir};
 pub use facts::{Leftovers, Membership, memberships};

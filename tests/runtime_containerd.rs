@@ -1,0 +1,75 @@
+//! `mcrun-runtime` under containerd, by `ctr`.
+
+mod lab;
+
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+use lab::{Container, Containerd, Lab, PARENT, PATIENCE, SOURCES, output, run, wait_until};
+
+const GROUP: Ipv4Addr = Ipv4Addr::new(239, 6, 2, 1);
+const NAMESPACE: &str = "lab";
+
+/// Options of `ctr run` that put mcrun-runtime in runc's place.
+const RUNTIME: [&str; 3] = ["run", "-d", "--runc-binary"];
+
+#[test]
+fn a_container_of_ctr_receives_and_leaves_nothing() {
+    let lab = Lab::new(3);
+    let containerd =
+        Containerd::start(&lab, "disabled_plugins = [\"io.containerd.grpc.v1.cri\"]\n");
+    let lab = lab.settled();
+    let _stream = lab.send(GROUP, SOURCES[0], 500);
+    let capture = lab.capture();
+    let id = lab.name("cam");
+    let mut command = containerd.ctr(&lab, NAMESPACE, RUNTIME);
+    command
+        .args([env!("CARGO_BIN_EXE_mcrun-runtime"), "--annotation"])
+        .args(["io.mcrun.mcast=parent=lan0,ip=10.99.0.11/24", "--env", "PATH=/bin", "--rootfs"])
+        .arg(lab.rootfs())
+        .args([&id, "sleep", "1000"]);
+    run(&mut command);
+    let pid = containerd.pid(&lab, NAMESPACE, &id);
+    let container = Container::of_engine(&id, &id, pid, containerd.commands(NAMESPACE, &id));
+
+    let receiver = lab.receive(&container, GROUP, None, Duration::from_secs(4));
+    lab.wait_joined(&container, GROUP);
+    wait_until("the switch forwards", PATIENCE, || {
+        lab.forwarded().contains(&GROUP.to_string()).then_some(())
+    });
+    let reception = receiver.finish();
+    assert!(reception.packets > 500 && reception.lost == 0, "{reception:?}");
+    lab.wait_left(&container, GROUP);
+    lab.assert_one_igmp_host(&capture.finish());
+    let shown = lab.ps(&container).expect("mcrun ps knows the container");
+    assert_eq!(shown["name"], id, "{shown}");
+    assert_eq!(shown["interfaces"][0]["parent"], PARENT, "{shown}");
+
+    lab.delete(&container);
+    lab.assert_clean(Duration::from_secs(2));
+}
+
+#[test]
+fn a_wrong_wish_is_told_in_one_line() {
+    let lab = Lab::new(2);
+    let containerd =
+        Containerd::start(&lab, "disabled_plugins = [\"io.containerd.grpc.v1.cri\"]\n");
+    let lab = lab.settled();
+    let id = lab.name("cam");
+    let mut command = containerd.ctr(&lab, NAMESPACE, RUNTIME);
+    command
+        .args([env!("CARGO_BIN_EXE_mcrun-runtime"), "--env", "MCRUN_MCAST=parent=lan0,drivr=x"])
+        .arg("--rootfs")
+        .arg(lab.rootfs())
+        .args([&id, "sleep", "1000"]);
+    let refused = output(&mut command);
+    let error = String::from_utf8_lossy(&refused.stderr);
+    assert!(!refused.status.success());
+    assert!(
+        error.contains(
+            "mcrun-runtime: MCRUN_MCAST: attachment key \"drivr\" is unknown; did you mean driver?"
+        ),
+        "{error}"
+    );
+    lab.assert_clean(Duration::from_secs(2));
+}
