@@ -24,7 +24,7 @@ examples := docker/daemon.json containerd/config.toml crio/99-mcrun.conf podman/
 docs     := README.md CHANGELOG.md LICENSE-MIT LICENSE-APACHE hooks/config.json
 
 demo_packages := runc
-test_packages := runc crun docker.io containerd busybox-static iproute2 nftables tcpdump util-linux libcap2-bin make
+test_packages := runc crun docker.io containerd podman netavark iptables busybox-static iproute2 nftables tcpdump util-linux libcap2-bin make
 
 .DEFAULT_GOAL := build
 .PHONY: build demo test lint fmt man install uninstall

@@ -42,9 +42,12 @@ fn name_in_ps(lab: &Lab, container: &Container) -> Option<Value> {
     lab.ps(container).map(|entry| entry["name"].clone())
 }
 
-fn runs_and_leaves_nothing(runtime: &str) {
+fn runs_and_leaves_nothing(with_crun: bool) {
     let lab = Lab::new(2);
-    let engine = Engine::podman(&lab, runtime, &[]);
+    let engine = match with_crun {
+        false => Engine::podman(&lab, "runc", &[]),
+        true => Engine::podman_with_crun(&lab),
+    };
     let volume = format!("{}:/data", lab.directory().display());
     let attachment = attachment();
     let options = ["--network", "none", "-v", &volume, "--mcast", &attachment, "-e", "X=1"];
@@ -59,7 +62,12 @@ fn runs_and_leaves_nothing(runtime: &str) {
 
 #[test]
 fn a_container_runs_attached_and_leaves_nothing_with_runc() {
-    runs_and_leaves_nothing("runc");
+    runs_and_leaves_nothing(false);
+}
+
+#[test]
+fn a_container_runs_attached_and_leaves_nothing_with_crun() {
+    runs_and_leaves_nothing(true);
 }
 
 #[test]

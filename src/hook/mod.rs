@@ -70,6 +70,12 @@ pub enum HookError {
         "the container shares the network namespace of container {0}, which is attached: an attachment needs one of its own"
     )]
     AttachedNetwork(ContainerId),
+    /// The annotation has fallen apart.
+    #[error(
+        "io.mcrun.mcast: {0} has become an annotation of its own: this engine splits annotations at \
+         commas, so quote the whole: --annotation '\"io.mcrun.mcast=...\"'"
+    )]
+    SplitAnnotation(&'static str),
     /// The attachments do not go together.
     #[error("--mcast: {0}")]
     Together(SpecError),

@@ -5,7 +5,25 @@ use std::path::PathBuf;
 use super::HookError;
 use crate::attach::{Attachment, parse_list};
 use crate::net::netns::NetNs;
-use crate::oci::{BundleConfig, ContainerState};
+use crate::oci::{ANNOTATION, BundleConfig, ContainerState};
+
+/// Keys of an attachment that become annotations of their own where podman before 5.0 splits
+/// `--annotation io.mcrun.mcast=parent=eth1,ip=...` at the comma. Names that somebody else could give to an
+/// annotation are not among them.
+const SPLIT_KEYS: [&str; 12] = [
+    "parent",
+    "ip",
+    "gw",
+    "mac",
+    "mtu",
+    "vlan",
+    "igmp",
+    "upstream",
+    "max-groups",
+    "max-sources",
+    "bcqueuelen",
+    "bclim",
+];
 
 /// A container's wish.
 #[derive(Debug, PartialEq, Eq)]
@@ -52,6 +70,12 @@ pub fn asks(config: &BundleConfig) -> Result<bool, HookError> {
 /// The attachments asked for, at least one.
 fn attachments(config: &BundleConfig) -> Result<Option<Vec<Attachment>>, HookError> {
     let Some((origin, text)) = config.wish() else { return Ok(None) };
+    // Half a wish is not to be granted in silence.
+    if origin == ANNOTATION
+        && let Some(key) = SPLIT_KEYS.into_iter().find(|key| config.annotation(key).is_some())
+    {
+        return Err(HookError::SplitAnnotation(key));
+    }
     let attachments = parse_list(text).map_err(|source| HookError::Spec { origin, source })?;
     if attachments.is_empty() {
         return Ok(None);
@@ -96,6 +120,13 @@ mod tests {
         assert_eq!(request.name, "cam1");
         let request = ask("", r#""MCRUN_MCAST=parent=eth1;parent=eth2""#).unwrap().unwrap();
         assert_eq!((request.attachments.len(), request.name.as_str()), (2, "c1"));
+    }
+
+    #[test]
+    fn an_annotation_that_was_split_at_its_commas_is_refused() {
+        let error = ask(r#""io.mcrun.mcast":"parent=eth0","ip":"10.0.0.1/8""#, "").unwrap_err();
+        assert!(error.to_string().contains("ip has become an annotation of its own"), "{error}");
+        assert!(ask(r#""ip":"10.0.0.1/8""#, r#""MCRUN_MCAST=parent=eth0""#).unwrap().is_some());
     }
 
     #[test]

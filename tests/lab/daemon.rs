@@ -122,7 +122,11 @@ impl Dockerd {
 
     /// Makes containers outlive dockerd from now on.
     pub fn enable_live_restore(&self, lab: &Lab) {
-        fs::write(self.directory.join("daemon.json"), r#"{"live-restore": true}"#).expect("write");
+        let file = self.directory.join("etc/docker/daemon.json");
+        let text = fs::read_to_string(&file).expect("daemon.json");
+        let mut config: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+        config["live-restore"] = true.into();
+        fs::write(&file, config.to_string()).expect("daemon.json");
         self.daemon.as_ref().expect("running").process.signal(libc::SIGHUP);
         wait_until("dockerd has read its configuration", PATIENCE, || {
             let format = ["info", "--format", "{{.LiveRestoreEnabled}}"];

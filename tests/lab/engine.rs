@@ -16,6 +16,16 @@ pub struct Engine<'l> {
 }
 
 impl<'l> Engine<'l> {
+    /// podman with crun, which does not run where cgroups v1 and v2 are mounted together: it gets v1 only.
+    pub fn podman_with_crun(lab: &'l Lab) -> Engine<'l> {
+        let script = "#!/bin/sh\nexec unshare -m sh -c 'umount /sys/fs/cgroup/unified 2>/dev/null; \
+                      exec crun \"$@\"' crun \"$@\"\n";
+        let path = lab.directory().join("crun");
+        fs::write(&path, script).expect("script");
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("mode");
+        Engine::podman(lab, path.to_str().expect("UTF-8"), &[])
+    }
+
     /// podman with this runtime. `hooks_dirs` is what its configuration says.
     pub fn podman(lab: &'l Lab, runtime: &str, hooks_dirs: &[&Path]) -> Engine<'l> {
         need("podman");
