@@ -303,12 +303,12 @@ mod tests {
              --future               (default true)\n      --maybe string[=\"x\"]   Perhaps\n      \
              --help\n",
         );
-        assert_eq!(help.long["add-host"], true);
-        assert_eq!(help.long["memory"], true);
-        assert_eq!(help.short[&b'm'], true);
-        assert_eq!(help.short[&b'd'], false);
+        assert!(help.long["add-host"]);
+        assert!(help.long["memory"]);
+        assert!(help.short[&b'm']);
+        assert!(!help.short[&b'd']);
         for switch in ["detach", "future", "maybe", "help"] {
-            assert_eq!(help.long[switch], false, "{switch}");
+            assert!(!help.long[switch], "{switch}");
         }
         assert_eq!(help.differences(), ["--future", "--maybe"]);
     }
