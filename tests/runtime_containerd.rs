@@ -2,6 +2,7 @@
 
 mod lab;
 
+use std::fs;
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
@@ -13,6 +14,20 @@ const NAMESPACE: &str = "lab";
 /// Options of `ctr run` that put mcrun-runtime in runc's place.
 const RUNTIME: [&str; 3] = ["run", "-d", "--runc-binary"];
 
+/// `ctr run` of a container that sleeps and is attached.
+fn start(lab: &Lab, containerd: &Containerd) -> Container {
+    let id = lab.name("cam");
+    let mut command = containerd.ctr(lab, NAMESPACE, RUNTIME);
+    command
+        .args([env!("CARGO_BIN_EXE_mcrun-runtime"), "--annotation"])
+        .args(["io.mcrun.mcast=parent=lan0,ip=10.99.0.11/24", "--env", "PATH=/bin", "--rootfs"])
+        .arg(lab.rootfs())
+        .args([&id, "sleep", "1000"]);
+    run(&mut command);
+    let pid = containerd.pid(lab, NAMESPACE, &id);
+    Container::of_engine(&id, &id, pid, containerd.commands(NAMESPACE, &id))
+}
+
 #[test]
 fn a_container_of_ctr_receives_and_leaves_nothing() {
     let lab = Lab::new(3);
@@ -21,16 +36,7 @@ fn a_container_of_ctr_receives_and_leaves_nothing() {
     let lab = lab.settled();
     let _stream = lab.send(GROUP, SOURCES[0], 500);
     let capture = lab.capture();
-    let id = lab.name("cam");
-    let mut command = containerd.ctr(&lab, NAMESPACE, RUNTIME);
-    command
-        .args([env!("CARGO_BIN_EXE_mcrun-runtime"), "--annotation"])
-        .args(["io.mcrun.mcast=parent=lan0,ip=10.99.0.11/24", "--env", "PATH=/bin", "--rootfs"])
-        .arg(lab.rootfs())
-        .args([&id, "sleep", "1000"]);
-    run(&mut command);
-    let pid = containerd.pid(&lab, NAMESPACE, &id);
-    let container = Container::of_engine(&id, &id, pid, containerd.commands(NAMESPACE, &id));
+    let container = start(&lab, &containerd);
 
     let receiver = lab.receive(&container, GROUP, None, Duration::from_secs(4));
     lab.wait_joined(&container, GROUP);
@@ -42,11 +48,29 @@ fn a_container_of_ctr_receives_and_leaves_nothing() {
     lab.wait_left(&container, GROUP);
     lab.assert_one_igmp_host(&capture.finish());
     let shown = lab.ps(&container).expect("mcrun ps knows the container");
-    assert_eq!(shown["name"], id, "{shown}");
+    assert_eq!(shown["name"], container.id, "{shown}");
     assert_eq!(shown["interfaces"][0]["parent"], PARENT, "{shown}");
 
     lab.delete(&container);
     lab.assert_clean(Duration::from_secs(2));
+}
+
+#[test]
+fn a_killed_shim_leaves_nothing() {
+    let lab = Lab::new(2);
+    let containerd =
+        Containerd::start(&lab, "disabled_plugins = [\"io.containerd.grpc.v1.cri\"]\n");
+    let lab = lab.settled();
+    let container = start(&lab, &containerd);
+    let stat = fs::read_to_string(format!("/proc/{}/stat", container.pid)).expect("alive");
+    let after_name = stat.rsplit_once(") ").expect("a name").1;
+    let shim = after_name.split(' ').nth(1).expect("a parent").parse().expect("a pid");
+    let name = fs::read_to_string(format!("/proc/{shim}/comm")).expect("alive");
+    assert!(name.starts_with("containerd-shim"), "{name}");
+    // containerd notices, and has the runtime delete what it finds.
+    lab::kill(shim);
+    lab.assert_clean(PATIENCE);
+    assert!(!lab::alive(container.pid));
 }
 
 #[test]

@@ -100,6 +100,15 @@ impl Container {
         }
     }
 
+    /// From now on commands run in its network namespace only, with the file system of the machine.
+    pub fn enter_by_namespace(&mut self) {
+        let pid = self.pid.to_string();
+        let engine = self.engine.get_or_insert_default();
+        let binaries = format!("PATH={}", binaries());
+        engine.exec =
+            ["nsenter", "--target", &pid, "--net", "env", &binaries].map(str::to_owned).to_vec();
+    }
+
     /// `program` in the container's network namespace, with the file system of the machine.
     pub fn enter(&self, program: &str) -> Command {
         let mut command = Command::new("nsenter");
@@ -377,4 +386,10 @@ impl Bundle {
         lab.containers.borrow_mut().push(container.clone());
         container
     }
+}
+
+/// A search path that begins with the directory of the programs under test.
+fn binaries() -> String {
+    let directory = Path::new(env!("CARGO_BIN_EXE_mcrun")).parent().expect("a directory");
+    format!("{}:/usr/sbin:/usr/bin:/sbin:/bin", directory.display())
 }

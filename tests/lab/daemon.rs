@@ -57,11 +57,16 @@ impl Dockerd {
     /// Returns when it answers and has the image. Take what it has put on the host for settled after
     /// this.
     pub fn start(lab: &Lab) -> Dockerd {
+        Dockerd::start_with(lab, "{ \"debug\": true }")
+    }
+
+    /// The same with another daemon.json.
+    pub fn start_with(lab: &Lab, config: &str) -> Dockerd {
         let directory = lab.directory().join("docker");
         for parent in ["etc/docker", "run"] {
             fs::create_dir_all(directory.join(parent)).expect("directory");
         }
-        fs::write(directory.join("etc/docker/daemon.json"), "{ \"debug\": true }").expect("file");
+        fs::write(directory.join("etc/docker/daemon.json"), config).expect("file");
         let mut docker = Dockerd { daemon: None, directory };
         docker.start_daemon(lab);
         // While it runs, as people do it.
@@ -70,16 +75,9 @@ impl Dockerd {
             let format = ["info", "--format", "{{json .Runtimes}}"];
             run(&mut docker.command(lab, format)).contains("mcrun-runtime").then_some(())
         });
-        let tar = Command::new("tar")
-            .args(["--create", "--directory"])
-            .arg(lab.rootfs())
-            .arg(".")
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("tar starts");
-        let mut import = docker.command(lab, ["import", "-", IMAGE]);
-        let imported = import.stdin(tar.stdout.expect("piped")).output().expect("docker starts");
-        assert!(imported.status.success(), "{}", String::from_utf8_lossy(&imported.stderr));
+        let archive = docker.directory.join("image.tar");
+        run(Command::new("tar").arg("-C").arg(lab.rootfs()).arg("-cf").arg(&archive).arg("."));
+        run(docker.command(lab, ["import"]).arg(&archive).arg(IMAGE));
         docker
     }
 
@@ -158,6 +156,20 @@ impl Dockerd {
         let engine =
             EngineCommands { exec: docker(&["exec", id]), delete: docker(&["rm", "--force", id]) };
         Container::of_engine(name, id, pid, engine)
+    }
+}
+
+impl Drop for Dockerd {
+    fn drop(&mut self) {
+        // Containers of a test that failed, which outlive a dockerd with live-restore.
+        let docker = |arguments: &[&str]| {
+            let mut command = Command::new("docker");
+            output(command.args(["--host", &self.socket()]).args(arguments))
+        };
+        let ids = docker(&["ps", "--all", "--quiet"]);
+        for id in String::from_utf8_lossy(&ids.stdout).lines() {
+            docker(&["rm", "--force", id]);
+        }
     }
 }
 
@@ -247,6 +259,22 @@ impl Containerd {
         let archive = oci_archive(lab, &self.directory.join("image"), name);
         let mut command = self.ctr(lab, namespace, ["images", "import"]);
         run(command.arg(archive));
+    }
+}
+
+impl Drop for Containerd {
+    fn drop(&mut self) {
+        // Tasks of a test that failed, which outlive containerd.
+        let ctr = |arguments: &[&str]| {
+            let mut command = Command::new("ctr");
+            let ended = output(command.arg("--address").arg(self.socket()).args(arguments));
+            String::from_utf8_lossy(&ended.stdout).into_owned()
+        };
+        for namespace in ctr(&["namespaces", "ls", "--quiet"]).lines() {
+            for id in ctr(&["--namespace", namespace, "task", "ls", "--quiet"]).lines() {
+                ctr(&["--namespace", namespace, "task", "rm", "--force", id]);
+            }
+        }
     }
 }
 
