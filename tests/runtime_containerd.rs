@@ -12,15 +12,22 @@ const GROUP: Ipv4Addr = Ipv4Addr::new(239, 6, 2, 1);
 const NAMESPACE: &str = "lab";
 
 /// Options of `ctr run` that put mcrun-runtime in runc's place.
-const RUNTIME: [&str; 3] = ["run", "-d", "--runc-binary"];
+const RUNTIME: [&str; 4] = ["run", "-d", "--runc-binary", env!("CARGO_BIN_EXE_mcrun-runtime")];
 
 /// `ctr run` of a container that sleeps and is attached.
 fn start(lab: &Lab, containerd: &Containerd) -> Container {
     let id = lab.name("cam");
     let mut command = containerd.ctr(lab, NAMESPACE, RUNTIME);
     command
-        .args([env!("CARGO_BIN_EXE_mcrun-runtime"), "--annotation"])
-        .args(["io.mcrun.mcast=parent=lan0,ip=10.99.0.11/24", "--env", "PATH=/bin", "--rootfs"])
+        .arg("--fifo-dir")
+        .arg(containerd.fifos())
+        .args([
+            "--annotation",
+            "io.mcrun.mcast=parent=lan0,ip=10.99.0.11/24",
+            "--env",
+            "PATH=/bin",
+            "--rootfs",
+        ])
         .arg(lab.rootfs())
         .args([&id, "sleep", "1000"]);
     run(&mut command);
@@ -30,10 +37,8 @@ fn start(lab: &Lab, containerd: &Containerd) -> Container {
 
 #[test]
 fn a_container_of_ctr_receives_and_leaves_nothing() {
-    let lab = Lab::new(3);
-    let containerd =
-        Containerd::start(&lab, "disabled_plugins = [\"io.containerd.grpc.v1.cri\"]\n");
-    let lab = lab.settled();
+    let mut lab = Lab::new(3);
+    let containerd = Containerd::start(&mut lab);
     let _stream = lab.send(GROUP, SOURCES[0], 500);
     let capture = lab.capture();
     let container = start(&lab, &containerd);
@@ -57,10 +62,8 @@ fn a_container_of_ctr_receives_and_leaves_nothing() {
 
 #[test]
 fn a_killed_shim_leaves_nothing() {
-    let lab = Lab::new(2);
-    let containerd =
-        Containerd::start(&lab, "disabled_plugins = [\"io.containerd.grpc.v1.cri\"]\n");
-    let lab = lab.settled();
+    let mut lab = Lab::new(2);
+    let containerd = Containerd::start(&mut lab);
     let container = start(&lab, &containerd);
     let stat = fs::read_to_string(format!("/proc/{}/stat", container.pid)).expect("alive");
     let after_name = stat.rsplit_once(") ").expect("a name").1;
@@ -75,14 +78,14 @@ fn a_killed_shim_leaves_nothing() {
 
 #[test]
 fn a_wrong_wish_is_told_in_one_line() {
-    let lab = Lab::new(2);
-    let containerd =
-        Containerd::start(&lab, "disabled_plugins = [\"io.containerd.grpc.v1.cri\"]\n");
-    let lab = lab.settled();
+    let mut lab = Lab::new(2);
+    let containerd = Containerd::start(&mut lab);
     let id = lab.name("cam");
     let mut command = containerd.ctr(&lab, NAMESPACE, RUNTIME);
     command
-        .args([env!("CARGO_BIN_EXE_mcrun-runtime"), "--env", "MCRUN_MCAST=parent=lan0,drivr=x"])
+        .arg("--fifo-dir")
+        .arg(containerd.fifos())
+        .args(["--env", "MCRUN_MCAST=parent=lan0,drivr=x"])
         .arg("--rootfs")
         .arg(lab.rootfs())
         .args([&id, "sleep", "1000"]);

@@ -12,15 +12,14 @@ const ATTACHMENT: &str = "parent=lan0,ip=10.99.0.11/24";
 
 /// A lab whose container host runs dockerd.
 fn lab_with_docker(igmp_version: u8) -> (Lab, Dockerd) {
-    let lab = Lab::new(igmp_version);
-    let docker = Dockerd::start(&lab);
+    let mut lab = Lab::new(igmp_version);
+    let docker = Dockerd::start(&mut lab);
     (lab, docker)
 }
 
 #[test]
 fn a_container_of_docker_receives_and_leaves_nothing() {
     let (lab, docker) = lab_with_docker(2);
-    let lab = lab.settled();
     let _stream = lab.send(GROUP, SOURCES[0], 500);
     let capture = lab.capture();
     let container = docker.run(&lab, "cam", ATTACHMENT, &[]);
@@ -58,7 +57,6 @@ fn a_container_of_docker_receives_and_leaves_nothing() {
 #[test]
 fn the_same_without_docker_network_and_after_a_restart() {
     let (lab, docker) = lab_with_docker(3);
-    let lab = lab.settled();
     let first = docker.run(&lab, "cam", ATTACHMENT, &["--network", "none"]);
     assert_eq!(first.ip("link").as_array().expect("links").len(), 2, "lo and mc0");
     run(&mut docker.command(&lab, ["restart", "--time", "0", &first.id]));
@@ -95,8 +93,8 @@ fn a_published_port_of_a_user_network_still_works() {
 
 #[test]
 fn a_restarted_dockerd_costs_no_packet_with_live_restore() {
-    let lab = Lab::new(2);
-    let mut docker = Dockerd::start_with(&lab, "{ \"live-restore\": true }");
+    let mut lab = Lab::new(2);
+    let mut docker = Dockerd::start_with(&mut lab, "{ \"live-restore\": true }");
     let _stream = lab.send(GROUP, SOURCES[0], 500);
     let mut container = docker.run(&lab, "cam", ATTACHMENT, &[]);
     // What docker exec runs ends with dockerd's connections.
@@ -118,7 +116,6 @@ fn a_restarted_dockerd_costs_no_packet_with_live_restore() {
 #[test]
 fn a_container_without_a_wish_is_left_alone() {
     let (lab, docker) = lab_with_docker(2);
-    let lab = lab.settled();
     let mut command = docker.command(&lab, ["run", "--rm", "--runtime", "mcrun", lab::IMAGE]);
     let printed = run(command.args(["ip", "-o", "link"]));
     assert_eq!(printed.lines().count(), 2, "lo and eth0: {printed}");
@@ -129,7 +126,6 @@ fn a_container_without_a_wish_is_left_alone() {
 #[test]
 fn what_cannot_be_is_refused_in_one_line() {
     let (lab, docker) = lab_with_docker(2);
-    let lab = lab.settled();
     let other = docker.run(&lab, "other", ATTACHMENT, &[]);
     let shared = format!("container:{}", other.name);
     for (attachment, network, expected) in [

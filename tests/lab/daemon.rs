@@ -1,4 +1,5 @@
-//! dockerd and containerd of the lab's own, on its container host.
+//! dockerd and containerd of the lab's own, on its container host. They are to end before the lab does,
+//! which kills what it finds.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -54,14 +55,13 @@ pub struct Dockerd {
 }
 
 impl Dockerd {
-    /// Returns when it answers and has the image. Take what it has put on the host for settled after
-    /// this.
-    pub fn start(lab: &Lab) -> Dockerd {
+    /// Returns when it answers and has the image; what it has put on the host belongs there then.
+    pub fn start(lab: &mut Lab) -> Dockerd {
         Dockerd::start_with(lab, "{ \"debug\": true }")
     }
 
     /// The same with another daemon.json.
-    pub fn start_with(lab: &Lab, config: &str) -> Dockerd {
+    pub fn start_with(lab: &mut Lab, config: &str) -> Dockerd {
         let directory = lab.directory().join("docker");
         for parent in ["etc/docker", "run"] {
             fs::create_dir_all(directory.join(parent)).expect("directory");
@@ -78,6 +78,7 @@ impl Dockerd {
         let archive = docker.directory.join("image.tar");
         run(Command::new("tar").arg("-C").arg(lab.rootfs()).arg("-cf").arg(&archive).arg("."));
         run(docker.command(lab, ["import"]).arg(&archive).arg(IMAGE));
+        lab.settle();
         docker
     }
 
@@ -180,15 +181,21 @@ pub struct Containerd {
 }
 
 impl Containerd {
-    /// Returns when it answers. `plugins` is the rest of its configuration file.
-    pub fn start(lab: &Lab, plugins: &str) -> Containerd {
+    /// Without the CRI plugin. Returns when it answers.
+    pub fn start(lab: &mut Lab) -> Containerd {
+        let off = "disabled_plugins = [\"io.containerd.grpc.v1.cri\"]\n";
+        Containerd::start_with(lab, off, "")
+    }
+
+    /// The same with further keys and tables in its configuration file.
+    pub fn start_with(lab: &mut Lab, keys: &str, tables: &str) -> Containerd {
         let directory = lab.directory().join("containerd");
         let config = directory.join("etc/containerd/config.toml");
         fs::create_dir_all(config.parent().expect("a parent")).expect("directory");
         let at = |name: &str| directory.join(name);
         let text = format!(
-            "version = 2\nroot = {:?}\nstate = {:?}\n[grpc]\n  address = {:?}\n\
-             [ttrpc]\n  address = {:?}\n{plugins}",
+            "version = 2\nroot = {:?}\nstate = {:?}\n{keys}[grpc]\n  address = {:?}\n\
+             [ttrpc]\n  address = {:?}\n{tables}",
             at("root"),
             at("state"),
             at("sock"),
@@ -205,12 +212,18 @@ impl Containerd {
             command.arg("--address").arg(&socket).args(["version"]);
             command
         });
+        lab.settle();
         containerd
     }
 
     /// Where it listens.
     pub fn socket(&self) -> PathBuf {
         self.directory.join("sock")
+    }
+
+    /// Where `ctr` is to make its pipes.
+    pub fn fifos(&self) -> PathBuf {
+        self.directory.join("fifos")
     }
 
     /// Its log up to now.
@@ -249,7 +262,10 @@ impl Containerd {
             words.map(str::to_owned).to_vec()
         };
         EngineCommands {
-            exec: shell(format!("exec {ctr} task exec --exec-id probe-$$ {id} \"$@\"")),
+            exec: shell(format!(
+                "exec {ctr} task exec --fifo-dir {} --exec-id probe-$$ {id} \"$@\"",
+                self.fifos().display()
+            )),
             delete: shell(format!("{ctr} task rm -f {id} && {ctr} container rm {id}")),
         }
     }

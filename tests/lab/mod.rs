@@ -279,8 +279,13 @@ impl Lab {
 
     /// Takes what is on the host now for what belongs there.
     pub fn settled(mut self) -> Lab {
-        self.before = self.leftovers();
+        self.settle();
         self
+    }
+
+    /// The same.
+    pub fn settle(&mut self) {
+        self.before = self.leftovers();
     }
 
     /// Asserts that everything mcrun made on the host is gone, or goes within `limit`.
