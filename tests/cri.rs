@@ -64,7 +64,8 @@ fn a_pod_is_attached_once_to_its_sandbox() {
     let _stream = lab.send(GROUP, SOURCES[0], 500);
     let capture = lab.capture();
     let name = lab.name("cam");
-    let pod = Pod { name: &name, annotations: &[WISH], ..Pod::default() };
+    let cgroup = containerd.cgroup();
+    let pod = Pod { name: &name, cgroup, annotations: &[WISH], ..Pod::default() };
     let sandbox = cri.run_pod(&pod).expect("RunPodSandbox");
     let app = cri.start_container(&pod, &sandbox, IMAGE).expect("StartContainer");
 
@@ -101,7 +102,8 @@ fn a_pod_is_attached_once_to_its_sandbox() {
 fn a_pod_that_asks_for_nothing_is_left_alone() {
     let (lab, containerd, cri) = lab_with_cri();
     let name = lab.name("plain");
-    let pod = Pod { name: &name, ..Pod::default() };
+    let cgroup = containerd.cgroup();
+    let pod = Pod { name: &name, cgroup, ..Pod::default() };
     let sandbox = cri.run_pod(&pod).expect("RunPodSandbox");
     let app = cri.start_container(&pod, &sandbox, IMAGE).expect("StartContainer");
     let pid = containerd.pid(&lab, NAMESPACE, &app);
@@ -116,7 +118,8 @@ fn a_pod_that_asks_for_nothing_is_left_alone() {
 fn a_pod_on_the_nodes_network_is_refused() {
     let (lab, containerd, cri) = lab_with_cri();
     let name = lab.name("host");
-    let pod = Pod { name: &name, annotations: &[WISH], host_network: true };
+    let cgroup = containerd.cgroup();
+    let pod = Pod { name: &name, cgroup, annotations: &[WISH], host_network: true };
     cri.run_pod(&pod).expect_err("no sandbox");
     let log = containerd.log();
     assert!(

@@ -4,6 +4,7 @@ mod lab;
 
 use std::fs;
 use std::net::Ipv4Addr;
+use std::process::Command;
 use std::time::Duration;
 
 use lab::{Container, Containerd, Lab, PARENT, PATIENCE, SOURCES, output, run, wait_until};
@@ -14,23 +15,25 @@ const NAMESPACE: &str = "lab";
 /// Options of `ctr run` that put mcrun-runtime in runc's place.
 const RUNTIME: [&str; 4] = ["run", "-d", "--runc-binary", env!("CARGO_BIN_EXE_mcrun-runtime")];
 
-/// `ctr run` of a container that sleeps and is attached.
-fn start(lab: &Lab, containerd: &Containerd) -> Container {
-    let id = lab.name("cam");
+/// `ctr run` of a container that sleeps, with further options.
+fn ctr_run(lab: &Lab, containerd: &Containerd, id: &str, options: [&str; 2]) -> Command {
     let mut command = containerd.ctr(lab, NAMESPACE, RUNTIME);
     command
         .arg("--fifo-dir")
         .arg(containerd.fifos())
-        .args([
-            "--annotation",
-            "io.mcrun.mcast=parent=lan0,ip=10.99.0.11/24",
-            "--env",
-            "PATH=/bin",
-            "--rootfs",
-        ])
+        .args(["--cgroup", &format!("{}/{id}", containerd.cgroup()), "--env", "PATH=/bin"])
+        .args(options)
+        .arg("--rootfs")
         .arg(lab.rootfs())
-        .args([&id, "sleep", "1000"]);
-    run(&mut command);
+        .args([id, "sleep", "1000"]);
+    command
+}
+
+/// The same of one that is attached.
+fn start(lab: &Lab, containerd: &Containerd) -> Container {
+    let id = lab.name("cam");
+    let wish = "io.mcrun.mcast=parent=lan0,ip=10.99.0.11/24";
+    run(&mut ctr_run(lab, containerd, &id, ["--annotation", wish]));
     let pid = containerd.pid(lab, NAMESPACE, &id);
     Container::of_engine(&id, &id, pid, containerd.commands(NAMESPACE, &id))
 }
@@ -80,16 +83,8 @@ fn a_killed_shim_leaves_nothing() {
 fn a_wrong_wish_is_told_in_one_line() {
     let mut lab = Lab::new(2);
     let containerd = Containerd::start(&mut lab);
-    let id = lab.name("cam");
-    let mut command = containerd.ctr(&lab, NAMESPACE, RUNTIME);
-    command
-        .arg("--fifo-dir")
-        .arg(containerd.fifos())
-        .args(["--env", "MCRUN_MCAST=parent=lan0,drivr=x"])
-        .arg("--rootfs")
-        .arg(lab.rootfs())
-        .args([&id, "sleep", "1000"]);
-    let refused = output(&mut command);
+    let wish = "MCRUN_MCAST=parent=lan0,drivr=x";
+    let refused = output(&mut ctr_run(&lab, &containerd, &lab.name("cam"), ["--env", wish]));
     let error = String::from_utf8_lossy(&refused.stderr);
     assert!(!refused.status.success());
     assert!(

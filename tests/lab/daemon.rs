@@ -51,6 +51,7 @@ impl Drop for Daemon {
 /// A dockerd with a bridge of its own, which `mcrun setup docker` has told of the runtime `mcrun`.
 pub struct Dockerd {
     daemon: Option<Daemon>,
+    cgroup: Cgroup,
     directory: PathBuf,
 }
 
@@ -67,7 +68,7 @@ impl Dockerd {
             fs::create_dir_all(directory.join(parent)).expect("directory");
         }
         fs::write(directory.join("etc/docker/daemon.json"), config).expect("file");
-        let mut docker = Dockerd { daemon: None, directory };
+        let mut docker = Dockerd { daemon: None, cgroup: Cgroup::of(lab), directory };
         docker.start_daemon(lab);
         // While it runs, as people do it.
         run(lab.mcrun(["setup", "docker", "--reload", "--root"]).arg(&docker.directory));
@@ -98,7 +99,7 @@ impl Dockerd {
             .arg(self.socket())
             // Filtering is the host's business, and not this machine's kernel's.
             .args(["--iptables=false", "--ip6tables=false", "--ip-masq=false"])
-            .args(["--bip", "172.30.99.1/24"]);
+            .args(["--bip", "172.30.99.1/24", "--cgroup-parent", &self.cgroup.0]);
         let mut daemon = Daemon::start(&mut command, &self.directory);
         daemon.wait_ready(|| self.command(lab, ["version"]));
         self.daemon = Some(daemon);
@@ -171,12 +172,34 @@ impl Drop for Dockerd {
         for id in String::from_utf8_lossy(&ids.stdout).lines() {
             docker(&["rm", "--force", id]);
         }
+        self.daemon = None;
+    }
+}
+
+/// Where a daemon's containers have their cgroups; removed in the end.
+struct Cgroup(String);
+
+impl Cgroup {
+    fn of(lab: &Lab) -> Cgroup {
+        Cgroup(format!("/{}", lab.name("daemon")))
+    }
+}
+
+impl Drop for Cgroup {
+    fn drop(&mut self) {
+        // One for each controller of version 1, or one in all.
+        let root = Path::new("/sys/fs/cgroup");
+        let controllers = fs::read_dir(root).expect("cgroups").flatten().map(|entry| entry.path());
+        for controller in controllers.chain([root.to_owned()]) {
+            let _ = fs::remove_dir(controller.join(self.0.trim_start_matches('/')));
+        }
     }
 }
 
 /// A containerd that `mcrun setup containerd` has told of the runtime handler `mcrun`.
 pub struct Containerd {
     daemon: Daemon,
+    cgroup: Cgroup,
     directory: PathBuf,
 }
 
@@ -205,7 +228,7 @@ impl Containerd {
         run(lab.mcrun(["setup", "containerd", "--root"]).arg(&directory));
         let mut command = lab.enter("host", "containerd");
         let daemon = Daemon::start(command.arg("--config").arg(config), &directory);
-        let mut containerd = Containerd { daemon, directory };
+        let mut containerd = Containerd { daemon, cgroup: Cgroup::of(lab), directory };
         let socket = containerd.socket();
         containerd.daemon.wait_ready(|| {
             let mut command = lab.enter("host", "ctr");
@@ -219,6 +242,11 @@ impl Containerd {
     /// Where it listens.
     pub fn socket(&self) -> PathBuf {
         self.directory.join("sock")
+    }
+
+    /// The parent of its containers' cgroups.
+    pub fn cgroup(&self) -> &str {
+        &self.cgroup.0
     }
 
     /// Where `ctr` is to make its pipes.
