@@ -1,4 +1,4 @@
-# mcrun: make demo | test | install | uninstall | lint | fmt | man
+# mcrun: make demo | test | install | uninstall | lint | fmt | man | fuzz
 
 SHELL  := /bin/bash
 PREFIX ?= /usr/local
@@ -25,7 +25,7 @@ demo_packages := runc
 test_packages := runc crun busybox-static iproute2 nftables tcpdump util-linux libcap2-bin make
 
 .DEFAULT_GOAL := build
-.PHONY: build demo test lint fmt man install uninstall
+.PHONY: build demo test lint fmt man fuzz install uninstall
 
 build:
 	@scripts/need-toolchain
@@ -50,6 +50,13 @@ lint:
 
 fmt:
 	cargo fmt
+
+# Arbitrary input to everything that reads what strangers send, so many seconds for each target.
+FUZZ_SECONDS ?= 300
+fuzz:
+	@scripts/need-toolchain
+	@scripts/apt-install g++
+	fuzz/run.sh $(FUZZ_SECONDS)
 
 # Writes man/ and completions/ anew from the command line's definition.
 man:

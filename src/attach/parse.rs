@@ -23,6 +23,21 @@ const DEFAULT_METRIC: u32 = 500;
 #[error("{0}")]
 pub struct SpecError(String);
 
+impl SpecError {
+    /// Longest message in characters; a value that is quoted may be much longer.
+    const MAX: usize = 500;
+
+    /// A line that can be shown on a terminal, whatever text is quoted in it.
+    fn new(message: &str) -> Self {
+        let visible = message.chars().flat_map(|c| {
+            let escaped = c.is_control().then(|| c.escape_default());
+            let plain = escaped.is_none().then_some(c);
+            escaped.into_iter().flatten().chain(plain)
+        });
+        SpecError(visible.take(Self::MAX).collect())
+    }
+}
+
 /// Parses several attachments separated by `;`, as an annotation or a variable holds them, and
 /// checks them against each other. An empty text is no attachment.
 ///
@@ -86,7 +101,7 @@ pub fn parse_spec(text: &str) -> Result<Attachment, SpecError> {
 }
 
 fn fail<T>(message: impl Into<String>) -> Result<T, SpecError> {
-    Err(SpecError(message.into()))
+    Err(SpecError::new(&message.into()))
 }
 
 /// All keys of the syntax, for the suggestion behind an unknown one.
@@ -293,7 +308,7 @@ fn parsed<T: FromStr>(key: &str, value: &str) -> Result<T, SpecError>
 where
     T::Err: Display,
 {
-    value.parse().map_err(|e| SpecError(format!("{key}={value}: {e}")))
+    value.parse().map_err(|e| SpecError::new(&format!("{key}={value}: {e}")))
 }
 
 fn number<T: FromStr + PartialOrd + Display>(
@@ -488,6 +503,12 @@ mod tests {
             assert!(message.contains(expected), "{text:?} gave {message:?}, not {expected:?}");
             assert!(!message.contains('\n'), "{text:?} gave more than a line");
         }
+    }
+
+    #[test]
+    fn what_is_quoted_cannot_break_the_line() {
+        assert!(error("parent=b\n\u{1b}[2J=").starts_with("parent=b\\n\\u{1b}[2J=: "));
+        assert!(error(&format!("parent={}", "x".repeat(10_000))).len() < 600);
     }
 
     #[test]
