@@ -8,6 +8,7 @@ use super::config::ProxyInterface;
 use super::downstream::Injector;
 use super::log::{Level, Log};
 use super::native::Observed;
+use super::prompt::Reporter;
 use super::status::{GroupEntry, GroupStatus, InterfaceEntry, LanQuerier};
 use super::upstream::{LimitFiles, Pool};
 use crate::igmp::Router;
@@ -86,9 +87,16 @@ impl Interface {
     }
 
     /// Carries out what the router has decided.
-    pub(crate) fn pump(&mut self, now: Instant, limits: &LimitFiles, log: &mut Log) {
+    pub(crate) fn pump(
+        &mut self,
+        now: Instant,
+        limits: &LimitFiles,
+        reporters: &[Reporter],
+        log: &mut Log,
+    ) {
         let Some(served) = &mut self.served else { return };
         let name = &self.config.name;
+        let reporter = reporters.iter().find(|r| r.index() == self.config.upstream_index);
         while let Some(query) = served.router.poll_query() {
             if let Err(e) = served.injector.send(&query.packet) {
                 // Down between two notifications: it is asked anew when it is up.
@@ -103,7 +111,15 @@ impl Interface {
             }
         }
         while let Some((group, filter)) = served.router.poll_change() {
-            if let Err(reason) = served.pool.set(now, group, filter, limits) {
+            let pool = &mut served.pool;
+            let joined = match reporter {
+                Some(reporter) if pool.is_new(group) => {
+                    let wanted = filter.clone();
+                    reporter.join(now, group, &filter, || pool.set(now, group, wanted, limits))
+                }
+                _ => pool.set(now, group, filter, limits),
+            };
+            if let Err(reason) = joined {
                 let upstream = &self.config.upstream;
                 let text = format!("{name}: cannot join {group} on {upstream}: {reason}");
                 log.line(now, Level::Warning, &text);
