@@ -195,7 +195,7 @@ fn system_calls() -> io::Result<BpfProgram> {
         }
     }
     rules.insert(libc::SYS_setsockopt, options);
-    rules.insert(libc::SYS_ioctl, vec![rule(&[(1, SeccompCmpOp::Eq, libc::SIOCETHTOOL as u64)])?]);
+    rules.insert(libc::SYS_ioctl, vec![rule(&[(1, SeccompCmpOp::Eq, libc::SIOCETHTOOL)])?]);
     let arch = std::env::consts::ARCH.try_into().map_err(io::Error::other)?;
     SeccompFilter::new(
         rules,
