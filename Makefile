@@ -1,4 +1,4 @@
-# mcrun: make demo | test | install | uninstall | lint | fmt | man | fuzz
+# mcrun: make demo | test | install | uninstall | lint | fmt | man | fuzz | bench
 
 SHELL  := /bin/bash
 PREFIX ?= /usr/local
@@ -25,7 +25,7 @@ demo_packages := runc
 test_packages := runc crun busybox-static iproute2 nftables tcpdump util-linux libcap2-bin make
 
 .DEFAULT_GOAL := build
-.PHONY: build demo test lint fmt man fuzz install uninstall
+.PHONY: build demo test lint fmt man fuzz bench install uninstall
 
 build:
 	@scripts/need-toolchain
@@ -50,6 +50,12 @@ lint:
 
 fmt:
 	cargo fmt
+
+# What mcrun costs and gains, beside its peers, as a table and as JSON.
+bench: need-root
+	@scripts/apt-install iproute2 util-linux python3-minimal
+	@$(MAKE) --no-print-directory build
+	@benches/bench.py $(release) $(target)/bench.json
 
 # Arbitrary input to everything that reads what strangers send, so many seconds for each target.
 FUZZ_SECONDS ?= 300
