@@ -255,7 +255,7 @@ impl Inside {
         let served: Vec<Target<'_>> = interfaces
             .iter()
             .filter(|i| i.igmp == IgmpMode::Proxy)
-            .map(|i| Target { name: &i.name, index: i.index })
+            .map(|i| Target { name: &i.name, index: i.index, reception: i.policy.reception() })
             .collect();
         let interception = if served.is_empty() { None } else { intercept(&served, warnings)? };
         let proc_net =
