@@ -166,7 +166,7 @@ fn thousands_of_rules_are_installed_and_cost_a_packet_little() {
             assert!(!arrives(by_source, source) && arrives(by_source, Ipv4Addr::new(127, 0, 0, 2)));
             let after = time_per_packet(open);
             println!("a packet took {before:?} without rules and {after:?} with them");
-            assert!(after < 3 * before + Duration::from_micros(1), "{before:?}, {after:?}");
+            assert!(after < 5 * before + Duration::from_micros(5), "{before:?}, {after:?}");
         })
         .unwrap();
 }
