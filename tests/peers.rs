@@ -3,12 +3,14 @@
 mod lab;
 
 use std::collections::BTreeSet;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddrV4};
 use std::time::Duration;
 
 use lab::{Change, Container, FAR, Lab, PATIENCE, ROUTER, SOURCES, SWITCH, wait_until};
 use mcrun::igmp::{Filter, FilterMode};
+use mcrun::net::netns::NetNs;
 use serde_json::Value;
+use socket2::{Domain, Protocol, Socket, Type};
 
 const GROUP: Ipv4Addr = Ipv4Addr::new(239, 9, 1, 1);
 const SSM: Ipv4Addr = Ipv4Addr::new(232, 9, 1, 1);
@@ -174,29 +176,74 @@ fn querier(lab: &Lab, container: &Container) -> Value {
 }
 
 #[test]
-fn a_querier_that_goes_away_and_comes_back_costs_nothing() {
+fn a_querier_that_goes_away_and_comes_back_finds_everything_joined() {
     let lab = Lab::new(3);
     let container = lab.start("c", "10.99.0.11");
     let _stream = lab.send(GROUP, SOURCES[0], 500);
-    let receiver = lab.receive(&container, GROUP, None, Duration::from_secs(9));
+    let member = container.member();
+    member.change(GROUP, &Change::Join);
     lab.wait_joined(&container, GROUP);
     lab.query();
     wait_until("the querier is known", PATIENCE, || {
         (querier(&lab, &container)["address"] == SWITCH.to_string()).then_some(())
     });
+    let capture = lab.capture();
     lab.ip("sw", "link set br0 type bridge mcast_querier 0");
     wait_until("it has not asked for a while", PATIENCE, || {
         querier(&lab, &container)["last_query_s"].as_u64().filter(|age| *age >= 3)
     });
     assert!(lab.upstream(GROUP).is_some());
+    assert_eq!(lab.groups(&container)[0]["status"], "joined");
+    assert!(
+        capture.igmp().is_empty(),
+        "nothing is left, and nobody else asks: {:?}",
+        capture.igmp()
+    );
     lab.ip("sw", "link set br0 type bridge mcast_querier 1");
     wait_until("it asks again", PATIENCE, || {
         querier(&lab, &container)["last_query_s"].as_u64().filter(|age| *age < 3)
     });
-    // The answer is the host's.
-    assert!(lab.forwarded().contains(&GROUP.to_string()));
-    let reception = receiver.finish();
-    assert!(reception.packets > 0 && reception.lost == 0, "{reception:?}");
+    wait_until("the host answers", PATIENCE, || {
+        capture.igmp().iter().any(|f| f.message.groups().contains(&GROUP)).then_some(())
+    });
+    // The switch goes by what it has learned when its querier is back for half a second.
+    let received = |time| lab.receive(&container, GROUP, None, time).finish();
+    wait_until("the stream is back", PATIENCE, || {
+        (received(Duration::from_millis(200)).packets > 0).then_some(())
+    });
+    let reception = received(Duration::from_secs(2));
+    assert!(reception.packets > 500 && reception.lost == 0, "{reception:?}");
+    lab.assert_one_igmp_host(&capture.finish());
+}
+
+#[test]
+fn a_query_for_a_group_that_the_container_is_not_in_does_not_leave_it() {
+    let lab = Lab::new(2);
+    let container = lab.start("c", "10.99.0.11");
+    let capture = lab.capture();
+    let relayed = || {
+        let shown = lab::json(&mut lab.mcrun(["inspect", "--json", &container.name]));
+        shown["status"]["interfaces"][0]["counters"]["queries_relayed"].as_u64().unwrap_or(0)
+    };
+    let before = relayed();
+    // A version 2 query for 239.9.1.1, with its checksum, from the switch.
+    let query = [0x11, 10, 0xfd, 0xf9, 239, 9, 1, 1];
+    let send = || {
+        let socket = Socket::new(Domain::IPV4, Type::RAW, Some(Protocol::from(2))).expect("raw");
+        socket.set_multicast_if_v4(&SWITCH).expect("interface");
+        socket.send_to(&query, &SocketAddrV4::new(GROUP, 0).into()).expect("sent");
+    };
+    NetNs::open(format!("/run/netns/{}", lab.namespace("sw")))
+        .and_then(|ns| ns.run(send))
+        .expect("entered");
+    wait_until("the query is relayed", PATIENCE, || (relayed() > before).then_some(()));
+    // What is sent after it arrives after it.
+    let member = container.member();
+    member.change(GROUP, &Change::Join);
+    wait_until("the join is on the wire", PATIENCE, || {
+        capture.igmp().iter().any(|f| f.message.groups().contains(&GROUP)).then_some(())
+    });
+    lab.assert_one_igmp_host(&capture.finish());
 }
 
 /// What a command prints: standard output and standard error.

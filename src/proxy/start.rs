@@ -305,7 +305,7 @@ fn intercept(
             return Ok(None);
         }
     };
-    if let Err(e) = filter::intercept_frames(&rules, table, served, mark) {
+    if let Err(e) = filter::intercept_frames(&rules, table, served) {
         warnings.push(format!(
             "packet sockets of the container are not intercepted: this kernel does not take netdev \
              egress rules ({e}); they need Linux 5.16"

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 use super::process::{Background, wait_until};
-use super::{Lab, PARENT, PATIENCE};
+use super::{HOST_PORT, Lab, PARENT, PATIENCE};
 
 /// The router's address on the LAN.
 pub const ROUTER: Ipv4Addr = Ipv4Addr::new(10, 99, 0, 254);
@@ -20,6 +20,16 @@ impl Lab {
     /// Puts a router on the LAN, which asks in IGMPv3; the switch asks no more.
     pub fn start_router(&self) -> Router {
         self.ip("sw", "link set br0 type bridge mcast_querier 0");
+        // A bridge goes by what it has learned only when another's querier was there for ten
+        // seconds; here the router decides what is on the LAN.
+        super::run(self.enter("sw", "bridge").args([
+            "link",
+            "set",
+            "dev",
+            HOST_PORT,
+            "mcast_flood",
+            "on",
+        ]));
         for node in ["router", "far"] {
             self.add_node(node);
         }

@@ -20,7 +20,7 @@
 //! }
 //! table netdev mcrun { flags owner
 //!   chain egress-IF { type filter hook egress device IF priority -1000
-//!     ...the same for frames of a packet socket, also behind one VLAN tag... }
+//!     ...all IGMP, also a packet socket's and behind one VLAN tag: counter drop... }
 //! }
 //! ```
 //!
@@ -148,7 +148,8 @@ fn hold_data(table: &mut Table<'_>, targets: &[Target<'_>]) {
     }
 }
 
-/// Installs the egress rules (Linux 5.16), which also stop packet sockets.
+/// Installs the egress rules (Linux 5.16), which also stop packet sockets. No IGMP at all goes out:
+/// what the proxy injects comes back before it would pass here.
 ///
 /// The frame itself is judged and not what its sender says of it (`skb->protocol` comes from
 /// `sll_protocol`); the rule on the network header is for frames so short that the kernel does
@@ -160,7 +161,6 @@ pub(crate) fn intercept_frames(
     socket: &NfSocket,
     name: &str,
     targets: &[Target<'_>],
-    mark: u32,
 ) -> io::Result<()> {
     use Operator::Equal;
     let ipv4 = (libc::ETH_P_IP as u16).to_be_bytes();
@@ -171,7 +171,6 @@ pub(crate) fn intercept_frames(
         let mut rule = |matches: &dyn Fn(&mut nft::Rule<'_, '_>)| {
             table.add_rule(&chain, |rule| {
                 matches(rule);
-                rule.meta(META_MARK, Operator::NotEqual, &mark.to_ne_bytes());
                 rule.counter();
                 rule.verdict(&Verdict::Drop);
             });
