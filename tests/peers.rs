@@ -194,11 +194,13 @@ fn a_querier_that_goes_away_and_comes_back_finds_everything_joined() {
     });
     assert!(lab.upstream(GROUP).is_some());
     assert_eq!(lab.groups(&container)[0]["status"], "joined");
-    assert!(
-        capture.igmp().is_empty(),
-        "nothing is left, and nobody else asks: {:?}",
-        capture.igmp()
-    );
+    for frame in capture.finish() {
+        if let lab::Igmp::ReportV3(records) = &frame.message {
+            assert!(records.iter().all(|r| r.kind != lab::RecordKind::ToInclude), "{frame:?}");
+        }
+        assert!(!matches!(frame.message, lab::Igmp::Query { .. }), "nobody else asks: {frame:?}");
+    }
+    let capture = lab.capture();
     lab.ip("sw", "link set br0 type bridge mcast_querier 1");
     wait_until("it asks again", PATIENCE, || {
         querier(&lab, &container)["last_query_s"].as_u64().filter(|age| *age < 3)
@@ -227,7 +229,7 @@ fn a_query_for_a_group_that_the_container_is_not_in_does_not_leave_it() {
     };
     let before = relayed();
     // A version 2 query for 239.9.1.1, with its checksum, from the switch.
-    let query = [0x11, 10, 0xfd, 0xf9, 239, 9, 1, 1];
+    let query = [0x11, 10, 0xfe, 0xea, 239, 9, 1, 1];
     let send = || {
         let socket = Socket::new(Domain::IPV4, Type::RAW, Some(Protocol::from(2))).expect("raw");
         socket.set_multicast_if_v4(&SWITCH).expect("interface");
