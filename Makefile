@@ -39,6 +39,7 @@ demo: need-root
 
 test: need-root
 	@scripts/apt-install $(test_packages)
+	@scripts/apt-unpack pimd target/debian
 	@scripts/need-toolchain
 	cargo test --locked
 

@@ -83,6 +83,7 @@ struct Loop {
     observing: bool,
     /// When a group was first seen on an interface that is only observed.
     seen: BTreeMap<(u32, Ipv4Addr), Instant>,
+    /// What was wrong at the start.
     warnings: Vec<String>,
     degraded: bool,
     buffer: Vec<u8>,
@@ -431,11 +432,13 @@ impl Loop {
 
     fn status(&mut self, now: Instant) -> ProxyStatus {
         let observed = self.observe(now);
+        let mut warnings = self.warnings.clone();
+        warnings.extend(self.interfaces.iter().filter_map(|i| i.warning(now)));
         ProxyStatus {
             container: self.config.container.clone(),
             pid: std::process::id().cast_signed(),
             state: if self.degraded { ProxyState::Degraded } else { ProxyState::Running },
-            warnings: self.warnings.clone(),
+            warnings,
             interfaces: self.interfaces.iter().map(|i| i.status(now, &observed)).collect(),
         }
     }

@@ -33,6 +33,7 @@ mod spawn;
 mod start;
 mod status;
 mod upstream;
+mod warnings;
 
 pub use client::{namespace, query_all, requery};
 pub use config::{ProxyConfig, ProxyInterface};

@@ -274,7 +274,7 @@ impl Inside {
         let served: Vec<Target<'_>> = interfaces
             .iter()
             .filter(|i| i.igmp == IgmpMode::Proxy)
-            .map(|i| Target { name: &i.name, index: i.index })
+            .map(|i| Target { name: &i.name, index: i.index, reception: i.policy.reception() })
             .collect();
         let interception = if served.is_empty() { None } else { intercept(&served, warnings)? };
         let proc_net =
@@ -324,7 +324,7 @@ fn intercept(
             return Ok(None);
         }
     };
-    if let Err(e) = filter::intercept_frames(&rules, table, served, mark) {
+    if let Err(e) = filter::intercept_frames(&rules, table, served) {
         warnings.push(format!(
             "packet sockets of the container are not intercepted: this kernel does not take netdev \
              egress rules ({e}); they need Linux 5.16"
