@@ -31,7 +31,7 @@ fn take_back(record: &Record, dir: &LockedDir) -> Result<(), HookError> {
         Some(namespace) => delete_links(record, &namespace),
         None => Ok(()),
     };
-    record.proxy.map_or(Ok(()), proxies::end)?;
+    record.proxy.map_or(Ok(()), proxies::dismiss)?;
     deleted
 }
 

@@ -67,6 +67,16 @@ pub(super) fn start(record: &Record) -> Result<Option<Unfinished>, SpawnError> {
     Ok(Some(Unfinished { process, kept: false }))
 }
 
+/// Tells a proxy to end, which it does at once; its rules take some milliseconds to go, and nobody
+/// needs to wait for that once the links are deleted.
+pub(super) fn dismiss(proxy: ProcessRef) -> io::Result<()> {
+    match proxy.open() {
+        Ok(process) => process.signal(libc::SIGTERM),
+        Err(error) if error.raw_os_error() == Some(libc::ESRCH) => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
 /// Ends a proxy, and waits until it has.
 pub(super) fn end(proxy: ProcessRef) -> io::Result<()> {
     proxy.end(PATIENCE)

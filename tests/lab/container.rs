@@ -230,12 +230,10 @@ impl Lab {
 
     /// A namespace with a macvlan child of the parent and nothing else: what people do without mcrun.
     pub fn bare(&self, node: &'static str, address: &str) {
+        self.add_node(node);
         let namespace = self.namespace(node);
-        self.bare.borrow_mut().push(node);
-        run(Command::new("ip").args(["netns", "add", &namespace]));
         self.ip("host", &format!("link add link {PARENT} name {node} type macvlan mode bridge"));
         self.ip("host", &format!("link set {node} netns {namespace}"));
-        self.ip(node, "link set lo up");
         self.ip(node, &format!("addr add {address}/24 dev {node}"));
         self.ip(node, &format!("link set {node} up"));
         self.ip(node, &format!("route add 224.0.0.0/4 dev {node}"));

@@ -19,6 +19,8 @@ mod facts;
 mod igmp;
 mod probe;
 mod process;
+mod router;
+mod sockets;
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
@@ -42,6 +44,8 @@ pub use facts::{Leftovers, Membership, memberships};
 pub use igmp::{Igmp, IgmpFrame, Record, RecordKind};
 pub use probe::{Receiver, Reception, Sender};
 pub use process::{Background, alive, json, kill, output, run, wait_until};
+pub use router::{FAR, ROUTER, Router};
+pub use sockets::{Change, Member, after, union};
 
 /// The LAN interface in the host's and the sender's namespace.
 pub const PARENT: &str = "lan0";
@@ -258,6 +262,19 @@ impl Lab {
     /// Captures what the host puts on the switch port and the filter lets through.
     pub fn capture_also(&self, filter: &str) -> Capture {
         Capture::start(self, HOST_PORT, filter)
+    }
+
+    /// Whether the switch port forgets a group with its first leave; as the lab is made, it does.
+    pub fn set_fast_leave(&self, on: bool) {
+        let value = if on { "on" } else { "off" };
+        run(self.enter("sw", "bridge").args(["link", "set", "dev", HOST_PORT, "fastleave", value]));
+    }
+
+    /// Makes one more namespace, which goes with the lab.
+    fn add_node(&self, node: &'static str) {
+        self.bare.borrow_mut().push(node);
+        run(Command::new("ip").args(["netns", "add", &self.namespace(node)]));
+        self.ip(node, "link set lo up");
     }
 
     /// Makes the switch send a general query now.
