@@ -1,4 +1,4 @@
-# mcrun: make demo | test | install | uninstall | lint | fmt | man
+# mcrun: make demo | test | install | uninstall | lint | fmt | man | fuzz | bench
 
 SHELL  := /bin/bash
 PREFIX ?= /usr/local
@@ -27,7 +27,7 @@ demo_packages := runc
 test_packages := runc crun docker.io containerd podman netavark iptables busybox-static iproute2 nftables tcpdump util-linux libcap2-bin make
 
 .DEFAULT_GOAL := build
-.PHONY: build demo test lint fmt man install uninstall
+.PHONY: build demo test lint fmt man fuzz bench install uninstall
 
 build:
 	@scripts/need-toolchain
@@ -41,6 +41,7 @@ demo: need-root
 
 test: need-root
 	@scripts/apt-install $(test_packages)
+	@scripts/apt-unpack pimd target/debian
 	@scripts/need-toolchain
 	cargo test --locked
 
@@ -52,6 +53,19 @@ lint:
 
 fmt:
 	cargo fmt
+
+# What mcrun costs and gains, beside its peers, as a table and as JSON.
+bench: need-root
+	@scripts/apt-install iproute2 util-linux python3-minimal
+	@$(MAKE) --no-print-directory build
+	@benches/bench.py $(release) $(target)/bench.json
+
+# Arbitrary input to everything that reads what strangers send, so many seconds for each target.
+FUZZ_SECONDS ?= 300
+fuzz:
+	@scripts/need-toolchain
+	@scripts/apt-install g++
+	fuzz/run.sh $(FUZZ_SECONDS)
 
 # Writes man/ and completions/ anew from the command line's definition.
 man:

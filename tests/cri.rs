@@ -30,7 +30,7 @@ esac
 
 /// A lab whose container host runs containerd with the CRI plugin.
 fn lab_with_cri() -> (Lab, Containerd, Cri) {
-    let lab = Lab::new(2);
+    let mut lab = Lab::new(2);
     let plugins = lab.directory().join("cni/bin");
     let networks = lab.directory().join("cni/net.d");
     fs::create_dir_all(&plugins).expect("directory");
@@ -43,8 +43,9 @@ fn lab_with_cri() -> (Lab, Containerd, Cri) {
         r#"{"cniVersion":"0.4.0","name":"claim","plugins":[{"type":"claim"}]}"#,
     )
     .expect("network");
-    let containerd = Containerd::start(
-        &lab,
+    let containerd = Containerd::start_with(
+        &mut lab,
+        "",
         &format!(
             "[plugins.\"io.containerd.grpc.v1.cri\"]\n  sandbox_image = \"{IMAGE}\"\n  \
              # A pod's sandbox asks for a score that takes a privilege.\n  \
@@ -60,11 +61,11 @@ fn lab_with_cri() -> (Lab, Containerd, Cri) {
 #[test]
 fn a_pod_is_attached_once_to_its_sandbox() {
     let (lab, containerd, cri) = lab_with_cri();
-    let lab = lab.settled();
     let _stream = lab.send(GROUP, SOURCES[0], 500);
     let capture = lab.capture();
     let name = lab.name("cam");
-    let pod = Pod { name: &name, annotations: &[WISH], ..Pod::default() };
+    let cgroup = containerd.cgroup();
+    let pod = Pod { name: &name, cgroup, annotations: &[WISH], ..Pod::default() };
     let sandbox = cri.run_pod(&pod).expect("RunPodSandbox");
     let app = cri.start_container(&pod, &sandbox, IMAGE).expect("StartContainer");
 
@@ -100,9 +101,9 @@ fn a_pod_is_attached_once_to_its_sandbox() {
 #[test]
 fn a_pod_that_asks_for_nothing_is_left_alone() {
     let (lab, containerd, cri) = lab_with_cri();
-    let lab = lab.settled();
     let name = lab.name("plain");
-    let pod = Pod { name: &name, ..Pod::default() };
+    let cgroup = containerd.cgroup();
+    let pod = Pod { name: &name, cgroup, ..Pod::default() };
     let sandbox = cri.run_pod(&pod).expect("RunPodSandbox");
     let app = cri.start_container(&pod, &sandbox, IMAGE).expect("StartContainer");
     let pid = containerd.pid(&lab, NAMESPACE, &app);
@@ -116,9 +117,9 @@ fn a_pod_that_asks_for_nothing_is_left_alone() {
 #[test]
 fn a_pod_on_the_nodes_network_is_refused() {
     let (lab, containerd, cri) = lab_with_cri();
-    let lab = lab.settled();
     let name = lab.name("host");
-    let pod = Pod { name: &name, annotations: &[WISH], host_network: true };
+    let cgroup = containerd.cgroup();
+    let pod = Pod { name: &name, cgroup, annotations: &[WISH], host_network: true };
     cri.run_pod(&pod).expect_err("no sandbox");
     let log = containerd.log();
     assert!(

@@ -12,15 +12,14 @@ const ATTACHMENT: &str = "parent=lan0,ip=10.99.0.11/24";
 
 /// A lab whose container host runs dockerd.
 fn lab_with_docker(igmp_version: u8) -> (Lab, Dockerd) {
-    let lab = Lab::new(igmp_version);
-    let docker = Dockerd::start(&lab);
+    let mut lab = Lab::new(igmp_version);
+    let docker = Dockerd::start(&mut lab);
     (lab, docker)
 }
 
 #[test]
 fn a_container_of_docker_receives_and_leaves_nothing() {
     let (lab, docker) = lab_with_docker(2);
-    let lab = lab.settled();
     let _stream = lab.send(GROUP, SOURCES[0], 500);
     let capture = lab.capture();
     let container = docker.run(&lab, "cam", ATTACHMENT, &[]);
@@ -58,7 +57,6 @@ fn a_container_of_docker_receives_and_leaves_nothing() {
 #[test]
 fn the_same_without_docker_network_and_after_a_restart() {
     let (lab, docker) = lab_with_docker(3);
-    let lab = lab.settled();
     let first = docker.run(&lab, "cam", ATTACHMENT, &["--network", "none"]);
     assert_eq!(first.ip("link").as_array().expect("links").len(), 2, "lo and mc0");
     run(&mut docker.command(&lab, ["restart", "--time", "0", &first.id]));
@@ -74,9 +72,50 @@ fn the_same_without_docker_network_and_after_a_restart() {
 }
 
 #[test]
+fn a_published_port_of_a_user_network_still_works() {
+    let (lab, docker) = lab_with_docker(2);
+    run(&mut docker.command(&lab, ["network", "create", "studio"]));
+    let options = ["--network", "studio", "--publish", "127.0.0.1:8080:80"];
+    let container = docker.run(&lab, "cam", ATTACHMENT, &options);
+    let server = "while echo hello | busybox nc -l -p 80; do :; done";
+    run(&mut docker.command(&lab, ["exec", "-d", &container.id, "sh", "-c", server]));
+    let answer = wait_until("the published port answers", PATIENCE, || {
+        let mut client = lab.enter("host", "busybox");
+        let answer = output(client.args(["nc", "-w", "2", "127.0.0.1", "8080"]));
+        (!answer.stdout.is_empty()).then_some(answer.stdout)
+    });
+    assert_eq!(answer, b"hello\n");
+    let links = container.ip("link");
+    let names: Vec<_> = links.as_array().expect("links").iter().map(|l| &l["ifname"]).collect();
+    assert_eq!(names, ["lo", "mc0", "eth0"]);
+    lab.delete(&container);
+}
+
+#[test]
+fn a_restarted_dockerd_costs_no_packet_with_live_restore() {
+    let mut lab = Lab::new(2);
+    let mut docker = Dockerd::start_with(&mut lab, "{ \"live-restore\": true }");
+    let _stream = lab.send(GROUP, SOURCES[0], 500);
+    let mut container = docker.run(&lab, "cam", ATTACHMENT, &[]);
+    // What docker exec runs ends with dockerd's connections.
+    container.enter_by_namespace();
+    let receiver = lab.receive(&container, GROUP, None, Duration::from_secs(8));
+    lab.wait_joined(&container, GROUP);
+    wait_until("the switch forwards", PATIENCE, || {
+        lab.forwarded().contains(&GROUP.to_string()).then_some(())
+    });
+    docker.restart(&lab);
+    let again = docker.container(&lab, &container.name, &container.id);
+    assert_eq!(again.pid, container.pid, "it has run all the time");
+    let reception = receiver.finish();
+    assert!(reception.packets > 2000 && reception.lost == 0, "{reception:?}");
+    lab.delete(&again);
+    wait_until("nothing is left of it", PATIENCE, || lab.ps(&again).is_none().then_some(()));
+}
+
+#[test]
 fn a_container_without_a_wish_is_left_alone() {
     let (lab, docker) = lab_with_docker(2);
-    let lab = lab.settled();
     let mut command = docker.command(&lab, ["run", "--rm", "--runtime", "mcrun", lab::IMAGE]);
     let printed = run(command.args(["ip", "-o", "link"]));
     assert_eq!(printed.lines().count(), 2, "lo and eth0: {printed}");
@@ -87,7 +126,6 @@ fn a_container_without_a_wish_is_left_alone() {
 #[test]
 fn what_cannot_be_is_refused_in_one_line() {
     let (lab, docker) = lab_with_docker(2);
-    let lab = lab.settled();
     let other = docker.run(&lab, "other", ATTACHMENT, &[]);
     let shared = format!("container:{}", other.name);
     for (attachment, network, expected) in [

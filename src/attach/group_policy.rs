@@ -8,7 +8,10 @@ use std::str::FromStr;
 use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
 
+pub use self::reception::{AddressRange, Blocked, Reception};
 use crate::igmp::{Filter, FilterMode};
+
+mod reception;
 
 /// The rules of one attachment. First match wins, `deny` before `allow`; any `allow` means
 /// that what no rule names is denied.
@@ -26,7 +29,8 @@ use crate::igmp::{Filter, FilterMode};
 ///   their sources; a join from any source that it would have to widen (`allow`) gains nothing
 ///   from it, and one that it would have to narrow (`deny`) is denied.
 ///
-/// What of a join is left empty is denied, and the rule is told.
+/// What of a join is left empty is denied, and the rule is told. Data is judged too, by its pair:
+/// see [`Reception`].
 ///
 /// # Exceptions
 /// 224.0.0.0/24, with PTP's 224.0.0.107, is always allowed (RFC 4541 §2.1.2). PTP's 224.0.1.129

@@ -5,8 +5,8 @@ use serde::Serialize;
 
 use crate::attach::{IgmpMode, MacAddr};
 use crate::lookup::engine_name;
-use crate::proxy::{ProxyState, ProxyStatus, query_all};
-use crate::state::{Record, Store};
+use crate::proxy::{InterfaceEntry, LanQuerier, ProxyState, ProxyStatus, query_all};
+use crate::state::{AttachedInterface, Record, Store};
 
 /// A container that runs, and what its proxy says.
 #[derive(Debug)]
@@ -56,6 +56,15 @@ pub(super) fn find(store: &Store, wanted: &str) -> anyhow::Result<Container> {
     }
 }
 
+/// Says what is wrong, a line for each thing.
+pub(super) fn warn(containers: &[Container]) {
+    for container in containers {
+        for warning in container.warnings() {
+            eprintln!("mcrun: {}: {warning}", container.record.name);
+        }
+    }
+}
+
 /// A proxy as `mcrun ps --json` shows it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(super) struct ProxySummary {
@@ -76,6 +85,9 @@ pub(super) struct InterfaceSummary {
     mac: Option<MacAddr>,
     addresses: Vec<String>,
     igmp: IgmpMode,
+    /// The LAN's querier; absent when there is none, or nobody listens for it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    querier: Option<LanQuerier>,
 }
 
 impl Container {
@@ -96,8 +108,23 @@ impl Container {
                 .map(ToString::to_string)
                 .collect(),
             igmp: interface.attachment.igmp,
+            querier: self.listening(&interface.name).and_then(|entry| entry.querier.clone()),
         })
         .collect()
+    }
+
+    /// What its proxy says of an interface that it serves, and so hears the LAN's querier on.
+    pub(super) fn listening(&self, interface: &str) -> Option<&InterfaceEntry> {
+        let status = self.status.as_ref().filter(|s| s.state == ProxyState::Running)?;
+        let served =
+            |i: &AttachedInterface| i.name == interface && i.attachment.igmp == IgmpMode::Proxy;
+        self.record.interfaces.iter().find(|i| served(i))?;
+        status.interfaces.iter().find(|entry| entry.interface == interface)
+    }
+
+    /// What its proxy says is wrong.
+    pub(super) fn warnings(&self) -> &[String] {
+        self.status.as_ref().map_or(&[], |status| &status.warnings)
     }
 
     /// Its proxy.

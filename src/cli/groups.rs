@@ -37,6 +37,9 @@ struct Row<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<&'a str>,
     age_s: u64,
+    /// What is wrong at the container, as `mcrun ps` shows it.
+    #[serde(skip_serializing_if = "<[String]>::is_empty")]
+    warnings: &'a [String],
 }
 
 pub(super) fn run(args: GroupsArgs) -> anyhow::Result<ExitCode> {
@@ -59,6 +62,7 @@ pub(super) fn run(args: GroupsArgs) -> anyhow::Result<ExitCode> {
             status: entry.status,
             reason: entry.reason.as_deref(),
             age_s: entry.age_s,
+            warnings: container.warnings(),
         });
         print_json(&rows.collect::<Vec<_>>())?;
         return Ok(ExitCode::SUCCESS);
@@ -77,6 +81,7 @@ pub(super) fn run(args: GroupsArgs) -> anyhow::Result<ExitCode> {
     });
     let table = table(&headings, rows);
     print(&(queriers(&containers) + &table))?;
+    containers::warn(&containers);
     for container in containers.iter().filter(|c| c.status.is_none() && c.record.proxy.is_some()) {
         let state = container.proxy().state;
         eprintln!(
@@ -121,8 +126,11 @@ fn status(entry: &GroupEntry) -> String {
 /// A line for each LAN with the querier that its containers hear.
 fn queriers(containers: &[Container]) -> String {
     let mut lines: Vec<(&str, String)> = Vec::new();
-    for interface in containers.iter().filter_map(|c| c.status.as_ref()).flat_map(|s| &s.interfaces)
-    {
+    let interfaces = containers.iter().flat_map(|container| {
+        let names = container.record.interfaces.iter().map(|interface| &interface.name);
+        names.filter_map(|name| container.listening(name))
+    });
+    for interface in interfaces {
         let line = match &interface.querier {
             Some(q) => format!(
                 "{}: querier {} (IGMPv{}), last query {} ago\n",

@@ -55,7 +55,7 @@ fn text(container: &Container) -> Result<String, std::fmt::Error> {
         Some(pid) => writeln!(out, "proxy      {} (pid {pid})", proxy.state)?,
         None => writeln!(out, "proxy      {}", proxy.state)?,
     }
-    for warning in container.status.iter().flat_map(|s| &s.warnings) {
+    for warning in container.warnings() {
         writeln!(out, "warning    {warning}")?;
     }
     for interface in &record.interfaces {
@@ -85,6 +85,11 @@ fn text(container: &Container) -> Result<String, std::fmt::Error> {
         }
         let limits = &interface.policy;
         writeln!(out, "  limits    {} groups, {} sources", limits.max_groups, limits.max_sources)?;
+        if let Some(q) =
+            container.listening(&interface.name).and_then(|entry| entry.querier.as_ref())
+        {
+            writeln!(out, "  querier   {} IGMPv{}", q.address, q.version)?;
+        }
         let entries = container.status.iter().flat_map(|s| &s.interfaces);
         for entry in entries.filter(|entry| entry.interface == interface.name) {
             writeln!(out, "  groups    {}", entry.groups.len())?;

@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use super::containers::{self, Container, InterfaceSummary, ProxySummary};
 use super::output::{print, print_json, table};
+use crate::proxy::InterfaceEntry;
 use crate::state::Store;
 
 /// Arguments of `mcrun ps`.
@@ -39,7 +40,7 @@ impl<'a> Row<'a> {
             interfaces: container.interfaces(),
             proxy: container.proxy(),
             groups: container.group_count(),
-            warnings: container.status.as_ref().map_or(&[], |s| &s.warnings),
+            warnings: container.warnings(),
         }
     }
 }
@@ -50,7 +51,8 @@ pub(super) fn run(args: PsArgs) -> anyhow::Result<ExitCode> {
         print_json(&containers.iter().map(Row::of).collect::<Vec<_>>())?;
         return Ok(ExitCode::SUCCESS);
     }
-    let headings = ["CONTAINER", "NAME", "PID", "INTERFACE", "ADDRESSES", "PROXY", "GROUPS"];
+    let headings =
+        ["CONTAINER", "NAME", "PID", "INTERFACE", "ADDRESSES", "PROXY", "QUERIER", "GROUPS"];
     let rows = containers.iter().flat_map(|container| {
         // A line for each interface; what is the container's stands on its first.
         container.record.interfaces.iter().enumerate().map(|(position, interface)| {
@@ -65,15 +67,21 @@ pub(super) fn run(args: PsArgs) -> anyhow::Result<ExitCode> {
                     .filter(|a| !a.is_empty())
                     .unwrap_or("-".into()),
                 once(container.proxy().state.to_owned()),
+                querier(container, &interface.name),
                 once(container.group_count().to_string()),
             ]
         })
     });
     print(&table(&headings, rows))?;
-    for container in &containers {
-        for warning in container.status.iter().flat_map(|s| &s.warnings) {
-            eprintln!("mcrun: {}: {warning}", container.record.name);
-        }
-    }
+    containers::warn(&containers);
     Ok(ExitCode::SUCCESS)
+}
+
+/// The querier of the interface's LAN: `10.0.0.1 v3`, `none`, or `-` where nobody listens for it.
+fn querier(container: &Container, interface: &str) -> String {
+    match container.listening(interface) {
+        Some(InterfaceEntry { querier: Some(q), .. }) => format!("{} v{}", q.address, q.version),
+        Some(_) => "none".into(),
+        None => "-".into(),
+    }
 }

@@ -156,6 +156,14 @@ pub fn set_int(fd: impl AsFd, level: i32, option: i32, value: i32) -> io::Result
     set_raw(fd, level, option, &value.to_ne_bytes())
 }
 
+/// Sets an option whose value is bytes, such as IP_OPTIONS.
+///
+/// # Errors
+/// Those of setsockopt(2).
+pub fn set_bytes(fd: impl AsFd, level: i32, option: i32, value: &[u8]) -> io::Result<()> {
+    set_raw(fd, level, option, value)
+}
+
 fn set(fd: impl AsFd, group: IpAddr, option: i32, value: &[u8]) -> io::Result<()> {
     let level = match group {
         IpAddr::V4(_) => libc::IPPROTO_IP,

@@ -21,6 +21,9 @@ const RECEIVE_BUFFER: usize = 256 * 1024;
 const CONFIG: u16 = ((libc::NFNL_SUBSYS_ULOG as u16) << 8) | libc::NFULNL_MSG_CONFIG as u16;
 const PACKET: u16 = ((libc::NFNL_SUBSYS_ULOG as u16) << 8) | libc::NFULNL_MSG_PACKET as u16;
 
+/// 224.0.0.1 (RFC 1112 §4).
+const ALL_SYSTEMS: Ipv4Addr = Ipv4Addr::new(224, 0, 0, 1);
+
 /// Receives copies of what the container's interfaces were about to send.
 pub(crate) struct Intercepted {
     socket: NfSocket,
@@ -119,7 +122,9 @@ fn bind(socket: &NfSocket, group: u16) -> io::Result<()> {
 ///
 /// With TTL 0 and IP_MULTICAST_LOOP the kernel hands a multicast packet back as if it had
 /// arrived on the interface, and drops the copy that would go out (`ip_mc_output` in
-/// net/ipv4/ip_output.c). What it loops, it loops only for groups that have a member.
+/// net/ipv4/ip_output.c). It does so where the route leads to a group that has a member; any other
+/// packet it sends out, TTL 0 or not (`__mkroute_output` in net/ipv4/route.c). So every
+/// query takes the route to 224.0.0.1, which all interfaces have joined, whatever its header says.
 pub(crate) struct Injector {
     socket: Socket,
 }
@@ -143,15 +148,13 @@ impl Injector {
         Ok(Injector { socket })
     }
 
-    /// Sends a whole IPv4 packet, TTL 0, to the group in its header.
+    /// Hands a whole IPv4 packet with TTL 0 to the container's kernel, also for a group that it has
+    /// left.
     ///
     /// # Errors
     /// That of sendto(2): `ENETUNREACH` or `ENODEV` while the interface is down.
     pub(crate) fn send(&self, packet: &[u8]) -> io::Result<()> {
-        let Some(group) = packet.get(16..20).and_then(|b| <[u8; 4]>::try_from(b).ok()) else {
-            return Err(io::Error::from_raw_os_error(libc::EINVAL));
-        };
-        let to = SocketAddrV4::new(Ipv4Addr::from(group), 0);
+        let to = SocketAddrV4::new(ALL_SYSTEMS, 0);
         self.socket.send_to(packet, &to.into()).map(drop)
     }
 }

@@ -1,6 +1,6 @@
 //! The event loop: the only clock, and the only place where everything meets.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::Ipv4Addr;
 use std::os::fd::{AsFd, OwnedFd};
@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 
+use super::barrier::Barrier;
 use super::config::ProxyConfig;
 use super::control::{Control, Next, Request};
 use super::downstream::Intercepted;
@@ -17,11 +18,13 @@ use super::links::{LinkEvent, Links};
 use super::log::{Level, Log};
 use super::native::{Observed, ProcNet};
 use super::nfnetlink::NfSocket;
+use super::prompt::Reporter;
 use super::served::Interface;
 use super::start::Parts;
 use super::status::{ProxyState, ProxyStatus};
 use super::upstream::LimitFiles;
 use crate::attach::IgmpMode;
+use crate::igmp::Filter;
 use crate::net::netns::NetNs;
 
 /// Datagrams of one socket before the others have their turn.
@@ -71,6 +74,8 @@ struct Loop {
     interfaces: Vec<Interface>,
     links: Links,
     lan: Vec<LanSocket>,
+    reporters: Vec<Reporter>,
+    barrier: Barrier,
     limits: LimitFiles,
     control: Control,
     proc_net: ProcNet,
@@ -78,6 +83,7 @@ struct Loop {
     observing: bool,
     /// When a group was first seen on an interface that is only observed.
     seen: BTreeMap<(u32, Ipv4Addr), Instant>,
+    /// What was wrong at the start.
     warnings: Vec<String>,
     degraded: bool,
     buffer: Vec<u8>,
@@ -90,7 +96,7 @@ impl Driver {
     /// That of epoll_create(2), epoll_ctl(2) or sendto(2).
     pub(crate) fn new(parts: Parts, now: Instant) -> io::Result<Self> {
         let Parts { config, container, namespace, home, mut log, inside, lan, .. } = parts;
-        let Parts { limits, listener, warnings, .. } = parts;
+        let Parts { reporters, barrier, limits, listener, warnings, .. } = parts;
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
         let watch = |fd: std::os::fd::BorrowedFd<'_>, token| {
             epoll.add(fd, EpollEvent::new(EpollFlags::EPOLLIN, token))
@@ -137,6 +143,8 @@ impl Driver {
             interfaces,
             links: inside.links,
             lan,
+            reporters,
+            barrier,
             limits,
             control: Control::new(listener),
             proc_net: inside.proc_net,
@@ -162,7 +170,7 @@ impl Driver {
     /// Joins what the container has joined before this proxy was there: another one has ended,
     /// or is about to. The container's own reports correct it.
     pub(crate) fn take_over(&mut self, now: Instant) {
-        let Loop { proc_net, interfaces, limits, .. } = &mut self.loop_;
+        let Loop { proc_net, interfaces, limits, reporters, .. } = &mut self.loop_;
         // Without it the container's answer to the first query tells all.
         let groups = proc_net.read().unwrap_or_default();
         for interface in interfaces {
@@ -173,7 +181,7 @@ impl Driver {
                     router.handle_membership(now, *group, &observed.at_most(*group));
                 }
             }
-            interface.pump(now, limits, &mut self.log);
+            interface.pump(now, limits, reporters, &mut self.log);
         }
     }
 
@@ -201,7 +209,7 @@ impl Loop {
             let now = Instant::now();
             for interface in &mut self.interfaces {
                 interface.handle_timeout(now, &self.limits);
-                interface.pump(now, &self.limits, log);
+                interface.pump(now, &self.limits, &self.reporters, log);
             }
             self.control.handle_timeout(now);
             if self.ending.is_some_and(|at| at <= now) {
@@ -275,6 +283,48 @@ impl Loop {
     }
 
     fn hear_links(&mut self, now: Instant, log: &mut Log) {
+        let mut changed = BTreeSet::new();
+        self.take_link_events(now, log, &mut changed);
+        self.follow(now, &changed);
+    }
+
+    /// Follows joins and leaves as soon as the kernel tells of them, instead of waiting for the
+    /// report that it sends some timer ticks later. Where the kernel's files leave a doubt what
+    /// was asked for, that report decides.
+    fn follow(&mut self, now: Instant, changed: &BTreeSet<(u32, Ipv4Addr)>) {
+        let served = |i: &mut Interface, index| i.config.index == index && i.router().is_some();
+        if !changed.iter().any(|(index, _)| self.interfaces.iter_mut().any(|i| served(i, *index))) {
+            return;
+        }
+        // A source-specific join under way looks like one from any source.
+        let Ok(mut groups) = self.proc_net.read() else { return };
+        let is_any = |key| groups.get(key).is_some_and(|o| o.exact() == Some(&Filter::any()));
+        if changed.iter().any(is_any) {
+            if !self.barrier.pass() {
+                return;
+            }
+            let Ok(settled) = self.proc_net.read() else { return };
+            groups = settled;
+        }
+        for (index, group) in changed {
+            let filter = match groups.get(&(*index, *group)).map(Observed::exact) {
+                Some(Some(filter)) => filter.clone(),
+                Some(None) => continue,
+                None => Filter::none(),
+            };
+            let of_it = self.interfaces.iter_mut().find(|i| i.config.index == *index);
+            if let Some(router) = of_it.and_then(Interface::router) {
+                router.handle_membership(now, *group, &filter);
+            }
+        }
+    }
+
+    fn take_link_events(
+        &mut self,
+        now: Instant,
+        log: &mut Log,
+        changed: &mut BTreeSet<(u32, Ipv4Addr)>,
+    ) {
         for _ in 0..TURN {
             let (interfaces, seen) = (&mut self.interfaces, &mut self.seen);
             let observing = self.observing;
@@ -292,11 +342,13 @@ impl Loop {
                         log.line(now, Level::Info, &text);
                     }
                     LinkEvent::Joined(_, group) => {
+                        changed.insert((index, group));
                         if observing && seen.len() < MAX_OBSERVED {
                             seen.insert((index, group), now);
                         }
                     }
                     LinkEvent::Left(_, group) => {
+                        changed.insert((index, group));
                         seen.remove(&(index, group));
                     }
                 }
@@ -321,6 +373,9 @@ impl Loop {
             match socket.receive(&mut self.buffer) {
                 Ok(Some((source, query))) => {
                     let index = socket.index;
+                    for reporter in self.reporters.iter_mut().filter(|r| r.index() == index) {
+                        reporter.hear(now, &query);
+                    }
                     let of_it =
                         self.interfaces.iter_mut().filter(|i| i.config.upstream_index == index);
                     for interface in of_it {
@@ -377,11 +432,13 @@ impl Loop {
 
     fn status(&mut self, now: Instant) -> ProxyStatus {
         let observed = self.observe(now);
+        let mut warnings = self.warnings.clone();
+        warnings.extend(self.interfaces.iter().filter_map(|i| i.warning(now)));
         ProxyStatus {
             container: self.config.container.clone(),
             pid: std::process::id().cast_signed(),
             state: if self.degraded { ProxyState::Degraded } else { ProxyState::Running },
-            warnings: self.warnings.clone(),
+            warnings,
             interfaces: self.interfaces.iter().map(|i| i.status(now, &observed)).collect(),
         }
     }

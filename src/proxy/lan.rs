@@ -22,6 +22,7 @@ const SKF_AD_PKTTYPE: u32 = (libc::SKF_AD_OFF + libc::SKF_AD_PKTTYPE).cast_unsig
 /// Hears the queries that arrive on one interface of the host.
 pub(crate) struct LanSocket {
     socket: Socket,
+    name: String,
     /// Index of the interface.
     pub(crate) index: u32,
 }
@@ -39,7 +40,12 @@ impl LanSocket {
         socket.bind_device(Some(name.as_bytes()))?;
         sockopt::grow_receive_buffer(&socket, RECEIVE_BUFFER)?;
         socket.set_nonblocking(true)?;
-        Ok(LanSocket { socket, index })
+        Ok(LanSocket { socket, name: name.to_owned(), index })
+    }
+
+    /// Name of the interface.
+    pub(crate) fn name(&self) -> &str {
+        &self.name
     }
 
     /// Receives one packet; `None` when it was no valid query.

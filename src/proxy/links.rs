@@ -57,13 +57,34 @@ impl Links {
     /// # Errors
     /// That of socket(2) or bind(2).
     pub(crate) fn open() -> io::Result<Self> {
+        let links = Self::open_idle()?;
+        links.socket.add_membership(RTNLGRP_LINK)?;
+        // Where the kernel does not tell of joins, the container's reports do, later.
+        let _ = links.hear_joins(true);
+        Ok(links)
+    }
+
+    /// Opens one that hears of nothing yet.
+    ///
+    /// # Errors
+    /// That of socket(2) or bind(2).
+    pub(crate) fn open_idle() -> io::Result<Self> {
         let mut socket = Socket::new(NETLINK_ROUTE)?;
         socket.bind_auto()?;
-        socket.add_membership(RTNLGRP_LINK)?;
-        // Only the ages of observed groups depend on it.
-        let _ = socket.add_membership(RTNLGRP_IPV4_MCADDR);
         socket.set_non_blocking(true)?;
         Ok(Links { socket })
+    }
+
+    /// Begins or ends to hear of joins and leaves.
+    ///
+    /// # Errors
+    /// `EINVAL` where the kernel does not tell of them.
+    pub(crate) fn hear_joins(&self, hear: bool) -> io::Result<()> {
+        if hear {
+            self.socket.add_membership(RTNLGRP_IPV4_MCADDR)
+        } else {
+            self.socket.drop_membership(RTNLGRP_IPV4_MCADDR)
+        }
     }
 
     /// Asks how an interface is; the answer comes as an event.

@@ -8,10 +8,12 @@
 //!   container's namespace                         host's namespace
 //!   reports  -> filter (nf_tables) -> downstream -> Router -> upstream (joins)
 //!   kernel's IGMP host <- downstream (injector) <- Router <- lan (queries)
+//!   kernel's notification of a join -> links    -> Router -> upstream, prompt (first report)
 //! ```
 //!
 //! [`spawn`] is the hook's side of the start, [`query_all`] everybody's way to ask.
 
+mod barrier;
 mod client;
 mod config;
 mod control;
@@ -24,12 +26,14 @@ mod links;
 mod log;
 mod native;
 mod nfnetlink;
+mod prompt;
 mod sandbox;
 mod served;
 mod spawn;
 mod start;
 mod status;
 mod upstream;
+mod warnings;
 
 pub use client::{namespace, query_all, requery};
 pub use config::{ProxyConfig, ProxyInterface};

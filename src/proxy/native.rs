@@ -7,8 +7,8 @@ use std::net::Ipv4Addr;
 
 use crate::igmp::{Filter, FilterMode};
 
-/// The most that is read of a file: about 2000 groups.
-const READ_LIMIT: u64 = 256 * 1024;
+/// The most that is read of a file: about 8000 groups.
+const READ_LIMIT: u64 = 1024 * 1024;
 
 /// What the kernel says of one group on one interface.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,6 +29,11 @@ impl Observed {
     pub(crate) fn at_most(&self, group: Ipv4Addr) -> Filter {
         let source_specific = self.filter.mode == FilterMode::Include && group.octets()[0] == 232;
         if self.users > 1 && !source_specific { Filter::any() } else { self.filter.clone() }
+    }
+
+    /// The filter, where the files leave no doubt: a single socket has joined.
+    pub(crate) fn exact(&self) -> Option<&Filter> {
+        (self.users == 1).then_some(&self.filter)
     }
 }
 
@@ -55,7 +60,7 @@ impl ProcNet {
     /// The groups now, by interface index.
     ///
     /// # Errors
-    /// That of read(2).
+    /// That of read(2), and `FileTooLarge` for a file that is not read to its end.
     pub(crate) fn read(&mut self) -> io::Result<BTreeMap<(u32, Ipv4Addr), Observed>> {
         let igmp = read(&mut self.igmp)?;
         let mcfilter = read(&mut self.mcfilter)?;
@@ -66,7 +71,9 @@ impl ProcNet {
 fn read(file: &mut File) -> io::Result<String> {
     file.rewind()?;
     let mut bytes = Vec::new();
-    file.take(READ_LIMIT).read_to_end(&mut bytes)?;
+    if file.take(READ_LIMIT).read_to_end(&mut bytes)? as u64 == READ_LIMIT {
+        return Err(io::ErrorKind::FileTooLarge.into());
+    }
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 

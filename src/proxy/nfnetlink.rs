@@ -9,6 +9,8 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_NETFILTER};
 
+use crate::net::sockopt;
+
 const NLMSG_HEADER: usize = 16;
 /// `struct nfgenmsg`: family, version, resource id (big endian).
 const NFGENMSG: usize = 4;
@@ -16,6 +18,9 @@ const NLMSG_ERROR: u16 = libc::NLMSG_ERROR as u16;
 /// Attribute type bits that are not flags (`NLA_TYPE_MASK`).
 const TYPE_MASK: u16 = 0x3fff;
 const NESTED: u16 = 0x8000;
+
+/// Bytes that fit the send buffer of every socket; netlink sends no datagram that does not.
+const COMMON_LENGTH: usize = 64 * 1024;
 
 /// Flags of a request that asks for an acknowledgement.
 pub(crate) const ACK: u16 = libc::NLM_F_ACK as u16;
@@ -168,12 +173,18 @@ impl NfSocket {
         Ok(NfSocket { socket })
     }
 
-    /// Sends messages of which at least the last asks for an acknowledgement, and gives the
+    /// Sends messages of which at least one asks for an acknowledgement, and gives the
     /// first error. The kernel handles them before sendto(2) returns, so the answers are there.
     ///
     /// # Errors
     /// The kernel's; `ENOMSG` when it did not answer.
     pub(crate) fn transact(&self, messages_out: &Messages) -> io::Result<()> {
+        let length = messages_out.bytes.len();
+        if length > COMMON_LENGTH {
+            // Twice that is what the kernel then grants, its own bookkeeping included.
+            let room = i32::try_from(length).unwrap_or(i32::MAX);
+            sockopt::set_int(self, libc::SOL_SOCKET, libc::SO_SNDBUFFORCE, room)?;
+        }
         self.socket.send(&messages_out.bytes, 0)?;
         let mut answered = false;
         let mut failed = None;

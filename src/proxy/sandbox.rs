@@ -185,6 +185,7 @@ fn system_calls() -> io::Result<BpfProgram> {
             ][..],
         ),
         (libc::SOL_SOCKET, &[libc::SO_ATTACH_FILTER, libc::SO_RCVBUF][..]),
+        (libc::SOL_NETLINK, &[libc::NETLINK_ADD_MEMBERSHIP, libc::NETLINK_DROP_MEMBERSHIP][..]),
     ] {
         for &name in names {
             options.push(rule(&[
@@ -194,6 +195,7 @@ fn system_calls() -> io::Result<BpfProgram> {
         }
     }
     rules.insert(libc::SYS_setsockopt, options);
+    rules.insert(libc::SYS_ioctl, vec![rule(&[(1, SeccompCmpOp::Eq, libc::SIOCETHTOOL)])?]);
     let arch = std::env::consts::ARCH.try_into().map_err(io::Error::other)?;
     SeccompFilter::new(
         rules,

@@ -8,16 +8,18 @@ use super::config::ProxyInterface;
 use super::downstream::Injector;
 use super::log::{Level, Log};
 use super::native::Observed;
+use super::prompt::Reporter;
 use super::status::{GroupEntry, GroupStatus, InterfaceEntry, LanQuerier};
 use super::upstream::{LimitFiles, Pool};
+use super::warnings::about_querier;
 use crate::igmp::Router;
 use crate::igmp::router::{RouterConfig, Status};
 
 /// One interface.
 pub(crate) struct Interface {
     pub(crate) config: ProxyInterface,
-    /// Administratively up, as far as was told.
-    up: bool,
+    /// Since when it is administratively up, as far as was told.
+    up_since: Option<Instant>,
     /// `None`: the container's kernel speaks for itself.
     served: Option<Served>,
 }
@@ -36,7 +38,7 @@ impl Interface {
             injector,
             pool: Pool::new(config.upstream_index),
         });
-        Interface { config, up: false, served }
+        Interface { config, up_since: None, served }
     }
 
     /// Its router, if it is served.
@@ -46,22 +48,23 @@ impl Interface {
 
     /// The link is up; nothing happens if that was known.
     pub(crate) fn link_up(&mut self, now: Instant) {
-        let was_up = std::mem::replace(&mut self.up, true);
-        if let Some(served) = &mut self.served
-            && !was_up
-        {
+        if self.up_since.is_some() {
+            return;
+        }
+        self.up_since = Some(now);
+        if let Some(served) = &mut self.served {
             served.router.handle_link_up(now);
         }
     }
 
     /// The link is down: what is joined stays until its time is over, links often come back.
     pub(crate) fn link_down(&mut self) {
-        self.up = false;
+        self.up_since = None;
     }
 
     /// The interface is gone: so is all that the container wanted of it.
     pub(crate) fn gone(&mut self, now: Instant) {
-        self.up = false;
+        self.up_since = None;
         if let Some(served) = &mut self.served {
             served.router = new_router(&self.config, now);
             served.pool.clear();
@@ -86,9 +89,16 @@ impl Interface {
     }
 
     /// Carries out what the router has decided.
-    pub(crate) fn pump(&mut self, now: Instant, limits: &LimitFiles, log: &mut Log) {
+    pub(crate) fn pump(
+        &mut self,
+        now: Instant,
+        limits: &LimitFiles,
+        reporters: &[Reporter],
+        log: &mut Log,
+    ) {
         let Some(served) = &mut self.served else { return };
         let name = &self.config.name;
+        let reporter = reporters.iter().find(|r| r.index() == self.config.upstream_index);
         while let Some(query) = served.router.poll_query() {
             if let Err(e) = served.injector.send(&query.packet) {
                 // Down between two notifications: it is asked anew when it is up.
@@ -103,7 +113,15 @@ impl Interface {
             }
         }
         while let Some((group, filter)) = served.router.poll_change() {
-            if let Err(reason) = served.pool.set(now, group, filter, limits) {
+            let pool = &mut served.pool;
+            let joined = match reporter {
+                Some(reporter) if pool.is_new(group) => {
+                    let wanted = filter.clone();
+                    reporter.join(now, group, &filter, || pool.set(now, group, wanted, limits))
+                }
+                _ => pool.set(now, group, filter, limits),
+            };
+            if let Err(reason) = joined {
                 let upstream = &self.config.upstream;
                 let text = format!("{name}: cannot join {group} on {upstream}: {reason}");
                 log.line(now, Level::Warning, &text);
@@ -112,6 +130,19 @@ impl Interface {
         while let Some(notice) = served.router.poll_notice() {
             log.line(now, Level::Warning, &format!("{name}: {notice}"));
         }
+    }
+
+    /// What people should know of its LAN just now.
+    pub(crate) fn warning(&self, now: Instant) -> Option<String> {
+        let served = self.served.as_ref()?;
+        let with_sources: Vec<_> = served
+            .router
+            .groups()
+            .filter(|view| !view.upstream.sources.is_empty())
+            .map(|view| view.group)
+            .collect();
+        let querier = served.querier(now);
+        about_querier(now, &self.config, self.up_since, querier.as_ref(), &with_sources)
     }
 
     /// What is to be told of it. `observed` are the groups that the kernel shows, with their
@@ -146,12 +177,7 @@ impl Interface {
                 .collect();
             return entry;
         };
-        entry.querier = served.router.querier(now).map(|lan| LanQuerier {
-            address: lan.address,
-            version: lan.version.number(),
-            interval_s: lan.interval.and_then(|i| u32::try_from(i.as_secs()).ok()),
-            last_query_s: age(lan.last_query),
-        });
+        entry.querier = served.querier(now);
         entry.groups = served
             .router
             .groups()
@@ -178,6 +204,18 @@ impl Interface {
         entry.counters =
             served.router.counters().iter().map(|(name, n)| ((*name).to_owned(), *n)).collect();
         entry
+    }
+}
+
+impl Served {
+    /// The LAN's querier, if one is present.
+    fn querier(&self, now: Instant) -> Option<LanQuerier> {
+        self.router.querier(now).map(|lan| LanQuerier {
+            address: lan.address,
+            version: lan.version.number(),
+            interval_s: lan.interval.and_then(|i| u32::try_from(i.as_secs()).ok()),
+            last_query_s: now.saturating_duration_since(lan.last_query).as_secs(),
+        })
     }
 }
 

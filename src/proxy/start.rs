@@ -11,6 +11,7 @@ use std::time::Instant;
 use nix::ifaddrs::getifaddrs;
 use nix::sys::signal::{SigHandler, Signal, signal};
 
+use super::barrier::Barrier;
 use super::config::{ProxyConfig, ProxyInterface};
 use super::downstream::{Injector, Intercepted};
 use super::driver::Driver;
@@ -21,6 +22,7 @@ use super::links::Links;
 use super::log::{Level, Log};
 use super::native::ProcNet;
 use super::nfnetlink::NfSocket;
+use super::prompt::Reporter;
 use super::sandbox;
 use super::upstream::LimitFiles;
 use crate::attach::IgmpMode;
@@ -106,6 +108,8 @@ fn start() -> Result<Driver, StartError> {
         .context(|| format!("cannot enter the network namespace of process {}", config.pid))??;
     let lan = open_lan(&config.interfaces, &inside)?;
     warnings.extend(unnumbered(&config.interfaces, &inside));
+    let reporters = open_reporters(&lan, now)?;
+    let barrier = Barrier::open().context(|| "cannot open a socket".into())?;
     let limits = LimitFiles::open();
     // Last, so that nobody finds a socket whose proxy does not start.
     let listener: UnixListener =
@@ -118,6 +122,8 @@ fn start() -> Result<Driver, StartError> {
         log,
         inside,
         lan,
+        reporters,
+        barrier,
         limits,
         listener,
         warnings,
@@ -146,6 +152,8 @@ pub(crate) struct Parts {
     pub(crate) log: Log,
     pub(crate) inside: Inside,
     pub(crate) lan: Vec<LanSocket>,
+    pub(crate) reporters: Vec<Reporter>,
+    pub(crate) barrier: Barrier,
     pub(crate) limits: LimitFiles,
     pub(crate) listener: UnixListener,
     pub(crate) warnings: Vec<String>,
@@ -205,6 +213,17 @@ fn open_lan(interfaces: &[ProxyInterface], inside: &Inside) -> Result<Vec<LanSoc
     Ok(lan)
 }
 
+/// Where joins can be reported without delay; without notifications there are none.
+fn open_reporters(lan: &[LanSocket], now: Instant) -> Result<Vec<Reporter>, StartError> {
+    let mut reporters = Vec::new();
+    for socket in lan {
+        let reporter = Reporter::open(socket.name(), socket.index, now);
+        let what = || format!("cannot open the report socket of {}", socket.name());
+        reporters.extend(reporter.context(what)?);
+    }
+    Ok(reporters)
+}
+
 /// A warning for each upstream without an address: the kernel reports from 0.0.0.0 there.
 fn unnumbered(interfaces: &[ProxyInterface], inside: &Inside) -> Vec<String> {
     let served = interfaces
@@ -255,7 +274,7 @@ impl Inside {
         let served: Vec<Target<'_>> = interfaces
             .iter()
             .filter(|i| i.igmp == IgmpMode::Proxy)
-            .map(|i| Target { name: &i.name, index: i.index })
+            .map(|i| Target { name: &i.name, index: i.index, reception: i.policy.reception() })
             .collect();
         let interception = if served.is_empty() { None } else { intercept(&served, warnings)? };
         let proc_net =
@@ -305,7 +324,7 @@ fn intercept(
             return Ok(None);
         }
     };
-    if let Err(e) = filter::intercept_frames(&rules, table, served, mark) {
+    if let Err(e) = filter::intercept_frames(&rules, table, served) {
         warnings.push(format!(
             "packet sockets of the container are not intercepted: this kernel does not take netdev \
              egress rules ({e}); they need Linux 5.16"

@@ -18,7 +18,8 @@ pub struct ProxyStatus {
     pub pid: i32,
     /// How it works.
     pub state: ProxyState,
-    /// Why it works less than fully, for people; absent when all is well.
+    /// Why it works less than fully, and what is wrong with the LAN's querier now, for people; absent when
+    /// all is well.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<String>,
     /// Its interfaces, in the order of attachment.
@@ -53,7 +54,7 @@ pub struct InterfaceEntry {
 }
 
 /// The querier of the LAN.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LanQuerier {
     /// Its address.
     pub address: Ipv4Addr,

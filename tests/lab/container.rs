@@ -100,6 +100,15 @@ impl Container {
         }
     }
 
+    /// From now on commands run in its network namespace only, with the file system of the machine.
+    pub fn enter_by_namespace(&mut self) {
+        let pid = self.pid.to_string();
+        let engine = self.engine.get_or_insert_default();
+        let binaries = format!("PATH={}", binaries());
+        engine.exec =
+            ["nsenter", "--target", &pid, "--net", "env", &binaries].map(str::to_owned).to_vec();
+    }
+
     /// `program` in the container's network namespace, with the file system of the machine.
     pub fn enter(&self, program: &str) -> Command {
         let mut command = Command::new("nsenter");
@@ -221,12 +230,10 @@ impl Lab {
 
     /// A namespace with a macvlan child of the parent and nothing else: what people do without mcrun.
     pub fn bare(&self, node: &'static str, address: &str) {
+        self.add_node(node);
         let namespace = self.namespace(node);
-        self.bare.borrow_mut().push(node);
-        run(Command::new("ip").args(["netns", "add", &namespace]));
         self.ip("host", &format!("link add link {PARENT} name {node} type macvlan mode bridge"));
         self.ip("host", &format!("link set {node} netns {namespace}"));
-        self.ip(node, "link set lo up");
         self.ip(node, &format!("addr add {address}/24 dev {node}"));
         self.ip(node, &format!("link set {node} up"));
         self.ip(node, &format!("route add 224.0.0.0/4 dev {node}"));
@@ -377,4 +384,10 @@ impl Bundle {
         lab.containers.borrow_mut().push(container.clone());
         container
     }
+}
+
+/// A search path that begins with the directory of the programs under test.
+fn binaries() -> String {
+    let directory = Path::new(env!("CARGO_BIN_EXE_mcrun")).parent().expect("a directory");
+    format!("{}:/usr/sbin:/usr/bin:/sbin:/bin", directory.display())
 }

@@ -17,6 +17,8 @@ pub struct Pod<'a> {
     pub name: &'a str,
     pub annotations: &'a [(&'a str, &'a str)],
     pub host_network: bool,
+    /// The parent of its cgroups.
+    pub cgroup: &'a str,
 }
 
 impl Cri {
@@ -78,7 +80,10 @@ impl Pod<'_> {
         // Network, pid and ipc; 0 is a pod's own, 2 is the node's.
         let network = if self.host_network { 2 } else { 0 };
         let namespaces = Message::new().number(1, network);
-        config.message(8, Message::new().message(2, Message::new().message(1, namespaces)))
+        config.message(
+            8,
+            Message::new().text(1, self.cgroup).message(2, Message::new().message(1, namespaces)),
+        )
     }
 }
 

@@ -1,4 +1,5 @@
-//! dockerd and containerd of the lab's own, on its container host.
+//! dockerd and containerd of the lab's own, on its container host. They are to end before the lab does,
+//! which kills what it finds.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -50,19 +51,24 @@ impl Drop for Daemon {
 /// A dockerd with a bridge of its own, which `mcrun setup docker` has told of the runtime `mcrun`.
 pub struct Dockerd {
     daemon: Option<Daemon>,
+    cgroup: Cgroup,
     directory: PathBuf,
 }
 
 impl Dockerd {
-    /// Returns when it answers and has the image. Take what it has put on the host for settled after
-    /// this.
-    pub fn start(lab: &Lab) -> Dockerd {
+    /// Returns when it answers and has the image; what it has put on the host belongs there then.
+    pub fn start(lab: &mut Lab) -> Dockerd {
+        Dockerd::start_with(lab, "{ \"debug\": true }")
+    }
+
+    /// The same with another daemon.json.
+    pub fn start_with(lab: &mut Lab, config: &str) -> Dockerd {
         let directory = lab.directory().join("docker");
         for parent in ["etc/docker", "run"] {
             fs::create_dir_all(directory.join(parent)).expect("directory");
         }
-        fs::write(directory.join("etc/docker/daemon.json"), "{ \"debug\": true }").expect("file");
-        let mut docker = Dockerd { daemon: None, directory };
+        fs::write(directory.join("etc/docker/daemon.json"), config).expect("file");
+        let mut docker = Dockerd { daemon: None, cgroup: Cgroup::of(lab), directory };
         docker.start_daemon(lab);
         // While it runs, as people do it.
         run(lab.mcrun(["setup", "docker", "--reload", "--root"]).arg(&docker.directory));
@@ -70,16 +76,10 @@ impl Dockerd {
             let format = ["info", "--format", "{{json .Runtimes}}"];
             run(&mut docker.command(lab, format)).contains("mcrun-runtime").then_some(())
         });
-        let tar = Command::new("tar")
-            .args(["--create", "--directory"])
-            .arg(lab.rootfs())
-            .arg(".")
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("tar starts");
-        let mut import = docker.command(lab, ["import", "-", IMAGE]);
-        let imported = import.stdin(tar.stdout.expect("piped")).output().expect("docker starts");
-        assert!(imported.status.success(), "{}", String::from_utf8_lossy(&imported.stderr));
+        let archive = docker.directory.join("image.tar");
+        run(Command::new("tar").arg("-C").arg(lab.rootfs()).arg("-cf").arg(&archive).arg("."));
+        run(docker.command(lab, ["import"]).arg(&archive).arg(IMAGE));
+        lab.settle();
         docker
     }
 
@@ -99,7 +99,7 @@ impl Dockerd {
             .arg(self.socket())
             // Filtering is the host's business, and not this machine's kernel's.
             .args(["--iptables=false", "--ip6tables=false", "--ip-masq=false"])
-            .args(["--bip", "172.30.99.1/24"]);
+            .args(["--bip", "172.30.99.1/24", "--cgroup-parent", &self.cgroup.0]);
         let mut daemon = Daemon::start(&mut command, &self.directory);
         daemon.wait_ready(|| self.command(lab, ["version"]));
         self.daemon = Some(daemon);
@@ -181,22 +181,64 @@ impl Dockerd {
     }
 }
 
+impl Drop for Dockerd {
+    fn drop(&mut self) {
+        // Containers of a test that failed, which outlive a dockerd with live-restore.
+        let docker = |arguments: &[&str]| {
+            let mut command = Command::new("docker");
+            output(command.args(["--host", &self.socket()]).args(arguments))
+        };
+        let ids = docker(&["ps", "--all", "--quiet"]);
+        for id in String::from_utf8_lossy(&ids.stdout).lines() {
+            docker(&["rm", "--force", id]);
+        }
+        self.daemon = None;
+    }
+}
+
+/// Where a daemon's containers have their cgroups; removed in the end.
+struct Cgroup(String);
+
+impl Cgroup {
+    fn of(lab: &Lab) -> Cgroup {
+        Cgroup(format!("/{}", lab.name("daemon")))
+    }
+}
+
+impl Drop for Cgroup {
+    fn drop(&mut self) {
+        // One for each controller of version 1, or one in all.
+        let root = Path::new("/sys/fs/cgroup");
+        let controllers = fs::read_dir(root).expect("cgroups").flatten().map(|entry| entry.path());
+        for controller in controllers.chain([root.to_owned()]) {
+            let _ = fs::remove_dir(controller.join(self.0.trim_start_matches('/')));
+        }
+    }
+}
+
 /// A containerd that `mcrun setup containerd` has told of the runtime handler `mcrun`.
 pub struct Containerd {
     daemon: Daemon,
+    cgroup: Cgroup,
     directory: PathBuf,
 }
 
 impl Containerd {
-    /// Returns when it answers. `plugins` is the rest of its configuration file.
-    pub fn start(lab: &Lab, plugins: &str) -> Containerd {
+    /// Without the CRI plugin. Returns when it answers.
+    pub fn start(lab: &mut Lab) -> Containerd {
+        let off = "disabled_plugins = [\"io.containerd.grpc.v1.cri\"]\n";
+        Containerd::start_with(lab, off, "")
+    }
+
+    /// The same with further keys and tables in its configuration file.
+    pub fn start_with(lab: &mut Lab, keys: &str, tables: &str) -> Containerd {
         let directory = lab.directory().join("containerd");
         let config = directory.join("etc/containerd/config.toml");
         fs::create_dir_all(config.parent().expect("a parent")).expect("directory");
         let at = |name: &str| directory.join(name);
         let text = format!(
-            "version = 2\nroot = {:?}\nstate = {:?}\n[grpc]\n  address = {:?}\n\
-             [ttrpc]\n  address = {:?}\n{plugins}",
+            "version = 2\nroot = {:?}\nstate = {:?}\n{keys}[grpc]\n  address = {:?}\n\
+             [ttrpc]\n  address = {:?}\n{tables}",
             at("root"),
             at("state"),
             at("sock"),
@@ -206,19 +248,30 @@ impl Containerd {
         run(lab.mcrun(["setup", "containerd", "--root"]).arg(&directory));
         let mut command = lab.enter("host", "containerd");
         let daemon = Daemon::start(command.arg("--config").arg(config), &directory);
-        let mut containerd = Containerd { daemon, directory };
+        let mut containerd = Containerd { daemon, cgroup: Cgroup::of(lab), directory };
         let socket = containerd.socket();
         containerd.daemon.wait_ready(|| {
             let mut command = lab.enter("host", "ctr");
             command.arg("--address").arg(&socket).args(["version"]);
             command
         });
+        lab.settle();
         containerd
     }
 
     /// Where it listens.
     pub fn socket(&self) -> PathBuf {
         self.directory.join("sock")
+    }
+
+    /// The parent of its containers' cgroups.
+    pub fn cgroup(&self) -> &str {
+        &self.cgroup.0
+    }
+
+    /// Where `ctr` is to make its pipes.
+    pub fn fifos(&self) -> PathBuf {
+        self.directory.join("fifos")
     }
 
     /// Its log up to now.
@@ -257,7 +310,10 @@ impl Containerd {
             words.map(str::to_owned).to_vec()
         };
         EngineCommands {
-            exec: shell(format!("exec {ctr} task exec --exec-id probe-$$ {id} \"$@\"")),
+            exec: shell(format!(
+                "exec {ctr} task exec --fifo-dir {} --exec-id probe-$$ {id} \"$@\"",
+                self.fifos().display()
+            )),
             delete: shell(format!("{ctr} task rm -f {id} && {ctr} container rm {id}")),
         }
     }
@@ -267,6 +323,22 @@ impl Containerd {
         let archive = oci_archive(lab, &self.directory.join("image"), name);
         let mut command = self.ctr(lab, namespace, ["images", "import"]);
         run(command.arg(archive));
+    }
+}
+
+impl Drop for Containerd {
+    fn drop(&mut self) {
+        // Tasks of a test that failed, which outlive containerd.
+        let ctr = |arguments: &[&str]| {
+            let mut command = Command::new("ctr");
+            let ended = output(command.arg("--address").arg(self.socket()).args(arguments));
+            String::from_utf8_lossy(&ended.stdout).into_owned()
+        };
+        for namespace in ctr(&["namespaces", "ls", "--quiet"]).lines() {
+            for id in ctr(&["--namespace", namespace, "task", "ls", "--quiet"]).lines() {
+                ctr(&["--namespace", namespace, "task", "rm", "--force", id]);
+            }
+        }
     }
 }
 

@@ -20,6 +20,8 @@ mod facts;
 mod igmp;
 mod probe;
 mod process;
+mod router;
+mod sockets;
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
@@ -44,6 +46,8 @@ pub use facts::{Leftovers, Membership, memberships};
 pub use igmp::{Igmp, IgmpFrame, Record, RecordKind};
 pub use probe::{Receiver, Reception, Sender};
 pub use process::{Background, alive, json, kill, output, run, wait_until};
+pub use router::{FAR, ROUTER, Router};
+pub use sockets::{Change, Member, after, union};
 
 /// The LAN interface in the host's and the sender's namespace.
 pub const PARENT: &str = "lan0";
@@ -262,6 +266,19 @@ impl Lab {
         Capture::start(self, HOST_PORT, filter)
     }
 
+    /// Whether the switch port forgets a group with its first leave; as the lab is made, it does.
+    pub fn set_fast_leave(&self, on: bool) {
+        let value = if on { "on" } else { "off" };
+        run(self.enter("sw", "bridge").args(["link", "set", "dev", HOST_PORT, "fastleave", value]));
+    }
+
+    /// Makes one more namespace, which goes with the lab.
+    fn add_node(&self, node: &'static str) {
+        self.bare.borrow_mut().push(node);
+        run(Command::new("ip").args(["netns", "add", &self.namespace(node)]));
+        self.ip(node, "link set lo up");
+    }
+
     /// Makes the switch send a general query now.
     pub fn query(&self) {
         self.ip("sw", "link set br0 type bridge mcast_querier 0");
@@ -281,8 +298,13 @@ impl Lab {
 
     /// Takes what is on the host now for what belongs there.
     pub fn settled(mut self) -> Lab {
-        self.before = self.leftovers();
+        self.settle();
         self
+    }
+
+    /// The same.
+    pub fn settle(&mut self) {
+        self.before = self.leftovers();
     }
 
     /// Asserts that everything mcrun made on the host is gone, or goes within `limit`.

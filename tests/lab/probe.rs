@@ -1,6 +1,7 @@
 //! `mcrun probe` as the lab's sender and receivers.
 
-use std::net::Ipv4Addr;
+use std::collections::BTreeSet;
+use std::net::{Ipv4Addr, SocketAddrV4};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -25,6 +26,8 @@ pub struct Reception {
     pub packets: u64,
     pub lost: u64,
     pub longest_gap_ms: f64,
+    /// Who sent what came.
+    pub sources: BTreeSet<Ipv4Addr>,
 }
 
 impl Lab {
@@ -35,6 +38,16 @@ impl Lab {
             .args(["probe", "send", &format!("{group}:{PORT}"), "--interface", PARENT])
             .args(["--source", &source.to_string(), "--rate", &rate.to_string()])
             .args(["--duration", "120s"])
+            .stdout(Stdio::null());
+        Sender(Background::start(&mut command))
+    }
+
+    /// Sends the same stream from the network behind the router.
+    pub fn send_from_far(&self, group: Ipv4Addr, rate: u32) -> Sender {
+        let mut command = self.enter("far", env!("CARGO_BIN_EXE_mcrun"));
+        command
+            .args(["probe", "send", &format!("{group}:{PORT}"), "--interface", PARENT])
+            .args(["--rate", &rate.to_string(), "--ttl", "8", "--duration", "120s"])
             .stdout(Stdio::null());
         Sender(Background::start(&mut command))
     }
@@ -121,6 +134,13 @@ impl Receiver {
             packets: number("packets") as u64,
             lost: number("lost") as u64,
             longest_gap_ms: number("longest_gap_ms"),
+            sources: of_group["sources"]
+                .as_array()
+                .expect("an array")
+                .iter()
+                .map(|s| s["source"].as_str().and_then(|a| a.parse().ok()).expect("an address"))
+                .map(|from: SocketAddrV4| *from.ip())
+                .collect(),
         }
     }
 }

@@ -140,6 +140,11 @@ impl Pool {
         self.failed.get(&group).map(|f| f.reason.as_str())
     }
 
+    /// Whether nothing is received of the group yet.
+    pub(crate) fn is_new(&self, group: Ipv4Addr) -> bool {
+        !self.slots.has(group)
+    }
+
     /// Leaves everything.
     pub(crate) fn clear(&mut self) {
         *self = Pool::new(self.upstream);

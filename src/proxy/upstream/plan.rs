@@ -89,6 +89,11 @@ impl Slot {
 }
 
 impl Slots {
+    /// Whether anything is joined of the group.
+    pub(crate) fn has(&self, group: Ipv4Addr) -> bool {
+        self.slots.values().any(|slot| slot.joined.contains_key(&group))
+    }
+
     /// The steps that turn what is joined of `group` into `wanted`; none when it is so already.
     ///
     /// # Errors

@@ -1,0 +1,31 @@
+//! Arbitrary text as attachments: nothing panics, errors are one line, and what is accepted can be
+//! planned and kept in a record.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use mcrun::attach::{Attachment, AdminConfig, MAX_ATTACHMENTS, parse_list};
+use mcrun::net::facts::Facts;
+use mcrun::net::plan::plan;
+
+fuzz_target!(|text: &str| {
+    match parse_list(text) {
+        Ok(attachments) => {
+            assert!(attachments.len() <= MAX_ATTACHMENTS);
+            let json = serde_json::to_string(&attachments).expect("a record is JSON");
+            let again: Vec<Attachment> = serde_json::from_str(&json).expect("and is read again");
+            assert_eq!(again, attachments);
+            for attachment in &attachments {
+                assert!(AdminConfig::default().check(attachment).is_ok());
+            }
+            // No link exists in these facts, so that each is refused, in one line.
+            if let Err(error) = plan(&attachments, &Facts::default()) {
+                one_line(&error.to_string());
+            }
+        }
+        Err(error) => one_line(&error.to_string()),
+    }
+});
+
+fn one_line(message: &str) {
+    assert!(!message.is_empty() && !message.contains('\n'), "{message:?}");
+}

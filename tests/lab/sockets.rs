@@ -1,0 +1,163 @@
+//! Sockets in a container that change what they receive by every call there is.
+
+use std::fs;
+use std::io;
+use std::net::Ipv4Addr;
+use std::os::fd::AsRawFd;
+
+use mcrun::igmp::{Filter, FilterMode};
+use mcrun::net::netns::NetNs;
+use mcrun::net::sockopt;
+use socket2::{Domain, Socket, Type};
+
+use super::facts::{memberships, source_filters};
+use super::{Container, Lab};
+
+/// The interface in the container.
+const CHILD: &str = "mc0";
+
+/// A UDP socket that lives in a container's network namespace, as one of a process in it does.
+#[derive(Debug)]
+pub struct Member {
+    socket: Socket,
+    index: u32,
+}
+
+/// A change of what one socket receives of a group.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Change {
+    /// From any source (MCAST_JOIN_GROUP).
+    Join,
+    /// MCAST_LEAVE_GROUP.
+    Leave,
+    /// MCAST_JOIN_SOURCE_GROUP.
+    JoinSource(Ipv4Addr),
+    /// MCAST_LEAVE_SOURCE_GROUP.
+    LeaveSource(Ipv4Addr),
+    /// IP_BLOCK_SOURCE.
+    Block(Ipv4Addr),
+    /// IP_UNBLOCK_SOURCE.
+    Unblock(Ipv4Addr),
+    /// MCAST_MSFILTER.
+    Set(Filter),
+}
+
+impl Container {
+    /// Its network namespace.
+    pub fn namespace(&self) -> NetNs {
+        NetNs::of_pid(self.pid).expect("the container runs")
+    }
+
+    /// A socket that has joined nothing.
+    pub fn member(&self) -> Member {
+        let open = || -> io::Result<Member> {
+            let socket = Socket::new(Domain::IPV4, Type::DGRAM, None)?;
+            Ok(Member { socket, index: nix::net::if_::if_nametoindex(CHILD)? })
+        };
+        self.namespace().run(open).expect("entered").expect("socket")
+    }
+}
+
+impl Member {
+    /// Makes the change; what the kernel says of it.
+    pub fn try_change(&self, group: Ipv4Addr, change: &Change) -> io::Result<()> {
+        let (socket, index) = (&self.socket, self.index);
+        match change {
+            Change::Join => sockopt::join_group(socket, index, group),
+            Change::Leave => sockopt::leave_group(socket, index, group),
+            Change::JoinSource(s) => sockopt::join_source_group(socket, index, group, *s),
+            Change::LeaveSource(s) => sockopt::leave_source_group(socket, index, group, *s),
+            Change::Block(s) => self.block(libc::IP_BLOCK_SOURCE, group, *s),
+            Change::Unblock(s) => self.block(libc::IP_UNBLOCK_SOURCE, group, *s),
+            Change::Set(filter) => sockopt::set_filter(socket, index, group, filter),
+        }
+    }
+
+    /// Makes the change, which the kernel must accept.
+    pub fn change(&self, group: Ipv4Addr, change: &Change) {
+        self.try_change(group, change).unwrap_or_else(|e| panic!("{change:?} of {group}: {e}"));
+    }
+
+    /// The older calls of ip(7), which name the interface by its route here.
+    fn block(&self, option: i32, group: Ipv4Addr, source: Ipv4Addr) -> io::Result<()> {
+        let address = |a: Ipv4Addr| libc::in_addr { s_addr: u32::from_ne_bytes(a.octets()) };
+        let request = libc::ip_mreq_source {
+            imr_multiaddr: address(group),
+            imr_interface: address(Ipv4Addr::UNSPECIFIED),
+            imr_sourceaddr: address(source),
+        };
+        // SAFETY: the descriptor is open, and the value is a live structure of the stated size.
+        let result = unsafe {
+            libc::setsockopt(
+                self.socket.as_raw_fd(),
+                libc::IPPROTO_IP,
+                option,
+                (&raw const request).cast(),
+                size_of_val(&request) as libc::socklen_t,
+            )
+        };
+        if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    }
+}
+
+/// What a kernel receives of a group, read from its /proc/net/mcfilter alone where it tells: a source
+/// excluded by all `excluding` sockets that exclude and included by none is not received.
+fn merged(
+    lists: Option<std::collections::BTreeMap<Ipv4Addr, (u32, u32)>>,
+    excluding: u32,
+) -> Filter {
+    let lists = lists.unwrap_or_default();
+    if excluding > 0 {
+        let out = lists.iter().filter(|(_, (inc, exc))| *inc == 0 && *exc == excluding);
+        Filter::exclude(out.map(|(source, _)| *source))
+    } else {
+        Filter::include(lists.iter().filter(|(_, (inc, _))| *inc > 0).map(|(source, _)| *source))
+    }
+}
+
+impl Lab {
+    /// What the container's kernel has joined of a group while this many of its sockets exclude.
+    pub fn wanted(&self, container: &Container, group: Ipv4Addr, excluding: u32) -> Option<Filter> {
+        let joined = memberships(container.pid).iter().any(|m| m.group == group);
+        let text = fs::read_to_string(format!("/proc/{}/net/mcfilter", container.pid));
+        let mut filters = source_filters(&text.expect("/proc/PID/net/mcfilter"));
+        joined.then(|| merged(filters.remove(&group), excluding))
+    }
+
+    /// What the host's kernel has joined of a group for a single container.
+    pub fn upstream(&self, group: Ipv4Addr) -> Option<Filter> {
+        let lists = self.host_filters().remove(&group);
+        let including = lists.as_ref().is_some_and(|l| l.values().all(|(_, exc)| *exc == 0));
+        self.host_joins().contains(&group).then(|| merged(lists, u32::from(!including)))
+    }
+}
+
+/// What all sockets of a container together receive (RFC 9776 §3.2).
+pub fn union(filters: &[Option<Filter>]) -> Option<Filter> {
+    let of = |mode| filters.iter().flatten().filter(move |f| f.mode == mode);
+    let included: std::collections::BTreeSet<Ipv4Addr> =
+        of(FilterMode::Include).flat_map(|f| f.sources.iter().copied()).collect();
+    let mut excluding = of(FilterMode::Exclude);
+    let Some(first) = excluding.next() else {
+        return (!included.is_empty()).then(|| Filter::include(included));
+    };
+    let mut excluded = first.sources.clone();
+    for filter in excluding {
+        excluded.retain(|source| filter.sources.contains(source));
+    }
+    excluded.retain(|source| !included.contains(source));
+    Some(Filter::exclude(excluded))
+}
+
+/// What a socket receives after a change, given what it received before.
+pub fn after(before: Option<Filter>, change: &Change) -> Option<Filter> {
+    let mut now = before.clone().unwrap_or_else(Filter::none);
+    match change {
+        Change::Join => now = Filter::any(),
+        Change::Leave => now = Filter::none(),
+        Change::JoinSource(s) | Change::Block(s) => _ = now.sources.insert(*s),
+        Change::LeaveSource(s) | Change::Unblock(s) => _ = now.sources.remove(s),
+        Change::Set(filter) => now = filter.clone(),
+    }
+    (!now.is_none()).then_some(now)
+}

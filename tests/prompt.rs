@@ -1,0 +1,65 @@
+//! The first report of a join: sent by the proxy without delay, followed by the kernel's own, and never
+//! for a group that the host has joined already.
+
+mod lab;
+
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+use lab::{Capture, Igmp, Lab, PATIENCE, RecordKind, wait_until};
+
+const FIRST: Ipv4Addr = Ipv4Addr::new(239, 6, 1, 1);
+const MARKER: Ipv4Addr = Ipv4Addr::new(239, 6, 1, 2);
+/// Reports of a new membership by the kernel (robustness variable 2), and the proxy's.
+const REPORTS: usize = 3;
+
+/// Unsolicited joins of a group that were seen.
+fn joins(capture: &Capture, wanted: Ipv4Addr) -> usize {
+    let of = |message: &Igmp| match message {
+        Igmp::Report { version, group } => usize::from(*group == wanted && *version == 2),
+        Igmp::ReportV3(records) => records
+            .iter()
+            .filter(|record| record.group == wanted)
+            .inspect(|record| assert!(record.sources.is_empty(), "{record:?}"))
+            .filter(|record| record.kind == RecordKind::ToExclude)
+            .count(),
+        _ => 0,
+    };
+    capture.igmp().iter().map(|frame| of(&frame.message)).sum()
+}
+
+fn wait_reported(capture: &Capture, group: Ipv4Addr) {
+    wait_until("the join is reported and repeated", PATIENCE, || {
+        (joins(capture, group) >= REPORTS).then_some(())
+    });
+}
+
+#[test]
+fn only_the_hosts_first_join_is_reported() {
+    let lab = Lab::new(3);
+    let (one, two) = (lab.start("one", "10.99.0.11"), lab.start("two", "10.99.0.12"));
+    let capture = lab.capture();
+    let long = Duration::from_secs(60);
+    let _first = lab.receive(&one, FIRST, None, long);
+    wait_reported(&capture, FIRST);
+    let _second = lab.receive(&two, FIRST, None, long);
+    lab.wait_joined(&two, FIRST);
+    // What is said of the marker is said after anything that could be said of the second join.
+    let _marker = lab.receive(&two, MARKER, None, long);
+    wait_reported(&capture, MARKER);
+    assert_eq!(joins(&capture, FIRST), REPORTS);
+    assert_eq!(joins(&capture, MARKER), REPORTS);
+    lab.assert_one_igmp_host(&capture.finish());
+}
+
+#[test]
+fn a_join_is_reported_in_the_version_of_the_lans_querier() {
+    let lab = Lab::new(2);
+    let container = lab.start("one", "10.99.0.11");
+    let capture = lab.capture();
+    let _receiver = lab.receive(&container, FIRST, None, Duration::from_secs(60));
+    wait_reported(&capture, FIRST);
+    let seen = capture.finish();
+    assert!(!seen.iter().any(|frame| matches!(frame.message, Igmp::ReportV3(_))), "{seen:?}");
+    lab.assert_one_igmp_host(&seen);
+}
