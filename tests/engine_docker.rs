@@ -33,8 +33,8 @@ fn assert_receives(lab: &Lab, container: &Container) {
 
 #[test]
 fn mcrun_run_behaves_as_docker_run_and_the_container_is_attached_all_its_life() {
-    let lab = Lab::new(2);
-    let daemon = Dockerd::start(&lab);
+    let mut lab = Lab::new(2);
+    let daemon = Dockerd::start(&mut lab);
     let engine = Engine::docker(&lab, &daemon);
     let lab_now = lab.leftovers();
     let attachment = attachment();
@@ -85,9 +85,8 @@ fn mcrun_run_behaves_as_docker_run_and_the_container_is_attached_all_its_life() 
 
 #[test]
 fn dockerd_restarted_with_live_restore_costs_the_stream_nothing() {
-    let lab = Lab::new(2);
-    let mut daemon = Dockerd::start(&lab);
-    daemon.enable_live_restore(&lab);
+    let mut lab = Lab::new(2);
+    let mut daemon = Dockerd::start_with(&mut lab, "{ \"live-restore\": true }");
     let container = Engine::docker(&lab, &daemon).container_kept("cam", &attachment());
     let _stream = lab.send(GROUP, SOURCES[0], 1000);
     let mcrun = container.enter(env!("CARGO_BIN_EXE_mcrun"));
@@ -109,8 +108,8 @@ fn dockerd_restarted_with_live_restore_costs_the_stream_nothing() {
 
 #[test]
 fn a_killed_shim_leaves_nothing() {
-    let lab = Lab::new(2);
-    let daemon = Dockerd::start(&lab);
+    let mut lab = Lab::new(2);
+    let daemon = Dockerd::start(&mut lab);
     let engine = Engine::docker(&lab, &daemon);
     let lab_now = lab.leftovers();
     let container = engine.start("cam", &["--network=none", "--mcast", &attachment()]);
@@ -130,8 +129,8 @@ fn a_killed_shim_leaves_nothing() {
 
 #[test]
 fn networks_routes_and_published_ports_are_untouched() {
-    let lab = Lab::new(2);
-    let daemon = Dockerd::start(&lab);
+    let mut lab = Lab::new(2);
+    let daemon = Dockerd::start(&mut lab);
     let engine = Engine::docker(&lab, &daemon);
     run(&mut engine.command(&["network", "create", "--subnet", "172.30.98.0/24", "own"]));
     let serve = "while :; do echo published | busybox nc -l -p 80; done";

@@ -120,20 +120,6 @@ impl Dockerd {
         self.daemon.as_ref().expect("running").process.pid()
     }
 
-    /// Makes containers outlive dockerd from now on.
-    pub fn enable_live_restore(&self, lab: &Lab) {
-        let file = self.directory.join("etc/docker/daemon.json");
-        let text = fs::read_to_string(&file).expect("daemon.json");
-        let mut config: serde_json::Value = serde_json::from_str(&text).expect("JSON");
-        config["live-restore"] = true.into();
-        fs::write(&file, config.to_string()).expect("daemon.json");
-        self.daemon.as_ref().expect("running").process.signal(libc::SIGHUP);
-        wait_until("dockerd has read its configuration", PATIENCE, || {
-            let format = ["info", "--format", "{{.LiveRestoreEnabled}}"];
-            (run(&mut self.command(lab, format)).trim() == "true").then_some(())
-        });
-    }
-
     /// Ends dockerd and starts it anew.
     pub fn restart(&mut self, lab: &Lab) {
         self.daemon = None;
