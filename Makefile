@@ -16,13 +16,15 @@ fishdir  := $(PREFIX)/share/fish/vendor_completions.d
 target  = $(or $(CARGO_TARGET_DIR),target)/$(shell rustc --print host-tuple)
 release = $(target)/release
 
-binaries := mcrun mcrun-hook mcrun-proxy
+binaries := mcrun mcrun-hook mcrun-proxy mcrun-runtime
 pages    := $(notdir $(wildcard man/*.1))
 hooks    := $(notdir $(wildcard hooks/mcrun-*.json))
+examples := docker/daemon.json containerd/config.toml crio/99-mcrun.conf podman/mcrun.conf \
+    cdi/mcrun.yaml kubernetes/runtimeclass.yaml kubernetes/pod.yaml
 docs     := README.md CHANGELOG.md LICENSE-MIT LICENSE-APACHE hooks/config.json
 
 demo_packages := runc
-test_packages := runc crun busybox-static iproute2 nftables tcpdump util-linux libcap2-bin make
+test_packages := runc crun docker.io containerd busybox-static iproute2 nftables tcpdump util-linux libcap2-bin make
 
 .DEFAULT_GOAL := build
 .PHONY: build demo test lint fmt man fuzz bench install uninstall
@@ -80,15 +82,19 @@ install:
 	install -m 0644 completions/_mcrun $(DESTDIR)$(zshdir)/_mcrun
 	install -m 0644 completions/mcrun.fish $(DESTDIR)$(fishdir)/mcrun.fish
 	install -m 0644 $(addprefix hooks/,$(hooks)) $(DESTDIR)$(hooksdir)
-	sed -i 's|/usr/local/bin/mcrun-hook|$(bindir)/mcrun-hook|g' $(addprefix $(DESTDIR)$(hooksdir)/,$(hooks)) $(DESTDIR)$(docdir)/config.json
+	for example in $(examples); do \
+	    install -D -m 0644 hooks/$$example $(DESTDIR)$(docdir)/$$example || exit; \
+	done
+	sed -i 's|/usr/local/bin/mcrun-|$(bindir)/mcrun-|g' $(addprefix $(DESTDIR)$(hooksdir)/,$(hooks)) \
+	    $(addprefix $(DESTDIR)$(docdir)/,config.json $(examples))
 
 uninstall:
 	rm -f $(addprefix $(DESTDIR)$(bindir)/,$(binaries)) \
 	    $(addprefix $(DESTDIR)$(mandir)/,$(pages)) \
-	    $(addprefix $(DESTDIR)$(docdir)/,$(notdir $(docs))) \
+	    $(addprefix $(DESTDIR)$(docdir)/,$(notdir $(docs)) $(examples)) \
 	    $(DESTDIR)$(bashdir)/mcrun $(DESTDIR)$(zshdir)/_mcrun $(DESTDIR)$(fishdir)/mcrun.fish \
 	    $(addprefix $(DESTDIR)$(hooksdir)/,$(hooks))
-	-rmdir $(DESTDIR)$(docdir)
+	-rmdir $(addprefix $(DESTDIR)$(docdir)/,$(sort $(dir $(examples)))) $(DESTDIR)$(docdir)
 
 .PHONY: need-root
 need-root:

@@ -49,6 +49,9 @@ _mcrun() {
             mcrun,run)
                 cmd="mcrun__subcmd__run"
                 ;;
+            mcrun,setup)
+                cmd="mcrun__subcmd__setup"
+                ;;
             mcrun,stop)
                 cmd="mcrun__subcmd__stop"
                 ;;
@@ -65,7 +68,7 @@ _mcrun() {
 
     case "${cmd}" in
         mcrun)
-            opts="-h -V --help --version run exec stop kill rm ps groups inspect probe demo reload gc"
+            opts="-h -V --help --version run exec stop kill rm ps groups inspect probe demo reload setup gc"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -470,6 +473,24 @@ _mcrun() {
                     return 0
                     ;;
                 --annotation)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        mcrun__subcmd__setup)
+            opts="-h --print --remove --reload --root --help docker podman containerd crio cdi"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --root)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;

@@ -37,6 +37,7 @@ complete -c mcrun -n "__fish_mcrun_needs_command" -f -a "inspect" -d 'Show every
 complete -c mcrun -n "__fish_mcrun_needs_command" -f -a "probe" -d 'Send or receive a measured multicast stream'
 complete -c mcrun -n "__fish_mcrun_needs_command" -f -a "demo" -d 'Show it live: a media facility in network namespaces of its own'
 complete -c mcrun -n "__fish_mcrun_needs_command" -f -a "reload" -d 'Bring the administrator\'s rules into force for running containers'
+complete -c mcrun -n "__fish_mcrun_needs_command" -f -a "setup" -d 'Tell a container engine of mcrun'
 complete -c mcrun -n "__fish_mcrun_needs_command" -f -a "gc" -d 'Remove what dead containers left behind'
 complete -c mcrun -n "__fish_mcrun_using_subcommand run" -l rootfs -d 'Root filesystem of the container: a directory, used in place' -r -F
 complete -c mcrun -n "__fish_mcrun_using_subcommand run" -l bundle -d 'OCI bundle: a directory with a config.json, which is not changed' -r -F
@@ -109,4 +110,9 @@ complete -c mcrun -n "__fish_mcrun_using_subcommand demo" -l engine -d 'OCI runt
 complete -c mcrun -n "__fish_mcrun_using_subcommand demo" -l json -d 'Print the result as one JSON object, and nothing as it goes'
 complete -c mcrun -n "__fish_mcrun_using_subcommand demo" -s h -l help -d 'Print help'
 complete -c mcrun -n "__fish_mcrun_using_subcommand reload" -s h -l help -d 'Print help'
+complete -c mcrun -n "__fish_mcrun_using_subcommand setup" -l root -d 'The directory that stands for /' -r -F
+complete -c mcrun -n "__fish_mcrun_using_subcommand setup" -l print -d 'Show the files as they would be; write nothing'
+complete -c mcrun -n "__fish_mcrun_using_subcommand setup" -l remove -d 'Take back what a setup has written'
+complete -c mcrun -n "__fish_mcrun_using_subcommand setup" -l reload -d 'Have the running dockerd read its configuration anew'
+complete -c mcrun -n "__fish_mcrun_using_subcommand setup" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c mcrun -n "__fish_mcrun_using_subcommand gc" -s h -l help -d 'Print help'

@@ -10,7 +10,8 @@
 //!    knows neither sockets nor a clock.
 //!
 //! [`hook`] ties 1 to 5 together for the runtimes; [`cli`] and [`engine`] are the `mcrun`
-//! command; [`probe`] and [`demo`] measure and show what arrives.
+//! command; [`standin`] is what Docker, containerd and CRI-O call in place of runc, and [`setup`]
+//! tells them so, both by [`json_edit`]; [`probe`] and [`demo`] measure and show what arrives.
 
 pub mod attach;
 pub mod cli;
@@ -18,8 +19,11 @@ pub mod demo;
 pub mod engine;
 pub mod hook;
 pub mod igmp;
+pub mod json_edit;
 pub mod net;
 pub mod oci;
 pub mod probe;
 pub mod proxy;
+pub mod setup;
+pub mod standin;
 pub mod state;

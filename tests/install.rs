@@ -46,7 +46,7 @@ fn install_puts_a_working_set_in_place_and_uninstall_takes_exactly_that_away() {
 
     make("install", root.path());
 
-    for binary in ["mcrun", "mcrun-hook", "mcrun-proxy"] {
+    for binary in ["mcrun", "mcrun-hook", "mcrun-proxy", "mcrun-runtime"] {
         assert!(prefix.join("bin").join(binary).is_file(), "{binary} beside the others");
     }
     let version = Command::new(prefix.join("bin/mcrun")).arg("--version").output().expect("starts");
@@ -73,6 +73,16 @@ fn install_puts_a_working_set_in_place_and_uninstall_takes_exactly_that_away() {
     let example = fs::read_to_string(prefix.join("share/doc/mcrun/config.json")).expect("example");
     assert!(example.contains("\"/opt/mcrun/bin/mcrun-hook\""), "{example}");
     assert!(!example.contains("/usr/local"), "{example}");
+    for (file, program) in [
+        ("docker/daemon.json", "mcrun-runtime"),
+        ("containerd/config.toml", "mcrun-runtime"),
+        ("crio/99-mcrun.conf", "mcrun-runtime"),
+        ("cdi/mcrun.yaml", "mcrun-hook"),
+    ] {
+        let text = fs::read_to_string(prefix.join("share/doc/mcrun").join(file)).expect(file);
+        assert!(text.contains(&format!("\"/opt/mcrun/bin/{program}\"")), "{text}");
+        assert!(!text.contains("/usr/local"), "{text}");
+    }
 
     make("uninstall", root.path());
 

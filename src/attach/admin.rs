@@ -15,6 +15,9 @@
 //! deny = ["239.255.0.0/16"]
 //! max-groups = 100
 //! max-sources = 20
+//!
+//! [runtime]                        # what mcrun-runtime stands in for
+//! path = "/usr/sbin/runc"
 //! ```
 
 use std::fs;
@@ -23,6 +26,7 @@ use std::path::{Path, PathBuf};
 
 use ipnet::Ipv4Net;
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 
 use super::{Attachment, GroupPolicy, GroupRule, IgmpMode};
 
@@ -34,6 +38,16 @@ pub struct AdminConfig {
     attach: AttachRules,
     #[serde(default)]
     groups: GroupRules,
+    #[serde(default)]
+    runtime: RuntimeConfig,
+}
+
+/// The part of the file that mcrun-runtime reads.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RuntimeConfig {
+    /// The OCI runtime that does the work; without it one is looked for.
+    pub path: Option<PathBuf>,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
@@ -98,21 +112,13 @@ impl AdminConfig {
     /// # Errors
     /// When the file is there and cannot be read or understood.
     pub fn read(directory: &Path) -> Result<Self, AdminError> {
-        let path = directory.join("mcrun.toml");
-        match fs::read_to_string(&path) {
-            Ok(text) => Self::parse(&text).map_err(|message| AdminError::Syntax { path, message }),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Self::default()),
-            Err(source) => Err(AdminError::Read { path, source }),
-        }
+        read_file(directory)
     }
 
     /// Parses the text of a file.
+    #[cfg(test)]
     fn parse(text: &str) -> Result<Self, String> {
-        toml::from_str(text).map_err(|error| {
-            let start = error.span().map_or(0, |span| span.start.min(text.len()));
-            let line = text[..start].matches('\n').count() + 1;
-            format!("line {line}: {}", error.message().replace('\n', " "))
-        })
+        parse_text(text)
     }
 
     /// Checks an attachment, and gives the group rules that are in force for it: its own and
@@ -179,6 +185,39 @@ impl AdminConfig {
             max_sources: own.max_sources.min(self.groups.max_sources.unwrap_or(u32::MAX)),
         })
     }
+}
+
+impl RuntimeConfig {
+    /// Reads the section `[runtime]` of `mcrun.toml` alone: a mistake elsewhere in the file must
+    /// not keep containers that run from being stopped.
+    ///
+    /// # Errors
+    /// When the file is there and is not TOML, or the section has another shape.
+    pub fn read(directory: &Path) -> Result<Self, AdminError> {
+        #[derive(Default, Deserialize)]
+        struct Section {
+            #[serde(default)]
+            runtime: RuntimeConfig,
+        }
+        Ok(read_file::<Section>(directory)?.runtime)
+    }
+}
+
+fn read_file<T: DeserializeOwned + Default>(directory: &Path) -> Result<T, AdminError> {
+    let path = directory.join("mcrun.toml");
+    match fs::read_to_string(&path) {
+        Ok(text) => parse_text(&text).map_err(|message| AdminError::Syntax { path, message }),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(T::default()),
+        Err(source) => Err(AdminError::Read { path, source }),
+    }
+}
+
+fn parse_text<T: DeserializeOwned>(text: &str) -> Result<T, String> {
+    toml::from_str(text).map_err(|error| {
+        let start = error.span().map_or(0, |span| span.start.min(text.len()));
+        let line = text[..start].matches('\n').count() + 1;
+        format!("line {line}: {}", error.message().replace('\n', " "))
+    })
 }
 
 /// Whether a name is meant by a pattern: the name itself, or its beginning before a `*`.
@@ -252,6 +291,18 @@ mod tests {
         assert!(check("[groups]\ndeny = [\"239.0.0.0/8\"]").is_err());
         assert!(check("[attach]\nigmp = [\"native\"]\n[groups]\nmax-groups = 5").is_ok());
         assert!(check("[attach]\nparents = [\"media0\"]").is_ok());
+    }
+
+    #[test]
+    fn the_runtime_is_read_though_the_rules_are_wrong() {
+        let directory = tempfile::tempdir().unwrap();
+        let write = |text: &str| fs::write(directory.path().join("mcrun.toml"), text).unwrap();
+        write("[attach]\nparnets = []\n[runtime]\npath = \"/usr/bin/crun\"");
+        let config = RuntimeConfig::read(directory.path()).unwrap();
+        assert_eq!(config.path, Some("/usr/bin/crun".into()));
+        write("[runtime]\npaht = \"/usr/bin/crun\"");
+        let error = RuntimeConfig::read(directory.path()).unwrap_err().to_string();
+        assert!(error.contains("line 2: unknown field `paht`"), "{error}");
     }
 
     #[test]

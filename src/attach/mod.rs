@@ -5,7 +5,7 @@ mod group_policy;
 mod parse;
 mod types;
 
-pub use admin::{AdminConfig, AdminError};
+pub use admin::{AdminConfig, AdminError, RuntimeConfig};
 pub use group_policy::{
     AddressRange, Blocked, GroupPolicy, GroupRule, Reception, RuleError, Verdict,
 };

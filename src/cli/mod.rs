@@ -13,6 +13,7 @@ mod ps;
 mod reload;
 mod rm;
 mod run;
+mod setup;
 mod stop;
 
 use std::process::ExitCode;
@@ -61,6 +62,8 @@ pub enum Command {
     Demo(demo::DemoArgs),
     /// Bring the administrator's rules into force for running containers.
     Reload(reload::ReloadArgs),
+    /// Tell a container engine of mcrun.
+    Setup(setup::SetupArgs),
     /// Remove what dead containers left behind.
     Gc(gc::GcArgs),
 }
@@ -119,6 +122,7 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Probe(args) => probe::run(args),
         Command::Demo(args) => demo::run(args),
         Command::Reload(args) => reload::run(args),
+        Command::Setup(args) => setup::run(args),
         Command::Gc(args) => gc::run(args),
     }
 }

@@ -261,8 +261,8 @@ fn add_hook(
         crate::attach::parse_list(text)
             .map_err(|error| EngineError::new(format_args!("{place}: {error}")))?;
     }
-    let hook = hook_path()?;
-    config.add_hooks(&hook, &hook_environment()).map_err(EngineError::new)?;
+    let hook = crate::hook::program().map_err(EngineError::new)?;
+    config.add_hooks(&hook, &crate::hook::environment()).map_err(EngineError::new)?;
     if engine.kind() == Kind::Crun {
         // crun's own error does not hold what the hook said.
         let log = Container::path_for(id).join("hook.log");
@@ -271,32 +271,4 @@ fn add_hook(
             .map_err(EngineError::new)?;
     }
     Ok(Some(hook))
-}
-
-/// The hook beside our own program.
-fn hook_path() -> Result<PathBuf, EngineError> {
-    let own = std::env::current_exe()
-        .map_err(|error| EngineError::new(format_args!("cannot find mcrun's own path: {error}")))?;
-    let hook = own.with_file_name("mcrun-hook");
-    if !hook.is_file() {
-        return Err(EngineError::new(format_args!(
-            "{} is missing; mcrun needs it beside itself to attach containers",
-            hook.display()
-        )));
-    }
-    Ok(hook)
-}
-
-/// Runtimes run hooks with the environment of config.json and no other, and in a directory of
-/// their choice: what is relative is made absolute.
-pub(super) fn hook_environment() -> Vec<String> {
-    let path = std::env::var("PATH").ok().filter(|path| !path.is_empty());
-    let mut env = vec![format!("PATH={}", path.as_deref().unwrap_or(spec::DEFAULT_PATH))];
-    for name in ["MCRUN_STATE_DIR", "MCRUN_CONFIG_DIR"] {
-        let value = std::env::var_os(name).filter(|value| !value.is_empty());
-        if let Some(dir) = value.and_then(|value| std::path::absolute(value).ok()) {
-            env.push(format!("{name}={}", dir.display()));
-        }
-    }
-    env
 }

@@ -122,7 +122,7 @@ fn run_poststop(hook: &Path, container: &Container, reaper: &mut Reaper) -> io::
     stdin.rewind()?;
     let mut command = Command::new(hook);
     command.arg("poststop").stdin(stdin).current_dir("/").env_clear();
-    let environment = super::run::hook_environment();
+    let environment = crate::hook::environment();
     command.envs(environment.iter().filter_map(|entry| entry.split_once('=')));
     reset_signals(&mut command);
     match run_captured(reaper, &mut command, STEP)? {

@@ -14,7 +14,7 @@ use crate::net::facts::{Facts, link};
 use crate::net::netlink::RouteSocket;
 use crate::net::netns::NetNs;
 use crate::net::plan::plan;
-use crate::oci::ContainerState;
+use crate::oci::{ContainerId, ContainerState};
 use crate::state::{AttachedInterface, LockedDir, ProcessRef, Record, Store, config_dir};
 
 /// Attaches the container of `state` as it asks.
@@ -30,6 +30,11 @@ pub(super) fn attach(
     let namespace = NetNs::of_pid(pid)?;
     if namespace.id()? == NetNs::current()?.id()? {
         return Err(HookError::HostNetwork);
+    }
+    if request.netns_path.is_some()
+        && let Some(other) = attached_in(&namespace, &state.id, store)?
+    {
+        return Err(HookError::AttachedNetwork(other));
     }
     let mut container = RouteSocket::open_in(&namespace)?;
 
@@ -67,6 +72,20 @@ pub(super) fn attach(
         let _ = dir.remove();
     }
     result
+}
+
+/// Another container that lives and is attached in this namespace.
+fn attached_in(
+    namespace: &NetNs,
+    own: &ContainerId,
+    store: &Store,
+) -> Result<Option<ContainerId>, HookError> {
+    let id = namespace.id()?;
+    let others = store.list()?.into_iter().filter(|other| other != own);
+    // A record that cannot be read is mcrun gc's business.
+    let mut records = others.filter_map(|other| store.read(&other).ok()?);
+    let lives_there = |record: &Record| record.netns == id && record.init.is_alive();
+    Ok(records.find(lives_there).map(|record| record.container))
 }
 
 /// The interfaces as they are meant to be, each checked against the administrator's rules.

@@ -4,10 +4,12 @@
 
 mod attach;
 mod cleanup;
+mod entry;
 mod proxies;
 mod request;
 
 use std::io;
+use std::path::PathBuf;
 
 use crate::attach::{AdminError, SpecError};
 use crate::net::apply::ApplyError;
@@ -18,7 +20,9 @@ use crate::proxy::SpawnError;
 use crate::state::{StateDirError, Store};
 
 pub use cleanup::{Collected, collect_garbage, detach};
+pub use entry::{environment, program};
 pub use proxies::{Reloaded, reload};
+pub use request::asks;
 
 /// Why a hook failed: one line that names what was wrong.
 #[derive(Debug, thiserror::Error)]
@@ -54,6 +58,16 @@ pub enum HookError {
         "the container shares the host's network namespace: an attachment needs one of its own"
     )]
     HostNetwork,
+    /// The container shares the network of another one, by the path of its namespace.
+    #[error(
+        "the container shares the network namespace {0} of another one: an attachment needs one of its own, so ask for it where that one is started"
+    )]
+    SharedNetwork(PathBuf),
+    /// The namespace is that of an attached container.
+    #[error(
+        "the container shares the network namespace of container {0}, which is attached: an attachment needs one of its own"
+    )]
+    AttachedNetwork(ContainerId),
     /// Missing privileges.
     #[error("{0} is missing: a runtime that attaches containers runs as root")]
     Privilege(&'static str),

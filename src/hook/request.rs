@@ -4,7 +4,8 @@ use std::path::PathBuf;
 
 use super::HookError;
 use crate::attach::{Attachment, parse_list};
-use crate::oci::{ANNOTATION, BundleConfig, ContainerState, NAME_ANNOTATION, VARIABLE};
+use crate::net::netns::NetNs;
+use crate::oci::{BundleConfig, ContainerState};
 
 /// A container's wish.
 #[derive(Debug, PartialEq, Eq)]
@@ -17,30 +18,50 @@ pub(super) struct Request {
     pub(super) netns_path: Option<PathBuf>,
 }
 
-/// Reads the wish. The annotation is whoever starts the container speaking, and wins over the
-/// variable, which may come from an image.
+/// Reads the wish.
 pub(super) fn of(state: &ContainerState) -> Result<Option<Request>, HookError> {
     let bundle = state.bundle.as_deref().ok_or(HookError::NoBundle)?;
-    let config = BundleConfig::read(bundle)?;
-    let annotation = |key: &str| {
-        state.annotations.get(key).map(String::as_str).or_else(|| config.annotation(key))
-    };
-    let (origin, text) = match (annotation(ANNOTATION), config.variable(VARIABLE)) {
-        (Some(text), _) => (ANNOTATION, text),
-        (None, Some(text)) => (VARIABLE, text),
-        (None, None) => return Ok(None),
-    };
-    let attachments = parse_list(text).map_err(|source| HookError::Spec { origin, source })?;
-    if attachments.is_empty() {
-        return Ok(None);
-    }
-    let name = annotation(NAME_ANNOTATION).unwrap_or(state.id.as_str());
+    let mut config = BundleConfig::read(bundle)?;
+    config.add_annotations(&state.annotations);
+    let Some(attachments) = attachments(&config)? else { return Ok(None) };
+    let name = config.name(state.id.as_str()).unwrap_or_else(|| state.id.to_string());
     Ok(Some(Request {
         attachments,
         // It is shown on terminals.
         name: name.chars().filter(|c| !c.is_control()).take(255).collect(),
         netns_path: config.network_namespace_path().map(PathBuf::from),
     }))
+}
+
+/// Whether a container asks for attachments, told from its config.json alone: before there is a
+/// container, and before a runtime wraps what is wrong in its own words.
+///
+/// # Errors
+/// What is wrong with the wish, or with asking for it on the network the container is to have.
+pub fn asks(config: &BundleConfig) -> Result<bool, HookError> {
+    let asks = attachments(config)?.is_some();
+    // The host's network is no namespace, or its own by a path.
+    let is_host = |path| Ok::<_, HookError>(NetNs::open(path)?.id()? == NetNs::current()?.id()?);
+    let host = match config.network_namespace_path() {
+        Some(path) => asks && is_host(path)?,
+        None => config.shares_host_network(),
+    };
+    if asks && host { Err(HookError::HostNetwork) } else { Ok(asks) }
+}
+
+/// The attachments asked for, at least one.
+fn attachments(config: &BundleConfig) -> Result<Option<Vec<Attachment>>, HookError> {
+    let Some((origin, text)) = config.wish() else { return Ok(None) };
+    let attachments = parse_list(text).map_err(|source| HookError::Spec { origin, source })?;
+    if attachments.is_empty() {
+        return Ok(None);
+    }
+    // An engine that makes a namespace for a container keeps it in a file; a process is named
+    // where somebody else's is to be shared.
+    match config.network_namespace_path() {
+        Some(path) if path.starts_with("/proc") => Err(HookError::SharedNetwork(path.into())),
+        _ => Ok(Some(attachments)),
+    }
 }
 
 #[cfg(test)]
@@ -75,6 +96,24 @@ mod tests {
         assert_eq!(request.name, "cam1");
         let request = ask("", r#""MCRUN_MCAST=parent=eth1;parent=eth2""#).unwrap().unwrap();
         assert_eq!((request.attachments.len(), request.name.as_str()), (2, "c1"));
+    }
+
+    #[test]
+    fn a_namespace_of_another_container_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let ask = |path: &str| {
+            let config = format!(
+                r#"{{"process":{{"env":["MCRUN_MCAST=parent=eth1"]}},
+                    "linux":{{"namespaces":[{{"type":"network","path":"{path}"}}]}}}}"#
+            );
+            std::fs::write(dir.path().join("config.json"), config).unwrap();
+            let state = format!(r#"{{"id":"c1","pid":1,"bundle":{:?}}}"#, dir.path());
+            of(&ContainerState::parse(state.as_bytes()).unwrap())
+        };
+        let error = ask("/proc/4711/ns/net").unwrap_err().to_string();
+        assert!(error.contains("/proc/4711/ns/net"), "{error}");
+        let kept = ask("/var/run/netns/cni-1").unwrap().unwrap();
+        assert_eq!(kept.netns_path, Some("/var/run/netns/cni-1".into()));
     }
 
     #[test]

@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
+use super::{ANNOTATION, NAME_ANNOTATION, VARIABLE};
+
 /// A config.json is read up to this many bytes; engines write some ten thousand.
 const MAX_CONFIG: u64 = 16 << 20;
 
@@ -19,6 +21,14 @@ pub struct BundleConfig {
     process: Option<Process>,
     #[serde(default)]
     linux: Option<Linux>,
+    #[serde(default)]
+    mounts: Option<Vec<Mount>>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+struct Mount {
+    #[serde(default)]
+    source: Option<PathBuf>,
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -39,6 +49,15 @@ struct Namespace {
     kind: String,
     #[serde(default)]
     path: Option<PathBuf>,
+}
+
+/// What a container is to the Kubernetes pod it belongs to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PodRole {
+    /// The container that holds the pod's network namespace.
+    Sandbox,
+    /// One of those that share it.
+    Member,
 }
 
 /// Why a config.json could not be read.
@@ -68,13 +87,30 @@ impl BundleConfig {
     /// # Errors
     /// [`ConfigError`], naming the file.
     pub fn read(bundle: &Path) -> Result<Self, ConfigError> {
+        Ok(Self::read_with_text(bundle)?.0)
+    }
+
+    /// Reads `config.json` of the bundle, and keeps its text.
+    ///
+    /// # Errors
+    /// [`ConfigError`], naming the file.
+    pub fn read_with_text(bundle: &Path) -> Result<(Self, Vec<u8>), ConfigError> {
         let path = bundle.join("config.json");
         let mut text = Vec::new();
         let read = File::open(&path).and_then(|f| f.take(MAX_CONFIG).read_to_end(&mut text));
         if let Err(source) = read {
             return Err(ConfigError::Read { path, source });
         }
-        serde_json::from_slice(&text).map_err(|source| ConfigError::Json { path, source })
+        match serde_json::from_slice(&text) {
+            Ok(config) => Ok((config, text)),
+            Err(source) => Err(ConfigError::Json { path, source }),
+        }
+    }
+
+    /// Takes the annotations of a hook's state too; they win.
+    pub fn add_annotations(&mut self, annotations: &BTreeMap<String, String>) {
+        let own = self.annotations.get_or_insert_default();
+        own.extend(annotations.iter().map(|(key, value)| (key.clone(), value.clone())));
     }
 
     /// An annotation.
@@ -87,6 +123,75 @@ impl BundleConfig {
     pub fn variable(&self, name: &str) -> Option<&str> {
         let env = self.process.as_ref()?.env.as_ref()?;
         env.iter().rev().find_map(|entry| entry.strip_prefix(name)?.strip_prefix('='))
+    }
+
+    /// The attachments asked for, and what asks. The annotation is whoever starts the container
+    /// speaking, and wins over the variable, which may come from an image. What shares a pod's
+    /// network asks for nothing: the pod's annotation is meant for the sandbox.
+    pub fn wish(&self) -> Option<(&'static str, &str)> {
+        if self.pod_role() == Some(PodRole::Member) {
+            return None;
+        }
+        let annotation = self.annotation(ANNOTATION).map(|text| (ANNOTATION, text));
+        annotation.or_else(|| Some((VARIABLE, self.variable(VARIABLE)?)))
+    }
+
+    /// What the container is to its pod; `None` when there is no pod. containerd and CRI-O say it
+    /// in an annotation of their own.
+    pub fn pod_role(&self) -> Option<PodRole> {
+        let keys = ["io.kubernetes.cri.container-type", "io.kubernetes.cri-o.ContainerType"];
+        match keys.iter().find_map(|key| self.annotation(key))? {
+            "sandbox" => Some(PodRole::Sandbox),
+            _ => Some(PodRole::Member),
+        }
+    }
+
+    /// What people call the container, as far as its engine says so: mcrun's annotation, the pod's
+    /// name, or docker's name, which docker keeps beside the files it mounts.
+    pub fn name(&self, id: &str) -> Option<String> {
+        if let Some(name) = self.annotation(NAME_ANNOTATION) {
+            return Some(name.to_owned());
+        }
+        let pod = [
+            ("io.kubernetes.cri.sandbox-namespace", "io.kubernetes.cri.sandbox-name"),
+            ("io.kubernetes.pod.namespace", "io.kubernetes.pod.name"),
+        ];
+        for (namespace, name) in pod {
+            if let (Some(namespace), Some(name)) =
+                (self.annotation(namespace), self.annotation(name))
+            {
+                return Some(format!("{namespace}/{name}"));
+            }
+        }
+        self.docker_name(id)
+    }
+
+    /// Docker's name, from the `config.v2.json` of the container's directory. Every docker
+    /// container has its `hostname` mounted from there.
+    fn docker_name(&self, id: &str) -> Option<String> {
+        #[derive(Deserialize)]
+        struct Container {
+            #[serde(rename = "Name")]
+            name: String,
+        }
+        let sources = self.mounts.as_ref()?.iter().filter_map(|mount| mount.source.as_deref());
+        let mut directories = sources
+            .filter(|source| source.file_name().is_some_and(|name| name == "hostname"))
+            .filter_map(Path::parent);
+        let directory = directories.find(|path| path.file_name().is_some_and(|name| name == id))?;
+        let mut text = Vec::new();
+        let file = File::open(directory.join("config.v2.json")).ok()?;
+        file.take(MAX_CONFIG).read_to_end(&mut text).ok()?;
+        let container: Container = serde_json::from_slice(&text).ok()?;
+        let name = container.name.trim_start_matches('/');
+        (!name.is_empty()).then(|| name.to_owned())
+    }
+
+    /// Whether the container shares the network namespace of the machine: no namespace of its own
+    /// is listed.
+    pub fn shares_host_network(&self) -> bool {
+        let namespaces = self.linux.as_ref().and_then(|linux| linux.namespaces.as_ref());
+        !namespaces.is_some_and(|list| list.iter().any(|namespace| namespace.kind == "network"))
     }
 
     /// The path of the network namespace, when the container is to join an existing one.
@@ -113,6 +218,49 @@ mod tests {
         assert_eq!(config.variable("NONE"), None);
         assert_eq!(config.annotation("k"), Some("v"));
         assert_eq!(config.network_namespace_path(), Some(Path::new("/run/netns/x")));
+    }
+
+    fn parse(json: &str) -> BundleConfig {
+        serde_json::from_str(json).unwrap()
+    }
+
+    #[test]
+    fn the_annotation_wins_over_the_variable() {
+        let both = r#"{"process":{"env":["MCRUN_MCAST=b"]},"annotations":{"io.mcrun.mcast":"a"}}"#;
+        assert_eq!(parse(both).wish(), Some(("io.mcrun.mcast", "a")));
+        assert_eq!(
+            parse(r#"{"process":{"env":["MCRUN_MCAST=b"]}}"#).wish(),
+            Some(("MCRUN_MCAST", "b"))
+        );
+        assert_eq!(parse("{}").wish(), None);
+    }
+
+    #[test]
+    fn a_pod_asks_through_its_sandbox_only() {
+        for key in ["io.kubernetes.cri.container-type", "io.kubernetes.cri-o.ContainerType"] {
+            let config = |role: &str| {
+                parse(&format!(r#"{{"annotations":{{"io.mcrun.mcast":"a","{key}":"{role}"}}}}"#))
+            };
+            assert_eq!(config("sandbox").wish(), Some(("io.mcrun.mcast", "a")));
+            assert_eq!(config("container").wish(), None);
+            assert_eq!(config("container").pod_role(), Some(PodRole::Member));
+        }
+    }
+
+    #[test]
+    fn names_as_the_engines_tell_them() {
+        let pod = r#"{"annotations":{"io.kubernetes.cri.sandbox-name":"cam","io.kubernetes.cri.sandbox-namespace":"studio"}}"#;
+        assert_eq!(parse(pod).name("x").as_deref(), Some("studio/cam"));
+        let directory = tempfile::tempdir().unwrap();
+        let container = directory.path().join("containers/abc");
+        std::fs::create_dir_all(&container).unwrap();
+        std::fs::write(container.join("config.v2.json"), r#"{"ID":"abc","Name":"/cam1"}"#).unwrap();
+        let docker = parse(&format!(
+            r#"{{"mounts":[{{"type":"proc"}},{{"source":{:?}}}]}}"#,
+            container.join("hostname")
+        ));
+        assert_eq!(docker.name("abc").as_deref(), Some("cam1"));
+        assert_eq!(docker.name("other"), None);
     }
 
     #[test]

@@ -225,24 +225,13 @@ impl ConfigDocument {
     /// # Errors
     /// When `hooks` or one of its lists has another type.
     pub fn add_hooks(&mut self, hook: &Path, env: &[String]) -> Result<(), DocumentError> {
-        let path = hook.to_string_lossy();
-        // Limits in seconds, far beyond what either takes; a hook that hangs must not hold
-        // the runtime for ever.
-        for (stage, other, timeout) in
-            [("createRuntime", Some("prestart"), 60), ("poststop", None, 30)]
-        {
-            let present = |config: &ConfigDocument, stage: &str| {
-                let hooks = config.0.pointer(&format!("/hooks/{stage}")).and_then(Value::as_array);
-                hooks.is_some_and(|hooks| hooks.iter().any(is_mcrun_hook))
-            };
-            if present(self, stage) || other.is_some_and(|other| present(self, other)) {
-                continue;
+        for (stage, entry) in super::hook_entries(hook, env) {
+            if !super::has_mcrun_hook(stage, |stage| {
+                let hooks = self.0.pointer(&format!("/hooks/{stage}")).and_then(Value::as_array);
+                hooks.cloned().unwrap_or_default()
+            }) {
+                self.push(&["hooks", stage], entry)?;
             }
-            let args = ["mcrun-hook", stage];
-            self.push(
-                &["hooks", stage],
-                json!({ "path": path, "args": args, "env": env, "timeout": timeout }),
-            )?;
         }
         Ok(())
     }
@@ -273,11 +262,6 @@ impl ConfigDocument {
         }
         value.as_array_mut().ok_or_else(wrong)
     }
-}
-
-fn is_mcrun_hook(hook: &Value) -> bool {
-    let path = hook.get("path").and_then(Value::as_str).unwrap_or_default();
-    Path::new(path).file_name().is_some_and(|name| name == "mcrun-hook")
 }
 
 /// A container path without repeated and trailing slashes and without `.`.

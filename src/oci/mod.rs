@@ -3,13 +3,15 @@
 pub mod capabilities;
 mod config;
 mod document;
+mod hooks;
 mod seccomp;
 pub mod spec;
 mod state;
 pub mod user;
 
-pub use config::{BundleConfig, ConfigError};
+pub use config::{BundleConfig, ConfigError, PodRole};
 pub use document::{ConfigDocument, DocumentError};
+pub use hooks::{has_mcrun_hook, hook_entries};
 pub use state::{ContainerId, ContainerState, MAX_STATE, StateError};
 
 /// The annotation that asks for attachments.

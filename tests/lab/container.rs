@@ -20,6 +20,25 @@ pub struct Container {
     /// Process id of its init.
     pub pid: i32,
     runtime: Option<Runtime>,
+    engine: Option<EngineCommands>,
+}
+
+/// How an engine's container is reached: programs with their first arguments.
+#[derive(Debug, Clone, Default)]
+pub struct EngineCommands {
+    /// Takes a command and runs it in the container.
+    pub exec: Vec<String>,
+    /// Ends and removes the container.
+    pub delete: Vec<String>,
+}
+
+impl EngineCommands {
+    fn command(&self, lab: &Lab, list: &[String]) -> Command {
+        let (program, arguments) = list.split_first().expect("a program");
+        let mut command = lab.enter("host", program);
+        command.args(arguments);
+        command
+    }
 }
 
 /// A runtime used by hand.
@@ -51,6 +70,10 @@ impl Runtime {
 impl Container {
     /// Ends and removes it, whatever state it is in.
     pub(super) fn remove(&self, lab: &Lab) {
+        if let Some(engine) = &self.engine {
+            let _ = output(&mut engine.command(lab, &engine.delete));
+            return;
+        }
         let mut command = match self.runtime {
             Some(runtime) => runtime.command(lab, ["delete", "--force", &self.name]),
             None => lab.mcrun(["rm", "--force", &self.name]),
@@ -64,6 +87,26 @@ impl Container {
                 process::kill(self.pid);
             }
         }
+    }
+
+    /// A container that an engine has started; it goes with its engine.
+    pub fn of_engine(name: &str, id: &str, pid: i32, engine: EngineCommands) -> Container {
+        Container {
+            name: name.to_owned(),
+            id: id.to_owned(),
+            pid,
+            runtime: None,
+            engine: Some(engine),
+        }
+    }
+
+    /// From now on commands run in its network namespace only, with the file system of the machine.
+    pub fn enter_by_namespace(&mut self) {
+        let pid = self.pid.to_string();
+        let engine = self.engine.get_or_insert_default();
+        let binaries = format!("PATH={}", binaries());
+        engine.exec =
+            ["nsenter", "--target", &pid, "--net", "env", &binaries].map(str::to_owned).to_vec();
     }
 
     /// `program` in the container's network namespace, with the file system of the machine.
@@ -107,6 +150,7 @@ impl Lab {
             id: name,
             pid: 0,
             runtime: None,
+            engine: None,
         });
         output(&mut command)
     }
@@ -134,7 +178,7 @@ impl Lab {
         let id = String::from_utf8_lossy(&output.stdout).trim().to_owned();
         let name = self.name(name);
         let pid = self.pid_of(&name);
-        let container = Container { name, id, pid, runtime: None };
+        let container = Container { name, id, pid, runtime: None, engine: None };
         self.containers.borrow_mut().push(container.clone());
         container
     }
@@ -167,6 +211,7 @@ impl Lab {
     /// A command in a container: `mcrun exec`, or `exec` of the runtime it was started by.
     pub fn exec_command(&self, container: &Container, arguments: &[&str]) -> Command {
         let mut command = match container.runtime {
+            _ if let Some(engine) = &container.engine => engine.command(self, &engine.exec),
             Some(runtime) => runtime.command(self, ["exec", &container.name]),
             None => self.mcrun(["exec", &container.name]),
         };
@@ -177,6 +222,7 @@ impl Lab {
     /// `delete --force` of the runtime it was started by, or `mcrun rm --force`.
     pub fn delete(&self, container: &Container) {
         run(&mut match container.runtime {
+            _ if let Some(engine) = &container.engine => engine.command(self, &engine.delete),
             Some(runtime) => runtime.command(self, ["delete", "--force", &container.name]),
             None => self.mcrun(["rm", "--force", &container.name]),
         });
@@ -309,6 +355,7 @@ impl Bundle {
             id: name.clone(),
             pid: 0,
             runtime: Some(runtime),
+            engine: None,
         });
         let mut command = runtime.command(lab, ["run", "--detach", "--bundle"]);
         command.arg(&self.path).arg(name);
@@ -332,8 +379,15 @@ impl Bundle {
         let name = lab.name(name);
         let state = process::json(&mut runtime.command(lab, ["state", &name]));
         let pid = state["pid"].as_i64().expect("a pid").try_into().expect("fits");
-        let container = Container { id: name.clone(), name, pid, runtime: Some(runtime) };
+        let container =
+            Container { id: name.clone(), name, pid, runtime: Some(runtime), engine: None };
         lab.containers.borrow_mut().push(container.clone());
         container
     }
+}
+
+/// A search path that begins with the directory of the programs under test.
+fn binaries() -> String {
+    let directory = Path::new(env!("CARGO_BIN_EXE_mcrun")).parent().expect("a directory");
+    format!("{}:/usr/sbin:/usr/bin:/sbin:/bin", directory.display())
 }

@@ -13,6 +13,8 @@
 
 mod capture;
 mod container;
+mod cri;
+mod daemon;
 mod facts;
 mod igmp;
 mod probe;
@@ -35,7 +37,9 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 pub use capture::Capture;
-pub use container::{Bundle, Container, Runtime};
+pub use container::{Bundle, Container, EngineCommands, Runtime};
+pub use cri::{Cri, Pod};
+pub use daemon::{Containerd, Dockerd, IMAGE};
 pub use facts::{Leftovers, Membership, memberships};
 pub use igmp::{Igmp, IgmpFrame, Record, RecordKind};
 pub use probe::{Receiver, Reception, Sender};
@@ -292,8 +296,13 @@ impl Lab {
 
     /// Takes what is on the host now for what belongs there.
     pub fn settled(mut self) -> Lab {
-        self.before = self.leftovers();
+        self.settle();
         self
+    }
+
+    /// The same.
+    pub fn settle(&mut self) {
+        self.before = self.leftovers();
     }
 
     /// Asserts that everything mcrun made on the host is gone, or goes within `limit`.

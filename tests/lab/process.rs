@@ -78,6 +78,14 @@ impl Background {
         wait_until(&format!("{name} ends"), limit, || self.child.try_wait().expect("wait"))
     }
 
+    /// Waits for its end; after `limit` its owner kills it.
+    pub fn end_within(&mut self, limit: Duration) {
+        let start = Instant::now();
+        while start.elapsed() < limit && !matches!(self.child.try_wait(), Ok(Some(_))) {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
     /// Waits for its end and gives what it wrote, where that was piped. For small outputs: the pipe
     /// is read after the end.
     pub fn finish(mut self, limit: Duration) -> Output {

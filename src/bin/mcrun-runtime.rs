@@ -1,0 +1,8 @@
+//! `mcrun-runtime`: called by Docker, containerd and CRI-O in place of runc. Its command line is
+//! that of the runtime it stands in for.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    mcrun::standin::main()
+}
