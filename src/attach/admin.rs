@@ -7,7 +7,8 @@
 //! [attach]
 //! parents = ["media0", "video*"]   # LAN interfaces, also as upstream; * stands for any ending
 //! drivers = ["macvlan"]
-//! igmp = ["proxy"]                 # native and off let a container speak IGMP on the LAN itself
+//! igmp = ["proxy"]                 # native and off let a container speak IGMP on the LAN itself;
+//!                                  # where [groups] has rules this is the default
 //!
 //! [groups]                         # in force beside the rules of each attachment
 //! allow = ["239.0.0.0/8"]
@@ -145,7 +146,10 @@ impl AdminConfig {
         {
             return forbid("driver", attachment.driver.name(), drivers);
         }
-        if let Some(modes) = &self.attach.igmp
+        // Rules about groups are worth nothing where no proxy enforces them.
+        let ruled = self.groups != GroupRules::default();
+        let proxied = ruled.then(|| vec![IgmpMode::Proxy]);
+        if let Some(modes) = self.attach.igmp.as_ref().or(proxied.as_ref())
             && !modes.contains(&attachment.igmp)
         {
             let names: Vec<_> = modes.iter().map(|mode| mode.name().to_owned()).collect();
@@ -260,7 +264,7 @@ mod tests {
     #[test]
     fn without_a_file_everything_is_allowed() {
         let config = AdminConfig::read(Path::new("/nonexistent")).unwrap();
-        let attachment = parse_spec("parent=eth0,igmp=off,allow=239.1.1.1").unwrap();
+        let attachment = parse_spec("parent=eth0,allow=239.1.1.1").unwrap();
         assert_eq!(config.check(&attachment).unwrap(), attachment.policy);
     }
 
@@ -278,6 +282,15 @@ mod tests {
             let error = check(spec).unwrap_err();
             assert!(error.starts_with(expected), "{spec}: {error}");
         }
+    }
+
+    #[test]
+    fn group_rules_need_a_proxy_unless_the_administrator_says_otherwise() {
+        let native = parse_spec("parent=media0,igmp=native").unwrap();
+        let check = |text: &str| AdminConfig::parse(text).unwrap().check(&native);
+        assert!(check("[groups]\ndeny = [\"239.0.0.0/8\"]").is_err());
+        assert!(check("[attach]\nigmp = [\"native\"]\n[groups]\nmax-groups = 5").is_ok());
+        assert!(check("[attach]\nparents = [\"media0\"]").is_ok());
     }
 
     #[test]

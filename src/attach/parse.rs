@@ -258,6 +258,13 @@ impl Keys {
         if self.metric.is_some() && self.gw.is_empty() {
             return fail("metric= is the metric of the default route: it needs gw=");
         }
+        let igmp = self.igmp.unwrap_or(IgmpMode::Proxy);
+        let ruling = ["allow", "deny", "max-groups", "max-sources"];
+        if igmp != IgmpMode::Proxy
+            && let Some(key) = self.seen.iter().find(|key| ruling.contains(&key.as_str()))
+        {
+            return fail(format!("{key}= is the proxy's to enforce: it needs igmp=proxy"));
+        }
         let defaults = GroupPolicy::default();
         Ok(Attachment {
             parent,
@@ -269,7 +276,7 @@ impl Keys {
             mac: self.mac,
             mtu: self.mtu,
             name: self.name,
-            igmp: self.igmp.unwrap_or(IgmpMode::Proxy),
+            igmp,
             upstream: self.upstream,
             policy: GroupPolicy {
                 allow: self.allow,

@@ -72,8 +72,15 @@ pub enum Command {
     /// Remove stopped containers.
     Rm(rm::RmArgs),
     /// List attached containers.
+    ///
+    /// QUERIER is the IGMP querier of the interface's LAN with the version that it speaks: none when none
+    /// was heard within 255 seconds, - where no proxy listens. What is wrong is said on standard error,
+    /// a line for each thing.
     Ps(ps::PsArgs),
     /// List group memberships.
+    ///
+    /// STATUS is joined; denied, with the rule; limited, with the limit; or failed, with what the host's
+    /// kernel lacks. With --json these are "status" and "reason".
     Groups(groups::GroupsArgs),
     /// Show everything known about a container.
     Inspect(inspect::InspectArgs),

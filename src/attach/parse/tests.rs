@@ -21,7 +21,7 @@ fn every_supported_key() {
     let a = parse_spec(
         " parent=eth0, driver=macvlan,mode=vepa,ip=10.0.0.5/24,ip=2001:db8::5/64,gw=10.0.0.1,\
          gw=fe80::1,metric=7,route=10.1.0.0/16@10.0.0.2,route=10.2.0.0/16,\
-         mac=02:00:00:00:00:01,mtu=9000,name=red,igmp=native,upstream=eth1,allow=239.0.0.0/8,\
+         mac=02:00:00:00:00:01,mtu=9000,name=red,igmp=proxy,upstream=eth1,allow=239.0.0.0/8,\
          deny=239.1.1.1,max-groups=10,max-sources=3,bcqueuelen=5000,bclim=-1 ",
     )
     .unwrap();
@@ -76,6 +76,8 @@ fn every_wrong_value_is_named_with_its_key() {
         ("parent=a,name=lo", "reserved"),
         ("parent=a,name=..", "not a name"),
         ("parent=a,igmp=prox", "did you mean proxy?"),
+        ("parent=a,igmp=native,deny=239.0.0.0/8", "deny= is the proxy's to enforce"),
+        ("parent=a,max-groups=5,igmp=off", "needs igmp=proxy"),
         ("parent=a,upstream=a b", "has ' '"),
         ("parent=a,allow=10.0.0.0/8", "allow=10.0.0.0/8"),
         ("parent=a,deny=239.0.0.0/33", "deny=239.0.0.0/33"),
