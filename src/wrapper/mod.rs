@@ -1,6 +1,6 @@
 //! `mcrun run` as people know `docker run`: in front of docker, podman and nerdctl.
 //!
-//! Command line -> [`Line`](scan::Line) (what is mcrun's, what the engine's) -> [`Facts`] of the
+//! Command line -> [`Line`] (what is mcrun's, what the engine's) -> [`Facts`](channel::Facts) of the
 //! engine at hand -> its command line -> execve. The engine takes mcrun's place, so that terminal,
 //! signals, output and exit status are its own.
 
