@@ -1,4 +1,4 @@
-//! Containers that docker starts anew by itself.
+//! Containers that engines start anew by themselves.
 
 mod lab;
 
@@ -6,7 +6,8 @@ use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
 use lab::{
-    Container, Dockerd, Engine, IMAGE, Lab, PARENT, PATIENCE, SOURCES, kill, run, wait_until,
+    Container, Dockerd, Engine, IMAGE, Lab, PARENT, PATIENCE, SOURCES, hooks_dir, kill, run,
+    wait_until,
 };
 
 const GROUP: Ipv4Addr = Ipv4Addr::new(239, 8, 2, 1);
@@ -81,5 +82,30 @@ fn a_container_that_docker_restarts_by_its_policy_has_all_it_had() {
         engine.run(&["rm", "-f"], &container);
         wait_until("everything is gone", LIMIT, || (lab.leftovers() == lab_now).then_some(()));
     }
+    lab.assert_one_igmp_host(&capture.finish());
+}
+
+#[test]
+fn a_container_that_podman_restarts_by_its_policy_has_all_it_had() {
+    let lab = Lab::new(2);
+    let hooks = hooks_dir(&lab);
+    let engine = Engine::podman(&lab, "runc", &[&hooks]);
+    let capture = lab.capture();
+    let attachment = format!("parent={PARENT},ip={ADDRESS}/24,mac={MAC}");
+    let options = ["--network", "none", "--restart", "on-failure:2", "--mcast", &attachment];
+    let container = engine.start("cam", &options);
+    let _stream = lab.send(GROUP, SOURCES[0], RATE);
+    assert_receives(&lab, &container);
+    kill(container.pid);
+    let start = Instant::now();
+    let restarted = wait_until("podman restarts it", PATIENCE, || {
+        let state = engine.inspect(&container.name, "{{.State.Status}} {{.State.Pid}}");
+        let pid = state.strip_prefix("running ")?;
+        (pid != container.pid.to_string()).then(|| engine.container("cam"))
+    });
+    println!("podman: running {:?} after the kill", start.elapsed());
+    assert_receives(&lab, &restarted);
+    engine.run(&["rm", "-f", "-t", "0"], &restarted);
+    lab.assert_clean(LIMIT);
     lab.assert_one_igmp_host(&capture.finish());
 }
