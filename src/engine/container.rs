@@ -202,6 +202,11 @@ impl Container {
         std::fs::read_to_string(self.pid_file()).ok()?.trim().parse().ok().filter(|pid| *pid > 0)
     }
 
+    /// Makes the directory anew when it is lost.
+    pub(super) fn make_dir(&self) -> io::Result<()> {
+        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&self.dir)
+    }
+
     /// Removes the directory; gone already is fine.
     pub(super) fn remove_dir(&self) -> io::Result<()> {
         match std::fs::remove_dir_all(&self.dir) {

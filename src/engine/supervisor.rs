@@ -172,7 +172,9 @@ impl Supervisor {
             return;
         }
         let status = self.wait_for_init();
-        if self.record.detached && !self.record.remove && self.end.is_none() {
+        // One whose directory was lost is kept for nobody: no command finds it any more.
+        let kept = self.record.detached && !self.record.remove && self.container.dir().is_dir();
+        if kept && self.end.is_none() {
             self.record.exit_status = Some(status);
             let _ = self.container.write_record(&self.record);
             return;

@@ -22,6 +22,10 @@ pub(super) const STEP: Duration = Duration::from_secs(30);
 /// its cgroups and its directory. Returns what went wrong.
 pub(super) fn teardown(container: &Container, record: &Record, reaper: &mut Reaper) -> Vec<String> {
     let mut failures = Vec::new();
+    // Lost with the state directory: runtimes forget no container without a place to log.
+    if let Err(error) = container.make_dir() {
+        failures.push(format!("cannot make {}: {error}", container.dir().display()));
+    }
     let log = container.log();
     let log = log.as_path();
     // The log may hold the reason why we are here; it is not the reason of what fails now.

@@ -22,13 +22,15 @@ pub fn program() -> io::Result<PathBuf> {
 }
 
 /// The environment of the hook as `NAME=VALUE`: runtimes run hooks with that of config.json, and
-/// no other.
+/// no other. Directories are absolute: hooks run in a directory of the runtime's choice.
 pub fn environment() -> Vec<String> {
     let path = std::env::var("PATH").ok().filter(|path| !path.is_empty());
     let mut env = vec![format!("PATH={}", path.as_deref().unwrap_or(DEFAULT_PATH))];
     for name in ["MCRUN_STATE_DIR", "MCRUN_CONFIG_DIR"] {
         if let Some(value) = std::env::var(name).ok().filter(|value| !value.is_empty()) {
-            env.push(format!("{name}={value}"));
+            // Only an empty path, or a lost working directory, has no absolute form.
+            let path = std::path::absolute(&value).unwrap_or_else(|_| value.into());
+            env.push(format!("{name}={}", path.display()));
         }
     }
     env
