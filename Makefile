@@ -43,7 +43,8 @@ test: need-root
 	@scripts/apt-install $(test_packages)
 	@scripts/apt-unpack pimd target/debian
 	@scripts/need-toolchain
-	cargo test --locked
+	# A shell's background job ignores SIGINT, and so would all that the tests start and interrupt.
+	env --default-signal=INT,QUIT cargo test --locked
 
 lint:
 	@scripts/need-toolchain
