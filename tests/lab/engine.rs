@@ -160,9 +160,14 @@ impl<'l> Engine<'l> {
 
 impl Drop for Engine<'_> {
     fn drop(&mut self) {
-        let ids = self.command(&["ps", "-aq"]).output().map(|o| o.stdout).unwrap_or_default();
+        let all = ["ps", "-aq", "--no-trunc"];
+        let ids = self.command(&all).output().map(|o| o.stdout).unwrap_or_default();
         for id in String::from_utf8_lossy(&ids).split_whitespace() {
             let _ = self.command(&["rm", "-f", id]).stdin(Stdio::null()).output();
+            // podman does not tell the runtime of a container whose conmon was killed.
+            for runtime in ["runc", "crun"] {
+                let _ = Command::new(runtime).args(["delete", "--force", id]).output();
+            }
         }
         process::unmount_below(self.lab.directory());
     }
