@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::process::{Background, output, run, wait_until};
+use super::process::{Background, output, remove_cgroups, run, wait_until};
 use super::{Container, EngineCommands, Lab, PATIENCE};
 
 /// The image, which is the root file system of all containers of the lab.
@@ -193,12 +193,7 @@ impl Cgroup {
 
 impl Drop for Cgroup {
     fn drop(&mut self) {
-        // One for each controller of version 1, or one in all.
-        let root = Path::new("/sys/fs/cgroup");
-        let controllers = fs::read_dir(root).expect("cgroups").flatten().map(|entry| entry.path());
-        for controller in controllers.chain([root.to_owned()]) {
-            let _ = fs::remove_dir(controller.join(self.0.trim_start_matches('/')));
-        }
+        remove_cgroups(self.0.trim_start_matches('/'));
     }
 }
 

@@ -356,6 +356,7 @@ impl Drop for Lab {
             let _ = Command::new("ip").args(["netns", "del", &namespace]).output();
         }
         process::unmount_below(self.directory());
+        process::remove_cgroups(&format!("{}-", self.prefix));
     }
 }
 

@@ -150,3 +150,25 @@ pub fn unmount_below(directory: &Path) {
         }
     }
 }
+
+/// Removes the cgroups whose names begin so, one for each controller of version 1 or one in all, as soon
+/// as their processes have ended: a runtime that was killed leaves its own.
+pub fn remove_cgroups(beginning: &str) {
+    let entries = |directory: &Path| fs::read_dir(directory).into_iter().flatten().flatten();
+    let root = Path::new("/sys/fs/cgroup");
+    let controllers = entries(root).map(|entry| entry.path()).chain([root.to_owned()]);
+    let cgroups = controllers.flat_map(|controller| {
+        entries(&controller)
+            .filter(|entry| entry.file_name().to_string_lossy().starts_with(beginning))
+            .map(|entry| entry.path())
+            .collect::<Vec<_>>()
+    });
+    let start = Instant::now();
+    for cgroup in cgroups {
+        while fs::remove_dir(&cgroup).is_err_and(|e| e.raw_os_error() == Some(libc::EBUSY))
+            && start.elapsed() < Duration::from_secs(5)
+        {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+}
