@@ -158,27 +158,10 @@ fn net(text: &str, what: &'static str) -> Result<Ipv4Net, RuleError> {
     Ok(net.trunc())
 }
 
-/// What the policy says to a join of a group.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Verdict {
-    /// Join as asked.
-    Allowed,
-    /// Keep it off the LAN; the text names the rule, as in `deny=239.1.0.0/16`.
-    Denied(String),
-}
-
 /// Said where `allow` rules exist and none is about the join.
 const NO_ALLOW: &str = "no allow rule names it";
 
 impl GroupPolicy {
-    /// Judges a join of `group` from any source: whether something of it would be let through.
-    pub fn judge(&self, group: Ipv4Addr) -> Verdict {
-        match self.apply(group, &Filter::any()) {
-            Ok(_) => Verdict::Allowed,
-            Err(rule) => Verdict::Denied(rule),
-        }
-    }
-
     /// What of a wish for a group is let through; see the type for what rules mean. A wish for
     /// nothing gives nothing.
     ///

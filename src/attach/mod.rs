@@ -6,9 +6,7 @@ mod parse;
 mod types;
 
 pub use admin::{AdminConfig, AdminError, RuntimeConfig};
-pub use group_policy::{
-    AddressRange, Blocked, GroupPolicy, GroupRule, Reception, RuleError, Verdict,
-};
+pub use group_policy::{AddressRange, Blocked, GroupPolicy, GroupRule, Reception, RuleError};
 pub(crate) use parse::nearest;
 pub use parse::{MAX_ATTACHMENTS, SpecError, check_together, parse_list, parse_spec};
 pub use types::{Attachment, Driver, IfName, IgmpMode, IpAssignment, MacAddr, MacvlanMode, Route};

@@ -74,11 +74,6 @@ fn deny_goes_before_allow_and_any_allow_denies_the_rest() {
     assert_eq!(apply(&policy, "239.2.0.1", Filter::any()), denied("no allow rule names it"));
     assert_eq!(apply(&policy, "239.1.2.3", include(&["10.0.0.1"])), Ok(include(&["10.0.0.1"])));
     assert_eq!(apply(&policy, "239.1.1.3", include(&["10.0.0.1"])), denied("deny=239.1.1.0/24"));
-    assert_eq!(policy.judge("239.1.2.3".parse().unwrap()), Verdict::Allowed);
-    assert_eq!(
-        policy.judge("239.2.0.1".parse().unwrap()),
-        Verdict::Denied("no allow rule names it".into())
-    );
 }
 
 #[test]
