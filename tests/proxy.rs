@@ -110,6 +110,7 @@ impl<'l> FakeContainer<'l> {
                 upstream_index,
                 igmp: IgmpMode::Proxy,
                 policy: GroupPolicy::default(),
+                relay: None,
             }],
         }
     }

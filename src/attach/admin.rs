@@ -16,19 +16,24 @@
 //! max-groups = 100
 //! max-sources = 20
 //!
+//! [relay]                          # of what a relay carries for one attachment, each way
+//! max-pps = 100000                 # packets a second
+//! max-byterate = 125000000         # bytes a second
+//!
 //! [runtime]                        # what mcrun-runtime stands in for
 //! path = "/usr/sbin/runc"
 //! ```
 
 use std::fs;
 use std::io;
+use std::num::{NonZeroU32, NonZeroU64};
 use std::path::{Path, PathBuf};
 
 use ipnet::Ipv4Net;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
-use super::{Attachment, GroupPolicy, GroupRule, IgmpMode};
+use super::{Attachment, GroupPolicy, GroupRule, IgmpMode, RateLimits};
 
 /// What the administrator allows.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
@@ -39,7 +44,18 @@ pub struct AdminConfig {
     #[serde(default)]
     groups: GroupRules,
     #[serde(default)]
+    relay: RelayRules,
+    #[serde(default)]
     runtime: RuntimeConfig,
+}
+
+/// What is in force for one attachment: its own rules within the administrator's.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ruling {
+    /// Who may join what.
+    pub policy: GroupPolicy,
+    /// What the relay carries at most.
+    pub rates: RateLimits,
 }
 
 /// The part of the file that mcrun-runtime reads.
@@ -67,6 +83,13 @@ struct GroupRules {
     deny: Vec<RuleText>,
     max_groups: Option<u32>,
     max_sources: Option<u32>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+struct RelayRules {
+    max_pps: Option<NonZeroU32>,
+    max_byterate: Option<NonZeroU64>,
 }
 
 /// A rule as the attachment syntax writes it.
@@ -121,12 +144,12 @@ impl AdminConfig {
         parse_text(text)
     }
 
-    /// Checks an attachment, and gives the group rules that are in force for it: its own and
-    /// the administrator's together.
+    /// Checks an attachment, and gives the rules that are in force for it: its own and the
+    /// administrator's together.
     ///
     /// # Errors
     /// [`AdminError::Forbidden`], naming the key and what is allowed.
-    pub fn check(&self, attachment: &Attachment) -> Result<GroupPolicy, AdminError> {
+    pub fn check(&self, attachment: &Attachment) -> Result<Ruling, AdminError> {
         let forbid = |key: &str, value: &str, allowed: &[String]| {
             let allowed = if allowed.is_empty() { "none".into() } else { allowed.join(", ") };
             Err(AdminError::Forbidden(format!(
@@ -155,7 +178,15 @@ impl AdminConfig {
             let names: Vec<_> = modes.iter().map(|mode| mode.name().to_owned()).collect();
             return forbid("igmp", attachment.igmp.name(), &names);
         }
-        self.restrict(&attachment.policy)
+        let ceiling = RateLimits {
+            packets: self.relay.max_pps.map(NonZeroU32::get),
+            bytes: self.relay.max_byterate.map(NonZeroU64::get),
+        };
+        let relayed = attachment.driver.is_relayed();
+        Ok(Ruling {
+            policy: self.restrict(&attachment.policy)?,
+            rates: if relayed { attachment.rates.at_most(ceiling) } else { RateLimits::default() },
+        })
     }
 
     fn restrict(&self, own: &GroupPolicy) -> Result<GroupPolicy, AdminError> {
@@ -258,14 +289,15 @@ mod tests {
 
     fn check(spec: &str) -> Result<GroupPolicy, String> {
         let config = AdminConfig::parse(FILE).unwrap();
-        config.check(&parse_spec(spec).unwrap()).map_err(|e| e.to_string())
+        let ruling = config.check(&parse_spec(spec).unwrap());
+        ruling.map(|ruling| ruling.policy).map_err(|e| e.to_string())
     }
 
     #[test]
     fn without_a_file_everything_is_allowed() {
         let config = AdminConfig::read(Path::new("/nonexistent")).unwrap();
         let attachment = parse_spec("parent=eth0,allow=239.1.1.1").unwrap();
-        assert_eq!(config.check(&attachment).unwrap(), attachment.policy);
+        assert_eq!(config.check(&attachment).unwrap().policy, attachment.policy);
     }
 
     #[test]
@@ -303,6 +335,18 @@ mod tests {
         write("[runtime]\npaht = \"/usr/bin/crun\"");
         let error = RuntimeConfig::read(directory.path()).unwrap_err().to_string();
         assert!(error.contains("line 2: unknown field `paht`"), "{error}");
+    }
+
+    #[test]
+    fn the_lower_rate_is_in_force() {
+        let config = AdminConfig::parse("[relay]\nmax-pps = 100").unwrap();
+        let rates = |spec: &str| config.check(&parse_spec(spec).unwrap()).unwrap().rates;
+        let own = rates("parent=a,driver=relay,max-pps=50,max-byterate=9");
+        assert_eq!(own, RateLimits { packets: Some(50), bytes: Some(9) });
+        assert_eq!(rates("parent=a,driver=relay,max-pps=500").packets, Some(100));
+        assert_eq!(rates("parent=a,driver=relay").packets, Some(100));
+        assert!(rates("parent=a").is_none());
+        assert!(AdminConfig::parse("[relay]\nmax-pps = 0").is_err());
     }
 
     #[test]

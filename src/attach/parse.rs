@@ -7,8 +7,8 @@ use std::str::FromStr;
 use ipnet::IpNet;
 
 use super::{
-    Attachment, Driver, GroupPolicy, GroupRule, IfName, IgmpMode, IpAssignment, MacAddr,
-    MacvlanMode, Route,
+    Attachment, Driver, GroupPolicy, GroupRule, IfName, IgmpMode, IpAssignment, IpvlanFlag,
+    IpvlanMode, MacAddr, MacvlanMode, RateLimits, Route,
 };
 
 /// Attachments of one container; a host has fewer media LANs than this.
@@ -126,6 +126,8 @@ const KEYS: &[&str] = &[
     "deny",
     "max-groups",
     "max-sources",
+    "max-pps",
+    "max-byterate",
     "bcqueuelen",
     "bclim",
 ];
@@ -137,6 +139,8 @@ struct Keys {
     parent: Option<IfName>,
     driver: Option<String>,
     mode: Option<String>,
+    flag: Option<String>,
+    interface: Option<IfName>,
     ip: Vec<IpNet>,
     ip_none: bool,
     gw: Vec<IpAddr>,
@@ -151,6 +155,7 @@ struct Keys {
     deny: Vec<GroupRule>,
     max_groups: Option<u32>,
     max_sources: Option<u32>,
+    rates: RateLimits,
     bcqueuelen: Option<u32>,
     bclim: Option<i32>,
 }
@@ -172,13 +177,15 @@ impl Keys {
             "parent" => self.parent = Some(parsed(key, value)?),
             "driver" => self.driver = Some(value.to_owned()),
             "mode" => self.mode = Some(value.to_owned()),
+            "flag" => self.flag = Some(value.to_owned()),
+            "interface" => self.interface = Some(interface_name(key, value)?),
             "ip" => self.set_ip(value)?,
             "gw" => self.gw.push(gateway(key, value)?),
             "metric" => self.metric = Some(number(key, value, 1, u32::MAX)?),
             "route" => self.routes.push(route(value)?),
             "mac" => self.mac = Some(parsed(key, value)?),
             "mtu" => self.mtu = Some(number(key, value, 68, 65535)?),
-            "name" => self.name = Some(interface_name(value)?),
+            "name" => self.name = Some(interface_name(key, value)?),
             "igmp" => {
                 self.igmp = Some(match value {
                     "proxy" => IgmpMode::Proxy,
@@ -192,6 +199,8 @@ impl Keys {
             "deny" => self.deny.push(parsed(key, value)?),
             "max-groups" => self.max_groups = Some(number(key, value, 1, 65535)?),
             "max-sources" => self.max_sources = Some(number(key, value, 1, 65535)?),
+            "max-pps" => self.rates.packets = Some(number(key, value, 1, u32::MAX)?),
+            "max-byterate" => self.rates.bytes = Some(number(key, value, 1, u64::MAX)?),
             "bcqueuelen" => self.bcqueuelen = Some(number(key, value, 1, 1_000_000)?),
             "bclim" => self.bclim = Some(number(key, value, -1, i32::MAX)?),
             // Keys of the contract that this version does not carry out: never in silence.
@@ -224,7 +233,7 @@ impl Keys {
     }
 
     fn finish(self) -> Result<Attachment, SpecError> {
-        let driver = driver(self.driver.as_deref().unwrap_or("macvlan"), self.mode.as_deref())?;
+        let driver = self.driver()?;
         let Some(parent) = self.parent else {
             return fail(
                 "parent= is missing: name the LAN interface of the host, as in parent=eth0",
@@ -259,6 +268,13 @@ impl Keys {
             return fail("metric= is the metric of the default route: it needs gw=");
         }
         let igmp = self.igmp.unwrap_or(IgmpMode::Proxy);
+        if driver.is_relayed() && igmp != IgmpMode::Proxy {
+            return fail(format!(
+                "igmp={}: what the container joins is relayed to it by the proxy with {}; it needs igmp=proxy",
+                igmp.name(),
+                described(&driver)
+            ));
+        }
         let ruling = ["allow", "deny", "max-groups", "max-sources"];
         if igmp != IgmpMode::Proxy
             && let Some(key) = self.seen.iter().find(|key| ruling.contains(&key.as_str()))
@@ -284,9 +300,66 @@ impl Keys {
                 max_groups: self.max_groups.unwrap_or(defaults.max_groups),
                 max_sources: self.max_sources.unwrap_or(defaults.max_sources),
             },
+            rates: self.rates,
             bcqueuelen: self.bcqueuelen,
             bclim: self.bclim,
         })
+    }
+
+    /// The driver with what belongs to it; a key of another driver is refused.
+    fn driver(&self) -> Result<Driver, SpecError> {
+        const MACVLAN: &[&str] = &["mac", "bcqueuelen", "bclim"];
+        const LINK: &[&str] = &["ip", "gw", "metric", "route", "mtu", "name"];
+        const RATES: &[&str] = &["max-pps", "max-byterate"];
+        let mode = self.mode.as_deref();
+        let driver = match self.driver.as_deref().unwrap_or("macvlan") {
+            "macvlan" => Driver::Macvlan(macvlan_mode(mode.unwrap_or("bridge"))?),
+            "ipvlan" => Driver::Ipvlan {
+                mode: ipvlan_mode(mode.unwrap_or("l2"))?,
+                flag: ipvlan_flag(self.flag.as_deref().unwrap_or("bridge"))?,
+            },
+            "relay" => Driver::Relay {
+                interface: match &self.interface {
+                    Some(interface) => interface.clone(),
+                    None => parsed("interface", "eth0")?,
+                },
+            },
+            name => return fail(unknown("driver", name, &["macvlan", "ipvlan", "relay"])),
+        };
+        let refused = |lists: &[&[&str]]| {
+            let belongs = |key: &&String| lists.iter().any(|list| list.contains(&key.as_str()));
+            self.seen.iter().find(belongs)
+        };
+        let (foreign, why) = match &driver {
+            Driver::Macvlan(_) => {
+                (refused(&[&["flag", "interface"], RATES]), "it is not for driver=macvlan")
+            }
+            Driver::Ipvlan { mode: IpvlanMode::L2, .. } => (
+                refused(&[&["interface"], MACVLAN, RATES]),
+                "it is not for driver=ipvlan with mode=l2, whose children have the parent's address and \
+                 receive without the proxy",
+            ),
+            Driver::Ipvlan { .. } => (
+                refused(&[&["interface"], MACVLAN]),
+                "it is not for driver=ipvlan, whose children have the parent's address",
+            ),
+            Driver::Relay { .. } => (
+                refused(&[&["mode", "flag"], MACVLAN, LINK]),
+                "driver=relay takes the container's interface (interface=) as it is",
+            ),
+        };
+        match foreign {
+            Some(key) => fail(format!("{key}= cannot be used here: {why}")),
+            None => Ok(driver),
+        }
+    }
+}
+
+/// A driver as an attachment asks for it.
+fn described(driver: &Driver) -> String {
+    match driver {
+        Driver::Relay { .. } => "driver=relay".into(),
+        _ => format!("driver={},mode={}", driver.name(), driver.mode()),
     }
 }
 
@@ -330,35 +403,41 @@ fn number<T: FromStr + PartialOrd + Display>(
     }
 }
 
-fn interface_name(value: &str) -> Result<IfName, SpecError> {
+fn interface_name(key: &str, value: &str) -> Result<IfName, SpecError> {
     match value {
         // Names that sysctl paths and the kernel keep for themselves.
         "lo" | "all" | "default" => {
-            fail(format!("name={value} is reserved; choose another, such as mc0"))
+            fail(format!("{key}={value} is reserved; choose another, such as mc0"))
         }
-        _ => parsed("name", value),
+        _ => parsed(key, value),
     }
 }
 
-fn driver(name: &str, mode: Option<&str>) -> Result<Driver, SpecError> {
-    match name {
-        "macvlan" => Ok(Driver::Macvlan(match mode.unwrap_or("bridge") {
-            "bridge" => MacvlanMode::Bridge,
-            "private" => MacvlanMode::Private,
-            "vepa" => MacvlanMode::Vepa,
-            "passthru" => MacvlanMode::Passthru,
-            mode => {
-                return fail(unknown(
-                    "macvlan mode",
-                    mode,
-                    &["bridge", "private", "vepa", "passthru"],
-                ));
-            }
-        })),
-        "ipvlan" | "relay" => fail(format!(
-            "driver={name} is not supported by this version of mcrun; there is macvlan"
-        )),
-        _ => fail(unknown("driver", name, &["macvlan"])),
+fn macvlan_mode(text: &str) -> Result<MacvlanMode, SpecError> {
+    use MacvlanMode::{Bridge, Passthru, Private, Vepa};
+    one_of("macvlan mode", text, [Bridge, Private, Vepa, Passthru], MacvlanMode::name)
+}
+
+fn ipvlan_mode(text: &str) -> Result<IpvlanMode, SpecError> {
+    use IpvlanMode::{L2, L3, L3s};
+    one_of("ipvlan mode", text, [L2, L3, L3s], IpvlanMode::name)
+}
+
+fn ipvlan_flag(text: &str) -> Result<IpvlanFlag, SpecError> {
+    use IpvlanFlag::{Bridge, Private, Vepa};
+    one_of("ipvlan flag", text, [Bridge, Private, Vepa], IpvlanFlag::name)
+}
+
+/// The value that has this name.
+fn one_of<T: Copy, const N: usize>(
+    what: &str,
+    text: &str,
+    values: [T; N],
+    name: impl Fn(T) -> &'static str,
+) -> Result<T, SpecError> {
+    match values.into_iter().find(|value| name(*value) == text) {
+        Some(value) => Ok(value),
+        None => fail(unknown(what, text, &values.map(name))),
     }
 }
 

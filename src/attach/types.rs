@@ -28,7 +28,7 @@ pub struct Attachment {
     /// Further routes through this interface.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub routes: Vec<Route>,
-    /// Hardware address; the kernel chooses one when absent.
+    /// Hardware address; the kernel chooses one when absent. None with ipvlan and relay.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mac: Option<MacAddr>,
     /// MTU in bytes, 68..=65535; the parent's when absent.
@@ -44,6 +44,9 @@ pub struct Attachment {
     pub upstream: Option<IfName>,
     /// Who may join what.
     pub policy: GroupPolicy,
+    /// How much data the relay carries at most; nothing is limited where no relay carries it.
+    #[serde(default, skip_serializing_if = "RateLimits::is_none")]
+    pub rates: RateLimits,
     /// Length of macvlan's multicast queue in packets.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bcqueuelen: Option<u32>,
@@ -56,7 +59,11 @@ pub struct Attachment {
 impl Attachment {
     /// The interface's name in the container, when this is attachment `position` (from 0).
     pub fn interface_name(&self, position: usize) -> IfName {
-        self.name.clone().unwrap_or_else(|| IfName(format!("mc{position}")))
+        match (&self.driver, &self.name) {
+            (Driver::Relay { interface }, _) => interface.clone(),
+            (_, Some(name)) => name.clone(),
+            (_, None) => IfName(format!("mc{position}")),
+        }
     }
 
     /// The host interface where the proxy joins.
@@ -65,26 +72,52 @@ impl Attachment {
     }
 }
 
-/// The kernel driver of the container's interface.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+/// What gives the container its multicast.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "driver", content = "mode", rename_all = "lowercase")]
 pub enum Driver {
     /// A child link with a MAC address of its own.
     Macvlan(MacvlanMode),
+    /// A child link with the parent's MAC address.
+    Ipvlan {
+        /// What of the network its children see.
+        mode: IpvlanMode,
+        /// How they reach each other.
+        flag: IpvlanFlag,
+    },
+    /// An interface that the container has anyway, such as one on a bridge of the engine's.
+    Relay {
+        /// Its name in the container; it may appear after the hook.
+        interface: IfName,
+    },
 }
 
 impl Driver {
     /// The driver's name as `ip link` and the attachment syntax spell it.
-    pub fn name(self) -> &'static str {
+    pub fn name(&self) -> &'static str {
         match self {
             Driver::Macvlan(_) => "macvlan",
+            Driver::Ipvlan { .. } => "ipvlan",
+            Driver::Relay { .. } => "relay",
         }
     }
 
-    /// The mode's name as `ip link` and the attachment syntax spell it.
-    pub fn mode(self) -> &'static str {
+    /// The mode's name as `ip link` and the attachment syntax spell it; empty where there are no
+    /// modes.
+    pub fn mode(&self) -> &'static str {
         match self {
             Driver::Macvlan(mode) => mode.name(),
+            Driver::Ipvlan { mode, .. } => mode.name(),
+            Driver::Relay { .. } => "",
+        }
+    }
+
+    /// Whether multicast data crosses the namespace boundary through the proxy, since the link
+    /// carries none.
+    pub fn is_relayed(&self) -> bool {
+        match self {
+            Driver::Macvlan(_) | Driver::Ipvlan { mode: IpvlanMode::L2, .. } => false,
+            Driver::Ipvlan { .. } | Driver::Relay { .. } => true,
         }
     }
 }
@@ -111,6 +144,87 @@ impl MacvlanMode {
             MacvlanMode::Private => "private",
             MacvlanMode::Vepa => "vepa",
             MacvlanMode::Passthru => "passthru",
+        }
+    }
+}
+
+/// What ipvlan children see of the network (`ip-link(8)`, TYPE ipvlan). All children of a parent
+/// have the same mode.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum IpvlanMode {
+    /// The LAN, with its multicast.
+    L2,
+    /// What the host routes to them: no multicast.
+    L3,
+    /// As `L3`, and the host's netfilter rules see it.
+    L3s,
+}
+
+impl IpvlanMode {
+    /// The name as `ip link` spells it.
+    pub fn name(self) -> &'static str {
+        match self {
+            IpvlanMode::L2 => "l2",
+            IpvlanMode::L3 => "l3",
+            IpvlanMode::L3s => "l3s",
+        }
+    }
+}
+
+/// How ipvlan children of one parent reach each other (`ip-link(8)`, TYPE ipvlan). All children
+/// of a parent have the same flag.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum IpvlanFlag {
+    /// Directly.
+    Bridge,
+    /// Not at all.
+    Private,
+    /// Through the switch, which must reflect.
+    Vepa,
+}
+
+impl IpvlanFlag {
+    /// The name as `ip link` spells it.
+    pub fn name(self) -> &'static str {
+        match self {
+            IpvlanFlag::Bridge => "bridge",
+            IpvlanFlag::Private => "private",
+            IpvlanFlag::Vepa => "vepa",
+        }
+    }
+}
+
+/// What the relay carries for one attachment at most, in each direction.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RateLimits {
+    /// Packets a second.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub packets: Option<u32>,
+    /// Bytes a second, IP headers included.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bytes: Option<u64>,
+}
+
+impl RateLimits {
+    /// Whether nothing is limited.
+    pub fn is_none(&self) -> bool {
+        *self == RateLimits::default()
+    }
+
+    /// The stricter of both.
+    #[must_use]
+    pub fn at_most(self, other: RateLimits) -> RateLimits {
+        fn least<T: Ord>(one: Option<T>, other: Option<T>) -> Option<T> {
+            match (one, other) {
+                (Some(a), Some(b)) => Some(a.min(b)),
+                (a, b) => a.or(b),
+            }
+        }
+        RateLimits {
+            packets: least(self.packets, other.packets),
+            bytes: least(self.bytes, other.bytes),
         }
     }
 }

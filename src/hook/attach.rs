@@ -9,7 +9,7 @@ use super::HookError;
 use super::cleanup::detach;
 use super::proxies::{self, Unfinished};
 use super::request::Request;
-use crate::attach::{AdminConfig, AdminError, Attachment, check_together};
+use crate::attach::{AdminConfig, AdminError, Attachment, Driver, Ruling, check_together};
 use crate::net::apply::Applying;
 use crate::net::facts::{Facts, link};
 use crate::net::netlink::RouteSocket;
@@ -109,14 +109,15 @@ fn named(record: &Record) -> Vec<Attachment> {
     each.map(|i| Attachment { name: i.name.parse().ok(), ..i.attachment.clone() }).collect()
 }
 
-/// Gives each attachment without a name the first that is free.
+/// Gives each attachment without a name the first that is free. A relay's interface has its own.
 fn name_interfaces(mut attachments: Vec<Attachment>, mut taken: Vec<String>) -> Vec<Attachment> {
     for attachment in &mut attachments {
         let mut candidates = (0..).map(|position| attachment.interface_name(position));
         // A name that was asked for is taken or not; check_together tells.
-        let name = match &attachment.name {
-            Some(name) => Some(name.clone()),
-            None => candidates.find(|name| !taken.iter().any(|taken| taken == name.as_str())),
+        let name = match (&attachment.driver, &attachment.name) {
+            (Driver::Relay { .. }, _) => continue,
+            (_, Some(name)) => Some(name.clone()),
+            (_, None) => candidates.find(|name| !taken.iter().any(|taken| taken == name.as_str())),
         };
         taken.extend(name.iter().map(ToString::to_string));
         attachment.name = name;
@@ -271,12 +272,14 @@ fn interfaces(
 ) -> Result<Vec<AttachedInterface>, AdminError> {
     let each = attachments.into_iter().enumerate();
     each.map(|(position, attachment)| {
+        let Ruling { policy, rates } = admin.check(&attachment)?;
         Ok(AttachedInterface {
             name: attachment.interface_name(position).to_string(),
             index: 0,
             upstream_index: 0,
             mac: None,
-            policy: admin.check(&attachment)?,
+            policy,
+            rates,
             attachment,
         })
     })
@@ -287,7 +290,7 @@ fn interfaces(
 fn is_intact(record: &Record, container: &mut RouteSocket) -> bool {
     record.complete
         && record.proxy.is_none_or(ProcessRef::is_alive)
-        && record.interfaces.iter().all(|interface| {
+        && record.interfaces.iter().filter(|interface| interface.is_made()).all(|interface| {
             link(container, &interface.name)
                 .is_ok_and(|found| found.is_some_and(|found| found.index == interface.index))
         })

@@ -37,7 +37,7 @@ fn take_back(record: &Record, dir: &LockedDir) -> Result<(), HookError> {
 
 fn delete_links(record: &Record, namespace: &NetNs) -> Result<(), HookError> {
     let mut socket = RouteSocket::open_in(namespace)?;
-    let interfaces = record.interfaces.iter().filter(|i| i.index != 0);
+    let interfaces = record.interfaces.iter().filter(|i| i.index != 0 && i.is_made());
     Ok(delete_interfaces(&mut socket, interfaces.map(|i| (i.name.as_str(), i.mac)))?)
 }
 
@@ -79,9 +79,11 @@ pub fn detach_running(
     };
     let interface = &record.interfaces[position];
     let mut socket = RouteSocket::open_in(&NetNs::of_pid(record.init.pid)?)?;
-    delete_interfaces(&mut socket, [(interface.name.as_str(), interface.mac)])?;
+    if interface.is_made() {
+        delete_interfaces(&mut socket, [(interface.name.as_str(), interface.mac)])?;
+    }
     let removed = record.interfaces.remove(position);
-    if let Some(first) = record.interfaces.first() {
+    if let Some(first) = record.interfaces.first().filter(|first| first.index != 0) {
         keep_multicast_route(&mut socket, first.index)?;
     }
     proxies::replace(&mut record, &dir)?;

@@ -4,10 +4,10 @@ use std::io;
 use std::time::Duration;
 
 use super::HookError;
-use crate::attach::{AdminConfig, IgmpMode};
+use crate::attach::{AdminConfig, Driver, IgmpMode, Ruling};
 use crate::oci::ContainerId;
-use crate::proxy::{self, ProxyConfig, ProxyInterface, SpawnError};
-use crate::state::{LockedDir, ProcessRef, Record, StateDirError, Store};
+use crate::proxy::{self, ProxyConfig, ProxyInterface, RelayTask, SpawnError};
+use crate::state::{AttachedInterface, LockedDir, ProcessRef, Record, StateDirError, Store};
 
 /// How long a proxy may take to end before it is killed.
 const PATIENCE: Duration = Duration::from_millis(500);
@@ -51,6 +51,7 @@ pub(super) fn start(record: &Record) -> Result<Option<Unfinished>, SpawnError> {
             upstream_index: interface.upstream_index,
             igmp: interface.attachment.igmp,
             policy: interface.policy.clone(),
+            relay: relay(interface),
         })
         .collect();
     if interfaces.is_empty() {
@@ -65,6 +66,14 @@ pub(super) fn start(record: &Record) -> Result<Option<Unfinished>, SpawnError> {
     let proxy = proxy::spawn(&config)?;
     let process = ProcessRef { pid: proxy.pid, start: proxy.start };
     Ok(Some(Unfinished { process, kept: false }))
+}
+
+/// What the proxy is to carry for an interface whose link carries no multicast.
+fn relay(interface: &AttachedInterface) -> Option<RelayTask> {
+    let driver = &interface.attachment.driver;
+    let task =
+        RelayTask { translate: matches!(driver, Driver::Relay { .. }), rates: interface.rates };
+    driver.is_relayed().then_some(task)
 }
 
 /// Tells a proxy to end, which it does at once; its rules take some milliseconds to go, and nobody
@@ -143,9 +152,9 @@ fn reload_one(dir: &LockedDir, admin: &AdminConfig) -> Result<bool, HookError> {
     }
     let mut changed = record.proxy.is_some_and(|proxy| !proxy.is_alive());
     for interface in &mut record.interfaces {
-        let policy = admin.check(&interface.attachment)?;
-        changed |= policy != interface.policy;
-        interface.policy = policy;
+        let Ruling { policy, rates } = admin.check(&interface.attachment)?;
+        changed |= (&policy, rates) != (&interface.policy, interface.rates);
+        (interface.policy, interface.rates) = (policy, rates);
     }
     if !changed {
         return Ok(false);

@@ -10,7 +10,7 @@ use crate::oci::{ANNOTATION, BundleConfig, ContainerState};
 /// Keys of an attachment that become annotations of their own where podman before 5.0 splits
 /// `--annotation io.mcrun.mcast=parent=eth1,ip=...` at the comma. Names that somebody else could give to an
 /// annotation are not among them.
-const SPLIT_KEYS: [&str; 12] = [
+const SPLIT_KEYS: [&str; 14] = [
     "parent",
     "ip",
     "gw",
@@ -21,6 +21,8 @@ const SPLIT_KEYS: [&str; 12] = [
     "upstream",
     "max-groups",
     "max-sources",
+    "max-pps",
+    "max-byterate",
     "bcqueuelen",
     "bclim",
 ];

@@ -11,12 +11,12 @@ use netlink_packet_route::RouteNetlinkMessage;
 use super::announce::neighbour_advertisement;
 use super::facts::link;
 use super::messages::{
-    self, Macvlan, all_multicast, delete_link, get_links, new_address, new_macvlan, new_route,
-    read_link, set_up,
+    self, Ipvlan, Macvlan, all_multicast, delete_link, get_links, new_address, new_ipvlan,
+    new_macvlan, new_route, read_link, set_up,
 };
 use super::netlink::{NLM_F_CREATE, NLM_F_EXCL, NetlinkError, RouteSocket};
 use super::netns::NetNs;
-use super::plan::InterfacePlan;
+use super::plan::{InterfacePlan, LinkPlan};
 use super::sysctl::{self, SysctlError};
 use crate::attach::{MacAddr, MacvlanMode};
 
@@ -50,10 +50,10 @@ pub enum ApplyError {
     Namespace(#[from] io::Error),
 }
 
-/// An interface that exists in the container.
+/// An interface of the container.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Created {
-    /// Its index there.
+    /// Its index there; 0 when the container is to get it later.
     pub index: u32,
     /// Its hardware address.
     pub mac: Option<MacAddr>,
@@ -102,16 +102,24 @@ impl<'a> Applying<'a> {
     }
 
     fn create_link(&mut self, plan: &InterfacePlan) -> Result<(), ApplyError> {
-        let child = Macvlan {
-            name: plan.name.as_str(),
-            parent: plan.parent.1,
-            mode: plan.mode,
-            mac: plan.mac,
-            mtu: plan.mtu,
-            bcqueuelen: plan.bcqueuelen,
-            bclim: plan.bclim,
+        let name = plan.name.as_str();
+        let parent = plan.parent.1;
+        let target = self.namespace.as_fd();
+        let message = match plan.link {
+            LinkPlan::Macvlan { mode, mac, bcqueuelen, bclim } => {
+                let mtu = plan.mtu;
+                let child = Macvlan { name, parent, mode, mac, mtu, bcqueuelen, bclim };
+                new_macvlan(&child, target)
+            }
+            LinkPlan::Ipvlan { mode, flag } => {
+                new_ipvlan(&Ipvlan { name, parent, mode, flag, mtu: plan.mtu }, target)
+            }
+            LinkPlan::Existing { there } => {
+                let (index, mac) = there.unwrap_or_default();
+                self.created.push(Created { index, mac });
+                return Ok(());
+            }
         };
-        let message = new_macvlan(&child, self.namespace.as_fd());
         if let Err(source) = self.host.request(message, NLM_F_CREATE | NLM_F_EXCL) {
             return Err(self.explain_create(plan, source));
         }
@@ -132,33 +140,39 @@ impl<'a> Applying<'a> {
 
     fn explain_create(&mut self, plan: &InterfacePlan, source: NetlinkError) -> ApplyError {
         let (parent, index) = &plan.parent;
-        match source.errno {
-            libc::EBUSY => {
+        let (driver, rival) = match plan.link {
+            LinkPlan::Ipvlan { .. } => ("ipvlan", "macv"),
+            _ => ("macvlan", "ipv"),
+        };
+        match (source.errno, &plan.link) {
+            (libc::EBUSY, _) => {
                 let links = self.host.dump(get_links()).unwrap_or_default();
                 let holder = links.into_iter().filter_map(read_link).find(|l| {
                     l.parent == Some(*index)
-                        && l.kind.as_deref().is_some_and(|k| k.starts_with("ipv"))
+                        && l.kind.as_deref().is_some_and(|k| k.starts_with(rival))
                 });
                 let holder = match holder {
-                    Some(link) => format!("{} is an ipvlan child of it", link.name),
-                    None => "it is an ipvlan parent, or a port of a bridge or switch".into(),
+                    Some(link) => format!("{} is an {rival}lan child of it", link.name),
+                    None => format!("it is an {rival}lan parent, or a port of a bridge or switch"),
                 };
                 ApplyError::Parent(format!(
-                    "parent={parent}: it cannot have macvlan children, {holder}"
+                    "parent={parent}: it cannot have {driver} children, {holder}"
                 ))
             }
-            libc::EINVAL if plan.mode == MacvlanMode::Passthru => ApplyError::Parent(format!(
-                "mode=passthru: {parent} has another macvlan child, and passthru takes the parent for itself"
-            )),
-            libc::EINVAL => ApplyError::Parent(format!(
+            (libc::EINVAL, LinkPlan::Macvlan { mode: MacvlanMode::Passthru, .. }) => {
+                ApplyError::Parent(format!(
+                    "mode=passthru: {parent} has another macvlan child, and passthru takes the parent for itself"
+                ))
+            }
+            (libc::EINVAL, LinkPlan::Macvlan { mode, .. }) => ApplyError::Parent(format!(
                 "parent={parent}: the kernel refuses a macvlan child of mode {} there; a passthru child takes the parent for itself",
-                plan.mode.name()
+                mode.name()
             )),
-            libc::EOPNOTSUPP => ApplyError::Parent(
-                "driver=macvlan: the kernel has no macvlan (module macvlan)".into(),
-            ),
+            (libc::EOPNOTSUPP, _) => ApplyError::Parent(format!(
+                "driver={driver}: the kernel has no {driver} (module {driver})"
+            )),
             _ => ApplyError::Step {
-                step: format!("cannot create macvlan {} on {parent}", plan.name),
+                step: format!("cannot create {driver} {} on {parent}", plan.name),
                 source,
             },
         }
@@ -178,8 +192,10 @@ impl<'a> Applying<'a> {
             })
             .collect()
         })?;
-        for position in 0..self.plans.len() {
-            self.set_up(position)?;
+        for (position, plan) in self.plans.iter().enumerate() {
+            if !matches!(plan.link, LinkPlan::Existing { .. }) {
+                self.set_up(position)?;
+            }
         }
         self.batch(|plan, index| {
             let each = plan.routes.iter();
@@ -233,7 +249,7 @@ impl<'a> Applying<'a> {
                     pause *= 2;
                 }
                 Err(error) if matches!(error.errno, libc::EBUSY | libc::EADDRINUSE) => {
-                    let mac = self.created[position].mac.or(plan.mac);
+                    let mac = self.created[position].mac;
                     return Err(ApplyError::MacInUse {
                         mac: mac.map_or_else(|| "?".into(), |mac| mac.to_string()),
                         parent: plan.parent.0.to_string(),
@@ -271,7 +287,10 @@ impl<'a> Applying<'a> {
 
     /// Takes all of it back.
     pub fn undo(&mut self) {
-        for created in self.created.drain(..).rev() {
+        for (plan, created) in self.plans.iter().zip(self.created.drain(..)).rev() {
+            if matches!(plan.link, LinkPlan::Existing { .. }) {
+                continue;
+            }
             // Addresses and routes go with the link. A link that cannot be deleted now goes
             // with the namespace of the container that does not start.
             let _ = self.container.request(delete_link(created.index), 0);

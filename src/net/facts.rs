@@ -16,8 +16,8 @@ pub struct Facts {
     pub link_names: Vec<String>,
     /// The host's addresses, each with the index of its interface.
     pub host_addresses: Vec<(u32, IpAddr)>,
-    /// Interface names among the wanted ones that the container has already.
-    pub taken_names: Vec<IfName>,
+    /// The container's links that have one of the wanted names already.
+    pub container_links: BTreeMap<IfName, Link>,
 }
 
 impl Facts {
@@ -40,8 +40,8 @@ impl Facts {
                 }
             }
             let name = attachment.interface_name(position);
-            if link(container, name.as_str())?.is_some() {
-                facts.taken_names.push(name);
+            if let Some(link) = link(container, name.as_str())? {
+                facts.container_links.insert(name, link);
             }
         }
         let named = attachments.iter().flat_map(|a| [&a.parent, a.upstream()]);

@@ -6,15 +6,15 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 use ipnet::IpNet;
 use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage};
 use netlink_packet_route::link::{
-    InfoData, InfoKind, InfoMacVlan, InfoPortKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
-    MacVlanMode,
+    InfoData, InfoIpVlan, InfoKind, InfoMacVlan, InfoPortKind, IpVlanFlags, IpVlanMode,
+    LinkAttribute, LinkFlags, LinkInfo, LinkMessage, MacVlanMode,
 };
 use netlink_packet_route::route::{
     RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
 };
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
-use crate::attach::{MacAddr, MacvlanMode};
+use crate::attach::{IpvlanFlag, IpvlanMode, MacAddr, MacvlanMode};
 
 /// What is wanted of a new macvlan child.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -49,19 +49,61 @@ pub fn new_macvlan(child: &Macvlan<'_>, target: BorrowedFd<'_>) -> RouteNetlinkM
         InfoMacVlan::BcQueueLen(child.bcqueuelen),
         InfoMacVlan::BcCutoff(child.bclim),
     ];
+    let info = (InfoKind::MacVlan, InfoData::MacVlan(data));
+    let mut link = new_child(child.name, child.parent, child.mtu, target, info);
+    link.attributes.extend(child.mac.map(|mac| LinkAttribute::Address(mac.octets().to_vec())));
+    RouteNetlinkMessage::NewLink(link)
+}
+
+/// What is wanted of a new ipvlan child.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ipvlan<'a> {
+    /// Its name.
+    pub name: &'a str,
+    /// Index of its parent in the namespace of the requesting socket.
+    pub parent: u32,
+    /// What it sees of the network. The kernel puts all children of the parent in this mode
+    /// (`ipvlan_link_new` in drivers/net/ipvlan/ipvlan_main.c).
+    pub mode: IpvlanMode,
+    /// How siblings reach each other; the kernel sets it for all children too.
+    pub flag: IpvlanFlag,
+    /// Its MTU; the parent's when absent.
+    pub mtu: Option<u32>,
+}
+
+/// Creates an ipvlan child, down, straight in the namespace `target`.
+pub fn new_ipvlan(child: &Ipvlan<'_>, target: BorrowedFd<'_>) -> RouteNetlinkMessage {
+    let mode = match child.mode {
+        IpvlanMode::L2 => IpVlanMode::L2,
+        IpvlanMode::L3 => IpVlanMode::L3,
+        IpvlanMode::L3s => IpVlanMode::L3S,
+    };
+    let flags = match child.flag {
+        IpvlanFlag::Bridge => IpVlanFlags::empty(),
+        IpvlanFlag::Private => IpVlanFlags::Private,
+        IpvlanFlag::Vepa => IpVlanFlags::Vepa,
+    };
+    let data = vec![InfoIpVlan::Mode(mode), InfoIpVlan::Flags(flags)];
+    let info = (InfoKind::IpVlan, InfoData::IpVlan(data));
+    RouteNetlinkMessage::NewLink(new_child(child.name, child.parent, child.mtu, target, info))
+}
+
+fn new_child(
+    name: &str,
+    parent: u32,
+    mtu: Option<u32>,
+    target: BorrowedFd<'_>,
+    (kind, data): (InfoKind, InfoData),
+) -> LinkMessage {
     let mut link = LinkMessage::default();
     link.attributes = vec![
-        LinkAttribute::IfName(child.name.to_owned()),
-        LinkAttribute::Link(child.parent),
+        LinkAttribute::IfName(name.to_owned()),
+        LinkAttribute::Link(parent),
         LinkAttribute::NetNsFd(target.as_raw_fd()),
-        LinkAttribute::LinkInfo(vec![
-            LinkInfo::Kind(InfoKind::MacVlan),
-            LinkInfo::Data(InfoData::MacVlan(data)),
-        ]),
+        LinkAttribute::LinkInfo(vec![LinkInfo::Kind(kind), LinkInfo::Data(data)]),
     ];
-    link.attributes.extend(child.mac.map(|mac| LinkAttribute::Address(mac.octets().to_vec())));
-    link.attributes.extend(child.mtu.map(LinkAttribute::Mtu));
-    RouteNetlinkMessage::NewLink(link)
+    link.attributes.extend(mtu.map(LinkAttribute::Mtu));
+    link
 }
 
 /// Asks for one link by name.

@@ -7,7 +7,9 @@ use ipnet::IpNet;
 
 use super::facts::Facts;
 use super::messages::{Link, all_multicast};
-use crate::attach::{Attachment, Driver, IfName, IgmpMode, MacAddr, MacvlanMode, nearest};
+use crate::attach::{
+    Attachment, Driver, IfName, IgmpMode, IpvlanFlag, IpvlanMode, MacAddr, MacvlanMode, nearest,
+};
 
 /// Why an attachment cannot be made on this host: one line that names the key and the value.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -23,22 +25,44 @@ pub struct InterfacePlan {
     pub parent: (IfName, u32),
     /// Name and index of where the proxy joins.
     pub upstream: (IfName, u32),
-    /// Mode of the macvlan child.
-    pub mode: MacvlanMode,
-    /// Its hardware address, when not the kernel's choice.
-    pub mac: Option<MacAddr>,
+    /// What is to be created.
+    pub link: LinkPlan,
     /// Its MTU, when not the parent's.
     pub mtu: Option<u32>,
-    /// Length of the multicast queue in packets.
-    pub bcqueuelen: u32,
-    /// Receivers from which on macvlan queues; -1 never.
-    pub bclim: i32,
     /// Settings in the container's namespace, in order.
     pub sysctls: Vec<Sysctl>,
     /// Its addresses.
     pub addresses: Vec<IpNet>,
     /// Its routes, in order: next hops come after what makes them reachable.
     pub routes: Vec<PlannedRoute>,
+}
+
+/// The link of an interface.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LinkPlan {
+    /// A new macvlan child of the parent.
+    Macvlan {
+        /// Its mode.
+        mode: MacvlanMode,
+        /// Its hardware address, when not the kernel's choice.
+        mac: Option<MacAddr>,
+        /// Length of the multicast queue in packets.
+        bcqueuelen: u32,
+        /// Receivers from which on macvlan queues; -1 never.
+        bclim: i32,
+    },
+    /// A new ipvlan child of the parent.
+    Ipvlan {
+        /// Its mode, and so that of all children.
+        mode: IpvlanMode,
+        /// Its flag, and so that of all children.
+        flag: IpvlanFlag,
+    },
+    /// None: the container has it, or is to get it later, and keeps it.
+    Existing {
+        /// Its index and hardware address, when it is there.
+        there: Option<(u32, Option<MacAddr>)>,
+    },
 }
 
 /// A route to add.
@@ -106,7 +130,8 @@ fn plan_one(
     let parent = checked_link("parent", &attachment.parent, facts)?;
     let upstream = checked_link("upstream", attachment.upstream(), facts)?;
     let name = attachment.interface_name(position);
-    if facts.taken_names.contains(&name) {
+    let there = facts.container_links.get(&name);
+    if there.is_some() && !matches!(attachment.driver, Driver::Relay { .. }) {
         return refuse(format!(
             "name={name}: the container has an interface of this name already; choose another with name="
         ));
@@ -119,8 +144,19 @@ fn plan_one(
             parent.name, parent.mtu
         ));
     }
-    let Driver::Macvlan(mode) = attachment.driver;
-    if let Some(mac) = attachment.mac
+    let link = match attachment.driver {
+        Driver::Macvlan(mode) => LinkPlan::Macvlan {
+            mode,
+            mac: attachment.mac,
+            bcqueuelen: attachment.bcqueuelen.unwrap_or(BC_QUEUE_LEN),
+            bclim: attachment.bclim.unwrap_or(BC_CUTOFF),
+        },
+        Driver::Ipvlan { mode, flag } => LinkPlan::Ipvlan { mode, flag },
+        Driver::Relay { .. } => {
+            LinkPlan::Existing { there: there.map(|link| (link.index, link.mac)) }
+        }
+    };
+    if let LinkPlan::Macvlan { mode, mac: Some(mac), .. } = link
         && mode != MacvlanMode::Passthru
         && parent.mac == Some(mac)
     {
@@ -139,14 +175,15 @@ fn plan_one(
     Ok(InterfacePlan {
         parent: (attachment.parent.clone(), parent.index),
         upstream: (attachment.upstream().clone(), upstream.index),
-        mode,
-        mac: attachment.mac,
         mtu: attachment.mtu,
-        bcqueuelen: attachment.bcqueuelen.unwrap_or(BC_QUEUE_LEN),
-        bclim: attachment.bclim.unwrap_or(BC_CUTOFF),
-        sysctls: sysctls(&name, attachment),
+        sysctls: sysctls(&name, attachment, &link),
         addresses: attachment.ip.addresses().to_vec(),
-        routes: routes(position, attachment),
+        routes: match link {
+            // A route needs an interface to lead through.
+            LinkPlan::Existing { there: None } => Vec::new(),
+            _ => routes(position, attachment),
+        },
+        link,
         name,
     })
 }
@@ -179,21 +216,20 @@ fn checked_link<'f>(key: &str, name: &IfName, facts: &'f Facts) -> Result<&'f Li
     Ok(link)
 }
 
-fn sysctls(name: &IfName, attachment: &Attachment) -> Vec<Sysctl> {
-    let v4 = |setting: &str| format!("ipv4/conf/{name}/{setting}");
-    let v6 = |setting: &str| format!("ipv6/conf/{name}/{setting}");
+fn sysctls(name: &IfName, attachment: &Attachment, link: &LinkPlan) -> Vec<Sysctl> {
+    // An interface that is yet to come begins with the defaults.
+    let interface = match link {
+        LinkPlan::Existing { there: None } => "default",
+        _ => name.as_str(),
+    };
+    let v4 = |setting: &str| format!("ipv4/conf/{interface}/{setting}");
+    let v6 = |setting: &str| format!("ipv6/conf/{interface}/{setting}");
     let mut list = vec![
         Sysctl::Raise(
             "ipv4/igmp_max_memberships".into(),
             LEAST_MEMBERSHIPS.max(attachment.policy.max_groups),
         ),
         Sysctl::Raise("ipv4/igmp_max_msf".into(), LEAST_SOURCES.max(attachment.policy.max_sources)),
-        Sysctl::AcceptAnySource(name.to_string()),
-        // Neighbours learn the address, and switches the port, when the link comes up.
-        Sysctl::Require(v4("arp_notify"), 1),
-        // macvlan children answer ARP for their own address only, whatever else the
-        // container has.
-        Sysctl::Require(v4("arp_ignore"), 1),
     ];
     if attachment.igmp == IgmpMode::Proxy {
         // A new namespace inherits the host's; sources would be lost with v2.
@@ -204,6 +240,15 @@ fn sysctls(name: &IfName, attachment: &Attachment) -> Vec<Sysctl> {
         list.push(Sysctl::Require(v4("igmpv2_unsolicited_report_interval"), REPORT_INTERVAL_MS));
         list.push(Sysctl::Require(v4("igmpv3_unsolicited_report_interval"), REPORT_INTERVAL_MS));
     }
+    if matches!(link, LinkPlan::Existing { .. }) {
+        // The rest is the engine's to say.
+        return list;
+    }
+    list.push(Sysctl::AcceptAnySource(name.to_string()));
+    // Neighbours learn the address, and switches the port, when the link comes up.
+    list.push(Sysctl::Require(v4("arp_notify"), 1));
+    // A child answers ARP for its own address only, whatever else the container has.
+    list.push(Sysctl::Require(v4("arp_ignore"), 1));
     if attachment.ip.addresses().iter().any(|net| net.addr().is_ipv6()) {
         list.push(Sysctl::Require(v6("disable_ipv6"), 0));
         // The addresses asked for and no others.
@@ -262,14 +307,29 @@ impl fmt::Display for PlannedRoute {
 impl fmt::Display for InterfacePlan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (name, parent) = (&self.name, &self.parent.0);
-        write!(f, "create macvlan {name} on {parent} mode {}", self.mode.name())?;
-        if let Some(mac) = self.mac {
-            write!(f, " mac {mac}")?;
+        match &self.link {
+            LinkPlan::Macvlan { mode, mac, bcqueuelen, bclim } => {
+                write!(f, "create macvlan {name} on {parent} mode {}", mode.name())?;
+                if let Some(mac) = mac {
+                    write!(f, " mac {mac}")?;
+                }
+                if let Some(mtu) = self.mtu {
+                    write!(f, " mtu {mtu}")?;
+                }
+                writeln!(f, " bcqueuelen {bcqueuelen} bclim {bclim}")?;
+            }
+            LinkPlan::Ipvlan { mode, flag } => {
+                write!(f, "create ipvlan {name} on {parent} mode {} {}", mode.name(), flag.name())?;
+                match self.mtu {
+                    Some(mtu) => writeln!(f, " mtu {mtu}")?,
+                    None => writeln!(f)?,
+                }
+            }
+            LinkPlan::Existing { there: Some(_) } => writeln!(f, "relay {parent} to {name}")?,
+            LinkPlan::Existing { there: None } => {
+                writeln!(f, "relay {parent} to {name} when it is there")?;
+            }
         }
-        if let Some(mtu) = self.mtu {
-            write!(f, " mtu {mtu}")?;
-        }
-        writeln!(f, " bcqueuelen {} bclim {}", self.bcqueuelen, self.bclim)?;
         for sysctl in &self.sysctls {
             match sysctl {
                 Sysctl::Set(path, value) | Sysctl::Require(path, value) => {
@@ -282,7 +342,9 @@ impl fmt::Display for InterfacePlan {
         for address in &self.addresses {
             writeln!(f, "add address {address} to {name}")?;
         }
-        writeln!(f, "set {name} up")?;
+        if !matches!(self.link, LinkPlan::Existing { .. }) {
+            writeln!(f, "set {name} up")?;
+        }
         for route in &self.routes {
             writeln!(f, "add route {route} through {name}")?;
         }
@@ -319,13 +381,21 @@ mod tests {
             link_names: links.iter().map(|l| l.name.clone()).collect(),
             links: links.into_iter().map(|l| (l.name.parse().unwrap(), l)).collect(),
             host_addresses: vec![(2, "10.0.0.1".parse().unwrap())],
-            taken_names: vec!["eth0".parse().unwrap()],
+            container_links: [("eth0".parse().unwrap(), link(2, "eth0"))].into(),
         }
     }
 
     #[test]
     fn the_steps_of_a_full_attachment() {
         let spec = "parent=eth0,ip=10.0.0.5/24,ip=2001:db8::5/64,gw=10.0.0.254,route=10.9.0.0/16@10.0.0.2,mac=02:00:00:00:00:02,mtu=1400;parent=eth1,name=blue,igmp=off";
+        let plans = plan(&parse_list(spec).unwrap(), &facts()).unwrap();
+        let text: String = plans.iter().map(ToString::to_string).collect();
+        insta::assert_snapshot!(text);
+    }
+
+    #[test]
+    fn the_steps_of_an_ipvlan_child_and_of_relays() {
+        let spec = "parent=eth0,driver=ipvlan,mode=l3s,flag=vepa,ip=10.0.0.5/24,mtu=1400;parent=eth0,driver=relay;parent=eth1,driver=relay,interface=eth7";
         let plans = plan(&parse_list(spec).unwrap(), &facts()).unwrap();
         let text: String = plans.iter().map(ToString::to_string).collect();
         insta::assert_snapshot!(text);

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::attach::{GroupPolicy, IgmpMode};
+use crate::attach::{GroupPolicy, IgmpMode, RateLimits};
 
 /// The whole task of one proxy: JSON on its standard input, up to end of file.
 ///
@@ -27,7 +27,8 @@ pub struct ProxyConfig {
 pub struct ProxyInterface {
     /// Name in the container.
     pub name: String,
-    /// Interface index in the container's namespace.
+    /// Interface index in the container's namespace; 0 when the interface is yet to come, and is to be
+    /// known by its name.
     pub index: u32,
     /// Name of the LAN interface on the host, for people.
     pub parent: String,
@@ -39,4 +40,18 @@ pub struct ProxyInterface {
     pub igmp: IgmpMode,
     /// Who may join what.
     pub policy: GroupPolicy,
+    /// Set where the link carries no multicast, and the proxy is to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub relay: Option<RelayTask>,
+}
+
+/// How the proxy is to carry multicast data of an interface.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RelayTask {
+    /// What the container sends goes out from the host's address, and its port may be another; else
+    /// it keeps what the container gave it.
+    pub translate: bool,
+    /// What may be carried at most.
+    #[serde(default, skip_serializing_if = "RateLimits::is_none")]
+    pub rates: RateLimits,
 }

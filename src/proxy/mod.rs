@@ -36,7 +36,7 @@ mod upstream;
 mod warnings;
 
 pub use client::{namespace, query_all, requery};
-pub use config::{ProxyConfig, ProxyInterface};
+pub use config::{ProxyConfig, ProxyInterface, RelayTask};
 pub use spawn::{SpawnError, SpawnedProxy, spawn};
 pub use start::main;
 pub use status::{GroupEntry, GroupStatus, InterfaceEntry, LanQuerier, ProxyState, ProxyStatus};

@@ -65,6 +65,7 @@ mod tests {
             upstream_index: 3,
             igmp: IgmpMode::Proxy,
             policy: GroupPolicy::default(),
+            relay: None,
         }
     }
 

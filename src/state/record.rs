@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::ProcessRef;
-use crate::attach::{Attachment, GroupPolicy, MacAddr};
+use crate::attach::{Attachment, Driver, GroupPolicy, MacAddr, RateLimits};
 use crate::net::netns::NetNsId;
 use crate::oci::ContainerId;
 
@@ -42,7 +42,8 @@ pub struct Record {
 pub struct AttachedInterface {
     /// Its name in the container.
     pub name: String,
-    /// Its index in the container's namespace; 0 before it exists.
+    /// Its index in the container's namespace; 0 before it exists, and for one that the container is
+    /// to get later.
     pub index: u32,
     /// Index of the host interface where the proxy joins; 0 before the interface exists.
     pub upstream_index: u32,
@@ -53,4 +54,14 @@ pub struct AttachedInterface {
     pub attachment: Attachment,
     /// The group rules in force: those asked for, within the administrator's.
     pub policy: GroupPolicy,
+    /// What the relay carries at most: what was asked for, within the administrator's.
+    #[serde(default, skip_serializing_if = "RateLimits::is_none")]
+    pub rates: RateLimits,
+}
+
+impl AttachedInterface {
+    /// Whether it was made for the container; a relay takes one that is there anyway.
+    pub fn is_made(&self) -> bool {
+        !matches!(self.attachment.driver, Driver::Relay { .. })
+    }
 }
