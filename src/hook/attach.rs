@@ -16,6 +16,7 @@ use crate::net::netlink::RouteSocket;
 use crate::net::netns::NetNs;
 use crate::net::plan::plan;
 use crate::oci::{ContainerId, ContainerState};
+use crate::proxy::Starting;
 use crate::state::{AttachedInterface, LockedDir, ProcessRef, Record, Store, config_dir};
 
 /// Attaches the container of `state` as it asks.
@@ -24,9 +25,10 @@ pub(super) fn attach(
     request: Request,
     store: &Store,
 ) -> Result<(), HookError> {
-    let mut container = Target::open(state)?;
     let admin = AdminConfig::read(&config_dir())?;
     let interfaces = interfaces(request.attachments, &admin)?;
+    let starting = proxies::begin(&interfaces)?;
+    let mut container = Target::open(state)?;
     if request.netns_path.is_some()
         && let Some(other) = attached_in(&container.namespace, &state.id, store)?
     {
@@ -50,7 +52,7 @@ pub(super) fn attach(
         dir = store.lock_or_create(&state.id)?;
     }
     let record = container.record(state, request.name, request.netns_path, interfaces, &admin)?;
-    container.attach_first(record, dir)
+    container.attach_first(record, dir, starting)
 }
 
 /// Attaches a container that runs already to something more. What it has stays as it is.
@@ -88,7 +90,10 @@ pub fn attach_running(
             Ok((container.record(state, name, None, interfaces, &admin)?, names))
         })();
         return match result {
-            Ok((record, names)) => container.attach_first(record, dir).map(|()| names),
+            Ok((record, names)) => {
+                let starting = proxies::begin(&record.interfaces)?;
+                container.attach_first(record, dir, starting).map(|()| names)
+            }
             Err(error) => {
                 let _ = dir.remove();
                 Err(error)
@@ -172,12 +177,17 @@ impl Target {
     }
 
     /// Attaches it where nothing was attached.
-    fn attach_first(&mut self, record: Record, dir: LockedDir) -> Result<(), HookError> {
+    fn attach_first(
+        &mut self,
+        record: Record,
+        dir: LockedDir,
+        starting: Option<Starting>,
+    ) -> Result<(), HookError> {
         // The intention first: whoever finds it knows what to take back.
         let result = (|| {
             dir.write(&record)?;
             dir.hand_to_proxy()?;
-            self.carry_out(record, 0, &dir)
+            self.carry_out(record, 0, &dir, starting)
         })();
         if result.is_err() {
             // The reason is more useful than that its traces could not be removed either.
@@ -196,7 +206,8 @@ impl Target {
     ) -> Result<(), HookError> {
         let have = record.interfaces.len();
         record.interfaces.extend(added);
-        self.carry_out(record, have, dir)
+        let starting = proxies::begin(&record.interfaces)?;
+        self.carry_out(record, have, dir, starting)
     }
 
     /// Makes the interfaces of a record from position `have` on; those before exist. A proxy that serves
@@ -206,6 +217,7 @@ impl Target {
         mut record: Record,
         have: usize,
         dir: &LockedDir,
+        starting: Option<Starting>,
     ) -> Result<(), HookError> {
         let added = &record.interfaces[have..];
         let attachments: Vec<_> = added.iter().map(|i| i.attachment.clone()).collect();
@@ -220,12 +232,8 @@ impl Target {
             interface.mac = created.mac;
             interface.upstream_index = plan.upstream.1;
         }
-        // The proxy's rules and sockets must be there before the link comes up: one native query of
-        // version 2 would hold the container's kernel in that version for minutes.
         let before = Record { interfaces: record.interfaces[..have].to_vec(), ..record.clone() };
-        let result = proxies::start(&record).map_err(HookError::from).and_then(|proxy| {
-            record.proxy = proxy.as_ref().map(Unfinished::process);
-            record.complete = true;
+        let result = finish(&mut record, &mut applying, starting).and_then(|proxy| {
             let done = applying.activate().map_err(HookError::from);
             done.and_then(|()| Ok(dir.write(&record)?)).inspect_err(|_| {
                 // The links go while the new proxy's rules stand.
@@ -253,6 +261,25 @@ impl Target {
             }
         }
     }
+}
+
+/// Lets a proxy begin to serve the interfaces of a record, which are still down: its rules and sockets
+/// must be there before a link comes up, since one native query of version 2 would hold the container's
+/// kernel in that version for minutes.
+fn finish(
+    record: &mut Record,
+    applying: &mut Applying<'_>,
+    mut starting: Option<Starting>,
+) -> Result<Option<Unfinished>, HookError> {
+    if let Some(starting) = &mut starting {
+        proxies::give(starting, record)?;
+    }
+    // What does not need the proxy is done while it opens its sockets.
+    applying.prepare()?;
+    let proxy = starting.map(proxies::ready).transpose()?;
+    record.proxy = proxy.as_ref().map(Unfinished::process);
+    record.complete = true;
+    Ok(proxy)
 }
 
 /// Another container that lives and is attached in this namespace.

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::HookError;
 use crate::attach::{AdminConfig, Driver, IgmpMode, Ruling};
 use crate::oci::ContainerId;
-use crate::proxy::{self, ProxyConfig, ProxyInterface, RelayTask, SpawnError};
+use crate::proxy::{self, ProxyConfig, ProxyInterface, RelayTask, SpawnError, Starting};
 use crate::state::{AttachedInterface, LockedDir, ProcessRef, Record, StateDirError, Store};
 
 /// How long a proxy may take to end before it is killed.
@@ -39,10 +39,19 @@ impl Drop for Unfinished {
     }
 }
 
-/// Starts a proxy for the interfaces of a record; `None` when all have `igmp=off`.
-pub(super) fn start(record: &Record) -> Result<Option<Unfinished>, SpawnError> {
-    let served = record.interfaces.iter().filter(|i| i.attachment.igmp != IgmpMode::Off);
-    let interfaces: Vec<_> = served
+/// Starts a proxy for interfaces that need not be there yet; `None` when all have `igmp=off`.
+pub(super) fn begin(interfaces: &[AttachedInterface]) -> Result<Option<Starting>, SpawnError> {
+    interfaces.iter().any(is_served).then(Starting::begin).transpose()
+}
+
+fn is_served(interface: &AttachedInterface) -> bool {
+    interface.attachment.igmp != IgmpMode::Off
+}
+
+/// Tells a proxy to serve the interfaces of a record, which are all there.
+pub(super) fn give(starting: &mut Starting, record: &Record) -> Result<(), SpawnError> {
+    let served = record.interfaces.iter().filter(|i| is_served(i));
+    let interfaces = served
         .map(|interface| ProxyInterface {
             name: interface.name.clone(),
             index: interface.index,
@@ -54,19 +63,20 @@ pub(super) fn start(record: &Record) -> Result<Option<Unfinished>, SpawnError> {
             relay: relay(interface),
         })
         .collect();
-    if interfaces.is_empty() {
-        return Ok(None);
-    }
-    let config = ProxyConfig {
+    starting.give(&ProxyConfig {
         container: record.container.to_string(),
         pid: record.init.pid,
         pid_start: record.init.start,
         notifications: record.notifications,
         interfaces,
-    };
-    let proxy = proxy::spawn(&config)?;
+    })
+}
+
+/// Waits until a proxy that knows its task is ready.
+pub(super) fn ready(starting: Starting) -> Result<Unfinished, SpawnError> {
+    let proxy = starting.ready()?;
     let process = ProcessRef { pid: proxy.pid, start: proxy.start };
-    Ok(Some(Unfinished { process, kept: false }))
+    Ok(Unfinished { process, kept: false })
 }
 
 /// What the proxy is to carry for an interface whose link carries no multicast.
@@ -99,7 +109,13 @@ pub(super) fn end(proxy: ProcessRef) -> io::Result<()> {
 /// kernel sees the groups joined by somebody all the time, and says nothing on the LAN.
 pub(super) fn replace(record: &mut Record, dir: &LockedDir) -> Result<(), HookError> {
     let old = record.proxy;
-    let new = start(record)?;
+    let new = match begin(&record.interfaces)? {
+        Some(mut starting) => {
+            give(&mut starting, record)?;
+            Some(ready(starting)?)
+        }
+        None => None,
+    };
     record.proxy = new.as_ref().map(Unfinished::process);
     dir.write(record)?;
     if let Some(new) = new {

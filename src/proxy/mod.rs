@@ -11,7 +11,7 @@
 //!   kernel's notification of a join -> links    -> Router -> upstream, prompt (first report)
 //! ```
 //!
-//! [`spawn`] is the hook's side of the start, [`query_all`] everybody's way to ask.
+//! [`Starting`] is the hook's side of the start, [`query_all`] everybody's way to ask.
 
 mod barrier;
 mod client;
@@ -37,6 +37,6 @@ mod warnings;
 
 pub use client::{namespace, query_all, requery};
 pub use config::{ProxyConfig, ProxyInterface, RelayTask};
-pub use spawn::{SpawnError, SpawnedProxy, spawn};
+pub use spawn::{SpawnError, SpawnedProxy, Starting};
 pub use start::main;
 pub use status::{GroupEntry, GroupStatus, InterfaceEntry, LanQuerier, ProxyState, ProxyStatus};
