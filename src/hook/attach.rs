@@ -288,12 +288,9 @@ fn attached_in(
     own: &ContainerId,
     store: &Store,
 ) -> Result<Option<ContainerId>, HookError> {
-    let id = namespace.id()?;
-    let others = store.list()?.into_iter().filter(|other| other != own);
-    // A record that cannot be read is mcrun gc's business.
-    let mut records = others.filter_map(|other| store.read(&other).ok()?);
-    let lives_there = |record: &Record| record.netns == id && record.init.is_alive();
-    Ok(records.find(lives_there).map(|record| record.container))
+    let mut records = store.in_namespace(namespace.id()?)?.into_iter();
+    let lives = records.find(|record| record.container != *own && record.init.is_alive());
+    Ok(lives.map(|record| record.container))
 }
 
 /// The interfaces as they are meant to be, each checked against the administrator's rules.
