@@ -196,7 +196,9 @@ impl GroupPolicy {
     /// are every link's own, and no relay carries them between two links unless it is told so.
     pub fn names_link_local(&self, group: Ipv4Addr) -> bool {
         let about = |rule: &&GroupRule| {
-            rule.groups.contains(&group) && is_link_local(rule.groups.addr()) && rule.sources.is_none()
+            rule.groups.contains(&group)
+                && is_link_local(rule.groups.addr())
+                && rule.sources.is_none()
         };
         let within = |rule: &GroupRule| rule.groups.prefix_len() >= 24;
         self.allow.iter().filter(about).any(within) && !self.deny.iter().any(|rule| about(&rule))

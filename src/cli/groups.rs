@@ -89,7 +89,8 @@ pub(super) fn run(args: GroupsArgs) -> anyhow::Result<ExitCode> {
         ];
         if relayed {
             let counts = entry.relay.map(|counts| [counts.relayed, counts.dropped, counts.limited]);
-            let cells = counts.map_or_else(Default::default, |counts| counts.map(|n| n.to_string()));
+            let cells =
+                counts.map_or_else(Default::default, |counts| counts.map(|n| n.to_string()));
             row.extend::<[String; 3]>(cells);
         }
         row

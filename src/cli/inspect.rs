@@ -51,7 +51,8 @@ fn write_relay(out: &mut String, relay: &RelayStatus) -> std::fmt::Result {
         writeln!(out, "  relay     {} lost to full buffers", relay.overruns)?;
     }
     for port in &relay.ports {
-        let answers = if port.answered { "" } else { ", answers go to another program of the host" };
+        let answers =
+            if port.answered { "" } else { ", answers go to another program of the host" };
         writeln!(out, "  port      {} sent as {}{answers}", port.inside, port.outside)?;
     }
     Ok(())

@@ -225,16 +225,17 @@ impl Target {
         // The proxy's rules and sockets must be there before the link comes up: one native query of
         // version 2 would hold the container's kernel in that version for minutes.
         let before = Record { interfaces: record.interfaces[..have].to_vec(), ..record.clone() };
-        let result = proxies::start(&record, before.proxy).map_err(HookError::from).and_then(|proxy| {
-            record.proxy = proxy.as_ref().map(Unfinished::process);
-            record.complete = true;
-            let done = applying.activate().map_err(HookError::from);
-            done.and_then(|()| Ok(dir.write(&record)?)).inspect_err(|_| {
-                // The links go while the new proxy's rules stand.
-                applying.undo();
-            })?;
-            Ok(proxy)
-        });
+        let result =
+            proxies::start(&record, before.proxy).map_err(HookError::from).and_then(|proxy| {
+                record.proxy = proxy.as_ref().map(Unfinished::process);
+                record.complete = true;
+                let done = applying.activate().map_err(HookError::from);
+                done.and_then(|()| Ok(dir.write(&record)?)).inspect_err(|_| {
+                    // The links go while the new proxy's rules stand.
+                    applying.undo();
+                })?;
+                Ok(proxy)
+            });
         match result {
             Ok(proxy) => {
                 applying.commit();

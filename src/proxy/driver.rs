@@ -106,7 +106,8 @@ impl Driver {
     /// # Errors
     /// That of epoll_create(2), epoll_ctl(2) or sendto(2).
     pub(crate) fn new(parts: Parts, now: Instant) -> io::Result<Self> {
-        let Parts { config, container, namespace, home, mut log, inside, lan, mut relays, .. } = parts;
+        let Parts { config, container, namespace, home, mut log, inside, lan, mut relays, .. } =
+            parts;
         let Parts { reporters, barrier, limits, listener, warnings, .. } = parts;
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
         let watch = |fd: std::os::fd::BorrowedFd<'_>, token| {
@@ -129,9 +130,9 @@ impl Driver {
         for interface in &config.interfaces {
             let injector = take(&mut injectors, &interface.name);
             let host = take(&mut relays, &interface.name);
-            let relay = host.zip(take(&mut taps, &interface.name)).and_then(|(host, container)| {
-                Relay::new(interface, host, container, now)
-            });
+            let relay = host
+                .zip(take(&mut taps, &interface.name))
+                .and_then(|(host, container)| Relay::new(interface, host, container, now));
             let how = if injector.is_some() { "serving" } else { "observing" };
             let (name, upstream) = (&interface.name, &interface.upstream);
             log.line(now, Level::Info, &format!("{how} {name} on {upstream}"));
@@ -406,7 +407,8 @@ impl Loop {
                     let at = interfaces.iter().position(new)?;
                     let result = interfaces[at].appear(index);
                     if let Err(error) = &result {
-                        let text = format!("cannot relay to {}: {error}", interfaces[at].config.name);
+                        let text =
+                            format!("cannot relay to {}: {error}", interfaces[at].config.name);
                         log.line(now, Level::Warning, &text);
                     }
                     result.is_ok().then_some(at)

@@ -159,8 +159,8 @@ impl AsFd for Links {
 
 /// The name in a message about a link, without its final zero.
 fn name(payload: &[u8]) -> Option<&[u8]> {
-    let (_, name) = AttributeIter::new(payload.get(IFINFOMSG..)?)
-        .find(|(kind, _)| *kind == IFLA_IFNAME)?;
+    let (_, name) =
+        AttributeIter::new(payload.get(IFINFOMSG..)?).find(|(kind, _)| *kind == IFLA_IFNAME)?;
     name.split(|byte| *byte == 0).next()
 }
 

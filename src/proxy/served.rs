@@ -14,8 +14,8 @@ use super::relay::Relay;
 use super::status::{GroupEntry, GroupStatus, InterfaceEntry, LanQuerier};
 use super::upstream::{LimitFiles, Pool};
 use super::warnings::about_querier;
-use crate::igmp::{Filter, Router, is_link_local};
 use crate::igmp::router::{RouterConfig, Status};
+use crate::igmp::{Filter, Router, is_link_local};
 
 /// One interface.
 pub(crate) struct Interface {

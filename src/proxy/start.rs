@@ -305,7 +305,8 @@ impl Inside {
                 relayed: i.relay.as_ref().map(|_| i.policy.link_local_groups()),
             })
             .collect();
-        let interception = if served.is_empty() { None } else { intercept(&served, config.mark, warnings)? };
+        let interception =
+            if served.is_empty() { None } else { intercept(&served, config.mark, warnings)? };
         let proc_net =
             ProcNet::open().context(|| "cannot open the container's /proc/net/igmp".into())?;
         Ok(Inside { interception, links, proc_net })

@@ -42,7 +42,8 @@ impl Echoes {
         let Some(print) = print() else { return false };
         let found = self.forget(&print);
         // They come back in the order in which they were sent.
-        if found && let Some((_, first)) = self.order.front()
+        if found
+            && let Some((_, first)) = self.order.front()
             && *first == print
         {
             self.order.pop_front();
