@@ -4,20 +4,23 @@ mcrun, a receiver on the host itself and one in a bare macvlan take turns.
 """
 
 import os
+import random
 import socket
 import subprocess
 import sys
 import time
 
 from igmp import Port
-from lab import SOURCE, Containers, Facility, enter, join, median, of_container, percentile
+from lab import LIBC, SOURCE, Containers, Facility, enter, join, median, of_container, percentile
 from table import Row
 
 JOINS, PACKETS, LEAVES = 40, 25, 25
 KINDS = (("any source", "239", None), ("one source", "232", SOURCE))
 UDP_PORT = 5005
-# Packets per second of the stream that a join waits for: its mean distance is in every time alike.
-RATE = 4000
+# Seconds between two packets of the stream that a join waits for, not counting the sending: half of it
+# is in every time.
+PAUSE = 30e-6
+PR_SET_TIMERSLACK = 29
 
 
 def rows(context):
@@ -90,6 +93,8 @@ def to_packet(facility, where, version):
             times = {who: [] for who in where}
             for who, index, group in turns(where, f"{prefix}.2", PACKETS):
                 sender.stream(group)
+                # The stream flows, and the join falls anywhere between two packets.
+                time.sleep(random.uniform(0.001, 0.002))
                 with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as receiver:
                     receiver.bind((group, UDP_PORT))
                     receiver.settimeout(3)
@@ -129,6 +134,7 @@ def send():
     stream = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     stream.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_TTL, 1)
     os.set_blocking(0, False)
+    LIBC.prctl(PR_SET_TIMERSLACK, 1)
     group = None
     while True:
         try:
@@ -143,7 +149,7 @@ def send():
             stream.sendto(b"x" * 32, (group, UDP_PORT))
         if asked:
             os.write(1, b"x")
-        time.sleep(1 / RATE)
+        time.sleep(PAUSE)
 
 
 if __name__ == "__main__":

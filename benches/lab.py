@@ -101,7 +101,8 @@ class Facility:
         sw = ("ip", "-n", self.switch)
         run(*sw, "link", "add", "br0", "type", "bridge", "mcast_snooping", "1",
             "mcast_igmp_version", str(self.version), "mcast_query_use_ifaddr", "1",
-            "mcast_hash_max", "32768", "mcast_query_response_interval", "50")
+            "mcast_hash_max", "32768", "mcast_query_response_interval", "50",
+            "mcast_startup_query_interval", "12500")
         run(*sw, "addr", "add", "10.98.0.1/16", "dev", "br0")
         for port, node in (("port", self.host), ("feed", self.source)):
             run(*sw, "link", "add", port, "type", "veth", "peer", "name", "lan", "netns", node)
