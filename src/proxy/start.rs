@@ -345,6 +345,14 @@ fn intercept(
         Err(e) if matches!(e.raw_os_error(), Some(libc::ENOMEM | libc::EMFILE | libc::ENFILE)) => {
             return Err(e).context(|| "cannot install the interception rules".into());
         }
+        // The container's own IGMP would go to a network that has nothing for it.
+        Err(e) if served.iter().any(|target| target.relayed.is_some()) => {
+            return Err(e).context(|| {
+                "this kernel does not take the nf_tables rules without which nothing can be relayed; \
+                 they need nf_tables with owned tables (Linux 5.12) and nfnetlink_log"
+                    .into()
+            });
+        }
         Err(e) => {
             warnings.push(format!(
                 "IGMP is not intercepted, the container speaks it natively: this kernel does not \
