@@ -6,7 +6,7 @@ from pathlib import Path
 from lab import Unable, need
 from table import Row
 
-ROUNDS = 7
+ROUNDS = 15
 SCRIPT = Path(__file__).resolve().parent.parent / "scripts" / "measure-docker-start"
 
 
