@@ -276,6 +276,10 @@ fn a_running_container_is_attached_and_detached_and_keeps_its_interface() {
     let (lab, _) = relayed(&[], "");
     let container = lab.start("one", "10.99.0.11");
     lab.plug(&container, 10);
+    let own = format!("parent={},driver=relay", lab::BRIDGE);
+    let refused = lab.mcrun(["attach", &container.name, "--mcast", &own]).output().expect("mcrun");
+    let errors = String::from_utf8_lossy(&refused.stderr);
+    assert!(!refused.status.success() && errors.contains("eth0 is on this bridge"), "{errors}");
     run(&mut lab.mcrun(["attach", &container.name, "--mcast", "parent=lan0,driver=relay"]));
     let inside = container.socket(PORT);
     inside.join(GROUP);
