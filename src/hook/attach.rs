@@ -16,7 +16,7 @@ use crate::net::netlink::RouteSocket;
 use crate::net::netns::NetNs;
 use crate::net::plan::plan;
 use crate::oci::{ContainerId, ContainerState};
-use crate::proxy::Starting;
+use crate::proxy::{Starting, random_mark};
 use crate::state::{AttachedInterface, LockedDir, ProcessRef, Record, Store, config_dir};
 
 /// Attaches the container of `state` as it asks.
@@ -171,6 +171,7 @@ impl Target {
             attached_at: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs()),
             interfaces,
             proxy: None,
+            mark: random_mark().map_err(HookError::Mark)?,
             notifications: admin.notifications(),
             complete: false,
         })
@@ -233,7 +234,7 @@ impl Target {
             interface.upstream_index = plan.upstream.1;
         }
         let before = Record { interfaces: record.interfaces[..have].to_vec(), ..record.clone() };
-        let result = finish(&mut record, &mut applying, starting).and_then(|proxy| {
+        let result = finish(&mut record, before.proxy, &mut applying, starting).and_then(|proxy| {
             let done = applying.activate().map_err(HookError::from);
             done.and_then(|()| Ok(dir.write(&record)?)).inspect_err(|_| {
                 // The links go while the new proxy's rules stand.
@@ -263,16 +264,17 @@ impl Target {
     }
 }
 
-/// Lets a proxy begin to serve the interfaces of a record, which are still down: its rules and sockets
+/// Lets a proxy, which may follow an `old` one, begin to serve the interfaces of a record, which are still down: its rules and sockets
 /// must be there before a link comes up, since one native query of version 2 would hold the container's
 /// kernel in that version for minutes.
 fn finish(
     record: &mut Record,
+    old: Option<ProcessRef>,
     applying: &mut Applying<'_>,
     mut starting: Option<Starting>,
 ) -> Result<Option<Unfinished>, HookError> {
     if let Some(starting) = &mut starting {
-        proxies::give(starting, record)?;
+        proxies::give(starting, record, old)?;
     }
     // What does not need the proxy is done while it opens its sockets.
     applying.prepare()?;

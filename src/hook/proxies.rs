@@ -48,8 +48,12 @@ fn is_served(interface: &AttachedInterface) -> bool {
     interface.attachment.igmp != IgmpMode::Off
 }
 
-/// Tells a proxy to serve the interfaces of a record, which are all there.
-pub(super) fn give(starting: &mut Starting, record: &Record) -> Result<(), SpawnError> {
+/// Tells a proxy, which may follow an `old` one, to serve the interfaces of a record, which are all there.
+pub(super) fn give(
+    starting: &mut Starting,
+    record: &Record,
+    old: Option<ProcessRef>,
+) -> Result<(), SpawnError> {
     let served = record.interfaces.iter().filter(|i| is_served(i));
     let interfaces = served
         .map(|interface| ProxyInterface {
@@ -69,6 +73,8 @@ pub(super) fn give(starting: &mut Starting, record: &Record) -> Result<(), Spawn
         pid_start: record.init.start,
         notifications: record.notifications,
         interfaces,
+        mark: record.mark,
+        follows: old.is_some(),
     })
 }
 
@@ -111,7 +117,7 @@ pub(super) fn replace(record: &mut Record, dir: &LockedDir) -> Result<(), HookEr
     let old = record.proxy;
     let new = match begin(&record.interfaces)? {
         Some(mut starting) => {
-            give(&mut starting, record)?;
+            give(&mut starting, record, old)?;
             Some(ready(starting)?)
         }
         None => None,
