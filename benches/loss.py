@@ -99,14 +99,33 @@ def stream(context, facility, pids, rate, loss):
         wait_until("the switch forwards", lambda: GROUP in run(*mdb))
         before = backlog_drops()
         report = send(context, facility, "--rate", str(rate), "--count", str(int(rate * SECONDS)))
-        # What the queues hold when the sender has ended.
-        time.sleep(0.1)
+        drain(pids)
         dropped = backlog_drops() - before
     finally:
         for receiver in receivers:
             receiver.send_signal(signal.SIGINT)
         texts = [receiver.communicate()[0] for receiver in receivers]
     loss.add(report, [json.loads(text.splitlines()[-1]) for text in texts], dropped)
+
+
+def drain(pids):
+    """Waits until what the queues held when the sender ended has arrived, and was read."""
+    def state():
+        arrived, waiting = 0, 0
+        for pid in pids:
+            devices = Path(f"/proc/{pid}/net/dev").read_text().splitlines()
+            # Packets received are the second number after the name.
+            arrived += sum(int(line.split()[2]) for line in devices if line.strip().startswith("mc0:"))
+            sockets = Path(f"/proc/{pid}/net/udp").read_text().splitlines()[1:]
+            waiting += sum(int(line.split()[4].split(":")[1], 16) for line in sockets)
+        return arrived, waiting
+
+    last, since = None, time.monotonic()
+    while time.monotonic() - since < 0.1:
+        now = state()
+        if now != last or now[1]:
+            last, since = now, time.monotonic()
+        time.sleep(0.01)
 
 
 def joined(pid):
