@@ -35,7 +35,7 @@ def rows(context):
             name = "receiver" if receivers == 1 else "receivers"
             yield Row(f"loss, {receivers} {name} of {rate // 1000} k packets/s", "%", mine.percent(),
                       "macvlan's defaults, as docker's", other.percent(),
-                      mine.remarks("mcrun", rate) + other.remarks("defaults", rate),
+                      "; ".join(mine.remarks("mcrun", rate) + other.remarks("defaults", rate)),
                       brief=receivers > 1)
     yield from cost(context)
 
@@ -69,7 +69,7 @@ class Loss:
             said.append(f"{100 * self.at_sockets / self.expected:.1f} % at full sockets")
         if self.at_backlog:
             said.append(f"{self.at_backlog} packets at the processors' backlog")
-        return f"{who}: {', '.join(said)}. " if said else ""
+        return [f"{who}: {', '.join(said)}"] if said else []
 
 
 def losses(context, kind):
