@@ -24,7 +24,10 @@ examples := docker/daemon.json containerd/config.toml crio/99-mcrun.conf podman/
 docs     := README.md CHANGELOG.md LICENSE-MIT LICENSE-APACHE hooks/config.json
 
 demo_packages := runc
-test_packages := runc crun docker.io containerd podman netavark iptables busybox-static iproute2 nftables tcpdump util-linux libcap2-bin make
+test_packages := runc crun docker.io containerd podman netavark iptables busybox-static iproute2 nftables tcpdump util-linux libcap2-bin make \
+    qemu-system-x86
+# The kernel of the virtual machine in which tests/ipvlan.rs runs.
+vm_kernel := linux-image-6.12.*-cloud-amd64
 
 .DEFAULT_GOAL := build
 .PHONY: build demo test lint fmt man fuzz bench install uninstall
@@ -42,6 +45,7 @@ demo: need-root
 test: need-root
 	@scripts/apt-install $(test_packages)
 	@scripts/apt-unpack pimd target/debian
+	@scripts/apt-unpack '$(vm_kernel)' target/debian
 	@scripts/need-toolchain
 	# A shell's background job ignores SIGINT, and so would all that the tests start and interrupt.
 	env --default-signal=INT,QUIT cargo test --locked
