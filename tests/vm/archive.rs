@@ -7,7 +7,7 @@ use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 /// A growing archive.
-pub struct Archive {
+pub(super) struct Archive {
     file: BufWriter<File>,
     entries: u32,
     directories: BTreeSet<PathBuf>,
@@ -15,13 +15,13 @@ pub struct Archive {
 
 impl Archive {
     /// An empty one.
-    pub fn create(path: &Path) -> io::Result<Archive> {
+    pub(super) fn create(path: &Path) -> io::Result<Archive> {
         let file = BufWriter::new(File::create(path)?);
         Ok(Archive { file, entries: 0, directories: BTreeSet::new() })
     }
 
     /// Adds a directory and those that lead to it.
-    pub fn directory(&mut self, path: &Path) -> io::Result<()> {
+    pub(super) fn directory(&mut self, path: &Path) -> io::Result<()> {
         if path.parent().is_none() || !self.directories.insert(path.to_owned()) {
             return Ok(());
         }
@@ -30,24 +30,24 @@ impl Archive {
     }
 
     /// Adds an executable file with this content.
-    pub fn file(&mut self, path: &Path, content: &[u8]) -> io::Result<()> {
+    pub(super) fn file(&mut self, path: &Path, content: &[u8]) -> io::Result<()> {
         self.directory(path.parent().unwrap_or(Path::new("/")))?;
         self.entry(path, 0o100_755, content)
     }
 
     /// Adds a file of this machine, at the same path.
-    pub fn copy(&mut self, path: &Path) -> io::Result<()> {
+    pub(super) fn copy(&mut self, path: &Path) -> io::Result<()> {
         self.file(path, &fs::read(path)?)
     }
 
     /// Adds a symbolic link.
-    pub fn link(&mut self, path: &Path, target: &str) -> io::Result<()> {
+    pub(super) fn link(&mut self, path: &Path, target: &str) -> io::Result<()> {
         self.directory(path.parent().unwrap_or(Path::new("/")))?;
         self.entry(path, 0o120_777, target.as_bytes())
     }
 
     /// Completes the archive.
-    pub fn finish(mut self) -> io::Result<()> {
+    pub(super) fn finish(mut self) -> io::Result<()> {
         self.entry(Path::new("/TRAILER!!!"), 0, &[])?;
         self.file.flush()
     }

@@ -25,8 +25,6 @@ mount -t devtmpfs none /dev
 mkdir -p /dev/pts /dev/shm
 mount -t devpts none /dev/pts
 mount -t tmpfs none /dev/shm
-mount -t tmpfs none /run
-mount -t tmpfs none /tmp
 mount -t cgroup2 none /sys/fs/cgroup
 # What runc asks for (cgroups(7), Domain versus thread mode: the root is exempt from the rule).
 echo +cpu +cpuset +io +memory +pids >/sys/fs/cgroup/cgroup.subtree_control

@@ -51,7 +51,7 @@ struct Outcome {
 ///
 /// # Panics
 /// When it failed there, and when it could not be run.
-pub fn run<F: FnOnce()>(test: F) {
+pub(super) fn run<F: FnOnce()>(test: F) {
     if std::env::var_os("MCRUN_TEST_GUEST").is_some() {
         return test();
     }
