@@ -120,7 +120,6 @@ fn a_denied_source_is_left_out_and_does_not_arrive() {
 #[test]
 fn the_administrators_file_is_in_force_for_new_containers_and_on_reload_for_running_ones() {
     let lab = Lab::new(3);
-    let file = lab.config_dir().join("mcrun.toml");
     let running = attached(&lab, "running", 11, "");
     let neighbour = attached(&lab, "neighbour", 12, "");
     let _streams = [lab.send(ALLOWED, SOURCES[0], 1000), lab.send(DENIED, SOURCES[0], 200)];
@@ -140,7 +139,7 @@ fn the_administrators_file_is_in_force_for_new_containers_and_on_reload_for_runn
     };
     assert!(received(&running) > 0);
 
-    fs::write(&file, "[groups]\ndeny = [\"239.8.2.0/24\"]\nmax-groups = 10\n").expect("file");
+    lab.configure("[groups]\ndeny = [\"239.8.2.0/24\"]\nmax-groups = 10\n");
     let proxies = || [&running, &neighbour].map(|c| lab.proxy_pid(c));
     let before = proxies();
     let reloaded: BTreeSet<String> =
@@ -158,8 +157,7 @@ fn the_administrators_file_is_in_force_for_new_containers_and_on_reload_for_runn
     let third = new.member();
     third.change(DENIED, &Change::Join);
     wait_status(&lab, &new, DENIED, "denied");
-    fs::write(&file, "[attach]\nparents = [\"other0\"]\n[groups]\nallow = [\"239.8.1.0/24\"]\n")
-        .expect("file");
+    lab.configure("[attach]\nparents = [\"other0\"]\n[groups]\nallow = [\"239.8.1.0/24\"]\n");
     let refused = lab.try_start("refused", &["parent=lan0"], &[]);
     let errors = String::from_utf8_lossy(&refused.stderr);
     assert!(
@@ -168,7 +166,7 @@ fn the_administrators_file_is_in_force_for_new_containers_and_on_reload_for_runn
     );
     assert!(!refused.status.success());
 
-    fs::remove_file(&file).expect("removed");
+    lab.configure("");
     run(&mut lab.mcrun(["reload"]));
     wait_status(&lab, &running, DENIED, "joined");
     wait_until("it arrives again", PATIENCE, || (received(&running) > 0).then_some(()));

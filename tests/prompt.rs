@@ -1,17 +1,23 @@
 //! The first report of a join: sent by the proxy without delay, followed by the kernel's own, and never
-//! for a group that the host has joined already.
+//! for a group that the host has joined already. Without notifications there are the kernel's alone.
 
 mod lab;
 
+use std::fs;
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
-use lab::{Capture, Igmp, Lab, PATIENCE, RecordKind, wait_until};
+use lab::{Capture, Change, Igmp, Lab, PATIENCE, RecordKind, run, wait_until};
 
 const FIRST: Ipv4Addr = Ipv4Addr::new(239, 6, 1, 1);
 const MARKER: Ipv4Addr = Ipv4Addr::new(239, 6, 1, 2);
-/// Reports of a new membership by the kernel (robustness variable 2), and the proxy's.
-const REPORTS: usize = 3;
+/// Reports of a new membership by the kernel (robustness variable 2).
+const KERNELS: usize = 2;
+
+/// And the proxy's, which takes a notification.
+fn reports() -> usize {
+    KERNELS + usize::from(lab::notifications())
+}
 
 /// Unsolicited joins of a group that were seen.
 fn joins(capture: &Capture, wanted: Ipv4Addr) -> usize {
@@ -28,9 +34,9 @@ fn joins(capture: &Capture, wanted: Ipv4Addr) -> usize {
     capture.igmp().iter().map(|frame| of(&frame.message)).sum()
 }
 
-fn wait_reported(capture: &Capture, group: Ipv4Addr) {
+fn wait_reported(capture: &Capture, group: Ipv4Addr, times: usize) {
     wait_until("the join is reported and repeated", PATIENCE, || {
-        (joins(capture, group) >= REPORTS).then_some(())
+        (joins(capture, group) >= times).then_some(())
     });
 }
 
@@ -41,14 +47,14 @@ fn only_the_hosts_first_join_is_reported() {
     let capture = lab.capture();
     let long = Duration::from_secs(60);
     let _first = lab.receive(&one, FIRST, None, long);
-    wait_reported(&capture, FIRST);
+    wait_reported(&capture, FIRST, reports());
     let _second = lab.receive(&two, FIRST, None, long);
     lab.wait_joined(&two, FIRST);
     // What is said of the marker is said after anything that could be said of the second join.
     let _marker = lab.receive(&two, MARKER, None, long);
-    wait_reported(&capture, MARKER);
-    assert_eq!(joins(&capture, FIRST), REPORTS);
-    assert_eq!(joins(&capture, MARKER), REPORTS);
+    wait_reported(&capture, MARKER, reports());
+    assert_eq!(joins(&capture, FIRST), reports());
+    assert_eq!(joins(&capture, MARKER), reports());
     lab.assert_one_igmp_host(&capture.finish());
 }
 
@@ -58,8 +64,38 @@ fn a_join_is_reported_in_the_version_of_the_lans_querier() {
     let container = lab.start("one", "10.99.0.11");
     let capture = lab.capture();
     let _receiver = lab.receive(&container, FIRST, None, Duration::from_secs(60));
-    wait_reported(&capture, FIRST);
+    wait_reported(&capture, FIRST, reports());
     let seen = capture.finish();
     assert!(!seen.iter().any(|frame| matches!(frame.message, Igmp::ReportV3(_))), "{seen:?}");
     lab.assert_one_igmp_host(&seen);
+}
+
+#[test]
+fn without_notifications_the_containers_report_is_followed_until_they_are_turned_on() {
+    let lab = Lab::new(3);
+    let set = |on: bool| {
+        let text = format!("[proxy]\nnotifications = {on}\n");
+        fs::write(lab.config_dir().join("mcrun.toml"), text).expect("mcrun.toml");
+    };
+    set(false);
+    let container = lab.start("one", "10.99.0.11");
+    let capture = lab.capture();
+    let member = container.member();
+    let report_of = |group, times| {
+        member.change(group, &Change::Join);
+        lab.wait_joined(&container, group);
+        wait_reported(&capture, group, times);
+        member.change(group, &Change::Leave);
+        wait_until("it is left", PATIENCE, || lab.upstream(group).is_none().then_some(()));
+        assert_eq!(joins(&capture, group), times, "{group}");
+    };
+    report_of(FIRST, KERNELS);
+
+    let before = lab.proxy_pid(&container);
+    assert_eq!(run(&mut lab.mcrun(["reload"])), "", "nothing has changed");
+    set(true);
+    assert_eq!(run(&mut lab.mcrun(["reload"])).trim(), container.id);
+    assert_ne!(lab.proxy_pid(&container), before);
+    report_of(MARKER, KERNELS + 1);
+    lab.assert_one_igmp_host(&capture.finish());
 }

@@ -102,6 +102,7 @@ impl<'l> FakeContainer<'l> {
             container: self.id.clone(),
             pid: self.pid(),
             pid_start: ProcessRef::of(self.pid()).expect("it runs").start,
+            notifications: lab::notifications(),
             interfaces: vec![ProxyInterface {
                 name: CHILD.into(),
                 index: self.index,

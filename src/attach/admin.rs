@@ -20,6 +20,9 @@
 //! max-pps = 100000                 # packets a second
 //! max-byterate = 125000000         # bytes a second
 //!
+//! [proxy]
+//! notifications = false            # joins at the container's reports, not at the kernel's word
+//!
 //! [runtime]                        # what mcrun-runtime stands in for
 //! path = "/usr/sbin/runc"
 //! ```
@@ -45,6 +48,8 @@ pub struct AdminConfig {
     groups: GroupRules,
     #[serde(default)]
     relay: RelayRules,
+    #[serde(default)]
+    proxy: ProxySettings,
     #[serde(default)]
     runtime: RuntimeConfig,
 }
@@ -90,6 +95,12 @@ struct GroupRules {
 struct RelayRules {
     max_pps: Option<NonZeroU32>,
     max_byterate: Option<NonZeroU64>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ProxySettings {
+    notifications: Option<bool>,
 }
 
 /// A rule as the attachment syntax writes it.
@@ -187,6 +198,12 @@ impl AdminConfig {
             policy: self.restrict(&attachment.policy)?,
             rates: if relayed { attachment.rates.at_most(ceiling) } else { RateLimits::default() },
         })
+    }
+
+    /// Whether proxies act on the kernel's notification of a join (Linux 6.14) instead of waiting for
+    /// the report that follows it. They do where nothing is said.
+    pub fn notifications(&self) -> bool {
+        self.proxy.notifications.unwrap_or(true)
     }
 
     fn restrict(&self, own: &GroupPolicy) -> Result<GroupPolicy, AdminError> {
@@ -298,6 +315,15 @@ mod tests {
         let config = AdminConfig::read(Path::new("/nonexistent")).unwrap();
         let attachment = parse_spec("parent=eth0,allow=239.1.1.1").unwrap();
         assert_eq!(config.check(&attachment).unwrap().policy, attachment.policy);
+    }
+
+    #[test]
+    fn notifications_are_used_unless_they_are_turned_off() {
+        let read = |text: &str| AdminConfig::parse(text).map(|config| config.notifications());
+        assert_eq!(read(FILE), Ok(true));
+        assert_eq!(read("[proxy]\nnotifications = false"), Ok(false));
+        let error = read("[proxy]\nnotifications = \"off\"").unwrap_err();
+        assert!(error.starts_with("line 2: ") && error.contains("boolean"), "{error}");
     }
 
     #[test]

@@ -25,7 +25,8 @@ pub(super) fn attach(
     store: &Store,
 ) -> Result<(), HookError> {
     let mut container = Target::open(state)?;
-    let interfaces = interfaces(request.attachments, &AdminConfig::read(&config_dir())?)?;
+    let admin = AdminConfig::read(&config_dir())?;
+    let interfaces = interfaces(request.attachments, &admin)?;
     if request.netns_path.is_some()
         && let Some(other) = attached_in(&container.namespace, &state.id, store)?
     {
@@ -48,7 +49,7 @@ pub(super) fn attach(
         detach(dir)?;
         dir = store.lock_or_create(&state.id)?;
     }
-    let record = container.record(state, request.name, request.netns_path, interfaces)?;
+    let record = container.record(state, request.name, request.netns_path, interfaces, &admin)?;
     container.attach_first(record, dir)
 }
 
@@ -77,14 +78,14 @@ pub fn attach_running(
             None
         }
     };
-    let Some(record) = there else {
+    let Some(mut record) = there else {
         let result = (|| {
             check_together(&attachments).map_err(HookError::Together)?;
             let interfaces = interfaces(attachments, &admin)?;
             let names = interfaces.iter().map(|i| i.name.clone()).collect();
             // Engines rename containers: they are asked for the name when it is shown.
             let name = state.id.to_string();
-            Ok((container.record(state, name, None, interfaces)?, names))
+            Ok((container.record(state, name, None, interfaces, &admin)?, names))
         })();
         return match result {
             Ok((record, names)) => container.attach_first(record, dir).map(|()| names),
@@ -99,6 +100,7 @@ pub fn attach_running(
     check_together(&[named(&record), attachments.clone()].concat()).map_err(HookError::Together)?;
     let added = interfaces(attachments, &admin)?;
     let names = added.iter().map(|i| i.name.clone()).collect();
+    record.notifications = admin.notifications();
     container.attach_more(record, added, &dir)?;
     Ok(names)
 }
@@ -152,6 +154,7 @@ impl Target {
         name: String,
         netns_path: Option<PathBuf>,
         interfaces: Vec<AttachedInterface>,
+        admin: &AdminConfig,
     ) -> Result<Record, HookError> {
         Ok(Record {
             container: state.id.clone(),
@@ -163,6 +166,7 @@ impl Target {
             attached_at: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs()),
             interfaces,
             proxy: None,
+            notifications: admin.notifications(),
             complete: false,
         })
     }

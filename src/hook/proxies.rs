@@ -61,6 +61,7 @@ pub(super) fn start(record: &Record) -> Result<Option<Unfinished>, SpawnError> {
         container: record.container.to_string(),
         pid: record.init.pid,
         pid_start: record.init.start,
+        notifications: record.notifications,
         interfaces,
     };
     let proxy = proxy::spawn(&config)?;
@@ -156,6 +157,8 @@ fn reload_one(dir: &LockedDir, admin: &AdminConfig) -> Result<bool, HookError> {
         changed |= (&policy, rates) != (&interface.policy, interface.rates);
         (interface.policy, interface.rates) = (policy, rates);
     }
+    changed |= record.proxy.is_some() && record.notifications != admin.notifications();
+    record.notifications = admin.notifications();
     if !changed {
         return Ok(false);
     }

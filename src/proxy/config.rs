@@ -18,6 +18,9 @@ pub struct ProxyConfig {
     /// Start time of that process in clock ticks since boot (`/proc/PID/stat`, field 22):
     /// tells a reused pid.
     pub pid_start: u64,
+    /// Whether joins are followed as soon as the kernel tells of them (Linux 6.14); else, as where it does
+    /// not tell, at the container's report.
+    pub notifications: bool,
     /// The interfaces to serve; each exists in the container's namespace, still down.
     pub interfaces: Vec<ProxyInterface>,
 }

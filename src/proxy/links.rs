@@ -52,15 +52,17 @@ pub(crate) struct Links {
 }
 
 impl Links {
-    /// Opens one in the caller's namespace.
+    /// Opens one in the caller's namespace, which also hears of joins and leaves if it is to.
     ///
     /// # Errors
     /// That of socket(2) or bind(2).
-    pub(crate) fn open() -> io::Result<Self> {
+    pub(crate) fn open(joins: bool) -> io::Result<Self> {
         let links = Self::open_idle()?;
         links.socket.add_membership(RTNLGRP_LINK)?;
-        // Where the kernel does not tell of joins, the container's reports do, later.
-        let _ = links.hear_joins(true);
+        if joins {
+            // Where the kernel does not tell of joins, the container's reports do, later.
+            let _ = links.hear_joins(true);
+        }
         Ok(links)
     }
 
@@ -158,7 +160,7 @@ mod tests {
 
     #[test]
     fn the_state_of_an_interface_is_told_when_asked_for() {
-        let links = NetNs::create().unwrap().run(Links::open).unwrap().unwrap();
+        let links = NetNs::create().unwrap().run(|| Links::open(true)).unwrap().unwrap();
         links.ask(1).unwrap();
         let mut events = Vec::new();
         // The kernel answers before sendto returns.

@@ -104,11 +104,12 @@ fn start() -> Result<Driver, StartError> {
     let log = Log::open(&home, &config.container, now);
     let mut warnings = Vec::new();
     let inside = ns
-        .run(|| Inside::open(&config.interfaces, &mut warnings))
+        .run(|| Inside::open(&config, &mut warnings))
         .context(|| format!("cannot enter the network namespace of process {}", config.pid))??;
     let lan = open_lan(&config.interfaces, &inside)?;
     warnings.extend(unnumbered(&config.interfaces, &inside));
-    let reporters = open_reporters(&lan, now)?;
+    // What is new to the host is told by notifications alone.
+    let reporters = if config.notifications { open_reporters(&lan, now)? } else { Vec::new() };
     let barrier = Barrier::open().context(|| "cannot open a socket".into())?;
     let limits = LimitFiles::open();
     // Last, so that nobody finds a socket whose proxy does not start.
@@ -269,9 +270,11 @@ pub(crate) struct Interception {
 
 impl Inside {
     /// The caller's thread is in the namespace.
-    fn open(interfaces: &[ProxyInterface], warnings: &mut Vec<String>) -> Result<Self, StartError> {
-        let links = Links::open().context(|| "cannot watch the container's interfaces".into())?;
-        let served: Vec<Target<'_>> = interfaces
+    fn open(config: &ProxyConfig, warnings: &mut Vec<String>) -> Result<Self, StartError> {
+        let links = Links::open(config.notifications)
+            .context(|| "cannot watch the container's interfaces".into())?;
+        let served: Vec<Target<'_>> = config
+            .interfaces
             .iter()
             .filter(|i| i.igmp == IgmpMode::Proxy)
             .map(|i| Target { name: &i.name, index: i.index, reception: i.policy.reception() })

@@ -33,8 +33,16 @@ pub struct Record {
     /// The proxy; none when every interface has `igmp=off`, or before it runs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub proxy: Option<ProcessRef>,
+    /// Whether the proxy acts on the kernel's notifications of joins.
+    #[serde(default = "yes")]
+    pub notifications: bool,
     /// Whether the attachment was completed.
     pub complete: bool,
+}
+
+/// Records of earlier versions do not say.
+fn yes() -> bool {
+    true
 }
 
 /// One interface in the container.

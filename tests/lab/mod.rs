@@ -146,6 +146,7 @@ impl Lab {
         }
         install(Path::new(env!("CARGO_BIN_EXE_mcrun")), &rootfs.join("bin/mcrun"));
         fs::create_dir_all(self.config_dir()).expect("configuration directory");
+        self.configure("");
     }
 
     /// The name of the namespace of `sw`, `host` or `src`.
@@ -198,6 +199,20 @@ impl Lab {
     /// `MCRUN_CONFIG_DIR`.
     pub fn config_dir(&self) -> PathBuf {
         self.directory().join("config")
+    }
+
+    /// Writes the administrator's `mcrun.toml`. Where the tests are to do without notifications, it turns
+    /// them off, whatever else it says.
+    pub fn configure(&self, rules: &str) {
+        let setting = if notifications() { "" } else { "\n[proxy]\nnotifications = false\n" };
+        let file = self.config_dir().join("mcrun.toml");
+        let text = format!("{rules}{setting}");
+        if text.is_empty() {
+            // As on most hosts: without the file.
+            let _ = fs::remove_file(file);
+        } else {
+            fs::write(file, text).expect("mcrun.toml");
+        }
     }
 
     /// The root file system of all containers: busybox and mcrun.
@@ -374,6 +389,16 @@ impl Lab {
                 eprintln!("{}:\n{log}", container.path().display());
             }
         }
+    }
+}
+
+/// Whether the proxies under test act on the kernel's notifications of joins: unless
+/// `MCRUN_TEST_NOTIFICATIONS=off` asks for the way that serves kernels before 6.14.
+pub fn notifications() -> bool {
+    match std::env::var("MCRUN_TEST_NOTIFICATIONS").as_deref() {
+        Err(std::env::VarError::NotPresent) | Ok("on") => true,
+        Ok("off") => false,
+        other => panic!("MCRUN_TEST_NOTIFICATIONS is on or off, not {other:?}"),
     }
 }
 
