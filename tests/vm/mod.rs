@@ -63,7 +63,7 @@ pub(super) fn run<F: FnOnce()>(test: F) {
     match OUTCOMES.get_or_init(boot) {
         Err(error) => panic!("the virtual machine: {error}"),
         Ok(outcomes) => match outcomes.get(name) {
-            Some(Outcome { status: Some(0), .. }) => {}
+            Some(Outcome { status: Some(0), output }) => println!("{output}"),
             Some(Outcome { status, output }) => {
                 let end = match status {
                     Some(status) => format!("exit status {status}"),
