@@ -24,6 +24,10 @@ examples := docker/daemon.json containerd/config.toml crio/99-mcrun.conf podman/
 docs     := README.md CHANGELOG.md LICENSE-MIT LICENSE-APACHE hooks/config.json
 
 demo_packages := runc
+# What make bench sets beside mcrun, or measures with.
+bench_packages := iproute2 util-linux python3-minimal docker.io busybox-static containernetworking-plugins igmpproxy smcroute
+# The tests that depend on how a proxy hears of joins: they run once more as on kernels that do not tell.
+igmp_tests := attach blackout hand_configured igmp_modes interface lifecycle peers policy port_security prompt proxy rogue scale ssm state_lost
 test_packages := runc crun docker.io containerd podman netavark iptables busybox-static iproute2 nftables tcpdump util-linux libcap2-bin make \
     qemu-system-x86
 # The kernel of the virtual machine in which tests/ipvlan.rs runs.
@@ -49,6 +53,8 @@ test: need-root
 	@scripts/need-toolchain
 	# A shell's background job ignores SIGINT, and so would all that the tests start and interrupt.
 	env --default-signal=INT,QUIT cargo test --locked
+	MCRUN_TEST_NOTIFICATIONS=off env --default-signal=INT,QUIT \
+	    cargo test --locked $(addprefix --test ,$(igmp_tests))
 
 lint:
 	@scripts/need-toolchain
@@ -61,9 +67,9 @@ fmt:
 
 # What mcrun costs and gains, beside its peers, as a table and as JSON.
 bench: need-root
-	@scripts/apt-install iproute2 util-linux python3-minimal
+	@scripts/apt-install $(bench_packages)
 	@$(MAKE) --no-print-directory build
-	@benches/bench.py $(release) $(target)/bench.json
+	@benches/bench.py $(release) --json $(target)/bench.json --markdown $(target)/bench.md
 
 # Arbitrary input to everything that reads what strangers send, so many seconds for each target.
 FUZZ_SECONDS ?= 300

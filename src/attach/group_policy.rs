@@ -9,7 +9,7 @@ use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
 
 pub use self::reception::{AddressRange, Blocked, Reception};
-use crate::igmp::{Filter, FilterMode};
+use crate::igmp::{Filter, FilterMode, is_link_local};
 
 mod reception;
 
@@ -192,6 +192,36 @@ impl GroupPolicy {
         matches!(self.apply(group, &Filter::any()), Ok(f) if f.mode == FilterMode::Include)
     }
 
+    /// Whether an `allow` names this group of 224.0.0.0/24, by a rule about nothing beyond these groups. They
+    /// are every link's own, and no relay carries them between two links unless it is told so.
+    pub fn names_link_local(&self, group: Ipv4Addr) -> bool {
+        let about = |rule: &&GroupRule| {
+            rule.groups.contains(&group)
+                && is_link_local(rule.groups.addr())
+                && rule.sources.is_none()
+        };
+        let within = |rule: &GroupRule| rule.groups.prefix_len() >= 24;
+        self.allow.iter().filter(about).any(within) && !self.deny.iter().any(|rule| about(&rule))
+    }
+
+    /// The groups that [`names_link_local`](Self::names_link_local) is true of, as ascending ranges.
+    pub fn link_local_groups(&self) -> Vec<AddressRange> {
+        let mut ranges: Vec<AddressRange> = Vec::new();
+        for last in 0..=u8::MAX {
+            let group = Ipv4Addr::new(224, 0, 0, last);
+            if !self.names_link_local(group) {
+                continue;
+            }
+            match ranges.last_mut() {
+                Some(range) if u32::from(*range.end()) + 1 == u32::from(group) => {
+                    *range = *range.start()..=group;
+                }
+                _ => ranges.push(group..=group),
+            }
+        }
+        ranges
+    }
+
     fn judge_pair(&self, group: Ipv4Addr, source: Ipv4Addr) -> Result<(), String> {
         if let Some(rule) = self.deny.iter().find(|r| r.covers(group, source)) {
             return Err(format!("deny={rule}"));
@@ -240,11 +270,6 @@ impl GroupPolicy {
             None => NO_ALLOW.into(),
         })
     }
-}
-
-/// 224.0.0.0/24, which stays on the link and is never pruned.
-fn is_link_local(group: Ipv4Addr) -> bool {
-    group.octets()[..3] == [224, 0, 0]
 }
 
 #[cfg(test)]

@@ -5,7 +5,9 @@ use serde::Serialize;
 
 use crate::attach::{IgmpMode, MacAddr};
 use crate::lookup::engine_name;
-use crate::proxy::{InterfaceEntry, LanQuerier, ProxyState, ProxyStatus, query_all};
+use crate::proxy::{
+    InterfaceEntry, LanQuerier, ProxyState, ProxyStatus, RelayCounts, RelayStatus, query_all,
+};
 use crate::state::{AttachedInterface, Record, Store};
 
 /// A container that runs, and what its proxy says.
@@ -85,6 +87,9 @@ pub(super) struct InterfaceSummary {
     mac: Option<MacAddr>,
     addresses: Vec<String>,
     igmp: IgmpMode,
+    /// `relayed`, `dropped` and `limited` packets in both directions, where a relay carries them.
+    #[serde(flatten)]
+    relay: Option<RelayCounts>,
     /// The LAN's querier; absent when there is none, or nobody listens for it.
     #[serde(skip_serializing_if = "Option::is_none")]
     querier: Option<LanQuerier>,
@@ -108,9 +113,19 @@ impl Container {
                 .map(ToString::to_string)
                 .collect(),
             igmp: interface.attachment.igmp,
+            relay: self
+                .entry(&interface.name)
+                .and_then(|entry| entry.relay.as_ref())
+                .map(RelayStatus::total),
             querier: self.listening(&interface.name).and_then(|entry| entry.querier.clone()),
         })
         .collect()
+    }
+
+    /// What its proxy says of an interface.
+    pub(super) fn entry(&self, interface: &str) -> Option<&InterfaceEntry> {
+        let entries = self.status.iter().flat_map(|status| &status.interfaces);
+        entries.into_iter().find(|entry| entry.interface == interface)
     }
 
     /// What its proxy says of an interface that it serves, and so hears the LAN's querier on.

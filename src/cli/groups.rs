@@ -9,7 +9,7 @@ use serde::Serialize;
 use super::containers::{self, Container};
 use super::output::{age, print, print_json, table};
 use crate::igmp::FilterMode;
-use crate::proxy::{GroupEntry, GroupStatus, InterfaceEntry};
+use crate::proxy::{GroupEntry, GroupStatus, InterfaceEntry, RelayCounts};
 use crate::state::Store;
 
 /// Arguments of `mcrun groups`.
@@ -37,6 +37,9 @@ struct Row<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<&'a str>,
     age_s: u64,
+    /// `relayed`, `dropped` and `limited` packets in both directions, where a relay carries them.
+    #[serde(flatten)]
+    relay: Option<RelayCounts>,
     /// What is wrong at the container, as `mcrun ps` shows it.
     #[serde(skip_serializing_if = "<[String]>::is_empty")]
     warnings: &'a [String],
@@ -62,14 +65,20 @@ pub(super) fn run(args: GroupsArgs) -> anyhow::Result<ExitCode> {
             status: entry.status,
             reason: entry.reason.as_deref(),
             age_s: entry.age_s,
+            relay: entry.relay,
             warnings: container.warnings(),
         });
         print_json(&rows.collect::<Vec<_>>())?;
         return Ok(ExitCode::SUCCESS);
     }
-    let headings = ["NAME", "INTERFACE", "GROUP", "SOURCES", "VERSION", "STATUS", "AGE"];
-    let rows = memberships.map(|(container, interface, entry)| {
-        vec![
+    let memberships: Vec<_> = memberships.collect();
+    let relayed = memberships.iter().any(|(_, _, entry)| entry.relay.is_some());
+    let mut headings = vec!["NAME", "INTERFACE", "GROUP", "SOURCES", "VERSION", "STATUS", "AGE"];
+    if relayed {
+        headings.extend(["RELAYED", "DROPPED", "LIMITED"]);
+    }
+    let rows = memberships.into_iter().map(|(container, interface, entry)| {
+        let mut row = vec![
             container.record.name.clone(),
             format!("{}@{}", interface.interface, interface.parent),
             entry.group.to_string(),
@@ -77,7 +86,14 @@ pub(super) fn run(args: GroupsArgs) -> anyhow::Result<ExitCode> {
             format!("v{}", entry.version),
             status(entry),
             age(entry.age_s),
-        ]
+        ];
+        if relayed {
+            let counts = entry.relay.map(|counts| [counts.relayed, counts.dropped, counts.limited]);
+            let cells =
+                counts.map_or_else(Default::default, |counts| counts.map(|n| n.to_string()));
+            row.extend::<[String; 3]>(cells);
+        }
+        row
     });
     let table = table(&headings, rows);
     print(&(queriers(&containers) + &table))?;

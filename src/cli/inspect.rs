@@ -8,6 +8,7 @@ use serde_json::json;
 
 use super::containers::{self, Container};
 use super::output::{print, print_json};
+use crate::proxy::{RelayCounts, RelayStatus};
 use crate::state::Store;
 
 /// Arguments of `mcrun inspect`.
@@ -41,6 +42,22 @@ pub(super) fn run(args: InspectArgs) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+fn write_relay(out: &mut String, relay: &RelayStatus) -> std::fmt::Result {
+    for (way, counts) in [("in", relay.inbound), ("out", relay.outbound)] {
+        let RelayCounts { relayed, dropped, limited } = counts;
+        writeln!(out, "  relay {way:<3} {relayed} relayed, {dropped} dropped, {limited} limited")?;
+    }
+    if relay.overruns > 0 {
+        writeln!(out, "  relay     {} lost to full buffers", relay.overruns)?;
+    }
+    for port in &relay.ports {
+        let answers =
+            if port.answered { "" } else { ", answers go to another program of the host" };
+        writeln!(out, "  port      {} sent as {}{answers}", port.inside, port.outside)?;
+    }
+    Ok(())
+}
+
 fn text(container: &Container) -> Result<String, std::fmt::Error> {
     let record = &container.record;
     let proxy = container.proxy();
@@ -63,7 +80,7 @@ fn text(container: &Container) -> Result<String, std::fmt::Error> {
         let (driver, mode) = (attachment.driver.name(), attachment.driver.mode());
         writeln!(out, "\ninterface  {}", interface.name)?;
         writeln!(out, "  parent    {}", attachment.parent)?;
-        writeln!(out, "  driver    {driver} {mode}")?;
+        writeln!(out, "  driver    {}", format!("{driver} {mode}").trim_end())?;
         if let Some(mac) = interface.mac {
             writeln!(out, "  mac       {mac}")?;
         }
@@ -93,6 +110,9 @@ fn text(container: &Container) -> Result<String, std::fmt::Error> {
         let entries = container.status.iter().flat_map(|s| &s.interfaces);
         for entry in entries.filter(|entry| entry.interface == interface.name) {
             writeln!(out, "  groups    {}", entry.groups.len())?;
+            if let Some(relay) = &entry.relay {
+                write_relay(&mut out, relay)?;
+            }
             for (counter, value) in &entry.counters {
                 writeln!(out, "  counted   {counter} {value}")?;
             }

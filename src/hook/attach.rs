@@ -16,6 +16,7 @@ use crate::net::netlink::RouteSocket;
 use crate::net::netns::NetNs;
 use crate::net::plan::plan;
 use crate::oci::{ContainerId, ContainerState};
+use crate::proxy::random_mark;
 use crate::state::{AttachedInterface, LockedDir, ProcessRef, Record, Store, config_dir};
 
 /// Attaches the container of `state` as it asks.
@@ -166,6 +167,7 @@ impl Target {
             attached_at: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs()),
             interfaces,
             proxy: None,
+            mark: random_mark().map_err(HookError::Mark)?,
             notifications: admin.notifications(),
             complete: false,
         })
@@ -223,16 +225,17 @@ impl Target {
         // The proxy's rules and sockets must be there before the link comes up: one native query of
         // version 2 would hold the container's kernel in that version for minutes.
         let before = Record { interfaces: record.interfaces[..have].to_vec(), ..record.clone() };
-        let result = proxies::start(&record).map_err(HookError::from).and_then(|proxy| {
-            record.proxy = proxy.as_ref().map(Unfinished::process);
-            record.complete = true;
-            let done = applying.activate().map_err(HookError::from);
-            done.and_then(|()| Ok(dir.write(&record)?)).inspect_err(|_| {
-                // The links go while the new proxy's rules stand.
-                applying.undo();
-            })?;
-            Ok(proxy)
-        });
+        let result =
+            proxies::start(&record, before.proxy).map_err(HookError::from).and_then(|proxy| {
+                record.proxy = proxy.as_ref().map(Unfinished::process);
+                record.complete = true;
+                let done = applying.activate().map_err(HookError::from);
+                done.and_then(|()| Ok(dir.write(&record)?)).inspect_err(|_| {
+                    // The links go while the new proxy's rules stand.
+                    applying.undo();
+                })?;
+                Ok(proxy)
+            });
         match result {
             Ok(proxy) => {
                 applying.commit();

@@ -96,6 +96,9 @@ pub enum HookError {
     /// The namespace of the container.
     #[error("cannot reach the container's network namespace: {0}")]
     Namespace(#[from] io::Error),
+    /// No randomness.
+    #[error("cannot get a random number for the proxy's mark: {0}")]
+    Mark(io::Error),
     /// Facts could not be read.
     #[error("cannot read the network's state: {0}")]
     Facts(#[from] NetlinkError),

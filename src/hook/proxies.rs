@@ -39,8 +39,12 @@ impl Drop for Unfinished {
     }
 }
 
-/// Starts a proxy for the interfaces of a record; `None` when all have `igmp=off`.
-pub(super) fn start(record: &Record) -> Result<Option<Unfinished>, SpawnError> {
+/// Starts a proxy for the interfaces of a record, which may follow an `old` one; `None` when all have
+/// `igmp=off`.
+pub(super) fn start(
+    record: &Record,
+    old: Option<ProcessRef>,
+) -> Result<Option<Unfinished>, SpawnError> {
     let served = record.interfaces.iter().filter(|i| i.attachment.igmp != IgmpMode::Off);
     let interfaces: Vec<_> = served
         .map(|interface| ProxyInterface {
@@ -63,6 +67,8 @@ pub(super) fn start(record: &Record) -> Result<Option<Unfinished>, SpawnError> {
         pid_start: record.init.start,
         notifications: record.notifications,
         interfaces,
+        mark: record.mark,
+        follows: old.is_some(),
     };
     let proxy = proxy::spawn(&config)?;
     let process = ProcessRef { pid: proxy.pid, start: proxy.start };
@@ -99,7 +105,7 @@ pub(super) fn end(proxy: ProcessRef) -> io::Result<()> {
 /// kernel sees the groups joined by somebody all the time, and says nothing on the LAN.
 pub(super) fn replace(record: &mut Record, dir: &LockedDir) -> Result<(), HookError> {
     let old = record.proxy;
-    let new = start(record)?;
+    let new = start(record, old)?;
     record.proxy = new.as_ref().map(Unfinished::process);
     dir.write(record)?;
     if let Some(new) = new {

@@ -2,7 +2,6 @@
 //!
 //! Bytes come in, messages, queries to send and wanted upstream filters go out; the time is
 //! an argument. Nothing here knows netlink, nix or a file descriptor.
-
 //!
 //! [`wire`] reads and writes messages, [`group`] is the state of one group (the table of
 //! RFC 9776 §6.4), and [`router`] is the querier of one container interface that puts them
@@ -21,6 +20,11 @@ pub mod wire;
 
 pub use router::Router;
 pub use timing::{Timing, TimingError};
+
+/// 224.0.0.0/24, which stays on the link and is never pruned (RFC 5771 §4, RFC 4541 §2.1.2).
+pub fn is_link_local(group: Ipv4Addr) -> bool {
+    group.octets()[..3] == [224, 0, 0]
+}
 
 /// How the sources of a [`Filter`] are meant (RFC 9776 §3.1).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]

@@ -11,12 +11,13 @@ use netlink_packet_route::RouteNetlinkMessage;
 use super::announce::neighbour_advertisement;
 use super::facts::link;
 use super::messages::{
-    self, Ipvlan, Macvlan, all_multicast, delete_link, get_links, new_address, new_ipvlan,
-    new_macvlan, new_route, read_link, set_up,
+    Ipvlan, Macvlan, all_multicast, get_links, new_address, new_ipvlan, new_macvlan, new_route,
+    read_link, set_up,
 };
 use super::netlink::{NLM_F_CREATE, NLM_F_EXCL, NetlinkError, RouteSocket};
 use super::netns::NetNs;
 use super::plan::{InterfacePlan, LinkPlan};
+use super::removal;
 use super::sysctl::{self, SysctlError};
 use crate::attach::{MacAddr, MacvlanMode};
 
@@ -293,7 +294,7 @@ impl<'a> Applying<'a> {
             }
             // Addresses and routes go with the link. A link that cannot be deleted now goes
             // with the namespace of the container that does not start.
-            let _ = self.container.request(delete_link(created.index), 0);
+            let _ = removal::delete(self.container, created.index);
         }
     }
 
@@ -338,7 +339,7 @@ pub fn delete_interfaces<'i>(
     for (name, mac) in interfaces {
         let outcome = match link(container, name) {
             Ok(Some(found)) if mac.is_none() || found.mac == mac => {
-                container.request(messages::delete_link(found.index), 0)
+                removal::delete(container, found.index)
             }
             Ok(_) => Ok(()),
             Err(error) => Err(error),

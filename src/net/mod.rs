@@ -9,5 +9,6 @@ pub mod messages;
 pub mod netlink;
 pub mod netns;
 pub mod plan;
+mod removal;
 pub mod sockopt;
 pub mod sysctl;

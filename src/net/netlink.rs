@@ -5,8 +5,11 @@
 
 use std::fmt;
 use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
 
-use netlink_packet_core::{NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
+use netlink_packet_core::{
+    ErrorMessage, NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload,
+};
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 
@@ -125,8 +128,8 @@ impl RouteSocket {
                     && let NetlinkPayload::Error(error) = &message.payload
                 {
                     answered += 1;
-                    if let Some(code) = error.code {
-                        refused.push((index, kernel_error(code.get(), &error.header)));
+                    if let Err(error) = result(error) {
+                        refused.push((index, error));
                     }
                 }
                 Ok(())
@@ -177,16 +180,28 @@ impl RouteSocket {
                 match message.payload {
                     NetlinkPayload::InnerMessage(object) => objects.push(object),
                     NetlinkPayload::Done(_) => complete = true,
-                    NetlinkPayload::Error(error) => match error.code {
-                        None => complete = true,
-                        Some(code) => return Err(kernel_error(code.get(), &error.header)),
-                    },
+                    NetlinkPayload::Error(error) => {
+                        result(&error)?;
+                        complete = true;
+                    }
                     _ => {}
                 }
                 Ok(())
             })?;
         }
         Ok(objects)
+    }
+
+    /// The bytes of a request that is to be acknowledged, and its sequence number.
+    pub(super) fn acknowledged(&mut self, message: RouteNetlinkMessage) -> (Vec<u8>, u32) {
+        let mut bytes = Vec::new();
+        let sequence = self.append(&mut bytes, message, NLM_F_REQUEST | NLM_F_ACK);
+        (bytes, sequence)
+    }
+
+    /// Begins or ends to hear the notifications of a group, which requests pass over.
+    pub(super) fn subscribe(&self, group: u32, hear: bool) -> io::Result<()> {
+        if hear { self.socket.add_membership(group) } else { self.socket.drop_membership(group) }
     }
 
     fn append(&mut self, buffer: &mut Vec<u8>, message: RouteNetlinkMessage, flags: u16) -> u32 {
@@ -202,7 +217,7 @@ impl RouteSocket {
     }
 
     /// Receives one datagram and hands over each message in it.
-    fn receive(
+    pub(super) fn receive(
         &mut self,
         mut each: impl FnMut(NetlinkMessage<RouteNetlinkMessage>) -> Result<(), NetlinkError>,
     ) -> Result<(), NetlinkError> {
@@ -219,6 +234,20 @@ impl RouteSocket {
             each(message)?;
         }
         Ok(())
+    }
+}
+
+impl AsFd for RouteSocket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+/// What an acknowledgement says.
+pub(super) fn result(answer: &ErrorMessage) -> Result<(), NetlinkError> {
+    match answer.code {
+        None => Ok(()),
+        Some(code) => Err(kernel_error(code.get(), &answer.header)),
     }
 }
 

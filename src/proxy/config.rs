@@ -21,8 +21,15 @@ pub struct ProxyConfig {
     /// Whether joins are followed as soon as the kernel tells of them (Linux 6.14); else, as where it does
     /// not tell, at the container's report.
     pub notifications: bool,
-    /// The interfaces to serve; each exists in the container's namespace, still down.
+    /// The interfaces to serve; each exists in the container's namespace, still down, but for those
+    /// of a relay.
     pub interfaces: Vec<ProxyInterface>,
+    /// Mark of what is put into the container, above 65535 and known to nobody else. It is the same for a
+    /// proxy that follows another, so that the rules of each let pass what the other relays.
+    pub mark: u32,
+    /// Another proxy relays for the container still: this one begins with the request `requery`.
+    #[serde(default)]
+    pub follows: bool,
 }
 
 /// One interface that a proxy serves.

@@ -22,7 +22,7 @@ const CONFIG: u16 = ((libc::NFNL_SUBSYS_ULOG as u16) << 8) | libc::NFULNL_MSG_CO
 const PACKET: u16 = ((libc::NFNL_SUBSYS_ULOG as u16) << 8) | libc::NFULNL_MSG_PACKET as u16;
 
 /// 224.0.0.1 (RFC 1112 §4).
-const ALL_SYSTEMS: Ipv4Addr = Ipv4Addr::new(224, 0, 0, 1);
+pub(crate) const ALL_SYSTEMS: Ipv4Addr = Ipv4Addr::new(224, 0, 0, 1);
 
 /// Receives copies of what the container's interfaces were about to send.
 pub(crate) struct Intercepted {
@@ -130,11 +130,12 @@ pub(crate) struct Injector {
 }
 
 impl Injector {
-    /// Opens one for the interface of that index in the caller's namespace; its packets carry
-    /// `mark`.
+    /// Opens one in the caller's namespace, for the interface of that index, or for one yet to come
+    /// when it is 0; its packets carry `mark`.
     ///
     /// # Errors
-    /// `EPERM` without CAP_NET_RAW and CAP_NET_ADMIN, `ENODEV` when there is no such interface.
+    /// `EPERM` without CAP_NET_RAW and CAP_NET_ADMIN, `EADDRNOTAVAIL` when there is no such
+    /// interface.
     pub(crate) fn open(index: u32, mark: u32) -> io::Result<Self> {
         let igmp = Protocol::from(libc::IPPROTO_IGMP);
         let socket = Socket::new(Domain::IPV4, Type::RAW, Some(igmp))?;
@@ -143,9 +144,20 @@ impl Injector {
         socket.set_multicast_loop_v4(true)?;
         socket.set_multicast_all_v4(false)?;
         socket.set_nonblocking(true)?;
-        send_on(&socket, index)?;
         drop_everything(&socket)?;
-        Ok(Injector { socket })
+        let injector = Injector { socket };
+        if index != 0 {
+            injector.turn_to(index)?;
+        }
+        Ok(injector)
+    }
+
+    /// Sends to the interface of that index from now on.
+    ///
+    /// # Errors
+    /// `EADDRNOTAVAIL` when there is no such interface.
+    pub(crate) fn turn_to(&self, index: u32) -> io::Result<()> {
+        send_on(&self.socket, index)
     }
 
     /// Hands a whole IPv4 packet with TTL 0 to the container's kernel, also for a group that it has
@@ -160,7 +172,10 @@ impl Injector {
 }
 
 /// IP_MULTICAST_IF by index: the interface may have no address.
-fn send_on(socket: &Socket, index: u32) -> io::Result<()> {
+///
+/// # Errors
+/// `EADDRNOTAVAIL` when there is no such interface.
+pub(crate) fn send_on(socket: &Socket, index: u32) -> io::Result<()> {
     let request = libc::ip_mreqn {
         imr_multiaddr: libc::in_addr { s_addr: 0 },
         imr_address: libc::in_addr { s_addr: 0 },

@@ -19,6 +19,7 @@ use super::log::{Level, Log};
 use super::native::{Observed, ProcNet};
 use super::nfnetlink::NfSocket;
 use super::prompt::Reporter;
+use super::relay::{Batch, Relay};
 use super::served::Interface;
 use super::start::Parts;
 use super::status::{ProxyState, ProxyStatus};
@@ -49,6 +50,12 @@ mod token {
     pub(super) const LISTENER: u64 = 3;
     /// And the position of the LAN socket.
     pub(super) const LAN: u64 = 1 << 16;
+    /// And the position of the interface << 20, and what of its relay it is.
+    pub(super) const RELAY: u64 = 1 << 48;
+    pub(super) const RECEIVER: u64 = 0;
+    pub(super) const TAP: u64 = 1;
+    /// And the port of the container that answers come to.
+    pub(super) const ANSWERS: u64 = 1 << 16;
     /// And the id of the client.
     pub(super) const CLIENT: u64 = 1 << 32;
 }
@@ -81,6 +88,10 @@ struct Loop {
     proc_net: ProcNet,
     /// Some interface is not served.
     observing: bool,
+    /// Another proxy relays still.
+    follows: bool,
+    /// Packets on their way through a relay; made when there is one.
+    batch: Option<Batch>,
     /// When a group was first seen on an interface that is only observed.
     seen: BTreeMap<(u32, Ipv4Addr), Instant>,
     /// What was wrong at the start.
@@ -95,7 +106,8 @@ impl Driver {
     /// # Errors
     /// That of epoll_create(2), epoll_ctl(2) or sendto(2).
     pub(crate) fn new(parts: Parts, now: Instant) -> io::Result<Self> {
-        let Parts { config, container, namespace, home, mut log, inside, lan, .. } = parts;
+        let Parts { config, container, namespace, home, mut log, inside, lan, mut relays, .. } =
+            parts;
         let Parts { reporters, barrier, limits, listener, warnings, .. } = parts;
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
         let watch = |fd: std::os::fd::BorrowedFd<'_>, token| {
@@ -107,24 +119,34 @@ impl Driver {
         for (position, socket) in lan.iter().enumerate() {
             watch(socket.as_fd(), token::LAN + position as u64)?;
         }
-        let (rules, packets, mut injectors) = match inside.interception {
-            Some(i) => (Some(i.rules), Some(i.packets), i.injectors),
-            None => (None, None, Vec::new()),
+        let (rules, packets, mut injectors, mut taps) = match inside.interception {
+            Some(i) => (Some(i.rules), Some(i.packets), i.injectors, i.relays),
+            None => (None, None, Vec::new(), Vec::new()),
         };
         if let Some(packets) = &packets {
             watch(packets.as_fd(), token::PACKETS)?;
         }
         let mut interfaces = Vec::new();
         for interface in &config.interfaces {
-            let injector = injectors
-                .iter()
-                .position(|(index, _)| *index == interface.index)
-                .map(|at| injectors.swap_remove(at).1);
+            let injector = take(&mut injectors, &interface.name);
+            let host = take(&mut relays, &interface.name);
+            let relay = host
+                .zip(take(&mut taps, &interface.name))
+                .and_then(|(host, container)| Relay::new(interface, host, container, now));
             let how = if injector.is_some() { "serving" } else { "observing" };
             let (name, upstream) = (&interface.name, &interface.upstream);
             log.line(now, Level::Info, &format!("{how} {name} on {upstream}"));
-            interfaces.push(Interface::new(interface.clone(), injector, now));
-            inside.links.ask(interface.index)?;
+            interfaces.push(Interface::new(interface.clone(), injector, relay, now));
+        }
+        // One that is yet to come, and one that has come by now, is told with all others.
+        for interface in &mut interfaces {
+            match interface.config.index {
+                0 => inside.links.ask_all()?,
+                index => {
+                    interface.appear(index)?;
+                    inside.links.ask(index)?;
+                }
+            }
         }
         for warning in &warnings {
             log.line(now, Level::Warning, warning);
@@ -132,7 +154,11 @@ impl Driver {
         let observing = interfaces.iter_mut().any(|i| i.router().is_none());
         let degraded =
             packets.is_none() && config.interfaces.iter().any(|i| i.igmp == IgmpMode::Proxy);
-        let loop_ = Loop {
+        let follows = config.follows;
+        let batch = interfaces.iter_mut().any(|i| i.relay().is_some()).then(Batch::new);
+        let mut loop_ = Loop {
+            follows,
+            batch,
             config,
             epoll,
             container,
@@ -154,6 +180,9 @@ impl Driver {
             degraded,
             buffer: vec![0; BUFFER],
         };
+        if !loop_.follows {
+            loop_.begin_relaying()?;
+        }
         Ok(Driver { home, log, loop_ })
     }
 
@@ -203,6 +232,12 @@ impl Driver {
     }
 }
 
+/// What is kept under this name.
+fn take<T>(list: &mut Vec<(String, T)>, name: &str) -> Option<T> {
+    let position = list.iter().position(|(known, _)| known == name)?;
+    Some(list.swap_remove(position).1)
+}
+
 impl Loop {
     fn run(&mut self, log: &mut Log) -> io::Result<()> {
         loop {
@@ -229,10 +264,43 @@ impl Loop {
                     token::PACKETS => self.hear_container(now),
                     token::LINKS => self.hear_links(now, log),
                     token::LISTENER => self.accept(now),
+                    relay if relay >= token::RELAY => self.relay(now, relay),
                     client if client >= token::CLIENT => self.serve(now, client),
                     lan => self.hear_lan(now, (lan - token::LAN) as usize),
                 }
             }
+        }
+    }
+
+    /// Relays from now on.
+    fn begin_relaying(&mut self) -> io::Result<()> {
+        self.follows = false;
+        for (position, interface) in self.interfaces.iter_mut().enumerate() {
+            let Some(relay) = interface.relay() else { continue };
+            let base = token::RELAY + ((position as u64) << 20);
+            for (fd, what) in [(relay.receiver(), token::RECEIVER), (relay.tap(), token::TAP)] {
+                self.epoll.add(fd, EpollEvent::new(EpollFlags::EPOLLIN, base + what))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn relay(&mut self, now: Instant, token: u64) {
+        let Loop { interfaces, batch: Some(batch), epoll, buffer, .. } = self else { return };
+        let position = (token & (token::RELAY - 1)) >> 20;
+        let interface = interfaces.get_mut(position as usize);
+        let Some(relay) = interface.and_then(Interface::relay) else { return };
+        match token & ((1 << 20) - 1) {
+            token::RECEIVER => relay.receive(now, batch),
+            token::TAP => {
+                let base = token::RELAY + (position << 20) + token::ANSWERS;
+                relay.send(now, batch, &mut |socket, port| {
+                    let event = EpollEvent::new(EpollFlags::EPOLLIN, base + u64::from(port));
+                    // Without it answers do not arrive, and the packet is sent all the same.
+                    let _ = epoll.add(socket, event);
+                });
+            }
+            answers => relay.answer(now, (answers & 0xffff) as u16, buffer),
         }
     }
 
@@ -328,9 +396,23 @@ impl Loop {
         for _ in 0..TURN {
             let (interfaces, seen) = (&mut self.interfaces, &mut self.seen);
             let observing = self.observing;
-            let result = self.links.receive(&mut self.buffer, |event| {
+            let result = self.links.receive_named(&mut self.buffer, |event, name| {
                 let index = event.index();
-                let Some(at) = interfaces.iter().position(|i| i.config.index == index) else {
+                let known = interfaces.iter().position(|i| i.config.index == index);
+                let Some(at) = known.or_else(|| {
+                    // One that was yet to come.
+                    let new = |i: &Interface| {
+                        i.config.index == 0 && name == Some(i.config.name.as_bytes())
+                    };
+                    let at = interfaces.iter().position(new)?;
+                    let result = interfaces[at].appear(index);
+                    if let Err(error) = &result {
+                        let text =
+                            format!("cannot relay to {}: {error}", interfaces[at].config.name);
+                        log.line(now, Level::Warning, &text);
+                    }
+                    result.is_ok().then_some(at)
+                }) else {
                     return;
                 };
                 match event {
@@ -406,6 +488,9 @@ impl Loop {
             let answer = match request {
                 Request::Status => serde_json::to_vec(&self.status(now)).unwrap_or_default(),
                 Request::Requery => {
+                    if self.follows && self.begin_relaying().is_err() {
+                        self.follows = true;
+                    }
                     self.requery(now);
                     b"{}".to_vec()
                 }

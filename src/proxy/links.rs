@@ -14,6 +14,7 @@ const RTNLGRP_LINK: u32 = 1;
 const RTM_NEWMULTICAST: u16 = 56;
 const RTM_DELMULTICAST: u16 = 57;
 const IFA_MULTICAST: u16 = 7;
+const IFLA_IFNAME: u16 = 3;
 /// Length of `struct ifinfomsg`, and of `struct ifaddrmsg`.
 const IFINFOMSG: usize = 16;
 const IFADDRMSG: usize = 8;
@@ -94,11 +95,23 @@ impl Links {
     /// # Errors
     /// That of sendto(2).
     pub(crate) fn ask(&self, index: u32) -> io::Result<()> {
+        self.request(index, 0)
+    }
+
+    /// Asks how all interfaces are; the answers come as events.
+    ///
+    /// # Errors
+    /// That of sendto(2).
+    pub(crate) fn ask_all(&self) -> io::Result<()> {
+        self.request(0, libc::NLM_F_DUMP as u16)
+    }
+
+    fn request(&self, index: u32, flags: u16) -> io::Result<()> {
         let mut request = [0u8; 16 + IFINFOMSG];
         let length = request.len() as u32;
         request[..4].copy_from_slice(&length.to_ne_bytes());
         request[4..6].copy_from_slice(&libc::RTM_GETLINK.to_ne_bytes());
-        request[6..8].copy_from_slice(&(libc::NLM_F_REQUEST as u16).to_ne_bytes());
+        request[6..8].copy_from_slice(&(libc::NLM_F_REQUEST as u16 | flags).to_ne_bytes());
         request[20..24].copy_from_slice(&index.to_ne_bytes());
         self.socket.send_to(&request, &SocketAddr::new(0, 0), 0).map(drop)
     }
@@ -112,10 +125,26 @@ impl Links {
         buffer: &mut [u8],
         mut each: impl FnMut(LinkEvent),
     ) -> io::Result<bool> {
+        self.receive_named(buffer, |event, _| each(event))
+    }
+
+    /// As [`Links::receive`], with the name of the interface where the kernel tells it: when one is
+    /// [up](LinkEvent::Up) or [down](LinkEvent::Down).
+    ///
+    /// # Errors
+    /// As [`Links::receive`].
+    pub(crate) fn receive_named(
+        &self,
+        buffer: &mut [u8],
+        mut each: impl FnMut(LinkEvent, Option<&[u8]>),
+    ) -> io::Result<bool> {
         let Some(datagram) = receive(self.socket.as_fd(), buffer)? else { return Ok(false) };
         for message in messages(datagram) {
             if let Some(event) = event(message.kind, message.payload) {
-                each(event);
+                let name = matches!(event, LinkEvent::Up(_) | LinkEvent::Down(_))
+                    .then(|| name(message.payload))
+                    .flatten();
+                each(event, name);
             }
         }
         Ok(true)
@@ -126,6 +155,13 @@ impl AsFd for Links {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
     }
+}
+
+/// The name in a message about a link, without its final zero.
+fn name(payload: &[u8]) -> Option<&[u8]> {
+    let (_, name) =
+        AttributeIter::new(payload.get(IFINFOMSG..)?).find(|(kind, _)| *kind == IFLA_IFNAME)?;
+    name.split(|byte| *byte == 0).next()
 }
 
 fn event(kind: u16, payload: &[u8]) -> Option<LinkEvent> {

@@ -9,6 +9,7 @@
 //!   reports  -> filter (nf_tables) -> downstream -> Router -> upstream (joins)
 //!   kernel's IGMP host <- downstream (injector) <- Router <- lan (queries)
 //!   kernel's notification of a join -> links    -> Router -> upstream, prompt (first report)
+//!   data, where the link carries none        <-> relay <-> data
 //! ```
 //!
 //! [`spawn`] is the hook's side of the start, [`query_all`] everybody's way to ask.
@@ -24,9 +25,11 @@ mod home;
 mod lan;
 mod links;
 mod log;
+mod mark;
 mod native;
 mod nfnetlink;
 mod prompt;
+mod relay;
 mod sandbox;
 mod served;
 mod spawn;
@@ -37,6 +40,10 @@ mod warnings;
 
 pub use client::{namespace, query_all, requery};
 pub use config::{ProxyConfig, ProxyInterface, RelayTask};
+pub use mark::random_mark;
 pub use spawn::{SpawnError, SpawnedProxy, spawn};
 pub use start::main;
-pub use status::{GroupEntry, GroupStatus, InterfaceEntry, LanQuerier, ProxyState, ProxyStatus};
+pub use status::{
+    GroupEntry, GroupStatus, InterfaceEntry, LanQuerier, ProxyState, ProxyStatus, RelayCounts,
+    RelayStatus, TranslatedPort,
+};

@@ -129,6 +129,10 @@ fn system_calls() -> io::Result<BpfProgram> {
         libc::SYS_recvfrom,
         libc::SYS_sendto,
         libc::SYS_sendmsg,
+        libc::SYS_recvmmsg,
+        libc::SYS_sendmmsg,
+        libc::SYS_bind,
+        libc::SYS_getsockname,
         libc::SYS_epoll_ctl,
         libc::SYS_epoll_pwait,
         libc::SYS_accept4,
@@ -177,6 +181,7 @@ fn system_calls() -> io::Result<BpfProgram> {
             libc::IPPROTO_IP,
             &[
                 libc::IP_MULTICAST_ALL,
+                libc::IP_MULTICAST_IF,
                 libc::MCAST_JOIN_GROUP,
                 libc::MCAST_LEAVE_GROUP,
                 libc::MCAST_JOIN_SOURCE_GROUP,
@@ -184,7 +189,7 @@ fn system_calls() -> io::Result<BpfProgram> {
                 libc::MCAST_MSFILTER,
             ][..],
         ),
-        (libc::SOL_SOCKET, &[libc::SO_ATTACH_FILTER, libc::SO_RCVBUF][..]),
+        (libc::SOL_SOCKET, &[libc::SO_ATTACH_FILTER, libc::SO_RCVBUF, libc::SO_REUSEADDR][..]),
         (libc::SOL_NETLINK, &[libc::NETLINK_ADD_MEMBERSHIP, libc::NETLINK_DROP_MEMBERSHIP][..]),
     ] {
         for &name in names {
@@ -195,7 +200,15 @@ fn system_calls() -> io::Result<BpfProgram> {
         }
     }
     rules.insert(libc::SYS_setsockopt, options);
-    rules.insert(libc::SYS_ioctl, vec![rule(&[(1, SeccompCmpOp::Eq, libc::SIOCETHTOOL)])?]);
+    let requests = [libc::SIOCETHTOOL, libc::SIOCGIFADDR, libc::SIOCGIFMTU, libc::FIONBIO];
+    let requests = requests.map(|request| rule(&[(1, SeccompCmpOp::Eq, request)]));
+    rules.insert(libc::SYS_ioctl, requests.into_iter().collect::<io::Result<_>>()?);
+    // How much was lost to a full buffer.
+    let meminfo = rule(&[
+        (1, SeccompCmpOp::Eq, libc::SOL_SOCKET as u64),
+        (2, SeccompCmpOp::Eq, libc::SO_MEMINFO as u64),
+    ])?;
+    rules.insert(libc::SYS_getsockopt, vec![meminfo]);
     let arch = std::env::consts::ARCH.try_into().map_err(io::Error::other)?;
     SeccompFilter::new(
         rules,

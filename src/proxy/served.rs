@@ -1,6 +1,7 @@
 //! One interface of the container: the router, and the sockets on both sides of it.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::net::Ipv4Addr;
 use std::time::Instant;
 
@@ -9,11 +10,12 @@ use super::downstream::Injector;
 use super::log::{Level, Log};
 use super::native::Observed;
 use super::prompt::Reporter;
+use super::relay::Relay;
 use super::status::{GroupEntry, GroupStatus, InterfaceEntry, LanQuerier};
 use super::upstream::{LimitFiles, Pool};
 use super::warnings::about_querier;
-use crate::igmp::Router;
 use crate::igmp::router::{RouterConfig, Status};
+use crate::igmp::{Filter, Router, is_link_local};
 
 /// One interface.
 pub(crate) struct Interface {
@@ -28,15 +30,23 @@ struct Served {
     router: Router,
     injector: Injector,
     pool: Pool,
+    /// Carries the data where the link does not.
+    relay: Option<Relay>,
 }
 
 impl Interface {
     /// With an injector it is served, else observed.
-    pub(crate) fn new(config: ProxyInterface, injector: Option<Injector>, now: Instant) -> Self {
+    pub(crate) fn new(
+        config: ProxyInterface,
+        injector: Option<Injector>,
+        relay: Option<Relay>,
+        now: Instant,
+    ) -> Self {
         let served = injector.map(|injector| Served {
             router: new_router(&config, now),
             injector,
             pool: Pool::new(config.upstream_index),
+            relay,
         });
         Interface { config, up_since: None, served }
     }
@@ -44,6 +54,22 @@ impl Interface {
     /// Its router, if it is served.
     pub(crate) fn router(&mut self) -> Option<&mut Router> {
         self.served.as_mut().map(|s| &mut s.router)
+    }
+
+    /// Its relay, if it has one.
+    pub(crate) fn relay(&mut self) -> Option<&mut Relay> {
+        self.served.as_mut()?.relay.as_mut()
+    }
+
+    /// It is there now, as an interface of this index.
+    ///
+    /// # Errors
+    /// `ENODEV` or `EADDRNOTAVAIL` when it is gone again.
+    pub(crate) fn appear(&mut self, index: u32) -> io::Result<()> {
+        self.config.index = index;
+        let Some(served) = &mut self.served else { return Ok(()) };
+        served.injector.turn_to(index)?;
+        served.relay.as_mut().map_or(Ok(()), |relay| relay.turn_to(index))
     }
 
     /// The link is up; nothing happens if that was known.
@@ -68,6 +94,11 @@ impl Interface {
         if let Some(served) = &mut self.served {
             served.router = new_router(&self.config, now);
             served.pool.clear();
+            if let Some(relay) = &mut served.relay {
+                relay.clear();
+                // Another of the same name may come in its place.
+                self.config.index = 0;
+            }
         }
     }
 
@@ -80,12 +111,18 @@ impl Interface {
         if served.pool.poll_retry().is_some_and(|at| at <= now) {
             served.pool.retry(now, limits);
         }
+        if let Some(relay) = &mut served.relay
+            && relay.poll_timeout().is_some_and(|at| at <= now)
+        {
+            relay.handle_timeout(now);
+        }
     }
 
     /// When [`Interface::handle_timeout`] is to be called.
     pub(crate) fn poll_timeout(&self) -> Option<Instant> {
         let served = self.served.as_ref()?;
-        [served.router.poll_timeout(), served.pool.poll_retry()].into_iter().flatten().min()
+        let relay = served.relay.as_ref().and_then(Relay::poll_timeout);
+        [served.router.poll_timeout(), served.pool.poll_retry(), relay].into_iter().flatten().min()
     }
 
     /// Carries out what the router has decided.
@@ -113,6 +150,9 @@ impl Interface {
             }
         }
         while let Some((group, filter)) = served.router.poll_change() {
+            // What comes of the group is let through before it comes, and until it comes no more.
+            let admitted = (!filter.is_none()).then(|| served.admit(group, &filter));
+            let left = filter.is_none();
             let pool = &mut served.pool;
             let joined = match reporter {
                 Some(reporter) if pool.is_new(group) => {
@@ -121,6 +161,11 @@ impl Interface {
                 }
                 _ => pool.set(now, group, filter, limits),
             };
+            let admitted = admitted.or_else(|| left.then(|| served.admit(group, &Filter::none())));
+            if let Some(Err(error)) = admitted {
+                let text = format!("{name}: cannot receive {group} for the container: {error}");
+                log.line(now, Level::Warning, &text);
+            }
             if let Err(reason) = joined {
                 let upstream = &self.config.upstream;
                 let text = format!("{name}: cannot join {group} on {upstream}: {reason}");
@@ -159,12 +204,13 @@ impl Interface {
             querier: None,
             groups: Vec::new(),
             counters: BTreeMap::new(),
+            relay: None,
         };
         let Some(served) = &self.served else {
             let index = self.config.index;
             entry.groups = observed
                 .range((index, Ipv4Addr::UNSPECIFIED)..=(index, Ipv4Addr::BROADCAST))
-                .filter(|((_, group), _)| !link_local(*group))
+                .filter(|((_, group), _)| !is_link_local(*group))
                 .map(|((_, group), (seen, since))| GroupEntry {
                     group: *group,
                     mode: seen.filter.mode,
@@ -173,6 +219,7 @@ impl Interface {
                     status: GroupStatus::Joined,
                     reason: None,
                     age_s: age(*since),
+                    relay: None,
                 })
                 .collect();
             return entry;
@@ -198,16 +245,23 @@ impl Interface {
                     status,
                     reason,
                     age_s: age(view.since),
+                    relay: served.relay.as_ref().and_then(|relay| relay.counts(view.group)),
                 }
             })
             .collect();
         entry.counters =
             served.router.counters().iter().map(|(name, n)| ((*name).to_owned(), *n)).collect();
+        entry.relay = served.relay.as_ref().map(Relay::status);
         entry
     }
 }
 
 impl Served {
+    /// Makes what the relay lets through of a group what is wanted.
+    fn admit(&mut self, group: Ipv4Addr, filter: &Filter) -> io::Result<()> {
+        self.relay.as_mut().map_or(Ok(()), |relay| relay.set(group, filter))
+    }
+
     /// The LAN's querier, if one is present.
     fn querier(&self, now: Instant) -> Option<LanQuerier> {
         self.router.querier(now).map(|lan| LanQuerier {
@@ -219,11 +273,7 @@ impl Served {
     }
 }
 
-/// 224.0.0.0/24, which is on every link anyway.
-fn link_local(group: Ipv4Addr) -> bool {
-    group.octets()[..3] == [224, 0, 0]
-}
-
 fn new_router(config: &ProxyInterface, now: Instant) -> Router {
-    Router::new(RouterConfig::default(), config.policy.clone(), now)
+    let router = RouterConfig { link_local: config.relay.is_some(), ..RouterConfig::default() };
+    Router::new(router, config.policy.clone(), now)
 }

@@ -23,6 +23,7 @@ use super::log::{Level, Log};
 use super::native::ProcNet;
 use super::nfnetlink::NfSocket;
 use super::prompt::Reporter;
+use super::relay::{ContainerSockets, HostSockets};
 use super::sandbox;
 use super::upstream::LimitFiles;
 use crate::attach::IgmpMode;
@@ -107,6 +108,7 @@ fn start() -> Result<Driver, StartError> {
         .run(|| Inside::open(&config, &mut warnings))
         .context(|| format!("cannot enter the network namespace of process {}", config.pid))??;
     let lan = open_lan(&config.interfaces, &inside)?;
+    let relays = open_relays(&config.interfaces, &inside)?;
     warnings.extend(unnumbered(&config.interfaces, &inside));
     // What is new to the host is told by notifications alone.
     let reporters = if config.notifications { open_reporters(&lan, now)? } else { Vec::new() };
@@ -123,6 +125,7 @@ fn start() -> Result<Driver, StartError> {
         log,
         inside,
         lan,
+        relays,
         reporters,
         barrier,
         limits,
@@ -153,6 +156,8 @@ pub(crate) struct Parts {
     pub(crate) log: Log,
     pub(crate) inside: Inside,
     pub(crate) lan: Vec<LanSocket>,
+    /// The host's side of each relay, by interface name.
+    pub(crate) relays: Vec<(String, HostSockets)>,
     pub(crate) reporters: Vec<Reporter>,
     pub(crate) barrier: Barrier,
     pub(crate) limits: LimitFiles,
@@ -214,6 +219,20 @@ fn open_lan(interfaces: &[ProxyInterface], inside: &Inside) -> Result<Vec<LanSoc
     Ok(lan)
 }
 
+fn open_relays(
+    interfaces: &[ProxyInterface],
+    inside: &Inside,
+) -> Result<Vec<(String, HostSockets)>, StartError> {
+    let relayed = interfaces.iter().filter(|i| inside.intercepting() && i.relay.is_some());
+    relayed
+        .map(|interface| {
+            let sockets = HostSockets::open(&interface.upstream, interface.upstream_index)
+                .context(|| format!("cannot open the relay's sockets on {}", interface.upstream))?;
+            Ok((interface.name.clone(), sockets))
+        })
+        .collect()
+}
+
 /// Where joins can be reported without delay; without notifications there are none.
 fn open_reporters(lan: &[LanSocket], now: Instant) -> Result<Vec<Reporter>, StartError> {
     let mut reporters = Vec::new();
@@ -264,8 +283,10 @@ pub(crate) struct Interception {
     /// Owns the tables: they go when it is closed.
     pub(crate) rules: NfSocket,
     pub(crate) packets: Intercepted,
-    /// By interface index.
-    pub(crate) injectors: Vec<(u32, Injector)>,
+    /// By interface name.
+    pub(crate) injectors: Vec<(String, Injector)>,
+    /// The container's side of each relay, by interface name.
+    pub(crate) relays: Vec<(String, ContainerSockets)>,
 }
 
 impl Inside {
@@ -277,9 +298,15 @@ impl Inside {
             .interfaces
             .iter()
             .filter(|i| i.igmp == IgmpMode::Proxy)
-            .map(|i| Target { name: &i.name, index: i.index, reception: i.policy.reception() })
+            .map(|i| Target {
+                name: &i.name,
+                index: i.index,
+                reception: i.policy.reception(),
+                relayed: i.relay.as_ref().map(|_| i.policy.link_local_groups()),
+            })
             .collect();
-        let interception = if served.is_empty() { None } else { intercept(&served, warnings)? };
+        let interception =
+            if served.is_empty() { None } else { intercept(&served, config.mark, warnings)? };
         let proc_net =
             ProcNet::open().context(|| "cannot open the container's /proc/net/igmp".into())?;
         Ok(Inside { interception, links, proc_net })
@@ -293,9 +320,9 @@ impl Inside {
 /// Puts the rules in place; `None`, with a warning, where the kernel does not have what it takes.
 fn intercept(
     served: &[Target<'_>],
+    mark: u32,
     warnings: &mut Vec<String>,
 ) -> Result<Option<Interception>, StartError> {
-    let mark = random_mark().context(|| "cannot get a random number".into())?;
     // The second name is for a container that has a table of the first, or a proxy that is
     // being replaced. One with an owner gives EPERM.
     let names = [TABLE.to_owned(), format!("{TABLE}-{}", std::process::id())];
@@ -318,6 +345,14 @@ fn intercept(
         Err(e) if matches!(e.raw_os_error(), Some(libc::ENOMEM | libc::EMFILE | libc::ENFILE)) => {
             return Err(e).context(|| "cannot install the interception rules".into());
         }
+        // The container's own IGMP would go to a network that has nothing for it.
+        Err(e) if served.iter().any(|target| target.relayed.is_some()) => {
+            return Err(e).context(|| {
+                "this kernel does not take the nf_tables rules without which nothing can be relayed; \
+                 they need nf_tables with owned tables (Linux 5.12) and nfnetlink_log"
+                    .into()
+            });
+        }
         Err(e) => {
             warnings.push(format!(
                 "IGMP is not intercepted, the container speaks it natively: this kernel does not \
@@ -338,27 +373,19 @@ fn intercept(
         .map(|target| {
             let injector = Injector::open(target.index, mark)
                 .context(|| format!("cannot open the query socket of {}", target.name))?;
-            Ok((target.index, injector))
+            Ok((target.name.to_owned(), injector))
         })
         .collect::<Result<_, StartError>>()?;
-    Ok(Some(Interception { rules, packets, injectors }))
-}
-
-/// A mark that nothing else uses and nobody guesses; the kernel's own reports carry their MTU.
-fn random_mark() -> io::Result<u32> {
-    const MAX_MTU: u32 = 0xffff;
-    loop {
-        let mut bytes = [0u8; 4];
-        // SAFETY: the buffer is ours and as long as we say.
-        let got = unsafe { libc::getrandom(bytes.as_mut_ptr().cast(), bytes.len(), 0) };
-        if got != bytes.len() as isize {
-            return Err(io::Error::last_os_error());
-        }
-        let mark = u32::from_ne_bytes(bytes);
-        if mark > MAX_MTU {
-            return Ok(mark);
-        }
-    }
+    let relays = served
+        .iter()
+        .filter(|target| target.relayed.is_some())
+        .map(|target| {
+            let sockets = ContainerSockets::open(mark)
+                .context(|| format!("cannot open the relay's sockets of {}", target.name))?;
+            Ok((target.name.to_owned(), sockets))
+        })
+        .collect::<Result<_, StartError>>()?;
+    Ok(Some(Interception { rules, packets, injectors, relays }))
 }
 
 /// Closes what a careless parent left open: a runtime waits for its pipes to be closed.

@@ -3,7 +3,8 @@
 //! `containers/ID/control.sock` in the state directory takes one request line, `status\n`, and
 //! answers with one [`ProxyStatus`] as JSON, then closes.
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddrV4};
+use std::ops::Add;
 
 use serde::{Deserialize, Serialize};
 
@@ -51,6 +52,67 @@ pub struct InterfaceEntry {
     /// Messages counted by what became of them; names are stable, zeroes are left out.
     #[serde(default)]
     pub counters: std::collections::BTreeMap<String, u64>,
+    /// What the relay has carried, where there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub relay: Option<RelayStatus>,
+}
+
+/// What became of data packets.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RelayCounts {
+    /// Carried across.
+    pub relayed: u64,
+    /// Damaged, or refused by the kernel.
+    pub dropped: u64,
+    /// Above the rate limit.
+    pub limited: u64,
+}
+
+impl Add for RelayCounts {
+    type Output = RelayCounts;
+
+    fn add(self, other: RelayCounts) -> RelayCounts {
+        RelayCounts {
+            relayed: self.relayed + other.relayed,
+            dropped: self.dropped + other.dropped,
+            limited: self.limited + other.limited,
+        }
+    }
+}
+
+/// What the relay of an interface has carried.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RelayStatus {
+    /// Into the container, answers to its ports included.
+    pub inbound: RelayCounts,
+    /// Out of it.
+    pub outbound: RelayCounts,
+    /// Packets lost in either direction because they came faster than they were carried.
+    pub overruns: u64,
+    /// The ports that the container sends from, where the host sends in its place.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ports: Vec<TranslatedPort>,
+}
+
+impl RelayStatus {
+    /// Both directions; what came too fast counts as dropped.
+    pub fn total(&self) -> RelayCounts {
+        let mut total = self.inbound + self.outbound;
+        total.dropped += self.overruns;
+        total
+    }
+}
+
+/// A port of the container, and the host's that stands for it on the LAN.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TranslatedPort {
+    /// What the container sends from.
+    pub inside: SocketAddrV4,
+    /// What the LAN sees.
+    pub outside: SocketAddrV4,
+    /// Whether what is sent there comes to the container. It does not where another program of the
+    /// host has the port.
+    pub answered: bool,
 }
 
 /// The querier of the LAN.
@@ -85,6 +147,9 @@ pub struct GroupEntry {
     pub reason: Option<String>,
     /// Seconds since the container joined.
     pub age_s: u64,
+    /// What the relay has carried of it in both directions, where there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub relay: Option<RelayCounts>,
 }
 
 /// What became of a wish for a group.

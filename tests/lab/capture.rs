@@ -33,7 +33,19 @@ impl Capture {
         let tcpdump = Background::start(
             lab.enter("sw", "tcpdump")
                 // What the host sends is what comes in.
-                .args(["-i", port, "-Q", "in", "-n", "--immediate-mode", "-U", "-Z", "root"])
+                .args([
+                    "-i",
+                    port,
+                    "-Q",
+                    "in",
+                    "-n",
+                    "--immediate-mode",
+                    "-U",
+                    "-Z",
+                    "root",
+                    "-s",
+                    "2048",
+                ])
                 .args(["-w", "-", &format!("({filter}) or udp dst port {SENTINEL}")])
                 .stdout(Stdio::from(File::create(&file).expect("capture file")))
                 .stderr(Stdio::from(File::create(&log).expect("log file"))),

@@ -11,6 +11,7 @@
 // Each test file compiles its own copy and uses a part of it.
 #![allow(dead_code, unused_imports, unreachable_pub)]
 
+mod bridged;
 mod capture;
 mod container;
 mod cri;
@@ -37,6 +38,7 @@ use std::time::Duration;
 use serde_json::Value;
 use tempfile::TempDir;
 
+pub use bridged::{BRIDGE, BRIDGE_ADDRESS, Udp};
 pub use capture::Capture;
 pub use container::{Bundle, Container, EngineCommands, Runtime};
 pub use cri::{Cri, Pod};
@@ -285,6 +287,13 @@ impl Lab {
     pub fn set_fast_leave(&self, on: bool) {
         let value = if on { "on" } else { "off" };
         run(self.enter("sw", "bridge").args(["link", "set", "dev", HOST_PORT, "fastleave", value]));
+    }
+
+    /// Makes the switch flood groups that nobody has reported to the host's port. A Linux bridge that does
+    /// not withholds even 224.0.0.0/24, which every switch should flood (RFC 4541 §2.1.2).
+    pub fn flood(&self) {
+        let port = ["link", "set", "dev", HOST_PORT, "mcast_flood", "on"];
+        run(self.enter("sw", "bridge").args(port));
     }
 
     /// Makes one more namespace, which goes with the lab.

@@ -53,9 +53,10 @@ impl Lab {
         Sender(Background::start(&mut command))
     }
 
-    /// Sends so many packets to a group from a container, and returns when all are sent.
+    /// Sends so many packets to a group from the network namespace of a container, and
+    /// returns when all are sent.
     pub fn send_from(&self, container: &Container, group: Ipv4Addr, rate: u32, count: u32) {
-        let command = self.exec_command(container, &["mcrun"]);
+        let command = container.enter(env!("CARGO_BIN_EXE_mcrun"));
         let output = send_count(command, group, rate, count, &[]).finish(Duration::from_secs(60));
         assert!(output.status.success(), "probe send: {output:?}");
     }
@@ -73,20 +74,22 @@ impl Lab {
         send_count(command, group, rate, count, &["--source", &source.to_string()])
     }
 
-    /// Receives in a container until nothing has come for four seconds.
-    pub fn receive_all(
+    /// Receives so many packets in the network namespace of a container, however long that takes.
+    pub fn receive_count(
         &self,
         container: &Container,
         group: Ipv4Addr,
         source: Option<Ipv4Addr>,
+        count: u32,
     ) -> Receiver {
-        let mut command = self.exec_command(container, &["mcrun"]);
-        receive_all(&mut command, group, source)
+        let command = container.enter(env!("CARGO_BIN_EXE_mcrun"));
+        receive_count(command, group, source, count, &[])
     }
 
-    /// The same in a namespace of the lab.
-    pub fn receive_all_in(&self, node: &str, group: Ipv4Addr) -> Receiver {
-        receive_all(&mut self.enter(node, env!("CARGO_BIN_EXE_mcrun")), group, None)
+    /// The same on the LAN, where the sender is.
+    pub fn receive_count_on_lan(&self, group: Ipv4Addr, count: u32) -> Receiver {
+        let command = self.enter("src", env!("CARGO_BIN_EXE_mcrun"));
+        receive_count(command, group, None, count, &["--interface", PARENT])
     }
 
     /// Receives in a container for a time, from any source or from one.
@@ -153,8 +156,17 @@ fn send_count(
     Background::start(command.stdout(Stdio::piped()).stderr(Stdio::piped()))
 }
 
-fn receive_all(command: &mut Command, group: Ipv4Addr, source: Option<Ipv4Addr>) -> Receiver {
-    command.args(["probe", "recv", &format!("{group}:{PORT}"), "--json", "--timeout", "4s"]);
+fn receive_count(
+    mut command: Command,
+    group: Ipv4Addr,
+    source: Option<Ipv4Addr>,
+    count: u32,
+    options: &[&str],
+) -> Receiver {
+    command
+        .args(["probe", "recv", &format!("{group}:{PORT}"), "--json", "--duration", "45s"])
+        .args(["--count", &count.to_string()])
+        .args(options);
     if let Some(source) = source {
         command.args(["--source", &source.to_string()]);
     }
@@ -176,6 +188,12 @@ fn receive(
 }
 
 impl Receiver {
+    /// Ends it now; what it received.
+    pub fn stop(self) -> Reception {
+        self.0.signal(libc::SIGINT);
+        self.finish()
+    }
+
     /// Waits for its end; what it received.
     pub fn finish(self) -> Reception {
         let output = self.0.finish(Duration::from_secs(60));

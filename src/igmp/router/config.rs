@@ -19,6 +19,9 @@ pub struct RouterConfig {
     /// Source of our own queries. The default, 0.0.0.0, makes them proxy queries
     /// (RFC 4541 §2.1.1), which no host and no switch takes for an elected querier's.
     pub querier_address: Ipv4Addr,
+    /// Take joins of those groups of 224.0.0.0/24 that the policy names. Default off: they are on
+    /// every link anyway.
+    pub link_local: bool,
     /// MTU of the container's interface in bytes; longer queries are split. Default 1500.
     pub mtu: usize,
     /// Changes that may be handed upstream at once. Default 4096.
@@ -43,6 +46,7 @@ impl Default for RouterConfig {
             fast_leave: true,
             strict_router_alert: false,
             querier_address: Ipv4Addr::UNSPECIFIED,
+            link_local: false,
             mtu: 1500,
             change_burst: 4096,
             change_interval: Duration::from_millis(5),

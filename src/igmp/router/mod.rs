@@ -224,8 +224,8 @@ impl Router {
         self.journal.poll_notice()
     }
 
-    /// The groups the container wants, by address, refused ones included; not those of
-    /// 224.0.0.0/24. As of the last event.
+    /// The groups the container wants, by address, refused ones included; of 224.0.0.0/24
+    /// only those that the config lets in. As of the last event.
     pub fn groups(&self) -> impl Iterator<Item = GroupView> + '_ {
         self.table.views(self.now)
     }

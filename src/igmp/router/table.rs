@@ -12,7 +12,7 @@ use super::journal::{Notice, counter};
 use crate::attach::GroupPolicy;
 use crate::igmp::group::{GroupConfig, SpecificQuery};
 use crate::igmp::wire::{RecordType, Version};
-use crate::igmp::{Filter, FilterMode};
+use crate::igmp::{Filter, FilterMode, is_link_local};
 
 /// All groups of one container.
 #[derive(Debug, Clone)]
@@ -175,7 +175,8 @@ impl Table {
             cx.journal.count(counter::BAD_RECORD_GROUP);
             return false;
         }
-        if group.octets()[..3] == [224, 0, 0] {
+        let named = cx.config.link_local && self.policy.names_link_local(group);
+        if is_link_local(group) && !named {
             cx.journal.count(counter::LINK_LOCAL);
             return false;
         }

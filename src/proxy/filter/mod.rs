@@ -11,6 +11,13 @@
 //!     oif IF ip protocol igmp meta mark != MARK counter log group GROUP drop }
 //!   chain input  { type filter hook input priority -1000
 //!     iif IF ip protocol igmp meta mark != MARK counter drop }
+//!   # Where data is relayed, so that what arrives otherwise is not delivered twice:
+//!     iif IF @nh,128,8 >= 224 ip protocol udp meta mark != MARK jump native-IF
+//!   chain native-IF {
+//!     rt nexthop exists return    # the container's own, looped back
+//!     ip daddr @link-local-IF counter drop
+//!     ip daddr 224.0.0.0/24 return
+//!     counter drop }
 //!   # Where the policy has rules:
 //!   chain data   { type filter hook prerouting priority -1000
 //!     iif IF @nh,128,8 >= 224 ip protocol != igmp ip daddr vmap @groups-IF }
@@ -39,13 +46,14 @@ use std::io;
 
 use self::nft::{Base, Operator, Table, Verdict};
 use super::nfnetlink::NfSocket;
-use crate::attach::{Blocked, Reception};
+use crate::attach::{AddressRange, Blocked, Reception};
 
 const FAMILY_IPV4: u8 = libc::NFPROTO_IPV4 as u8;
 const FAMILY_NETDEV: u8 = libc::NFPROTO_NETDEV as u8;
 
 const HOOK_EGRESS: u32 = 1;
 const IGMP: u8 = libc::IPPROTO_IGMP as u8;
+const UDP: u8 = libc::IPPROTO_UDP as u8;
 /// Fields of an IPv4 header (RFC 791 §3.1).
 const IP_PROTOCOL: u32 = 9;
 const IP_SOURCE: u32 = 12;
@@ -58,6 +66,8 @@ const VLAN_TAG: u32 = 4;
 
 const META_IIF: u32 = libc::NFT_META_IIF as u32;
 const META_OIF: u32 = libc::NFT_META_OIF as u32;
+const META_IIFNAME: u32 = libc::NFT_META_IIFNAME as u32;
+const META_OIFNAME: u32 = libc::NFT_META_OIFNAME as u32;
 const META_MARK: u32 = libc::NFT_META_MARK as u32;
 const META_PROTOCOL: u32 = libc::NFT_META_PROTOCOL as u32;
 
@@ -65,10 +75,38 @@ const META_PROTOCOL: u32 = libc::NFT_META_PROTOCOL as u32;
 pub(crate) struct Target<'a> {
     /// Its name.
     pub(crate) name: &'a str,
-    /// Its index.
+    /// Its index; 0 when it is yet to come.
     pub(crate) index: u32,
     /// What data it may not receive.
     pub(crate) reception: Reception,
+    /// Where its data is relayed: the groups of 224.0.0.0/24 among it, ascending.
+    pub(crate) relayed: Option<Vec<AddressRange>>,
+}
+
+impl Target<'_> {
+    /// Goes on when a packet comes in by it, or goes out.
+    fn matches(&self, rule: &mut nft::Rule<'_, '_>, way: Way) {
+        let (index, name) = match way {
+            Way::In => (META_IIF, META_IIFNAME),
+            Way::Out => (META_OIF, META_OIFNAME),
+        };
+        if self.relayed.is_none() {
+            rule.meta(index, Operator::Equal, &self.index.to_ne_bytes());
+            return;
+        }
+        // It may go and come again, with another index.
+        let mut padded = [0; libc::IFNAMSIZ];
+        for (to, from) in padded.iter_mut().zip(self.name.bytes()) {
+            *to = from;
+        }
+        rule.meta(name, Operator::Equal, &padded);
+    }
+}
+
+#[derive(Clone, Copy)]
+enum Way {
+    In,
+    Out,
 }
 
 /// Installs the output and input rules, and those about data: what must be there for the proxy
@@ -88,9 +126,8 @@ pub(crate) fn intercept(
     table.add_base_chain("output", libc::NF_INET_LOCAL_OUT as u32, None);
     table.add_base_chain("input", libc::NF_INET_LOCAL_IN as u32, None);
     for target in targets {
-        let index = target.index.to_ne_bytes();
         table.add_rule("output", |rule| {
-            rule.meta(META_OIF, Operator::Equal, &index);
+            target.matches(rule, Way::Out);
             rule.payload(Base::Network, IP_PROTOCOL, Operator::Equal, &[IGMP]);
             rule.meta(META_MARK, Operator::NotEqual, &mark.to_ne_bytes());
             rule.counter();
@@ -98,14 +135,14 @@ pub(crate) fn intercept(
             rule.verdict(&Verdict::Drop);
         });
         table.add_rule("input", |rule| {
-            rule.meta(META_IIF, Operator::Equal, &index);
+            target.matches(rule, Way::In);
             rule.payload(Base::Network, IP_PROTOCOL, Operator::Equal, &[IGMP]);
             rule.meta(META_MARK, Operator::NotEqual, &mark.to_ne_bytes());
             rule.counter();
             rule.verdict(&Verdict::Drop);
         });
     }
-    hold_data(&mut table, targets);
+    hold_data(&mut table, targets, mark);
     socket.transact(&table.finish())
 }
 
@@ -113,14 +150,19 @@ pub(crate) fn intercept(
 ///
 /// At prerouting, so that a packet kept out costs neither a route nor a conntrack entry, and
 /// is not forwarded either. IGMP is not data: queries name the group as their destination.
-fn hold_data(table: &mut Table<'_>, targets: &[Target<'_>]) {
+fn hold_data(table: &mut Table<'_>, targets: &[Target<'_>], mark: u32) {
     const CHAIN: &str = "data";
-    let mut restricted = targets.iter().filter(|t| !t.reception.is_unrestricted()).peekable();
-    if restricted.peek().is_some() {
+    let restricted = |target: &&Target<'_>| !target.reception.is_unrestricted();
+    if targets.iter().any(|target| target.relayed.is_some() || restricted(&target)) {
         table.add_base_chain(CHAIN, libc::NF_INET_PRE_ROUTING as u32, None);
     }
-    for target in restricted {
-        let lists = format!("sources-{}", target.index);
+    for target in targets {
+        if let Some(link_local) = &target.relayed {
+            keep_native_out(table, CHAIN, target, link_local, mark);
+        }
+    }
+    for target in targets.iter().filter(restricted) {
+        let lists = format!("sources-{}", target.name);
         for (position, sources) in target.reception.sources.iter().enumerate() {
             let name = format!("{lists}-{position}");
             let set = table.add_set(name.clone(), sources);
@@ -138,14 +180,54 @@ fn hold_data(table: &mut Table<'_>, targets: &[Target<'_>]) {
         let groups = target.reception.groups.iter();
         let groups: Vec<_> =
             groups.map(|(range, blocked)| (range.clone(), verdict(*blocked))).collect();
-        let map = table.add_map(format!("groups-{}", target.index), &groups);
+        let map = table.add_map(format!("groups-{}", target.name), &groups);
         table.add_rule(CHAIN, |rule| {
-            rule.meta(META_IIF, Operator::Equal, &target.index.to_ne_bytes());
+            target.matches(rule, Way::In);
             rule.payload(Base::Network, IP_DESTINATION, Operator::AtLeast, &[MULTICAST]);
             rule.payload(Base::Network, IP_PROTOCOL, Operator::NotEqual, &[IGMP]);
             rule.verdict_of_address(IP_DESTINATION, &map);
         });
     }
+}
+
+/// Drops what comes by the link to groups that the relay carries: a container on the same bridge
+/// sends it, and its own relay, or the host, has it on the LAN too.
+fn keep_native_out(
+    table: &mut Table<'_>,
+    base: &str,
+    target: &Target<'_>,
+    link_local: &[AddressRange],
+    mark: u32,
+) {
+    let chain = format!("native-{}", target.name);
+    table.add_chain(&chain);
+    table.add_rule(&chain, |rule| {
+        rule.has_route();
+        rule.verdict(&Verdict::Return);
+    });
+    if !link_local.is_empty() {
+        let set = table.add_set(format!("link-local-{}", target.name), link_local);
+        table.add_rule(&chain, |rule| {
+            rule.address_in(IP_DESTINATION, &set);
+            rule.counter();
+            rule.verdict(&Verdict::Drop);
+        });
+    }
+    table.add_rule(&chain, |rule| {
+        rule.payload(Base::Network, IP_DESTINATION, Operator::Equal, &[MULTICAST, 0, 0]);
+        rule.verdict(&Verdict::Return);
+    });
+    table.add_rule(&chain, |rule| {
+        rule.counter();
+        rule.verdict(&Verdict::Drop);
+    });
+    table.add_rule(base, |rule| {
+        target.matches(rule, Way::In);
+        rule.payload(Base::Network, IP_DESTINATION, Operator::AtLeast, &[MULTICAST]);
+        rule.payload(Base::Network, IP_PROTOCOL, Operator::Equal, &[UDP]);
+        rule.meta(META_MARK, Operator::NotEqual, &mark.to_ne_bytes());
+        rule.verdict(&Verdict::Jump(chain));
+    });
 }
 
 /// Installs the egress rules (Linux 5.16), which also stop packet sockets. No IGMP at all goes out:
@@ -165,7 +247,8 @@ pub(crate) fn intercept_frames(
     use Operator::Equal;
     let ipv4 = (libc::ETH_P_IP as u16).to_be_bytes();
     let mut table = Table::new(FAMILY_NETDEV, name);
-    for target in targets {
+    // One that is yet to come cannot be named as a device.
+    for target in targets.iter().filter(|target| target.index != 0) {
         let chain = format!("egress-{}", target.index);
         table.add_base_chain(&chain, HOOK_EGRESS, Some(target.name));
         let mut rule = |matches: &dyn Fn(&mut nft::Rule<'_, '_>)| {

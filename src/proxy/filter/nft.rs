@@ -26,6 +26,8 @@ const TYPE_IPV4_ADDRESS: u32 = 7;
 const DATA_TYPE_VERDICT: u32 = 0xffff_ff00;
 /// Ranges of one message: the list of a message's elements is an attribute, at most 64 KiB long.
 const RANGES_PER_MESSAGE: usize = 256;
+/// `enum nft_rt_keys`.
+const RT_NEXTHOP4: u32 = 1;
 
 /// Attribute types of linux/netfilter/nf_tables.h, `NFTA_*` there.
 mod nfta {
@@ -64,6 +66,8 @@ mod nfta {
     pub(super) const META_DREG: u16 = 1;
     pub(super) const META_KEY: u16 = 2;
     pub(super) const PAYLOAD_DREG: u16 = 1;
+    pub(super) const RT_DREG: u16 = 1;
+    pub(super) const RT_KEY: u16 = 2;
     pub(super) const PAYLOAD_BASE: u16 = 2;
     pub(super) const PAYLOAD_OFFSET: u16 = 3;
     pub(super) const PAYLOAD_LEN: u16 = 4;
@@ -104,6 +108,8 @@ pub(super) enum Verdict {
     Drop,
     /// It is judged by this chain, and if that lets it pass, by the rules that follow.
     Jump(String),
+    /// This chain has nothing more to say of it.
+    Return,
 }
 
 impl<'t> Table<'t> {
@@ -242,6 +248,7 @@ fn add_verdict(data: &mut Attributes<'_>, verdict: &Verdict) {
             a.u32(nfta::VERDICT_CODE, libc::NFT_JUMP.cast_unsigned());
             a.text(nfta::VERDICT_CHAIN, chain);
         }
+        Verdict::Return => a.u32(nfta::VERDICT_CODE, libc::NFT_RETURN.cast_unsigned()),
     });
 }
 
@@ -306,6 +313,16 @@ impl Rule<'_, '_> {
             a.u32(nfta::META_KEY, key);
         });
         self.compare(operator, value);
+    }
+
+    /// Goes on when the packet has a route already: at prerouting only one that this namespace has sent
+    /// itself and gets back (`nft_rt_get_eval` in net/netfilter/nft_rt.c, `ip_dev_loopback_xmit` in
+    /// net/ipv4/ip_output.c).
+    pub(super) fn has_route(&mut self) {
+        self.expression("rt", |a| {
+            a.u32(nfta::RT_DREG, libc::NFT_REG_1 as u32);
+            a.u32(nfta::RT_KEY, RT_NEXTHOP4);
+        });
     }
 
     /// Goes on when the packet's bytes there compare so with `value`.

@@ -36,7 +36,8 @@ fn namespace() -> NetNs {
 
 fn install(name: &str, policy: &GroupPolicy) -> NfSocket {
     let socket = NfSocket::open().unwrap();
-    let target = Target { name: "lo", index: LOOPBACK, reception: policy.reception() };
+    let target =
+        Target { name: "lo", index: LOOPBACK, reception: policy.reception(), relayed: None };
     intercept(&socket, name, &[target], MARK, 1).unwrap();
     socket
 }

@@ -1,0 +1,156 @@
+"""From a join to the switch port and to the first packet, and from a leave to the switch port.
+
+mcrun, a receiver on the host itself and one in a bare macvlan take turns.
+"""
+
+import os
+import random
+import socket
+import subprocess
+import sys
+import time
+
+from igmp import Port
+from lab import LIBC, SOURCE, Containers, Facility, enter, join, median, of_container, percentile
+from table import Row
+
+JOINS, PACKETS, LEAVES = 40, 25, 25
+KINDS = (("any source", "239", None), ("one source", "232", SOURCE))
+UDP_PORT = 5005
+# Seconds between two packets of the stream that a join waits for, not counting the sending: half of it
+# is in every time.
+PAUSE = 30e-6
+PR_SET_TIMERSLACK = 29
+
+
+def rows(context):
+    for version in (2, 3):
+        with Facility(version) as facility, Containers(facility, context, f"joins{version}") as all_:
+            facility.enter_host()
+            ours, bare = all_.start(), all_.start()
+            all_.attach(0, ours)
+            all_.bare(0, bare)
+            where = {
+                "mcrun": (of_container(ours), "mc0"),
+                "bare host": (facility.path(facility.host), "lan"),
+                "bare macvlan": (of_container(bare), "mc0"),
+            }
+            facility.query()
+            time.sleep(0.6)
+            yield from to_wire(facility, where, version)
+            yield from to_packet(facility, where, version)
+            yield from leave_to_wire(facility, where, version)
+
+
+def compare(name, times):
+    for peer in ("bare host", "bare macvlan"):
+        yield Row(f"{name} p50", "ms", median(times["mcrun"]), peer, median(times[peer]))
+    # The tail beside the more usual of both.
+    tail = {who: percentile(values, 0.95) for who, values in times.items()}
+    yield Row(f"{name} p95", "ms", tail["mcrun"], "bare macvlan", tail["bare macvlan"])
+
+
+def turns(where, prefix, count):
+    """Who is next, where, and with which group, that nobody had before."""
+    for number in range(count):
+        for position, (who, (namespace, interface)) in enumerate(where.items()):
+            enter(namespace)
+            yield who, socket.if_nametoindex(interface), f"{prefix}.{position}.{number + 1}"
+
+
+def to_wire(facility, where, version):
+    with Port(facility) as port:
+        for kind, prefix, source in KINDS:
+            times = {who: [] for who in where}
+            for who, index, group in turns(where, f"{prefix}.1", JOINS):
+                port.drain()
+                with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as receiver:
+                    start = time.clock_gettime(time.CLOCK_REALTIME)
+                    join(receiver, index, group, source)
+                    times[who].append((port.wait_for("join", group) - start) * 1000)
+                time.sleep(0.02)
+            yield from compare(f"join to switch port, {kind}, IGMPv{version}", times)
+
+
+def leave_to_wire(facility, where, version):
+    with Port(facility) as port:
+        times = {who: [] for who in where}
+        for who, index, group in turns(where, "239.3", LEAVES):
+            receiver = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+            join(receiver, index, group)
+            # All have said what they had to say of the join.
+            time.sleep(0.06)
+            port.drain()
+            start = time.clock_gettime(time.CLOCK_REALTIME)
+            receiver.close()
+            times[who].append((port.wait_for("leave", group) - start) * 1000)
+        yield from compare(f"last leave to switch port, IGMPv{version}", times)
+
+
+def to_packet(facility, where, version):
+    with Sender(facility) as sender:
+        for kind, prefix, source in KINDS:
+            times = {who: [] for who in where}
+            for who, index, group in turns(where, f"{prefix}.2", PACKETS):
+                sender.stream(group)
+                # The stream flows, and the join falls anywhere between two packets.
+                time.sleep(random.uniform(0.001, 0.002))
+                with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as receiver:
+                    receiver.bind((group, UDP_PORT))
+                    receiver.settimeout(3)
+                    start = time.perf_counter()
+                    join(receiver, index, group, source)
+                    receiver.recv(64)
+                    times[who].append((time.perf_counter() - start) * 1000)
+            yield from compare(f"join to first packet, {kind}, IGMPv{version}", times)
+
+
+class Sender:
+    """A stream to one group after the other, from the sender's namespace."""
+
+    def __init__(self, facility):
+        self.process = subprocess.Popen(
+            ["nsenter", f"--net={facility.path(facility.source)}", sys.executable, __file__],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+
+    def __enter__(self):
+        return self
+
+    def stream(self, group):
+        """Streams to this group from now on; it flows when this returns."""
+        self.process.stdin.write(socket.inet_aton(group))
+        self.process.stdin.flush()
+        if not self.process.stdout.read(1):
+            raise RuntimeError("the sender has ended")
+
+    def __exit__(self, *_):
+        self.process.stdin.close()
+        self.process.wait()
+        self.process.stdout.close()
+
+
+def send():
+    """The sender's process: the groups come on its standard input, and it answers each at once."""
+    stream = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    stream.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_TTL, 1)
+    os.set_blocking(0, False)
+    LIBC.prctl(PR_SET_TIMERSLACK, 1)
+    group = None
+    while True:
+        try:
+            asked = os.read(0, 4)
+        except BlockingIOError:
+            asked = None
+        if asked == b"":
+            return
+        if asked:
+            group = socket.inet_ntoa(asked)
+        if group:
+            stream.sendto(b"x" * 32, (group, UDP_PORT))
+        if asked:
+            os.write(1, b"x")
+        time.sleep(PAUSE)
+
+
+if __name__ == "__main__":
+    send()

@@ -1,0 +1,268 @@
+"""What the measurements stand on: a switch, a host and a sender in namespaces, and containers."""
+
+import ctypes
+import json
+import os
+import shutil
+import signal
+import socket
+import statistics
+import struct
+import subprocess
+import time
+from pathlib import Path
+
+LIBC = ctypes.CDLL(None, use_errno=True)
+CLONE_NEWNET = 0x40000000
+PR_SET_PDEATHSIG = 1
+MCAST_JOIN_GROUP, MCAST_JOIN_SOURCE_GROUP = 42, 46
+# Where streams come from.
+SOURCE = "10.98.200.1"
+ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}
+
+
+def run(*words):
+    return subprocess.run(words, check=True, capture_output=True, text=True).stdout
+
+
+def enter(namespace):
+    """Moves this process, which has one thread, into a network namespace."""
+    fd = os.open(namespace, os.O_RDONLY)
+    try:
+        if LIBC.setns(fd, CLONE_NEWNET) != 0:
+            raise OSError(ctypes.get_errno(), f"setns {namespace}")
+    finally:
+        os.close(fd)
+
+
+def wait_until(what, condition, limit=20, pause=0.01):
+    end = time.monotonic() + limit
+    while not condition():
+        if time.monotonic() > end:
+            raise TimeoutError(f"waited in vain until {what}")
+        time.sleep(pause)
+
+
+def percentile(values, share):
+    return sorted(values)[min(int(len(values) * share), len(values) - 1)]
+
+
+median = statistics.median
+
+
+class Unable(Exception):
+    """A peer cannot run here; the text says why."""
+
+
+def need(program):
+    """The path of a peer's program."""
+    found = shutil.which(program, path="/usr/sbin:/usr/bin:/sbin:/bin:/usr/lib/cni")
+    if not found:
+        raise Unable(f"{program} is not installed")
+    return found
+
+
+class Context:
+    """What every section is given: mcrun's programs, and a directory of its own."""
+
+    def __init__(self, binaries, directory):
+        self.binaries, self.directory = binaries, directory
+
+    def program(self, name):
+        return str(self.binaries / name)
+
+
+class Facility:
+    """A snooping switch that asks every 125 s, a host on one of its ports and a sender on another.
+
+    The host's port gets nothing that was not joined, and forgets a group with its first leave."""
+
+    counter = 0
+
+    def __init__(self, version, flood=False):
+        Facility.counter += 1
+        prefix = f"mcrun-bench-{os.getpid()}-{Facility.counter}"
+        self.switch, self.host, self.source = (f"{prefix}-{node}" for node in ("sw", "host", "src"))
+        self.version, self.flood = version, flood
+
+    def __enter__(self):
+        self.home = os.open("/proc/self/ns/net", os.O_RDONLY)
+        try:
+            self.build()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def build(self):
+        for name in (self.switch, self.host, self.source):
+            run("ip", "netns", "add", name)
+            run("ip", "-n", name, "link", "set", "lo", "up")
+        sw = ("ip", "-n", self.switch)
+        run(*sw, "link", "add", "br0", "type", "bridge", "mcast_snooping", "1",
+            "mcast_igmp_version", str(self.version), "mcast_query_use_ifaddr", "1",
+            "mcast_hash_max", "32768", "mcast_query_response_interval", "50",
+            "mcast_startup_query_interval", "12500")
+        run(*sw, "addr", "add", "10.98.0.1/16", "dev", "br0")
+        for port, node in (("port", self.host), ("feed", self.source)):
+            run(*sw, "link", "add", port, "type", "veth", "peer", "name", "lan", "netns", node)
+            run(*sw, "link", "set", port, "master", "br0", "up")
+        run(*sw, "link", "set", "br0", "up")
+        run("nsenter", f"--net={self.path(self.switch)}", "bridge", "link", "set", "dev", "port",
+            "fastleave", "on", "mcast_flood", "on" if self.flood else "off")
+        for node, address in ((self.host, "10.98.0.2"), (self.source, SOURCE)):
+            run("ip", "-n", node, "link", "set", "lan", "up")
+            run("ip", "-n", node, "addr", "add", f"{address}/16", "dev", "lan")
+            run("ip", "-n", node, "route", "add", "224.0.0.0/4", "dev", "lan")
+            wait_until("the link is up",
+                       lambda: "state UP" in run("ip", "-n", node, "link", "show", "lan"))
+        self.query()
+        # A bridge takes itself for the querier when the response interval is over.
+        time.sleep(0.6)
+
+    def query(self):
+        """Makes the switch ask now, so that everybody knows its version."""
+        for value in ("0", "1"):
+            run("ip", "-n", self.switch, "link", "set", "br0", "type", "bridge", "mcast_querier", value)
+
+    def path(self, name):
+        return f"/var/run/netns/{name}"
+
+    def enter_host(self):
+        enter(self.path(self.host))
+
+    def __exit__(self, *_):
+        LIBC.setns(self.home, CLONE_NEWNET)
+        os.close(self.home)
+        for name in (self.switch, self.host, self.source):
+            subprocess.run(["ip", "netns", "del", name], capture_output=True)
+
+
+class Containers:
+    """Processes in network namespaces of their own, as a runtime would hand them to the hook."""
+
+    def __init__(self, facility, context, name):
+        self.facility, self.context = facility, context
+        base = context.directory / name
+        base.mkdir()
+        self.state, self.bundle = base / "state", base / "bundle"
+        self.environment = {**ENVIRONMENT, "MCRUN_STATE_DIR": str(self.state),
+                            "MCRUN_CONFIG_DIR": str(base / "config")}
+        self.bundle.mkdir()
+        (self.bundle / "config.json").write_text("{}")
+        self.pids = []
+
+    def __enter__(self):
+        return self
+
+    def start(self):
+        """A process that sleeps, in a network namespace of its own; its id."""
+        ready, told = os.pipe()
+        pid = os.fork()
+        if pid == 0:
+            try:
+                LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+                if LIBC.unshare(CLONE_NEWNET) == 0:
+                    os.write(told, b"x")
+                os.execv("/bin/sleep", ["sleep", "900"])
+            finally:
+                os._exit(1)
+        os.close(told)
+        self.pids.append(pid)
+        with open(ready, "rb") as pipe:
+            if not pipe.read(1):
+                raise OSError("cannot make a network namespace")
+        return pid
+
+    def spec(self, number, more=""):
+        return f"parent=lan,ip=10.98.{1 + number // 200}.{1 + number % 200}/16{more}"
+
+    def begin(self, stage, number, pid, spec=None):
+        """Starts the hook."""
+        annotations = {"io.mcrun.mcast": spec} if spec else {}
+        state = {"id": f"bench{number}", "pid": pid, "bundle": str(self.bundle),
+                 "annotations": annotations}
+        hook = subprocess.Popen([self.context.program("mcrun-hook"), stage], stdin=subprocess.PIPE,
+                                env=self.environment)
+        hook.stdin.write(json.dumps(state).encode())
+        hook.stdin.close()
+        return hook
+
+    def call(self, stage, number, pid, spec=None):
+        """Calls the hook; how long it took, in milliseconds."""
+        start = time.perf_counter()
+        hook = self.begin(stage, number, pid, spec)
+        if hook.wait() != 0:
+            raise RuntimeError(f"mcrun-hook {stage} failed")
+        return (time.perf_counter() - start) * 1000
+
+    def attach(self, number, pid, more=""):
+        """Attaches a container, in the host's namespace; how long it took, in milliseconds."""
+        return self.call("createRuntime", number, pid, self.spec(number, more))
+
+    def mcrun(self, *words):
+        """What a command of mcrun prints."""
+        answer = subprocess.run([self.context.program("mcrun"), *words], check=True,
+                                env=self.environment, capture_output=True, text=True)
+        return answer.stdout
+
+    def proxies(self):
+        """Process ids of the proxies."""
+        records = self.state.glob("containers/*/record.json")
+        return [json.loads(record.read_text())["proxy"]["pid"] for record in records]
+
+    def bare(self, number, pid):
+        """Gives a container what people make without mcrun: a macvlan link with an address."""
+        host = self.facility.path(self.facility.host)
+        run("nsenter", f"--net={host}", "ip", "link", "add", "link", "lan", "name", f"bare{number}",
+            "type", "macvlan", "mode", "bridge")
+        run("nsenter", f"--net={host}", "ip", "link", "set", f"bare{number}", "netns", str(pid))
+        inside = ("nsenter", "--target", str(pid), "--net", "ip")
+        run(*inside, "link", "set", f"bare{number}", "name", "mc0")
+        run(*inside, "addr", "add", f"10.98.{100 + number // 200}.{1 + number % 200}/16", "dev", "mc0")
+        run(*inside, "link", "set", "mc0", "up")
+        run(*inside, "route", "add", "224.0.0.0/4", "dev", "mc0")
+
+    def kill(self, pid):
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        self.pids.remove(pid)
+
+    def __exit__(self, *_):
+        """Ends all, and waits until the proxies have ended too."""
+        for pid in self.pids:
+            os.kill(pid, signal.SIGKILL)
+        for pid in self.pids:
+            os.waitpid(pid, 0)
+        self.pids = []
+        left = lambda: list(self.state.glob("containers/*/record.json"))
+        wait_until("the proxies have ended", lambda: not left(), limit=60)
+
+
+def of_container(pid):
+    return f"/proc/{pid}/ns/net"
+
+
+def pss(pids):
+    """Mean proportional set size of processes, in KiB."""
+    sizes = []
+    for pid in pids:
+        for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+            if line.startswith("Pss:"):
+                sizes.append(int(line.split()[1]))
+    return statistics.mean(sizes)
+
+
+def processor_time(pids):
+    """Time on a processor of all these processes until now, in milliseconds."""
+    return sum(int(Path(f"/proc/{pid}/schedstat").read_text().split()[0]) for pid in pids) / 1e6
+
+
+def join(member, interface, group, source=None):
+    """Joins a group, or one source of it, on the interface with this index."""
+    address = lambda ip: struct.pack("=H2x4s120x", socket.AF_INET, socket.inet_aton(ip))
+    request = struct.pack("=I4x", interface) + address(group)
+    if source:
+        member.setsockopt(socket.IPPROTO_IP, MCAST_JOIN_SOURCE_GROUP, request + address(source))
+    else:
+        member.setsockopt(socket.IPPROTO_IP, MCAST_JOIN_GROUP, request)

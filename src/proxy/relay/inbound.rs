@@ -1,0 +1,109 @@
+//! From the LAN into the container.
+
+use std::io;
+use std::net::{Ipv4Addr, SocketAddrV4};
+use std::os::fd::AsFd;
+use std::time::Instant;
+
+use super::batch::Batch;
+use super::packet::{Integrity, Packet, build};
+use super::sockets::mtu_of;
+use super::translation::Answer;
+use super::{Received, Relay, TURN, admits};
+use crate::proxy::downstream::ALL_SYSTEMS;
+use crate::proxy::status::RelayCounts;
+
+/// Time to live of an answer: to the container's own sockets and no further.
+const ONE_HOP: u8 = 1;
+
+impl Relay {
+    /// Puts what has arrived into the container.
+    pub(crate) fn receive(&mut self, now: Instant, batch: &mut Batch) {
+        for _ in 0..TURN {
+            let Ok(count) = batch.receive(&self.host.receiver) else { return };
+            for position in 0..count {
+                if let Some(length) = self.admit(now, batch.slot(position)) {
+                    // All packets take one route: see Injector.
+                    batch.queue(position, 0, length, ALL_SYSTEMS);
+                }
+            }
+            let Relay { container, interface, groups, inbound, .. } = self;
+            batch.send(&container.injector, |bytes, error| {
+                let Some(packet) = Packet::parse(bytes) else { return };
+                let group = packet.destination();
+                let fragmented = is_too_long(&error)
+                    && mtu_of(container.injector.as_fd(), interface).is_some_and(|mtu| {
+                        let mut whole = true;
+                        packet.fragment(mtu, |part| {
+                            let to = socket_address(ALL_SYSTEMS);
+                            whole &= container.injector.send_to(part, &to).is_ok();
+                        });
+                        whole
+                    });
+                if !fragmented && let Some(received) = groups.get_mut(&group) {
+                    for counts in [&mut received.counts, &mut inbound.total] {
+                        counts.relayed -= 1;
+                        counts.dropped += 1;
+                    }
+                }
+            });
+            if count < super::batch::BATCH {
+                return;
+            }
+        }
+    }
+
+    /// Makes a packet ready to be injected; its length, when the container is to have it.
+    fn admit(&mut self, now: Instant, bytes: &mut [u8]) -> Option<usize> {
+        let mut packet = Packet::parse(bytes)?;
+        let Received { filter, counts } = self.groups.get_mut(&packet.destination())?;
+        if !admits(filter, packet.source()) || self.echoes.is_one(|| packet.fingerprint()) {
+            return None;
+        }
+        let total = &mut self.inbound.total;
+        let mut count = |of: fn(&mut RelayCounts) -> &mut u64| {
+            *of(counts) += 1;
+            *of(total) += 1;
+        };
+        if packet.check() == Integrity::Damaged {
+            count(|counts| &mut counts.dropped);
+            return None;
+        }
+        if !self.inbound.rate.admit(now, packet.len()) {
+            count(|counts| &mut counts.limited);
+            return None;
+        }
+        count(|counts| &mut counts.relayed);
+        packet.set_ttl(0);
+        Some(packet.len())
+    }
+
+    /// Puts an answer to something that the container has sent into it.
+    pub(crate) fn answer(&mut self, now: Instant, port: u16, buffer: &mut [u8]) {
+        let Some(translation) = &mut self.translation else { return };
+        while let Ok(Answer { from, to, length }) = translation.receive(now, port, buffer) {
+            let Some(payload) = buffer.get(..length) else { continue };
+            let packet = build(from, to, ONE_HOP, payload);
+            let total = &mut self.inbound.total;
+            if !self.inbound.rate.admit(now, packet.len()) {
+                total.limited += 1;
+                continue;
+            }
+            let address = socket_address(to.0);
+            match self.container.injector.send_to(&packet, &address) {
+                Ok(_) => total.relayed += 1,
+                Err(_) => total.dropped += 1,
+            }
+        }
+    }
+}
+
+/// Whether a packet is above the MTU, and has to be fragmented by who makes its header.
+pub(super) fn is_too_long(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(libc::EMSGSIZE)
+}
+
+/// Where a raw socket sends to.
+pub(super) fn socket_address(address: Ipv4Addr) -> socket2::SockAddr {
+    SocketAddrV4::new(address, 0).into()
+}

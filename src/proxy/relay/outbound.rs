@@ -1,0 +1,181 @@
+//! From the container to the LAN.
+
+use std::net::{Ipv4Addr, UdpSocket};
+use std::os::fd::AsFd;
+use std::time::{Duration, Instant};
+
+use super::batch::{BATCH, Batch};
+use super::inbound::{is_too_long, socket_address};
+use super::packet::Packet;
+use super::sockets::{address_of, mtu_of};
+use super::{MOST_SENT, Relay, TURN, Watch};
+use crate::proxy::status::RelayCounts;
+
+/// `struct virtio_net_hdr` of linux/virtio_net.h: flags, type, header length, segment size, checksum
+/// start and offset, in the machine's byte order.
+const VNET_HEADER: usize = 10;
+const VNET_NEEDS_CHECKSUM: u8 = 1;
+const VNET_SEGMENT_NONE: u8 = 0;
+const VNET_SEGMENT_UDP: u8 = 5;
+/// Addresses and type.
+const ETHERNET_HEADER: usize = 14;
+const PACKET: usize = VNET_HEADER + ETHERNET_HEADER;
+
+/// The host's address may change while a container runs.
+const ADDRESS_LIFETIME: Duration = Duration::from_secs(1);
+
+/// What the kernel leaves to hardware.
+#[derive(Clone, Copy)]
+struct Offload {
+    checksum: bool,
+    /// Bytes of a segment; 0: there is one.
+    segment: usize,
+}
+
+impl Offload {
+    /// `None` for what is not UDP cut into segments.
+    fn parse(frame: &[u8]) -> Option<Self> {
+        let header: &[u8; VNET_HEADER] = frame.first_chunk()?;
+        let size = usize::from(u16::from_ne_bytes([header[4], header[5]]));
+        let segment = match header[1] {
+            VNET_SEGMENT_NONE => 0,
+            VNET_SEGMENT_UDP => size,
+            _ => return None,
+        };
+        Some(Offload { checksum: header[0] & VNET_NEEDS_CHECKSUM != 0, segment })
+    }
+}
+
+impl Relay {
+    /// Sends what the container has sent. `watch` is told of new sockets that take answers.
+    pub(crate) fn send(&mut self, now: Instant, batch: &mut Batch, watch: Watch<'_>) {
+        self.look_at_address(now);
+        for _ in 0..TURN {
+            let Ok(count) = batch.receive(&self.container.tap) else { return };
+            for position in 0..count {
+                let frame = batch.slot(position);
+                let Some(offload) = Offload::parse(frame) else {
+                    self.outbound.total.dropped += 1;
+                    continue;
+                };
+                let Some(packet) = frame.get_mut(PACKET..).and_then(Packet::parse) else {
+                    self.outbound.total.dropped += 1;
+                    continue;
+                };
+                if let Some((length, group)) = self.prepare(now, packet, offload, watch) {
+                    batch.queue(position, PACKET, length, group);
+                }
+            }
+            let Relay { host, upstream, outbound, sent, .. } = self;
+            batch.send(&host.sender, |bytes, error| {
+                let Some(packet) = Packet::parse(bytes) else { return };
+                let group = packet.destination();
+                let fragmented = is_too_long(&error)
+                    && mtu_of(host.sender.as_fd(), upstream).is_some_and(|mtu| {
+                        let mut whole = true;
+                        packet.fragment(mtu, |part| {
+                            whole &= host.sender.send_to(part, &socket_address(group)).is_ok();
+                        });
+                        whole
+                    });
+                if !fragmented {
+                    for counts in sent.get_mut(&group).into_iter().chain([&mut outbound.total]) {
+                        counts.relayed -= 1;
+                        counts.dropped += 1;
+                    }
+                }
+            });
+            if count < BATCH {
+                return;
+            }
+        }
+    }
+
+    /// Makes a packet ready to be sent; its length and group, unless it is not to be sent, or was in
+    /// segments.
+    fn prepare(
+        &mut self,
+        now: Instant,
+        mut packet: Packet<'_>,
+        offload: Offload,
+        watch: Watch<'_>,
+    ) -> Option<(usize, Ipv4Addr)> {
+        let group = packet.destination();
+        if !self.concerns(group) {
+            return None;
+        }
+        if !self.outbound.rate.admit(now, packet.len()) {
+            self.count_sent(group, |counts| &mut counts.limited);
+            return None;
+        }
+        if !self.translate(now, &mut packet, watch) {
+            self.count_sent(group, |counts| &mut counts.dropped);
+            return None;
+        }
+        if offload.segment > 0 {
+            packet.segment(offload.segment, |segment| self.send_segment(now, segment));
+            return None;
+        }
+        if offload.checksum {
+            packet.complete();
+        }
+        self.identify(now, &mut packet);
+        self.count_sent(group, |counts| &mut counts.relayed);
+        Some((packet.len(), group))
+    }
+
+    /// Gives a packet the source that the LAN is to see; `false` when there is none.
+    fn translate(&mut self, now: Instant, packet: &mut Packet<'_>, watch: Watch<'_>) -> bool {
+        let Some(translation) = &mut self.translation else { return true };
+        let inside = packet.source();
+        let Some((port, destination)) = packet.ports() else {
+            // A later fragment: the ports were in the first.
+            let Some(host) = translation.host() else { return false };
+            packet.set_source(host, 0);
+            return true;
+        };
+        let opened = |socket: &UdpSocket| watch(socket, port);
+        match translation.outside(now, (inside, port), destination, opened) {
+            Some((host, port)) => {
+                packet.set_source(host, port);
+                true
+            }
+            None => false,
+        }
+    }
+
+    fn send_segment(&mut self, now: Instant, mut segment: Packet<'_>) {
+        let group = segment.destination();
+        self.identify(now, &mut segment);
+        match self.host.sender.send_to(segment.bytes(), &socket_address(group)) {
+            Ok(_) => self.count_sent(group, |counts| &mut counts.relayed),
+            Err(_) => self.count_sent(group, |counts| &mut counts.dropped),
+        }
+    }
+
+    /// Makes sure that the packet is known when it comes back.
+    fn identify(&mut self, now: Instant, packet: &mut Packet<'_>) {
+        self.identification = self.identification.wrapping_add(1);
+        packet.identify(self.identification);
+        // Without a member on the host there is nothing to come back, and the memory is short.
+        if let Some(print) = packet.fingerprint() {
+            self.echoes.expect(now, print);
+        }
+    }
+
+    fn count_sent(&mut self, group: Ipv4Addr, of: fn(&mut RelayCounts) -> &mut u64) {
+        *of(&mut self.outbound.total) += 1;
+        if self.sent.len() < MOST_SENT || self.sent.contains_key(&group) {
+            *of(self.sent.entry(group).or_default()) += 1;
+        }
+    }
+
+    fn look_at_address(&mut self, now: Instant) {
+        let Some(translation) = &mut self.translation else { return };
+        let fresh = |read: Instant| now.saturating_duration_since(read) < ADDRESS_LIFETIME;
+        if !self.address_read.is_some_and(fresh) {
+            self.address_read = Some(now);
+            translation.set_host(address_of(self.host.sender.as_fd(), &self.upstream));
+        }
+    }
+}

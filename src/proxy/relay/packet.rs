@@ -1,0 +1,303 @@
+//! IPv4 packets that carry UDP, changed in place: pure, and safe on any bytes.
+
+use std::net::Ipv4Addr;
+
+use super::sum::{Sum, pseudo_header};
+
+/// Length of an IPv4 header without options (RFC 791 §3.1).
+const HEADER: usize = 20;
+/// Length of a UDP header (RFC 768).
+const UDP_HEADER: usize = 8;
+/// Protocol number of UDP.
+pub(super) const UDP: u8 = 17;
+
+const TOTAL_LENGTH: usize = 2;
+const IDENTIFICATION: usize = 4;
+const FRAGMENT: usize = 6;
+const TTL: usize = 8;
+const PROTOCOL: usize = 9;
+const HEADER_CHECKSUM: usize = 10;
+const SOURCE: usize = 12;
+const DESTINATION: usize = 16;
+/// Within the UDP header.
+const SOURCE_PORT: usize = 0;
+const DESTINATION_PORT: usize = 2;
+const UDP_LENGTH: usize = 4;
+const UDP_CHECKSUM: usize = 6;
+
+/// More fragments (RFC 791 §3.1), and the offset in units of eight bytes.
+const MORE: u16 = 0x2000;
+const OFFSET: u16 = 0x1fff;
+
+/// What a UDP checksum says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Integrity {
+    /// The datagram is as it was sent, as far as its checksum tells; one that was left to hardware
+    /// is complete now.
+    Intact,
+    /// It was damaged on the way.
+    Damaged,
+    /// A fragment of a datagram: nobody can tell yet.
+    Unknown,
+}
+
+/// An IPv4 packet with UDP in it, or a fragment of one, whose lengths agree with the buffer.
+pub(super) struct Packet<'a> {
+    bytes: &'a mut [u8],
+    header: usize,
+}
+
+impl<'a> Packet<'a> {
+    /// Checks version, header length, total length, the protocol, and that the UDP header is whole
+    /// and its length within the packet. Bytes behind the total length are left out.
+    pub(super) fn parse(bytes: &'a mut [u8]) -> Option<Self> {
+        let fixed: &[u8; HEADER] = bytes.first_chunk()?;
+        let header = usize::from(fixed[0] & 0x0f) * 4;
+        let total = usize::from(u16::from_be_bytes([fixed[TOTAL_LENGTH], fixed[TOTAL_LENGTH + 1]]));
+        let plain = fixed[0] >> 4 == 4 && fixed[PROTOCOL] == UDP;
+        if !plain || header < HEADER || total < header {
+            return None;
+        }
+        let bytes = bytes.get_mut(..total)?;
+        let packet = Packet { bytes, header };
+        if packet.is_first() {
+            let room = packet.payload().len();
+            let length = usize::from(packet.udp_field(UDP_LENGTH)?);
+            let whole = !packet.has_more();
+            if length < UDP_HEADER || whole && length > room {
+                return None;
+            }
+        }
+        Some(packet)
+    }
+
+    /// The whole packet.
+    pub(super) fn bytes(&self) -> &[u8] {
+        self.bytes
+    }
+
+    /// Its length in bytes, at most 65535.
+    pub(super) fn len(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// Source address.
+    pub(super) fn source(&self) -> Ipv4Addr {
+        self.address(SOURCE)
+    }
+
+    /// Destination address.
+    pub(super) fn destination(&self) -> Ipv4Addr {
+        self.address(DESTINATION)
+    }
+
+    /// Whether the UDP header is in it.
+    pub(super) fn is_first(&self) -> bool {
+        self.field(FRAGMENT) & OFFSET == 0
+    }
+
+    /// Source and destination port; none in a later fragment.
+    pub(super) fn ports(&self) -> Option<(u16, u16)> {
+        self.is_first().then_some(())?;
+        Some((self.udp_field(SOURCE_PORT)?, self.udp_field(DESTINATION_PORT)?))
+    }
+
+    /// Where the UDP payload begins; none in a later fragment.
+    pub(super) fn data_offset(&self) -> Option<usize> {
+        self.is_first().then_some(self.header + UDP_HEADER)
+    }
+
+    /// Identification, addresses, ports, length and checksum: what tells a datagram from others. It is
+    /// the same for one that was reassembled and for its first fragment; a later fragment has none.
+    pub(super) fn fingerprint(&self) -> Option<[u8; 18]> {
+        self.is_first().then_some(())?;
+        let mut print = [0; 18];
+        print[..2].copy_from_slice(self.bytes.get(IDENTIFICATION..IDENTIFICATION + 2)?);
+        print[2..10].copy_from_slice(self.bytes.get(SOURCE..SOURCE + 8)?);
+        print[10..].copy_from_slice(self.payload().get(..UDP_HEADER)?);
+        Some(print)
+    }
+
+    /// Sets the time to live. The header's own checksum is the kernel's to make when it sends.
+    pub(super) fn set_ttl(&mut self, ttl: u8) {
+        self.bytes[TTL] = ttl;
+    }
+
+    /// Gives the packet an identification unless it has one (RFC 6864 §4.1: one that is not fragmented may
+    /// have any).
+    pub(super) fn identify(&mut self, identification: u16) {
+        if self.field(IDENTIFICATION) == 0 {
+            self.set(IDENTIFICATION, identification.max(1));
+        }
+    }
+
+    /// Sets source address and port, and corrects the UDP checksum by the difference (RFC 1624 §3).
+    /// A later fragment has neither port nor checksum.
+    pub(super) fn set_source(&mut self, address: Ipv4Addr, port: u16) {
+        let old = Sum::of(&self.source().octets());
+        let new = Sum::of(&address.octets());
+        self.bytes[SOURCE..SOURCE + 4].copy_from_slice(&address.octets());
+        let (Some((old_port, _)), Some(checksum)) = (self.ports(), self.udp_field(UDP_CHECKSUM))
+        else {
+            return;
+        };
+        self.set(self.header + SOURCE_PORT, port);
+        if checksum != 0 {
+            let mut sum = Sum::of(&(!checksum).to_be_bytes());
+            sum.subtract(old);
+            sum.subtract(Sum::of(&old_port.to_be_bytes()));
+            sum.add(new);
+            sum.add(Sum::of(&port.to_be_bytes()));
+            self.set(self.header + UDP_CHECKSUM, sum.checksum());
+        }
+    }
+
+    /// Checks the UDP checksum of what arrived, and completes one that its sender left to hardware which no
+    /// packet on one host ever meets: it then holds the sum of the pseudo header (`udp_send_skb` in
+    /// net/ipv4/udp.c, CHECKSUM_PARTIAL).
+    pub(super) fn check(&mut self) -> Integrity {
+        if !self.is_first() || self.has_more() {
+            return Integrity::Unknown;
+        }
+        let Some(stored) = self.udp_field(UDP_CHECKSUM) else { return Integrity::Damaged };
+        if stored == 0 {
+            return Integrity::Intact;
+        }
+        let pseudo = self.pseudo_sum();
+        let mut sum = pseudo;
+        sum.add(Sum::of(self.datagram()));
+        if sum.is_whole() {
+            return Integrity::Intact;
+        }
+        if stored == pseudo.folded() {
+            self.complete();
+            return Integrity::Intact;
+        }
+        Integrity::Damaged
+    }
+
+    /// Writes the UDP checksum anew. A fragment keeps what it has: the datagram is not here.
+    pub(super) fn complete(&mut self) {
+        if !self.is_first() || self.has_more() {
+            return;
+        }
+        self.set(self.header + UDP_CHECKSUM, 0);
+        let mut sum = self.pseudo_sum();
+        sum.add(Sum::of(self.datagram()));
+        let checksum = sum.checksum();
+        self.set(self.header + UDP_CHECKSUM, checksum);
+    }
+
+    /// Cuts it into packets of at most `mtu` bytes (RFC 791 §3.2), a fragment into smaller ones; options
+    /// are left out. Nothing comes of an MTU that has no room for eight bytes.
+    pub(super) fn fragment(&self, mtu: usize, mut each: impl FnMut(&mut [u8])) {
+        let room = mtu.saturating_sub(HEADER) / 8 * 8;
+        if room == 0 {
+            return;
+        }
+        let own = self.field(FRAGMENT);
+        let first_unit = usize::from(own & OFFSET);
+        let mut fragment = Vec::with_capacity(HEADER + room);
+        let mut chunks = self.payload().chunks(room).enumerate().peekable();
+        while let Some((position, chunk)) = chunks.next() {
+            let more = chunks.peek().is_some() || own & MORE != 0;
+            let unit = first_unit + position * room / 8;
+            let Ok(unit) = u16::try_from(unit) else { return };
+            fragment.clear();
+            fragment.extend_from_slice(&self.bytes[..HEADER]);
+            fragment.extend_from_slice(chunk);
+            let total = fragment.len() as u16;
+            let mut part = Packet { bytes: &mut fragment, header: HEADER };
+            part.bytes[0] = 0x40 | (HEADER / 4) as u8;
+            part.set(TOTAL_LENGTH, total);
+            part.set(FRAGMENT, unit & OFFSET | if more { MORE } else { 0 });
+            part.set(HEADER_CHECKSUM, 0);
+            each(part.bytes);
+        }
+    }
+
+    /// Cuts a datagram that was handed to hardware to be cut into datagrams of `size` bytes each
+    /// (UDP_SEGMENT, udp(7)).
+    pub(super) fn segment(&self, size: usize, mut each: impl FnMut(Packet<'_>)) {
+        let (Some(start), true) = (self.data_offset(), size > 0) else { return };
+        let mut segment = Vec::with_capacity(start + size);
+        for chunk in self.bytes.get(start..).unwrap_or(&[]).chunks(size) {
+            segment.clear();
+            segment.extend_from_slice(&self.bytes[..start]);
+            segment.extend_from_slice(chunk);
+            let total = segment.len() as u16;
+            let length = (UDP_HEADER + chunk.len()) as u16;
+            let mut part = Packet { bytes: &mut segment, header: self.header };
+            part.set(TOTAL_LENGTH, total);
+            part.set(part.header + UDP_LENGTH, length);
+            part.complete();
+            each(part);
+        }
+    }
+
+    fn has_more(&self) -> bool {
+        self.field(FRAGMENT) & MORE != 0
+    }
+
+    fn payload(&self) -> &[u8] {
+        &self.bytes[self.header..]
+    }
+
+    /// What the UDP length covers; all there is when it is too long.
+    fn datagram(&self) -> &[u8] {
+        let payload = self.payload();
+        let length = usize::from(self.udp_field(UDP_LENGTH).unwrap_or(0));
+        payload.get(..length).unwrap_or(payload)
+    }
+
+    fn pseudo_sum(&self) -> Sum {
+        let length = self.datagram().len() as u16;
+        pseudo_header(self.source(), self.destination(), UDP, length)
+    }
+
+    fn address(&self, at: usize) -> Ipv4Addr {
+        Ipv4Addr::new(self.bytes[at], self.bytes[at + 1], self.bytes[at + 2], self.bytes[at + 3])
+    }
+
+    fn field(&self, at: usize) -> u16 {
+        u16::from_be_bytes([self.bytes[at], self.bytes[at + 1]])
+    }
+
+    fn udp_field(&self, at: usize) -> Option<u16> {
+        let field = self.payload().get(..UDP_HEADER)?.get(at..at + 2)?;
+        Some(u16::from_be_bytes([field[0], field[1]]))
+    }
+
+    fn set(&mut self, at: usize, value: u16) {
+        self.bytes[at..at + 2].copy_from_slice(&value.to_be_bytes());
+    }
+}
+
+/// A whole packet around a UDP payload of at most 65507 bytes; longer ones are cut.
+pub(super) fn build(
+    source: (Ipv4Addr, u16),
+    destination: (Ipv4Addr, u16),
+    ttl: u8,
+    payload: &[u8],
+) -> Vec<u8> {
+    const MOST: usize = u16::MAX as usize - HEADER - UDP_HEADER;
+    let payload = &payload[..payload.len().min(MOST)];
+    let mut bytes = vec![0; HEADER + UDP_HEADER];
+    bytes[0] = 0x40 | (HEADER / 4) as u8;
+    bytes[TTL] = ttl;
+    bytes[PROTOCOL] = UDP;
+    bytes[SOURCE..SOURCE + 4].copy_from_slice(&source.0.octets());
+    bytes[DESTINATION..DESTINATION + 4].copy_from_slice(&destination.0.octets());
+    bytes.extend_from_slice(payload);
+    let total = bytes.len() as u16;
+    let mut packet = Packet { bytes: &mut bytes, header: HEADER };
+    packet.set(TOTAL_LENGTH, total);
+    packet.set(HEADER + SOURCE_PORT, source.1);
+    packet.set(HEADER + DESTINATION_PORT, destination.1);
+    packet.set(HEADER + UDP_LENGTH, total - HEADER as u16);
+    packet.complete();
+    bytes
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,109 @@
+//! How much may be carried: token buckets for packets and bytes.
+
+use std::time::Instant;
+
+use crate::attach::RateLimits;
+
+/// A burst may be as much as the limit allows in this part of a second.
+const BURST_PART: u64 = 10;
+/// The least burst of bytes: one packet of any size.
+const LEAST_BYTES: u64 = 65_535;
+const NANOS: u128 = 1_000_000_000;
+
+/// What one direction of one attachment may carry.
+#[derive(Debug)]
+pub(super) struct RateLimiter {
+    packets: Option<Bucket>,
+    bytes: Option<Bucket>,
+}
+
+impl RateLimiter {
+    /// With full buckets.
+    pub(super) fn new(limits: RateLimits, now: Instant) -> Self {
+        let packets = limits.packets.map(u64::from);
+        RateLimiter {
+            packets: packets.map(|rate| Bucket::new(rate, rate / BURST_PART, now)),
+            bytes: limits
+                .bytes
+                .map(|rate| Bucket::new(rate, (rate / BURST_PART).max(LEAST_BYTES), now)),
+        }
+    }
+
+    /// Whether a packet of so many bytes may pass now; one that may not takes nothing.
+    pub(super) fn admit(&mut self, now: Instant, bytes: usize) -> bool {
+        let (mut packets, mut volume) = (self.packets.as_mut(), self.bytes.as_mut());
+        let amount = bytes as u64;
+        let room = packets.as_mut().is_none_or(|bucket| bucket.has(now, 1))
+            && volume.as_mut().is_none_or(|bucket| bucket.has(now, amount));
+        if room {
+            packets.into_iter().for_each(|bucket| bucket.take(1));
+            volume.into_iter().for_each(|bucket| bucket.take(amount));
+        }
+        room
+    }
+}
+
+/// `rate` tokens a second, and at most `burst` at a time.
+#[derive(Debug)]
+struct Bucket {
+    rate: u64,
+    /// Billionths of tokens.
+    credit: u128,
+    most: u128,
+    filled: Instant,
+}
+
+impl Bucket {
+    fn new(rate: u64, burst: u64, now: Instant) -> Self {
+        let most = u128::from(burst.max(1)) * NANOS;
+        Bucket { rate, credit: most, most, filled: now }
+    }
+
+    fn has(&mut self, now: Instant, tokens: u64) -> bool {
+        let passed = now.saturating_duration_since(self.filled).as_nanos();
+        self.filled = self.filled.max(now);
+        self.credit =
+            self.credit.saturating_add(passed.saturating_mul(self.rate.into())).min(self.most);
+        self.credit >= u128::from(tokens) * NANOS
+    }
+
+    fn take(&mut self, tokens: u64) {
+        self.credit = self.credit.saturating_sub(u128::from(tokens) * NANOS);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn admitted(limits: RateLimits, size: usize, seconds: u32) -> u32 {
+        let start = Instant::now();
+        let mut limiter = RateLimiter::new(limits, start);
+        let steps = (0..seconds * 1000).map(|ms| start + Duration::from_millis(ms.into()));
+        // Ten packets in each millisecond.
+        steps.map(|now| (0..10).filter(|_| limiter.admit(now, size)).count() as u32).sum()
+    }
+
+    #[test]
+    fn what_passes_in_a_while_is_the_limit_and_a_burst() {
+        let packets = RateLimits { packets: Some(500), bytes: None };
+        assert!((500 * 4..=500 * 4 + 50).contains(&admitted(packets, 100, 4)));
+        let bytes = RateLimits { packets: None, bytes: Some(1_000_000) };
+        assert!((4000..=4100).contains(&admitted(bytes, 1000, 4)));
+        let both = RateLimits { packets: Some(500), bytes: Some(100_000) };
+        assert!((400..=500).contains(&admitted(both, 1000, 4)));
+        assert_eq!(admitted(RateLimits::default(), 65_535, 2), 20_000);
+    }
+
+    #[test]
+    fn the_slowest_limits_pass_what_they_name() {
+        let start = Instant::now();
+        let one = RateLimits { packets: Some(1), bytes: Some(1) };
+        let mut limiter = RateLimiter::new(one, start);
+        assert!(limiter.admit(start, 1500));
+        assert!(!limiter.admit(start, 1), "the second packet of a second");
+        assert!(limiter.admit(start + Duration::from_secs(2), 1500));
+    }
+}

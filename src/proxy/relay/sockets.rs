@@ -1,0 +1,175 @@
+//! The sockets of a relay. All that need a privilege are opened before the proxy gives it up.
+
+use std::io;
+use std::mem::MaybeUninit;
+use std::net::Ipv4Addr;
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+use socket2::{Domain, Protocol, SockAddr, SockAddrStorage, SockFilter, Socket, Type};
+
+use super::group_filter;
+use super::packet::UDP;
+use crate::net::sockopt;
+use crate::proxy::downstream::{drop_everything, send_on};
+
+/// Room for 50 ms of a stream of 1 Gbit/s, whose packets take about twice their size.
+const RECEIVE_BUFFER: usize = 16 << 20;
+/// `PACKET_OUTGOING` and the option of linux/if_packet.h.
+const PACKET_OUTGOING: u32 = 4;
+const PACKET_VNET_HDR: i32 = 15;
+/// Offsets of a filter's ancillary data and of the network header (linux/filter.h).
+const ANCILLARY: u32 = libc::SKF_AD_OFF.cast_unsigned();
+const NETWORK: u32 = libc::SKF_NET_OFF.cast_unsigned();
+
+/// Those in the host's namespace.
+pub(crate) struct HostSockets {
+    /// Receives whole UDP packets that arrive on the upstream interface for any group.
+    pub(super) receiver: Socket,
+    /// Sends whole packets out of it.
+    pub(super) sender: Socket,
+}
+
+impl HostSockets {
+    /// Opens them in the caller's namespace, for the interface of this name and index.
+    ///
+    /// # Errors
+    /// `EPERM` without CAP_NET_RAW, `ENODEV` when there is no such interface.
+    pub(crate) fn open(name: &str, index: u32) -> io::Result<Self> {
+        let receiver = Socket::new(Domain::IPV4, Type::RAW, Some(Protocol::from(i32::from(UDP))))?;
+        // Before it is bound, so that nothing else is ever queued.
+        receiver.attach_filter(&group_filter::only(&[]))?;
+        receiver.bind_device(Some(name.as_bytes()))?;
+        sockopt::grow_receive_buffer(&receiver, RECEIVE_BUFFER)?;
+        receiver.set_nonblocking(true)?;
+        let sender = raw_sender()?;
+        send_on(&sender, index)?;
+        Ok(HostSockets { receiver, sender })
+    }
+}
+
+/// Those in the container's namespace.
+pub(crate) struct ContainerSockets {
+    /// Puts whole packets into the container; see [`crate::proxy::downstream::Injector`].
+    pub(super) injector: Socket,
+    /// Sees the multicast that the container sends.
+    pub(super) tap: Socket,
+}
+
+impl ContainerSockets {
+    /// Opens them in the caller's namespace, for no interface yet; what is injected carries `mark`.
+    ///
+    /// # Errors
+    /// `EPERM` without CAP_NET_RAW and CAP_NET_ADMIN.
+    pub(crate) fn open(mark: u32) -> io::Result<Self> {
+        let injector = raw_sender()?;
+        injector.set_mark(mark)?;
+        // Of no protocol: it hears nothing before it is bound.
+        let tap = Socket::new(Domain::PACKET, Type::RAW, Some(Protocol::from(0)))?;
+        tap.attach_filter(&outgoing_multicast())?;
+        sockopt::set_int(&tap, libc::SOL_PACKET, PACKET_VNET_HDR, 1)?;
+        sockopt::grow_receive_buffer(&tap, RECEIVE_BUFFER)?;
+        tap.set_nonblocking(true)?;
+        Ok(ContainerSockets { injector, tap })
+    }
+
+    /// Turns them to the interface of this index.
+    ///
+    /// # Errors
+    /// `ENODEV` when it is gone.
+    pub(super) fn turn_to(&self, index: u32) -> io::Result<()> {
+        send_on(&self.injector, index)?;
+        let all = (libc::ETH_P_ALL as u16).to_be();
+        self.tap.bind(&link_address(index, all))
+    }
+}
+
+/// A socket for whole IPv4 packets, that loops multicast back and receives nothing.
+fn raw_sender() -> io::Result<Socket> {
+    let socket = Socket::new(Domain::IPV4, Type::RAW, Some(Protocol::from(libc::IPPROTO_RAW)))?;
+    socket.set_header_included_v4(true)?;
+    socket.set_multicast_loop_v4(true)?;
+    socket.set_multicast_all_v4(false)?;
+    socket.set_nonblocking(true)?;
+    drop_everything(&socket)?;
+    Ok(socket)
+}
+
+fn link_address(index: u32, protocol: u16) -> SockAddr {
+    let mut storage = SockAddrStorage::zeroed();
+    // SAFETY: sockaddr_ll is one of the kernel's address types, which a storage holds, and the
+    // length given is its own.
+    unsafe {
+        let address = storage.view_as::<libc::sockaddr_ll>();
+        address.sll_family = libc::AF_PACKET as libc::sa_family_t;
+        address.sll_protocol = protocol;
+        address.sll_ifindex = index.cast_signed();
+        SockAddr::new(storage, size_of::<libc::sockaddr_ll>() as libc::socklen_t)
+    }
+}
+
+/// A classic BPF program: untagged IPv4 UDP that this host sends to a group, with a time to live.
+fn outgoing_multicast() -> [SockFilter; 15] {
+    let op = |code: u32, jt, jf, k| SockFilter::new(code as u16, jt, jf, k);
+    let word = |at| op(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, at);
+    let byte = |at| op(libc::BPF_LD | libc::BPF_B | libc::BPF_ABS, 0, 0, at);
+    let equal = |jf, value| op(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 0, jf, value);
+    let at_least = |jt, jf, value| op(libc::BPF_JMP | libc::BPF_JGE | libc::BPF_K, jt, jf, value);
+    [
+        word(ANCILLARY.wrapping_add(libc::SKF_AD_PKTTYPE as u32)),
+        equal(12, PACKET_OUTGOING),
+        word(ANCILLARY.wrapping_add(libc::SKF_AD_PROTOCOL as u32)),
+        equal(10, libc::ETH_P_IP as u32),
+        word(ANCILLARY.wrapping_add(libc::SKF_AD_VLAN_TAG_PRESENT as u32)),
+        equal(8, 0),
+        byte(NETWORK + 9),
+        equal(6, u32::from(UDP)),
+        byte(NETWORK + 8),
+        at_least(0, 4, 1),
+        byte(NETWORK + 16),
+        at_least(0, 2, 224),
+        at_least(1, 0, 240),
+        op(libc::BPF_RET | libc::BPF_K, 0, 0, u32::MAX),
+        op(libc::BPF_RET | libc::BPF_K, 0, 0, 0),
+    ]
+}
+
+/// Primary IPv4 address of the host's interface; none when it has none.
+pub(super) fn address_of(socket: BorrowedFd<'_>, name: &str) -> Option<Ipv4Addr> {
+    let request = interface_request(socket, libc::SIOCGIFADDR as _, name)?;
+    // SAFETY: the kernel has filled in an address, whatever its family.
+    let address = unsafe { request.ifr_ifru.ifru_addr };
+    if i32::from(address.sa_family) != libc::AF_INET {
+        return None;
+    }
+    // In a sockaddr_in the address follows the port.
+    let mut octets = [0; 4];
+    for (octet, byte) in octets.iter_mut().zip(address.sa_data.iter().skip(2)) {
+        *octet = byte.cast_unsigned();
+    }
+    let address = Ipv4Addr::from(octets);
+    (!address.is_unspecified()).then_some(address)
+}
+
+/// MTU in bytes of an interface in the socket's namespace.
+pub(super) fn mtu_of(socket: BorrowedFd<'_>, name: &str) -> Option<usize> {
+    let request = interface_request(socket, libc::SIOCGIFMTU as _, name)?;
+    // SAFETY: the kernel has filled in a number.
+    usize::try_from(unsafe { request.ifr_ifru.ifru_mtu }).ok()
+}
+
+fn interface_request(
+    socket: BorrowedFd<'_>,
+    command: libc::Ioctl,
+    name: &str,
+) -> Option<libc::ifreq> {
+    // SAFETY: a plain C structure, for which all zero is a value.
+    let mut request: libc::ifreq = unsafe { MaybeUninit::zeroed().assume_init() };
+    // The last byte stays zero.
+    let room = request.ifr_name.len() - 1;
+    for (to, from) in request.ifr_name[..room].iter_mut().zip(name.bytes()) {
+        *to = from as libc::c_char;
+    }
+    // SAFETY: the request is ours, and as large as the kernel reads and writes for these commands.
+    let result = unsafe { libc::ioctl(socket.as_raw_fd(), command, &raw mut request) };
+    (result == 0).then_some(request)
+}

@@ -1,0 +1,99 @@
+//! The Internet checksum (RFC 1071), for many bytes at a time.
+
+use std::net::Ipv4Addr;
+
+/// A one's complement sum of 16-bit words in network order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Sum(u64);
+
+impl Sum {
+    /// Of bytes at an even offset; an odd last one is followed by a zero. At most 2^32 bytes.
+    pub(super) fn of(bytes: &[u8]) -> Self {
+        // The sum does not depend on the order of bytes but in its result (RFC 1071 §2 (B)).
+        let mut sum = 0u64;
+        let mut words = bytes.chunks_exact(8);
+        for word in &mut words {
+            let mut eight = [0; 8];
+            eight.copy_from_slice(word);
+            let value = u64::from_ne_bytes(eight);
+            sum += (value & 0xffff_ffff) + (value >> 32);
+        }
+        let mut last = [0; 8];
+        for (to, from) in last.iter_mut().zip(words.remainder()) {
+            *to = *from;
+        }
+        let value = u64::from_ne_bytes(last);
+        sum += (value & 0xffff_ffff) + (value >> 32);
+        Sum(u64::from(u16::from_be(fold(sum))))
+    }
+
+    /// Adds another.
+    pub(super) fn add(&mut self, other: Sum) {
+        self.0 += u64::from(other.folded());
+    }
+
+    /// Takes another away.
+    pub(super) fn subtract(&mut self, other: Sum) {
+        self.0 += u64::from(!other.folded());
+    }
+
+    /// The sum in 16 bits.
+    pub(super) fn folded(self) -> u16 {
+        fold(self.0)
+    }
+
+    /// Whether it is that of bytes which hold their own right checksum.
+    pub(super) fn is_whole(self) -> bool {
+        self.folded() == 0xffff
+    }
+
+    /// The checksum for UDP, in which 0 stands for none (RFC 768).
+    pub(super) fn checksum(self) -> u16 {
+        match !self.folded() {
+            0 => 0xffff,
+            checksum => checksum,
+        }
+    }
+}
+
+/// That of the pseudo header in front of a datagram of `length` bytes (RFC 768).
+pub(super) fn pseudo_header(
+    source: Ipv4Addr,
+    destination: Ipv4Addr,
+    protocol: u8,
+    length: u16,
+) -> Sum {
+    let mut sum = Sum::of(&source.octets());
+    sum.add(Sum::of(&destination.octets()));
+    sum.add(Sum(u64::from(protocol)));
+    sum.add(Sum(u64::from(length)));
+    sum
+}
+
+fn fold(mut sum: u64) -> u16 {
+    while sum > 0xffff {
+        sum = (sum & 0xffff) + (sum >> 16);
+    }
+    sum as u16
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn the_sum_is_that_of_rfc_1071(bytes in prop::collection::vec(any::<u8>(), 0..2000)) {
+            let mut plain = 0u64;
+            for word in bytes.chunks(2) {
+                plain += u64::from(word[0]) << 8 | u64::from(*word.get(1).unwrap_or(&0));
+            }
+            while plain > 0xffff {
+                plain = (plain & 0xffff) + (plain >> 16);
+            }
+            prop_assert_eq!(u64::from(Sum::of(&bytes).folded()), plain);
+        }
+    }
+}

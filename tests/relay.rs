@@ -1,0 +1,297 @@
+//! The relay: containers on a bridge that carries no multicast receive from the LAN and send to it.
+
+mod lab;
+
+use std::collections::BTreeSet;
+use std::net::{Ipv4Addr, SocketAddrV4};
+use std::time::{Duration, Instant};
+
+use lab::{Container, HOST, Lab, PATIENCE, SOURCES, Udp, json, run, wait_until};
+
+const GROUP: Ipv4Addr = Ipv4Addr::new(239, 7, 7, 7);
+const CHANNEL: Ipv4Addr = Ipv4Addr::new(232, 7, 7, 7);
+const OTHER: Ipv4Addr = Ipv4Addr::new(239, 7, 7, 8);
+const MDNS: Ipv4Addr = Ipv4Addr::new(224, 0, 0, 251);
+const PORT: u16 = 6000;
+const QUIET: Duration = Duration::from_millis(400);
+
+/// A lab, and containers of which each has `eth0` on the host's bridge.
+fn relayed(names: &[&str], more: &str) -> (Lab, Vec<Container>) {
+    let lab = Lab::new(3);
+    lab.add_bridge();
+    let each = names.iter().enumerate().map(|(position, name)| {
+        // eth0 comes when the hooks are long done.
+        let container = lab.start_with(name, &[&format!("parent=lan0,driver=relay{more}")], &[]);
+        lab.plug(&container, position as u8 + 10);
+        container
+    });
+    let containers = each.collect();
+    (lab, containers)
+}
+
+fn numbered(stream: &str, number: u32) -> Vec<u8> {
+    format!("{stream} {number}").into_bytes()
+}
+
+/// Sends so many packets at a pace that any machine keeps up with.
+fn stream(socket: &Udp, name: &str, count: u32, to: (Ipv4Addr, u16)) {
+    for number in 0..count {
+        socket.send(&numbered(name, number), to);
+        if number % 50 == 49 {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+}
+
+fn payloads(received: &[(Vec<u8>, SocketAddrV4)]) -> Vec<String> {
+    received.iter().map(|(bytes, _)| String::from_utf8_lossy(bytes).into_owned()).collect()
+}
+
+/// Asserts that a stream came whole, in order and once, from one address, and nothing else.
+fn assert_whole(received: &[(Vec<u8>, SocketAddrV4)], name: &str, count: u32, from: Ipv4Addr) {
+    let expected: Vec<String> = (0..count).map(|n| format!("{name} {n}")).collect();
+    let got = payloads(received);
+    assert_eq!(got.len(), expected.len(), "packets of {name}");
+    assert_eq!(got, expected);
+    let sources: BTreeSet<Ipv4Addr> = received.iter().map(|(_, from)| *from.ip()).collect();
+    assert_eq!(sources, BTreeSet::from([from]));
+}
+
+#[test]
+fn what_was_joined_arrives_once_and_nothing_else() {
+    let (lab, containers) = relayed(&["one", "two"], ",deny=239.7.7.9");
+    let [s1, s2] = SOURCES;
+    let sender = lab.socket("src", s1, 0);
+    let other_sender = lab.socket("src", s2, 0);
+    let joined: Vec<[Udp; 2]> = containers
+        .iter()
+        .map(|container| {
+            let (any, ssm) = (container.socket(PORT), container.socket(PORT + 1));
+            any.join(GROUP);
+            ssm.join_source(CHANNEL, s1);
+            lab.wait_joined(container, GROUP);
+            lab.wait_joined(container, CHANNEL);
+            [any, ssm]
+        })
+        .collect();
+    // It would hear everything that comes in.
+    let unjoined = containers[0].socket(PORT);
+    unjoined.join(Ipv4Addr::new(239, 7, 7, 9));
+    for group in [GROUP, OTHER, Ipv4Addr::new(239, 7, 7, 9)] {
+        stream(&sender, "any", 2000, (group, PORT));
+    }
+    stream(&sender, "channel", 2000, (CHANNEL, PORT + 1));
+    stream(&other_sender, "foreign", 100, (CHANNEL, PORT + 1));
+    for [any, ssm] in &joined {
+        assert_whole(&any.drain(QUIET), "any", 2000, s1);
+        assert_whole(&ssm.drain(QUIET), "channel", 2000, s1);
+    }
+    assert_eq!(payloads(&unjoined.drain(QUIET)), Vec::<String>::new());
+    for container in &containers {
+        let entry = lab.groups(container).into_iter().find(|e| e["group"] == GROUP.to_string());
+        let entry = entry.expect("the group is listed");
+        assert_eq!((&entry["relayed"], &entry["dropped"]), (&2000.into(), &0.into()), "{entry}");
+        let ps = lab.ps(container).expect("listed");
+        assert_eq!(ps["interfaces"][0]["relayed"], 4000, "{ps}");
+        assert_eq!(ps["interfaces"][0]["driver"], "relay", "{ps}");
+    }
+}
+
+#[test]
+fn what_is_sent_goes_out_from_the_host_and_reaches_neighbours_once() {
+    let (lab, containers) = relayed(&["one", "two"], "");
+    let lan = lab.socket("src", Ipv4Addr::UNSPECIFIED, PORT);
+    lan.join(GROUP);
+    let (mut one, two) = (containers[0].socket(PORT), containers[1].socket(PORT));
+    for (container, socket) in containers.iter().zip([&one, &two]) {
+        socket.join(GROUP);
+        lab.wait_joined(container, GROUP);
+    }
+    let capture = lab.capture_also("udp port 6000");
+    one.set_ttl(7);
+    stream(&one, "sent", 1000, (GROUP, PORT));
+    assert_whole(&lan.drain(QUIET), "sent", 1000, HOST);
+    assert_whole(&two.drain(QUIET), "sent", 1000, HOST);
+    // Its own kernel loops it to itself, as every host's does, and the relay brings no second one.
+    let own = one.drain(QUIET);
+    assert_whole(&own, "sent", 1000, Ipv4Addr::new(172, 30, 0, 10));
+    capture.igmp();
+    let frames = capture.frames();
+    let udp: Vec<&Vec<u8>> = frames.iter().filter(|f| f.get(23) == Some(&17)).collect();
+    assert_eq!(udp.len(), 1000, "each is on the wire once");
+    for frame in udp {
+        assert_eq!(frame[22], 7, "time to live");
+        let packet = etherparse::SlicedPacket::from_ethernet(frame).expect("a frame");
+        let Some(etherparse::NetSlice::Ipv4(ip)) = packet.net else { panic!("IPv4") };
+        let Some(etherparse::TransportSlice::Udp(udp)) = packet.transport else { panic!("UDP") };
+        assert_eq!(udp.source_port(), PORT, "a free port is kept");
+        let header = ip.header().to_header();
+        let right = udp.to_header().calc_checksum_ipv4(&header, udp.payload()).expect("checksum");
+        assert_eq!(udp.checksum(), right);
+    }
+    // With a time to live of 0 a packet stays where it is.
+    one.set_ttl(0);
+    one.send(b"stays", (GROUP, PORT));
+    assert_eq!(payloads(&lan.drain(QUIET)), Vec::<String>::new());
+    // A port that the host has itself is another one on the LAN, and answers come back to the
+    // container all the same.
+    let _taken = lab.socket("host", HOST, PORT + 5);
+    one = containers[0].socket(PORT + 5);
+    one.send(b"who is there?", (GROUP, PORT));
+    let (_, from) = lan.receive(PATIENCE).expect("the question");
+    assert_eq!(*from.ip(), HOST);
+    assert_ne!(from.port(), PORT + 5);
+    lan.send(b"me", (*from.ip(), from.port()));
+    let (answer, by) = one.receive(PATIENCE).expect("the answer");
+    assert_eq!((&answer[..], by.port()), (&b"me"[..], PORT));
+    let text = run(&mut lab.mcrun(["inspect", &containers[0].name]));
+    let line = format!("172.30.0.10:{} sent as {HOST}:{}", PORT + 5, from.port());
+    assert!(text.contains(&line), "{line}: {text}");
+}
+
+#[test]
+fn multicast_dns_works_both_ways_when_it_is_named() {
+    let (lab, containers) = relayed(&["named", "other"], ",allow=224.0.0.251,allow=239.0.0.0/8");
+    lab.flood();
+    let silent = lab.start_with("silent", &["parent=lan0,driver=relay"], &[]);
+    lab.plug(&silent, 30);
+    let lan = lab.socket("src", Ipv4Addr::UNSPECIFIED, 5353);
+    lan.join(MDNS);
+    let responders: Vec<Udp> = containers
+        .iter()
+        .chain([&silent])
+        .map(|container| {
+            let responder = container.socket(5353);
+            responder.join(MDNS);
+            responder
+        })
+        .collect();
+    for container in &containers {
+        lab.wait_joined(container, MDNS);
+    }
+    let [named, other, unnamed] = &responders[..] else { unreachable!() };
+    lan.send(b"query", (MDNS, 5353));
+    for responder in [named, other] {
+        assert_eq!(payloads(&responder.drain(QUIET)), ["query"]);
+    }
+    assert_eq!(payloads(&unnamed.drain(QUIET)), Vec::<String>::new());
+    let _ = lan.drain(QUIET);
+    // Both keep the port: mDNS takes nothing from another one.
+    for (responder, neighbour, text) in [(named, other, "first"), (other, named, "second")] {
+        responder.send(text.as_bytes(), (MDNS, 5353));
+        let (payload, from) = lan.receive(PATIENCE).expect("the answer");
+        assert_eq!((&payload[..], from), (text.as_bytes(), SocketAddrV4::new(HOST, 5353)));
+        assert_eq!(payloads(&neighbour.drain(QUIET)), [text]);
+        assert_eq!(payloads(&responder.drain(QUIET)), [text], "its own kernel's copy alone");
+        assert_eq!(payloads(&lan.drain(QUIET)), Vec::<String>::new(), "no loop");
+    }
+    unnamed.send(b"unnamed", (MDNS, 5353));
+    assert_eq!(payloads(&lan.drain(QUIET)), Vec::<String>::new());
+}
+
+#[test]
+fn datagrams_of_all_sizes_arrive_whole_both_ways() {
+    let (lab, containers) = relayed(&["one", "two"], "");
+    let lan = lab.socket("src", SOURCES[0], PORT);
+    let lan_ear = lab.socket("src", Ipv4Addr::UNSPECIFIED, PORT);
+    lan_ear.join(OTHER);
+    let inside = containers[0].socket(PORT);
+    inside.join(GROUP);
+    let neighbour = containers[1].socket(PORT);
+    neighbour.join(OTHER);
+    lab.wait_joined(&containers[0], GROUP);
+    lab.wait_joined(&containers[1], OTHER);
+    for size in [0usize, 1, 1472, 1473, 8000, 65_507] {
+        let payload: Vec<u8> = (0..size).map(|n| (n % 251) as u8).collect();
+        lan.send(&payload, (GROUP, PORT));
+        let received = inside.drain(QUIET);
+        assert_eq!(received.len(), 1, "{size} bytes in");
+        assert!(received[0].0 == payload, "{size} bytes in");
+        inside.send(&payload, (OTHER, PORT));
+        for ear in [&lan_ear, &neighbour] {
+            let received = ear.drain(QUIET);
+            assert_eq!(received.len(), 1, "{size} bytes out");
+            assert!(received[0].0 == payload, "{size} bytes out");
+            assert_eq!(*received[0].1.ip(), HOST);
+        }
+    }
+}
+
+#[test]
+fn a_neighbour_that_leaves_costs_a_relayed_stream_nothing() {
+    let (lab, containers) = relayed(&["stays", "goes"], "");
+    let _stream = lab.send(GROUP, SOURCES[0], 1000);
+    let stays = lab.receive(&containers[0], GROUP, None, Duration::from_secs(5));
+    lab.wait_joined(&containers[0], GROUP);
+    let goes = lab.receive(&containers[1], GROUP, None, Duration::from_secs(1));
+    lab.wait_joined(&containers[1], GROUP);
+    let gone = goes.finish();
+    lab.wait_left(&containers[1], GROUP);
+    let stayed = stays.finish();
+    for reception in [gone, stayed] {
+        assert!(reception.packets > 500, "{reception:?}");
+        assert_eq!(reception.lost, 0, "{reception:?}");
+    }
+}
+
+#[test]
+fn a_rate_limit_is_kept_and_counted() {
+    let (lab, containers) = relayed(&["slow"], ",max-pps=100");
+    let inside = containers[0].socket(PORT);
+    inside.join(GROUP);
+    lab.wait_joined(&containers[0], GROUP);
+    let sender = lab.socket("src", SOURCES[0], 0);
+    let start = Instant::now();
+    stream(&sender, "fast", 1000, (GROUP, PORT));
+    let received = inside.drain(QUIET).len() as u64;
+    // A tenth of a second's worth at once, and a hundred a second.
+    let most = 10 + 100 * (start.elapsed().as_secs() + 1);
+    assert!((10..=most).contains(&received), "{received} of at most {most}");
+    let entry = lab.groups(&containers[0]).remove(0);
+    assert_eq!(entry["relayed"], received, "{entry}");
+    assert_eq!(entry["limited"], 1000 - received, "{entry}");
+}
+
+#[test]
+fn an_interface_that_goes_and_comes_again_is_relayed_to_again() {
+    let (lab, containers) = relayed(&["one"], "");
+    let container = &containers[0];
+    let sender = lab.socket("src", SOURCES[0], 0);
+    for round in 0..2u8 {
+        let inside = container.socket(PORT);
+        inside.join(GROUP);
+        lab.wait_joined(container, GROUP);
+        stream(&sender, "round", 100, (GROUP, PORT));
+        assert_whole(&inside.drain(QUIET), "round", 100, SOURCES[0]);
+        if round == 0 {
+            run(container.enter("ip").args(["link", "del", "eth0"]));
+            lab.wait_left(container, GROUP);
+            lab.plug(container, 20);
+        }
+    }
+}
+
+#[test]
+fn a_running_container_is_attached_and_detached_and_keeps_its_interface() {
+    let (lab, _) = relayed(&[], "");
+    let container = lab.start("one", "10.99.0.11");
+    lab.plug(&container, 10);
+    run(&mut lab.mcrun(["attach", &container.name, "--mcast", "parent=lan0,driver=relay"]));
+    let inside = container.socket(PORT);
+    inside.join(GROUP);
+    lab.wait_joined(&container, GROUP);
+    let sender = lab.socket("src", SOURCES[0], 0);
+    stream(&sender, "attached", 100, (GROUP, PORT));
+    assert_whole(&inside.drain(QUIET), "attached", 100, SOURCES[0]);
+    let twice =
+        lab.mcrun(["attach", &container.name, "--mcast", "parent=lan0,driver=relay"]).output();
+    let twice = twice.expect("mcrun");
+    assert!(!twice.status.success());
+    run(&mut lab.mcrun(["detach", &container.name, "eth0"]));
+    assert_eq!(container.ip("link show eth0")[0]["ifname"], "eth0");
+    wait_until("the group is left", PATIENCE, || {
+        (!lab.forwarded().contains(&GROUP.to_string())).then_some(())
+    });
+    let list = json(&mut lab.mcrun(["ps", "--json"]));
+    assert_eq!(list[0]["interfaces"].as_array().map(Vec::len), Some(1), "{list}");
+}
