@@ -10,10 +10,14 @@ use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
-use lab::{Container, Lab, PATIENCE, Reception, SOURCES, wait_until};
+use lab::{Container, Lab, PATIENCE, Reception, SOURCES, run, wait_until};
 
 const GROUP: Ipv4Addr = Ipv4Addr::new(239, 9, 1, 1);
 const CHANNEL: Ipv4Addr = Ipv4Addr::new(232, 9, 1, 1);
+/// What containers send to.
+const SENT: Ipv4Addr = Ipv4Addr::new(239, 9, 2, 1);
+/// What one of two containers may not have.
+const DENIED: Ipv4Addr = Ipv4Addr::new(239, 9, 3, 1);
 /// Packets of a stream that must all arrive.
 const ALL: u32 = 10_000;
 
@@ -61,131 +65,105 @@ fn assert_one_host(lab: &Lab, capture: lab::Capture) {
     capture.finish();
 }
 
-/// Two containers receive an any-source and a source-specific stream; another source sends to the
-/// same groups.
-fn both_receive(mode: &str) {
-    let [wanted, other] = SOURCES;
+/// What two containers in this mode receive and send, and what the LAN sees of them.
+fn two_containers(mode: &str) {
     let lab = Lab::new(3);
     let capture = lab.capture_also("ip or arp");
     let one = start(&lab, "one", 11, mode);
-    let two = start(&lab, "two", 12, mode);
-    let containers = [&one, &two];
-    for (group, source) in [(GROUP, None), (CHANNEL, Some(wanted))] {
-        let receivers = containers.map(|c| lab.receive_count(c, group, source, ALL));
-        for container in containers {
-            lab.wait_joined(container, group);
-        }
-        let channel = source.map(|source| format!("{group}@{source}"));
-        wait_forwarded(&lab, &channel.unwrap_or(group.to_string()));
-        let stream = lab.send_count(group, wanted, 2500, ALL);
-        let noise = source.map(|_| lab.send_count(group, other, 500, ALL / 5));
-        for sender in [Some(stream), noise].into_iter().flatten() {
-            assert!(sender.finish(Duration::from_secs(60)).status.success());
-        }
-        for (receiver, container) in receivers.into_iter().zip(containers) {
-            let reception = receiver.finish();
-            assert_each_once(&format!("{} {group}", container.name), &reception, ALL);
-            assert_eq!(reception.sources, BTreeSet::from([wanted]));
-        }
-    }
-    for container in containers {
+    let two = start(&lab, "two", 12, &format!("{mode},deny={DENIED}"));
+    both_receive(&lab, [&one, &two]);
+    one_sends(&lab, &one, &two);
+    one_is_denied(&lab, &one, &two);
+    for container in [&one, &two] {
         lab.delete(container);
     }
     assert_one_host(&lab, capture);
     lab.assert_clean(PATIENCE);
 }
 
-#[test]
-fn two_l2_containers_receive_all_of_a_stream_and_of_a_channel() {
-    vm::run(|| both_receive("mode=l2"));
-}
-
-#[test]
-fn two_l3_containers_receive_all_of_a_stream_and_of_a_channel() {
-    vm::run(|| both_receive("mode=l3"));
-}
-
-#[test]
-fn two_l3s_containers_receive_all_of_a_stream_and_of_a_channel() {
-    vm::run(|| both_receive("mode=l3s"));
-}
-
-/// A container sends: the LAN has it, and so has the other container; the sender's own sockets do not,
-/// since they did not ask for it.
-fn one_sends(mode: &str) {
-    const PACKETS: u32 = 1000;
-    let lab = Lab::new(3);
-    let capture = lab.capture_also("ip or arp");
-    let sender = start(&lab, "sender", 11, mode);
-    let sibling = start(&lab, "sibling", 12, mode);
-    let address = BTreeSet::from([Ipv4Addr::new(10, 99, 0, 11)]);
-    let own = lab.receive_count(&sender, GROUP, None, PACKETS);
-    let theirs = lab.receive_count(&sibling, GROUP, None, PACKETS);
-    let lan = lab.receive_count_on_lan(GROUP, PACKETS);
-    lab.wait_joined(&sender, GROUP);
-    lab.wait_joined(&sibling, GROUP);
-    wait_forwarded(&lab, &GROUP.to_string());
-    lab.send_from(&sender, GROUP, 1000, PACKETS);
-    let [lan, theirs, own] = [lan.finish(), theirs.finish(), own.stop()];
-    assert_each_once("on the LAN", &lan, PACKETS);
-    assert_eq!(lan.sources, address);
-    assert_each_once("in the sibling", &theirs, PACKETS);
-    assert_eq!(theirs.sources, address);
-    assert_eq!(own.packets, 0, "the sender hears itself: {own:?}");
-    for container in [&sender, &sibling] {
-        lab.delete(container);
+/// A stream from any source and a channel, which another source sends to as well.
+fn both_receive(lab: &Lab, containers: [&Container; 2]) {
+    let [wanted, other] = SOURCES;
+    let streams = [(GROUP, None), (CHANNEL, Some(wanted))];
+    let receive = |c| streams.map(|(group, source)| lab.receive_count(c, group, source, ALL));
+    let receivers = containers.map(receive);
+    for container in containers {
+        lab.wait_joined(container, GROUP);
+        lab.wait_joined(container, CHANNEL);
     }
-    assert_one_host(&lab, capture);
+    wait_forwarded(lab, &GROUP.to_string());
+    wait_forwarded(lab, &format!("{CHANNEL}@{wanted}"));
+    for sender in [
+        lab.send_count(GROUP, wanted, 2000, ALL),
+        lab.send_count(CHANNEL, wanted, 2000, ALL),
+        lab.send_count(CHANNEL, other, 500, ALL / 4),
+    ] {
+        assert!(sender.finish(Duration::from_secs(60)).status.success());
+    }
+    for (receivers, container) in receivers.into_iter().zip(containers) {
+        for (receiver, (group, _)) in receivers.into_iter().zip(streams) {
+            let reception = receiver.finish();
+            assert_each_once(&format!("{group} in {}", container.name), &reception, ALL);
+            assert_eq!(reception.sources, BTreeSet::from([wanted]));
+        }
+    }
 }
 
-#[test]
-fn what_an_l2_container_sends_arrives_on_the_lan_and_in_its_sibling_once() {
-    vm::run(|| one_sends("mode=l2"));
-}
-
-#[test]
-fn what_an_l3_container_sends_arrives_on_the_lan_and_in_its_sibling_once() {
-    vm::run(|| one_sends("mode=l3"));
-}
-
-#[test]
-fn what_an_l3s_container_sends_arrives_on_the_lan_and_in_its_sibling_once() {
-    vm::run(|| one_sends("mode=l3s"));
-}
-
-/// A container that may not have a group does not get it when its sibling has it.
-fn denied(mode: &str) {
-    let lab = Lab::new(3);
-    let capture = lab.capture_also("ip or arp");
-    let restricted = start(&lab, "restricted", 11, &format!("{mode},deny={GROUP}"));
-    let sibling = start(&lab, "sibling", 12, mode);
-    let refused = lab.receive_count(&restricted, GROUP, None, 1000);
-    wait_until("the group is denied", PATIENCE, || {
-        (lab.groups(&restricted).first()?["status"] == "denied").then_some(())
+/// What a container sends is on the LAN and in the other container; its own sockets do not have it,
+/// since they did not ask for that (IP_MULTICAST_LOOP).
+fn one_sends(lab: &Lab, sender: &Container, sibling: &Container) {
+    const PACKETS: u32 = 1000;
+    let own = lab.receive_count(sender, SENT, None, PACKETS);
+    let theirs = lab.receive_count(sibling, SENT, None, PACKETS);
+    let lan = lab.receive_count_on_lan(SENT, PACKETS);
+    lab.wait_joined(sender, SENT);
+    lab.wait_joined(sibling, SENT);
+    wait_forwarded(lab, &SENT.to_string());
+    wait_until("the LAN's receiver has joined", PATIENCE, || {
+        let joined = run(lab.enter("src", "cat").arg("/proc/net/igmp"));
+        joined.contains(&format!("{:08X}", u32::from_ne_bytes(SENT.octets()))).then_some(())
     });
-    let had = lab.receive_count(&sibling, GROUP, None, 1000);
-    lab.wait_joined(&sibling, GROUP);
-    wait_forwarded(&lab, &GROUP.to_string());
-    let sent = lab.send_count(GROUP, SOURCES[0], 1000, 1000).finish(Duration::from_secs(60));
-    assert!(sent.status.success());
-    assert_each_once("in the sibling", &had.finish(), 1000);
+    lab.send_from(sender, SENT, 1000, PACKETS);
+    let address = BTreeSet::from([Ipv4Addr::new(10, 99, 0, 11)]);
+    for (place, reception) in [("on the LAN", lan.finish()), ("in the other", theirs.finish())] {
+        assert_each_once(place, &reception, PACKETS);
+        assert_eq!(reception.sources, address, "{place}");
+    }
+    let own = own.stop();
+    assert_eq!(own.packets, 0, "the sender hears itself: {own:?}");
+}
+
+/// What a container may not have does not arrive when its sibling has it.
+fn one_is_denied(lab: &Lab, sibling: &Container, restricted: &Container) {
+    const PACKETS: u32 = 1000;
+    let refused = lab.receive_count(restricted, DENIED, None, PACKETS);
+    wait_until("the group is denied", PATIENCE, || {
+        let groups = lab.groups(restricted);
+        let entry = groups.iter().find(|entry| entry["group"] == DENIED.to_string())?;
+        (entry["status"] == "denied").then_some(())
+    });
+    let had = lab.receive_count(sibling, DENIED, None, PACKETS);
+    lab.wait_joined(sibling, DENIED);
+    wait_forwarded(lab, &DENIED.to_string());
+    let sent = lab.send_count(DENIED, SOURCES[0], 1000, PACKETS);
+    assert!(sent.finish(Duration::from_secs(60)).status.success());
+    assert_each_once("in the other", &had.finish(), PACKETS);
     assert_eq!(refused.stop().packets, 0);
-    assert_one_host(&lab, capture);
 }
 
 #[test]
-fn a_denied_group_does_not_arrive_in_l2() {
-    vm::run(|| denied("mode=l2"));
+fn two_containers_in_l2() {
+    vm::run(|| two_containers("mode=l2"));
 }
 
 #[test]
-fn a_denied_group_does_not_arrive_in_l3() {
-    vm::run(|| denied("mode=l3"));
+fn two_containers_in_l3() {
+    vm::run(|| two_containers("mode=l3"));
 }
 
 #[test]
-fn a_denied_group_does_not_arrive_in_l3s() {
-    vm::run(|| denied("mode=l3s"));
+fn two_containers_in_l3s() {
+    vm::run(|| two_containers("mode=l3s"));
 }
 
 #[test]
