@@ -246,15 +246,14 @@ fn one_parent_has_one_mode_and_one_flag() {
 fn children_that_others_have_made_are_found_in_every_namespace() {
     vm::run(|| {
         let lab = Lab::new(3);
-        let by_hand = "link add link lan0 name by-hand type ipvlan mode l3";
         let expected = "mode=l2: lan0 has ipvlan children of mode l3, such as by-hand";
-        lab.ip("host", by_hand);
-        let error = refusal(&lab, "a", &spec(11, "mode=l2"));
-        assert!(error.contains(&format!("{expected} of the host")), "{error}");
-        // In a namespace that has a name only, and in one that has a process only.
         lab.bare("bare", "10.99.0.30");
         lab.ip("bare", "link del bare");
         let namespace = lab.namespace("bare");
+        lab.ip("host", "link add link lan0 name by-hand type ipvlan mode l3");
+        let error = refusal(&lab, "a", &spec(11, "mode=l2"));
+        assert!(error.contains(&format!("{expected} of the host")), "{error}");
+        // In a namespace that has a name only, and in one that has a process only.
         lab.ip("host", &format!("link set by-hand netns {namespace}"));
         let error = refusal(&lab, "b", &spec(11, "mode=l2"));
         assert!(error.contains(&format!("{expected} in /run/netns/{namespace}")), "{error}");

@@ -7,6 +7,7 @@ use caps::{CapSet, Capability};
 
 use super::HookError;
 use super::cleanup::detach;
+use super::parents;
 use super::proxies::{self, Unfinished};
 use super::request::Request;
 use crate::attach::{AdminConfig, AdminError, Attachment, Driver, Ruling, check_together};
@@ -51,7 +52,7 @@ pub(super) fn attach(
         dir = store.lock_or_create(&state.id)?;
     }
     let record = container.record(state, request.name, request.netns_path, interfaces, &admin)?;
-    container.attach_first(record, dir)
+    container.attach_first(record, dir, store)
 }
 
 /// Attaches a container that runs already to something more. What it has stays as it is.
@@ -89,7 +90,7 @@ pub fn attach_running(
             Ok((container.record(state, name, None, interfaces, &admin)?, names))
         })();
         return match result {
-            Ok((record, names)) => container.attach_first(record, dir).map(|()| names),
+            Ok((record, names)) => container.attach_first(record, dir, store).map(|()| names),
             Err(error) => {
                 let _ = dir.remove();
                 Err(error)
@@ -102,7 +103,7 @@ pub fn attach_running(
     let added = interfaces(attachments, &admin)?;
     let names = added.iter().map(|i| i.name.clone()).collect();
     record.notifications = admin.notifications();
-    container.attach_more(record, added, &dir)?;
+    container.attach_more(record, added, &dir, store)?;
     Ok(names)
 }
 
@@ -174,12 +175,17 @@ impl Target {
     }
 
     /// Attaches it where nothing was attached.
-    fn attach_first(&mut self, record: Record, dir: LockedDir) -> Result<(), HookError> {
+    fn attach_first(
+        &mut self,
+        record: Record,
+        dir: LockedDir,
+        store: &Store,
+    ) -> Result<(), HookError> {
         // The intention first: whoever finds it knows what to take back.
         let result = (|| {
             dir.write(&record)?;
             dir.hand_to_proxy()?;
-            self.carry_out(record, 0, &dir)
+            self.carry_out(record, 0, &dir, store)
         })();
         if result.is_err() {
             // The reason is more useful than that its traces could not be removed either.
@@ -195,10 +201,11 @@ impl Target {
         mut record: Record,
         added: Vec<AttachedInterface>,
         dir: &LockedDir,
+        store: &Store,
     ) -> Result<(), HookError> {
         let have = record.interfaces.len();
         record.interfaces.extend(added);
-        self.carry_out(record, have, dir)
+        self.carry_out(record, have, dir, store)
     }
 
     /// Makes the interfaces of a record from position `have` on; those before exist. A proxy that serves
@@ -208,6 +215,7 @@ impl Target {
         mut record: Record,
         have: usize,
         dir: &LockedDir,
+        store: &Store,
     ) -> Result<(), HookError> {
         let added = &record.interfaces[have..];
         let attachments: Vec<_> = added.iter().map(|i| i.attachment.clone()).collect();
@@ -215,7 +223,10 @@ impl Target {
         let facts = Facts::gather(&attachments, &mut host, &mut self.socket)?;
         let plans = plan(&attachments, &facts)?;
 
-        let mut applying = Applying::create(&plans, &mut host, &mut self.socket, &self.namespace)?;
+        let lock = parents::check(&plans, &mut host, store)?;
+        let mut applying = Applying::create(&plans, &mut host, &mut self.socket, &self.namespace)
+            .map_err(|error| parents::explain(error, store))?;
+        drop(lock);
         let made = applying.created().iter().zip(&plans);
         for (interface, (created, plan)) in record.interfaces[have..].iter_mut().zip(made) {
             interface.index = created.index;
