@@ -8,9 +8,10 @@ mod vm;
 
 use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
+use std::process::Stdio;
 use std::time::Duration;
 
-use lab::{Container, Lab, PATIENCE, Reception, SOURCES, run, wait_until};
+use lab::{Background, Container, Lab, PATIENCE, Reception, SOURCES, run, wait_until};
 
 const GROUP: Ipv4Addr = Ipv4Addr::new(239, 9, 1, 1);
 const CHANNEL: Ipv4Addr = Ipv4Addr::new(232, 9, 1, 1);
@@ -237,8 +238,31 @@ fn one_parent_has_one_mode_and_one_flag() {
         for container in [&first, &same] {
             lab.delete(container);
         }
-        // The parent is free again.
-        start(&lab, "other", 15, "mode=l3");
+        // The parent is free again, for one of two that come at once.
+        let racers = ["l2", "l3"].map(|mode| {
+            let name = lab.name(mode);
+            let mut command = lab.mcrun(["run", "-d", "--name", &name, "--rootfs"]);
+            command.arg(lab.rootfs()).args(["--mcast", &spec(15, &format!("mode={mode}"))]);
+            command.args(["sleep", "1000"]).stdout(Stdio::null()).stderr(Stdio::piped());
+            (mode, name, Background::start(&mut command))
+        });
+        let outcomes = racers.map(|(mode, name, racer)| {
+            let output = racer.finish(PATIENCE);
+            (
+                mode,
+                name,
+                output.status.success(),
+                String::from_utf8_lossy(&output.stderr).into_owned(),
+            )
+        });
+        let (won, lost): (Vec<_>, Vec<_>) = outcomes.iter().partition(|(_, _, won, _)| *won);
+        assert!(won.len() == 1 && lost.len() == 1, "{outcomes:?}");
+        let ((mode, winner, ..), (other, _, _, error)) = (won[0], lost[0]);
+        let expected = format!(
+            "mode={other}: lan0 has ipvlan children of mode {mode}, such as mc0 of container {winner}"
+        );
+        assert!(error.contains(&expected), "{error}");
+        run(&mut lab.mcrun(["rm", "--force", winner]));
     });
 }
 
