@@ -17,7 +17,7 @@ use crate::net::netlink::RouteSocket;
 use crate::net::netns::NetNs;
 use crate::net::plan::plan;
 use crate::oci::{ContainerId, ContainerState};
-use crate::proxy::random_mark;
+use crate::proxy::{Starting, random_mark};
 use crate::state::{AttachedInterface, LockedDir, ProcessRef, Record, Store, config_dir};
 
 /// Attaches the container of `state` as it asks.
@@ -26,9 +26,10 @@ pub(super) fn attach(
     request: Request,
     store: &Store,
 ) -> Result<(), HookError> {
-    let mut container = Target::open(state)?;
     let admin = AdminConfig::read(&config_dir())?;
     let interfaces = interfaces(request.attachments, &admin)?;
+    let starting = proxies::begin(&interfaces)?;
+    let mut container = Target::open(state, store)?;
     if request.netns_path.is_some()
         && let Some(other) = attached_in(&container.namespace, &state.id, store)?
     {
@@ -52,7 +53,7 @@ pub(super) fn attach(
         dir = store.lock_or_create(&state.id)?;
     }
     let record = container.record(state, request.name, request.netns_path, interfaces, &admin)?;
-    container.attach_first(record, dir, store)
+    container.attach_first(record, dir, starting)
 }
 
 /// Attaches a container that runs already to something more. What it has stays as it is.
@@ -67,7 +68,7 @@ pub fn attach_running(
     attachments: Vec<Attachment>,
     store: &Store,
 ) -> Result<Vec<String>, HookError> {
-    let mut container = Target::open(state)?;
+    let mut container = Target::open(state, store)?;
     let admin = AdminConfig::read(&config_dir())?;
     let mut dir = store.lock_or_create(&state.id)?;
     let there = match dir.read() {
@@ -90,7 +91,10 @@ pub fn attach_running(
             Ok((container.record(state, name, None, interfaces, &admin)?, names))
         })();
         return match result {
-            Ok((record, names)) => container.attach_first(record, dir, store).map(|()| names),
+            Ok((record, names)) => {
+                let starting = proxies::begin(&record.interfaces)?;
+                container.attach_first(record, dir, starting).map(|()| names)
+            }
             Err(error) => {
                 let _ = dir.remove();
                 Err(error)
@@ -103,7 +107,7 @@ pub fn attach_running(
     let added = interfaces(attachments, &admin)?;
     let names = added.iter().map(|i| i.name.clone()).collect();
     record.notifications = admin.notifications();
-    container.attach_more(record, added, &dir, store)?;
+    container.attach_more(record, added, &dir)?;
     Ok(names)
 }
 
@@ -130,14 +134,15 @@ fn name_interfaces(mut attachments: Vec<Attachment>, mut taken: Vec<String>) -> 
 }
 
 /// A container that can be attached: it runs, and it has a network namespace of its own.
-struct Target {
+struct Target<'s> {
+    store: &'s Store,
     init: ProcessRef,
     namespace: NetNs,
     socket: RouteSocket,
 }
 
-impl Target {
-    fn open(state: &ContainerState) -> Result<Self, HookError> {
+impl<'s> Target<'s> {
+    fn open(state: &ContainerState, store: &'s Store) -> Result<Self, HookError> {
         let pid = state.pid.ok_or(HookError::NoPid)?;
         let init = ProcessRef::of(pid).map_err(|_| HookError::Ended(pid))?;
         check_privileges()?;
@@ -146,7 +151,7 @@ impl Target {
             return Err(HookError::HostNetwork);
         }
         let socket = RouteSocket::open_in(&namespace)?;
-        Ok(Target { init, namespace, socket })
+        Ok(Target { store, init, namespace, socket })
     }
 
     /// The intention to attach it to these.
@@ -179,13 +184,13 @@ impl Target {
         &mut self,
         record: Record,
         dir: LockedDir,
-        store: &Store,
+        starting: Option<Starting>,
     ) -> Result<(), HookError> {
         // The intention first: whoever finds it knows what to take back.
         let result = (|| {
             dir.write(&record)?;
             dir.hand_to_proxy()?;
-            self.carry_out(record, 0, &dir, store)
+            self.carry_out(record, 0, &dir, starting)
         })();
         if result.is_err() {
             // The reason is more useful than that its traces could not be removed either.
@@ -201,11 +206,11 @@ impl Target {
         mut record: Record,
         added: Vec<AttachedInterface>,
         dir: &LockedDir,
-        store: &Store,
     ) -> Result<(), HookError> {
         let have = record.interfaces.len();
         record.interfaces.extend(added);
-        self.carry_out(record, have, dir, store)
+        let starting = proxies::begin(&record.interfaces)?;
+        self.carry_out(record, have, dir, starting)
     }
 
     /// Makes the interfaces of a record from position `have` on; those before exist. A proxy that serves
@@ -215,7 +220,7 @@ impl Target {
         mut record: Record,
         have: usize,
         dir: &LockedDir,
-        store: &Store,
+        starting: Option<Starting>,
     ) -> Result<(), HookError> {
         let added = &record.interfaces[have..];
         let attachments: Vec<_> = added.iter().map(|i| i.attachment.clone()).collect();
@@ -223,9 +228,9 @@ impl Target {
         let facts = Facts::gather(&attachments, &mut host, &mut self.socket)?;
         let plans = plan(&attachments, &facts)?;
 
-        let lock = parents::check(&plans, &mut host, store)?;
+        let lock = parents::check(&plans, &mut host, self.store)?;
         let mut applying = Applying::create(&plans, &mut host, &mut self.socket, &self.namespace)
-            .map_err(|error| parents::explain(error, store))?;
+            .map_err(|error| parents::explain(error, self.store))?;
         drop(lock);
         let made = applying.created().iter().zip(&plans);
         for (interface, (created, plan)) in record.interfaces[have..].iter_mut().zip(made) {
@@ -233,20 +238,15 @@ impl Target {
             interface.mac = created.mac;
             interface.upstream_index = plan.upstream.1;
         }
-        // The proxy's rules and sockets must be there before the link comes up: one native query of
-        // version 2 would hold the container's kernel in that version for minutes.
         let before = Record { interfaces: record.interfaces[..have].to_vec(), ..record.clone() };
-        let result =
-            proxies::start(&record, before.proxy).map_err(HookError::from).and_then(|proxy| {
-                record.proxy = proxy.as_ref().map(Unfinished::process);
-                record.complete = true;
-                let done = applying.activate().map_err(HookError::from);
-                done.and_then(|()| Ok(dir.write(&record)?)).inspect_err(|_| {
-                    // The links go while the new proxy's rules stand.
-                    applying.undo();
-                })?;
-                Ok(proxy)
-            });
+        let result = finish(&mut record, before.proxy, &mut applying, starting).and_then(|proxy| {
+            let done = applying.activate().map_err(HookError::from);
+            done.and_then(|()| Ok(dir.write(&record)?)).inspect_err(|_| {
+                // The links go while the new proxy's rules stand.
+                applying.undo();
+            })?;
+            Ok(proxy)
+        });
         match result {
             Ok(proxy) => {
                 applying.commit();
@@ -269,18 +269,35 @@ impl Target {
     }
 }
 
+/// Lets a proxy, which may follow an `old` one, begin to serve the interfaces of a record, which are still down: its rules and sockets
+/// must be there before a link comes up, since one native query of version 2 would hold the container's
+/// kernel in that version for minutes.
+fn finish(
+    record: &mut Record,
+    old: Option<ProcessRef>,
+    applying: &mut Applying<'_>,
+    mut starting: Option<Starting>,
+) -> Result<Option<Unfinished>, HookError> {
+    if let Some(starting) = &mut starting {
+        proxies::give(starting, record, old)?;
+    }
+    // What does not need the proxy is done while it opens its sockets.
+    applying.prepare()?;
+    let proxy = starting.map(proxies::ready).transpose()?;
+    record.proxy = proxy.as_ref().map(Unfinished::process);
+    record.complete = true;
+    Ok(proxy)
+}
+
 /// Another container that lives and is attached in this namespace.
 fn attached_in(
     namespace: &NetNs,
     own: &ContainerId,
     store: &Store,
 ) -> Result<Option<ContainerId>, HookError> {
-    let id = namespace.id()?;
-    let others = store.list()?.into_iter().filter(|other| other != own);
-    // A record that cannot be read is mcrun gc's business.
-    let mut records = others.filter_map(|other| store.read(&other).ok()?);
-    let lives_there = |record: &Record| record.netns == id && record.init.is_alive();
-    Ok(records.find(lives_there).map(|record| record.container))
+    let mut records = store.in_namespace(namespace.id()?)?.into_iter();
+    let lives = records.find(|record| record.container != *own && record.init.is_alive());
+    Ok(lives.map(|record| record.container))
 }
 
 /// The interfaces as they are meant to be, each checked against the administrator's rules.
