@@ -21,6 +21,7 @@ import docker
 import joins
 import loss
 import memory
+import relay
 import scale
 from lab import Context
 from table import Row, from_json, line, markdown, to_json
@@ -34,6 +35,7 @@ SECTIONS = {
     "memory": memory.rows,
     "scale": scale.rows,
     "loss": loss.rows,
+    "relay": relay.rows,
 }
 
 

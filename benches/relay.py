@@ -1,0 +1,205 @@
+"""The relay beside the ways that need none, and beside the least that relays (relay_loop.c): what arrives of
+a flood and of a steady stream, and what a packet costs.
+
+The sender, the relay and the receiver have a processor each where there are three, and with two the
+relay shares its with the receiver. A packet's way up to the relay is the sender's processor time; putting it
+into the container's sockets is the relay's, and is in its figures.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import time
+from contextlib import ExitStack
+from pathlib import Path
+
+from lab import ENVIRONMENT, Containers, Facility, Unable, median, need, of_container, processor_time, pss, run, wait_until
+from loss import backlog_drops
+from table import Row
+
+GROUP = "239.6.0.1"
+# Of RTP payload: seven packets of an MPEG transport stream, and little.
+SIZES = (1316, 64)
+RATES = (25_000, 50_000)
+# More than any of these can do.
+FLOOD = 2_000_000
+SECONDS = 1.5
+ROUNDS = 3
+KINDS = ("relay", "C loop", "bare host", "macvlan")
+SOURCE = Path(__file__).resolve().parent / "relay_loop.c"
+
+
+def rows(context):
+    with ExitStack() as stack:
+        paths, unable = {}, {}
+        for kind in KINDS:
+            try:
+                paths[kind] = stack.enter_context(Way(context, kind))
+            except Unable as reason:
+                unable[kind] = str(reason)
+        idle = paths["relay"].memory(), paths["macvlan"].memory()
+        for size in SIZES:
+            found = {}
+            # In turns, so that a busy machine is busy for all.
+            for _ in range(ROUNDS):
+                for kind, way in paths.items():
+                    found.setdefault(kind, []).append(way.stream(size, FLOOD))
+            yield from flood_rows(size, found, unable)
+            for rate in RATES:
+                steady = {kind: [way.stream(size, rate)] for kind, way in paths.items()}
+                yield from steady_rows(size, rate, steady, unable)
+        yield Row("memory of a proxy that relays (PSS), idle", "KiB", idle[0],
+                  "one that does not relay", idle[1])
+        yield Row("memory of a proxy that relays (PSS), after floods", "KiB", paths["relay"].memory(),
+                  "one that does not relay", paths["macvlan"].memory())
+
+
+def flood_rows(size, found, unable):
+    lost = {kind: f"{median([r.lost for r in list_]):.0f} % of {median([r.sent for r in list_]) / 1000:.0f} k"
+            for kind, list_ in found.items()}
+    rate = {kind: median([r.rate for r in list_]) / 1000 for kind, list_ in found.items()}
+    for peer in KINDS[1:]:
+        note = unable.get(peer) or f"lost {lost['relay']}; {lost[peer]}"
+        yield Row(f"flood of {size} bytes, delivered", "k packets/s", rate["relay"], peer,
+                  rate.get(peer), note)
+    yield cost_row(f"relay's processor time for a packet of {size} bytes, flood", found, unable)
+
+
+def steady_rows(size, rate, found, unable):
+    what = f"{size} bytes at {rate // 1000} k packets/s"
+    for peer in KINDS[1:]:
+        other = found[peer][0].lost if peer in found else None
+        yield Row(f"{what}, lost", "%", found["relay"][0].lost, peer, other, unable.get(peer, ""))
+    yield cost_row(f"relay's processor time, {what}", found, unable)
+
+
+def cost_row(figure, found, unable):
+    cost = {kind: median([r.cost for r in found[kind]]) for kind in KINDS[:2] if kind in found}
+    return Row(figure, "us", cost["relay"], "C loop", cost.get("C loop"), unable.get("C loop", ""))
+
+
+class Result:
+    """What became of one stream."""
+
+    def __init__(self, sent, received, rate, busy):
+        self.sent, self.rate = sent, rate
+        # In percent.
+        self.lost = max(0.0, 100 * (1 - received / sent))
+        # Microseconds of the relay for each packet that came out of it.
+        self.cost = 1000 * busy / received if received else 0.0
+
+
+class Way:
+    """A way for multicast into a receiver, on a LAN of its own."""
+
+    def __init__(self, context, kind):
+        self.context, self.kind = context, kind
+        self.stack = ExitStack()
+        self.relays = []
+        cores = sorted(os.sched_getaffinity(0))
+        # The receiver is last: it wants most, and least of the caches of the others.
+        self.sending, self.relaying, self.receiving = (cores[min(n, len(cores) - 1)] for n in range(3))
+
+    def __enter__(self):
+        try:
+            self.build()
+        except BaseException:
+            self.stack.close()
+            raise
+        return self
+
+    def __exit__(self, *_):
+        self.stack.close()
+
+    def build(self):
+        program = compiled(self.context) if self.kind == "C loop" else None
+        self.facility = self.stack.enter_context(Facility(3))
+        self.facility.enter_host()
+        if self.kind == "bare host":
+            self.namespace, self.interface = self.facility.path(self.facility.host), "lan"
+            return
+        name = "relay-" + self.kind.replace(" ", "-").lower()
+        self.containers = self.stack.enter_context(Containers(self.facility, self.context, name))
+        pid = self.containers.start()
+        self.namespace, self.interface = of_container(pid), "eth0"
+        if self.kind == "macvlan":
+            self.interface = "mc0"
+            self.containers.attach(0, pid)
+        else:
+            bridge(self.facility, pid)
+        if self.kind == "relay":
+            self.containers.call("createRuntime", 0, pid, "parent=lan,driver=relay")
+            self.relays = self.containers.proxies()
+        elif program:
+            loop = subprocess.Popen([program, self.namespace, "lan", "eth0", GROUP])
+            self.stack.callback(lambda: (loop.kill(), loop.wait()))
+            self.relays = [loop.pid]
+        for relay in self.relays:
+            os.sched_setaffinity(relay, {self.relaying})
+        self.facility.query()
+        time.sleep(0.6)
+
+    def memory(self):
+        """PSS of the proxy, in KiB."""
+        return pss(self.containers.proxies())
+
+    def stream(self, size, rate):
+        """Sends for a while, and tells what became of it."""
+        receiver = self.probe(self.namespace, self.receiving, "recv", "-i", self.interface,
+                              "--interval", "0.1s", "--duration", "60s")
+        try:
+            wait_until("the receiver has joined", lambda: joined(receiver.pid))
+            mdb = ("nsenter", f"--net={self.facility.path(self.facility.switch)}", "bridge", "mdb", "show")
+            wait_until("the switch forwards", lambda: GROUP in run(*mdb))
+            time.sleep(0.1)
+            before = processor_time(self.relays)
+            sender = self.probe(self.facility.path(self.facility.source), self.sending, "send", "-i", "lan",
+                                "--rate", str(rate), "--size", str(size), "--duration", f"{SECONDS}s")
+            report = json.loads(sender.communicate()[0].splitlines()[-1])
+            # What the buffers hold comes too.
+            time.sleep(0.4)
+            busy = processor_time(self.relays) - before
+        finally:
+            receiver.send_signal(signal.SIGINT)
+            text = receiver.communicate()[0]
+        lines = [json.loads(line) for line in text.splitlines()]
+        result = lines.pop()
+        each = [sum(group["packets"] for group in line["groups"]) for line in lines]
+        # The first and the last interval are not full.
+        full = [count for count in each if count][1:-1]
+        sent = sum(group["packets"] for group in report["groups"])
+        return Result(sent, result["packets"], 10 * median(full) if full else 0.0, busy)
+
+    def probe(self, namespace, core, *words):
+        probe = [self.context.program("mcrun"), "probe", words[0], GROUP, "--json", *words[1:]]
+        return subprocess.Popen(["taskset", "--cpu-list", str(core), "nsenter", f"--net={namespace}", *probe],
+                                stdout=subprocess.PIPE, env=ENVIRONMENT, text=True)
+
+
+def bridge(facility, pid):
+    """Gives a container `eth0` on a bridge of the host, as engines do."""
+    host, inside = ("ip", "-n", facility.host), ("nsenter", "--target", str(pid), "--net", "ip")
+    run(*host, "link", "add", "engine0", "type", "bridge")
+    run(*host, "addr", "add", "172.30.0.1/24", "dev", "engine0")
+    run(*host, "link", "set", "engine0", "up")
+    run(*host, "link", "add", "v0", "type", "veth", "peer", "name", "eth0", "netns", str(pid))
+    run(*host, "link", "set", "v0", "master", "engine0", "up")
+    run(*inside, "addr", "add", "172.30.0.10/24", "dev", "eth0")
+    run(*inside, "link", "set", "lo", "up")
+    run(*inside, "link", "set", "eth0", "up")
+    run(*inside, "route", "add", "default", "via", "172.30.0.1")
+
+
+def compiled(context):
+    """The loop in C."""
+    program = context.directory / "relay_loop"
+    done = subprocess.run([need("gcc"), "-O2", "-o", str(program), str(SOURCE)], capture_output=True, text=True)
+    if done.returncode != 0:
+        raise Unable(f"gcc: {(done.stderr.strip().splitlines() or ['failed'])[0]}")
+    return str(program)
+
+
+def joined(pid):
+    number = "{:08X}".format(int.from_bytes(bytes(map(int, GROUP.split("."))), "little"))
+    return number in Path(f"/proc/{pid}/net/igmp").read_text()
