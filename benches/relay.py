@@ -4,6 +4,9 @@ a flood and of a steady stream, and what a packet costs.
 The sender, the relay and the receiver have a processor each where there are three, and with two the
 relay shares its with the receiver. A packet's way up to the relay is the sender's processor time; putting it
 into the container's sockets is the relay's, and is in its figures.
+
+How much a relay can carry is measured by its own processor time for a burst that waits in its socket: full
+batches, and neither the sender's speed nor other load is in it.
 """
 
 import json
@@ -21,11 +24,14 @@ from table import Row
 GROUP = "239.6.0.1"
 # Of RTP payload: seven packets of an MPEG transport stream, and little.
 SIZES = (1316, 64)
-RATES = (25_000, 50_000)
+RATE = 50_000
 # More than any of these can do.
 FLOOD = 2_000_000
-SECONDS = 1.5
+SECONDS = 1
 ROUNDS = 3
+# Packets that wait for a relay; its receive buffer has room for somewhat more.
+BURST = 10_000
+BURSTS = 7
 KINDS = ("relay", "C loop", "bare host", "macvlan")
 SOURCE = Path(__file__).resolve().parent / "relay_loop.c"
 
@@ -40,43 +46,50 @@ def rows(context):
                 unable[kind] = str(reason)
         idle = paths["relay"].memory(), paths["macvlan"].memory()
         for size in SIZES:
-            found = {}
-            # In turns, so that a busy machine is busy for all.
-            for _ in range(ROUNDS):
-                for kind, way in paths.items():
-                    found.setdefault(kind, []).append(way.stream(size, FLOOD))
-            yield from flood_rows(size, found, unable)
-            for rate in RATES:
-                steady = {kind: [way.stream(size, rate)] for kind, way in paths.items()}
-                yield from steady_rows(size, rate, steady, unable)
+            relays = {kind: way for kind, way in paths.items() if way.relays}
+            yield capacity_row(size, in_turns(relays, BURSTS, lambda way: way.burst(size)), unable)
+            floods = in_turns(paths, ROUNDS, lambda way: way.stream(size, FLOOD))
+            yield from flood_rows(size, floods, unable)
+            yield from steady_rows(size, in_turns(paths, 1, lambda way: way.stream(size, RATE)), unable)
         yield Row("memory of a proxy that relays (PSS), idle", "KiB", idle[0],
                   "one that does not relay", idle[1])
         yield Row("memory of a proxy that relays (PSS), after floods", "KiB", paths["relay"].memory(),
                   "one that does not relay", paths["macvlan"].memory())
 
 
+def in_turns(paths, rounds, measure):
+    """The results of each, in turns, so that a busy machine is busy for all."""
+    found = {kind: [] for kind in paths}
+    for _ in range(rounds):
+        for kind, way in paths.items():
+            found[kind].append(measure(way))
+    return found
+
+
+def capacity_row(size, found, unable):
+    rate = {kind: 1000 / median([r.cost for r in list_]) for kind, list_ in found.items()}
+    cost = ", ".join(f"{1000 / value:.2f} us" for value in rate.values())
+    return Row(f"relay of {size} bytes, by one processor", "k packets/s", rate["relay"], "C loop",
+               rate.get("C loop"), unable.get("C loop", cost))
+
+
 def flood_rows(size, found, unable):
-    lost = {kind: f"{median([r.lost for r in list_]):.0f} % of {median([r.sent for r in list_]) / 1000:.0f} k"
-            for kind, list_ in found.items()}
+    lost = {kind: median([r.lost for r in list_]) for kind, list_ in found.items()}
     rate = {kind: median([r.rate for r in list_]) / 1000 for kind, list_ in found.items()}
     for peer in KINDS[1:]:
-        note = unable.get(peer) or f"lost {lost['relay']}; {lost[peer]}"
+        note = unable.get(peer) or f"lost {lost['relay']:.1f} %; {lost[peer]:.1f} %"
         yield Row(f"flood of {size} bytes, delivered", "k packets/s", rate["relay"], peer,
                   rate.get(peer), note)
-    yield cost_row(f"relay's processor time for a packet of {size} bytes, flood", found, unable)
 
 
-def steady_rows(size, rate, found, unable):
-    what = f"{size} bytes at {rate // 1000} k packets/s"
+def steady_rows(size, found, unable):
+    what = f"{size} bytes at {RATE // 1000} k packets/s"
     for peer in KINDS[1:]:
         other = found[peer][0].lost if peer in found else None
         yield Row(f"{what}, lost", "%", found["relay"][0].lost, peer, other, unable.get(peer, ""))
-    yield cost_row(f"relay's processor time, {what}", found, unable)
-
-
-def cost_row(figure, found, unable):
-    cost = {kind: median([r.cost for r in found[kind]]) for kind in KINDS[:2] if kind in found}
-    return Row(figure, "us", cost["relay"], "C loop", cost.get("C loop"), unable.get("C loop", ""))
+    cost = {kind: found[kind][0].cost for kind in KINDS[:2] if kind in found}
+    yield Row(f"{what}, relay's processor time", "us a packet", cost["relay"], "C loop",
+              cost.get("C loop"), unable.get("C loop", ""))
 
 
 class Result:
@@ -146,6 +159,49 @@ class Way:
 
     def stream(self, size, rate):
         """Sends for a while, and tells what became of it."""
+        receiver = self.receiver()
+        try:
+            before = processor_time(self.relays)
+            sent = self.send(size, "--rate", str(rate), "--duration", f"{SECONDS}s")
+            # What the buffers hold comes too.
+            time.sleep(0.4)
+            busy = processor_time(self.relays) - before
+        finally:
+            received, rate = ended(receiver)
+        return Result(sent, received, rate, busy)
+
+    def burst(self, size):
+        """Lets packets wait, and then the relay work on nothing else."""
+        receiver = self.receiver()
+        try:
+            # It would take part of the relay's time by preempting it.
+            receiver.send_signal(signal.SIGSTOP)
+            for relay in self.relays:
+                os.kill(relay, signal.SIGSTOP)
+            try:
+                sent = self.send(size, "--rate", str(BURST * 10), "--count", str(BURST))
+                before = processor_time(self.relays)
+            finally:
+                for relay in self.relays:
+                    os.kill(relay, signal.SIGCONT)
+            self.settle(before)
+            busy = processor_time(self.relays) - before
+        finally:
+            receiver.send_signal(signal.SIGCONT)
+            received, rate = ended(receiver)
+        return Result(sent, received, rate, busy)
+
+    def settle(self, before):
+        """Waits until the relay has worked, and has nothing more to do."""
+        seen = []
+
+        def quiet():
+            seen.append(processor_time(self.relays))
+            return seen[-1] > before + 1 and seen[-1] == seen[max(0, len(seen) - 30)] and len(seen) > 30
+        wait_until("the relay is done", quiet)
+
+    def receiver(self):
+        """Receives from now on."""
         receiver = self.probe(self.namespace, self.receiving, "recv", "-i", self.interface,
                               "--interval", "0.1s", "--duration", "60s")
         try:
@@ -153,28 +209,39 @@ class Way:
             mdb = ("nsenter", f"--net={self.facility.path(self.facility.switch)}", "bridge", "mdb", "show")
             wait_until("the switch forwards", lambda: GROUP in run(*mdb))
             time.sleep(0.1)
-            before = processor_time(self.relays)
-            sender = self.probe(self.facility.path(self.facility.source), self.sending, "send", "-i", "lan",
-                                "--rate", str(rate), "--size", str(size), "--duration", f"{SECONDS}s")
-            report = json.loads(sender.communicate()[0].splitlines()[-1])
-            # What the buffers hold comes too.
-            time.sleep(0.4)
-            busy = processor_time(self.relays) - before
-        finally:
-            receiver.send_signal(signal.SIGINT)
-            text = receiver.communicate()[0]
-        lines = [json.loads(line) for line in text.splitlines()]
-        result = lines.pop()
-        each = [sum(group["packets"] for group in line["groups"]) for line in lines]
-        # The first and the last interval are not full.
-        full = [count for count in each if count][1:-1]
-        sent = sum(group["packets"] for group in report["groups"])
-        return Result(sent, result["packets"], 10 * median(full) if full else 0.0, busy)
+        except BaseException:
+            receiver.kill()
+            receiver.communicate()
+            raise
+        return receiver
+
+    def send(self, size, *words):
+        """Sends, and tells how many packets."""
+        sender = self.probe(self.facility.path(self.facility.source), self.sending, "send", "-i", "lan",
+                            "--size", str(size), *words)
+        report = json.loads(sender.communicate()[0].splitlines()[-1])
+        return sum(group["packets"] for group in report["groups"])
 
     def probe(self, namespace, core, *words):
         probe = [self.context.program("mcrun"), "probe", words[0], GROUP, "--json", *words[1:]]
         return subprocess.Popen(["taskset", "--cpu-list", str(core), "nsenter", f"--net={namespace}", *probe],
                                 stdout=subprocess.PIPE, env=ENVIRONMENT, text=True)
+
+
+def ended(receiver):
+    """How many packets came, and how many in a second while they came."""
+    def taken():
+        sockets = Path(f"/proc/{receiver.pid}/net/udp").read_text().splitlines()[1:]
+        # Bytes to be sent and received.
+        return all(socket.split()[4].endswith(":00000000") for socket in sockets)
+    wait_until("the receiver has taken what waits", taken)
+    receiver.send_signal(signal.SIGINT)
+    lines = [json.loads(line) for line in receiver.communicate()[0].splitlines()]
+    result = lines.pop()
+    each = [sum(group["packets"] for group in line["groups"]) for line in lines]
+    # The first and the last interval are not full.
+    full = [count for count in each if count][1:-1]
+    return result["packets"], 10 * median(full) if full else 0.0
 
 
 def bridge(facility, pid):
