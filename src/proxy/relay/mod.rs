@@ -33,6 +33,8 @@ use std::time::Instant;
 
 pub(crate) use self::batch::Batch;
 use self::echo::Echoes;
+#[doc(hidden)]
+pub use self::packet::check_relayed_packet;
 use self::rate::RateLimiter;
 pub(crate) use self::sockets::{ContainerSockets, HostSockets};
 use self::translation::Translation;
