@@ -23,7 +23,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-enum { BATCH = 64, SLOT = 64 * 1024 + 64, TURN = 4, RECEIVE_BUFFER = 16 << 20, TTL = 8 };
+enum { BATCH = 32, SLOT = 64 * 1024 + 64, TURN = 8, RECEIVE_BUFFER = 16 << 20, TTL = 8 };
 
 static void must(int result, const char *what)
 {

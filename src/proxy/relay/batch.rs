@@ -7,11 +7,11 @@ use std::os::fd::{AsFd, AsRawFd};
 use std::ptr;
 
 /// Packets in one call.
-pub(super) const BATCH: usize = 64;
+pub(super) const BATCH: usize = 32;
 /// Room of one: the largest IPv4 packet, behind a `virtio_net_hdr` and a link header.
 const SLOT: usize = 64 * 1024 + 64;
 
-/// Buffers for one batch. A page of them takes memory once a packet has been in it: 256 KiB for
+/// Buffers for one batch. A page of them takes memory once a packet has been in it: 128 KiB for
 /// packets as they usually are.
 pub(crate) struct Batch {
     /// The slots. No reference to the whole is ever made: `incoming` and `outgoing` point into it.

@@ -45,7 +45,7 @@ use crate::igmp::{Filter, FilterMode, is_link_local};
 use crate::net::sockopt;
 
 /// Batches of one socket before the others have their turn.
-const TURN: usize = 4;
+const TURN: usize = 8;
 /// Groups that the container sends to and are counted one by one.
 const MOST_SENT: usize = 1024;
 
