@@ -17,8 +17,8 @@ import time
 from contextlib import ExitStack
 from pathlib import Path
 
-from lab import ENVIRONMENT, Containers, Facility, Unable, median, need, of_container, processor_time, pss, run, wait_until
-from loss import backlog_drops
+from lab import (ENVIRONMENT, Containers, Facility, Unable, median, need, of_container, processor_time, pss,
+                 run, wait_until)
 from table import Row
 
 GROUP = "239.6.0.1"
@@ -48,6 +48,9 @@ def rows(context):
         for size in SIZES:
             relays = {kind: way for kind, way in paths.items() if way.relays}
             yield capacity_row(size, in_turns(relays, BURSTS, lambda way: way.burst(size)), unable)
+            outward = median([paths["relay"].burst(size, outward=True).cost for _ in range(BURSTS)])
+            yield Row(f"relay of {size} bytes to the LAN, by one processor", "k packets/s", 1000 / outward,
+                      note=f"{outward:.2f} us")
             floods = in_turns(paths, ROUNDS, lambda way: way.stream(size, FLOOD))
             yield from flood_rows(size, floods, unable)
             yield from steady_rows(size, in_turns(paths, 1, lambda way: way.stream(size, RATE)), unable)
@@ -129,15 +132,16 @@ class Way:
         program = compiled(self.context) if self.kind == "C loop" else None
         self.facility = self.stack.enter_context(Facility(3))
         self.facility.enter_host()
+        # Where streams come from and go to: a namespace and an interface.
+        self.lan = self.facility.path(self.facility.source), "lan"
         if self.kind == "bare host":
-            self.namespace, self.interface = self.facility.path(self.facility.host), "lan"
+            self.inside = self.facility.path(self.facility.host), "lan"
             return
         name = "relay-" + self.kind.replace(" ", "-").lower()
         self.containers = self.stack.enter_context(Containers(self.facility, self.context, name))
         pid = self.containers.start()
-        self.namespace, self.interface = of_container(pid), "eth0"
+        self.inside = of_container(pid), "mc0" if self.kind == "macvlan" else "eth0"
         if self.kind == "macvlan":
-            self.interface = "mc0"
             self.containers.attach(0, pid)
         else:
             bridge(self.facility, pid)
@@ -145,7 +149,7 @@ class Way:
             self.containers.call("createRuntime", 0, pid, "parent=lan,driver=relay")
             self.relays = self.containers.proxies()
         elif program:
-            loop = subprocess.Popen([program, self.namespace, "lan", "eth0", GROUP])
+            loop = subprocess.Popen([program, of_container(pid), "lan", "eth0", GROUP])
             self.stack.callback(lambda: (loop.kill(), loop.wait()))
             self.relays = [loop.pid]
         for relay in self.relays:
@@ -159,10 +163,10 @@ class Way:
 
     def stream(self, size, rate):
         """Sends for a while, and tells what became of it."""
-        receiver = self.receiver()
+        receiver = self.receiver(self.inside)
         try:
             before = processor_time(self.relays)
-            sent = self.send(size, "--rate", str(rate), "--duration", f"{SECONDS}s")
+            sent = self.send(self.lan, size, "--rate", str(rate), "--duration", f"{SECONDS}s")
             # What the buffers hold comes too.
             time.sleep(0.4)
             busy = processor_time(self.relays) - before
@@ -170,16 +174,17 @@ class Way:
             received, rate = ended(receiver)
         return Result(sent, received, rate, busy)
 
-    def burst(self, size):
-        """Lets packets wait, and then the relay work on nothing else."""
-        receiver = self.receiver()
+    def burst(self, size, outward=False):
+        """Lets packets from the LAN, or to it, wait, and then the relay work on nothing else."""
+        source, target = (self.inside, self.lan) if outward else (self.lan, self.inside)
+        receiver = self.receiver(target)
         try:
             # It would take part of the relay's time by preempting it.
             receiver.send_signal(signal.SIGSTOP)
             for relay in self.relays:
                 os.kill(relay, signal.SIGSTOP)
             try:
-                sent = self.send(size, "--rate", str(BURST * 10), "--count", str(BURST))
+                sent = self.send(source, size, "--rate", str(BURST * 10), "--count", str(BURST))
                 before = processor_time(self.relays)
             finally:
                 for relay in self.relays:
@@ -200,10 +205,9 @@ class Way:
             return seen[-1] > before + 1 and seen[-1] == seen[max(0, len(seen) - 30)] and len(seen) > 30
         wait_until("the relay is done", quiet)
 
-    def receiver(self):
+    def receiver(self, place):
         """Receives from now on."""
-        receiver = self.probe(self.namespace, self.receiving, "recv", "-i", self.interface,
-                              "--interval", "0.1s", "--duration", "60s")
+        receiver = self.probe(place, self.receiving, "recv", "--interval", "0.1s", "--duration", "60s")
         try:
             wait_until("the receiver has joined", lambda: joined(receiver.pid))
             mdb = ("nsenter", f"--net={self.facility.path(self.facility.switch)}", "bridge", "mdb", "show")
@@ -215,15 +219,15 @@ class Way:
             raise
         return receiver
 
-    def send(self, size, *words):
+    def send(self, place, size, *words):
         """Sends, and tells how many packets."""
-        sender = self.probe(self.facility.path(self.facility.source), self.sending, "send", "-i", "lan",
-                            "--size", str(size), *words)
+        sender = self.probe(place, self.sending, "send", "--size", str(size), *words)
         report = json.loads(sender.communicate()[0].splitlines()[-1])
         return sum(group["packets"] for group in report["groups"])
 
-    def probe(self, namespace, core, *words):
-        probe = [self.context.program("mcrun"), "probe", words[0], GROUP, "--json", *words[1:]]
+    def probe(self, place, core, what, *words):
+        namespace, interface = place
+        probe = [self.context.program("mcrun"), "probe", what, GROUP, "-i", interface, "--json", *words]
         return subprocess.Popen(["taskset", "--cpu-list", str(core), "nsenter", f"--net={namespace}", *probe],
                                 stdout=subprocess.PIPE, env=ENVIRONMENT, text=True)
 
