@@ -1,6 +1,5 @@
 //! The start of a proxy: everything is opened as root, then the privileges go.
 
-use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
@@ -8,7 +7,6 @@ use std::os::unix::net::UnixListener;
 use std::process::ExitCode;
 use std::time::Instant;
 
-use nix::ifaddrs::getifaddrs;
 use nix::sys::signal::{SigHandler, Signal, signal};
 
 use super::barrier::Barrier;
@@ -95,9 +93,14 @@ fn start() -> Result<Driver, StartError> {
     // SAFETY: no handler is installed or replaced.
     unsafe { signal(Signal::SIGTERM, SigHandler::SigDfl) }
         .context(|| "cannot reset SIGTERM".into())?;
-    let config = read_config()?;
-    silence_standard_streams().context(|| "cannot open /dev/null".into())?;
+    leave_parent().context(|| "cannot change to the root directory".into())?;
+    // What does not depend on the task, while the hook finds it.
     reset_oom_score();
+    let filter = sandbox::system_calls().context(|| "cannot make the system call filter".into())?;
+    let barrier = Barrier::open().context(|| "cannot open a socket".into())?;
+    let limits = LimitFiles::open();
+    let mut config = read_config()?;
+    silence_standard_streams().context(|| "cannot open /dev/null".into())?;
     let (ns, container) = find_container(&config)?;
     let now = Instant::now();
     let home = Home::open(&crate::state::state_dir(), &config.container)
@@ -105,15 +108,16 @@ fn start() -> Result<Driver, StartError> {
     let log = Log::open(&home, &config.container, now);
     let mut warnings = Vec::new();
     let inside = ns
-        .run(|| Inside::open(&config, &mut warnings))
+        .run(|| {
+            find_relayed(&mut config.interfaces);
+            Inside::open(&config, &mut warnings)
+        })
         .context(|| format!("cannot enter the network namespace of process {}", config.pid))??;
     let lan = open_lan(&config.interfaces, &inside)?;
     let relays = open_relays(&config.interfaces, &inside)?;
-    warnings.extend(unnumbered(&config.interfaces, &inside));
+    warnings.extend(lan.iter().filter(|socket| !socket.is_numbered()).map(unnumbered));
     // What is new to the host is told by notifications alone.
     let reporters = if config.notifications { open_reporters(&lan, now)? } else { Vec::new() };
-    let barrier = Barrier::open().context(|| "cannot open a socket".into())?;
-    let limits = LimitFiles::open();
     // Last, so that nobody finds a socket whose proxy does not start.
     let listener: UnixListener =
         home.listen().context(|| format!("cannot make {}", super::home::CONTROL))?;
@@ -133,7 +137,7 @@ fn start() -> Result<Driver, StartError> {
         warnings,
     };
     let mut driver = Driver::new(parts, now).context(|| "cannot set up the event loop".into())?;
-    let landlocked = sandbox::enter(driver.home()).map_err(|e| StartError {
+    let landlocked = sandbox::enter(driver.home(), &filter).map_err(|e| StartError {
         what: "cannot give up privileges".into(),
         source: io::Error::other(e),
     })?;
@@ -203,6 +207,14 @@ fn find_container(config: &ProxyConfig) -> Result<(NetNs, OwnedFd), StartError> 
     Ok((ns, container.into()))
 }
 
+/// Looks up what a relay takes as it is: it may have come since, or be another of its name. The caller's
+/// thread is in the namespace.
+fn find_relayed(interfaces: &mut [ProxyInterface]) {
+    for interface in interfaces.iter_mut().filter(|i| i.relay.is_some()) {
+        interface.index = nix::net::if_::if_nametoindex(interface.name.as_str()).unwrap_or(0);
+    }
+}
+
 fn open_lan(interfaces: &[ProxyInterface], inside: &Inside) -> Result<Vec<LanSocket>, StartError> {
     let mut lan: Vec<LanSocket> = Vec::new();
     if !inside.intercepting() {
@@ -244,29 +256,13 @@ fn open_reporters(lan: &[LanSocket], now: Instant) -> Result<Vec<Reporter>, Star
     Ok(reporters)
 }
 
-/// A warning for each upstream without an address: the kernel reports from 0.0.0.0 there.
-fn unnumbered(interfaces: &[ProxyInterface], inside: &Inside) -> Vec<String> {
-    let served = interfaces
-        .iter()
-        .filter(|i| inside.intercepting() && i.igmp == IgmpMode::Proxy)
-        .map(|i| i.upstream.as_str());
-    // Without the list nothing can be said.
-    let Ok(addresses) = getifaddrs() else { return Vec::new() };
-    let numbered: BTreeSet<String> = addresses
-        .filter(|a| a.address.is_some_and(|a| a.as_sockaddr_in().is_some()))
-        .map(|a| a.interface_name)
-        .collect();
-    served
-        .filter(|name| !numbered.contains(*name))
-        .collect::<BTreeSet<_>>()
-        .into_iter()
-        .map(|name| {
-            format!(
-                "{name} has no IPv4 address: the host's IGMP reports come from 0.0.0.0, which some \
-                 switches ignore; an address of any kind on {name} helps"
-            )
-        })
-        .collect()
+/// A warning about an upstream without an address: the kernel reports from 0.0.0.0 there.
+fn unnumbered(socket: &LanSocket) -> String {
+    let name = socket.name();
+    format!(
+        "{name} has no IPv4 address: the host's IGMP reports come from 0.0.0.0, which some switches \
+         ignore; an address of any kind on {name} helps"
+    )
 }
 
 /// What is opened in the container's namespace.
@@ -345,6 +341,14 @@ fn intercept(
         Err(e) if matches!(e.raw_os_error(), Some(libc::ENOMEM | libc::EMFILE | libc::ENFILE)) => {
             return Err(e).context(|| "cannot install the interception rules".into());
         }
+        // The container's own IGMP would go to a network that has nothing for it.
+        Err(e) if served.iter().any(|target| target.relayed.is_some()) => {
+            return Err(e).context(|| {
+                "this kernel does not take the nf_tables rules without which nothing can be relayed; \
+                 they need nf_tables with owned tables (Linux 5.12) and nfnetlink_log"
+                    .into()
+            });
+        }
         Err(e) => {
             warnings.push(format!(
                 "IGMP is not intercepted, the container speaks it natively: this kernel does not \
@@ -386,6 +390,13 @@ fn close_inherited() {
     // SAFETY: nothing of this process is open yet but the standard streams. Before Linux 5.9
     // there is no such call; the hook's own descriptors are CLOEXEC anyway.
     unsafe { libc::syscall(libc::SYS_close_range, FIRST, libc::c_uint::MAX, 0) };
+}
+
+/// Survives the caller's session and keeps no directory of its busy.
+fn leave_parent() -> io::Result<()> {
+    // The leader of a process group, as a shell makes one, has left already.
+    let _ = nix::unistd::setsid();
+    std::env::set_current_dir("/")
 }
 
 /// Nothing may hold the hook's pipes, and nothing may be printed into a socket.

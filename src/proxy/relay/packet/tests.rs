@@ -121,6 +121,13 @@ proptest! {
     }
 
     #[test]
+    fn what_is_the_senders_stays(
+        payload in prop::collection::vec(any::<u8>(), 0..3000), size in 0usize..2000,
+    ) {
+        check_relayed_packet(&theirs(&payload), size);
+    }
+
+    #[test]
     fn fragments_make_the_datagram_again(size in 0usize..65507, mtu in 28usize..9000) {
         let payload: Vec<u8> = (0..size).map(|n| (n * 7) as u8).collect();
         let mut bytes = theirs(&payload);
