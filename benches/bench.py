@@ -22,6 +22,7 @@ import docker
 import joins
 import loss
 import memory
+import relay
 import scale
 from lab import Context
 from table import Row, from_json, line, markdown, to_json
@@ -35,6 +36,7 @@ SECTIONS = {
     "memory": memory.rows,
     "scale": scale.rows,
     "loss": loss.rows,
+    "relay": relay.rows,
 }
 
 # Where the README has the table.
