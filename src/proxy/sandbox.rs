@@ -129,6 +129,7 @@ fn system_calls() -> io::Result<BpfProgram> {
         libc::SYS_recvfrom,
         libc::SYS_sendto,
         libc::SYS_sendmsg,
+        libc::SYS_recvmsg,
         libc::SYS_recvmmsg,
         libc::SYS_sendmmsg,
         libc::SYS_bind,

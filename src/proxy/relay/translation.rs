@@ -3,8 +3,10 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
+use super::inheritance::InheritedPort;
 use crate::net::sockopt;
 
 /// Ports of one container at a time; beyond it the one that was silent for longest goes.
@@ -121,6 +123,37 @@ impl Translation {
     /// Gives up what was not used for long.
     pub(super) fn expire(&mut self, now: Instant) {
         self.ports.retain(|_, mapping| mapping.used + IDLE > now);
+    }
+
+    /// The ports that were used last, at most so many, and their sockets.
+    pub(super) fn latest(
+        &self,
+        most: usize,
+    ) -> impl Iterator<Item = (InheritedPort, Option<&UdpSocket>)> {
+        let mut ports: Vec<_> = self.ports.iter().collect();
+        ports.sort_unstable_by_key(|(_, mapping)| std::cmp::Reverse(mapping.used));
+        ports.into_iter().take(most).map(|(port, mapping)| {
+            let port = InheritedPort {
+                inside: (mapping.inside, *port),
+                host_port: mapping.host_port,
+                answered: mapping.socket.is_some(),
+            };
+            (port, mapping.socket.as_ref())
+        })
+    }
+
+    /// Adds a port that another table had.
+    pub(super) fn inherit(&mut self, now: Instant, port: InheritedPort, socket: Option<UdpSocket>) {
+        let InheritedPort { inside: (inside, number), host_port, .. } = port;
+        if self.ports.len() < MOST {
+            self.ports.insert(number, Mapping { inside, host_port, socket, used: now });
+        }
+    }
+
+    /// The sockets that take answers, and the container's ports that they are for.
+    pub(super) fn sockets(&self) -> impl Iterator<Item = (u16, BorrowedFd<'_>)> {
+        let each = self.ports.iter();
+        each.filter_map(|(port, mapping)| Some((*port, mapping.socket.as_ref()?.as_fd())))
     }
 
     /// The table, by the container's port.
