@@ -56,16 +56,17 @@ def rows(context):
                     memory = pss(all_.proxies())
             for name, share in (("p50", 0.5), ("p95", 0.95)):
                 yield Row(f"attach {name}", "ms", percentile(attached, share), "CNI macvlan",
-                          added and percentile(added, share), why)
-            yield Row("memory of the only proxy (PSS)", "KiB", memory)
-            yield Row(f"memory of each of {CONTAINERS} proxies (PSS)", "KiB", pss(all_.proxies()))
+                          added and percentile(added, share), why, brief=True)
+            yield Row("memory of the only proxy (PSS)", "KiB", memory, brief=True)
+            yield Row(f"memory of each of {CONTAINERS} proxies (PSS)", "KiB", pss(all_.proxies()),
+                      brief=True)
             detached = []
             for number, pid in enumerate(pids):
                 all_.kill(pid)
                 detached.append(all_.call("poststop", number, pid))
             for name, share in (("p50", 0.5), ("p95", 0.95)):
                 yield Row(f"detach of an ended container {name}", "ms", percentile(detached, share),
-                          "CNI macvlan", deleted and percentile(deleted, share), why)
+                          "CNI macvlan", deleted and percentile(deleted, share), why, brief=True)
 
 
 def cni(facility, context):

@@ -9,6 +9,7 @@ Runs as root, in network namespaces of its own, for about five minutes.
 """
 
 import argparse
+import gzip
 import os
 import signal
 import sys
@@ -40,18 +41,21 @@ SECTIONS = {
 def main():
     parser = argparse.ArgumentParser(description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("binaries", type=Path, help="directory of mcrun's programs")
+    parser.add_argument("binaries", type=Path, nargs="?", help="directory of mcrun's programs")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows there")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the table there")
     parser.add_argument("--only", action="append", choices=SECTIONS, metavar="SECTION",
                         help="measure only this, may be repeated: " + ", ".join(SECTIONS))
+    parser.add_argument("--brief", action="store_true", help="the Markdown has the main figures only")
     parser.add_argument("--from", type=Path, metavar="JSON", dest="earlier",
                         help="measure nothing, print the Markdown of an earlier run")
     options = parser.parse_args()
     if options.earlier:
         rows, machine = from_json(options.earlier.read_text())
-        print(f"{machine}\n\n{markdown(rows)}", end="")
+        print(as_markdown(rows, machine, options.brief), end="")
         return
+    if not options.binaries:
+        parser.error("the directory of mcrun's programs is missing")
     if os.geteuid() != 0:
         sys.exit("root is needed: network namespaces are made")
     # Whoever ends it wants what it made to be gone.
@@ -77,9 +81,13 @@ def main():
     if options.json:
         options.json.write_text(to_json(rows, machine_line()))
     if options.markdown:
-        options.markdown.write_text(f"{machine_line()}\n\n{markdown(rows)}")
+        options.markdown.write_text(as_markdown(rows, machine_line(), options.brief))
     if broken:
         sys.exit(1)
+
+
+def as_markdown(rows, machine, brief):
+    return f"{machine}\n\n{markdown([row for row in rows if row.brief or not brief])}"
 
 
 def machine_line():
@@ -91,7 +99,6 @@ def machine_line():
         if not path.exists():
             continue
         if config.endswith(".gz"):
-            import gzip
             text = gzip.decompress(path.read_bytes()).decode()
         else:
             text = path.read_text()

@@ -6,7 +6,7 @@ from pathlib import Path
 from lab import Unable, need
 from table import Row
 
-ROUNDS = 7
+ROUNDS = 15
 SCRIPT = Path(__file__).resolve().parent.parent / "scripts" / "measure-docker-start"
 
 
@@ -21,12 +21,13 @@ def rows(context):
             lines = done.stderr.strip().splitlines() or ["no reason given"]
             raise Unable(f"{SCRIPT.name}: {lines[-1]}")
     except Unable as unable:
-        yield Row(figure, "ms", None, peer, None, str(unable))
+        yield Row(figure, "ms", None, peer, None, str(unable), brief=True)
         return
     took = {}
     for line in results.read_text().splitlines():
         name, milliseconds = line.split()
         took[name] = float(milliseconds)
     none = took["none"]
-    yield Row(figure, "ms", took["mcrun"] - none, peer, took["macvlan"] - none)
+    yield Row(figure, "ms", took["mcrun"] - none, peer, took["macvlan"] - none,
+              brief=True)
     yield Row("added to docker run by mcrun-runtime, nothing attached", "ms", took["runtime"] - none)

@@ -27,7 +27,7 @@ def rows(context):
                 other, note = size(command(context)), ""
             except Unable as unable:
                 other, note = None, str(unable)
-            yield Row("memory of one proxy (PSS)", "KiB", ours, name, other, note)
+            yield Row("memory of one proxy (PSS)", "KiB", ours, name, other, note, brief=True)
 
 
 def igmpproxy(context):

@@ -9,7 +9,7 @@ class Row:
     """One line of the report.
 
     `ratio` is the peer's value by mcrun's: how many times as much the peer takes. A value that could not
-    be measured is None, and `note` says why.
+    be measured is None, and `note` says why. `brief` rows are those of a summary.
     """
 
     figure: str
@@ -18,6 +18,7 @@ class Row:
     peer: str = ""
     other: float | None = None
     note: str = ""
+    brief: bool = False
 
     @property
     def ratio(self):

@@ -3,7 +3,6 @@
 mod lab;
 
 use std::collections::BTreeSet;
-use std::fs;
 use std::net::Ipv4Addr;
 use std::time::Duration;
 

@@ -103,6 +103,8 @@ impl<'l> FakeContainer<'l> {
             pid: self.pid(),
             pid_start: ProcessRef::of(self.pid()).expect("it runs").start,
             notifications: lab::notifications(),
+            mark: mcrun::proxy::random_mark().expect("a mark"),
+            follows: false,
             interfaces: vec![ProxyInterface {
                 name: CHILD.into(),
                 index: self.index,

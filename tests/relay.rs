@@ -2,6 +2,7 @@
 
 mod lab;
 
+use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -251,6 +252,10 @@ fn a_running_container_is_attached_and_detached_and_keeps_its_interface() {
     let (lab, _) = relayed(&[], "");
     let container = lab.start("one", "10.99.0.11");
     lab.plug(&container, 10);
+    let own = format!("parent={},driver=relay", lab::BRIDGE);
+    let refused = lab.mcrun(["attach", &container.name, "--mcast", &own]).output().expect("mcrun");
+    let errors = String::from_utf8_lossy(&refused.stderr);
+    assert!(!refused.status.success() && errors.contains("eth0 is on this bridge"), "{errors}");
     run(&mut lab.mcrun(["attach", &container.name, "--mcast", "parent=lan0,driver=relay"]));
     let inside = container.socket(PORT);
     inside.join(GROUP);
@@ -269,6 +274,71 @@ fn a_running_container_is_attached_and_detached_and_keeps_its_interface() {
     });
     let list = json(&mut lab.mcrun(["ps", "--json"]));
     assert_eq!(list[0]["interfaces"].as_array().map(Vec::len), Some(1), "{list}");
+}
+
+#[test]
+fn two_relays_of_one_container_and_a_second_host_make_no_loop() {
+    let lab = Lab::new(3);
+    lab.flood();
+    for node in ["host", "src"] {
+        lab.add_bridge_on(node);
+    }
+    let relays = "parent=lan0,driver=relay,allow=224.0.0.251";
+    let second = format!("{relays},interface=eth1");
+    let twofold = lab.start_on("host", "twofold", &[relays, &second]);
+    let distant = lab.start_on("src", "distant", &[relays]);
+    lab.plug_on("host", &twofold, "eth0", 10);
+    lab.plug_on("host", &twofold, "eth1", 11);
+    lab.plug_on("src", &distant, "eth0", 10);
+    let lan = Udp::open(&lab.net("sw"), Ipv4Addr::UNSPECIFIED, 5353, "br0");
+    let ears = [
+        twofold.socket_on("eth0", 5353),
+        twofold.socket_on("eth1", 5353),
+        distant.socket_on("eth0", 5353),
+    ];
+    lan.join(MDNS);
+    for ear in &ears {
+        ear.join(MDNS);
+    }
+    for (container, interfaces) in [(&twofold, 2), (&distant, 1)] {
+        wait_until("all interfaces have joined", PATIENCE, || {
+            let groups = lab.groups(container);
+            (groups.iter().filter(|e| e["status"] == "joined").count() == interfaces).then_some(())
+        });
+    }
+    let capture = lab.capture_also("udp port 5353");
+    lan.send(b"from the LAN", (MDNS, 5353));
+    ears[0].send(b"from eth0", (MDNS, 5353));
+    ears[2].send(b"from afar", (MDNS, 5353));
+    let expected = BTreeSet::from(["from the LAN", "from eth0", "from afar"].map(String::from));
+    for ear in ears.iter().chain([&lan]) {
+        let heard = payloads(&ear.drain(QUIET));
+        assert_eq!(heard.len(), 3, "each once: {heard:?}");
+        assert_eq!(heard.into_iter().collect::<BTreeSet<_>>(), expected);
+    }
+    // One packet left the host, and nothing goes on.
+    std::thread::sleep(QUIET);
+    capture.igmp();
+    let udp = capture.frames().iter().filter(|frame| frame.get(23) == Some(&17)).count();
+    assert_eq!(udp, 1);
+}
+
+#[test]
+fn datagrams_that_hardware_was_to_cut_are_cut() {
+    const UDP_SEGMENT: i32 = 103;
+    let (lab, containers) = relayed(&["one"], "");
+    let lan = lab.socket("src", Ipv4Addr::UNSPECIFIED, PORT);
+    lan.join(GROUP);
+    let inside = containers[0].socket(PORT);
+    inside.join(OTHER);
+    lab.wait_joined(&containers[0], OTHER);
+    mcrun::net::sockopt::set_int(&inside.socket, libc::SOL_UDP, UDP_SEGMENT, 1000).expect("option");
+    let payload: Vec<u8> = (0..2500u32).map(|n| (n % 251) as u8).collect();
+    inside.send(&payload, (GROUP, PORT));
+    let received = lan.drain(QUIET);
+    let sizes: Vec<usize> = received.iter().map(|(bytes, _)| bytes.len()).collect();
+    assert_eq!(sizes, [1000, 1000, 500]);
+    assert!(received.iter().flat_map(|(bytes, _)| bytes.clone()).eq(payload));
 }
 
 /// Sends to a group, 1000 packets a second, until told to stop; how many.
@@ -291,6 +361,9 @@ fn a_proxy_that_is_replaced_costs_no_packet_and_doubles_none() {
     let lan_in = lab.socket("src", SOURCES[0], 0);
     let lan = lab.socket("src", Ipv4Addr::UNSPECIFIED, PORT);
     lan.join(OTHER);
+    wait_until("the switch knows of it", PATIENCE, || {
+        lab.forwarded_to("src").contains(&OTHER.to_string()).then_some(())
+    });
     let inside = one.socket(PORT);
     inside.join(GROUP);
     lab.wait_joined(one, GROUP);

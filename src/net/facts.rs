@@ -3,9 +3,11 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use super::messages::{Link, get_addresses, get_link, get_links, read_address, read_link};
+use super::messages::{
+    Link, get_addresses, get_link, get_link_at, get_links, read_address, read_link,
+};
 use super::netlink::{NetlinkError, RouteSocket};
-use crate::attach::{Attachment, IfName};
+use crate::attach::{Attachment, Driver, IfName};
 
 /// The facts that a plan for some attachments needs.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -18,6 +20,8 @@ pub struct Facts {
     pub host_addresses: Vec<(u32, IpAddr)>,
     /// The container's links that have one of the wanted names already.
     pub container_links: BTreeMap<IfName, Link>,
+    /// Of those that a relay is to use: the bridge of the host on which they are, by its index.
+    pub bridges: BTreeMap<IfName, u32>,
 }
 
 impl Facts {
@@ -40,9 +44,16 @@ impl Facts {
                 }
             }
             let name = attachment.interface_name(position);
-            if let Some(link) = link(container, name.as_str())? {
-                facts.container_links.insert(name, link);
+            let Some(link) = link(container, name.as_str())? else { continue };
+            if let (Driver::Relay { .. }, Some(peer)) = (&attachment.driver, link.parent)
+                && let Ok(answer) = host.get(get_link_at(peer))
+                && let Some(Link { kind: Some(kind), port_of: Some((bridge, _)), .. }) =
+                    read_link(answer)
+                && kind == "veth"
+            {
+                facts.bridges.insert(name.clone(), bridge);
             }
+            facts.container_links.insert(name, link);
         }
         let named = attachments.iter().flat_map(|a| [&a.parent, a.upstream()]);
         if named.into_iter().any(|name| !facts.links.contains_key(name)) {

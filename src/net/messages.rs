@@ -113,6 +113,13 @@ pub fn get_link(name: &str) -> RouteNetlinkMessage {
     RouteNetlinkMessage::GetLink(link)
 }
 
+/// Asks for one link by index.
+pub fn get_link_at(index: u32) -> RouteNetlinkMessage {
+    let mut link = LinkMessage::default();
+    link.header.index = index;
+    RouteNetlinkMessage::GetLink(link)
+}
+
 /// Asks for all links.
 pub fn get_links() -> RouteNetlinkMessage {
     RouteNetlinkMessage::GetLink(LinkMessage::default())

@@ -136,6 +136,18 @@ fn plan_one(
             "name={name}: the container has an interface of this name already; choose another with name="
         ));
     }
+    if let (Driver::Relay { interface }, Some(bridge)) =
+        (&attachment.driver, facts.bridges.get(&name))
+        && let Some(key) = [("parent", parent), ("upstream", upstream)]
+            .into_iter()
+            .find_map(|(key, link)| (link.index == *bridge).then_some(key))
+    {
+        return refuse(format!(
+            "{key}={}: the container's {interface} is on this bridge already, and everybody there would \
+             hear it twice; name a LAN interface",
+            parent.name
+        ));
+    }
     if let Some(mtu) = attachment.mtu
         && mtu > parent.mtu
     {
@@ -382,6 +394,7 @@ mod tests {
             links: links.into_iter().map(|l| (l.name.parse().unwrap(), l)).collect(),
             host_addresses: vec![(2, "10.0.0.1".parse().unwrap())],
             container_links: [("eth0".parse().unwrap(), link(2, "eth0"))].into(),
+            bridges: [("eth0".parse().unwrap(), 3)].into(),
         }
     }
 
@@ -416,6 +429,7 @@ mod tests {
             ("parent=eth0,upstream=down", "upstream=down"),
             ("parent=eth0,name=eth0", "name=eth0: the container has"),
             ("parent=eth0,mtu=1501", "mtu=1501: eth0 has 1500"),
+            ("parent=eth1,driver=relay", "parent=eth1: the container's eth0 is on this bridge"),
             ("parent=eth0,mac=02:00:00:00:00:01", "address of eth0 itself"),
             (
                 "parent=eth1,ip=10.0.0.1/24",

@@ -201,8 +201,7 @@ fn system_calls() -> io::Result<BpfProgram> {
         }
     }
     rules.insert(libc::SYS_setsockopt, options);
-    let requests =
-        [libc::SIOCETHTOOL, libc::SIOCGIFADDR as u64, libc::SIOCGIFMTU as u64, libc::FIONBIO];
+    let requests = [libc::SIOCETHTOOL, libc::SIOCGIFADDR, libc::SIOCGIFMTU, libc::FIONBIO];
     let requests = requests.map(|request| rule(&[(1, SeccompCmpOp::Eq, request)]));
     rules.insert(libc::SYS_ioctl, requests.into_iter().collect::<io::Result<_>>()?);
     // How much was lost to a full buffer.

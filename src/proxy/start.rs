@@ -95,7 +95,7 @@ fn start() -> Result<Driver, StartError> {
     // SAFETY: no handler is installed or replaced.
     unsafe { signal(Signal::SIGTERM, SigHandler::SigDfl) }
         .context(|| "cannot reset SIGTERM".into())?;
-    let config = read_config()?;
+    let mut config = read_config()?;
     silence_standard_streams().context(|| "cannot open /dev/null".into())?;
     reset_oom_score();
     let (ns, container) = find_container(&config)?;
@@ -105,7 +105,10 @@ fn start() -> Result<Driver, StartError> {
     let log = Log::open(&home, &config.container, now);
     let mut warnings = Vec::new();
     let inside = ns
-        .run(|| Inside::open(&config, &mut warnings))
+        .run(|| {
+            find_relayed(&mut config.interfaces);
+            Inside::open(&config, &mut warnings)
+        })
         .context(|| format!("cannot enter the network namespace of process {}", config.pid))??;
     let lan = open_lan(&config.interfaces, &inside)?;
     let relays = open_relays(&config.interfaces, &inside)?;
@@ -207,6 +210,14 @@ fn find_container(config: &ProxyConfig) -> Result<(NetNs, OwnedFd), StartError> 
         );
     }
     Ok((ns, container.into()))
+}
+
+/// Looks up what a relay takes as it is: it may have come since, or be another of its name. The caller's
+/// thread is in the namespace.
+fn find_relayed(interfaces: &mut [ProxyInterface]) {
+    for interface in interfaces.iter_mut().filter(|i| i.relay.is_some()) {
+        interface.index = nix::net::if_::if_nametoindex(interface.name.as_str()).unwrap_or(0);
+    }
 }
 
 fn open_lan(interfaces: &[ProxyInterface], inside: &Inside) -> Result<Vec<LanSocket>, StartError> {
@@ -350,6 +361,14 @@ fn intercept(
         // These pass, and a container that is let start would stay without for good.
         Err(e) if matches!(e.raw_os_error(), Some(libc::ENOMEM | libc::EMFILE | libc::ENFILE)) => {
             return Err(e).context(|| "cannot install the interception rules".into());
+        }
+        // The container's own IGMP would go to a network that has nothing for it.
+        Err(e) if served.iter().any(|target| target.relayed.is_some()) => {
+            return Err(e).context(|| {
+                "this kernel does not take the nf_tables rules without which nothing can be relayed; \
+                 they need nf_tables with owned tables (Linux 5.12) and nfnetlink_log"
+                    .into()
+            });
         }
         Err(e) => {
             warnings.push(format!(

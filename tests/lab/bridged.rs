@@ -19,22 +19,35 @@ pub const BRIDGE_ADDRESS: Ipv4Addr = Ipv4Addr::new(172, 30, 0, 1);
 impl Lab {
     /// Makes the bridge.
     pub fn add_bridge(&self) {
-        self.ip("host", &format!("link add {BRIDGE} type bridge mcast_snooping 1"));
-        self.ip("host", &format!("addr add {BRIDGE_ADDRESS}/24 dev {BRIDGE}"));
-        self.ip("host", &format!("link set {BRIDGE} up"));
+        self.add_bridge_on("host");
+    }
+
+    /// Makes such a bridge on any node.
+    pub fn add_bridge_on(&self, node: &str) {
+        self.ip(node, &format!("link add {BRIDGE} type bridge mcast_snooping 1"));
+        self.ip(node, &format!("addr add {BRIDGE_ADDRESS}/24 dev {BRIDGE}"));
+        self.ip(node, &format!("link set {BRIDGE} up"));
     }
 
     /// Gives a container `eth0` on the bridge, as an engine does.
     pub fn plug(&self, container: &Container, number: u8) -> Ipv4Addr {
+        let address = self.plug_on("host", container, "eth0", number);
+        let gateway = BRIDGE_ADDRESS.to_string();
+        run(container.enter("ip").args(["route", "add", "default", "via", &gateway]));
+        address
+    }
+
+    /// Gives a container an interface on the bridge of a node.
+    pub fn plug_on(&self, node: &str, container: &Container, name: &str, number: u8) -> Ipv4Addr {
         let address = Ipv4Addr::new(172, 30, 0, number);
         let pid = container.pid;
-        self.ip("host", &format!("link add v{pid} type veth peer name eth0 netns {pid}"));
-        self.ip("host", &format!("link set v{pid} master {BRIDGE} up"));
+        let outer = format!("v{pid}-{number}");
+        self.ip(node, &format!("link add {outer} type veth peer name {name} netns {pid}"));
+        self.ip(node, &format!("link set {outer} master {BRIDGE} up"));
         for words in [
             "link set lo up".to_owned(),
-            format!("addr add {address}/24 dev eth0"),
-            "link set eth0 up".into(),
-            format!("route add default via {BRIDGE_ADDRESS}"),
+            format!("addr add {address}/24 dev {name}"),
+            format!("link set {name} up"),
         ] {
             run(container.enter("ip").args(words.split(' ')));
         }
@@ -56,7 +69,12 @@ impl Lab {
 impl Container {
     /// A UDP socket in the container that sends and joins by its `eth0`.
     pub fn socket(&self, port: u16) -> Udp {
-        Udp::open(&self.namespace(), Ipv4Addr::UNSPECIFIED, port, "eth0")
+        self.socket_on("eth0", port)
+    }
+
+    /// A UDP socket in the container that sends and joins by another interface.
+    pub fn socket_on(&self, interface: &str, port: u16) -> Udp {
+        Udp::open(&self.namespace(), Ipv4Addr::UNSPECIFIED, port, interface)
     }
 }
 

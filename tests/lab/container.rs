@@ -137,9 +137,26 @@ impl Lab {
         options: &[&str],
         arguments: &[&str],
     ) -> Output {
+        self.try_start_on("host", name, attachments, options, arguments)
+    }
+
+    /// A container that sleeps, on a node of the lab other than the container host.
+    pub fn start_on(&self, node: &str, name: &str, attachments: &[&str]) -> Container {
+        let output = self.try_start_on(node, name, attachments, &[], &["sleep", "1000"]);
+        self.started(name, &output)
+    }
+
+    fn try_start_on(
+        &self,
+        node: &str,
+        name: &str,
+        attachments: &[&str],
+        options: &[&str],
+        arguments: &[&str],
+    ) -> Output {
         let name = self.name(name);
-        let mut command = self.mcrun(["run", "-d", "--name", &name, "--rootfs"]);
-        command.arg(self.rootfs());
+        let mut command = self.enter(node, env!("CARGO_BIN_EXE_mcrun"));
+        command.args(["run", "-d", "--name", &name, "--rootfs"]).arg(self.rootfs());
         for attachment in attachments {
             command.args(["--mcast", attachment]);
         }
@@ -169,6 +186,11 @@ impl Lab {
         arguments: &[&str],
     ) -> Container {
         let output = self.try_start_command(name, attachments, options, arguments);
+        self.started(name, &output)
+    }
+
+    /// The container that `mcrun run -d` has started.
+    fn started(&self, name: &str, output: &Output) -> Container {
         assert!(
             output.status.success(),
             "mcrun run: {}\n{}",

@@ -236,11 +236,17 @@ impl Lab {
 
     /// Groups the switch forwards to the container host, as `GROUP` or `GROUP@SOURCE`.
     pub fn forwarded(&self) -> BTreeSet<String> {
+        self.forwarded_to("host")
+    }
+
+    /// The same of another node.
+    pub fn forwarded_to(&self, node: &str) -> BTreeSet<String> {
+        let port = format!("p-{node}");
         let answer = json(self.enter("sw", "bridge").args(["-j", "mdb", "show"]));
         let mut groups = BTreeSet::new();
         for entry in answer[0]["mdb"].as_array().into_iter().flatten() {
             let group = entry["grp"].as_str().unwrap_or_default();
-            if entry["port"] == HOST_PORT && !group.contains(':') {
+            if entry["port"] == port.as_str() && !group.contains(':') {
                 match entry["src"].as_str() {
                     Some(source) => groups.insert(format!("{group}@{source}")),
                     None => groups.insert(group.to_owned()),

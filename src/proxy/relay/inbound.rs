@@ -8,6 +8,7 @@ use std::time::Instant;
 use super::batch::Batch;
 use super::packet::{Integrity, Packet, build};
 use super::sockets::mtu_of;
+use super::translation::Answer;
 use super::{Received, Relay, TURN, admits};
 use crate::proxy::downstream::ALL_SYSTEMS;
 use crate::proxy::status::RelayCounts;
@@ -80,7 +81,7 @@ impl Relay {
     /// Puts an answer to something that the container has sent into it.
     pub(crate) fn answer(&mut self, now: Instant, port: u16, buffer: &mut [u8]) {
         let Some(translation) = &mut self.translation else { return };
-        while let Ok((from, to, length)) = translation.receive(now, port, buffer) {
+        while let Ok(Answer { from, to, length }) = translation.receive(now, port, buffer) {
             let Some(payload) = buffer.get(..length) else { continue };
             let packet = build(from, to, ONE_HOP, payload);
             let total = &mut self.inbound.total;

@@ -33,6 +33,17 @@ struct Mapping {
     used: Instant,
 }
 
+/// A datagram from the LAN to a port of the container.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Answer {
+    /// Who sent it.
+    pub(super) from: (Ipv4Addr, u16),
+    /// Where the container waits for it.
+    pub(super) to: (Ipv4Addr, u16),
+    /// Bytes of the buffer that it fills.
+    pub(super) length: usize,
+}
+
 /// One line of the table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Line {
@@ -97,7 +108,7 @@ impl Translation {
         Some((host, host_port))
     }
 
-    /// Receives one answer to a port of the container: its source, where it is to go, and its length.
+    /// Receives one answer to a port of the container.
     ///
     /// # Errors
     /// That of recvfrom(2); `WouldBlock` when there is none, or no such port.
@@ -106,13 +117,13 @@ impl Translation {
         now: Instant,
         port: u16,
         buffer: &mut [u8],
-    ) -> io::Result<((Ipv4Addr, u16), (Ipv4Addr, u16), usize)> {
+    ) -> io::Result<Answer> {
         let mapping = self.ports.get_mut(&port).ok_or(io::ErrorKind::WouldBlock)?;
         let socket = mapping.socket.as_ref().ok_or(io::ErrorKind::WouldBlock)?;
         let (length, from) = socket.recv_from(buffer)?;
         let SocketAddr::V4(from) = from else { return Err(io::ErrorKind::WouldBlock.into()) };
         mapping.used = now;
-        Ok(((*from.ip(), from.port()), (mapping.inside, port), length))
+        Ok(Answer { from: (*from.ip(), from.port()), to: (mapping.inside, port), length })
     }
 
     /// When [`Translation::expire`] has something to do.
@@ -219,8 +230,9 @@ mod tests {
         let device = UdpSocket::bind((HERE, 0)).unwrap();
         device.send_to(b"here", (host, port)).unwrap();
         let mut buffer = [0; 16];
-        let (from, to, length) = translation.receive(now, 40_000, &mut buffer).unwrap();
-        assert_eq!((from.0, to, &buffer[..length]), (HERE, (INSIDE, 40_000), &b"here"[..]));
+        let answer = translation.receive(now, 40_000, &mut buffer).unwrap();
+        assert_eq!((answer.from.0, answer.to), (HERE, (INSIDE, 40_000)));
+        assert_eq!(&buffer[..answer.length], b"here");
         let empty = translation.receive(now, 40_000, &mut buffer).unwrap_err();
         assert_eq!(empty.kind(), io::ErrorKind::WouldBlock);
     }
