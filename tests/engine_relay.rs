@@ -100,10 +100,7 @@ fn mdns_is_answered(lab: &Lab, containers: &[Container]) {
 
 fn a_search_is_answered(lab: &Lab, containers: &[Container]) {
     let device = lab.socket("src", Ipv4Addr::UNSPECIFIED, SSDP_PORT);
-    device.join(SSDP);
-    wait_until("the switch knows of the device", PATIENCE, || {
-        lab.forwarded_to("src").contains(&SSDP.to_string()).then_some(())
-    });
+    lab.join_on_lan("src", &device, SSDP);
     let searchers: Vec<_> = containers.iter().map(|container| container.socket(0)).collect();
     for (number, searcher) in searchers.iter().enumerate() {
         searcher.send(format!("search {number}").as_bytes(), (SSDP, SSDP_PORT));

@@ -328,7 +328,7 @@ fn datagrams_that_hardware_was_to_cut_are_cut() {
     const UDP_SEGMENT: i32 = 103;
     let (lab, containers) = relayed(&["one"], "");
     let lan = lab.socket("src", Ipv4Addr::UNSPECIFIED, PORT);
-    lan.join(GROUP);
+    lab.join_on_lan("src", &lan, GROUP);
     let inside = containers[0].socket(PORT);
     inside.join(OTHER);
     lab.wait_joined(&containers[0], OTHER);
@@ -360,10 +360,7 @@ fn a_proxy_that_is_replaced_costs_no_packet_and_doubles_none() {
     let [one, two] = &containers[..] else { unreachable!() };
     let lan_in = lab.socket("src", SOURCES[0], 0);
     let lan = lab.socket("src", Ipv4Addr::UNSPECIFIED, PORT);
-    lan.join(OTHER);
-    wait_until("the switch knows of it", PATIENCE, || {
-        lab.forwarded_to("src").contains(&OTHER.to_string()).then_some(())
-    });
+    lab.join_on_lan("src", &lan, OTHER);
     let inside = one.socket(PORT);
     inside.join(GROUP);
     lab.wait_joined(one, GROUP);

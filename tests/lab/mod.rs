@@ -256,6 +256,14 @@ impl Lab {
         groups
     }
 
+    /// Joins with a socket of a node, and returns when the switch knows.
+    pub fn join_on_lan(&self, node: &str, socket: &Udp, group: Ipv4Addr) {
+        socket.join(group);
+        wait_until("the switch forwards", PATIENCE, || {
+            self.forwarded_to(node).contains(&group.to_string()).then_some(())
+        });
+    }
+
     /// Makes the switch port drop every frame that does not come from the host's own MAC address.
     pub fn secure_port(&self) {
         let rules = format!(
