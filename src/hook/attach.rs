@@ -16,7 +16,7 @@ use crate::net::netlink::RouteSocket;
 use crate::net::netns::NetNs;
 use crate::net::plan::plan;
 use crate::oci::{ContainerId, ContainerState};
-use crate::proxy::random_mark;
+use crate::proxy::{Starting, random_mark};
 use crate::state::{AttachedInterface, LockedDir, ProcessRef, Record, Store, config_dir};
 
 /// Attaches the container of `state` as it asks.
@@ -25,9 +25,10 @@ pub(super) fn attach(
     request: Request,
     store: &Store,
 ) -> Result<(), HookError> {
-    let mut container = Target::open(state)?;
     let admin = AdminConfig::read(&config_dir())?;
     let interfaces = interfaces(request.attachments, &admin)?;
+    let starting = proxies::begin(&interfaces)?;
+    let mut container = Target::open(state)?;
     if request.netns_path.is_some()
         && let Some(other) = attached_in(&container.namespace, &state.id, store)?
     {
@@ -51,7 +52,7 @@ pub(super) fn attach(
         dir = store.lock_or_create(&state.id)?;
     }
     let record = container.record(state, request.name, request.netns_path, interfaces, &admin)?;
-    container.attach_first(record, dir)
+    container.attach_first(record, dir, starting)
 }
 
 /// Attaches a container that runs already to something more. What it has stays as it is.
@@ -89,7 +90,10 @@ pub fn attach_running(
             Ok((container.record(state, name, None, interfaces, &admin)?, names))
         })();
         return match result {
-            Ok((record, names)) => container.attach_first(record, dir).map(|()| names),
+            Ok((record, names)) => {
+                let starting = proxies::begin(&record.interfaces)?;
+                container.attach_first(record, dir, starting).map(|()| names)
+            }
             Err(error) => {
                 let _ = dir.remove();
                 Err(error)
@@ -174,12 +178,17 @@ impl Target {
     }
 
     /// Attaches it where nothing was attached.
-    fn attach_first(&mut self, record: Record, dir: LockedDir) -> Result<(), HookError> {
+    fn attach_first(
+        &mut self,
+        record: Record,
+        dir: LockedDir,
+        starting: Option<Starting>,
+    ) -> Result<(), HookError> {
         // The intention first: whoever finds it knows what to take back.
         let result = (|| {
             dir.write(&record)?;
             dir.hand_to_proxy()?;
-            self.carry_out(record, 0, &dir)
+            self.carry_out(record, 0, &dir, starting)
         })();
         if result.is_err() {
             // The reason is more useful than that its traces could not be removed either.
@@ -198,7 +207,8 @@ impl Target {
     ) -> Result<(), HookError> {
         let have = record.interfaces.len();
         record.interfaces.extend(added);
-        self.carry_out(record, have, dir)
+        let starting = proxies::begin(&record.interfaces)?;
+        self.carry_out(record, have, dir, starting)
     }
 
     /// Makes the interfaces of a record from position `have` on; those before exist. A proxy that serves
@@ -208,6 +218,7 @@ impl Target {
         mut record: Record,
         have: usize,
         dir: &LockedDir,
+        starting: Option<Starting>,
     ) -> Result<(), HookError> {
         let added = &record.interfaces[have..];
         let attachments: Vec<_> = added.iter().map(|i| i.attachment.clone()).collect();
@@ -222,20 +233,15 @@ impl Target {
             interface.mac = created.mac;
             interface.upstream_index = plan.upstream.1;
         }
-        // The proxy's rules and sockets must be there before the link comes up: one native query of
-        // version 2 would hold the container's kernel in that version for minutes.
         let before = Record { interfaces: record.interfaces[..have].to_vec(), ..record.clone() };
-        let result =
-            proxies::start(&record, before.proxy).map_err(HookError::from).and_then(|proxy| {
-                record.proxy = proxy.as_ref().map(Unfinished::process);
-                record.complete = true;
-                let done = applying.activate().map_err(HookError::from);
-                done.and_then(|()| Ok(dir.write(&record)?)).inspect_err(|_| {
-                    // The links go while the new proxy's rules stand.
-                    applying.undo();
-                })?;
-                Ok(proxy)
-            });
+        let result = finish(&mut record, before.proxy, &mut applying, starting).and_then(|proxy| {
+            let done = applying.activate().map_err(HookError::from);
+            done.and_then(|()| Ok(dir.write(&record)?)).inspect_err(|_| {
+                // The links go while the new proxy's rules stand.
+                applying.undo();
+            })?;
+            Ok(proxy)
+        });
         match result {
             Ok(proxy) => {
                 applying.commit();
@@ -258,18 +264,35 @@ impl Target {
     }
 }
 
+/// Lets a proxy, which may follow an `old` one, begin to serve the interfaces of a record, which are still down: its rules and sockets
+/// must be there before a link comes up, since one native query of version 2 would hold the container's
+/// kernel in that version for minutes.
+fn finish(
+    record: &mut Record,
+    old: Option<ProcessRef>,
+    applying: &mut Applying<'_>,
+    mut starting: Option<Starting>,
+) -> Result<Option<Unfinished>, HookError> {
+    if let Some(starting) = &mut starting {
+        proxies::give(starting, record, old)?;
+    }
+    // What does not need the proxy is done while it opens its sockets.
+    applying.prepare()?;
+    let proxy = starting.map(proxies::ready).transpose()?;
+    record.proxy = proxy.as_ref().map(Unfinished::process);
+    record.complete = true;
+    Ok(proxy)
+}
+
 /// Another container that lives and is attached in this namespace.
 fn attached_in(
     namespace: &NetNs,
     own: &ContainerId,
     store: &Store,
 ) -> Result<Option<ContainerId>, HookError> {
-    let id = namespace.id()?;
-    let others = store.list()?.into_iter().filter(|other| other != own);
-    // A record that cannot be read is mcrun gc's business.
-    let mut records = others.filter_map(|other| store.read(&other).ok()?);
-    let lives_there = |record: &Record| record.netns == id && record.init.is_alive();
-    Ok(records.find(lives_there).map(|record| record.container))
+    let mut records = store.in_namespace(namespace.id()?)?.into_iter();
+    let lives = records.find(|record| record.container != *own && record.init.is_alive());
+    Ok(lives.map(|record| record.container))
 }
 
 /// The interfaces as they are meant to be, each checked against the administrator's rules.

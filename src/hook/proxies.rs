@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::HookError;
 use crate::attach::{AdminConfig, Driver, IgmpMode, Ruling};
 use crate::oci::ContainerId;
-use crate::proxy::{self, ProxyConfig, ProxyInterface, RelayTask, SpawnError};
+use crate::proxy::{self, ProxyConfig, ProxyInterface, RelayTask, SpawnError, Starting};
 use crate::state::{AttachedInterface, LockedDir, ProcessRef, Record, StateDirError, Store};
 
 /// How long a proxy may take to end before it is killed.
@@ -39,14 +39,23 @@ impl Drop for Unfinished {
     }
 }
 
-/// Starts a proxy for the interfaces of a record, which may follow an `old` one; `None` when all have
-/// `igmp=off`.
-pub(super) fn start(
+/// Starts a proxy for interfaces that need not be there yet; `None` when all have `igmp=off`.
+pub(super) fn begin(interfaces: &[AttachedInterface]) -> Result<Option<Starting>, SpawnError> {
+    interfaces.iter().any(is_served).then(Starting::begin).transpose()
+}
+
+fn is_served(interface: &AttachedInterface) -> bool {
+    interface.attachment.igmp != IgmpMode::Off
+}
+
+/// Tells a proxy, which may follow an `old` one, to serve the interfaces of a record, which are all there.
+pub(super) fn give(
+    starting: &mut Starting,
     record: &Record,
     old: Option<ProcessRef>,
-) -> Result<Option<Unfinished>, SpawnError> {
-    let served = record.interfaces.iter().filter(|i| i.attachment.igmp != IgmpMode::Off);
-    let interfaces: Vec<_> = served
+) -> Result<(), SpawnError> {
+    let served = record.interfaces.iter().filter(|i| is_served(i));
+    let interfaces = served
         .map(|interface| ProxyInterface {
             name: interface.name.clone(),
             index: interface.index,
@@ -58,10 +67,7 @@ pub(super) fn start(
             relay: relay(interface),
         })
         .collect();
-    if interfaces.is_empty() {
-        return Ok(None);
-    }
-    let config = ProxyConfig {
+    starting.give(&ProxyConfig {
         container: record.container.to_string(),
         pid: record.init.pid,
         pid_start: record.init.start,
@@ -69,10 +75,14 @@ pub(super) fn start(
         interfaces,
         mark: record.mark,
         follows: old.is_some(),
-    };
-    let proxy = proxy::spawn(&config)?;
+    })
+}
+
+/// Waits until a proxy that knows its task is ready.
+pub(super) fn ready(starting: Starting) -> Result<Unfinished, SpawnError> {
+    let proxy = starting.ready()?;
     let process = ProcessRef { pid: proxy.pid, start: proxy.start };
-    Ok(Some(Unfinished { process, kept: false }))
+    Ok(Unfinished { process, kept: false })
 }
 
 /// What the proxy is to carry for an interface whose link carries no multicast.
@@ -105,7 +115,13 @@ pub(super) fn end(proxy: ProcessRef) -> io::Result<()> {
 /// kernel sees the groups joined by somebody all the time, and says nothing on the LAN.
 pub(super) fn replace(record: &mut Record, dir: &LockedDir) -> Result<(), HookError> {
     let old = record.proxy;
-    let new = start(record, old)?;
+    let new = match begin(&record.interfaces)? {
+        Some(mut starting) => {
+            give(&mut starting, record, old)?;
+            Some(ready(starting)?)
+        }
+        None => None,
+    };
     record.proxy = new.as_ref().map(Unfinished::process);
     dir.write(record)?;
     if let Some(new) = new {

@@ -78,7 +78,7 @@ pub struct Applying<'a> {
 }
 
 impl<'a> Applying<'a> {
-    /// Creates the links, down, and makes the settings that must stand before they come up.
+    /// Creates the links, down.
     ///
     /// # Errors
     /// The first step that failed; nothing is left of those before it.
@@ -93,8 +93,25 @@ impl<'a> Applying<'a> {
         for plan in plans {
             this.create_link(plan)?;
         }
-        namespace.run(|| plans.iter().flat_map(|p| &p.sysctls).try_for_each(sysctl::apply))??;
         Ok(this)
+    }
+
+    /// Makes the settings that must stand before the links come up, and adds the addresses.
+    ///
+    /// # Errors
+    /// The first step that failed; drop the value to take all of it back.
+    pub fn prepare(&mut self) -> Result<(), ApplyError> {
+        let sysctls = || self.plans.iter().flat_map(|p| &p.sysctls).try_for_each(sysctl::apply);
+        self.namespace.run(sysctls)??;
+        self.batch(|plan, index| {
+            let each = plan.addresses.iter();
+            each.map(|address| BatchStep {
+                name: format!("cannot add address {address} to {}", plan.name),
+                message: new_address(index, *address),
+                may_exist: false,
+            })
+            .collect()
+        })
     }
 
     /// What exists now, in the order of the plans.
@@ -179,20 +196,11 @@ impl<'a> Applying<'a> {
         }
     }
 
-    /// Adds the addresses, sets the links up, adds the routes and announces the addresses.
+    /// Sets the links up, adds the routes and announces the addresses.
     ///
     /// # Errors
     /// The first step that failed; drop the value to take all of it back.
     pub fn activate(&mut self) -> Result<(), ApplyError> {
-        self.batch(|plan, index| {
-            let each = plan.addresses.iter();
-            each.map(|address| BatchStep {
-                name: format!("cannot add address {address} to {}", plan.name),
-                message: new_address(index, *address),
-                may_exist: false,
-            })
-            .collect()
-        })?;
         for (position, plan) in self.plans.iter().enumerate() {
             if !matches!(plan.link, LinkPlan::Existing { .. }) {
                 self.set_up(position)?;

@@ -1,6 +1,6 @@
 //! The network: namespaces, netlink, host facts, the plan of an attachment and its execution.
 //!
-//! Only [`netns`] enters a namespace, only [`apply`] changes a link.
+//! Only [`netns`] enters a namespace, only [`apply`], with `removal`, changes a link.
 
 pub mod announce;
 pub mod apply;

@@ -28,6 +28,13 @@ pub struct NetNsId {
     ino: u64,
 }
 
+impl NetNsId {
+    /// The inode, by which `lsns` and `ls -l /proc/PID/ns` name it.
+    pub fn inode(self) -> u64 {
+        self.ino
+    }
+}
+
 impl NetNs {
     /// Opens a namespace file, such as `/run/netns/NAME`.
     ///

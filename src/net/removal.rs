@@ -100,3 +100,45 @@ fn send_and_exit(socket: RawFd, request: &[u8]) -> ! {
         libc::_exit(0)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    use super::*;
+    use crate::attach::MacvlanMode;
+    use crate::net::facts::link;
+    use crate::net::messages::{Macvlan, new_macvlan};
+    use crate::net::netlink::{NLM_F_CREATE, NLM_F_EXCL};
+    use crate::net::netns::NetNs;
+
+    #[test]
+    fn a_deleted_link_leaves_its_name_and_its_place_on_the_parent_at_once() {
+        let (host_ns, container_ns) = (NetNs::create().unwrap(), NetNs::create().unwrap());
+        let mut command = Command::new("ip");
+        command.args(["link", "add", "lan", "type", "veth", "peer", "name", "port"]);
+        assert!(host_ns.enter_on_exec(&mut command).unwrap().status().unwrap().success());
+        let mut host = RouteSocket::open_in(&host_ns).unwrap();
+        let mut container = RouteSocket::open_in(&container_ns).unwrap();
+        let parent = link(&mut host, "lan").unwrap().unwrap().index;
+        // The parent takes one of these and no other, and so does the name.
+        let child = Macvlan {
+            name: "mc0",
+            parent,
+            mode: MacvlanMode::Passthru,
+            mac: None,
+            mtu: None,
+            bcqueuelen: 1000,
+            bclim: -1,
+        };
+        for _ in 0..20 {
+            let message = new_macvlan(&child, container_ns.as_fd());
+            host.request(message, NLM_F_CREATE | NLM_F_EXCL).unwrap();
+            let index = link(&mut container, "mc0").unwrap().unwrap().index;
+            delete(&mut container, index).unwrap();
+            assert_eq!(link(&mut container, "mc0").unwrap(), None);
+            assert_eq!(delete(&mut container, index).unwrap_err().errno, libc::ENODEV);
+        }
+        assert!(link(&mut container, "lo").unwrap().is_some(), "the socket is in step");
+    }
+}

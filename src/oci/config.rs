@@ -96,7 +96,8 @@ impl BundleConfig {
     /// [`ConfigError`], naming the file.
     pub fn read_with_text(bundle: &Path) -> Result<(Self, Vec<u8>), ConfigError> {
         let path = bundle.join("config.json");
-        let mut text = Vec::new();
+        // What engines write fits: one call reads it.
+        let mut text = Vec::with_capacity(16 * 1024);
         let read = File::open(&path).and_then(|f| f.take(MAX_CONFIG).read_to_end(&mut text));
         if let Err(source) = read {
             return Err(ConfigError::Read { path, source });

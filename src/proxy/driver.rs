@@ -373,14 +373,11 @@ impl Loop {
             return;
         }
         // A source-specific join under way looks like one from any source.
-        let Ok(mut groups) = self.proc_net.read() else { return };
+        let settled = self.barrier.pass();
+        let Ok(groups) = self.proc_net.read() else { return };
         let is_any = |key| groups.get(key).is_some_and(|o| o.exact() == Some(&Filter::any()));
-        if changed.iter().any(is_any) {
-            if !self.barrier.pass() {
-                return;
-            }
-            let Ok(settled) = self.proc_net.read() else { return };
-            groups = settled;
+        if !settled && changed.iter().any(is_any) {
+            return;
         }
         for (index, group) in changed {
             let filter = match groups.get(&(*index, *group)).map(Observed::exact) {

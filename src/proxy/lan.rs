@@ -2,7 +2,7 @@
 
 use std::io;
 use std::net::Ipv4Addr;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
 use socket2::{Domain, Protocol, SockFilter, Socket, Type};
 
@@ -46,6 +46,21 @@ impl LanSocket {
     /// Name of the interface.
     pub(crate) fn name(&self) -> &str {
         &self.name
+    }
+
+    /// Whether the interface has an IPv4 address. Where that cannot be told it is taken to have one.
+    pub(crate) fn is_numbered(&self) -> bool {
+        // SAFETY: an all-zero ifreq is a valid one.
+        let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+        let last = request.ifr_name.len() - 1;
+        for (to, from) in request.ifr_name.iter_mut().zip(self.name.bytes().take(last)) {
+            *to = from.cast_signed() as libc::c_char;
+        }
+        // SAFETY: this command reads a name and writes an address, both within the request.
+        let result = unsafe {
+            libc::ioctl(self.socket.as_raw_fd(), libc::SIOCGIFADDR as _, &raw mut request)
+        };
+        result == 0 || io::Error::last_os_error().raw_os_error() != Some(libc::EADDRNOTAVAIL)
     }
 
     /// Receives one packet; `None` when it was no valid query.

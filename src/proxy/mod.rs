@@ -12,7 +12,7 @@
 //!   data, where the link carries none        <-> relay <-> data
 //! ```
 //!
-//! [`spawn`] is the hook's side of the start, [`query_all`] everybody's way to ask.
+//! [`Starting`] is the hook's side of the start, [`query_all`] everybody's way to ask.
 
 mod barrier;
 mod client;
@@ -41,7 +41,7 @@ mod warnings;
 pub use client::{namespace, query_all, requery, take_over};
 pub use config::{ProxyConfig, ProxyInterface, RelayTask};
 pub use mark::random_mark;
-pub use spawn::{SpawnError, SpawnedProxy, spawn};
+pub use spawn::{SpawnError, SpawnedProxy, Starting};
 pub use start::main;
 pub use status::{
     GroupEntry, GroupStatus, InterfaceEntry, LanQuerier, ProxyState, ProxyStatus, RelayCounts,

@@ -2,13 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{self, Read, Seek};
+use std::io;
 use std::net::Ipv4Addr;
+use std::os::unix::fs::FileExt;
 
 use crate::igmp::{Filter, FilterMode};
 
 /// The most that is read of a file: about 8000 groups.
-const READ_LIMIT: u64 = 1024 * 1024;
+const READ_LIMIT: usize = 1024 * 1024;
 
 /// What the kernel says of one group on one interface.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -61,20 +62,31 @@ impl ProcNet {
     ///
     /// # Errors
     /// That of read(2), and `FileTooLarge` for a file that is not read to its end.
-    pub(crate) fn read(&mut self) -> io::Result<BTreeMap<(u32, Ipv4Addr), Observed>> {
-        let igmp = read(&mut self.igmp)?;
-        let mcfilter = read(&mut self.mcfilter)?;
-        Ok(parse(&igmp, &mcfilter))
+    pub(crate) fn read(&self) -> io::Result<BTreeMap<(u32, Ipv4Addr), Observed>> {
+        Ok(parse(&read(&self.igmp)?, &read(&self.mcfilter)?))
     }
 }
 
-fn read(file: &mut File) -> io::Result<String> {
-    file.rewind()?;
+/// In as few system calls as there are pages: a join waits for it.
+fn read(file: &File) -> io::Result<String> {
+    const PAGE: usize = 4096;
     let mut bytes = Vec::new();
-    if file.take(READ_LIMIT).read_to_end(&mut bytes)? as u64 == READ_LIMIT {
-        return Err(io::ErrorKind::FileTooLarge.into());
+    while bytes.len() < READ_LIMIT {
+        let have = bytes.len();
+        bytes.resize(have + PAGE, 0);
+        let got = match file.read_at(&mut bytes[have..], have as u64) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => 0,
+            result => match result? {
+                0 => {
+                    bytes.truncate(have);
+                    return Ok(String::from_utf8_lossy(&bytes).into_owned());
+                }
+                got => got,
+            },
+        };
+        bytes.truncate(have + got);
     }
-    Ok(String::from_utf8_lossy(&bytes).into_owned())
+    Err(io::ErrorKind::FileTooLarge.into())
 }
 
 /// Parses both files (`igmp_mc_seq_show` and `igmp_mcf_seq_show` in net/ipv4/igmp.c).

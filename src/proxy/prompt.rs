@@ -114,11 +114,17 @@ impl Reporter {
         if listening {
             let told = LinkEvent::Joined(self.index, group);
             let mut buffer = [0; NOTIFICATION];
-            while let Ok(true) = self.joins.receive(&mut buffer, |event| first |= event == told) {}
+            let mut hear = |first: &mut bool| {
+                let heard = self.joins.receive(&mut buffer, |event| *first |= event == told);
+                matches!(heard, Ok(true))
+            };
+            while !first && hear(&mut first) {}
+            if first && result.is_ok() {
+                self.send(&message);
+            }
+            // What it was told meanwhile is not for the next join.
             let _ = self.joins.hear_joins(false);
-        }
-        if first && result.is_ok() {
-            self.send(&message);
+            while hear(&mut first) {}
         }
         result
     }

@@ -191,6 +191,7 @@ impl Interface {
                 log.line(now, Level::Warning, &text);
             }
         }
+        served.pool.stock();
         while let Some(notice) = served.router.poll_notice() {
             log.line(now, Level::Warning, &format!("{name}: {notice}"));
         }

@@ -2,7 +2,6 @@
 
 use std::io::{self, Read, Write};
 use std::os::fd::AsFd;
-use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -53,70 +52,101 @@ pub enum SpawnError {
     Timeout,
 }
 
-/// Starts the proxy of a container and waits until it is ready. It is `mcrun-proxy` beside the
-/// running program, in a session of its own, with nothing of the caller's environment but
-/// `MCRUN_STATE_DIR`, and holds none of the caller's descriptors.
-///
-/// # Errors
-/// See [`SpawnError`]; no process is left then.
-pub fn spawn(config: &ProxyConfig) -> Result<SpawnedProxy, SpawnError> {
-    let program = std::env::current_exe()
-        .map_err(|source| SpawnError::Start { program: PROGRAM.into(), source })?
-        .with_file_name(PROGRAM);
-    let mut command = Command::new(&program);
-    command
-        .env_clear()
-        // Absolute, since the proxy keeps no directory busy.
-        .env("MCRUN_STATE_DIR", std::path::absolute(state_dir())?)
-        .current_dir("/")
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null());
-    // SAFETY: setsid(2) is async-signal-safe, and the closure does nothing else.
-    unsafe { command.pre_exec(|| Ok(nix::unistd::setsid().map(drop)?)) };
-    let mut child = command.spawn().map_err(|source| SpawnError::Start { program, source })?;
-    match await_ready(&mut child, config) {
-        Ok(start) => Ok(SpawnedProxy { pid: child.id().cast_signed(), start }),
-        Err(error) => {
-            // It may have ended by itself.
-            let _ = child.kill();
-            let _ = child.wait();
-            Err(error)
+/// A proxy that has been started and waits for its task. Dropped, it is ended.
+#[derive(Debug)]
+pub struct Starting {
+    child: Child,
+    sent: io::Result<()>,
+    ready: bool,
+}
+
+impl Starting {
+    /// Starts the proxy of a container before its task is known: what does not depend on the task is done
+    /// while the task is found. It is `mcrun-proxy` beside the running program, with nothing of the
+    /// caller's environment but `MCRUN_STATE_DIR`. It makes a session of its own and holds none of the
+    /// caller's descriptors.
+    ///
+    /// # Errors
+    /// [`SpawnError::Start`].
+    pub fn begin() -> Result<Self, SpawnError> {
+        let program = std::env::current_exe()
+            .map_err(|source| SpawnError::Start { program: PROGRAM.into(), source })?
+            .with_file_name(PROGRAM);
+        // Neither a directory nor anything else that is to be done between fork and exec: without
+        // it the caller's memory is not copied first.
+        let child = Command::new(&program)
+            .env_clear()
+            // Absolute, since the proxy keeps no directory busy.
+            .env("MCRUN_STATE_DIR", std::path::absolute(state_dir())?)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .map_err(|source| SpawnError::Start { program, source })?;
+        Ok(Starting { child, sent: Ok(()), ready: false })
+    }
+
+    /// Tells it its task.
+    ///
+    /// # Errors
+    /// [`SpawnError::Pipe`].
+    pub fn give(&mut self, config: &ProxyConfig) -> Result<(), SpawnError> {
+        let text = serde_json::to_vec(config).map_err(io::Error::from)?;
+        // A proxy reads all of it before anything else; if it ends first, its answer says why.
+        self.sent = self.child.stdin.take().ok_or_else(closed)?.write_all(&text);
+        Ok(())
+    }
+
+    /// Waits until it is ready.
+    ///
+    /// # Errors
+    /// See [`SpawnError`]; no process is left then.
+    pub fn ready(mut self) -> Result<SpawnedProxy, SpawnError> {
+        let deadline = Instant::now() + PATIENCE;
+        let mut stdout = self.child.stdout.take().ok_or_else(closed)?;
+        let mut answer = Vec::new();
+        while answer.len() < MAX_ANSWER && !answer.contains(&b'\n') {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
+            match poll(&mut [PollFd::new(stdout.as_fd(), PollFlags::POLLIN)], timeout) {
+                Ok(0) => return Err(SpawnError::Timeout),
+                Ok(_) => {}
+                Err(nix::errno::Errno::EINTR) => continue,
+                Err(e) => return Err(io::Error::from(e).into()),
+            }
+            let mut buffer = [0; 512];
+            match stdout.read(&mut buffer)? {
+                0 => break,
+                n => answer.extend_from_slice(&buffer[..n]),
+            }
+        }
+        let answer = String::from_utf8_lossy(&answer);
+        let answer = answer.lines().next().unwrap_or("");
+        match answer.strip_prefix("error: ") {
+            Some(reason) => Err(SpawnError::Refused(reason.to_owned())),
+            None if answer == "ready" => {
+                let ProcessRef { pid, start } = ProcessRef::of(self.child.id().cast_signed())?;
+                self.ready = true;
+                Ok(SpawnedProxy { pid, start })
+            }
+            None => {
+                std::mem::replace(&mut self.sent, Ok(()))?;
+                Err(SpawnError::Died)
+            }
         }
     }
 }
 
-fn await_ready(child: &mut Child, config: &ProxyConfig) -> Result<u64, SpawnError> {
-    let deadline = Instant::now() + PATIENCE;
-    let closed = || io::Error::from(io::ErrorKind::BrokenPipe);
-    let text = serde_json::to_vec(config).map_err(io::Error::from)?;
-    // A proxy reads all of it before anything else; if it ends first, its answer says why.
-    let sent = child.stdin.take().ok_or_else(closed)?.write_all(&text);
-    let mut stdout = child.stdout.take().ok_or_else(closed)?;
-    let mut answer = Vec::new();
-    while answer.len() < MAX_ANSWER && !answer.contains(&b'\n') {
-        let left = deadline.saturating_duration_since(Instant::now());
-        let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
-        match poll(&mut [PollFd::new(stdout.as_fd(), PollFlags::POLLIN)], timeout) {
-            Ok(0) => return Err(SpawnError::Timeout),
-            Ok(_) => {}
-            Err(nix::errno::Errno::EINTR) => continue,
-            Err(e) => return Err(io::Error::from(e).into()),
-        }
-        let mut buffer = [0; 512];
-        match stdout.read(&mut buffer)? {
-            0 => break,
-            n => answer.extend_from_slice(&buffer[..n]),
+impl Drop for Starting {
+    fn drop(&mut self) {
+        if !self.ready {
+            // It may have ended by itself.
+            let _ = self.child.kill();
+            let _ = self.child.wait();
         }
     }
-    let answer = String::from_utf8_lossy(&answer);
-    let answer = answer.lines().next().unwrap_or("");
-    match answer.strip_prefix("error: ") {
-        Some(reason) => Err(SpawnError::Refused(reason.to_owned())),
-        None if answer == "ready" => Ok(ProcessRef::of(child.id().cast_signed())?.start),
-        None => {
-            sent?;
-            Err(SpawnError::Died)
-        }
-    }
+}
+
+fn closed() -> io::Error {
+    io::ErrorKind::BrokenPipe.into()
 }

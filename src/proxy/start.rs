@@ -1,6 +1,5 @@
 //! The start of a proxy: everything is opened as root, then the privileges go.
 
-use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
@@ -8,7 +7,6 @@ use std::os::unix::net::UnixListener;
 use std::process::ExitCode;
 use std::time::Instant;
 
-use nix::ifaddrs::getifaddrs;
 use nix::sys::signal::{SigHandler, Signal, signal};
 
 use super::barrier::Barrier;
@@ -95,9 +93,14 @@ fn start() -> Result<Driver, StartError> {
     // SAFETY: no handler is installed or replaced.
     unsafe { signal(Signal::SIGTERM, SigHandler::SigDfl) }
         .context(|| "cannot reset SIGTERM".into())?;
+    leave_parent().context(|| "cannot change to the root directory".into())?;
+    // What does not depend on the task, while the hook finds it.
+    reset_oom_score();
+    let filter = sandbox::system_calls().context(|| "cannot make the system call filter".into())?;
+    let barrier = Barrier::open().context(|| "cannot open a socket".into())?;
+    let limits = LimitFiles::open();
     let mut config = read_config()?;
     silence_standard_streams().context(|| "cannot open /dev/null".into())?;
-    reset_oom_score();
     let (ns, container) = find_container(&config)?;
     let now = Instant::now();
     let home = Home::open(&crate::state::state_dir(), &config.container)
@@ -112,11 +115,9 @@ fn start() -> Result<Driver, StartError> {
         .context(|| format!("cannot enter the network namespace of process {}", config.pid))??;
     let lan = open_lan(&config.interfaces, &inside)?;
     let relays = open_relays(&config.interfaces, &inside)?;
-    warnings.extend(unnumbered(&config.interfaces, &inside));
+    warnings.extend(lan.iter().filter(|socket| !socket.is_numbered()).map(unnumbered));
     // What is new to the host is told by notifications alone.
     let reporters = if config.notifications { open_reporters(&lan, now)? } else { Vec::new() };
-    let barrier = Barrier::open().context(|| "cannot open a socket".into())?;
-    let limits = LimitFiles::open();
     // In whose place the listener comes. One that has ended has left nothing.
     let predecessor =
         (config.follows && !relays.is_empty()).then(|| Predecessor::of(&home).ok()).flatten();
@@ -140,7 +141,7 @@ fn start() -> Result<Driver, StartError> {
         warnings,
     };
     let mut driver = Driver::new(parts, now).context(|| "cannot set up the event loop".into())?;
-    let landlocked = sandbox::enter(driver.home()).map_err(|e| StartError {
+    let landlocked = sandbox::enter(driver.home(), &filter).map_err(|e| StartError {
         what: "cannot give up privileges".into(),
         source: io::Error::other(e),
     })?;
@@ -261,29 +262,13 @@ fn open_reporters(lan: &[LanSocket], now: Instant) -> Result<Vec<Reporter>, Star
     Ok(reporters)
 }
 
-/// A warning for each upstream without an address: the kernel reports from 0.0.0.0 there.
-fn unnumbered(interfaces: &[ProxyInterface], inside: &Inside) -> Vec<String> {
-    let served = interfaces
-        .iter()
-        .filter(|i| inside.intercepting() && i.igmp == IgmpMode::Proxy)
-        .map(|i| i.upstream.as_str());
-    // Without the list nothing can be said.
-    let Ok(addresses) = getifaddrs() else { return Vec::new() };
-    let numbered: BTreeSet<String> = addresses
-        .filter(|a| a.address.is_some_and(|a| a.as_sockaddr_in().is_some()))
-        .map(|a| a.interface_name)
-        .collect();
-    served
-        .filter(|name| !numbered.contains(*name))
-        .collect::<BTreeSet<_>>()
-        .into_iter()
-        .map(|name| {
-            format!(
-                "{name} has no IPv4 address: the host's IGMP reports come from 0.0.0.0, which some \
-                 switches ignore; an address of any kind on {name} helps"
-            )
-        })
-        .collect()
+/// A warning about an upstream without an address: the kernel reports from 0.0.0.0 there.
+fn unnumbered(socket: &LanSocket) -> String {
+    let name = socket.name();
+    format!(
+        "{name} has no IPv4 address: the host's IGMP reports come from 0.0.0.0, which some switches \
+         ignore; an address of any kind on {name} helps"
+    )
 }
 
 /// What is opened in the container's namespace.
@@ -411,6 +396,13 @@ fn close_inherited() {
     // SAFETY: nothing of this process is open yet but the standard streams. Before Linux 5.9
     // there is no such call; the hook's own descriptors are CLOEXEC anyway.
     unsafe { libc::syscall(libc::SYS_close_range, FIRST, libc::c_uint::MAX, 0) };
+}
+
+/// Survives the caller's session and keeps no directory of its busy.
+fn leave_parent() -> io::Result<()> {
+    // The leader of a process group, as a shell makes one, has left already.
+    let _ = nix::unistd::setsid();
+    std::env::set_current_dir("/")
 }
 
 /// Nothing may hold the hook's pipes, and nothing may be printed into a socket.

@@ -1,7 +1,7 @@
 //! Processes that outlive the program which wrote their number down.
 
-use std::fs;
-use std::io;
+use std::fs::File;
+use std::io::{self, Read};
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::time::{Duration, Instant};
 
@@ -25,7 +25,10 @@ impl ProcessRef {
     /// `ESRCH` when there is none.
     pub fn of(pid: i32) -> io::Result<Self> {
         let gone = || io::Error::from_raw_os_error(libc::ESRCH);
-        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).map_err(|_| gone())?;
+        // A line of some 300 bytes. The kernel makes it anew for each read.
+        let mut line = [0; 1024];
+        let stat = File::open(format!("/proc/{pid}/stat")).and_then(|mut f| f.read(&mut line));
+        let stat = String::from_utf8_lossy(&line[..stat.map_err(|_| gone())?]);
         // The command, field 2, is in parentheses and may hold anything.
         let rest = stat.rsplit_once(") ").map(|(_, rest)| rest).ok_or_else(gone)?;
         let mut fields = rest.split_ascii_whitespace();

@@ -6,6 +6,7 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsE
 use std::path::{Path, PathBuf};
 
 use super::{PROXY_ID, Record, state_dir};
+use crate::net::netns::NetNsId;
 use crate::oci::ContainerId;
 
 /// Bytes of a record that are read; sixteen attachments with long rule lists stay below.
@@ -75,6 +76,23 @@ impl Store {
     /// When it exists and cannot be read or understood.
     pub fn read(&self, id: &ContainerId) -> Result<Option<Record>, StateDirError> {
         read_record(&self.container_dir(id).join("record.json"))
+    }
+
+    /// The records that name this network namespace. What cannot be read or understood is `mcrun gc`'s
+    /// business.
+    ///
+    /// # Errors
+    /// Those of [`Store::list`].
+    pub fn in_namespace(&self, namespace: NetNsId) -> Result<Vec<Record>, StateDirError> {
+        // To look for a number takes a small part of the time that it takes to understand a record.
+        let number = namespace.inode().to_string();
+        let named =
+            |text: &Vec<u8>| std::str::from_utf8(text).is_ok_and(|text| text.contains(&number));
+        let ids = self.list()?.into_iter();
+        let texts =
+            ids.filter_map(|id| read_text(&self.container_dir(&id).join("record.json")).ok());
+        let records = texts.filter(named).filter_map(|text| serde_json::from_slice(&text).ok());
+        Ok(records.filter(|record: &Record| record.netns == namespace).collect())
     }
 
     /// Locks the directory of a container, making it first where there is none.
@@ -210,13 +228,20 @@ impl LockedDir {
 }
 
 fn read_record(path: &Path) -> Result<Option<Record>, StateDirError> {
-    let mut text = Vec::new();
-    match File::open(path).and_then(|file| file.take(MAX_RECORD).read_to_end(&mut text)) {
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(e) => return Err(at("read", path)(e)),
-        Ok(_) => {}
+    match read_text(path) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(at("read", path)(e)),
+        Ok(text) => {
+            serde_json::from_slice(&text).map(Some).map_err(|e| at("understand", path)(e.into()))
+        }
     }
-    serde_json::from_slice(&text).map(Some).map_err(|e| at("understand", path)(e.into()))
+}
+
+fn read_text(path: &Path) -> io::Result<Vec<u8>> {
+    // A usual record fits: one call reads it.
+    let mut text = Vec::with_capacity(4096);
+    File::open(path)?.take(MAX_RECORD).read_to_end(&mut text)?;
+    Ok(text)
 }
 
 #[cfg(test)]

@@ -66,6 +66,8 @@ pub(crate) struct Pool {
     upstream: u32,
     slots: Slots,
     sockets: BTreeMap<SlotId, Socket>,
+    /// For the next slot: to open one takes longer than to join.
+    spare: Option<Socket>,
     failed: BTreeMap<Ipv4Addr, Failed>,
 }
 
@@ -84,6 +86,7 @@ impl Pool {
             upstream,
             slots: Slots::default(),
             sockets: BTreeMap::new(),
+            spare: None,
             failed: BTreeMap::new(),
         }
     }
@@ -145,6 +148,14 @@ impl Pool {
         !self.slots.has(group)
     }
 
+    /// Opens the socket that the next join may need; to be called when there is time.
+    pub(crate) fn stock(&mut self) {
+        if self.spare.is_none() {
+            // Without it the join opens one.
+            self.spare = open_socket().ok();
+        }
+    }
+
     /// Leaves everything.
     pub(crate) fn clear(&mut self) {
         *self = Pool::new(self.upstream);
@@ -160,8 +171,10 @@ impl Pool {
                     Ok(()) => {
                         if self.slots.apply(group, &step)
                             && let Operation::Leave(id) = step
+                            && let Some(socket) = self.sockets.remove(&id)
                         {
-                            self.sockets.remove(&id);
+                            // It has joined nothing any more.
+                            self.spare.get_or_insert(socket);
                         }
                     }
                     Err(error) => {
@@ -190,7 +203,10 @@ impl Pool {
                 if let Some(socket) = self.sockets.get(id) {
                     return join(socket, self.upstream, group, filter);
                 }
-                let socket = open_socket()?;
+                let socket = match self.spare.take() {
+                    Some(spare) => spare,
+                    None => open_socket()?,
+                };
                 join(&socket, self.upstream, group, filter)?;
                 self.sockets.insert(*id, socket);
                 Ok(())
