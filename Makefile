@@ -25,10 +25,13 @@ docs     := README.md CHANGELOG.md LICENSE-MIT LICENSE-APACHE hooks/config.json
 
 demo_packages := runc
 # What make bench sets beside mcrun, or measures with.
-bench_packages := iproute2 util-linux python3-minimal docker.io busybox-static containernetworking-plugins igmpproxy smcroute
+bench_packages := iproute2 util-linux python3-minimal docker.io busybox-static containernetworking-plugins igmpproxy smcroute gcc libc6-dev
 # The tests that depend on how a proxy hears of joins: they run once more as on kernels that do not tell.
 igmp_tests := attach blackout hand_configured igmp_modes interface lifecycle peers policy port_security prompt proxy rogue scale ssm state_lost
-test_packages := runc crun docker.io containerd podman netavark iptables busybox-static iproute2 nftables tcpdump util-linux libcap2-bin make
+test_packages := runc crun docker.io containerd podman netavark iptables busybox-static iproute2 nftables tcpdump util-linux libcap2-bin make \
+    qemu-system-x86
+# The kernel of the virtual machine in which tests/ipvlan.rs runs.
+vm_kernel := linux-image-6.12.*-cloud-amd64
 
 .DEFAULT_GOAL := build
 .PHONY: build demo test lint fmt man fuzz bench install uninstall
@@ -46,6 +49,7 @@ demo: need-root
 test: need-root
 	@scripts/apt-install $(test_packages)
 	@scripts/apt-unpack pimd target/debian
+	@scripts/apt-unpack '$(vm_kernel)' target/debian
 	@scripts/need-toolchain
 	# A shell's background job ignores SIGINT, and so would all that the tests start and interrupt.
 	env --default-signal=INT,QUIT cargo test --locked

@@ -100,7 +100,8 @@ fn mdns_is_answered(lab: &Lab, containers: &[Container]) {
 
 fn a_search_is_answered(lab: &Lab, containers: &[Container]) {
     let device = lab.socket("src", Ipv4Addr::UNSPECIFIED, SSDP_PORT);
-    lab.join_on_lan("src", &device, SSDP);
+    device.join(SSDP);
+    lab.wait_forwarded_to_source(SSDP);
     let searchers: Vec<_> = containers.iter().map(|container| container.socket(0)).collect();
     for (number, searcher) in searchers.iter().enumerate() {
         searcher.send(format!("search {number}").as_bytes(), (SSDP, SSDP_PORT));

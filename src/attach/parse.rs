@@ -42,7 +42,8 @@ impl SpecError {
 /// checks them against each other. An empty text is no attachment.
 ///
 /// # Errors
-/// That of the first bad one, two interfaces of one name, or more than [`MAX_ATTACHMENTS`].
+/// That of the first bad one, two interfaces of one name, children that one parent cannot have beside
+/// each other, or more than [`MAX_ATTACHMENTS`].
 pub fn parse_list(text: &str) -> Result<Vec<Attachment>, SpecError> {
     if text.len() > MAX_TEXT {
         return fail(format!(
@@ -58,7 +59,8 @@ pub fn parse_list(text: &str) -> Result<Vec<Attachment>, SpecError> {
     Ok(attachments)
 }
 
-/// Checks what no attachment can see alone: their number and their interface names.
+/// Checks what no attachment can see alone: their number, their interface names and what they do to
+/// the others' parents.
 ///
 /// # Errors
 /// As [`parse_list`].
@@ -75,8 +77,40 @@ pub fn check_together(attachments: &[Attachment]) -> Result<(), SpecError> {
         Some((_, name)) => {
             fail(format!("name={name}: two attachments of the container have this name"))
         }
-        None => Ok(()),
+        None => check_parents(attachments),
     }
+}
+
+/// What the children of one parent must have in common: the kernel has either macvlan or ipvlan on a
+/// parent, and gives all ipvlan children the mode and the flag of the last.
+fn check_parents(attachments: &[Attachment]) -> Result<(), SpecError> {
+    for (position, attachment) in attachments.iter().enumerate() {
+        let parent = &attachment.parent;
+        let before = attachments[..position].iter().filter(|other| other.parent == *parent);
+        for other in before {
+            let (key, wanted, there) = match (&attachment.driver, &other.driver) {
+                (Driver::Ipvlan { mode, .. }, Driver::Ipvlan { mode: other, .. })
+                    if mode != other =>
+                {
+                    ("mode", mode.name(), other.name())
+                }
+                (Driver::Ipvlan { flag, .. }, Driver::Ipvlan { flag: other, .. })
+                    if flag != other =>
+                {
+                    ("flag", flag.name(), other.name())
+                }
+                (Driver::Ipvlan { .. }, Driver::Macvlan(_))
+                | (Driver::Macvlan(_), Driver::Ipvlan { .. }) => {
+                    ("driver", attachment.driver.name(), other.driver.name())
+                }
+                _ => continue,
+            };
+            return fail(format!(
+                "{key}={wanted}: another attachment of the container to {parent} has {key}={there}, and all children of a parent have the same"
+            ));
+        }
+    }
+    Ok(())
 }
 
 /// Parses one attachment.

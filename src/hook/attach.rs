@@ -7,6 +7,7 @@ use caps::{CapSet, Capability};
 
 use super::HookError;
 use super::cleanup::detach;
+use super::parents;
 use super::proxies::{self, Unfinished};
 use super::request::Request;
 use crate::attach::{AdminConfig, AdminError, Attachment, Driver, Ruling, check_together};
@@ -28,7 +29,7 @@ pub(super) fn attach(
     let admin = AdminConfig::read(&config_dir())?;
     let interfaces = interfaces(request.attachments, &admin)?;
     let starting = proxies::begin(&interfaces)?;
-    let mut container = Target::open(state)?;
+    let mut container = Target::open(state, store)?;
     if request.netns_path.is_some()
         && let Some(other) = attached_in(&container.namespace, &state.id, store)?
     {
@@ -67,7 +68,7 @@ pub fn attach_running(
     attachments: Vec<Attachment>,
     store: &Store,
 ) -> Result<Vec<String>, HookError> {
-    let mut container = Target::open(state)?;
+    let mut container = Target::open(state, store)?;
     let admin = AdminConfig::read(&config_dir())?;
     let mut dir = store.lock_or_create(&state.id)?;
     let there = match dir.read() {
@@ -87,11 +88,11 @@ pub fn attach_running(
             let names = interfaces.iter().map(|i| i.name.clone()).collect();
             // Engines rename containers: they are asked for the name when it is shown.
             let name = state.id.to_string();
-            Ok((container.record(state, name, None, interfaces, &admin)?, names))
+            let starting = proxies::begin(&interfaces)?;
+            Ok((container.record(state, name, None, interfaces, &admin)?, names, starting))
         })();
         return match result {
-            Ok((record, names)) => {
-                let starting = proxies::begin(&record.interfaces)?;
+            Ok((record, names, starting)) => {
                 container.attach_first(record, dir, starting).map(|()| names)
             }
             Err(error) => {
@@ -133,14 +134,15 @@ fn name_interfaces(mut attachments: Vec<Attachment>, mut taken: Vec<String>) -> 
 }
 
 /// A container that can be attached: it runs, and it has a network namespace of its own.
-struct Target {
+struct Target<'s> {
+    store: &'s Store,
     init: ProcessRef,
     namespace: NetNs,
     socket: RouteSocket,
 }
 
-impl Target {
-    fn open(state: &ContainerState) -> Result<Self, HookError> {
+impl<'s> Target<'s> {
+    fn open(state: &ContainerState, store: &'s Store) -> Result<Self, HookError> {
         let pid = state.pid.ok_or(HookError::NoPid)?;
         let init = ProcessRef::of(pid).map_err(|_| HookError::Ended(pid))?;
         check_privileges()?;
@@ -149,7 +151,7 @@ impl Target {
             return Err(HookError::HostNetwork);
         }
         let socket = RouteSocket::open_in(&namespace)?;
-        Ok(Target { init, namespace, socket })
+        Ok(Target { store, init, namespace, socket })
     }
 
     /// The intention to attach it to these.
@@ -226,7 +228,10 @@ impl Target {
         let facts = Facts::gather(&attachments, &mut host, &mut self.socket)?;
         let plans = plan(&attachments, &facts)?;
 
-        let mut applying = Applying::create(&plans, &mut host, &mut self.socket, &self.namespace)?;
+        let lock = parents::check(&plans, &mut host, self.store)?;
+        let mut applying = Applying::create(&plans, &mut host, &mut self.socket, &self.namespace)
+            .map_err(|error| parents::explain(error, self.store))?;
+        drop(lock);
         let made = applying.created().iter().zip(&plans);
         for (interface, (created, plan)) in record.interfaces[have..].iter_mut().zip(made) {
             interface.index = created.index;

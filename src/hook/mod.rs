@@ -6,6 +6,7 @@
 mod attach;
 mod cleanup;
 mod entry;
+mod parents;
 mod proxies;
 mod request;
 
@@ -105,6 +106,9 @@ pub enum HookError {
     /// The host and the request do not go together.
     #[error(transparent)]
     Plan(#[from] PlanError),
+    /// The parent cannot have this child beside those that it has.
+    #[error("{0}")]
+    Parent(String),
     /// A step failed.
     #[error(transparent)]
     Apply(#[from] ApplyError),

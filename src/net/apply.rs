@@ -11,15 +11,14 @@ use netlink_packet_route::RouteNetlinkMessage;
 use super::announce::neighbour_advertisement;
 use super::facts::link;
 use super::messages::{
-    Ipvlan, Macvlan, all_multicast, get_links, new_address, new_ipvlan, new_macvlan, new_route,
-    read_link, set_up,
+    Ipvlan, Macvlan, all_multicast, new_address, new_ipvlan, new_macvlan, new_route, set_up,
 };
 use super::netlink::{NLM_F_CREATE, NLM_F_EXCL, NetlinkError, RouteSocket};
 use super::netns::NetNs;
 use super::plan::{InterfacePlan, LinkPlan};
 use super::removal;
 use super::sysctl::{self, SysctlError};
-use crate::attach::{MacAddr, MacvlanMode};
+use crate::attach::{IfName, MacAddr, MacvlanMode};
 
 /// What went wrong while a plan was carried out.
 #[derive(Debug, thiserror::Error)]
@@ -35,6 +34,17 @@ pub enum ApplyError {
     /// The parent cannot have this child.
     #[error("{0}")]
     Parent(String),
+    /// Something else has taken the parent for itself.
+    #[error(
+        "parent={}: it cannot have {driver} children, since it has children of another kind or is a port of a bridge or switch",
+        parent.0
+    )]
+    ParentHeld {
+        /// The parent's name and index.
+        parent: (IfName, u32),
+        /// What it was to have.
+        driver: &'static str,
+    },
     /// A hardware address that somebody else on the parent has.
     #[error("mac={mac}: in use by another child of {parent}")]
     MacInUse {
@@ -157,26 +167,13 @@ impl<'a> Applying<'a> {
     }
 
     fn explain_create(&mut self, plan: &InterfacePlan, source: NetlinkError) -> ApplyError {
-        let (parent, index) = &plan.parent;
-        let (driver, rival) = match plan.link {
-            LinkPlan::Ipvlan { .. } => ("ipvlan", "macv"),
-            _ => ("macvlan", "ipv"),
+        let parent = &plan.parent.0;
+        let driver = match plan.link {
+            LinkPlan::Ipvlan { .. } => "ipvlan",
+            _ => "macvlan",
         };
         match (source.errno, &plan.link) {
-            (libc::EBUSY, _) => {
-                let links = self.host.dump(get_links()).unwrap_or_default();
-                let holder = links.into_iter().filter_map(read_link).find(|l| {
-                    l.parent == Some(*index)
-                        && l.kind.as_deref().is_some_and(|k| k.starts_with(rival))
-                });
-                let holder = match holder {
-                    Some(link) => format!("{} is an {rival}lan child of it", link.name),
-                    None => format!("it is an {rival}lan parent, or a port of a bridge or switch"),
-                };
-                ApplyError::Parent(format!(
-                    "parent={parent}: it cannot have {driver} children, {holder}"
-                ))
-            }
+            (libc::EBUSY, _) => ApplyError::ParentHeld { parent: plan.parent.clone(), driver },
             (libc::EINVAL, LinkPlan::Macvlan { mode: MacvlanMode::Passthru, .. }) => {
                 ApplyError::Parent(format!(
                     "mode=passthru: {parent} has another macvlan child, and passthru takes the parent for itself"

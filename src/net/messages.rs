@@ -9,6 +9,7 @@ use netlink_packet_route::link::{
     InfoData, InfoIpVlan, InfoKind, InfoMacVlan, InfoPortKind, IpVlanFlags, IpVlanMode,
     LinkAttribute, LinkFlags, LinkInfo, LinkMessage, MacVlanMode,
 };
+use netlink_packet_route::nsid::{NsidAttribute, NsidMessage};
 use netlink_packet_route::route::{
     RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
 };
@@ -227,6 +228,11 @@ pub struct Link {
     pub kind: Option<String>,
     /// Index of the link it hangs on.
     pub parent: Option<u32>,
+    /// The namespace of that, by its number in the namespace of this; none when both are in the same
+    /// (`IFLA_LINK_NETNSID`).
+    pub parent_namespace: Option<i32>,
+    /// Mode and flag of an ipvlan child.
+    pub ipvlan: Option<(IpvlanMode, IpvlanFlag)>,
 }
 
 /// Reads a link from an answer; `None` when the answer is about something else.
@@ -242,6 +248,8 @@ pub fn read_link(message: RouteNetlinkMessage) -> Option<Link> {
         port_of: None,
         kind: None,
         parent: None,
+        parent_namespace: None,
+        ipvlan: None,
     };
     let (mut controller, mut port_kind) = (None, None);
     for attribute in message.attributes {
@@ -251,11 +259,13 @@ pub fn read_link(message: RouteNetlinkMessage) -> Option<Link> {
             LinkAttribute::Address(bytes) => link.mac = MacAddr::from_slice(&bytes),
             LinkAttribute::Controller(index) => controller = Some(index),
             LinkAttribute::Link(index) => link.parent = Some(index),
+            LinkAttribute::LinkNetNsId(id) => link.parent_namespace = Some(id),
             LinkAttribute::LinkInfo(infos) => {
                 for info in infos {
                     match info {
                         LinkInfo::Kind(kind) => link.kind = Some(kind.to_string()),
                         LinkInfo::PortKind(kind) => port_kind = Some(kind),
+                        LinkInfo::Data(InfoData::IpVlan(data)) => link.ipvlan = read_ipvlan(&data),
                         _ => {}
                     }
                 }
@@ -270,6 +280,41 @@ pub fn read_link(message: RouteNetlinkMessage) -> Option<Link> {
         (None, _) => None,
     };
     Some(link)
+}
+
+/// Mode and flag among the settings of an ipvlan child.
+fn read_ipvlan(data: &[InfoIpVlan]) -> Option<(IpvlanMode, IpvlanFlag)> {
+    let mode = data.iter().find_map(|info| match info {
+        InfoIpVlan::Mode(IpVlanMode::L2) => Some(IpvlanMode::L2),
+        InfoIpVlan::Mode(IpVlanMode::L3) => Some(IpvlanMode::L3),
+        InfoIpVlan::Mode(IpVlanMode::L3S) => Some(IpvlanMode::L3s),
+        _ => None,
+    })?;
+    let flag = data.iter().find_map(|info| match info {
+        InfoIpVlan::Flags(flags) if flags.contains(IpVlanFlags::Private) => {
+            Some(IpvlanFlag::Private)
+        }
+        InfoIpVlan::Flags(flags) if flags.contains(IpVlanFlags::Vepa) => Some(IpvlanFlag::Vepa),
+        _ => None,
+    });
+    // Kernels before 4.15 have no flags.
+    Some((mode, flag.unwrap_or(IpvlanFlag::Bridge)))
+}
+
+/// Asks for the number that a namespace has in the namespace of the requesting socket.
+pub fn get_namespace_id(namespace: BorrowedFd<'_>) -> RouteNetlinkMessage {
+    let mut message = NsidMessage::default();
+    message.attributes.push(NsidAttribute::Fd(namespace.as_raw_fd().unsigned_abs()));
+    RouteNetlinkMessage::GetNsId(message)
+}
+
+/// Reads the answer; `None` when the namespace has no number there, so that nothing refers to it.
+pub fn read_namespace_id(message: RouteNetlinkMessage) -> Option<i32> {
+    let RouteNetlinkMessage::NewNsId(message) = message else { return None };
+    message.attributes.into_iter().find_map(|attribute| match attribute {
+        NsidAttribute::Id(id) if id >= 0 => Some(id),
+        _ => None,
+    })
 }
 
 /// Reads an interface index and address from an answer.

@@ -4,6 +4,7 @@
 
 pub mod announce;
 pub mod apply;
+pub mod children;
 pub mod facts;
 pub mod messages;
 pub mod netlink;

@@ -380,6 +380,8 @@ mod tests {
             port_of: None,
             kind: None,
             parent: None,
+            parent_namespace: None,
+            ipvlan: None,
         }
     }
 

@@ -141,6 +141,18 @@ impl Store {
         }
     }
 
+    /// Locks out everybody else who asks for this lock, until the file is dropped: for what several
+    /// containers share. It is held for a few milliseconds.
+    ///
+    /// # Errors
+    /// When the directory cannot be made or locked.
+    pub fn lock_all(&self) -> Result<File, StateDirError> {
+        self.make_parents()?;
+        let file = File::open(&self.root).map_err(at("open", &self.root))?;
+        file.lock().map_err(at("lock", &self.root))?;
+        Ok(file)
+    }
+
     fn make_parents(&self) -> Result<(), StateDirError> {
         DirBuilder::new()
             .recursive(true)

@@ -236,17 +236,23 @@ impl Lab {
 
     /// Groups the switch forwards to the container host, as `GROUP` or `GROUP@SOURCE`.
     pub fn forwarded(&self) -> BTreeSet<String> {
-        self.forwarded_to("host")
+        self.forwarded_to(HOST_PORT)
     }
 
-    /// The same of another node.
-    pub fn forwarded_to(&self, node: &str) -> BTreeSet<String> {
-        let port = format!("p-{node}");
+    /// Waits until the switch forwards a group to the sender's namespace, where somebody has joined it: a
+    /// switch that hears a querier floods to nobody.
+    pub fn wait_forwarded_to_source(&self, group: Ipv4Addr) {
+        wait_until("the switch forwards to the sender", PATIENCE, || {
+            self.forwarded_to("p-src").contains(&group.to_string()).then_some(())
+        });
+    }
+
+    fn forwarded_to(&self, port: &str) -> BTreeSet<String> {
         let answer = json(self.enter("sw", "bridge").args(["-j", "mdb", "show"]));
         let mut groups = BTreeSet::new();
         for entry in answer[0]["mdb"].as_array().into_iter().flatten() {
             let group = entry["grp"].as_str().unwrap_or_default();
-            if entry["port"] == port.as_str() && !group.contains(':') {
+            if entry["port"] == port && !group.contains(':') {
                 match entry["src"].as_str() {
                     Some(source) => groups.insert(format!("{group}@{source}")),
                     None => groups.insert(group.to_owned()),
@@ -254,14 +260,6 @@ impl Lab {
             }
         }
         groups
-    }
-
-    /// Joins with a socket of a node, and returns when the switch knows.
-    pub fn join_on_lan(&self, node: &str, socket: &Udp, group: Ipv4Addr) {
-        socket.join(group);
-        wait_until("the switch forwards", PATIENCE, || {
-            self.forwarded_to(node).contains(&group.to_string()).then_some(())
-        });
     }
 
     /// Makes the switch port drop every frame that does not come from the host's own MAC address.

@@ -25,6 +25,7 @@ pub struct Receiver(Background);
 pub struct Reception {
     pub packets: u64,
     pub lost: u64,
+    pub duplicated: u64,
     pub longest_gap_ms: f64,
     /// Who sent what came.
     pub sources: BTreeSet<Ipv4Addr>,
@@ -50,6 +51,45 @@ impl Lab {
             .args(["--rate", &rate.to_string(), "--ttl", "8", "--duration", "120s"])
             .stdout(Stdio::null());
         Sender(Background::start(&mut command))
+    }
+
+    /// Sends so many packets to a group from the network namespace of a container, and
+    /// returns when all are sent.
+    pub fn send_from(&self, container: &Container, group: Ipv4Addr, rate: u32, count: u32) {
+        let command = container.enter(env!("CARGO_BIN_EXE_mcrun"));
+        let output = send_count(command, group, rate, count, &[]).finish(Duration::from_secs(60));
+        assert!(output.status.success(), "probe send: {output:?}");
+    }
+
+    /// Sends so many packets to a group from one of the sender's addresses; ended by
+    /// [`Background::finish`].
+    pub fn send_count(
+        &self,
+        group: Ipv4Addr,
+        source: Ipv4Addr,
+        rate: u32,
+        count: u32,
+    ) -> Background {
+        let command = self.enter("src", env!("CARGO_BIN_EXE_mcrun"));
+        send_count(command, group, rate, count, &["--source", &source.to_string()])
+    }
+
+    /// Receives so many packets in the network namespace of a container, however long that takes.
+    pub fn receive_count(
+        &self,
+        container: &Container,
+        group: Ipv4Addr,
+        source: Option<Ipv4Addr>,
+        count: u32,
+    ) -> Receiver {
+        let command = container.enter(env!("CARGO_BIN_EXE_mcrun"));
+        receive_count(command, group, source, count, &[])
+    }
+
+    /// The same on the LAN, where the sender is.
+    pub fn receive_count_on_lan(&self, group: Ipv4Addr, count: u32) -> Receiver {
+        let command = self.enter("src", env!("CARGO_BIN_EXE_mcrun"));
+        receive_count(command, group, None, count, &["--interface", PARENT])
     }
 
     /// Receives in a container for a time, from any source or from one.
@@ -102,6 +142,37 @@ impl Lab {
     }
 }
 
+fn send_count(
+    mut command: Command,
+    group: Ipv4Addr,
+    rate: u32,
+    count: u32,
+    options: &[&str],
+) -> Background {
+    command
+        .args(["probe", "send", &format!("{group}:{PORT}"), "--rate", &rate.to_string()])
+        .args(["--count", &count.to_string(), "--size", "200"])
+        .args(options);
+    Background::start(command.stdout(Stdio::piped()).stderr(Stdio::piped()))
+}
+
+fn receive_count(
+    mut command: Command,
+    group: Ipv4Addr,
+    source: Option<Ipv4Addr>,
+    count: u32,
+    options: &[&str],
+) -> Receiver {
+    command
+        .args(["probe", "recv", &format!("{group}:{PORT}"), "--json", "--duration", "45s"])
+        .args(["--count", &count.to_string()])
+        .args(options);
+    if let Some(source) = source {
+        command.args(["--source", &source.to_string()]);
+    }
+    Receiver(Background::start(command.stdout(Stdio::piped()).stderr(Stdio::piped())))
+}
+
 fn receive(
     command: &mut Command,
     group: Ipv4Addr,
@@ -117,6 +188,12 @@ fn receive(
 }
 
 impl Receiver {
+    /// Ends it now; what it received.
+    pub fn stop(self) -> Reception {
+        self.0.signal(libc::SIGINT);
+        self.finish()
+    }
+
     /// Waits for its end; what it received.
     pub fn finish(self) -> Reception {
         let output = self.0.finish(Duration::from_secs(60));
@@ -133,6 +210,7 @@ impl Receiver {
         Reception {
             packets: number("packets") as u64,
             lost: number("lost") as u64,
+            duplicated: number("duplicated") as u64,
             longest_gap_ms: number("longest_gap_ms"),
             sources: of_group["sources"]
                 .as_array()

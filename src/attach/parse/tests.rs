@@ -119,6 +119,16 @@ fn several_attachments() {
     let error = |text: &str| parse_list(text).unwrap_err().to_string();
     assert!(error("parent=a;parent=b,name=mc0").contains("name=mc0: two attachments"));
     assert!(error("parent=a;").contains("empty part"));
+    for (one, other, expected) in [
+        ("driver=ipvlan", "driver=ipvlan,mode=l3", "mode=l3: another attachment"),
+        ("driver=ipvlan", "driver=ipvlan,flag=vepa", "to a has flag=bridge"),
+        ("driver=macvlan", "driver=ipvlan", "driver=ipvlan: another"),
+        ("driver=ipvlan", "driver=macvlan", "has driver=ipvlan"),
+    ] {
+        let message = error(&format!("parent=a,{one};parent=a,{other}"));
+        assert!(message.contains(expected), "{message:?}, not {expected:?}");
+        parse_list(&format!("parent=a,{one};parent=b,{other}")).unwrap();
+    }
     assert!(error(&vec!["parent=a"; 17].join(";")).contains("17 attachments"));
     assert!(error(&" ".repeat(70_000)).contains("70000 bytes"));
 }

@@ -238,6 +238,29 @@ mod tests {
     }
 
     #[test]
+    fn another_table_carries_on_with_the_ports_used_last() {
+        let start = Instant::now();
+        let mut old = translation();
+        let ports = [40_001, 40_002, 40_003];
+        let mut outside = Vec::new();
+        for (n, port) in (0..).zip(ports) {
+            let now = start + Duration::from_millis(n);
+            outside.push(old.outside(now, (INSIDE, port), 1900, |_| ()).unwrap());
+        }
+        let mut new = translation();
+        for (port, socket) in old.latest(2) {
+            new.inherit(start, port, socket.map(|socket| socket.try_clone().unwrap()));
+        }
+        drop(old);
+        let lines: Vec<_> = new.lines().map(|line| (line.inside.1, line.outside)).collect();
+        assert_eq!(lines, [(ports[1], outside[1]), (ports[2], outside[2])]);
+        assert_eq!(new.sockets().map(|(port, _)| port).collect::<Vec<_>>(), ports[1..]);
+        // The host's address, looked at again, is no other.
+        new.set_host(Some(HERE));
+        assert_eq!(new.outside(start, (INSIDE, ports[2]), 1900, |_| ()), Some(outside[2]));
+    }
+
+    #[test]
     fn the_table_is_bounded() {
         let start = Instant::now();
         let mut translation = translation();
