@@ -57,7 +57,7 @@ def rows(context):
             for name, share in (("p50", 0.5), ("p95", 0.95)):
                 yield Row(f"attach {name}", "ms", percentile(attached, share), "CNI macvlan",
                           added and percentile(added, share), why, brief=True)
-            yield Row("memory of the only proxy (PSS)", "KiB", memory, brief=True)
+            yield Row("memory of the only proxy (PSS)", "KiB", memory)
             yield Row(f"memory of each of {CONTAINERS} proxies (PSS)", "KiB", pss(all_.proxies()),
                       brief=True)
             detached = []

@@ -22,6 +22,7 @@ import docker
 import joins
 import loss
 import memory
+import relay
 import scale
 from lab import Context
 from table import Row, from_json, line, markdown, to_json
@@ -35,7 +36,11 @@ SECTIONS = {
     "memory": memory.rows,
     "scale": scale.rows,
     "loss": loss.rows,
+    "relay": relay.rows,
 }
+
+# Where the README has the table.
+BEGIN, END = "<!-- make bench -->", "<!-- end of make bench -->"
 
 
 def main():
@@ -49,10 +54,16 @@ def main():
     parser.add_argument("--brief", action="store_true", help="the Markdown has the main figures only")
     parser.add_argument("--from", type=Path, metavar="JSON", dest="earlier",
                         help="measure nothing, print the Markdown of an earlier run")
+    parser.add_argument("--into", type=Path, metavar="FILE",
+                        help=f"with --from: put it between the lines {BEGIN} and {END} of a file")
     options = parser.parse_args()
     if options.earlier:
         rows, machine = from_json(options.earlier.read_text())
-        print(as_markdown(rows, machine, options.brief), end="")
+        text = as_markdown(rows, machine, options.brief)
+        if options.into:
+            replace(options.into, text)
+        else:
+            print(text, end="")
         return
     if not options.binaries:
         parser.error("the directory of mcrun's programs is missing")
@@ -87,7 +98,16 @@ def main():
 
 
 def as_markdown(rows, machine, brief):
-    return f"{machine}\n\n{markdown([row for row in rows if row.brief or not brief])}"
+    return f"On {machine}:\n\n{markdown([row for row in rows if row.brief or not brief])}"
+
+
+def replace(file, text):
+    """Puts a text in the place that a file has for it."""
+    before, begin, rest = file.read_text().partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        sys.exit(f"{file} has no lines {BEGIN} and {END}")
+    file.write_text(f"{before}{begin}\n{text}{end}{after}")
 
 
 def machine_line():

@@ -59,6 +59,12 @@ def turns(where, prefix, count):
             yield who, socket.if_nametoindex(interface), f"{prefix}.{position}.{number + 1}"
 
 
+def apart(seconds):
+    """Waits, and for a random time more: what comes next falls anywhere between two ticks of the
+    kernel, whose own reports wait for these, and between two packets of a stream."""
+    time.sleep(seconds + random.uniform(0, 0.01))
+
+
 def to_wire(facility, where, version):
     with Port(facility) as port:
         for kind, prefix, source in KINDS:
@@ -69,7 +75,7 @@ def to_wire(facility, where, version):
                     start = time.clock_gettime(time.CLOCK_REALTIME)
                     join(receiver, index, group, source)
                     times[who].append((port.wait_for("join", group) - start) * 1000)
-                time.sleep(0.02)
+                apart(0.02)
             yield from compare(f"join to switch port, {kind}, IGMPv{version}", times)
 
 
@@ -80,7 +86,7 @@ def leave_to_wire(facility, where, version):
             receiver = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
             join(receiver, index, group)
             # All have said what they had to say of the join.
-            time.sleep(0.06)
+            apart(0.06)
             port.drain()
             start = time.clock_gettime(time.CLOCK_REALTIME)
             receiver.close()
@@ -94,8 +100,8 @@ def to_packet(facility, where, version):
             times = {who: [] for who in where}
             for who, index, group in turns(where, f"{prefix}.2", PACKETS):
                 sender.stream(group)
-                # The stream flows, and the join falls anywhere between two packets.
-                time.sleep(random.uniform(0.001, 0.002))
+                # The stream flows.
+                apart(0.001)
                 with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as receiver:
                     receiver.bind((group, UDP_PORT))
                     receiver.settimeout(3)

@@ -57,7 +57,7 @@ def line(row):
 
 
 def markdown(rows):
-    """The table as Markdown; the peer's ratio last."""
+    """The table as Markdown."""
     out = ["| figure | mcrun | peer | ratio |", "|---|---:|---|---:|"]
     for row in rows:
         figure, value, beside, ratio, note = columns(row)

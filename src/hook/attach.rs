@@ -88,11 +88,11 @@ pub fn attach_running(
             let names = interfaces.iter().map(|i| i.name.clone()).collect();
             // Engines rename containers: they are asked for the name when it is shown.
             let name = state.id.to_string();
-            Ok((container.record(state, name, None, interfaces, &admin)?, names))
+            let starting = proxies::begin(&interfaces)?;
+            Ok((container.record(state, name, None, interfaces, &admin)?, names, starting))
         })();
         return match result {
-            Ok((record, names)) => {
-                let starting = proxies::begin(&record.interfaces)?;
+            Ok((record, names, starting)) => {
                 container.attach_first(record, dir, starting).map(|()| names)
             }
             Err(error) => {

@@ -137,6 +137,16 @@ impl From<NetNs> for OwnedFd {
     }
 }
 
+/// Makes all threads of the program share one heap. Threads that enter a namespace run while the caller
+/// waits; glibc would give them a heap of their own, which stays when they have ended.
+pub fn share_heap() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: mallopt(3) takes numbers; where it refuses, everything is as before.
+    unsafe {
+        libc::mallopt(libc::M_ARENA_MAX, 1);
+    }
+}
+
 /// Runs `f` on a thread of its own, which ends with it.
 fn on_own_thread<T: Send>(f: impl FnOnce() -> T + Send) -> io::Result<T> {
     std::thread::scope(|scope| {

@@ -364,12 +364,18 @@ impl Loop {
         if !changed.iter().any(|(index, _)| self.interfaces.iter_mut().any(|i| served(i, *index))) {
             return;
         }
-        // A source-specific join under way looks like one from any source.
-        let settled = self.barrier.pass();
-        let Ok(groups) = self.proc_net.read() else { return };
+        // A source-specific join under way looks like one from any source. In the range where all joins
+        // are such (RFC 4607 §4.3) the source is mostly there by now.
+        let specific = changed.iter().all(|(_, group)| group.octets()[0] == 232);
+        let settled = !specific && self.barrier.pass();
+        let Ok(mut groups) = self.proc_net.read() else { return };
         let is_any = |key| groups.get(key).is_some_and(|o| o.exact() == Some(&Filter::any()));
         if !settled && changed.iter().any(is_any) {
-            return;
+            if !self.barrier.pass() {
+                return;
+            }
+            let Ok(settled) = self.proc_net.read() else { return };
+            groups = settled;
         }
         for (index, group) in changed {
             let filter = match groups.get(&(*index, *group)).map(Observed::exact) {

@@ -41,6 +41,8 @@ mod warnings;
 pub use client::{namespace, query_all, requery};
 pub use config::{ProxyConfig, ProxyInterface, RelayTask};
 pub use mark::random_mark;
+#[doc(hidden)]
+pub use relay::check_relayed_packet;
 pub use spawn::{SpawnError, SpawnedProxy, Starting};
 pub use start::main;
 pub use status::{

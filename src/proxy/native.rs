@@ -69,22 +69,19 @@ impl ProcNet {
 
 /// In as few system calls as there are pages: a join waits for it.
 fn read(file: &File) -> io::Result<String> {
-    const PAGE: usize = 4096;
+    // On the stack, since the heap keeps what it has grown to.
+    let mut page = [0; 4096];
     let mut bytes = Vec::new();
     while bytes.len() < READ_LIMIT {
-        let have = bytes.len();
-        bytes.resize(have + PAGE, 0);
-        let got = match file.read_at(&mut bytes[have..], have as u64) {
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => 0,
-            result => match result? {
-                0 => {
-                    bytes.truncate(have);
-                    return Ok(String::from_utf8_lossy(&bytes).into_owned());
-                }
-                got => got,
-            },
-        };
-        bytes.truncate(have + got);
+        match file.read_at(&mut page, bytes.len() as u64) {
+            Ok(0) => {
+                let lossy = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+                return Ok(String::from_utf8(bytes).unwrap_or_else(|e| lossy(e.as_bytes())));
+            }
+            Ok(got) => bytes.extend_from_slice(&page[..got]),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
     }
     Err(io::ErrorKind::FileTooLarge.into())
 }

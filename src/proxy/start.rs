@@ -25,7 +25,7 @@ use super::relay::{ContainerSockets, HostSockets};
 use super::sandbox;
 use super::upstream::LimitFiles;
 use crate::attach::IgmpMode;
-use crate::net::netns::NetNs;
+use crate::net::netns::{NetNs, share_heap};
 use crate::state::ProcessRef;
 
 /// Longest task a proxy is given.
@@ -63,6 +63,7 @@ fn refuse<T>(what: impl Into<String>, why: &str) -> Result<T, StartError> {
 /// `error: ...`, and closes both.
 pub fn main() -> ExitCode {
     close_inherited();
+    share_heap();
     // The answer goes to a descriptor of its own, so that a later message of any library
     // can't end up in a socket that happens to be number 1.
     let Ok(answer) = io::stdout().as_fd().try_clone_to_owned() else {

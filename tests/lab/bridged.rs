@@ -140,8 +140,17 @@ impl Udp {
             Err(e) if matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {
                 None
             }
+            // A child of the test has ended.
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => self.receive(limit),
             Err(e) => panic!("receive: {e}"),
         }
+    }
+
+    /// So many datagrams, or those that come in time, and what follows them at once.
+    pub fn take(&self, count: usize) -> Vec<(Vec<u8>, SocketAddrV4)> {
+        let first: Vec<_> = (0..count).map_while(|_| self.receive(super::PATIENCE)).collect();
+        let more = self.drain(Duration::from_millis(300));
+        first.into_iter().chain(more).collect()
     }
 
     /// All that comes until nothing has come for `quiet`.

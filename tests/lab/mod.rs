@@ -234,11 +234,23 @@ impl Lab {
 
     /// Groups the switch forwards to the container host, as `GROUP` or `GROUP@SOURCE`.
     pub fn forwarded(&self) -> BTreeSet<String> {
+        self.forwarded_to(HOST_PORT)
+    }
+
+    /// Waits until the switch forwards a group to the sender's namespace, where somebody has joined it: a
+    /// switch that hears a querier floods to nobody.
+    pub fn wait_forwarded_to_source(&self, group: Ipv4Addr) {
+        wait_until("the switch forwards to the sender", PATIENCE, || {
+            self.forwarded_to("p-src").contains(&group.to_string()).then_some(())
+        });
+    }
+
+    fn forwarded_to(&self, port: &str) -> BTreeSet<String> {
         let answer = json(self.enter("sw", "bridge").args(["-j", "mdb", "show"]));
         let mut groups = BTreeSet::new();
         for entry in answer[0]["mdb"].as_array().into_iter().flatten() {
             let group = entry["grp"].as_str().unwrap_or_default();
-            if entry["port"] == HOST_PORT && !group.contains(':') {
+            if entry["port"] == port && !group.contains(':') {
                 match entry["src"].as_str() {
                     Some(source) => groups.insert(format!("{group}@{source}")),
                     None => groups.insert(group.to_owned()),

@@ -8,11 +8,11 @@
 //! ```text
 //! table ip mcrun { flags owner
 //!   chain output { type filter hook output priority -1000
-//!     oif IF ip protocol igmp meta mark != MARK counter log group GROUP drop }
+//!     ip protocol igmp oif IF meta mark != MARK counter log group GROUP drop }
 //!   chain input  { type filter hook input priority -1000
-//!     iif IF ip protocol igmp meta mark != MARK counter drop }
+//!     ip protocol igmp iif IF meta mark != MARK counter drop }
 //!   # Where data is relayed, so that what arrives otherwise is not delivered twice:
-//!     iif IF @nh,128,8 >= 224 ip protocol udp meta mark != MARK jump native-IF
+//!     meta mark != MARK @nh,128,8 >= 224 ip protocol udp iif IF jump native-IF
 //!   chain native-IF {
 //!     rt nexthop exists return    # the container's own, looped back
 //!     ip daddr @link-local-IF counter drop
@@ -30,6 +30,9 @@
 //!     ...all IGMP, also a packet socket's and behind one VLAN tag: counter drop... }
 //! }
 //! ```
+//!
+//! The protocol comes before the interface, and the mark before all: every packet of the container is
+//! asked, most are neither IGMP nor another's, and a name is dearer to compare than a byte.
 //!
 //! `MARK` is random for each proxy. It cannot be "mark is zero": the kernel's own IGMPv3
 //! reports carry a mark (`igmpv3_newpack` keeps the MTU there), and a process with CAP_NET_RAW may set one since
@@ -127,16 +130,16 @@ pub(crate) fn intercept(
     table.add_base_chain("input", libc::NF_INET_LOCAL_IN as u32, None);
     for target in targets {
         table.add_rule("output", |rule| {
-            target.matches(rule, Way::Out);
             rule.payload(Base::Network, IP_PROTOCOL, Operator::Equal, &[IGMP]);
+            target.matches(rule, Way::Out);
             rule.meta(META_MARK, Operator::NotEqual, &mark.to_ne_bytes());
             rule.counter();
             rule.log(group);
             rule.verdict(&Verdict::Drop);
         });
         table.add_rule("input", |rule| {
-            target.matches(rule, Way::In);
             rule.payload(Base::Network, IP_PROTOCOL, Operator::Equal, &[IGMP]);
+            target.matches(rule, Way::In);
             rule.meta(META_MARK, Operator::NotEqual, &mark.to_ne_bytes());
             rule.counter();
             rule.verdict(&Verdict::Drop);
@@ -222,10 +225,11 @@ fn keep_native_out(
         rule.verdict(&Verdict::Drop);
     });
     table.add_rule(base, |rule| {
-        target.matches(rule, Way::In);
+        // What the relay injects is most of it.
+        rule.meta(META_MARK, Operator::NotEqual, &mark.to_ne_bytes());
         rule.payload(Base::Network, IP_DESTINATION, Operator::AtLeast, &[MULTICAST]);
         rule.payload(Base::Network, IP_PROTOCOL, Operator::Equal, &[UDP]);
-        rule.meta(META_MARK, Operator::NotEqual, &mark.to_ne_bytes());
+        target.matches(rule, Way::In);
         rule.verdict(&Verdict::Jump(chain));
     });
 }

@@ -7,37 +7,37 @@ use std::os::fd::{AsFd, AsRawFd};
 use std::ptr;
 
 /// Packets in one call.
-pub(super) const BATCH: usize = 64;
+pub(super) const BATCH: usize = 32;
 /// Room of one: the largest IPv4 packet, behind a `virtio_net_hdr` and a link header.
 const SLOT: usize = 64 * 1024 + 64;
 
-/// Buffers for one batch. A page of them takes memory once a packet has been in it: 256 KiB for
+/// Buffers for one batch. A page of them takes memory once a packet has been in it: 128 KiB for
 /// packets as they usually are.
 pub(crate) struct Batch {
+    /// The slots. No reference to the whole is ever made: `incoming` and `outgoing` point into it.
     data: Vec<u8>,
-    received: [usize; BATCH],
+    incoming: Messages,
     filled: usize,
-    /// Where the packets to be sent are in `data`, and where they go.
-    queued: Vec<Queued>,
-}
-
-#[derive(Clone, Copy)]
-struct Queued {
-    start: usize,
-    length: usize,
-    to: Ipv4Addr,
+    outgoing: Messages,
+    queued: usize,
 }
 
 impl Batch {
-    /// Empty; nothing of it is in memory yet.
+    /// Empty; nothing of its slots is in memory yet.
     pub(crate) fn new() -> Self {
-        Batch {
+        let mut batch = Batch {
             // Zeroed memory comes from the kernel page by page as it is written to.
             data: vec![0; BATCH * SLOT],
-            received: [0; BATCH],
+            incoming: Messages::new(false),
             filled: 0,
-            queued: Vec::new(),
+            outgoing: Messages::new(true),
+            queued: 0,
+        };
+        for position in 0..BATCH {
+            let bytes = batch.part(position * SLOT, SLOT);
+            batch.incoming.set_bytes(position, bytes);
         }
+        batch
     }
 
     /// Takes what waits in a socket, at most [`BATCH`] packets, and never blocks. Returns how many.
@@ -46,23 +46,14 @@ impl Batch {
     /// As recvmmsg(2): `WouldBlock` when nothing waits.
     pub(super) fn receive(&mut self, socket: impl AsFd) -> io::Result<usize> {
         self.filled = 0;
-        self.queued.clear();
-        // SAFETY: plain C structures, for which all zero is a value.
-        let mut headers: [libc::mmsghdr; BATCH] = unsafe { std::mem::zeroed() };
-        let mut vectors = [libc::iovec { iov_base: ptr::null_mut(), iov_len: 0 }; BATCH];
-        for ((slot, vector), header) in
-            self.data.chunks_exact_mut(SLOT).zip(&mut vectors).zip(&mut headers)
-        {
-            *vector = libc::iovec { iov_base: slot.as_mut_ptr().cast(), iov_len: SLOT };
-            header.msg_hdr.msg_iov = vector;
-            header.msg_hdr.msg_iovlen = 1;
-        }
-        // SAFETY: the descriptor is borrowed; each header points to a vector, and each vector to a slot
-        // of `data` with its length, all of which outlive the call.
+        self.queued = 0;
+        // SAFETY: the descriptor is borrowed; each header points to its vector, and each vector to a
+        // slot of `data` with its length, all of which outlive the call. Nobody else has a reference to
+        // any of them.
         let received = unsafe {
             libc::recvmmsg(
                 socket.as_fd().as_raw_fd(),
-                headers.as_mut_ptr(),
+                self.incoming.headers.as_mut_ptr(),
                 BATCH as libc::c_uint,
                 libc::MSG_DONTWAIT as _,
                 ptr::null_mut(),
@@ -70,9 +61,6 @@ impl Batch {
         };
         let count = usize::try_from(received).map_err(|_| io::Error::last_os_error())?;
         self.filled = count.min(BATCH);
-        for (length, header) in self.received.iter_mut().zip(&headers) {
-            *length = (header.msg_len as usize).min(SLOT);
-        }
         Ok(self.filled)
     }
 
@@ -81,15 +69,20 @@ impl Batch {
         if position >= self.filled {
             return &mut [];
         }
-        let start = position * SLOT;
-        &mut self.data[start..start + self.received[position]]
+        let length = (self.incoming.headers[position].msg_len as usize).min(SLOT);
+        let bytes = self.part(position * SLOT, length);
+        // SAFETY: a part of `data`, which is initialized, and borrowed as long as `self` is.
+        unsafe { std::slice::from_raw_parts_mut(bytes.iov_base.cast(), bytes.iov_len) }
     }
 
     /// Queues `length` bytes of a slot from `offset` on, to be sent to an address.
     pub(super) fn queue(&mut self, position: usize, offset: usize, length: usize, to: Ipv4Addr) {
         let within = position < BATCH && offset.saturating_add(length) <= SLOT;
-        if within && self.queued.len() < BATCH {
-            self.queued.push(Queued { start: position * SLOT + offset, length, to });
+        if within && self.queued < BATCH {
+            let bytes = self.part(position * SLOT + offset, length);
+            self.outgoing.set_bytes(self.queued, bytes);
+            self.outgoing.set_name(self.queued, socket_address(to));
+            self.queued += 1;
         }
     }
 
@@ -100,34 +93,17 @@ impl Batch {
         socket: impl AsFd,
         mut refused: impl FnMut(&mut [u8], io::Error),
     ) {
-        if self.queued.is_empty() {
-            return;
-        }
         let fd = socket.as_fd().as_raw_fd();
-        // SAFETY: plain C structures, for which all zero is a value.
-        let mut headers: [libc::mmsghdr; BATCH] = unsafe { std::mem::zeroed() };
-        let mut vectors = [libc::iovec { iov_base: ptr::null_mut(), iov_len: 0 }; BATCH];
-        let mut names = [socket_address(Ipv4Addr::UNSPECIFIED); BATCH];
-        let each = vectors.iter_mut().zip(&mut names).zip(&mut headers);
-        for (queued, ((vector, name), header)) in self.queued.iter().zip(each) {
-            let bytes = &mut self.data[queued.start..queued.start + queued.length];
-            *vector = libc::iovec { iov_base: bytes.as_mut_ptr().cast(), iov_len: bytes.len() };
-            *name = socket_address(queued.to);
-            header.msg_hdr.msg_name = (&raw mut *name).cast();
-            header.msg_hdr.msg_namelen = size_of::<libc::sockaddr_in>() as libc::socklen_t;
-            header.msg_hdr.msg_iov = vector;
-            header.msg_hdr.msg_iovlen = 1;
-        }
-        let count = self.queued.len().min(BATCH);
         let mut sent = 0;
-        while sent < count {
-            // SAFETY: the descriptor is borrowed; each of the `count` headers points to a vector and
-            // a name, and each vector to a part of `data`, all of which outlive the call.
+        while sent < self.queued {
+            // SAFETY: the descriptor is borrowed; each of the headers from `sent` to `queued`, which
+            // there are, points to its vector and name, and each vector to a part of `data`, all of which
+            // outlive the call. Nobody else has a reference to any of them.
             let result = unsafe {
                 libc::sendmmsg(
                     fd,
-                    headers.as_mut_ptr().add(sent),
-                    (count - sent) as libc::c_uint,
+                    self.outgoing.headers.as_mut_ptr().add(sent),
+                    (self.queued - sent) as libc::c_uint,
                     libc::MSG_DONTWAIT as _,
                 )
             };
@@ -137,13 +113,79 @@ impl Batch {
                 Err(_) => {
                     let error = io::Error::last_os_error();
                     if error.kind() != io::ErrorKind::Interrupted {
-                        let Queued { start, length, .. } = self.queued[sent];
-                        refused(&mut self.data[start..start + length], error);
+                        let bytes = self.outgoing.bytes(sent);
+                        // SAFETY: a part of `data`, which is initialized, and lent to nobody else.
+                        let bytes = unsafe {
+                            std::slice::from_raw_parts_mut(bytes.iov_base.cast(), bytes.iov_len)
+                        };
+                        refused(bytes, error);
                         sent += 1;
                     }
                 }
             }
         }
+    }
+
+    /// `length` bytes of `data` from `start` on, which must be within it.
+    fn part(&mut self, start: usize, length: usize) -> libc::iovec {
+        debug_assert!(start + length <= BATCH * SLOT);
+        // SAFETY: within `data`, as every caller has checked.
+        let base = unsafe { self.data.as_mut_ptr().add(start) };
+        libc::iovec { iov_base: base.cast(), iov_len: length }
+    }
+}
+
+/// What recvmmsg(2) and sendmmsg(2) take for a batch, put together once: the kernel changes none of
+/// the pointers.
+struct Messages {
+    /// Each points to its element of the others, so that no reference to these is made (see
+    /// `Vec::as_mut_ptr`).
+    headers: Vec<libc::mmsghdr>,
+    vectors: Vec<libc::iovec>,
+    names: Vec<libc::sockaddr_in>,
+}
+
+impl Messages {
+    /// Without bytes yet; `named` messages have an address to go to.
+    fn new(named: bool) -> Self {
+        // SAFETY: a plain C structure, for which all zero is a value.
+        let header: libc::mmsghdr = unsafe { std::mem::zeroed() };
+        let vector = libc::iovec { iov_base: ptr::null_mut(), iov_len: 0 };
+        let name = socket_address(Ipv4Addr::UNSPECIFIED);
+        let mut headers = vec![header; BATCH];
+        let mut vectors = vec![vector; BATCH];
+        let mut names = vec![name; if named { BATCH } else { 0 }];
+        for (position, message) in headers.iter_mut().enumerate() {
+            let header = &mut message.msg_hdr;
+            // SAFETY: there are as many vectors as headers.
+            header.msg_iov = unsafe { vectors.as_mut_ptr().add(position) };
+            header.msg_iovlen = 1;
+            if named {
+                // SAFETY: there are as many names as headers.
+                header.msg_name = unsafe { names.as_mut_ptr().add(position) }.cast();
+                header.msg_namelen = size_of::<libc::sockaddr_in>() as libc::socklen_t;
+            }
+        }
+        Messages { headers, vectors, names }
+    }
+
+    /// The bytes of a message.
+    fn bytes(&mut self, position: usize) -> libc::iovec {
+        assert!(position < self.vectors.len());
+        // SAFETY: within the vectors.
+        unsafe { *self.vectors.as_mut_ptr().add(position) }
+    }
+
+    fn set_bytes(&mut self, position: usize, bytes: libc::iovec) {
+        assert!(position < self.vectors.len());
+        // SAFETY: within the vectors.
+        unsafe { *self.vectors.as_mut_ptr().add(position) = bytes };
+    }
+
+    fn set_name(&mut self, position: usize, name: libc::sockaddr_in) {
+        assert!(position < self.names.len());
+        // SAFETY: within the names.
+        unsafe { *self.names.as_mut_ptr().add(position) = name };
     }
 }
 

@@ -33,6 +33,8 @@ use std::time::Instant;
 
 pub(crate) use self::batch::Batch;
 use self::echo::Echoes;
+#[doc(hidden)]
+pub use self::packet::check_relayed_packet;
 use self::rate::RateLimiter;
 pub(crate) use self::sockets::{ContainerSockets, HostSockets};
 use self::translation::Translation;
@@ -43,7 +45,7 @@ use crate::igmp::{Filter, FilterMode, is_link_local};
 use crate::net::sockopt;
 
 /// Batches of one socket before the others have their turn.
-const TURN: usize = 4;
+const TURN: usize = 8;
 /// Groups that the container sends to and are counted one by one.
 const MOST_SENT: usize = 1024;
 

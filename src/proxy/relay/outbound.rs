@@ -157,8 +157,10 @@ impl Relay {
     fn identify(&mut self, now: Instant, packet: &mut Packet<'_>) {
         self.identification = self.identification.wrapping_add(1);
         packet.identify(self.identification);
-        // Without a member on the host there is nothing to come back, and the memory is short.
-        if let Some(print) = packet.fingerprint() {
+        // What comes back of a group that is not received is not looked at.
+        if self.groups.contains_key(&packet.destination())
+            && let Some(print) = packet.fingerprint()
+        {
             self.echoes.expect(now, print);
         }
     }

@@ -202,7 +202,10 @@ impl<'a> Packet<'a> {
         while let Some((position, chunk)) = chunks.next() {
             let more = chunks.peek().is_some() || own & MORE != 0;
             let unit = first_unit + position * room / 8;
-            let Ok(unit) = u16::try_from(unit) else { return };
+            // Behind the longest datagram there is nothing.
+            let Some(unit) = u16::try_from(unit).ok().filter(|unit| *unit <= OFFSET) else {
+                return;
+            };
             fragment.clear();
             fragment.extend_from_slice(&self.bytes[..HEADER]);
             fragment.extend_from_slice(chunk);
@@ -210,7 +213,7 @@ impl<'a> Packet<'a> {
             let mut part = Packet { bytes: &mut fragment, header: HEADER };
             part.bytes[0] = 0x40 | (HEADER / 4) as u8;
             part.set(TOTAL_LENGTH, total);
-            part.set(FRAGMENT, unit & OFFSET | if more { MORE } else { 0 });
+            part.set(FRAGMENT, unit | if more { MORE } else { 0 });
             part.set(HEADER_CHECKSUM, 0);
             each(part.bytes);
         }
@@ -298,6 +301,9 @@ pub(super) fn build(
     packet.complete();
     bytes
 }
+
+mod properties;
+pub use self::properties::check_relayed_packet;
 
 #[cfg(test)]
 mod tests;

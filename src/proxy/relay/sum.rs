@@ -9,22 +9,26 @@ pub(super) struct Sum(u64);
 impl Sum {
     /// Of bytes at an even offset; an odd last one is followed by a zero. At most 2^32 bytes.
     pub(super) fn of(bytes: &[u8]) -> Self {
-        // The sum does not depend on the order of bytes but in its result (RFC 1071 §2 (B)).
-        let mut sum = 0u64;
-        let mut words = bytes.chunks_exact(8);
-        for word in &mut words {
-            let mut eight = [0; 8];
-            eight.copy_from_slice(word);
-            let value = u64::from_ne_bytes(eight);
-            sum += (value & 0xffff_ffff) + (value >> 32);
+        // The sum does not depend on the order of bytes but in its result (RFC 1071 §2 (B)). Two sums of
+        // 64-bit words with their carries: what the processor adds beside each other, and twice as
+        // fast as one where the compiler does not unroll.
+        let (mut even, mut odd) = (0u128, 0u128);
+        let mut blocks = bytes.chunks_exact(32);
+        for block in &mut blocks {
+            even += word(block, 0) + word(block, 16);
+            odd += word(block, 8) + word(block, 24);
         }
-        let mut last = [0; 8];
-        for (to, from) in last.iter_mut().zip(words.remainder()) {
-            *to = *from;
+        for rest in blocks.remainder().chunks(8) {
+            let mut last = [0; 8];
+            for (to, from) in last.iter_mut().zip(rest) {
+                *to = *from;
+            }
+            even += word(&last, 0);
         }
-        let value = u64::from_ne_bytes(last);
-        sum += (value & 0xffff_ffff) + (value >> 32);
-        Sum(u64::from(u16::from_be(fold(sum))))
+        let sum = even + odd;
+        // 2^16, and so 2^32 and 2^64, is 1 in this arithmetic.
+        let (low, carries) = (sum as u64, (sum >> 64) as u64);
+        Sum(u64::from(u16::from_be(fold((low & 0xffff_ffff) + (low >> 32) + carries))))
     }
 
     /// Adds another.
@@ -68,6 +72,14 @@ pub(super) fn pseudo_header(
     sum.add(Sum(u64::from(protocol)));
     sum.add(Sum(u64::from(length)));
     sum
+}
+
+/// Eight bytes in the machine's order; 0 when there are not as many.
+fn word(bytes: &[u8], at: usize) -> u128 {
+    match bytes.get(at..).and_then(<[u8]>::first_chunk) {
+        Some(eight) => u64::from_ne_bytes(*eight).into(),
+        None => 0,
+    }
 }
 
 fn fold(mut sum: u64) -> u16 {

@@ -1,0 +1,276 @@
+"""The relay beside the ways that need none, and beside the least that relays (relay_loop.c): what arrives of
+a flood and of a steady stream, and what a packet costs.
+
+The sender, the relay and the receiver have a processor each where there are three, and with two the
+relay shares its with the receiver. A packet's way up to the relay is the sender's processor time; putting it
+into the container's sockets is the relay's, and is in its figures.
+
+How much a relay can carry is measured by its own processor time for a burst that waits in its socket: full
+batches, and neither the sender's speed nor other load is in it.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import time
+from contextlib import ExitStack
+from pathlib import Path
+
+from lab import (ENVIRONMENT, Containers, Facility, Unable, median, need, of_container, processor_time, pss,
+                 run, wait_until)
+from table import Row
+
+GROUP = "239.6.0.1"
+# Of RTP payload: seven packets of an MPEG transport stream, and little.
+SIZES = (1316, 64)
+RATE = 50_000
+# More than any of these can do.
+FLOOD = 2_000_000
+SECONDS = 1
+ROUNDS = 3
+# Packets that wait for a relay; its receive buffer has room for somewhat more.
+BURST = 10_000
+BURSTS = 7
+KINDS = ("relay", "C loop", "bare host", "macvlan")
+SOURCE = Path(__file__).resolve().parent / "relay_loop.c"
+
+
+def rows(context):
+    with ExitStack() as stack:
+        paths, unable = {}, {}
+        for kind in KINDS:
+            try:
+                paths[kind] = stack.enter_context(Way(context, kind))
+            except Unable as reason:
+                unable[kind] = str(reason)
+        idle = paths["relay"].memory(), paths["macvlan"].memory()
+        for size in SIZES:
+            relays = {kind: way for kind, way in paths.items() if way.relays}
+            yield capacity_row(size, in_turns(relays, BURSTS, lambda way: way.burst(size)), unable)
+            outward = median([paths["relay"].burst(size, outward=True).cost for _ in range(BURSTS)])
+            yield Row(f"relay of {size} bytes to the LAN, by one processor", "k packets/s", 1000 / outward,
+                      note=f"{outward:.2f} us")
+            floods = in_turns(paths, ROUNDS, lambda way: way.stream(size, FLOOD))
+            yield from flood_rows(size, floods, unable)
+            yield from steady_rows(size, in_turns(paths, 1, lambda way: way.stream(size, RATE)), unable)
+        yield Row("memory of a proxy that relays (PSS), idle", "KiB", idle[0],
+                  "one that does not relay", idle[1])
+        yield Row("memory of a proxy that relays (PSS), after floods", "KiB", paths["relay"].memory(),
+                  "one that does not relay", paths["macvlan"].memory())
+
+
+def in_turns(paths, rounds, measure):
+    """The results of each, in turns, so that a busy machine is busy for all."""
+    found = {kind: [] for kind in paths}
+    for _ in range(rounds):
+        for kind, way in paths.items():
+            found[kind].append(measure(way))
+    return found
+
+
+def capacity_row(size, found, unable):
+    rate = {kind: 1000 / median([r.cost for r in list_]) for kind, list_ in found.items()}
+    cost = ", ".join(f"{1000 / value:.2f} us" for value in rate.values())
+    return Row(f"relay of {size} bytes, by one processor", "k packets/s", rate["relay"], "C loop",
+               rate.get("C loop"), unable.get("C loop", cost))
+
+
+def flood_rows(size, found, unable):
+    lost = {kind: median([r.lost for r in list_]) for kind, list_ in found.items()}
+    rate = {kind: median([r.rate for r in list_]) / 1000 for kind, list_ in found.items()}
+    for peer in KINDS[1:]:
+        note = unable.get(peer) or f"lost {lost['relay']:.1f} %; {lost[peer]:.1f} %"
+        yield Row(f"flood of {size} bytes, delivered", "k packets/s", rate["relay"], peer,
+                  rate.get(peer), note)
+
+
+def steady_rows(size, found, unable):
+    what = f"{size} bytes at {RATE // 1000} k packets/s"
+    for peer in KINDS[1:]:
+        other = found[peer][0].lost if peer in found else None
+        yield Row(f"{what}, lost", "%", found["relay"][0].lost, peer, other, unable.get(peer, ""))
+    cost = {kind: found[kind][0].cost for kind in KINDS[:2] if kind in found}
+    yield Row(f"{what}, relay's processor time", "us a packet", cost["relay"], "C loop",
+              cost.get("C loop"), unable.get("C loop", ""))
+
+
+class Result:
+    """What became of one stream."""
+
+    def __init__(self, sent, received, rate, busy):
+        self.sent, self.rate = sent, rate
+        # In percent.
+        self.lost = max(0.0, 100 * (1 - received / sent))
+        # Microseconds of the relay for each packet that came out of it.
+        self.cost = 1000 * busy / received if received else 0.0
+
+
+class Way:
+    """A way for multicast into a receiver, on a LAN of its own."""
+
+    def __init__(self, context, kind):
+        self.context, self.kind = context, kind
+        self.stack = ExitStack()
+        self.relays = []
+        cores = sorted(os.sched_getaffinity(0))
+        # The receiver is last: it wants most, and least of the caches of the others.
+        self.sending, self.relaying, self.receiving = (cores[min(n, len(cores) - 1)] for n in range(3))
+
+    def __enter__(self):
+        try:
+            self.build()
+        except BaseException:
+            self.stack.close()
+            raise
+        return self
+
+    def __exit__(self, *_):
+        self.stack.close()
+
+    def build(self):
+        program = compiled(self.context) if self.kind == "C loop" else None
+        self.facility = self.stack.enter_context(Facility(3))
+        self.facility.enter_host()
+        # Where streams come from and go to: a namespace and an interface.
+        self.lan = self.facility.path(self.facility.source), "lan"
+        if self.kind == "bare host":
+            self.inside = self.facility.path(self.facility.host), "lan"
+            return
+        name = "relay-" + self.kind.replace(" ", "-").lower()
+        self.containers = self.stack.enter_context(Containers(self.facility, self.context, name))
+        pid = self.containers.start()
+        self.inside = of_container(pid), "mc0" if self.kind == "macvlan" else "eth0"
+        if self.kind == "macvlan":
+            self.containers.attach(0, pid)
+        else:
+            bridge(self.facility, pid)
+        if self.kind == "relay":
+            self.containers.call("createRuntime", 0, pid, "parent=lan,driver=relay")
+            self.relays = self.containers.proxies()
+        elif program:
+            loop = subprocess.Popen([program, of_container(pid), "lan", "eth0", GROUP])
+            self.stack.callback(lambda: (loop.kill(), loop.wait()))
+            self.relays = [loop.pid]
+        for relay in self.relays:
+            os.sched_setaffinity(relay, {self.relaying})
+        self.facility.query()
+        time.sleep(0.6)
+
+    def memory(self):
+        """PSS of the proxy, in KiB."""
+        return pss(self.containers.proxies())
+
+    def stream(self, size, rate):
+        """Sends for a while, and tells what became of it."""
+        receiver = self.receiver(self.inside)
+        try:
+            before = processor_time(self.relays)
+            sent = self.send(self.lan, size, "--rate", str(rate), "--duration", f"{SECONDS}s")
+            # What the buffers hold comes too.
+            time.sleep(0.4)
+            busy = processor_time(self.relays) - before
+        finally:
+            received, rate = ended(receiver)
+        return Result(sent, received, rate, busy)
+
+    def burst(self, size, outward=False):
+        """Lets packets from the LAN, or to it, wait, and then the relay work on nothing else."""
+        source, target = (self.inside, self.lan) if outward else (self.lan, self.inside)
+        receiver = self.receiver(target)
+        try:
+            # It would take part of the relay's time by preempting it.
+            receiver.send_signal(signal.SIGSTOP)
+            for relay in self.relays:
+                os.kill(relay, signal.SIGSTOP)
+            try:
+                sent = self.send(source, size, "--rate", str(BURST * 10), "--count", str(BURST))
+                before = processor_time(self.relays)
+            finally:
+                for relay in self.relays:
+                    os.kill(relay, signal.SIGCONT)
+            self.settle(before)
+            busy = processor_time(self.relays) - before
+        finally:
+            receiver.send_signal(signal.SIGCONT)
+            received, rate = ended(receiver)
+        return Result(sent, received, rate, busy)
+
+    def settle(self, before):
+        """Waits until the relay has worked, and has nothing more to do."""
+        seen = []
+
+        def quiet():
+            seen.append(processor_time(self.relays))
+            return seen[-1] > before + 1 and seen[-1] == seen[max(0, len(seen) - 30)] and len(seen) > 30
+        wait_until("the relay is done", quiet)
+
+    def receiver(self, place):
+        """Receives from now on."""
+        receiver = self.probe(place, self.receiving, "recv", "--interval", "0.1s", "--duration", "60s")
+        try:
+            wait_until("the receiver has joined", lambda: joined(receiver.pid))
+            mdb = ("nsenter", f"--net={self.facility.path(self.facility.switch)}", "bridge", "mdb", "show")
+            wait_until("the switch forwards", lambda: GROUP in run(*mdb))
+            time.sleep(0.1)
+        except BaseException:
+            receiver.kill()
+            receiver.communicate()
+            raise
+        return receiver
+
+    def send(self, place, size, *words):
+        """Sends, and tells how many packets."""
+        sender = self.probe(place, self.sending, "send", "--size", str(size), *words)
+        report = json.loads(sender.communicate()[0].splitlines()[-1])
+        return sum(group["packets"] for group in report["groups"])
+
+    def probe(self, place, core, what, *words):
+        namespace, interface = place
+        probe = [self.context.program("mcrun"), "probe", what, GROUP, "-i", interface, "--json", *words]
+        return subprocess.Popen(["taskset", "--cpu-list", str(core), "nsenter", f"--net={namespace}", *probe],
+                                stdout=subprocess.PIPE, env=ENVIRONMENT, text=True)
+
+
+def ended(receiver):
+    """How many packets came, and how many in a second while they came."""
+    def taken():
+        sockets = Path(f"/proc/{receiver.pid}/net/udp").read_text().splitlines()[1:]
+        # Bytes to be sent and received.
+        return all(socket.split()[4].endswith(":00000000") for socket in sockets)
+    wait_until("the receiver has taken what waits", taken)
+    receiver.send_signal(signal.SIGINT)
+    lines = [json.loads(line) for line in receiver.communicate()[0].splitlines()]
+    result = lines.pop()
+    each = [sum(group["packets"] for group in line["groups"]) for line in lines]
+    # The first and the last interval are not full.
+    full = [count for count in each if count][1:-1]
+    return result["packets"], 10 * median(full) if full else 0.0
+
+
+def bridge(facility, pid):
+    """Gives a container `eth0` on a bridge of the host, as engines do."""
+    host, inside = ("ip", "-n", facility.host), ("nsenter", "--target", str(pid), "--net", "ip")
+    run(*host, "link", "add", "engine0", "type", "bridge")
+    run(*host, "addr", "add", "172.30.0.1/24", "dev", "engine0")
+    run(*host, "link", "set", "engine0", "up")
+    run(*host, "link", "add", "v0", "type", "veth", "peer", "name", "eth0", "netns", str(pid))
+    run(*host, "link", "set", "v0", "master", "engine0", "up")
+    run(*inside, "addr", "add", "172.30.0.10/24", "dev", "eth0")
+    run(*inside, "link", "set", "lo", "up")
+    run(*inside, "link", "set", "eth0", "up")
+    run(*inside, "route", "add", "default", "via", "172.30.0.1")
+
+
+def compiled(context):
+    """The loop in C."""
+    program = context.directory / "relay_loop"
+    done = subprocess.run([need("gcc"), "-O2", "-o", str(program), str(SOURCE)], capture_output=True, text=True)
+    if done.returncode != 0:
+        raise Unable(f"gcc: {(done.stderr.strip().splitlines() or ['failed'])[0]}")
+    return str(program)
+
+
+def joined(pid):
+    number = "{:08X}".format(int.from_bytes(bytes(map(int, GROUP.split("."))), "little"))
+    return number in Path(f"/proc/{pid}/net/igmp").read_text()
