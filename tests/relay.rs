@@ -47,6 +47,8 @@ fn what_was_joined_arrives_once_and_nothing_else() {
             ssm.join_source(CHANNEL, s1);
             lab.wait_joined(container, GROUP);
             lab.wait_joined(container, CHANNEL);
+            lab.wait_forwarded(GROUP);
+            lab.wait_forwarded(CHANNEL);
             [any, ssm]
         })
         .collect();
@@ -179,6 +181,8 @@ fn datagrams_of_all_sizes_arrive_whole_both_ways() {
     neighbour.join(OTHER);
     lab.wait_joined(&containers[0], GROUP);
     lab.wait_joined(&containers[1], OTHER);
+    lab.wait_forwarded(GROUP);
+    lab.wait_forwarded(OTHER);
     for size in [0usize, 1, 1472, 1473, 8000, 65_507] {
         let payload: Vec<u8> = (0..size).map(|n| (n % 251) as u8).collect();
         lan.send(&payload, (GROUP, PORT));
@@ -218,6 +222,7 @@ fn a_rate_limit_is_kept_and_counted() {
     let inside = containers[0].socket(PORT);
     inside.join(GROUP);
     lab.wait_joined(&containers[0], GROUP);
+    lab.wait_forwarded(GROUP);
     let sender = lab.socket("src", SOURCES[0], 0);
     let start = Instant::now();
     stream(&sender, "fast", 1000, (GROUP, PORT));
@@ -239,11 +244,15 @@ fn an_interface_that_goes_and_comes_again_is_relayed_to_again() {
         let inside = container.socket(PORT);
         inside.join(GROUP);
         lab.wait_joined(container, GROUP);
+        lab.wait_forwarded(GROUP);
         stream(&sender, "round", 100, (GROUP, PORT));
         assert_whole(&inside.take(100), "round", 100, SOURCES[0]);
         if round == 0 {
             run(container.enter("ip").args(["link", "del", "eth0"]));
             lab.wait_left(container, GROUP);
+            wait_until("the switch forgets the group", PATIENCE, || {
+                (!lab.forwarded().contains(&GROUP.to_string())).then_some(())
+            });
             lab.plug(container, 20);
         }
     }
@@ -262,6 +271,7 @@ fn a_running_container_is_attached_and_detached_and_keeps_its_interface() {
     let inside = container.socket(PORT);
     inside.join(GROUP);
     lab.wait_joined(&container, GROUP);
+    lab.wait_forwarded(GROUP);
     let sender = lab.socket("src", SOURCES[0], 0);
     stream(&sender, "attached", 100, (GROUP, PORT));
     assert_whole(&inside.take(100), "attached", 100, SOURCES[0]);

@@ -262,6 +262,16 @@ impl Lab {
         groups
     }
 
+    /// Waits until the switch forwards a group, from whatever source, to the container host. Without
+    /// notifications it hears of a join some time after the host has joined.
+    pub fn wait_forwarded(&self, group: Ipv4Addr) {
+        let group = group.to_string();
+        let is_it = |entry: &String| entry.split('@').next() == Some(&group);
+        wait_until("the switch forwards the group", PATIENCE, || {
+            self.forwarded().iter().any(is_it).then_some(())
+        });
+    }
+
     /// Makes the switch port drop every frame that does not come from the host's own MAC address.
     pub fn secure_port(&self) {
         let rules = format!(
