@@ -178,7 +178,9 @@ fn one_leaves(mode: &str) {
     lab.wait_joined(&leaves, GROUP);
     wait_forwarded(&lab, &GROUP.to_string());
     let stream = lab.send_count(GROUP, SOURCES[0], 1000, 4000);
-    assert_each_once("who leaves", &gone.finish(), 1000);
+    // It reads in batches.
+    let gone = gone.finish();
+    assert!(gone.packets >= 1000 && gone.lost == 0 && gone.duplicated == 0, "{gone:?}");
     assert!(stream.finish(Duration::from_secs(60)).status.success());
     assert_each_once("who stays", &had.finish(), 4000);
     lab.wait_left(&leaves, GROUP);
