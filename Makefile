@@ -27,7 +27,7 @@ demo_packages := runc
 # What make bench sets beside mcrun, or measures with.
 bench_packages := iproute2 util-linux python3-minimal docker.io busybox-static containernetworking-plugins igmpproxy smcroute gcc libc6-dev
 # The tests that depend on how a proxy hears of joins: they run once more as on kernels that do not tell.
-igmp_tests := attach blackout hand_configured igmp_modes interface lifecycle peers policy port_security prompt proxy rogue scale ssm state_lost
+igmp_tests := attach blackout hand_configured igmp_modes interface lifecycle peers policy port_security prompt proxy relay rogue scale ssm state_lost
 test_packages := runc crun docker.io containerd podman netavark iptables busybox-static iproute2 nftables tcpdump util-linux libcap2-bin make \
     qemu-system-x86
 # The kernel of the virtual machine in which tests/ipvlan.rs runs.

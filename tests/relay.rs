@@ -4,9 +4,13 @@ mod lab;
 
 use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, SocketAddrV4};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use lab::{Container, HOST, Lab, PATIENCE, SOURCES, Udp, json, run, wait_until};
+use lab::{
+    Container, HOST, Lab, PATIENCE, SOURCES, Udp, assert_whole, json, numbered, payloads, run,
+    stream, wait_until,
+};
 
 const GROUP: Ipv4Addr = Ipv4Addr::new(239, 7, 7, 7);
 const CHANNEL: Ipv4Addr = Ipv4Addr::new(232, 7, 7, 7);
@@ -29,34 +33,6 @@ fn relayed(names: &[&str], more: &str) -> (Lab, Vec<Container>) {
     (lab, containers)
 }
 
-fn numbered(stream: &str, number: u32) -> Vec<u8> {
-    format!("{stream} {number}").into_bytes()
-}
-
-/// Sends so many packets at a pace that any machine keeps up with.
-fn stream(socket: &Udp, name: &str, count: u32, to: (Ipv4Addr, u16)) {
-    for number in 0..count {
-        socket.send(&numbered(name, number), to);
-        if number % 50 == 49 {
-            std::thread::sleep(Duration::from_millis(5));
-        }
-    }
-}
-
-fn payloads(received: &[(Vec<u8>, SocketAddrV4)]) -> Vec<String> {
-    received.iter().map(|(bytes, _)| String::from_utf8_lossy(bytes).into_owned()).collect()
-}
-
-/// Asserts that a stream came whole, in order and once, from one address, and nothing else.
-fn assert_whole(received: &[(Vec<u8>, SocketAddrV4)], name: &str, count: u32, from: Ipv4Addr) {
-    let expected: Vec<String> = (0..count).map(|n| format!("{name} {n}")).collect();
-    let got = payloads(received);
-    assert_eq!(got.len(), expected.len(), "packets of {name}");
-    assert_eq!(got, expected);
-    let sources: BTreeSet<Ipv4Addr> = received.iter().map(|(_, from)| *from.ip()).collect();
-    assert_eq!(sources, BTreeSet::from([from]));
-}
-
 #[test]
 fn what_was_joined_arrives_once_and_nothing_else() {
     let (lab, containers) = relayed(&["one", "two"], ",deny=239.7.7.9");
@@ -71,6 +47,8 @@ fn what_was_joined_arrives_once_and_nothing_else() {
             ssm.join_source(CHANNEL, s1);
             lab.wait_joined(container, GROUP);
             lab.wait_joined(container, CHANNEL);
+            lab.wait_forwarded(GROUP);
+            lab.wait_forwarded(CHANNEL);
             [any, ssm]
         })
         .collect();
@@ -203,6 +181,8 @@ fn datagrams_of_all_sizes_arrive_whole_both_ways() {
     neighbour.join(OTHER);
     lab.wait_joined(&containers[0], GROUP);
     lab.wait_joined(&containers[1], OTHER);
+    lab.wait_forwarded(GROUP);
+    lab.wait_forwarded(OTHER);
     for size in [0usize, 1, 1472, 1473, 8000, 65_507] {
         let payload: Vec<u8> = (0..size).map(|n| (n % 251) as u8).collect();
         lan.send(&payload, (GROUP, PORT));
@@ -242,6 +222,7 @@ fn a_rate_limit_is_kept_and_counted() {
     let inside = containers[0].socket(PORT);
     inside.join(GROUP);
     lab.wait_joined(&containers[0], GROUP);
+    lab.wait_forwarded(GROUP);
     let sender = lab.socket("src", SOURCES[0], 0);
     let start = Instant::now();
     stream(&sender, "fast", 1000, (GROUP, PORT));
@@ -263,11 +244,15 @@ fn an_interface_that_goes_and_comes_again_is_relayed_to_again() {
         let inside = container.socket(PORT);
         inside.join(GROUP);
         lab.wait_joined(container, GROUP);
+        lab.wait_forwarded(GROUP);
         stream(&sender, "round", 100, (GROUP, PORT));
         assert_whole(&inside.take(100), "round", 100, SOURCES[0]);
         if round == 0 {
             run(container.enter("ip").args(["link", "del", "eth0"]));
             lab.wait_left(container, GROUP);
+            wait_until("the switch forgets the group", PATIENCE, || {
+                (!lab.forwarded().contains(&GROUP.to_string())).then_some(())
+            });
             lab.plug(container, 20);
         }
     }
@@ -286,6 +271,7 @@ fn a_running_container_is_attached_and_detached_and_keeps_its_interface() {
     let inside = container.socket(PORT);
     inside.join(GROUP);
     lab.wait_joined(&container, GROUP);
+    lab.wait_forwarded(GROUP);
     let sender = lab.socket("src", SOURCES[0], 0);
     stream(&sender, "attached", 100, (GROUP, PORT));
     assert_whole(&inside.take(100), "attached", 100, SOURCES[0]);
@@ -366,4 +352,68 @@ fn datagrams_that_hardware_was_to_cut_are_cut() {
     let sizes: Vec<usize> = received.iter().map(|(bytes, _)| bytes.len()).collect();
     assert_eq!(sizes, [1000, 1000, 500]);
     assert!(received.iter().flat_map(|(bytes, _)| bytes.clone()).eq(payload));
+}
+
+/// Sends to a group, 1000 packets a second, until told to stop; how many.
+fn stream_until(stop: &AtomicBool, socket: &Udp, name: &str, to: (Ipv4Addr, u16)) -> u32 {
+    let start = Instant::now();
+    let mut number = 0;
+    while !stop.load(Ordering::Relaxed) {
+        socket.send(&numbered(name, number), to);
+        number += 1;
+        let next = start + Duration::from_millis(number.into());
+        std::thread::sleep(next.saturating_duration_since(Instant::now()));
+    }
+    number
+}
+
+#[test]
+fn a_proxy_that_is_replaced_costs_no_packet_and_doubles_none() {
+    let (lab, containers) = relayed(&["one", "two"], "");
+    let [one, two] = &containers[..] else { unreachable!() };
+    let lan_in = lab.socket("src", SOURCES[0], 0);
+    let lan = lab.socket("src", Ipv4Addr::UNSPECIFIED, PORT);
+    lan.join(OTHER);
+    lab.wait_forwarded_to_source(OTHER);
+    let inside = one.socket(PORT);
+    inside.join(GROUP);
+    lab.wait_joined(one, GROUP);
+    let (own, neighbour, sender) = (one.socket(PORT), two.socket(PORT), one.socket(0));
+    for (container, socket) in [(one, &own), (two, &neighbour)] {
+        socket.join(OTHER);
+        lab.wait_joined(container, OTHER);
+    }
+    // A search, whose answer comes when another proxy is there.
+    let searcher = one.socket(0);
+    searcher.send(b"search", (OTHER, PORT));
+    let (_, asked_by) = lan.receive(PATIENCE).expect("the search");
+    assert_eq!(payloads(&neighbour.drain(QUIET)), ["search"]);
+    assert_eq!(payloads(&own.drain(QUIET)), ["search"]);
+
+    let stop = AtomicBool::new(false);
+    let (count_in, count_out) = std::thread::scope(|scope| {
+        let going_in = scope.spawn(|| stream_until(&stop, &lan_in, "in", (GROUP, PORT)));
+        let going_out = scope.spawn(|| stream_until(&stop, &sender, "out", (OTHER, PORT)));
+        let changes = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            for limit in 100..104 {
+                let before = [one, two].map(|container| lab.proxy_pid(container));
+                lab.configure(&format!("[groups]\nmax-groups = {limit}\n"));
+                run(&mut lab.mcrun(["reload"]));
+                let after = [one, two].map(|container| lab.proxy_pid(container));
+                assert!(before.iter().all(|pid| !after.contains(pid)), "both are replaced");
+            }
+            run(&mut lab.mcrun(["attach", &one.name, "--mcast", "parent=lan0"]));
+            run(&mut lab.mcrun(["detach", &one.name, "mc0"]));
+        }));
+        stop.store(true, Ordering::Relaxed);
+        let counts = [going_in, going_out].map(|sender| sender.join().expect("it has sent"));
+        changes.expect("the proxies are replaced");
+        (counts[0], counts[1])
+    });
+    assert_whole(&inside.drain(QUIET), "in", count_in, SOURCES[0]);
+    assert_whole(&lan.drain(QUIET), "out", count_out, HOST);
+    assert_whole(&neighbour.drain(QUIET), "out", count_out, HOST);
+    assert_whole(&own.drain(QUIET), "out", count_out, Ipv4Addr::new(172, 30, 0, 10));
+    lan_in.send(b"found", (*asked_by.ip(), asked_by.port()));
+    assert_eq!(payloads(&searcher.drain(QUIET)), ["found"]);
 }

@@ -18,6 +18,9 @@ pub struct AttachArgs {
     /// Name, id, beginning of an id, or process id of a running container.
     container: String,
     /// What to attach it to: KEY=VALUE[,KEY=VALUE...] (repeatable).
+    ///
+    /// parent= is the host's LAN interface; driver= is macvlan, ipvlan, or relay, which carries multicast to an interface
+    /// that the container has. The README lists all keys.
     #[arg(long, value_name = "SPEC", required = true)]
     mcast: Vec<String>,
 }

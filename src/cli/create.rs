@@ -15,6 +15,9 @@ pub struct CreateArgs {
     #[arg(long, value_name = "ENGINE")]
     engine: Option<String>,
     /// Attach to a LAN: KEY=VALUE[,KEY=VALUE...] (repeatable).
+    ///
+    /// parent= is the host's LAN interface; driver= is macvlan, ipvlan, or relay, which carries multicast to an interface
+    /// that the container has. The README lists all keys.
     #[arg(long, value_name = "SPEC")]
     mcast: Vec<String>,
     /// The engine's options, the image, and the command.

@@ -36,6 +36,9 @@ pub struct RunArgs {
     #[arg(long, value_name = "DIR", group = "source")]
     bundle: Option<PathBuf>,
     /// Attach to a LAN: KEY=VALUE[,KEY=VALUE...] (repeatable).
+    ///
+    /// parent= is the host's LAN interface; driver= is macvlan, ipvlan, or relay, which carries multicast to an interface
+    /// that the container has. The README lists all keys.
     #[arg(long, value_name = "SPEC")]
     mcast: Vec<String>,
     /// Engine or, with --rootfs and --bundle, OCI runtime, by name or path.

@@ -133,6 +133,9 @@ pub(super) fn replace(record: &mut Record, dir: &LockedDir) -> Result<(), HookEr
 /// Ends a proxy whose successor, if there is to be one, is at work and on record.
 pub(super) fn retire(old: Option<ProcessRef>, dir: &LockedDir) -> Result<(), HookError> {
     let Some(old) = old else { return Ok(()) };
+    // Each packet is carried by one of the two, and none by both. Without a successor there is nobody to
+    // carry any; one that does not take over begins anew with the request below.
+    let _ = proxy::take_over(dir.path());
     end(old)?;
     // What the container said to queries while both were there went to the old one. Without a successor
     // there is nobody to ask.

@@ -35,6 +35,15 @@ pub fn requery(dir: &Path) -> io::Result<()> {
     ask(dir, "requery\n")?.take(MAX_ANSWER).read_to_end(&mut answer).map(drop)
 }
 
+/// Makes the proxy of this directory carry on with the relays of the one that it follows.
+///
+/// # Errors
+/// When it cannot be reached or does not answer.
+pub fn take_over(dir: &Path) -> io::Result<()> {
+    let mut answer = Vec::new();
+    ask(dir, "takeover\n")?.take(MAX_ANSWER).read_to_end(&mut answer).map(drop)
+}
+
 /// Asks the proxy of this directory for its container's network namespace, which nobody else may be
 /// able to reach when the container's processes have ended.
 ///

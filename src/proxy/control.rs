@@ -35,8 +35,13 @@ struct Client {
 pub(crate) enum Request {
     /// The status, as JSON.
     Status,
-    /// A query for all memberships of the container; answered by an empty object.
+    /// A query for all memberships of the container; answered by an empty object. A proxy that
+    /// follows another relays from then on at the latest.
     Requery,
+    /// The relays of the proxy that this one follows, which ends; answered by an empty object.
+    TakeOver,
+    /// The relays, to carry on with them: one byte with their sockets, and what else they leave, as JSON.
+    HandOver,
     /// A descriptor of the container's network namespace, to delete its links by when its
     /// processes have ended and there is no other way to it.
     Namespace,
@@ -95,17 +100,30 @@ impl Control {
         })
     }
 
-    /// Answers a client with a descriptor (`SCM_RIGHTS`, unix(7)) and one byte to carry it.
-    pub(crate) fn hand_over(&mut self, id: u32, descriptor: BorrowedFd<'_>) -> Next {
-        self.with(id, |client| {
-            let rights = [descriptor.as_raw_fd()];
+    /// Answers a client with descriptors (`SCM_RIGHTS`, unix(7)), one byte to carry them, and `more`
+    /// behind it. `None`: it has got none of them.
+    pub(crate) fn hand_over(
+        &mut self,
+        id: u32,
+        descriptors: &[BorrowedFd<'_>],
+        more: Vec<u8>,
+    ) -> Option<Next> {
+        let mut sent = false;
+        let next = self.with(id, |client| {
+            let rights: Vec<_> = descriptors.iter().map(AsRawFd::as_raw_fd).collect();
             let message = [ControlMessage::ScmRights(&rights)];
             let bytes = [IoSlice::new(b"n")];
             // A client that has gone, or whose buffer is full before it got a byte, gets none.
             let flags = MsgFlags::MSG_NOSIGNAL;
-            let _ = sendmsg::<()>(client.stream.as_raw_fd(), &bytes, &message, flags, None);
-            Next::Closed
-        })
+            let result = sendmsg::<()>(client.stream.as_raw_fd(), &bytes, &message, flags, None);
+            sent = result.is_ok();
+            if !sent {
+                return Next::Closed;
+            }
+            client.answer = Some((more, 0));
+            client.write()
+        });
+        sent.then_some(next)
     }
 
     fn with(&mut self, id: u32, go_on: impl FnOnce(&mut Client) -> Next) -> Next {
@@ -150,11 +168,15 @@ impl Client {
         match &self.request[..end] {
             b"status" => Next::Answer(Request::Status),
             b"requery" => Next::Answer(Request::Requery),
+            b"takeover" => Next::Answer(Request::TakeOver),
+            b"handover" => Next::Answer(Request::HandOver),
             b"namespace" => Next::Answer(Request::Namespace),
             line => {
                 let line: String = String::from_utf8_lossy(line).chars().take(32).collect();
-                let text =
-                    format!("unknown request {line:?}; there are status, requery and namespace");
+                let text = format!(
+                    "unknown request {line:?}; there are status, requery, namespace, takeover and \
+                     handover"
+                );
                 let answer = serde_json::json!({ "error": text }).to_string();
                 self.answer = Some((answer.into_bytes(), 0));
                 self.write()

@@ -1,5 +1,7 @@
 //! The event loop: the only clock, and the only place where everything meets.
 
+mod succession;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::Ipv4Addr;
@@ -8,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 
+pub(crate) use self::succession::Predecessor;
 use super::barrier::Barrier;
 use super::config::ProxyConfig;
 use super::control::{Control, Next, Request};
@@ -90,6 +93,7 @@ struct Loop {
     observing: bool,
     /// Another proxy relays still.
     follows: bool,
+    predecessor: Option<Predecessor>,
     /// Packets on their way through a relay; made when there is one.
     batch: Option<Batch>,
     /// When a group was first seen on an interface that is only observed.
@@ -108,7 +112,7 @@ impl Driver {
     pub(crate) fn new(parts: Parts, now: Instant) -> io::Result<Self> {
         let Parts { config, container, namespace, home, mut log, inside, lan, mut relays, .. } =
             parts;
-        let Parts { reporters, barrier, limits, listener, warnings, .. } = parts;
+        let Parts { reporters, barrier, limits, predecessor, listener, warnings, .. } = parts;
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
         let watch = |fd: std::os::fd::BorrowedFd<'_>, token| {
             epoll.add(fd, EpollEvent::new(EpollFlags::EPOLLIN, token))
@@ -158,6 +162,7 @@ impl Driver {
         let batch = interfaces.iter_mut().any(|i| i.relay().is_some()).then(Batch::new);
         let mut loop_ = Loop {
             follows,
+            predecessor,
             batch,
             config,
             epoll,
@@ -278,7 +283,10 @@ impl Loop {
         for (position, interface) in self.interfaces.iter_mut().enumerate() {
             let Some(relay) = interface.relay() else { continue };
             let base = token::RELAY + ((position as u64) << 20);
-            for (fd, what) in [(relay.receiver(), token::RECEIVER), (relay.tap(), token::TAP)] {
+            let fixed = [(token::RECEIVER, relay.receiver()), (token::TAP, relay.tap())];
+            let answering =
+                relay.answering().map(|(port, socket)| (token::ANSWERS + u64::from(port), socket));
+            for (what, fd) in fixed.into_iter().chain(answering) {
                 self.epoll.add(fd, EpollEvent::new(EpollFlags::EPOLLIN, base + what))?;
             }
         }
@@ -489,20 +497,33 @@ impl Loop {
         let mut next = self.control.serve(id);
         if let Next::Answer(request) = next {
             let answer = match request {
-                Request::Status => serde_json::to_vec(&self.status(now)).unwrap_or_default(),
+                Request::Status => Some(serde_json::to_vec(&self.status(now)).unwrap_or_default()),
                 Request::Requery => {
+                    // Where nothing could be taken over, the other proxy has ended by now.
                     if self.follows && self.begin_relaying().is_err() {
                         self.follows = true;
                     }
                     self.requery(now);
-                    b"{}".to_vec()
+                    Some(b"{}".to_vec())
+                }
+                Request::TakeOver => {
+                    self.take_over_relays(now);
+                    Some(b"{}".to_vec())
+                }
+                Request::HandOver => {
+                    next = self.hand_over(id);
+                    None
                 }
                 Request::Namespace => {
-                    self.control.hand_over(id, self.namespace.as_fd());
-                    return;
+                    let namespace = [self.namespace.as_fd()];
+                    let sent = self.control.hand_over(id, &namespace, Vec::new());
+                    next = sent.unwrap_or(Next::Closed);
+                    None
                 }
             };
-            next = self.control.answer(id, answer);
+            if let Some(answer) = answer {
+                next = self.control.answer(id, answer);
+            }
         }
         if next == Next::Write
             && let Some(stream) = self.control.stream(id)

@@ -8,7 +8,7 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::os::unix::net::UnixListener;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
@@ -74,6 +74,14 @@ impl Home {
         Ok(listener)
     }
 
+    /// Connects to the control socket that is there.
+    ///
+    /// # Errors
+    /// That of connect(2).
+    pub(crate) fn connect(&self) -> io::Result<UnixStream> {
+        UnixStream::connect(through(&self.own, CONTROL))
+    }
+
     /// Opens the log file for appending, mode 0600.
     ///
     /// # Errors
@@ -124,8 +132,6 @@ fn through(directory: &File, name: &str) -> PathBuf {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::net::UnixStream;
-
     use super::*;
 
     #[test]

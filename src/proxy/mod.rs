@@ -38,7 +38,7 @@ mod status;
 mod upstream;
 mod warnings;
 
-pub use client::{namespace, query_all, requery};
+pub use client::{namespace, query_all, requery, take_over};
 pub use config::{ProxyConfig, ProxyInterface, RelayTask};
 pub use mark::random_mark;
 #[doc(hidden)]

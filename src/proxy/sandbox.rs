@@ -132,6 +132,7 @@ pub(crate) fn system_calls() -> io::Result<BpfProgram> {
         libc::SYS_recvfrom,
         libc::SYS_sendto,
         libc::SYS_sendmsg,
+        libc::SYS_recvmsg,
         libc::SYS_recvmmsg,
         libc::SYS_sendmmsg,
         libc::SYS_bind,

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::net::Ipv4Addr;
+use std::os::fd::OwnedFd;
 use std::time::Instant;
 
 use super::config::ProxyInterface;
@@ -10,7 +11,7 @@ use super::downstream::Injector;
 use super::log::{Level, Log};
 use super::native::Observed;
 use super::prompt::Reporter;
-use super::relay::Relay;
+use super::relay::{Inheritance, Relay};
 use super::status::{GroupEntry, GroupStatus, InterfaceEntry, LanQuerier};
 use super::upstream::{LimitFiles, Pool};
 use super::warnings::about_querier;
@@ -59,6 +60,24 @@ impl Interface {
     /// Its relay, if it has one.
     pub(crate) fn relay(&mut self) -> Option<&mut Relay> {
         self.served.as_mut()?.relay.as_mut()
+    }
+
+    /// Its relay, if it has one, carries on where another has stopped.
+    pub(crate) fn inherit(&mut self, now: Instant, from: Inheritance, sockets: Vec<OwnedFd>) {
+        let index = self.config.index;
+        let Some(relay) = self.relay() else { return };
+        relay.inherit(now, from, sockets);
+        if index != 0 {
+            // One that is gone again is told as gone.
+            let _ = relay.turn_to(index);
+        }
+    }
+
+    /// Relays nothing any more.
+    pub(crate) fn drop_relay(&mut self) {
+        if let Some(served) = &mut self.served {
+            served.relay = None;
+        }
     }
 
     /// It is there now, as an interface of this index.

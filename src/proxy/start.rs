@@ -12,7 +12,7 @@ use nix::sys::signal::{SigHandler, Signal, signal};
 use super::barrier::Barrier;
 use super::config::{ProxyConfig, ProxyInterface};
 use super::downstream::{Injector, Intercepted};
-use super::driver::Driver;
+use super::driver::{Driver, Predecessor};
 use super::filter::{self, Target};
 use super::home::Home;
 use super::lan::LanSocket;
@@ -119,6 +119,9 @@ fn start() -> Result<Driver, StartError> {
     warnings.extend(lan.iter().filter(|socket| !socket.is_numbered()).map(unnumbered));
     // What is new to the host is told by notifications alone.
     let reporters = if config.notifications { open_reporters(&lan, now)? } else { Vec::new() };
+    // In whose place the listener comes. One that has ended has left nothing.
+    let predecessor =
+        (config.follows && !relays.is_empty()).then(|| Predecessor::of(&home).ok()).flatten();
     // Last, so that nobody finds a socket whose proxy does not start.
     let listener: UnixListener =
         home.listen().context(|| format!("cannot make {}", super::home::CONTROL))?;
@@ -134,6 +137,7 @@ fn start() -> Result<Driver, StartError> {
         reporters,
         barrier,
         limits,
+        predecessor,
         listener,
         warnings,
     };
@@ -166,6 +170,8 @@ pub(crate) struct Parts {
     pub(crate) reporters: Vec<Reporter>,
     pub(crate) barrier: Barrier,
     pub(crate) limits: LimitFiles,
+    /// The proxy that this one follows.
+    pub(crate) predecessor: Option<Predecessor>,
     pub(crate) listener: UnixListener,
     pub(crate) warnings: Vec<String>,
 }

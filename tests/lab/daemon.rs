@@ -53,6 +53,7 @@ pub struct Dockerd {
     daemon: Option<Daemon>,
     cgroup: Cgroup,
     directory: PathBuf,
+    filters: bool,
 }
 
 impl Dockerd {
@@ -63,12 +64,21 @@ impl Dockerd {
 
     /// The same with another daemon.json.
     pub fn start_with(lab: &mut Lab, config: &str) -> Dockerd {
+        Dockerd::start_all(lab, config, false)
+    }
+
+    /// The same as users have it, with docker's own iptables rules.
+    pub fn start_filtering(lab: &mut Lab) -> Dockerd {
+        Dockerd::start_all(lab, "{ \"debug\": true }", true)
+    }
+
+    fn start_all(lab: &mut Lab, config: &str, filters: bool) -> Dockerd {
         let directory = lab.directory().join("docker");
         for parent in ["etc/docker", "run"] {
             fs::create_dir_all(directory.join(parent)).expect("directory");
         }
         fs::write(directory.join("etc/docker/daemon.json"), config).expect("file");
-        let mut docker = Dockerd { daemon: None, cgroup: Cgroup::of(lab), directory };
+        let mut docker = Dockerd { daemon: None, cgroup: Cgroup::of(lab), directory, filters };
         docker.start_daemon(lab);
         // While it runs, as people do it.
         run(lab.mcrun(["setup", "docker", "--reload", "--root"]).arg(&docker.directory));
@@ -97,9 +107,17 @@ impl Dockerd {
             .arg(at("run/docker.pid"))
             .arg("--host")
             .arg(self.socket())
+            .args([
+                "--ip6tables=false",
+                "--bip",
+                "172.30.99.1/24",
+                "--cgroup-parent",
+                &self.cgroup.0,
+            ]);
+        if !self.filters {
             // Filtering is the host's business, and not this machine's kernel's.
-            .args(["--iptables=false", "--ip6tables=false", "--ip-masq=false"])
-            .args(["--bip", "172.30.99.1/24", "--cgroup-parent", &self.cgroup.0]);
+            command.args(["--iptables=false", "--ip-masq=false"]);
+        }
         let mut daemon = Daemon::start(&mut command, &self.directory);
         daemon.wait_ready(|| self.command(lab, ["version"]));
         self.daemon = Some(daemon);

@@ -19,6 +19,7 @@ mod daemon;
 mod engine;
 mod facts;
 mod igmp;
+mod numbered;
 mod probe;
 mod process;
 mod router;
@@ -46,6 +47,7 @@ pub use daemon::{Containerd, Dockerd, IMAGE};
 pub use engine::{Engine, hooks_dir};
 pub use facts::{Leftovers, Membership, memberships};
 pub use igmp::{Igmp, IgmpFrame, Record, RecordKind};
+pub use numbered::{assert_whole, numbered, payloads, stream};
 pub use probe::{Receiver, Reception, Sender};
 pub use process::{Background, alive, json, kill, output, run, wait_until};
 pub use router::{FAR, ROUTER, Router};
@@ -258,6 +260,16 @@ impl Lab {
             }
         }
         groups
+    }
+
+    /// Waits until the switch forwards a group, from whatever source, to the container host. Without
+    /// notifications it hears of a join some time after the host has joined.
+    pub fn wait_forwarded(&self, group: Ipv4Addr) {
+        let group = group.to_string();
+        let is_it = |entry: &String| entry.split('@').next() == Some(&group);
+        wait_until("the switch forwards the group", PATIENCE, || {
+            self.forwarded().iter().any(is_it).then_some(())
+        });
     }
 
     /// Makes the switch port drop every frame that does not come from the host's own MAC address.

@@ -5,7 +5,7 @@ use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
 /// What tells a datagram from others, see [`super::packet::Packet::fingerprint`].
-type Fingerprint = [u8; 18];
+pub(super) type Fingerprint = [u8; 18];
 
 /// Packets remembered; what is sent in one batch comes back before the next.
 const MOST: usize = 4096;
@@ -49,6 +49,12 @@ impl Echoes {
             self.order.pop_front();
         }
         found
+    }
+
+    /// Those that have not come back, in no order.
+    pub(super) fn outstanding(&self) -> Vec<Fingerprint> {
+        let each = self.expected.iter();
+        each.flat_map(|(print, count)| std::iter::repeat_n(*print, *count as usize)).collect()
     }
 
     fn forget(&mut self, print: &Fingerprint) -> bool {

@@ -18,6 +18,7 @@ mod batch;
 mod echo;
 mod group_filter;
 mod inbound;
+mod inheritance;
 mod outbound;
 mod packet;
 mod rate;
@@ -33,6 +34,7 @@ use std::time::Instant;
 
 pub(crate) use self::batch::Batch;
 use self::echo::Echoes;
+pub(crate) use self::inheritance::Inheritance;
 #[doc(hidden)]
 pub use self::packet::check_relayed_packet;
 use self::rate::RateLimiter;

@@ -3,8 +3,10 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
+use super::inheritance::InheritedPort;
 use crate::net::sockopt;
 
 /// Ports of one container at a time; beyond it the one that was silent for longest goes.
@@ -134,6 +136,37 @@ impl Translation {
         self.ports.retain(|_, mapping| mapping.used + IDLE > now);
     }
 
+    /// The ports that were used last, at most so many, and their sockets.
+    pub(super) fn latest(
+        &self,
+        most: usize,
+    ) -> impl Iterator<Item = (InheritedPort, Option<&UdpSocket>)> {
+        let mut ports: Vec<_> = self.ports.iter().collect();
+        ports.sort_unstable_by_key(|(_, mapping)| std::cmp::Reverse(mapping.used));
+        ports.into_iter().take(most).map(|(port, mapping)| {
+            let port = InheritedPort {
+                inside: (mapping.inside, *port),
+                host_port: mapping.host_port,
+                answered: mapping.socket.is_some(),
+            };
+            (port, mapping.socket.as_ref())
+        })
+    }
+
+    /// Adds a port that another table had.
+    pub(super) fn inherit(&mut self, now: Instant, port: InheritedPort, socket: Option<UdpSocket>) {
+        let InheritedPort { inside: (inside, number), host_port, .. } = port;
+        if self.ports.len() < MOST {
+            self.ports.insert(number, Mapping { inside, host_port, socket, used: now });
+        }
+    }
+
+    /// The sockets that take answers, and the container's ports that they are for.
+    pub(super) fn sockets(&self) -> impl Iterator<Item = (u16, BorrowedFd<'_>)> {
+        let each = self.ports.iter();
+        each.filter_map(|(port, mapping)| Some((*port, mapping.socket.as_ref()?.as_fd())))
+    }
+
     /// The table, by the container's port.
     pub(super) fn lines(&self) -> impl Iterator<Item = Line> + '_ {
         let host = self.host.unwrap_or(Ipv4Addr::UNSPECIFIED);
@@ -202,6 +235,29 @@ mod tests {
         assert_eq!(&buffer[..answer.length], b"here");
         let empty = translation.receive(now, 40_000, &mut buffer).unwrap_err();
         assert_eq!(empty.kind(), io::ErrorKind::WouldBlock);
+    }
+
+    #[test]
+    fn another_table_carries_on_with_the_ports_used_last() {
+        let start = Instant::now();
+        let mut old = translation();
+        let ports = [40_001, 40_002, 40_003];
+        let mut outside = Vec::new();
+        for (n, port) in (0..).zip(ports) {
+            let now = start + Duration::from_millis(n);
+            outside.push(old.outside(now, (INSIDE, port), 1900, |_| ()).unwrap());
+        }
+        let mut new = translation();
+        for (port, socket) in old.latest(2) {
+            new.inherit(start, port, socket.map(|socket| socket.try_clone().unwrap()));
+        }
+        drop(old);
+        let lines: Vec<_> = new.lines().map(|line| (line.inside.1, line.outside)).collect();
+        assert_eq!(lines, [(ports[1], outside[1]), (ports[2], outside[2])]);
+        assert_eq!(new.sockets().map(|(port, _)| port).collect::<Vec<_>>(), ports[1..]);
+        // The host's address, looked at again, is no other.
+        new.set_host(Some(HERE));
+        assert_eq!(new.outside(start, (INSIDE, ports[2]), 1900, |_| ()), Some(outside[2]));
     }
 
     #[test]

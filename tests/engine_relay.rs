@@ -1,0 +1,130 @@
+//! Containers on the engines' own bridges, which carry no multicast, as discovery protocols find them.
+
+mod lab;
+
+use std::net::{Ipv4Addr, SocketAddrV4};
+use std::time::Duration;
+
+use lab::{
+    Background, Container, Dockerd, Engine, HOST, Lab, PATIENCE, SOURCES, assert_whole, output,
+    payloads, stream, wait_until,
+};
+
+const ATTACHMENT: &str = "driver=relay,parent=lan0,allow=224.0.0.251,allow=239.0.0.0/8";
+const GROUP: Ipv4Addr = Ipv4Addr::new(239, 9, 1, 1);
+const PORT: u16 = 6000;
+const MDNS: Ipv4Addr = Ipv4Addr::new(224, 0, 0, 251);
+const MDNS_PORT: u16 = 5353;
+const SSDP: Ipv4Addr = Ipv4Addr::new(239, 255, 255, 250);
+const SSDP_PORT: u16 = 1900;
+const QUIET: Duration = Duration::from_millis(400);
+
+#[test]
+fn streams_and_discovery_reach_containers_on_dockers_default_bridge() {
+    let mut lab = Lab::new(3);
+    let daemon = Dockerd::start_filtering(&mut lab);
+    let engine = Engine::docker(&lab, &daemon);
+    streams_and_discovery_work(&lab, &engine);
+}
+
+#[test]
+fn streams_and_discovery_reach_containers_on_podmans_network() {
+    let lab = Lab::new(3);
+    let engine = Engine::podman(&lab, "runc", &[]);
+    streams_and_discovery_work(&lab, &engine);
+}
+
+fn streams_and_discovery_work(lab: &Lab, engine: &Engine<'_>) {
+    lab.flood();
+    let containers = [("one", "18080"), ("two", "18081")].map(|(name, port)| {
+        let publish = format!("{port}:80");
+        engine.start(name, &["-p", &publish, "--mcast", ATTACHMENT])
+    });
+    a_stream_arrives(lab, &containers);
+    mdns_is_answered(lab, &containers);
+    a_search_is_answered(lab, &containers);
+    for (container, port) in containers.iter().zip(["18080", "18081"]) {
+        a_published_port_answers(lab, engine, container, port);
+    }
+    for container in &containers {
+        engine.run(&["kill", "--signal", "KILL"], container);
+        wait_until("nothing is left", PATIENCE, || lab.ps(container).is_none().then_some(()));
+    }
+}
+
+fn a_stream_arrives(lab: &Lab, containers: &[Container]) {
+    let inside = containers.iter().map(|container| {
+        let socket = container.socket(PORT);
+        socket.join(GROUP);
+        lab.wait_joined(container, GROUP);
+        socket
+    });
+    let inside: Vec<_> = inside.collect();
+    let sender = lab.socket("src", SOURCES[0], 0);
+    stream(&sender, "external", 5000, (GROUP, PORT));
+    for socket in &inside {
+        assert_whole(&socket.drain(QUIET), "external", 5000, SOURCES[0]);
+    }
+}
+
+/// What one says is heard once by the LAN and by the other.
+fn mdns_is_answered(lab: &Lab, containers: &[Container]) {
+    let querier = lab.socket("src", Ipv4Addr::UNSPECIFIED, MDNS_PORT);
+    querier.join(MDNS);
+    let responders: Vec<_> = containers
+        .iter()
+        .map(|container| {
+            let responder = container.socket(MDNS_PORT);
+            responder.join(MDNS);
+            lab.wait_joined(container, MDNS);
+            responder
+        })
+        .collect();
+    querier.send(b"query", (MDNS, MDNS_PORT));
+    for responder in &responders {
+        assert_eq!(payloads(&responder.drain(QUIET)), ["query"]);
+    }
+    let _ = querier.drain(QUIET);
+    for (own, text) in responders.iter().zip(["first", "second"]) {
+        own.send(text.as_bytes(), (MDNS, MDNS_PORT));
+        let (answer, from) = querier.receive(PATIENCE).expect("the answer");
+        let host = SocketAddrV4::new(HOST, MDNS_PORT);
+        assert_eq!((&answer[..], from), (text.as_bytes(), host));
+        // Its own kernel's copy is one of them.
+        for responder in &responders {
+            assert_eq!(payloads(&responder.drain(QUIET)), [text]);
+        }
+        assert_eq!(payloads(&querier.drain(QUIET)), Vec::<String>::new());
+    }
+}
+
+fn a_search_is_answered(lab: &Lab, containers: &[Container]) {
+    let device = lab.socket("src", Ipv4Addr::UNSPECIFIED, SSDP_PORT);
+    device.join(SSDP);
+    lab.wait_forwarded_to_source(SSDP);
+    let searchers: Vec<_> = containers.iter().map(|container| container.socket(0)).collect();
+    for (number, searcher) in searchers.iter().enumerate() {
+        searcher.send(format!("search {number}").as_bytes(), (SSDP, SSDP_PORT));
+    }
+    // Two proxies carry them: either may be the first.
+    for _ in &searchers {
+        let (search, from) = device.receive(PATIENCE).expect("the search");
+        assert_eq!(*from.ip(), HOST);
+        device.send(&[b"found by ", &search[..]].concat(), (HOST, from.port()));
+    }
+    for (number, searcher) in searchers.iter().enumerate() {
+        let (answer, from) = searcher.receive(PATIENCE).expect("the answer");
+        assert_eq!(answer, format!("found by search {number}").into_bytes());
+        assert_eq!(from, SocketAddrV4::new(SOURCES[0], SSDP_PORT));
+    }
+}
+
+fn a_published_port_answers(lab: &Lab, engine: &Engine<'_>, container: &Container, port: &str) {
+    let serve = format!("while :; do echo {port} | busybox nc -l -p 80; done");
+    let _server = Background::start(&mut engine.exec(container, &["sh", "-c", &serve]));
+    wait_until("the published port answers", PATIENCE, || {
+        let mut client = lab.enter("src", "busybox");
+        let answer = output(client.args(["nc", "-w", "1", &HOST.to_string(), port]));
+        (answer.stdout == format!("{port}\n").into_bytes()).then_some(())
+    });
+}
