@@ -7,11 +7,12 @@ mod lab;
 mod vm;
 
 use std::collections::BTreeSet;
+use std::fs::{self, File};
 use std::net::Ipv4Addr;
 use std::process::Stdio;
 use std::time::Duration;
 
-use lab::{Background, Container, Lab, PATIENCE, Reception, SOURCES, run, wait_until};
+use lab::{Bundle, Container, Lab, PATIENCE, Reception, SOURCES, run, wait_until};
 
 const GROUP: Ipv4Addr = Ipv4Addr::new(239, 9, 1, 1);
 const CHANNEL: Ipv4Addr = Ipv4Addr::new(232, 9, 1, 1);
@@ -253,32 +254,57 @@ fn one_parent_has_one_mode_and_one_flag() {
         for container in [&first, &same] {
             lab.delete(container);
         }
-        // The parent is free again, for one of two that come at once.
-        let racers = ["l2", "l3"].map(|mode| {
-            let name = lab.name(mode);
-            let mut command = lab.mcrun(["run", "-d", "--name", &name, "--rootfs"]);
-            command.arg(lab.rootfs()).args(["--mcast", &spec(15, &format!("mode={mode}"))]);
-            command.args(["sleep", "1000"]).stdout(Stdio::null()).stderr(Stdio::piped());
-            (mode, name, Background::start(&mut command))
-        });
-        let outcomes = racers.map(|(mode, name, racer)| {
-            let output = racer.finish(PATIENCE);
-            (
-                mode,
-                name,
-                output.status.success(),
-                String::from_utf8_lossy(&output.stderr).into_owned(),
-            )
-        });
-        let (won, lost): (Vec<_>, Vec<_>) = outcomes.iter().partition(|(_, _, won, _)| *won);
-        assert!(won.len() == 1 && lost.len() == 1, "{outcomes:?}");
-        let ((mode, winner, ..), (other, _, _, error)) = (won[0], lost[0]);
-        let expected = format!(
-            "mode={other}: lan0 has ipvlan children of mode {mode}, such as mc0 of container {winner}"
-        );
-        assert!(error.contains(&expected), "{error}");
-        run(&mut lab.mcrun(["rm", "--force", winner]));
+        // The parent is free again.
+        start(&lab, "other", 15, "mode=l3");
     });
+}
+
+#[test]
+fn of_hooks_that_run_at_once_those_with_one_mode_succeed() {
+    vm::run(|| {
+        let lab = Lab::new(3);
+        let bundle = Bundle::new(&lab, "bundle");
+        bundle.write();
+        // Without a lock between them every third round or so goes wrong.
+        for round in 0..5 {
+            race(&lab, &bundle, round);
+        }
+    });
+}
+
+/// Four hooks at once, two for each mode.
+fn race(lab: &Lab, bundle: &Bundle, round: u32) {
+    let modes = ["l2", "l3", "l2", "l3"];
+    let holders = modes.map(|_| lab.namespace_holder());
+    let mut commands = Vec::new();
+    for (position, (mode, holder)) in modes.iter().zip(&holders).enumerate() {
+        let wish = format!("parent=lan0,driver=ipvlan,mode={mode}");
+        let id = lab.name(&format!("{mode}-{round}-{position}"));
+        let file = lab.directory().join(&id);
+        fs::write(&file, lab.state(&id, holder.pid(), &bundle.path, Some(&wish))).expect("state");
+        let mut command = lab.enter("host", env!("CARGO_BIN_EXE_mcrun-hook"));
+        command.arg("createRuntime").stdout(Stdio::null()).stderr(Stdio::piped());
+        command.stdin(File::open(file).expect("state"));
+        commands.push(command);
+    }
+    let hooks: Vec<_> = commands.iter_mut().map(|c| c.spawn().expect("spawned")).collect();
+    let outputs = hooks.into_iter().map(|hook| hook.wait_with_output().expect("ended"));
+    let outcomes: Vec<_> = modes
+        .into_iter()
+        .zip(outputs)
+        .map(|(mode, o)| {
+            (mode, o.status.success(), String::from_utf8_lossy(&o.stderr).into_owned())
+        })
+        .collect();
+    let (won, lost): (Vec<_>, Vec<_>) = outcomes.iter().partition(|(_, won, _)| *won);
+    assert_eq!((won.len(), lost.len()), (2, 2), "{outcomes:?}");
+    let (mode, other) = (won[0].0, lost[0].0);
+    assert!(mode != other && won[1].0 == mode, "{outcomes:?}");
+    let expected = format!(
+        "mode={other}: lan0 has ipvlan children of mode {mode}, such as mc0 of container {}",
+        lab.name("")
+    );
+    assert!(lost.iter().all(|(.., error)| error.contains(&expected)), "{outcomes:?}");
 }
 
 #[test]
