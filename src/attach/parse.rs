@@ -169,7 +169,8 @@ const KEYS: &[&str] = &[
 /// The values as they are met; each is checked in itself at once.
 #[derive(Default)]
 struct Keys {
-    seen: Vec<String>,
+    /// What was given so far, as it was written.
+    seen: Vec<(String, String)>,
     parent: Option<IfName>,
     driver: Option<String>,
     mode: Option<String>,
@@ -203,10 +204,10 @@ impl Keys {
             return fail(format!("{key}= has no value"));
         }
         let repeatable = matches!(key, "ip" | "gw" | "route" | "allow" | "deny");
-        if !repeatable && self.seen.iter().any(|k| k == key) {
+        if !repeatable && self.seen.iter().any(|(k, _)| k == key) {
             return fail(format!("{key}={value}: {key} is given twice"));
         }
-        self.seen.push(key.to_owned());
+        self.seen.push((key.to_owned(), value.to_owned()));
         match key {
             "parent" => self.parent = Some(parsed(key, value)?),
             "driver" => self.driver = Some(value.to_owned()),
@@ -311,9 +312,12 @@ impl Keys {
         }
         let ruling = ["allow", "deny", "max-groups", "max-sources"];
         if igmp != IgmpMode::Proxy
-            && let Some(key) = self.seen.iter().find(|key| ruling.contains(&key.as_str()))
+            && let Some((key, value)) =
+                self.seen.iter().find(|(key, _)| ruling.contains(&key.as_str()))
         {
-            return fail(format!("{key}= is the proxy's to enforce: it needs igmp=proxy"));
+            return fail(format!(
+                "{key}={value}: this is the proxy's to enforce: it needs igmp=proxy"
+            ));
         }
         let defaults = GroupPolicy::default();
         Ok(Attachment {
@@ -361,7 +365,9 @@ impl Keys {
             name => return fail(unknown("driver", name, &["macvlan", "ipvlan", "relay"])),
         };
         let refused = |lists: &[&[&str]]| {
-            let belongs = |key: &&String| lists.iter().any(|list| list.contains(&key.as_str()));
+            let belongs = |(key, _): &&(String, String)| {
+                lists.iter().any(|list| list.contains(&key.as_str()))
+            };
             self.seen.iter().find(belongs)
         };
         let (foreign, why) = match &driver {
@@ -383,7 +389,7 @@ impl Keys {
             ),
         };
         match foreign {
-            Some(key) => fail(format!("{key}= cannot be used here: {why}")),
+            Some((key, value)) => fail(format!("{key}={value}: {why}")),
             None => Ok(driver),
         }
     }
