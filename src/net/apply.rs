@@ -4,7 +4,7 @@ use std::io;
 use std::net::IpAddr;
 use std::os::fd::AsFd;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use netlink_packet_route::RouteNetlinkMessage;
 
@@ -19,6 +19,11 @@ use super::plan::{InterfacePlan, LinkPlan};
 use super::removal;
 use super::sysctl::{self, SysctlError};
 use crate::attach::{IfName, MacAddr, MacvlanMode};
+
+/// How long the hardware address of a container that has ended may stay busy: its proxy keeps the
+/// namespace for a moment, and a loaded kernel takes namespaces down one after the other.
+const BUSY_PATIENCE: Duration = Duration::from_secs(3);
+const LONGEST_PAUSE: Duration = Duration::from_millis(256);
 
 /// What went wrong while a plan was carried out.
 #[derive(Debug, thiserror::Error)]
@@ -246,13 +251,14 @@ impl<'a> Applying<'a> {
     /// a container with a fixed one restarts.
     fn set_up(&mut self, position: usize) -> Result<(), ApplyError> {
         let plan = &self.plans[position];
+        let deadline = Instant::now() + BUSY_PATIENCE;
         let mut pause = Duration::from_millis(2);
         loop {
             match self.container.request(set_up(self.created[position].index), 0) {
                 Ok(()) => return Ok(()),
-                Err(error) if error.errno == libc::EBUSY && pause < Duration::from_millis(1000) => {
+                Err(error) if error.errno == libc::EBUSY && Instant::now() < deadline => {
                     thread::sleep(pause);
-                    pause *= 2;
+                    pause = (pause * 2).min(LONGEST_PAUSE);
                 }
                 Err(error) if matches!(error.errno, libc::EBUSY | libc::EADDRINUSE) => {
                     let mac = self.created[position].mac;
