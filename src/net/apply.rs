@@ -22,7 +22,7 @@ use crate::attach::{IfName, MacAddr, MacvlanMode};
 
 /// How long the hardware address of a container that has ended may stay busy: its proxy keeps the
 /// namespace for a moment, and a loaded kernel takes namespaces down one after the other.
-const BUSY_PATIENCE: Duration = Duration::from_secs(3);
+const BUSY_PATIENCE: Duration = Duration::from_secs(2);
 const LONGEST_PAUSE: Duration = Duration::from_millis(256);
 
 /// What went wrong while a plan was carried out.
@@ -256,11 +256,11 @@ impl<'a> Applying<'a> {
         loop {
             match self.container.request(set_up(self.created[position].index), 0) {
                 Ok(()) => return Ok(()),
-                Err(error) if error.errno == libc::EBUSY && Instant::now() < deadline => {
+                Err(error) if is_busy(&error) && Instant::now() < deadline => {
                     thread::sleep(pause);
                     pause = (pause * 2).min(LONGEST_PAUSE);
                 }
-                Err(error) if matches!(error.errno, libc::EBUSY | libc::EADDRINUSE) => {
+                Err(error) if is_busy(&error) => {
                     let mac = self.created[position].mac;
                     return Err(ApplyError::MacInUse {
                         mac: mac.map_or_else(|| "?".into(), |mac| mac.to_string()),
@@ -322,6 +322,12 @@ impl Drop for Applying<'_> {
             self.undo();
         }
     }
+}
+
+/// The hardware address is in use on the parent (`macvlan_open` in drivers/net/macvlan.c, which has said
+/// EBUSY and says EADDRINUSE).
+fn is_busy(error: &NetlinkError) -> bool {
+    matches!(error.errno, libc::EBUSY | libc::EADDRINUSE)
 }
 
 /// Sends the container's multicast through this interface, unless it goes through another already: the
