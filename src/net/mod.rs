@@ -6,6 +6,7 @@ pub mod announce;
 pub mod apply;
 pub mod children;
 pub mod facts;
+pub mod ifreq;
 pub mod messages;
 pub mod netlink;
 pub mod netns;

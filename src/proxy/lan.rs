@@ -2,13 +2,13 @@
 
 use std::io;
 use std::net::Ipv4Addr;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 
 use socket2::{Domain, Protocol, SockFilter, Socket, Type};
 
 use super::nfnetlink::receive;
 use crate::igmp::wire::{self, Ipv4Packet, Message, Query};
-use crate::net::sockopt;
+use crate::net::{ifreq, sockopt};
 
 /// Room for a burst of group-specific queries.
 const RECEIVE_BUFFER: usize = 64 * 1024;
@@ -50,17 +50,7 @@ impl LanSocket {
 
     /// Whether the interface has an IPv4 address. Where that cannot be told it is taken to have one.
     pub(crate) fn is_numbered(&self) -> bool {
-        // SAFETY: an all-zero ifreq is a valid one.
-        let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
-        let last = request.ifr_name.len() - 1;
-        for (to, from) in request.ifr_name.iter_mut().zip(self.name.bytes().take(last)) {
-            *to = from.cast_signed() as libc::c_char;
-        }
-        // SAFETY: this command reads a name and writes an address, both within the request.
-        let result = unsafe {
-            libc::ioctl(self.socket.as_raw_fd(), libc::SIOCGIFADDR as _, &raw mut request)
-        };
-        result == 0 || io::Error::last_os_error().raw_os_error() != Some(libc::EADDRNOTAVAIL)
+        !matches!(ifreq::address(&self.socket, &self.name), Ok(None))
     }
 
     /// Receives one packet; `None` when it was no valid query.

@@ -2,14 +2,13 @@
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddrV4};
-use std::os::fd::AsFd;
 use std::time::Instant;
 
 use super::batch::Batch;
 use super::packet::{Integrity, Packet, build};
-use super::sockets::mtu_of;
 use super::translation::Answer;
 use super::{Received, Relay, TURN, admits};
+use crate::net::ifreq;
 use crate::proxy::downstream::ALL_SYSTEMS;
 use crate::proxy::status::RelayCounts;
 
@@ -32,7 +31,7 @@ impl Relay {
                 let Some(packet) = Packet::parse(bytes) else { return };
                 let group = packet.destination();
                 let fragmented = is_too_long(&error)
-                    && mtu_of(container.injector.as_fd(), interface).is_some_and(|mtu| {
+                    && ifreq::mtu(&container.injector, interface).is_ok_and(|mtu| {
                         let mut whole = true;
                         packet.fragment(mtu, |part| {
                             let to = socket_address(ALL_SYSTEMS);

@@ -1,14 +1,13 @@
 //! From the container to the LAN.
 
 use std::net::{Ipv4Addr, UdpSocket};
-use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use super::batch::{BATCH, Batch};
 use super::inbound::{is_too_long, socket_address};
 use super::packet::Packet;
-use super::sockets::{address_of, mtu_of};
 use super::{MOST_SENT, Relay, TURN, Watch};
+use crate::net::ifreq;
 use crate::proxy::status::RelayCounts;
 
 /// `struct virtio_net_hdr` of linux/virtio_net.h: flags, type, header length, segment size, checksum
@@ -71,7 +70,7 @@ impl Relay {
                 let Some(packet) = Packet::parse(bytes) else { return };
                 let group = packet.destination();
                 let fragmented = is_too_long(&error)
-                    && mtu_of(host.sender.as_fd(), upstream).is_some_and(|mtu| {
+                    && ifreq::mtu(&host.sender, upstream).is_ok_and(|mtu| {
                         let mut whole = true;
                         packet.fragment(mtu, |part| {
                             whole &= host.sender.send_to(part, &socket_address(group)).is_ok();
@@ -177,7 +176,8 @@ impl Relay {
         let fresh = |read: Instant| now.saturating_duration_since(read) < ADDRESS_LIFETIME;
         if !self.address_read.is_some_and(fresh) {
             self.address_read = Some(now);
-            translation.set_host(address_of(self.host.sender.as_fd(), &self.upstream));
+            let host = ifreq::address(&self.host.sender, &self.upstream);
+            translation.set_host(host.unwrap_or(None));
         }
     }
 }

@@ -1,9 +1,6 @@
 //! The sockets of a relay. All that need a privilege are opened before the proxy gives it up.
 
 use std::io;
-use std::mem::MaybeUninit;
-use std::net::Ipv4Addr;
-use std::os::fd::{AsRawFd, BorrowedFd};
 
 use socket2::{Domain, Protocol, SockAddr, SockAddrStorage, SockFilter, Socket, Type};
 
@@ -131,45 +128,4 @@ fn outgoing_multicast() -> [SockFilter; 15] {
         op(libc::BPF_RET | libc::BPF_K, 0, 0, u32::MAX),
         op(libc::BPF_RET | libc::BPF_K, 0, 0, 0),
     ]
-}
-
-/// Primary IPv4 address of the host's interface; none when it has none.
-pub(super) fn address_of(socket: BorrowedFd<'_>, name: &str) -> Option<Ipv4Addr> {
-    let request = interface_request(socket, libc::SIOCGIFADDR as _, name)?;
-    // SAFETY: the kernel has filled in an address, whatever its family.
-    let address = unsafe { request.ifr_ifru.ifru_addr };
-    if i32::from(address.sa_family) != libc::AF_INET {
-        return None;
-    }
-    // In a sockaddr_in the address follows the port.
-    let mut octets = [0; 4];
-    for (octet, byte) in octets.iter_mut().zip(address.sa_data.iter().skip(2)) {
-        *octet = byte.cast_unsigned();
-    }
-    let address = Ipv4Addr::from(octets);
-    (!address.is_unspecified()).then_some(address)
-}
-
-/// MTU in bytes of an interface in the socket's namespace.
-pub(super) fn mtu_of(socket: BorrowedFd<'_>, name: &str) -> Option<usize> {
-    let request = interface_request(socket, libc::SIOCGIFMTU as _, name)?;
-    // SAFETY: the kernel has filled in a number.
-    usize::try_from(unsafe { request.ifr_ifru.ifru_mtu }).ok()
-}
-
-fn interface_request(
-    socket: BorrowedFd<'_>,
-    command: libc::Ioctl,
-    name: &str,
-) -> Option<libc::ifreq> {
-    // SAFETY: a plain C structure, for which all zero is a value.
-    let mut request: libc::ifreq = unsafe { MaybeUninit::zeroed().assume_init() };
-    // The last byte stays zero.
-    let room = request.ifr_name.len() - 1;
-    for (to, from) in request.ifr_name[..room].iter_mut().zip(name.bytes()) {
-        *to = from as libc::c_char;
-    }
-    // SAFETY: the request is ours, and as large as the kernel reads and writes for these commands.
-    let result = unsafe { libc::ioctl(socket.as_raw_fd(), command, &raw mut request) };
-    (result == 0).then_some(request)
 }
