@@ -77,30 +77,64 @@ pub(super) fn run<F: FnOnce()>(test: F) {
 }
 
 /// Boots, waits for the end and reads what came of it.
+///
+/// A machine that stops before it has run all tests is told of and booted once more: its kernel has
+/// crashed, which under emulation it sometimes does. A test that fails has no second chance.
 fn boot() -> Result<Outcomes, String> {
     let directory = tempfile::Builder::new().prefix("mcrun-vm-").tempdir().map_err(text)?;
-    let [image, console, port] =
-        ["image", "console", "port"].map(|name| directory.path().join(name));
+    let image = directory.path().join("image");
     let (kernel, modules) = kernel()?;
     build_image(&image, &modules).map_err(|e| format!("cannot build its file system: {e}"))?;
-    let mut machine = Machine::start(&kernel, &image, &console, &port)?;
-    let end = machine.wait();
-    let read = |path: &Path| {
-        fs::read(path).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default()
-    };
-    let printed = read(&port);
-    if printed.contains("=== begin ") && (end.is_ok() || !printed.contains("=== all")) {
-        let mut outcomes = parse(&printed);
-        if let Err(error) = end {
-            // The test that was running has not ended, and those behind it have not begun.
-            for outcome in outcomes.values_mut().filter(|outcome| outcome.status.is_none()) {
-                outcome.output += &format!("\n{error}\n{}", read(&console));
-            }
-        }
-        return Ok(outcomes);
+    let first = Run::of(&kernel, &image, directory.path())?;
+    if first.end.is_err() || first.is_whole() {
+        return first.outcomes();
     }
-    let end = end.err().unwrap_or_else(|| "it ended without having run a test".into());
-    Err(format!("{end}\n{}\n{printed}", read(&console)))
+    eprintln!("the virtual machine stopped, and is booted once more:\n{}", first.console);
+    Run::of(&kernel, &image, directory.path())?.outcomes()
+}
+
+/// What one machine has left.
+struct Run {
+    end: Result<(), String>,
+    /// What its first process wrote.
+    printed: String,
+    /// What its kernel wrote.
+    console: String,
+}
+
+impl Run {
+    fn of(kernel: &Path, image: &Path, directory: &Path) -> Result<Self, String> {
+        let [console, port] = ["console", "port"].map(|name| directory.join(name));
+        let end = Machine::start(kernel, image, &console, &port)?.wait();
+        let read = |path: &Path| {
+            let bytes = fs::read(path).unwrap_or_default();
+            String::from_utf8_lossy(&bytes).into_owned()
+        };
+        Ok(Run { end, printed: read(&port), console: read(&console) })
+    }
+
+    /// Whether all tests were run.
+    fn is_whole(&self) -> bool {
+        self.printed.contains("=== all")
+    }
+
+    fn outcomes(self) -> Result<Outcomes, String> {
+        let Run { end, printed, console } = &self;
+        let end = match end {
+            Ok(()) if self.is_whole() => return Ok(parse(printed)),
+            Ok(()) => "it stopped before it had run all tests",
+            Err(error) => error,
+        };
+        if self.is_whole() || !printed.contains("=== begin ") {
+            return Err(format!("{end}\n{console}\n{printed}"));
+        }
+        // The test that was running has not ended, and those behind it have not begun.
+        let mut outcomes = parse(printed);
+        for outcome in outcomes.values_mut().filter(|outcome| outcome.status.is_none()) {
+            outcome.output += &format!("\n{end}\n{console}");
+        }
+        Ok(outcomes)
+    }
 }
 
 /// The newest kernel that is unpacked, and the directory of its modules.
