@@ -39,13 +39,6 @@ fn refusal(lab: &Lab, name: &str, attachment: &str) -> String {
     String::from_utf8(output.stderr).expect("text")
 }
 
-/// Waits until the switch forwards a group, or `GROUP@SOURCE`, to the container host.
-fn wait_forwarded(lab: &Lab, group: &str) {
-    wait_until(&format!("the switch forwards {group}"), PATIENCE, || {
-        lab.forwarded().contains(group).then_some(())
-    });
-}
-
 /// Asserts that so many packets came, each once.
 fn assert_each_once(what: &str, reception: &Reception, packets: u32) {
     assert_eq!(
@@ -93,8 +86,8 @@ fn both_receive(lab: &Lab, containers: [&Container; 2]) {
         lab.wait_joined(container, GROUP);
         lab.wait_joined(container, CHANNEL);
     }
-    wait_forwarded(lab, &GROUP.to_string());
-    wait_forwarded(lab, &format!("{CHANNEL}@{wanted}"));
+    lab.wait_forwarded(GROUP);
+    lab.wait_forwarded(format!("{CHANNEL}@{wanted}"));
     for sender in [
         lab.send_count(GROUP, wanted, 2000, ALL),
         lab.send_count(CHANNEL, wanted, 2000, ALL),
@@ -120,7 +113,7 @@ fn one_sends(lab: &Lab, sender: &Container, sibling: &Container) {
     let lan = lab.receive_count_on_lan(SENT, PACKETS);
     lab.wait_joined(sender, SENT);
     lab.wait_joined(sibling, SENT);
-    wait_forwarded(lab, &SENT.to_string());
+    lab.wait_forwarded(SENT);
     wait_until("the LAN's receiver has joined", PATIENCE, || {
         let joined = run(lab.enter("src", "cat").arg("/proc/net/igmp"));
         joined.contains(&format!("{:08X}", u32::from_ne_bytes(SENT.octets()))).then_some(())
@@ -146,7 +139,7 @@ fn one_is_denied(lab: &Lab, sibling: &Container, restricted: &Container) {
     });
     let had = lab.receive_count(sibling, DENIED, None, PACKETS);
     lab.wait_joined(sibling, DENIED);
-    wait_forwarded(lab, &DENIED.to_string());
+    lab.wait_forwarded(DENIED);
     let sent = lab.send_count(DENIED, SOURCES[0], 1000, PACKETS);
     assert!(sent.finish(Duration::from_secs(60)).status.success());
     assert_each_once("in the other", &had.finish(), PACKETS);
@@ -177,7 +170,7 @@ fn one_leaves(mode: &str) {
     lab.wait_joined(&stays, GROUP);
     let gone = lab.receive_count(&leaves, GROUP, None, 1000);
     lab.wait_joined(&leaves, GROUP);
-    wait_forwarded(&lab, &GROUP.to_string());
+    lab.wait_forwarded(GROUP);
     let stream = lab.send_count(GROUP, SOURCES[0], 1000, 4000);
     // It reads in batches.
     let gone = gone.finish();
@@ -216,7 +209,7 @@ fn streams_arrive_with_every_flag() {
             assert_eq!((&shown["driver"], &shown["mode"]), (&"ipvlan".into(), &mode.into()));
             let receiver = lab.receive_count(&container, GROUP, None, 500);
             lab.wait_joined(&container, GROUP);
-            wait_forwarded(&lab, &GROUP.to_string());
+            lab.wait_forwarded(GROUP);
             let stream = lab.send_count(GROUP, SOURCES[0], 1000, 500);
             assert!(stream.finish(Duration::from_secs(60)).status.success());
             assert_each_once(flag, &receiver.finish(), 500);
@@ -359,7 +352,7 @@ fn macvlan_on_a_kernel_that_does_not_tell_of_joins() {
         let container = lab.start("c", "10.99.0.11");
         let receiver = lab.receive_count(&container, GROUP, None, ALL);
         lab.wait_joined(&container, GROUP);
-        wait_forwarded(&lab, &GROUP.to_string());
+        lab.wait_forwarded(GROUP);
         let stream = lab.send_count(GROUP, SOURCES[0], 2500, ALL);
         assert!(stream.finish(Duration::from_secs(60)).status.success());
         assert_each_once("the container", &receiver.finish(), ALL);

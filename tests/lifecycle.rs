@@ -393,3 +393,28 @@ fn fifty_containers_start_at_once_and_end_at_once() {
     }
     lab.assert_clean(LIMIT);
 }
+
+#[test]
+fn a_container_of_an_earlier_version_is_shown_reloaded_and_removed() {
+    let lab = Lab::new(3);
+    let container = lab.start("one", "10.99.0.11");
+    // A receiver that a process holds, so that there is something to take over.
+    let member = container.member();
+    member.change(GROUP, &lab::Change::Join);
+    lab.wait_joined(&container, GROUP);
+    // Records without these were written before.
+    let file = lab.state_dir().join("containers").join(&container.id).join("record.json");
+    let text = fs::read(&file).expect("the record");
+    let mut record: serde_json::Value = serde_json::from_slice(&text).expect("JSON");
+    let fields = record.as_object_mut().expect("an object");
+    assert!(fields.remove("mark").is_some() && fields.remove("notifications").is_some());
+    fs::write(&file, record.to_string()).expect("the record");
+    assert!(lab.ps(&container).is_some());
+    let before = lab.proxy_pid(&container);
+    lab.configure("[groups]\nmax-groups = 7\n");
+    assert_eq!(run(&mut lab.mcrun(["reload"])).trim(), container.id);
+    assert_ne!(lab.proxy_pid(&container), before);
+    lab.wait_joined(&container, GROUP);
+    lab.delete(&container);
+    assert_gone(&lab, "mcrun rm --force of a container of an earlier version");
+}

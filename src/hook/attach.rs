@@ -17,7 +17,7 @@ use crate::net::netlink::RouteSocket;
 use crate::net::netns::NetNs;
 use crate::net::plan::plan;
 use crate::oci::{ContainerId, ContainerState};
-use crate::proxy::{Starting, random_mark};
+use crate::proxy::Starting;
 use crate::state::{AttachedInterface, LockedDir, ProcessRef, Record, Store, config_dir};
 
 /// Attaches the container of `state` as it asks.
@@ -173,7 +173,7 @@ impl<'s> Target<'s> {
             attached_at: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs()),
             interfaces,
             proxy: None,
-            mark: random_mark().map_err(HookError::Mark)?,
+            mark: 0,
             notifications: admin.notifications(),
             complete: false,
         })
@@ -269,9 +269,9 @@ impl<'s> Target<'s> {
     }
 }
 
-/// Lets a proxy, which may follow an `old` one, begin to serve the interfaces of a record, which are still down: its rules and sockets
-/// must be there before a link comes up, since one native query of version 2 would hold the container's
-/// kernel in that version for minutes.
+/// Lets a proxy, which may follow an `old` one, begin to serve the interfaces of a record, which are still
+/// down: its rules and sockets must be there before a link comes up, since one native query of version 2
+/// would hold the container's kernel in that version for minutes.
 fn finish(
     record: &mut Record,
     old: Option<ProcessRef>,

@@ -6,7 +6,9 @@ use std::time::Duration;
 use super::HookError;
 use crate::attach::{AdminConfig, Driver, IgmpMode, Ruling};
 use crate::oci::ContainerId;
-use crate::proxy::{self, ProxyConfig, ProxyInterface, RelayTask, SpawnError, Starting};
+use crate::proxy::{
+    self, ProxyConfig, ProxyInterface, RelayTask, SpawnError, Starting, random_mark,
+};
 use crate::state::{AttachedInterface, LockedDir, ProcessRef, Record, StateDirError, Store};
 
 /// How long a proxy may take to end before it is killed.
@@ -49,11 +51,15 @@ fn is_served(interface: &AttachedInterface) -> bool {
 }
 
 /// Tells a proxy, which may follow an `old` one, to serve the interfaces of a record, which are all there.
+/// The first proxy of a container gets a mark, which the record keeps for those that follow.
 pub(super) fn give(
     starting: &mut Starting,
-    record: &Record,
+    record: &mut Record,
     old: Option<ProcessRef>,
-) -> Result<(), SpawnError> {
+) -> Result<(), HookError> {
+    if record.mark == 0 {
+        record.mark = random_mark().map_err(HookError::Mark)?;
+    }
     let served = record.interfaces.iter().filter(|i| is_served(i));
     let interfaces = served
         .map(|interface| ProxyInterface {
@@ -75,7 +81,8 @@ pub(super) fn give(
         interfaces,
         mark: record.mark,
         follows: old.is_some(),
-    })
+    })?;
+    Ok(())
 }
 
 /// Waits until a proxy that knows its task is ready.

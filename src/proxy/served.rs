@@ -170,8 +170,8 @@ impl Interface {
         }
         while let Some((group, filter)) = served.router.poll_change() {
             // What comes of the group is let through before it comes, and until it comes no more.
-            let admitted = (!filter.is_none()).then(|| served.admit(group, &filter));
-            let left = filter.is_none();
+            let leaving = filter.is_none();
+            let mut admitted = if leaving { Ok(()) } else { served.admit(group, &filter) };
             let pool = &mut served.pool;
             let joined = match reporter {
                 Some(reporter) if pool.is_new(group) => {
@@ -180,8 +180,10 @@ impl Interface {
                 }
                 _ => pool.set(now, group, filter, limits),
             };
-            let admitted = admitted.or_else(|| left.then(|| served.admit(group, &Filter::none())));
-            if let Some(Err(error)) = admitted {
+            if leaving {
+                admitted = served.admit(group, &Filter::none());
+            }
+            if let Err(error) = admitted {
                 let text = format!("{name}: cannot receive {group} for the container: {error}");
                 log.line(now, Level::Warning, &text);
             }

@@ -68,6 +68,14 @@ pub struct RelayCounts {
     pub limited: u64,
 }
 
+impl RelayCounts {
+    /// A packet that was counted as relayed was refused after all.
+    pub(crate) fn relayed_is_dropped(&mut self) {
+        self.relayed = self.relayed.saturating_sub(1);
+        self.dropped += 1;
+    }
+}
+
 impl Add for RelayCounts {
     type Output = RelayCounts;
 

@@ -36,7 +36,9 @@ pub struct Record {
     /// Whether the proxy acts on the kernel's notifications of joins.
     #[serde(default = "yes")]
     pub notifications: bool,
-    /// Mark of what the proxy puts into the container: one for all proxies of its life.
+    /// Mark of what the proxy puts into the container: one for all proxies of its life. 0 before the
+    /// first, and in records of earlier versions.
+    #[serde(default)]
     pub mark: u32,
     /// Whether the attachment was completed.
     pub complete: bool,

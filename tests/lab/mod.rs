@@ -28,6 +28,7 @@ mod sockets;
 use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
+use std::fmt::Display;
 use std::fs;
 use std::net::Ipv4Addr;
 use std::os::unix::fs::PermissionsExt;
@@ -239,11 +240,24 @@ impl Lab {
         self.forwarded_to(HOST_PORT)
     }
 
-    /// Waits until the switch forwards a group to the sender's namespace, where somebody has joined it: a
-    /// switch that hears a querier floods to nobody.
-    pub fn wait_forwarded_to_source(&self, group: Ipv4Addr) {
-        wait_until("the switch forwards to the sender", PATIENCE, || {
-            self.forwarded_to("p-src").contains(&group.to_string()).then_some(())
+    /// Waits until the switch forwards a group, from whatever source, or `GROUP@SOURCE` to the container
+    /// host: some time after the host has joined, since the kernel's reports wait, and those of the proxy
+    /// need notifications.
+    pub fn wait_forwarded(&self, wanted: impl Display) {
+        self.wait_forwarded_to(HOST_PORT, &wanted.to_string());
+    }
+
+    /// The same, to the sender's namespace, where somebody has joined: a switch that hears a querier
+    /// floods to nobody.
+    pub fn wait_forwarded_to_source(&self, wanted: impl Display) {
+        self.wait_forwarded_to("p-src", &wanted.to_string());
+    }
+
+    fn wait_forwarded_to(&self, port: &str, wanted: &str) {
+        wait_until(&format!("the switch forwards {wanted} to {port}"), PATIENCE, || {
+            let forwarded = self.forwarded_to(port);
+            let is_it = |e: &String| e == wanted || e.split('@').next() == Some(wanted);
+            forwarded.iter().any(is_it).then_some(())
         });
     }
 
@@ -260,16 +274,6 @@ impl Lab {
             }
         }
         groups
-    }
-
-    /// Waits until the switch forwards a group, from whatever source, to the container host. Without
-    /// notifications it hears of a join some time after the host has joined.
-    pub fn wait_forwarded(&self, group: Ipv4Addr) {
-        let group = group.to_string();
-        let is_it = |entry: &String| entry.split('@').next() == Some(&group);
-        wait_until("the switch forwards the group", PATIENCE, || {
-            self.forwarded().iter().any(is_it).then_some(())
-        });
     }
 
     /// Makes the switch port drop every frame that does not come from the host's own MAC address.

@@ -14,7 +14,7 @@ mod archive;
 use std::any::type_name;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, Write};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -89,7 +89,14 @@ fn boot() -> Result<Outcomes, String> {
     if first.end.is_err() || first.is_whole() {
         return first.outcomes();
     }
-    eprintln!("the virtual machine stopped, and is booted once more:\n{}", first.console);
+    // Not by eprintln!, which is not shown where the test passes in the end.
+    let told = writeln!(
+        io::stderr(),
+        "the virtual machine stopped, and is booted once more:\n{}\n{}",
+        first.console,
+        first.printed
+    );
+    told.map_err(text)?;
     Run::of(&kernel, &image, directory.path())?.outcomes()
 }
 

@@ -1,14 +1,12 @@
 //! From the LAN into the container.
 
-use std::io;
-use std::net::{Ipv4Addr, SocketAddrV4};
 use std::time::Instant;
 
 use super::batch::Batch;
 use super::packet::{Integrity, Packet, build};
+use super::sockets::{send_fragments, socket_address};
 use super::translation::Answer;
 use super::{Received, Relay, TURN, admits};
-use crate::net::ifreq;
 use crate::proxy::downstream::ALL_SYSTEMS;
 use crate::proxy::status::RelayCounts;
 
@@ -30,19 +28,11 @@ impl Relay {
             batch.send(&container.injector, |bytes, error| {
                 let Some(packet) = Packet::parse(bytes) else { return };
                 let group = packet.destination();
-                let fragmented = is_too_long(&error)
-                    && ifreq::mtu(&container.injector, interface).is_ok_and(|mtu| {
-                        let mut whole = true;
-                        packet.fragment(mtu, |part| {
-                            let to = socket_address(ALL_SYSTEMS);
-                            whole &= container.injector.send_to(part, &to).is_ok();
-                        });
-                        whole
-                    });
-                if !fragmented && let Some(received) = groups.get_mut(&group) {
-                    for counts in [&mut received.counts, &mut inbound.total] {
-                        counts.relayed -= 1;
-                        counts.dropped += 1;
+                let injector = &container.injector;
+                if !send_fragments(injector, interface, &packet, ALL_SYSTEMS, &error) {
+                    inbound.total.relayed_is_dropped();
+                    if let Some(received) = groups.get_mut(&group) {
+                        received.counts.relayed_is_dropped();
                     }
                 }
             });
@@ -95,14 +85,4 @@ impl Relay {
             }
         }
     }
-}
-
-/// Whether a packet is above the MTU, and has to be fragmented by who makes its header.
-pub(super) fn is_too_long(error: &io::Error) -> bool {
-    error.raw_os_error() == Some(libc::EMSGSIZE)
-}
-
-/// Where a raw socket sends to.
-pub(super) fn socket_address(address: Ipv4Addr) -> socket2::SockAddr {
-    SocketAddrV4::new(address, 0).into()
 }

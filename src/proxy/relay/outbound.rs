@@ -4,8 +4,8 @@ use std::net::{Ipv4Addr, UdpSocket};
 use std::time::{Duration, Instant};
 
 use super::batch::{BATCH, Batch};
-use super::inbound::{is_too_long, socket_address};
 use super::packet::Packet;
+use super::sockets::{send_fragments, socket_address};
 use super::{MOST_SENT, Relay, TURN, Watch};
 use crate::net::ifreq;
 use crate::proxy::status::RelayCounts;
@@ -69,18 +69,10 @@ impl Relay {
             batch.send(&host.sender, |bytes, error| {
                 let Some(packet) = Packet::parse(bytes) else { return };
                 let group = packet.destination();
-                let fragmented = is_too_long(&error)
-                    && ifreq::mtu(&host.sender, upstream).is_ok_and(|mtu| {
-                        let mut whole = true;
-                        packet.fragment(mtu, |part| {
-                            whole &= host.sender.send_to(part, &socket_address(group)).is_ok();
-                        });
-                        whole
-                    });
-                if !fragmented {
-                    for counts in sent.get_mut(&group).into_iter().chain([&mut outbound.total]) {
-                        counts.relayed -= 1;
-                        counts.dropped += 1;
+                if !send_fragments(&host.sender, upstream, &packet, group, &error) {
+                    outbound.total.relayed_is_dropped();
+                    if let Some(counts) = sent.get_mut(&group) {
+                        counts.relayed_is_dropped();
                     }
                 }
             });

@@ -1,12 +1,13 @@
 //! The sockets of a relay. All that need a privilege are opened before the proxy gives it up.
 
 use std::io;
+use std::net::{Ipv4Addr, SocketAddrV4};
 
 use socket2::{Domain, Protocol, SockAddr, SockAddrStorage, SockFilter, Socket, Type};
 
 use super::group_filter;
-use super::packet::UDP;
-use crate::net::sockopt;
+use super::packet::{Packet, UDP};
+use crate::net::{ifreq, sockopt};
 use crate::proxy::downstream::{drop_everything, send_on};
 
 /// Room for 50 ms of a stream of 1 Gbit/s, whose packets take about twice their size.
@@ -78,6 +79,31 @@ impl ContainerSockets {
         let all = (libc::ETH_P_ALL as u16).to_be();
         self.tap.bind(&link_address(index, all))
     }
+}
+
+/// Sends what was refused because of its length (EMSGSIZE) in fragments: whoever makes a packet's header
+/// makes those of its fragments too (`raw_send_hdrinc` in net/ipv4/raw.c). `false` where it was refused
+/// for another reason, or a fragment is.
+pub(super) fn send_fragments(
+    socket: &Socket,
+    interface: &str,
+    packet: &Packet<'_>,
+    to: Ipv4Addr,
+    refusal: &io::Error,
+) -> bool {
+    if refusal.raw_os_error() != Some(libc::EMSGSIZE) {
+        return false;
+    }
+    let Ok(mtu) = ifreq::mtu(socket, interface) else { return false };
+    let mut whole = true;
+    let to = socket_address(to);
+    packet.fragment(mtu, |part| whole &= socket.send_to(part, &to).is_ok());
+    whole
+}
+
+/// Where a raw socket sends to.
+pub(super) fn socket_address(address: Ipv4Addr) -> SockAddr {
+    SocketAddrV4::new(address, 0).into()
 }
 
 /// A socket for whole IPv4 packets, that loops multicast back and receives nothing.
