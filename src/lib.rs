@@ -20,6 +20,7 @@ pub mod demo;
 pub mod engine;
 pub mod hook;
 pub mod igmp;
+mod internet_checksum;
 pub mod json_edit;
 pub mod lookup;
 pub mod net;

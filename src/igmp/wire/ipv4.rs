@@ -6,6 +6,7 @@ use zerocopy::{FromBytes, IntoBytes};
 
 use super::Malformed;
 use super::format::Ipv4Header;
+use crate::internet_checksum::Sum;
 
 /// IP protocol number of IGMP.
 pub const PROTOCOL: u8 = 2;
@@ -160,17 +161,5 @@ pub(super) fn emit(src: Ipv4Addr, dst: Ipv4Addr, ttl: u8, payload: &[u8]) -> Vec
 
 /// The Internet checksum (RFC 1071): 0 for bytes that hold their own right checksum.
 pub(super) fn checksum(bytes: &[u8]) -> u16 {
-    let mut sum = 0u32;
-    let mut words = bytes.chunks_exact(2);
-    for word in &mut words {
-        sum += u32::from(u16::from_be_bytes([word[0], word[1]]));
-    }
-    if let [last] = words.remainder() {
-        sum += u32::from(*last) << 8;
-    }
-    // 32768 words of 16 bits, the most an IPv4 packet holds, fit 32 bits.
-    while sum > 0xffff {
-        sum = (sum & 0xffff) + (sum >> 16);
-    }
-    !(sum as u16)
+    !Sum::of(bytes).folded()
 }

@@ -23,7 +23,6 @@ mod outbound;
 mod packet;
 mod rate;
 mod sockets;
-mod sum;
 mod translation;
 
 use std::collections::BTreeMap;

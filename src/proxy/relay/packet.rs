@@ -2,7 +2,7 @@
 
 use std::net::Ipv4Addr;
 
-use super::sum::{Sum, pseudo_header};
+use crate::internet_checksum::{Sum, pseudo_header};
 
 /// Length of an IPv4 header without options (RFC 791 §3.1).
 const HEADER: usize = 20;

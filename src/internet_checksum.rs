@@ -4,11 +4,11 @@ use std::net::Ipv4Addr;
 
 /// A one's complement sum of 16-bit words in network order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Sum(u64);
+pub(crate) struct Sum(u64);
 
 impl Sum {
     /// Of bytes at an even offset; an odd last one is followed by a zero. At most 2^32 bytes.
-    pub(super) fn of(bytes: &[u8]) -> Self {
+    pub(crate) fn of(bytes: &[u8]) -> Self {
         // The sum does not depend on the order of bytes but in its result (RFC 1071 §2 (B)). Two sums of
         // 64-bit words with their carries: what the processor adds beside each other, and twice as
         // fast as one where the compiler does not unroll.
@@ -32,27 +32,27 @@ impl Sum {
     }
 
     /// Adds another.
-    pub(super) fn add(&mut self, other: Sum) {
+    pub(crate) fn add(&mut self, other: Sum) {
         self.0 += u64::from(other.folded());
     }
 
     /// Takes another away.
-    pub(super) fn subtract(&mut self, other: Sum) {
+    pub(crate) fn subtract(&mut self, other: Sum) {
         self.0 += u64::from(!other.folded());
     }
 
     /// The sum in 16 bits.
-    pub(super) fn folded(self) -> u16 {
+    pub(crate) fn folded(self) -> u16 {
         fold(self.0)
     }
 
     /// Whether it is that of bytes which hold their own right checksum.
-    pub(super) fn is_whole(self) -> bool {
+    pub(crate) fn is_whole(self) -> bool {
         self.folded() == 0xffff
     }
 
     /// The checksum for UDP, in which 0 stands for none (RFC 768).
-    pub(super) fn checksum(self) -> u16 {
+    pub(crate) fn checksum(self) -> u16 {
         match !self.folded() {
             0 => 0xffff,
             checksum => checksum,
@@ -61,7 +61,7 @@ impl Sum {
 }
 
 /// That of the pseudo header in front of a datagram of `length` bytes (RFC 768).
-pub(super) fn pseudo_header(
+pub(crate) fn pseudo_header(
     source: Ipv4Addr,
     destination: Ipv4Addr,
     protocol: u8,
