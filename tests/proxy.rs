@@ -144,13 +144,15 @@ impl<'l> FakeContainer<'l> {
         let mut child = change(command.stdin(Stdio::piped()).stdout(Stdio::piped()))
             .spawn()
             .expect("mcrun-proxy starts");
-        let text = serde_json::to_vec(config).expect("JSON");
+        let indexes: Vec<u32> = config.interfaces.iter().map(|i| i.index).collect();
+        let task = [serde_json::to_vec(config), serde_json::to_vec(&indexes)];
+        let text = task.map(|line| line.expect("JSON")).join(&b'\n');
         child.stdin.take().expect("stdin").write_all(&text).expect("task");
         let mut answer = String::new();
         // It closes its output when it is ready.
         child.stdout.take().expect("stdout").read_to_string(&mut answer).expect("answer");
         let proxy = Proxy { child, directory: self.directory() };
-        if answer == "ready\n" { Ok(proxy) } else { Err(answer) }
+        if answer == "installed\nready\n" { Ok(proxy) } else { Err(answer) }
     }
 
     /// A UDP socket in the container.
@@ -736,7 +738,8 @@ fn what_cannot_be_served_is_refused_with_the_reason() {
     let container = FakeContainer::new(&lab, "c1", 11);
     let refused = |config: &ProxyConfig, why: &str| {
         let answer = container.start(config).err().expect("refused");
-        assert!(answer.starts_with("error: ") && answer.contains(why), "{answer}");
+        let last = answer.lines().last().unwrap_or_default();
+        assert!(last.starts_with("error: ") && last.contains(why), "{answer}");
         assert_eq!(answer.lines().count(), 1);
         assert_eq!(run(container.command("nft").args(["list", "ruleset"])), "");
         assert!(!container.directory().join("control.sock").exists());

@@ -4,14 +4,12 @@ use std::io::{Read, stdin};
 use std::process::ExitCode;
 
 use mcrun::hook;
-use mcrun::net::netns::share_heap;
 use mcrun::oci::MAX_STATE;
 use mcrun::state::Store;
 
 const USAGE: &str = "usage: mcrun-hook createRuntime|prestart|poststop, with the container's OCI state on standard input";
 
 fn main() -> ExitCode {
-    share_heap();
     let mut args = std::env::args_os().skip(1);
     let stage = args.next().unwrap_or_default();
     let extra = args.next().is_some();

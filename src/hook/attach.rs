@@ -8,7 +8,7 @@ use caps::{CapSet, Capability};
 use super::HookError;
 use super::cleanup::detach;
 use super::parents;
-use super::proxies::{self, Unfinished};
+use super::proxies;
 use super::request::Request;
 use crate::attach::{AdminConfig, AdminError, Attachment, Driver, Ruling, check_together};
 use crate::net::apply::Applying;
@@ -220,7 +220,7 @@ impl<'s> Target<'s> {
         mut record: Record,
         have: usize,
         dir: &LockedDir,
-        starting: Option<Starting>,
+        mut starting: Option<Starting>,
     ) -> Result<(), HookError> {
         let added = &record.interfaces[have..];
         let attachments: Vec<_> = added.iter().map(|i| i.attachment.clone()).collect();
@@ -228,35 +228,34 @@ impl<'s> Target<'s> {
         let facts = Facts::gather(&attachments, &mut host, &mut self.socket)?;
         let plans = plan(&attachments, &facts)?;
 
+        for (interface, plan) in record.interfaces[have..].iter_mut().zip(&plans) {
+            interface.upstream_index = plan.upstream.1;
+        }
+        let before = Record { interfaces: record.interfaces[..have].to_vec(), ..record.clone() };
+        if let Some(starting) = &mut starting {
+            proxies::give(starting, &mut record, before.proxy)?;
+        }
+
         let lock = parents::check(&plans, &mut host, self.store)?;
         let mut applying = Applying::create(&plans, &mut host, &mut self.socket, &self.namespace)
             .map_err(|error| parents::explain(error, self.store))?;
         drop(lock);
-        let made = applying.created().iter().zip(&plans);
-        for (interface, (created, plan)) in record.interfaces[have..].iter_mut().zip(made) {
+        for (interface, created) in record.interfaces[have..].iter_mut().zip(applying.created()) {
             interface.index = created.index;
             interface.mac = created.mac;
-            interface.upstream_index = plan.upstream.1;
         }
-        let before = Record { interfaces: record.interfaces[..have].to_vec(), ..record.clone() };
-        let result = finish(&mut record, before.proxy, &mut applying, starting).and_then(|proxy| {
-            let done = applying.activate().map_err(HookError::from);
-            done.and_then(|()| Ok(dir.write(&record)?)).inspect_err(|_| {
-                // The links go while the new proxy's rules stand.
-                applying.undo();
-            })?;
-            Ok(proxy)
-        });
-        match result {
-            Ok(proxy) => {
+        match finish(&mut record, &mut applying, &mut starting, dir) {
+            Ok(()) => {
                 applying.commit();
-                if let Some(proxy) = proxy {
-                    proxy.keep();
+                if let Some(starting) = starting {
+                    starting.keep();
                 }
                 proxies::retire(before.proxy, dir)
             }
             Err(error) => {
+                // The links go while the new proxy's rules stand.
                 drop(applying);
+                drop(starting);
                 if before.proxy.is_some() {
                     // The proxy that was to follow has taken the control socket with it. Without
                     // another the container is served as before, only unseen.
@@ -269,24 +268,26 @@ impl<'s> Target<'s> {
     }
 }
 
-/// Lets a proxy, which may follow an `old` one, begin to serve the interfaces of a record, which are still
-/// down: its rules and sockets must be there before a link comes up, since one native query of version 2
+/// Lets a proxy that knows its task begin to serve the interfaces of a record, which are there and still
+/// down, and brings them up. Its rules and sockets must be there before: one native query of version 2
 /// would hold the container's kernel in that version for minutes.
 fn finish(
     record: &mut Record,
-    old: Option<ProcessRef>,
     applying: &mut Applying<'_>,
-    mut starting: Option<Starting>,
-) -> Result<Option<Unfinished>, HookError> {
-    if let Some(starting) = &mut starting {
-        proxies::give(starting, record, old)?;
+    starting: &mut Option<Starting>,
+    dir: &LockedDir,
+) -> Result<(), HookError> {
+    if let Some(starting) = starting {
+        proxies::go(starting, record)?;
     }
-    // What does not need the proxy is done while it opens its sockets.
+    // What does not need the proxy is done while it installs its rules.
     applying.prepare()?;
-    let proxy = starting.map(proxies::ready).transpose()?;
-    record.proxy = proxy.as_ref().map(Unfinished::process);
+    starting.as_mut().map(Starting::installed).transpose()?;
+    // And what needs no more than these while it gives up its privileges.
+    applying.activate()?;
+    record.proxy = starting.as_mut().map(Starting::ready).transpose()?;
     record.complete = true;
-    Ok(proxy)
+    Ok(dir.write(record)?)
 }
 
 /// Another container that lives and is attached in this namespace.

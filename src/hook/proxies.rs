@@ -14,33 +14,6 @@ use crate::state::{AttachedInterface, LockedDir, ProcessRef, Record, StateDirErr
 /// How long a proxy may take to end before it is killed.
 const PATIENCE: Duration = Duration::from_millis(500);
 
-/// A proxy that ends with this value, until it is kept.
-#[derive(Debug)]
-pub(super) struct Unfinished {
-    process: ProcessRef,
-    kept: bool,
-}
-
-impl Unfinished {
-    /// The process.
-    pub(super) fn process(&self) -> ProcessRef {
-        self.process
-    }
-
-    /// Lets it live.
-    pub(super) fn keep(mut self) {
-        self.kept = true;
-    }
-}
-
-impl Drop for Unfinished {
-    fn drop(&mut self) {
-        if !self.kept {
-            let _ = end(self.process);
-        }
-    }
-}
-
 /// Starts a proxy for interfaces that need not be there yet; `None` when all have `igmp=off`.
 pub(super) fn begin(interfaces: &[AttachedInterface]) -> Result<Option<Starting>, SpawnError> {
     interfaces.iter().any(is_served).then(Starting::begin).transpose()
@@ -50,8 +23,9 @@ fn is_served(interface: &AttachedInterface) -> bool {
     interface.attachment.igmp != IgmpMode::Off
 }
 
-/// Tells a proxy, which may follow an `old` one, to serve the interfaces of a record, which are all there.
-/// The first proxy of a container gets a mark, which the record keeps for those that follow.
+/// Tells a proxy, which may follow an `old` one, what it is to serve: the interfaces of a record, which need
+/// not be there yet. The first proxy of a container gets a mark, which the record keeps for those that
+/// follow.
 pub(super) fn give(
     starting: &mut Starting,
     record: &mut Record,
@@ -60,8 +34,7 @@ pub(super) fn give(
     if record.mark == 0 {
         record.mark = random_mark().map_err(HookError::Mark)?;
     }
-    let served = record.interfaces.iter().filter(|i| is_served(i));
-    let interfaces = served
+    let interfaces = served(record)
         .map(|interface| ProxyInterface {
             name: interface.name.clone(),
             index: interface.index,
@@ -85,11 +58,14 @@ pub(super) fn give(
     Ok(())
 }
 
-/// Waits until a proxy that knows its task is ready.
-pub(super) fn ready(starting: Starting) -> Result<Unfinished, SpawnError> {
-    let proxy = starting.ready()?;
-    let process = ProcessRef { pid: proxy.pid, start: proxy.start };
-    Ok(Unfinished { process, kept: false })
+/// Tells a proxy that knows its task that the interfaces are there.
+pub(super) fn go(starting: &mut Starting, record: &Record) -> Result<(), SpawnError> {
+    starting.go(&served(record).map(|interface| interface.index).collect::<Vec<_>>())
+}
+
+/// The interfaces that have a proxy.
+fn served(record: &Record) -> impl Iterator<Item = &AttachedInterface> {
+    record.interfaces.iter().filter(|interface| is_served(interface))
 }
 
 /// What the proxy is to carry for an interface whose link carries no multicast.
@@ -122,14 +98,13 @@ pub(super) fn end(proxy: ProcessRef) -> io::Result<()> {
 /// kernel sees the groups joined by somebody all the time, and says nothing on the LAN.
 pub(super) fn replace(record: &mut Record, dir: &LockedDir) -> Result<(), HookError> {
     let old = record.proxy;
-    let new = match begin(&record.interfaces)? {
-        Some(mut starting) => {
-            give(&mut starting, record, old)?;
-            Some(ready(starting)?)
-        }
-        None => None,
-    };
-    record.proxy = new.as_ref().map(Unfinished::process);
+    let mut new = begin(&record.interfaces)?;
+    if let Some(new) = &mut new {
+        give(new, record, old)?;
+        go(new, record)?;
+        new.installed()?;
+    }
+    record.proxy = new.as_mut().map(Starting::ready).transpose()?;
     dir.write(record)?;
     if let Some(new) = new {
         new.keep();

@@ -26,6 +26,11 @@ pub fn is_link_local(group: Ipv4Addr) -> bool {
     group.octets()[..3] == [224, 0, 0]
 }
 
+/// 232.0.0.0/8, where every join names its sources (RFC 4607 §1).
+pub fn is_ssm(group: Ipv4Addr) -> bool {
+    group.octets()[0] == 232
+}
+
 /// How the sources of a [`Filter`] are meant (RFC 9776 §3.1).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

@@ -11,7 +11,8 @@ use netlink_packet_route::RouteNetlinkMessage;
 use super::announce::neighbour_advertisement;
 use super::facts::link;
 use super::messages::{
-    Ipvlan, Macvlan, all_multicast, new_address, new_ipvlan, new_macvlan, new_route, set_up,
+    Ipvlan, Macvlan, all_multicast, new_address, new_ipvlan, new_macvlan, new_route, set_devconf,
+    set_up,
 };
 use super::netlink::{NLM_F_CREATE, NLM_F_EXCL, NetlinkError, RouteSocket};
 use super::netns::NetNs;
@@ -119,13 +120,17 @@ impl<'a> Applying<'a> {
         let sysctls = || self.plans.iter().flat_map(|p| &p.sysctls).try_for_each(sysctl::apply);
         self.namespace.run(sysctls)??;
         self.batch(|plan, index| {
-            let each = plan.addresses.iter();
-            each.map(|address| BatchStep {
+            let settings = (!plan.settings.is_empty()).then(|| BatchStep {
+                name: format!("cannot make the settings of {}", plan.name),
+                message: set_devconf(index, &plan.settings),
+                may_exist: false,
+            });
+            let addresses = plan.addresses.iter().map(|address| BatchStep {
                 name: format!("cannot add address {address} to {}", plan.name),
                 message: new_address(index, *address),
                 may_exist: false,
-            })
-            .collect()
+            });
+            settings.into_iter().chain(addresses).collect()
         })
     }
 

@@ -4,10 +4,11 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::{AsRawFd, BorrowedFd};
 
 use ipnet::IpNet;
+use netlink_packet_core::{DefaultNla, Emitable, NLA_F_NESTED};
 use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage};
 use netlink_packet_route::link::{
-    InfoData, InfoIpVlan, InfoKind, InfoMacVlan, InfoPortKind, IpVlanFlags, IpVlanMode,
-    LinkAttribute, LinkFlags, LinkInfo, LinkMessage, MacVlanMode,
+    AfSpecInet, AfSpecUnspec, InfoData, InfoIpVlan, InfoKind, InfoMacVlan, InfoPortKind,
+    IpVlanFlags, IpVlanMode, LinkAttribute, LinkFlags, LinkInfo, LinkMessage, MacVlanMode,
 };
 use netlink_packet_route::nsid::{NsidAttribute, NsidMessage};
 use netlink_packet_route::route::{
@@ -15,6 +16,7 @@ use netlink_packet_route::route::{
 };
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
+use super::plan::DevConf;
 use crate::attach::{IpvlanFlag, IpvlanMode, MacAddr, MacvlanMode};
 
 /// What is wanted of a new macvlan child.
@@ -132,6 +134,23 @@ pub fn set_up(index: u32) -> RouteNetlinkMessage {
     link.header.index = index;
     link.header.flags = LinkFlags::Up;
     link.header.change_mask = LinkFlags::Up;
+    RouteNetlinkMessage::SetLink(link)
+}
+
+/// Makes IPv4 settings of an interface (`inet_set_link_af` in net/ipv4/devinet.c).
+pub fn set_devconf(index: u32, settings: &[(DevConf, u32)]) -> RouteNetlinkMessage {
+    /// `IFLA_INET_CONF` of linux/if_link.h.
+    const IFLA_INET_CONF: u16 = 1;
+    let settings: Vec<_> = settings
+        .iter()
+        .map(|(setting, value)| DefaultNla::new(*setting as u16, value.to_ne_bytes().to_vec()))
+        .collect();
+    let mut bytes = vec![0; settings.as_slice().buffer_len()];
+    settings.as_slice().emit(&mut bytes);
+    let all = AfSpecInet::Other(DefaultNla::new(IFLA_INET_CONF | NLA_F_NESTED, bytes));
+    let mut link = LinkMessage::default();
+    link.header.index = index;
+    link.attributes.push(LinkAttribute::AfSpecUnspec(vec![AfSpecUnspec::Inet(vec![all])]));
     RouteNetlinkMessage::SetLink(link)
 }
 

@@ -31,6 +31,8 @@ pub struct InterfacePlan {
     pub mtu: Option<u32>,
     /// Settings in the container's namespace, in order.
     pub sysctls: Vec<Sysctl>,
+    /// IPv4 settings of the interface itself.
+    pub settings: Vec<(DevConf, u32)>,
     /// Its addresses.
     pub addresses: Vec<IpNet>,
     /// Its routes, in order: next hops come after what makes them reachable.
@@ -78,6 +80,40 @@ pub struct PlannedRoute {
     pub may_exist: bool,
 }
 
+/// An IPv4 setting of an interface (`IPV4_DEVCONF_*` of linux/ip.h). It is made by netlink, together with
+/// others: each file below `/proc/sys/net` takes the kernel longer, and the longer the more namespaces there
+/// are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u16)]
+pub enum DevConf {
+    /// `rp_filter`.
+    RpFilter = 8,
+    /// `force_igmp_version`.
+    ForceIgmpVersion = 17,
+    /// `arp_ignore`.
+    ArpIgnore = 19,
+    /// `arp_notify`.
+    ArpNotify = 22,
+    /// `igmpv2_unsolicited_report_interval`.
+    Igmpv2ReportInterval = 27,
+    /// `igmpv3_unsolicited_report_interval`.
+    Igmpv3ReportInterval = 28,
+}
+
+impl DevConf {
+    /// Its file in `/proc/sys/net/ipv4/conf/INTERFACE`.
+    pub fn name(self) -> &'static str {
+        match self {
+            DevConf::RpFilter => "rp_filter",
+            DevConf::ForceIgmpVersion => "force_igmp_version",
+            DevConf::ArpIgnore => "arp_ignore",
+            DevConf::ArpNotify => "arp_notify",
+            DevConf::Igmpv2ReportInterval => "igmpv2_unsolicited_report_interval",
+            DevConf::Igmpv3ReportInterval => "igmpv3_unsolicited_report_interval",
+        }
+    }
+}
+
 /// A setting below `/proc/sys/net` of the container's namespace.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Sysctl {
@@ -87,8 +123,8 @@ pub enum Sysctl {
     Require(String, u32),
     /// Raise a number to at least this.
     Raise(String, u32),
-    /// Let this interface receive from sources that no route leads back to, as a stream on a
-    /// media LAN usually comes; other interfaces keep their check.
+    /// Let this interface, once its own `rp_filter` is 0, receive from sources that no route leads back to,
+    /// as a stream on a media LAN usually comes; other interfaces keep their check.
     AcceptAnySource(String),
 }
 
@@ -189,6 +225,7 @@ fn plan_one(
         upstream: (attachment.upstream().clone(), upstream.index),
         mtu: attachment.mtu,
         sysctls: sysctls(&name, attachment, &link),
+        settings: settings(attachment, &link),
         addresses: attachment.ip.addresses().to_vec(),
         routes: match link {
             // A route needs an interface to lead through.
@@ -229,13 +266,7 @@ fn checked_link<'f>(key: &str, name: &IfName, facts: &'f Facts) -> Result<&'f Li
 }
 
 fn sysctls(name: &IfName, attachment: &Attachment, link: &LinkPlan) -> Vec<Sysctl> {
-    // An interface that is yet to come begins with the defaults.
-    let interface = match link {
-        LinkPlan::Existing { there: None } => "default",
-        _ => name.as_str(),
-    };
-    let v4 = |setting: &str| format!("ipv4/conf/{interface}/{setting}");
-    let v6 = |setting: &str| format!("ipv6/conf/{interface}/{setting}");
+    let v6 = |setting: &str| format!("ipv6/conf/{name}/{setting}");
     let mut list = vec![
         Sysctl::Raise(
             "ipv4/igmp_max_memberships".into(),
@@ -244,23 +275,22 @@ fn sysctls(name: &IfName, attachment: &Attachment, link: &LinkPlan) -> Vec<Sysct
         Sysctl::Raise("ipv4/igmp_max_msf".into(), LEAST_SOURCES.max(attachment.policy.max_sources)),
     ];
     if attachment.igmp == IgmpMode::Proxy {
-        // A new namespace inherits the host's; sources would be lost with v2.
+        // It comes before that of the interface.
         list.push(Sysctl::Require("ipv4/conf/all/force_igmp_version".into(), 0));
-        list.push(Sysctl::Require(v4("force_igmp_version"), 0));
-        // What the container's kernel says goes to the proxy and nowhere else, so that it may say
-        // it quickly.
-        list.push(Sysctl::Require(v4("igmpv2_unsolicited_report_interval"), REPORT_INTERVAL_MS));
-        list.push(Sysctl::Require(v4("igmpv3_unsolicited_report_interval"), REPORT_INTERVAL_MS));
     }
-    if matches!(link, LinkPlan::Existing { .. }) {
+    match link {
+        // An interface that is yet to come begins with the defaults.
+        LinkPlan::Existing { there: None } => {
+            list.extend(igmp_settings(attachment).map(|(setting, value)| {
+                Sysctl::Require(format!("ipv4/conf/default/{}", setting.name()), value)
+            }));
+            return list;
+        }
         // The rest is the engine's to say.
-        return list;
+        LinkPlan::Existing { there: Some(_) } => return list,
+        _ => {}
     }
     list.push(Sysctl::AcceptAnySource(name.to_string()));
-    // Neighbours learn the address, and switches the port, when the link comes up.
-    list.push(Sysctl::Require(v4("arp_notify"), 1));
-    // A child answers ARP for its own address only, whatever else the container has.
-    list.push(Sysctl::Require(v4("arp_ignore"), 1));
     if attachment.ip.addresses().iter().any(|net| net.addr().is_ipv6()) {
         list.push(Sysctl::Require(v6("disable_ipv6"), 0));
         // The addresses asked for and no others.
@@ -271,6 +301,34 @@ fn sysctls(name: &IfName, attachment: &Attachment, link: &LinkPlan) -> Vec<Sysct
         list.push(Sysctl::Set(v6("disable_ipv6"), 1));
     }
     list
+}
+
+fn settings(attachment: &Attachment, link: &LinkPlan) -> Vec<(DevConf, u32)> {
+    let mut list = match link {
+        LinkPlan::Existing { there: None } => return Vec::new(),
+        _ => igmp_settings(attachment).collect::<Vec<_>>(),
+    };
+    if !matches!(link, LinkPlan::Existing { .. }) {
+        list.push((DevConf::RpFilter, 0));
+        // Neighbours learn the address, and switches the port, when the link comes up.
+        list.push((DevConf::ArpNotify, 1));
+        // A child answers ARP for its own address only, whatever else the container has.
+        list.push((DevConf::ArpIgnore, 1));
+    }
+    list
+}
+
+fn igmp_settings(attachment: &Attachment) -> impl Iterator<Item = (DevConf, u32)> {
+    let all = [
+        // A new namespace inherits the host's; sources would be lost with v2.
+        (DevConf::ForceIgmpVersion, 0),
+        // What the container's kernel says goes to the proxy and nowhere else, so that it may say
+        // it quickly.
+        (DevConf::Igmpv2ReportInterval, REPORT_INTERVAL_MS),
+        (DevConf::Igmpv3ReportInterval, REPORT_INTERVAL_MS),
+    ];
+    let proxied = attachment.igmp == IgmpMode::Proxy;
+    all.into_iter().filter(move |_| proxied)
 }
 
 fn routes(position: usize, attachment: &Attachment) -> Vec<PlannedRoute> {
@@ -350,6 +408,9 @@ impl fmt::Display for InterfacePlan {
                 Sysctl::Raise(path, value) => writeln!(f, "raise net/{path} to {value}")?,
                 Sysctl::AcceptAnySource(name) => writeln!(f, "accept any source on {name}")?,
             }
+        }
+        for (setting, value) in &self.settings {
+            writeln!(f, "set {} of {name} to {value}", setting.name())?;
         }
         for address in &self.addresses {
             writeln!(f, "add address {address} to {name}")?;

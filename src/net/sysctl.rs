@@ -1,8 +1,9 @@
 //! Settings below `/proc/sys/net`. That directory shows the namespace of the thread that looks,
 //! so these run inside [`super::netns::NetNs::run`].
 
-use std::fs;
+use std::fs::{self, File};
 use std::io;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use super::plan::Sysctl;
@@ -29,10 +30,7 @@ pub fn apply(sysctl: &Sysctl) -> Result<(), SysctlError> {
             result => result,
         },
         Sysctl::Require(path, value) => write(path, *value),
-        Sysctl::Raise(path, value) => match read(path) {
-            Some(now) if now >= *value => Ok(()),
-            _ => write(path, *value),
-        },
+        Sysctl::Raise(path, value) => raise(path, *value),
         Sysctl::AcceptAnySource(name) => accept_any_source(name),
     }
 }
@@ -56,7 +54,23 @@ fn accept_any_source(name: &str) -> Result<(), SysctlError> {
         }
         write(&path("all"), 0)?;
     }
-    write(&path(name), 0)
+    Ok(())
+}
+
+/// Opens the file once: to find it is most of the work.
+fn raise(path: &str, value: u32) -> Result<(), SysctlError> {
+    let raise = || {
+        let file = File::options().read(true).write(true).open(Path::new(ROOT).join(path))?;
+        let mut text = [0; 16];
+        let length = file.read_at(&mut text, 0)?;
+        let now =
+            std::str::from_utf8(&text[..length]).ok().and_then(|text| text.trim().parse().ok());
+        match now {
+            Some(now) if value <= now => Ok(()),
+            _ => file.write_all_at(value.to_string().as_bytes(), 0),
+        }
+    };
+    raise().map_err(|source| SysctlError { path: path.to_owned(), value, source })
 }
 
 fn read(path: &str) -> Option<u32> {

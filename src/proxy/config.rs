@@ -4,9 +4,17 @@ use serde::{Deserialize, Serialize};
 
 use crate::attach::{GroupPolicy, IgmpMode, RateLimits};
 
-/// The whole task of one proxy: JSON on its standard input, up to end of file.
+/// What a proxy answers when its rules and sockets are in place.
+pub(super) const INSTALLED: &str = "installed";
+/// What it answers when it is confined and serves.
+pub(super) const READY: &str = "ready";
+/// What it answers, with the reason, when it cannot.
+pub(super) const REFUSED: &str = "error: ";
+
+/// The task of one proxy: the first line on its standard input, as JSON. The second follows when the
+/// interfaces are there, and lists their indexes; between the two the proxy opens all that does not need them.
 ///
-/// It answers on its standard output with one line, `ready` or `error: ...`, and closes it.
+/// It answers on its standard output with the lines `installed` and `ready`, or `error: ...`, and closes it.
 /// A file descriptor of the container's namespaces does not appear: the proxy opens them from
 /// `pid` while it is still root, and checks `pid_start` after opening the pidfd.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -21,8 +29,8 @@ pub struct ProxyConfig {
     /// Whether joins are followed as soon as the kernel tells of them (Linux 6.14); else, as where it does
     /// not tell, at the container's report.
     pub notifications: bool,
-    /// The interfaces to serve; each exists in the container's namespace, still down, but for those
-    /// of a relay.
+    /// The interfaces to serve. When the second line comes each exists in the container's namespace, still
+    /// down, but for those of a relay.
     pub interfaces: Vec<ProxyInterface>,
     /// Mark of what is put into the container, above 65535 and known to nobody else. It is the same for a
     /// proxy that follows another, so that the rules of each let pass what the other relays.
@@ -37,8 +45,9 @@ pub struct ProxyConfig {
 pub struct ProxyInterface {
     /// Name in the container.
     pub name: String,
-    /// Interface index in the container's namespace; 0 when the interface is yet to come, and is to be
-    /// known by its name.
+    /// Interface index in the container's namespace, from the second line; 0 when the interface is yet to
+    /// come, and is to be known by its name.
+    #[serde(skip)]
     pub index: u32,
     /// Name of the LAN interface on the host, for people.
     pub parent: String,

@@ -4,7 +4,7 @@ use std::io;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
-use socket2::{Domain, Protocol, SockFilter, Socket, Type};
+use socket2::{Domain, Protocol, Socket, Type};
 
 use super::nfnetlink::{ACK, Messages, NfSocket, messages};
 use crate::net::sockopt;
@@ -137,14 +137,8 @@ impl Injector {
     /// `EPERM` without CAP_NET_RAW and CAP_NET_ADMIN, `EADDRNOTAVAIL` when there is no such
     /// interface.
     pub(crate) fn open(index: u32, mark: u32) -> io::Result<Self> {
-        let igmp = Protocol::from(libc::IPPROTO_IGMP);
-        let socket = Socket::new(Domain::IPV4, Type::RAW, Some(igmp))?;
-        socket.set_header_included_v4(true)?;
+        let socket = raw_sender()?;
         socket.set_mark(mark)?;
-        socket.set_multicast_loop_v4(true)?;
-        socket.set_multicast_all_v4(false)?;
-        socket.set_nonblocking(true)?;
-        drop_everything(&socket)?;
         let injector = Injector { socket };
         if index != 0 {
             injector.turn_to(index)?;
@@ -194,11 +188,18 @@ pub(crate) fn send_on(socket: &Socket, index: u32) -> io::Result<()> {
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// Makes a socket that is only written to, or only holds joins, receive nothing.
+/// A socket for whole IPv4 packets, that loops multicast back. It keeps nothing that it receives: packets of
+/// protocol 255 (RFC 3692), for which it has no room.
 ///
 /// # Errors
-/// That of setsockopt(2).
-pub(crate) fn drop_everything(socket: &Socket) -> io::Result<()> {
-    let accept_nothing = [SockFilter::new((libc::BPF_RET | libc::BPF_K) as u16, 0, 0, 0)];
-    socket.attach_filter(&accept_nothing)
+/// `EPERM` without CAP_NET_RAW.
+pub(crate) fn raw_sender() -> io::Result<Socket> {
+    let socket = Socket::new(Domain::IPV4, Type::RAW, Some(Protocol::from(libc::IPPROTO_RAW)))?;
+    socket.set_header_included_v4(true)?;
+    socket.set_multicast_loop_v4(true)?;
+    socket.set_multicast_all_v4(false)?;
+    socket.set_nonblocking(true)?;
+    // The kernel's smallest: a packet or two.
+    socket.set_recv_buffer_size(0)?;
+    Ok(socket)
 }

@@ -1,8 +1,9 @@
 //! The event loop: the only clock, and the only place where everything meets.
 
+mod notifications;
 mod succession;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::io;
 use std::net::Ipv4Addr;
 use std::os::fd::{AsFd, OwnedFd};
@@ -17,18 +18,18 @@ use super::control::{Control, Next, Request};
 use super::downstream::Intercepted;
 use super::home::Home;
 use super::lan::LanSocket;
-use super::links::{LinkEvent, Links};
+use super::links::Links;
 use super::log::{Level, Log};
 use super::native::{Observed, ProcNet};
 use super::nfnetlink::NfSocket;
+use super::parts::Parts;
 use super::prompt::Reporter;
 use super::relay::{Batch, Relay};
 use super::served::Interface;
-use super::start::Parts;
 use super::status::{ProxyState, ProxyStatus};
 use super::upstream::LimitFiles;
+use super::warnings::unnumbered;
 use crate::attach::IgmpMode;
-use crate::igmp::Filter;
 use crate::net::netns::NetNs;
 
 /// Datagrams of one socket before the others have their turn.
@@ -244,7 +245,19 @@ fn take<T>(list: &mut Vec<(String, T)>, name: &str) -> Option<T> {
 }
 
 impl Loop {
+    /// Tells of upstreams without an address. It is asked when the links are up, since the kernel
+    /// answers when it has nothing else to do with any link.
+    fn warn_of_unnumbered(&mut self, log: &mut Log) {
+        let now = Instant::now();
+        for socket in self.lan.iter().filter(|socket| !socket.is_numbered()) {
+            let warning = unnumbered(socket.name());
+            log.line(now, Level::Warning, &warning);
+            self.warnings.push(warning);
+        }
+    }
+
     fn run(&mut self, log: &mut Log) -> io::Result<()> {
+        self.warn_of_unnumbered(log);
         loop {
             let now = Instant::now();
             for interface in &mut self.interfaces {
@@ -352,108 +365,6 @@ impl Loop {
                 // Messages were lost: the container says it all again.
                 Err(_) => {
                     self.requery(now);
-                    return;
-                }
-            }
-        }
-    }
-
-    fn hear_links(&mut self, now: Instant, log: &mut Log) {
-        let mut changed = BTreeSet::new();
-        self.take_link_events(now, log, &mut changed);
-        self.follow(now, &changed);
-    }
-
-    /// Follows joins and leaves as soon as the kernel tells of them, instead of waiting for the
-    /// report that it sends some timer ticks later. Where the kernel's files leave a doubt what
-    /// was asked for, that report decides.
-    fn follow(&mut self, now: Instant, changed: &BTreeSet<(u32, Ipv4Addr)>) {
-        let served = |i: &mut Interface, index| i.config.index == index && i.router().is_some();
-        if !changed.iter().any(|(index, _)| self.interfaces.iter_mut().any(|i| served(i, *index))) {
-            return;
-        }
-        // A source-specific join under way looks like one from any source. In the range where all joins
-        // are such (RFC 4607 §4.3) the source is mostly there by now.
-        let specific = changed.iter().all(|(_, group)| group.octets()[0] == 232);
-        let settled = !specific && self.barrier.pass();
-        let Ok(mut groups) = self.proc_net.read() else { return };
-        let is_any = |key| groups.get(key).is_some_and(|o| o.exact() == Some(&Filter::any()));
-        if !settled && changed.iter().any(is_any) {
-            if !self.barrier.pass() {
-                return;
-            }
-            let Ok(settled) = self.proc_net.read() else { return };
-            groups = settled;
-        }
-        for (index, group) in changed {
-            let filter = match groups.get(&(*index, *group)).map(Observed::exact) {
-                Some(Some(filter)) => filter.clone(),
-                Some(None) => continue,
-                None => Filter::none(),
-            };
-            let of_it = self.interfaces.iter_mut().find(|i| i.config.index == *index);
-            if let Some(router) = of_it.and_then(Interface::router) {
-                router.handle_membership(now, *group, &filter);
-            }
-        }
-    }
-
-    fn take_link_events(
-        &mut self,
-        now: Instant,
-        log: &mut Log,
-        changed: &mut BTreeSet<(u32, Ipv4Addr)>,
-    ) {
-        for _ in 0..TURN {
-            let (interfaces, seen) = (&mut self.interfaces, &mut self.seen);
-            let observing = self.observing;
-            let result = self.links.receive_named(&mut self.buffer, |event, name| {
-                let index = event.index();
-                let known = interfaces.iter().position(|i| i.config.index == index);
-                let Some(at) = known.or_else(|| {
-                    // One that was yet to come.
-                    let new = |i: &Interface| {
-                        i.config.index == 0 && name == Some(i.config.name.as_bytes())
-                    };
-                    let at = interfaces.iter().position(new)?;
-                    let result = interfaces[at].appear(index);
-                    if let Err(error) = &result {
-                        let text =
-                            format!("cannot relay to {}: {error}", interfaces[at].config.name);
-                        log.line(now, Level::Warning, &text);
-                    }
-                    result.is_ok().then_some(at)
-                }) else {
-                    return;
-                };
-                match event {
-                    LinkEvent::Up(_) => interfaces[at].link_up(now),
-                    LinkEvent::Down(_) => interfaces[at].link_down(),
-                    LinkEvent::Gone(_) => {
-                        interfaces[at].gone(now);
-                        let text = format!("{} is gone", interfaces[at].config.name);
-                        log.line(now, Level::Info, &text);
-                    }
-                    LinkEvent::Joined(_, group) => {
-                        changed.insert((index, group));
-                        if observing && seen.len() < MAX_OBSERVED {
-                            seen.insert((index, group), now);
-                        }
-                    }
-                    LinkEvent::Left(_, group) => {
-                        changed.insert((index, group));
-                        seen.remove(&(index, group));
-                    }
-                }
-            });
-            match result {
-                Ok(true) => {}
-                Ok(false) => return,
-                Err(_) => {
-                    for interface in &self.interfaces {
-                        // If even that fails, the next notification tells.
-                        let _ = self.links.ask(interface.config.index);
-                    }
                     return;
                 }
             }

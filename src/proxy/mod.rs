@@ -1,6 +1,6 @@
 //! The per-container IGMP proxy process.
 //!
-//! One process and one thread for each container. `start` opens everything as root
+//! One process and one thread for each container. `start` opens everything as root (`parts`)
 //! and gives up all privileges (`sandbox`); then `driver` turns an event loop around the
 //! pure protocol of [`crate::igmp`]:
 //!
@@ -28,6 +28,7 @@ mod log;
 mod mark;
 mod native;
 mod nfnetlink;
+mod parts;
 mod prompt;
 mod relay;
 mod sandbox;
@@ -43,7 +44,7 @@ pub use config::{ProxyConfig, ProxyInterface, RelayTask};
 pub use mark::random_mark;
 #[doc(hidden)]
 pub use relay::check_relayed_packet;
-pub use spawn::{SpawnError, SpawnedProxy, Starting};
+pub use spawn::{SpawnError, Starting};
 pub use start::main;
 pub use status::{
     GroupEntry, GroupStatus, InterfaceEntry, LanQuerier, ProxyState, ProxyStatus, RelayCounts,

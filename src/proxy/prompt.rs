@@ -9,12 +9,12 @@
 //! the version that the kernel speaks on the interface, and only where the content cannot be wider or
 //! narrower than the host's merged state.
 
-use std::fs;
-use std::io;
+use std::fs::{self, File};
+use std::io::{self, BufRead, BufReader};
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::time::{Duration, Instant};
 
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockFilter, Socket, Type};
 
 use super::links::{LinkEvent, Links};
 use crate::igmp::wire::{HEADER_LEN, Message, Query, Record, RecordType, Version};
@@ -27,6 +27,8 @@ const ROUTER_ALERT: [u8; 4] = [148, 4, 0, 0];
 const TOS: u32 = 0xc0;
 /// A source list that does not fit is left to the kernel, which splits it.
 const MTU: usize = 1500;
+/// What the kernel gives of a file in /proc with one call.
+const PAGE: usize = 4096;
 /// Bytes of a notification, which are fewer than a hundred.
 const NOTIFICATION: usize = 512;
 /// Older-version-querier-present time: robustness 2 times 125 s, and 10 s (RFC 9776 §8.12, and
@@ -59,7 +61,7 @@ impl Reporter {
         joins.hear_joins(false)?;
         let igmp = Protocol::from(libc::IPPROTO_IGMP);
         let socket = Socket::new(Domain::IPV4, Type::RAW, Some(igmp))?;
-        super::downstream::drop_everything(&socket)?;
+        drop_everything(&socket)?;
         socket.bind_device(Some(name.as_bytes()))?;
         sockopt::set_multicast_interface(&socket, index, Ipv4Addr::UNSPECIFIED.into())?;
         socket.set_multicast_ttl_v4(1)?;
@@ -152,6 +154,11 @@ impl Reporter {
     }
 }
 
+/// Makes a socket that is only written to receive nothing.
+fn drop_everything(socket: &Socket) -> io::Result<()> {
+    socket.attach_filter(&[SockFilter::new((libc::BPF_RET | libc::BPF_K) as u16, 0, 0, 0)])
+}
+
 /// What the kernel would report of a new membership; `None` where that is better left to it: an
 /// EXCLUDE list is merged with those of other sockets, and said alone it could block what they want.
 fn report(version: Version, group: Ipv4Addr, filter: &Filter) -> Option<Message> {
@@ -187,18 +194,20 @@ fn forced_version(name: &str) -> Option<Version> {
     })
 }
 
-/// The version of an interface as `/proc/net/igmp` of the caller's namespace shows it.
+/// The version of an interface as `/proc/net/igmp` of the caller's namespace shows it. The groups of an
+/// interface, which may be many, come behind its line and need not be read.
 fn version_now(index: u32) -> Option<Version> {
-    let text = fs::read_to_string("/proc/thread-self/net/igmp").ok()?;
-    version_in(&text, index)
+    let file = File::open("/proc/thread-self/net/igmp").ok()?;
+    version_in(BufReader::with_capacity(PAGE, file), index)
 }
 
-fn version_in(text: &str, index: u32) -> Option<Version> {
-    let line = text.lines().find(|line| {
-        let first = line.split_whitespace().next();
+fn version_in(text: impl BufRead, index: u32) -> Option<Version> {
+    let own = |line: &String| {
+        let first = line.split_ascii_whitespace().next();
         line.starts_with(|c: char| c.is_ascii_digit()) && first == Some(&index.to_string())
-    })?;
-    match line.split_whitespace().last()? {
+    };
+    let line = text.lines().map_while(Result::ok).find(own)?;
+    match line.split_ascii_whitespace().last()? {
         "V1" => Some(Version::V1),
         "V2" => Some(Version::V2),
         _ => Some(Version::V3),
@@ -233,8 +242,8 @@ mod tests {
         let text = "Idx\tDevice    : Count Querier\tGroup    Users Timer\tReporter\n\
                     1\tlo        :     1      V3\n\t\t\t\t010000E0     1 0:00000000\t\t0\n\
                     12\tlan0      :     2      V2\n\t\t\t\t010000E0     1 0:00000000\t\t0\n";
-        assert_eq!(version_in(text, 1), Some(Version::V3));
-        assert_eq!(version_in(text, 12), Some(Version::V2));
-        assert_eq!(version_in(text, 2), None);
+        assert_eq!(version_in(text.as_bytes(), 1), Some(Version::V3));
+        assert_eq!(version_in(text.as_bytes(), 12), Some(Version::V2));
+        assert_eq!(version_in(text.as_bytes(), 2), None);
     }
 }

@@ -57,6 +57,12 @@ impl Interface {
         self.served.as_mut().map(|s| &mut s.router)
     }
 
+    /// Whether what it joins of this group is anything to its router.
+    pub(crate) fn concerns(&self, group: Ipv4Addr) -> bool {
+        let served = self.served.as_ref();
+        served.is_some_and(|served| served.relay.is_some() || !is_link_local(group))
+    }
+
     /// Its relay, if it has one.
     pub(crate) fn relay(&mut self) -> Option<&mut Relay> {
         self.served.as_mut()?.relay.as_mut()
@@ -193,7 +199,7 @@ impl Interface {
                 log.line(now, Level::Warning, &text);
             }
         }
-        served.pool.stock();
+        served.pool.stock(limits);
         while let Some(notice) = served.router.poll_notice() {
             log.line(now, Level::Warning, &format!("{name}: {notice}"));
         }

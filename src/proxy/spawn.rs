@@ -3,12 +3,13 @@
 use std::io::{self, Read, Write};
 use std::os::fd::AsFd;
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use serde::Serialize;
 
-use super::config::ProxyConfig;
+use super::config::{INSTALLED, ProxyConfig, READY, REFUSED};
 use crate::state::{ProcessRef, state_dir};
 
 /// A proxy that takes longer to say it is ready is ended.
@@ -17,15 +18,6 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const MAX_ANSWER: usize = 4096;
 /// The program, beside the one that runs.
 const PROGRAM: &str = "mcrun-proxy";
-
-/// A proxy that is ready.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct SpawnedProxy {
-    /// Its process id.
-    pub pid: i32,
-    /// Its start time in clock ticks since boot.
-    pub start: u64,
-}
 
 /// Why there is no proxy.
 #[derive(Debug, thiserror::Error)]
@@ -52,12 +44,21 @@ pub enum SpawnError {
     Timeout,
 }
 
-/// A proxy that has been started and waits for its task. Dropped, it is ended.
+/// A proxy on its way. Dropped before it is [kept](Starting::keep), it is ended.
+///
+/// # Order of calls
+/// [`begin`](Self::begin), [`give`](Self::give), [`go`](Self::go), [`installed`](Self::installed),
+/// [`ready`](Self::ready), [`keep`](Self::keep). What the proxy does after one of them goes on while the
+/// caller does something else.
 #[derive(Debug)]
 pub struct Starting {
     child: Child,
+    stdin: Option<ChildStdin>,
+    stdout: ChildStdout,
     sent: io::Result<()>,
-    ready: bool,
+    /// What it has answered and nobody has looked at.
+    answer: Vec<u8>,
+    kept: bool,
 }
 
 impl Starting {
@@ -74,7 +75,7 @@ impl Starting {
             .with_file_name(PROGRAM);
         // Neither a directory nor anything else that is to be done between fork and exec: without
         // it the caller's memory is not copied first.
-        let child = Command::new(&program)
+        let mut child = Command::new(&program)
             .env_clear()
             // Absolute, since the proxy keeps no directory busy.
             .env("MCRUN_STATE_DIR", std::path::absolute(state_dir())?)
@@ -83,55 +84,98 @@ impl Starting {
             .stderr(Stdio::null())
             .spawn()
             .map_err(|source| SpawnError::Start { program, source })?;
-        Ok(Starting { child, sent: Ok(()), ready: false })
+        let stdin = child.stdin.take();
+        let stdout = child.stdout.take().ok_or_else(closed)?;
+        Ok(Starting { child, stdin, stdout, sent: Ok(()), answer: Vec::new(), kept: false })
     }
 
     /// Tells it its task.
     ///
     /// # Errors
-    /// [`SpawnError::Pipe`].
+    /// [`SpawnError::Pipe`]. One that has ended has left an answer that says why.
     pub fn give(&mut self, config: &ProxyConfig) -> Result<(), SpawnError> {
-        let text = serde_json::to_vec(config).map_err(io::Error::from)?;
-        // A proxy reads all of it before anything else; if it ends first, its answer says why.
-        self.sent = self.child.stdin.take().ok_or_else(closed)?.write_all(&text);
+        self.send(config)
+    }
+
+    /// Tells it that all its interfaces are there, as far as they are not yet to come: their indexes in the
+    /// container's namespace, in the order of the task.
+    ///
+    /// # Errors
+    /// As [`give`](Self::give).
+    pub fn go(&mut self, indexes: &[u32]) -> Result<(), SpawnError> {
+        self.send(&indexes)?;
+        self.stdin = None;
         Ok(())
     }
 
-    /// Waits until it is ready.
+    /// Waits until its rules and sockets are in place, so that links may come up.
     ///
     /// # Errors
-    /// See [`SpawnError`]; no process is left then.
-    pub fn ready(mut self) -> Result<SpawnedProxy, SpawnError> {
+    /// See [`SpawnError`].
+    pub fn installed(&mut self) -> Result<(), SpawnError> {
+        self.expect(INSTALLED)
+    }
+
+    /// Waits until it has given up its privileges and serves.
+    ///
+    /// # Errors
+    /// See [`SpawnError`].
+    pub fn ready(&mut self) -> Result<ProcessRef, SpawnError> {
+        self.expect(READY)?;
+        Ok(ProcessRef::of(self.child.id().cast_signed())?)
+    }
+
+    /// Lets it live.
+    pub fn keep(mut self) {
+        self.kept = true;
+    }
+
+    fn send(&mut self, message: &impl Serialize) -> Result<(), SpawnError> {
+        let mut line = serde_json::to_vec(message).map_err(io::Error::from)?;
+        line.push(b'\n');
+        let sent = self.stdin.as_mut().ok_or_else(closed).and_then(|pipe| pipe.write_all(&line));
+        if self.sent.is_ok() {
+            self.sent = sent;
+        }
+        Ok(())
+    }
+
+    fn expect(&mut self, wanted: &str) -> Result<(), SpawnError> {
+        match self.next_line()? {
+            Some(line) if line == wanted => Ok(()),
+            Some(line) if line.starts_with(REFUSED) => {
+                Err(SpawnError::Refused(line[REFUSED.len()..].to_owned()))
+            }
+            _ => {
+                std::mem::replace(&mut self.sent, Ok(()))?;
+                Err(SpawnError::Died)
+            }
+        }
+    }
+
+    /// The next line of its answer, without its end; `None` when it has ended without one.
+    fn next_line(&mut self) -> Result<Option<String>, SpawnError> {
         let deadline = Instant::now() + PATIENCE;
-        let mut stdout = self.child.stdout.take().ok_or_else(closed)?;
-        let mut answer = Vec::new();
-        while answer.len() < MAX_ANSWER && !answer.contains(&b'\n') {
+        loop {
+            if let Some(end) = self.answer.iter().position(|byte| *byte == b'\n') {
+                let line: Vec<u8> = self.answer.drain(..=end).collect();
+                return Ok(Some(String::from_utf8_lossy(&line[..end]).into_owned()));
+            }
             let left = deadline.saturating_duration_since(Instant::now());
             let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
-            match poll(&mut [PollFd::new(stdout.as_fd(), PollFlags::POLLIN)], timeout) {
+            match poll(&mut [PollFd::new(self.stdout.as_fd(), PollFlags::POLLIN)], timeout) {
                 Ok(0) => return Err(SpawnError::Timeout),
                 Ok(_) => {}
                 Err(nix::errno::Errno::EINTR) => continue,
                 Err(e) => return Err(io::Error::from(e).into()),
             }
             let mut buffer = [0; 512];
-            match stdout.read(&mut buffer)? {
-                0 => break,
-                n => answer.extend_from_slice(&buffer[..n]),
+            match self.stdout.read(&mut buffer)? {
+                0 => return Ok(None),
+                n => self.answer.extend_from_slice(&buffer[..n]),
             }
-        }
-        let answer = String::from_utf8_lossy(&answer);
-        let answer = answer.lines().next().unwrap_or("");
-        match answer.strip_prefix("error: ") {
-            Some(reason) => Err(SpawnError::Refused(reason.to_owned())),
-            None if answer == "ready" => {
-                let ProcessRef { pid, start } = ProcessRef::of(self.child.id().cast_signed())?;
-                self.ready = true;
-                Ok(SpawnedProxy { pid, start })
-            }
-            None => {
-                std::mem::replace(&mut self.sent, Ok(()))?;
-                Err(SpawnError::Died)
+            if self.answer.len() > MAX_ANSWER {
+                return Ok(None);
             }
         }
     }
@@ -139,7 +183,7 @@ impl Starting {
 
 impl Drop for Starting {
     fn drop(&mut self) {
-        if !self.ready {
+        if !self.kept {
             // It may have ended by itself.
             let _ = self.child.kill();
             let _ = self.child.wait();

@@ -1,4 +1,4 @@
-//! What is wrong with a LAN's querier, as of the moment somebody asks.
+//! What is wrong with a LAN, in words.
 
 use std::net::Ipv4Addr;
 use std::time::Instant;
@@ -8,8 +8,16 @@ use super::status::LanQuerier;
 use crate::igmp::Timing;
 use crate::igmp::wire::Version;
 
+/// What the kernel does on an upstream without an IPv4 address.
+pub(super) fn unnumbered(upstream: &str) -> String {
+    format!(
+        "{upstream} has no IPv4 address: the host's IGMP reports come from 0.0.0.0, which some switches \
+         ignore; an address of any kind on {upstream} helps"
+    )
+}
+
 /// Says so when nobody asks the switches of the LAN who listens, or when who asks does it in a
-/// version that has no source lists while some are wanted.
+/// version that has no source lists while some are wanted: as of the moment somebody asks.
 ///
 /// `up_since` is when the interface came up, `querier` the querier that is present, `with_sources` the
 /// groups that are joined with a source list.

@@ -168,6 +168,11 @@ impl Router {
         self.settle();
     }
 
+    /// Whether so many groups more would be within `max_groups`, with all that is joined now.
+    pub fn has_room_for(&self, groups: usize) -> bool {
+        self.table.has_room_for(groups)
+    }
+
     /// Does what is due.
     pub fn handle_timeout(&mut self, now: Instant) {
         self.advance(now);

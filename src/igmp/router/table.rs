@@ -12,7 +12,7 @@ use super::journal::{Notice, counter};
 use crate::attach::GroupPolicy;
 use crate::igmp::group::{GroupConfig, SpecificQuery};
 use crate::igmp::wire::{RecordType, Version};
-use crate::igmp::{Filter, FilterMode, is_link_local};
+use crate::igmp::{Filter, FilterMode, is_link_local, is_ssm};
 
 /// All groups of one container.
 #[derive(Debug, Clone)]
@@ -307,7 +307,13 @@ impl Table {
     }
 
     fn has_room(&self) -> bool {
-        self.admitted < usize::try_from(self.policy.max_groups).unwrap_or(usize::MAX)
+        self.has_room_for(1)
+    }
+
+    /// Whether so many groups more may be joined.
+    pub(super) fn has_room_for(&self, groups: usize) -> bool {
+        let most = usize::try_from(self.policy.max_groups).unwrap_or(usize::MAX);
+        self.admitted.saturating_add(groups) <= most
     }
 
     fn leave_standing(&mut self, group: Ipv4Addr, since: Instant, standing: &Standing) {
@@ -360,11 +366,6 @@ impl Table {
 
 fn group_config(cx: &Context<'_>) -> GroupConfig {
     GroupConfig { timing: cx.config.timing, fast_leave: cx.config.fast_leave }
-}
-
-/// 232.0.0.0/8 (RFC 4607 §1).
-fn is_ssm(group: Ipv4Addr) -> bool {
-    group.octets()[0] == 232
 }
 
 fn is_unicast(source: Ipv4Addr) -> bool {

@@ -8,7 +8,7 @@ use socket2::{Domain, Protocol, SockAddr, SockAddrStorage, SockFilter, Socket, T
 use super::group_filter;
 use super::packet::{Packet, UDP};
 use crate::net::{ifreq, sockopt};
-use crate::proxy::downstream::{drop_everything, send_on};
+use crate::proxy::downstream::{raw_sender, send_on};
 
 /// Room for 50 ms of a stream of 1 Gbit/s, whose packets take about twice their size.
 const RECEIVE_BUFFER: usize = 16 << 20;
@@ -104,17 +104,6 @@ pub(super) fn send_fragments(
 /// Where a raw socket sends to.
 pub(super) fn socket_address(address: Ipv4Addr) -> SockAddr {
     SocketAddrV4::new(address, 0).into()
-}
-
-/// A socket for whole IPv4 packets, that loops multicast back and receives nothing.
-fn raw_sender() -> io::Result<Socket> {
-    let socket = Socket::new(Domain::IPV4, Type::RAW, Some(Protocol::from(libc::IPPROTO_RAW)))?;
-    socket.set_header_included_v4(true)?;
-    socket.set_multicast_loop_v4(true)?;
-    socket.set_multicast_all_v4(false)?;
-    socket.set_nonblocking(true)?;
-    drop_everything(&socket)?;
-    Ok(socket)
 }
 
 fn link_address(index: u32, protocol: u16) -> SockAddr {

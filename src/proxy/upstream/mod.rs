@@ -2,10 +2,11 @@
 //!
 //! The kernel merges these with every other socket of the host, reports the result as one
 //! IGMP host, and takes them back when the process ends, however it ends. The sockets never receive
-//! anything: unbound, IP_MULTICAST_ALL off, a filter that accepts nothing.
+//! anything: they are bound to no port, and IP_MULTICAST_ALL is off.
 
 mod plan;
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
@@ -16,7 +17,6 @@ use std::time::{Duration, Instant};
 use socket2::{Domain, Socket, Type};
 
 use self::plan::{Limits, Operation, SlotId, Slots};
-use super::downstream::drop_everything;
 use crate::igmp::{Filter, FilterMode};
 use crate::net::sockopt;
 
@@ -28,20 +28,30 @@ const NOBODY: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
 const FIRST_RETRY: Duration = Duration::from_secs(1);
 const LAST_RETRY: Duration = Duration::from_secs(60);
 
-/// Re-reads the limits of the host's kernel: they may be raised while a proxy runs.
+/// The limits of the host's kernel. They may be raised while a proxy runs, so that they are read again
+/// when one stands against a join, and when there is time.
 #[derive(Debug, Default)]
 pub(crate) struct LimitFiles {
     memberships: Option<File>,
     sources: Option<File>,
+    /// As they were read last.
+    known: Cell<Limits>,
 }
 
 impl LimitFiles {
     /// Opens the sysctls of the caller's namespace; where that fails, defaults hold.
     pub(crate) fn open() -> Self {
-        LimitFiles {
+        let files = LimitFiles {
             memberships: File::open("/proc/sys/net/ipv4/igmp_max_memberships").ok(),
             sources: File::open("/proc/sys/net/ipv4/igmp_max_msf").ok(),
-        }
+            known: Cell::default(),
+        };
+        files.read();
+        files
+    }
+
+    fn known(&self) -> Limits {
+        self.known.get()
     }
 
     fn read(&self) -> Limits {
@@ -51,10 +61,12 @@ impl LimitFiles {
             let n = file.as_ref()?.read_at(&mut text, 0).ok()?;
             std::str::from_utf8(text.get(..n)?).ok()?.trim().parse().ok()
         };
-        Limits {
+        let limits = Limits {
             memberships: value(&self.memberships).unwrap_or(default.memberships),
             sources: value(&self.sources).unwrap_or(default.sources),
-        }
+        };
+        self.known.set(limits);
+        limits
     }
 }
 
@@ -68,6 +80,8 @@ pub(crate) struct Pool {
     sockets: BTreeMap<SlotId, Socket>,
     /// For the next slot: to open one takes longer than to join.
     spare: Option<Socket>,
+    /// Whether that, and the limits, are as the next join wants them.
+    stocked: bool,
     failed: BTreeMap<Ipv4Addr, Failed>,
 }
 
@@ -87,6 +101,7 @@ impl Pool {
             slots: Slots::default(),
             sockets: BTreeMap::new(),
             spare: None,
+            stocked: false,
             failed: BTreeMap::new(),
         }
     }
@@ -102,7 +117,13 @@ impl Pool {
         wanted: Filter,
         limits: &LimitFiles,
     ) -> Result<(), String> {
-        match self.reach(group, &wanted, limits.read()) {
+        self.stocked = false;
+        let known = limits.known();
+        let reached = self.reach(group, &wanted, known).or_else(|reason| match limits.read() {
+            changed if changed != known => self.reach(group, &wanted, changed),
+            _ => Err(reason),
+        });
+        match reached {
             Ok(()) => {
                 self.failed.remove(&group);
                 Ok(())
@@ -148,8 +169,13 @@ impl Pool {
         !self.slots.has(group)
     }
 
-    /// Opens the socket that the next join may need; to be called when there is time.
-    pub(crate) fn stock(&mut self) {
+    /// Gets ready for the next join, which may need another socket; to be called when there is time.
+    pub(crate) fn stock(&mut self, limits: &LimitFiles) {
+        if self.stocked {
+            return;
+        }
+        self.stocked = true;
+        limits.read();
         if self.spare.is_none() {
             // Without it the join opens one.
             self.spare = open_socket().ok();
@@ -262,7 +288,6 @@ fn join(socket: &Socket, upstream: u32, group: Ipv4Addr, filter: &Filter) -> io:
 fn open_socket() -> io::Result<Socket> {
     let socket = Socket::new(Domain::IPV4, Type::DGRAM, None)?;
     socket.set_multicast_all_v4(false)?;
-    drop_everything(&socket)?;
     // The kernel's smallest.
     socket.set_recv_buffer_size(0)?;
     Ok(socket)
