@@ -130,20 +130,15 @@ pub(crate) struct Injector {
 }
 
 impl Injector {
-    /// Opens one in the caller's namespace, for the interface of that index, or for one yet to come
-    /// when it is 0; its packets carry `mark`.
+    /// Opens one in the caller's namespace, for an interface that is [yet to be named](Self::turn_to); its
+    /// packets carry `mark`.
     ///
     /// # Errors
-    /// `EPERM` without CAP_NET_RAW and CAP_NET_ADMIN, `EADDRNOTAVAIL` when there is no such
-    /// interface.
-    pub(crate) fn open(index: u32, mark: u32) -> io::Result<Self> {
+    /// `EPERM` without CAP_NET_RAW and CAP_NET_ADMIN.
+    pub(crate) fn open(mark: u32) -> io::Result<Self> {
         let socket = raw_sender()?;
         socket.set_mark(mark)?;
-        let injector = Injector { socket };
-        if index != 0 {
-            injector.turn_to(index)?;
-        }
-        Ok(injector)
+        Ok(Injector { socket })
     }
 
     /// Sends to the interface of that index from now on.

@@ -242,7 +242,7 @@ impl Interception {
         let (mut injectors, mut relays) = (Vec::new(), Vec::new());
         for interface in config.interfaces.iter().filter(|i| i.igmp == IgmpMode::Proxy) {
             let name = &interface.name;
-            let injector = Injector::open(0, config.mark)
+            let injector = Injector::open(config.mark)
                 .context(|| format!("cannot open the query socket of {name}"))?;
             injectors.push((name.clone(), injector));
             if interface.relay.is_some() {
@@ -260,6 +260,14 @@ impl Interception {
         config: &ProxyConfig,
         warnings: &mut Vec<String>,
     ) -> Result<bool, StartError> {
+        let known = config.interfaces.iter().filter(|i| i.igmp == IgmpMode::Proxy);
+        for ((name, injector), interface) in self.injectors.iter().zip(known) {
+            if interface.index != 0 {
+                injector
+                    .turn_to(interface.index)
+                    .context(|| format!("cannot open the query socket of {name}"))?;
+            }
+        }
         let served: Vec<Target<'_>> = config
             .interfaces
             .iter()
