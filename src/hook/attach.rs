@@ -256,11 +256,14 @@ impl<'s> Target<'s> {
                 // The links go while the new proxy's rules stand.
                 drop(applying);
                 drop(starting);
+                let mut before = before;
                 if before.proxy.is_some() {
                     // The proxy that was to follow has taken the control socket with it. Without
                     // another the container is served as before, only unseen.
-                    let mut before = before;
                     let _ = proxies::replace(&mut before, dir);
+                } else if have > 0 {
+                    // The record of what there is, or the next detach finds too much.
+                    let _ = dir.write(&before);
                 }
                 Err(error)
             }
@@ -285,9 +288,11 @@ fn finish(
     starting.as_mut().map(Starting::installed).transpose()?;
     // And what needs no more than these while it gives up its privileges.
     applying.activate()?;
-    record.proxy = starting.as_mut().map(Starting::ready).transpose()?;
+    record.proxy = starting.as_mut().map(Starting::process).transpose()?;
     record.complete = true;
-    Ok(dir.write(record)?)
+    dir.write(record)?;
+    starting.as_mut().map(Starting::ready).transpose()?;
+    Ok(())
 }
 
 /// Another container that lives and is attached in this namespace.

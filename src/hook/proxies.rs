@@ -103,8 +103,9 @@ pub(super) fn replace(record: &mut Record, dir: &LockedDir) -> Result<(), HookEr
         give(new, record, old)?;
         go(new, record)?;
         new.installed()?;
+        new.ready()?;
     }
-    record.proxy = new.as_mut().map(Starting::ready).transpose()?;
+    record.proxy = new.as_mut().map(Starting::process).transpose()?;
     dir.write(record)?;
     if let Some(new) = new {
         new.keep();

@@ -16,7 +16,7 @@ use super::messages::{
 };
 use super::netlink::{NLM_F_CREATE, NLM_F_EXCL, NetlinkError, RouteSocket};
 use super::netns::NetNs;
-use super::plan::{InterfacePlan, LinkPlan};
+use super::plan::{InterfacePlan, LinkPlan, Sysctl};
 use super::removal;
 use super::sysctl::{self, SysctlError};
 use crate::attach::{IfName, MacAddr, MacvlanMode};
@@ -117,8 +117,7 @@ impl<'a> Applying<'a> {
     /// # Errors
     /// The first step that failed; drop the value to take all of it back.
     pub fn prepare(&mut self) -> Result<(), ApplyError> {
-        let sysctls = || self.plans.iter().flat_map(|p| &p.sysctls).try_for_each(sysctl::apply);
-        self.namespace.run(sysctls)??;
+        self.apply_sysctls(|sysctl| !is_limit(sysctl))?;
         self.batch(|plan, index| {
             let settings = (!plan.settings.is_empty()).then(|| BatchStep {
                 name: format!("cannot make the settings of {}", plan.name),
@@ -203,7 +202,8 @@ impl<'a> Applying<'a> {
         }
     }
 
-    /// Sets the links up, adds the routes and announces the addresses.
+    /// Sets the links up, adds the routes and announces the addresses; and raises the limits, which concern
+    /// nobody before the container's command runs.
     ///
     /// # Errors
     /// The first step that failed; drop the value to take all of it back.
@@ -223,6 +223,15 @@ impl<'a> Applying<'a> {
             .collect()
         })?;
         self.announce();
+        self.apply_sysctls(is_limit)
+    }
+
+    fn apply_sysctls(&self, which: impl Fn(&Sysctl) -> bool) -> Result<(), ApplyError> {
+        let mut chosen =
+            self.plans.iter().flat_map(|plan| &plan.sysctls).filter(|s| which(s)).peekable();
+        if chosen.peek().is_some() {
+            self.namespace.run(|| chosen.try_for_each(sysctl::apply))??;
+        }
         Ok(())
     }
 
@@ -327,6 +336,10 @@ impl Drop for Applying<'_> {
             self.undo();
         }
     }
+}
+
+fn is_limit(sysctl: &Sysctl) -> bool {
+    matches!(sysctl, Sysctl::Raise(..))
 }
 
 /// The hardware address is in use on the parent (`macvlan_open` in drivers/net/macvlan.c, which has said

@@ -106,10 +106,10 @@ struct Loop {
 }
 
 impl Driver {
-    /// Ready to run; the state of the interfaces is asked for.
+    /// Ready to run.
     ///
     /// # Errors
-    /// That of epoll_create(2), epoll_ctl(2) or sendto(2).
+    /// That of epoll_create(2) or epoll_ctl(2).
     pub(crate) fn new(parts: Parts, now: Instant) -> io::Result<Self> {
         let Parts { config, container, namespace, home, mut log, inside, lan, mut relays, .. } =
             parts;
@@ -143,15 +143,8 @@ impl Driver {
             log.line(now, Level::Info, &format!("{how} {name} on {upstream}"));
             interfaces.push(Interface::new(interface.clone(), injector, relay, now));
         }
-        // One that is yet to come, and one that has come by now, is told with all others.
-        for interface in &mut interfaces {
-            match interface.config.index {
-                0 => inside.links.ask_all()?,
-                index => {
-                    interface.appear(index)?;
-                    inside.links.ask(index)?;
-                }
-            }
+        for interface in interfaces.iter_mut().filter(|i| i.config.index != 0) {
+            interface.appear(interface.config.index)?;
         }
         for warning in &warnings {
             log.line(now, Level::Warning, warning);
@@ -245,19 +238,8 @@ fn take<T>(list: &mut Vec<(String, T)>, name: &str) -> Option<T> {
 }
 
 impl Loop {
-    /// Tells of upstreams without an address. It is asked when the links are up, since the kernel
-    /// answers when it has nothing else to do with any link.
-    fn warn_of_unnumbered(&mut self, log: &mut Log) {
-        let now = Instant::now();
-        for socket in self.lan.iter().filter(|socket| !socket.is_numbered()) {
-            let warning = unnumbered(socket.name());
-            log.line(now, Level::Warning, &warning);
-            self.warnings.push(warning);
-        }
-    }
-
     fn run(&mut self, log: &mut Log) -> io::Result<()> {
-        self.warn_of_unnumbered(log);
+        self.look_around(log)?;
         loop {
             let now = Instant::now();
             for interface in &mut self.interfaces {
@@ -288,6 +270,24 @@ impl Loop {
                 }
             }
         }
+    }
+
+    /// Asks for what the kernel tells while it changes no link: nobody waits for the proxy any more.
+    fn look_around(&mut self, log: &mut Log) -> io::Result<()> {
+        // One that is yet to come, and one that has come by now, is told with all others.
+        for interface in &self.interfaces {
+            match interface.config.index {
+                0 => self.links.ask_all()?,
+                index => self.links.ask(index)?,
+            }
+        }
+        let now = Instant::now();
+        for socket in self.lan.iter().filter(|socket| !socket.is_numbered()) {
+            let warning = unnumbered(socket.name());
+            log.line(now, Level::Warning, &warning);
+            self.warnings.push(warning);
+        }
+        Ok(())
     }
 
     /// Relays from now on.

@@ -35,7 +35,12 @@ pub(super) struct Opened {
     config: ProxyConfig,
     container: OwnedFd,
     namespace: NetNs,
+    home: Home,
+    log: Log,
     inside: Inside,
+    lan: Vec<LanSocket>,
+    barrier: Barrier,
+    limits: LimitFiles,
     warnings: Vec<String>,
 }
 
@@ -83,14 +88,35 @@ pub(crate) struct Interception {
 
 impl Opened {
     /// Opens it, in the host's namespace.
-    pub(super) fn open(mut config: ProxyConfig) -> Result<Self, StartError> {
+    pub(super) fn open(mut config: ProxyConfig, now: Instant) -> Result<Self, StartError> {
         let (namespace, container) = find_container(&config)?;
         let mut warnings = Vec::new();
         let inside =
             namespace.run(|| Inside::open(&mut config, &mut warnings)).context(|| {
                 format!("cannot enter the network namespace of process {}", config.pid)
             })??;
-        Ok(Opened { config, container, namespace, inside, warnings })
+        let home = Home::open(&crate::state::state_dir(), &config.container).context(|| {
+            format!("cannot open the state directory of container {}", config.container)
+        })?;
+        let log = Log::open(&home, &config.container, now);
+        let lan = match inside.interception {
+            Some(_) => open_lan(&config.interfaces)?,
+            None => Vec::new(),
+        };
+        let barrier = Barrier::open().context(|| "cannot open a socket".into())?;
+        let limits = LimitFiles::open();
+        Ok(Opened {
+            config,
+            container,
+            namespace,
+            home,
+            log,
+            inside,
+            lan,
+            barrier,
+            limits,
+            warnings,
+        })
     }
 
     /// Puts the rules in place, now that the interfaces are there; those of relays may be yet to come.
@@ -109,47 +135,41 @@ impl Opened {
         let Some(interception) = &self.inside.interception else { return Ok(()) };
         if !interception.install(&self.config, &mut self.warnings)? {
             self.inside.interception = None;
+            self.lan.clear();
         }
         Ok(())
     }
 
     /// Opens the rest, in the host's namespace.
     pub(super) fn complete(self, now: Instant) -> Result<Parts, StartError> {
-        let Opened { config, container, namespace, inside, warnings } = self;
-        let home = Home::open(&crate::state::state_dir(), &config.container).context(|| {
-            format!("cannot open the state directory of container {}", config.container)
-        })?;
-        let log = Log::open(&home, &config.container, now);
-        let barrier = Barrier::open().context(|| "cannot open a socket".into())?;
-        let (mut lan, mut relays, mut reporters) = (Vec::new(), Vec::new(), Vec::new());
-        if inside.interception.is_some() {
-            lan = open_lan(&config.interfaces)?;
-            relays = open_relays(&config.interfaces)?;
+        let (mut relays, mut reporters) = (Vec::new(), Vec::new());
+        if self.inside.interception.is_some() {
+            relays = open_relays(&self.config.interfaces)?;
             // What is new to the host is told by notifications alone.
-            if config.notifications {
-                reporters = open_reporters(&lan, now)?;
+            if self.config.notifications {
+                reporters = open_reporters(&self.lan, now)?;
             }
         }
         // In whose place the listener comes. One that has ended has left nothing.
-        let follows = config.follows && !relays.is_empty();
-        let predecessor = follows.then(|| Predecessor::of(&home).ok()).flatten();
+        let follows = self.config.follows && !relays.is_empty();
+        let predecessor = follows.then(|| Predecessor::of(&self.home).ok()).flatten();
         // Last, so that nobody finds a socket whose proxy does not start.
-        let listener = home.listen().context(|| format!("cannot make {CONTROL}"))?;
+        let listener = self.home.listen().context(|| format!("cannot make {CONTROL}"))?;
         Ok(Parts {
-            config,
-            container,
-            namespace,
-            home,
-            log,
-            inside,
-            lan,
+            config: self.config,
+            container: self.container,
+            namespace: self.namespace,
+            home: self.home,
+            log: self.log,
+            inside: self.inside,
+            lan: self.lan,
             relays,
             reporters,
-            barrier,
-            limits: LimitFiles::open(),
+            barrier: self.barrier,
+            limits: self.limits,
             predecessor,
             listener,
-            warnings,
+            warnings: self.warnings,
         })
     }
 }

@@ -34,13 +34,14 @@ fn failed<E: Into<io::Error>>(what: &'static str) -> impl FnOnce(E) -> SandboxEr
 }
 
 /// Confines the process for good. Only descriptors that are open stay usable, and in the file
-/// system nothing is possible but the removal of the container's own directory.
+/// system nothing is possible but the removal of the container's own directory. The filter is that of
+/// [`system_calls`].
 ///
 /// Tells whether landlock is in force.
 ///
 /// # Errors
 /// When any mandatory step fails; the process must end then.
-pub(crate) fn enter(home: &Home) -> Result<bool, SandboxError> {
+pub(crate) fn enter(home: &Home, filter: &BpfProgram) -> Result<bool, SandboxError> {
     setgroups(&[]).map_err(failed("drop the supplementary groups"))?;
     drop_bounding_set().map_err(failed("drop the capability bounding set"))?;
     let (user, group) = (Uid::from_raw(PROXY_ID), Gid::from_raw(PROXY_ID));
@@ -51,8 +52,7 @@ pub(crate) fn enter(home: &Home) -> Result<bool, SandboxError> {
     // Nobody of the same user may look into it.
     prctl(libc::PR_SET_DUMPABLE, 0).map_err(failed("become undumpable"))?;
     let confined = landlock(home).map_err(failed("enter landlock"))?;
-    let filter = system_calls().map_err(failed("make the system call filter"))?;
-    seccompiler::apply_filter(&filter)
+    seccompiler::apply_filter(filter)
         .map_err(io::Error::other)
         .map_err(failed("install the system call filter"))?;
     Ok(confined)

@@ -120,9 +120,22 @@ impl Starting {
     ///
     /// # Errors
     /// See [`SpawnError`].
-    pub fn ready(&mut self) -> Result<ProcessRef, SpawnError> {
-        self.expect(READY)?;
-        Ok(ProcessRef::of(self.child.id().cast_signed())?)
+    pub fn ready(&mut self) -> Result<(), SpawnError> {
+        self.expect(READY)
+    }
+
+    /// Its process.
+    ///
+    /// # Errors
+    /// See [`SpawnError`]; one that has ended is asked why.
+    pub fn process(&mut self) -> Result<ProcessRef, SpawnError> {
+        match ProcessRef::of(self.child.id().cast_signed()) {
+            Ok(process) => Ok(process),
+            Err(error) => {
+                self.expect(READY)?;
+                Err(error.into())
+            }
+        }
     }
 
     /// Lets it live.

@@ -89,16 +89,17 @@ fn start(task: File, answer: &mut File) -> Result<Driver, StartError> {
         let count = config.interfaces.len();
         return refuse(format!("{count} interfaces"), "a proxy serves 1 to 64");
     }
-    let mut opened = Opened::open(config)?;
+    let now = Instant::now();
+    let mut opened = Opened::open(config, now)?;
+    let filter = sandbox::system_calls().context(|| "cannot make the system call filter".into())?;
     let indexes: Vec<u32> = next(&mut task)?;
     drop(task);
     opened.install(&indexes)?;
     // The links may come up: what they bring waits in sockets.
     tell(answer, INSTALLED).context(|| "cannot answer the hook".into())?;
-    let now = Instant::now();
     let parts = opened.complete(now)?;
     let mut driver = Driver::new(parts, now).context(|| "cannot set up the event loop".into())?;
-    let landlocked = sandbox::enter(driver.home()).map_err(|e| StartError {
+    let landlocked = sandbox::enter(driver.home(), &filter).map_err(|e| StartError {
         what: "cannot give up privileges".into(),
         source: io::Error::other(e),
     })?;
