@@ -74,7 +74,9 @@ def main():
 
     rows, broken = [], False
     print(machine_line(), flush=True)
-    with tempfile.TemporaryDirectory(prefix="mcrun-bench-") as directory:
+    # In memory, as /run is, where mcrun keeps its state: for the peers too.
+    memory = "/dev/shm" if os.path.ismount("/dev/shm") else None
+    with tempfile.TemporaryDirectory(prefix="mcrun-bench-", dir=memory) as directory:
         for name in options.only or SECTIONS:
             place = Path(directory) / name
             place.mkdir()

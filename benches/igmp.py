@@ -3,9 +3,8 @@
 import socket
 import struct
 
-from lab import enter
+from lab import arrival, enter, stamp
 
-SO_TIMESTAMPNS = 35
 ETH_P_ALL = 3
 RECEIVE_BUFFER = 16 << 20
 SO_RCVBUFFORCE = 33
@@ -41,7 +40,7 @@ class Port:
         self.socket = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(ETH_P_ALL))
         self.socket.bind(("port", ETH_P_ALL))
         self.socket.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, RECEIVE_BUFFER)
-        self.socket.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
+        stamp(self.socket)
 
     def __enter__(self):
         return self
@@ -63,8 +62,7 @@ class Port:
         while True:
             frame, ancillary, _, _ = self.socket.recvmsg(2048, 256)
             if (kind, group) in changes(frame):
-                seconds, nanoseconds = struct.unpack("qq", ancillary[0][2])
-                return seconds + nanoseconds / 1e9
+                return arrival(ancillary)
 
     def joins_until_quiet(self, quiet):
         """Groups that were reported until there was nothing for so many seconds."""

@@ -11,16 +11,13 @@ import sys
 import time
 
 from igmp import Port
-from lab import LIBC, SOURCE, Containers, Facility, enter, join, median, of_container, percentile
+from lab import (SOURCE, Containers, Facility, arrival, enter, join, joining, median, of_container,
+                 percentile, stamp)
 from table import Row
 
 JOINS, PACKETS, LEAVES = 40, 25, 25
 KINDS = (("any source", "239", None), ("one source", "232", SOURCE))
 UDP_PORT = 5005
-# Seconds between two packets of the stream that a join waits for, not counting the sending: half of it
-# is in every time.
-PAUSE = 30e-6
-PR_SET_TIMERSLACK = 29
 
 
 def rows(context):
@@ -65,15 +62,33 @@ def apart(seconds):
     time.sleep(seconds + random.uniform(0, 0.01))
 
 
+def opened(group):
+    """A socket as receivers open one."""
+    receiver = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    receiver.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    receiver.bind((group, UDP_PORT))
+    receiver.settimeout(3)
+    return receiver
+
+
+def joined(receiver, index, group, source):
+    """Joins; the time just before."""
+    request = joining(index, group, source)
+    # What a program does before, so that the time is the kernel's and not the interpreter's.
+    receiver.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_TTL, 1)
+    start = time.clock_gettime(time.CLOCK_REALTIME)
+    receiver.setsockopt(socket.IPPROTO_IP, *request)
+    return start
+
+
 def to_wire(facility, where, version):
     with Port(facility) as port:
         for kind, prefix, source in KINDS:
             times = {who: [] for who in where}
             for who, index, group in turns(where, f"{prefix}.1", JOINS):
                 port.drain()
-                with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as receiver:
-                    start = time.clock_gettime(time.CLOCK_REALTIME)
-                    join(receiver, index, group, source)
+                with opened(group) as receiver:
+                    start = joined(receiver, index, group, source)
                     times[who].append((port.wait_for("join", group) - start) * 1000)
                 apart(0.02)
             yield from compare(f"join to switch port, {kind}, IGMPv{version}", times)
@@ -102,18 +117,17 @@ def to_packet(facility, where, version):
                 sender.stream(group)
                 # The stream flows.
                 apart(0.001)
-                with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as receiver:
-                    receiver.bind((group, UDP_PORT))
-                    receiver.settimeout(3)
-                    start = time.perf_counter()
-                    join(receiver, index, group, source)
-                    receiver.recv(64)
-                    times[who].append((time.perf_counter() - start) * 1000)
+                with opened(group) as receiver:
+                    stamp(receiver)
+                    start = joined(receiver, index, group, source)
+                    _, ancillary, _, _ = receiver.recvmsg(64, 256)
+                    times[who].append((arrival(ancillary) - start) * 1000)
             yield from compare(f"join to first packet, {kind}, IGMPv{version}", times)
 
 
 class Sender:
-    """A stream to one group after the other, from the sender's namespace."""
+    """A stream to one group after the other, from the sender's namespace. It is as dense as the sender can
+    make it: the time from one packet to the next is no part of what is measured."""
 
     def __init__(self, facility):
         self.process = subprocess.Popen(
@@ -141,7 +155,6 @@ def send():
     stream = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     stream.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_TTL, 1)
     os.set_blocking(0, False)
-    LIBC.prctl(PR_SET_TIMERSLACK, 1)
     group = None
     while True:
         try:
@@ -156,7 +169,6 @@ def send():
             stream.sendto(b"x" * 32, (group, UDP_PORT))
         if asked:
             os.write(1, b"x")
-        time.sleep(PAUSE)
 
 
 if __name__ == "__main__":

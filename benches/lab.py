@@ -16,6 +16,7 @@ LIBC = ctypes.CDLL(None, use_errno=True)
 CLONE_NEWNET = 0x40000000
 PR_SET_PDEATHSIG = 1
 MCAST_JOIN_GROUP, MCAST_JOIN_SOURCE_GROUP = 42, 46
+SO_TIMESTAMPNS = 35
 # Where streams come from.
 SOURCE = "10.98.200.1"
 ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}
@@ -258,11 +259,27 @@ def processor_time(pids):
     return sum(int(Path(f"/proc/{pid}/schedstat").read_text().split()[0]) for pid in pids) / 1e6
 
 
-def join(member, interface, group, source=None):
-    """Joins a group, or one source of it, on the interface with this index."""
+def joining(interface, group, source=None):
+    """The socket option, and its value, that joins a group, or one source of it, on the interface with
+    this index."""
     address = lambda ip: struct.pack("=H2x4s120x", socket.AF_INET, socket.inet_aton(ip))
     request = struct.pack("=I4x", interface) + address(group)
     if source:
-        member.setsockopt(socket.IPPROTO_IP, MCAST_JOIN_SOURCE_GROUP, request + address(source))
-    else:
-        member.setsockopt(socket.IPPROTO_IP, MCAST_JOIN_GROUP, request)
+        return MCAST_JOIN_SOURCE_GROUP, request + address(source)
+    return MCAST_JOIN_GROUP, request
+
+
+def join(member, interface, group, source=None):
+    """Joins a group, or one source of it, on the interface with this index."""
+    member.setsockopt(socket.IPPROTO_IP, *joining(interface, group, source))
+
+
+def stamp(receiver):
+    """Has the kernel note when each packet of a socket arrives."""
+    receiver.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
+
+
+def arrival(ancillary):
+    """When a packet arrived, in seconds since 1970, from what came with it."""
+    seconds, nanoseconds = struct.unpack("qq", ancillary[0][2])
+    return seconds + nanoseconds / 1e9

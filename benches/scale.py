@@ -2,6 +2,7 @@
 
 import json
 import os
+import select
 import socket
 import subprocess
 import time
@@ -232,16 +233,20 @@ def mass(context):
                                for number, pid in enumerate(pids))
             yield Row(f"{MASS} attached at once", "ms", started, "CNI macvlan", cni[0], why,
                       brief=True)
-            proxies = all_.proxies()
+            # Not /proc: there they stay until the machine's init has looked after them.
+            proxies = [os.pidfd_open(proxy) for proxy in all_.proxies()]
             start = time.perf_counter()
             for pid in pids:
                 all_.kill(pid)
             together(all_.begin("poststop", number, pid) for number, pid in enumerate(pids))
-            alive = lambda: any(os.path.exists(f"/proc/{proxy}") for proxy in proxies)
-            wait_until("all proxies have ended", lambda: not alive())
+            for proxy in proxies:
+                if not select.select([proxy], [], [], 60)[0]:
+                    raise TimeoutError("a proxy has not ended")
             left = list(Path(all_.state).glob("containers/*"))
-            yield Row(f"{MASS} ended at once, until nothing is left", "ms",
-                      (time.perf_counter() - start) * 1000, "CNI macvlan", cni[1],
+            took = (time.perf_counter() - start) * 1000
+            for proxy in proxies:
+                os.close(proxy)
+            yield Row(f"{MASS} ended at once, until nothing is left", "ms", took, "CNI macvlan", cni[1],
                       why or ("" if not left else f"{len(left)} records left"), brief=True)
 
 

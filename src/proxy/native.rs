@@ -11,6 +11,8 @@ use crate::igmp::{Filter, FilterMode, is_ssm};
 /// The most that is read of a file: about 8000 groups.
 const READ_LIMIT: usize = 1024 * 1024;
 
+/// Bytes read at once: more than usual lists have, and little to make ready for them.
+const PAGE: usize = 1024;
 /// No line of these files, nor the two with which an interface begins, is longer.
 const LONGEST_LINE: usize = 512;
 
@@ -125,7 +127,7 @@ impl SourceLists {
 /// only where the next line does not fit (`seq_read_iter` in fs/seq_file.c).
 fn read(file: &File) -> io::Result<String> {
     // On the stack, since the heap keeps what it has grown to.
-    let mut page = [0; 4096];
+    let mut page = [0; PAGE];
     let mut bytes = Vec::new();
     while bytes.len() < READ_LIMIT {
         match file.read_at(&mut page, bytes.len() as u64) {

@@ -82,6 +82,7 @@ fn start(task: File, answer: &mut File) -> Result<Driver, StartError> {
     leave_parent().context(|| "cannot change to the root directory".into())?;
     silence_standard_streams().context(|| "cannot open /dev/null".into())?;
     reset_oom_score();
+    take_short_turns();
 
     let mut task = BufReader::with_capacity(TASK_BUFFER, task);
     let config: ProxyConfig = next(&mut task)?;
@@ -158,4 +159,20 @@ fn reset_oom_score() {
         // Without it the proxy works as well.
         let _ = std::fs::write(FILE, "0");
     }
+}
+
+/// Asks the scheduler for turns of a tenth of a millisecond, which is about what a join takes: on a
+/// processor that the container is at work on they then come at once, and no more of them than before
+/// (`sched_runtime` of a process without priority, Linux 6.12).
+fn take_short_turns() {
+    const TURN_NS: u64 = 100_000;
+    // SAFETY: an all-zero sched_attr is a valid one.
+    let mut attributes: libc::sched_attr = unsafe { std::mem::zeroed() };
+    attributes.size = size_of::<libc::sched_attr>() as u32;
+    attributes.sched_flags = libc::SCHED_FLAG_KEEP_POLICY as u64;
+    // SAFETY: it takes numbers.
+    attributes.sched_nice = unsafe { libc::getpriority(libc::PRIO_PROCESS, 0) };
+    attributes.sched_runtime = TURN_NS;
+    // SAFETY: the kernel reads as many bytes as `size` says. Where it refuses, all is as before.
+    unsafe { libc::syscall(libc::SYS_sched_setattr, 0, &raw const attributes, 0) };
 }
