@@ -7,7 +7,7 @@ use std::fs;
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
-use lab::{Capture, Change, Igmp, Lab, PATIENCE, RecordKind, run, wait_until};
+use lab::{Capture, Change, Igmp, IgmpFrame, Lab, PATIENCE, RecordKind, run, wait_until};
 
 const FIRST: Ipv4Addr = Ipv4Addr::new(239, 6, 1, 1);
 const MARKER: Ipv4Addr = Ipv4Addr::new(239, 6, 1, 2);
@@ -98,4 +98,55 @@ fn without_notifications_the_containers_report_is_followed_until_they_are_turned
     assert_ne!(lab.proxy_pid(&container), before);
     report_of(MARKER, KERNELS + 1);
     lab.assert_one_igmp_host(&capture.finish());
+}
+
+#[test]
+fn who_zaps_has_the_new_stream_asked_for_before_the_old_one_is_left() {
+    let lab = Lab::new(2);
+    for (name, more, join_first) in [("free", "", true), ("limited", ",max-groups=1", false)] {
+        let attachment = format!("parent=lan0,ip=10.99.0.11/24{more}");
+        let container = lab.start_with(name, &[&attachment], &[]);
+        let capture = lab.capture();
+        let member = container.member();
+        member.change(FIRST, &Change::Join);
+        lab.wait_joined(&container, FIRST);
+        wait_reported(&capture, FIRST, reports());
+        let before = joins(&capture, FIRST);
+        let seen = capture.igmp().len();
+        // The proxy finds both at once, as it does when the container is quick.
+        let proxy = lab.proxy_pid(&container);
+        signal(proxy, libc::SIGSTOP);
+        member.change(FIRST, &Change::Leave);
+        member.change(MARKER, &Change::Join);
+        signal(proxy, libc::SIGCONT);
+        wait_reported(&capture, MARKER, reports());
+        wait_until("the old one is left", PATIENCE, || {
+            let left = |frame: &IgmpFrame| frame.message == Igmp::Leave { group: FIRST };
+            capture.igmp().iter().any(left).then_some(())
+        });
+        let order: Vec<_> = capture
+            .igmp()
+            .split_off(seen)
+            .into_iter()
+            .filter_map(|frame| match frame.message {
+                Igmp::Leave { group } => Some((false, group)),
+                Igmp::Report { group, .. } => Some((true, group)),
+                _ => None,
+            })
+            .collect();
+        let first = |said| order.iter().position(|seen| *seen == said).expect("on the wire");
+        // Without notifications the container's report says both, in the order of its kernel.
+        if lab::notifications() {
+            let join_was_first = first((true, MARKER)) < first((false, FIRST));
+            assert_eq!(join_was_first, join_first, "{name}: {order:?}");
+        }
+        assert_eq!(joins(&capture, FIRST), before, "{name}: nothing more of what is left");
+        lab.assert_one_igmp_host(&capture.finish());
+        lab.delete(&container);
+    }
+}
+
+fn signal(pid: i32, signal: i32) {
+    // SAFETY: no pointers are passed.
+    assert_eq!(unsafe { libc::kill(pid, signal) }, 0);
 }

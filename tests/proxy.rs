@@ -108,6 +108,8 @@ impl<'l> FakeContainer<'l> {
             interfaces: vec![ProxyInterface {
                 name: CHILD.into(),
                 index: self.index,
+                mac: None,
+                announce: Vec::new(),
                 parent: PARENT.into(),
                 upstream: PARENT.into(),
                 upstream_index,
@@ -144,8 +146,8 @@ impl<'l> FakeContainer<'l> {
         let mut child = change(command.stdin(Stdio::piped()).stdout(Stdio::piped()))
             .spawn()
             .expect("mcrun-proxy starts");
-        let indexes: Vec<u32> = config.interfaces.iter().map(|i| i.index).collect();
-        let task = [serde_json::to_vec(config), serde_json::to_vec(&indexes)];
+        let made: Vec<_> = config.interfaces.iter().map(|i| (i.index, i.mac)).collect();
+        let task = [serde_json::to_vec(config), serde_json::to_vec(&made)];
         let text = task.map(|line| line.expect("JSON")).join(&b'\n');
         child.stdin.take().expect("stdin").write_all(&text).expect("task");
         let mut answer = String::new();

@@ -66,6 +66,18 @@ impl Attachment {
         }
     }
 
+    /// Whether its proxy tells the LAN of its IPv4 addresses, as the kernel does where there is no proxy.
+    pub fn is_announced_by_proxy(&self) -> bool {
+        // Links of the other modes speak no ARP.
+        let ethernet = match self.driver {
+            Driver::Macvlan(_) => true,
+            Driver::Ipvlan { mode, .. } => mode == IpvlanMode::L2,
+            Driver::Relay { .. } => false,
+        };
+        let numbered = self.ip.addresses().iter().any(|net| net.addr().is_ipv4());
+        self.igmp != IgmpMode::Off && ethernet && numbered
+    }
+
     /// The host interface where the proxy joins.
     pub fn upstream(&self) -> &IfName {
         self.upstream.as_ref().unwrap_or(&self.parent)

@@ -1,6 +1,7 @@
 //! Starting, replacing and ending the proxy of a record.
 
 use std::io;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use super::HookError;
@@ -38,6 +39,19 @@ pub(super) fn give(
         .map(|interface| ProxyInterface {
             name: interface.name.clone(),
             index: interface.index,
+            mac: interface.mac,
+            announce: match interface.index {
+                0 if interface.attachment.is_announced_by_proxy() => {
+                    let each = interface.attachment.ip.addresses().iter();
+                    each.filter_map(|net| match net.addr() {
+                        IpAddr::V4(address) => Some(address),
+                        IpAddr::V6(_) => None,
+                    })
+                    .collect()
+                }
+                // It is there already.
+                _ => Vec::new(),
+            },
             parent: interface.attachment.parent.to_string(),
             upstream: interface.attachment.upstream().to_string(),
             upstream_index: interface.upstream_index,
@@ -60,7 +74,7 @@ pub(super) fn give(
 
 /// Tells a proxy that knows its task that the interfaces are there.
 pub(super) fn go(starting: &mut Starting, record: &Record) -> Result<(), SpawnError> {
-    starting.go(&served(record).map(|interface| interface.index).collect::<Vec<_>>())
+    starting.go(&served(record).map(|made| (made.index, made.mac)).collect::<Vec<_>>())
 }
 
 /// The interfaces that have a proxy.

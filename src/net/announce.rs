@@ -1,13 +1,14 @@
-//! Telling neighbours of a new IPv6 address.
+//! Telling neighbours of a new address.
 //!
-//! For IPv4 the kernel does it itself when the link comes up (`arp_notify`). For an address
-//! without duplicate detection it sends no unsolicited neighbour advertisement
-//! (`addrconf_dad_begin` in net/ipv6/addrconf.c), so this does (RFC 4861 §7.2.6).
+//! For an IPv6 address without duplicate detection the kernel sends no unsolicited neighbour
+//! advertisement (`addrconf_dad_begin` in net/ipv6/addrconf.c), so this does (RFC 4861 §7.2.6). For IPv4 it
+//! would by itself when the link comes up (`arp_notify`), and keep whoever sets the link up waiting
+//! until all other children of the parent have had the announcement.
 
 use std::io;
-use std::net::{Ipv6Addr, SocketAddrV6};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddrV6};
 
-use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+use socket2::{Domain, Protocol, SockAddr, SockAddrStorage, Socket, Type};
 
 use crate::attach::MacAddr;
 
@@ -41,9 +42,70 @@ pub fn neighbour_advertisement(index: u32, address: Ipv6Addr, mac: MacAddr) -> i
     socket.send_to(&advertisement(address, mac), &target).map(drop)
 }
 
+/// An announcement (RFC 5227 §3) with its Ethernet header, as the kernel sends it.
+fn gratuitous_arp(address: Ipv4Addr, mac: MacAddr) -> [u8; 42] {
+    let mut frame = [0; 42];
+    frame[..6].fill(0xff);
+    frame[6..12].copy_from_slice(&mac.octets());
+    frame[12..14].copy_from_slice(&(libc::ETH_P_ARP as u16).to_be_bytes());
+    // Ethernet and IPv4 with their lengths, and a request.
+    frame[14..22].copy_from_slice(&[0, 1, 8, 0, 6, 4, 0, 1]);
+    frame[22..28].copy_from_slice(&mac.octets());
+    frame[28..32].copy_from_slice(&address.octets());
+    frame[38..42].copy_from_slice(&address.octets());
+    frame
+}
+
+/// Announces IPv4 addresses: a packet socket, which receives nothing. To close it takes until all processors
+/// have seen that it is gone (`packet_release` in net/packet/af_packet.c).
+#[derive(Debug)]
+pub struct Announcer(Socket);
+
+impl Announcer {
+    /// Opens one in the caller's namespace.
+    ///
+    /// # Errors
+    /// `EPERM` without CAP_NET_RAW.
+    pub fn open() -> io::Result<Self> {
+        let socket = Socket::new(Domain::PACKET, Type::RAW, None)?;
+        socket.set_nonblocking(true)?;
+        Ok(Announcer(socket))
+    }
+
+    /// Announces an address on the Ethernet interface of this index, which is up.
+    ///
+    /// # Errors
+    /// Those of sendto(2), such as `ENETDOWN`.
+    pub fn announce(&self, index: u32, address: Ipv4Addr, mac: MacAddr) -> io::Result<()> {
+        let mut storage = SockAddrStorage::zeroed();
+        // SAFETY: sockaddr_ll is one of the kernel's address types, which a storage holds, and the
+        // length given is its own.
+        let to = unsafe {
+            let link = storage.view_as::<libc::sockaddr_ll>();
+            link.sll_family = libc::AF_PACKET as u16;
+            link.sll_protocol = (libc::ETH_P_ARP as u16).to_be();
+            link.sll_ifindex = index.cast_signed();
+            SockAddr::new(storage, size_of::<libc::sockaddr_ll>() as libc::socklen_t)
+        };
+        self.0.send_to(&gratuitous_arp(address, mac), &to).map(drop)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn etherparse_reads_the_announcement() {
+        let mac: MacAddr = "02:00:00:00:00:07".parse().unwrap();
+        let frame = gratuitous_arp(Ipv4Addr::new(192, 0, 2, 5), mac);
+        let packet = etherparse::SlicedPacket::from_ethernet(&frame).unwrap();
+        let Some(etherparse::NetSlice::Arp(arp)) = packet.net else { panic!("{packet:?}") };
+        assert_eq!(arp.operation(), etherparse::ArpOperation::REQUEST);
+        assert_eq!((arp.sender_hw_addr(), arp.target_hw_addr()), (&mac.octets()[..], &[0; 6][..]));
+        assert_eq!(arp.sender_protocol_addr(), [192, 0, 2, 5]);
+        assert_eq!(arp.target_protocol_addr(), [192, 0, 2, 5]);
+    }
 
     #[test]
     fn etherparse_reads_the_advertisement() {

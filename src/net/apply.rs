@@ -16,9 +16,9 @@ use super::messages::{
 };
 use super::netlink::{NLM_F_CREATE, NLM_F_EXCL, NetlinkError, RouteSocket};
 use super::netns::NetNs;
-use super::plan::{InterfacePlan, LinkPlan, Sysctl};
+use super::plan::{DevConf, InterfacePlan, LinkPlan, Sysctl};
 use super::removal;
-use super::sysctl::{self, SysctlError};
+use super::sysctl::{SysctlError, Sysctls};
 use crate::attach::{IfName, MacAddr, MacvlanMode};
 
 /// How long the hardware address of a container that has ended may stay busy: its proxy keeps the
@@ -89,6 +89,7 @@ pub struct Applying<'a> {
     container: &'a mut RouteSocket,
     namespace: &'a NetNs,
     plans: &'a [InterfacePlan],
+    sysctls: Sysctls,
     created: Vec<Created>,
     committed: bool,
 }
@@ -104,8 +105,15 @@ impl<'a> Applying<'a> {
         container: &'a mut RouteSocket,
         namespace: &'a NetNs,
     ) -> Result<Self, ApplyError> {
-        let mut this =
-            Applying { host, container, namespace, plans, created: Vec::new(), committed: false };
+        let mut this = Applying {
+            host,
+            container,
+            namespace,
+            plans,
+            sysctls: Sysctls::default(),
+            created: Vec::new(),
+            committed: false,
+        };
         for plan in plans {
             this.create_link(plan)?;
         }
@@ -119,11 +127,7 @@ impl<'a> Applying<'a> {
     pub fn prepare(&mut self) -> Result<(), ApplyError> {
         self.apply_sysctls(|sysctl| !is_limit(sysctl))?;
         self.batch(|plan, index| {
-            let settings = (!plan.settings.is_empty()).then(|| BatchStep {
-                name: format!("cannot make the settings of {}", plan.name),
-                message: set_devconf(index, &plan.settings),
-                may_exist: false,
-            });
+            let settings = settings_step(plan, index, &plan.settings);
             let addresses = plan.addresses.iter().map(|address| BatchStep {
                 name: format!("cannot add address {address} to {}", plan.name),
                 message: new_address(index, *address),
@@ -214,13 +218,12 @@ impl<'a> Applying<'a> {
             }
         }
         self.batch(|plan, index| {
-            let each = plan.routes.iter();
-            each.map(|route| BatchStep {
+            let routes = plan.routes.iter().map(|route| BatchStep {
                 name: format!("cannot add route {route} through {}", plan.name),
                 message: new_route(index, route.destination, route.gateway, route.metric),
                 may_exist: route.may_exist,
-            })
-            .collect()
+            });
+            routes.chain(settings_step(plan, index, &plan.late_settings)).collect()
         })?;
         self.announce();
         self.apply_sysctls(is_limit)
@@ -230,7 +233,7 @@ impl<'a> Applying<'a> {
         let mut chosen =
             self.plans.iter().flat_map(|plan| &plan.sysctls).filter(|s| which(s)).peekable();
         if chosen.peek().is_some() {
-            self.namespace.run(|| chosen.try_for_each(sysctl::apply))??;
+            self.namespace.run(|| chosen.try_for_each(|sysctl| self.sysctls.apply(sysctl)))??;
         }
         Ok(())
     }
@@ -336,6 +339,18 @@ impl Drop for Applying<'_> {
             self.undo();
         }
     }
+}
+
+fn settings_step(
+    plan: &InterfacePlan,
+    index: u32,
+    settings: &[(DevConf, u32)],
+) -> Option<BatchStep> {
+    (!settings.is_empty()).then(|| BatchStep {
+        name: format!("cannot make the settings of {}", plan.name),
+        message: set_devconf(index, settings),
+        may_exist: false,
+    })
 }
 
 fn is_limit(sysctl: &Sysctl) -> bool {

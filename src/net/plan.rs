@@ -33,6 +33,8 @@ pub struct InterfacePlan {
     pub sysctls: Vec<Sysctl>,
     /// IPv4 settings of the interface itself.
     pub settings: Vec<(DevConf, u32)>,
+    /// Those that are made when it is up.
+    pub late_settings: Vec<(DevConf, u32)>,
     /// Its addresses.
     pub addresses: Vec<IpNet>,
     /// Its routes, in order: next hops come after what makes them reachable.
@@ -226,6 +228,11 @@ fn plan_one(
         mtu: attachment.mtu,
         sysctls: sysctls(&name, attachment, &link),
         settings: settings(attachment, &link),
+        late_settings: if announced_by_proxy(attachment, &link) {
+            vec![(DevConf::ArpNotify, 1)]
+        } else {
+            Vec::new()
+        },
         addresses: attachment.ip.addresses().to_vec(),
         routes: match link {
             // A route needs an interface to lead through.
@@ -311,11 +318,19 @@ fn settings(attachment: &Attachment, link: &LinkPlan) -> Vec<(DevConf, u32)> {
     if !matches!(link, LinkPlan::Existing { .. }) {
         list.push((DevConf::RpFilter, 0));
         // Neighbours learn the address, and switches the port, when the link comes up.
-        list.push((DevConf::ArpNotify, 1));
+        if !announced_by_proxy(attachment, link) {
+            list.push((DevConf::ArpNotify, 1));
+        }
         // A child answers ARP for its own address only, whatever else the container has.
         list.push((DevConf::ArpIgnore, 1));
     }
     list
+}
+
+/// Whether a proxy tells the LAN of the addresses when the link has come up for the first time, so that
+/// nobody waits for it. Later times are the kernel's.
+fn announced_by_proxy(attachment: &Attachment, link: &LinkPlan) -> bool {
+    !matches!(link, LinkPlan::Existing { .. }) && attachment.is_announced_by_proxy()
 }
 
 fn igmp_settings(attachment: &Attachment) -> impl Iterator<Item = (DevConf, u32)> {
@@ -417,6 +432,9 @@ impl fmt::Display for InterfacePlan {
         }
         if !matches!(self.link, LinkPlan::Existing { .. }) {
             writeln!(f, "set {name} up")?;
+        }
+        for (setting, value) in &self.late_settings {
+            writeln!(f, "set {} of {name} to {value}", setting.name())?;
         }
         for route in &self.routes {
             writeln!(f, "add route {route} through {name}")?;

@@ -1,10 +1,15 @@
 //! Settings below `/proc/sys/net`. That directory shows the namespace of the thread that looks,
-//! so these run inside [`super::netns::NetNs::run`].
+//! so it is looked into inside [`super::netns::NetNs::run`].
 
+use std::cell::OnceCell;
 use std::fs::{self, File};
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+
+use nix::fcntl::{OFlag, open, openat};
+use nix::sys::stat::Mode;
 
 use super::plan::Sysctl;
 
@@ -19,68 +24,129 @@ pub struct SysctlError {
     source: io::Error,
 }
 
-/// Carries out one setting in the calling thread's namespace.
+/// The settings of one namespace: that in which each of the directories is looked into first.
 ///
-/// # Errors
-/// When the file is absent where it must not be, or cannot be written.
-pub fn apply(sysctl: &Sysctl) -> Result<(), SysctlError> {
-    match sysctl {
-        Sysctl::Set(path, value) => match write(path, *value) {
-            Err(error) if error.source.kind() == io::ErrorKind::NotFound => Ok(()),
-            result => result,
-        },
-        Sysctl::Require(path, value) => write(path, *value),
-        Sysctl::Raise(path, value) => raise(path, *value),
-        Sysctl::AcceptAnySource(name) => accept_any_source(name),
-    }
+/// They are found below the open directory of a protocol. All namespaces have one of that name at the same
+/// place in the kernel's cache, so that to find it takes the longer the more namespaces there are
+/// (`proc_sys_compare` in fs/proc/proc_sysctl.c); what is in it is this namespace's alone.
+#[derive(Debug, Default)]
+pub struct Sysctls {
+    ipv4: OnceCell<OwnedFd>,
+    ipv6: OnceCell<OwnedFd>,
 }
 
-/// The kernel takes the stricter of `all` and the interface (`IN_DEV_RPFILTER` in
-/// include/linux/inetdevice.h): `all` must go to 0, and the other interfaces keep what it
-/// gave them.
-fn accept_any_source(name: &str) -> Result<(), SysctlError> {
-    let path = |interface: &str| format!("ipv4/conf/{interface}/rp_filter");
-    let all = read(&path("all")).unwrap_or(0);
-    if all > 0 {
+impl Sysctls {
+    /// Opens `ipv4/...` or `ipv6/...` for reading, or for reading and writing.
+    ///
+    /// # Errors
+    /// `ENOENT` where there is no such setting, and those of open(2).
+    pub fn open(&self, path: &str, writable: bool) -> io::Result<File> {
+        let (protocol, rest) = path.split_once('/').ok_or(io::ErrorKind::NotFound)?;
+        let directory = match protocol {
+            "ipv4" => &self.ipv4,
+            _ => &self.ipv6,
+        };
+        let opened = match directory.get() {
+            Some(opened) => opened,
+            None => {
+                let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+                let opened = open(&Path::new(ROOT).join(protocol), flags, Mode::empty())?;
+                directory.get_or_init(|| opened)
+            }
+        };
+        let mode = if writable { OFlag::O_RDWR } else { OFlag::O_RDONLY };
+        Ok(openat(opened, rest, mode | OFlag::O_CLOEXEC, Mode::empty())?.into())
+    }
+
+    /// Carries out one setting.
+    ///
+    /// # Errors
+    /// When the file is absent where it must not be, or cannot be written.
+    pub fn apply(&self, sysctl: &Sysctl) -> Result<(), SysctlError> {
+        match sysctl {
+            Sysctl::Set(path, value) => match self.write(path, *value) {
+                Err(error) if error.source.kind() == io::ErrorKind::NotFound => Ok(()),
+                result => result,
+            },
+            Sysctl::Require(path, value) => self.write(path, *value),
+            Sysctl::Raise(path, value) => self.raise(path, *value),
+            Sysctl::AcceptAnySource(name) => self.accept_any_source(name),
+        }
+    }
+
+    /// The kernel takes the stricter of `all` and the interface (`IN_DEV_RPFILTER` in
+    /// include/linux/inetdevice.h): `all` must go to 0, and the other interfaces keep what it
+    /// gave them.
+    fn accept_any_source(&self, name: &str) -> Result<(), SysctlError> {
+        let path = |interface: &str| format!("ipv4/conf/{interface}/rp_filter");
+        let all = self.number(&path("all")).unwrap_or(0);
+        if all == 0 {
+            return Ok(());
+        }
         let interfaces =
             fs::read_dir(Path::new(ROOT).join("ipv4/conf")).into_iter().flatten().flatten();
         for interface in interfaces.filter_map(|entry| entry.file_name().into_string().ok()) {
             if interface != "all"
                 && interface != name
-                && read(&path(&interface)).is_some_and(|own| own < all)
+                && self.number(&path(&interface)).is_some_and(|own| own < all)
             {
-                write(&path(&interface), all)?;
+                self.write(&path(&interface), all)?;
             }
         }
-        write(&path("all"), 0)?;
+        self.write(&path("all"), 0)
     }
-    Ok(())
+
+    /// A setting that is a number; `None` where there is none.
+    pub fn number(&self, path: &str) -> Option<u32> {
+        number(&self.open(path, false).ok()?)
+    }
+
+    /// Opens the file once: to find it is most of the work.
+    fn raise(&self, path: &str, value: u32) -> Result<(), SysctlError> {
+        let raise = || {
+            let file = self.open(path, true)?;
+            match number(&file) {
+                Some(now) if value <= now => Ok(()),
+                _ => file.write_all_at(value.to_string().as_bytes(), 0),
+            }
+        };
+        raise().map_err(|source| SysctlError { path: path.to_owned(), value, source })
+    }
+
+    fn write(&self, path: &str, value: u32) -> Result<(), SysctlError> {
+        let file = self.open(path, true);
+        file.and_then(|file| file.write_all_at(value.to_string().as_bytes(), 0))
+            .map_err(|source| SysctlError { path: path.to_owned(), value, source })
+    }
 }
 
-/// Opens the file once: to find it is most of the work.
-fn raise(path: &str, value: u32) -> Result<(), SysctlError> {
-    let raise = || {
-        let file = File::options().read(true).write(true).open(Path::new(ROOT).join(path))?;
-        let mut text = [0; 16];
-        let length = file.read_at(&mut text, 0)?;
-        let now =
-            std::str::from_utf8(&text[..length]).ok().and_then(|text| text.trim().parse().ok());
-        match now {
-            Some(now) if value <= now => Ok(()),
-            _ => file.write_all_at(value.to_string().as_bytes(), 0),
-        }
-    };
-    raise().map_err(|source| SysctlError { path: path.to_owned(), value, source })
+/// What the open file of a setting says now.
+pub fn number(file: &File) -> Option<u32> {
+    let mut text = [0; 16];
+    let length = file.read_at(&mut text, 0).ok()?;
+    std::str::from_utf8(text.get(..length)?).ok()?.trim().parse().ok()
 }
 
-fn read(path: &str) -> Option<u32> {
-    fs::read_to_string(Path::new(ROOT).join(path)).ok()?.trim().parse().ok()
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::net::netns::NetNs;
 
-fn write(path: &str, value: u32) -> Result<(), SysctlError> {
-    fs::write(Path::new(ROOT).join(path), value.to_string()).map_err(|source| SysctlError {
-        path: path.to_owned(),
-        value,
-        source,
-    })
+    #[test]
+    fn settings_are_those_of_the_namespace_that_was_looked_into_first() {
+        let (one, two) = (NetNs::create().unwrap(), NetNs::create().unwrap());
+        let path = "ipv4/igmp_max_memberships";
+        let (of_one, of_two) = (Sysctls::default(), Sysctls::default());
+        let raise = Sysctl::Raise(path.into(), 500);
+        one.run(|| of_one.apply(&raise)).unwrap().unwrap();
+        let before = two.run(|| of_two.number(path)).unwrap().unwrap();
+        assert!(before < 500);
+        // Wherever the thread is by now.
+        assert_eq!((of_one.number(path), of_two.number(path)), (Some(500), Some(before)));
+        of_one.apply(&Sysctl::Raise(path.into(), 400)).unwrap();
+        assert_eq!(of_one.number(path), Some(500), "raised, never lowered");
+        let none = "ipv4/no_such_setting".to_owned();
+        of_one.apply(&Sysctl::Set(none.clone(), 1)).unwrap();
+        assert!(of_one.apply(&Sysctl::Require(none, 1)).is_err());
+    }
 }

@@ -1,8 +1,13 @@
 //! What the hook tells a proxy at its start.
 
+use std::net::Ipv4Addr;
+
 use serde::{Deserialize, Serialize};
 
-use crate::attach::{GroupPolicy, IgmpMode, RateLimits};
+use crate::attach::{GroupPolicy, IgmpMode, MacAddr, RateLimits};
+
+/// What the second line has of each interface.
+pub(super) type Made = (u32, Option<MacAddr>);
 
 /// What a proxy answers when its rules and sockets are in place.
 pub(super) const INSTALLED: &str = "installed";
@@ -12,7 +17,7 @@ pub(super) const READY: &str = "ready";
 pub(super) const REFUSED: &str = "error: ";
 
 /// The task of one proxy: the first line on its standard input, as JSON. The second follows when the
-/// interfaces are there, and lists their indexes; between the two the proxy opens all that does not need them.
+/// interfaces are there, and lists their indexes and hardware addresses; between the two the proxy opens all that does not need them.
 ///
 /// It answers on its standard output with the lines `installed` and `ready`, or `error: ...`, and closes it.
 /// A file descriptor of the container's namespaces does not appear: the proxy opens them from
@@ -49,6 +54,12 @@ pub struct ProxyInterface {
     /// come, and is to be known by its name.
     #[serde(skip)]
     pub index: u32,
+    /// Its hardware address, from the second line too.
+    #[serde(skip)]
+    pub mac: Option<MacAddr>,
+    /// Addresses of which the LAN is to be told when the link comes up.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub announce: Vec<Ipv4Addr>,
     /// Name of the LAN interface on the host, for people.
     pub parent: String,
     /// Where to join: the host interface's name.

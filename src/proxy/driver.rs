@@ -30,6 +30,7 @@ use super::status::{ProxyState, ProxyStatus};
 use super::upstream::LimitFiles;
 use super::warnings::unnumbered;
 use crate::attach::IgmpMode;
+use crate::net::announce::Announcer;
 use crate::net::netns::NetNs;
 
 /// Datagrams of one socket before the others have their turn.
@@ -90,6 +91,8 @@ struct Loop {
     limits: LimitFiles,
     control: Control,
     proc_net: ProcNet,
+    /// Kept, since to close it takes longer than all that it is for.
+    announcer: Option<Announcer>,
     /// Some interface is not served.
     observing: bool,
     /// Another proxy relays still.
@@ -173,6 +176,7 @@ impl Driver {
             limits,
             control: Control::new(listener),
             proc_net: inside.proc_net,
+            announcer: inside.announcer,
             observing,
             seen: BTreeMap::new(),
             warnings,

@@ -9,7 +9,7 @@ use std::os::unix::net::UnixListener;
 use std::time::Instant;
 
 use super::barrier::Barrier;
-use super::config::{ProxyConfig, ProxyInterface};
+use super::config::{Made, ProxyConfig, ProxyInterface};
 use super::downstream::{Injector, Intercepted};
 use super::driver::Predecessor;
 use super::filter::{self, Target};
@@ -24,7 +24,9 @@ use super::relay::{ContainerSockets, HostSockets};
 use super::start::{Context, StartError, refuse};
 use super::upstream::LimitFiles;
 use crate::attach::IgmpMode;
+use crate::net::announce::Announcer;
 use crate::net::netns::NetNs;
+use crate::net::sysctl::Sysctls;
 use crate::state::ProcessRef;
 
 /// Name of the nf_tables tables.
@@ -41,6 +43,8 @@ pub(super) struct Opened {
     lan: Vec<LanSocket>,
     barrier: Barrier,
     limits: LimitFiles,
+    /// The host's.
+    sysctls: Sysctls,
     warnings: Vec<String>,
 }
 
@@ -73,6 +77,8 @@ pub(crate) struct Inside {
     pub(crate) links: Links,
     /// What the container's kernel has joined.
     pub(crate) proc_net: ProcNet,
+    /// `None` where no address is to be announced.
+    pub(crate) announcer: Option<Announcer>,
 }
 
 /// The rules and the sockets on both sides of them.
@@ -104,7 +110,8 @@ impl Opened {
             None => Vec::new(),
         };
         let barrier = Barrier::open().context(|| "cannot open a socket".into())?;
-        let limits = LimitFiles::open();
+        let sysctls = Sysctls::default();
+        let limits = LimitFiles::open(&sysctls);
         Ok(Opened {
             config,
             container,
@@ -115,18 +122,20 @@ impl Opened {
             lan,
             barrier,
             limits,
+            sysctls,
             warnings,
         })
     }
 
     /// Puts the rules in place, now that the interfaces are there; those of relays may be yet to come.
-    pub(super) fn install(&mut self, indexes: &[u32]) -> Result<(), StartError> {
+    pub(super) fn install(&mut self, made: &[Made]) -> Result<(), StartError> {
         let interfaces = &mut self.config.interfaces;
-        if indexes.len() != interfaces.len() {
-            let what = format!("{} indexes for {} interfaces", indexes.len(), interfaces.len());
+        if made.len() != interfaces.len() {
+            let what = format!("{} indexes for {} interfaces", made.len(), interfaces.len());
             return refuse(what, "each has one");
         }
-        for (interface, index) in interfaces.iter_mut().zip(indexes) {
+        for (interface, (index, mac)) in interfaces.iter_mut().zip(made) {
+            interface.mac = *mac;
             // What a relay takes was looked up.
             if interface.relay.is_none() {
                 interface.index = *index;
@@ -147,7 +156,7 @@ impl Opened {
             relays = open_relays(&self.config.interfaces)?;
             // What is new to the host is told by notifications alone.
             if self.config.notifications {
-                reporters = open_reporters(&self.lan, now)?;
+                reporters = open_reporters(&self.lan, &self.sysctls, now)?;
             }
         }
         // In whose place the listener comes. One that has ended has left nothing.
@@ -222,10 +231,14 @@ fn open_relays(interfaces: &[ProxyInterface]) -> Result<Vec<(String, HostSockets
 }
 
 /// Where joins can be reported without delay; without notifications there are none.
-fn open_reporters(lan: &[LanSocket], now: Instant) -> Result<Vec<Reporter>, StartError> {
+fn open_reporters(
+    lan: &[LanSocket],
+    host: &Sysctls,
+    now: Instant,
+) -> Result<Vec<Reporter>, StartError> {
     let mut reporters = Vec::new();
     for socket in lan {
-        let reporter = Reporter::open(socket.name(), socket.index, now);
+        let reporter = Reporter::open(socket.name(), socket.index, host, now);
         let what = || format!("cannot open the report socket of {}", socket.name());
         reporters.extend(reporter.context(what)?);
     }
@@ -247,7 +260,10 @@ impl Inside {
         };
         let proc_net =
             ProcNet::open().context(|| "cannot open the container's /proc/net/igmp".into())?;
-        Ok(Inside { interception, links, proc_net })
+        let announcing = config.interfaces.iter().any(|i| !i.announce.is_empty());
+        let announcer = announcing.then(Announcer::open).transpose();
+        let announcer = announcer.context(|| "cannot open a packet socket".into())?;
+        Ok(Inside { interception, links, proc_net, announcer })
     }
 }
 

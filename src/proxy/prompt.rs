@@ -9,7 +9,7 @@
 //! the version that the kernel speaks on the interface, and only where the content cannot be wider or
 //! narrower than the host's merged state.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{self, BufRead, BufReader};
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::time::{Duration, Instant};
@@ -20,6 +20,7 @@ use super::links::{LinkEvent, Links};
 use crate::igmp::wire::{HEADER_LEN, Message, Query, Record, RecordType, Version};
 use crate::igmp::{Filter, FilterMode};
 use crate::net::sockopt;
+use crate::net::sysctl::Sysctls;
 
 /// Router Alert (RFC 2113 §2.1), as the socket option takes it.
 const ROUTER_ALERT: [u8; 4] = [148, 4, 0, 0];
@@ -53,7 +54,12 @@ impl Reporter {
     ///
     /// # Errors
     /// `EPERM` without CAP_NET_RAW, `ENODEV` when there is no such interface.
-    pub(crate) fn open(name: &str, index: u32, now: Instant) -> io::Result<Option<Self>> {
+    pub(crate) fn open(
+        name: &str,
+        index: u32,
+        host: &Sysctls,
+        now: Instant,
+    ) -> io::Result<Option<Self>> {
         let joins = Links::open_idle()?;
         if joins.hear_joins(true).is_err() {
             return Ok(None);
@@ -78,7 +84,7 @@ impl Reporter {
             socket,
             index,
             joins,
-            forced: forced_version(name),
+            forced: forced_version(name, host),
             v1_until: v1.then_some(until),
             v2_until: v2.then_some(until),
         }))
@@ -180,14 +186,11 @@ fn report(version: Version, group: Ipv4Addr, filter: &Filter) -> Option<Message>
     }
 }
 
-/// `net.ipv4.conf.*.force_igmp_version` of the caller's namespace; 3 stands for none (`IGMP_V2_SEEN`
-/// in net/ipv4/igmp.c).
-fn forced_version(name: &str) -> Option<Version> {
-    let read = |interface: &str| -> Option<u8> {
-        let path = format!("/proc/sys/net/ipv4/conf/{interface}/force_igmp_version");
-        fs::read_to_string(path).ok()?.trim().parse().ok()
-    };
-    [read("all"), read(name)].into_iter().flatten().find_map(|version| match version {
+/// `net.ipv4.conf.*.force_igmp_version` of the host; 3 stands for none (`IGMP_V2_SEEN` in
+/// net/ipv4/igmp.c).
+fn forced_version(name: &str, host: &Sysctls) -> Option<Version> {
+    let read = |interface| host.number(&format!("ipv4/conf/{interface}/force_igmp_version"));
+    ["all", name].into_iter().filter_map(read).find_map(|version| match version {
         1 => Some(Version::V1),
         2 => Some(Version::V2),
         _ => None,

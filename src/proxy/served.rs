@@ -17,6 +17,7 @@ use super::upstream::{LimitFiles, Pool};
 use super::warnings::about_querier;
 use crate::igmp::router::{RouterConfig, Status};
 use crate::igmp::{Filter, Router, is_link_local};
+use crate::net::announce::Announcer;
 
 /// One interface.
 pub(crate) struct Interface {
@@ -97,12 +98,20 @@ impl Interface {
         served.relay.as_mut().map_or(Ok(()), |relay| relay.turn_to(index))
     }
 
-    /// The link is up; nothing happens if that was known.
-    pub(crate) fn link_up(&mut self, now: Instant) {
+    /// The link is up; nothing happens if that was known. The first time its addresses are announced, if they
+    /// are to be.
+    pub(crate) fn link_up(&mut self, now: Instant, announcer: Option<&Announcer>) {
         if self.up_since.is_some() {
             return;
         }
         self.up_since = Some(now);
+        let ProxyInterface { index, mac, announce, .. } = &mut self.config;
+        if let (Some(announcer), Some(mac)) = (announcer, *mac) {
+            for address in announce.drain(..) {
+                // A lost one costs a neighbour its cache's lifetime.
+                let _ = announcer.announce(*index, address, mac);
+            }
+        }
         if let Some(served) = &mut self.served {
             served.router.handle_link_up(now);
         }

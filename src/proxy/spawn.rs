@@ -10,6 +10,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use serde::Serialize;
 
 use super::config::{INSTALLED, ProxyConfig, READY, REFUSED};
+use crate::attach::MacAddr;
 use crate::state::{ProcessRef, state_dir};
 
 /// A proxy that takes longer to say it is ready is ended.
@@ -98,12 +99,12 @@ impl Starting {
     }
 
     /// Tells it that all its interfaces are there, as far as they are not yet to come: their indexes in the
-    /// container's namespace, in the order of the task.
+    /// container's namespace and their hardware addresses, in the order of the task.
     ///
     /// # Errors
     /// As [`give`](Self::give).
-    pub fn go(&mut self, indexes: &[u32]) -> Result<(), SpawnError> {
-        self.send(&indexes)?;
+    pub fn go(&mut self, made: &[(u32, Option<MacAddr>)]) -> Result<(), SpawnError> {
+        self.send(&made)?;
         self.stdin = None;
         Ok(())
     }

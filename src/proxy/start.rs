@@ -9,7 +9,7 @@ use std::time::Instant;
 use nix::sys::signal::{SigHandler, Signal, signal};
 use serde::de::DeserializeOwned;
 
-use super::config::{INSTALLED, ProxyConfig, READY, REFUSED};
+use super::config::{INSTALLED, Made, ProxyConfig, READY, REFUSED};
 use super::driver::Driver;
 use super::log::Level;
 use super::parts::Opened;
@@ -93,9 +93,9 @@ fn start(task: File, answer: &mut File) -> Result<Driver, StartError> {
     let now = Instant::now();
     let mut opened = Opened::open(config, now)?;
     let filter = sandbox::system_calls().context(|| "cannot make the system call filter".into())?;
-    let indexes: Vec<u32> = next(&mut task)?;
+    let made: Vec<Made> = next(&mut task)?;
     drop(task);
-    opened.install(&indexes)?;
+    opened.install(&made)?;
     // The links may come up: what they bring waits in sockets.
     tell(answer, INSTALLED).context(|| "cannot answer the hook".into())?;
     let parts = opened.complete(now)?;

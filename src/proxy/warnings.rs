@@ -68,6 +68,8 @@ mod tests {
         ProxyInterface {
             name: "mc0".into(),
             index: 7,
+            mac: None,
+            announce: Vec::new(),
             parent: "eth1".into(),
             upstream: "eth2".into(),
             upstream_index: 3,

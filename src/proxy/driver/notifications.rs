@@ -115,7 +115,7 @@ impl Loop {
     ) {
         for _ in 0..most {
             let (interfaces, seen) = (&mut self.interfaces, &mut self.seen);
-            let observing = self.observing;
+            let (announcer, observing) = (self.announcer.as_ref(), self.observing);
             let result = self.links.receive_named(&mut self.buffer, |event, name| {
                 let index = event.index();
                 let known = interfaces.iter().position(|i| i.config.index == index);
@@ -136,7 +136,7 @@ impl Loop {
                     return;
                 };
                 match event {
-                    LinkEvent::Up(_) => interfaces[at].link_up(now),
+                    LinkEvent::Up(_) => interfaces[at].link_up(now, announcer),
                     LinkEvent::Down(_) => interfaces[at].link_down(),
                     LinkEvent::Gone(_) => {
                         interfaces[at].gone(now);

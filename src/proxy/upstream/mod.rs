@@ -11,7 +11,6 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
 use std::net::Ipv4Addr;
-use std::os::unix::fs::FileExt;
 use std::time::{Duration, Instant};
 
 use socket2::{Domain, Socket, Type};
@@ -19,6 +18,7 @@ use socket2::{Domain, Socket, Type};
 use self::plan::{Limits, Operation, SlotId, Slots};
 use crate::igmp::{Filter, FilterMode};
 use crate::net::sockopt;
+use crate::net::sysctl::{Sysctls, number};
 
 /// Named for a moment when a group is joined with an EXCLUDE list, see [`join`]: TEST-NET-1,
 /// from which nothing is sent (RFC 5737).
@@ -39,11 +39,11 @@ pub(crate) struct LimitFiles {
 }
 
 impl LimitFiles {
-    /// Opens the sysctls of the caller's namespace; where that fails, defaults hold.
-    pub(crate) fn open() -> Self {
+    /// Opens those of the host; where that fails, defaults hold.
+    pub(crate) fn open(host: &Sysctls) -> Self {
         let files = LimitFiles {
-            memberships: File::open("/proc/sys/net/ipv4/igmp_max_memberships").ok(),
-            sources: File::open("/proc/sys/net/ipv4/igmp_max_msf").ok(),
+            memberships: host.open("ipv4/igmp_max_memberships", false).ok(),
+            sources: host.open("ipv4/igmp_max_msf", false).ok(),
             known: Cell::default(),
         };
         files.read();
@@ -56,11 +56,7 @@ impl LimitFiles {
 
     fn read(&self) -> Limits {
         let default = Limits::default();
-        let value = |file: &Option<File>| {
-            let mut text = [0; 16];
-            let n = file.as_ref()?.read_at(&mut text, 0).ok()?;
-            std::str::from_utf8(text.get(..n)?).ok()?.trim().parse().ok()
-        };
+        let value = |file: &Option<File>| usize::try_from(number(file.as_ref()?)?).ok();
         let limits = Limits {
             memberships: value(&self.memberships).unwrap_or(default.memberships),
             sources: value(&self.sources).unwrap_or(default.sources),
