@@ -23,6 +23,10 @@ impl Loop {
         let mut changed = Memberships::new();
         // Who joins one group need not wait until it is clear that there is nothing else.
         self.take_link_events(now, log, 1, &mut changed);
+        if !changed.values().any(|joined| *joined) {
+            // A leave, behind which there may be a join.
+            self.take_link_events(now, log, TURN, &mut changed);
+        }
         for _ in 0..ROUNDS {
             if changed.is_empty() {
                 return;
