@@ -31,7 +31,7 @@ impl Loop {
             if changed.is_empty() {
                 return;
             }
-            let Some(wanted) = self.wanted(&changed) else { return };
+            let wanted = self.wanted(&changed).unwrap_or_default();
             // What has changed again by now is for the next round.
             let mut later = Memberships::new();
             self.take_link_events(now, log, TURN, &mut later);
@@ -43,7 +43,7 @@ impl Loop {
     }
 
     /// What is wanted of groups that were joined, as far as the kernel's files leave no doubt; `None`
-    /// where nothing can be told.
+    /// where they cannot be read.
     fn wanted(&self, changed: &Memberships) -> Option<BTreeMap<(u32, Ipv4Addr), Filter>> {
         let joined = || changed.iter().filter(|(_, joined)| **joined).map(|(at, _)| *at);
         if joined().next().is_none() {
