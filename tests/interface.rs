@@ -141,8 +141,16 @@ fn the_containers_limits_for_groups_and_sources_are_raised() {
 #[test]
 fn the_address_is_announced_to_the_lan() {
     let lab = Lab::new(2);
+    // By the proxy, and by the kernel where there is none.
+    for (name, last, igmp) in [("served", 11, "proxy"), ("alone", 12, "off")] {
+        is_announced(&lab, name, last, igmp);
+    }
+}
+
+fn is_announced(lab: &Lab, name: &str, last: u8, igmp: &str) {
     let capture = lab.capture_also("arp");
-    let container = lab.start("c", "10.99.0.11");
+    let attachment = format!("parent=lan0,ip=10.99.0.{last}/24,igmp={igmp}");
+    let container = lab.start_with(name, &[&attachment], &[]);
     let mac = link(&container, "mc0")["address"].as_str().expect("a MAC").to_owned();
     let octets: Vec<u8> =
         mac.split(':').map(|b| u8::from_str_radix(b, 16).expect("hexadecimal")).collect();
@@ -150,8 +158,8 @@ fn the_address_is_announced_to_the_lan() {
         // Sender hardware and protocol address, and the target equal to the sender (RFC 5944 4.6).
         let announces = |frame: &Vec<u8>| {
             frame.get(22..28) == Some(&octets[..])
-                && frame.get(28..32) == Some(&[10, 99, 0, 11])
-                && frame.get(38..42) == Some(&[10, 99, 0, 11])
+                && frame.get(28..32) == Some(&[10, 99, 0, last])
+                && frame.get(38..42) == Some(&[10, 99, 0, last])
         };
         capture.frames().iter().any(announces).then_some(())
     });

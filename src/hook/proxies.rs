@@ -1,7 +1,7 @@
 //! Starting, replacing and ending the proxy of a record.
 
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
 use super::HookError;
@@ -40,18 +40,7 @@ pub(super) fn give(
             name: interface.name.clone(),
             index: interface.index,
             mac: interface.mac,
-            announce: match interface.index {
-                0 if interface.attachment.is_announced_by_proxy() => {
-                    let each = interface.attachment.ip.addresses().iter();
-                    each.filter_map(|net| match net.addr() {
-                        IpAddr::V4(address) => Some(address),
-                        IpAddr::V6(_) => None,
-                    })
-                    .collect()
-                }
-                // It is there already.
-                _ => Vec::new(),
-            },
+            announce: announced(interface),
             parent: interface.attachment.parent.to_string(),
             upstream: interface.attachment.upstream().to_string(),
             upstream_index: interface.upstream_index,
@@ -80,6 +69,20 @@ pub(super) fn go(starting: &mut Starting, record: &Record) -> Result<(), SpawnEr
 /// The interfaces that have a proxy.
 fn served(record: &Record) -> impl Iterator<Item = &AttachedInterface> {
     record.interfaces.iter().filter(|interface| is_served(interface))
+}
+
+/// The addresses that the proxy is to tell the LAN of: those of an interface that is yet to be made.
+fn announced(interface: &AttachedInterface) -> Vec<Ipv4Addr> {
+    if interface.index != 0 || !interface.attachment.is_announced_by_proxy() {
+        return Vec::new();
+    }
+    let addresses = interface.attachment.ip.addresses().iter();
+    addresses
+        .filter_map(|net| match net.addr() {
+            IpAddr::V4(address) => Some(address),
+            IpAddr::V6(_) => None,
+        })
+        .collect()
 }
 
 /// What the proxy is to carry for an interface whose link carries no multicast.

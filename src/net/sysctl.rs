@@ -130,7 +130,10 @@ pub fn number(file: &File) -> Option<u32> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::net::messages::set_devconf;
+    use crate::net::netlink::RouteSocket;
     use crate::net::netns::NetNs;
+    use crate::net::plan::DevConf;
 
     #[test]
     fn settings_are_those_of_the_namespace_that_was_looked_into_first() {
@@ -148,5 +151,29 @@ mod tests {
         let none = "ipv4/no_such_setting".to_owned();
         of_one.apply(&Sysctl::Set(none.clone(), 1)).unwrap();
         assert!(of_one.apply(&Sysctl::Require(none, 1)).is_err());
+    }
+
+    #[test]
+    fn settings_of_an_interface_by_netlink_are_those_of_the_files() {
+        let namespace = NetNs::create().unwrap();
+        let mut socket = RouteSocket::open_in(&namespace).unwrap();
+        let of = Sysctls::default();
+        let loopback = 1;
+        for value in [1, 0] {
+            let settings = [
+                (DevConf::RpFilter, value),
+                (DevConf::ForceIgmpVersion, value),
+                (DevConf::ArpIgnore, value),
+                (DevConf::ArpNotify, value),
+                (DevConf::Igmpv2ReportInterval, 20 + value),
+                (DevConf::Igmpv3ReportInterval, 30 + value),
+            ];
+            socket.request(set_devconf(loopback, &settings), 0).unwrap();
+            for (setting, value) in settings {
+                let path = format!("ipv4/conf/lo/{}", setting.name());
+                let now = namespace.run(|| of.number(&path)).unwrap();
+                assert_eq!(now, Some(value), "{path}");
+            }
+        }
     }
 }

@@ -17,7 +17,8 @@ pub(super) const READY: &str = "ready";
 pub(super) const REFUSED: &str = "error: ";
 
 /// The task of one proxy: the first line on its standard input, as JSON. The second follows when the
-/// interfaces are there, and lists their indexes and hardware addresses; between the two the proxy opens all that does not need them.
+/// interfaces are there, and lists their indexes and hardware addresses; between the two the proxy opens
+/// all that does not need them.
 ///
 /// It answers on its standard output with the lines `installed` and `ready`, or `error: ...`, and closes it.
 /// A file descriptor of the container's namespaces does not appear: the proxy opens them from

@@ -146,8 +146,11 @@ impl Driver {
             log.line(now, Level::Info, &format!("{how} {name} on {upstream}"));
             interfaces.push(Interface::new(interface.clone(), injector, relay, now));
         }
-        for interface in interfaces.iter_mut().filter(|i| i.config.index != 0) {
-            interface.appear(interface.config.index)?;
+        for interface in &mut interfaces {
+            let index = interface.config.index;
+            if let Some(relay) = interface.relay().filter(|_| index != 0) {
+                relay.turn_to(index)?;
+            }
         }
         for warning in &warnings {
             log.line(now, Level::Warning, warning);

@@ -296,14 +296,6 @@ impl Interception {
         config: &ProxyConfig,
         warnings: &mut Vec<String>,
     ) -> Result<bool, StartError> {
-        let known = config.interfaces.iter().filter(|i| i.igmp == IgmpMode::Proxy);
-        for ((name, injector), interface) in self.injectors.iter().zip(known) {
-            if interface.index != 0 {
-                injector
-                    .turn_to(interface.index)
-                    .context(|| format!("cannot open the query socket of {name}"))?;
-            }
-        }
         let served: Vec<Target<'_>> = config
             .interfaces
             .iter()
@@ -315,6 +307,13 @@ impl Interception {
                 relayed: i.relay.as_ref().map(|_| i.policy.link_local_groups()),
             })
             .collect();
+        for (target, (_, injector)) in served.iter().zip(&self.injectors) {
+            if target.index != 0 {
+                injector
+                    .turn_to(target.index)
+                    .context(|| format!("cannot open the query socket of {}", target.name))?;
+            }
+        }
         // The second name is for a container that has a table of the first, or a proxy that is
         // being replaced. One with an owner gives EPERM.
         let names = [TABLE.to_owned(), format!("{TABLE}-{}", std::process::id())];
