@@ -39,8 +39,9 @@ def rows(context):
             yield row(f"loss, {receivers} {name} of {rate // 1000} k packets/s", ours, theirs, receivers,
                       rate, brief=receivers > 1)
         if receivers in wanted:
-            yield row(f"loss, {receivers} receivers where the defaults lose a quarter", ours, theirs,
-                      receivers, wanted[receivers], brief=True)
+            rate = wanted[receivers]
+            where = "as fast as the sender can" if rate == UNPACED else "where the defaults lose a quarter"
+            yield row(f"loss, {receivers} receivers {where}", ours, theirs, receivers, rate, brief=True)
     yield from cost(context)
 
 
