@@ -28,9 +28,12 @@ pub struct SysctlError {
 ///
 /// They are found below the open directory of a protocol. All namespaces have one of that name at the same
 /// place in the kernel's cache, so that to find it takes the longer the more namespaces there are
-/// (`proc_sys_compare` in fs/proc/proc_sysctl.c); what is in it is this namespace's alone.
+/// (`proc_sys_compare` in fs/proc/proc_sysctl.c); what is in it is this namespace's alone. Found from the
+/// directory above it takes no locks, which others who look for theirs would hold: a path of several names
+/// does (`proc_sys_revalidate` there).
 #[derive(Debug, Default)]
 pub struct Sysctls {
+    root: OnceCell<OwnedFd>,
     ipv4: OnceCell<OwnedFd>,
     ipv6: OnceCell<OwnedFd>,
 }
@@ -46,14 +49,10 @@ impl Sysctls {
             "ipv4" => &self.ipv4,
             _ => &self.ipv6,
         };
-        let opened = match directory.get() {
-            Some(opened) => opened,
-            None => {
-                let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-                let opened = open(&Path::new(ROOT).join(protocol), flags, Mode::empty())?;
-                directory.get_or_init(|| opened)
-            }
-        };
+        const DIRECTORY: OFlag = OFlag::O_PATH.union(OFlag::O_DIRECTORY).union(OFlag::O_CLOEXEC);
+        let root = get_or_try_init(&self.root, || open(ROOT, DIRECTORY, Mode::empty()))?;
+        let opened =
+            get_or_try_init(directory, || openat(root, protocol, DIRECTORY, Mode::empty()))?;
         let mode = if writable { OFlag::O_RDWR } else { OFlag::O_RDONLY };
         Ok(openat(opened, rest, mode | OFlag::O_CLOEXEC, Mode::empty())?.into())
     }
@@ -117,6 +116,14 @@ impl Sysctls {
         let file = self.open(path, true);
         file.and_then(|file| file.write_all_at(value.to_string().as_bytes(), 0))
             .map_err(|source| SysctlError { path: path.to_owned(), value, source })
+    }
+}
+
+/// `OnceCell::get_or_try_init`, which is not stable yet.
+fn get_or_try_init<T, E>(cell: &OnceCell<T>, init: impl FnOnce() -> Result<T, E>) -> Result<&T, E> {
+    match cell.get() {
+        Some(value) => Ok(value),
+        None => init().map(|value| cell.get_or_init(|| value)),
     }
 }
 
