@@ -116,7 +116,9 @@ impl Driver {
     pub(crate) fn new(parts: Parts, now: Instant) -> io::Result<Self> {
         let Parts { config, container, namespace, home, mut log, inside, lan, mut relays, .. } =
             parts;
-        let Parts { reporters, barrier, limits, predecessor, listener, warnings, .. } = parts;
+        let Parts {
+            reporters, announcer, barrier, limits, predecessor, listener, warnings, ..
+        } = parts;
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
         let watch = |fd: std::os::fd::BorrowedFd<'_>, token| {
             epoll.add(fd, EpollEvent::new(EpollFlags::EPOLLIN, token))
@@ -179,7 +181,7 @@ impl Driver {
             limits,
             control: Control::new(listener),
             proc_net: inside.proc_net,
-            announcer: inside.announcer,
+            announcer,
             observing,
             seen: BTreeMap::new(),
             warnings,

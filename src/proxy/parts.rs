@@ -24,7 +24,7 @@ use super::relay::{ContainerSockets, HostSockets};
 use super::start::{Context, StartError, refuse};
 use super::upstream::LimitFiles;
 use crate::attach::IgmpMode;
-use crate::net::announce::Announcer;
+use crate::net::announce::{Announcer, FrameSocket};
 use crate::net::netns::NetNs;
 use crate::net::sysctl::Sysctls;
 use crate::state::ProcessRef;
@@ -41,6 +41,7 @@ pub(super) struct Opened {
     log: Log,
     inside: Inside,
     lan: Vec<LanSocket>,
+    announcer: Option<Announcer>,
     barrier: Barrier,
     limits: LimitFiles,
     /// The host's.
@@ -62,6 +63,8 @@ pub(crate) struct Parts {
     /// The host's side of each relay, by interface name.
     pub(crate) relays: Vec<(String, HostSockets)>,
     pub(crate) reporters: Vec<Reporter>,
+    /// `None` where no address is to be announced.
+    pub(crate) announcer: Option<Announcer>,
     pub(crate) barrier: Barrier,
     pub(crate) limits: LimitFiles,
     /// The proxy that this one follows.
@@ -78,7 +81,7 @@ pub(crate) struct Inside {
     /// What the container's kernel has joined.
     pub(crate) proc_net: ProcNet,
     /// `None` where no address is to be announced.
-    pub(crate) announcer: Option<Announcer>,
+    frames: Option<FrameSocket>,
 }
 
 /// The rules and the sockets on both sides of them.
@@ -97,7 +100,7 @@ impl Opened {
     pub(super) fn open(mut config: ProxyConfig, now: Instant) -> Result<Self, StartError> {
         let (namespace, container) = find_container(&config)?;
         let mut warnings = Vec::new();
-        let inside =
+        let mut inside =
             namespace.run(|| Inside::open(&mut config, &mut warnings)).context(|| {
                 format!("cannot enter the network namespace of process {}", config.pid)
             })??;
@@ -108,6 +111,13 @@ impl Opened {
         let lan = match inside.interception {
             Some(_) => open_lan(&config.interfaces)?,
             None => Vec::new(),
+        };
+        let announcer = match inside.frames.take() {
+            Some(container) => {
+                let host = FrameSocket::open().context(|| "cannot open a packet socket".into())?;
+                Some(Announcer { host, container })
+            }
+            None => None,
         };
         let barrier = Barrier::open().context(|| "cannot open a socket".into())?;
         let sysctls = Sysctls::default();
@@ -120,6 +130,7 @@ impl Opened {
             log,
             inside,
             lan,
+            announcer,
             barrier,
             limits,
             sysctls,
@@ -174,6 +185,7 @@ impl Opened {
             lan: self.lan,
             relays,
             reporters,
+            announcer: self.announcer,
             barrier: self.barrier,
             limits: self.limits,
             predecessor,
@@ -261,9 +273,9 @@ impl Inside {
         let proc_net =
             ProcNet::open().context(|| "cannot open the container's /proc/net/igmp".into())?;
         let announcing = config.interfaces.iter().any(|i| !i.announce.is_empty());
-        let announcer = announcing.then(Announcer::open).transpose();
-        let announcer = announcer.context(|| "cannot open a packet socket".into())?;
-        Ok(Inside { interception, links, proc_net, announcer })
+        let frames = announcing.then(FrameSocket::open).transpose();
+        let frames = frames.context(|| "cannot open a packet socket".into())?;
+        Ok(Inside { interception, links, proc_net, frames })
     }
 }
 

@@ -105,11 +105,13 @@ impl Interface {
             return;
         }
         self.up_since = Some(now);
-        let ProxyInterface { index, mac, announce, .. } = &mut self.config;
+        let ProxyInterface { index, mac, announce, parent, upstream, upstream_index, .. } =
+            &mut self.config;
+        let parent = (parent == upstream).then_some(*upstream_index);
         if let (Some(announcer), Some(mac)) = (announcer, *mac) {
             for address in announce.drain(..) {
                 // A lost one costs a neighbour its cache's lifetime.
-                let _ = announcer.announce(*index, address, mac);
+                let _ = announcer.announce(*index, parent, address, mac);
             }
         }
         if let Some(served) = &mut self.served {
