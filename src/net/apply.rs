@@ -110,7 +110,7 @@ impl<'a> Applying<'a> {
             container,
             namespace,
             plans,
-            sysctls: Sysctls::default(),
+            sysctls: Sysctls::apart(),
             created: Vec::new(),
             committed: false,
         };

@@ -11,6 +11,7 @@ pub mod messages;
 pub mod netlink;
 pub mod netns;
 pub mod plan;
+mod procfs;
 mod removal;
 pub mod sockopt;
 pub mod sysctl;
