@@ -147,6 +147,21 @@ fn the_address_is_announced_to_the_lan() {
     }
 }
 
+#[test]
+fn another_container_learns_who_has_the_address_now() {
+    let lab = Lab::new(2);
+    let other = lab.start("other", "10.99.0.11");
+    let neighbour = "10.99.0.12";
+    let earlier = format!("neigh replace {neighbour} lladdr 02:00:5e:00:00:01 dev mc0 nud stale");
+    run(other.enter("ip").args(earlier.split(' ')));
+    let container = lab.start("c", neighbour);
+    let mac = link(&container, "mc0")["address"].clone();
+    wait_until("the neighbour's entry is renewed", PATIENCE, || {
+        let entry = other.ip(&format!("neigh show {neighbour}"))[0].clone();
+        (entry["lladdr"] == mac).then_some(())
+    });
+}
+
 fn is_announced(lab: &Lab, name: &str, last: u8, igmp: &str) {
     let capture = lab.capture_also("arp");
     let attachment = format!("parent=lan0,ip=10.99.0.{last}/24,igmp={igmp}");
@@ -154,10 +169,11 @@ fn is_announced(lab: &Lab, name: &str, last: u8, igmp: &str) {
     let mac = link(&container, "mc0")["address"].as_str().expect("a MAC").to_owned();
     let octets: Vec<u8> =
         mac.split(':').map(|b| u8::from_str_radix(b, 16).expect("hexadecimal")).collect();
-    wait_until("a gratuitous ARP is on the wire", PATIENCE, || {
+    wait_until("a gratuitous ARP request is on the wire", PATIENCE, || {
         // Sender hardware and protocol address, and the target equal to the sender (RFC 5944 4.6).
         let announces = |frame: &Vec<u8>| {
-            frame.get(22..28) == Some(&octets[..])
+            frame.get(20..22) == Some(&[0, 1])
+                && frame.get(22..28) == Some(&octets[..])
                 && frame.get(28..32) == Some(&[10, 99, 0, last])
                 && frame.get(38..42) == Some(&[10, 99, 0, last])
         };

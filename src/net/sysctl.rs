@@ -185,6 +185,38 @@ mod tests {
     }
 
     #[test]
+    fn a_proc_filesystem_of_its_own_shows_the_same_settings() {
+        procfs::new_instance().unwrap();
+        let namespace = NetNs::create().unwrap();
+        let (apart, usual) = (Sysctls::apart(), Sysctls::default());
+        namespace
+            .run(|| apart.apply(&Sysctl::Set("ipv4/igmp_max_msf".into(), 77)))
+            .unwrap()
+            .unwrap();
+        let seen = namespace.run(|| usual.number("ipv4/igmp_max_msf")).unwrap();
+        assert_eq!((seen, apart.number("ipv4/igmp_max_msf")), (Some(77), Some(77)));
+    }
+
+    #[test]
+    fn other_interfaces_keep_their_source_check_when_one_gives_it_up() {
+        let namespace = NetNs::create().unwrap();
+        for of in [Sysctls::apart(), Sysctls::default()] {
+            let values = |all, loopback| {
+                let each = [("all", all), ("lo", loopback), ("default", 0)];
+                each.map(|(name, value)| {
+                    Sysctl::Require(format!("ipv4/conf/{name}/rp_filter"), value)
+                })
+            };
+            let accept = Sysctl::AcceptAnySource("default".into());
+            let settings = values(2, 1).into_iter().chain([accept]);
+            let apply = || settings.into_iter().try_for_each(|setting| of.apply(&setting));
+            namespace.run(apply).unwrap().unwrap();
+            let now = |name| of.number(&format!("ipv4/conf/{name}/rp_filter"));
+            assert_eq!(["all", "lo", "default"].map(now), [Some(0), Some(2), Some(0)]);
+        }
+    }
+
+    #[test]
     fn settings_of_an_interface_by_netlink_are_those_of_the_files() {
         let namespace = NetNs::create().unwrap();
         let mut socket = RouteSocket::open_in(&namespace).unwrap();
