@@ -9,16 +9,10 @@ use std::os::fd::AsRawFd;
 
 use socket2::{Domain, Socket, Type};
 
-/// The request that an unprivileged process may make, and for which the kernel takes the RTNL lock
-/// before it looks at anything (`dev_ethtool` in net/ethtool/ioctl.c): is there a link?
-const ETHTOOL_GLINK: u32 = 0x0a;
-
-/// `struct ethtool_value`.
-#[repr(C)]
-struct Value {
-    command: u32,
-    data: u32,
-}
+/// How packets are stamped on loopback, which stamps none: a request that an unprivileged process may make,
+/// and for which the kernel takes the RTNL lock before it looks at anything (`dev_ioctl` in
+/// net/core/dev_ioctl.c). Of those it is the one with the least to do.
+pub(super) const SIOCGHWTSTAMP: u64 = 0x89b1;
 
 /// A socket to ask with.
 pub(crate) struct Barrier(Socket);
@@ -35,27 +29,113 @@ impl Barrier {
     /// Returns when every join or leave that was under way is done. Where the kernel refuses it returns
     /// `false` at once.
     pub(crate) fn pass(&self) -> bool {
-        let mut value = Value { command: ETHTOOL_GLINK, data: 0 };
         // SAFETY: an all-zero ifreq is a valid one.
         let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
         for (to, from) in request.ifr_name.iter_mut().zip(b"lo") {
             *to = *from as libc::c_char;
         }
-        request.ifr_ifru.ifru_data = (&raw mut value).cast();
-        // SAFETY: the request names a buffer as large as this command writes, and both outlive
-        // the call.
-        let result =
-            unsafe { libc::ioctl(self.0.as_raw_fd(), libc::SIOCETHTOOL as _, &raw mut request) };
-        result == 0
+        // SAFETY: the request outlives the call, and names no buffer to be written to.
+        let refused =
+            unsafe { libc::ioctl(self.0.as_raw_fd(), SIOCGHWTSTAMP as _, &raw mut request) } < 0;
+        let answer = if refused { io::Error::last_os_error().raw_os_error() } else { None };
+        // What the interface, and not the kernel before it, has to say of it.
+        matches!(answer, None | Some(libc::EOPNOTSUPP | libc::ENODEV))
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs::File;
+    use std::io::Read;
+    use std::os::fd::FromRawFd;
+    use std::ptr;
+    use std::sync::mpsc::channel;
+    use std::thread;
+    use std::time::Duration;
+
     use super::*;
 
+    /// Numbers of linux/userfaultfd.h, and the requests made of them.
+    const UFFD_API: u64 = 0xaa;
+    const UFFDIO_API: libc::c_ulong = 0xc018_aa3f;
+    const UFFDIO_REGISTER: libc::c_ulong = 0xc020_aa00;
+    const UFFDIO_ZEROPAGE: libc::c_ulong = 0xc020_aa04;
+    const REGISTER_MODE_MISSING: u64 = 1;
+    const ETHTOOL_GLINK: u32 = 0x0a;
+    const PAGE: usize = 4096;
+
+    /// A page that whoever touches it waits for.
+    struct AwaitedPage {
+        faults: File,
+        start: u64,
+    }
+
+    impl AwaitedPage {
+        fn new() -> Self {
+            // SAFETY: a mapping of its own, which stays for good.
+            let start = unsafe {
+                let (access, kind) =
+                    (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
+                libc::mmap(ptr::null_mut(), PAGE * 2, access, kind, -1, 0)
+            };
+            assert_ne!(start, libc::MAP_FAILED);
+            // SAFETY: it takes flags.
+            let fd = unsafe { libc::syscall(libc::SYS_userfaultfd, libc::O_CLOEXEC) };
+            assert!(fd >= 0, "userfaultfd: {}", io::Error::last_os_error());
+            // SAFETY: the kernel has just made it.
+            let faults = unsafe { File::from_raw_fd(fd as i32) };
+            let page = AwaitedPage { faults, start: start as u64 + PAGE as u64 };
+            page.request(UFFDIO_API, &mut [UFFD_API, 0, 0]);
+            let mut register = [page.start, PAGE as u64, REGISTER_MODE_MISSING, 0];
+            page.request(UFFDIO_REGISTER, &mut register);
+            page
+        }
+
+        fn request(&self, request: libc::c_ulong, argument: &mut [u64]) {
+            let fd = self.faults.as_raw_fd();
+            // SAFETY: each request has an argument of its own size, which is given.
+            let result = unsafe { libc::ioctl(fd, request as _, argument.as_mut_ptr()) };
+            assert_eq!(result, 0, "userfaultfd: {}", io::Error::last_os_error());
+        }
+
+        fn wait_until_touched(&mut self) {
+            self.faults.read_exact(&mut [0; 32]).unwrap();
+        }
+
+        fn provide(&self) {
+            self.request(UFFDIO_ZEROPAGE, &mut [self.start, PAGE as u64, 0, 0]);
+        }
+    }
+
+    /// Asks whether there is a link: the kernel takes the lock, and writes the answer while it has it
+    /// (`dev_ethtool` in net/ethtool/ioctl.c). Only the answer is in the page.
+    fn hold_lock(page: u64) {
+        let socket = Socket::new(Domain::IPV4, Type::DGRAM, None).unwrap();
+        let command = (page - 4) as *mut u32;
+        // SAFETY: all zero is a valid one, and the command is in a page that is there.
+        let result = unsafe {
+            command.write(ETHTOOL_GLINK);
+            let mut request: libc::ifreq = std::mem::zeroed();
+            request.ifr_name[..2].copy_from_slice(&[b'l' as libc::c_char, b'o' as libc::c_char]);
+            request.ifr_ifru.ifru_data = command.cast();
+            libc::ioctl(socket.as_raw_fd(), libc::SIOCETHTOOL as _, &raw mut request)
+        };
+        assert_eq!(result, 0);
+    }
+
     #[test]
-    fn anybody_may_pass() {
-        assert!(Barrier::open().unwrap().pass());
+    fn nobody_passes_while_another_has_the_lock() {
+        let mut page = AwaitedPage::new();
+        let start = page.start;
+        let holder = thread::spawn(move || hold_lock(start));
+        page.wait_until_touched();
+        let (tell, told) = channel();
+        let passing = thread::spawn(move || tell.send(Barrier::open().unwrap().pass()).unwrap());
+        let early = told.recv_timeout(Duration::from_millis(50));
+        page.provide();
+        assert!(early.is_err(), "it passed");
+        assert_eq!(told.recv_timeout(Duration::from_secs(10)), Ok(true));
+        holder.join().unwrap();
+        passing.join().unwrap();
     }
 }

@@ -17,6 +17,7 @@ use seccompiler::{
     SeccompRule,
 };
 
+use super::barrier::SIOCGHWTSTAMP;
 use super::home::Home;
 use crate::state::PROXY_ID;
 
@@ -204,7 +205,7 @@ pub(crate) fn system_calls() -> io::Result<BpfProgram> {
         }
     }
     rules.insert(libc::SYS_setsockopt, options);
-    let requests = [libc::SIOCETHTOOL, libc::SIOCGIFADDR, libc::SIOCGIFMTU, libc::FIONBIO];
+    let requests = [SIOCGHWTSTAMP, libc::SIOCGIFADDR, libc::SIOCGIFMTU, libc::FIONBIO];
     let requests = requests.map(|request| rule(&[(1, SeccompCmpOp::Eq, request)]));
     rules.insert(libc::SYS_ioctl, requests.into_iter().collect::<io::Result<_>>()?);
     // How much was lost to a full buffer.
