@@ -162,6 +162,34 @@ fn another_container_learns_who_has_the_address_now() {
     });
 }
 
+#[test]
+fn when_the_address_is_announced_the_proxy_has_no_packet_socket_any_more() {
+    let lab = Lab::new(2);
+    let container = lab.start("c", "10.99.0.11");
+    let proxy = lab.proxy_pid(&container);
+    let held = || -> Vec<String> {
+        let fds = std::fs::read_dir(format!("/proc/{proxy}/fd")).expect("the proxy runs");
+        let target =
+            |fd: std::io::Result<std::fs::DirEntry>| std::fs::read_link(fd.ok()?.path()).ok();
+        let targets = fds.filter_map(target).map(|target| target.display().to_string());
+        let inode =
+            |target: String| Some(target.strip_prefix("socket:[")?.strip_suffix("]")?.to_owned());
+        targets.filter_map(inode).collect()
+    };
+    assert!(!held().is_empty(), "it has sockets");
+    // The host's, and the container's: the last word of each line is an inode.
+    let packet_sockets = || -> Vec<String> {
+        let of =
+            |pid: i32| std::fs::read_to_string(format!("/proc/{pid}/net/packet")).expect("a list");
+        let lines = of(proxy) + &of(container.pid);
+        lines.lines().filter_map(|line| line.split_whitespace().last()).map(str::to_owned).collect()
+    };
+    wait_until("the proxy has closed its packet sockets", PATIENCE, || {
+        let known = packet_sockets();
+        held().iter().all(|inode| !known.contains(inode)).then_some(())
+    });
+}
+
 fn is_announced(lab: &Lab, name: &str, last: u8, igmp: &str) {
     let capture = lab.capture_also("arp");
     let attachment = format!("parent=lan0,ip=10.99.0.{last}/24,igmp={igmp}");

@@ -91,7 +91,7 @@ struct Loop {
     limits: LimitFiles,
     control: Control,
     proc_net: ProcNet,
-    /// Kept, since to close it takes longer than all that it is for.
+    /// Until the LAN has been told of all addresses.
     announcer: Option<Announcer>,
     /// Some interface is not served.
     observing: bool,
@@ -271,7 +271,10 @@ impl Loop {
                 match event.data() {
                     token::CONTAINER => self.end(now)?,
                     token::PACKETS => self.hear_container(now),
-                    token::LINKS => self.hear_links(now, log),
+                    token::LINKS => {
+                        self.hear_links(now, log);
+                        self.end_announcing();
+                    }
                     token::LISTENER => self.accept(now),
                     relay if relay >= token::RELAY => self.relay(now, relay),
                     client if client >= token::CLIENT => self.serve(now, client),

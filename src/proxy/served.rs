@@ -108,8 +108,8 @@ impl Interface {
         let ProxyInterface { index, mac, announce, parent, upstream, upstream_index, .. } =
             &mut self.config;
         let parent = (parent == upstream).then_some(*upstream_index);
-        if let (Some(announcer), Some(mac)) = (announcer, *mac) {
-            for address in announce.drain(..) {
+        for address in announce.drain(..) {
+            if let (Some(announcer), Some(mac)) = (announcer, *mac) {
                 // A lost one costs a neighbour its cache's lifetime.
                 let _ = announcer.announce(*index, parent, address, mac);
             }
@@ -117,6 +117,11 @@ impl Interface {
         if let Some(served) = &mut self.served {
             served.router.handle_link_up(now);
         }
+    }
+
+    /// Whether the LAN has been told of all its addresses that it is to be told of.
+    pub(crate) fn is_announced(&self) -> bool {
+        self.config.announce.is_empty()
     }
 
     /// The link is down: what is joined stays until its time is over, links often come back.

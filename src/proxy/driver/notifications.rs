@@ -42,6 +42,14 @@ impl Loop {
         // The container's reports tell of the rest.
     }
 
+    /// Closes what can send any frame to the LAN as soon as it has served: within milliseconds of the start, since
+    /// that takes the kernel some more.
+    pub(super) fn end_announcing(&mut self) {
+        if self.announcer.is_some() && self.interfaces.iter().all(Interface::is_announced) {
+            self.announcer = None;
+        }
+    }
+
     /// What is wanted of groups that were joined, as far as the kernel's files leave no doubt; `None`
     /// where they cannot be read.
     fn wanted(&self, changed: &Memberships) -> Option<BTreeMap<(u32, Ipv4Addr), Filter>> {
