@@ -69,8 +69,8 @@ fn gratuitous_arp(operation: Operation, address: Ipv4Addr, mac: MacAddr) -> [u8;
     frame
 }
 
-/// A packet socket, which receives nothing. To close it takes some milliseconds, until all processors have seen
-/// that it is gone (`packet_release` in net/packet/af_packet.c).
+/// A packet socket, which receives nothing. To close it takes some tens of milliseconds, until all processors
+/// have seen that it is gone (`packet_release` in net/packet/af_packet.c).
 #[derive(Debug)]
 pub struct FrameSocket(Socket);
 

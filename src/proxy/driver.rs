@@ -91,8 +91,9 @@ struct Loop {
     limits: LimitFiles,
     control: Control,
     proc_net: ProcNet,
-    /// Until the LAN has been told of all addresses.
+    /// Until the LAN has been told of all addresses, and a moment longer.
     announcer: Option<Announcer>,
+    announcer_ends: Option<Instant>,
     /// Some interface is not served.
     observing: bool,
     /// Another proxy relays still.
@@ -182,6 +183,7 @@ impl Driver {
             control: Control::new(listener),
             proc_net: inside.proc_net,
             announcer,
+            announcer_ends: None,
             observing,
             seen: BTreeMap::new(),
             warnings,
@@ -256,6 +258,9 @@ impl Loop {
                 interface.pump(now, &self.limits, &self.reporters, log);
             }
             self.control.handle_timeout(now);
+            if self.announcer_ends.take_if(|at| *at <= now).is_some() {
+                self.announcer = None;
+            }
             if self.ending.is_some_and(|at| at <= now) {
                 return Ok(());
             }
@@ -273,7 +278,7 @@ impl Loop {
                     token::PACKETS => self.hear_container(now),
                     token::LINKS => {
                         self.hear_links(now, log);
-                        self.end_announcing();
+                        self.end_announcing(now);
                     }
                     token::LISTENER => self.accept(now),
                     relay if relay >= token::RELAY => self.relay(now, relay),
@@ -353,7 +358,7 @@ impl Loop {
     /// How long nothing is to be done; rounded up, so that what is due is due.
     fn timeout(&self) -> EpollTimeout {
         let interfaces = self.interfaces.iter().map(Interface::poll_timeout);
-        let others = [self.control.poll_timeout(), self.ending];
+        let others = [self.control.poll_timeout(), self.announcer_ends, self.ending];
         let Some(at) = interfaces.chain(others).flatten().min() else {
             return EpollTimeout::NONE;
         };

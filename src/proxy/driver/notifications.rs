@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::{Loop, MAX_OBSERVED, TURN};
 use crate::igmp::{Filter, is_ssm};
@@ -14,6 +14,10 @@ use crate::proxy::served::Interface;
 
 /// How often what has changed while it was looked at is looked at again at once.
 const ROUNDS: usize = 8;
+
+/// To close what an address was announced with takes the kernel some tens of milliseconds, and the first joins of a
+/// container come at once.
+const ANNOUNCER_LINGERS: Duration = Duration::from_secs(2);
 
 /// What the kernel has told last of groups on interfaces: whether they are joined.
 type Memberships = BTreeMap<(u32, Ipv4Addr), bool>;
@@ -42,11 +46,10 @@ impl Loop {
         // The container's reports tell of the rest.
     }
 
-    /// Closes what can send any frame to the LAN as soon as it has served: within milliseconds of the start, since
-    /// that takes the kernel some more.
-    pub(super) fn end_announcing(&mut self) {
+    /// Lets what can send any frame to the LAN be closed once it has served.
+    pub(super) fn end_announcing(&mut self, now: Instant) {
         if self.announcer.is_some() && self.interfaces.iter().all(Interface::is_announced) {
-            self.announcer = None;
+            self.announcer_ends.get_or_insert(now + ANNOUNCER_LINGERS);
         }
     }
 
