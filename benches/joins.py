@@ -1,4 +1,5 @@
-"""From a join to the switch port and to the first packet, and from a leave to the switch port.
+"""From a join to the switch port and to the first packet, from one stream to the next, and from a leave to the
+switch port.
 
 mcrun, a receiver on the host itself and one in a bare macvlan take turns.
 """
@@ -18,6 +19,8 @@ from table import Row
 JOINS, PACKETS, LEAVES = 40, 25, 25
 KINDS = (("any source", "239", None), ("one source", "232", SOURCE))
 UDP_PORT = 5005
+# What the option that leaves a group is more than the one that joins it.
+LEAVE = 3
 
 
 def rows(context):
@@ -36,6 +39,7 @@ def rows(context):
             time.sleep(0.6)
             yield from to_wire(facility, where, version)
             yield from to_packet(facility, where, version)
+            yield from zap(facility, where, version)
             yield from leave_to_wire(facility, where, version)
 
 
@@ -123,6 +127,27 @@ def to_packet(facility, where, version):
                     _, ancillary, _, _ = receiver.recvmsg(64, 256)
                     times[who].append((arrival(ancillary) - start) * 1000)
             yield from compare(f"join to first packet, {kind}, IGMPv{version}", times)
+
+
+def zap(facility, where, version):
+    """From one stream to another, as a viewer's set does it: leave, and join."""
+    with Sender(facility) as sender:
+        times = {who: [] for who in where}
+        for who, index, group in turns(where, "239.4", PACKETS):
+            with opened(group) as receiver:
+                stamp(receiver)
+                earlier = f"239.5.{group.split('.', 2)[2]}"
+                join(receiver, index, earlier)
+                sender.stream(group)
+                # What the first join had to say is said.
+                apart(0.06)
+                option, request = joining(index, earlier)
+                start = time.clock_gettime(time.CLOCK_REALTIME)
+                receiver.setsockopt(socket.IPPROTO_IP, option + LEAVE, request)
+                receiver.setsockopt(socket.IPPROTO_IP, *joining(index, group))
+                _, ancillary, _, _ = receiver.recvmsg(64, 256)
+                times[who].append((arrival(ancillary) - start) * 1000)
+        yield from compare(f"zap to first packet, IGMPv{version}", times)
 
 
 class Sender:

@@ -5,6 +5,7 @@ a network card's interrupt: were it the sender's, a host that cannot keep up wou
 instead of losing what it sends.
 """
 
+import contextlib
 import json
 import os
 import signal
@@ -19,37 +20,39 @@ from table import Row
 GROUP = "239.5.0.1"
 RECEIVERS = (1, 2, 8)
 RATES = (25_000, 50_000, 94_000)
-# Each combination is measured so often, for so many seconds; what counts is the loss of all together.
+# Each combination is measured so often, for so many seconds; what counts is the median.
 RUNS, SECONDS = 3, 0.5
 # What the defaults are to lose, in percent, and in so many steps the rate at which they do is found.
 QUARTER, STEPS = 25, 3
-# A sender is as fast as it gets with this rate.
+# Rates that a sender does not reach: it pauses the less for them, and at the last not at all.
 UNPACED = 5_000_000
+FASTER = (120_000, 160_000, 220_000, 300_000, UNPACED)
 # Packets of one run, and runs, that tell what a packet costs.
 PACKETS, COSTS = 100_000, 5
 
 
 def rows(context):
-    theirs = measure(context, "bare", search=True)
-    wanted = {receivers: rate for receivers, rate in theirs if rate not in RATES}
-    ours = measure(context, "mcrun", more=wanted.items())
-    for receivers in RECEIVERS:
-        for rate in RATES:
-            name = "receiver" if receivers == 1 else "receivers"
-            yield row(f"loss, {receivers} {name} of {rate // 1000} k packets/s", ours, theirs, receivers,
-                      rate, brief=receivers > 1)
-        if receivers in wanted:
-            rate = wanted[receivers]
-            where = "as fast as the sender can" if rate == UNPACED else "where the defaults lose a quarter"
-            yield row(f"loss, {receivers} receivers {where}", ours, theirs, receivers, rate, brief=True)
+    with Lab(context, "bare") as theirs, Lab(context, "mcrun") as ours:
+        found = {}
+        for receivers in RECEIVERS:
+            for rate in RATES:
+                found[receivers, rate] = ours.beside(theirs, receivers, rate)
+                name = "receiver" if receivers == 1 else "receivers"
+                yield row(f"loss, {receivers} {name} of {rate // 1000} k packets/s", rate,
+                          *found[receivers, rate], brief=receivers > 1)
+        for receivers in RECEIVERS[1:]:
+            known = {rate: found[receivers, rate] for rate in RATES}
+            there = search_quarter(known, lambda rate: ours.beside(theirs, receivers, rate))
+            if there:
+                yield row(f"loss, {receivers} receivers where the defaults lose a quarter", None, *there,
+                          brief=True)
     yield from cost(context)
 
 
-def row(figure, ours, theirs, receivers, rate, brief):
-    mine, other = ours[receivers, rate], theirs[receivers, rate]
-    said = mine.remarks("mcrun", rate) + other.remarks("defaults", rate)
-    if rate not in RATES:
-        said.insert(0, f"{other.sent / other.elapsed / 1000:.0f} k packets/s")
+def row(figure, rate, mine, other, brief):
+    said = other.remarks("defaults", rate) + mine.remarks("mcrun", other.rate())
+    if rate is None:
+        said.insert(0, f"{other.rate() / 1000:.0f} k packets/s")
     return Row(figure, "%", mine.percent(), "macvlan's defaults, as docker's", other.percent(),
                "; ".join(said), brief=brief)
 
@@ -58,27 +61,33 @@ class Loss:
     """What was sent, what of it did not reach the receivers, and where it was lost."""
 
     def __init__(self):
-        self.expected = self.received = self.at_sockets = self.at_backlog = self.sent = 0
+        self.expected = self.at_sockets = self.at_backlog = self.sent = 0
         self.elapsed = 0.0
+        self.shares = []
 
     def add(self, report, results, backlog):
         sent = sum(group["packets"] for group in report["groups"])
         self.sent += sent
         self.elapsed += report["elapsed_s"]
-        self.expected += sent * len(results)
-        self.received += sum(result["packets"] for result in results)
+        expected = sent * len(results)
+        self.expected += expected
+        self.shares.append(1 - sum(result["packets"] for result in results) / expected)
         groups = [group for result in results for group in result["groups"]]
         self.at_sockets += sum(group.get("kernel_dropped") or 0 for group in groups)
         self.at_backlog += backlog
 
+    def rate(self):
+        """Packets sent in a second."""
+        return self.sent / self.elapsed
+
     def percent(self):
-        return max(0.0, 100 * (1 - self.received / self.expected))
+        return max(0.0, 100 * median(self.shares))
 
     def remarks(self, who, wanted):
-        """Where the sender or something behind the macvlan was too slow."""
+        """Where the sender, wanted to be of that rate, or something behind the macvlan was too slow."""
         said = []
-        if self.sent / self.elapsed < 0.95 * wanted and wanted != UNPACED:
-            said.append(f"sent only {self.sent / self.elapsed / 1000:.0f} k packets/s")
+        if wanted and self.rate() < 0.95 * wanted:
+            said.append(f"sent only {self.rate() / 1000:.0f} k packets/s")
         if self.at_sockets:
             said.append(f"{100 * self.at_sockets / self.expected:.1f} % at full sockets")
         if self.at_backlog:
@@ -86,58 +95,70 @@ class Loss:
         return [f"{who}: {', '.join(said)}"] if said else []
 
 
-def measure(context, kind, more=(), search=False):
-    """Losses by number of receivers and rate: at RATES, at `more`, and for several receivers at the lowest
-    rate found at which a quarter is lost, if it is to be searched for."""
-    found = {}
-    with Facility(3) as facility, Containers(facility, context, f"loss-{kind}") as all_:
-        facility.enter_host()
-        arrive_apart(facility)
-        pids = [all_.start() for _ in range(max(RECEIVERS))]
-        for number, pid in enumerate(pids):
-            if kind == "mcrun":
-                all_.attach(number, pid)
+class Lab:
+    """A host with so many receivers as there can be at most; the two kinds of them take turns."""
+
+    def __init__(self, context, kind):
+        self.context, self.kind = context, kind
+        self.facility = Facility(3)
+        self.containers = Containers(self.facility, context, f"loss-{kind}")
+
+    def __enter__(self):
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(self.facility)
+            stack.enter_context(self.containers)
+            self.facility.enter_host()
+            arrive_apart(self.facility)
+            for number in range(max(RECEIVERS)):
+                pid = self.containers.start()
+                if self.kind == "mcrun":
+                    self.containers.attach(number, pid)
+                else:
+                    self.containers.bare(number, pid)
+            self.facility.query()
+            time.sleep(0.6)
+            self.stack = stack.pop_all()
+        return self
+
+    def __exit__(self, *failure):
+        return self.stack.__exit__(*failure)
+
+    def beside(self, other, receivers, rate):
+        """The losses of this one and of the other, in turns. This one is sent as much as the other was: the
+        kernel's work for the other may keep its sender from the rate that is asked for."""
+        mine, others = Loss(), Loss()
+        for _ in range(RUNS):
+            sent = other.run(receivers, rate, others)
+            self.run(receivers, min(rate, sent), mine)
+        return mine, others
+
+    def run(self, receivers, rate, total):
+        """Adds the losses of one run; how many packets it sent in a second."""
+        return stream(self.context, self.facility, self.containers.pids[:receivers], rate, total)
+
+
+def search_quarter(known, losses):
+    """The losses at the lowest rate found at which the defaults, the second of each pair, lose a quarter;
+    `known` are those at some rates."""
+    def lost(there):
+        return there[1].percent() >= QUARTER
+
+    low, high, best = 0, None, None
+    for rate in [*known, *FASTER]:
+        there = known.get(rate) or losses(rate)
+        if lost(there):
+            high, best = rate, there
+            break
+        low = rate
+    if high in known:
+        for _ in range(STEPS):
+            middle = (low + high) // 2
+            there = losses(middle)
+            if lost(there):
+                high, best = middle, there
             else:
-                all_.bare(number, pid)
-        facility.query()
-        time.sleep(0.6)
-
-        def loss(receivers, rate):
-            total = Loss()
-            for _ in range(RUNS):
-                stream(context, facility, pids[:receivers], rate, total)
-            return total
-
-        usual = [(receivers, rate) for receivers in RECEIVERS for rate in RATES]
-        for receivers, rate in usual + list(more):
-            found[receivers, rate] = loss(receivers, rate)
-        if search:
-            for receivers in RECEIVERS[1:]:
-                search_quarter(found, receivers, loss)
-    return found
-
-
-def search_quarter(found, receivers, loss):
-    """Adds the rate at which a quarter is lost, and what is lost there; nothing where no rate does."""
-    enough = [rate for rate in RATES if found[receivers, rate].percent() >= QUARTER]
-    if not enough:
-        # As fast as the sender can.
-        most = loss(receivers, UNPACED)
-        if most.percent() >= QUARTER:
-            found[receivers, UNPACED] = most
-        return
-    high = enough[0]
-    low = max((rate for rate in RATES if rate < high), default=0)
-    best = None
-    for _ in range(STEPS):
-        middle = (low + high) // 2
-        there = loss(receivers, middle)
-        if there.percent() >= QUARTER:
-            high, best = middle, there
-        else:
-            low = middle
-    if best:
-        found[receivers, high] = best
+                low = middle
+    return best
 
 
 def arrive_apart(facility):
@@ -165,6 +186,7 @@ def stream(context, facility, pids, rate, loss):
             receiver.send_signal(signal.SIGINT)
         texts = [receiver.communicate()[0] for receiver in receivers]
     loss.add(report, [json.loads(text.splitlines()[-1]) for text in texts], dropped)
+    return sum(group["packets"] for group in report["groups"]) / report["elapsed_s"]
 
 
 def drain(pids):
