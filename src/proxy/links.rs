@@ -3,8 +3,11 @@
 use std::io;
 use std::net::Ipv4Addr;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::time::Instant;
 
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
+use nix::poll::{PollFd, PollFlags, ppoll};
+use nix::sys::time::TimeSpec;
 
 use super::nfnetlink::{AttributeIter, messages, receive};
 
@@ -116,6 +119,14 @@ impl Links {
         self.socket.send_to(&request, &SocketAddr::new(0, 0), 0).map(drop)
     }
 
+    /// Waits until there is something to receive; `false` when there is nothing by then.
+    pub(crate) fn wait(&self, until: Instant) -> bool {
+        let left = until.saturating_duration_since(Instant::now());
+        let mut polled = [PollFd::new(self.as_fd(), PollFlags::POLLIN)];
+        !left.is_zero()
+            && matches!(ppoll(&mut polled, Some(TimeSpec::from_duration(left)), None), Ok(1))
+    }
+
     /// Receives what there is now and hands over each event; `false` when nothing is left.
     ///
     /// # Errors
@@ -191,6 +202,8 @@ fn event(kind: u16, payload: &[u8]) -> Option<LinkEvent> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use crate::net::netns::NetNs;
 
@@ -202,6 +215,18 @@ mod tests {
         // The kernel answers before sendto returns.
         while links.receive(&mut [0; 8192], |e| events.push(e)).unwrap() {}
         assert_eq!(events, [LinkEvent::Down(1)]);
+    }
+
+    #[test]
+    fn it_waits_for_what_comes_and_no_longer_than_it_is_to() {
+        let links = NetNs::create().unwrap().run(|| Links::open(true)).unwrap().unwrap();
+        let begin = Instant::now();
+        let until = begin + Duration::from_millis(5);
+        assert!(!links.wait(until));
+        assert!(Instant::now() >= until);
+        assert!(!links.wait(begin), "that is over");
+        links.ask(1).unwrap();
+        assert!(links.wait(Instant::now() + Duration::from_secs(10)));
     }
 
     #[test]

@@ -140,6 +140,7 @@ pub(crate) fn system_calls() -> io::Result<BpfProgram> {
         libc::SYS_getsockname,
         libc::SYS_epoll_ctl,
         libc::SYS_epoll_pwait,
+        libc::SYS_ppoll,
         libc::SYS_accept4,
         libc::SYS_close,
         libc::SYS_ftruncate,

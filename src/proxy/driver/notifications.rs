@@ -15,6 +15,10 @@ use crate::proxy::served::Interface;
 /// How often what has changed while it was looked at is looked at again at once.
 const ROUNDS: usize = 8;
 
+/// How long a leave waits for a join: what a program takes from one system call to the next, several times. The
+/// proxy would else be at the leave when the join comes.
+const LEAVE_WAITS: Duration = Duration::from_micros(200);
+
 /// To close what an address was announced with takes the kernel some tens of milliseconds, and the first joins of a
 /// container come at once.
 const ANNOUNCER_LINGERS: Duration = Duration::from_secs(2);
@@ -27,8 +31,10 @@ impl Loop {
         let mut changed = Memberships::new();
         // Who joins one group need not wait until it is clear that there is nothing else.
         self.take_link_events(now, log, 1, &mut changed);
-        if !changed.values().any(|joined| *joined) {
-            // A leave, behind which there may be a join.
+        let is_joined = |changed: &Memberships| changed.values().any(|joined| *joined);
+        // Behind a leave there may be a join, now or when whoever zaps has the processor again.
+        let until = now + LEAVE_WAITS;
+        while !changed.is_empty() && !is_joined(&changed) && self.links.wait(until) {
             self.take_link_events(now, log, TURN, &mut changed);
         }
         for _ in 0..ROUNDS {
