@@ -210,12 +210,17 @@ impl Table {
         list: &[Ipv4Addr],
     ) -> BTreeSet<Ipv4Addr> {
         let max = self.max_sources();
-        let unicast: BTreeSet<Ipv4Addr> = list.iter().copied().filter(|s| is_unicast(*s)).collect();
-        let bad = list.iter().filter(|s| !is_unicast(**s)).count();
-        cx.journal.add(counter::BAD_SOURCE, bad as u64);
+        let (mut kept, mut fresh) = (BTreeSet::new(), BTreeSet::new());
+        let mut bad = 0;
+        for source in list {
+            match is_unicast(*source) {
+                false => bad += 1,
+                true if entry.state.knows(source) => _ = kept.insert(*source),
+                true => _ = fresh.insert(*source),
+            }
+        }
+        cx.journal.add(counter::BAD_SOURCE, bad);
 
-        let (mut kept, fresh): (BTreeSet<_>, BTreeSet<_>) =
-            unicast.into_iter().partition(|s| entry.state.knows(s));
         let adds = matches!(kind, RecordType::IsIn | RecordType::Allow | RecordType::Block);
         let count = entry.state.source_count();
         let room = if adds {
@@ -224,14 +229,15 @@ impl Table {
             max.saturating_sub(kept.len()).min(max.saturating_mul(2).saturating_sub(count))
         };
         let cut = fresh.len() > room;
-        kept.extend(fresh.into_iter().take(room));
         if cut {
+            fresh = fresh.into_iter().take(room).collect();
             cx.journal.count(counter::SOURCES_LIMITED);
             cx.journal.notice(cx.now, Notice::SourcesLimited(group, self.sources_limit()));
         }
         // BLOCK and ALLOW tell a difference, all others the whole list.
         let whole = !matches!(kind, RecordType::Allow | RecordType::Block);
         entry.cut = cut || entry.cut && !whole;
+        kept.append(&mut fresh);
         kept
     }
 

@@ -46,7 +46,7 @@ impl Loop {
             let mut later = Memberships::new();
             self.take_link_events(now, log, TURN, &mut later);
             changed.retain(|membership, _| !later.contains_key(membership));
-            self.follow(now, &changed, wanted);
+            self.follow(now, log, &changed, wanted);
             changed = later;
         }
         // The container's reports tell of the rest.
@@ -99,20 +99,23 @@ impl Loop {
     fn follow(
         &mut self,
         now: Instant,
+        log: &mut Log,
         changed: &Memberships,
         mut wanted: BTreeMap<(u32, Ipv4Addr), Filter>,
     ) {
-        for interface in &mut self.interfaces {
+        let Loop { interfaces, limits, reporters, .. } = self;
+        for interface in interfaces {
             let index = interface.config.index;
-            let Some(router) = interface.router() else { continue };
             let own = || {
                 let range = (index, Ipv4Addr::UNSPECIFIED)..=(index, Ipv4Addr::BROADCAST);
                 changed.range(range).map(|((_, group), joined)| (*group, *joined))
             };
             // Who zaps waits for the join. A leave goes first where it has to make room.
             let joins = own().filter(|(_, joined)| *joined).count();
+            let Some(router) = interface.router() else { continue };
             let first = router.has_room_for(joins);
             for turn in [first, !first] {
+                let Some(router) = interface.router() else { continue };
                 for (group, _) in own().filter(|(_, joined)| *joined == turn) {
                     let filter = match turn {
                         true => wanted.remove(&(index, group)),
@@ -122,6 +125,7 @@ impl Loop {
                         router.handle_membership(now, group, &filter);
                     }
                 }
+                interface.pump(now, limits, reporters, log);
             }
         }
     }
