@@ -5,7 +5,7 @@ Prints a table of figure, mcrun, peer and ratio (how many times as much the peer
 and writes the same as JSON and as Markdown. It is a report, not a test: no time fails anything. A peer
 that cannot run is shown with the reason.
 
-Runs as root, in network namespaces of its own, for about eight minutes.
+Runs as root, in network namespaces of its own, for about seven minutes.
 """
 
 import argparse
