@@ -12,15 +12,13 @@ import sys
 import time
 
 from igmp import Port
-from lab import (SOURCE, Containers, Facility, arrival, enter, join, joining, median, of_container,
-                 percentile, stamp)
+from lab import (MCAST_LEAVE_GROUP, SOURCE, Containers, Facility, arrival, enter, join, joining, median,
+                 of_container, percentile, stamp)
 from table import Row
 
 JOINS, PACKETS, LEAVES = 40, 25, 25
 KINDS = (("any source", "239", None), ("one source", "232", SOURCE))
 UDP_PORT = 5005
-# What the option that leaves a group is more than the one that joins it.
-LEAVE = 3
 
 
 def rows(context):
@@ -141,9 +139,9 @@ def zap(facility, where, version):
                 sender.stream(group)
                 # What the first join had to say is said.
                 apart(0.06)
-                option, request = joining(index, earlier)
+                _, earlier_request = joining(index, earlier)
                 start = time.clock_gettime(time.CLOCK_REALTIME)
-                receiver.setsockopt(socket.IPPROTO_IP, option + LEAVE, request)
+                receiver.setsockopt(socket.IPPROTO_IP, MCAST_LEAVE_GROUP, earlier_request)
                 receiver.setsockopt(socket.IPPROTO_IP, *joining(index, group))
                 _, ancillary, _, _ = receiver.recvmsg(64, 256)
                 times[who].append((arrival(ancillary) - start) * 1000)

@@ -71,10 +71,9 @@ impl Sysctls {
 
     fn open_net(&self) -> nix::Result<OwnedFd> {
         // Where it is refused, as in a container whose /proc is masked, there is the usual one.
-        match if self.apart { procfs::new_instance().ok() } else { None } {
-            Some(instance) => openat(instance, NET, DIRECTORY, Mode::empty()),
-            None => openat(open(ROOT, DIRECTORY, Mode::empty())?, NET, DIRECTORY, Mode::empty()),
-        }
+        let own = self.apart.then(procfs::new_instance).and_then(Result::ok);
+        let root = own.map_or_else(|| open(ROOT, DIRECTORY, Mode::empty()), Ok)?;
+        openat(root, NET, DIRECTORY, Mode::empty())
     }
 
     /// Carries out one setting.

@@ -5,14 +5,10 @@
 //! call holds the RTNL lock, so that whoever has held it afterwards finds the call done.
 
 use std::io;
-use std::os::fd::AsRawFd;
 
 use socket2::{Domain, Socket, Type};
 
-/// How packets are stamped on loopback, which stamps none: a request that an unprivileged process may make,
-/// and for which the kernel takes the RTNL lock before it looks at anything (`dev_ioctl` in
-/// net/core/dev_ioctl.c). Of those it is the one with the least to do.
-pub(super) const SIOCGHWTSTAMP: u64 = 0x89b1;
+use crate::net::ifreq;
 
 /// A socket to ask with.
 pub(crate) struct Barrier(Socket);
@@ -29,15 +25,8 @@ impl Barrier {
     /// Returns when every join or leave that was under way is done. Where the kernel refuses it returns
     /// `false` at once.
     pub(crate) fn pass(&self) -> bool {
-        // SAFETY: an all-zero ifreq is a valid one.
-        let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
-        for (to, from) in request.ifr_name.iter_mut().zip(b"lo") {
-            *to = *from as libc::c_char;
-        }
-        // SAFETY: the request outlives the call, and names no buffer to be written to.
-        let refused =
-            unsafe { libc::ioctl(self.0.as_raw_fd(), SIOCGHWTSTAMP as _, &raw mut request) } < 0;
-        let answer = if refused { io::Error::last_os_error().raw_os_error() } else { None };
+        // Of what anybody may ask, and the kernel takes the lock for, it has the least to do.
+        let answer = ifreq::ask_for_stamps(&self.0, "lo").err().and_then(|e| e.raw_os_error());
         // What the interface, and not the kernel before it, has to say of it.
         matches!(answer, None | Some(libc::EOPNOTSUPP | libc::ENODEV))
     }
@@ -47,7 +36,7 @@ impl Barrier {
 mod tests {
     use std::fs::File;
     use std::io::Read;
-    use std::os::fd::FromRawFd;
+    use std::os::fd::{AsRawFd, FromRawFd};
     use std::ptr;
     use std::sync::mpsc::channel;
     use std::thread;

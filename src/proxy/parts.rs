@@ -80,7 +80,7 @@ pub(crate) struct Inside {
     pub(crate) links: Links,
     /// What the container's kernel has joined.
     pub(crate) proc_net: ProcNet,
-    /// `None` where no address is to be announced.
+    /// The container's side of an [`Announcer`], which takes it.
     frames: Option<FrameSocket>,
 }
 
@@ -112,13 +112,11 @@ impl Opened {
             Some(_) => open_lan(&config.interfaces)?,
             None => Vec::new(),
         };
-        let announcer = match inside.frames.take() {
-            Some(container) => {
-                let host = FrameSocket::open().context(|| "cannot open a packet socket".into())?;
-                Some(Announcer { host, container })
-            }
-            None => None,
-        };
+        let announcer = inside
+            .frames
+            .take()
+            .map(|container| FrameSocket::open().map(|host| Announcer { host, container }));
+        let announcer = announcer.transpose().context(|| "cannot open a packet socket".into())?;
         let barrier = Barrier::open().context(|| "cannot open a socket".into())?;
         let sysctls = Sysctls::default();
         let limits = LimitFiles::open(&sysctls);

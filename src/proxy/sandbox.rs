@@ -17,8 +17,8 @@ use seccompiler::{
     SeccompRule,
 };
 
-use super::barrier::SIOCGHWTSTAMP;
 use super::home::Home;
+use crate::net::ifreq::SIOCGHWTSTAMP;
 use crate::state::PROXY_ID;
 
 /// Why the process could not be confined.

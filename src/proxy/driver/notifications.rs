@@ -52,9 +52,12 @@ impl Loop {
         // The container's reports tell of the rest.
     }
 
-    /// Lets what can send any frame to the LAN be closed once it has served.
+    /// Lets what can send any frame to the LAN be closed once it has served; but a relay may not stand still for so
+    /// long.
     pub(super) fn end_announcing(&mut self, now: Instant) {
-        if self.announcer.is_some() && self.interfaces.iter().all(Interface::is_announced) {
+        let relaying = self.batch.is_some();
+        let announced = self.interfaces.iter().all(Interface::is_announced);
+        if self.announcer.is_some() && announced && !relaying {
             self.announcer_ends.get_or_insert(now + ANNOUNCER_LINGERS);
         }
     }
