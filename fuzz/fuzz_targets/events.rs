@@ -136,7 +136,10 @@ pub fn run(data: &[u8]) {
             }
             6 => {
                 let (group, filter) = (input.group(), input.filter());
+                let foreseen = lab.router.foresee(lab.now, group, &filter);
                 lab.router.handle_membership(lab.now, group, &filter);
+                lab.drain();
+                assert!(foreseen.is_none() || foreseen.as_ref() == lab.upstream.get(&group));
             }
             7 => {
                 let n = usize::from(input.byte());

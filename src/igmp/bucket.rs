@@ -22,9 +22,14 @@ impl TokenBucket {
         self.take_many(now, 1)
     }
 
+    /// Whether there is a token.
+    pub(super) fn is_ready(&self, now: Instant) -> bool {
+        self.ready_at().is_none_or(|at| at <= now)
+    }
+
     /// Takes `n` tokens, if there is at least one; those that are missing are owed.
     pub(super) fn take_many(&mut self, now: Instant, n: u32) -> bool {
-        let ready = self.ready_at().is_none_or(|at| at <= now);
+        let ready = self.is_ready(now);
         if ready {
             self.full_at = self.full_at.max(now) + self.interval * n;
         }

@@ -6,9 +6,6 @@ use std::mem::MaybeUninit;
 use std::net::Ipv4Addr;
 use std::os::fd::{AsFd, AsRawFd};
 
-/// How an interface stamps packets (linux/sockios.h).
-pub const SIOCGHWTSTAMP: u64 = 0x89b1;
-
 /// Primary IPv4 address of an interface; `None` when it has none.
 ///
 /// # Errors
@@ -41,15 +38,6 @@ pub fn mtu(socket: impl AsFd, name: &str) -> io::Result<usize> {
     // SAFETY: the kernel has filled in a number.
     let mtu = unsafe { request.ifr_ifru.ifru_mtu };
     usize::try_from(mtu).map_err(io::Error::other)
-}
-
-/// Asks how an interface stamps packets, with nowhere for the answer to go. For this the kernel takes the RTNL lock
-/// before it looks at anything (`dev_ioctl` in net/core/dev_ioctl.c).
-///
-/// # Errors
-/// As ioctl(2): `EOPNOTSUPP` when the interface stamps none, as loopback, and `EFAULT` when it does.
-pub fn ask_for_stamps(socket: impl AsFd, name: &str) -> io::Result<()> {
-    ask(socket, SIOCGHWTSTAMP as _, name).map(drop)
 }
 
 fn ask(socket: impl AsFd, command: libc::Ioctl, name: &str) -> io::Result<libc::ifreq> {

@@ -256,6 +256,7 @@ impl Loop {
             for interface in &mut self.interfaces {
                 interface.handle_timeout(now, &self.limits);
                 interface.pump(now, &self.limits, &self.reporters, log);
+                interface.stock(&self.limits);
             }
             self.control.handle_timeout(now);
             if self.announcer_ends.take_if(|at| *at <= now).is_some() {

@@ -1,5 +1,6 @@
 //! Groups of a namespace as its kernel shows them, for interfaces that speak IGMP themselves.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
@@ -11,8 +12,8 @@ use crate::igmp::{Filter, FilterMode, is_ssm};
 /// The most that is read of a file: about 8000 groups.
 const READ_LIMIT: usize = 1024 * 1024;
 
-/// Bytes read at once: more than usual lists have, and little to make ready for them.
-const PAGE: usize = 1024;
+/// Bytes read at once: what the kernel has room for, until a line is longer (`seq_read_iter` in fs/seq_file.c).
+const PAGE: usize = 4096;
 /// No line of these files, nor the two with which an interface begins, is longer.
 const LONGEST_LINE: usize = 512;
 
@@ -68,76 +69,92 @@ impl ProcNet {
     /// # Errors
     /// That of read(2), and `FileTooLarge` for a file that is not read to its end.
     pub(crate) fn read(&self) -> io::Result<BTreeMap<(u32, Ipv4Addr), Observed>> {
-        Ok(parse(&read(&self.igmp)?, self.source_lists()?))
+        let mut page = [0; PAGE];
+        let lists = self.source_lists(&mut page)?;
+        let groups = read(&self.igmp, &mut page)?;
+        Ok(parse(&String::from_utf8_lossy(&groups), &lists))
     }
 
-    /// The source lists now: little to read, however many groups are joined without one.
+    /// The source lists now: little to read, however many groups are joined without one, and a join waits for
+    /// it. The buffer is for what is read.
     ///
     /// # Errors
     /// As [`ProcNet::read`].
-    pub(crate) fn source_lists(&self) -> io::Result<SourceLists> {
-        Ok(SourceLists::parse(&read(&self.mcfilter)?))
+    pub(crate) fn source_lists(&self, buffer: &mut [u8]) -> io::Result<SourceLists> {
+        let room = buffer.len().min(PAGE);
+        Ok(SourceLists::parse(&read(&self.mcfilter, &mut buffer[..room])?))
     }
 }
 
-/// A source, and how many sockets include and exclude it.
-type Uses = (Ipv4Addr, u64, u64);
+/// A source that the sockets of a namespace name for a group.
+#[derive(Debug, PartialEq, Eq)]
+struct Use {
+    interface: u32,
+    group: Ipv4Addr,
+    source: Ipv4Addr,
+    /// Sockets that include it.
+    including: u64,
+    /// Sockets that exclude it.
+    excluding: u64,
+}
+
+impl Use {
+    /// A line of the file, below its first.
+    fn parse(line: &[u8]) -> Option<Self> {
+        let mut words = line.split(u8::is_ascii_whitespace).filter(|word| !word.is_empty());
+        let interface = number(words.next()?, 10)?;
+        let _name = words.next()?;
+        let mut address =
+            || Some(Ipv4Addr::from(number::<u32>(words.next()?.strip_prefix(b"0x")?, 16)?));
+        let (group, source) = (address()?, address()?);
+        let (including, excluding) = (number(words.next()?, 10)?, number(words.next()?, 10)?);
+        Some(Use { interface, group, source, including, excluding })
+    }
+}
 
 /// The sources that the sockets of a namespace name, as `/proc/net/mcfilter` shows them
 /// (`igmp_mcf_seq_show` in net/ipv4/igmp.c).
 #[derive(Debug, Default)]
-pub(crate) struct SourceLists(BTreeMap<(u32, Ipv4Addr), Vec<Uses>>);
+pub(crate) struct SourceLists(Vec<Use>);
 
 impl SourceLists {
-    fn parse(mcfilter: &str) -> Self {
-        let mut lists: BTreeMap<_, Vec<Uses>> = BTreeMap::new();
-        for line in mcfilter.lines().skip(1) {
-            let mut words = line.split_ascii_whitespace();
-            let address = |word: Option<&str>| {
-                let number = u32::from_str_radix(word?.trim_start_matches("0x"), 16);
-                number.ok().map(Ipv4Addr::from)
-            };
-            let (index, _name) = (words.next().and_then(|w| w.parse().ok()), words.next());
-            let (group, source) = (address(words.next()), address(words.next()));
-            let mut count = || words.next()?.parse().ok();
-            if let (Some(index), Some(group), Some(source), Some(include), Some(exclude)) =
-                (index, group, source, count(), count())
-            {
-                lists.entry((index, group)).or_default().push((source, include, exclude));
-            }
-        }
-        SourceLists(lists)
+    fn parse(mcfilter: &[u8]) -> Self {
+        SourceLists(mcfilter.split(|byte| *byte == b'\n').skip(1).filter_map(Use::parse).collect())
+    }
+
+    /// Those of one group.
+    fn of(&self, interface: u32, group: Ipv4Addr) -> impl Iterator<Item = &Use> + Clone {
+        self.0.iter().filter(move |of| (of.interface, of.group) == (interface, group))
     }
 
     /// What is wanted of a group that is known to be joined. `None` where the lists leave that in doubt:
     /// they do not tell whether other sockets have joined without one. In the SSM range none has
     /// (RFC 4607 §4.3).
     pub(crate) fn of_joined(&self, interface: u32, group: Ipv4Addr) -> Option<Filter> {
-        match self.0.get(&(interface, group)) {
-            None => Some(Filter::any()),
-            Some(list) if is_ssm(group) && list.iter().all(|(_, _, exclude)| *exclude == 0) => {
-                Some(Filter::include(list.iter().map(|(source, ..)| *source)))
-            }
-            Some(_) => None,
+        let list = self.of(interface, group);
+        if list.clone().next().is_none() {
+            return Some(Filter::any());
         }
+        let settled = is_ssm(group) && list.clone().all(|of| of.excluding == 0);
+        settled.then(|| Filter::include(list.map(|of| of.source)))
     }
 }
 
-/// In as few system calls as there are pages: a join waits for it. Before the end of the file a read stops
-/// only where the next line does not fit (`seq_read_iter` in fs/seq_file.c).
-fn read(file: &File) -> io::Result<String> {
-    // On the stack, since the heap keeps what it has grown to.
-    let mut page = [0; PAGE];
-    let mut bytes = Vec::new();
-    while bytes.len() < READ_LIMIT {
-        match file.read_at(&mut page, bytes.len() as u64) {
-            Ok(0) => return Ok(text(bytes)),
-            Ok(got) => {
-                bytes.extend_from_slice(&page[..got]);
-                if got + LONGEST_LINE <= page.len() {
-                    return Ok(text(bytes));
+/// The whole file, in as few system calls as there are pages. Before the end of the file a read stops only where
+/// the next line does not fit.
+fn read<'b>(file: &File, page: &'b mut [u8]) -> io::Result<Cow<'b, [u8]>> {
+    let mut earlier = Vec::new();
+    while earlier.len() < READ_LIMIT {
+        match file.read_at(page, earlier.len() as u64) {
+            Ok(got) if got == 0 || got + LONGEST_LINE <= page.len() => {
+                let last = &page[..got];
+                if earlier.is_empty() {
+                    return Ok(Cow::Borrowed(last));
                 }
+                earlier.extend_from_slice(last);
+                return Ok(Cow::Owned(earlier));
             }
+            Ok(got) => earlier.extend_from_slice(&page[..got]),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return Err(error),
         }
@@ -145,16 +162,20 @@ fn read(file: &File) -> io::Result<String> {
     Err(io::ErrorKind::FileTooLarge.into())
 }
 
-fn text(bytes: Vec<u8>) -> String {
-    let lossy = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    String::from_utf8(bytes).unwrap_or_else(|e| lossy(e.as_bytes()))
+/// The number that digits of a radix, and nothing else, make.
+fn number<N: TryFrom<u64>>(digits: &[u8], radix: u32) -> Option<N> {
+    let digit = |value: u64, byte: &u8| {
+        value.checked_mul(radix.into())?.checked_add(char::from(*byte).to_digit(radix)?.into())
+    };
+    let value = digits.iter().try_fold(0, digit).filter(|_| !digits.is_empty())?;
+    N::try_from(value).ok()
 }
 
 /// Puts both files together (`igmp_mc_seq_show` in net/ipv4/igmp.c is the first).
 ///
 /// The kernel lists the sources of all filters, not their modes: a source that some socket
 /// excludes makes it EXCLUDE, and so do more sockets than inclusions. 224.0.0.1, which every interface has, is left out.
-fn parse(igmp: &str, lists: SourceLists) -> BTreeMap<(u32, Ipv4Addr), Observed> {
+fn parse(igmp: &str, lists: &SourceLists) -> BTreeMap<(u32, Ipv4Addr), Observed> {
     let mut groups = BTreeMap::new();
     let mut interface = None;
     for line in igmp.lines().skip(1) {
@@ -175,18 +196,22 @@ fn parse(igmp: &str, lists: SourceLists) -> BTreeMap<(u32, Ipv4Addr), Observed> 
             }
         }
     }
-    for (key, list) in lists.0 {
+    let mut by_group: BTreeMap<_, Vec<&Use>> = BTreeMap::new();
+    for of in &lists.0 {
+        by_group.entry((of.interface, of.group)).or_default().push(of);
+    }
+    for (key, list) in by_group {
         let Some(observed) = groups.get_mut(&key) else { continue };
-        let most_excluding = list.iter().map(|(_, _, exclude)| *exclude).max().unwrap_or(0);
-        let inclusions: u64 = list.iter().map(|(_, include, _)| *include).sum();
+        let most_excluding = list.iter().map(|of| of.excluding).max().unwrap_or(0);
+        let inclusions: u64 = list.iter().map(|of| of.including).sum();
         observed.filter = if most_excluding > 0 {
-            let out = list.iter().filter(|(_, inc, exc)| *inc == 0 && *exc == most_excluding);
-            Filter::exclude(out.map(|(source, ..)| *source))
+            let out = list.iter().filter(|of| of.including == 0 && of.excluding == most_excluding);
+            Filter::exclude(out.map(|of| of.source))
         } else if inclusions < observed.users {
             // Some socket includes nothing, so it excludes nothing either.
             Filter::any()
         } else {
-            Filter::include(list.iter().map(|(source, ..)| *source))
+            Filter::include(list.iter().map(|of| of.source))
         };
     }
     groups
@@ -213,7 +238,7 @@ mod tests {
              7    mc0 0xe8010101 0x0a000005      1      0\n  \
              7    mc0 0xef010204 0x0a000005      1      0\n  \
              7    mc0 0xef010203 0x0a000006      0      1\n";
-        let groups = parse(&igmp, SourceLists::parse(mcfilter));
+        let groups = parse(&igmp, &SourceLists::parse(mcfilter.as_bytes()));
         assert_eq!(groups.len(), 3);
         let ssm = &groups[&(7, Ipv4Addr::new(232, 1, 1, 1))];
         assert_eq!(ssm.filter, Filter::include([Ipv4Addr::new(10, 0, 0, 5)]));
@@ -226,7 +251,7 @@ mod tests {
     #[test]
     fn source_lists_tell_what_a_new_membership_wants_where_no_doubt_is_left() {
         let lists = SourceLists::parse(
-            "Idx Device        MCA        SRC    INC    EXC\n  \
+            b"Idx Device        MCA        SRC    INC    EXC\n  \
              7    mc0 0xe8010101 0x0a000005      1      0\n  \
              7    mc0 0xe8010101 0x0a000006      1      0\n  \
              7    mc0 0xe8010102 0x0a000006      0      1\n  \
@@ -243,10 +268,22 @@ mod tests {
 
     #[test]
     fn rubbish_is_no_group() {
-        assert!(parse("", SourceLists::default()).is_empty());
-        let lists =
-            SourceLists::parse("y\n1 2 3\n7 mc0 0xe8010101 0x0a000005 x 0\n7 mc0 0xe8010101\n");
-        assert!(lists.0.is_empty());
-        assert!(parse("x\n\t\t\t\tE0000002\n7\n zz\n", lists).is_empty());
+        assert!(parse("", &SourceLists::default()).is_empty());
+        for line in [
+            "1 2 3",
+            "7 mc0 0xe8010101",
+            "7 mc0 0xe8010101 0x0a000005 x 0",
+            "7 mc0 0xe8010101 0x0a000005 1",
+            "7 mc0 0xe8010101 0x1000a0005 1 0",
+            "7 mc0 e8010101 0x0a000005 1 0",
+            "4294967296 mc0 0xe8010101 0x0a000005 1 0",
+            "7 mc0 0x 0x0a000005 1 0",
+            "7 mc0 0xe8010101 0x0a000005 1 18446744073709551616",
+        ] {
+            assert_eq!(SourceLists::parse(format!("y\n{line}\n").as_bytes()).0, [], "{line}");
+        }
+        let lists = SourceLists::parse(b"\xff\n\n\xff 7 \n7 mc0 0xe8010101 0x0a000005 1 0");
+        assert_eq!(lists.0.len(), 1, "what is whole is understood");
+        assert!(parse("x\n\t\t\t\tE0000002\n7\n zz\n", &lists).is_empty());
     }
 }

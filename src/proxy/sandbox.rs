@@ -18,7 +18,6 @@ use seccompiler::{
 };
 
 use super::home::Home;
-use crate::net::ifreq::SIOCGHWTSTAMP;
 use crate::state::PROXY_ID;
 
 /// Why the process could not be confined.
@@ -183,20 +182,22 @@ pub(crate) fn system_calls() -> io::Result<BpfProgram> {
     );
     let mut options = Vec::new();
     for (level, names) in [
+        // What a join waits for comes first: each is looked for from the first on.
+        (libc::SOL_NETLINK, &[libc::NETLINK_ADD_MEMBERSHIP, libc::NETLINK_DROP_MEMBERSHIP][..]),
         (
             libc::IPPROTO_IP,
             &[
-                libc::IP_MULTICAST_ALL,
-                libc::IP_MULTICAST_IF,
+                libc::IP_DROP_MEMBERSHIP,
                 libc::MCAST_JOIN_GROUP,
-                libc::MCAST_LEAVE_GROUP,
                 libc::MCAST_JOIN_SOURCE_GROUP,
+                libc::MCAST_LEAVE_GROUP,
                 libc::MCAST_LEAVE_SOURCE_GROUP,
                 libc::MCAST_MSFILTER,
+                libc::IP_MULTICAST_ALL,
+                libc::IP_MULTICAST_IF,
             ][..],
         ),
         (libc::SOL_SOCKET, &[libc::SO_ATTACH_FILTER, libc::SO_RCVBUF, libc::SO_REUSEADDR][..]),
-        (libc::SOL_NETLINK, &[libc::NETLINK_ADD_MEMBERSHIP, libc::NETLINK_DROP_MEMBERSHIP][..]),
     ] {
         for &name in names {
             options.push(rule(&[
@@ -206,7 +207,7 @@ pub(crate) fn system_calls() -> io::Result<BpfProgram> {
         }
     }
     rules.insert(libc::SYS_setsockopt, options);
-    let requests = [SIOCGHWTSTAMP, libc::SIOCGIFADDR, libc::SIOCGIFMTU, libc::FIONBIO];
+    let requests = [libc::SIOCGIFADDR, libc::SIOCGIFMTU, libc::FIONBIO];
     let requests = requests.map(|request| rule(&[(1, SeccompCmpOp::Eq, request)]));
     rules.insert(libc::SYS_ioctl, requests.into_iter().collect::<io::Result<_>>()?);
     // How much was lost to a full buffer.

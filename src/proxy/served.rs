@@ -166,6 +166,38 @@ impl Interface {
         [served.router.poll_timeout(), served.pool.poll_retry(), relay].into_iter().flatten().min()
     }
 
+    /// Takes what the container's kernel is known to want of a group, and carries out what follows. The first
+    /// join of a group, for which a viewer waits, goes out before all else that belongs to it.
+    pub(crate) fn follow(
+        &mut self,
+        now: Instant,
+        (group, filter): (Ipv4Addr, &Filter),
+        limits: &LimitFiles,
+        reporters: &[Reporter],
+        log: &mut Log,
+    ) {
+        let Some(Served { router, pool, relay, .. }) = &mut self.served else { return };
+        // A relay is to let through first what will come.
+        if relay.is_none()
+            && let Some(wanted) = router.foresee(now, group, filter)
+            && let Some(reporter) =
+                reporters.iter().find(|r| r.index() == self.config.upstream_index)
+        {
+            pool.join_first(group, &wanted, limits, |join| {
+                reporter.join(now, group, &wanted, join)
+            });
+        }
+        router.handle_membership(now, group, filter);
+        self.pump(now, limits, reporters, log);
+    }
+
+    /// Gets ready for the next join; to be called when there is time.
+    pub(crate) fn stock(&mut self, limits: &LimitFiles) {
+        if let Some(served) = &mut self.served {
+            served.pool.stock(limits);
+        }
+    }
+
     /// Carries out what the router has decided.
     pub(crate) fn pump(
         &mut self,
@@ -215,7 +247,6 @@ impl Interface {
                 log.line(now, Level::Warning, &text);
             }
         }
-        served.pool.stock(limits);
         while let Some(notice) = served.router.poll_notice() {
             log.line(now, Level::Warning, &format!("{name}: {notice}"));
         }

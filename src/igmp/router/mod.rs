@@ -168,6 +168,15 @@ impl Router {
         self.settle();
     }
 
+    /// What upstream is to be told if [`handle_membership`](Self::handle_membership) follows with this: a caller
+    /// in a hurry may join it before all that belongs to a change. `None` where nothing is, where other
+    /// changes go first, and where it takes more than a look: the group is known already, or
+    /// not all of its sources are taken.
+    pub fn foresee(&self, now: Instant, group: Ipv4Addr, filter: &Filter) -> Option<Filter> {
+        let at_once = !self.table.has_changes() && self.changes.is_ready(self.now.max(now));
+        at_once.then(|| self.table.foresee(group, filter))?
+    }
+
     /// Whether so many groups more would be within `max_groups`, with all that is joined now.
     pub fn has_room_for(&self, groups: usize) -> bool {
         self.table.has_room_for(groups)

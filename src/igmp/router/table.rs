@@ -90,6 +90,17 @@ impl Table {
         self.put(cx, group, entry);
     }
 
+    /// What [`learn`](Self::learn) makes of this, where the group is new, and no limit stands against it.
+    pub(super) fn foresee(&self, group: Ipv4Addr, filter: &Filter) -> Option<Filter> {
+        let is_plain = group.is_multicast()
+            && !is_link_local(group)
+            && filter.sources.len() <= self.max_sources()
+            && filter.sources.iter().all(|source| is_unicast(*source));
+        let is_new = is_plain && self.has_room() && !self.entries.contains_key(&group);
+        let judged = is_new.then(|| self.judge(group, filter).ok())??;
+        (!judged.is_none()).then_some(judged)
+    }
+
     /// Lets the timers of groups end.
     pub(super) fn handle_timeout(&mut self, cx: &mut Context<'_>) {
         while let Some(&(at, group)) = self.deadlines.first()

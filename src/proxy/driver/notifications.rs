@@ -1,7 +1,7 @@
 //! What the kernel tells of the container's interfaces: links that come and go, and joins, which are
 //! followed before the container's kernel reports them.
 
-use std::collections::BTreeMap;
+use std::io;
 use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
@@ -9,7 +9,7 @@ use super::{Loop, MAX_OBSERVED, TURN};
 use crate::igmp::{Filter, is_ssm};
 use crate::proxy::links::LinkEvent;
 use crate::proxy::log::{Level, Log};
-use crate::proxy::native::SourceLists;
+use crate::proxy::native::Observed;
 use crate::proxy::served::Interface;
 
 /// How often what has changed while it was looked at is looked at again at once.
@@ -23,30 +23,62 @@ const LEAVE_WAITS: Duration = Duration::from_micros(200);
 /// container come at once.
 const ANNOUNCER_LINGERS: Duration = Duration::from_secs(2);
 
-/// What the kernel has told last of groups on interfaces: whether they are joined.
-type Memberships = BTreeMap<(u32, Ipv4Addr), bool>;
+/// What the kernel has told last of a group on an interface.
+struct Told {
+    index: u32,
+    group: Ipv4Addr,
+    joined: bool,
+    /// What is wanted of it, where that is known.
+    wanted: Option<Filter>,
+}
+
+/// One for each group, in the order in which they came; there are as many as came at once.
+#[derive(Default)]
+struct Memberships(Vec<Told>);
+
+impl Memberships {
+    fn tell(&mut self, index: u32, group: Ipv4Addr, joined: bool) {
+        match self.0.iter_mut().find(|told| told.is_about(index, group)) {
+            Some(told) => told.joined = joined,
+            None => self.0.push(Told { index, group, joined, wanted: None }),
+        }
+    }
+
+    fn joins(&self) -> impl Iterator<Item = &Told> {
+        self.0.iter().filter(|told| told.joined)
+    }
+}
+
+impl Told {
+    fn is_about(&self, index: u32, group: Ipv4Addr) -> bool {
+        (self.index, self.group) == (index, group)
+    }
+}
 
 impl Loop {
     pub(super) fn hear_links(&mut self, now: Instant, log: &mut Log) {
-        let mut changed = Memberships::new();
+        let mut changed = Memberships::default();
         // Who joins one group need not wait until it is clear that there is nothing else.
         self.take_link_events(now, log, 1, &mut changed);
-        let is_joined = |changed: &Memberships| changed.values().any(|joined| *joined);
         // Behind a leave there may be a join, now or when whoever zaps has the processor again.
         let until = now + LEAVE_WAITS;
-        while !changed.is_empty() && !is_joined(&changed) && self.links.wait(until) {
+        let is_all =
+            |changed: &Memberships| changed.0.is_empty() || changed.joins().next().is_some();
+        while !is_all(&changed) && self.links.wait(until) {
             self.take_link_events(now, log, TURN, &mut changed);
         }
         for _ in 0..ROUNDS {
-            if changed.is_empty() {
+            if changed.0.is_empty() {
                 return;
             }
-            let wanted = self.wanted(&changed).unwrap_or_default();
+            // Where it cannot be read, the container's reports tell.
+            let _ = self.look_up(&mut changed);
             // What has changed again by now is for the next round.
-            let mut later = Memberships::new();
+            let mut later = Memberships::default();
             self.take_link_events(now, log, TURN, &mut later);
-            changed.retain(|membership, _| !later.contains_key(membership));
-            self.follow(now, log, &changed, wanted);
+            let again = |told: &Told| later.0.iter().any(|l| l.is_about(told.index, told.group));
+            changed.0.retain(|told| !again(told));
+            self.follow(now, log, &mut changed);
             changed = later;
         }
         // The container's reports tell of the rest.
@@ -62,73 +94,55 @@ impl Loop {
         }
     }
 
-    /// What is wanted of groups that were joined, as far as the kernel's files leave no doubt; `None`
-    /// where they cannot be read.
-    fn wanted(&self, changed: &Memberships) -> Option<BTreeMap<(u32, Ipv4Addr), Filter>> {
-        let joined = || changed.iter().filter(|(_, joined)| **joined).map(|(at, _)| *at);
-        if joined().next().is_none() {
-            return Some(BTreeMap::new());
+    /// Looks up what is wanted of groups that were joined, as far as the kernel's files leave no doubt.
+    ///
+    /// # Errors
+    /// When they cannot be read.
+    fn look_up(&mut self, changed: &mut Memberships) -> io::Result<()> {
+        if changed.joins().next().is_none() {
+            return Ok(());
         }
         // A source-specific join under way looks like one from any source. In the range where all joins
         // are such the source is mostly there by now.
-        let specific = joined().all(|(_, group)| is_ssm(group));
+        let specific = changed.joins().all(|told| is_ssm(told.group));
         let mut settled = !specific && self.barrier.pass();
-        let mut lists = self.proc_net.source_lists().ok()?;
-        let is_any = |lists: &SourceLists, (index, group)| {
-            lists.of_joined(index, group).is_some_and(|filter| filter == Filter::any())
-        };
-        if !settled && joined().any(|at| is_any(&lists, at)) {
+        let mut lists = self.proc_net.source_lists(&mut self.buffer)?;
+        let any = Some(Filter::any());
+        if !settled && changed.joins().any(|told| lists.of_joined(told.index, told.group) == any) {
             settled = self.barrier.pass();
-            lists = self.proc_net.source_lists().ok()?;
+            lists = self.proc_net.source_lists(&mut self.buffer)?;
         }
         let mut groups = None;
-        let wanted = joined().filter_map(|(index, group)| {
-            let filter = match lists.of_joined(index, group) {
-                Some(filter) if settled || filter != Filter::any() => filter,
-                Some(_) => return None,
-                None => {
-                    let groups =
-                        groups.get_or_insert_with(|| self.proc_net.read().unwrap_or_default());
-                    groups.get(&(index, group))?.exact()?.clone()
-                }
+        for told in changed.0.iter_mut().filter(|told| told.joined) {
+            let listed = lists.of_joined(told.index, told.group);
+            told.wanted = if listed.is_none() {
+                let groups = groups.get_or_insert_with(|| self.proc_net.read().unwrap_or_default());
+                groups.get(&(told.index, told.group)).and_then(Observed::exact).cloned()
+            } else {
+                listed.filter(|filter| settled || *filter != Filter::any())
             };
-            Some(((index, group), filter))
-        });
-        Some(wanted.collect())
+        }
+        Ok(())
     }
 
     /// Follows joins and leaves as soon as the kernel tells of them, instead of waiting for the report
     /// that it sends some timer ticks later. Where there is a doubt what was asked for, that report decides.
-    fn follow(
-        &mut self,
-        now: Instant,
-        log: &mut Log,
-        changed: &Memberships,
-        mut wanted: BTreeMap<(u32, Ipv4Addr), Filter>,
-    ) {
+    fn follow(&mut self, now: Instant, log: &mut Log, changed: &mut Memberships) {
         let Loop { interfaces, limits, reporters, .. } = self;
         for interface in interfaces {
             let index = interface.config.index;
-            let own = || {
-                let range = (index, Ipv4Addr::UNSPECIFIED)..=(index, Ipv4Addr::BROADCAST);
-                changed.range(range).map(|((_, group), joined)| (*group, *joined))
-            };
-            // Who zaps waits for the join. A leave goes first where it has to make room.
-            let joins = own().filter(|(_, joined)| *joined).count();
+            let joins = changed.joins().filter(|told| told.index == index).count();
             let Some(router) = interface.router() else { continue };
+            // Who zaps waits for the join. A leave goes first where it has to make room.
             let first = router.has_room_for(joins);
             for turn in [first, !first] {
-                let Some(router) = interface.router() else { continue };
-                for (group, _) in own().filter(|(_, joined)| *joined == turn) {
-                    let filter = match turn {
-                        true => wanted.remove(&(index, group)),
-                        false => Some(Filter::none()),
-                    };
-                    if let Some(filter) = filter {
-                        router.handle_membership(now, group, &filter);
+                let own = |told: &&mut Told| told.index == index && told.joined == turn;
+                for told in changed.0.iter_mut().filter(own) {
+                    let left = (!turn).then(Filter::none);
+                    if let Some(filter) = told.wanted.take().or(left) {
+                        interface.follow(now, (told.group, &filter), limits, reporters, log);
                     }
                 }
-                interface.pump(now, limits, reporters, log);
             }
         }
     }
@@ -173,7 +187,7 @@ impl Loop {
                     }
                     LinkEvent::Joined(_, group) => {
                         if interfaces[at].concerns(group) {
-                            changed.insert((index, group), true);
+                            changed.tell(index, group, true);
                         }
                         if observing && seen.len() < MAX_OBSERVED {
                             seen.insert((index, group), now);
@@ -181,7 +195,7 @@ impl Loop {
                     }
                     LinkEvent::Left(_, group) => {
                         if interfaces[at].concerns(group) {
-                            changed.insert((index, group), false);
+                            changed.tell(index, group, false);
                         }
                         seen.remove(&(index, group));
                     }

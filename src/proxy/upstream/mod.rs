@@ -136,6 +136,24 @@ impl Pool {
         }
     }
 
+    /// Joins a group of which nothing is received, and the call `around` that makes the join can do something at
+    /// once with what came of it. Where it takes more than one step, or where that fails, nothing changes, and
+    /// [`Pool::set`] is to follow.
+    pub(crate) fn join_first(
+        &mut self,
+        group: Ipv4Addr,
+        wanted: &Filter,
+        limits: &LimitFiles,
+        around: impl FnOnce(&mut dyn FnMut() -> io::Result<()>) -> io::Result<()>,
+    ) {
+        let Some(id) = self.slots.first(group, wanted, limits.known()) else { return };
+        let step = Operation::Join(id, wanted.clone());
+        if around(&mut || self.perform(group, &step)).is_ok() {
+            self.slots.apply(group, &step);
+            self.stocked = false;
+        }
+    }
+
     /// When to call [`Pool::retry`]; `None`: nothing has failed.
     pub(crate) fn poll_retry(&self) -> Option<Instant> {
         self.failed.values().map(|f| f.retry).min()

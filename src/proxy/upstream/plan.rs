@@ -94,6 +94,13 @@ impl Slots {
         self.slots.values().any(|slot| slot.joined.contains_key(&group))
     }
 
+    /// The socket that joins `wanted` of a group of which nothing is joined, where that is a single step.
+    pub(crate) fn first(&self, group: Ipv4Addr, wanted: &Filter, limits: Limits) -> Option<SlotId> {
+        let fits = limits.memberships > 0 && wanted.sources.len() <= limits.sources;
+        (fits && !wanted.is_none() && !self.has(group))
+            .then(|| self.free(limits, []).next().ok())?
+    }
+
     /// The steps that turn what is joined of `group` into `wanted`; none when it is so already.
     ///
     /// # Errors

@@ -172,9 +172,17 @@ proptest! {
                 Event::LanQuery(src, query) => lab.lan_query(ip(QUERIERS[src]), &query),
                 Event::LinkUp => lab.event(|router, now| router.handle_link_up(now)),
                 Event::Requery => lab.event(|router, now| router.requery(now)),
-                Event::Membership(group, filter) => lab.event(|router, now| {
-                    router.handle_membership(now, ip(GROUPS[group]), &filter);
-                }),
+                Event::Membership(group, filter) => {
+                    let group = ip(GROUPS[group]);
+                    let known = lab.router.groups().any(|view| view.group == group);
+                    let foreseen = lab.router.foresee(lab.now, group, &filter);
+                    lab.event(|router, now| router.handle_membership(now, group, &filter));
+                    let told = lab.upstream.get(&group);
+                    prop_assert!(foreseen.is_none() || foreseen.as_ref() == told);
+                    let is_cut = filter.sources.len() > policy.max_sources as usize
+                        || filter.sources.contains(&ip("0.0.0.0"));
+                    prop_assert!(known || is_cut || foreseen.as_ref() == told);
+                }
                 Event::Policy(n) => {
                     policy = policies[n].clone();
                     lab.event(|router, now| router.set_policy(now, policy.clone()));
