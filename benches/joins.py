@@ -7,13 +7,14 @@ mcrun, a receiver on the host itself and one in a bare macvlan take turns.
 import os
 import random
 import socket
+import struct
 import subprocess
 import sys
 import time
 
 from igmp import Port
 from lab import (MCAST_LEAVE_GROUP, SOURCE, Containers, Facility, arrival, enter, join, joining, median,
-                 of_container, percentile, stamp)
+                 of_container, percentile, prepared, stamp)
 from table import Row
 
 JOINS, PACKETS, LEAVES = 40, 25, 25
@@ -73,13 +74,14 @@ def opened(group):
     return receiver
 
 
-def joined(receiver, index, group, source):
-    """Joins; the time just before."""
-    request = joining(index, group, source)
+def made(receiver, *options):
+    """Sets options, given with their values; the time just before."""
+    calls = [prepared(receiver, option, value) for option, value in options]
     # What a program does before, so that the time is the kernel's and not the interpreter's.
-    receiver.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_TTL, 1)
+    prepared(receiver, socket.IP_MULTICAST_TTL, struct.pack("i", 1))()
     start = time.clock_gettime(time.CLOCK_REALTIME)
-    receiver.setsockopt(socket.IPPROTO_IP, *request)
+    for call in calls:
+        call()
     return start
 
 
@@ -90,7 +92,7 @@ def to_wire(facility, where, version):
             for who, index, group in turns(where, f"{prefix}.1", JOINS):
                 port.drain()
                 with opened(group) as receiver:
-                    start = joined(receiver, index, group, source)
+                    start = made(receiver, joining(index, group, source))
                     times[who].append((port.wait_for("join", group) - start) * 1000)
                 apart(0.02)
             yield from compare(f"join to switch port, {kind}, IGMPv{version}", times)
@@ -121,7 +123,7 @@ def to_packet(facility, where, version):
                 apart(0.001)
                 with opened(group) as receiver:
                     stamp(receiver)
-                    start = joined(receiver, index, group, source)
+                    start = made(receiver, joining(index, group, source))
                     _, ancillary, _, _ = receiver.recvmsg(64, 256)
                     times[who].append((arrival(ancillary) - start) * 1000)
             yield from compare(f"join to first packet, {kind}, IGMPv{version}", times)
@@ -140,9 +142,7 @@ def zap(facility, where, version):
                 # What the first join had to say is said.
                 apart(0.06)
                 _, earlier_request = joining(index, earlier)
-                start = time.clock_gettime(time.CLOCK_REALTIME)
-                receiver.setsockopt(socket.IPPROTO_IP, MCAST_LEAVE_GROUP, earlier_request)
-                receiver.setsockopt(socket.IPPROTO_IP, *joining(index, group))
+                start = made(receiver, (MCAST_LEAVE_GROUP, earlier_request), joining(index, group))
                 _, ancillary, _, _ = receiver.recvmsg(64, 256)
                 times[who].append((arrival(ancillary) - start) * 1000)
         yield from compare(f"zap to first packet, IGMPv{version}", times)
