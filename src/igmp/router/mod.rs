@@ -168,12 +168,14 @@ impl Router {
         self.settle();
     }
 
-    /// What upstream is to be told if [`handle_membership`](Self::handle_membership) follows with this: a caller
-    /// in a hurry may join it before all that belongs to a change. `None` where nothing is, where other
-    /// changes go first, and where it takes more than a look: the group is known already, or
-    /// not all of its sources are taken.
+    /// What [`poll_change`](Self::poll_change) gives next if [`handle_membership`](Self::handle_membership)
+    /// follows with this: a caller in a hurry may join it before all else that belongs to a change. `None` where
+    /// something else comes first, and where it takes more than a look: the group is known already, or not
+    /// all of its sources are taken.
     pub fn foresee(&self, now: Instant, group: Ipv4Addr, filter: &Filter) -> Option<Filter> {
-        let at_once = !self.table.has_changes() && self.changes.is_ready(self.now.max(now));
+        let now = self.now.max(now);
+        let is_due = self.timers.next().is_some_and(|at| at <= now);
+        let at_once = !is_due && !self.table.has_changes() && self.changes.is_ready(now);
         at_once.then(|| self.table.foresee(group, filter))?
     }
 

@@ -413,7 +413,12 @@ mod tests {
             let mut old = Filter::none();
             for wanted in wishes {
                 let (before, after) = (received(&old), received(&wanted));
-                for step in slots.plan(G, &wanted, LIMITS).unwrap() {
+                let steps = slots.plan(G, &wanted, LIMITS).unwrap();
+                let first = slots.first(G, &wanted, LIMITS);
+                let single = |id: SlotId| steps == [Operation::Join(id, wanted.clone())];
+                prop_assert_eq!(first.is_some(), slots.slots.is_empty() && single(0));
+                prop_assert!(first.is_none_or(single));
+                for step in steps {
                     // The kernel's own steps in a change: the new list is added, then the old taken.
                     slots.apply(G, &step);
                     let now = merged(&slots);

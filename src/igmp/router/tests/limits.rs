@@ -256,3 +256,52 @@ fn sixty_four_sources_in_one_group_are_joined_and_left() {
     lab.report(Block, GROUP, &list);
     assert_eq!(lab.joined(GROUP), Filter::none());
 }
+
+#[test]
+fn what_is_foreseen_is_what_is_told_next_and_nothing_beyond_a_limit_or_a_rule_is() {
+    let rules = policy(&["239.9.0.0/16", "239.0.0.0/8@10.0.0.9"], &[]);
+    let mut lab = Lab::with_policy(GroupPolicy { max_groups: 2, max_sources: 2, ..rules });
+    let foreseen = |lab: &Lab, group, filter| lab.router.foresee(lab.now, ip(group), &filter);
+    let all_but_denied = exclude(&["10.0.0.9"]);
+    assert_eq!(foreseen(&lab, GROUP, Filter::any()), Some(all_but_denied.clone()));
+    assert_eq!(foreseen(&lab, GROUP, include(&["10.0.0.1"])), Some(include(&["10.0.0.1"])));
+    lab.join(GROUP);
+    assert_eq!(lab.joined(GROUP), all_but_denied);
+    let nothing = [
+        (GROUP, include(&["10.0.0.1"]), "known already"),
+        ("239.1.1.2", Filter::none(), "no join"),
+        ("239.1.1.2", include(&["10.0.0.9"]), "denied"),
+        ("239.1.1.2", include(&["10.0.0.1", "10.0.0.2", "10.0.0.3"]), "to be cut"),
+        ("239.1.1.2", include(&["10.0.0.1", "224.0.0.1"]), "not a source"),
+        ("239.9.9.9", Filter::any(), "denied"),
+        ("232.1.1.1", Filter::any(), "not source-specific"),
+        ("224.0.0.251", Filter::any(), "link-local"),
+        ("10.0.0.1", Filter::any(), "not multicast"),
+    ];
+    for (group, filter, why) in nothing {
+        assert_eq!(foreseen(&lab, group, filter), None, "{why}");
+    }
+    lab.join("238.1.1.1");
+    assert_eq!(foreseen(&lab, "238.1.1.2", Filter::any()), None, "no room");
+    // What is told next is then the leave of what is due.
+    lab.leave(GROUP);
+    assert_eq!(foreseen(&lab, "238.1.1.2", Filter::any()), Some(Filter::any()));
+    let due = lab.router.poll_timeout().unwrap();
+    assert_eq!(lab.router.foresee(due, ip("238.1.1.2"), &Filter::any()), None);
+}
+
+#[test]
+fn nothing_is_foreseen_while_changes_wait() {
+    let config =
+        RouterConfig { change_burst: 1, change_interval: seconds(1), ..RouterConfig::default() };
+    let mut lab = Lab::with(config, GroupPolicy::default());
+    let foreseen = |lab: &Lab| lab.router.foresee(lab.now, ip("239.1.1.3"), &Filter::any());
+    lab.join(GROUP);
+    assert_eq!(foreseen(&lab), None, "the change is spent");
+    lab.join("239.1.1.2");
+    assert_eq!(foreseen(&lab), None, "another goes first");
+    lab.pass(seconds(1));
+    assert_eq!(lab.joined("239.1.1.2"), Filter::any());
+    lab.pass(seconds(1));
+    assert_eq!(foreseen(&lab), Some(Filter::any()));
+}
