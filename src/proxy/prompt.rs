@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use socket2::{Domain, Protocol, SockFilter, Socket, Type};
 
 use super::links::{LinkEvent, Links};
-use crate::igmp::wire::{HEADER_LEN, Message, Query, Record, RecordType, Version};
+use crate::igmp::wire::{Message, Query, Record, RecordType, Version};
 use crate::igmp::{Filter, FilterMode};
 use crate::net::sockopt;
 use crate::net::sysctl::Sysctls;
@@ -138,13 +138,9 @@ impl Reporter {
     }
 
     fn send(&self, message: &Message) {
-        let target = message.destination();
-        // The header is the kernel's to make.
-        let packets = message.emit_ipv4(Ipv4Addr::UNSPECIFIED, target, 1, MTU);
-        if let [packet] = packets.as_slice()
-            && let Some(payload) = packet.get(HEADER_LEN..)
-        {
-            let _ = self.socket.send_to(payload, &SocketAddrV4::new(target, 0).into());
+        if let [payload] = message.emit(MTU).as_slice() {
+            let target = SocketAddrV4::new(message.destination(), 0);
+            let _ = self.socket.send_to(payload, &target.into());
         }
     }
 

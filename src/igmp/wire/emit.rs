@@ -26,12 +26,16 @@ impl Query {
     ///
     /// `max_resp` and `qqi` are rounded down to what their codes can say.
     pub fn emit_ipv4(&self, src: Ipv4Addr, dst: Ipv4Addr, ttl: u8, mtu: usize) -> Vec<Vec<u8>> {
+        self.emit(mtu).iter().map(|payload| ipv4::emit(src, dst, ttl, payload)).collect()
+    }
+
+    /// The payloads of these packets, for a sender who leaves the header to the kernel.
+    pub fn emit(&self, mtu: usize) -> Vec<Vec<u8>> {
         let room = (payload_room(mtu) - QUERY) / SOURCE;
-        let packet = |sources: &[Ipv4Addr]| ipv4::emit(src, dst, ttl, &self.payload(sources));
         if self.version < Version::V3 || self.sources.is_empty() {
-            return vec![packet(&[])];
+            return vec![self.payload(&[])];
         }
-        self.sources.chunks(room).map(packet).collect()
+        self.sources.chunks(room).map(|sources| self.payload(sources)).collect()
     }
 
     fn payload(&self, sources: &[Ipv4Addr]) -> Vec<u8> {
@@ -66,16 +70,20 @@ impl Message {
     /// A long query or report becomes several. A long record is split; one of type IS_EX or
     /// TO_EX is cut instead, since each of them replaces the one before (RFC 9776 §4.2.16).
     pub fn emit_ipv4(&self, src: Ipv4Addr, dst: Ipv4Addr, ttl: u8, mtu: usize) -> Vec<Vec<u8>> {
-        let one = |kind, group| vec![ipv4::emit(src, dst, ttl, &seal(short(kind, 0, group)))];
+        self.emit(mtu).iter().map(|payload| ipv4::emit(src, dst, ttl, payload)).collect()
+    }
+
+    /// The payloads of these packets, for a sender who leaves the header to the kernel.
+    pub fn emit(&self, mtu: usize) -> Vec<Vec<u8>> {
+        let one = |kind, group| vec![seal(short(kind, 0, group))];
         match self {
-            Message::Query(query) => query.emit_ipv4(src, dst, ttl, mtu),
+            Message::Query(query) => query.emit(mtu),
             Message::ReportV1 { group } => one(TYPE_REPORT_V1, *group),
             Message::ReportV2 { group } => one(TYPE_REPORT_V2, *group),
             Message::LeaveV2 { group } => one(TYPE_LEAVE_V2, *group),
-            Message::ReportV3(records) => pack(records, payload_room(mtu))
-                .iter()
-                .map(|records| ipv4::emit(src, dst, ttl, &report(records)))
-                .collect(),
+            Message::ReportV3(records) => {
+                pack(records, payload_room(mtu)).iter().map(|records| report(records)).collect()
+            }
         }
     }
 }
