@@ -150,7 +150,7 @@ def search_quarter(known, losses):
             high, best = rate, there
             break
         low = rate
-    if high in known:
+    if high and high < UNPACED:
         for _ in range(STEPS):
             middle = (low + high) // 2
             there = losses(middle)

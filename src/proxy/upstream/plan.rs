@@ -73,25 +73,32 @@ pub(crate) const MAX_SLOTS: usize = 256;
 #[derive(Debug, Default, Clone)]
 pub(crate) struct Slots {
     slots: BTreeMap<SlotId, Slot>,
+    joined: BTreeMap<(Ipv4Addr, SlotId), Filter>,
 }
 
 #[derive(Debug, Default, Clone)]
 struct Slot {
+    groups: usize,
     /// The kernel refused another group when it had so many.
     full_at: Option<usize>,
-    joined: BTreeMap<Ipv4Addr, Filter>,
 }
 
 impl Slot {
     fn has_room(&self, limits: Limits) -> bool {
-        self.joined.len() < self.full_at.unwrap_or(usize::MAX).min(limits.memberships)
+        self.groups < self.full_at.unwrap_or(usize::MAX).min(limits.memberships)
     }
 }
 
 impl Slots {
     /// Whether anything is joined of the group.
     pub(crate) fn has(&self, group: Ipv4Addr) -> bool {
-        self.slots.values().any(|slot| slot.joined.contains_key(&group))
+        self.parts(group).next().is_some()
+    }
+
+    /// The filter on each socket that has the group.
+    fn parts(&self, group: Ipv4Addr) -> impl Iterator<Item = (SlotId, &Filter)> {
+        let all = (group, SlotId::MIN)..=(group, SlotId::MAX);
+        self.joined.range(all).map(|((_, id), filter)| (*id, filter))
     }
 
     /// The socket that joins `wanted` of a group of which nothing is joined, where that is a single step.
@@ -111,8 +118,7 @@ impl Slots {
         wanted: &Filter,
         limits: Limits,
     ) -> Result<Vec<Operation>, Refusal> {
-        let parts: Vec<(SlotId, &Filter)> =
-            self.slots.iter().filter_map(|(&id, s)| Some((id, s.joined.get(&group)?))).collect();
+        let parts: Vec<(SlotId, &Filter)> = self.parts(group).collect();
         if wanted.is_none() {
             return Ok(parts.iter().map(|&(id, _)| Operation::Leave(id)).collect());
         }
@@ -121,7 +127,7 @@ impl Slots {
         }
         match wanted.mode {
             FilterMode::Exclude => self.plan_exclude(&parts, wanted, limits),
-            FilterMode::Include => self.plan_include(group, &parts, wanted, limits),
+            FilterMode::Include => self.plan_include(&parts, wanted, limits),
         }
     }
 
@@ -163,7 +169,6 @@ impl Slots {
 
     fn plan_include(
         &self,
-        group: Ipv4Addr,
         parts: &[(SlotId, &Filter)],
         wanted: &Filter,
         limits: Limits,
@@ -172,7 +177,7 @@ impl Slots {
             return Err(Refusal::NothingAllowed("net.ipv4.igmp_max_msf"));
         }
         // Sources stay where they are.
-        let mut kept: Vec<(SlotId, BTreeSet<Ipv4Addr>)> = Vec::new();
+        let mut kept: Vec<(SlotId, &Filter, BTreeSet<Ipv4Addr>)> = Vec::new();
         let mut missing = wanted.sources.clone();
         for &(id, filter) in parts {
             let stays: BTreeSet<_> = match filter.mode {
@@ -180,11 +185,11 @@ impl Slots {
                 FilterMode::Exclude => BTreeSet::new(),
             };
             missing.retain(|s| !stays.contains(s));
-            kept.push((id, stays));
+            kept.push((id, filter, stays));
         }
         // New ones fill the sockets that have the group, then go to others.
         let mut missing = missing.into_iter();
-        for (_, sources) in &mut kept {
+        for (_, _, sources) in &mut kept {
             let room = limits.sources.saturating_sub(sources.len());
             sources.extend(missing.by_ref().take(room));
         }
@@ -197,8 +202,7 @@ impl Slots {
         }
         // What only grows comes before what shrinks; an EXCLUDE gives way when all the rest is there.
         let mut shrinking = Vec::new();
-        for (id, sources) in kept {
-            let old = &self.slots[&id].joined[&group];
+        for (id, old, sources) in kept {
             let new = Filter::include(sources);
             if *old == new {
                 continue;
@@ -240,14 +244,19 @@ impl Slots {
     pub(crate) fn apply(&mut self, group: Ipv4Addr, operation: &Operation) -> bool {
         match operation {
             Operation::Join(id, filter) | Operation::Change(id, filter) => {
-                self.slots.entry(*id).or_default().joined.insert(group, filter.clone());
+                let slot = self.slots.entry(*id).or_default();
+                if self.joined.insert((group, *id), filter.clone()).is_none() {
+                    slot.groups += 1;
+                }
                 false
             }
             Operation::Leave(id) => {
                 let Some(slot) = self.slots.get_mut(id) else { return false };
-                slot.joined.remove(&group);
+                if self.joined.remove(&(group, *id)).is_some() {
+                    slot.groups -= 1;
+                }
                 slot.full_at = None;
-                let empty = slot.joined.is_empty();
+                let empty = slot.groups == 0;
                 if empty {
                     self.slots.remove(id);
                 }
@@ -261,17 +270,11 @@ impl Slots {
     pub(crate) fn refused(&mut self, id: SlotId) -> bool {
         match self.slots.get_mut(&id) {
             Some(slot) => {
-                slot.full_at = Some(slot.joined.len());
+                slot.full_at = Some(slot.groups);
                 true
             }
             None => false,
         }
-    }
-
-    /// The filter on each socket that has the group.
-    #[cfg(test)]
-    fn parts(&self, group: Ipv4Addr) -> impl Iterator<Item = &Filter> {
-        self.slots.values().filter_map(move |s| s.joined.get(&group))
     }
 }
 
@@ -315,7 +318,7 @@ mod tests {
             .filter(|source| {
                 slots
                     .parts(G)
-                    .any(|f| (f.mode == FilterMode::Include) == f.sources.contains(source))
+                    .any(|(_, f)| (f.mode == FilterMode::Include) == f.sources.contains(source))
             })
             .collect()
     }
@@ -365,7 +368,7 @@ mod tests {
                 slots.apply(group, &step);
             }
         }
-        assert_eq!(slots.slots.values().map(|s| s.joined.len()).collect::<Vec<_>>(), [20, 20, 5]);
+        assert_eq!(slots.slots.values().map(|s| s.groups).collect::<Vec<_>>(), [20, 20, 5]);
         for n in 20..40u8 {
             slots.apply(Ipv4Addr::new(239, 2, 0, n), &Operation::Leave(1));
         }
@@ -426,7 +429,7 @@ mod tests {
                     prop_assert!(now.is_superset(&(&before & &after)), "a gap on the way: {step:?}");
                 }
                 prop_assert_eq!(merged(&slots), after);
-                prop_assert!(slots.parts(G).all(|f| f.sources.len() <= LIMITS.sources));
+                prop_assert!(slots.parts(G).all(|(_, f)| f.sources.len() <= LIMITS.sources));
                 old = wanted;
             }
         }
