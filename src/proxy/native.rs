@@ -219,6 +219,8 @@ fn parse(igmp: &str, lists: &SourceLists) -> BTreeMap<(u32, Ipv4Addr), Observed>
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write;
+
     use super::*;
 
     #[test]
@@ -264,6 +266,20 @@ mod tests {
         assert_eq!(of(8, [232, 1, 1, 1]), Some(Filter::any()), "another interface's");
         assert_eq!(of(7, [239, 1, 2, 4]), None, "another socket may want any source");
         assert_eq!(of(7, [232, 1, 1, 2]), None, "not as the range is meant");
+    }
+
+    #[test]
+    fn a_file_is_read_to_its_end_and_one_without_end_is_refused() {
+        let edge = PAGE - LONGEST_LINE;
+        for length in [0, 1, edge, edge + 1, PAGE, PAGE + 1, PAGE + edge + 1, 3 * PAGE] {
+            let mut file = tempfile::tempfile().unwrap();
+            let bytes: Vec<u8> = (0..=250).cycle().take(length).collect();
+            file.write_all(&bytes).unwrap();
+            assert!(*read(&file, &mut [0; PAGE]).unwrap() == bytes, "{length} bytes");
+        }
+        let endless = File::open("/dev/zero").unwrap();
+        let error = read(&endless, &mut [0; PAGE]).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::FileTooLarge);
     }
 
     #[test]

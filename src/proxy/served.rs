@@ -180,8 +180,7 @@ impl Interface {
         // A relay is to let through first what will come.
         if relay.is_none()
             && let Some(wanted) = router.foresee(now, group, filter)
-            && let Some(reporter) =
-                reporters.iter().find(|r| r.index() == self.config.upstream_index)
+            && let Some(reporter) = reporter_of(&self.config, reporters)
         {
             pool.join_first(group, &wanted, limits, |join| {
                 reporter.join(now, group, &wanted, join)
@@ -208,7 +207,7 @@ impl Interface {
     ) {
         let Some(served) = &mut self.served else { return };
         let name = &self.config.name;
-        let reporter = reporters.iter().find(|r| r.index() == self.config.upstream_index);
+        let reporter = reporter_of(&self.config, reporters);
         while let Some(query) = served.router.poll_query() {
             if let Err(e) = served.injector.send(&query.packet) {
                 // Down between two notifications: it is asked anew when it is up.
@@ -346,6 +345,11 @@ impl Served {
             last_query_s: now.saturating_duration_since(lan.last_query).as_secs(),
         })
     }
+}
+
+/// Who reports on its upstream, where the kernel tells of joins.
+fn reporter_of<'r>(config: &ProxyInterface, reporters: &'r [Reporter]) -> Option<&'r Reporter> {
+    reporters.iter().find(|reporter| reporter.index() == config.upstream_index)
 }
 
 fn new_router(config: &ProxyInterface, now: Instant) -> Router {

@@ -73,11 +73,13 @@ pub(crate) const MAX_SLOTS: usize = 256;
 #[derive(Debug, Default, Clone)]
 pub(crate) struct Slots {
     slots: BTreeMap<SlotId, Slot>,
+    /// By group first: a container may have many groups, and few sockets for each.
     joined: BTreeMap<(Ipv4Addr, SlotId), Filter>,
 }
 
 #[derive(Debug, Default, Clone)]
 struct Slot {
+    /// How many it has joined.
     groups: usize,
     /// The kernel refused another group when it had so many.
     full_at: Option<usize>,
