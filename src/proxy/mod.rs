@@ -15,6 +15,8 @@
 //! [`Starting`] is the hook's side of the start, [`query_all`] everybody's way to ask.
 
 mod barrier;
+#[cfg(test)]
+mod classic_bpf;
 mod client;
 mod config;
 mod control;

@@ -92,7 +92,6 @@ fn start(task: File, answer: &mut File) -> Result<Driver, StartError> {
     }
     let now = Instant::now();
     let mut opened = Opened::open(config, now)?;
-    let filter = sandbox::system_calls().context(|| "cannot make the system call filter".into())?;
     let made: Vec<Made> = next(&mut task)?;
     drop(task);
     opened.install(&made)?;
@@ -100,7 +99,7 @@ fn start(task: File, answer: &mut File) -> Result<Driver, StartError> {
     tell(answer, INSTALLED).context(|| "cannot answer the hook".into())?;
     let parts = opened.complete(now)?;
     let mut driver = Driver::new(parts, now).context(|| "cannot set up the event loop".into())?;
-    let landlocked = sandbox::enter(driver.home(), &filter).map_err(|e| StartError {
+    let landlocked = sandbox::enter(driver.home()).map_err(|e| StartError {
         what: "cannot give up privileges".into(),
         source: io::Error::other(e),
     })?;

@@ -77,28 +77,14 @@ mod tests {
     use socket2::{Domain, Socket, Type};
 
     use super::*;
+    use crate::proxy::classic_bpf;
 
-    /// Runs the instructions that such a program is made of.
     fn lets_through(program: &[SockFilter], destination: u32) -> bool {
         // SAFETY: SockFilter is `repr(transparent)` over the C structure.
         let code: &[libc::sock_filter] =
             unsafe { std::slice::from_raw_parts(program.as_ptr().cast(), program.len()) };
-        let mut at = 1;
-        loop {
-            let instruction = &code[at];
-            at += 1;
-            let skip = |yes: bool| usize::from(if yes { instruction.jt } else { instruction.jf });
-            match u32::from(instruction.code) & 0xf7 {
-                code if code == libc::BPF_JMP | libc::BPF_JEQ => {
-                    at += skip(destination == instruction.k);
-                }
-                code if code == libc::BPF_JMP | libc::BPF_JGE => {
-                    at += skip(destination >= instruction.k);
-                }
-                code if code == libc::BPF_JMP | libc::BPF_JA => at += instruction.k as usize,
-                _ => return instruction.k != 0,
-            }
-        }
+        let word = |offset| if offset == DESTINATION { destination } else { 0 };
+        classic_bpf::run(code, word) != 0
     }
 
     proptest! {
