@@ -169,6 +169,14 @@ impl<'l> FakeContainer<'l> {
         socket
     }
 
+    /// Frames that its interface has received.
+    fn received(&self) -> u64 {
+        let text = fs::read_to_string(format!("/proc/{}/net/dev", self.pid())).expect("counters");
+        let line = text.lines().find_map(|line| line.trim().strip_prefix("mc0:"));
+        let packets = line.expect("the interface").split_whitespace().nth(1).expect("packets");
+        packets.parse().expect("a number")
+    }
+
     fn join_source(&self, group: Ipv4Addr, source: Ipv4Addr) -> Socket {
         let socket = self.socket();
         sockopt::join_source_group(&socket, self.index, group, source).expect("join");
@@ -322,6 +330,39 @@ fn the_proxy_has_no_privileges() {
         let target = fs::read_link(format!("/proc/{}/fd/{fd}", proxy.pid())).expect("fd");
         assert_eq!(target, PathBuf::from("/dev/null"));
     }
+}
+
+#[test]
+fn the_frames_of_a_group_that_was_left_stay_out_while_a_neighbour_gets_them() {
+    let lab = Lab::new(3);
+    let (leaves, stays) = (FakeContainer::new(&lab, "c1", 11), FakeContainer::new(&lab, "c2", 12));
+    let (first, _second) = (leaves.serve(&leaves.config()), stays.serve(&stays.config()));
+    // Other frames now and then are none of the stream's.
+    let quiet = |received: u64| received < 20;
+    let arrive = |container: &FakeContainer<'_>, time| {
+        let before = container.received();
+        std::thread::sleep(time);
+        container.received() - before
+    };
+    let _stream = lab.send(GROUP, source(3), 1000);
+    let _neighbour = stays.join(GROUP);
+    // Twice, since what makes the filter anew is done and taken back in turns.
+    for _ in 0..2 {
+        let viewer = leaves.join(GROUP);
+        first.wait_group(GROUP, GroupStatus::Joined);
+        wait_until("the stream arrives at both", PATIENCE, || {
+            let time = Duration::from_millis(100);
+            (!quiet(arrive(&leaves, time)) && !quiet(arrive(&stays, time))).then_some(())
+        });
+        drop(viewer);
+        wait_until("the stream stays out", PATIENCE, || {
+            quiet(arrive(&leaves, Duration::from_millis(100))).then_some(())
+        });
+        assert!(!quiet(arrive(&stays, Duration::from_millis(100))), "the neighbour gets it still");
+    }
+    let addresses =
+        fs::read_to_string(format!("/proc/{}/net/dev_mcast", leaves.pid())).expect("file");
+    assert!(!addresses.contains("01005e050101"), "{addresses}");
 }
 
 #[test]

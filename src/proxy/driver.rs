@@ -25,6 +25,7 @@ use super::nfnetlink::NfSocket;
 use super::parts::Parts;
 use super::prompt::Reporter;
 use super::relay::{Batch, Relay};
+use super::rx_filter::RxFilters;
 use super::served::Interface;
 use super::status::{ProxyState, ProxyStatus};
 use super::upstream::LimitFiles;
@@ -91,6 +92,7 @@ struct Loop {
     limits: LimitFiles,
     control: Control,
     proc_net: ProcNet,
+    rx_filters: Option<RxFilters>,
     /// Until the LAN has been told of all addresses, and a moment longer.
     announcer: Option<Announcer>,
     announcer_ends: Option<Instant>,
@@ -147,7 +149,8 @@ impl Driver {
             let how = if injector.is_some() { "serving" } else { "observing" };
             let (name, upstream) = (&interface.name, &interface.upstream);
             log.line(now, Level::Info, &format!("{how} {name} on {upstream}"));
-            interfaces.push(Interface::new(interface.clone(), injector, relay, now));
+            let hears_leaves = inside.links.hears_joins();
+            interfaces.push(Interface::new(interface.clone(), injector, relay, hears_leaves, now));
         }
         for interface in &mut interfaces {
             let index = interface.config.index;
@@ -182,6 +185,7 @@ impl Driver {
             limits,
             control: Control::new(listener),
             proc_net: inside.proc_net,
+            rx_filters: inside.rx_filters,
             announcer,
             announcer_ends: None,
             observing,
@@ -254,7 +258,7 @@ impl Loop {
         loop {
             let now = Instant::now();
             for interface in &mut self.interfaces {
-                interface.handle_timeout(now, &self.limits);
+                interface.handle_timeout(now, &self.limits, self.rx_filters.as_ref());
                 interface.pump(now, &self.limits, &self.reporters, log);
                 interface.stock(&self.limits);
             }

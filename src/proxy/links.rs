@@ -53,6 +53,7 @@ impl LinkEvent {
 /// Hears of changes in one namespace.
 pub(crate) struct Links {
     socket: Socket,
+    hears_joins: bool,
 }
 
 impl Links {
@@ -61,12 +62,10 @@ impl Links {
     /// # Errors
     /// That of socket(2) or bind(2).
     pub(crate) fn open(joins: bool) -> io::Result<Self> {
-        let links = Self::open_idle()?;
+        let mut links = Self::open_idle()?;
         links.socket.add_membership(RTNLGRP_LINK)?;
-        if joins {
-            // Where the kernel does not tell of joins, the container's reports do, later.
-            let _ = links.hear_joins(true);
-        }
+        // Where the kernel does not tell of joins, the container's reports do, later.
+        links.hears_joins = joins && links.hear_joins(true).is_ok();
         Ok(links)
     }
 
@@ -78,7 +77,12 @@ impl Links {
         let mut socket = Socket::new(NETLINK_ROUTE)?;
         socket.bind_auto()?;
         socket.set_non_blocking(true)?;
-        Ok(Links { socket })
+        Ok(Links { socket, hears_joins: false })
+    }
+
+    /// Whether it was opened to hear of joins and leaves, and the kernel tells of them.
+    pub(crate) fn hears_joins(&self) -> bool {
+        self.hears_joins
     }
 
     /// Begins or ends to hear of joins and leaves.

@@ -33,6 +33,7 @@ mod nfnetlink;
 mod parts;
 mod prompt;
 mod relay;
+mod rx_filter;
 mod sandbox;
 mod served;
 mod spawn;

@@ -21,6 +21,7 @@ use super::native::ProcNet;
 use super::nfnetlink::NfSocket;
 use super::prompt::Reporter;
 use super::relay::{ContainerSockets, HostSockets};
+use super::rx_filter::RxFilters;
 use super::start::{Context, StartError, refuse};
 use super::upstream::LimitFiles;
 use crate::attach::IgmpMode;
@@ -80,6 +81,8 @@ pub(crate) struct Inside {
     pub(crate) links: Links,
     /// What the container's kernel has joined.
     pub(crate) proc_net: ProcNet,
+    /// `None`: no interface has such a filter, or the kernel has no packet sockets.
+    pub(crate) rx_filters: Option<RxFilters>,
     /// The container's side of an [`Announcer`], which takes it.
     frames: Option<FrameSocket>,
 }
@@ -273,7 +276,10 @@ impl Inside {
         let announcing = config.interfaces.iter().any(|i| !i.announce.is_empty());
         let frames = announcing.then(FrameSocket::open).transpose();
         let frames = frames.context(|| "cannot open a packet socket".into())?;
-        Ok(Inside { interception, links, proc_net, frames })
+        let filtered = config.interfaces.iter().any(|i| i.relay.is_none());
+        // Without it the container has more to do, and nothing is missing.
+        let rx_filters = filtered.then(|| RxFilters::open().ok()).flatten();
+        Ok(Inside { interception, links, proc_net, rx_filters, frames })
     }
 }
 

@@ -12,6 +12,7 @@ use super::log::{Level, Log};
 use super::native::Observed;
 use super::prompt::Reporter;
 use super::relay::{Inheritance, Relay};
+use super::rx_filter::{RxFilter, RxFilters};
 use super::status::{GroupEntry, GroupStatus, InterfaceEntry, LanQuerier};
 use super::upstream::{LimitFiles, Pool};
 use super::warnings::about_querier;
@@ -24,6 +25,10 @@ pub(crate) struct Interface {
     pub(crate) config: ProxyInterface,
     /// Since when it is administratively up, as far as was told.
     up_since: Option<Instant>,
+    /// `None`: no frame of a group comes by this interface.
+    rx_filter: Option<RxFilter>,
+    /// The kernel tells of leaves.
+    hears_leaves: bool,
     /// `None`: the container's kernel speaks for itself.
     served: Option<Served>,
 }
@@ -37,20 +42,23 @@ struct Served {
 }
 
 impl Interface {
-    /// With an injector it is served, else observed.
+    /// With an injector it is served, else observed. Where the kernel does not tell of leaves, those count
+    /// that it reports.
     pub(crate) fn new(
         config: ProxyInterface,
         injector: Option<Injector>,
         relay: Option<Relay>,
+        hears_leaves: bool,
         now: Instant,
     ) -> Self {
+        let rx_filter = config.relay.is_none().then(RxFilter::default);
         let served = injector.map(|injector| Served {
             router: new_router(&config, now),
             injector,
             pool: Pool::new(config.upstream_index),
             relay,
         });
-        Interface { config, up_since: None, served }
+        Interface { config, up_since: None, rx_filter, hears_leaves, served }
     }
 
     /// Its router, if it is served.
@@ -62,6 +70,16 @@ impl Interface {
     pub(crate) fn concerns(&self, group: Ipv4Addr) -> bool {
         let served = self.served.as_ref();
         served.is_some_and(|served| served.relay.is_some() || !is_link_local(group))
+    }
+
+    /// The container's kernel has joined a group on it.
+    pub(crate) fn joined(&mut self) {
+        self.rx_filter.iter_mut().for_each(RxFilter::joined);
+    }
+
+    /// The container's kernel has left a group on it.
+    pub(crate) fn left(&mut self, now: Instant) {
+        self.rx_filter.iter_mut().for_each(|filter| filter.left(now));
     }
 
     /// Its relay, if it has one.
@@ -132,6 +150,7 @@ impl Interface {
     /// The interface is gone: so is all that the container wanted of it.
     pub(crate) fn gone(&mut self, now: Instant) {
         self.up_since = None;
+        self.rx_filter = self.rx_filter.take().map(|_| RxFilter::default());
         if let Some(served) = &mut self.served {
             served.router = new_router(&self.config, now);
             served.pool.clear();
@@ -144,7 +163,15 @@ impl Interface {
     }
 
     /// Does what is due.
-    pub(crate) fn handle_timeout(&mut self, now: Instant, limits: &LimitFiles) {
+    pub(crate) fn handle_timeout(
+        &mut self,
+        now: Instant,
+        limits: &LimitFiles,
+        rx_filters: Option<&RxFilters>,
+    ) {
+        if let Some(filter) = &mut self.rx_filter {
+            filter.handle_timeout(now, rx_filters, self.config.index);
+        }
         let Some(served) = &mut self.served else { return };
         if served.router.poll_timeout().is_some_and(|at| at <= now) {
             served.router.handle_timeout(now);
@@ -161,9 +188,12 @@ impl Interface {
 
     /// When [`Interface::handle_timeout`] is to be called.
     pub(crate) fn poll_timeout(&self) -> Option<Instant> {
-        let served = self.served.as_ref()?;
-        let relay = served.relay.as_ref().and_then(Relay::poll_timeout);
-        [served.router.poll_timeout(), served.pool.poll_retry(), relay].into_iter().flatten().min()
+        let rx_filter = self.rx_filter.as_ref().and_then(RxFilter::poll_timeout);
+        let served = self.served.as_ref().map_or([None; 3], |served| {
+            let relay = served.relay.as_ref().and_then(Relay::poll_timeout);
+            [served.router.poll_timeout(), served.pool.poll_retry(), relay]
+        });
+        served.into_iter().chain([rx_filter]).flatten().min()
     }
 
     /// Takes what the container's kernel is known to want of a group, and carries out what follows. The first
@@ -224,6 +254,12 @@ impl Interface {
         while let Some((group, filter)) = served.router.poll_change() {
             // What comes of the group is let through before it comes, and until it comes no more.
             let leaving = filter.is_none();
+            if !self.hears_leaves {
+                self.rx_filter.iter_mut().for_each(|rx_filter| match leaving {
+                    true => rx_filter.left(now),
+                    false => rx_filter.joined(),
+                });
+            }
             let mut admitted = if leaving { Ok(()) } else { served.admit(group, &filter) };
             let pool = &mut served.pool;
             let joined = match reporter {

@@ -186,6 +186,7 @@ impl Loop {
                         log.line(now, Level::Info, &text);
                     }
                     LinkEvent::Joined(_, group) => {
+                        interfaces[at].joined();
                         if interfaces[at].concerns(group) {
                             changed.tell(index, group, true);
                         }
@@ -194,6 +195,7 @@ impl Loop {
                         }
                     }
                     LinkEvent::Left(_, group) => {
+                        interfaces[at].left(now);
                         if interfaces[at].concerns(group) {
                             changed.tell(index, group, false);
                         }

@@ -5,6 +5,7 @@ use std::io;
 use libc::{c_long, sock_filter};
 
 use super::assembler::{Assembler, Call, Label, OneOf};
+use crate::proxy::rx_filter;
 
 /// The machine whose numbers these are (`AUDIT_ARCH_*` of `<linux/audit.h>`).
 pub(super) const ARCHITECTURE: u32 = match () {
@@ -19,14 +20,9 @@ pub(super) const ALWAYS: &[c_long] = &[
     libc::SYS_read,
     libc::SYS_pread64,
     libc::SYS_lseek,
-    libc::SYS_write,
     libc::SYS_recvfrom,
-    libc::SYS_sendto,
-    libc::SYS_sendmsg,
     libc::SYS_recvmsg,
     libc::SYS_recvmmsg,
-    libc::SYS_sendmmsg,
-    libc::SYS_bind,
     libc::SYS_getsockname,
     libc::SYS_epoll_ctl,
     libc::SYS_epoll_pwait,
@@ -58,6 +54,11 @@ pub(super) const ALWAYS: &[c_long] = &[
     libc::SYS_epoll_wait,
 ];
 
+/// Not by the [packet socket](crate::proxy::rx_filter): it would send any frame, and receive all that
+/// there are once it is bound.
+pub(super) const ELSEWHERE: &[c_long] =
+    &[libc::SYS_sendto, libc::SYS_write, libc::SYS_sendmsg, libc::SYS_sendmmsg, libc::SYS_bind];
+
 /// With these arguments only.
 pub(super) const CHECKED: &[(c_long, &[OneOf])] = &[
     (libc::SYS_mmap, NOT_EXECUTABLE),
@@ -80,6 +81,8 @@ pub(super) const CHECKED: &[(c_long, &[OneOf])] = &[
         &[value(1, &[libc::SOL_SOCKET as u32]), value(2, &[libc::SO_MEMINFO as u32])],
     ),
 ];
+
+const PACKET_SOCKET: OneOf = value(0, &[rx_filter::DESCRIPTOR as u32]);
 
 const NOT_EXECUTABLE: &[OneOf] =
     &[OneOf { argument: 2, mask: libc::PROT_EXEC as u32, values: &[0] }];
@@ -108,6 +111,10 @@ pub(super) const OPTIONS: &[(&[u32], &[u32])] = &[
         &[libc::SOL_SOCKET as u32],
         &[libc::SO_ATTACH_FILTER as u32, libc::SO_RCVBUF as u32, libc::SO_REUSEADDR as u32],
     ),
+    (
+        &[libc::SOL_PACKET as u32],
+        &[libc::PACKET_ADD_MEMBERSHIP as u32, libc::PACKET_DROP_MEMBERSHIP as u32],
+    ),
 ];
 
 pub(super) const fn value(argument: u32, values: &'static [u32]) -> OneOf {
@@ -118,7 +125,7 @@ const ASSEMBLED: Assembler = assemble();
 pub(super) static PROGRAM: [sock_filter; ASSEMBLED.len()] = ASSEMBLED.code();
 
 const fn assemble() -> Assembler {
-    const CALLS: usize = ALWAYS.len() + CHECKED.len() + 1;
+    const CALLS: usize = ALWAYS.len() + ELSEWHERE.len() + CHECKED.len() + 1;
     let mut program = Assembler::new(libc::EPERM as u32);
 
     let mut options = program.deny;
@@ -130,17 +137,25 @@ const fn assemble() -> Assembler {
         options = program.one_of(value(1, level), named, options);
     }
     let mut calls = [call(libc::SYS_setsockopt, options); CALLS];
+    let mut count = 1;
     let mut at = 0;
     while at < ALWAYS.len() {
-        calls[at] = call(ALWAYS[at], program.allow);
-        at += 1;
+        calls[count] = call(ALWAYS[at], program.allow);
+        (at, count) = (at + 1, count + 1);
+    }
+    let elsewhere = program.one_of(PACKET_SOCKET, program.deny, program.allow);
+    let mut at = 0;
+    while at < ELSEWHERE.len() {
+        calls[count] = call(ELSEWHERE[at], elsewhere);
+        (at, count) = (at + 1, count + 1);
     }
     let mut at = 0;
     while at < CHECKED.len() {
         let (number, checks) = CHECKED[at];
-        calls[ALWAYS.len() + at] = call(number, program.all(checks));
-        at += 1;
+        calls[count] = call(number, program.all(checks));
+        (at, count) = (at + 1, count + 1);
     }
+    assert!(count == CALLS);
     program.finish(ARCHITECTURE, calls)
 }
 

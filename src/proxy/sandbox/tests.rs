@@ -8,8 +8,8 @@ use seccompiler::{
 };
 
 use super::assembler::OneOf;
-use super::system_calls::{ALWAYS, ARCHITECTURE, CHECKED, OPTIONS, PROGRAM, value};
-use crate::proxy::classic_bpf;
+use super::system_calls::{ALWAYS, ARCHITECTURE, CHECKED, ELSEWHERE, OPTIONS, PROGRAM, value};
+use crate::proxy::{classic_bpf, rx_filter};
 
 const ALLOWED: u32 = libc::SECCOMP_RET_ALLOW;
 const DENIED: u32 = libc::SECCOMP_RET_ERRNO | libc::EPERM as u32;
@@ -50,6 +50,11 @@ fn verdict(program: &[sock_filter], data: &Data) -> u32 {
 fn oracle() -> Vec<sock_filter> {
     let mut rules: BTreeMap<i64, Vec<SeccompRule>> =
         ALWAYS.iter().map(|number| (*number, Vec::new())).collect();
+    let packet_socket = rx_filter::DESCRIPTOR as u64;
+    for number in ELSEWHERE {
+        let other = condition(0, SeccompCmpOp::Ne, packet_socket);
+        rules.insert(*number, vec![SeccompRule::new(vec![other]).unwrap()]);
+    }
     for (number, checks) in CHECKED {
         rules.insert(*number, alternatives(checks));
     }
@@ -67,19 +72,20 @@ fn oracle() -> Vec<sock_filter> {
     program.iter().map(|i| sock_filter { code: i.code, jt: i.jt, jf: i.jf, k: i.k }).collect()
 }
 
+fn condition(argument: u8, operator: SeccompCmpOp, value: u64) -> SeccompCondition {
+    SeccompCondition::new(argument, SeccompCmpArgLen::Dword, operator, value).unwrap()
+}
+
 /// A rule for each choice of one value per check.
 fn alternatives(checks: &[OneOf]) -> Vec<SeccompRule> {
     let mut chosen = vec![Vec::new()];
     for OneOf { argument, mask, values } in checks {
-        let condition = |value: u32| {
-            let (operator, length) =
-                (SeccompCmpOp::MaskedEq(u64::from(*mask)), SeccompCmpArgLen::Dword);
-            SeccompCondition::new(*argument as u8, length, operator, u64::from(value)).unwrap()
-        };
+        let operator = SeccompCmpOp::MaskedEq(u64::from(*mask));
+        let with = |value: &u32| condition(*argument as u8, operator.clone(), u64::from(*value));
         chosen = chosen
             .iter()
             .flat_map(|before| {
-                values.iter().map(move |value| [before.clone(), vec![condition(*value)]].concat())
+                values.iter().map(|value| [before.clone(), vec![with(value)]].concat())
             })
             .collect();
     }
@@ -101,7 +107,8 @@ fn argument() -> impl Strategy<Value = u64> {
 
 fn number() -> impl Strategy<Value = u32> {
     let checked = CHECKED.iter().map(|(number, _)| *number as u32);
-    let checked: Vec<_> = checked.chain([libc::SYS_setsockopt as u32]).collect();
+    let elsewhere = ELSEWHERE.iter().map(|number| *number as u32);
+    let checked: Vec<_> = checked.chain(elsewhere).chain([libc::SYS_setsockopt as u32]).collect();
     prop_oneof![
         3 => proptest::sample::select(checked),
         1 => 0u32..500,
@@ -135,11 +142,17 @@ fn every_number_is_judged_alike() {
 fn what_a_proxy_does_is_allowed_and_the_rest_is_not() {
     let (inet, dgram) = (libc::AF_INET as u64, (libc::SOCK_DGRAM | libc::SOCK_CLOEXEC) as u64);
     let ip = libc::IPPROTO_IP as u64;
+    let packet_socket = rx_filter::DESCRIPTOR as u64;
     let allowed = [
         call(libc::SYS_recvmsg, &[7, 1 << 40]),
         call(libc::SYS_socket, &[inet, dgram]),
         call(libc::SYS_setsockopt, &[7, ip, libc::MCAST_JOIN_GROUP as u64]),
         call(libc::SYS_mmap, &[0, 4096, libc::PROT_READ as u64]),
+        call(libc::SYS_sendto, &[packet_socket + 1]),
+        call(
+            libc::SYS_setsockopt,
+            &[packet_socket, libc::SOL_PACKET as u64, libc::PACKET_ADD_MEMBERSHIP as u64],
+        ),
     ];
     let denied = [
         call(libc::SYS_openat, &[]),
@@ -149,6 +162,10 @@ fn what_a_proxy_does_is_allowed_and_the_rest_is_not() {
         call(libc::SYS_setsockopt, &[7, ip, libc::IP_HDRINCL as u64]),
         call(libc::SYS_setsockopt, &[7, libc::SOL_SOCKET as u64, libc::MCAST_JOIN_GROUP as u64]),
         call(libc::SYS_mmap, &[0, 4096, libc::PROT_EXEC as u64]),
+        call(libc::SYS_sendto, &[packet_socket]),
+        // The kernel takes the lower half of the word.
+        call(libc::SYS_sendmsg, &[packet_socket | 1 << 32]),
+        call(libc::SYS_bind, &[packet_socket]),
         // The x32 numbers of x86_64.
         call(libc::SYS_read | 0x4000_0000, &[]),
     ];
