@@ -2,6 +2,8 @@
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr};
+use std::sync::{Mutex, mpsc};
+use std::thread;
 use std::time::Duration;
 
 use super::HookError;
@@ -14,6 +16,9 @@ use crate::state::{AttachedInterface, LockedDir, ProcessRef, Record, StateDirErr
 
 /// How long a proxy may take to end before it is killed.
 const PATIENCE: Duration = Duration::from_millis(500);
+
+/// Containers whose rules are brought into force at a time: most of it is waiting for old proxies to end.
+const AT_A_TIME: usize = 8;
 
 /// Starts a proxy for interfaces that need not be there yet; `None` when all have `igmp=off`.
 pub(super) fn begin(interfaces: &[AttachedInterface]) -> Result<Option<Starting>, SpawnError> {
@@ -159,16 +164,30 @@ pub struct Reloaded {
 /// # Errors
 /// When the state directory cannot be listed, or the administrator's file not be understood.
 pub fn reload(store: &Store, admin: &AdminConfig) -> Result<Vec<Reloaded>, StateDirError> {
-    let mut reloaded = Vec::new();
-    for container in store.list()? {
-        let result = match store.lock(&container) {
-            Ok(Some(dir)) => reload_one(&dir, admin),
-            Ok(None) => continue,
-            Err(error) => Err(error.into()),
-        };
-        reloaded.push(Reloaded { container, result });
-    }
-    Ok(reloaded)
+    let containers = store.list()?;
+    let waiting = Mutex::new(containers.iter().enumerate());
+    let (done, results) = mpsc::channel();
+    let work = |done: mpsc::Sender<_>| {
+        let take = || waiting.lock().ok()?.next();
+        while let Some((position, container)) = take() {
+            let result = match store.lock(container) {
+                Ok(Some(dir)) => reload_one(&dir, admin),
+                Ok(None) => continue,
+                Err(error) => Err(error.into()),
+            };
+            let container = container.clone();
+            // Whoever waits for it is there until the last one is done.
+            let _ = done.send((position, Reloaded { container, result }));
+        }
+    };
+    thread::scope(|scope| {
+        for done in std::iter::repeat_n(done, AT_A_TIME.min(containers.len())) {
+            scope.spawn(|| work(done));
+        }
+    });
+    let mut reloaded: Vec<_> = results.into_iter().collect();
+    reloaded.sort_by_key(|(position, _)| *position);
+    Ok(reloaded.into_iter().map(|(_, reloaded)| reloaded).collect())
 }
 
 fn reload_one(dir: &LockedDir, admin: &AdminConfig) -> Result<bool, HookError> {
