@@ -7,14 +7,19 @@
 //! With the next change of the list that ends; where none comes, one is made here.
 
 use std::io;
-use std::os::fd::AsRawFd;
+use std::os::fd::{BorrowedFd, RawFd};
 use std::time::{Duration, Instant};
 
 use socket2::{Domain, Socket, Type};
 
+use crate::net::sockopt;
+
 /// Where the packet socket is kept: at a number that has no other use, so that the system call filter can
 /// deny to send anything by it.
-pub(crate) const DESCRIPTOR: i32 = libc::STDIN_FILENO;
+pub(crate) const DESCRIPTOR: RawFd = libc::STDIN_FILENO;
+
+/// The Ethernet address of 224.0.0.1.
+const ALL_SYSTEMS: [u8; 6] = [0x01, 0x00, 0x5e, 0, 0, 1];
 
 /// Time for a join to come, or more leaves, which change the list by themselves. To change it takes the
 /// kernel's lock of all links, and has the parent's hardware filter written anew.
@@ -37,26 +42,15 @@ impl RxFilters {
     /// Adds 224.0.0.1, which every interface has joined, to the list once more, or takes that back: the
     /// list is seen through, and its addresses stay the same.
     fn renew(&self, index: u32, add: bool) -> io::Result<()> {
-        const ALL_SYSTEMS: [u8; 8] = [0x01, 0x00, 0x5e, 0, 0, 1, 0, 0];
-        let request = libc::packet_mreq {
-            mr_ifindex: index.cast_signed(),
-            mr_type: libc::PACKET_MR_MULTICAST as u16,
-            mr_alen: 6,
-            mr_address: ALL_SYSTEMS,
-        };
+        let mut request = [0; size_of::<libc::packet_mreq>()];
+        request[..4].copy_from_slice(&index.to_ne_bytes());
+        request[4..6].copy_from_slice(&(libc::PACKET_MR_MULTICAST as u16).to_ne_bytes());
+        request[6..8].copy_from_slice(&(ALL_SYSTEMS.len() as u16).to_ne_bytes());
+        request[8..][..ALL_SYSTEMS.len()].copy_from_slice(&ALL_SYSTEMS);
         let option = if add { libc::PACKET_ADD_MEMBERSHIP } else { libc::PACKET_DROP_MEMBERSHIP };
-        // SAFETY: the descriptor is open for as long as `self` is there, and the kernel reads as many
-        // bytes as `request` has.
-        let result = unsafe {
-            libc::setsockopt(
-                DESCRIPTOR.as_raw_fd(),
-                libc::SOL_PACKET,
-                option,
-                (&raw const request).cast(),
-                size_of_val(&request) as libc::socklen_t,
-            )
-        };
-        if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+        // SAFETY: nothing closes the descriptor for as long as the process runs.
+        let socket = unsafe { BorrowedFd::borrow_raw(DESCRIPTOR) };
+        sockopt::set_bytes(socket, libc::SOL_PACKET, option, &request)
     }
 }
 
