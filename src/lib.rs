@@ -14,20 +14,24 @@
 //! containers. [`standin`] is what Docker, containerd and CRI-O call in place of runc, and [`setup`]
 //! tells them so, both by [`json_edit`]. [`probe`] and [`demo`] measure and show what arrives.
 
-pub mod attach;
+pub mod attachment;
 pub mod cli;
 pub mod demo;
 pub mod engine;
 pub mod hook;
 pub mod igmp;
-mod internet_checksum;
 pub mod json_edit;
+pub mod link;
 pub mod lookup;
+pub mod multicast;
 pub mod net;
 pub mod oci;
+pub mod primitives;
 pub mod probe;
 pub mod proxy;
+pub mod runtime_wrapper;
+pub mod service;
 pub mod setup;
-pub mod standin;
+pub mod standalone;
 pub mod state;
-pub mod wrapper;
+pub mod sys;

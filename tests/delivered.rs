@@ -119,7 +119,7 @@ fn the_manifests_for_kubernetes() {
     let container = &pod["spec"]["containers"][0];
     assert_eq!(keys(container), ["image", "name"]);
     let wish = pod["metadata"]["annotations"]["io.mcrun.mcast"].as_str().expect("an annotation");
-    mcrun::attach::parse_list(wish).expect("an attachment");
+    mcrun::attachment::parse_list(wish).expect("an attachment");
 }
 
 #[test]

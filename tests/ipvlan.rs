@@ -7,7 +7,8 @@ mod lab;
 mod vm;
 
 use std::collections::BTreeSet;
-use std::fs::{self, File};
+use std::fs;
+use std::fs::File;
 use std::net::Ipv4Addr;
 use std::process::Stdio;
 use std::time::Duration;

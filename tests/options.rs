@@ -2,7 +2,7 @@
 
 use std::process::{Command, Stdio};
 
-use mcrun::wrapper::table::Help;
+use mcrun::engine::table::Help;
 
 fn compare(engine: &str) {
     for command in ["run", "create"] {

@@ -7,7 +7,7 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 use std::time::Duration;
 
 use lab::{Change, Container, FAR, Lab, PATIENCE, ROUTER, SOURCES, SWITCH, wait_until};
-use mcrun::igmp::{Filter, FilterMode};
+use mcrun::multicast::{FilterMode, SourceFilter};
 use mcrun::net::netns::NetNs;
 use serde_json::Value;
 use socket2::{Domain, Protocol, Socket, Type};
@@ -19,7 +19,7 @@ fn source(n: u8) -> Ipv4Addr {
     Ipv4Addr::new(10, 99, 0, n)
 }
 
-fn set(filter: Filter) -> Change {
+fn set(filter: SourceFilter) -> Change {
     Change::Set(filter)
 }
 
@@ -27,7 +27,7 @@ fn set(filter: Filter) -> Change {
 /// has joined exactly what the container's kernel then asks for.
 fn follow(lab: &Lab, container: &Container, group: Ipv4Addr, changes: &[(usize, Change)]) {
     let members = [container.member(), container.member()];
-    let mut filters: Vec<Option<Filter>> = vec![None, None];
+    let mut filters: Vec<Option<SourceFilter>> = vec![None, None];
     for (step, (at, change)) in changes.iter().enumerate() {
         members[*at].change(group, change);
         filters[*at] = lab::after(filters[*at].take(), change);
@@ -65,14 +65,14 @@ fn every_operation(igmp_version: u8) {
         LeaveSource(a),
         LeaveSource(b),
         JoinSource(a),
-        set(Filter::include([b, c])),
-        set(Filter::exclude([a])),
-        set(Filter::exclude([a, b, c])),
-        set(Filter::any()),
-        set(Filter::include([a])),
-        set(Filter::none()),
+        set(SourceFilter::include([b, c])),
+        set(SourceFilter::exclude([a])),
+        set(SourceFilter::exclude([a, b, c])),
+        set(SourceFilter::any()),
+        set(SourceFilter::include([a])),
+        set(SourceFilter::none()),
         Join,
-        set(Filter::exclude([d])),
+        set(SourceFilter::exclude([d])),
         Leave,
     ];
     follow(&lab, &container, GROUP, &one.map(|change| (0, change)));
@@ -82,14 +82,14 @@ fn every_operation(igmp_version: u8) {
         (0, Block(b)),
         (1, JoinSource(a)),
         (1, JoinSource(c)),
-        (1, set(Filter::exclude([b, c]))),
+        (1, set(SourceFilter::exclude([b, c]))),
         (0, Unblock(a)),
         (0, Leave),
-        (1, set(Filter::include([d]))),
+        (1, set(SourceFilter::include([d]))),
         (0, JoinSource(a)),
         (0, JoinSource(d)),
         (1, LeaveSource(d)),
-        (0, set(Filter::exclude([a, d]))),
+        (0, set(SourceFilter::exclude([a, d]))),
         (1, Join),
         (0, Leave),
         (0, JoinSource(b)),
@@ -101,7 +101,7 @@ fn every_operation(igmp_version: u8) {
         (1, JoinSource(a)),
         (0, LeaveSource(a)),
         (0, JoinSource(c)),
-        (1, set(Filter::include([c, d]))),
+        (1, set(SourceFilter::include([c, d]))),
         (0, Leave),
     ];
     follow(&lab, &container, SSM, &channels);

@@ -7,7 +7,7 @@ use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use lab::{Change, Container, Lab, PATIENCE, SOURCES, run, wait_until};
-use mcrun::igmp::Filter;
+use mcrun::multicast::SourceFilter;
 use serde_json::Value;
 
 const ALLOWED: Ipv4Addr = Ipv4Addr::new(239, 8, 1, 1);
@@ -74,7 +74,7 @@ fn an_allow_with_a_source_joins_and_lets_in_that_source_only() {
     let receiver = lab.receive(&container, group, None, Duration::from_secs(5));
     lab.wait_joined(&container, group);
     wait_until("the host joins the channel", PATIENCE, || {
-        (lab.upstream(group) == Some(Filter::include([allowed]))).then_some(())
+        (lab.upstream(group) == Some(SourceFilter::include([allowed]))).then_some(())
     });
     for frame in capture.finish() {
         if let lab::Igmp::ReportV3(records) = frame.message {
@@ -108,7 +108,7 @@ fn a_denied_source_is_left_out_and_does_not_arrive() {
     let _streams = [lab.send(ALLOWED, allowed, 200), lab.send(ALLOWED, denied, 200)];
     let receiver = lab.receive(&container, ALLOWED, None, Duration::from_secs(5));
     lab.wait_joined(&container, ALLOWED);
-    assert_eq!(lab.upstream(ALLOWED), Some(Filter::exclude([denied])));
+    assert_eq!(lab.upstream(ALLOWED), Some(SourceFilter::exclude([denied])));
     let all = lab.receive(&neighbour, ALLOWED, None, Duration::from_secs(2)).finish();
     assert_eq!(all.sources, BTreeSet::from(SOURCES), "the neighbour has both");
     let reception = receiver.finish();
@@ -219,7 +219,7 @@ fn a_limit_of_the_host_is_shown_and_what_was_refused_is_joined_when_it_is_raised
     let member = container.member();
     member.change(ALLOWED, &Change::Join);
     lab.wait_joined(&container, ALLOWED);
-    let excluded = Filter::exclude((1..=5).map(|n| Ipv4Addr::new(10, 7, 0, n)));
+    let excluded = SourceFilter::exclude((1..=5).map(|n| Ipv4Addr::new(10, 7, 0, n)));
     member.change(ALLOWED, &Change::Set(excluded.clone()));
     let shown = wait_status(&lab, &container, ALLOWED, "failed");
     let reason = shown["reason"].as_str().expect("a reason");

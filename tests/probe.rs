@@ -121,7 +121,7 @@ fn mouth(ns: &NetNs, source: Ipv4Addr) -> impl Fn(&[u8]) {
     let socket = ns
         .run(|| {
             let socket = UdpSocket::bind((source, 0)).unwrap();
-            let lo = mcrun::net::sockopt::set_multicast_interface;
+            let lo = mcrun::sys::sockopt::set_multicast_interface;
             lo(&socket, 1, GROUP.parse().unwrap()).unwrap();
             socket
         })

@@ -13,15 +13,17 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use lab::{Background, Igmp, Lab, PARENT, PATIENCE, RecordKind, alive, run, wait_until};
-use mcrun::attach::{GroupPolicy, GroupRule, IgmpMode};
-use mcrun::igmp::{Filter, FilterMode};
+use mcrun::attachment::IgmpMode;
+use mcrun::multicast::{FilterMode, SourceFilter};
+use mcrun::multicast::{GroupPolicy, GroupRule};
 use mcrun::net::netns::NetNs;
-use mcrun::net::sockopt;
 use mcrun::proxy::{
     GroupEntry, GroupStatus, ProxyConfig, ProxyInterface, ProxyState, ProxyStatus, query_all,
     requery,
 };
-use mcrun::state::{ProcessRef, Store};
+use mcrun::state::Store;
+use mcrun::sys::process::ProcessRef;
+use mcrun::sys::sockopt;
 use seccompiler::{
     BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
     SeccompRule,
@@ -411,7 +413,7 @@ fn an_exclude_list_reaches_the_wire_as_it_is() {
     let capture = lab.capture();
     let socket = container.socket();
     sockopt::join_source_group(&socket, container.index, GROUP, source(9)).expect("join");
-    sockopt::set_filter(&socket, container.index, GROUP, &Filter::exclude([source(9)]))
+    sockopt::set_filter(&socket, container.index, GROUP, &SourceFilter::exclude([source(9)]))
         .expect("filter");
     wait_until("the list is told", PATIENCE, || {
         proxy.group(GROUP).filter(|g| g.mode == FilterMode::Exclude && g.sources == [source(9)])
@@ -455,7 +457,7 @@ fn groups_are_spread_over_sockets_and_too_long_lists_recover() {
     wait_until("all are left", PATIENCE, || lab.host_joins().is_disjoint(&groups).then_some(()));
 
     // 25 sources fit no socket of the host's default, but three do.
-    let many = Filter::include((1..=25).map(|n| Ipv4Addr::new(10, 7, 0, n)));
+    let many = SourceFilter::include((1..=25).map(|n| Ipv4Addr::new(10, 7, 0, n)));
     let socket = container.join_source(SSM, Ipv4Addr::new(10, 7, 0, 1));
     sockopt::set_filter(&socket, container.index, SSM, &many).expect("filter");
     wait_until("all sources are joined", PATIENCE, || {
@@ -465,7 +467,7 @@ fn groups_are_spread_over_sockets_and_too_long_lists_recover() {
     wait_left(&lab, SSM);
 
     // 12 excluded sources fit no socket until the host allows it.
-    let excluded = Filter::exclude((1..=12).map(|n| Ipv4Addr::new(10, 7, 0, n)));
+    let excluded = SourceFilter::exclude((1..=12).map(|n| Ipv4Addr::new(10, 7, 0, n)));
     let socket = container.join(GROUP);
     wait_joined(&lab, GROUP);
     sockopt::set_filter(&socket, container.index, GROUP, &excluded).expect("filter");

@@ -345,7 +345,7 @@ fn datagrams_that_hardware_was_to_cut_are_cut() {
     let inside = containers[0].socket(PORT);
     inside.join(OTHER);
     lab.wait_joined(&containers[0], OTHER);
-    mcrun::net::sockopt::set_int(&inside.socket, libc::SOL_UDP, UDP_SEGMENT, 1000).expect("option");
+    mcrun::sys::sockopt::set_int(&inside.socket, libc::SOL_UDP, UDP_SEGMENT, 1000).expect("option");
     let payload: Vec<u8> = (0..2500u32).map(|n| (n % 251) as u8).collect();
     inside.send(&payload, (GROUP, PORT));
     let received = lan.take(3);

@@ -3,13 +3,14 @@
 mod lab;
 
 use std::collections::BTreeSet;
-use std::fs::{self, File};
+use std::fs;
+use std::fs::File;
 use std::io::{Read, Seek};
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::time::{Duration, Instant};
 
 use lab::{Change, Container, Lab, PATIENCE, wait_until};
-use mcrun::igmp::Filter;
+use mcrun::multicast::SourceFilter;
 use mcrun::net::netns::NetNs;
 use socket2::{Domain, Protocol, Socket, Type};
 
@@ -49,10 +50,10 @@ fn sources(lab: &Lab, container: &Container, count: u16) {
     let sources: Vec<Ipv4Addr> = (0..count)
         .map(|n| Ipv4Addr::from(u32::from(Ipv4Addr::new(10, 6, 0, 1)) + u32::from(n)))
         .collect();
-    let all = Some(Filter::include(sources.iter().copied()));
+    let all = Some(SourceFilter::include(sources.iter().copied()));
     let member = container.member();
     member.change(SSM, &Change::JoinSource(sources[0]));
-    member.change(SSM, &Change::Set(Filter::include(sources.iter().copied())));
+    member.change(SSM, &Change::Set(SourceFilter::include(sources.iter().copied())));
     let what = format!("{count} sources are joined upstream");
     wait_until(&what, PATIENCE, || (lab.upstream(SSM) == all).then_some(()));
     let shown = lab.groups(container);

@@ -4,10 +4,12 @@ use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
-use mcrun::attach::GroupPolicy;
+use mcrun::multicast::GroupPolicy;
 use mcrun::igmp::router::{RouterConfig, Status};
-use mcrun::igmp::wire::{self, Ipv4Packet, Message, Query, Record, RecordType, Version};
-use mcrun::igmp::{Filter, FilterMode, Router};
+use mcrun::igmp::wire;
+use mcrun::igmp::wire::{Ipv4Packet, Message, Query, Record, RecordType, Version};
+use mcrun::multicast::{SourceFilter, FilterMode};
+use mcrun::igmp::Router;
 
 const GROUPS: [[u8; 4]; 8] = [
     [239, 1, 1, 1],
@@ -52,8 +54,8 @@ impl<'a> Input<'a> {
         (0..self.byte() % 8).map(|_| Ipv4Addr::new(10, 0, 0, self.byte() % 16)).collect()
     }
 
-    fn filter(&mut self) -> Filter {
-        let make = if self.byte() & 1 == 0 { Filter::include } else { Filter::exclude };
+    fn filter(&mut self) -> SourceFilter {
+        let make = if self.byte() & 1 == 0 { SourceFilter::include } else { SourceFilter::exclude };
         make(self.sources())
     }
 
@@ -177,7 +179,7 @@ pub fn run(data: &[u8]) {
 struct Lab {
     now: Instant,
     router: Router,
-    upstream: BTreeMap<Ipv4Addr, Filter>,
+    upstream: BTreeMap<Ipv4Addr, SourceFilter>,
 }
 
 impl Lab {
@@ -217,7 +219,7 @@ impl Lab {
             } else {
                 self.upstream.insert(group, filter.clone())
             };
-            assert_ne!(before.unwrap_or_else(Filter::none), filter, "no change");
+            assert_ne!(before.unwrap_or_else(SourceFilter::none), filter, "no change");
         }
         while self.router.poll_notice().is_some() {}
     }

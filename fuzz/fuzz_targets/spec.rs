@@ -3,9 +3,9 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use mcrun::attach::{Attachment, AdminConfig, MAX_ATTACHMENTS, parse_list};
-use mcrun::net::facts::Facts;
-use mcrun::net::plan::plan;
+use mcrun::attachment::{Attachment, AdminConfig, MAX_ATTACHMENTS, parse_list};
+use mcrun::link::facts::Facts;
+use mcrun::link::plan::plan;
 
 fuzz_target!(|text: &str| {
     match parse_list(text) {

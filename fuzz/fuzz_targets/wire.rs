@@ -4,7 +4,8 @@
 use std::net::Ipv4Addr;
 
 use libfuzzer_sys::fuzz_target;
-use mcrun::igmp::wire::{self, Ipv4Packet, Message, RecordType};
+use mcrun::igmp::wire;
+use mcrun::igmp::wire::{Ipv4Packet, Message, RecordType};
 
 fuzz_target!(|data: &[u8]| {
     // A mutated message hardly ever has the right checksum: take the bytes as they are, and

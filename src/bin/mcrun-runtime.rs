@@ -4,5 +4,5 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    mcrun::standin::main()
+    mcrun::runtime_wrapper::main()
 }

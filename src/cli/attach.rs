@@ -5,11 +5,11 @@ use std::process::ExitCode;
 use anyhow::Context;
 use clap::Args;
 
-use super::output::print;
-use crate::attach::parse_spec;
-use crate::hook::attach_running;
+use crate::attachment::parse_spec;
+use crate::cli::output::print;
 use crate::lookup;
 use crate::oci::ContainerState;
+use crate::service::attach_running;
 use crate::state::Store;
 
 /// Arguments of `mcrun attach`.

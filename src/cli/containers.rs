@@ -3,8 +3,9 @@
 use anyhow::bail;
 use serde::Serialize;
 
-use crate::attach::{IgmpMode, MacAddr};
+use crate::attachment::IgmpMode;
 use crate::lookup::engine_name;
+use crate::primitives::MacAddr;
 use crate::proxy::{
     InterfaceEntry, LanQuerier, ProxyState, ProxyStatus, RelayCounts, RelayStatus, query_all,
 };

@@ -1,6 +1,7 @@
 //! `mcrun demo`.
 
-use std::io::{self, Write};
+use std::io;
+use std::io::Write;
 use std::process::ExitCode;
 
 use anyhow::Context;

@@ -4,9 +4,9 @@ use std::process::ExitCode;
 
 use clap::Args;
 
-use super::containers;
-use super::output::print;
-use crate::hook::detach_running;
+use crate::cli::containers;
+use crate::cli::output::print;
+use crate::service::detach_running;
 use crate::state::Store;
 
 /// Arguments of `mcrun detach`.

@@ -5,7 +5,8 @@ use std::process::ExitCode;
 
 use clap::Args;
 
-use crate::engine::{self, ExecOptions};
+use crate::standalone;
+use crate::standalone::ExecOptions;
 
 /// Arguments of `mcrun exec`.
 #[derive(Debug, Args)]
@@ -50,5 +51,5 @@ pub(super) fn run(args: ExecArgs) -> anyhow::Result<ExitCode> {
         workdir: args.workdir,
         user: args.user,
     };
-    Ok(super::run::exit_code(engine::exec(&options)))
+    Ok(crate::cli::run::exit_code(standalone::exec(&options)))
 }

@@ -5,9 +5,9 @@ use std::process::ExitCode;
 
 use clap::Args;
 
-use super::output::print;
+use crate::cli::output::print;
 use crate::state::Store;
-use crate::{engine, hook};
+use crate::{service, standalone};
 
 /// Arguments of `mcrun gc`.
 ///
@@ -20,10 +20,10 @@ pub struct GcArgs {}
 pub(super) fn run(_args: GcArgs) -> anyhow::Result<ExitCode> {
     let mut results: BTreeMap<String, Vec<String>> = BTreeMap::new();
     // First the containers: their removal runs the poststop hook.
-    for (container, result) in engine::collect_garbage() {
+    for (container, result) in standalone::collect_garbage() {
         results.entry(container).or_default().extend(result.err().map(|e| e.to_string()));
     }
-    for collected in hook::collect_garbage(&Store::from_env())? {
+    for collected in service::collect_garbage(&Store::from_env())? {
         let errors = results.entry(collected.container.to_string()).or_default();
         errors.extend(collected.result.err().map(|e| e.to_string()));
     }

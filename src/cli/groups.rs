@@ -6,9 +6,10 @@ use std::process::ExitCode;
 use clap::Args;
 use serde::Serialize;
 
-use super::containers::{self, Container};
-use super::output::{age, print, print_json, table};
-use crate::igmp::FilterMode;
+use crate::cli::containers;
+use crate::cli::containers::Container;
+use crate::cli::output::{age, print, print_json, table};
+use crate::multicast::FilterMode;
 use crate::proxy::{GroupEntry, GroupStatus, InterfaceEntry, RelayCounts};
 use crate::state::Store;
 

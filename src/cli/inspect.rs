@@ -6,8 +6,9 @@ use std::process::ExitCode;
 use clap::Args;
 use serde_json::json;
 
-use super::containers::{self, Container};
-use super::output::{print, print_json};
+use crate::cli::containers;
+use crate::cli::containers::Container;
+use crate::cli::output::{print, print_json};
 use crate::proxy::{RelayCounts, RelayStatus};
 use crate::state::Store;
 

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::Args;
 
-use crate::engine;
+use crate::standalone;
 
 /// Arguments of `mcrun kill`.
 #[derive(Debug, Args)]
@@ -18,9 +18,9 @@ pub struct KillArgs {
 }
 
 pub(super) fn run(args: KillArgs) -> anyhow::Result<ExitCode> {
-    let signal = match engine::parse_signal(&args.signal) {
+    let signal = match standalone::parse_signal(&args.signal) {
         Ok(signal) => signal,
-        Err(error) => return Ok(super::run::exit_code(Err(error))),
+        Err(error) => return Ok(crate::cli::run::exit_code(Err(error))),
     };
-    Ok(super::stop::for_each(&args.containers, |name| engine::kill(name, signal)))
+    Ok(crate::cli::stop::for_each(&args.containers, |name| standalone::kill(name, signal)))
 }

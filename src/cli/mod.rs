@@ -26,7 +26,8 @@ use std::process::ExitCode;
 use clap::error::ErrorKind;
 use clap::{Parser, Subcommand};
 
-use crate::wrapper::{self, WrapperError};
+use crate::engine;
+use crate::engine::WrapperError;
 
 /// Multicast for containers: each one a host of its own on the media LAN.
 #[derive(Debug, Parser)]
@@ -124,8 +125,8 @@ fn hand_on(arguments: &[OsString]) -> Result<(), WrapperError> {
         return Ok(());
     };
     match command.to_str() {
-        Some(command @ ("run" | "create")) => wrapper::create(command, rest),
-        Some("start") => wrapper::start(rest),
+        Some(command @ ("run" | "create")) => engine::create(command, rest),
+        Some("start") => engine::start(rest),
         _ => Ok(()),
     }
 }

@@ -1,6 +1,7 @@
 //! Tables for people, JSON for programs.
 
-use std::io::{self, Write};
+use std::io;
+use std::io::Write;
 
 use comfy_table::{ContentArrangement, Table, presets};
 use serde::Serialize;

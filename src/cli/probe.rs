@@ -1,7 +1,8 @@
 //! `mcrun probe`.
 
 use std::collections::HashSet;
-use std::io::{self, Write};
+use std::io;
+use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr};
 use std::process::ExitCode;
 use std::time::Duration;

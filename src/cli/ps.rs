@@ -5,8 +5,9 @@ use std::process::ExitCode;
 use clap::Args;
 use serde::Serialize;
 
-use super::containers::{self, Container, InterfaceSummary, ProxySummary};
-use super::output::{print, print_json, table};
+use crate::cli::containers;
+use crate::cli::containers::{Container, InterfaceSummary, ProxySummary};
+use crate::cli::output::{print, print_json, table};
 use crate::proxy::InterfaceEntry;
 use crate::state::Store;
 

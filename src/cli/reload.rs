@@ -4,9 +4,9 @@ use std::process::ExitCode;
 
 use clap::Args;
 
-use super::output::print;
-use crate::attach::AdminConfig;
-use crate::hook::reload;
+use crate::attachment::AdminConfig;
+use crate::cli::output::print;
+use crate::service::reload;
 use crate::state::{Store, config_dir};
 
 /// Arguments of `mcrun reload`.

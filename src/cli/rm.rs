@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::Args;
 
-use crate::engine;
+use crate::standalone;
 
 /// Arguments of `mcrun rm`.
 #[derive(Debug, Args)]
@@ -18,5 +18,5 @@ pub struct RmArgs {
 }
 
 pub(super) fn run(args: RmArgs) -> anyhow::Result<ExitCode> {
-    Ok(super::stop::for_each(&args.containers, |name| engine::remove(name, args.force)))
+    Ok(crate::cli::stop::for_each(&args.containers, |name| standalone::remove(name, args.force)))
 }

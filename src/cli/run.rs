@@ -5,7 +5,8 @@ use std::process::ExitCode;
 
 use clap::{ArgGroup, Args};
 
-use crate::engine::{self, RunOptions, Source};
+use crate::standalone;
+use crate::standalone::{RunOptions, Source};
 
 /// The two forms of `mcrun run`.
 const USAGE: &str =
@@ -134,11 +135,11 @@ pub(super) fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
         annotation: args.annotation,
         command: args.command,
     };
-    Ok(exit_code(engine::run(&options)))
+    Ok(exit_code(standalone::run(&options)))
 }
 
 /// The status a command ends with; an error is told on stderr.
-pub(super) fn exit_code(result: Result<i32, engine::EngineError>) -> ExitCode {
+pub(super) fn exit_code(result: Result<i32, standalone::EngineError>) -> ExitCode {
     let status = result.unwrap_or_else(|error| {
         eprintln!("mcrun: {error}");
         error.status()

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use anyhow::bail;
 use clap::Args;
 
-use super::output::print;
+use crate::cli::output::print;
 use crate::setup::{Outcome, Setup, Target};
 
 /// Arguments of `mcrun setup`.

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use clap::Args;
 
-use crate::engine::{self, EngineError};
+use crate::standalone;
+use crate::standalone::EngineError;
 
 /// Arguments of `mcrun stop`.
 #[derive(Debug, Args)]
@@ -20,7 +21,7 @@ pub struct StopArgs {
 
 pub(super) fn run(args: StopArgs) -> anyhow::Result<ExitCode> {
     let grace = Duration::from_secs(args.time.into());
-    Ok(for_each(&args.containers, |name| engine::stop(name, grace)))
+    Ok(for_each(&args.containers, |name| standalone::stop(name, grace)))
 }
 
 /// Does it to each, printing its name as docker does; status 1 when one failed.

@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
 use socket2::{Domain, Protocol, Socket, Type};
 
-use crate::attach::MacAddr;
+use crate::primitives::MacAddr;
 
 /// What the hosts behind the port sent since the last [`Capture::restart`].
 #[derive(Debug, Clone, Default)]

@@ -22,15 +22,17 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-pub use outcome::{DemoResult, Half};
+pub use crate::demo::outcome::{DemoResult, Half};
 
+use crate::demo::capture::Capture;
+use crate::demo::receiver::{Process, Receiver};
+use crate::demo::screen::{Paint, Screen};
+use crate::demo::stage::{Stage, Who};
+use crate::demo::topology::{
+    Facility, HOST_PORT, PARENT, QUERY_INTERVAL, SOURCE_LINK, address, wait_until_up,
+};
 use crate::net::netns::NetNs;
 use crate::probe::{ReceiveResult, Signals};
-use capture::Capture;
-use receiver::{Process, Receiver};
-use screen::{Paint, Screen};
-use stage::{Stage, Who};
-use topology::{Facility, HOST_PORT, PARENT, QUERY_INTERVAL, SOURCE_LINK, address, wait_until_up};
 
 /// The group of the stream.
 const GROUP: &str = "239.77.0.1:5004";

@@ -5,8 +5,8 @@ use std::time::Duration;
 use comfy_table::{CellAlignment, Table, presets};
 use serde::Serialize;
 
-use super::capture::Seen;
-use crate::attach::MacAddr;
+use crate::demo::capture::Seen;
+use crate::primitives::MacAddr;
 use crate::probe::ReceiveResult;
 
 /// A gap from which on a stream counts as interrupted, even if nothing is known to be lost.

@@ -1,6 +1,7 @@
 //! A receiver that the demonstration runs: `mcrun probe recv` somewhere, read as it goes.
 
-use std::io::{self, Read};
+use std::io;
+use std::io::Read;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, ChildStdout, Command, Stdio};

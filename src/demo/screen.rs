@@ -1,6 +1,7 @@
 //! What the demonstration prints as it goes.
 
-use std::io::{self, IsTerminal, Write};
+use std::io;
+use std::io::{IsTerminal, Write};
 
 /// Standard output: coloured on a terminal, plain in a pipe or with `NO_COLOR`, silent when
 /// only a result is wanted.

@@ -8,11 +8,11 @@ use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use super::DemoError;
-use super::capture::Capture;
-use super::receiver::Receiver;
-use super::screen::{Paint, Screen};
-use super::topology::{QUERY_INTERVAL, RESPONSE_INTERVAL};
+use crate::demo::DemoError;
+use crate::demo::capture::Capture;
+use crate::demo::receiver::Receiver;
+use crate::demo::screen::{Paint, Screen};
+use crate::demo::topology::{QUERY_INTERVAL, RESPONSE_INTERVAL};
 use crate::probe::Signals;
 
 /// Time between two live lines.

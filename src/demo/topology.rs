@@ -22,10 +22,12 @@ use netlink_packet_route::link::{
 };
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use crate::attach::{MacAddr, MacvlanMode};
-use crate::net::messages::{self, Link, Macvlan};
+use crate::net::messages;
+use crate::net::messages::{Link, Macvlan};
 use crate::net::netlink::{NLM_F_CREATE, NLM_F_EXCL, NetlinkError, RouteSocket};
 use crate::net::netns::NetNs;
+use crate::primitives::MacAddr;
+use crate::primitives::MacvlanMode;
 
 /// The time between two general queries of the switch.
 pub(super) const QUERY_INTERVAL: Duration = Duration::from_secs(6);

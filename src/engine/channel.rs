@@ -1,151 +1,286 @@
-//! The socket between the process a user sees and the one that holds the container.
-//!
-//! Both ends learn of the other's death by end of file, whatever killed it.
+//! How an attachment reaches the hook through an engine: the engine's whole command line.
 
-use std::io::{self, IoSlice, IoSliceMut};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::collections::BTreeMap;
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
 
-use nix::errno::Errno;
-use nix::sys::socket::{
-    AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, recvmsg,
-    sendmsg, socketpair,
-};
-use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde::Deserialize;
 
-/// Longest message in bytes; longer texts are cut by the sender.
-const MAX_MESSAGE: usize = 16 * 1024;
+use crate::engine::WrapperError;
+use crate::engine::scan::Line;
+use crate::oci::{ANNOTATION, VARIABLE};
 
-/// What the front process asks for.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) enum Request {
-    /// Pass this signal on to the container's init.
-    Signal(i32),
-    /// End the container at once.
-    End,
-}
+/// The program that stands in for runc.
+const RUNTIME: &str = "mcrun-runtime";
 
-/// What the supervisor tells.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) enum Event {
-    /// The container's terminal: its master comes with the message.
-    Console,
-    /// The command runs.
-    Started,
-    /// The container ended and is cleaned up.
-    Ended {
-        /// As a shell has it: the code, or 128 + signal.
-        status: i32,
-        /// What could not be cleaned up.
-        warning: Option<String>,
+/// What is known of the engine at hand.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Facts {
+    /// docker, as its daemon describes itself.
+    Docker(DockerInfo),
+    /// podman of a major version, and the `--hooks-dir` directories that it needs: none when it reads
+    /// mcrun's hooks anyway.
+    Podman {
+        /// The 4 of 4.3.1.
+        major: u32,
+        /// In the order in which podman is to read them.
+        hooks_dirs: Vec<PathBuf>,
     },
-    /// The container did not start; nothing is left of it.
-    Failed {
-        /// 125, 126, 127, or 128 + the signal that interrupted the start.
-        status: i32,
-        /// The reason, one line; empty for an interruption.
-        message: String,
+    /// nerdctl of a major version.
+    Nerdctl {
+        /// The 2 of 2.0.3.
+        major: u32,
     },
 }
 
-/// One end.
-#[derive(Debug)]
-pub(super) struct Channel(OwnedFd);
+/// The part of `docker info --format '{{json .}}'` that decides.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct DockerInfo {
+    /// Absent or empty when the daemon does not answer.
+    pub server_version: String,
+    client_info: ClientInfo,
+    runtimes: BTreeMap<String, RuntimeInfo>,
+    default_runtime: String,
+}
 
-impl Channel {
-    /// Two connected ends.
-    pub(super) fn pair() -> io::Result<(Channel, Channel)> {
-        let (a, b) =
-            socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)?;
-        Ok((Channel(a), Channel(b)))
+/// What the client says of itself; `Version` is there since docker 24 or so.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+struct ClientInfo {
+    version: String,
+}
+
+/// A runtime of docker's.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+struct RuntimeInfo {
+    path: String,
+}
+
+impl DockerInfo {
+    /// Whether `run` and `create` know `--annotation`: both ends since 24.
+    fn has_annotations(&self) -> bool {
+        [&self.server_version, &self.client_info.version].iter().all(|v| major(v) >= 24)
     }
 
-    /// For poll.
-    pub(super) fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
+    fn is_ours(&self, name: &str) -> bool {
+        self.runtimes.get(name).is_some_and(|runtime| {
+            Path::new(&runtime.path).file_name() == Some(OsStr::new(RUNTIME))
+        })
     }
 
-    /// Sends a message, with a descriptor or without. The peer's death is reported as an error
-    /// (and as end of file on the next [`Channel::receive`]).
-    pub(super) fn send<T: Serialize>(
-        &self,
-        message: &T,
-        fd: Option<BorrowedFd<'_>>,
-    ) -> io::Result<()> {
-        let bytes = serde_json::to_vec(message)?;
-        if bytes.len() > MAX_MESSAGE {
-            return Err(io::Error::from(io::ErrorKind::InvalidInput));
+    /// The name of mcrun's runtime that is to be asked for; `None` when docker takes it anyway.
+    fn runtime(&self, wanted: Option<&OsStr>) -> Result<Option<&str>, WrapperError> {
+        match wanted {
+            Some(name) if name.to_str().is_some_and(|name| self.is_ours(name)) => return Ok(None),
+            Some(name) => return Err(WrapperError::Runtime(name.to_string_lossy().into_owned())),
+            None if self.is_ours(&self.default_runtime) => return Ok(None),
+            None => {}
         }
-        let fds: Vec<RawFd> = fd.iter().map(|fd| fd.as_raw_fd()).collect();
-        let control = [ControlMessage::ScmRights(&fds)];
-        let control: &[ControlMessage<'_>] = if fds.is_empty() { &[] } else { &control };
-        let flags = MsgFlags::MSG_NOSIGNAL;
-        loop {
-            match sendmsg::<()>(self.0.as_raw_fd(), &[IoSlice::new(&bytes)], control, flags, None) {
-                Err(Errno::EINTR) => {}
-                result => return Ok(result.map(drop)?),
+        let mut ours = self.runtimes.keys().filter(|name| self.is_ours(name));
+        let ours = ours.next().ok_or(WrapperError::NoDockerRuntime)?;
+        Ok(Some(ours))
+    }
+}
+
+/// The number before the first dot; 0 when there is none.
+pub(super) fn major(version: &str) -> u32 {
+    version.split('.').next().and_then(|n| n.trim().parse().ok()).unwrap_or(0)
+}
+
+/// The arguments of the engine for `command` (`run` or `create`).
+///
+/// What carries the attachment stands behind the caller's own options, so that it is the last word of
+/// its kind. A line without attachments passes as it is.
+///
+/// # Errors
+/// When the engine cannot carry one as it is set up, or with these options.
+pub fn arguments(command: &str, line: &Line, facts: &Facts) -> Result<Vec<OsString>, WrapperError> {
+    let mut global = Vec::new();
+    let mut carriers: Vec<OsString> = Vec::new();
+    if !line.mcast.is_empty() {
+        if let Some(network) = line.shared_network() {
+            return Err(WrapperError::Network(network.to_string_lossy().into_owned()));
+        }
+        let text = line.attachments();
+        let as_annotation = |carriers: &mut Vec<OsString>| {
+            carriers.extend(["--annotation".into(), pair(ANNOTATION, &text)]);
+        };
+        let as_quoted_annotation = |carriers: &mut Vec<OsString>| {
+            carriers.extend(["--annotation".into(), quoted(&pair(ANNOTATION, &text))]);
+        };
+        let as_variable = |carriers: &mut Vec<OsString>| {
+            carriers.extend(["--env".into(), pair(VARIABLE, &text)]);
+        };
+        match facts {
+            Facts::Docker(info) => {
+                if let Some(runtime) = info.runtime(line.runtime.as_deref())? {
+                    carriers.extend(["--runtime".into(), runtime.into()]);
+                }
+                if info.has_annotations() {
+                    as_annotation(&mut carriers);
+                } else {
+                    as_variable(&mut carriers);
+                }
+            }
+            Facts::Podman { major, hooks_dirs } => {
+                if !hooks_dirs.is_empty() && line.restart.as_deref().is_some_and(restarts) {
+                    return Err(WrapperError::PodmanRestart);
+                }
+                global = hooks_options(hooks_dirs);
+                // Before 5.0 podman splits the value at its commas, as a line of CSV.
+                if *major < 5 {
+                    as_quoted_annotation(&mut carriers);
+                } else {
+                    as_annotation(&mut carriers);
+                }
+            }
+            Facts::Nerdctl { major } => {
+                match line.runtime.as_deref() {
+                    None => carriers.extend(["--runtime".into(), RUNTIME.into()]),
+                    Some(name) if Path::new(name).file_name() == Some(OsStr::new(RUNTIME)) => {}
+                    Some(name) => {
+                        return Err(WrapperError::Runtime(name.to_string_lossy().into_owned()));
+                    }
+                }
+                if *major >= 2 { as_annotation(&mut carriers) } else { as_variable(&mut carriers) }
             }
         }
     }
-
-    /// Waits for a message; `None` when the peer is gone.
-    pub(super) fn receive<T: DeserializeOwned>(&self) -> io::Result<Option<(T, Option<OwnedFd>)>> {
-        let mut buffer = vec![0; MAX_MESSAGE];
-        let (length, fd) = match receive_with_fd(self.0.as_fd(), &mut buffer) {
-            Err(error) if error.raw_os_error() == Some(libc::ECONNRESET) => return Ok(None),
-            result => result?,
-        };
-        if length == 0 {
-            return Ok(None);
-        }
-        Ok(Some((serde_json::from_slice(&buffer[..length])?, fd)))
-    }
+    let mut arguments = global;
+    arguments.push(command.into());
+    arguments.extend(line.options.iter().cloned());
+    arguments.extend(carriers);
+    arguments.extend(line.rest.iter().cloned());
+    Ok(arguments)
 }
 
-/// Receives bytes and at most one descriptor (further ones are closed).
-pub(super) fn receive_with_fd(
-    socket: BorrowedFd<'_>,
-    buffer: &mut [u8],
-) -> io::Result<(usize, Option<OwnedFd>)> {
-    let mut space = nix::cmsg_space!([RawFd; 4]);
-    let mut slices = [IoSliceMut::new(buffer)];
-    let flags = MsgFlags::MSG_CMSG_CLOEXEC;
-    let message = loop {
-        match recvmsg::<()>(socket.as_raw_fd(), &mut slices, Some(&mut space), flags) {
-            Err(Errno::EINTR) => {}
-            result => break result?,
-        }
+/// The arguments of the engine for a command in which nothing is mcrun's, such as `start`.
+pub fn plain_arguments(command: &str, arguments: &[OsString], facts: &Facts) -> Vec<OsString> {
+    let mut all = match facts {
+        Facts::Podman { hooks_dirs, .. } => hooks_options(hooks_dirs),
+        Facts::Docker(_) | Facts::Nerdctl { .. } => Vec::new(),
     };
-    let length = message.bytes;
-    let mut received = Vec::new();
-    for control in message.cmsgs()? {
-        if let ControlMessageOwned::ScmRights(fds) = control {
-            // SAFETY: the kernel has just made these descriptors for us.
-            received.extend(fds.into_iter().map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }));
-        }
+    all.push(command.into());
+    all.extend(arguments.iter().cloned());
+    all
+}
+
+fn hooks_options(directories: &[PathBuf]) -> Vec<OsString> {
+    directories.iter().flat_map(|dir| ["--hooks-dir".into(), dir.clone().into()]).collect()
+}
+
+fn pair(key: &str, value: &OsStr) -> OsString {
+    let mut pair = OsString::from(key);
+    pair.push("=");
+    pair.push(value);
+    pair
+}
+
+/// One field of CSV (RFC 4180 section 2).
+fn quoted(text: &OsStr) -> OsString {
+    let mut bytes = vec![b'"'];
+    for byte in text.as_bytes() {
+        bytes.extend(std::iter::repeat_n(*byte, if *byte == b'"' { 2 } else { 1 }));
     }
-    received.truncate(1);
-    Ok((length, received.pop()))
+    bytes.push(b'"');
+    OsString::from_vec(bytes)
+}
+
+/// Whether a restart policy starts the container again.
+fn restarts(policy: &OsStr) -> bool {
+    !matches!(policy.as_bytes(), b"" | b"no")
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::engine::scan::scan;
+    use crate::engine::table::Options;
+
+    fn words(text: &str) -> Vec<OsString> {
+        text.split_whitespace().map(OsString::from).collect()
+    }
+
+    fn run(text: &str, facts: &Facts) -> Result<Vec<OsString>, String> {
+        let line = scan(&words(text), &Options::default()).unwrap();
+        arguments("run", &line, facts).map_err(|e| e.to_string())
+    }
+
+    fn docker(json: &str) -> Facts {
+        Facts::Docker(serde_json::from_str(json).unwrap())
+    }
+
+    const LINE: &str = "-it --rm --mcast parent=eth1 -e X=1 image sh";
 
     #[test]
-    fn a_message_its_descriptor_and_the_end_arrive() {
-        let (a, b) = Channel::pair().unwrap();
-        let (reader, writer) = nix::unistd::pipe().unwrap();
-        a.send(&Event::Console, Some(writer.as_fd())).unwrap();
-        drop(writer);
-        let (event, fd) = b.receive::<Event>().unwrap().unwrap();
-        assert_eq!(event, Event::Console);
-        nix::unistd::write(fd.unwrap(), b"x").unwrap();
-        assert_eq!(nix::unistd::read(&reader, &mut [0; 4]).unwrap(), 1);
+    fn docker_before_24_gets_a_variable() {
+        let facts = docker(
+            r#"{"ServerVersion":"20.10.24","ClientInfo":{"Debug":false},"DefaultRuntime":"runc",
+                "Runtimes":{"mcrun":{"path":"/opt/mcrun-runtime"},"runc":{"path":"runc"}}}"#,
+        );
+        let expected = "run -it --rm -e X=1 --runtime mcrun --env MCRUN_MCAST=parent=eth1 image sh";
+        assert_eq!(run(LINE, &facts).unwrap(), words(expected));
+        // A name given by the user that is mcrun's is as good.
+        let own = run("--runtime=mcrun --mcast parent=eth1 image", &facts).unwrap();
+        assert_eq!(own, words("run --runtime=mcrun --env MCRUN_MCAST=parent=eth1 image"));
+    }
 
-        a.send(&Event::Started, None).unwrap();
-        drop(a);
-        assert!(matches!(b.receive::<Event>().unwrap(), Some((Event::Started, None))));
-        assert!(b.receive::<Event>().unwrap().is_none());
-        assert!(b.send(&Request::End, None).is_err());
+    #[test]
+    fn docker_from_24_gets_an_annotation_and_the_default_runtime_is_not_named() {
+        let facts = docker(
+            r#"{"ServerVersion":"28.2.2","ClientInfo":{"Version":"24.0.1"},"DefaultRuntime":"m",
+                "Runtimes":{"m":{"path":"/opt/mcrun-runtime","status":{}},"runc":{"path":"runc"}}}"#,
+        );
+        let expected = "run -it --rm -e X=1 --annotation io.mcrun.mcast=parent=eth1 image sh";
+        assert_eq!(run(LINE, &facts).unwrap(), words(expected));
+    }
+
+    #[test]
+    fn a_missing_setup_is_named() {
+        let facts = docker(
+            r#"{"ServerVersion":"20.10.24","DefaultRuntime":"runc","Runtimes":{"runc":{"path":"runc"}}}"#,
+        );
+        let error = run(LINE, &facts).unwrap_err();
+        assert_eq!(error, "docker does not know mcrun's runtime: run mcrun setup docker first");
+        let error = run("--runtime runc --mcast parent=eth1 image", &facts).unwrap_err();
+        assert!(error.starts_with("--runtime runc: "), "{error}");
+        // Nothing is needed where nothing is attached.
+        assert_eq!(run("-it image", &facts).unwrap(), words("run -it image"));
+    }
+
+    #[test]
+    fn podman_gets_hooks_before_the_command() {
+        let facts = Facts::Podman { major: 5, hooks_dirs: vec!["/a".into(), "/b".into()] };
+        let expected = "--hooks-dir /a --hooks-dir /b run -it --rm -e X=1 \
+                        --annotation io.mcrun.mcast=parent=eth1 image sh";
+        assert_eq!(run(LINE, &facts).unwrap(), words(expected));
+        assert_eq!(run("-it image", &facts).unwrap(), words("run -it image"));
+        let error = run("--restart always --mcast parent=eth1 image", &facts).unwrap_err();
+        assert!(error.contains("mcrun setup podman"), "{error}");
+        let facts = Facts::Podman { major: 4, hooks_dirs: vec![] };
+        let expected =
+            "run --restart always --annotation \"io.mcrun.mcast=parent=eth1,ip=none\" image";
+        let arguments = run("--restart always --mcast parent=eth1,ip=none image", &facts).unwrap();
+        assert_eq!(arguments, words(expected));
+    }
+
+    #[test]
+    fn nerdctl_gets_the_runtime_by_its_program() {
+        let expected = "run -it --rm -e X=1 --runtime mcrun-runtime --annotation io.mcrun.mcast=parent=eth1 image sh";
+        assert_eq!(run(LINE, &Facts::Nerdctl { major: 2 }).unwrap(), words(expected));
+        let old = run(LINE, &Facts::Nerdctl { major: 1 }).unwrap();
+        assert!(old.contains(&"MCRUN_MCAST=parent=eth1".into()), "{old:?}");
+    }
+
+    #[test]
+    fn a_container_without_a_network_of_its_own_is_refused() {
+        for network in ["--net=host", "--network host", "--network container:x"] {
+            let text = format!("{network} --mcast parent=eth1 image");
+            let error = run(&text, &Facts::Nerdctl { major: 2 }).unwrap_err();
+            assert!(error.contains("a network namespace of its own"), "{error}");
+        }
     }
 }

@@ -1,31 +1,199 @@
-//! OCI runtimes driven directly: containers from a root filesystem or a bundle, without images.
+//! `mcrun run` as people know `docker run`: in front of docker, podman and nerdctl.
 //!
-//! `mcrun run` is two processes. The *front* is what the user sees: it relays stdio and signals
-//! and ends with the container's status. The *supervisor* holds the container as containerd's
-//! shims do. Each ends a foreground container when the other dies; with `-d` the supervisor
-//! stays alone. No process of the runtime lives longer than the step it does.
+//! Command line -> [`Line`] (what is mcrun's, what the engine's) -> [`Facts`](channel::Facts) of the
+//! engine at hand -> its command line -> execve. The engine takes mcrun's place, so that terminal,
+//! signals, output and exit status are its own.
 
-mod cgroup;
-mod channel;
-mod container;
-mod control;
-mod error;
-mod exec;
-mod front;
-mod id;
-mod options;
-mod process;
-mod relay;
-mod run;
-mod runtime;
-mod spawn;
-mod supervisor;
-mod teardown;
+pub mod channel;
+pub mod detect;
+mod podman;
+pub mod scan;
+pub mod table;
 
-pub use container::{Container, Record};
-pub use control::{collect_garbage, kill, parse_signal, remove, stop};
-pub use error::EngineError;
-pub use exec::{ExecOptions, exec};
-pub use options::{RunOptions, Source};
-pub use run::run;
-pub use runtime::{Kind, Runtime};
+use std::convert::Infallible;
+use std::ffi::{OsStr, OsString};
+use std::io;
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::Command;
+
+use crate::attachment::{SpecError, check_together, parse_spec};
+use crate::engine::channel::{arguments, plain_arguments};
+use crate::engine::detect::{Engine, Kind};
+use crate::engine::scan::{Line, ScanError, scan};
+use crate::engine::table::Options;
+
+/// Why no engine was started.
+#[derive(Debug, thiserror::Error)]
+pub enum WrapperError {
+    /// The command line.
+    #[error(transparent)]
+    Line(#[from] ScanError),
+    /// An attachment.
+    #[error("--mcast: {0}")]
+    Spec(#[from] SpecError),
+    /// An attachment that is no text.
+    #[error("--mcast {0}: not UTF-8")]
+    NotText(String),
+    /// Of three engines, none is there.
+    #[error(
+        "no container engine found in PATH: install docker, podman or nerdctl, or run a root file \
+         system with --rootfs DIR"
+    )]
+    NoEngine,
+    /// `--engine` names something else.
+    #[error(
+        "--engine {0}: images are run by docker, podman or nerdctl; an OCI runtime needs --rootfs or \
+         --bundle"
+    )]
+    UnknownEngine(String),
+    /// `--engine` names what is not there.
+    #[error("--engine {0}: no such program")]
+    NoSuchEngine(String),
+    /// docker's daemon does not answer.
+    #[error("docker's daemon does not answer (docker info tells more)")]
+    NoDaemon,
+    /// docker is not set up.
+    #[error("docker does not know mcrun's runtime: run mcrun setup docker first")]
+    NoDockerRuntime,
+    /// Two runtimes.
+    #[error(
+        "--runtime {0}: an attachment goes through mcrun's own runtime; leave --runtime out, and tell \
+         mcrun-runtime to use {0}"
+    )]
+    Runtime(String),
+    /// podman would restart the container without the hooks.
+    #[error(
+        "--restart: podman forgets the hooks of a command line when it restarts a container; run \
+         mcrun setup podman first"
+    )]
+    PodmanRestart,
+    /// No namespace of its own.
+    #[error(
+        "--network {0}: an attachment needs a container with a network namespace of its own; use the \
+         default network, another one, or none"
+    )]
+    Network(String),
+    /// The hook is not where it belongs.
+    #[error("{} is missing; mcrun needs it beside itself to attach containers", .0.display())]
+    NoHook(PathBuf),
+    /// The hook definitions for podman.
+    #[error("cannot write podman's hook definitions: {}: {source}", path.display())]
+    Hooks {
+        /// The file or directory.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The engine's program.
+    #[error("cannot run {}: {source}", program.display())]
+    Exec {
+        /// The program.
+        program: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+/// Takes `run` or `create` to an engine, with the arguments behind that word. It returns only when the line
+/// is no engine's (it asks for help, or for a container of an OCI runtime): otherwise the engine has
+/// taken the place of this process.
+///
+/// `run` is an OCI runtime's when `--rootfs` or `--bundle` is among the options (podman has a `--rootfs` of its
+/// own: with `--engine podman` that is meant), or `--engine` names a runtime.
+///
+/// # Errors
+/// [`WrapperError`]; no engine has been started then.
+pub fn create(command: &str, arguments_given: &[OsString]) -> Result<(), WrapperError> {
+    let mut line = scan(arguments_given, &Options::default())?;
+    if is_help(arguments_given, &line) || is_runtimes(&line) {
+        return Ok(());
+    }
+    check_attachments(&line)?;
+    let mut engine = choose(line.engine.as_deref())?;
+    if line.unknown.is_some() {
+        // The image may be the unknown option's value, and flags of ours may stand behind it.
+        line = scan(arguments_given, &Options::with_help(engine.help(command)))?;
+        check_attachments(&line)?;
+        if line.engine.is_some() {
+            engine = choose(line.engine.as_deref())?;
+        }
+    }
+    let arguments = if line.mcast.is_empty() {
+        let mut plain = vec![OsString::from(command)];
+        plain.extend(line.options.into_iter().chain(line.rest));
+        plain
+    } else {
+        arguments(command, &line, &engine.facts()?)?
+    };
+    match execute(engine, &arguments)? {}
+}
+
+/// Takes `start` to an engine: podman forgets the `--hooks-dir` of the command line that made a container.
+/// Returns only when the line asks for help, or for nothing.
+///
+/// # Errors
+/// As [`create`].
+pub fn start(arguments: &[OsString]) -> Result<(), WrapperError> {
+    let mut arguments = arguments.iter().peekable();
+    let mut named = None;
+    while let Some(argument) = arguments.peek() {
+        let text = argument.to_string_lossy();
+        if matches!(&*text, "--help" | "-h") {
+            return Ok(());
+        }
+        if let Some(name) = text.strip_prefix("--engine=") {
+            named = Some(OsString::from(name));
+        } else if text == "--engine" {
+            arguments.next();
+            named = Some(arguments.peek().ok_or(ScanError::NoValue("engine"))?.to_owned().clone());
+        } else {
+            break;
+        }
+        arguments.next();
+    }
+    let rest: Vec<_> = arguments.cloned().collect();
+    if rest.is_empty() {
+        return Ok(());
+    }
+    let engine = choose(named.as_deref())?;
+    let facts = engine.facts()?;
+    match execute(engine, &plain_arguments("start", &rest, &facts))? {}
+}
+
+/// docker's `-h` is `--hostname`, unless nothing else is there.
+fn is_help(arguments: &[OsString], line: &Line) -> bool {
+    line.help || arguments.is_empty() || arguments == [OsString::from("-h")]
+}
+
+fn is_runtimes(line: &Line) -> bool {
+    match &line.engine {
+        Some(name) if line.direct => Kind::of(name) != Some(Kind::Podman),
+        _ => line.direct,
+    }
+}
+
+/// Says what is wrong with an attachment before anything is started.
+fn check_attachments(line: &Line) -> Result<(), WrapperError> {
+    let each = line.mcast.iter().map(|text| {
+        let text =
+            text.to_str().ok_or_else(|| WrapperError::NotText(text.to_string_lossy().into()))?;
+        Ok(parse_spec(text)?)
+    });
+    let attachments = each.collect::<Result<Vec<_>, WrapperError>>()?;
+    Ok(check_together(&attachments)?)
+}
+
+/// The engine that was named, by the flag or by the environment; else the first that can be used.
+fn choose(named: Option<&OsStr>) -> Result<Engine, WrapperError> {
+    let variable = std::env::var_os("MCRUN_ENGINE").filter(|value| !value.is_empty());
+    match named.map(OsStr::to_owned).or(variable) {
+        Some(name) => Engine::named(&name),
+        None => Engine::find(),
+    }
+}
+
+fn execute(engine: Engine, arguments: &[OsString]) -> Result<Infallible, WrapperError> {
+    let source = Command::new(&engine.program).args(arguments).exec();
+    Err(WrapperError::Exec { program: engine.program, source })
+}

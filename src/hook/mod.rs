@@ -3,122 +3,15 @@
 //!
 //! State JSON -> container state -> attachments -> facts -> plan -> apply -> proxy -> record.
 
-mod attach;
-mod cleanup;
 mod entry;
-mod parents;
-mod proxies;
 mod request;
 
-use std::io;
-use std::path::PathBuf;
+use crate::oci::ContainerState;
+use crate::service::{self, AttachError};
+use crate::state::Store;
 
-use crate::attach::{AdminError, SpecError};
-use crate::net::apply::ApplyError;
-use crate::net::netlink::NetlinkError;
-use crate::net::plan::PlanError;
-use crate::oci::{ConfigError, ContainerId, ContainerState, StateError};
-use crate::proxy::SpawnError;
-use crate::state::{StateDirError, Store};
-
-pub use attach::attach_running;
-pub use cleanup::{Collected, collect_garbage, detach, detach_running};
 pub use entry::{environment, program};
-pub use proxies::{Reloaded, reload};
 pub use request::asks;
-
-/// Why a hook failed: one line that names what was wrong.
-#[derive(Debug, thiserror::Error)]
-pub enum HookError {
-    /// The state on standard input.
-    #[error(transparent)]
-    State(#[from] StateError),
-    /// The bundle.
-    #[error(transparent)]
-    Config(#[from] ConfigError),
-    /// The state names no bundle.
-    #[error("the state names no bundle, so it cannot be told whether an attachment is asked for")]
-    NoBundle,
-    /// What is asked for.
-    #[error("{origin}: {source}")]
-    Spec {
-        /// The annotation or variable.
-        origin: &'static str,
-        /// What is wrong with it.
-        source: SpecError,
-    },
-    /// What the administrator allows.
-    #[error(transparent)]
-    Admin(#[from] AdminError),
-    /// No container process.
-    #[error("the state names no process of the container; a createRuntime hook is told its pid")]
-    NoPid,
-    /// The container's process has ended.
-    #[error("the container's process {0} has ended")]
-    Ended(i32),
-    /// The container has no network of its own.
-    #[error(
-        "the container shares the host's network namespace: an attachment needs one of its own"
-    )]
-    HostNetwork,
-    /// The container shares the network of another one, by the path of its namespace.
-    #[error(
-        "the container shares the network namespace {0} of another one: an attachment needs one of its own, so ask for it where that one is started"
-    )]
-    SharedNetwork(PathBuf),
-    /// The namespace is that of an attached container.
-    #[error(
-        "the container shares the network namespace of container {0}, which is attached: an attachment needs one of its own"
-    )]
-    AttachedNetwork(ContainerId),
-    /// The annotation has fallen apart.
-    #[error(
-        "io.mcrun.mcast: {0} has become an annotation of its own: this engine splits annotations at \
-         commas, so quote the whole: --annotation '\"io.mcrun.mcast=...\"'"
-    )]
-    SplitAnnotation(&'static str),
-    /// The attachments do not go together.
-    #[error("--mcast: {0}")]
-    Together(SpecError),
-    /// Nothing is attached.
-    #[error("container {0} is not attached (mcrun ps shows the attached ones)")]
-    NotAttached(ContainerId),
-    /// No interface of this name.
-    #[error("the container has no attached interface {name}; it has {there}")]
-    NoInterface {
-        /// What was asked for.
-        name: String,
-        /// What there is, separated by commas.
-        there: String,
-    },
-    /// Missing privileges.
-    #[error("{0} is missing: a runtime that attaches containers runs as root")]
-    Privilege(&'static str),
-    /// The namespace of the container.
-    #[error("cannot reach the container's network namespace: {0}")]
-    Namespace(#[from] io::Error),
-    /// No randomness.
-    #[error("cannot get a random number for the proxy's mark: {0}")]
-    Mark(io::Error),
-    /// Facts could not be read.
-    #[error("cannot read the network's state: {0}")]
-    Facts(#[from] NetlinkError),
-    /// The host and the request do not go together.
-    #[error(transparent)]
-    Plan(#[from] PlanError),
-    /// The parent cannot have this child beside those that it has.
-    #[error("{0}")]
-    Parent(String),
-    /// A step failed.
-    #[error(transparent)]
-    Apply(#[from] ApplyError),
-    /// The proxy did not start.
-    #[error(transparent)]
-    Proxy(#[from] SpawnError),
-    /// The state directory.
-    #[error(transparent)]
-    StateDir(#[from] StateDirError),
-}
 
 /// `createRuntime` and `prestart`: attaches the container to what it asks for. A container that
 /// asks for nothing costs a look at its annotations and its environment.
@@ -127,11 +20,11 @@ pub enum HookError {
 /// when the proxy is ready, so that the container's first join is seen.
 ///
 /// # Errors
-/// [`HookError`]; nothing is left behind then, and the runtime does not start the container.
-pub fn create(state_json: &[u8], store: &Store) -> Result<(), HookError> {
+/// [`AttachError`]; nothing is left behind then, and the runtime does not start the container.
+pub fn create(state_json: &[u8], store: &Store) -> Result<(), AttachError> {
     let state = ContainerState::parse(state_json)?;
     match request::of(&state)? {
-        Some(request) => attach::attach(&state, request, store),
+        Some(request) => service::attach(&state, request, store),
         None => Ok(()),
     }
 }
@@ -140,19 +33,8 @@ pub fn create(state_json: &[u8], store: &Store) -> Result<(), HookError> {
 /// known has nothing left.
 ///
 /// # Errors
-/// [`HookError`], when the state cannot be understood or something could not be removed.
-pub fn poststop(state_json: &[u8], store: &Store) -> Result<(), HookError> {
+/// [`AttachError`], when the state cannot be understood or something could not be removed.
+pub fn poststop(state_json: &[u8], store: &Store) -> Result<(), AttachError> {
     let id = ContainerState::parse(state_json)?.id;
-    remove(&id, store)
-}
-
-/// Takes back what is left of a container's attachment.
-///
-/// # Errors
-/// As [`poststop`].
-pub fn remove(id: &ContainerId, store: &Store) -> Result<(), HookError> {
-    match store.lock(id)? {
-        Some(dir) => detach(dir),
-        None => Ok(()),
-    }
+    service::remove(&id, store)
 }

@@ -2,10 +2,10 @@
 
 use std::path::PathBuf;
 
-use super::HookError;
-use crate::attach::{Attachment, parse_list};
+use crate::attachment::{Attachment, parse_list};
 use crate::net::netns::NetNs;
 use crate::oci::{ANNOTATION, BundleConfig, ContainerState};
+use crate::service::{AttachError, AttachRequest};
 
 /// Keys of an attachment that become annotations of their own where podman before 5.0 splits
 /// `--annotation io.mcrun.mcast=parent=eth1,ip=...` at the comma. Names that somebody else could give to an
@@ -27,25 +27,14 @@ const SPLIT_KEYS: [&str; 14] = [
     "bclim",
 ];
 
-/// A container's wish.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) struct Request {
-    /// At least one attachment.
-    pub(super) attachments: Vec<Attachment>,
-    /// What people call the container.
-    pub(super) name: String,
-    /// Where its network namespace is kept, when it is not the container's alone.
-    pub(super) netns_path: Option<PathBuf>,
-}
-
 /// Reads the wish.
-pub(super) fn of(state: &ContainerState) -> Result<Option<Request>, HookError> {
-    let bundle = state.bundle.as_deref().ok_or(HookError::NoBundle)?;
+pub(super) fn of(state: &ContainerState) -> Result<Option<AttachRequest>, AttachError> {
+    let bundle = state.bundle.as_deref().ok_or(AttachError::NoBundle)?;
     let mut config = BundleConfig::read(bundle)?;
     config.add_annotations(&state.annotations);
     let Some(attachments) = attachments(&config)? else { return Ok(None) };
     let name = config.name(state.id.as_str()).unwrap_or_else(|| state.id.to_string());
-    Ok(Some(Request {
+    Ok(Some(AttachRequest {
         attachments,
         // It is shown on terminals.
         name: name.chars().filter(|c| !c.is_control()).take(255).collect(),
@@ -58,34 +47,34 @@ pub(super) fn of(state: &ContainerState) -> Result<Option<Request>, HookError> {
 ///
 /// # Errors
 /// What is wrong with the wish, or with asking for it on the network the container is to have.
-pub fn asks(config: &BundleConfig) -> Result<bool, HookError> {
+pub fn asks(config: &BundleConfig) -> Result<bool, AttachError> {
     let asks = attachments(config)?.is_some();
     // The host's network is no namespace, or its own by a path.
-    let is_host = |path| Ok::<_, HookError>(NetNs::open(path)?.id()? == NetNs::current()?.id()?);
+    let is_host = |path| Ok::<_, AttachError>(NetNs::open(path)?.id()? == NetNs::current()?.id()?);
     let host = match config.network_namespace_path() {
         Some(path) => asks && is_host(path)?,
         None => config.shares_host_network(),
     };
-    if asks && host { Err(HookError::HostNetwork) } else { Ok(asks) }
+    if asks && host { Err(AttachError::HostNetwork) } else { Ok(asks) }
 }
 
 /// The attachments asked for, at least one.
-fn attachments(config: &BundleConfig) -> Result<Option<Vec<Attachment>>, HookError> {
+fn attachments(config: &BundleConfig) -> Result<Option<Vec<Attachment>>, AttachError> {
     let Some((origin, text)) = config.wish() else { return Ok(None) };
     // Half a wish is not to be granted in silence.
     if origin == ANNOTATION
         && let Some(key) = SPLIT_KEYS.into_iter().find(|key| config.annotation(key).is_some())
     {
-        return Err(HookError::SplitAnnotation(key));
+        return Err(AttachError::SplitAnnotation(key));
     }
-    let attachments = parse_list(text).map_err(|source| HookError::Spec { origin, source })?;
+    let attachments = parse_list(text).map_err(|source| AttachError::Spec { origin, source })?;
     if attachments.is_empty() {
         return Ok(None);
     }
     // An engine that makes a namespace for a container keeps it in a file; a process is named
     // where somebody else's is to be shared.
     match config.network_namespace_path() {
-        Some(path) if path.starts_with("/proc") => Err(HookError::SharedNetwork(path.into())),
+        Some(path) if path.starts_with("/proc") => Err(AttachError::SharedNetwork(path.into())),
         _ => Ok(Some(attachments)),
     }
 }
@@ -94,7 +83,7 @@ fn attachments(config: &BundleConfig) -> Result<Option<Vec<Attachment>>, HookErr
 mod tests {
     use super::*;
 
-    fn ask(annotations: &str, env: &str) -> Result<Option<Request>, HookError> {
+    fn ask(annotations: &str, env: &str) -> Result<Option<AttachRequest>, AttachError> {
         let dir = tempfile::tempdir().unwrap();
         let config = format!(r#"{{"process":{{"env":[{env}]}}}}"#);
         std::fs::write(dir.path().join("config.json"), config).unwrap();

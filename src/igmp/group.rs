@@ -5,8 +5,9 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Instant;
 
-use super::wire::RecordType;
-use super::{Filter, FilterMode, Timing};
+use crate::igmp::Timing;
+use crate::igmp::wire::RecordType;
+use crate::multicast::{FilterMode, SourceFilter};
 
 /// What a group needs to know of its surroundings.
 #[derive(Debug, Clone, Copy)]
@@ -167,7 +168,7 @@ impl<A: Ord + Copy> GroupState<A> {
 
     /// Sets the state to exactly `filter`: what the only host of the link says of itself, when
     /// it is known from elsewhere than a report.
-    pub fn replace(&mut self, now: Instant, config: &GroupConfig, filter: &Filter<A>) {
+    pub fn replace(&mut self, now: Instant, config: &GroupConfig, filter: &SourceFilter<A>) {
         let gmi = now + config.timing.group_membership_interval();
         *self = GroupState::new();
         self.members = match filter.mode {
@@ -220,10 +221,10 @@ impl<A: Ord + Copy> GroupState<A> {
     }
 
     /// What is wanted upstream (RFC 4605 §4.1): INCLUDE(A) gives A, EXCLUDE(X, Y) gives Y.
-    pub fn filter(&self) -> Filter<A> {
+    pub fn filter(&self) -> SourceFilter<A> {
         match &self.members {
-            Members::Include { sources } => Filter::include(sources.keys().copied()),
-            Members::Exclude { excluded, .. } => Filter::exclude(excluded.iter().copied()),
+            Members::Include { sources } => SourceFilter::include(sources.keys().copied()),
+            Members::Exclude { excluded, .. } => SourceFilter::exclude(excluded.iter().copied()),
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::wire::code;
+use crate::igmp::wire::code;
 
 /// The configurable values, checked, and those that follow from them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

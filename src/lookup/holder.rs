@@ -6,7 +6,7 @@ use std::io::Read;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use super::Found;
+use crate::lookup::Found;
 
 /// A command line is read up to this many bytes; those of conmon have some two thousand.
 const MAX_COMMAND_LINE: u64 = 64 << 10;

@@ -13,11 +13,11 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
-use crate::engine;
 use crate::oci::{ContainerId, ContainerState};
+use crate::standalone;
 use crate::state::{Record, Store};
 
-pub use name::engine_name;
+pub use crate::lookup::name::engine_name;
 
 /// A running container.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -129,7 +129,7 @@ fn recorded(store: &Store) -> impl Iterator<Item = Candidate> {
 
 /// The containers of `mcrun run --rootfs`.
 fn own() -> impl Iterator<Item = Candidate> {
-    engine::Container::list().into_iter().filter_map(|container| {
+    standalone::Container::list().into_iter().filter_map(|container| {
         let record = container.record()?;
         let init = record.init.filter(|init| init.is_alive())?;
         let bundle = Some(container.dir().to_owned());

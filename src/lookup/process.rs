@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::PathBuf;
 
-use super::Found;
+use crate::lookup::Found;
 use crate::oci::ContainerId;
 
 /// Ancestors of a process that are looked at.

@@ -16,8 +16,9 @@ use netlink_packet_route::route::{
 };
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
-use super::plan::DevConf;
-use crate::attach::{IpvlanFlag, IpvlanMode, MacAddr, MacvlanMode};
+use crate::net::devconf::DevConf;
+use crate::primitives::MacAddr;
+use crate::primitives::{IpvlanFlag, IpvlanMode, MacvlanMode};
 
 /// What is wanted of a new macvlan child.
 #[derive(Debug, Clone, PartialEq, Eq)]

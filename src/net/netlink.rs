@@ -11,9 +11,10 @@ use netlink_packet_core::{
     ErrorMessage, NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload,
 };
 use netlink_packet_route::RouteNetlinkMessage;
-use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
+use netlink_sys::protocols::NETLINK_ROUTE;
+use netlink_sys::{Socket, SocketAddr};
 
-use super::netns::NetNs;
+use crate::net::netns::NetNs;
 
 /// Flags to create and fail when it exists.
 pub use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
@@ -193,14 +194,14 @@ impl RouteSocket {
     }
 
     /// The bytes of a request that is to be acknowledged, and its sequence number.
-    pub(super) fn acknowledged(&mut self, message: RouteNetlinkMessage) -> (Vec<u8>, u32) {
+    pub(crate) fn acknowledged(&mut self, message: RouteNetlinkMessage) -> (Vec<u8>, u32) {
         let mut bytes = Vec::new();
         let sequence = self.append(&mut bytes, message, NLM_F_REQUEST | NLM_F_ACK);
         (bytes, sequence)
     }
 
     /// Begins or ends to hear the notifications of a group, which requests pass over.
-    pub(super) fn subscribe(&self, group: u32, hear: bool) -> io::Result<()> {
+    pub(crate) fn subscribe(&self, group: u32, hear: bool) -> io::Result<()> {
         if hear { self.socket.add_membership(group) } else { self.socket.drop_membership(group) }
     }
 
@@ -217,7 +218,7 @@ impl RouteSocket {
     }
 
     /// Receives one datagram and hands over each message in it.
-    pub(super) fn receive(
+    pub(crate) fn receive(
         &mut self,
         mut each: impl FnMut(NetlinkMessage<RouteNetlinkMessage>) -> Result<(), NetlinkError>,
     ) -> Result<(), NetlinkError> {
@@ -244,7 +245,7 @@ impl AsFd for RouteSocket {
 }
 
 /// What an acknowledgement says.
-pub(super) fn result(answer: &ErrorMessage) -> Result<(), NetlinkError> {
+pub(crate) fn result(answer: &ErrorMessage) -> Result<(), NetlinkError> {
     match answer.code {
         None => Ok(()),
         Some(code) => Err(kernel_error(code.get(), &answer.header)),

@@ -1,5 +1,5 @@
 //! Settings below `/proc/sys/net`. That directory shows the namespace of the thread that looks,
-//! so it is looked into inside [`super::netns::NetNs::run`].
+//! so it is looked into inside [`crate::net::netns::NetNs::run`].
 
 use std::cell::OnceCell;
 use std::fs::File;
@@ -11,12 +11,25 @@ use nix::dir::Dir;
 use nix::fcntl::{OFlag, open, openat};
 use nix::sys::stat::Mode;
 
-use super::plan::Sysctl;
-use super::procfs;
+use crate::sys::procfs;
 
 const ROOT: &str = "/proc";
 const NET: &str = "sys/net";
 const DIRECTORY: OFlag = OFlag::O_PATH.union(OFlag::O_DIRECTORY).union(OFlag::O_CLOEXEC);
+
+/// A setting below `/proc/sys/net` of the container's namespace.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Sysctl {
+    /// Write a value; where the file is absent, so is what it would switch.
+    Set(String, u32),
+    /// Write a value; its absence is an error.
+    Require(String, u32),
+    /// Raise a number to at least this.
+    Raise(String, u32),
+    /// Let this interface, once its own `rp_filter` is 0, receive from sources that no route leads back to,
+    /// as a stream on a media LAN usually comes; other interfaces keep their check.
+    AcceptAnySource(String),
+}
 
 /// Why a setting could not be made.
 #[derive(Debug, thiserror::Error)]
@@ -160,10 +173,10 @@ pub fn number(file: &File) -> Option<u32> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::net::devconf::DevConf;
     use crate::net::messages::set_devconf;
     use crate::net::netlink::RouteSocket;
     use crate::net::netns::NetNs;
-    use crate::net::plan::DevConf;
 
     #[test]
     fn settings_are_those_of_the_namespace_that_was_looked_into_first() {

@@ -2,12 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{self, Read};
+use std::io;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
-use super::{ANNOTATION, NAME_ANNOTATION, VARIABLE};
+use crate::oci::{ANNOTATION, NAME_ANNOTATION, VARIABLE};
 
 /// A config.json is read up to this many bytes; engines write some ten thousand.
 const MAX_CONFIG: u64 = 16 << 20;

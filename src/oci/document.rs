@@ -46,7 +46,7 @@ pub enum DocumentError {
 pub struct ConfigDocument(Value);
 
 impl ConfigDocument {
-    /// From a specification made by [`super::spec`].
+    /// From a specification made by [`crate::oci::spec`].
     ///
     /// # Errors
     /// When it has no JSON form, such as a path that is not UTF-8.
@@ -225,8 +225,8 @@ impl ConfigDocument {
     /// # Errors
     /// When `hooks` or one of its lists has another type.
     pub fn add_hooks(&mut self, hook: &Path, env: &[String]) -> Result<(), DocumentError> {
-        for (stage, entry) in super::hook_entries(hook, env) {
-            if !super::has_mcrun_hook(stage, |stage| {
+        for (stage, entry) in crate::oci::hook_entries(hook, env) {
+            if !crate::oci::has_mcrun_hook(stage, |stage| {
                 let hooks = self.0.pointer(&format!("/hooks/{stage}")).and_then(Value::as_array);
                 hooks.cloned().unwrap_or_default()
             }) {

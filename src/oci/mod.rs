@@ -9,10 +9,10 @@ pub mod spec;
 mod state;
 pub mod user;
 
-pub use config::{BundleConfig, ConfigError, PodRole};
-pub use document::{ConfigDocument, DocumentError};
-pub use hooks::{has_mcrun_hook, hook_entries};
-pub use state::{ContainerId, ContainerState, MAX_STATE, StateError};
+pub use crate::oci::config::{BundleConfig, ConfigError, PodRole};
+pub use crate::oci::document::{ConfigDocument, DocumentError};
+pub use crate::oci::hooks::{has_mcrun_hook, hook_entries};
+pub use crate::oci::state::{ContainerId, ContainerState, MAX_STATE, StateError};
 
 /// The annotation that asks for attachments.
 pub const ANNOTATION: &str = "io.mcrun.mcast";

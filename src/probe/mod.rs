@@ -16,17 +16,19 @@ mod units;
 
 use std::io;
 
-pub use recv::{Limits, ReceiveOptions, receive};
-pub use report::{
+pub use crate::probe::recv::{Limits, ReceiveOptions, receive};
+pub use crate::probe::report::{
     Ended, GroupReport, Interval, IntervalLine, Line, OfGroup, ReceiveResult, SendReport,
     SendResult, SourceReport,
 };
-pub use rtp::{HEADER, Header, SENDER_INFO, SenderInfo};
-pub use send::{MAX_PAYLOAD, SendOptions, send};
-pub use sequence::Sequence;
-pub use signals::Signals;
-pub use stats::{Arrival, GroupStats};
-pub use units::{DEFAULT_PORT, LossLimit, Target, parse_duration, parse_positive_duration};
+pub use crate::probe::rtp::{HEADER, Header, SENDER_INFO, SenderInfo};
+pub use crate::probe::send::{MAX_PAYLOAD, SendOptions, send};
+pub use crate::probe::sequence::Sequence;
+pub use crate::probe::signals::Signals;
+pub use crate::probe::stats::{Arrival, GroupStats};
+pub use crate::probe::units::{
+    DEFAULT_PORT, LossLimit, Target, parse_duration, parse_positive_duration,
+};
 
 /// Why a measurement could not be made.
 #[derive(Debug, thiserror::Error)]

@@ -7,13 +7,13 @@ use std::time::{Duration, Instant, SystemTime};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use socket2::{Domain, Protocol, Socket, Type};
 
-use super::batch::{BATCH, Receiver};
-use super::report::{Ended, GroupReport, IntervalLine, OfGroup, ReceiveResult};
-use super::signals::Signals;
-use super::stats::{Arrival, GroupStats};
-use super::units::{LossLimit, Target};
-use super::{ProbeError, route_hint};
-use crate::net::sockopt;
+use crate::probe::batch::{BATCH, Receiver};
+use crate::probe::report::{Ended, GroupReport, IntervalLine, OfGroup, ReceiveResult};
+use crate::probe::signals::Signals;
+use crate::probe::stats::{Arrival, GroupStats};
+use crate::probe::units::{LossLimit, Target};
+use crate::probe::{ProbeError, route_hint};
+use crate::sys::sockopt;
 
 /// Receive buffer asked for: half a second at 94000 packets/s of MTU size, as the kernel
 /// accounts them.

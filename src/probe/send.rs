@@ -11,13 +11,13 @@ use nix::poll::{PollFd, PollFlags, ppoll};
 use nix::sys::time::TimeSpec;
 use socket2::{Domain, Protocol, Socket, Type};
 
-use super::batch::{BATCH, Sender};
-use super::report::{Ended, SendReport, SendResult};
-use super::rtp::{HEADER, Header, SENDER_INFO, SenderInfo};
-use super::signals::Signals;
-use super::units::Target;
-use super::{ProbeError, route_hint};
-use crate::net::sockopt;
+use crate::probe::batch::{BATCH, Sender};
+use crate::probe::report::{Ended, SendReport, SendResult};
+use crate::probe::rtp::{HEADER, Header, SENDER_INFO, SenderInfo};
+use crate::probe::signals::Signals;
+use crate::probe::units::Target;
+use crate::probe::{ProbeError, route_hint};
+use crate::sys::sockopt;
 
 /// The longest RTP payload of a UDP datagram over IPv4, in bytes.
 pub const MAX_PAYLOAD: usize = 65_535 - 20 - 8 - HEADER;

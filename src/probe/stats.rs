@@ -5,9 +5,9 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use super::report::{GroupReport, Interval, SourceReport};
-use super::rtp::Header;
-use super::source::{Gaps, Source};
+use crate::probe::report::{GroupReport, Interval, SourceReport};
+use crate::probe::rtp::Header;
+use crate::probe::source::{Gaps, Source};
 
 /// Sources that are told apart in one group. What others send is counted for the group only.
 const MAX_SOURCES: usize = 256;

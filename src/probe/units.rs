@@ -108,7 +108,7 @@ impl LossLimit {
     pub fn is_broken(self, lost: u64, expected: u64) -> bool {
         match self {
             LossLimit::Packets(limit) => lost > limit,
-            LossLimit::Percent(limit) => super::report::percent(lost, expected) > limit,
+            LossLimit::Percent(limit) => crate::probe::report::percent(lost, expected) > limit,
         }
     }
 }

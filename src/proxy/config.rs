@@ -4,7 +4,9 @@ use std::net::Ipv4Addr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::attach::{GroupPolicy, IgmpMode, MacAddr, RateLimits};
+use crate::attachment::IgmpMode;
+use crate::multicast::{GroupPolicy, RateLimits};
+use crate::primitives::MacAddr;
 
 /// What the second line has of each interface.
 pub(super) type Made = (u32, Option<MacAddr>);

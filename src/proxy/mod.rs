@@ -14,42 +14,24 @@
 //!
 //! [`Starting`] is the hook's side of the start, [`query_all`] everybody's way to ask.
 
-mod barrier;
-#[cfg(test)]
-mod classic_bpf;
-mod client;
 mod config;
+mod container;
 mod control;
-mod downstream;
-mod driver;
-mod filter;
-mod home;
+mod event_loop;
 mod lan;
-mod links;
-mod log;
-mod mark;
-mod native;
-mod nfnetlink;
-mod parts;
-mod prompt;
+mod main;
+mod process;
 mod relay;
-mod rx_filter;
-mod sandbox;
-mod served;
-mod spawn;
-mod start;
-mod status;
-mod upstream;
-mod warnings;
+mod setup;
 
-pub use client::{namespace, query_all, requery, take_over};
-pub use config::{ProxyConfig, ProxyInterface, RelayTask};
-pub use mark::random_mark;
-#[doc(hidden)]
-pub use relay::check_relayed_packet;
-pub use spawn::{SpawnError, Starting};
-pub use start::main;
-pub use status::{
+pub use crate::proxy::config::{ProxyConfig, ProxyInterface, RelayTask};
+pub use crate::proxy::container::mark::random_mark;
+pub use crate::proxy::control::client::{namespace, query_all, requery, take_over};
+pub use crate::proxy::control::launch::{SpawnError, Starting};
+pub use crate::proxy::control::status::{
     GroupEntry, GroupStatus, InterfaceEntry, LanQuerier, ProxyState, ProxyStatus, RelayCounts,
     RelayStatus, TranslatedPort,
 };
+pub use crate::proxy::main::main;
+#[doc(hidden)]
+pub use crate::proxy::relay::check_relayed_packet;

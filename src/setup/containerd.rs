@@ -5,7 +5,7 @@
 
 use toml::{Table, Value};
 
-use super::files::Edit;
+use crate::setup::files::Edit;
 
 const BEGIN: &str = "# mcrun setup: begin";
 const END: &str = "# mcrun setup: end";

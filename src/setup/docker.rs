@@ -5,9 +5,9 @@ use std::path::Path;
 
 use serde_json::json;
 
-use super::files::Edit;
-use super::{SetupError, content};
 use crate::json_edit;
+use crate::setup::files::Edit;
+use crate::setup::{SetupError, content};
 
 const RUNTIME: [&str; 2] = ["runtimes", "mcrun"];
 
@@ -46,7 +46,7 @@ pub(super) fn reload(pid_file: &Path) -> Result<i32, SetupError> {
     let wrong = || content(pid_file)(format!("{:?} is not the pid of a dockerd", text.trim()));
     let pid: i32 = text.trim().parse().ok().filter(|pid| *pid > 1).ok_or_else(wrong)?;
     // Opened first: from here on the process cannot become another one.
-    let process = crate::state::ProcessRef::of(pid).and_then(|process| process.open());
+    let process = crate::sys::process::ProcessRef::of(pid).and_then(|process| process.open());
     let process = process.map_err(|_| wrong())?;
     let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
     if name.trim() != "dockerd" {

@@ -1,11 +1,13 @@
 //! Changing configuration files so that they can be changed back.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write};
+use std::fs;
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::io::Write;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 
-use super::{SetupError, content};
+use crate::setup::{SetupError, content};
 
 /// Adds our part to a text, or takes it away.
 type Rewrite = Box<dyn Fn(&str) -> Result<String, String>>;

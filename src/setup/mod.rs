@@ -11,8 +11,8 @@ mod podman;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use files::Edit;
-pub use files::{Change, Outcome};
+use crate::setup::files::Edit;
+pub use crate::setup::files::{Change, Outcome};
 
 /// What mcrun can be set up for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 use toml::Value;
 
-use super::{SetupError, content};
+use crate::setup::{SetupError, content};
 
 /// Where `mcrun setup podman` puts its hooks.
 const OURS: &str = "/etc/containers/oci/hooks.d";

@@ -14,15 +14,13 @@
 //! while it was root gets past the state directory itself, and the proxy's sandbox forbids it
 //! everything but the removal.
 
-mod process;
 mod record;
 mod store;
 
 use std::path::PathBuf;
 
-pub use process::{PidFd, ProcessRef};
-pub use record::{AttachedInterface, Record};
-pub use store::{LockedDir, StateDirError, Store};
+pub use crate::state::record::{AttachedInterface, Record};
+pub use crate::state::store::{LockedDir, StateDirError, Store};
 
 /// User and group of a proxy once it has dropped its privileges: the kernel's overflow id,
 /// which owns nothing.

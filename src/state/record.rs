@@ -4,10 +4,12 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::ProcessRef;
-use crate::attach::{Attachment, Driver, GroupPolicy, MacAddr, RateLimits};
+use crate::attachment::{Attachment, Driver};
+use crate::multicast::{GroupPolicy, RateLimits};
 use crate::net::netns::NetNsId;
 use crate::oci::ContainerId;
+use crate::primitives::MacAddr;
+use crate::sys::process::ProcessRef;
 
 /// Everything that is needed to show an attachment, to repeat it and to take it back.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -1,13 +1,15 @@
 //! The state directory: one directory for each container, locked by who changes it.
 
-use std::fs::{self, DirBuilder, File, Permissions};
-use std::io::{self, Read, Write};
+use std::fs;
+use std::fs::{DirBuilder, File, Permissions};
+use std::io;
+use std::io::{Read, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 
-use super::{PROXY_ID, Record, state_dir};
 use crate::net::netns::NetNsId;
 use crate::oci::ContainerId;
+use crate::state::{PROXY_ID, Record, state_dir};
 
 /// Bytes of a record that are read; sixteen attachments with long rule lists stay below.
 const MAX_RECORD: u64 = 4 << 20;

@@ -91,27 +91,27 @@ impl Udp {
             let socket = Socket::new(Domain::IPV4, Type::DGRAM, Some(Protocol::UDP))?;
             socket.set_reuse_address(true)?;
             socket.set_multicast_all_v4(false)?;
-            let _ = mcrun::net::sockopt::grow_receive_buffer(&socket, 8 << 20)?;
+            let _ = mcrun::sys::sockopt::grow_receive_buffer(&socket, 8 << 20)?;
             socket.bind(&SocketAddrV4::new(address, port).into())?;
             let index = nix::net::if_::if_nametoindex(interface)?;
             let any = Ipv4Addr::new(224, 0, 0, 1);
-            mcrun::net::sockopt::set_multicast_interface(&socket, index, any.into())?;
+            mcrun::sys::sockopt::set_multicast_interface(&socket, index, any.into())?;
             Ok(Udp { socket: socket.into(), index })
         };
         net.run(open).expect("entered").expect("socket")
     }
 
     pub fn join(&self, group: Ipv4Addr) {
-        mcrun::net::sockopt::join_group(&self.socket, self.index, group).expect("join");
+        mcrun::sys::sockopt::join_group(&self.socket, self.index, group).expect("join");
     }
 
     pub fn join_source(&self, group: Ipv4Addr, source: Ipv4Addr) {
-        mcrun::net::sockopt::join_source_group(&self.socket, self.index, group, source)
+        mcrun::sys::sockopt::join_source_group(&self.socket, self.index, group, source)
             .expect("join");
     }
 
     pub fn leave(&self, group: Ipv4Addr) {
-        mcrun::net::sockopt::leave_group(&self.socket, self.index, group).expect("leave");
+        mcrun::sys::sockopt::leave_group(&self.socket, self.index, group).expect("leave");
     }
 
     pub fn set_ttl(&self, ttl: u32) {

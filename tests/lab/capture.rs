@@ -1,6 +1,7 @@
 //! A capture of what comes in at a switch port.
 
-use std::fs::{self, File};
+use std::fs;
+use std::fs::File;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::Duration;

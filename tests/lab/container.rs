@@ -7,7 +7,8 @@ use std::process::{Command, Output, Stdio};
 
 use serde_json::{Value, json};
 
-use super::process::{self, Background, output, run, wait_until};
+use super::process;
+use super::process::{Background, output, run, wait_until};
 use super::{Lab, PARENT, PATIENCE};
 
 /// A container of the lab, or a process with a network namespace of its own.

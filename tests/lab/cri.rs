@@ -1,7 +1,8 @@
 //! A kubelet's share of the CRI (k8s.io/cri-api, runtime/v1/api.proto), as far as a pod's life
 //! needs it: gRPC with one call to a connection.
 
-use std::io::{self, Read, Write};
+use std::io;
+use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;

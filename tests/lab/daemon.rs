@@ -1,7 +1,8 @@
 //! dockerd and containerd of the lab's own, on its container host. They are to end before the lab does,
 //! which kills what it finds.
 
-use std::fs::{self, File};
+use std::fs;
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;

@@ -5,7 +5,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
-use super::process::{self, output, run};
+use super::process;
+use super::process::{output, run};
 use super::{Container, Dockerd, EngineCommands, IMAGE, Lab};
 
 /// An engine; its containers go with it.

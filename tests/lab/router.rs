@@ -1,6 +1,7 @@
 //! pimd: a multicast router on the lab's LAN, with a network behind it.
 
-use std::fs::{self, File};
+use std::fs;
+use std::fs::File;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;

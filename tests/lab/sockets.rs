@@ -5,9 +5,9 @@ use std::io;
 use std::net::Ipv4Addr;
 use std::os::fd::AsRawFd;
 
-use mcrun::igmp::{Filter, FilterMode};
+use mcrun::multicast::{FilterMode, SourceFilter};
 use mcrun::net::netns::NetNs;
-use mcrun::net::sockopt;
+use mcrun::sys::sockopt;
 use socket2::{Domain, Socket, Type};
 
 use super::facts::{memberships, source_filters};
@@ -39,7 +39,7 @@ pub enum Change {
     /// IP_UNBLOCK_SOURCE.
     Unblock(Ipv4Addr),
     /// MCAST_MSFILTER.
-    Set(Filter),
+    Set(SourceFilter),
 }
 
 impl Container {
@@ -105,19 +105,26 @@ impl Member {
 fn merged(
     lists: Option<std::collections::BTreeMap<Ipv4Addr, (u32, u32)>>,
     excluding: u32,
-) -> Filter {
+) -> SourceFilter {
     let lists = lists.unwrap_or_default();
     if excluding > 0 {
         let out = lists.iter().filter(|(_, (inc, exc))| *inc == 0 && *exc == excluding);
-        Filter::exclude(out.map(|(source, _)| *source))
+        SourceFilter::exclude(out.map(|(source, _)| *source))
     } else {
-        Filter::include(lists.iter().filter(|(_, (inc, _))| *inc > 0).map(|(source, _)| *source))
+        SourceFilter::include(
+            lists.iter().filter(|(_, (inc, _))| *inc > 0).map(|(source, _)| *source),
+        )
     }
 }
 
 impl Lab {
     /// What the container's kernel has joined of a group while this many of its sockets exclude.
-    pub fn wanted(&self, container: &Container, group: Ipv4Addr, excluding: u32) -> Option<Filter> {
+    pub fn wanted(
+        &self,
+        container: &Container,
+        group: Ipv4Addr,
+        excluding: u32,
+    ) -> Option<SourceFilter> {
         let joined = memberships(container.pid).iter().any(|m| m.group == group);
         let text = fs::read_to_string(format!("/proc/{}/net/mcfilter", container.pid));
         let mut filters = source_filters(&text.expect("/proc/PID/net/mcfilter"));
@@ -125,7 +132,7 @@ impl Lab {
     }
 
     /// What the host's kernel has joined of a group for a single container.
-    pub fn upstream(&self, group: Ipv4Addr) -> Option<Filter> {
+    pub fn upstream(&self, group: Ipv4Addr) -> Option<SourceFilter> {
         let lists = self.host_filters().remove(&group);
         let including = lists.as_ref().is_some_and(|l| l.values().all(|(_, exc)| *exc == 0));
         self.host_joins().contains(&group).then(|| merged(lists, u32::from(!including)))
@@ -133,28 +140,28 @@ impl Lab {
 }
 
 /// What all sockets of a container together receive (RFC 9776 §3.2).
-pub fn union(filters: &[Option<Filter>]) -> Option<Filter> {
+pub fn union(filters: &[Option<SourceFilter>]) -> Option<SourceFilter> {
     let of = |mode| filters.iter().flatten().filter(move |f| f.mode == mode);
     let included: std::collections::BTreeSet<Ipv4Addr> =
         of(FilterMode::Include).flat_map(|f| f.sources.iter().copied()).collect();
     let mut excluding = of(FilterMode::Exclude);
     let Some(first) = excluding.next() else {
-        return (!included.is_empty()).then(|| Filter::include(included));
+        return (!included.is_empty()).then(|| SourceFilter::include(included));
     };
     let mut excluded = first.sources.clone();
     for filter in excluding {
         excluded.retain(|source| filter.sources.contains(source));
     }
     excluded.retain(|source| !included.contains(source));
-    Some(Filter::exclude(excluded))
+    Some(SourceFilter::exclude(excluded))
 }
 
 /// What a socket receives after a change, given what it received before.
-pub fn after(before: Option<Filter>, change: &Change) -> Option<Filter> {
-    let mut now = before.clone().unwrap_or_else(Filter::none);
+pub fn after(before: Option<SourceFilter>, change: &Change) -> Option<SourceFilter> {
+    let mut now = before.clone().unwrap_or_else(SourceFilter::none);
     match change {
-        Change::Join => now = Filter::any(),
-        Change::Leave => now = Filter::none(),
+        Change::Join => now = SourceFilter::any(),
+        Change::Leave => now = SourceFilter::none(),
         Change::JoinSource(s) | Change::Block(s) => _ = now.sources.insert(*s),
         Change::LeaveSource(s) | Change::Unblock(s) => _ = now.sources.remove(s),
         Change::Set(filter) => now = filter.clone(),

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use RecordType::*;
 
-use super::*;
+use crate::igmp::group::*;
 
 mod model;
 
@@ -184,10 +184,10 @@ fn line_3_1_in_include_a_source_ends_with_its_timer_and_the_group_with_the_last(
 #[test]
 fn line_3_1_in_exclude_a_requested_source_becomes_an_excluded_one() {
     let mut lab = Lab::new(&exclude(&[('a', 5), ('b', 9)], "y", 100), false);
-    assert_eq!(lab.group.filter(), Filter::exclude(['y']));
+    assert_eq!(lab.group.filter(), SourceFilter::exclude(['y']));
     lab.run_until(5);
     assert_eq!(lab.state(), exclude(&[('b', 9)], "ay", 100));
-    assert_eq!(lab.group.filter(), Filter::exclude(['a', 'y']));
+    assert_eq!(lab.group.filter(), SourceFilter::exclude(['a', 'y']));
 }
 
 #[test]
@@ -316,7 +316,7 @@ fn line_3_4_fast_leave_drops_at_once_what_would_be_asked_for() {
 fn line_5_exclude_of_one_source_wants_all_others() {
     let mut lab = Lab::new(&include(&[]), true);
     lab.apply(ToEx, "x");
-    assert_eq!(lab.group.filter(), Filter::exclude(['x']));
+    assert_eq!(lab.group.filter(), SourceFilter::exclude(['x']));
 }
 
 /// Mistake: any-source and source-specific members of one group upset each other.
@@ -325,24 +325,24 @@ fn line_5_any_source_and_source_specific_members_share_a_group() {
     let mut lab = Lab::new(&include(&[]), false);
     lab.apply(Allow, "a");
     lab.apply(ToEx, "");
-    assert_eq!(lab.group.filter(), Filter::any());
+    assert_eq!(lab.group.filter(), SourceFilter::any());
     lab.apply(IsIn, "a");
     // The any-source member goes; the other one answers for a.
     lab.apply(ToIn, "");
     lab.apply(IsIn, "a");
     lab.run_until(10);
-    assert_eq!(lab.group.filter(), Filter::include(['a']));
+    assert_eq!(lab.group.filter(), SourceFilter::include(['a']));
 }
 
 #[test]
 fn a_state_known_from_elsewhere_replaces_all() {
     let mut lab = Lab::new(&exclude(&[('a', 100)], "fg", 200), false);
     lab.apply(ToIn, "");
-    lab.group.replace(lab.instant(), &lab.config, &Filter::include(['q']));
+    lab.group.replace(lab.instant(), &lab.config, &SourceFilter::include(['q']));
     assert_eq!(lab.state(), include(&[('q', GMI)]));
     assert_eq!(lab.run_until(100), []);
-    lab.group.replace(lab.instant(), &lab.config, &Filter::exclude(['q']));
+    lab.group.replace(lab.instant(), &lab.config, &SourceFilter::exclude(['q']));
     assert_eq!(lab.state(), exclude(&[], "q", 100 + GMI));
-    lab.group.replace(lab.instant(), &lab.config, &Filter::none());
+    lab.group.replace(lab.instant(), &lab.config, &SourceFilter::none());
     assert!(lab.group.is_empty());
 }

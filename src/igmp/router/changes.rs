@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, btree_map};
 use std::net::Ipv4Addr;
 
-use crate::igmp::Filter;
+use crate::multicast::SourceFilter;
 
 /// Groups whose wanted state is not the one upstream was told last, in the order in which they
 /// became so.
@@ -13,7 +13,7 @@ use crate::igmp::Filter;
 #[derive(Debug, Clone, Default)]
 pub(super) struct Changes {
     /// What upstream was told last, without the groups it was told to leave.
-    told: BTreeMap<Ipv4Addr, Filter>,
+    told: BTreeMap<Ipv4Addr, SourceFilter>,
     /// Groups that wait, with their turns.
     waiting: BTreeMap<Ipv4Addr, u64>,
     turns: BTreeMap<u64, Ipv4Addr>,
@@ -27,7 +27,7 @@ impl Changes {
 
     /// `wanted` is the state of a group now. What changed forth and back while it waited is no
     /// change.
-    pub(super) fn mark(&mut self, group: Ipv4Addr, wanted: &Filter) {
+    pub(super) fn mark(&mut self, group: Ipv4Addr, wanted: &SourceFilter) {
         let same = match self.told.get(&group) {
             Some(told) => told == wanted,
             None => wanted.is_none(),
@@ -51,7 +51,7 @@ impl Changes {
     }
 
     /// Upstream was told this.
-    pub(super) fn told(&mut self, group: Ipv4Addr, filter: &Filter) {
+    pub(super) fn told(&mut self, group: Ipv4Addr, filter: &SourceFilter) {
         if filter.is_none() {
             self.told.remove(&group);
         } else {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::igmp::Timing;
 
-/// How a [`Router`](super::Router) works. The default is right for a container.
+/// How a [`Router`](crate::igmp::router::Router) works. The default is right for a container.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RouterConfig {
     /// Timers and counts.

@@ -4,9 +4,9 @@
 use std::net::Ipv4Addr;
 use std::time::Instant;
 
-use crate::igmp::Filter;
 use crate::igmp::group::GroupState;
 use crate::igmp::wire::{RecordType, Version};
+use crate::multicast::SourceFilter;
 
 /// What a message says of a group.
 #[derive(Debug, Clone, Copy)]
@@ -35,9 +35,9 @@ pub struct GroupView {
     /// The group.
     pub group: Ipv4Addr,
     /// What the container wants.
-    pub wanted: Filter,
-    /// What is wanted upstream for it: [`Filter::none`] while it is refused.
-    pub upstream: Filter,
+    pub wanted: SourceFilter,
+    /// What is wanted upstream for it: [`SourceFilter::none`] while it is refused.
+    pub upstream: SourceFilter,
     /// The version the container uses for it (RFC 9776 §7.3.2).
     pub version: Version,
     /// When the container joined.
@@ -55,8 +55,8 @@ pub(super) struct Entry {
     pub(super) v2_until: Option<Instant>,
     pub(super) since: Instant,
     pub(super) standing: Standing,
-    /// What the policy leaves of the wish; [`Filter::none`] while denied.
-    pub(super) judged: Filter,
+    /// What the policy leaves of the wish; [`SourceFilter::none`] while denied.
+    pub(super) judged: SourceFilter,
     /// Sources were left out because of the limit.
     pub(super) cut: bool,
     /// Under which it is in the index of deadlines.
@@ -82,7 +82,7 @@ impl Entry {
             v2_until: None,
             since: now,
             standing: Standing::New,
-            judged: Filter::none(),
+            judged: SourceFilter::none(),
             cut: false,
             deadline: None,
         }

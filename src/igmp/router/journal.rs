@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
-use super::super::bucket::TokenBucket;
+use crate::primitives::token_bucket::TokenBucket;
 
 /// Stable names of counters, next to those of [`Malformed`](crate::igmp::wire::Malformed).
 pub mod counter {

@@ -15,20 +15,21 @@ mod table;
 mod tests;
 mod timer;
 
-pub use config::RouterConfig;
-pub use entry::{GroupView, Status};
-pub use journal::{Notice, counter};
-pub use querier::LanQuerier;
+pub use crate::igmp::router::config::RouterConfig;
+pub use crate::igmp::router::entry::{GroupView, Status};
+pub use crate::igmp::router::journal::{Notice, counter};
+pub use crate::igmp::router::querier::LanQuerier;
 
-use self::entry::Said;
-use self::journal::Journal;
-use self::querier::Querier;
-use self::table::Table;
-use self::timer::{Timer, TimerTable};
-use super::Filter;
-use super::bucket::TokenBucket;
-use super::wire::{self, Ipv4Packet, Malformed, Message, Query};
-use crate::attach::GroupPolicy;
+use crate::igmp::router::entry::Said;
+use crate::igmp::router::journal::Journal;
+use crate::igmp::router::querier::Querier;
+use crate::igmp::router::table::Table;
+use crate::igmp::router::timer::{Timer, TimerTable};
+use crate::igmp::wire;
+use crate::igmp::wire::{Ipv4Packet, Malformed, Message, Query};
+use crate::multicast::GroupPolicy;
+use crate::multicast::SourceFilter;
+use crate::primitives::token_bucket::TokenBucket;
 
 /// A query for the container.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -55,8 +56,8 @@ pub struct OutgoingQuery {
 /// ```
 /// use std::time::Instant;
 ///
-/// use mcrun::attach::GroupPolicy;
-/// use mcrun::igmp::Filter;
+/// use mcrun::multicast::GroupPolicy;
+/// use mcrun::multicast::SourceFilter;
 /// use mcrun::igmp::router::{Router, RouterConfig};
 /// use mcrun::igmp::wire::Message;
 ///
@@ -72,7 +73,7 @@ pub struct OutgoingQuery {
 /// for packet in report.emit_ipv4(container, report.destination(), 1, 1500) {
 ///     router.handle_packet(now, &packet);
 /// }
-/// assert_eq!(router.poll_change(), Some((group, Filter::any())));
+/// assert_eq!(router.poll_change(), Some((group, SourceFilter::any())));
 /// ```
 ///
 /// # What is bounded
@@ -161,7 +162,7 @@ impl Router {
     /// report: a netlink notification, `/proc/net/igmp`, `/proc/net/mcfilter`. It replaces what
     /// was known. The report that follows confirms it; without one it is dropped after the
     /// group membership interval.
-    pub fn handle_membership(&mut self, now: Instant, group: Ipv4Addr, filter: &Filter) {
+    pub fn handle_membership(&mut self, now: Instant, group: Ipv4Addr, filter: &SourceFilter) {
         self.advance(now);
         let (table, mut cx) = self.table_mut();
         table.learn(&mut cx, group, filter);
@@ -172,7 +173,12 @@ impl Router {
     /// follows with this: a caller in a hurry may join it before all else that belongs to a change. `None` where
     /// something else comes first, and where it takes more than a look: the group is known already, or not
     /// all of its sources are taken.
-    pub fn foresee(&self, now: Instant, group: Ipv4Addr, filter: &Filter) -> Option<Filter> {
+    pub fn foresee(
+        &self,
+        now: Instant,
+        group: Ipv4Addr,
+        filter: &SourceFilter,
+    ) -> Option<SourceFilter> {
         let now = self.now.max(now);
         let is_due = self.timers.next().is_some_and(|at| at <= now);
         let at_once = !is_due && !self.table.has_changes() && self.changes.is_ready(now);
@@ -220,9 +226,9 @@ impl Router {
         self.querier.poll()
     }
 
-    /// A group, and what is wanted of it upstream from now on; [`Filter::none`]: leave it.
+    /// A group, and what is wanted of it upstream from now on; [`SourceFilter::none`]: leave it.
     /// Only the newest state of a group is told.
-    pub fn poll_change(&mut self) -> Option<(Ipv4Addr, Filter)> {
+    pub fn poll_change(&mut self) -> Option<(Ipv4Addr, SourceFilter)> {
         if !self.table.has_changes() {
             return None;
         }

@@ -5,12 +5,12 @@ use std::collections::{BTreeMap, VecDeque};
 use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
-use super::journal::counter;
-use super::timer::Timer;
-use super::{Context, OutgoingQuery, RouterConfig};
-use crate::igmp::bucket::TokenBucket;
 use crate::igmp::group::SpecificQuery;
+use crate::igmp::router::journal::counter;
+use crate::igmp::router::timer::Timer;
+use crate::igmp::router::{Context, OutgoingQuery, RouterConfig};
 use crate::igmp::wire::{Query, Version};
+use crate::primitives::token_bucket::TokenBucket;
 
 /// The querier of the LAN, as its last general query told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -5,14 +5,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 use std::time::Instant;
 
-use super::Context;
-use super::changes::Changes;
-use super::entry::{Entry, GroupView, Said, Standing, Status, joins, translate};
-use super::journal::{Notice, counter};
-use crate::attach::GroupPolicy;
 use crate::igmp::group::{GroupConfig, SpecificQuery};
+use crate::igmp::router::Context;
+use crate::igmp::router::changes::Changes;
+use crate::igmp::router::entry::{Entry, GroupView, Said, Standing, Status, joins, translate};
+use crate::igmp::router::journal::{Notice, counter};
 use crate::igmp::wire::{RecordType, Version};
-use crate::igmp::{Filter, FilterMode, is_link_local, is_ssm};
+use crate::multicast::GroupPolicy;
+use crate::multicast::{FilterMode, SourceFilter, is_link_local, is_ssm};
 
 /// All groups of one container.
 #[derive(Debug, Clone)]
@@ -72,7 +72,7 @@ impl Table {
     }
 
     /// Takes what is known of the container's own state from elsewhere than its reports.
-    pub(super) fn learn(&mut self, cx: &mut Context<'_>, group: Ipv4Addr, filter: &Filter) {
+    pub(super) fn learn(&mut self, cx: &mut Context<'_>, group: Ipv4Addr, filter: &SourceFilter) {
         let (kind, sources) = match filter.mode {
             FilterMode::Include => (RecordType::ToIn, &filter.sources),
             FilterMode::Exclude => (RecordType::ToEx, &filter.sources),
@@ -86,12 +86,16 @@ impl Table {
         }
         let mut entry = self.take(cx.now, group);
         let sources = self.admissible(cx, group, &mut entry, kind, &list);
-        entry.state.replace(cx.now, &group_config(cx), &Filter { mode: filter.mode, sources });
+        entry.state.replace(
+            cx.now,
+            &group_config(cx),
+            &SourceFilter { mode: filter.mode, sources },
+        );
         self.put(cx, group, entry);
     }
 
     /// What [`learn`](Self::learn) makes of this, where the group is new, and no limit stands against it.
-    pub(super) fn foresee(&self, group: Ipv4Addr, filter: &Filter) -> Option<Filter> {
+    pub(super) fn foresee(&self, group: Ipv4Addr, filter: &SourceFilter) -> Option<SourceFilter> {
         let is_plain = group.is_multicast()
             && !is_link_local(group)
             && filter.sources.len() <= self.max_sources()
@@ -152,7 +156,7 @@ impl Table {
     }
 
     /// The next thing to tell upstream.
-    pub(super) fn poll_change(&mut self) -> Option<(Ipv4Addr, Filter)> {
+    pub(super) fn poll_change(&mut self) -> Option<(Ipv4Addr, SourceFilter)> {
         let group = self.changes.next()?;
         let filter = self.upstream(group);
         self.changes.told(group, &filter);
@@ -279,7 +283,7 @@ impl Table {
             entry.cut = true;
         }
         (entry.standing, entry.judged) = match self.judge(group, &wish) {
-            Err(rule) => (Standing::Denied(rule), Filter::none()),
+            Err(rule) => (Standing::Denied(rule), SourceFilter::none()),
             Ok(filter) if self.has_room() => (Standing::Admitted, filter),
             Ok(filter) => (Standing::Waiting, filter),
         };
@@ -303,7 +307,7 @@ impl Table {
     }
 
     /// What the policy leaves of a wish; never a join from any source in the SSM range.
-    fn judge(&self, group: Ipv4Addr, wish: &Filter) -> Result<Filter, String> {
+    fn judge(&self, group: Ipv4Addr, wish: &SourceFilter) -> Result<SourceFilter, String> {
         let filter = self.policy.apply(group, wish)?;
         if is_ssm(group) && filter.mode == FilterMode::Exclude {
             return Err("232.0.0.0/8 is for joins that name their sources".into());
@@ -355,10 +359,10 @@ impl Table {
     }
 
     /// What is wanted upstream for a group.
-    fn upstream(&self, group: Ipv4Addr) -> Filter {
+    fn upstream(&self, group: Ipv4Addr) -> SourceFilter {
         match self.entries.get(&group) {
             Some(entry) if entry.standing == Standing::Admitted => entry.judged.clone(),
-            _ => Filter::none(),
+            _ => SourceFilter::none(),
         }
     }
 

@@ -1,4 +1,4 @@
-use super::*;
+use crate::igmp::timing::*;
 
 fn seconds(n: u64) -> Duration {
     Duration::from_secs(n)

@@ -4,9 +4,10 @@ use std::net::Ipv4Addr;
 
 use zerocopy::IntoBytes;
 
-use super::format::{Address, QueryV3, RecordHeader, ReportV3, ShortMessage};
-use super::ipv4::{self, HEADER_LEN, checksum};
-use super::{
+use crate::igmp::wire::format::{Address, QueryV3, RecordHeader, ReportV3, ShortMessage};
+use crate::igmp::wire::ipv4;
+use crate::igmp::wire::ipv4::{HEADER_LEN, checksum};
+use crate::igmp::wire::{
     Message, Query, Record, RecordType, TYPE_LEAVE_V2, TYPE_QUERY, TYPE_REPORT_V1, TYPE_REPORT_V2,
     TYPE_REPORT_V3, Version, code,
 };

@@ -4,9 +4,9 @@ use std::net::Ipv4Addr;
 
 use zerocopy::{FromBytes, IntoBytes};
 
-use super::Malformed;
-use super::format::Ipv4Header;
-use crate::internet_checksum::Sum;
+use crate::igmp::wire::Malformed;
+use crate::igmp::wire::format::Ipv4Header;
+use crate::primitives::internet_checksum::Sum;
 
 /// IP protocol number of IGMP.
 pub const PROTOCOL: u8 = 2;

@@ -22,9 +22,9 @@ mod parse;
 #[cfg(test)]
 mod tests;
 
-pub use emit::MIN_MTU;
-pub use ipv4::{HEADER_LEN, Ipv4Packet, PROTOCOL};
-pub use parse::parse;
+pub use crate::igmp::wire::emit::MIN_MTU;
+pub use crate::igmp::wire::ipv4::{HEADER_LEN, Ipv4Packet, PROTOCOL};
+pub use crate::igmp::wire::parse::parse;
 
 /// Where general queries go (RFC 9776 §4.1.12).
 pub const ALL_SYSTEMS: Ipv4Addr = Ipv4Addr::new(224, 0, 0, 1);
@@ -134,8 +134,8 @@ impl Query {
             group: None,
             max_resp,
             suppress: false,
-            qrv: super::Timing::default().robustness(),
-            qqi: super::Timing::default().query_interval(),
+            qrv: crate::igmp::Timing::default().robustness(),
+            qqi: crate::igmp::Timing::default().query_interval(),
             sources: Vec::new(),
         }
     }
@@ -143,13 +143,13 @@ impl Query {
     /// The querier's robustness variable; the default, 2, where the query does not tell
     /// (RFC 9776 §4.1.6).
     pub fn robustness(&self) -> u8 {
-        if self.qrv == 0 { super::Timing::default().robustness() } else { self.qrv }
+        if self.qrv == 0 { crate::igmp::Timing::default().robustness() } else { self.qrv }
     }
 
     /// The querier's query interval; the default, 125 s, where the query does not tell
     /// (RFC 9776 §4.1.7).
     pub fn query_interval(&self) -> Duration {
-        if self.qqi.is_zero() { super::Timing::default().query_interval() } else { self.qqi }
+        if self.qqi.is_zero() { crate::igmp::Timing::default().query_interval() } else { self.qqi }
     }
 
     /// Where it is sent: 224.0.0.1 or the group (RFC 9776 §4.1.12).

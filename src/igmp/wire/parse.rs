@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use zerocopy::FromBytes;
 
-use super::format::{Address, QueryV3, RecordHeader, ReportV3, ShortMessage};
-use super::ipv4::checksum;
-use super::{
+use crate::igmp::wire::format::{Address, QueryV3, RecordHeader, ReportV3, ShortMessage};
+use crate::igmp::wire::ipv4::checksum;
+use crate::igmp::wire::{
     Malformed, Message, Query, Record, RecordType, TYPE_LEAVE_V2, TYPE_QUERY, TYPE_REPORT_V1,
     TYPE_REPORT_V2, TYPE_REPORT_V3, Version, code,
 };

@@ -4,7 +4,7 @@
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
-use super::*;
+use crate::igmp::wire::*;
 
 mod properties;
 

@@ -4,7 +4,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
-/// What tells a datagram from others, see [`super::packet::Packet::fingerprint`].
+/// What tells a datagram from others, see [`crate::proxy::relay::packet::Packet::fingerprint`].
 pub(super) type Fingerprint = [u8; 18];
 
 /// Packets remembered; what is sent in one batch comes back before the next.

@@ -77,7 +77,7 @@ mod tests {
     use socket2::{Domain, Socket, Type};
 
     use super::*;
-    use crate::proxy::classic_bpf;
+    use crate::sys::classic_bpf;
 
     fn lets_through(program: &[SockFilter], destination: u32) -> bool {
         // SAFETY: SockFilter is `repr(transparent)` over the C structure.

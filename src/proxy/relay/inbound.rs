@@ -2,13 +2,13 @@
 
 use std::time::Instant;
 
-use super::batch::Batch;
-use super::packet::{Integrity, Packet, build};
-use super::sockets::{send_fragments, socket_address};
-use super::translation::Answer;
-use super::{Received, Relay, TURN, admits};
-use crate::proxy::downstream::ALL_SYSTEMS;
-use crate::proxy::status::RelayCounts;
+use crate::proxy::container::interception::ALL_SYSTEMS;
+use crate::proxy::control::status::RelayCounts;
+use crate::proxy::relay::batch::Batch;
+use crate::proxy::relay::packet::{Integrity, Packet, build};
+use crate::proxy::relay::sockets::{send_fragments, socket_address};
+use crate::proxy::relay::translation::Answer;
+use crate::proxy::relay::{Received, Relay, TURN, admits};
 
 /// Time to live of an answer: to the container's own sockets and no further.
 const ONE_HOP: u8 = 1;
@@ -36,7 +36,7 @@ impl Relay {
                     }
                 }
             });
-            if count < super::batch::BATCH {
+            if count < crate::proxy::relay::batch::BATCH {
                 return;
             }
         }

@@ -7,8 +7,8 @@ use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 
-use super::echo::Fingerprint;
-use super::{Relay, group_filter};
+use crate::proxy::relay::echo::Fingerprint;
+use crate::proxy::relay::{Relay, group_filter};
 
 /// All of one relay but its sockets, which go beside it in this order: what it receives with, its
 /// tap, and one for each port that has one.

@@ -31,19 +31,19 @@ use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Instant;
 
-pub(crate) use self::batch::Batch;
-use self::echo::Echoes;
-pub(crate) use self::inheritance::Inheritance;
+use crate::multicast::GroupPolicy;
+use crate::multicast::{FilterMode, SourceFilter, is_link_local};
+use crate::proxy::config::ProxyInterface;
+use crate::proxy::control::status::{RelayCounts, RelayStatus, TranslatedPort};
+pub(crate) use crate::proxy::relay::batch::Batch;
+use crate::proxy::relay::echo::Echoes;
+pub(crate) use crate::proxy::relay::inheritance::Inheritance;
 #[doc(hidden)]
-pub use self::packet::check_relayed_packet;
-use self::rate::RateLimiter;
-pub(crate) use self::sockets::{ContainerSockets, HostSockets};
-use self::translation::Translation;
-use super::config::ProxyInterface;
-use super::status::{RelayCounts, RelayStatus, TranslatedPort};
-use crate::attach::GroupPolicy;
-use crate::igmp::{Filter, FilterMode, is_link_local};
-use crate::net::sockopt;
+pub use crate::proxy::relay::packet::check_relayed_packet;
+use crate::proxy::relay::rate::RateLimiter;
+pub(crate) use crate::proxy::relay::sockets::{ContainerSockets, HostSockets};
+use crate::proxy::relay::translation::Translation;
+use crate::sys::sockopt;
 
 /// Batches of one socket before the others have their turn.
 const TURN: usize = 8;
@@ -72,7 +72,7 @@ pub(crate) struct Relay {
 }
 
 struct Received {
-    filter: Filter,
+    filter: SourceFilter,
     counts: RelayCounts,
 }
 
@@ -132,7 +132,7 @@ impl Relay {
     ///
     /// # Errors
     /// `ENOMEM`: the kernel has no room for its filter.
-    pub(crate) fn set(&mut self, group: Ipv4Addr, wanted: &Filter) -> io::Result<()> {
+    pub(crate) fn set(&mut self, group: Ipv4Addr, wanted: &SourceFilter) -> io::Result<()> {
         if wanted.is_none() {
             self.groups.remove(&group);
         } else if let Some(known) = self.groups.get_mut(&group) {
@@ -198,7 +198,7 @@ impl Relay {
 }
 
 /// Whether a filter lets a source through (RFC 9776 §3.2).
-fn admits(filter: &Filter, source: Ipv4Addr) -> bool {
+fn admits(filter: &SourceFilter, source: Ipv4Addr) -> bool {
     let listed = filter.sources.contains(&source);
     match filter.mode {
         FilterMode::Include => listed,

@@ -3,12 +3,12 @@
 use std::net::{Ipv4Addr, UdpSocket};
 use std::time::{Duration, Instant};
 
-use super::batch::{BATCH, Batch};
-use super::packet::Packet;
-use super::sockets::{send_fragments, socket_address};
-use super::{MOST_SENT, Relay, TURN, Watch};
-use crate::net::ifreq;
-use crate::proxy::status::RelayCounts;
+use crate::proxy::control::status::RelayCounts;
+use crate::proxy::relay::batch::{BATCH, Batch};
+use crate::proxy::relay::packet::Packet;
+use crate::proxy::relay::sockets::{send_fragments, socket_address};
+use crate::proxy::relay::{MOST_SENT, Relay, TURN, Watch};
+use crate::sys::ifreq;
 
 /// `struct virtio_net_hdr` of linux/virtio_net.h: flags, type, header length, segment size, checksum
 /// start and offset, in the machine's byte order.

@@ -2,7 +2,7 @@
 
 use std::net::Ipv4Addr;
 
-use crate::internet_checksum::{Sum, pseudo_header};
+use crate::primitives::internet_checksum::{Sum, pseudo_header};
 
 /// Length of an IPv4 header without options (RFC 791 §3.1).
 const HEADER: usize = 20;
@@ -303,7 +303,7 @@ pub(super) fn build(
 }
 
 mod properties;
-pub use self::properties::check_relayed_packet;
+pub use crate::proxy::relay::packet::properties::check_relayed_packet;
 
 #[cfg(test)]
 mod tests;

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use crate::attach::RateLimits;
+use crate::multicast::RateLimits;
 
 /// A burst may be as much as the limit allows in this part of a second.
 const BURST_PART: u64 = 10;

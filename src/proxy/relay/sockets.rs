@@ -5,10 +5,10 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 
 use socket2::{Domain, Protocol, SockAddr, SockAddrStorage, SockFilter, Socket, Type};
 
-use super::group_filter;
-use super::packet::{Packet, UDP};
-use crate::net::{ifreq, sockopt};
-use crate::proxy::downstream::{raw_sender, send_on};
+use crate::proxy::container::interception::{raw_sender, send_on};
+use crate::proxy::relay::group_filter;
+use crate::proxy::relay::packet::{Packet, UDP};
+use crate::sys::{ifreq, sockopt};
 
 /// Room for 50 ms of a stream of 1 Gbit/s, whose packets take about twice their size.
 const RECEIVE_BUFFER: usize = 16 << 20;
@@ -47,7 +47,7 @@ impl HostSockets {
 
 /// Those in the container's namespace.
 pub(crate) struct ContainerSockets {
-    /// Puts whole packets into the container; see [`crate::proxy::downstream::Injector`].
+    /// Puts whole packets into the container; see [`crate::proxy::container::interception::Injector`].
     pub(super) injector: Socket,
     /// Sees the multicast that the container sends.
     pub(super) tap: Socket,

@@ -6,8 +6,8 @@ use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
-use super::inheritance::InheritedPort;
-use crate::net::sockopt;
+use crate::proxy::relay::inheritance::InheritedPort;
+use crate::sys::sockopt;
 
 /// Ports of one container at a time; beyond it the one that was silent for longest goes.
 const MOST: usize = 256;

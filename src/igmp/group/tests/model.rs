@@ -4,7 +4,7 @@
 
 use proptest::prelude::*;
 
-use super::*;
+use crate::igmp::group::tests::*;
 
 /// Source timers in seconds; in EXCLUDE mode 0 is an excluded source. `group` is the group
 /// timer, 0 in INCLUDE mode.

@@ -3,11 +3,11 @@
 
 use proptest::prelude::*;
 
-use super::lab::*;
-use crate::attach::GroupPolicy;
+use crate::igmp::router::tests::lab::*;
 use crate::igmp::router::{RouterConfig, Status};
 use crate::igmp::wire::{Message, Query, Record, RecordType, Version};
-use crate::igmp::{Filter, FilterMode};
+use crate::multicast::GroupPolicy;
+use crate::multicast::{FilterMode, SourceFilter};
 
 #[derive(Debug, Clone)]
 enum Event {
@@ -16,7 +16,7 @@ enum Event {
     LanQuery(usize, Query),
     LinkUp,
     Requery,
-    Membership(usize, Filter),
+    Membership(usize, SourceFilter),
     Policy(usize),
     Noise(Vec<u8>),
 }
@@ -100,7 +100,7 @@ fn event() -> impl Strategy<Value = Event> {
         1 => Just(Event::LinkUp),
         1 => Just(Event::Requery),
         1 => (group(), exclude, sources()).prop_map(|(group, exclude, list)| {
-            let make = if exclude { Filter::exclude } else { Filter::include };
+            let make = if exclude { SourceFilter::exclude } else { SourceFilter::include };
             Event::Membership(group, make(list))
         }),
         1 => (0..policies().len()).prop_map(Event::Policy),
@@ -117,7 +117,7 @@ fn check(lab: &Lab, policy: &GroupPolicy, config: &RouterConfig) -> Result<(), T
         let group = view.group;
         prop_assert!(group.is_multicast() && group.octets()[..3] != [224, 0, 0]);
         prop_assert!(!view.wanted.is_none());
-        let told = lab.upstream.get(&group).cloned().unwrap_or_else(Filter::none);
+        let told = lab.upstream.get(&group).cloned().unwrap_or_else(SourceFilter::none);
         prop_assert_eq!(&told, &view.upstream, "upstream was told all of {}", group);
         match &view.status {
             Status::Allowed => {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::super::*;
+use crate::igmp::router::*;
 use crate::igmp::wire::{Record, RecordType, Version};
 
 /// The container's address.
@@ -23,12 +23,12 @@ pub(super) fn ms(n: u64) -> Duration {
     Duration::from_millis(n)
 }
 
-pub(super) fn include(sources: &[&str]) -> Filter {
-    Filter::include(sources.iter().map(|s| ip(s)))
+pub(super) fn include(sources: &[&str]) -> SourceFilter {
+    SourceFilter::include(sources.iter().map(|s| ip(s)))
 }
 
-pub(super) fn exclude(sources: &[&str]) -> Filter {
-    Filter::exclude(sources.iter().map(|s| ip(s)))
+pub(super) fn exclude(sources: &[&str]) -> SourceFilter {
+    SourceFilter::exclude(sources.iter().map(|s| ip(s)))
 }
 
 pub(super) fn policy(deny: &[&str], allow: &[&str]) -> GroupPolicy {
@@ -66,9 +66,9 @@ pub(super) struct Lab {
     pub(super) now: Instant,
     pub(super) router: Router,
     /// What was asked of upstream, and not given up.
-    pub(super) upstream: BTreeMap<Ipv4Addr, Filter>,
+    pub(super) upstream: BTreeMap<Ipv4Addr, SourceFilter>,
     /// All that upstream was told.
-    pub(super) changes: Vec<(Ipv4Addr, Filter)>,
+    pub(super) changes: Vec<(Ipv4Addr, SourceFilter)>,
     /// Queries since they were last taken.
     pub(super) queries: Vec<Heard>,
     pub(super) notices: Vec<Notice>,
@@ -187,8 +187,8 @@ impl Lab {
     }
 
     /// What is joined upstream for a group.
-    pub(super) fn joined(&self, group: &str) -> Filter {
-        self.upstream.get(&ip(group)).cloned().unwrap_or_else(Filter::none)
+    pub(super) fn joined(&self, group: &str) -> SourceFilter {
+        self.upstream.get(&ip(group)).cloned().unwrap_or_else(SourceFilter::none)
     }
 
     pub(super) fn view(&self, group: &str) -> Option<GroupView> {

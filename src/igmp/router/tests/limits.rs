@@ -1,10 +1,11 @@
 //! `max-groups`, `max-sources`, the rate of changes, and what is remembered of the rest.
 
-use super::lab::*;
-use crate::attach::GroupPolicy;
-use crate::igmp::Filter;
+use crate::igmp::router::tests::lab::*;
 use crate::igmp::router::{RouterConfig, Status, counter};
-use crate::igmp::wire::{Message, Record, RecordType::*};
+use crate::igmp::wire::RecordType::*;
+use crate::igmp::wire::{Message, Record};
+use crate::multicast::GroupPolicy;
+use crate::multicast::SourceFilter;
 
 const GROUP: &str = "239.1.1.1";
 
@@ -28,7 +29,7 @@ fn a_group_beyond_the_limit_waits_for_room_the_oldest_first() {
     assert_eq!(lab.status("239.1.1.1"), beyond("max-groups=2"));
     lab.leave("239.1.1.4");
     assert_eq!(lab.status("239.1.1.2"), Some(Status::Allowed));
-    assert_eq!(lab.joined("239.1.1.2"), Filter::any());
+    assert_eq!(lab.joined("239.1.1.2"), SourceFilter::any());
     assert_eq!(lab.status("239.1.1.1"), beyond("max-groups=2"));
     assert_eq!(lab.counter(counter::GROUPS_LIMITED), 2);
     // A group that ends by its timer makes room too.
@@ -56,7 +57,7 @@ fn a_group_that_comes_to_be_denied_makes_room() {
     lab.join("238.1.1.1");
     assert_eq!(lab.status("238.1.1.1"), beyond("max-groups=1"));
     lab.report(Block, GROUP, &["10.0.0.2"]);
-    assert_eq!(lab.joined("238.1.1.1"), Filter::any());
+    assert_eq!(lab.joined("238.1.1.1"), SourceFilter::any());
     // And comes back when it may, behind the one that has its room now.
     lab.report(Allow, GROUP, &["10.0.0.2"]);
     assert_eq!(lab.status(GROUP), beyond("max-groups=1"));
@@ -83,7 +84,7 @@ fn a_new_limit_keeps_the_oldest_groups() {
     lab.event(|router, now| router.set_policy(now, limited(1, 64)));
     assert_eq!(lab.upstream.keys().copied().collect::<Vec<_>>(), [ip("239.1.1.3")]);
     lab.event(|router, now| router.set_policy(now, limited(2, 64)));
-    assert_eq!(lab.joined("239.1.1.2"), Filter::any());
+    assert_eq!(lab.joined("239.1.1.2"), SourceFilter::any());
     lab.event(|router, now| router.set_policy(now, limited(0, 64)));
     assert_eq!(lab.upstream.len(), 0);
     assert_eq!(lab.router.groups().count(), 3);
@@ -154,7 +155,7 @@ fn refused_groups_are_remembered_up_to_a_bound() {
     assert_eq!(lab.counter(counter::REFUSED_FORGOTTEN), 90);
     // What is allowed still has its room.
     lab.join("238.1.1.1");
-    assert_eq!(lab.joined("238.1.1.1"), Filter::any());
+    assert_eq!(lab.joined("238.1.1.1"), SourceFilter::any());
 }
 
 #[test]
@@ -173,10 +174,10 @@ fn changes_beyond_the_rate_wait_and_only_the_newest_state_is_told() {
         lab.join("239.1.1.5");
     }
     lab.pass(ms(100));
-    assert_eq!(lab.joined("239.1.1.5"), Filter::any());
+    assert_eq!(lab.joined("239.1.1.5"), SourceFilter::any());
     lab.pass(seconds(1));
     assert_eq!(lab.changes.len(), 4);
-    assert_eq!(lab.joined("239.1.1.4"), Filter::none());
+    assert_eq!(lab.joined("239.1.1.4"), SourceFilter::none());
 }
 
 #[test]
@@ -188,7 +189,7 @@ fn groups_that_wait_for_the_rate_take_turns() {
     // Whenever there is a token, the first group has changed again.
     lab.leave("239.1.1.1");
     lab.pass(ms(100));
-    assert_eq!(lab.joined("239.1.1.9"), Filter::any());
+    assert_eq!(lab.joined("239.1.1.9"), SourceFilter::any());
 }
 
 /// Joins that overtook leaves would make upstream hold ever more groups.
@@ -223,11 +224,11 @@ fn a_storm_of_records_is_cut_and_what_was_missed_is_asked_for() {
     assert!((200..=300).contains(&taken), "{taken} reports of 150 records in a second");
     // A join that was lost in it comes with the answer.
     lab.join(GROUP);
-    assert_eq!(lab.joined(GROUP), Filter::none());
+    assert_eq!(lab.joined(GROUP), SourceFilter::none());
     lab.pass(seconds(2));
     assert!((1..=3).contains(&lab.take_queries().len()));
     lab.report(IsEx, GROUP, &[]);
-    assert_eq!(lab.joined(GROUP), Filter::any());
+    assert_eq!(lab.joined(GROUP), SourceFilter::any());
 }
 
 #[test]
@@ -254,7 +255,7 @@ fn sixty_four_sources_in_one_group_are_joined_and_left() {
     assert_eq!(lab.joined(GROUP), include(&list));
     assert_eq!(lab.status(GROUP), Some(Status::Allowed));
     lab.report(Block, GROUP, &list);
-    assert_eq!(lab.joined(GROUP), Filter::none());
+    assert_eq!(lab.joined(GROUP), SourceFilter::none());
 }
 
 #[test]
@@ -263,31 +264,31 @@ fn what_is_foreseen_is_what_is_told_next_and_nothing_beyond_a_limit_or_a_rule_is
     let mut lab = Lab::with_policy(GroupPolicy { max_groups: 2, max_sources: 2, ..rules });
     let foreseen = |lab: &Lab, group, filter| lab.router.foresee(lab.now, ip(group), &filter);
     let all_but_denied = exclude(&["10.0.0.9"]);
-    assert_eq!(foreseen(&lab, GROUP, Filter::any()), Some(all_but_denied.clone()));
+    assert_eq!(foreseen(&lab, GROUP, SourceFilter::any()), Some(all_but_denied.clone()));
     assert_eq!(foreseen(&lab, GROUP, include(&["10.0.0.1"])), Some(include(&["10.0.0.1"])));
     lab.join(GROUP);
     assert_eq!(lab.joined(GROUP), all_but_denied);
     let nothing = [
         (GROUP, include(&["10.0.0.1"]), "known already"),
-        ("239.1.1.2", Filter::none(), "no join"),
+        ("239.1.1.2", SourceFilter::none(), "no join"),
         ("239.1.1.2", include(&["10.0.0.9"]), "denied"),
         ("239.1.1.2", include(&["10.0.0.1", "10.0.0.2", "10.0.0.3"]), "to be cut"),
         ("239.1.1.2", include(&["10.0.0.1", "224.0.0.1"]), "not a source"),
-        ("239.9.9.9", Filter::any(), "denied"),
-        ("232.1.1.1", Filter::any(), "not source-specific"),
-        ("224.0.0.251", Filter::any(), "link-local"),
-        ("10.0.0.1", Filter::any(), "not multicast"),
+        ("239.9.9.9", SourceFilter::any(), "denied"),
+        ("232.1.1.1", SourceFilter::any(), "not source-specific"),
+        ("224.0.0.251", SourceFilter::any(), "link-local"),
+        ("10.0.0.1", SourceFilter::any(), "not multicast"),
     ];
     for (group, filter, why) in nothing {
         assert_eq!(foreseen(&lab, group, filter), None, "{why}");
     }
     lab.join("238.1.1.1");
-    assert_eq!(foreseen(&lab, "238.1.1.2", Filter::any()), None, "no room");
+    assert_eq!(foreseen(&lab, "238.1.1.2", SourceFilter::any()), None, "no room");
     // What is told next is then the leave of what is due.
     lab.leave(GROUP);
-    assert_eq!(foreseen(&lab, "238.1.1.2", Filter::any()), Some(Filter::any()));
+    assert_eq!(foreseen(&lab, "238.1.1.2", SourceFilter::any()), Some(SourceFilter::any()));
     let due = lab.router.poll_timeout().unwrap();
-    assert_eq!(lab.router.foresee(due, ip("238.1.1.2"), &Filter::any()), None);
+    assert_eq!(lab.router.foresee(due, ip("238.1.1.2"), &SourceFilter::any()), None);
 }
 
 #[test]
@@ -295,13 +296,13 @@ fn nothing_is_foreseen_while_changes_wait() {
     let config =
         RouterConfig { change_burst: 1, change_interval: seconds(1), ..RouterConfig::default() };
     let mut lab = Lab::with(config, GroupPolicy::default());
-    let foreseen = |lab: &Lab| lab.router.foresee(lab.now, ip("239.1.1.3"), &Filter::any());
+    let foreseen = |lab: &Lab| lab.router.foresee(lab.now, ip("239.1.1.3"), &SourceFilter::any());
     lab.join(GROUP);
     assert_eq!(foreseen(&lab), None, "the change is spent");
     lab.join("239.1.1.2");
     assert_eq!(foreseen(&lab), None, "another goes first");
     lab.pass(seconds(1));
-    assert_eq!(lab.joined("239.1.1.2"), Filter::any());
+    assert_eq!(lab.joined("239.1.1.2"), SourceFilter::any());
     lab.pass(seconds(1));
-    assert_eq!(foreseen(&lab), Some(Filter::any()));
+    assert_eq!(foreseen(&lab), Some(SourceFilter::any()));
 }

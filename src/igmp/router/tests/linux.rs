@@ -1,8 +1,8 @@
 //! What a Linux kernel (6.18) sends, as captured, and what it makes of it upstream.
 
-use super::lab::*;
-use crate::igmp::Filter;
 use crate::igmp::router::Status;
+use crate::igmp::router::tests::lab::*;
+use crate::multicast::SourceFilter;
 
 const ASM: &str = "239.1.1.1";
 const SSM: &str = "232.1.1.1";
@@ -24,13 +24,13 @@ fn reports_of_a_linux_kernel_are_understood() {
     let one_source = ("002c", "41eb");
     // IP_ADD_MEMBERSHIP
     lab.packet(&from_kernel(short, "2200e9fb0000000104000000ef010101"));
-    assert_eq!(lab.joined(ASM), Filter::any());
+    assert_eq!(lab.joined(ASM), SourceFilter::any());
     // IP_BLOCK_SOURCE
     lab.packet(&from_kernel(one_source, "2200ddf90000000106000001ef0101010a000001"));
     assert_eq!(lab.joined(ASM), exclude(&["10.0.0.1"]));
     // IP_DROP_MEMBERSHIP
     lab.packet(&from_kernel(short, "2200eafb0000000103000000ef010101"));
-    assert_eq!(lab.joined(ASM), Filter::none());
+    assert_eq!(lab.joined(ASM), SourceFilter::none());
     // IP_ADD_SOURCE_MEMBERSHIP, twice
     lab.packet(&from_kernel(one_source, "2200e5f50000000105000001e80101010a000005"));
     assert_eq!(lab.joined(SSM), include(&["10.0.0.5"]));
@@ -51,7 +51,7 @@ fn the_answer_of_a_linux_kernel_to_our_query_tells_everything() {
     lab.event(|router, now| router.handle_link_up(now));
     let answer = "2200edea0000000202000000ef01010101000002e80101010a0000050a000006";
     lab.packet(&from_kernel(("0038", "41df"), answer));
-    assert_eq!(lab.joined(ASM), Filter::any());
+    assert_eq!(lab.joined(ASM), SourceFilter::any());
     assert_eq!(lab.joined(SSM), include(&["10.0.0.5", "10.0.0.6"]));
     assert_eq!(lab.status(SSM), Some(Status::Allowed));
 }

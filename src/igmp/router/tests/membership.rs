@@ -1,9 +1,10 @@
 //! Joins and leaves, compatibility modes, source-specific multicast (sections 3, 4 and 5).
 
-use super::lab::*;
-use crate::igmp::Filter;
+use crate::igmp::router::tests::lab::*;
 use crate::igmp::router::{Notice, Status, counter};
-use crate::igmp::wire::{Message, RecordType::*, Version};
+use crate::igmp::wire::RecordType::*;
+use crate::igmp::wire::{Message, Version};
+use crate::multicast::SourceFilter;
 
 const GROUP: &str = "239.1.1.1";
 const A: &str = "10.0.0.1";
@@ -26,9 +27,9 @@ fn line_1_2_a_membership_ends_270_s_after_its_last_report() {
     lab.pass(seconds(200));
     lab.report(IsEx, GROUP, &[]);
     lab.pass(ms(269_999));
-    assert_eq!(lab.joined(GROUP), Filter::any());
+    assert_eq!(lab.joined(GROUP), SourceFilter::any());
     lab.pass(ms(1));
-    assert_eq!(lab.joined(GROUP), Filter::none());
+    assert_eq!(lab.joined(GROUP), SourceFilter::none());
     assert_eq!(lab.router.groups().count(), 0);
 }
 
@@ -41,7 +42,7 @@ fn line_3_1_sources_end_one_by_one() {
     lab.pass(seconds(170));
     assert_eq!(lab.joined(GROUP), include(&[B]));
     lab.pass(seconds(100));
-    assert_eq!(lab.joined(GROUP), Filter::none());
+    assert_eq!(lab.joined(GROUP), SourceFilter::none());
 }
 
 #[test]
@@ -49,11 +50,11 @@ fn line_3_2_without_fast_leave_the_group_is_asked_for_and_left_after_2_s() {
     let mut lab = Lab::slow_leave();
     lab.join(GROUP);
     lab.leave(GROUP);
-    assert_eq!(lab.joined(GROUP), Filter::any());
+    assert_eq!(lab.joined(GROUP), SourceFilter::any());
     lab.pass(ms(1999));
-    assert_eq!(lab.joined(GROUP), Filter::any());
+    assert_eq!(lab.joined(GROUP), SourceFilter::any());
     lab.pass(ms(1));
-    assert_eq!(lab.joined(GROUP), Filter::none());
+    assert_eq!(lab.joined(GROUP), SourceFilter::none());
     let queries = lab.take_queries();
     assert_eq!(queries.iter().map(|h| h.at).collect::<Vec<_>>(), [ms(0), seconds(1)]);
     for heard in queries {
@@ -71,7 +72,7 @@ fn line_3_2_an_answer_keeps_the_group() {
     lab.pass(ms(500));
     lab.report(IsEx, GROUP, &[]);
     lab.pass(seconds(10));
-    assert_eq!(lab.joined(GROUP), Filter::any());
+    assert_eq!(lab.joined(GROUP), SourceFilter::any());
     let queries = lab.take_queries();
     assert_eq!(queries.iter().map(|h| h.query.suppress).collect::<Vec<_>>(), [false, true]);
     assert_eq!(lab.changes.len(), 1, "upstream saw nothing of it");
@@ -94,10 +95,10 @@ fn line_3_4_fast_leave_acts_at_once_and_asks_nothing() {
     let mut lab = Lab::new();
     lab.join(GROUP);
     lab.leave(GROUP);
-    assert_eq!(lab.joined(GROUP), Filter::none());
+    assert_eq!(lab.joined(GROUP), SourceFilter::none());
     lab.send(v2(GROUP));
     lab.send(leave_v2(GROUP));
-    assert_eq!(lab.joined(GROUP), Filter::none());
+    assert_eq!(lab.joined(GROUP), SourceFilter::none());
     lab.report(Allow, GROUP, &[A, B]);
     lab.report(Block, GROUP, &[A]);
     assert_eq!(lab.joined(GROUP), include(&[B]));
@@ -108,10 +109,10 @@ fn line_3_4_fast_leave_acts_at_once_and_asks_nothing() {
 fn line_3_5_v2_messages_join_and_leave() {
     let mut lab = Lab::new();
     lab.send(v2(GROUP));
-    assert_eq!(lab.joined(GROUP), Filter::any());
+    assert_eq!(lab.joined(GROUP), SourceFilter::any());
     assert_eq!(lab.view(GROUP).unwrap().version, Version::V2);
     lab.send(leave_v2(GROUP));
-    assert_eq!(lab.joined(GROUP), Filter::none());
+    assert_eq!(lab.joined(GROUP), SourceFilter::none());
 }
 
 #[test]
@@ -119,10 +120,10 @@ fn line_3_5_in_v2_mode_block_and_source_lists_of_to_ex_are_ignored() {
     let mut lab = Lab::new();
     lab.send(v2(GROUP));
     lab.report(Block, GROUP, &[A]);
-    assert_eq!(lab.joined(GROUP), Filter::any());
+    assert_eq!(lab.joined(GROUP), SourceFilter::any());
     assert_eq!(lab.counter(counter::COMPATIBILITY_MODE), 1);
     lab.report(ToEx, GROUP, &[A]);
-    assert_eq!(lab.joined(GROUP), Filter::any());
+    assert_eq!(lab.joined(GROUP), SourceFilter::any());
     // TO_IN is not ignored.
     lab.report(ToIn, GROUP, &[B]);
     assert_eq!(lab.joined(GROUP), include(&[B]));
@@ -137,7 +138,7 @@ fn line_3_5_in_v1_mode_leaves_and_to_in_are_ignored_too() {
     lab.report(ToIn, GROUP, &[]);
     lab.report(Block, GROUP, &[A]);
     lab.report(ToEx, GROUP, &[A]);
-    assert_eq!(lab.joined(GROUP), Filter::any());
+    assert_eq!(lab.joined(GROUP), SourceFilter::any());
     assert_eq!(lab.counter(counter::COMPATIBILITY_MODE), 3);
 }
 
@@ -166,8 +167,8 @@ fn line_3_5_modes_are_each_groups_own() {
     lab.send(v1(GROUP));
     lab.join("239.2.2.2");
     lab.leave("239.2.2.2");
-    assert_eq!(lab.joined("239.2.2.2"), Filter::none());
-    assert_eq!(lab.joined(GROUP), Filter::any());
+    assert_eq!(lab.joined("239.2.2.2"), SourceFilter::none());
+    assert_eq!(lab.joined(GROUP), SourceFilter::any());
 }
 
 #[test]
@@ -189,9 +190,9 @@ fn line_3_6_in_the_ssm_range_joins_from_any_source_are_ignored_and_told() {
     lab.send(leave_v2(group));
     assert_eq!(lab.joined(group), include(&[A]));
     lab.report(Block, group, &[A]);
-    assert_eq!(lab.joined(group), Filter::none());
+    assert_eq!(lab.joined(group), SourceFilter::none());
     lab.join("233.0.0.0");
-    assert_eq!(lab.joined("233.0.0.0"), Filter::any());
+    assert_eq!(lab.joined("233.0.0.0"), SourceFilter::any());
 }
 
 #[test]
@@ -250,7 +251,7 @@ fn line_5_one_listener_of_several_in_the_container_leaves() {
     lab.pass(ms(700));
     lab.send(v2(GROUP));
     lab.pass(seconds(100));
-    assert_eq!(lab.changes, [(ip(GROUP), Filter::any())]);
+    assert_eq!(lab.changes, [(ip(GROUP), SourceFilter::any())]);
 }
 
 #[test]
@@ -280,21 +281,21 @@ fn repeated_reports_change_nothing_upstream() {
 #[test]
 fn a_membership_known_from_elsewhere_counts_like_a_report() {
     let mut lab = Lab::slow_leave();
-    let learn = |lab: &mut Lab, group: &str, filter: Filter| {
+    let learn = |lab: &mut Lab, group: &str, filter: SourceFilter| {
         lab.event(|router, now| router.handle_membership(now, ip(group), &filter));
     };
     learn(&mut lab, GROUP, exclude(&[A]));
     assert_eq!(lab.joined(GROUP), exclude(&[A]));
     learn(&mut lab, GROUP, include(&[B]));
     assert_eq!(lab.joined(GROUP), include(&[B]));
-    learn(&mut lab, GROUP, Filter::none());
-    assert_eq!(lab.joined(GROUP), Filter::none());
+    learn(&mut lab, GROUP, SourceFilter::none());
+    assert_eq!(lab.joined(GROUP), SourceFilter::none());
     assert_eq!(lab.queries, [], "the kernel's own word needs no question");
     for group in ["224.0.0.251", "10.0.0.1", "232.1.1.1"] {
-        learn(&mut lab, group, Filter::any());
-        assert_eq!(lab.joined(group), Filter::none());
+        learn(&mut lab, group, SourceFilter::any());
+        assert_eq!(lab.joined(group), SourceFilter::none());
     }
-    learn(&mut lab, GROUP, Filter::any());
+    learn(&mut lab, GROUP, SourceFilter::any());
     lab.pass(seconds(270));
-    assert_eq!(lab.joined(GROUP), Filter::none(), "nothing confirmed it");
+    assert_eq!(lab.joined(GROUP), SourceFilter::none(), "nothing confirmed it");
 }

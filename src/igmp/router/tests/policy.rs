@@ -1,10 +1,11 @@
 //! Who may join what.
 
-use super::lab::*;
-use crate::attach::GroupPolicy;
-use crate::igmp::Filter;
+use crate::igmp::router::tests::lab::*;
 use crate::igmp::router::{Notice, Status, counter};
-use crate::igmp::wire::{Message, RecordType::*};
+use crate::igmp::wire::Message;
+use crate::igmp::wire::RecordType::*;
+use crate::multicast::GroupPolicy;
+use crate::multicast::SourceFilter;
 
 const GROUP: &str = "239.1.1.1";
 const A: &str = "10.0.0.1";
@@ -30,7 +31,7 @@ fn line_4_5_a_denied_group_never_reaches_upstream_and_is_shown_with_its_rule() {
         assert_eq!(lab.status(group), denied("deny=239.1.0.0/16"));
     }
     let view = lab.view("239.1.2.3").unwrap();
-    assert_eq!((view.wanted, view.upstream), (include(&[A]), Filter::none()));
+    assert_eq!((view.wanted, view.upstream), (include(&[A]), SourceFilter::none()));
     assert_eq!(lab.counter(counter::DENIED), 3);
     assert!(lab.notices.contains(&Notice::Denied(ip(GROUP), "deny=239.1.0.0/16".into())));
     lab.leave(GROUP);
@@ -51,7 +52,7 @@ fn an_allow_denies_the_rest() {
 fn ptp_is_denied_by_a_rule_only() {
     let mut lab = Lab::with_policy(policy(&[], &["239.1.0.0/16"]));
     lab.join("224.0.1.129");
-    assert_eq!(lab.joined("224.0.1.129"), Filter::any());
+    assert_eq!(lab.joined("224.0.1.129"), SourceFilter::any());
     set_policy(&mut lab, policy(&["224.0.1.129"], &[]));
     assert_eq!(lab.status("224.0.1.129"), denied("deny=224.0.1.129"));
 }
@@ -65,14 +66,14 @@ fn a_new_policy_gives_up_what_it_denies_and_joins_what_it_allows() {
     lab.join(GROUP);
     lab.join("239.2.2.2");
     set_policy(&mut lab, policy(&["239.2.0.0/16"], &[]));
-    assert_eq!(lab.joined(GROUP), Filter::any());
-    assert_eq!(lab.joined("239.2.2.2"), Filter::none());
+    assert_eq!(lab.joined(GROUP), SourceFilter::any());
+    assert_eq!(lab.joined("239.2.2.2"), SourceFilter::none());
     assert_eq!(lab.status("239.2.2.2"), denied("deny=239.2.0.0/16"));
     assert_eq!(lab.take_queries().len(), 1, "the container is asked for what was forgotten");
     lab.pass(seconds(269));
-    assert_eq!(lab.joined(GROUP), Filter::any());
+    assert_eq!(lab.joined(GROUP), SourceFilter::any());
     lab.pass(seconds(1));
-    assert_eq!(lab.joined(GROUP), Filter::none(), "timers go on as before");
+    assert_eq!(lab.joined(GROUP), SourceFilter::none(), "timers go on as before");
 }
 
 #[test]
@@ -95,11 +96,11 @@ fn line_3_6_a_rule_with_a_source_maps_joins_in_the_ssm_range() {
     lab.send(Message::ReportV2 { group: ip(group) });
     assert_eq!(lab.joined(group), include(&["10.0.0.5"]));
     lab.send(Message::LeaveV2 { group: ip(group) });
-    assert_eq!(lab.joined(group), Filter::none());
+    assert_eq!(lab.joined(group), SourceFilter::none());
     lab.join(group);
     // Without the rule nothing wider than a channel may go upstream.
     set_policy(&mut lab, GroupPolicy::default());
-    assert_eq!(lab.joined(group), Filter::none());
+    assert_eq!(lab.joined(group), SourceFilter::none());
     assert!(matches!(lab.status(group), Some(Status::Denied(_))));
 }
 
@@ -109,7 +110,7 @@ fn a_denied_source_is_taken_out() {
     lab.report(Allow, GROUP, &[A, B]);
     assert_eq!(lab.joined(GROUP), include(&[B]));
     lab.report(Block, GROUP, &[B]);
-    assert_eq!(lab.joined(GROUP), Filter::none());
+    assert_eq!(lab.joined(GROUP), SourceFilter::none());
     assert_eq!(lab.status(GROUP), denied("deny=239.0.0.0/8@10.0.0.1"));
     lab.report(ToEx, GROUP, &[B]);
     assert_eq!(lab.joined(GROUP), exclude(&[A, B]));

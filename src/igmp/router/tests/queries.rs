@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
-use super::lab::*;
 use crate::igmp::Timing;
+use crate::igmp::router::tests::lab::*;
 use crate::igmp::router::{RouterConfig, counter};
-use crate::igmp::wire::{Message, Query, RecordType::*, Version};
+use crate::igmp::wire::RecordType::*;
+use crate::igmp::wire::{Message, Query, Version};
 
 fn times(heard: &[Heard]) -> Vec<Duration> {
     heard.iter().map(|h| h.at).collect()

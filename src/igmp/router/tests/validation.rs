@@ -1,9 +1,10 @@
 //! What of the container's packets is acted on (section 2).
 
-use super::lab::*;
-use crate::igmp::Filter;
 use crate::igmp::router::counter;
-use crate::igmp::wire::{Message, RecordType::*, Version};
+use crate::igmp::router::tests::lab::*;
+use crate::igmp::wire::RecordType::*;
+use crate::igmp::wire::{Message, Version};
+use crate::multicast::SourceFilter;
 
 const GROUP: &str = "239.1.1.1";
 
@@ -18,7 +19,7 @@ fn line_2_1_a_wrong_checksum_is_dropped_and_counted() {
     let mut packet = join_packet();
     *packet.last_mut().unwrap() ^= 1;
     lab.packet(&packet);
-    assert_eq!(lab.joined(GROUP), Filter::none());
+    assert_eq!(lab.joined(GROUP), SourceFilter::none());
     assert_eq!(lab.counter("malformed_checksum"), 1);
     lab.packet(&packet[..30]);
     assert_eq!(lab.counter("malformed_ipv4_length"), 1);
@@ -32,10 +33,10 @@ fn line_2_2_a_ttl_other_than_1_is_dropped_and_counted() {
         packet[8] = ttl;
         lab.packet(&packet);
     }
-    assert_eq!(lab.joined(GROUP), Filter::none());
+    assert_eq!(lab.joined(GROUP), SourceFilter::none());
     assert_eq!(lab.counter(counter::BAD_TTL), 4);
     lab.packet(&join_packet());
-    assert_eq!(lab.joined(GROUP), Filter::any());
+    assert_eq!(lab.joined(GROUP), SourceFilter::any());
 }
 
 #[test]
@@ -44,7 +45,7 @@ fn line_2_3_a_report_without_router_alert_is_counted_and_dropped_when_strict() {
     packet.drain(20..24);
     packet[0] = 0x45;
     packet[3] -= 4;
-    for (strict, joined) in [(false, Filter::any()), (true, Filter::none())] {
+    for (strict, joined) in [(false, SourceFilter::any()), (true, SourceFilter::none())] {
         let config =
             crate::igmp::router::RouterConfig { strict_router_alert: strict, ..Default::default() };
         let mut lab = Lab::with(config, Default::default());
@@ -61,7 +62,7 @@ fn line_2_4_a_report_from_0_0_0_0_is_valid() {
     let message = Message::ReportV2 { group: ip(GROUP) };
     let src = ip("0.0.0.0");
     lab.packet(&message.emit_ipv4(src, message.destination(), 1, 1500)[0]);
-    assert_eq!(lab.joined(GROUP), Filter::any());
+    assert_eq!(lab.joined(GROUP), SourceFilter::any());
 }
 
 #[test]
@@ -95,7 +96,7 @@ fn line_2_5_link_local_groups_never_go_upstream_and_are_not_counted_as_groups() 
     assert_eq!(lab.router.groups().count(), 0);
     assert_eq!(lab.counter(counter::LINK_LOCAL), 25);
     lab.join("224.0.1.0");
-    assert_eq!(lab.joined("224.0.1.0"), Filter::any());
+    assert_eq!(lab.joined("224.0.1.0"), SourceFilter::any());
 }
 
 #[test]
@@ -105,7 +106,7 @@ fn line_2_5_a_record_whose_group_is_not_multicast_does_not_spoil_the_others() {
         .map(|group| record(ToEx, group, &[]));
     lab.send(Message::ReportV3(records.into()));
     assert_eq!(lab.upstream.len(), 1);
-    assert_eq!(lab.joined(GROUP), Filter::any());
+    assert_eq!(lab.joined(GROUP), SourceFilter::any());
     assert_eq!(lab.counter(counter::BAD_RECORD_GROUP), 4);
 }
 
@@ -114,7 +115,7 @@ fn line_2_6_unknown_types_are_ignored_and_counted() {
     let mut lab = Lab::new();
     lab.send(Message::ReportV3(vec![record(Unknown(9), GROUP, &[]), record(ToEx, GROUP, &[])]));
     assert_eq!(lab.counter(counter::UNKNOWN_RECORD_TYPE), 1);
-    assert_eq!(lab.joined(GROUP), Filter::any());
+    assert_eq!(lab.joined(GROUP), SourceFilter::any());
     let mut packet = Message::LeaveV2 { group: ip(GROUP) }
         .emit_ipv4(CONTAINER, ip("224.0.0.2"), 1, 1500)
         .remove(0);
@@ -123,7 +124,7 @@ fn line_2_6_unknown_types_are_ignored_and_counted() {
     packet[26] = packet[26].wrapping_sub(1);
     lab.packet(&packet);
     assert_eq!(lab.counter("unknown_message_type"), 1);
-    assert_eq!(lab.joined(GROUP), Filter::any());
+    assert_eq!(lab.joined(GROUP), SourceFilter::any());
 }
 
 #[test]

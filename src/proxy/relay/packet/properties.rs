@@ -1,6 +1,6 @@
 //! What must hold for a packet of any bytes; for tests, which call it with as many as they can.
 
-use super::*;
+use crate::proxy::relay::packet::*;
 
 /// Who the container's packets come from on the LAN, in these checks.
 const OUTSIDE: (Ipv4Addr, u16) = (Ipv4Addr::new(192, 0, 2, 1), 4321);

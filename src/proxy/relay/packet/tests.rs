@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 use etherparse::{Ipv4HeaderSlice, PacketBuilder, UdpHeaderSlice};
 use proptest::prelude::*;
 
-use super::*;
+use crate::proxy::relay::packet::*;
 
 const SOURCE: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 5);
 const GROUP: Ipv4Addr = Ipv4Addr::new(239, 1, 2, 3);

@@ -1,0 +1,402 @@
+//! The administrator's ceilings: `mcrun.toml` in the configuration directory.
+//!
+//! Attachments come from users, in annotations and variables, and hooks run as root: what users
+//! may ask for is the administrator's to say. Without the file they may ask for anything.
+//!
+//! ```toml
+//! [attach]
+//! parents = ["media0", "video*"]   # LAN interfaces, also as upstream; * stands for any ending
+//! drivers = ["macvlan"]
+//! igmp = ["proxy"]                 # native and off let a container speak IGMP on the LAN itself;
+//!                                  # where [groups] has rules this is the default
+//!
+//! [groups]                         # in force beside the rules of each attachment
+//! allow = ["239.0.0.0/8"]
+//! deny = ["239.255.0.0/16"]
+//! max-groups = 100
+//! max-sources = 20
+//!
+//! [relay]                          # of what a relay carries for one attachment, each way
+//! max-pps = 100000                 # packets a second
+//! max-byterate = 125000000         # bytes a second
+//!
+//! [proxy]
+//! notifications = false            # joins at the container's reports, not at the kernel's word
+//!
+//! [runtime]                        # what mcrun-runtime stands in for
+//! path = "/usr/sbin/runc"
+//! ```
+
+use std::fs;
+use std::io;
+use std::num::{NonZeroU32, NonZeroU64};
+use std::path::{Path, PathBuf};
+
+use ipnet::Ipv4Net;
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+
+use crate::attachment::{Attachment, IgmpMode};
+use crate::multicast::{GroupPolicy, GroupRule, RateLimits};
+
+/// What the administrator allows.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AdminConfig {
+    #[serde(default)]
+    attach: AttachRules,
+    #[serde(default)]
+    groups: GroupRules,
+    #[serde(default)]
+    relay: RelayRules,
+    #[serde(default)]
+    proxy: ProxySettings,
+    #[serde(default)]
+    runtime: RuntimeConfig,
+}
+
+/// What is in force for one attachment: its own rules within the administrator's.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ruling {
+    /// Who may join what.
+    pub policy: GroupPolicy,
+    /// What the relay carries at most.
+    pub rates: RateLimits,
+}
+
+/// The part of the file that mcrun-runtime reads.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RuntimeConfig {
+    /// The OCI runtime that does the work; without it one is looked for.
+    pub path: Option<PathBuf>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct AttachRules {
+    parents: Option<Vec<String>>,
+    drivers: Option<Vec<String>>,
+    igmp: Option<Vec<IgmpMode>>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+struct GroupRules {
+    #[serde(default)]
+    allow: Vec<RuleText>,
+    #[serde(default)]
+    deny: Vec<RuleText>,
+    max_groups: Option<u32>,
+    max_sources: Option<u32>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+struct RelayRules {
+    max_pps: Option<NonZeroU32>,
+    max_byterate: Option<NonZeroU64>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ProxySettings {
+    notifications: Option<bool>,
+}
+
+/// A rule as the attachment syntax writes it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+struct RuleText(GroupRule);
+
+impl TryFrom<String> for RuleText {
+    type Error = crate::multicast::RuleError;
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        text.parse().map(RuleText)
+    }
+}
+
+/// Why the administrator's file is refused. A file that is there and cannot be understood stops
+/// every attachment: to go on without it would be to allow what it forbids.
+#[derive(Debug, thiserror::Error)]
+pub enum AdminError {
+    /// The file cannot be read.
+    #[error("cannot read {path}: {source}")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// It is not what it should be.
+    #[error("{path}: {message}")]
+    Syntax {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong, and on which line.
+        message: String,
+    },
+    /// A wish beyond what is allowed.
+    #[error("{0}")]
+    Forbidden(String),
+}
+
+impl AdminConfig {
+    /// Reads `mcrun.toml` of a directory; without one, everything is allowed.
+    ///
+    /// # Errors
+    /// When the file is there and cannot be read or understood.
+    pub fn read(directory: &Path) -> Result<Self, AdminError> {
+        read_file(directory)
+    }
+
+    /// Parses the text of a file.
+    #[cfg(test)]
+    fn parse(text: &str) -> Result<Self, String> {
+        parse_text(text)
+    }
+
+    /// Checks an attachment, and gives the rules that are in force for it: its own and the
+    /// administrator's together.
+    ///
+    /// # Errors
+    /// [`AdminError::Forbidden`], naming the key and what is allowed.
+    pub fn check(&self, attachment: &Attachment) -> Result<Ruling, AdminError> {
+        let forbid = |key: &str, value: &str, allowed: &[String]| {
+            let allowed = if allowed.is_empty() { "none".into() } else { allowed.join(", ") };
+            Err(AdminError::Forbidden(format!(
+                "{key}={value}: the administrator allows {allowed} (mcrun.toml)"
+            )))
+        };
+        if let Some(parents) = &self.attach.parents {
+            for (key, name) in [("parent", &attachment.parent), ("upstream", attachment.upstream())]
+            {
+                if !parents.iter().any(|pattern| matches(pattern, name.as_str())) {
+                    return forbid(key, name.as_str(), parents);
+                }
+            }
+        }
+        if let Some(drivers) = &self.attach.drivers
+            && !drivers.iter().any(|driver| driver == attachment.driver.name())
+        {
+            return forbid("driver", attachment.driver.name(), drivers);
+        }
+        // Rules about groups are worth nothing where no proxy enforces them.
+        let ruled = self.groups != GroupRules::default();
+        let proxied = ruled.then(|| vec![IgmpMode::Proxy]);
+        if let Some(modes) = self.attach.igmp.as_ref().or(proxied.as_ref())
+            && !modes.contains(&attachment.igmp)
+        {
+            let names: Vec<_> = modes.iter().map(|mode| mode.name().to_owned()).collect();
+            return forbid("igmp", attachment.igmp.name(), &names);
+        }
+        let ceiling = RateLimits {
+            packets: self.relay.max_pps.map(NonZeroU32::get),
+            bytes: self.relay.max_byterate.map(NonZeroU64::get),
+        };
+        let relayed = attachment.driver.is_relayed();
+        Ok(Ruling {
+            policy: self.restrict(&attachment.policy)?,
+            rates: if relayed { attachment.rates.at_most(ceiling) } else { RateLimits::default() },
+        })
+    }
+
+    /// Whether proxies act on the kernel's notification of a join (Linux 6.14) instead of waiting for
+    /// the report that follows it. They do where nothing is said.
+    pub fn notifications(&self) -> bool {
+        self.proxy.notifications.unwrap_or(true)
+    }
+
+    fn restrict(&self, own: &GroupPolicy) -> Result<GroupPolicy, AdminError> {
+        let rules = |list: &[RuleText]| list.iter().map(|rule| rule.0).collect::<Vec<_>>();
+        let ceiling = rules(&self.groups.allow);
+        let allow: Vec<_> = match (own.allow.as_slice(), ceiling.as_slice()) {
+            (own, []) => own.to_vec(),
+            ([], ceiling) => ceiling.to_vec(),
+            (own, ceiling) => {
+                let pairs = own.iter().flat_map(|a| ceiling.iter().map(move |b| (a, b)));
+                pairs.filter_map(|(a, b)| intersection(a, b)).collect()
+            }
+        };
+        if let ([rule, ..], []) = (own.allow.as_slice(), allow.as_slice()) {
+            let ceiling: Vec<_> = ceiling.iter().map(ToString::to_string).collect();
+            return Err(AdminError::Forbidden(format!(
+                "allow={rule}: the administrator allows {} (mcrun.toml)",
+                ceiling.join(", ")
+            )));
+        }
+        let mut deny = rules(&self.groups.deny);
+        deny.extend(&own.deny);
+        Ok(GroupPolicy {
+            deny,
+            allow,
+            max_groups: own.max_groups.min(self.groups.max_groups.unwrap_or(u32::MAX)),
+            max_sources: own.max_sources.min(self.groups.max_sources.unwrap_or(u32::MAX)),
+        })
+    }
+}
+
+impl RuntimeConfig {
+    /// Reads the section `[runtime]` of `mcrun.toml` alone: a mistake elsewhere in the file must
+    /// not keep containers that run from being stopped.
+    ///
+    /// # Errors
+    /// When the file is there and is not TOML, or the section has another shape.
+    pub fn read(directory: &Path) -> Result<Self, AdminError> {
+        #[derive(Default, Deserialize)]
+        struct Section {
+            #[serde(default)]
+            runtime: RuntimeConfig,
+        }
+        Ok(read_file::<Section>(directory)?.runtime)
+    }
+}
+
+fn read_file<T: DeserializeOwned + Default>(directory: &Path) -> Result<T, AdminError> {
+    let path = directory.join("mcrun.toml");
+    match fs::read_to_string(&path) {
+        Ok(text) => parse_text(&text).map_err(|message| AdminError::Syntax { path, message }),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(T::default()),
+        Err(source) => Err(AdminError::Read { path, source }),
+    }
+}
+
+fn parse_text<T: DeserializeOwned>(text: &str) -> Result<T, String> {
+    toml::from_str(text).map_err(|error| {
+        let start = error.span().map_or(0, |span| span.start.min(text.len()));
+        let line = text[..start].matches('\n').count() + 1;
+        format!("line {line}: {}", error.message().replace('\n', " "))
+    })
+}
+
+/// Whether a name is meant by a pattern: the name itself, or its beginning before a `*`.
+fn matches(pattern: &str, name: &str) -> bool {
+    match pattern.strip_suffix('*') {
+        Some(beginning) => name.starts_with(beginning),
+        None => name == pattern,
+    }
+}
+
+/// What both rules are about; of two networks one holds the other, or they share nothing.
+fn intersection(a: &GroupRule, b: &GroupRule) -> Option<GroupRule> {
+    fn both(a: Ipv4Net, b: Ipv4Net) -> Option<Ipv4Net> {
+        if a.contains(&b) { Some(b) } else { b.contains(&a).then_some(a) }
+    }
+    let sources = match (a.sources, b.sources) {
+        (Some(a), Some(b)) => Some(both(a, b)?),
+        (one, other) => one.or(other),
+    };
+    Some(GroupRule { groups: both(a.groups, b.groups)?, sources })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::attachment::parse_spec;
+
+    const FILE: &str = r#"
+        [attach]
+        parents = ["media0", "video*"]
+        drivers = ["macvlan"]
+        igmp = ["proxy"]
+        [groups]
+        allow = ["239.0.0.0/8", "232.1.0.0/16@10.0.0.0/8"]
+        deny = ["239.255.0.0/16"]
+        max-groups = 100
+    "#;
+
+    fn check(spec: &str) -> Result<GroupPolicy, String> {
+        let config = AdminConfig::parse(FILE).unwrap();
+        let ruling = config.check(&parse_spec(spec).unwrap());
+        ruling.map(|ruling| ruling.policy).map_err(|e| e.to_string())
+    }
+
+    #[test]
+    fn without_a_file_everything_is_allowed() {
+        let config = AdminConfig::read(Path::new("/nonexistent")).unwrap();
+        let attachment = parse_spec("parent=eth0,allow=239.1.1.1").unwrap();
+        assert_eq!(config.check(&attachment).unwrap().policy, attachment.policy);
+    }
+
+    #[test]
+    fn notifications_are_used_unless_they_are_turned_off() {
+        let read = |text: &str| AdminConfig::parse(text).map(|config| config.notifications());
+        assert_eq!(read(FILE), Ok(true));
+        assert_eq!(read("[proxy]\nnotifications = false"), Ok(false));
+        let error = read("[proxy]\nnotifications = \"off\"").unwrap_err();
+        assert!(error.starts_with("line 2: ") && error.contains("boolean"), "{error}");
+    }
+
+    #[test]
+    fn what_the_administrator_does_not_allow_is_named() {
+        for (spec, expected) in [
+            ("parent=eth0", "parent=eth0: the administrator allows media0, video* (mcrun.toml)"),
+            ("parent=video7,upstream=eth0", "upstream=eth0: the administrator allows"),
+            ("parent=media0,igmp=off", "igmp=off: the administrator allows proxy"),
+            (
+                "parent=media0,allow=238.0.0.0/8",
+                "allow=238.0.0.0/8: the administrator allows 239.0.0.0/8",
+            ),
+        ] {
+            let error = check(spec).unwrap_err();
+            assert!(error.starts_with(expected), "{spec}: {error}");
+        }
+    }
+
+    #[test]
+    fn group_rules_need_a_proxy_unless_the_administrator_says_otherwise() {
+        let native = parse_spec("parent=media0,igmp=native").unwrap();
+        let check = |text: &str| AdminConfig::parse(text).unwrap().check(&native);
+        assert!(check("[groups]\ndeny = [\"239.0.0.0/8\"]").is_err());
+        assert!(check("[attach]\nigmp = [\"native\"]\n[groups]\nmax-groups = 5").is_ok());
+        assert!(check("[attach]\nparents = [\"media0\"]").is_ok());
+    }
+
+    #[test]
+    fn the_runtime_is_read_though_the_rules_are_wrong() {
+        let directory = tempfile::tempdir().unwrap();
+        let write = |text: &str| fs::write(directory.path().join("mcrun.toml"), text).unwrap();
+        write("[attach]\nparnets = []\n[runtime]\npath = \"/usr/bin/crun\"");
+        let config = RuntimeConfig::read(directory.path()).unwrap();
+        assert_eq!(config.path, Some("/usr/bin/crun".into()));
+        write("[runtime]\npaht = \"/usr/bin/crun\"");
+        let error = RuntimeConfig::read(directory.path()).unwrap_err().to_string();
+        assert!(error.contains("line 2: unknown field `paht`"), "{error}");
+    }
+
+    #[test]
+    fn the_lower_rate_is_in_force() {
+        let config = AdminConfig::parse("[relay]\nmax-pps = 100").unwrap();
+        let rates = |spec: &str| config.check(&parse_spec(spec).unwrap()).unwrap().rates;
+        let own = rates("parent=a,driver=relay,max-pps=50,max-byterate=9");
+        assert_eq!(own, RateLimits { packets: Some(50), bytes: Some(9) });
+        assert_eq!(rates("parent=a,driver=relay,max-pps=500").packets, Some(100));
+        assert_eq!(rates("parent=a,driver=relay").packets, Some(100));
+        assert!(rates("parent=a").is_none());
+        assert!(AdminConfig::parse("[relay]\nmax-pps = 0").is_err());
+    }
+
+    #[test]
+    fn rules_of_both_are_in_force() {
+        let texts = |rules: &[GroupRule]| rules.iter().map(ToString::to_string).collect::<Vec<_>>();
+        let policy = check("parent=video7,allow=239.1.0.0/16,allow=232.0.0.0/8@10.0.0.5,deny=239.1.1.1,max-groups=500").unwrap();
+        assert_eq!(texts(&policy.allow), ["239.1.0.0/16", "232.1.0.0/16@10.0.0.5"]);
+        assert_eq!(texts(&policy.deny), ["239.255.0.0/16", "239.1.1.1"]);
+        assert_eq!((policy.max_groups, policy.max_sources), (100, 64));
+        let policy = check("parent=media0").unwrap();
+        assert_eq!(texts(&policy.allow), ["239.0.0.0/8", "232.1.0.0/16@10.0.0.0/8"]);
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_understood_stops_everything() {
+        for (text, expected) in [
+            ("[attach]\nparnets = []", "line 2: unknown field `parnets`"),
+            ("[groups]\n\nallow = [\"10.0.0.0/8\"]", "line 3: "),
+            ("[attach", "line 1: "),
+            ("[groups]\nmax-groups = -1", "line 2: "),
+        ] {
+            let error = AdminConfig::parse(text).unwrap_err();
+            assert!(error.starts_with(expected) && !error.contains('\n'), "{text:?}: {error}");
+        }
+    }
+}

@@ -1,0 +1,140 @@
+//! The syntax, value by value.
+
+use crate::attachment::syntax::*;
+
+fn error(text: &str) -> String {
+    parse_spec(text).unwrap_err().to_string()
+}
+
+#[test]
+fn defaults() {
+    let a = parse_spec("parent=eth0").unwrap();
+    assert_eq!(a.parent.as_str(), "eth0");
+    assert_eq!(a.driver, Driver::Macvlan(MacvlanMode::Bridge));
+    assert_eq!(a.ip, IpAssignment::None);
+    assert_eq!((a.igmp, a.metric), (IgmpMode::Proxy, 500));
+    assert_eq!((a.policy.max_groups, a.policy.max_sources), (256, 64));
+}
+
+#[test]
+fn every_supported_key() {
+    let a = parse_spec(
+        " parent=eth0, driver=macvlan,mode=vepa,ip=10.0.0.5/24,ip=2001:db8::5/64,gw=10.0.0.1,\
+         gw=fe80::1,metric=7,route=10.1.0.0/16@10.0.0.2,route=10.2.0.0/16,\
+         mac=02:00:00:00:00:01,mtu=9000,name=red,igmp=proxy,upstream=eth1,allow=239.0.0.0/8,\
+         deny=239.1.1.1,max-groups=10,max-sources=3,bcqueuelen=5000,bclim=-1 ",
+    )
+    .unwrap();
+    assert_eq!(a.ip.addresses().len(), 2);
+    assert_eq!(a.gateways.len(), 2);
+    assert_eq!(a.routes[0].to_string(), "10.1.0.0/16@10.0.0.2");
+    assert_eq!(a.mac.unwrap().to_string(), "02:00:00:00:00:01");
+    assert_eq!((a.mtu, a.bclim, a.bcqueuelen), (Some(9000), Some(-1), Some(5000)));
+    assert_eq!(a.interface_name(3).as_str(), "red");
+    let json = serde_json::to_string(&a).unwrap();
+    assert_eq!(serde_json::from_str::<Attachment>(&json).unwrap(), a);
+}
+
+#[test]
+fn every_wrong_value_is_named_with_its_key() {
+    for (text, expected) in [
+        ("", "empty part"),
+        ("eth0", "did you mean parent=eth0?"),
+        ("parnet=eth0", "did you mean parent?"),
+        ("xyzzyxyzzy=1", "there are net, parent"),
+        ("parent=", "parent= has no value"),
+        ("parent=a/b", "parent=a/b: has '/'"),
+        ("parent=sixteencharacter", "parent=sixteencharacter: 16 characters long"),
+        ("parent=a,parent=b", "given twice"),
+        ("ip=10.0.0.5/24", "parent= is missing"),
+        ("parent=a,driver=macvlam", "did you mean macvlan?"),
+        ("parent=a,driver=ipvlan,mode=bridge", "there are l2, l3, l3s"),
+        ("parent=a,driver=ipvlan,flag=passthru", "there are bridge, private, vepa"),
+        (
+            "parent=a,driver=ipvlan,mac=02:00:00:00:00:01",
+            "mac=02:00:00:00:00:01: it is not for driver=ipvlan",
+        ),
+        ("parent=a,driver=ipvlan,max-pps=5", "max-pps=5: it is not for driver=ipvlan with mode=l2"),
+        (
+            "parent=a,driver=ipvlan,mode=l3,igmp=native",
+            "driver=ipvlan,mode=l3; it needs igmp=proxy",
+        ),
+        ("parent=a,driver=relay,ip=10.0.0.1/8", "ip=10.0.0.1/8: driver=relay takes"),
+        ("parent=a,driver=relay,igmp=off", "with driver=relay; it needs igmp=proxy"),
+        ("parent=a,flag=bridge", "flag=bridge: it is not for driver=macvlan"),
+        ("parent=a,interface=eth0", "interface=eth0: it is not for"),
+        ("parent=a,mode=brige", "did you mean bridge?"),
+        ("parent=a,vlan=7", "vlan=7: vlan is not supported"),
+        ("parent=a,net=red", "net=red: net is not supported"),
+        ("parent=a,ip=10.0.0.5", "prefix length is missing"),
+        ("parent=a,ip=10.0.0.0/24", "network's own"),
+        ("parent=a,ip=10.0.0.255/24", "broadcast"),
+        ("parent=a,ip=239.1.1.1/24", "multicast address"),
+        ("parent=a,ip=10.0.0.999/24", "ip=10.0.0.999/24: not ADDRESS/PREFIX"),
+        ("parent=a,ip=dhcp", "ip=dhcp is not supported"),
+        ("parent=a,ip=none,ip=10.0.0.5/24", "contradicts"),
+        ("parent=a,ip=10.0.0.5/24,ip=10.0.0.5/16", "given twice"),
+        ("parent=a,gw=10.0.0.1", "in no subnet"),
+        ("parent=a,ip=10.0.0.5/24,gw=10.0.1.1", "in no subnet"),
+        ("parent=a,ip=10.0.0.5/24,gw=10.0.0.1,gw=10.0.0.2", "given already"),
+        ("parent=a,gw=x", "gw=x: not an IP address"),
+        ("parent=a,metric=5", "needs gw="),
+        ("parent=a,ip=10.0.0.5/24,gw=10.0.0.1,metric=0", "metric=0: not a number from 1"),
+        ("parent=a,route=10.0.0.5/24", "did you mean 10.0.0.0/24?"),
+        ("parent=a,route=ten", "not a network"),
+        ("parent=a,route=10.0.0.0/8@fe80::1", "different address families"),
+        ("parent=a,mac=01:00:5e:00:00:01", "multicast address"),
+        ("parent=a,mac=02:00", "too short"),
+        ("parent=a,mac=02:00:00:00:00:zz", "\"zz\" is not a byte"),
+        ("parent=a,mtu=67", "mtu=67: not a number from 68 to 65535"),
+        ("parent=a,name=lo", "reserved"),
+        ("parent=a,name=..", "not a name"),
+        ("parent=a,igmp=prox", "did you mean proxy?"),
+        (
+            "parent=a,igmp=native,deny=239.0.0.0/8",
+            "deny=239.0.0.0/8: this is the proxy's to enforce",
+        ),
+        ("parent=a,max-groups=5,igmp=off", "needs igmp=proxy"),
+        ("parent=a,upstream=a b", "has ' '"),
+        ("parent=a,allow=10.0.0.0/8", "allow=10.0.0.0/8"),
+        ("parent=a,deny=239.0.0.0/33", "deny=239.0.0.0/33"),
+        ("parent=a,max-groups=0", "max-groups=0: not a number from 1 to 65535"),
+        ("parent=a,max-sources=many", "max-sources=many: not a number"),
+        ("parent=a,bcqueuelen=0", "bcqueuelen=0: not a number"),
+        ("parent=a,bclim=-2", "bclim=-2: not a number"),
+    ] {
+        let message = error(text);
+        assert!(message.contains(expected), "{text:?} gave {message:?}, not {expected:?}");
+        assert!(!message.contains('\n'), "{text:?} gave more than a line");
+    }
+}
+
+#[test]
+fn what_is_quoted_cannot_break_the_line() {
+    assert!(error("parent=b\n\u{1b}[2J=").starts_with("parent=b\\n\\u{1b}[2J=: "));
+    assert!(error(&format!("parent={}", "x".repeat(10_000))).len() < 600);
+}
+
+#[test]
+fn several_attachments() {
+    let list = parse_list("parent=red ; parent=blue").unwrap();
+    let names: Vec<_> =
+        list.iter().enumerate().map(|(i, a)| a.interface_name(i).to_string()).collect();
+    assert_eq!(names, ["mc0", "mc1"]);
+    assert_eq!(parse_list(" \n").unwrap(), []);
+    let error = |text: &str| parse_list(text).unwrap_err().to_string();
+    assert!(error("parent=a;parent=b,name=mc0").contains("name=mc0: two attachments"));
+    assert!(error("parent=a;").contains("empty part"));
+    for (one, other, expected) in [
+        ("driver=ipvlan", "driver=ipvlan,mode=l3", "mode=l3: another attachment"),
+        ("driver=ipvlan", "driver=ipvlan,flag=vepa", "to a has flag=bridge"),
+        ("driver=macvlan", "driver=ipvlan", "driver=ipvlan: another"),
+        ("driver=ipvlan", "driver=macvlan", "has driver=ipvlan"),
+    ] {
+        let message = error(&format!("parent=a,{one};parent=a,{other}"));
+        assert!(message.contains(expected), "{message:?}, not {expected:?}");
+        parse_list(&format!("parent=a,{one};parent=b,{other}")).unwrap();
+    }
+    assert!(error(&vec!["parent=a"; 17].join(";")).contains("17 attachments"));
+    assert!(error(&" ".repeat(70_000)).contains("70000 bytes"));
+}

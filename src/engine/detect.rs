@@ -1,0 +1,161 @@
+//! Which engine there is, and what it can do.
+
+use std::ffi::{OsStr, OsString};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use crate::engine::channel::{DockerInfo, Facts, major};
+use crate::engine::table::Help;
+use crate::engine::{WrapperError, podman};
+
+/// The engines that run images, in the order in which they are looked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// docker.
+    Docker,
+    /// podman, also under the name docker.
+    Podman,
+    /// nerdctl.
+    Nerdctl,
+}
+
+const KINDS: [(&str, Kind); 3] =
+    [("docker", Kind::Docker), ("podman", Kind::Podman), ("nerdctl", Kind::Nerdctl)];
+
+impl Kind {
+    /// The engine of this name or path; `None` for an OCI runtime, or whatever else it is.
+    pub fn of(name: &OsStr) -> Option<Self> {
+        let name = Path::new(name).file_name()?;
+        KINDS.iter().find(|(known, _)| *known == name).map(|(_, kind)| *kind)
+    }
+}
+
+/// An engine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Engine {
+    /// The program.
+    pub program: PathBuf,
+    /// Which one it is.
+    pub kind: Kind,
+    /// What it said of itself already.
+    facts: Option<Facts>,
+}
+
+impl Engine {
+    /// The engine of a name or path.
+    ///
+    /// # Errors
+    /// When it is none of the three, or not there.
+    pub fn named(name: &OsStr) -> Result<Self, WrapperError> {
+        let text = || name.to_string_lossy().into_owned();
+        let kind = Kind::of(name).ok_or_else(|| WrapperError::UnknownEngine(text()))?;
+        let path = Path::new(name);
+        let program = if path.components().count() > 1 {
+            Some(path.to_owned()).filter(|path| is_program(path))
+        } else {
+            in_path(name)
+        };
+        let program = program.ok_or_else(|| WrapperError::NoSuchEngine(text()))?;
+        Ok(Engine { program, kind, facts: None })
+    }
+
+    /// The first that can be used: docker when its daemon answers, podman, nerdctl. The only one
+    /// there is is taken as it is, so that its own words tell what is wrong with it.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn find() -> Result<Self, WrapperError> {
+        let there = KINDS.iter().filter_map(|(name, kind)| {
+            let program = in_path(OsStr::new(name))?;
+            Some(Engine { program, kind: *kind, facts: None })
+        });
+        let mut there: Vec<_> = there.collect();
+        if there.len() > 1 && there[0].kind == Kind::Docker {
+            match there[0].facts() {
+                Ok(facts) => there[0].facts = Some(facts),
+                Err(_) => drop(there.remove(0)),
+            }
+        }
+        there.into_iter().next().ok_or(WrapperError::NoEngine)
+    }
+
+    /// What it can do, asked of itself.
+    ///
+    /// # Errors
+    /// When it does not answer, or mcrun's hooks cannot be given to podman.
+    pub fn facts(&self) -> Result<Facts, WrapperError> {
+        if let Some(facts) = &self.facts {
+            return Ok(facts.clone());
+        }
+        match self.kind {
+            Kind::Docker => {
+                let text = self.ask(&["info", "--format", "{{json .}}"])?;
+                let info: DockerInfo = serde_json::from_str(&text).unwrap_or_default();
+                match info.server_version.as_str() {
+                    // podman in docker's clothes has no such key.
+                    "" if text.contains("\"conmon\"") => self.podman(),
+                    "" => Err(WrapperError::NoDaemon),
+                    _ => Ok(Facts::Docker(info)),
+                }
+            }
+            Kind::Podman => self.podman(),
+            Kind::Nerdctl => Ok(Facts::Nerdctl { major: self.major()? }),
+        }
+    }
+
+    fn podman(&self) -> Result<Facts, WrapperError> {
+        Ok(Facts::Podman { major: self.major()?, hooks_dirs: podman::hooks_dirs()? })
+    }
+
+    /// The major version that `--version` tells, as in `podman version 4.3.1`.
+    fn major(&self) -> Result<u32, WrapperError> {
+        let text = self.ask(&["--version"])?;
+        Ok(text.split_whitespace().map(major).find(|version| *version > 0).unwrap_or(0))
+    }
+
+    /// The options of one of its commands, as its help tells them.
+    pub fn help(&self, command: &str) -> Help {
+        Help::parse(&self.ask(&[command, "--help"]).unwrap_or_default())
+    }
+
+    fn ask(&self, arguments: &[&str]) -> Result<String, WrapperError> {
+        let output = Command::new(&self.program)
+            .args(arguments)
+            .stdin(Stdio::null())
+            .stderr(Stdio::null())
+            .output()
+            .map_err(|source| WrapperError::Exec { program: self.program.clone(), source })?;
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+}
+
+fn in_path(name: &OsStr) -> Option<PathBuf> {
+    let search: OsString =
+        std::env::var_os("PATH").unwrap_or_else(|| crate::oci::spec::DEFAULT_PATH.into());
+    std::env::split_paths(&search)
+        .map(|directory| directory.join(name))
+        .find(|path| path.is_absolute() && is_program(path))
+}
+
+fn is_program(path: &Path) -> bool {
+    std::fs::metadata(path).is_ok_and(|m| m.is_file() && m.permissions().mode() & 0o111 != 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn engines_are_told_from_runtimes_by_name() {
+        assert_eq!(Kind::of(OsStr::new("/usr/local/bin/docker")), Some(Kind::Docker));
+        assert_eq!(Kind::of(OsStr::new("podman")), Some(Kind::Podman));
+        for other in ["runc", "crun", "/usr/bin/youki", "", "/"] {
+            assert_eq!(Kind::of(OsStr::new(other)), None, "{other}");
+        }
+        let error = Engine::named(OsStr::new("dokcer")).unwrap_err().to_string();
+        assert!(error.starts_with("--engine dokcer: "), "{error}");
+        let error = Engine::named(OsStr::new("/nonexistent/podman")).unwrap_err().to_string();
+        assert_eq!(error, "--engine /nonexistent/podman: no such program");
+    }
+}

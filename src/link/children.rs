@@ -1,0 +1,167 @@
+//! The children of a link, in whatever namespace they are.
+//!
+//! The parent knows its children, but does not tell: a child is found where it is, by the parent that it
+//! names.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io;
+use std::os::fd::AsFd;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use crate::net::messages::{Link, get_links, get_namespace_id, read_link, read_namespace_id};
+use crate::net::netlink::{NetlinkError, RouteSocket};
+use crate::net::netns::NetNs;
+use crate::primitives::{IpvlanFlag, IpvlanMode};
+
+/// Namespaces that are looked into at most.
+const MAX_NAMESPACES: usize = 4096;
+
+/// A child of the kinds that take a parent for themselves.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Child {
+    /// Its name, where it is.
+    pub name: String,
+    /// What it is.
+    pub kind: ChildKind,
+}
+
+/// What a child is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ChildKind {
+    /// macvlan or macvtap, in any mode.
+    Macvlan,
+    /// ipvlan or ipvtap; all children of a parent have the same mode and flag.
+    Ipvlan(IpvlanMode, IpvlanFlag),
+}
+
+impl ChildKind {
+    /// As `ip link` calls it.
+    pub fn name(self) -> &'static str {
+        match self {
+            ChildKind::Macvlan => "macvlan",
+            ChildKind::Ipvlan(..) => "ipvlan",
+        }
+    }
+}
+
+/// A child of the parent of this index in the namespace of its own parent, the host's; `None` when it
+/// has none there.
+///
+/// # Errors
+/// The kernel's.
+pub fn on_host(host: &mut RouteSocket, parent: u32) -> Result<Option<Child>, NetlinkError> {
+    let links = host.dump(get_links())?.into_iter().filter_map(read_link);
+    Ok(links.filter(|link| link.parent_namespace.is_none()).find_map(|link| child(link, parent)))
+}
+
+/// A child of the host's link of this index in another namespace. `host` is the caller's namespace.
+///
+/// # Errors
+/// The kernel's, and those of entering the namespace.
+pub fn in_namespace(
+    namespace: &NetNs,
+    host: &NetNs,
+    parent: u32,
+) -> Result<Option<Child>, NetlinkError> {
+    let mut socket = RouteSocket::open_in(namespace)?;
+    let links: Vec<_> = socket.dump(get_links())?.into_iter().filter_map(read_link).collect();
+    let mut candidates = links.into_iter().filter(|link| link.parent == Some(parent)).peekable();
+    if candidates.peek().is_none() {
+        return Ok(None);
+    }
+    // Indexes repeat from namespace to namespace: the parent must be in the host's.
+    let id = read_namespace_id(socket.get(get_namespace_id(host.as_fd()))?);
+    let ours = candidates.filter(|link| id.is_some() && link.parent_namespace == id);
+    Ok(ours.into_iter().find_map(|link| child(link, parent)))
+}
+
+/// A child of the host's link of this index in any namespace but the host's that has a process or a
+/// name, and one by which that is known: a file of proc(5) or of a mounted namespace. What cannot be
+/// looked into is passed over: processes end meanwhile.
+///
+/// # Errors
+/// When the processes or the own namespace cannot be read.
+pub fn anywhere(parent: u32) -> io::Result<Option<(Child, PathBuf)>> {
+    let host = NetNs::current()?;
+    let own = fs::metadata("/proc/thread-self/ns/net")?;
+    let mut seen = BTreeSet::from([(own.dev(), own.ino())]);
+    let processes = fs::read_dir("/proc")?.flatten().filter_map(|entry| {
+        let numbered = entry.file_name().to_str()?.bytes().all(|b| b.is_ascii_digit());
+        numbered.then(|| entry.path().join("ns/net"))
+    });
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    let named = mounts.lines().filter_map(mounted_namespace).map(PathBuf::from);
+    for path in named.chain(processes) {
+        let Ok(file) = fs::metadata(&path) else { continue };
+        if seen.len() > MAX_NAMESPACES || !seen.insert((file.dev(), file.ino())) {
+            continue;
+        }
+        let Ok(namespace) = NetNs::open(&path) else { continue };
+        if let Ok(Some(child)) = in_namespace(&namespace, &host, parent) {
+            return Ok(Some((child, path)));
+        }
+    }
+    Ok(None)
+}
+
+/// What to call a namespace that [`anywhere`] has given: the process of a path in /proc, else the path.
+pub fn describe(path: &Path) -> String {
+    let process = path
+        .strip_prefix("/proc")
+        .ok()
+        .and_then(|path| path.components().next())
+        .map(|pid| pid.as_os_str().to_string_lossy().into_owned());
+    match process {
+        Some(pid) => match fs::read_to_string(format!("/proc/{pid}/comm")) {
+            Ok(command) => format!("of process {pid} ({})", command.trim_end()),
+            Err(_) => format!("of process {pid}"),
+        },
+        None => format!("in {}", path.display()),
+    }
+}
+
+/// Where a network namespace is mounted, from a line of mountinfo (proc_pid_mountinfo(5)).
+fn mounted_namespace(line: &str) -> Option<&str> {
+    let (mount, filesystem) = line.split_once(" - ")?;
+    let mut fields = mount.split(' ').skip(3);
+    let (root, point) = (fields.next()?, fields.next()?);
+    (filesystem.starts_with("nsfs ") && root.starts_with("net:[")).then_some(point)
+}
+
+fn child(link: Link, parent: u32) -> Option<Child> {
+    let kind = match (link.kind.as_deref()?, link.ipvlan) {
+        _ if link.parent != Some(parent) => return None,
+        ("macvlan" | "macvtap", _) => ChildKind::Macvlan,
+        ("ipvlan" | "ipvtap", Some((mode, flag))) => ChildKind::Ipvlan(mode, flag),
+        _ => return None,
+    };
+    Some(Child { name: link.name, kind })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mounted_namespaces_are_found_in_mountinfo() {
+        let line = "66 31 0:4 net:[4026532290] /run/netns/blue rw shared:33 - nsfs nsfs rw";
+        assert_eq!(mounted_namespace(line), Some("/run/netns/blue"));
+        for other in [
+            "66 31 0:4 mnt:[4026532291] /run/m rw - nsfs nsfs rw",
+            "31 23 0:28 / /sys/fs/cgroup rw,relatime - tmpfs tmpfs rw,mode=755",
+            "",
+        ] {
+            assert_eq!(mounted_namespace(other), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn a_namespace_is_called_by_its_process_or_its_path() {
+        let own = std::process::id();
+        let name = describe(Path::new(&format!("/proc/{own}/ns/net")));
+        assert!(name.starts_with(&format!("of process {own} (")), "{name}");
+        assert_eq!(describe(Path::new("/run/netns/blue")), "in /run/netns/blue");
+    }
+}

@@ -1,0 +1,82 @@
+//! What is the case on the host and in the container, read before anything is changed.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use crate::attachment::{Attachment, Driver};
+use crate::net::messages::{
+    Link, get_addresses, get_link, get_link_at, get_links, read_address, read_link,
+};
+use crate::net::netlink::{NetlinkError, RouteSocket};
+use crate::primitives::InterfaceName;
+
+/// The facts that a plan for some attachments needs.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Facts {
+    /// The host's links that the attachments name, by name; one that is absent is missing.
+    pub links: BTreeMap<InterfaceName, Link>,
+    /// The names of all links of the host; read only where one that is asked for is missing.
+    pub link_names: Vec<String>,
+    /// The host's addresses, each with the index of its interface.
+    pub host_addresses: Vec<(u32, IpAddr)>,
+    /// The container's links that have one of the wanted names already.
+    pub container_links: BTreeMap<InterfaceName, Link>,
+    /// Of those that a relay is to use: the bridge of the host on which they are, by its index.
+    pub bridges: BTreeMap<InterfaceName, u32>,
+}
+
+impl Facts {
+    /// Reads them through a socket in each namespace.
+    ///
+    /// # Errors
+    /// The kernel's, other than that a link does not exist.
+    pub fn gather(
+        attachments: &[Attachment],
+        host: &mut RouteSocket,
+        container: &mut RouteSocket,
+    ) -> Result<Self, NetlinkError> {
+        let mut facts = Facts::default();
+        for (position, attachment) in attachments.iter().enumerate() {
+            for name in [&attachment.parent, attachment.upstream()] {
+                if !facts.links.contains_key(name)
+                    && let Some(link) = link(host, name.as_str())?
+                {
+                    facts.links.insert(name.clone(), link);
+                }
+            }
+            let name = attachment.interface_name(position);
+            let Some(link) = link(container, name.as_str())? else { continue };
+            if let (Driver::Relay { .. }, Some(peer)) = (&attachment.driver, link.parent)
+                && let Ok(answer) = host.get(get_link_at(peer))
+                && let Some(Link { kind: Some(kind), port_of: Some((bridge, _)), .. }) =
+                    read_link(answer)
+                && kind == "veth"
+            {
+                facts.bridges.insert(name.clone(), bridge);
+            }
+            facts.container_links.insert(name, link);
+        }
+        let named = attachments.iter().flat_map(|a| [&a.parent, a.upstream()]);
+        if named.into_iter().any(|name| !facts.links.contains_key(name)) {
+            let answers = host.dump(get_links())?;
+            facts.link_names = answers.into_iter().filter_map(read_link).map(|l| l.name).collect();
+        }
+        if attachments.iter().any(|a| !a.ip.addresses().is_empty()) {
+            let answers = host.dump(get_addresses())?;
+            facts.host_addresses = answers.into_iter().filter_map(read_address).collect();
+        }
+        Ok(facts)
+    }
+}
+
+/// One link by name; `None` when there is none.
+///
+/// # Errors
+/// The kernel's, other than that.
+pub fn link(socket: &mut RouteSocket, name: &str) -> Result<Option<Link>, NetlinkError> {
+    match socket.get(get_link(name)) {
+        Ok(answer) => Ok(read_link(answer)),
+        Err(error) if error.errno == libc::ENODEV => Ok(None),
+        Err(error) => Err(error),
+    }
+}

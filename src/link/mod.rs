@@ -1,0 +1,8 @@
+//! The interfaces of an attachment: host facts (read), plan (pure) and apply. Only [`apply`], with
+//! `removal`, changes a link.
+
+pub mod apply;
+pub mod children;
+pub mod facts;
+pub mod plan;
+mod removal;

@@ -1,0 +1,482 @@
+//! From attachments and facts to a list of steps: pure, printable, nothing is changed here.
+
+use std::fmt;
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+
+use crate::attachment::{Attachment, Driver, IgmpMode, nearest};
+use crate::link::facts::Facts;
+use crate::net::devconf::DevConf;
+use crate::net::messages::{Link, all_multicast};
+use crate::net::sysctl::Sysctl;
+use crate::primitives::{InterfaceName, MacAddr};
+use crate::primitives::{IpvlanFlag, IpvlanMode, MacvlanMode};
+
+/// Why an attachment cannot be made on this host: one line that names the key and the value.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct PlanError(String);
+
+/// What is to be done for one interface of the container.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InterfacePlan {
+    /// Name in the container.
+    pub name: InterfaceName,
+    /// Name and index of the parent.
+    pub parent: (InterfaceName, u32),
+    /// Name and index of where the proxy joins.
+    pub upstream: (InterfaceName, u32),
+    /// What is to be created.
+    pub link: LinkPlan,
+    /// Its MTU, when not the parent's.
+    pub mtu: Option<u32>,
+    /// Settings in the container's namespace, in order.
+    pub sysctls: Vec<Sysctl>,
+    /// IPv4 settings of the interface itself.
+    pub settings: Vec<(DevConf, u32)>,
+    /// Those that are made when it is up.
+    pub late_settings: Vec<(DevConf, u32)>,
+    /// Its addresses.
+    pub addresses: Vec<IpNet>,
+    /// Its routes, in order: next hops come after what makes them reachable.
+    pub routes: Vec<PlannedRoute>,
+}
+
+/// The link of an interface.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LinkPlan {
+    /// A new macvlan child of the parent.
+    Macvlan {
+        /// Its mode.
+        mode: MacvlanMode,
+        /// Its hardware address, when not the kernel's choice.
+        mac: Option<MacAddr>,
+        /// Length of the multicast queue in packets.
+        bcqueuelen: u32,
+        /// Receivers from which on macvlan queues; -1 never.
+        bclim: i32,
+    },
+    /// A new ipvlan child of the parent.
+    Ipvlan {
+        /// Its mode, and so that of all children.
+        mode: IpvlanMode,
+        /// Its flag, and so that of all children.
+        flag: IpvlanFlag,
+    },
+    /// None: the container has it, or is to get it later, and keeps it.
+    Existing {
+        /// Its index and hardware address, when it is there.
+        there: Option<(u32, Option<MacAddr>)>,
+    },
+}
+
+/// A route to add.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PlannedRoute {
+    /// Destination.
+    pub destination: IpNet,
+    /// Next hop; on-link when absent.
+    pub gateway: Option<IpAddr>,
+    /// Metric; 0 is the kernel's default.
+    pub metric: u32,
+    /// Whether a route that exists already does as well.
+    pub may_exist: bool,
+}
+
+/// Memberships and sources a socket in the container may have at least: the kernel's defaults of
+/// 20 and 10 (`net.ipv4.igmp_max_memberships`, `igmp_max_msf`) are for hosts that are no media hosts.
+/// What reaches the LAN is limited by the proxy.
+const LEAST_MEMBERSHIPS: u32 = 1024;
+const LEAST_SOURCES: u32 = 512;
+
+/// Within how many milliseconds the container's kernel repeats a report of a change; its default is a
+/// second (RFC 9776 §8.11). A proxy waits for it when the container has ended.
+pub const REPORT_INTERVAL_MS: u32 = 20;
+
+/// Multicast queue of macvlan in packets. The kernel's 1000 loses a fast stream as soon as a
+/// second child wants it.
+const BC_QUEUE_LEN: u32 = 100_000;
+/// Never queue: a group is delivered to its receivers at once, whatever their number.
+const BC_CUTOFF: i32 = -1;
+
+/// Plans the interfaces of one container.
+///
+/// # Errors
+/// The first thing that stands against it: a missing, down or unsuitable parent, a name that is taken
+/// in the container, an address or MAC that is the host's own, an MTU above the parent's.
+pub fn plan(attachments: &[Attachment], facts: &Facts) -> Result<Vec<InterfacePlan>, PlanError> {
+    let each = attachments.iter().enumerate();
+    each.map(|(position, attachment)| plan_one(position, attachment, facts)).collect()
+}
+
+fn refuse<T>(message: String) -> Result<T, PlanError> {
+    Err(PlanError(message))
+}
+
+fn plan_one(
+    position: usize,
+    attachment: &Attachment,
+    facts: &Facts,
+) -> Result<InterfacePlan, PlanError> {
+    let parent = checked_link("parent", &attachment.parent, facts)?;
+    let upstream = checked_link("upstream", attachment.upstream(), facts)?;
+    let name = attachment.interface_name(position);
+    let there = facts.container_links.get(&name);
+    if there.is_some() && !matches!(attachment.driver, Driver::Relay { .. }) {
+        return refuse(format!(
+            "name={name}: the container has an interface of this name already; choose another with name="
+        ));
+    }
+    if let (Driver::Relay { interface }, Some(bridge)) =
+        (&attachment.driver, facts.bridges.get(&name))
+        && let Some(key) = [("parent", parent), ("upstream", upstream)]
+            .into_iter()
+            .find_map(|(key, link)| (link.index == *bridge).then_some(key))
+    {
+        return refuse(format!(
+            "{key}={}: the container's {interface} is on this bridge already, and everybody there would \
+             hear it twice; name a LAN interface",
+            parent.name
+        ));
+    }
+    if let Some(mtu) = attachment.mtu
+        && mtu > parent.mtu
+    {
+        return refuse(format!(
+            "mtu={mtu}: {} has {}, and a child link cannot have more",
+            parent.name, parent.mtu
+        ));
+    }
+    let link = match attachment.driver {
+        Driver::Macvlan(mode) => LinkPlan::Macvlan {
+            mode,
+            mac: attachment.mac,
+            bcqueuelen: attachment.bcqueuelen.unwrap_or(BC_QUEUE_LEN),
+            bclim: attachment.bclim.unwrap_or(BC_CUTOFF),
+        },
+        Driver::Ipvlan { mode, flag } => LinkPlan::Ipvlan { mode, flag },
+        Driver::Relay { .. } => {
+            LinkPlan::Existing { there: there.map(|link| (link.index, link.mac)) }
+        }
+    };
+    if let LinkPlan::Macvlan { mode, mac: Some(mac), .. } = link
+        && mode != MacvlanMode::Passthru
+        && parent.mac == Some(mac)
+    {
+        return refuse(format!("mac={mac}: this is the address of {} itself", parent.name));
+    }
+    for net in attachment.ip.addresses() {
+        if let Some((index, _)) = facts.host_addresses.iter().find(|(_, a)| *a == net.addr()) {
+            let owner = facts.links.values().find(|l| l.index == *index);
+            let owner = owner.map_or_else(|| format!("interface {index}"), |l| l.name.clone());
+            return refuse(format!(
+                "ip={net}: {} is the host's own address, on {owner}",
+                net.addr()
+            ));
+        }
+    }
+    Ok(InterfacePlan {
+        parent: (attachment.parent.clone(), parent.index),
+        upstream: (attachment.upstream().clone(), upstream.index),
+        mtu: attachment.mtu,
+        sysctls: sysctls(&name, attachment, &link),
+        settings: settings(attachment, &link),
+        late_settings: if announced_by_proxy(attachment, &link) {
+            vec![(DevConf::ArpNotify, 1)]
+        } else {
+            Vec::new()
+        },
+        addresses: attachment.ip.addresses().to_vec(),
+        routes: match link {
+            // A route needs an interface to lead through.
+            LinkPlan::Existing { there: None } => Vec::new(),
+            _ => routes(position, attachment),
+        },
+        link,
+        name,
+    })
+}
+
+fn checked_link<'f>(
+    key: &str,
+    name: &InterfaceName,
+    facts: &'f Facts,
+) -> Result<&'f Link, PlanError> {
+    let Some(link) = facts.links.get(name) else {
+        let near = nearest(name.as_str(), facts.link_names.iter().map(String::as_str));
+        let hint = match near {
+            Some(near) => format!("did you mean {near}?"),
+            None => "ip link shows them".into(),
+        };
+        return refuse(format!("{key}={name}: the host has no interface of this name; {hint}"));
+    };
+    if link.loopback {
+        return refuse(format!(
+            "{key}={name}: this is the loopback interface; name a LAN interface"
+        ));
+    }
+    if let Some((_, kind)) = &link.port_of {
+        return refuse(format!("{key}={name}: it is a port of a {kind}; name the {kind} itself"));
+    }
+    if link.mac.is_none() {
+        return refuse(format!("{key}={name}: it is no Ethernet interface"));
+    }
+    if !link.up {
+        return refuse(format!(
+            "{key}={name}: the interface is down; set it up first (ip link set {name} up)"
+        ));
+    }
+    Ok(link)
+}
+
+fn sysctls(name: &InterfaceName, attachment: &Attachment, link: &LinkPlan) -> Vec<Sysctl> {
+    let v6 = |setting: &str| format!("ipv6/conf/{name}/{setting}");
+    let mut list = vec![
+        Sysctl::Raise(
+            "ipv4/igmp_max_memberships".into(),
+            LEAST_MEMBERSHIPS.max(attachment.policy.max_groups),
+        ),
+        Sysctl::Raise("ipv4/igmp_max_msf".into(), LEAST_SOURCES.max(attachment.policy.max_sources)),
+    ];
+    if attachment.igmp == IgmpMode::Proxy {
+        // It comes before that of the interface.
+        list.push(Sysctl::Require("ipv4/conf/all/force_igmp_version".into(), 0));
+    }
+    match link {
+        // An interface that is yet to come begins with the defaults.
+        LinkPlan::Existing { there: None } => {
+            list.extend(igmp_settings(attachment).map(|(setting, value)| {
+                Sysctl::Require(format!("ipv4/conf/default/{}", setting.name()), value)
+            }));
+            return list;
+        }
+        // The rest is the engine's to say.
+        LinkPlan::Existing { there: Some(_) } => return list,
+        _ => {}
+    }
+    list.push(Sysctl::AcceptAnySource(name.to_string()));
+    if attachment.ip.addresses().iter().any(|net| net.addr().is_ipv6()) {
+        list.push(Sysctl::Require(v6("disable_ipv6"), 0));
+        // The addresses asked for and no others.
+        list.push(Sysctl::Require(v6("accept_ra"), 0));
+        list.push(Sysctl::Require(v6("autoconf"), 0));
+    } else {
+        // Nobody asked for IPv6: no address made up, no frame sent.
+        list.push(Sysctl::Set(v6("disable_ipv6"), 1));
+    }
+    list
+}
+
+fn settings(attachment: &Attachment, link: &LinkPlan) -> Vec<(DevConf, u32)> {
+    let mut list = match link {
+        LinkPlan::Existing { there: None } => return Vec::new(),
+        _ => igmp_settings(attachment).collect::<Vec<_>>(),
+    };
+    if !matches!(link, LinkPlan::Existing { .. }) {
+        list.push((DevConf::RpFilter, 0));
+        // Neighbours learn the address, and switches the port, when the link comes up.
+        if !announced_by_proxy(attachment, link) {
+            list.push((DevConf::ArpNotify, 1));
+        }
+        // A child answers ARP for its own address only, whatever else the container has.
+        list.push((DevConf::ArpIgnore, 1));
+    }
+    list
+}
+
+/// Whether a proxy tells the LAN of the addresses when the link has come up for the first time, so that
+/// nobody waits for it. Later times are the kernel's.
+fn announced_by_proxy(attachment: &Attachment, link: &LinkPlan) -> bool {
+    !matches!(link, LinkPlan::Existing { .. }) && attachment.is_announced_by_proxy()
+}
+
+fn igmp_settings(attachment: &Attachment) -> impl Iterator<Item = (DevConf, u32)> {
+    let all = [
+        // A new namespace inherits the host's; sources would be lost with v2.
+        (DevConf::ForceIgmpVersion, 0),
+        // What the container's kernel says goes to the proxy and nowhere else, so that it may say
+        // it quickly.
+        (DevConf::Igmpv2ReportInterval, REPORT_INTERVAL_MS),
+        (DevConf::Igmpv3ReportInterval, REPORT_INTERVAL_MS),
+    ];
+    let proxied = attachment.igmp == IgmpMode::Proxy;
+    all.into_iter().filter(move |_| proxied)
+}
+
+fn routes(position: usize, attachment: &Attachment) -> Vec<PlannedRoute> {
+    let mut list = Vec::new();
+    if position == 0 {
+        list.push(PlannedRoute {
+            destination: all_multicast(),
+            gateway: None,
+            metric: 0,
+            may_exist: true,
+        });
+    }
+    list.extend(attachment.routes.iter().map(|route| PlannedRoute {
+        destination: route.destination,
+        gateway: route.gateway,
+        // A default route without a metric would take the place of the engine's own.
+        metric: if route.destination.prefix_len() == 0 { attachment.metric } else { 0 },
+        may_exist: false,
+    }));
+    list.extend(attachment.gateways.iter().map(|gateway| PlannedRoute {
+        destination: match gateway {
+            IpAddr::V4(_) => IpNet::V4(ipnet::Ipv4Net::default()),
+            IpAddr::V6(_) => IpNet::V6(ipnet::Ipv6Net::default()),
+        },
+        gateway: Some(*gateway),
+        metric: attachment.metric,
+        may_exist: false,
+    }));
+    list
+}
+
+impl fmt::Display for PlannedRoute {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.destination)?;
+        if let Some(gateway) = self.gateway {
+            write!(f, " via {gateway}")?;
+        }
+        if self.metric > 0 {
+            write!(f, " metric {}", self.metric)?;
+        }
+        Ok(())
+    }
+}
+
+/// The steps in the order in which they are carried out, a line each.
+impl fmt::Display for InterfacePlan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (name, parent) = (&self.name, &self.parent.0);
+        match &self.link {
+            LinkPlan::Macvlan { mode, mac, bcqueuelen, bclim } => {
+                write!(f, "create macvlan {name} on {parent} mode {}", mode.name())?;
+                if let Some(mac) = mac {
+                    write!(f, " mac {mac}")?;
+                }
+                if let Some(mtu) = self.mtu {
+                    write!(f, " mtu {mtu}")?;
+                }
+                writeln!(f, " bcqueuelen {bcqueuelen} bclim {bclim}")?;
+            }
+            LinkPlan::Ipvlan { mode, flag } => {
+                write!(f, "create ipvlan {name} on {parent} mode {} {}", mode.name(), flag.name())?;
+                match self.mtu {
+                    Some(mtu) => writeln!(f, " mtu {mtu}")?,
+                    None => writeln!(f)?,
+                }
+            }
+            LinkPlan::Existing { there: Some(_) } => writeln!(f, "relay {parent} to {name}")?,
+            LinkPlan::Existing { there: None } => {
+                writeln!(f, "relay {parent} to {name} when it is there")?;
+            }
+        }
+        for sysctl in &self.sysctls {
+            match sysctl {
+                Sysctl::Set(path, value) | Sysctl::Require(path, value) => {
+                    writeln!(f, "set net/{path} to {value}")?
+                }
+                Sysctl::Raise(path, value) => writeln!(f, "raise net/{path} to {value}")?,
+                Sysctl::AcceptAnySource(name) => writeln!(f, "accept any source on {name}")?,
+            }
+        }
+        for (setting, value) in &self.settings {
+            writeln!(f, "set {} of {name} to {value}", setting.name())?;
+        }
+        for address in &self.addresses {
+            writeln!(f, "add address {address} to {name}")?;
+        }
+        if !matches!(self.link, LinkPlan::Existing { .. }) {
+            writeln!(f, "set {name} up")?;
+        }
+        for (setting, value) in &self.late_settings {
+            writeln!(f, "set {} of {name} to {value}", setting.name())?;
+        }
+        for route in &self.routes {
+            writeln!(f, "add route {route} through {name}")?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::attachment::parse_list;
+
+    fn link(index: u32, name: &str) -> Link {
+        Link {
+            index,
+            name: name.into(),
+            mtu: 1500,
+            mac: Some("02:00:00:00:00:01".parse().unwrap()),
+            up: true,
+            loopback: false,
+            port_of: None,
+            kind: None,
+            parent: None,
+            parent_namespace: None,
+            ipvlan: None,
+        }
+    }
+
+    fn facts() -> Facts {
+        let down = Link { up: false, ..link(4, "down") };
+        let lo = Link { loopback: true, mac: None, ..link(1, "lo") };
+        let port = Link { port_of: Some((9, "bridge".into())), ..link(5, "port") };
+        let tun = Link { mac: None, ..link(6, "tun") };
+        let links = [link(2, "eth0"), link(3, "eth1"), down, lo, port, tun];
+        Facts {
+            link_names: links.iter().map(|l| l.name.clone()).collect(),
+            links: links.into_iter().map(|l| (l.name.parse().unwrap(), l)).collect(),
+            host_addresses: vec![(2, "10.0.0.1".parse().unwrap())],
+            container_links: [("eth0".parse().unwrap(), link(2, "eth0"))].into(),
+            bridges: [("eth0".parse().unwrap(), 3)].into(),
+        }
+    }
+
+    #[test]
+    fn the_steps_of_a_full_attachment() {
+        let spec = "parent=eth0,ip=10.0.0.5/24,ip=2001:db8::5/64,gw=10.0.0.254,route=10.9.0.0/16@10.0.0.2,mac=02:00:00:00:00:02,mtu=1400;parent=eth1,name=blue,igmp=off";
+        let plans = plan(&parse_list(spec).unwrap(), &facts()).unwrap();
+        let text: String = plans.iter().map(ToString::to_string).collect();
+        insta::assert_snapshot!(text);
+    }
+
+    #[test]
+    fn the_steps_of_an_ipvlan_child_and_of_relays() {
+        let spec = "parent=eth0,driver=ipvlan,mode=l3s,flag=vepa,ip=10.0.0.5/24,mtu=1400;parent=eth0,driver=relay;parent=eth1,driver=relay,interface=eth7";
+        let plans = plan(&parse_list(spec).unwrap(), &facts()).unwrap();
+        let text: String = plans.iter().map(ToString::to_string).collect();
+        insta::assert_snapshot!(text);
+    }
+
+    #[test]
+    fn what_stands_against_it() {
+        for (spec, expected) in [
+            (
+                "parent=eth9",
+                "parent=eth9: the host has no interface of this name; did you mean eth0?",
+            ),
+            ("parent=xyzzy", "no interface of this name; ip link shows them"),
+            ("parent=down", "parent=down: the interface is down"),
+            ("parent=lo", "loopback"),
+            ("parent=port", "port of a bridge; name the bridge itself"),
+            ("parent=tun", "no Ethernet interface"),
+            ("parent=eth0,upstream=down", "upstream=down"),
+            ("parent=eth0,name=eth0", "name=eth0: the container has"),
+            ("parent=eth0,mtu=1501", "mtu=1501: eth0 has 1500"),
+            ("parent=eth1,driver=relay", "parent=eth1: the container's eth0 is on this bridge"),
+            ("parent=eth0,mac=02:00:00:00:00:01", "address of eth0 itself"),
+            (
+                "parent=eth1,ip=10.0.0.1/24",
+                "ip=10.0.0.1/24: 10.0.0.1 is the host's own address, on eth0",
+            ),
+        ] {
+            let error = plan(&parse_list(spec).unwrap(), &facts()).unwrap_err().to_string();
+            assert!(error.contains(expected), "{spec}: {error}");
+        }
+    }
+}

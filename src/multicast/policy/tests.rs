@@ -1,0 +1,164 @@
+use crate::multicast::policy::*;
+
+fn rules(list: &[&str]) -> Vec<GroupRule> {
+    list.iter().map(|rule| rule.parse().unwrap()).collect()
+}
+
+fn policy(deny: &[&str], allow: &[&str]) -> GroupPolicy {
+    GroupPolicy { deny: rules(deny), allow: rules(allow), ..GroupPolicy::default() }
+}
+
+fn include(sources: &[&str]) -> SourceFilter {
+    SourceFilter::include(sources.iter().map(|s| s.parse().unwrap()))
+}
+
+fn exclude(sources: &[&str]) -> SourceFilter {
+    SourceFilter::exclude(sources.iter().map(|s| s.parse().unwrap()))
+}
+
+fn apply(policy: &GroupPolicy, group: &str, wish: SourceFilter) -> Result<SourceFilter, String> {
+    policy.apply(group.parse().unwrap(), &wish)
+}
+
+fn denied(text: &str) -> Result<SourceFilter, String> {
+    Err(text.into())
+}
+
+#[test]
+fn rules_are_read_and_shown() {
+    for text in ["239.0.0.0/8", "224.0.0.0/4", "239.1.1.1", "232.1.1.1@10.0.0.5"] {
+        assert_eq!(text.parse::<GroupRule>().unwrap().to_string(), text);
+    }
+    let shown = |text: &str| text.parse::<GroupRule>().unwrap().to_string();
+    assert_eq!(shown("239.1.2.3/16"), "239.1.0.0/16", "host bits are cleared");
+    assert_eq!(shown("239.1.2.3/32"), "239.1.2.3");
+    assert_eq!(shown("232.0.0.0/8@10.1.2.3/8"), "232.0.0.0/8@10.0.0.0/8");
+}
+
+#[test]
+fn bad_rules_are_refused_in_one_line_that_names_the_value() {
+    let hint = "a rule is GROUP[/PREFIX][@SOURCE[/PREFIX]], such as 239.1.0.0/16 or \
+                232.1.1.1@10.0.0.5";
+    let cases = [
+        ("", format!("\"\" is not an IPv4 group; {hint}")),
+        ("239.1", format!("\"239.1\" is not an IPv4 group; {hint}")),
+        ("ff3e::1", format!("\"ff3e::1\" is not an IPv4 group; {hint}")),
+        ("239.1.1.1@", format!("\"\" is not an IPv4 source; {hint}")),
+        ("239.1.1.1@x", format!("\"x\" is not an IPv4 source; {hint}")),
+        ("239.1.1.1@10.0.0.1@10.0.0.2", {
+            format!("\"10.0.0.1@10.0.0.2\" is not an IPv4 source; {hint}")
+        }),
+        ("239.0.0.0/33", "\"33\" is not a prefix length; it is a number from 0 to 32".into()),
+        ("239.0.0.0/", "\"\" is not a prefix length; it is a number from 0 to 32".into()),
+        ("239.0.0.0/+8", "\"+8\" is not a prefix length; it is a number from 0 to 32".into()),
+        ("10.0.0.0/8", {
+            "10.0.0.0/8 is not within 224.0.0.0/4, where multicast groups are".into()
+        }),
+        ("224.0.0.0/3", {
+            "224.0.0.0/3 is not within 224.0.0.0/4, where multicast groups are".into()
+        }),
+        ("239.1.1.1@239.1.1.1", "239.1.1.1/32 is not a unicast source".into()),
+        ("239.1.1.1@0.0.0.0", "0.0.0.0/32 is not a unicast source".into()),
+    ];
+    for (text, error) in cases {
+        assert_eq!(text.parse::<GroupRule>().unwrap_err().to_string(), error);
+        assert!(!error.contains('\n'));
+    }
+}
+
+#[test]
+fn deny_goes_before_allow_and_any_allow_denies_the_rest() {
+    let policy = policy(&["239.1.1.0/24"], &["239.1.0.0/16"]);
+    assert_eq!(apply(&policy, "239.1.2.3", SourceFilter::any()), Ok(SourceFilter::any()));
+    assert_eq!(apply(&policy, "239.1.1.3", SourceFilter::any()), denied("deny=239.1.1.0/24"));
+    assert_eq!(apply(&policy, "239.2.0.1", SourceFilter::any()), denied("no allow rule names it"));
+    assert_eq!(apply(&policy, "239.1.2.3", include(&["10.0.0.1"])), Ok(include(&["10.0.0.1"])));
+    assert_eq!(apply(&policy, "239.1.1.3", include(&["10.0.0.1"])), denied("deny=239.1.1.0/24"));
+}
+
+#[test]
+fn no_rules_let_everything_through() {
+    for wish in
+        [SourceFilter::any(), SourceFilter::none(), include(&["10.0.0.1"]), exclude(&["10.0.0.1"])]
+    {
+        assert_eq!(apply(&GroupPolicy::default(), "239.1.1.1", wish.clone()), Ok(wish));
+    }
+}
+
+#[test]
+fn an_allow_with_a_source_turns_any_source_into_it() {
+    let policy = policy(&[], &["232.1.1.1@10.0.0.5", "232.1.1.1@10.0.0.6"]);
+    let group = "232.1.1.1";
+    assert_eq!(apply(&policy, group, SourceFilter::any()), Ok(include(&["10.0.0.5", "10.0.0.6"])));
+    assert_eq!(apply(&policy, group, exclude(&["10.0.0.5"])), Ok(include(&["10.0.0.6"])));
+    assert_eq!(
+        apply(&policy, group, include(&["10.0.0.5", "10.0.0.9"])),
+        Ok(include(&["10.0.0.5"]))
+    );
+    assert_eq!(apply(&policy, group, include(&["10.0.0.9"])), denied("no allow rule names it"));
+    assert!(policy.names_sources(group.parse().unwrap()));
+    assert!(!policy.names_sources("232.1.1.2".parse().unwrap()));
+}
+
+#[test]
+fn an_allow_without_a_source_is_wider_than_one_with() {
+    let policy = policy(&[], &["239.0.0.0/8@10.0.0.5", "239.1.0.0/16"]);
+    assert_eq!(apply(&policy, "239.1.1.1", SourceFilter::any()), Ok(SourceFilter::any()));
+    assert_eq!(apply(&policy, "239.2.1.1", SourceFilter::any()), Ok(include(&["10.0.0.5"])));
+}
+
+#[test]
+fn a_deny_with_a_source_takes_it_out() {
+    let policy = policy(&["239.0.0.0/8@10.0.0.9"], &[]);
+    let group = "239.1.1.1";
+    assert_eq!(apply(&policy, group, SourceFilter::any()), Ok(exclude(&["10.0.0.9"])));
+    assert_eq!(
+        apply(&policy, group, exclude(&["10.0.0.1"])),
+        Ok(exclude(&["10.0.0.1", "10.0.0.9"]))
+    );
+    assert_eq!(
+        apply(&policy, group, include(&["10.0.0.1", "10.0.0.9"])),
+        Ok(include(&["10.0.0.1"]))
+    );
+    assert_eq!(apply(&policy, group, include(&["10.0.0.9"])), denied("deny=239.0.0.0/8@10.0.0.9"));
+}
+
+#[test]
+fn a_denied_source_is_taken_out_of_the_allowed_ones() {
+    let policy = policy(&["239.0.0.0/8@10.0.0.5"], &["239.1.1.1@10.0.0.5", "239.1.1.1@10.0.0.6"]);
+    assert_eq!(apply(&policy, "239.1.1.1", SourceFilter::any()), Ok(include(&["10.0.0.6"])));
+}
+
+#[test]
+fn source_prefixes_judge_named_sources_and_never_widen_any_source() {
+    let allow = policy(&[], &["239.1.1.1@10.0.0.0/24"]);
+    assert_eq!(
+        apply(&allow, "239.1.1.1", include(&["10.0.0.1", "10.0.1.1"])),
+        Ok(include(&["10.0.0.1"]))
+    );
+    assert_eq!(
+        apply(&allow, "239.1.1.1", SourceFilter::any()),
+        denied("allow=239.1.1.1@10.0.0.0/24 is for joins that name their sources")
+    );
+    let deny = policy(&["239.1.1.1@10.0.0.0/24"], &[]);
+    assert_eq!(
+        apply(&deny, "239.1.1.1", SourceFilter::any()),
+        denied("deny=239.1.1.1@10.0.0.0/24: a join from any source can't leave it out")
+    );
+    assert_eq!(
+        apply(&deny, "239.1.1.1", include(&["10.0.0.1", "10.0.1.1"])),
+        Ok(include(&["10.0.1.1"]))
+    );
+}
+
+#[test]
+fn link_local_groups_are_always_allowed_and_ptp_unless_denied() {
+    let closed = policy(&["224.0.0.0/4"], &[]);
+    assert_eq!(apply(&closed, "224.0.0.107", SourceFilter::any()), Ok(SourceFilter::any()));
+    assert_eq!(apply(&closed, "224.0.1.129", SourceFilter::any()), denied("deny=224.0.0.0/4"));
+    let other = policy(&[], &["239.0.0.0/8"]);
+    assert_eq!(apply(&other, "224.0.1.129", SourceFilter::any()), Ok(SourceFilter::any()));
+    assert_eq!(apply(&other, "224.0.1.130", SourceFilter::any()), denied("no allow rule names it"));
+    let grandmaster = policy(&[], &["224.0.1.129@10.0.0.1"]);
+    assert_eq!(apply(&grandmaster, "224.0.1.129", SourceFilter::any()), Ok(include(&["10.0.0.1"])));
+}

@@ -1,0 +1,166 @@
+//! Telling neighbours of a new address.
+//!
+//! For an IPv6 address without duplicate detection the kernel sends no unsolicited neighbour
+//! advertisement (`addrconf_dad_begin` in net/ipv6/addrconf.c), so this does (RFC 4861 §7.2.6). For IPv4 it
+//! would by itself when the link comes up (`arp_notify`), and keep whoever sets the link up waiting
+//! until all other children of the parent have had the announcement. Each looks up a route for it when it is
+//! a request, which takes as long as all the rest (`arp_process` in net/ipv4/arp.c), and none when it is a
+//! reply. But there is gear on a LAN that takes only requests: they go past the children.
+
+use std::io;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddrV6};
+
+use socket2::{Domain, Protocol, SockAddr, SockAddrStorage, Socket, Type};
+
+use crate::primitives::MacAddr;
+
+/// The advertisement: type 136, the override flag, the address, and the target link-layer
+/// address option. The kernel fills in the checksum of an ICMPv6 raw socket (RFC 3542 §3.1).
+fn advertisement(address: Ipv6Addr, mac: MacAddr) -> [u8; 32] {
+    const OVERRIDE: u8 = 0x20;
+    const TARGET_LINK_LAYER_ADDRESS: u8 = 2;
+    let mut message = [0; 32];
+    message[0] = 136;
+    message[4] = OVERRIDE;
+    message[8..24].copy_from_slice(&address.octets());
+    message[24] = TARGET_LINK_LAYER_ADDRESS;
+    message[25] = 1;
+    message[26..32].copy_from_slice(&mac.octets());
+    message
+}
+
+/// Sends one unsolicited neighbour advertisement to all nodes, in the calling thread's namespace.
+///
+/// # Errors
+/// Those of socket(2) and sendto(2).
+pub fn neighbour_advertisement(index: u32, address: Ipv6Addr, mac: MacAddr) -> io::Result<()> {
+    let socket = Socket::new(Domain::IPV6, Type::RAW, Some(Protocol::ICMPV6))?;
+    socket.set_multicast_if_v6(index)?;
+    socket.set_multicast_hops_v6(255)?;
+    socket.set_multicast_loop_v6(false)?;
+    socket.bind(&SockAddr::from(SocketAddrV6::new(address, 0, 0, 0)))?;
+    let all_nodes = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
+    let target = SockAddr::from(SocketAddrV6::new(all_nodes, 0, 0, index));
+    socket.send_to(&advertisement(address, mac), &target).map(drop)
+}
+
+/// The operation of a gratuitous ARP packet: neighbours are to take either (RFC 5944 §4.6).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Operation {
+    /// As the kernel announces, and RFC 5227 §3 recommends.
+    Request = 1,
+    Reply = 2,
+}
+
+/// An announcement with its Ethernet header.
+fn gratuitous_arp(operation: Operation, address: Ipv4Addr, mac: MacAddr) -> [u8; 42] {
+    let mut frame = [0; 42];
+    frame[..6].fill(0xff);
+    frame[6..12].copy_from_slice(&mac.octets());
+    frame[12..14].copy_from_slice(&(libc::ETH_P_ARP as u16).to_be_bytes());
+    // Ethernet and IPv4 with their lengths.
+    frame[14..22].copy_from_slice(&[0, 1, 8, 0, 6, 4, 0, operation as u8]);
+    frame[22..28].copy_from_slice(&mac.octets());
+    frame[28..32].copy_from_slice(&address.octets());
+    if operation == Operation::Reply {
+        frame[32..38].copy_from_slice(&mac.octets());
+    }
+    frame[38..42].copy_from_slice(&address.octets());
+    frame
+}
+
+/// A packet socket, which receives nothing. To close it takes some tens of milliseconds, until all processors
+/// have seen that it is gone (`packet_release` in net/packet/af_packet.c).
+#[derive(Debug)]
+pub struct FrameSocket(Socket);
+
+impl FrameSocket {
+    /// Opens one in the caller's namespace.
+    ///
+    /// # Errors
+    /// `EPERM` without CAP_NET_RAW.
+    pub fn open() -> io::Result<Self> {
+        let socket = Socket::new(Domain::PACKET, Type::RAW, None)?;
+        socket.set_nonblocking(true)?;
+        Ok(FrameSocket(socket))
+    }
+
+    /// Sends a frame of ARP through the interface of this index.
+    fn send(&self, index: u32, frame: &[u8]) -> io::Result<()> {
+        let mut storage = SockAddrStorage::zeroed();
+        // SAFETY: sockaddr_ll is one of the kernel's address types, which a storage holds, and the
+        // length given is its own.
+        let to = unsafe {
+            let link = storage.view_as::<libc::sockaddr_ll>();
+            link.sll_family = libc::AF_PACKET as u16;
+            link.sll_protocol = (libc::ETH_P_ARP as u16).to_be();
+            link.sll_ifindex = index.cast_signed();
+            SockAddr::new(storage, size_of::<libc::sockaddr_ll>() as libc::socklen_t)
+        };
+        self.0.send_to(frame, &to).map(drop)
+    }
+}
+
+/// Announces a container's IPv4 addresses.
+#[derive(Debug)]
+pub struct Announcer {
+    /// In the host's namespace.
+    pub host: FrameSocket,
+    /// In the container's.
+    pub container: FrameSocket,
+}
+
+impl Announcer {
+    /// Announces an address on the container's Ethernet interface `child`, which is up, to the LAN and to
+    /// the other children of the host's interface `parent`; where that is not known, to all alike.
+    ///
+    /// # Errors
+    /// Those of sendto(2), such as `ENETDOWN`.
+    pub fn announce(
+        &self,
+        child: u32,
+        parent: Option<u32>,
+        address: Ipv4Addr,
+        mac: MacAddr,
+    ) -> io::Result<()> {
+        let request = gratuitous_arp(Operation::Request, address, mac);
+        let Some(parent) = parent else {
+            return self.container.send(child, &request);
+        };
+        let told = self.host.send(parent, &request);
+        self.container.send(child, &gratuitous_arp(Operation::Reply, address, mac)).and(told)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn etherparse_reads_the_announcement() {
+        let mac: MacAddr = "02:00:00:00:00:07".parse().unwrap();
+        let own = mac.octets();
+        for (operation, wanted, target) in [
+            (Operation::Request, etherparse::ArpOperation::REQUEST, [0; 6]),
+            (Operation::Reply, etherparse::ArpOperation::REPLY, own),
+        ] {
+            let frame = gratuitous_arp(operation, Ipv4Addr::new(192, 0, 2, 5), mac);
+            let packet = etherparse::SlicedPacket::from_ethernet(&frame).unwrap();
+            let Some(etherparse::NetSlice::Arp(arp)) = packet.net else { panic!("{packet:?}") };
+            assert_eq!(arp.operation(), wanted);
+            assert_eq!((arp.sender_hw_addr(), arp.target_hw_addr()), (&own[..], &target[..]));
+            assert_eq!(arp.sender_protocol_addr(), [192, 0, 2, 5]);
+            assert_eq!(arp.target_protocol_addr(), [192, 0, 2, 5]);
+        }
+    }
+
+    #[test]
+    fn etherparse_reads_the_advertisement() {
+        let address = "2001:db8::5".parse().unwrap();
+        let bytes = advertisement(address, "02:00:00:00:00:07".parse().unwrap());
+        let packet = etherparse::Icmpv6Slice::from_slice(&bytes).unwrap();
+        assert_eq!((packet.type_u8(), packet.code_u8()), (136, 0));
+        assert_eq!(&bytes[8..24], &address.octets());
+        assert_eq!(&bytes[24..], [2, 1, 2, 0, 0, 0, 0, 7]);
+    }
+}

@@ -1,0 +1,282 @@
+//! NETLINK_NETFILTER: messages written and read by hand.
+//!
+//! The proxy sends a few dozen fixed messages and reads one kind; a writer that appends
+//! attributes to a buffer and an iterator over attributes are all it takes, and neither
+//! allocates for each attribute.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+
+use netlink_sys::protocols::NETLINK_NETFILTER;
+use netlink_sys::{Socket, SocketAddr};
+
+use crate::sys::sockopt;
+
+const NLMSG_HEADER: usize = 16;
+/// `struct nfgenmsg`: family, version, resource id (big endian).
+const NFGENMSG: usize = 4;
+const NLMSG_ERROR: u16 = libc::NLMSG_ERROR as u16;
+/// Attribute type bits that are not flags (`NLA_TYPE_MASK`).
+const TYPE_MASK: u16 = 0x3fff;
+const NESTED: u16 = 0x8000;
+
+/// Bytes that fit the send buffer of every socket; netlink sends no datagram that does not.
+const COMMON_LENGTH: usize = 64 * 1024;
+
+/// Flags of a request that asks for an acknowledgement.
+pub(crate) const ACK: u16 = libc::NLM_F_ACK as u16;
+/// Flags of a request that creates.
+pub(crate) const CREATE: u16 = libc::NLM_F_CREATE as u16;
+/// Flags of a request that fails when the object exists.
+pub(crate) const EXCL: u16 = libc::NLM_F_EXCL as u16;
+/// Flags of a request that appends to a list.
+pub(crate) const APPEND: u16 = libc::NLM_F_APPEND as u16;
+
+/// Several netlink messages one behind the other.
+#[derive(Default)]
+pub(crate) struct Messages {
+    bytes: Vec<u8>,
+    sequence: u32,
+}
+
+impl Messages {
+    /// Appends a message; `fill` writes its attributes. `kind` is subsystem << 8 | message.
+    pub(crate) fn push(
+        &mut self,
+        kind: u16,
+        flags: u16,
+        family: u8,
+        resource: u16,
+        fill: impl FnOnce(&mut Attributes<'_>),
+    ) {
+        let start = self.bytes.len();
+        self.sequence += 1;
+        self.bytes.extend_from_slice(&[0; 4]);
+        self.bytes.extend_from_slice(&kind.to_ne_bytes());
+        self.bytes.extend_from_slice(&(flags | libc::NLM_F_REQUEST as u16).to_ne_bytes());
+        self.bytes.extend_from_slice(&self.sequence.to_ne_bytes());
+        self.bytes.extend_from_slice(&0u32.to_ne_bytes());
+        self.bytes.extend_from_slice(&[family, libc::NFNETLINK_V0 as u8]);
+        self.bytes.extend_from_slice(&resource.to_be_bytes());
+        fill(&mut Attributes { bytes: &mut self.bytes });
+        let length = (self.bytes.len() - start) as u32;
+        self.bytes[start..start + 4].copy_from_slice(&length.to_ne_bytes());
+    }
+}
+
+/// Writes attributes; every value is padded to 4 bytes.
+pub(crate) struct Attributes<'a> {
+    bytes: &'a mut Vec<u8>,
+}
+
+impl Attributes<'_> {
+    /// Bytes as they are.
+    pub(crate) fn raw(&mut self, kind: u16, value: &[u8]) {
+        let length = (value.len() + 4) as u16;
+        self.bytes.extend_from_slice(&length.to_ne_bytes());
+        self.bytes.extend_from_slice(&kind.to_ne_bytes());
+        self.bytes.extend_from_slice(value);
+        self.bytes.resize(self.bytes.len().next_multiple_of(4), 0);
+    }
+
+    /// A string with its final zero.
+    pub(crate) fn text(&mut self, kind: u16, value: &str) {
+        self.raw(kind, &[value.as_bytes(), &[0]].concat());
+    }
+
+    /// A number in network order, as all of nf_tables has them.
+    pub(crate) fn u32(&mut self, kind: u16, value: u32) {
+        self.raw(kind, &value.to_be_bytes());
+    }
+
+    /// A number in network order.
+    pub(crate) fn u16(&mut self, kind: u16, value: u16) {
+        self.raw(kind, &value.to_be_bytes());
+    }
+
+    /// Attributes in an attribute.
+    pub(crate) fn nest(&mut self, kind: u16, fill: impl FnOnce(&mut Attributes<'_>)) {
+        let start = self.bytes.len();
+        self.bytes.extend_from_slice(&[0; 2]);
+        self.bytes.extend_from_slice(&(kind | NESTED).to_ne_bytes());
+        fill(&mut Attributes { bytes: self.bytes });
+        let length = (self.bytes.len() - start) as u16;
+        self.bytes[start..start + 2].copy_from_slice(&length.to_ne_bytes());
+    }
+}
+
+/// A message received.
+pub(crate) struct Message<'a> {
+    /// Subsystem << 8 | message.
+    pub(crate) kind: u16,
+    /// What follows the netlink header.
+    pub(crate) payload: &'a [u8],
+}
+
+impl<'a> Message<'a> {
+    /// The attributes behind the `nfgenmsg`.
+    pub(crate) fn attributes(&self) -> AttributeIter<'a> {
+        AttributeIter { rest: self.payload.get(NFGENMSG..).unwrap_or(&[]) }
+    }
+}
+
+/// Walks through the messages of one datagram; what a length does not cover ends it.
+pub(crate) fn messages(datagram: &[u8]) -> impl Iterator<Item = Message<'_>> {
+    let mut rest = datagram;
+    std::iter::from_fn(move || {
+        let length = u32::from_ne_bytes(rest.get(..4)?.try_into().ok()?) as usize;
+        let kind = u16::from_ne_bytes(rest.get(4..6)?.try_into().ok()?);
+        let payload = rest.get(NLMSG_HEADER..length)?;
+        rest = rest.get(length.next_multiple_of(4)..).unwrap_or(&[]);
+        Some(Message { kind, payload })
+    })
+}
+
+/// Attributes as type and value; what a length does not cover ends it.
+pub(crate) struct AttributeIter<'a> {
+    rest: &'a [u8],
+}
+
+impl<'a> AttributeIter<'a> {
+    /// Over attributes that begin at `bytes`.
+    pub(crate) fn new(bytes: &'a [u8]) -> Self {
+        AttributeIter { rest: bytes }
+    }
+}
+
+impl<'a> Iterator for AttributeIter<'a> {
+    type Item = (u16, &'a [u8]);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let length = usize::from(u16::from_ne_bytes(self.rest.get(..2)?.try_into().ok()?));
+        let kind = u16::from_ne_bytes(self.rest.get(2..4)?.try_into().ok()?) & TYPE_MASK;
+        let value = self.rest.get(4..length)?;
+        self.rest = self.rest.get(length.next_multiple_of(4)..).unwrap_or(&[]);
+        Some((kind, value))
+    }
+}
+
+/// A NETLINK_NETFILTER socket. What it owns in the kernel goes when it is closed.
+pub(crate) struct NfSocket {
+    socket: Socket,
+}
+
+impl NfSocket {
+    /// Opens one in the caller's namespace.
+    ///
+    /// # Errors
+    /// `EPROTONOSUPPORT` where the kernel has no netfilter netlink.
+    pub(crate) fn open() -> io::Result<Self> {
+        let mut socket = Socket::new(NETLINK_NETFILTER)?;
+        socket.bind_auto()?;
+        socket.connect(&SocketAddr::new(0, 0))?;
+        socket.set_non_blocking(true)?;
+        Ok(NfSocket { socket })
+    }
+
+    /// Sends messages of which at least one asks for an acknowledgement, and gives the
+    /// first error. The kernel handles them before sendto(2) returns, so the answers are there.
+    ///
+    /// # Errors
+    /// The kernel's; `ENOMSG` when it did not answer.
+    pub(crate) fn transact(&self, messages_out: &Messages) -> io::Result<()> {
+        let length = messages_out.bytes.len();
+        if length > COMMON_LENGTH {
+            // Twice that is what the kernel then grants, its own bookkeeping included.
+            let room = i32::try_from(length).unwrap_or(i32::MAX);
+            sockopt::set_int(self, libc::SOL_SOCKET, libc::SO_SNDBUFFORCE, room)?;
+        }
+        self.socket.send(&messages_out.bytes, 0)?;
+        let mut answered = false;
+        let mut failed = None;
+        let mut buffer = [0u8; 4096];
+        while let Some(datagram) = self.receive(&mut buffer)? {
+            for message in messages(datagram).filter(|m| m.kind == NLMSG_ERROR) {
+                answered = true;
+                let code = message.payload.get(..4).and_then(|b| b.try_into().ok());
+                match code.map(i32::from_ne_bytes) {
+                    Some(0) | None => {}
+                    Some(code) => {
+                        failed.get_or_insert(code.wrapping_neg());
+                    }
+                }
+            }
+        }
+        match failed {
+            Some(errno) => Err(io::Error::from_raw_os_error(errno)),
+            None if answered => Ok(()),
+            None => Err(io::Error::from_raw_os_error(libc::ENOMSG)),
+        }
+    }
+
+    /// Receives one datagram; `None` when there is none now.
+    ///
+    /// # Errors
+    /// `ENOBUFS` when datagrams were lost since the last call.
+    pub(crate) fn receive<'b>(&self, buffer: &'b mut [u8]) -> io::Result<Option<&'b [u8]>> {
+        receive(self.socket.as_fd(), buffer)
+    }
+}
+
+impl AsFd for NfSocket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+/// Receives one datagram from any non-blocking socket; `None` when there is none now.
+///
+/// # Errors
+/// That of recv(2), `EINTR` excepted.
+pub(crate) fn receive<'b>(
+    fd: BorrowedFd<'_>,
+    buffer: &'b mut [u8],
+) -> io::Result<Option<&'b [u8]>> {
+    loop {
+        // SAFETY: the descriptor is borrowed, the buffer is ours and as long as we say.
+        let got = unsafe {
+            libc::recv(fd.as_raw_fd(), buffer.as_mut_ptr().cast(), buffer.len(), libc::MSG_DONTWAIT)
+        };
+        match usize::try_from(got) {
+            Ok(length) => return Ok(Some(&buffer[..length.min(buffer.len())])),
+            Err(_) => match io::Error::last_os_error() {
+                e if e.kind() == io::ErrorKind::WouldBlock => return Ok(None),
+                e if e.kind() == io::ErrorKind::Interrupted => {}
+                e => return Err(e),
+            },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_written_is_read_back_with_padding_and_nests() {
+        let mut out = Messages::default();
+        out.push(0x0a00, ACK, 2, 7, |a| {
+            a.text(1, "ab");
+            a.nest(2, |a| a.u32(3, 0x0102_0304));
+        });
+        out.push(0x0a01, 0, 2, 0, |a| a.u16(9, 5));
+        let all: Vec<_> = messages(&out.bytes).collect();
+        assert_eq!(all.iter().map(|m| m.kind).collect::<Vec<_>>(), [0x0a00, 0x0a01]);
+        let attributes: Vec<_> = all[0].attributes().collect();
+        assert_eq!(attributes[0], (1, &b"ab\0"[..]));
+        assert_eq!(attributes[1].0, 2);
+        let inner: Vec<_> = AttributeIter::new(attributes[1].1).collect();
+        assert_eq!(inner, [(3, &[1, 2, 3, 4][..])]);
+        assert_eq!(all[1].attributes().next(), Some((9, &[0, 5][..])));
+    }
+
+    #[test]
+    fn lying_lengths_end_the_walk() {
+        assert_eq!(messages(&[255; 20]).count(), 0);
+        assert_eq!(messages(&[0; 20]).count(), 0);
+        assert_eq!(messages(&[1, 0]).count(), 0);
+        assert_eq!(AttributeIter::new(&[3, 0, 1, 0, 9]).count(), 0);
+        assert_eq!(AttributeIter::new(&[9, 0, 1, 0, 9]).count(), 0);
+        assert_eq!(AttributeIter::new(&[5, 0, 1, 0, 9]).count(), 1);
+    }
+}

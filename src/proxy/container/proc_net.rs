@@ -1,0 +1,308 @@
+//! Groups of a namespace as its kernel shows them, for interfaces that speak IGMP themselves.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io;
+use std::net::Ipv4Addr;
+use std::os::unix::fs::FileExt;
+
+use crate::multicast::{FilterMode, SourceFilter, is_ssm};
+
+/// The most that is read of a file: about 8000 groups.
+const READ_LIMIT: usize = 1024 * 1024;
+
+/// Bytes read at once: what the kernel has room for, until a line is longer (`seq_read_iter` in fs/seq_file.c).
+const PAGE: usize = 4096;
+/// No line of these files, nor the two with which an interface begins, is longer.
+const LONGEST_LINE: usize = 512;
+
+/// What the kernel says of one group on one interface.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Observed {
+    /// The merged filter of all sockets.
+    pub(crate) filter: SourceFilter,
+    /// IGMP version that the interface speaks.
+    pub(crate) version: u8,
+    /// Sockets that have joined.
+    users: u64,
+}
+
+impl Observed {
+    /// A filter that lets through all that some socket may want.
+    ///
+    /// The kernel does not show which of several sockets has no list at all when another has
+    /// one; only in the SSM range all have (RFC 4607 §4.3).
+    pub(crate) fn at_most(&self, group: Ipv4Addr) -> SourceFilter {
+        let source_specific = self.filter.mode == FilterMode::Include && is_ssm(group);
+        if self.users > 1 && !source_specific { SourceFilter::any() } else { self.filter.clone() }
+    }
+
+    /// The filter, where the files leave no doubt: a single socket has joined.
+    pub(crate) fn exact(&self) -> Option<&SourceFilter> {
+        (self.users == 1).then_some(&self.filter)
+    }
+}
+
+/// `/proc/net/igmp` and `/proc/net/mcfilter` of a namespace; a file opened there shows it
+/// from anywhere, each time it is read.
+#[derive(Debug)]
+pub(crate) struct ProcNet {
+    igmp: File,
+    mcfilter: File,
+}
+
+impl ProcNet {
+    /// Opens the files of the calling thread's namespace.
+    ///
+    /// # Errors
+    /// That of open(2).
+    pub(crate) fn open() -> io::Result<Self> {
+        Ok(ProcNet {
+            igmp: File::open("/proc/thread-self/net/igmp")?,
+            mcfilter: File::open("/proc/thread-self/net/mcfilter")?,
+        })
+    }
+
+    /// The groups now, by interface index.
+    ///
+    /// # Errors
+    /// That of read(2), and `FileTooLarge` for a file that is not read to its end.
+    pub(crate) fn read(&self) -> io::Result<BTreeMap<(u32, Ipv4Addr), Observed>> {
+        let mut page = [0; PAGE];
+        let lists = self.source_lists(&mut page)?;
+        let groups = read(&self.igmp, &mut page)?;
+        Ok(parse(&String::from_utf8_lossy(&groups), &lists))
+    }
+
+    /// The source lists now: little to read, however many groups are joined without one, and a join waits for
+    /// it. The buffer is for what is read.
+    ///
+    /// # Errors
+    /// As [`ProcNet::read`].
+    pub(crate) fn source_lists(&self, buffer: &mut [u8]) -> io::Result<SourceLists> {
+        let room = buffer.len().min(PAGE);
+        Ok(SourceLists::parse(&read(&self.mcfilter, &mut buffer[..room])?))
+    }
+}
+
+/// A source that the sockets of a namespace name for a group.
+#[derive(Debug, PartialEq, Eq)]
+struct Use {
+    interface: u32,
+    group: Ipv4Addr,
+    source: Ipv4Addr,
+    /// Sockets that include it.
+    including: u64,
+    /// Sockets that exclude it.
+    excluding: u64,
+}
+
+impl Use {
+    /// A line of the file, below its first.
+    fn parse(line: &[u8]) -> Option<Self> {
+        let mut words = line.split(u8::is_ascii_whitespace).filter(|word| !word.is_empty());
+        let interface = number(words.next()?, 10)?;
+        let _name = words.next()?;
+        let mut address =
+            || Some(Ipv4Addr::from(number::<u32>(words.next()?.strip_prefix(b"0x")?, 16)?));
+        let (group, source) = (address()?, address()?);
+        let (including, excluding) = (number(words.next()?, 10)?, number(words.next()?, 10)?);
+        Some(Use { interface, group, source, including, excluding })
+    }
+}
+
+/// The sources that the sockets of a namespace name, as `/proc/net/mcfilter` shows them
+/// (`igmp_mcf_seq_show` in net/ipv4/igmp.c).
+#[derive(Debug, Default)]
+pub(crate) struct SourceLists(Vec<Use>);
+
+impl SourceLists {
+    fn parse(mcfilter: &[u8]) -> Self {
+        SourceLists(mcfilter.split(|byte| *byte == b'\n').skip(1).filter_map(Use::parse).collect())
+    }
+
+    /// Those of one group.
+    fn of(&self, interface: u32, group: Ipv4Addr) -> impl Iterator<Item = &Use> + Clone {
+        self.0.iter().filter(move |of| (of.interface, of.group) == (interface, group))
+    }
+
+    /// What is wanted of a group that is known to be joined. `None` where the lists leave that in doubt:
+    /// they do not tell whether other sockets have joined without one. In the SSM range none has
+    /// (RFC 4607 §4.3).
+    pub(crate) fn of_joined(&self, interface: u32, group: Ipv4Addr) -> Option<SourceFilter> {
+        let list = self.of(interface, group);
+        if list.clone().next().is_none() {
+            return Some(SourceFilter::any());
+        }
+        let settled = is_ssm(group) && list.clone().all(|of| of.excluding == 0);
+        settled.then(|| SourceFilter::include(list.map(|of| of.source)))
+    }
+}
+
+/// The whole file, in as few system calls as there are pages. Before the end of the file a read stops only where
+/// the next line does not fit.
+fn read<'b>(file: &File, page: &'b mut [u8]) -> io::Result<Cow<'b, [u8]>> {
+    let mut earlier = Vec::new();
+    while earlier.len() < READ_LIMIT {
+        match file.read_at(page, earlier.len() as u64) {
+            Ok(got) if got == 0 || got + LONGEST_LINE <= page.len() => {
+                let last = &page[..got];
+                if earlier.is_empty() {
+                    return Ok(Cow::Borrowed(last));
+                }
+                earlier.extend_from_slice(last);
+                return Ok(Cow::Owned(earlier));
+            }
+            Ok(got) => earlier.extend_from_slice(&page[..got]),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Err(io::ErrorKind::FileTooLarge.into())
+}
+
+/// The number that digits of a radix, and nothing else, make.
+fn number<N: TryFrom<u64>>(digits: &[u8], radix: u32) -> Option<N> {
+    let digit = |value: u64, byte: &u8| {
+        value.checked_mul(radix.into())?.checked_add(char::from(*byte).to_digit(radix)?.into())
+    };
+    let value = digits.iter().try_fold(0, digit).filter(|_| !digits.is_empty())?;
+    N::try_from(value).ok()
+}
+
+/// Puts both files together (`igmp_mc_seq_show` in net/ipv4/igmp.c is the first).
+///
+/// The kernel lists the sources of all filters, not their modes: a source that some socket
+/// excludes makes it EXCLUDE, and so do more sockets than inclusions. 224.0.0.1, which every interface has, is left out.
+fn parse(igmp: &str, lists: &SourceLists) -> BTreeMap<(u32, Ipv4Addr), Observed> {
+    let mut groups = BTreeMap::new();
+    let mut interface = None;
+    for line in igmp.lines().skip(1) {
+        let mut words = line.split_whitespace();
+        if line.starts_with(|c: char| c.is_ascii_digit()) {
+            let index = words.next().and_then(|w| w.parse::<u32>().ok());
+            let version = line.trim_end().bytes().last().map_or(3, |b| b.wrapping_sub(b'0'));
+            interface = index.map(|i| (i, version.clamp(1, 3)));
+        } else if let (Some((index, version)), Some(group), Some(users)) = (
+            interface,
+            words.next().and_then(|w| u32::from_str_radix(w, 16).ok()),
+            words.next().and_then(|w| w.parse().ok()),
+        ) {
+            // The bytes in memory, as they are in the packet.
+            let group = Ipv4Addr::from(group.to_ne_bytes());
+            if group != Ipv4Addr::new(224, 0, 0, 1) {
+                groups.insert(
+                    (index, group),
+                    Observed { filter: SourceFilter::any(), version, users },
+                );
+            }
+        }
+    }
+    let mut by_group: BTreeMap<_, Vec<&Use>> = BTreeMap::new();
+    for of in &lists.0 {
+        by_group.entry((of.interface, of.group)).or_default().push(of);
+    }
+    for (key, list) in by_group {
+        let Some(observed) = groups.get_mut(&key) else { continue };
+        let most_excluding = list.iter().map(|of| of.excluding).max().unwrap_or(0);
+        let inclusions: u64 = list.iter().map(|of| of.including).sum();
+        observed.filter = if most_excluding > 0 {
+            let out = list.iter().filter(|of| of.including == 0 && of.excluding == most_excluding);
+            SourceFilter::exclude(out.map(|of| of.source))
+        } else if inclusions < observed.users {
+            // Some socket includes nothing, so it excludes nothing either.
+            SourceFilter::any()
+        } else {
+            SourceFilter::include(list.iter().map(|of| of.source))
+        };
+    }
+    groups
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+
+    #[test]
+    fn the_kernels_own_words_are_understood() {
+        let igmp = format!(
+            "Idx\tDevice    : Count Querier\tGroup    Users Timer\tReporter\n\
+             1\tlo        :     1      V3\n\t\t\t\t{:08X}     1 0:00000000\t\t0\n\
+             7\tmc0       :     2      V2\n\t\t\t\t{:08X}     1 0:00000000\t\t0\n\
+             \t\t\t\t{:08X}     1 1:00000010\t\t1\n\t\t\t\t{:08X}     2 0:00000000\t\t1\n\t\t\t\t{:08X}     1 0:00000000\t\t1\n",
+            u32::from_ne_bytes([224, 0, 0, 1]),
+            u32::from_ne_bytes([239, 1, 2, 3]),
+            u32::from_ne_bytes([232, 1, 1, 1]),
+            u32::from_ne_bytes([239, 1, 2, 4]),
+            u32::from_ne_bytes([224, 0, 0, 1]),
+        );
+        let mcfilter = "Idx Device        MCA        SRC    INC    EXC\n  \
+             7    mc0 0xe8010101 0x0a000005      1      0\n  \
+             7    mc0 0xef010204 0x0a000005      1      0\n  \
+             7    mc0 0xef010203 0x0a000006      0      1\n";
+        let groups = parse(&igmp, &SourceLists::parse(mcfilter.as_bytes()));
+        assert_eq!(groups.len(), 3);
+        let ssm = &groups[&(7, Ipv4Addr::new(232, 1, 1, 1))];
+        assert_eq!(ssm.filter, SourceFilter::include([Ipv4Addr::new(10, 0, 0, 5)]));
+        assert_eq!(ssm.version, 2);
+        let excluded = &groups[&(7, Ipv4Addr::new(239, 1, 2, 3))];
+        assert_eq!(excluded.filter, SourceFilter::exclude([Ipv4Addr::new(10, 0, 0, 6)]));
+        assert_eq!(groups[&(7, Ipv4Addr::new(239, 1, 2, 4))].filter, SourceFilter::any());
+    }
+
+    #[test]
+    fn source_lists_tell_what_a_new_membership_wants_where_no_doubt_is_left() {
+        let lists = SourceLists::parse(
+            b"Idx Device        MCA        SRC    INC    EXC\n  \
+             7    mc0 0xe8010101 0x0a000005      1      0\n  \
+             7    mc0 0xe8010101 0x0a000006      1      0\n  \
+             7    mc0 0xe8010102 0x0a000006      0      1\n  \
+             7    mc0 0xef010204 0x0a000005      1      0\n",
+        );
+        let source = |last| Ipv4Addr::new(10, 0, 0, last);
+        let of = |interface, group| lists.of_joined(interface, Ipv4Addr::from(group));
+        assert_eq!(of(7, [239, 1, 2, 3]), Some(SourceFilter::any()));
+        assert_eq!(of(7, [232, 1, 1, 1]), Some(SourceFilter::include([source(5), source(6)])));
+        assert_eq!(of(8, [232, 1, 1, 1]), Some(SourceFilter::any()), "another interface's");
+        assert_eq!(of(7, [239, 1, 2, 4]), None, "another socket may want any source");
+        assert_eq!(of(7, [232, 1, 1, 2]), None, "not as the range is meant");
+    }
+
+    #[test]
+    fn a_file_is_read_to_its_end_and_one_without_end_is_refused() {
+        let edge = PAGE - LONGEST_LINE;
+        for length in [0, 1, edge, edge + 1, PAGE, PAGE + 1, PAGE + edge + 1, 3 * PAGE] {
+            let mut file = tempfile::tempfile().unwrap();
+            let bytes: Vec<u8> = (0..=250).cycle().take(length).collect();
+            file.write_all(&bytes).unwrap();
+            assert!(*read(&file, &mut [0; PAGE]).unwrap() == bytes, "{length} bytes");
+        }
+        let endless = File::open("/dev/zero").unwrap();
+        let error = read(&endless, &mut [0; PAGE]).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::FileTooLarge);
+    }
+
+    #[test]
+    fn rubbish_is_no_group() {
+        assert!(parse("", &SourceLists::default()).is_empty());
+        for line in [
+            "1 2 3",
+            "7 mc0 0xe8010101",
+            "7 mc0 0xe8010101 0x0a000005 x 0",
+            "7 mc0 0xe8010101 0x0a000005 1",
+            "7 mc0 0xe8010101 0x1000a0005 1 0",
+            "7 mc0 e8010101 0x0a000005 1 0",
+            "4294967296 mc0 0xe8010101 0x0a000005 1 0",
+            "7 mc0 0x 0x0a000005 1 0",
+            "7 mc0 0xe8010101 0x0a000005 1 18446744073709551616",
+        ] {
+            assert_eq!(SourceLists::parse(format!("y\n{line}\n").as_bytes()).0, [], "{line}");
+        }
+        let lists = SourceLists::parse(b"\xff\n\n\xff 7 \n7 mc0 0xe8010101 0x0a000005 1 0");
+        assert_eq!(lists.0.len(), 1, "what is whole is understood");
+        assert!(parse("x\n\t\t\t\tE0000002\n7\n zz\n", &lists).is_empty());
+    }
+}

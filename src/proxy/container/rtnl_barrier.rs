@@ -1,0 +1,130 @@
+//! Waiting for system calls of others that are half done.
+//!
+//! The kernel tells of a source-specific join (`ip_mc_source` in net/ipv4/igmp.c) when the group is
+//! there and its source is not yet: at that moment it looks like a join from any source. The whole
+//! call holds the RTNL lock, so that whoever has held it afterwards finds the call done.
+
+use std::io;
+
+use socket2::{Domain, Socket, Type};
+
+use crate::sys::sockopt;
+
+/// A socket to ask with.
+pub(crate) struct Barrier(Socket);
+
+impl Barrier {
+    /// Opens one in the caller's namespace; the lock is one for all.
+    ///
+    /// # Errors
+    /// That of socket(2).
+    pub(crate) fn open() -> io::Result<Self> {
+        Ok(Barrier(Socket::new(Domain::IPV4, Type::DGRAM, None)?))
+    }
+
+    /// Returns when every join or leave that was under way is done. Where the kernel refuses it returns
+    /// `false` at once.
+    pub(crate) fn pass(&self) -> bool {
+        // It takes the lock that the joins take (`setsockopt_needs_rtnl` in net/ipv4/ip_sockglue.c), and then
+        // finds that it was told no group: of all that takes the lock it has the least to do.
+        let answer = sockopt::set_bytes(&self.0, libc::IPPROTO_IP, libc::IP_DROP_MEMBERSHIP, &[]);
+        matches!(answer, Err(e) if e.raw_os_error() == Some(libc::EINVAL))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::io::Read;
+    use std::os::fd::{AsRawFd, FromRawFd};
+    use std::ptr;
+    use std::sync::mpsc::channel;
+    use std::thread;
+    use std::time::Duration;
+
+    use super::*;
+
+    /// Numbers of linux/userfaultfd.h, and the requests made of them.
+    const UFFD_API: u64 = 0xaa;
+    const UFFDIO_API: libc::c_ulong = 0xc018_aa3f;
+    const UFFDIO_REGISTER: libc::c_ulong = 0xc020_aa00;
+    const UFFDIO_ZEROPAGE: libc::c_ulong = 0xc020_aa04;
+    const REGISTER_MODE_MISSING: u64 = 1;
+    const ETHTOOL_GLINK: u32 = 0x0a;
+    const PAGE: usize = 4096;
+
+    /// A page that whoever touches it waits for.
+    struct AwaitedPage {
+        faults: File,
+        start: u64,
+    }
+
+    impl AwaitedPage {
+        fn new() -> Self {
+            // SAFETY: a mapping of its own, which stays for good.
+            let start = unsafe {
+                let (access, kind) =
+                    (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
+                libc::mmap(ptr::null_mut(), PAGE * 2, access, kind, -1, 0)
+            };
+            assert_ne!(start, libc::MAP_FAILED);
+            // SAFETY: it takes flags.
+            let fd = unsafe { libc::syscall(libc::SYS_userfaultfd, libc::O_CLOEXEC) };
+            assert!(fd >= 0, "userfaultfd: {}", io::Error::last_os_error());
+            // SAFETY: the kernel has just made it.
+            let faults = unsafe { File::from_raw_fd(fd as i32) };
+            let page = AwaitedPage { faults, start: start as u64 + PAGE as u64 };
+            page.request(UFFDIO_API, &mut [UFFD_API, 0, 0]);
+            let mut register = [page.start, PAGE as u64, REGISTER_MODE_MISSING, 0];
+            page.request(UFFDIO_REGISTER, &mut register);
+            page
+        }
+
+        fn request(&self, request: libc::c_ulong, argument: &mut [u64]) {
+            let fd = self.faults.as_raw_fd();
+            // SAFETY: each request has an argument of its own size, which is given.
+            let result = unsafe { libc::ioctl(fd, request as _, argument.as_mut_ptr()) };
+            assert_eq!(result, 0, "userfaultfd: {}", io::Error::last_os_error());
+        }
+
+        fn wait_until_touched(&mut self) {
+            self.faults.read_exact(&mut [0; 32]).unwrap();
+        }
+
+        fn provide(&self) {
+            self.request(UFFDIO_ZEROPAGE, &mut [self.start, PAGE as u64, 0, 0]);
+        }
+    }
+
+    /// Asks whether there is a link: the kernel takes the lock, and writes the answer while it has it
+    /// (`dev_ethtool` in net/ethtool/ioctl.c). Only the answer is in the page.
+    fn hold_lock(page: u64) {
+        let socket = Socket::new(Domain::IPV4, Type::DGRAM, None).unwrap();
+        let command = (page - 4) as *mut u32;
+        // SAFETY: all zero is a valid one, and the command is in a page that is there.
+        let result = unsafe {
+            command.write(ETHTOOL_GLINK);
+            let mut request: libc::ifreq = std::mem::zeroed();
+            request.ifr_name[..2].copy_from_slice(&[b'l' as libc::c_char, b'o' as libc::c_char]);
+            request.ifr_ifru.ifru_data = command.cast();
+            libc::ioctl(socket.as_raw_fd(), libc::SIOCETHTOOL as _, &raw mut request)
+        };
+        assert_eq!(result, 0);
+    }
+
+    #[test]
+    fn nobody_passes_while_another_has_the_lock() {
+        let mut page = AwaitedPage::new();
+        let start = page.start;
+        let holder = thread::spawn(move || hold_lock(start));
+        page.wait_until_touched();
+        let (tell, told) = channel();
+        let passing = thread::spawn(move || tell.send(Barrier::open().unwrap().pass()).unwrap());
+        let early = told.recv_timeout(Duration::from_millis(50));
+        page.provide();
+        assert!(early.is_err(), "it passed");
+        assert_eq!(told.recv_timeout(Duration::from_secs(10)), Ok(true));
+        holder.join().unwrap();
+        passing.join().unwrap();
+    }
+}

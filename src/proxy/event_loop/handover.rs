@@ -1,0 +1,108 @@
+//! Relays that go from one proxy to the one that follows it. The new proxy has asked for nothing but
+//! a connection at its start; when it is told to take over it asks for the relays, and from then on
+//! the old one carries nothing.
+
+use std::io;
+use std::io::{IoSliceMut, Read, Write};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::net::UnixStream;
+use std::time::{Duration, Instant};
+
+use nix::cmsg_space;
+use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
+
+use crate::proxy::control::server::Next;
+use crate::proxy::event_loop::Loop;
+use crate::proxy::event_loop::interface::Interface;
+use crate::proxy::process::state_dir::Home;
+use crate::proxy::relay::Inheritance;
+
+/// Descriptors in one message (`SCM_MAX_FD` of net/scm.h).
+const MOST_SOCKETS: usize = 253;
+/// Bytes that are read of what relays leave: each has 4096 echoes of some 70 bytes at most.
+const MOST_BYTES: u64 = 32 << 20;
+/// The other proxy answers from memory; while it does not, nothing is relayed.
+const PATIENCE: Duration = Duration::from_millis(500);
+
+/// The proxy that this one follows.
+pub(crate) struct Predecessor(UnixStream);
+
+impl Predecessor {
+    /// Connects to the proxy whose control socket is there.
+    ///
+    /// # Errors
+    /// That of connect(2): `ECONNREFUSED` when it has ended.
+    pub(crate) fn of(home: &Home) -> io::Result<Self> {
+        let stream = home.connect()?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        stream.set_write_timeout(Some(PATIENCE))?;
+        Ok(Predecessor(stream))
+    }
+
+    /// Has its relays, which carry nothing any more.
+    fn relays(mut self) -> io::Result<(Vec<Inheritance>, Vec<OwnedFd>)> {
+        self.0.write_all(b"handover\n")?;
+        let mut byte = [0];
+        let mut bytes = [IoSliceMut::new(&mut byte)];
+        let mut space = cmsg_space!([RawFd; MOST_SOCKETS]);
+        let flags = MsgFlags::MSG_CMSG_CLOEXEC;
+        let message = recvmsg::<()>(self.0.as_raw_fd(), &mut bytes, Some(&mut space), flags)?;
+        let descriptors = message.cmsgs()?.filter_map(|message| match message {
+            ControlMessageOwned::ScmRights(descriptors) => Some(descriptors),
+            _ => None,
+        });
+        // SAFETY: the kernel has just made these descriptors for this process, and nobody else
+        // knows them.
+        let owned = descriptors.flatten().map(|fd| unsafe { OwnedFd::from_raw_fd(fd) });
+        let sockets: Vec<OwnedFd> = owned.collect();
+        let mut text = Vec::new();
+        self.0.take(MOST_BYTES).read_to_end(&mut text)?;
+        Ok((serde_json::from_slice(&text)?, sockets))
+    }
+}
+
+impl Loop {
+    /// Carries on with the relays of the proxy before this one; nothing happens when that one does not
+    /// leave them.
+    pub(super) fn take_over_relays(&mut self, now: Instant) {
+        let left = self.predecessor.take().map(Predecessor::relays);
+        let Some(Ok((inheritances, sockets))) = left else { return };
+        let mut sockets = sockets.into_iter();
+        for inheritance in inheritances {
+            let own: Vec<_> = sockets.by_ref().take(inheritance.sockets()).collect();
+            let of_it = |i: &&mut Interface| i.config.name == inheritance.interface;
+            if let Some(interface) = self.interfaces.iter_mut().find(of_it) {
+                interface.inherit(now, inheritance, own);
+            }
+        }
+        if self.begin_relaying().is_err() {
+            self.follows = true;
+        }
+    }
+
+    /// Leaves all relays to a client.
+    pub(super) fn hand_over(&mut self, client: u32) -> Next {
+        let relays: Vec<_> = self.interfaces.iter_mut().filter_map(Interface::relay).collect();
+        let ports =
+            MOST_SOCKETS.saturating_sub(relays.len() * Inheritance::FIXED) / relays.len().max(1);
+        let (inheritances, sockets): (Vec<_>, Vec<_>) =
+            relays.iter().map(|relay| relay.leave(ports)).unzip();
+        let text = serde_json::to_vec(&inheritances).unwrap_or_default();
+        let sockets = sockets.concat();
+        let Some(next) = self.control.hand_over(client, &sockets, text) else {
+            return Next::Closed;
+        };
+        for relay in relays {
+            let answering = relay.answering().map(|(_, socket)| socket);
+            for socket in [relay.receiver(), relay.tap()].into_iter().chain(answering) {
+                // The other process keeps it open, and with it the wish to be told. One that is
+                // not watched is no error.
+                let _ = self.epoll.delete(socket);
+            }
+        }
+        for interface in &mut self.interfaces {
+            interface.drop_relay();
+        }
+        next
+    }
+}

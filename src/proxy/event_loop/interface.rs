@@ -1,0 +1,395 @@
+//! One interface of the container: the router, and the sockets on both sides of it.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::Ipv4Addr;
+use std::os::fd::OwnedFd;
+use std::time::Instant;
+
+use crate::igmp::Router;
+use crate::igmp::router::{RouterConfig, Status};
+use crate::multicast::{SourceFilter, is_link_local};
+use crate::net::arp_announcement::Announcer;
+use crate::proxy::config::ProxyInterface;
+use crate::proxy::container::interception::Injector;
+use crate::proxy::container::macvlan_filter::{RxFilter, RxFilters};
+use crate::proxy::container::proc_net::Observed;
+use crate::proxy::control::status::{GroupEntry, GroupStatus, InterfaceEntry, LanQuerier};
+use crate::proxy::event_loop::warnings::about_querier;
+use crate::proxy::lan::early_report::Reporter;
+use crate::proxy::lan::joins::{LimitFiles, Pool};
+use crate::proxy::process::log::{Level, Log};
+use crate::proxy::relay::{Inheritance, Relay};
+
+/// One interface.
+pub(crate) struct Interface {
+    pub(crate) config: ProxyInterface,
+    /// Since when it is administratively up, as far as was told.
+    up_since: Option<Instant>,
+    /// `None`: no frame of a group comes by this interface.
+    rx_filter: Option<RxFilter>,
+    /// The kernel tells of leaves.
+    hears_leaves: bool,
+    /// `None`: the container's kernel speaks for itself.
+    served: Option<Served>,
+}
+
+struct Served {
+    router: Router,
+    injector: Injector,
+    pool: Pool,
+    /// Carries the data where the link does not.
+    relay: Option<Relay>,
+}
+
+impl Interface {
+    /// With an injector it is served, else observed. Where the kernel does not tell of leaves, those count
+    /// that it reports.
+    pub(crate) fn new(
+        config: ProxyInterface,
+        injector: Option<Injector>,
+        relay: Option<Relay>,
+        hears_leaves: bool,
+        now: Instant,
+    ) -> Self {
+        let rx_filter = config.relay.is_none().then(RxFilter::default);
+        let served = injector.map(|injector| Served {
+            router: new_router(&config, now),
+            injector,
+            pool: Pool::new(config.upstream_index),
+            relay,
+        });
+        Interface { config, up_since: None, rx_filter, hears_leaves, served }
+    }
+
+    /// Its router, if it is served.
+    pub(crate) fn router(&mut self) -> Option<&mut Router> {
+        self.served.as_mut().map(|s| &mut s.router)
+    }
+
+    /// Whether what it joins of this group is anything to its router.
+    pub(crate) fn concerns(&self, group: Ipv4Addr) -> bool {
+        let served = self.served.as_ref();
+        served.is_some_and(|served| served.relay.is_some() || !is_link_local(group))
+    }
+
+    /// The container's kernel has joined a group on it.
+    pub(crate) fn joined(&mut self) {
+        self.rx_filter.iter_mut().for_each(RxFilter::joined);
+    }
+
+    /// The container's kernel has left a group on it.
+    pub(crate) fn left(&mut self, now: Instant) {
+        self.rx_filter.iter_mut().for_each(|filter| filter.left(now));
+    }
+
+    /// Its relay, if it has one.
+    pub(crate) fn relay(&mut self) -> Option<&mut Relay> {
+        self.served.as_mut()?.relay.as_mut()
+    }
+
+    /// Its relay, if it has one, carries on where another has stopped.
+    pub(crate) fn inherit(&mut self, now: Instant, from: Inheritance, sockets: Vec<OwnedFd>) {
+        let index = self.config.index;
+        let Some(relay) = self.relay() else { return };
+        relay.inherit(now, from, sockets);
+        if index != 0 {
+            // One that is gone again is told as gone.
+            let _ = relay.turn_to(index);
+        }
+    }
+
+    /// Relays nothing any more.
+    pub(crate) fn drop_relay(&mut self) {
+        if let Some(served) = &mut self.served {
+            served.relay = None;
+        }
+    }
+
+    /// It is there now, as an interface of this index.
+    ///
+    /// # Errors
+    /// `ENODEV` or `EADDRNOTAVAIL` when it is gone again.
+    pub(crate) fn appear(&mut self, index: u32) -> io::Result<()> {
+        self.config.index = index;
+        let Some(served) = &mut self.served else { return Ok(()) };
+        served.injector.turn_to(index)?;
+        served.relay.as_mut().map_or(Ok(()), |relay| relay.turn_to(index))
+    }
+
+    /// The link is up; nothing happens if that was known. The first time its addresses are announced, if they
+    /// are to be.
+    pub(crate) fn link_up(&mut self, now: Instant, announcer: Option<&Announcer>) {
+        if self.up_since.is_some() {
+            return;
+        }
+        self.up_since = Some(now);
+        let ProxyInterface { index, mac, announce, parent, upstream, upstream_index, .. } =
+            &mut self.config;
+        let parent = (parent == upstream).then_some(*upstream_index);
+        for address in announce.drain(..) {
+            if let (Some(announcer), Some(mac)) = (announcer, *mac) {
+                // A lost one costs a neighbour its cache's lifetime.
+                let _ = announcer.announce(*index, parent, address, mac);
+            }
+        }
+        if let Some(served) = &mut self.served {
+            served.router.handle_link_up(now);
+        }
+    }
+
+    /// Whether the LAN has been told of all its addresses that it is to be told of.
+    pub(crate) fn is_announced(&self) -> bool {
+        self.config.announce.is_empty()
+    }
+
+    /// The link is down: what is joined stays until its time is over, links often come back.
+    pub(crate) fn link_down(&mut self) {
+        self.up_since = None;
+    }
+
+    /// The interface is gone: so is all that the container wanted of it.
+    pub(crate) fn gone(&mut self, now: Instant) {
+        self.up_since = None;
+        self.rx_filter = self.rx_filter.take().map(|_| RxFilter::default());
+        if let Some(served) = &mut self.served {
+            served.router = new_router(&self.config, now);
+            served.pool.clear();
+            if let Some(relay) = &mut served.relay {
+                relay.clear();
+                // Another of the same name may come in its place.
+                self.config.index = 0;
+            }
+        }
+    }
+
+    /// Does what is due.
+    pub(crate) fn handle_timeout(
+        &mut self,
+        now: Instant,
+        limits: &LimitFiles,
+        rx_filters: Option<&RxFilters>,
+    ) {
+        if let Some(filter) = &mut self.rx_filter {
+            filter.handle_timeout(now, rx_filters, self.config.index);
+        }
+        let Some(served) = &mut self.served else { return };
+        if served.router.poll_timeout().is_some_and(|at| at <= now) {
+            served.router.handle_timeout(now);
+        }
+        if served.pool.poll_retry().is_some_and(|at| at <= now) {
+            served.pool.retry(now, limits);
+        }
+        if let Some(relay) = &mut served.relay
+            && relay.poll_timeout().is_some_and(|at| at <= now)
+        {
+            relay.handle_timeout(now);
+        }
+    }
+
+    /// When [`Interface::handle_timeout`] is to be called.
+    pub(crate) fn poll_timeout(&self) -> Option<Instant> {
+        let rx_filter = self.rx_filter.as_ref().and_then(RxFilter::poll_timeout);
+        let served = self.served.as_ref().map_or([None; 3], |served| {
+            let relay = served.relay.as_ref().and_then(Relay::poll_timeout);
+            [served.router.poll_timeout(), served.pool.poll_retry(), relay]
+        });
+        served.into_iter().chain([rx_filter]).flatten().min()
+    }
+
+    /// Takes what the container's kernel is known to want of a group, and carries out what follows. The first
+    /// join of a group, for which a viewer waits, goes out before all else that belongs to it.
+    pub(crate) fn follow(
+        &mut self,
+        now: Instant,
+        (group, filter): (Ipv4Addr, &SourceFilter),
+        limits: &LimitFiles,
+        reporters: &[Reporter],
+        log: &mut Log,
+    ) {
+        let Some(Served { router, pool, relay, .. }) = &mut self.served else { return };
+        // A relay is to let through first what will come.
+        if relay.is_none()
+            && let Some(wanted) = router.foresee(now, group, filter)
+            && let Some(reporter) = reporter_of(&self.config, reporters)
+        {
+            pool.join_first(group, &wanted, limits, |join| {
+                reporter.join(now, group, &wanted, join)
+            });
+        }
+        router.handle_membership(now, group, filter);
+        self.pump(now, limits, reporters, log);
+    }
+
+    /// Gets ready for the next join; to be called when there is time.
+    pub(crate) fn stock(&mut self, limits: &LimitFiles) {
+        if let Some(served) = &mut self.served {
+            served.pool.stock(limits);
+        }
+    }
+
+    /// Carries out what the router has decided.
+    pub(crate) fn pump(
+        &mut self,
+        now: Instant,
+        limits: &LimitFiles,
+        reporters: &[Reporter],
+        log: &mut Log,
+    ) {
+        let Some(served) = &mut self.served else { return };
+        let name = &self.config.name;
+        let reporter = reporter_of(&self.config, reporters);
+        while let Some(query) = served.router.poll_query() {
+            if let Err(e) = served.injector.send(&query.packet) {
+                // Down between two notifications: it is asked anew when it is up.
+                let down = [libc::ENETDOWN, libc::ENETUNREACH, libc::ENODEV, libc::ENXIO];
+                if !e.raw_os_error().is_some_and(|code| down.contains(&code)) {
+                    log.line(
+                        now,
+                        Level::Warning,
+                        &format!("{name}: cannot ask the container: {e}"),
+                    );
+                }
+            }
+        }
+        while let Some((group, filter)) = served.router.poll_change() {
+            // What comes of the group is let through before it comes, and until it comes no more.
+            let leaving = filter.is_none();
+            if !self.hears_leaves {
+                self.rx_filter.iter_mut().for_each(|rx_filter| match leaving {
+                    true => rx_filter.left(now),
+                    false => rx_filter.joined(),
+                });
+            }
+            let mut admitted = if leaving { Ok(()) } else { served.admit(group, &filter) };
+            let pool = &mut served.pool;
+            let joined = match reporter {
+                Some(reporter) if pool.is_new(group) => {
+                    let wanted = filter.clone();
+                    reporter.join(now, group, &filter, || pool.set(now, group, wanted, limits))
+                }
+                _ => pool.set(now, group, filter, limits),
+            };
+            if leaving {
+                admitted = served.admit(group, &SourceFilter::none());
+            }
+            if let Err(error) = admitted {
+                let text = format!("{name}: cannot receive {group} for the container: {error}");
+                log.line(now, Level::Warning, &text);
+            }
+            if let Err(reason) = joined {
+                let upstream = &self.config.upstream;
+                let text = format!("{name}: cannot join {group} on {upstream}: {reason}");
+                log.line(now, Level::Warning, &text);
+            }
+        }
+        while let Some(notice) = served.router.poll_notice() {
+            log.line(now, Level::Warning, &format!("{name}: {notice}"));
+        }
+    }
+
+    /// What people should know of its LAN just now.
+    pub(crate) fn warning(&self, now: Instant) -> Option<String> {
+        let served = self.served.as_ref()?;
+        let with_sources: Vec<_> = served
+            .router
+            .groups()
+            .filter(|view| !view.upstream.sources.is_empty())
+            .map(|view| view.group)
+            .collect();
+        let querier = served.querier(now);
+        about_querier(now, &self.config, self.up_since, querier.as_ref(), &with_sources)
+    }
+
+    /// What is to be told of it. `observed` are the groups that the kernel shows, with their
+    /// ages.
+    pub(crate) fn status(
+        &self,
+        now: Instant,
+        observed: &BTreeMap<(u32, Ipv4Addr), (Observed, Instant)>,
+    ) -> InterfaceEntry {
+        let age = |since: Instant| now.saturating_duration_since(since).as_secs();
+        let mut entry = InterfaceEntry {
+            interface: self.config.name.clone(),
+            parent: self.config.parent.clone(),
+            querier: None,
+            groups: Vec::new(),
+            counters: BTreeMap::new(),
+            relay: None,
+        };
+        let Some(served) = &self.served else {
+            let index = self.config.index;
+            entry.groups = observed
+                .range((index, Ipv4Addr::UNSPECIFIED)..=(index, Ipv4Addr::BROADCAST))
+                .filter(|((_, group), _)| !is_link_local(*group))
+                .map(|((_, group), (seen, since))| GroupEntry {
+                    group: *group,
+                    mode: seen.filter.mode,
+                    sources: seen.filter.sources.iter().copied().collect(),
+                    version: seen.version,
+                    status: GroupStatus::Joined,
+                    reason: None,
+                    age_s: age(*since),
+                    relay: None,
+                })
+                .collect();
+            return entry;
+        };
+        entry.querier = served.querier(now);
+        entry.groups = served
+            .router
+            .groups()
+            .map(|view| {
+                let (status, reason) = match view.status {
+                    Status::Denied(rule) => (GroupStatus::Denied, Some(rule)),
+                    Status::Limited(limit) => (GroupStatus::Limited, Some(limit)),
+                    Status::Allowed => match served.pool.failure(view.group) {
+                        Some(reason) => (GroupStatus::Failed, Some(reason.to_owned())),
+                        None => (GroupStatus::Joined, None),
+                    },
+                };
+                GroupEntry {
+                    group: view.group,
+                    mode: view.wanted.mode,
+                    sources: view.wanted.sources.into_iter().collect(),
+                    version: view.version.number(),
+                    status,
+                    reason,
+                    age_s: age(view.since),
+                    relay: served.relay.as_ref().and_then(|relay| relay.counts(view.group)),
+                }
+            })
+            .collect();
+        entry.counters =
+            served.router.counters().iter().map(|(name, n)| ((*name).to_owned(), *n)).collect();
+        entry.relay = served.relay.as_ref().map(Relay::status);
+        entry
+    }
+}
+
+impl Served {
+    /// Makes what the relay lets through of a group what is wanted.
+    fn admit(&mut self, group: Ipv4Addr, filter: &SourceFilter) -> io::Result<()> {
+        self.relay.as_mut().map_or(Ok(()), |relay| relay.set(group, filter))
+    }
+
+    /// The LAN's querier, if one is present.
+    fn querier(&self, now: Instant) -> Option<LanQuerier> {
+        self.router.querier(now).map(|lan| LanQuerier {
+            address: lan.address,
+            version: lan.version.number(),
+            interval_s: lan.interval.and_then(|i| u32::try_from(i.as_secs()).ok()),
+            last_query_s: now.saturating_duration_since(lan.last_query).as_secs(),
+        })
+    }
+}
+
+/// Who reports on its upstream, where the kernel tells of joins.
+fn reporter_of<'r>(config: &ProxyInterface, reporters: &'r [Reporter]) -> Option<&'r Reporter> {
+    reporters.iter().find(|reporter| reporter.index() == config.upstream_index)
+}
+
+fn new_router(config: &ProxyInterface, now: Instant) -> Router {
+    let router = RouterConfig { link_local: config.relay.is_some(), ..RouterConfig::default() };
+    Router::new(router, config.policy.clone(), now)
+}

@@ -1,0 +1,5 @@
+//! The LAN's side: joins, early reports and queries.
+
+pub(crate) mod early_report;
+pub(crate) mod joins;
+pub(crate) mod query_socket;

@@ -1,0 +1,94 @@
+//! Queries of the LAN: a raw socket that hears them and never sends.
+
+use std::io;
+use std::net::Ipv4Addr;
+use std::os::fd::{AsFd, BorrowedFd};
+
+use socket2::{Domain, Protocol, SockFilter, Socket, Type};
+
+use crate::igmp::wire;
+use crate::igmp::wire::{Ipv4Packet, Message, Query};
+use crate::net::nfnetlink::receive;
+use crate::sys::{ifreq, sockopt};
+
+/// Room for a burst of group-specific queries.
+const RECEIVE_BUFFER: usize = 64 * 1024;
+/// A membership query (RFC 9776 §4).
+const QUERY: u32 = 0x11;
+/// `PACKET_LOOPBACK` of linux/if_packet.h: what this host sent and got back.
+const PACKET_LOOPBACK: u32 = 5;
+/// Offset of the packet type among a filter's ancillary data (linux/filter.h).
+const SKF_AD_PKTTYPE: u32 = (libc::SKF_AD_OFF + libc::SKF_AD_PKTTYPE).cast_unsigned();
+
+/// Hears the queries that arrive on one interface of the host.
+pub(crate) struct LanSocket {
+    socket: Socket,
+    name: String,
+    /// Index of the interface.
+    pub(crate) index: u32,
+}
+
+impl LanSocket {
+    /// Opens one in the caller's namespace.
+    ///
+    /// # Errors
+    /// `EPERM` without CAP_NET_RAW, `ENODEV` when there is no such interface.
+    pub(crate) fn open(name: &str, index: u32) -> io::Result<Self> {
+        let igmp = Protocol::from(libc::IPPROTO_IGMP);
+        let socket = Socket::new(Domain::IPV4, Type::RAW, Some(igmp))?;
+        // Before it is bound, so that nothing else is ever queued.
+        socket.attach_filter(&only_queries())?;
+        socket.bind_device(Some(name.as_bytes()))?;
+        sockopt::grow_receive_buffer(&socket, RECEIVE_BUFFER)?;
+        socket.set_nonblocking(true)?;
+        Ok(LanSocket { socket, name: name.to_owned(), index })
+    }
+
+    /// Name of the interface.
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Whether the interface has an IPv4 address. Where that cannot be told it is taken to have one.
+    pub(crate) fn is_numbered(&self) -> bool {
+        !matches!(ifreq::address(&self.socket, &self.name), Ok(None))
+    }
+
+    /// Receives one packet; `None` when it was no valid query.
+    ///
+    /// # Errors
+    /// That of recv(2); `WouldBlock` when there is nothing now.
+    pub(crate) fn receive(&self, buffer: &mut [u8]) -> io::Result<Option<(Ipv4Addr, Query)>> {
+        let packet = receive(self.socket.as_fd(), buffer)?.ok_or(io::ErrorKind::WouldBlock)?;
+        Ok(query(packet))
+    }
+}
+
+fn query(packet: &[u8]) -> Option<(Ipv4Addr, Query)> {
+    let packet = Ipv4Packet::parse(packet).ok()?;
+    match wire::parse(packet.igmp().ok()?) {
+        Ok(Message::Query(query)) => Some((packet.src(), query)),
+        _ => None,
+    }
+}
+
+impl AsFd for LanSocket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+/// A classic BPF program: queries that came from elsewhere.
+fn only_queries() -> [SockFilter; 7] {
+    let op = |code: u32, jt, jf, k| SockFilter::new(code as u16, jt, jf, k);
+    [
+        op(libc::BPF_LD | libc::BPF_B | libc::BPF_ABS, 0, 0, SKF_AD_PKTTYPE),
+        op(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 4, 0, PACKET_LOOPBACK),
+        // The length of the IPv4 header.
+        op(libc::BPF_LDX | libc::BPF_B | libc::BPF_MSH, 0, 0, 0),
+        op(libc::BPF_LD | libc::BPF_B | libc::BPF_IND, 0, 0, 0),
+        op(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 0, 1, QUERY),
+        op(libc::BPF_RET | libc::BPF_K, 0, 0, u32::MAX),
+        op(libc::BPF_RET | libc::BPF_K, 0, 0, 0),
+    ]
+}

@@ -1,0 +1,176 @@
+//! The proxy's log: syslog (which the journal serves too), else a file of bounded size.
+
+use std::fs::File;
+use std::io::Write;
+use std::os::unix::net::UnixDatagram;
+use std::time::{Duration, Instant};
+
+use crate::proxy::process::state_dir::Home;
+
+/// Where syslogd and journald listen.
+const DEV_LOG: &str = "/dev/log";
+/// Size beyond which the file begins anew.
+const FILE_LIMIT: u64 = 64 * 1024;
+/// Lines at once, and the time in which one more is earned.
+const BURST: u32 = 20;
+const EARN: Duration = Duration::from_secs(5);
+
+/// How much a line matters (RFC 5424 §6.2.1).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Level {
+    /// Something does not work.
+    Warning = 4,
+    /// An event worth a line.
+    Info = 6,
+}
+
+/// Writes lines, and no more than a container can be allowed to cause.
+#[derive(Debug)]
+pub(crate) struct Log {
+    sink: Sink,
+    /// Begins every line.
+    prefix: String,
+    budget: Budget,
+}
+
+#[derive(Debug)]
+enum Sink {
+    Syslog(UnixDatagram),
+    File(File, u64),
+    Nowhere,
+}
+
+impl Log {
+    /// Opens the log; without any place to write to, lines go nowhere.
+    pub(crate) fn open(home: &Home, container: &str, now: Instant) -> Self {
+        let short: String = container.chars().take(12).collect();
+        Log {
+            sink: syslog().or_else(|| file(home)).unwrap_or(Sink::Nowhere),
+            prefix: format!("mcrun-proxy[{}]: {short}: ", std::process::id()),
+            budget: Budget { left: BURST, earned: now, suppressed: 0 },
+        }
+    }
+
+    /// Writes a line. Never blocks and never fails: a log is not worth a stream.
+    pub(crate) fn line(&mut self, now: Instant, level: Level, text: &str) {
+        let Some(suppressed) = self.budget.take(now) else { return };
+        if suppressed > 0 {
+            self.write(Level::Warning, &format!("{suppressed} lines left out"));
+        }
+        self.write(level, text);
+    }
+
+    fn write(&mut self, level: Level, text: &str) {
+        /// Facility daemon (RFC 5424 §6.2.1).
+        const DAEMON: u8 = 3;
+        let prefix = &self.prefix;
+        match &mut self.sink {
+            Sink::Syslog(socket) => {
+                let priority = DAEMON << 3 | level as u8;
+                let _ = socket.send(format!("<{priority}>{prefix}{text}").as_bytes());
+            }
+            Sink::File(file, size) => {
+                let line = format!("{prefix}{text}\n");
+                if *size + line.len() as u64 > FILE_LIMIT && file.set_len(0).is_ok() {
+                    *size = 0;
+                }
+                if *size + line.len() as u64 <= FILE_LIMIT
+                    && file.write_all(line.as_bytes()).is_ok()
+                {
+                    *size += line.len() as u64;
+                }
+            }
+            Sink::Nowhere => {}
+        }
+    }
+}
+
+fn syslog() -> Option<Sink> {
+    let socket = UnixDatagram::unbound().ok()?;
+    socket.connect(DEV_LOG).ok()?;
+    socket.set_nonblocking(true).ok()?;
+    Some(Sink::Syslog(socket))
+}
+
+fn file(home: &Home) -> Option<Sink> {
+    let file = File::from(home.log_file().ok()?);
+    let size = file.metadata().ok()?.len();
+    Some(Sink::File(file, size))
+}
+
+/// A token bucket.
+#[derive(Debug)]
+struct Budget {
+    left: u32,
+    earned: Instant,
+    suppressed: u32,
+}
+
+impl Budget {
+    /// Takes one; gives the number refused since the last one that was granted.
+    fn take(&mut self, now: Instant) -> Option<u32> {
+        while self.left < BURST && now.saturating_duration_since(self.earned) >= EARN {
+            self.earned += EARN;
+            self.left += 1;
+        }
+        if self.left == BURST {
+            self.earned = now;
+        }
+        if self.left == 0 {
+            self.suppressed = self.suppressed.saturating_add(1);
+            return None;
+        }
+        self.left -= 1;
+        Some(std::mem::take(&mut self.suppressed))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_flood_is_cut_and_the_cut_is_told() {
+        let start = Instant::now();
+        let mut budget = Budget { left: BURST, earned: start, suppressed: 0 };
+        let granted = (0..100).filter(|_| budget.take(start).is_some()).count();
+        assert_eq!(granted as u32, BURST);
+        assert_eq!(budget.take(start + EARN), Some(100 - BURST));
+        assert_eq!(budget.take(start + EARN), None);
+        assert_eq!(budget.take(start + EARN * 1000), Some(1));
+    }
+
+    #[test]
+    fn a_line_is_a_syslog_message() {
+        let (ours, theirs) = UnixDatagram::pair().unwrap();
+        let now = Instant::now();
+        let mut log = Log {
+            sink: Sink::Syslog(ours),
+            prefix: "mcrun-proxy[7]: c1: ".into(),
+            budget: Budget { left: 1, earned: now, suppressed: 0 },
+        };
+        log.line(now, Level::Warning, "text");
+        let mut message = [0; 128];
+        let length = theirs.recv(&mut message).unwrap();
+        assert_eq!(message[..length], *b"<28>mcrun-proxy[7]: c1: text");
+    }
+
+    #[test]
+    fn the_file_stays_bounded_and_has_the_newest_lines() {
+        let base = tempfile::tempdir().unwrap();
+        std::fs::create_dir_all(base.path().join("containers/c")).unwrap();
+        let home = Home::open(base.path(), "c").unwrap();
+        let now = Instant::now();
+        let mut log = Log {
+            sink: file(&home).unwrap(),
+            prefix: "p: ".into(),
+            budget: Budget { left: BURST, earned: now, suppressed: 0 },
+        };
+        for n in 0..3000u32 {
+            log.line(now + EARN * n, Level::Info, &format!("{n} {}", "x".repeat(50)));
+        }
+        let text = std::fs::read_to_string(base.path().join("containers/c/proxy.log")).unwrap();
+        assert!(text.len() as u64 <= FILE_LIMIT, "{}", text.len());
+        assert!(text.lines().last().unwrap().starts_with("p: 2999 "));
+    }
+}

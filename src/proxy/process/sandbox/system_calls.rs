@@ -1,0 +1,184 @@
+//! The system calls that a proxy may make once it is set up.
+
+use std::io;
+
+use libc::{c_long, sock_filter};
+
+use crate::proxy::container::macvlan_filter;
+use crate::proxy::process::sandbox::assembler::{Assembler, Call, Label, OneOf};
+
+/// The machine whose numbers these are (`AUDIT_ARCH_*` of `<linux/audit.h>`).
+pub(super) const ARCHITECTURE: u32 = match () {
+    () if cfg!(target_arch = "x86_64") => 0xc000_003e,
+    () if cfg!(target_arch = "aarch64") => 0xc000_00b7,
+    () if cfg!(target_arch = "riscv64") => 0xc000_00f3,
+    () => panic!("mcrun-proxy is confined on x86_64, aarch64 and riscv64 only"),
+};
+
+/// Whatever their arguments are.
+pub(super) const ALWAYS: &[c_long] = &[
+    libc::SYS_read,
+    libc::SYS_pread64,
+    libc::SYS_lseek,
+    libc::SYS_recvfrom,
+    libc::SYS_recvmsg,
+    libc::SYS_recvmmsg,
+    libc::SYS_getsockname,
+    libc::SYS_epoll_ctl,
+    libc::SYS_epoll_pwait,
+    libc::SYS_ppoll,
+    libc::SYS_accept4,
+    libc::SYS_close,
+    libc::SYS_ftruncate,
+    libc::SYS_unlinkat,
+    libc::SYS_flock,
+    libc::SYS_newfstatat,
+    libc::SYS_statx,
+    libc::SYS_fstat,
+    libc::SYS_brk,
+    libc::SYS_munmap,
+    libc::SYS_mremap,
+    libc::SYS_madvise,
+    libc::SYS_futex,
+    libc::SYS_clock_gettime,
+    libc::SYS_getpid,
+    libc::SYS_gettid,
+    libc::SYS_getrandom,
+    libc::SYS_restart_syscall,
+    libc::SYS_rt_sigprocmask,
+    libc::SYS_rt_sigreturn,
+    libc::SYS_sigaltstack,
+    libc::SYS_exit,
+    libc::SYS_exit_group,
+    #[cfg(target_arch = "x86_64")]
+    libc::SYS_epoll_wait,
+];
+
+/// Not by the [packet socket](crate::proxy::container::macvlan_filter): it would send any frame, and receive all that
+/// there are once it is bound.
+pub(super) const ELSEWHERE: &[c_long] =
+    &[libc::SYS_sendto, libc::SYS_write, libc::SYS_sendmsg, libc::SYS_sendmmsg, libc::SYS_bind];
+
+/// With these arguments only.
+pub(super) const CHECKED: &[(c_long, &[OneOf])] = &[
+    (libc::SYS_mmap, NOT_EXECUTABLE),
+    (libc::SYS_mprotect, NOT_EXECUTABLE),
+    (
+        libc::SYS_socket,
+        &[
+            value(0, &[libc::AF_INET as u32]),
+            // The rest of the word are flags such as SOCK_CLOEXEC.
+            OneOf { argument: 1, mask: 0xff, values: &[libc::SOCK_DGRAM as u32] },
+        ],
+    ),
+    (
+        libc::SYS_ioctl,
+        &[value(1, &[libc::SIOCGIFADDR as u32, libc::SIOCGIFMTU as u32, libc::FIONBIO as u32])],
+    ),
+    // How much was lost to a full buffer.
+    (
+        libc::SYS_getsockopt,
+        &[value(1, &[libc::SOL_SOCKET as u32]), value(2, &[libc::SO_MEMINFO as u32])],
+    ),
+];
+
+const PACKET_SOCKET: OneOf = value(0, &[macvlan_filter::DESCRIPTOR as u32]);
+
+const NOT_EXECUTABLE: &[OneOf] =
+    &[OneOf { argument: 2, mask: libc::PROT_EXEC as u32, values: &[0] }];
+
+/// The options that may be set, by their level. What a join waits for comes first: each is looked for
+/// from the first on.
+pub(super) const OPTIONS: &[(&[u32], &[u32])] = &[
+    (
+        &[libc::IPPROTO_IP as u32],
+        &[
+            libc::IP_DROP_MEMBERSHIP as u32,
+            libc::MCAST_JOIN_GROUP as u32,
+            libc::MCAST_JOIN_SOURCE_GROUP as u32,
+            libc::MCAST_LEAVE_GROUP as u32,
+            libc::MCAST_LEAVE_SOURCE_GROUP as u32,
+            libc::MCAST_MSFILTER as u32,
+            libc::IP_MULTICAST_ALL as u32,
+            libc::IP_MULTICAST_IF as u32,
+        ],
+    ),
+    (
+        &[libc::SOL_NETLINK as u32],
+        &[libc::NETLINK_ADD_MEMBERSHIP as u32, libc::NETLINK_DROP_MEMBERSHIP as u32],
+    ),
+    (
+        &[libc::SOL_SOCKET as u32],
+        &[libc::SO_ATTACH_FILTER as u32, libc::SO_RCVBUF as u32, libc::SO_REUSEADDR as u32],
+    ),
+    (
+        &[libc::SOL_PACKET as u32],
+        &[libc::PACKET_ADD_MEMBERSHIP as u32, libc::PACKET_DROP_MEMBERSHIP as u32],
+    ),
+];
+
+pub(super) const fn value(argument: u32, values: &'static [u32]) -> OneOf {
+    OneOf { argument, mask: u32::MAX, values }
+}
+
+const ASSEMBLED: Assembler = assemble();
+pub(super) static PROGRAM: [sock_filter; ASSEMBLED.len()] = ASSEMBLED.code();
+
+const fn assemble() -> Assembler {
+    const CALLS: usize = ALWAYS.len() + ELSEWHERE.len() + CHECKED.len() + 1;
+    let mut program = Assembler::new(libc::EPERM as u32);
+
+    let mut options = program.deny;
+    let mut left = OPTIONS.len();
+    while left > 0 {
+        left -= 1;
+        let (level, names) = OPTIONS[left];
+        let named = program.all(&[value(2, names)]);
+        options = program.one_of(value(1, level), named, options);
+    }
+    let mut calls = [call(libc::SYS_setsockopt, options); CALLS];
+    let mut count = 1;
+    let mut at = 0;
+    while at < ALWAYS.len() {
+        calls[count] = call(ALWAYS[at], program.allow);
+        (at, count) = (at + 1, count + 1);
+    }
+    let elsewhere = program.one_of(PACKET_SOCKET, program.deny, program.allow);
+    let mut at = 0;
+    while at < ELSEWHERE.len() {
+        calls[count] = call(ELSEWHERE[at], elsewhere);
+        (at, count) = (at + 1, count + 1);
+    }
+    let mut at = 0;
+    while at < CHECKED.len() {
+        let (number, checks) = CHECKED[at];
+        calls[count] = call(number, program.all(checks));
+        (at, count) = (at + 1, count + 1);
+    }
+    assert!(count == CALLS);
+    program.finish(ARCHITECTURE, calls)
+}
+
+const fn call(number: c_long, target: Label) -> Call {
+    Call { number: number as u32, target }
+}
+
+/// Lets the process do what is listed here from now on, and no more: no file is opened, no program
+/// started, no process traced, and the only new sockets are those that hold joins.
+///
+/// Anything else fails with EPERM instead of killing the process: an overlooked call of a C library then
+/// costs a log line and not a container's multicast.
+///
+/// # Errors
+/// Of seccomp(2), when the kernel has no filters or `no_new_privs` is not set.
+pub(super) fn restrict() -> io::Result<()> {
+    let program = libc::sock_fprog {
+        len: PROGRAM.len() as libc::c_ushort,
+        filter: PROGRAM.as_ptr().cast_mut(),
+    };
+    // SAFETY: the kernel reads `len` instructions and keeps a copy.
+    let result = unsafe {
+        libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, 0, &raw const program)
+    };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}

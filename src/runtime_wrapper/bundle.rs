@@ -1,0 +1,134 @@
+//! Putting the hooks into a bundle's config.json.
+
+use std::ffi::OsString;
+use std::fs;
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::io::Write;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
+use std::path::Path;
+
+use serde_json::Value;
+
+use crate::hook;
+use crate::json_edit;
+use crate::json_edit::EditError;
+use crate::oci::{BundleConfig, ConfigError, has_mcrun_hook, hook_entries};
+use crate::runtime_wrapper::StandinError;
+
+/// Adds the hooks when the container asks for attachments, once however often it is called. A
+/// bundle that asks for nothing is not touched.
+///
+/// # Errors
+/// When what is asked for is wrong, or config.json cannot be read or written. A bundle without
+/// config.json is left to the runtime, which has its own words for that.
+pub(super) fn prepare(bundle: &Path) -> Result<(), StandinError> {
+    let (config, text) = match BundleConfig::read_with_text(bundle) {
+        Err(ConfigError::Read { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+            return Ok(());
+        }
+        other => other?,
+    };
+    if !hook::asks(&config)? {
+        return Ok(());
+    }
+    let program = hook::program().map_err(StandinError::Hook)?;
+    let path = bundle.join("config.json");
+    let edit = |source| StandinError::Edit { path: path.clone(), source };
+    let text = String::from_utf8(text)
+        .map_err(|error| edit(EditError::Json(serde::de::Error::custom(error))))?;
+    let changed = add_hooks(&text, &program, &hook::environment()).map_err(edit)?;
+    if changed == text {
+        return Ok(());
+    }
+    replace(&path, &changed).map_err(|source| StandinError::Write { path, source })
+}
+
+fn add_hooks(text: &str, program: &Path, env: &[String]) -> Result<String, EditError> {
+    let mut text = text.to_owned();
+    for (stage, entry) in hook_entries(program, env) {
+        let hooks = |stage: &str| {
+            let list = json_edit::get(&text, &["hooks", stage]).ok().flatten();
+            list.and_then(|list| serde_json::from_str::<Vec<Value>>(list).ok()).unwrap_or_default()
+        };
+        if !has_mcrun_hook(stage, hooks) {
+            text = json_edit::push(&text, &["hooks", stage], &entry)?;
+        }
+    }
+    Ok(text)
+}
+
+/// Replaces a file whole, with the mode and the owner it has. There is no fsync: after a crash of
+/// the machine there is no container, and engines write the file anew.
+fn replace(path: &Path, text: &str) -> io::Result<()> {
+    let old = fs::metadata(path)?;
+    let mut name = OsString::from(".config.json.mcrun-");
+    name.push(std::process::id().to_string());
+    let temporary = path.with_file_name(name);
+    // Left by somebody with our number who was killed.
+    let _ = fs::remove_file(&temporary);
+    let written = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(&temporary)
+        .and_then(|file| fill(file, text, &old))
+        .and_then(|()| fs::rename(&temporary, path));
+    if written.is_err() {
+        let _ = fs::remove_file(&temporary);
+    }
+    written
+}
+
+fn fill(mut file: File, text: &str, old: &fs::Metadata) -> io::Result<()> {
+    file.write_all(text.as_bytes())?;
+    let new = file.metadata()?;
+    if (new.uid(), new.gid()) != (old.uid(), old.gid()) {
+        fchown(&file, Some(old.uid()), Some(old.gid()))?;
+    }
+    file.set_permissions(fs::Permissions::from_mode(old.mode() & 0o7777))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn hooks_are_added_once_and_nothing_else_changes() {
+        let text = r#"{"z":1e400,"hooks":{"prestart":[{"path":"/usr/bin/dockerd","args":["libnetwork-setkey"]}]},"a":null}"#;
+        let program = Path::new("/opt/mcrun-hook");
+        let added = add_hooks(text, program, &["PATH=/bin".into()]).unwrap();
+        assert!(added.starts_with(r#"{"z":1e400,"hooks":{"prestart":"#), "{added}");
+        assert!(added.ends_with(r#","a":null}"#), "{added}");
+        let entry = json_edit::get(&added, &["hooks", "createRuntime"]).unwrap().unwrap();
+        assert_eq!(
+            serde_json::from_str::<Value>(entry).unwrap(),
+            json!([{"path": "/opt/mcrun-hook", "args": ["mcrun-hook", "createRuntime"],
+                    "env": ["PATH=/bin"], "timeout": 60}])
+        );
+        assert!(json_edit::get(&added, &["hooks", "poststop"]).unwrap().is_some());
+        assert_eq!(add_hooks(&added, program, &[]).unwrap(), added);
+    }
+
+    #[test]
+    fn hooks_of_another_shape_are_named() {
+        let error = add_hooks(r#"{"hooks":[]}"#, Path::new("/h"), &[]).unwrap_err().to_string();
+        assert_eq!(error, "hooks is not an object");
+    }
+
+    #[test]
+    fn mode_and_owner_stay() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("config.json");
+        fs::write(&path, "{}").unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
+        let before = fs::metadata(&path).unwrap();
+        replace(&path, "{ }").unwrap();
+        let after = fs::metadata(&path).unwrap();
+        assert_eq!((before.mode(), before.uid()), (after.mode(), after.uid()));
+        assert_eq!(fs::read_to_string(&path).unwrap(), "{ }");
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1);
+    }
+}

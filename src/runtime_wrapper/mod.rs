@@ -1,0 +1,70 @@
+//! `mcrun-runtime`: stands in for runc in Docker, containerd and CRI-O, which know of runtimes
+//! but not of hooks.
+//!
+//! Command line -> bundle -> does it ask for attachments? -> hooks into config.json -> the real
+//! runtime in our place. Whatever is not `create`, `run` or `restore` is not looked at.
+
+mod bundle;
+mod command_line;
+mod real;
+mod report;
+
+use std::convert::Infallible;
+use std::ffi::OsString;
+use std::io;
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::{Command, ExitCode};
+
+use crate::attachment::AdminError;
+use crate::json_edit::EditError;
+use crate::oci::ConfigError;
+use crate::runtime_wrapper::command_line::CommandLine;
+use crate::service::AttachError;
+
+/// Why the real runtime was not run.
+#[derive(Debug, thiserror::Error)]
+enum StandinError {
+    /// The bundle.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// What the container asks for.
+    #[error(transparent)]
+    Wish(#[from] AttachError),
+    /// config.json cannot take hooks.
+    #[error("{path}: {source}")]
+    Edit { path: PathBuf, source: EditError },
+    /// config.json could not be replaced.
+    #[error("cannot write {path}: {source}")]
+    Write { path: PathBuf, source: io::Error },
+    /// The hook is missing.
+    #[error(transparent)]
+    Hook(io::Error),
+    /// mcrun.toml.
+    #[error(transparent)]
+    Admin(#[from] AdminError),
+    /// No runtime, or not the one that was named.
+    #[error("{0}")]
+    Runtime(String),
+    /// The real runtime does not start.
+    #[error("cannot run {path}: {source}")]
+    Exec { path: PathBuf, source: io::Error },
+}
+
+/// Runs the program: does not return when the real runtime takes over.
+pub fn main() -> ExitCode {
+    let arguments: Vec<OsString> = std::env::args_os().skip(1).collect();
+    let line = CommandLine::parse(&arguments);
+    let Err(error) = take_over(&line, &arguments);
+    report::failure(&line, &error.to_string());
+    ExitCode::FAILURE
+}
+
+fn take_over(line: &CommandLine, arguments: &[OsString]) -> Result<Infallible, StandinError> {
+    let runtime = real::find()?;
+    if let Some(bundle) = line.bundle() {
+        bundle::prepare(&bundle)?;
+    }
+    let source = Command::new(&runtime).args(arguments).exec();
+    Err(StandinError::Exec { path: runtime, source })
+}

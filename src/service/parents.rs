@@ -1,0 +1,108 @@
+//! Whether a parent can have a child, where the kernel would not say, and who stands against it.
+//!
+//! One parent has one ipvlan mode and one flag. The kernel does not refuse a child with another: it
+//! changes all children (`ipvlan_link_new` in drivers/net/ipvlan/ipvlan_main.c), also those of running
+//! containers. So that is found out before.
+
+use std::collections::BTreeSet;
+use std::fs::File;
+
+use crate::link::apply::ApplyError;
+use crate::link::children;
+use crate::link::children::{Child, ChildKind};
+use crate::link::plan::{InterfacePlan, LinkPlan};
+use crate::net::netlink::RouteSocket;
+use crate::net::netns::NetNs;
+use crate::primitives::InterfaceName;
+use crate::service::AttachError;
+use crate::state::{Record, Store};
+
+/// Checks that no planned ipvlan child changes those that are there. Two hooks at a time would both find
+/// nobody: hold what is returned until the children are made.
+///
+/// # Errors
+/// [`AttachError::Parent`], which names who is there.
+pub(super) fn check(
+    plans: &[InterfacePlan],
+    host: &mut RouteSocket,
+    store: &Store,
+) -> Result<Option<File>, AttachError> {
+    let planned = plans.iter().filter_map(|plan| match plan.link {
+        LinkPlan::Ipvlan { mode, flag } => Some((&plan.parent, mode, flag)),
+        _ => None,
+    });
+    let mut lock = None;
+    let mut checked = BTreeSet::new();
+    for ((name, index), mode, flag) in planned {
+        if lock.is_none() {
+            lock = Some(store.lock_all()?);
+        }
+        // Several children of one container agree with each other already.
+        if !checked.insert(index) {
+            continue;
+        }
+        let Some((child, whose)) = find(name, *index, host, store) else { continue };
+        let ChildKind::Ipvlan(theirs, their_flag) = child.kind else { continue };
+        let refuse = |key: &str, wanted: &str, there: &str| {
+            Err(AttachError::Parent(format!(
+                "{key}={wanted}: {name} has ipvlan children of {key} {there}, such as {} {whose}, and all children of a parent have the same",
+                child.name
+            )))
+        };
+        if theirs != mode {
+            return refuse("mode", mode.name(), theirs.name());
+        }
+        if their_flag != flag {
+            return refuse("flag", flag.name(), their_flag.name());
+        }
+    }
+    Ok(lock)
+}
+
+/// Adds to a refusal who holds the parent.
+pub(super) fn explain(error: ApplyError, store: &Store) -> AttachError {
+    let ApplyError::ParentHeld { parent: (name, index), driver } = &error else {
+        return error.into();
+    };
+    let found = RouteSocket::open().ok().and_then(|mut host| find(name, *index, &mut host, store));
+    match found {
+        Some((child, whose)) => AttachError::Parent(format!(
+            "parent={name}: it cannot have {driver} children, since it has {} children, such as {} {whose}",
+            child.kind.name(),
+            child.name
+        )),
+        None => error.into(),
+    }
+}
+
+/// A child of a parent, and whose it is. The records tell where to look, the kernel what is there.
+fn find(
+    name: &InterfaceName,
+    parent: u32,
+    host: &mut RouteSocket,
+    store: &Store,
+) -> Option<(Child, String)> {
+    let own = NetNs::current().ok()?;
+    let in_container = |record: &Record| {
+        let namespace = NetNs::of_pid(record.init.pid).ok()?;
+        let child = children::in_namespace(&namespace, &own, parent).ok()??;
+        Some((child, format!("of container {}", record.name)))
+    };
+    let has_child = |record: &Record| {
+        record.interfaces.iter().any(|i| i.is_made() && i.attachment.parent == *name)
+    };
+    let ids = store.list().unwrap_or_default();
+    // A record that cannot be read is mcrun gc's business.
+    let mut records = ids.iter().filter_map(|id| store.read(id).ok()?);
+    let recorded = records.find_map(|record| {
+        (has_child(&record) && record.init.is_alive()).then(|| in_container(&record))?
+    });
+    let on_host = |host| {
+        let child = children::on_host(host, parent).ok()??;
+        Some((child, "of the host".to_owned()))
+    };
+    recorded.or_else(|| on_host(host)).or_else(|| {
+        let (child, path) = children::anywhere(parent).ok()??;
+        Some((child, children::describe(&path)))
+    })
+}

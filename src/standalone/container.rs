@@ -1,0 +1,223 @@
+//! The containers that `mcrun run --rootfs` made: one directory each, in the state directory.
+//!
+//! ```text
+//! bundles/ID/            mode 0700; making it claims the id
+//!   config.json          what the runtime was given
+//!   container.json       what mcrun knows of it
+//!   pid                  written by the runtime
+//!   runtime.log          its log
+//! ```
+
+use std::io;
+use std::io::{Read, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::oci::ConfigDocument;
+use crate::standalone::EngineError;
+use crate::standalone::runtime::Runtime;
+use crate::sys::process::ProcessRef;
+
+/// What `container.json` holds.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Record {
+    /// The id, which is also its name.
+    pub id: String,
+    /// The runtime that holds it, by absolute path.
+    pub engine: Runtime,
+    /// Its root filesystem.
+    pub rootfs: PathBuf,
+    /// The bundle it was made from, with `--bundle`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bundle: Option<PathBuf>,
+    /// What it asked for with `--mcast`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub mcast: Vec<String>,
+    /// The command.
+    pub command: Vec<String>,
+    /// Seconds since 1970-01-01 UTC.
+    pub created: u64,
+    /// Runs without a front process (`-d`).
+    pub detached: bool,
+    /// Goes when it ends.
+    pub remove: bool,
+    /// The hook that was put into config.json.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hook: Option<PathBuf>,
+    /// The cgroup made for it, relative to the hierarchies' roots; absent when config.json of a
+    /// bundle named its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cgroup: Option<String>,
+    /// The process that waits for it.
+    pub supervisor: ProcessRef,
+    /// Its init; absent until it is created.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub init: Option<ProcessRef>,
+    /// The exit status of a stopped container: its code, or 128 + signal. Absent while it runs,
+    /// and when its supervisor was killed before it ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exit_status: Option<i32>,
+}
+
+impl Record {
+    /// Whether its init runs.
+    pub fn is_running(&self) -> bool {
+        self.init.is_some_and(ProcessRef::is_alive)
+    }
+}
+
+/// The directory of a container.
+#[derive(Debug, Clone)]
+pub struct Container {
+    dir: PathBuf,
+}
+
+impl Container {
+    /// Makes the directory of `id`, which nobody else has then.
+    ///
+    /// # Errors
+    /// When a container of this name exists, or the state directory cannot be written.
+    pub(super) fn claim(id: &str) -> Result<Self, EngineError> {
+        let bundles = bundles_dir();
+        let failed = |dir: &Path, error: io::Error| {
+            EngineError::new(format_args!("cannot create {}: {error}", dir.display()))
+        };
+        std::fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&bundles)
+            .map_err(|error| failed(&bundles, error))?;
+        let dir = bundles.join(id);
+        std::fs::DirBuilder::new().mode(0o700).create(&dir).map_err(|error| match error.kind() {
+            io::ErrorKind::AlreadyExists => EngineError::new(format_args!(
+                "the name {id} is in use by another container; remove it (mcrun rm {id}) or choose \
+                 another name"
+            )),
+            _ => failed(&dir, error),
+        })?;
+        Ok(Container { dir })
+    }
+
+    /// Where the container of this id is, or would be.
+    pub(super) fn path_for(id: &str) -> PathBuf {
+        bundles_dir().join(id)
+    }
+
+    /// All containers, by id.
+    pub fn list() -> Vec<Container> {
+        let Ok(entries) = std::fs::read_dir(bundles_dir()) else { return Vec::new() };
+        let directories = entries.flatten().filter(|e| e.file_type().is_ok_and(|t| t.is_dir()));
+        let mut all: Vec<_> = directories.map(|e| Container { dir: e.path() }).collect();
+        all.sort_by(|a, b| a.dir.cmp(&b.dir));
+        all
+    }
+
+    /// Finds a container by id, by the beginning of an id, or by the beginning of the
+    /// hexadecimal part of a generated one; what is found is one only.
+    ///
+    /// # Errors
+    /// Status 1: there is none, or several.
+    pub fn find(name: &str) -> Result<Container, EngineError> {
+        let all = Self::list();
+        if let Some(exact) = all.iter().find(|c| c.id() == name) {
+            return Ok(exact.clone());
+        }
+        let begins = |c: &&Container| {
+            !name.is_empty()
+                && (c.id().starts_with(name)
+                    || c.id()
+                        .strip_prefix(crate::standalone::id::GENERATED)
+                        .is_some_and(|r| r.starts_with(name)))
+        };
+        let found: Vec<_> = all.iter().filter(begins).collect();
+        match found.as_slice() {
+            [one] => Ok((*one).clone()),
+            [] => Err(EngineError::with_status(1, format_args!("no such container: {name}"))),
+            several => Err(EngineError::with_status(
+                1,
+                format_args!("{name} is the beginning of {} container names", several.len()),
+            )),
+        }
+    }
+
+    /// The id.
+    pub fn id(&self) -> &str {
+        self.dir.file_name().and_then(|name| name.to_str()).unwrap_or_default()
+    }
+
+    /// Its directory, which is the bundle the runtime was given.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    pub(super) fn log(&self) -> PathBuf {
+        self.dir.join("runtime.log")
+    }
+
+    /// Where crun puts the words of hooks.
+    pub(super) fn hook_log(&self) -> PathBuf {
+        self.dir.join("hook.log")
+    }
+
+    pub(super) fn pid_file(&self) -> PathBuf {
+        self.dir.join("pid")
+    }
+
+    /// What is known of it; `None` while it is being made, or when that was interrupted.
+    pub fn record(&self) -> Option<Record> {
+        let mut text = String::new();
+        let file = std::fs::File::open(self.dir.join("container.json")).ok()?;
+        file.take(1 << 20).read_to_string(&mut text).ok()?;
+        serde_json::from_str(&text).ok()
+    }
+
+    /// Whether it was made longer ago than this; `false` when that cannot be told.
+    pub(super) fn is_older_than(&self, age: Duration) -> bool {
+        let modified = std::fs::metadata(&self.dir).and_then(|meta| meta.modified());
+        modified.is_ok_and(|at| at.elapsed().is_ok_and(|elapsed| elapsed > age))
+    }
+
+    /// Writes what is known of it, atomically.
+    pub(super) fn write_record(&self, record: &Record) -> io::Result<()> {
+        self.write("container.json", &serde_json::to_vec_pretty(record)?)
+    }
+
+    /// Writes config.json.
+    pub(super) fn write_config(&self, config: &ConfigDocument) -> io::Result<()> {
+        self.write("config.json", &serde_json::to_vec_pretty(config)?)
+    }
+
+    fn write(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
+        let (path, new) = (self.dir.join(name), self.dir.join(format!("{name}.new")));
+        let mut options = std::fs::OpenOptions::new();
+        let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(&new)?;
+        file.write_all(bytes)?;
+        std::fs::rename(new, path)
+    }
+
+    /// The pid the runtime wrote.
+    pub(super) fn read_pid(&self) -> Option<i32> {
+        std::fs::read_to_string(self.pid_file()).ok()?.trim().parse().ok().filter(|pid| *pid > 0)
+    }
+
+    /// Makes the directory anew when it is lost.
+    pub(super) fn make_dir(&self) -> io::Result<()> {
+        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&self.dir)
+    }
+
+    /// Removes the directory; gone already is fine.
+    pub(super) fn remove_dir(&self) -> io::Result<()> {
+        match std::fs::remove_dir_all(&self.dir) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
+    }
+}
+
+fn bundles_dir() -> PathBuf {
+    let dir = crate::state::state_dir().join("bundles");
+    std::path::absolute(&dir).unwrap_or(dir)
+}

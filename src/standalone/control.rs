@@ -1,0 +1,145 @@
+//! `mcrun stop`, `kill` and `rm`.
+
+use std::time::Duration;
+
+use crate::standalone::EngineError;
+use crate::standalone::container::{Container, Record};
+use crate::standalone::process::{Reaper, become_subreaper};
+use crate::standalone::teardown::{STEP, teardown};
+
+/// Sends SIGTERM, and SIGKILL when the container has not ended after `grace`. A container that
+/// has ended already is fine.
+///
+/// # Errors
+/// Status 1: it is no container of mcrun's.
+pub fn stop(name: &str, grace: Duration) -> Result<(), EngineError> {
+    let (container, record) = find(name)?;
+    if let Some(init) = record.init.and_then(|init| init.open().ok()) {
+        let failed = |error| failure(&container, "stop", error);
+        init.signal(libc::SIGTERM).map_err(failed)?;
+        if !init.wait(grace) {
+            init.signal(libc::SIGKILL).map_err(failed)?;
+            if !init.wait(STEP) {
+                return Err(failed(std::io::Error::other("its init does not end")));
+            }
+        }
+    }
+    wait_for_supervisor(&record);
+    Ok(())
+}
+
+/// Sends a signal to the container's init.
+///
+/// # Errors
+/// Status 1: it is no container of mcrun's, or does not run.
+pub fn kill(name: &str, signal: i32) -> Result<(), EngineError> {
+    let (container, record) = find(name)?;
+    let init = record.init.and_then(|init| init.open().ok()).ok_or_else(|| {
+        EngineError::with_status(1, format_args!("container {} is not running", container.id()))
+    })?;
+    init.signal(signal).map_err(|error| failure(&container, "kill", error))?;
+    if signal == libc::SIGKILL && init.wait(STEP) {
+        wait_for_supervisor(&record);
+    }
+    Ok(())
+}
+
+/// Removes a container; with `force` one that runs, too.
+///
+/// # Errors
+/// Status 1: it is no container of mcrun's, runs, or could not be removed.
+pub fn remove(name: &str, force: bool) -> Result<(), EngineError> {
+    let container = Container::find(name)?;
+    let Some(record) = container.record() else {
+        // Whoever was making it was killed before there was anything to hold.
+        return container.remove_dir().map_err(|error| failure(&container, "remove", error));
+    };
+    let starting = record.init.is_none() && record.supervisor.is_alive();
+    if (record.is_running() || starting) && !force {
+        return Err(EngineError::with_status(
+            1,
+            format_args!("container {} is running; stop it first, or use -f", container.id()),
+        ));
+    }
+    // A supervisor that lives does it itself: it is the one that knows how far it is.
+    if let Ok(supervisor) = record.supervisor.open() {
+        let _ = supervisor.signal(libc::SIGTERM);
+        supervisor.wait(STEP);
+    }
+    let Some(record) = container.record() else { return Ok(()) };
+    let mut reaper = become_subreaper()
+        .and_then(|()| Reaper::new(&[]))
+        .map_err(|error| failure(&container, "remove", error))?;
+    match teardown(&container, &record, &mut reaper) {
+        failures if failures.is_empty() => Ok(()),
+        failures => Err(failure(&container, "remove", std::io::Error::other(failures.join("; ")))),
+    }
+}
+
+/// Removes the containers that were abandoned: their supervisor was killed, and then they ended, so
+/// that nobody knows how. Those that run, and those that ended in order and wait for
+/// `mcrun rm`, are left alone. Gives each one's id and what came of it.
+pub fn collect_garbage() -> Vec<(String, Result<(), EngineError>)> {
+    let abandoned = |container: &Container| match container.record() {
+        Some(record) => {
+            !record.supervisor.is_alive() && !record.is_running() && record.exit_status.is_none()
+        }
+        None => container.is_older_than(STEP),
+    };
+    let containers = Container::list().into_iter().filter(abandoned);
+    containers.map(|c| (c.id().to_owned(), remove(c.id(), true))).collect()
+}
+
+/// Signal names with or without SIG, in any case, and numbers.
+///
+/// # Errors
+/// When there is no such signal.
+pub fn parse_signal(text: &str) -> Result<i32, EngineError> {
+    let upper = text.to_ascii_uppercase();
+    let name = if upper.starts_with("SIG") { upper } else { format!("SIG{upper}") };
+    let by_name = name.parse::<nix::sys::signal::Signal>().map(|signal| signal as i32);
+    let by_number = || text.parse().ok().filter(|number| (1..=64).contains(number));
+    by_name.ok().or_else(by_number).ok_or_else(|| {
+        EngineError::with_status(
+            1,
+            format_args!("no such signal: {text}; expected a name such as SIGUSR1 or 1 to 64"),
+        )
+    })
+}
+
+fn find(name: &str) -> Result<(Container, Record), EngineError> {
+    let container = Container::find(name)?;
+    let record = container.record().ok_or_else(|| {
+        EngineError::with_status(
+            1,
+            format_args!("container {} has not started; remove it with mcrun rm", container.id()),
+        )
+    })?;
+    Ok((container, record))
+}
+
+/// So that afterwards a foreground or `--rm` container is gone, and its name free again.
+fn wait_for_supervisor(record: &Record) {
+    if let Ok(supervisor) = record.supervisor.open() {
+        supervisor.wait(STEP);
+    }
+}
+
+fn failure(container: &Container, what: &str, error: std::io::Error) -> EngineError {
+    EngineError::with_status(1, format_args!("cannot {what} {}: {error}", container.id()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn signals_by_name_and_number() {
+        for (text, number) in [("TERM", 15), ("sigusr1", 10), ("9", 9), ("KILL", 9), ("34", 34)] {
+            assert_eq!(parse_signal(text), Ok(number), "{text}");
+        }
+        for bad in ["", "0", "65", "-1", "FOO", "SIG"] {
+            assert!(parse_signal(bad).is_err(), "{bad:?}");
+        }
+    }
+}

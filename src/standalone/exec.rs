@@ -1,0 +1,258 @@
+//! `mcrun exec`: a further process in a container.
+
+use std::io;
+use std::io::IsTerminal;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
+use std::process::Stdio;
+
+use nix::fcntl::OFlag;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::Signal;
+use nix::unistd::{Pid, pipe2};
+use serde_json::Value;
+
+use crate::oci::ConfigDocument;
+use crate::oci::user;
+use crate::standalone::container::{Container, Record};
+use crate::standalone::front::{block_signals, user_size};
+use crate::standalone::process::{Reaper, become_subreaper};
+use crate::standalone::relay;
+use crate::standalone::relay::{FrontStdio, RawTerminal, Relay, SavedTerminal};
+use crate::standalone::runtime::Files;
+use crate::standalone::spawn::{ConsoleSocket, failure_text, output_file, read_output, wait_for};
+use crate::standalone::teardown::STEP;
+use crate::standalone::{EngineError, options};
+
+/// The options of `mcrun exec`, as given.
+#[derive(Debug, Clone, Default)]
+pub struct ExecOptions {
+    /// Name, id, or the beginning of an id.
+    pub container: String,
+    /// The command and its arguments.
+    pub command: Vec<String>,
+    /// Do not wait for it.
+    pub detach: bool,
+    /// Pass stdin on.
+    pub interactive: bool,
+    /// Give it a terminal.
+    pub tty: bool,
+    /// `NAME=VALUE`, or `NAME` of mcrun's own environment.
+    pub env: Vec<String>,
+    /// Files with lines of the same.
+    pub env_file: Vec<PathBuf>,
+    /// Directory in which it starts.
+    pub workdir: Option<String>,
+    /// `USER[:GROUP]`.
+    pub user: Option<String>,
+}
+
+/// Runs a process in a running container with the container's environment and capabilities;
+/// returns its exit status (0 for a detached one).
+///
+/// # Errors
+/// 1: no such container, or it does not run; 125: mcrun or the runtime; 126 and 127: the
+/// command cannot be run or was not found.
+pub fn exec(options: &ExecOptions) -> Result<i32, EngineError> {
+    if options.tty && options.interactive && !options.detach && !io::stdin().is_terminal() {
+        return Err(EngineError::new("-i -t: stdin is not a terminal; leave out -t, or -i"));
+    }
+    let container = Container::find(&options.container)?;
+    let record = container.record().filter(Record::is_running).ok_or_else(|| {
+        EngineError::with_status(1, format_args!("container {} is not running", container.id()))
+    })?;
+    let process = process(options, &container, &record)?;
+    let scratch = Scratch::new(&container);
+    std::fs::write(scratch.file("json"), process.to_string())
+        .map_err(|e| EngineError::new(format_args!("cannot write process.json: {e}")))?;
+    let failed = |error: io::Error| EngineError::new(format_args!("cannot run a process: {error}"));
+    let signals = block_signals().map_err(failed)?;
+    // The process outlives the runtime's command, and we are to learn how it ends.
+    if !options.detach {
+        become_subreaper().map_err(failed)?;
+    }
+    let mut reaper = Reaper::new(&[]).map_err(failed)?;
+    let Started { pid, stdio, mut raw, master } =
+        start(options, &container, &record, &scratch, &mut reaper)?;
+    drop(scratch);
+    if options.detach {
+        return Ok(0);
+    }
+    let mut relay = Relay::start(stdio).map_err(failed)?;
+    let mut status = None;
+    loop {
+        status = status.or_else(|| {
+            reaper.turn();
+            let status = reaper.status(pid)?;
+            relay.finish();
+            Some(status)
+        });
+        let mut fds = vec![
+            PollFd::new(reaper.as_fd(), PollFlags::POLLIN),
+            PollFd::new(signals.as_fd(), PollFlags::POLLIN),
+        ];
+        if status.is_some() {
+            fds.push(PollFd::new(relay.output_done(), PollFlags::POLLIN));
+        }
+        let _ = poll(&mut fds, PollTimeout::NONE);
+        let ready: Vec<bool> = fds.iter().map(|fd| fd.any().unwrap_or(false)).collect();
+        if let (Some(status), Some(true)) = (status, ready.get(2)) {
+            raw.take();
+            return Ok(status);
+        }
+        reaper.turn();
+        while let Ok(Some(info)) = signals.read_signal() {
+            let signal = info.ssi_signo as i32;
+            if signal == libc::SIGWINCH {
+                if let (Some(master), Some(size)) = (&master, user_size()) {
+                    relay::set_size(master.as_fd(), &size);
+                }
+            } else if let Some(status) = status {
+                // Nobody reads our output any more.
+                raw.take();
+                return Ok(status);
+            } else if let (None, Ok(signal)) = (reaper.status(pid), Signal::try_from(signal)) {
+                // Not reaped yet: the pid is still its own.
+                let _ = nix::sys::signal::kill(Pid::from_raw(pid), signal);
+            }
+        }
+    }
+}
+
+/// A process that runs, and our side of its stdio.
+struct Started {
+    pid: i32,
+    stdio: FrontStdio,
+    raw: Option<RawTerminal>,
+    master: Option<OwnedFd>,
+}
+
+fn start(
+    options: &ExecOptions,
+    container: &Container,
+    record: &Record,
+    scratch: &Scratch,
+    reaper: &mut Reaper,
+) -> Result<Started, EngineError> {
+    let failed = |error: io::Error| EngineError::new(format_args!("cannot run a process: {error}"));
+    let pipe = || pipe2(OFlag::O_CLOEXEC).map_err(|error| failed(error.into()));
+    let (log, pid_file, json) = (scratch.file("log"), scratch.file("pid"), scratch.file("json"));
+    let console = match options.tty {
+        true => Some(ConsoleSocket::bind(container.dir()).map_err(failed)?),
+        false => None,
+    };
+    let files = Files {
+        bundle: container.dir(),
+        log: &log,
+        pid: &pid_file,
+        console: console.as_ref().map(ConsoleSocket::path),
+    };
+    let mut command = record.engine.exec(&files, &json, container.id());
+    let captured = output_file().map_err(failed)?;
+    let mut stdio = FrontStdio::None;
+    if options.tty || options.detach {
+        let stderr =
+            if options.tty { captured.try_clone().map_err(failed)?.into() } else { Stdio::null() };
+        command.stdout(Stdio::null()).stderr(stderr);
+    } else {
+        let (from_stdout, stdout) = pipe()?;
+        let (from_stderr, stderr) = pipe()?;
+        command.stdout(stdout).stderr(stderr);
+        let mut to_stdin = None;
+        if options.interactive {
+            let (stdin, writer) = pipe()?;
+            command.stdin(stdin);
+            to_stdin = Some(writer);
+        }
+        stdio = FrontStdio::Pipes { stdin: to_stdin, stdout: from_stdout, stderr: from_stderr };
+    }
+    reaper.keep_all(true);
+    let child = command.spawn().map_err(|error| {
+        EngineError::new(format_args!("cannot run {}: {error}", record.engine.path().display()))
+    })?;
+    drop(command);
+    let status = wait_for(reaper, child.id() as i32, STEP);
+    if status != 0 {
+        let text = failure_text(&log, &read_output(&captured));
+        return Err(EngineError::from_runtime(&record.engine.name(), &text));
+    }
+    let pid = std::fs::read_to_string(&pid_file).ok().and_then(|text| text.trim().parse().ok());
+    let pid: i32 = pid.ok_or_else(|| {
+        EngineError::new(format_args!("{} wrote no pid file", record.engine.name()))
+    })?;
+    reaper.await_exit(pid);
+    reaper.keep_all(false);
+    let (mut raw, mut master) = (None, None);
+    if let Some(console) = console {
+        let console = console.accept()?;
+        if let Some(size) = user_size() {
+            relay::set_size(console.as_fd(), &size);
+        }
+        if !options.detach {
+            stdio = FrontStdio::Terminal {
+                master: console.try_clone().map_err(failed)?,
+                stdin: options.interactive,
+            };
+            master = Some(console);
+            if options.interactive {
+                let terminal = SavedTerminal::save(io::stdin().as_fd()).map_err(failed)?;
+                raw = Some(terminal.into_raw().map_err(failed)?);
+            }
+        }
+    }
+    Ok(Started { pid, stdio, raw, master })
+}
+
+/// The container's own process of config.json, with another command.
+fn process(
+    options: &ExecOptions,
+    container: &Container,
+    record: &Record,
+) -> Result<Value, EngineError> {
+    let mut config = ConfigDocument::read(container.dir()).map_err(EngineError::new)?;
+    let mut variables = options::environment(&options.env, &options.env_file)?;
+    if options.tty && config.variable("TERM").is_none() {
+        variables.insert(0, ("TERM".to_owned(), "xterm".to_owned()));
+    }
+    config
+        .set(&["process", "args"], options.command.clone())
+        .and_then(|()| config.set(&["process", "terminal"], options.tty))
+        .and_then(|()| config.set_env(&variables))
+        .map_err(EngineError::new)?;
+    if let Some(dir) = &options.workdir {
+        if !dir.starts_with('/') {
+            return Err(EngineError::new(format_args!("-w {dir}: expected an absolute path")));
+        }
+        config.set(&["process", "cwd"], dir.as_str()).map_err(EngineError::new)?;
+    }
+    if let Some(text) = &options.user {
+        let user = user::resolve(&record.rootfs, text).map_err(EngineError::new)?;
+        config
+            .set(&["process", "user"], crate::standalone::run::user_json(&user))
+            .map_err(EngineError::new)?;
+    }
+    Ok(config.process().cloned().unwrap_or_default())
+}
+
+/// Files of one exec in the container's directory, removed at its end.
+struct Scratch {
+    base: PathBuf,
+}
+
+impl Scratch {
+    fn new(container: &Container) -> Self {
+        Scratch { base: container.dir().join(format!("exec-{}", std::process::id())) }
+    }
+
+    fn file(&self, extension: &str) -> PathBuf {
+        self.base.with_extension(extension)
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        for extension in ["json", "log", "pid"] {
+            let _ = std::fs::remove_file(self.file(extension));
+        }
+    }
+}

@@ -1,0 +1,31 @@
+//! OCI runtimes driven directly: containers from a root filesystem or a bundle, without images.
+//!
+//! `mcrun run` is two processes. The *front* is what the user sees: it relays stdio and signals
+//! and ends with the container's status. The *supervisor* holds the container as containerd's
+//! shims do. Each ends a foreground container when the other dies; with `-d` the supervisor
+//! stays alone. No process of the runtime lives longer than the step it does.
+
+mod cgroup;
+mod container;
+mod control;
+mod error;
+mod exec;
+mod front;
+mod id;
+mod options;
+mod process;
+mod relay;
+mod run;
+mod runtime;
+mod shim;
+mod shim_protocol;
+mod spawn;
+mod teardown;
+
+pub use crate::standalone::container::{Container, Record};
+pub use crate::standalone::control::{collect_garbage, kill, parse_signal, remove, stop};
+pub use crate::standalone::error::EngineError;
+pub use crate::standalone::exec::{ExecOptions, exec};
+pub use crate::standalone::options::{RunOptions, Source};
+pub use crate::standalone::run::run;
+pub use crate::standalone::runtime::{Kind, Runtime};

@@ -1,0 +1,275 @@
+//! `mcrun run`: from options to a checked config.json, and on to the container.
+
+use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use serde_json::{Map, Value, json};
+
+use crate::oci::{ANNOTATION, ConfigDocument, NAME_ANNOTATION, VARIABLE};
+use crate::oci::{capabilities, spec, user};
+use crate::standalone::container::{Container, Record};
+use crate::standalone::options;
+use crate::standalone::options::{RunOptions, Source};
+use crate::standalone::runtime::{Kind, Runtime};
+use crate::standalone::{EngineError, cgroup, front, id};
+use crate::sys::process::ProcessRef;
+
+/// Runs a container; returns its exit status (0 for a detached one that runs, whose id was
+/// printed on stdout).
+///
+/// # Errors
+/// 125: the options, mcrun or the runtime; 126 and 127: the command cannot be run or was not
+/// found; nothing is left of the container.
+pub fn run(options: &RunOptions) -> Result<i32, EngineError> {
+    front::check_terminal(options)?;
+    let (record, config) = prepare(options)?;
+    let container = Container::claim(&record.id)?;
+    let written =
+        container.write_config(&config).and_then(|()| container.write_record(&record)).map_err(
+            |e| EngineError::new(format_args!("cannot write {}: {e}", container.dir().display())),
+        );
+    if let Err(error) = written {
+        let _ = container.remove_dir();
+        return Err(error);
+    }
+    front::run(container, record, options)
+}
+
+/// Checks everything that can be checked before anything is made.
+fn prepare(options: &RunOptions) -> Result<(Record, ConfigDocument), EngineError> {
+    let engine = Runtime::find(options.engine.as_deref())?;
+    let id = match &options.name {
+        Some(name) => {
+            id::check(name)?;
+            name.clone()
+        }
+        None => id::generate()?,
+    };
+    let own = capabilities::own()
+        .map_err(|error| EngineError::new(format_args!("cannot read own capabilities: {error}")))?;
+    let (mut config, bundle) = match &options.source {
+        Some(Source::Rootfs(rootfs)) => (from_rootfs(options, rootfs, &id, own)?, None),
+        Some(Source::Bundle(bundle)) => {
+            let (config, bundle) = from_bundle(options, bundle, own)?;
+            (config, Some(bundle))
+        }
+        None => return Err(EngineError::new("expected --rootfs DIR or --bundle DIR")),
+    };
+    let rootfs = config.rootfs();
+    if !rootfs.is_dir() {
+        let rootfs = rootfs.display();
+        return Err(EngineError::new(format_args!("root filesystem {rootfs}: not a directory")));
+    }
+    patch(&mut config, options, &rootfs).map_err(EngineError::new)??;
+    let cgroup = cgroup::path_of(&id);
+    let own_cgroup = config.set_default(&["linux", "cgroupsPath"], cgroup.clone());
+    own_cgroup.map_err(EngineError::new)?;
+    let made = config.text(&["linux", "cgroupsPath"]) == Some(&cgroup);
+    config.set(&["annotations", NAME_ANNOTATION], id.clone()).map_err(EngineError::new)?;
+    let hook = add_hook(&mut config, options, &engine, &id)?;
+    let record = Record {
+        id,
+        engine,
+        rootfs,
+        bundle,
+        mcast: options.mcast.clone(),
+        command: config.command(),
+        created: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs()),
+        detached: options.detach,
+        remove: options.remove || !options.detach,
+        hook,
+        cgroup: made.then_some(cgroup),
+        supervisor: ProcessRef::current().map_err(EngineError::new)?,
+        init: None,
+        exit_status: None,
+    };
+    Ok((record, config))
+}
+
+fn from_rootfs(
+    options: &RunOptions,
+    rootfs: &Path,
+    id: &str,
+    own: u64,
+) -> Result<ConfigDocument, EngineError> {
+    let bad = |why: String| EngineError::new(format_args!("--rootfs {}: {why}", rootfs.display()));
+    let path = std::fs::canonicalize(rootfs).map_err(|error| bad(error.to_string()))?;
+    if !path.is_dir() {
+        return Err(bad("not a directory".into()));
+    }
+    if path == Path::new("/") {
+        return Err(bad("the host's own root cannot be a container's".into()));
+    }
+    if path.to_str().is_none() {
+        return Err(bad("the path is not UTF-8".into()));
+    }
+    if options.command.is_empty() {
+        return Err(EngineError::new("no command given; a root filesystem has none of its own"));
+    }
+    let base =
+        if options.privileged { capabilities::all(own) } else { capabilities::default_set(own) };
+    let names = capabilities::adjust(&base, &options.cap_add, &options.cap_drop, own)
+        .map_err(EngineError::new)?;
+    let base = spec::Base {
+        rootfs: &path,
+        capabilities: &names,
+        privileged: options.privileged,
+        cgroup_v2: cgroup::is_v2(),
+    };
+    let made = spec::base(&base).map_err(EngineError::new)?;
+    let mut config = ConfigDocument::new(&made).map_err(EngineError::new)?;
+    let hostname = options.hostname.as_deref().unwrap_or(id);
+    config.set_capabilities(&names).map_err(EngineError::new)?;
+    config.set(&["hostname"], hostname).map_err(EngineError::new)?;
+    config.set_env(&[("HOSTNAME".to_owned(), hostname.to_owned())]).map_err(EngineError::new)?;
+    Ok(config)
+}
+
+fn from_bundle(
+    options: &RunOptions,
+    bundle: &Path,
+    own: u64,
+) -> Result<(ConfigDocument, PathBuf), EngineError> {
+    let bad = |why: String| EngineError::new(format_args!("--bundle {}: {why}", bundle.display()));
+    if options.privileged {
+        return Err(bad("--privileged is for --rootfs; a bundle's config.json says it all".into()));
+    }
+    let path = std::fs::canonicalize(bundle).map_err(|error| bad(error.to_string()))?;
+    if path.to_str().is_none() {
+        return Err(bad("the path is not UTF-8".into()));
+    }
+    let mut config = ConfigDocument::read(&path).map_err(|error| bad(error.to_string()))?;
+    if options.command.is_empty() && !config.has_command() {
+        return Err(bad("no command given, and its config.json has none".into()));
+    }
+    if !options.cap_add.is_empty() || !options.cap_drop.is_empty() {
+        let base = config.capabilities("bounding");
+        let names = capabilities::adjust(&base, &options.cap_add, &options.cap_drop, own)
+            .map_err(EngineError::new)?;
+        config.set_capabilities(&names).map_err(EngineError::new)?;
+    }
+    if let Some(hostname) = &options.hostname {
+        config.set(&["hostname"], hostname.as_str()).map_err(EngineError::new)?;
+    }
+    Ok((config, path))
+}
+
+/// Options that mean the same for a root filesystem and a bundle. The outer error is
+/// config.json's, the inner one the options'.
+fn patch(
+    config: &mut ConfigDocument,
+    options: &RunOptions,
+    rootfs: &Path,
+) -> Result<Result<(), EngineError>, crate::oci::DocumentError> {
+    macro_rules! option {
+        ($result:expr) => {
+            match $result {
+                Ok(value) => value,
+                Err(error) => return Ok(Err(error)),
+            }
+        };
+    }
+    if let Some(name) = &options.hostname
+        && (name.is_empty() || name.len() > 64)
+    {
+        return Ok(Err(EngineError::new(format_args!(
+            "--hostname {name:?}: expected 1 to 64 characters"
+        ))));
+    }
+    if !options.command.is_empty() {
+        config.set(&["process", "args"], options.command.clone())?;
+    }
+    config.set(&["process", "terminal"], options.tty)?;
+    let mut variables = option!(options::environment(&options.env, &options.env_file));
+    if options.tty && config.variable("TERM").is_none() {
+        variables.insert(0, ("TERM".to_owned(), "xterm".to_owned()));
+    }
+    config.set_env(&variables)?;
+    if let Some(dir) = &options.workdir {
+        if !dir.starts_with('/') {
+            return Ok(Err(EngineError::new(format_args!("-w {dir}: expected an absolute path"))));
+        }
+        config.set(&["process", "cwd"], dir.as_str())?;
+    }
+    if let Some(text) = &options.user {
+        let user = option!(user::resolve(rootfs, text).map_err(EngineError::new));
+        config.set(&["process", "user"], user_json(&user))?;
+    }
+    for text in &options.volume {
+        let mount = option!(options::volume(text));
+        config.mount(mount)?;
+    }
+    if options.read_only {
+        config.set(&["root", "readonly"], true)?;
+    }
+    if let Some(text) = &options.memory {
+        let limit = option!(options::memory(text));
+        config.set(&["linux", "resources", "memory", "limit"], limit)?;
+    }
+    if let Some(text) = &options.cpus {
+        let online = std::thread::available_parallelism().map_or(1, usize::from);
+        let quota = option!(options::cpu_quota(text, online));
+        config.set(&["linux", "resources", "cpu", "quota"], quota)?;
+        config.set(&["linux", "resources", "cpu", "period"], options::CPU_PERIOD)?;
+    }
+    for text in &options.annotation {
+        let (key, value) = option!(options::annotation(text));
+        config.set(&["annotations", key], value)?;
+    }
+    Ok(Ok(()))
+}
+
+pub(super) fn user_json(user: &user::User) -> Value {
+    let mut object = Map::new();
+    object.insert("uid".into(), user.uid.into());
+    object.insert("gid".into(), user.gid.into());
+    if !user.additional_gids.is_empty() {
+        object.insert("additionalGids".into(), json!(user.additional_gids));
+    }
+    object.into()
+}
+
+/// Puts the hook in when attachments are asked for, by whichever of the three ways; the
+/// attachments are checked now, before anything is made.
+fn add_hook(
+    config: &mut ConfigDocument,
+    options: &RunOptions,
+    engine: &Runtime,
+    id: &str,
+) -> Result<Option<PathBuf>, EngineError> {
+    if !options.mcast.is_empty() {
+        for spec in &options.mcast {
+            crate::attachment::parse_spec(spec)
+                .map_err(|error| EngineError::new(format_args!("--mcast {spec}: {error}")))?;
+        }
+        let given = options.annotation.iter().filter_map(|text| text.split_once('='));
+        if given.clone().any(|(key, _)| key == ANNOTATION) {
+            return Err(EngineError::new(format_args!(
+                "--mcast and --annotation {ANNOTATION} say the same; give one of them"
+            )));
+        }
+        config
+            .set(&["annotations", ANNOTATION], options.mcast.join(";"))
+            .map_err(EngineError::new)?;
+    } else {
+        let asked = [
+            (format!("annotation {ANNOTATION}"), config.annotation(ANNOTATION)),
+            (format!("variable {VARIABLE}"), config.variable(VARIABLE)),
+        ];
+        let Some((place, text)) = asked.iter().find_map(|(p, t)| Some((p, (*t)?))) else {
+            return Ok(None);
+        };
+        crate::attachment::parse_list(text)
+            .map_err(|error| EngineError::new(format_args!("{place}: {error}")))?;
+    }
+    let hook = crate::hook::program().map_err(EngineError::new)?;
+    config.add_hooks(&hook, &crate::hook::environment()).map_err(EngineError::new)?;
+    if engine.kind() == Kind::Crun {
+        // crun's own error does not hold what the hook said.
+        let log = Container::path_for(id).join("hook.log");
+        config
+            .set(&["annotations", "run.oci.hooks.stderr"], log.to_string_lossy().into_owned())
+            .map_err(EngineError::new)?;
+    }
+    Ok(Some(hook))
+}

@@ -1,0 +1,153 @@
+//! The socket between the process a user sees and the one that holds the container.
+//!
+//! Both ends learn of the other's death by end of file, whatever killed it.
+
+use std::io;
+use std::io::{IoSlice, IoSliceMut};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+
+use nix::errno::Errno;
+use nix::sys::socket::{
+    AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, recvmsg,
+    sendmsg, socketpair,
+};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+/// Longest message in bytes; longer texts are cut by the sender.
+const MAX_MESSAGE: usize = 16 * 1024;
+
+/// What the front process asks for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum Request {
+    /// Pass this signal on to the container's init.
+    Signal(i32),
+    /// End the container at once.
+    End,
+}
+
+/// What the supervisor tells.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum Event {
+    /// The container's terminal: its master comes with the message.
+    Console,
+    /// The command runs.
+    Started,
+    /// The container ended and is cleaned up.
+    Ended {
+        /// As a shell has it: the code, or 128 + signal.
+        status: i32,
+        /// What could not be cleaned up.
+        warning: Option<String>,
+    },
+    /// The container did not start; nothing is left of it.
+    Failed {
+        /// 125, 126, 127, or 128 + the signal that interrupted the start.
+        status: i32,
+        /// The reason, one line; empty for an interruption.
+        message: String,
+    },
+}
+
+/// One end.
+#[derive(Debug)]
+pub(super) struct Channel(OwnedFd);
+
+impl Channel {
+    /// Two connected ends.
+    pub(super) fn pair() -> io::Result<(Channel, Channel)> {
+        let (a, b) =
+            socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)?;
+        Ok((Channel(a), Channel(b)))
+    }
+
+    /// For poll.
+    pub(super) fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+
+    /// Sends a message, with a descriptor or without. The peer's death is reported as an error
+    /// (and as end of file on the next [`Channel::receive`]).
+    pub(super) fn send<T: Serialize>(
+        &self,
+        message: &T,
+        fd: Option<BorrowedFd<'_>>,
+    ) -> io::Result<()> {
+        let bytes = serde_json::to_vec(message)?;
+        if bytes.len() > MAX_MESSAGE {
+            return Err(io::Error::from(io::ErrorKind::InvalidInput));
+        }
+        let fds: Vec<RawFd> = fd.iter().map(|fd| fd.as_raw_fd()).collect();
+        let control = [ControlMessage::ScmRights(&fds)];
+        let control: &[ControlMessage<'_>] = if fds.is_empty() { &[] } else { &control };
+        let flags = MsgFlags::MSG_NOSIGNAL;
+        loop {
+            match sendmsg::<()>(self.0.as_raw_fd(), &[IoSlice::new(&bytes)], control, flags, None) {
+                Err(Errno::EINTR) => {}
+                result => return Ok(result.map(drop)?),
+            }
+        }
+    }
+
+    /// Waits for a message; `None` when the peer is gone.
+    pub(super) fn receive<T: DeserializeOwned>(&self) -> io::Result<Option<(T, Option<OwnedFd>)>> {
+        let mut buffer = vec![0; MAX_MESSAGE];
+        let (length, fd) = match receive_with_fd(self.0.as_fd(), &mut buffer) {
+            Err(error) if error.raw_os_error() == Some(libc::ECONNRESET) => return Ok(None),
+            result => result?,
+        };
+        if length == 0 {
+            return Ok(None);
+        }
+        Ok(Some((serde_json::from_slice(&buffer[..length])?, fd)))
+    }
+}
+
+/// Receives bytes and at most one descriptor (further ones are closed).
+pub(super) fn receive_with_fd(
+    socket: BorrowedFd<'_>,
+    buffer: &mut [u8],
+) -> io::Result<(usize, Option<OwnedFd>)> {
+    let mut space = nix::cmsg_space!([RawFd; 4]);
+    let mut slices = [IoSliceMut::new(buffer)];
+    let flags = MsgFlags::MSG_CMSG_CLOEXEC;
+    let message = loop {
+        match recvmsg::<()>(socket.as_raw_fd(), &mut slices, Some(&mut space), flags) {
+            Err(Errno::EINTR) => {}
+            result => break result?,
+        }
+    };
+    let length = message.bytes;
+    let mut received = Vec::new();
+    for control in message.cmsgs()? {
+        if let ControlMessageOwned::ScmRights(fds) = control {
+            // SAFETY: the kernel has just made these descriptors for us.
+            received.extend(fds.into_iter().map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }));
+        }
+    }
+    received.truncate(1);
+    Ok((length, received.pop()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_its_descriptor_and_the_end_arrive() {
+        let (a, b) = Channel::pair().unwrap();
+        let (reader, writer) = nix::unistd::pipe().unwrap();
+        a.send(&Event::Console, Some(writer.as_fd())).unwrap();
+        drop(writer);
+        let (event, fd) = b.receive::<Event>().unwrap().unwrap();
+        assert_eq!(event, Event::Console);
+        nix::unistd::write(fd.unwrap(), b"x").unwrap();
+        assert_eq!(nix::unistd::read(&reader, &mut [0; 4]).unwrap(), 1);
+
+        a.send(&Event::Started, None).unwrap();
+        drop(a);
+        assert!(matches!(b.receive::<Event>().unwrap(), Some((Event::Started, None))));
+        assert!(b.receive::<Event>().unwrap().is_none());
+        assert!(b.send(&Request::End, None).is_err());
+    }
+}

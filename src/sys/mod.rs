@@ -1,0 +1,9 @@
+//! The ground floor: system calls that no crate offers, and files of the kernel. Nothing here knows what
+//! mcrun is.
+
+#[cfg(test)]
+pub(crate) mod classic_bpf;
+pub mod ifreq;
+pub mod process;
+pub(crate) mod procfs;
+pub mod sockopt;
