@@ -18,8 +18,8 @@ use mcrun::multicast::{FilterMode, SourceFilter};
 use mcrun::multicast::{GroupPolicy, GroupRule};
 use mcrun::net::netns::NetNs;
 use mcrun::proxy::{
-    GroupEntry, GroupStatus, ProxyConfig, ProxyInterface, ProxyState, ProxyStatus, query_all,
-    requery,
+    GroupMembership, MembershipStatus, ProxyConfig, ProxyInterface, ProxyState, ProxyStatus,
+    query_all, requery,
 };
 use mcrun::state::Store;
 use mcrun::sys::process::ProcessRef;
@@ -201,11 +201,11 @@ impl Proxy {
         query_all(&[&self.directory]).remove(0).expect("the proxy answers")
     }
 
-    fn group(&self, group: Ipv4Addr) -> Option<GroupEntry> {
+    fn group(&self, group: Ipv4Addr) -> Option<GroupMembership> {
         self.status().interfaces[0].groups.iter().find(|g| g.group == group).cloned()
     }
 
-    fn wait_group(&self, group: Ipv4Addr, status: GroupStatus) -> GroupEntry {
+    fn wait_group(&self, group: Ipv4Addr, status: MembershipStatus) -> GroupMembership {
         wait_until("the group has its status", PATIENCE, || {
             self.group(group).filter(|g| g.status == status)
         })
@@ -246,7 +246,7 @@ fn a_join_and_a_leave_of_the_container_are_the_hosts_own_on_the_wire() {
         wait_until("the switch forwards", PATIENCE, || {
             lab.forwarded().contains(&text).then_some(())
         });
-        let entry = proxy.wait_group(GROUP, GroupStatus::Joined);
+        let entry = proxy.wait_group(GROUP, MembershipStatus::Joined);
         assert_eq!((entry.mode, entry.version), (FilterMode::Exclude, 3));
         let querier = wait_until("a query of the switch is heard", PATIENCE, || {
             lab.query();
@@ -350,7 +350,7 @@ fn the_frames_of_a_group_that_was_left_stay_out_while_a_neighbour_gets_them() {
     // Twice, since what makes the filter anew is done and taken back in turns.
     for _ in 0..2 {
         let viewer = leaves.join(GROUP);
-        first.wait_group(GROUP, GroupStatus::Joined);
+        first.wait_group(GROUP, MembershipStatus::Joined);
         wait_until("the stream arrives at both", PATIENCE, || {
             let time = Duration::from_millis(100);
             (!quiet(arrive(&leaves, time)) && !quiet(arrive(&stays, time))).then_some(())
@@ -384,7 +384,7 @@ fn a_source_specific_join_is_never_wider_on_the_wire() {
         });
     };
     expect(&[3]);
-    let entry = p1.wait_group(SSM, GroupStatus::Joined);
+    let entry = p1.wait_group(SSM, MembershipStatus::Joined);
     assert_eq!((entry.mode, entry.sources), (FilterMode::Include, vec![source(3)]));
     let two = second.join_source(SSM, source(4));
     expect(&[3, 4]);
@@ -452,7 +452,7 @@ fn groups_are_spread_over_sockets_and_too_long_lists_recover() {
     wait_until("all are joined", PATIENCE, || lab.host_joins().is_superset(&groups).then_some(()));
     let status = proxy.status();
     assert_eq!(status.interfaces[0].groups.len(), 256);
-    assert!(status.interfaces[0].groups.iter().all(|g| g.status == GroupStatus::Joined));
+    assert!(status.interfaces[0].groups.iter().all(|g| g.status == MembershipStatus::Joined));
     drop(socket);
     wait_until("all are left", PATIENCE, || lab.host_joins().is_disjoint(&groups).then_some(()));
 
@@ -471,11 +471,11 @@ fn groups_are_spread_over_sockets_and_too_long_lists_recover() {
     let socket = container.join(GROUP);
     wait_joined(&lab, GROUP);
     sockopt::set_filter(&socket, container.index, GROUP, &excluded).expect("filter");
-    let failed = proxy.wait_group(GROUP, GroupStatus::Failed);
+    let failed = proxy.wait_group(GROUP, MembershipStatus::Failed);
     assert!(failed.reason.as_ref().is_some_and(|r| r.contains("igmp_max_msf")), "{failed:?}");
     assert!(lab.host_joins().contains(&GROUP), "what was joined stays");
     run(lab.enter("host", "sh").args(["-c", "echo 20 >/proc/sys/net/ipv4/igmp_max_msf"]));
-    proxy.wait_group(GROUP, GroupStatus::Joined);
+    proxy.wait_group(GROUP, MembershipStatus::Joined);
     assert_eq!(lab.host_filters().get(&GROUP).map(|f| f.len()), Some(12));
 }
 
@@ -502,7 +502,7 @@ fn a_new_proxy_takes_over_without_a_leave_on_the_wire() {
     wait_until("the container has answered", PATIENCE, || {
         new.status().interfaces[0].counters.get("reports_v3").filter(|n| **n > 1).map(drop)
     });
-    let sources = |g: GroupEntry| (g.mode, g.sources);
+    let sources = |g: GroupMembership| (g.mode, g.sources);
     assert_eq!(new.group(SSM).map(sources), Some((FilterMode::Include, vec![source(3)])));
     assert_eq!(new.group(GROUP).map(sources), Some((FilterMode::Exclude, vec![])));
     let seen = capture.finish();
@@ -525,7 +525,7 @@ fn denied_groups_stay_off_the_lan_and_are_shown() {
     let allowed = Ipv4Addr::new(239, 6, 1, 1);
     let _allowed = container.join(allowed);
     wait_joined(&lab, allowed);
-    let entry = proxy.wait_group(GROUP, GroupStatus::Denied);
+    let entry = proxy.wait_group(GROUP, MembershipStatus::Denied);
     assert!(entry.reason.as_ref().is_some_and(|r| r.contains("239.5.0.0/16")), "{entry:?}");
     assert!(!lab.host_joins().contains(&GROUP));
 }
@@ -540,7 +540,7 @@ fn a_native_interface_is_left_alone_and_observed() {
     let capture = lab.capture();
     let _asm = container.join(GROUP);
     let _ssm = container.join_source(SSM, source(3));
-    let entry = proxy.wait_group(SSM, GroupStatus::Joined);
+    let entry = proxy.wait_group(SSM, MembershipStatus::Joined);
     assert_eq!((entry.mode, entry.sources), (FilterMode::Include, vec![source(3)]));
     assert_eq!(proxy.group(GROUP).map(|g| g.mode), Some(FilterMode::Exclude));
     assert_eq!(proxy.status().state, ProxyState::Running);
@@ -588,7 +588,7 @@ fn without_nf_tables_the_container_speaks_for_itself_and_that_is_said() {
     assert!(status.warnings.iter().any(|w| w.contains("nf_tables")), "{:?}", status.warnings);
     let capture = lab.capture();
     let _socket = container.join(GROUP);
-    proxy.wait_group(GROUP, GroupStatus::Joined);
+    proxy.wait_group(GROUP, MembershipStatus::Joined);
     assert!(!lab.host_joins().contains(&GROUP));
     wait_until("the container reports by itself", PATIENCE, || {
         capture.igmp().iter().any(|f| f.mac != lab.host_mac()).then_some(())
@@ -685,7 +685,7 @@ fn a_flood_of_reports_is_bounded_and_starves_nobody() {
     let limited = |status: ProxyStatus| {
         let groups = &status.interfaces[0].groups;
         let count = |s| groups.iter().filter(|g| g.status == s).count();
-        (count(GroupStatus::Joined), count(GroupStatus::Limited) > 0)
+        (count(MembershipStatus::Joined), count(MembershipStatus::Limited) > 0)
     };
     assert_eq!(limited(proxy.status()), (8, true));
 }

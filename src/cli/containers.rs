@@ -7,7 +7,7 @@ use crate::attachment::IgmpMode;
 use crate::lookup::engine_name;
 use crate::primitives::MacAddr;
 use crate::proxy::{
-    InterfaceEntry, LanQuerier, ProxyState, ProxyStatus, RelayCounts, RelayStatus, query_all,
+    InterfaceStatus, ProxyState, ProxyStatus, QuerierStatus, RelayCounts, RelayStatus, query_all,
 };
 use crate::state::{AttachedInterface, Record, Store};
 
@@ -93,7 +93,7 @@ pub(super) struct InterfaceSummary {
     relay: Option<RelayCounts>,
     /// The LAN's querier; absent when there is none, or nobody listens for it.
     #[serde(skip_serializing_if = "Option::is_none")]
-    querier: Option<LanQuerier>,
+    querier: Option<QuerierStatus>,
 }
 
 impl Container {
@@ -124,13 +124,13 @@ impl Container {
     }
 
     /// What its proxy says of an interface.
-    pub(super) fn entry(&self, interface: &str) -> Option<&InterfaceEntry> {
+    pub(super) fn entry(&self, interface: &str) -> Option<&InterfaceStatus> {
         let entries = self.status.iter().flat_map(|status| &status.interfaces);
         entries.into_iter().find(|entry| entry.interface == interface)
     }
 
     /// What its proxy says of an interface that it serves, and so hears the LAN's querier on.
-    pub(super) fn listening(&self, interface: &str) -> Option<&InterfaceEntry> {
+    pub(super) fn listening(&self, interface: &str) -> Option<&InterfaceStatus> {
         let status = self.status.as_ref().filter(|s| s.state == ProxyState::Running)?;
         let served =
             |i: &AttachedInterface| i.name == interface && i.attachment.igmp == IgmpMode::Proxy;

@@ -10,7 +10,7 @@ use crate::cli::containers;
 use crate::cli::containers::Container;
 use crate::cli::output::{age, print, print_json, table};
 use crate::multicast::FilterMode;
-use crate::proxy::{GroupEntry, GroupStatus, InterfaceEntry, RelayCounts};
+use crate::proxy::{GroupMembership, InterfaceStatus, MembershipStatus, RelayCounts};
 use crate::state::Store;
 
 /// Arguments of `mcrun groups`.
@@ -34,7 +34,7 @@ struct Row<'a> {
     mode: FilterMode,
     sources: &'a [Ipv4Addr],
     version: u8,
-    status: GroupStatus,
+    status: MembershipStatus,
     #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<&'a str>,
     age_s: u64,
@@ -111,14 +111,14 @@ pub(super) fn run(args: GroupsArgs) -> anyhow::Result<ExitCode> {
 
 fn memberships(
     containers: &[Container],
-) -> impl Iterator<Item = (&Container, &InterfaceEntry, &GroupEntry)> {
+) -> impl Iterator<Item = (&Container, &InterfaceStatus, &GroupMembership)> {
     let interfaces = containers
         .iter()
         .flat_map(|c| c.status.iter().flat_map(move |s| s.interfaces.iter().map(move |i| (c, i))));
     interfaces.flat_map(|(c, i)| i.groups.iter().map(move |entry| (c, i, entry)))
 }
 
-fn sources(entry: &GroupEntry) -> String {
+fn sources(entry: &GroupMembership) -> String {
     let list = || entry.sources.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
     match (entry.mode, entry.sources.is_empty()) {
         (FilterMode::Exclude, true) => "any".into(),
@@ -127,12 +127,12 @@ fn sources(entry: &GroupEntry) -> String {
     }
 }
 
-fn status(entry: &GroupEntry) -> String {
+fn status(entry: &GroupMembership) -> String {
     let word = match entry.status {
-        GroupStatus::Joined => "joined",
-        GroupStatus::Denied => "denied",
-        GroupStatus::Limited => "limited",
-        GroupStatus::Failed => "failed",
+        MembershipStatus::Joined => "joined",
+        MembershipStatus::Denied => "denied",
+        MembershipStatus::Limited => "limited",
+        MembershipStatus::Failed => "failed",
     };
     match &entry.reason {
         Some(reason) => format!("{word} ({reason})"),

@@ -8,7 +8,7 @@ use serde::Serialize;
 use crate::cli::containers;
 use crate::cli::containers::{Container, InterfaceSummary, ProxySummary};
 use crate::cli::output::{print, print_json, table};
-use crate::proxy::InterfaceEntry;
+use crate::proxy::InterfaceStatus;
 use crate::state::Store;
 
 /// Arguments of `mcrun ps`.
@@ -81,7 +81,7 @@ pub(super) fn run(args: PsArgs) -> anyhow::Result<ExitCode> {
 /// The querier of the interface's LAN: `10.0.0.1 v3`, `none`, or `-` where nobody listens for it.
 fn querier(container: &Container, interface: &str) -> String {
     match container.listening(interface) {
-        Some(InterfaceEntry { querier: Some(q), .. }) => format!("{} v{}", q.address, q.version),
+        Some(InterfaceStatus { querier: Some(q), .. }) => format!("{} v{}", q.address, q.version),
         Some(_) => "none".into(),
         None => "-".into(),
     }

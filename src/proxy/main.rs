@@ -108,7 +108,7 @@ fn start(task: File, answer: &mut File) -> Result<Driver, StartError> {
         let text = "this kernel has no landlock; confined by user and seccomp alone";
         driver.log(now, Level::Info, text);
     }
-    driver.take_over(now);
+    driver.join_existing_memberships(now);
     Ok(driver)
 }
 

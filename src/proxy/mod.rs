@@ -12,7 +12,7 @@
 //!   data, where the link carries none        <-> relay <-> data
 //! ```
 //!
-//! [`Starting`] is the hook's side of the start, [`query_all`] everybody's way to ask.
+//! The attachment service launches it with [`ProxyLaunch`]; every process asks it with [`query_all`].
 
 mod config;
 mod container;
@@ -26,11 +26,11 @@ mod setup;
 
 pub use crate::proxy::config::{ProxyConfig, ProxyInterface, RelayTask};
 pub use crate::proxy::container::mark::random_mark;
-pub use crate::proxy::control::client::{namespace, query_all, requery, take_over};
-pub use crate::proxy::control::launch::{SpawnError, Starting};
+pub use crate::proxy::control::client::{namespace, query_all, requery, request_takeover};
+pub use crate::proxy::control::launch::{LaunchError, ProxyLaunch};
 pub use crate::proxy::control::status::{
-    GroupEntry, GroupStatus, InterfaceEntry, LanQuerier, ProxyState, ProxyStatus, RelayCounts,
-    RelayStatus, TranslatedPort,
+    GroupMembership, InterfaceStatus, MembershipStatus, ProxyState, ProxyStatus, QuerierStatus,
+    RelayCounts, RelayStatus, TranslatedPort,
 };
 pub use crate::proxy::main::main;
 #[doc(hidden)]

@@ -12,7 +12,7 @@ use crate::link::plan::plan;
 use crate::net::netlink::RouteSocket;
 use crate::net::netns::NetNs;
 use crate::oci::{ContainerId, ContainerState};
-use crate::proxy::Starting;
+use crate::proxy::ProxyLaunch;
 use crate::service::AttachError;
 use crate::service::detach::detach;
 use crate::service::parents;
@@ -42,7 +42,7 @@ pub fn attach(
 ) -> Result<(), AttachError> {
     let admin = AdminConfig::read(&config_dir())?;
     let interfaces = interfaces(request.attachments, &admin)?;
-    let starting = proxies::begin(&interfaces)?;
+    let launch = proxies::begin(&interfaces)?;
     let mut container = Target::open(state, store)?;
     if request.netns_path.is_some()
         && let Some(other) = attached_in(&container.namespace, &state.id, store)?
@@ -67,7 +67,7 @@ pub fn attach(
         dir = store.lock_or_create(&state.id)?;
     }
     let record = container.record(state, request.name, request.netns_path, interfaces, &admin)?;
-    container.attach_first(record, dir, starting)
+    container.attach_first(record, dir, launch)
 }
 
 /// Attaches a container that runs already to something more. What it has stays as it is.
@@ -102,12 +102,12 @@ pub fn attach_running(
             let names = interfaces.iter().map(|i| i.name.clone()).collect();
             // Engines rename containers: they are asked for the name when it is shown.
             let name = state.id.to_string();
-            let starting = proxies::begin(&interfaces)?;
-            Ok((container.record(state, name, None, interfaces, &admin)?, names, starting))
+            let launch = proxies::begin(&interfaces)?;
+            Ok((container.record(state, name, None, interfaces, &admin)?, names, launch))
         })();
         return match result {
-            Ok((record, names, starting)) => {
-                container.attach_first(record, dir, starting).map(|()| names)
+            Ok((record, names, launch)) => {
+                container.attach_first(record, dir, launch).map(|()| names)
             }
             Err(error) => {
                 let _ = dir.remove();
@@ -199,13 +199,13 @@ impl<'s> Target<'s> {
         &mut self,
         record: Record,
         dir: LockedDir,
-        starting: Option<Starting>,
+        launch: Option<ProxyLaunch>,
     ) -> Result<(), AttachError> {
         // The intention first: whoever finds it knows what to take back.
         let result = (|| {
             dir.write(&record)?;
             dir.hand_to_proxy()?;
-            self.carry_out(record, 0, &dir, starting)
+            self.carry_out(record, 0, &dir, launch)
         })();
         if result.is_err() {
             // The reason is more useful than that its traces could not be removed either.
@@ -224,8 +224,8 @@ impl<'s> Target<'s> {
     ) -> Result<(), AttachError> {
         let have = record.interfaces.len();
         record.interfaces.extend(added);
-        let starting = proxies::begin(&record.interfaces)?;
-        self.carry_out(record, have, dir, starting)
+        let launch = proxies::begin(&record.interfaces)?;
+        self.carry_out(record, have, dir, launch)
     }
 
     /// Makes the interfaces of a record from position `have` on; those before exist. A proxy that serves
@@ -235,7 +235,7 @@ impl<'s> Target<'s> {
         mut record: Record,
         have: usize,
         dir: &LockedDir,
-        mut starting: Option<Starting>,
+        mut launch: Option<ProxyLaunch>,
     ) -> Result<(), AttachError> {
         let added = &record.interfaces[have..];
         let attachments: Vec<_> = added.iter().map(|i| i.attachment.clone()).collect();
@@ -247,8 +247,8 @@ impl<'s> Target<'s> {
             interface.upstream_index = plan.upstream.1;
         }
         let before = Record { interfaces: record.interfaces[..have].to_vec(), ..record.clone() };
-        if let Some(starting) = &mut starting {
-            proxies::give(starting, &mut record, before.proxy)?;
+        if let Some(launch) = &mut launch {
+            proxies::give(launch, &mut record, before.proxy)?;
         }
 
         let lock = parents::check(&plans, &mut host, self.store)?;
@@ -259,18 +259,18 @@ impl<'s> Target<'s> {
             interface.index = created.index;
             interface.mac = created.mac;
         }
-        match finish(&mut record, &mut applying, &mut starting, dir) {
+        match finish(&mut record, &mut applying, &mut launch, dir) {
             Ok(()) => {
                 applying.commit();
-                if let Some(starting) = starting {
-                    starting.keep();
+                if let Some(launch) = launch {
+                    launch.detach_child();
                 }
                 proxies::retire(before.proxy, dir)
             }
             Err(error) => {
                 // The links go while the new proxy's rules stand.
                 drop(applying);
-                drop(starting);
+                drop(launch);
                 let mut before = before;
                 if before.proxy.is_some() {
                     // The proxy that was to follow has taken the control socket with it. Without
@@ -292,21 +292,21 @@ impl<'s> Target<'s> {
 fn finish(
     record: &mut Record,
     applying: &mut Applying<'_>,
-    starting: &mut Option<Starting>,
+    launch: &mut Option<ProxyLaunch>,
     dir: &LockedDir,
 ) -> Result<(), AttachError> {
-    if let Some(starting) = starting {
-        proxies::go(starting, record)?;
+    if let Some(launch) = launch {
+        proxies::go(launch, record)?;
     }
     // What does not need the proxy is done while it installs its rules.
     applying.prepare()?;
-    starting.as_mut().map(Starting::installed).transpose()?;
+    launch.as_mut().map(ProxyLaunch::wait_for_rules).transpose()?;
     // And what needs no more than these while it gives up its privileges.
     applying.activate()?;
-    record.proxy = starting.as_mut().map(Starting::process).transpose()?;
+    record.proxy = launch.as_mut().map(ProxyLaunch::process).transpose()?;
     record.complete = true;
     dir.write(record)?;
-    starting.as_mut().map(Starting::ready).transpose()?;
+    launch.as_mut().map(ProxyLaunch::wait_until_ready).transpose()?;
     Ok(())
 }
 

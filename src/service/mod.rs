@@ -13,7 +13,7 @@ use crate::link::apply::ApplyError;
 use crate::link::plan::PlanError;
 use crate::net::netlink::NetlinkError;
 use crate::oci::{ConfigError, ContainerId, StateError};
-use crate::proxy::SpawnError;
+use crate::proxy::LaunchError;
 use crate::state::{StateDirError, Store};
 
 pub use attach::{AttachRequest, attach, attach_running};
@@ -107,7 +107,7 @@ pub enum AttachError {
     Apply(#[from] ApplyError),
     /// The proxy did not start.
     #[error(transparent)]
-    Proxy(#[from] SpawnError),
+    Proxy(#[from] LaunchError),
     /// The state directory.
     #[error(transparent)]
     StateDir(#[from] StateDirError),

@@ -1,4 +1,4 @@
-//! Starting, replacing and ending the proxy of a record.
+//! ProxyLaunch, replacing and ending the proxy of a record.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr};
@@ -9,7 +9,7 @@ use std::time::Duration;
 use crate::attachment::{AdminConfig, Driver, IgmpMode, Ruling};
 use crate::oci::ContainerId;
 use crate::proxy;
-use crate::proxy::{ProxyConfig, ProxyInterface, RelayTask, SpawnError, Starting, random_mark};
+use crate::proxy::{LaunchError, ProxyConfig, ProxyInterface, ProxyLaunch, RelayTask, random_mark};
 use crate::service::AttachError;
 use crate::state::{AttachedInterface, LockedDir, Record, StateDirError, Store};
 use crate::sys::process::ProcessRef;
@@ -21,8 +21,8 @@ const PATIENCE: Duration = Duration::from_millis(500);
 const AT_A_TIME: usize = 8;
 
 /// Starts a proxy for interfaces that need not be there yet; `None` when all have `igmp=off`.
-pub(super) fn begin(interfaces: &[AttachedInterface]) -> Result<Option<Starting>, SpawnError> {
-    interfaces.iter().any(is_served).then(Starting::begin).transpose()
+pub(super) fn begin(interfaces: &[AttachedInterface]) -> Result<Option<ProxyLaunch>, LaunchError> {
+    interfaces.iter().any(is_served).then(ProxyLaunch::spawn).transpose()
 }
 
 fn is_served(interface: &AttachedInterface) -> bool {
@@ -33,7 +33,7 @@ fn is_served(interface: &AttachedInterface) -> bool {
 /// not be there yet. The first proxy of a container gets a mark, which the record keeps for those that
 /// follow.
 pub(super) fn give(
-    starting: &mut Starting,
+    launch: &mut ProxyLaunch,
     record: &mut Record,
     old: Option<ProcessRef>,
 ) -> Result<(), AttachError> {
@@ -54,7 +54,7 @@ pub(super) fn give(
             relay: relay(interface),
         })
         .collect();
-    starting.give(&ProxyConfig {
+    launch.send_task(&ProxyConfig {
         container: record.container.to_string(),
         pid: record.init.pid,
         pid_start: record.init.start,
@@ -67,8 +67,8 @@ pub(super) fn give(
 }
 
 /// Tells a proxy that knows its task that the interfaces are there.
-pub(super) fn go(starting: &mut Starting, record: &Record) -> Result<(), SpawnError> {
-    starting.go(&served(record).map(|made| (made.index, made.mac)).collect::<Vec<_>>())
+pub(super) fn go(launch: &mut ProxyLaunch, record: &Record) -> Result<(), LaunchError> {
+    launch.send_interfaces(&served(record).map(|made| (made.index, made.mac)).collect::<Vec<_>>())
 }
 
 /// The interfaces that have a proxy.
@@ -124,13 +124,13 @@ pub(super) fn replace(record: &mut Record, dir: &LockedDir) -> Result<(), Attach
     if let Some(new) = &mut new {
         give(new, record, old)?;
         go(new, record)?;
-        new.installed()?;
-        new.ready()?;
+        new.wait_for_rules()?;
+        new.wait_until_ready()?;
     }
-    record.proxy = new.as_mut().map(Starting::process).transpose()?;
+    record.proxy = new.as_mut().map(ProxyLaunch::process).transpose()?;
     dir.write(record)?;
     if let Some(new) = new {
-        new.keep();
+        new.detach_child();
     }
     retire(old, dir)
 }
@@ -140,7 +140,7 @@ pub(super) fn retire(old: Option<ProcessRef>, dir: &LockedDir) -> Result<(), Att
     let Some(old) = old else { return Ok(()) };
     // Each packet is carried by one of the two, and none by both. Without a successor there is nobody to
     // carry any; one that does not take over begins anew with the request below.
-    let _ = proxy::take_over(dir.path());
+    let _ = proxy::request_takeover(dir.path());
     end(old)?;
     // What the container said to queries while both were there went to the old one. Without a successor
     // there is nobody to ask.

@@ -40,7 +40,7 @@ pub fn requery(dir: &Path) -> io::Result<()> {
 ///
 /// # Errors
 /// When it cannot be reached or does not answer.
-pub fn take_over(dir: &Path) -> io::Result<()> {
+pub fn request_takeover(dir: &Path) -> io::Result<()> {
     let mut answer = Vec::new();
     ask(dir, "takeover\n")?.take(MAX_ANSWER).read_to_end(&mut answer).map(drop)
 }

@@ -1,4 +1,4 @@
-//! Starting a proxy: what the hook does.
+//! ProxyLaunch a proxy: what the hook does.
 
 use std::io;
 use std::io::{Read, Write};
@@ -15,172 +15,181 @@ use crate::proxy::config::{INSTALLED, ProxyConfig, READY, REFUSED};
 use crate::state::state_dir;
 use crate::sys::process::ProcessRef;
 
-/// A proxy that takes longer to say it is ready is ended.
-const PATIENCE: Duration = Duration::from_secs(10);
-/// Longest answer of a proxy.
+/// A proxy whose next answer takes longer is killed.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+/// Longest answer of a proxy, in bytes.
 const MAX_ANSWER: usize = 4096;
-/// The program, beside the one that runs.
+/// File name of the proxy, in the directory of the running program.
 const PROGRAM: &str = "mcrun-proxy";
 
-/// Why there is no proxy.
+/// Why a proxy was not launched.
 #[derive(Debug, thiserror::Error)]
-pub enum SpawnError {
-    /// The program could not be started.
+pub enum LaunchError {
+    /// The program could not be executed.
     #[error("cannot start {}: {source}", program.display())]
     Start {
-        /// What was to be started.
+        /// Path of the program.
         program: PathBuf,
-        /// Why it was not.
+        /// Error of execve(2), or of finding the path.
         source: io::Error,
     },
-    /// Its pipes broke.
+    /// A pipe to or from the proxy failed.
     #[error("cannot talk to the new proxy: {0}")]
     Pipe(#[from] io::Error),
-    /// It said why it cannot run.
+    /// The proxy answered that it cannot serve, with this reason.
     #[error("the proxy did not start: {0}")]
     Refused(String),
-    /// It ended without a word.
-    #[error("the proxy ended at its start without saying why")]
+    /// The proxy ended without an answer.
+    #[error("the proxy ended at its start without giving a reason")]
     Died,
-    /// It said nothing.
-    #[error("the proxy was not ready within {} s", PATIENCE.as_secs())]
+    /// The proxy did not answer in time.
+    #[error("the proxy did not answer within {} s", ANSWER_TIMEOUT.as_secs())]
     Timeout,
 }
 
-/// A proxy on its way. Dropped before it is [kept](Starting::keep), it is ended.
+/// A proxy that is being launched. Dropping this value kills the proxy, unless
+/// [`detach_child`](Self::detach_child) was called.
 ///
 /// # Order of calls
-/// [`begin`](Self::begin), [`give`](Self::give), [`go`](Self::go), [`installed`](Self::installed),
-/// [`ready`](Self::ready), [`keep`](Self::keep). What the proxy does after one of them goes on while the
-/// caller does something else.
+/// [`spawn`](Self::spawn), [`send_task`](Self::send_task), [`send_interfaces`](Self::send_interfaces),
+/// [`wait_for_rules`](Self::wait_for_rules), [`wait_until_ready`](Self::wait_until_ready),
+/// [`detach_child`](Self::detach_child). The proxy works on between two of the calls, so that the
+/// caller can do something else meanwhile.
 #[derive(Debug)]
-pub struct Starting {
+pub struct ProxyLaunch {
     child: Child,
     stdin: Option<ChildStdin>,
     stdout: ChildStdout,
-    sent: io::Result<()>,
-    /// What it has answered and nobody has looked at.
-    answer: Vec<u8>,
-    kept: bool,
+    /// First error of writing to `stdin`. It counts only if the proxy gives no reason itself.
+    write_result: io::Result<()>,
+    /// Bytes received that [`ProxyLaunch::next_line`] has not returned.
+    received: Vec<u8>,
+    detached: bool,
 }
 
-impl Starting {
-    /// Starts the proxy of a container before its task is known: what does not depend on the task is done
-    /// while the task is found. It is `mcrun-proxy` beside the running program, with nothing of the
-    /// caller's environment but `MCRUN_STATE_DIR`. It makes a session of its own and holds none of the
-    /// caller's descriptors.
+impl ProxyLaunch {
+    /// Starts `mcrun-proxy` from the directory of the running program.
+    ///
+    /// The task follows later, so that the proxy does what does not depend on it while the caller
+    /// prepares the task. The proxy's environment holds `MCRUN_STATE_DIR` and nothing else. The
+    /// proxy makes a session of its own and inherits no descriptor except its standard streams.
     ///
     /// # Errors
-    /// [`SpawnError::Start`].
-    pub fn begin() -> Result<Self, SpawnError> {
+    /// [`LaunchError::Start`]; [`LaunchError::Pipe`] if the current directory is unknown.
+    pub fn spawn() -> Result<Self, LaunchError> {
         let program = std::env::current_exe()
-            .map_err(|source| SpawnError::Start { program: PROGRAM.into(), source })?
+            .map_err(|source| LaunchError::Start { program: PROGRAM.into(), source })?
             .with_file_name(PROGRAM);
-        // Neither a directory nor anything else that is to be done between fork and exec: without
-        // it the caller's memory is not copied first.
+        // No `current_dir` and no `pre_exec`: with either, std forks and copies this process's
+        // page tables first; without them it uses posix_spawn.
         let mut child = Command::new(&program)
             .env_clear()
-            // Absolute, since the proxy keeps no directory busy.
+            // Absolute, because the proxy changes its directory to `/`.
             .env("MCRUN_STATE_DIR", std::path::absolute(state_dir())?)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
             .spawn()
-            .map_err(|source| SpawnError::Start { program, source })?;
+            .map_err(|source| LaunchError::Start { program, source })?;
         let stdin = child.stdin.take();
-        let stdout = child.stdout.take().ok_or_else(closed)?;
-        Ok(Starting { child, stdin, stdout, sent: Ok(()), answer: Vec::new(), kept: false })
+        let stdout = child.stdout.take().ok_or_else(closed_pipe)?;
+        let (write_result, received) = (Ok(()), Vec::new());
+        Ok(ProxyLaunch { child, stdin, stdout, write_result, received, detached: false })
     }
 
-    /// Tells it its task.
+    /// Sends the task, the first line of the proxy's standard input.
     ///
     /// # Errors
-    /// [`SpawnError::Pipe`]. One that has ended has left an answer that says why.
-    pub fn give(&mut self, config: &ProxyConfig) -> Result<(), SpawnError> {
-        self.send(config)
+    /// [`LaunchError::Pipe`] if the task cannot be serialized. An error of writing is returned by
+    /// the next call that waits, unless the proxy gives a reason itself.
+    pub fn send_task(&mut self, config: &ProxyConfig) -> Result<(), LaunchError> {
+        self.send_line(config)
     }
 
-    /// Tells it that all its interfaces are there, as far as they are not yet to come: their indexes in the
-    /// container's namespace and their hardware addresses, in the order of the task.
+    /// Sends the second and last line: for each interface of the task, in its order, the index in
+    /// the container's namespace and the MAC address. The index is 0 where a relay's interface
+    /// does not exist yet.
     ///
     /// # Errors
-    /// As [`give`](Self::give).
-    pub fn go(&mut self, made: &[(u32, Option<MacAddr>)]) -> Result<(), SpawnError> {
-        self.send(&made)?;
+    /// As [`send_task`](Self::send_task).
+    pub fn send_interfaces(&mut self, made: &[(u32, Option<MacAddr>)]) -> Result<(), LaunchError> {
+        self.send_line(&made)?;
         self.stdin = None;
         Ok(())
     }
 
-    /// Waits until its rules and sockets are in place, so that links may come up.
+    /// Waits until the rules are installed. Links may be set up from then on.
     ///
     /// # Errors
-    /// See [`SpawnError`].
-    pub fn installed(&mut self) -> Result<(), SpawnError> {
-        self.expect(INSTALLED)
+    /// See [`LaunchError`].
+    pub fn wait_for_rules(&mut self) -> Result<(), LaunchError> {
+        self.expect_line(INSTALLED)
     }
 
-    /// Waits until it has given up its privileges and serves.
+    /// Waits until the proxy has given up its privileges and serves.
     ///
     /// # Errors
-    /// See [`SpawnError`].
-    pub fn ready(&mut self) -> Result<(), SpawnError> {
-        self.expect(READY)
+    /// See [`LaunchError`].
+    pub fn wait_until_ready(&mut self) -> Result<(), LaunchError> {
+        self.expect_line(READY)
     }
 
-    /// Its process.
+    /// The process of the proxy.
     ///
     /// # Errors
-    /// See [`SpawnError`]; one that has ended is asked why.
-    pub fn process(&mut self) -> Result<ProcessRef, SpawnError> {
+    /// See [`LaunchError`]: if the process has ended, the reason that it gave.
+    pub fn process(&mut self) -> Result<ProcessRef, LaunchError> {
         match ProcessRef::of(self.child.id().cast_signed()) {
             Ok(process) => Ok(process),
             Err(error) => {
-                self.expect(READY)?;
+                self.expect_line(READY)?;
                 Err(error.into())
             }
         }
     }
 
-    /// Lets it live.
-    pub fn keep(mut self) {
-        self.kept = true;
+    /// Leaves the proxy running when this value is dropped, as it is here.
+    pub fn detach_child(mut self) {
+        self.detached = true;
     }
 
-    fn send(&mut self, message: &impl Serialize) -> Result<(), SpawnError> {
+    fn send_line(&mut self, message: &impl Serialize) -> Result<(), LaunchError> {
         let mut line = serde_json::to_vec(message).map_err(io::Error::from)?;
         line.push(b'\n');
-        let sent = self.stdin.as_mut().ok_or_else(closed).and_then(|pipe| pipe.write_all(&line));
-        if self.sent.is_ok() {
-            self.sent = sent;
+        let pipe = self.stdin.as_mut().ok_or_else(closed_pipe);
+        let result = pipe.and_then(|pipe| pipe.write_all(&line));
+        if self.write_result.is_ok() {
+            self.write_result = result;
         }
         Ok(())
     }
 
-    fn expect(&mut self, wanted: &str) -> Result<(), SpawnError> {
+    fn expect_line(&mut self, wanted: &str) -> Result<(), LaunchError> {
         match self.next_line()? {
             Some(line) if line == wanted => Ok(()),
             Some(line) if line.starts_with(REFUSED) => {
-                Err(SpawnError::Refused(line[REFUSED.len()..].to_owned()))
+                Err(LaunchError::Refused(line[REFUSED.len()..].to_owned()))
             }
             _ => {
-                std::mem::replace(&mut self.sent, Ok(()))?;
-                Err(SpawnError::Died)
+                std::mem::replace(&mut self.write_result, Ok(()))?;
+                Err(LaunchError::Died)
             }
         }
     }
 
-    /// The next line of its answer, without its end; `None` when it has ended without one.
-    fn next_line(&mut self) -> Result<Option<String>, SpawnError> {
-        let deadline = Instant::now() + PATIENCE;
+    /// The next line of the answer, without its line end; `None` if the proxy closes its output
+    /// before the line is complete, or if the line is too long.
+    fn next_line(&mut self) -> Result<Option<String>, LaunchError> {
+        let deadline = Instant::now() + ANSWER_TIMEOUT;
         loop {
-            if let Some(end) = self.answer.iter().position(|byte| *byte == b'\n') {
-                let line: Vec<u8> = self.answer.drain(..=end).collect();
+            if let Some(end) = self.received.iter().position(|byte| *byte == b'\n') {
+                let line: Vec<u8> = self.received.drain(..=end).collect();
                 return Ok(Some(String::from_utf8_lossy(&line[..end]).into_owned()));
             }
             let left = deadline.saturating_duration_since(Instant::now());
             let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
             match poll(&mut [PollFd::new(self.stdout.as_fd(), PollFlags::POLLIN)], timeout) {
-                Ok(0) => return Err(SpawnError::Timeout),
+                Ok(0) => return Err(LaunchError::Timeout),
                 Ok(_) => {}
                 Err(nix::errno::Errno::EINTR) => continue,
                 Err(e) => return Err(io::Error::from(e).into()),
@@ -188,25 +197,25 @@ impl Starting {
             let mut buffer = [0; 512];
             match self.stdout.read(&mut buffer)? {
                 0 => return Ok(None),
-                n => self.answer.extend_from_slice(&buffer[..n]),
+                n => self.received.extend_from_slice(&buffer[..n]),
             }
-            if self.answer.len() > MAX_ANSWER {
+            if self.received.len() > MAX_ANSWER {
                 return Ok(None);
             }
         }
     }
 }
 
-impl Drop for Starting {
+impl Drop for ProxyLaunch {
     fn drop(&mut self) {
-        if !self.kept {
-            // It may have ended by itself.
+        if !self.detached {
+            // Both fail if the proxy has ended by itself; there is nothing left to do then.
             let _ = self.child.kill();
             let _ = self.child.wait();
         }
     }
 }
 
-fn closed() -> io::Error {
+fn closed_pipe() -> io::Error {
     io::ErrorKind::BrokenPipe.into()
 }

@@ -24,7 +24,7 @@ pub struct ProxyStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<String>,
     /// Its interfaces, in the order of attachment.
-    pub interfaces: Vec<InterfaceEntry>,
+    pub interfaces: Vec<InterfaceStatus>,
 }
 
 /// How a proxy works.
@@ -39,16 +39,16 @@ pub enum ProxyState {
 
 /// One interface of the container.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct InterfaceEntry {
+pub struct InterfaceStatus {
     /// Name in the container.
     pub interface: String,
     /// LAN interface on the host.
     pub parent: String,
     /// The LAN's querier, when one was heard within 255 s (RFC 9776 §8.5).
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub querier: Option<LanQuerier>,
+    pub querier: Option<QuerierStatus>,
     /// Groups, by address.
-    pub groups: Vec<GroupEntry>,
+    pub groups: Vec<GroupMembership>,
     /// Messages counted by what became of them; names are stable, zeroes are left out.
     #[serde(default)]
     pub counters: std::collections::BTreeMap<String, u64>,
@@ -125,7 +125,7 @@ pub struct TranslatedPort {
 
 /// The querier of the LAN.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct LanQuerier {
+pub struct QuerierStatus {
     /// Its address.
     pub address: Ipv4Addr,
     /// IGMP version it speaks, 1 to 3.
@@ -139,7 +139,7 @@ pub struct LanQuerier {
 
 /// One group on one interface.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct GroupEntry {
+pub struct GroupMembership {
     /// The group.
     pub group: Ipv4Addr,
     /// How `sources` is meant.
@@ -149,7 +149,7 @@ pub struct GroupEntry {
     /// IGMP version the container uses for it, 1 to 3.
     pub version: u8,
     /// What became of the wish.
-    pub status: GroupStatus,
+    pub status: MembershipStatus,
     /// The rule, the limit or the error behind any status but `joined`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
@@ -163,7 +163,7 @@ pub struct GroupEntry {
 /// What became of a wish for a group.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum GroupStatus {
+pub enum MembershipStatus {
     /// Joined on the LAN.
     Joined,
     /// Refused by a rule.

@@ -14,7 +14,9 @@ use crate::proxy::config::ProxyInterface;
 use crate::proxy::container::interception::Injector;
 use crate::proxy::container::macvlan_filter::{RxFilter, RxFilters};
 use crate::proxy::container::proc_net::Observed;
-use crate::proxy::control::status::{GroupEntry, GroupStatus, InterfaceEntry, LanQuerier};
+use crate::proxy::control::status::{
+    GroupMembership, InterfaceStatus, MembershipStatus, QuerierStatus,
+};
 use crate::proxy::event_loop::warnings::about_querier;
 use crate::proxy::lan::early_report::Reporter;
 use crate::proxy::lan::joins::{LimitFiles, Pool};
@@ -307,9 +309,9 @@ impl Interface {
         &self,
         now: Instant,
         observed: &BTreeMap<(u32, Ipv4Addr), (Observed, Instant)>,
-    ) -> InterfaceEntry {
+    ) -> InterfaceStatus {
         let age = |since: Instant| now.saturating_duration_since(since).as_secs();
-        let mut entry = InterfaceEntry {
+        let mut entry = InterfaceStatus {
             interface: self.config.name.clone(),
             parent: self.config.parent.clone(),
             querier: None,
@@ -322,12 +324,12 @@ impl Interface {
             entry.groups = observed
                 .range((index, Ipv4Addr::UNSPECIFIED)..=(index, Ipv4Addr::BROADCAST))
                 .filter(|((_, group), _)| !is_link_local(*group))
-                .map(|((_, group), (seen, since))| GroupEntry {
+                .map(|((_, group), (seen, since))| GroupMembership {
                     group: *group,
                     mode: seen.filter.mode,
                     sources: seen.filter.sources.iter().copied().collect(),
                     version: seen.version,
-                    status: GroupStatus::Joined,
+                    status: MembershipStatus::Joined,
                     reason: None,
                     age_s: age(*since),
                     relay: None,
@@ -341,14 +343,14 @@ impl Interface {
             .groups()
             .map(|view| {
                 let (status, reason) = match view.status {
-                    Status::Denied(rule) => (GroupStatus::Denied, Some(rule)),
-                    Status::Limited(limit) => (GroupStatus::Limited, Some(limit)),
+                    Status::Denied(rule) => (MembershipStatus::Denied, Some(rule)),
+                    Status::Limited(limit) => (MembershipStatus::Limited, Some(limit)),
                     Status::Allowed => match served.pool.failure(view.group) {
-                        Some(reason) => (GroupStatus::Failed, Some(reason.to_owned())),
-                        None => (GroupStatus::Joined, None),
+                        Some(reason) => (MembershipStatus::Failed, Some(reason.to_owned())),
+                        None => (MembershipStatus::Joined, None),
                     },
                 };
-                GroupEntry {
+                GroupMembership {
                     group: view.group,
                     mode: view.wanted.mode,
                     sources: view.wanted.sources.into_iter().collect(),
@@ -374,8 +376,8 @@ impl Served {
     }
 
     /// The LAN's querier, if one is present.
-    fn querier(&self, now: Instant) -> Option<LanQuerier> {
-        self.router.querier(now).map(|lan| LanQuerier {
+    fn querier(&self, now: Instant) -> Option<QuerierStatus> {
+        self.router.querier(now).map(|lan| QuerierStatus {
             address: lan.address,
             version: lan.version.number(),
             interval_s: lan.interval.and_then(|i| u32::try_from(i.as_secs()).ok()),

@@ -214,7 +214,7 @@ impl Driver {
 
     /// Joins what the container has joined before this proxy was there: another one has ended,
     /// or is about to. The container's own reports correct it.
-    pub(crate) fn take_over(&mut self, now: Instant) {
+    pub(crate) fn join_existing_memberships(&mut self, now: Instant) {
         let Loop { proc_net, interfaces, limits, reporters, .. } = &mut self.loop_;
         // Without it the container's answer to the first query tells all.
         let groups = proc_net.read().unwrap_or_default();

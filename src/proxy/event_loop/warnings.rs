@@ -6,7 +6,7 @@ use std::time::Instant;
 use crate::igmp::Timing;
 use crate::igmp::wire::Version;
 use crate::proxy::config::ProxyInterface;
-use crate::proxy::control::status::LanQuerier;
+use crate::proxy::control::status::QuerierStatus;
 
 /// What the kernel does on an upstream without an IPv4 address.
 pub(super) fn unnumbered(upstream: &str) -> String {
@@ -25,11 +25,11 @@ pub(super) fn about_querier(
     now: Instant,
     config: &ProxyInterface,
     up_since: Option<Instant>,
-    querier: Option<&LanQuerier>,
+    querier: Option<&QuerierStatus>,
     with_sources: &[Ipv4Addr],
 ) -> Option<String> {
     let ProxyInterface { name, upstream, .. } = config;
-    let Some(LanQuerier { address, version, .. }) = querier else {
+    let Some(QuerierStatus { address, version, .. }) = querier else {
         // RFC 9776 §8.5: only then a querier that was there is taken for gone.
         let patience = Timing::default().other_querier_present_interval();
         let listened = up_since.map(|since| now.saturating_duration_since(since));
@@ -80,9 +80,9 @@ mod tests {
         }
     }
 
-    fn querier(version: u8) -> LanQuerier {
+    fn querier(version: u8) -> QuerierStatus {
         let address = Ipv4Addr::new(10, 0, 0, 1);
-        LanQuerier { address, version, interval_s: None, last_query_s: 3 }
+        QuerierStatus { address, version, interval_s: None, last_query_s: 3 }
     }
 
     #[test]
