@@ -26,10 +26,9 @@ docs     := README.md CHANGELOG.md LICENSE-MIT LICENSE-APACHE hooks/config.json
 demo_packages := runc
 # What make bench sets beside mcrun, or measures with.
 bench_packages := iproute2 util-linux python3-minimal docker.io busybox-static containernetworking-plugins igmpproxy smcroute gcc libc6-dev
-# All tests that start a proxy run once more with a proxy as on kernels that do not tell of joins, but for
-# those in a virtual machine: its kernel does not.
+# All tests that start a proxy run once more with a proxy as on kernels that do not tell of joins. These
+# topics start none, or run in a virtual machine, whose kernel does not tell of joins anyway.
 once := delivered dependencies generated install ipvlan options probe readme static_binaries
-twice := $(filter-out $(once),$(basename $(notdir $(wildcard tests/*.rs))))
 test_packages := runc crun docker.io containerd podman netavark iptables busybox-static iproute2 nftables tcpdump util-linux libcap2-bin make \
     qemu-system-x86
 # The kernel of the virtual machine in which tests/ipvlan.rs runs.
@@ -56,7 +55,7 @@ test: need-root
 	# A shell's background job ignores SIGINT, and so would all that the tests start and interrupt.
 	env --default-signal=INT,QUIT cargo test --locked
 	MCRUN_TEST_NOTIFICATIONS=off env --default-signal=INT,QUIT \
-	    cargo test --locked $(addprefix --test ,$(twice))
+	    cargo test --locked --test main -- $(addprefix --skip ,$(addsuffix ::,$(once)))
 
 lint:
 	@scripts/need-toolchain
@@ -82,7 +81,7 @@ fuzz:
 
 # Writes man/ and completions/ anew from the command line's definition.
 man:
-	MCRUN_REGENERATE=1 cargo test --locked --test generated
+	MCRUN_REGENERATE=1 cargo test --locked --test main generated::
 
 # Builds only when there is nothing to install, so that root need not have cargo.
 install:

@@ -1,12 +1,11 @@
 //! `mcrun attach` and `mcrun detach`: containers that run already.
 
-mod lab;
-
 use std::net::Ipv4Addr;
 use std::process::Output;
 use std::time::Duration;
 
-use lab::{
+use crate::lab;
+use crate::lab::{
     Background, Bundle, Container, Engine, IMAGE, Lab, PARENT, PATIENCE, Runtime, SOURCES, kill,
     output, run, wait_until,
 };

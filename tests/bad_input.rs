@@ -1,13 +1,12 @@
 //! What cannot be done is refused in one line, and leaves nothing behind.
 
-mod lab;
-
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::time::Duration;
 
-use lab::{Background, Bundle, Lab, PARENT, Runtime, json, run};
+use crate::lab;
+use crate::lab::{Background, Bundle, Lab, PARENT, Runtime, json, run};
 
 /// Far more than undoing takes.
 const SOON: Duration = Duration::from_secs(5);

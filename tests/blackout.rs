@@ -1,11 +1,10 @@
 //! Why mcrun exists: a switch port with immediate leave, and a neighbour that leaves.
 
-mod lab;
-
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
-use lab::{Lab, PATIENCE, Reception, SOURCES, wait_until};
+use crate::lab;
+use crate::lab::{Lab, PATIENCE, Reception, SOURCES, wait_until};
 
 const GROUP: Ipv4Addr = Ipv4Addr::new(239, 1, 1, 1);
 /// Packets per second.

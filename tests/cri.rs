@@ -1,13 +1,12 @@
 //! Kubernetes' way in: `mcrun-runtime` as a runtime handler of containerd's CRI plugin.
 
-mod lab;
-
 use std::fs;
 use std::net::Ipv4Addr;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::time::Duration;
 
-use lab::{Container, Containerd, Cri, Lab, PARENT, PATIENCE, Pod, SOURCES, wait_until};
+use crate::lab;
+use crate::lab::{Container, Containerd, Cri, Lab, PARENT, PATIENCE, Pod, SOURCES, wait_until};
 
 const GROUP: Ipv4Addr = Ipv4Addr::new(239, 6, 3, 1);
 const IMAGE: &str = "lab.example/lab:1";

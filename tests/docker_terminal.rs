@@ -1,15 +1,12 @@
 //! `mcrun run` on a terminal, in front of docker: nothing tells it from `docker run`.
 
-mod lab;
-mod terminal;
-
 use std::process::{Command, ExitStatus};
 use std::time::Duration;
 
-use lab::{Dockerd, Engine, IMAGE, Lab, PARENT, json, output, wait_until};
+use crate::lab::{Dockerd, Engine, IMAGE, Lab, PARENT, json, output, wait_until};
+use crate::terminal::User;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use terminal::User;
 
 /// Within what everything must be gone.
 const LIMIT: Duration = Duration::from_secs(3);

@@ -1,12 +1,10 @@
 //! Containers of a real docker: `mcrun run` in front of it, and what happens to them after that.
 
-mod lab;
-
 use std::net::Ipv4Addr;
 use std::process::Stdio;
 use std::time::Duration;
 
-use lab::{
+use crate::lab::{
     Background, Container, Dockerd, Engine, HOST, IMAGE, Lab, PARENT, PATIENCE, SOURCES, alive,
     kill, output, run, wait_until,
 };

@@ -1,13 +1,12 @@
 //! Containers of a real podman: `mcrun run` in front of it, and its own commands after that.
 
-mod lab;
-
 use std::io::Write;
 use std::net::Ipv4Addr;
 use std::process::Stdio;
 use std::time::Duration;
 
-use lab::{
+use crate::lab;
+use crate::lab::{
     Container, Engine, IMAGE, Lab, PARENT, PATIENCE, SOURCES, alive, hooks_dir, kill, output, run,
     wait_until,
 };

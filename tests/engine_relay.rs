@@ -1,11 +1,9 @@
 //! Containers on the engines' own bridges, which carry no multicast, as discovery protocols find them.
 
-mod lab;
-
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::time::Duration;
 
-use lab::{
+use crate::lab::{
     Background, Container, Dockerd, Engine, HOST, Lab, PATIENCE, SOURCES, assert_whole, output,
     payloads, stream, wait_until,
 };

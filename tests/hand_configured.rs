@@ -1,11 +1,9 @@
 //! Plain runc and crun with hooks in config.json, as the README shows.
 
-mod lab;
-
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
-use lab::{Bundle, Lab, PARENT, PATIENCE, Runtime, SOURCES, wait_until};
+use crate::lab::{Bundle, Lab, PARENT, PATIENCE, Runtime, SOURCES, wait_until};
 
 const GROUP: Ipv4Addr = Ipv4Addr::new(239, 5, 1, 1);
 

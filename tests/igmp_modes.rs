@@ -1,11 +1,10 @@
 //! `igmp=native` and `igmp=off`.
 
-mod lab;
-
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
-use lab::{Lab, PATIENCE, SOURCES, memberships, run, wait_until};
+use crate::lab;
+use crate::lab::{Lab, PATIENCE, SOURCES, memberships, run, wait_until};
 
 const GROUP: Ipv4Addr = Ipv4Addr::new(239, 7, 1, 1);
 

@@ -1,12 +1,10 @@
 //! The interface that a container gets.
 
-mod lab;
-
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
-use lab::{Container, Lab, PARENT, PATIENCE, SOURCES, run, wait_until};
+use crate::lab::{Container, Lab, PARENT, PATIENCE, SOURCES, run, wait_until};
 use serde_json::Value;
 
 fn link(container: &Container, name: &str) -> Value {

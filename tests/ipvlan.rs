@@ -3,9 +3,7 @@
 //! Not every kernel has ipvlan, so these tests run in a virtual machine with one that does; it does not
 //! tell of joins either, which newer ones do.
 
-mod lab;
-mod vm;
-
+use crate::vm;
 use std::collections::BTreeSet;
 use std::fs;
 use std::fs::File;
@@ -13,7 +11,8 @@ use std::net::Ipv4Addr;
 use std::process::Stdio;
 use std::time::Duration;
 
-use lab::{Bundle, Container, Lab, PATIENCE, Reception, SOURCES, run, wait_until};
+use crate::lab;
+use crate::lab::{Bundle, Container, Lab, PATIENCE, Reception, SOURCES, run, wait_until};
 
 const GROUP: Ipv4Addr = Ipv4Addr::new(239, 9, 1, 1);
 const CHANNEL: Ipv4Addr = Ipv4Addr::new(232, 9, 1, 1);

@@ -1,13 +1,12 @@
 //! However a container, its proxy or its runtime ends: nothing stays.
 
-mod lab;
-
 use std::fs;
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use lab::{
+use crate::lab;
+use crate::lab::{
     Background, Bundle, Container, Lab, PARENT, PATIENCE, Runtime, SOURCES, alive, json, kill,
     memberships, run, wait_until,
 };

@@ -1,12 +1,11 @@
 //! Real queriers and routers on the LAN, real sockets in the container.
 
-mod lab;
-
 use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::time::Duration;
 
-use lab::{Change, Container, FAR, Lab, PATIENCE, ROUTER, SOURCES, SWITCH, wait_until};
+use crate::lab;
+use crate::lab::{Change, Container, FAR, Lab, PATIENCE, ROUTER, SOURCES, SWITCH, wait_until};
 use mcrun::multicast::{FilterMode, SourceFilter};
 use mcrun::net::netns::NetNs;
 use serde_json::Value;

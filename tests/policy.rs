@@ -1,12 +1,11 @@
 //! Who may join what, and what of it arrives.
 
-mod lab;
-
 use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
-use lab::{Change, Container, Lab, PATIENCE, SOURCES, run, wait_until};
+use crate::lab;
+use crate::lab::{Change, Container, Lab, PATIENCE, SOURCES, run, wait_until};
 use mcrun::multicast::SourceFilter;
 use serde_json::Value;
 

@@ -1,11 +1,9 @@
 //! A switch port that lets in frames from the host's own MAC address only.
 
-mod lab;
-
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
-use lab::{Lab, PATIENCE, SOURCES, wait_until};
+use crate::lab::{Lab, PATIENCE, SOURCES, wait_until};
 
 const GROUP: Ipv4Addr = Ipv4Addr::new(239, 2, 1, 1);
 

@@ -1,13 +1,12 @@
 //! The first report of a join: sent by the proxy without delay, followed by the kernel's own, and never
 //! for a group that the host has joined already. Without notifications there are the kernel's alone.
 
-mod lab;
-
 use std::fs;
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
-use lab::{Capture, Change, Igmp, IgmpFrame, Lab, PATIENCE, RecordKind, run, wait_until};
+use crate::lab;
+use crate::lab::{Capture, Change, Igmp, IgmpFrame, Lab, PATIENCE, RecordKind, run, wait_until};
 
 const FIRST: Ipv4Addr = Ipv4Addr::new(239, 6, 1, 1);
 const MARKER: Ipv4Addr = Ipv4Addr::new(239, 6, 1, 2);

@@ -1,7 +1,5 @@
 //! The proxy process by itself: a process in a namespace of its own stands for the container.
 
-mod lab;
-
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::{Read, Write};
@@ -12,7 +10,8 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use lab::{Background, Igmp, Lab, PARENT, PATIENCE, RecordKind, alive, run, wait_until};
+use crate::lab;
+use crate::lab::{Background, Igmp, Lab, PARENT, PATIENCE, RecordKind, alive, run, wait_until};
 use mcrun::attachment::IgmpMode;
 use mcrun::multicast::{FilterMode, SourceFilter};
 use mcrun::multicast::{GroupPolicy, GroupRule};

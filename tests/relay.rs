@@ -1,13 +1,12 @@
 //! The relay: containers on a bridge that carries no multicast receive from the LAN and send to it.
 
-mod lab;
-
 use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use lab::{
+use crate::lab;
+use crate::lab::{
     Container, HOST, Lab, PATIENCE, SOURCES, Udp, assert_whole, json, numbered, payloads, run,
     stream, wait_until,
 };

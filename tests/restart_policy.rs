@@ -1,11 +1,9 @@
 //! Containers that engines start anew by themselves.
 
-mod lab;
-
 use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
-use lab::{
+use crate::lab::{
     Container, Dockerd, Engine, IMAGE, Lab, PARENT, PATIENCE, SOURCES, hooks_dir, kill, run,
     wait_until,
 };

@@ -1,14 +1,13 @@
 //! A container with CAP_NET_RAW that makes IGMP by itself.
 
-mod lab;
-
 use std::fs;
 use std::io;
 use std::net::Ipv4Addr;
 use std::os::fd::AsRawFd;
 use std::time::Duration;
 
-use lab::{Igmp, Lab, PATIENCE, SOURCES, wait_until};
+use crate::lab;
+use crate::lab::{Igmp, Lab, PATIENCE, SOURCES, wait_until};
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
 /// A group that the neighbour of the rogue receives.
@@ -41,7 +40,7 @@ fn igmp_of_raw_and_packet_sockets_does_not_reach_the_wire() {
 
     let capture = lab.capture_also(&format!("igmp or udp port {MARKER_PORT}"));
     let variable = format!("{ROGUE}={}", lab.host_mac());
-    let test = "igmp_of_raw_and_packet_sockets_does_not_reach_the_wire";
+    let test = "rogue::igmp_of_raw_and_packet_sockets_does_not_reach_the_wire";
     let output = lab::output(
         &mut lab
             .exec_command(&container, &["env", &variable, "rogue", "--exact", test, "--nocapture"]),

@@ -1,12 +1,10 @@
 //! `mcrun run --rootfs` and `--bundle`: what the command is given and how it ends.
 
-mod machine;
-
 use std::fs;
 use std::io::Write;
 use std::process::Stdio;
 
-use machine::{ENGINES, Machine, assert_status, stderr, stdout};
+use crate::machine::{ENGINES, Machine, assert_status, stderr, stdout};
 use serde_json::json;
 
 #[test]

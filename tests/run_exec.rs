@@ -1,11 +1,9 @@
 //! `mcrun exec`: a further process in a running container.
 
-mod machine;
-
 use std::io::Write;
 use std::process::Stdio;
 
-use machine::{ENGINES, Machine, assert_status, signal, stderr, stdout, wait_until};
+use crate::machine::{ENGINES, Machine, assert_status, signal, stderr, stdout, wait_until};
 use nix::sys::signal::Signal;
 
 #[test]

@@ -1,12 +1,10 @@
 //! Containers of `mcrun run` from start to end: signals, killed processes, failed starts, and that
 //! nothing is ever left behind.
 
-mod machine;
-
 use std::fs;
 use std::process::{Child, Command, Stdio};
 
-use machine::{ENGINES, Machine, assert_status, signal, stderr, stdout, wait_until};
+use crate::machine::{ENGINES, Machine, assert_status, signal, stderr, stdout, wait_until};
 use nix::sys::signal::Signal;
 
 const LOOP: &str = "while :; do sleep 0.02; done";

@@ -1,12 +1,9 @@
 //! `mcrun run -t` and `exec -t`: the container's terminal, and the user's, which is restored on every
 //! exit.
 
-mod machine;
-mod terminal;
-
-use machine::{ENGINES, Machine, assert_status, signal, stderr, stdout, wait_until};
+use crate::machine::{ENGINES, Machine, assert_status, signal, stderr, stdout, wait_until};
+use crate::terminal::User;
 use nix::sys::signal::Signal;
-use terminal::User;
 
 #[test]
 fn a_shell_is_used_and_left() {

@@ -1,14 +1,13 @@
 //! `mcrun-runtime` as runtimes are called: by engines, by hand, with runc and with crun behind it.
 
-mod lab;
-
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
-use lab::{Bundle, Lab, output, run};
+use crate::lab;
+use crate::lab::{Bundle, Lab, output, run};
 use serde_json::{Value, json};
 
 const RUNTIME: &str = env!("CARGO_BIN_EXE_mcrun-runtime");

@@ -1,13 +1,12 @@
 //! `mcrun-runtime` under containerd, by `ctr`.
 
-mod lab;
-
 use std::fs;
 use std::net::Ipv4Addr;
 use std::process::Command;
 use std::time::Duration;
 
-use lab::{Container, Containerd, Lab, PARENT, PATIENCE, SOURCES, output, run, wait_until};
+use crate::lab;
+use crate::lab::{Container, Containerd, Lab, PARENT, PATIENCE, SOURCES, output, run, wait_until};
 
 const GROUP: Ipv4Addr = Ipv4Addr::new(239, 6, 2, 1);
 const NAMESPACE: &str = "lab";

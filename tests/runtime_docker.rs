@@ -1,11 +1,10 @@
 //! `mcrun-runtime` as a runtime of dockerd.
 
-mod lab;
-
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
-use lab::{Dockerd, Lab, PARENT, PATIENCE, SOURCES, output, run, wait_until};
+use crate::lab;
+use crate::lab::{Dockerd, Lab, PARENT, PATIENCE, SOURCES, output, run, wait_until};
 
 const GROUP: Ipv4Addr = Ipv4Addr::new(239, 6, 1, 1);
 const ATTACHMENT: &str = "parent=lan0,ip=10.99.0.11/24";

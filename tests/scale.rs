@@ -1,7 +1,5 @@
 //! Many groups, many sources, and a container that floods its proxy.
 
-mod lab;
-
 use std::collections::BTreeSet;
 use std::fs;
 use std::fs::File;
@@ -9,7 +7,8 @@ use std::io::{Read, Seek};
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::time::{Duration, Instant};
 
-use lab::{Change, Container, Lab, PATIENCE, wait_until};
+use crate::lab;
+use crate::lab::{Change, Container, Lab, PATIENCE, wait_until};
 use mcrun::multicast::SourceFilter;
 use mcrun::net::netns::NetNs;
 use socket2::{Domain, Protocol, Socket, Type};

@@ -1,12 +1,11 @@
 //! Source-specific joins: what the switch hears is what the containers have asked for, never more.
 
-mod lab;
-
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
-use lab::{Lab, PATIENCE, Record, RecordKind, SOURCES, wait_until};
+use crate::lab;
+use crate::lab::{Lab, PATIENCE, Record, RecordKind, SOURCES, wait_until};
 
 const GROUP: Ipv4Addr = Ipv4Addr::new(232, 1, 1, 1);
 

@@ -1,12 +1,10 @@
 //! The state directory is lost while a container runs: nobody but its proxy knows of it then.
 
-mod lab;
-
 use std::fs;
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
-use lab::{
+use crate::lab::{
     Bundle, Container, Dockerd, Engine, Lab, PARENT, PATIENCE, Runtime, SOURCES, alive, kill, run,
     wait_until,
 };

@@ -1,6 +1,6 @@
 #!/bin/busybox sh
-# The first process of the virtual machine: runs the tests of /vm/test that the arguments in
-# /vm/arguments select, one at a time, and writes what they print to the port that the host reads.
+# The first process of the virtual machine: runs the tests of /vm/test that /vm/tests names, one at a
+# time, and writes what they print to the port that the host reads.
 busybox=/bin/busybox
 applets=/vm/applets
 
@@ -35,17 +35,14 @@ done
 
 # The only port of the only virtio-serial device.
 port=/dev/$(cd /sys/class/virtio-ports && echo *)
-# shellcheck disable=SC2046 # one word each
-set -- $(cat /vm/arguments)
 export MCRUN_TEST_GUEST=1
 {
-    /vm/test --list --format terse "$@" | sed -n 's/: test$//p' >/tmp/tests
     while read -r name; do
         # What is printed may end without a newline.
         printf '\n=== begin %s\n' "$name"
         timeout "$(cat /vm/limit)" /vm/test --exact "$name" --include-ignored --nocapture </dev/null 2>&1
         printf '\n=== end %s %d\n' "$name" $?
-    done </tmp/tests
+    done </vm/tests
     echo '=== all'
 } >"$port"
 poweroff -f

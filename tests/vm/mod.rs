@@ -25,6 +25,9 @@ use std::time::{Duration, Instant};
 
 use archive::Archive;
 
+/// The modules whose tests run in the machine.
+const TOPICS: [&str; 1] = ["ipvlan::"];
+
 /// What the kernel has as modules and the tests need, beside what these depend on.
 const MODULES: [&str; 8] =
     ["veth", "bridge", "macvlan", "ipvlan", "nf_tables", "nfnetlink_log", "nft_log", "nft_limit"];
@@ -58,7 +61,7 @@ pub(super) fn run<F: FnOnce()>(test: F) {
         return test();
     }
     static OUTCOMES: OnceLock<Result<Outcomes, String>> = OnceLock::new();
-    // The closure's type is called `program::test::{{closure}}`.
+    // The closure's type is called `program::topic::test::{{closure}}`.
     let name = type_name::<F>();
     let name = name.trim_end_matches("::{{closure}}");
     let name = name.split_once("::").map_or(name, |(_, name)| name);
@@ -174,8 +177,7 @@ fn build_image(image: &Path, modules: &Path) -> io::Result<()> {
     }
     archive.file(Path::new("/init"), include_bytes!("init.sh"))?;
     archive.file(Path::new("/vm/test"), &fs::read(std::env::current_exe()?)?)?;
-    let arguments: Vec<String> = std::env::args().skip(1).collect();
-    archive.file(Path::new("/vm/arguments"), arguments.join("\n").as_bytes())?;
+    archive.file(Path::new("/vm/tests"), wanted()?.as_bytes())?;
     archive.file(Path::new("/vm/limit"), TEST_LIMIT.as_secs().to_string().as_bytes())?;
     for program in [
         env!("CARGO_BIN_EXE_mcrun"),
@@ -203,6 +205,21 @@ fn build_image(image: &Path, modules: &Path) -> io::Result<()> {
         archive.file(Path::new(&format!("/vm/modules/{position:02}-{name}.ko")), module)?;
     }
     archive.finish()
+}
+
+/// Names of the machine's tests that this process was asked for, each on a line.
+fn wanted() -> io::Result<String> {
+    let output = Command::new(std::env::current_exe()?)
+        .args(std::env::args().skip(1))
+        .args(["--list", "--format", "terse"])
+        .output()?;
+    if !output.status.success() {
+        return Err(io::Error::other(format!("cannot list the tests: {output:?}")));
+    }
+    let text = String::from_utf8_lossy(&output.stdout);
+    let names = text.lines().filter_map(|line| line.strip_suffix(": test"));
+    let names = names.filter(|name| TOPICS.iter().any(|topic| name.starts_with(topic)));
+    Ok(names.map(|name| format!("{name}\n")).collect())
 }
 
 fn find_program(name: &str) -> io::Result<PathBuf> {
