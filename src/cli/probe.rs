@@ -12,8 +12,8 @@ use clap::{Args, Subcommand};
 use serde::Serialize;
 
 use crate::probe::{
-    Ended, Limits, Line, LossLimit, MAX_PAYLOAD, ReceiveOptions, ReceiveResult, SendOptions,
-    Target, parse_duration, parse_positive_duration, receive, send,
+    Destination, Ended, Line, LossLimit, MAX_PAYLOAD, ReceiveOptions, ReceiveResult, SendOptions,
+    Thresholds, parse_duration, parse_positive_duration, receive, send,
 };
 
 /// Nothing came.
@@ -69,7 +69,7 @@ What is unknown is null: lost without RTP, gaps and jitter without packets.";
 struct Common {
     /// Multicast groups; the port is 5004 where none is named.
     #[arg(required = true, value_name = "GROUP[:PORT]")]
-    groups: Vec<Target>,
+    groups: Vec<Destination>,
     /// Interface to use; without it the kernel's route to the group decides.
     #[arg(long, short = 'i', value_name = "IF")]
     interface: Option<String>,
@@ -146,7 +146,7 @@ pub(super) fn run(args: ProbeArgs) -> anyhow::Result<ExitCode> {
 fn run_send(args: SendArgs) -> anyhow::Result<ExitCode> {
     let Common { groups, interface, duration, count, json } = args.common;
     let result = send(&SendOptions {
-        targets: distinct(groups)?,
+        destinations: distinct(groups)?,
         source: args.source.map(IpAddr::V4),
         ifindex: index_of(interface.as_deref())?,
         rate: args.rate,
@@ -177,7 +177,7 @@ fn run_recv(args: RecvArgs) -> anyhow::Result<ExitCode> {
         sources.push(source.into());
     }
     let options = ReceiveOptions {
-        targets: distinct(groups)?,
+        destinations: distinct(groups)?,
         sources,
         ifindex: index_of(interface.as_deref())?,
         duration,
@@ -185,7 +185,7 @@ fn run_recv(args: RecvArgs) -> anyhow::Result<ExitCode> {
         timeout: args.timeout,
         interval: args.interval,
         clock_rate: args.clock_rate,
-        limits: Limits { max_gap: args.max_gap, max_loss: args.max_loss },
+        limits: Thresholds { max_gap: args.max_gap, max_loss: args.max_loss },
     };
     let result = receive(&options, |line| match json {
         true => print_json(&Line::Interval(line)),
@@ -214,12 +214,12 @@ fn status_of(result: &ReceiveResult) -> ExitCode {
     }
 }
 
-/// The targets, unless one is there twice.
-fn distinct(targets: Vec<Target>) -> anyhow::Result<Vec<Target>> {
+/// The destinations, unless one is there twice.
+fn distinct(destinations: Vec<Destination>) -> anyhow::Result<Vec<Destination>> {
     let mut seen = HashSet::new();
-    match targets.iter().find(|target| !seen.insert(**target)) {
+    match destinations.iter().find(|destination| !seen.insert(**destination)) {
         Some(twice) => bail!("{twice} is named twice"),
-        None => Ok(targets),
+        None => Ok(destinations),
     }
 }
 

@@ -12,7 +12,7 @@ mod capture;
 mod outcome;
 mod receiver;
 mod screen;
-mod stage;
+mod session;
 mod topology;
 
 use std::fs;
@@ -22,12 +22,12 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-pub use crate::demo::outcome::{DemoResult, Half};
+pub use crate::demo::outcome::{DemoResult, ScenarioResult};
 
 use crate::demo::capture::Capture;
 use crate::demo::receiver::{Process, Receiver};
 use crate::demo::screen::{Paint, Screen};
-use crate::demo::stage::{Stage, Who};
+use crate::demo::session::{ReceiverRole, Session};
 use crate::demo::topology::{
     Facility, HOST_PORT, PARENT, QUERY_INTERVAL, SOURCE_LINK, address, wait_until_up,
 };
@@ -129,22 +129,22 @@ pub fn demo(options: &DemoOptions) -> Result<DemoResult, DemoError> {
         wait_until_up(namespace, link, PATIENCE)?;
     }
     let _sender = start_sender(&facility, &mcrun)?;
-    let mut stage = Stage::new(signals, capture, screen);
+    let mut session = Session::new(signals, capture, screen);
     // A switch trusts itself as the querier once the answers to its first query are due.
-    stage.next_query()?;
+    session.next_query()?;
 
-    stage.screen.heading("With mcrun");
-    let name = |who: Who| format!("mcrun-demo-{}-{}", std::process::id(), who.number());
-    let attached = half(&mut stage, |who| {
+    session.screen.heading("With mcrun");
+    let name = |role: ReceiverRole| format!("mcrun-demo-{}-{}", std::process::id(), role.number());
+    let attached = half(&mut session, |role| {
         let mut command = Command::new(&mcrun);
         command
             .arg("run")
             .args(options.engine.iter().flat_map(|engine| ["--engine", engine]))
             .arg("--rootfs")
             .arg(directory.rootfs())
-            .args(["--name", &name(who)])
+            .args(["--name", &name(role)])
             .arg("--mcast")
-            .arg(format!("parent={PARENT},ip={}", address(10 + who.number() as u8)))
+            .arg(format!("parent={PARENT},ip={}", address(10 + role.number() as u8)))
             .args(["/mcrun", "probe", "recv", GROUP, "--interface", "mc0"])
             .args(["--json", "--interval", "100ms"])
             .env("MCRUN_STATE_DIR", directory.state())
@@ -152,42 +152,46 @@ pub fn demo(options: &DemoOptions) -> Result<DemoResult, DemoError> {
         entered(&facility.host, command)
     })?;
 
-    stage.screen.heading("With bare macvlan interfaces");
+    session.screen.heading("With bare macvlan interfaces");
     let first = facility.bare_macvlan(address(21))?;
     let second = facility.bare_macvlan(address(22))?;
-    let bare = half(&mut stage, |who| {
+    let bare = half(&mut session, |role| {
         let mut command = Command::new(&mcrun);
         command.args(["probe", "recv", GROUP, "--interface", "mc0"]);
         command.args(["--json", "--interval", "100ms"]);
-        entered(if who == Who::First { &first } else { &second }, command)
+        entered(if role == ReceiverRole::First { &first } else { &second }, command)
     })?;
 
     let result = DemoResult::new(attached, bare, facility.host_mac);
-    conclude(&stage.screen, &result);
+    conclude(&session.screen, &result);
     Ok(result)
 }
 
 /// Both receivers through one half, started by the commands that `receiver` makes.
 fn half(
-    stage: &mut Stage,
-    receiver: impl Fn(Who) -> Result<Command, DemoError>,
-) -> Result<Half, DemoError> {
-    stage.restart();
-    stage.join(Who::Second, &mut receiver(Who::Second)?, PATIENCE)?;
+    session: &mut Session,
+    receiver: impl Fn(ReceiverRole) -> Result<Command, DemoError>,
+) -> Result<ScenarioResult, DemoError> {
+    session.restart();
+    session.join(ReceiverRole::Second, &mut receiver(ReceiverRole::Second)?, PATIENCE)?;
     // Right after the answers to a query: between join and leave of container 1 there is no
     // other, and none soon after it.
-    stage.next_query()?;
-    stage.join(Who::First, &mut receiver(Who::First)?, PATIENCE)?;
-    stage.pass(STAY)?;
-    stage.leave(Who::First, PATIENCE)?;
+    session.next_query()?;
+    session.join(ReceiverRole::First, &mut receiver(ReceiverRole::First)?, PATIENCE)?;
+    session.pass(STAY)?;
+    session.leave(ReceiverRole::First, PATIENCE)?;
     // To the next query at the latest, a pruned receiver is back.
-    stage.next_query()?;
-    stage.leave(Who::Second, PATIENCE)?;
-    let result = |who: Who| -> Result<ReceiveResult, DemoError> {
-        let result = stage.receiver(who).and_then(Receiver::result).cloned();
-        result.ok_or(DemoError::NoResult { container: who.number() })
+    session.next_query()?;
+    session.leave(ReceiverRole::Second, PATIENCE)?;
+    let result = |role: ReceiverRole| -> Result<ReceiveResult, DemoError> {
+        let result = session.receiver(role).and_then(Receiver::result).cloned();
+        result.ok_or(DemoError::NoResult { container: role.number() })
     };
-    Ok(Half::new(&result(Who::First)?, &result(Who::Second)?, stage.capture.seen()))
+    Ok(ScenarioResult::new(
+        &result(ReceiverRole::First)?,
+        &result(ReceiverRole::Second)?,
+        session.capture.seen(),
+    ))
 }
 
 fn entered(namespace: &NetNs, mut command: Command) -> Result<Command, DemoError> {

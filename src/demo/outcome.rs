@@ -16,16 +16,16 @@ const INTERRUPTED: Duration = Duration::from_secs(1);
 #[derive(Debug, Clone, Serialize)]
 pub struct DemoResult {
     /// Containers attached by mcrun.
-    pub mcrun: Half,
+    pub mcrun: ScenarioResult,
     /// The same on plain macvlan interfaces.
-    pub macvlan: Half,
+    pub macvlan: ScenarioResult,
     /// What mcrun promised and did not keep, a sentence each; empty when all is well.
     pub broken: Vec<String>,
 }
 
 /// What was seen in one half.
 #[derive(Debug, Clone, Serialize)]
-pub struct Half {
+pub struct ScenarioResult {
     /// Packets that container 2, which stays, received.
     pub packets: u64,
     /// Packets it lost; `null` if unknown.
@@ -40,10 +40,10 @@ pub struct Half {
     pub queries: u64,
 }
 
-impl Half {
+impl ScenarioResult {
     pub(super) fn new(first: &ReceiveResult, second: &ReceiveResult, seen: &Seen) -> Self {
         let gap = second.longest_gap.unwrap_or(second.elapsed);
-        Half {
+        ScenarioResult {
             packets: second.packets,
             lost: second.lost,
             longest_gap_ms: (gap.as_secs_f64() * 1e6).round() / 1e3,
@@ -87,7 +87,7 @@ impl Half {
 }
 
 impl DemoResult {
-    pub(super) fn new(mcrun: Half, macvlan: Half, host: MacAddr) -> Self {
+    pub(super) fn new(mcrun: ScenarioResult, macvlan: ScenarioResult, host: MacAddr) -> Self {
         let broken = mcrun.broken(host);
         DemoResult { mcrun, macvlan, broken }
     }
@@ -115,8 +115,8 @@ mod tests {
         MacAddr::from_slice(&[2, 0, 0, 0, 0, last]).unwrap()
     }
 
-    fn good() -> Half {
-        Half {
+    fn good() -> ScenarioResult {
+        ScenarioResult {
             packets: 9000,
             lost: Some(0),
             longest_gap_ms: 3.2,
@@ -134,13 +134,16 @@ mod tests {
     #[test]
     fn each_broken_part_is_named() {
         for (half, says) in [
-            (Half { lost: Some(7), ..good() }, "lost 7 packets"),
-            (Half { lost: None, ..good() }, "unknown"),
-            (Half { longest_gap_ms: 3000.0, ..good() }, "nothing for 3000 ms"),
-            (Half { igmp_hosts: vec![], ..good() }, "IGMP of none"),
-            (Half { igmp_hosts: vec![mac(2)], ..good() }, "IGMP of 02:00:00:00:00:02"),
-            (Half { igmp_hosts: vec![mac(1), mac(2)], ..good() }, "not of 02:00:00:00:00:01 alone"),
-            (Half { queries: 1, ..good() }, "1 IGMP queries"),
+            (ScenarioResult { lost: Some(7), ..good() }, "lost 7 packets"),
+            (ScenarioResult { lost: None, ..good() }, "unknown"),
+            (ScenarioResult { longest_gap_ms: 3000.0, ..good() }, "nothing for 3000 ms"),
+            (ScenarioResult { igmp_hosts: vec![], ..good() }, "IGMP of none"),
+            (ScenarioResult { igmp_hosts: vec![mac(2)], ..good() }, "IGMP of 02:00:00:00:00:02"),
+            (
+                ScenarioResult { igmp_hosts: vec![mac(1), mac(2)], ..good() },
+                "not of 02:00:00:00:00:01 alone",
+            ),
+            (ScenarioResult { queries: 1, ..good() }, "1 IGMP queries"),
         ] {
             let broken = half.broken(mac(1));
             assert!(broken.len() == 1 && broken[0].contains(says), "{broken:?}");
@@ -149,7 +152,8 @@ mod tests {
 
     #[test]
     fn the_table_has_both_halves() {
-        let macvlan = Half { lost: Some(3600), igmp_hosts: vec![mac(2), mac(3)], ..good() };
+        let macvlan =
+            ScenarioResult { lost: Some(3600), igmp_hosts: vec![mac(2), mac(3)], ..good() };
         let table = DemoResult::new(good(), macvlan, mac(1)).table();
         let rows: Vec<&str> = table.lines().collect();
         assert!(rows[2].contains("mcrun") && rows[2].contains(" 3.2 ms "), "{table}");

@@ -3,6 +3,7 @@
 //! [`receive`] and [`send`] hold the sockets and the clock. What they count with does not:
 //! datagrams go into a [`GroupStats`], and a [`GroupReport`] comes out.
 
+mod arrival;
 mod batch;
 mod recv;
 mod report;
@@ -16,18 +17,19 @@ mod units;
 
 use std::io;
 
-pub use crate::probe::recv::{Limits, ReceiveOptions, receive};
+pub use crate::probe::arrival::Arrival;
+pub use crate::probe::recv::{ReceiveOptions, Thresholds, receive};
 pub use crate::probe::report::{
-    Ended, GroupReport, Interval, IntervalLine, Line, OfGroup, ReceiveResult, SendReport,
+    Ended, GroupReport, Interval, IntervalLine, Line, PerGroup, ReceiveResult, SendReport,
     SendResult, SourceReport,
 };
 pub use crate::probe::rtp::{HEADER, Header, SENDER_INFO, SenderInfo};
 pub use crate::probe::send::{MAX_PAYLOAD, SendOptions, send};
 pub use crate::probe::sequence::Sequence;
 pub use crate::probe::signals::Signals;
-pub use crate::probe::stats::{Arrival, GroupStats};
+pub use crate::probe::stats::GroupStats;
 pub use crate::probe::units::{
-    DEFAULT_PORT, LossLimit, Target, parse_duration, parse_positive_duration,
+    DEFAULT_PORT, Destination, LossLimit, parse_duration, parse_positive_duration,
 };
 
 /// Why a measurement could not be made.

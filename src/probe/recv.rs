@@ -7,11 +7,12 @@ use std::time::{Duration, Instant, SystemTime};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use socket2::{Domain, Protocol, Socket, Type};
 
+use crate::probe::arrival::Arrival;
 use crate::probe::batch::{BATCH, Receiver};
-use crate::probe::report::{Ended, GroupReport, IntervalLine, OfGroup, ReceiveResult};
+use crate::probe::report::{Ended, GroupReport, IntervalLine, PerGroup, ReceiveResult};
 use crate::probe::signals::Signals;
-use crate::probe::stats::{Arrival, GroupStats};
-use crate::probe::units::{LossLimit, Target};
+use crate::probe::stats::GroupStats;
+use crate::probe::units::{Destination, LossLimit};
 use crate::probe::{ProbeError, route_hint};
 use crate::sys::sockopt;
 
@@ -25,7 +26,7 @@ const BATCHES: usize = 16;
 #[derive(Debug, Clone)]
 pub struct ReceiveOptions {
     /// The groups; not empty, each once.
-    pub targets: Vec<Target>,
+    pub destinations: Vec<Destination>,
     /// Join each group from these sources only; from any when empty.
     pub sources: Vec<IpAddr>,
     /// Interface to join on; 0: where the route to the group points.
@@ -41,23 +42,23 @@ pub struct ReceiveOptions {
     /// Clock of the RTP timestamps in Hz; `None`: by payload type.
     pub clock_rate: Option<u32>,
     /// What is promised.
-    pub limits: Limits,
+    pub limits: Thresholds,
 }
 
 /// What a measurement must keep.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Limits {
+pub struct Thresholds {
     /// No gap of any group is longer.
     pub max_gap: Option<Duration>,
     /// No group loses more.
     pub max_loss: Option<LossLimit>,
 }
 
-impl Limits {
+impl Thresholds {
     /// What `groups` broke, a sentence each.
-    fn broken(&self, groups: &[OfGroup<GroupReport>]) -> Vec<String> {
+    fn broken(&self, groups: &[PerGroup<GroupReport>]) -> Vec<String> {
         let mut broken = Vec::new();
-        for OfGroup { group, port, report } in groups {
+        for PerGroup { group, port, report } in groups {
             if let (Some(limit), Some(gap)) = (self.max_gap, report.longest_gap)
                 && gap > limit
             {
@@ -90,12 +91,12 @@ pub fn receive(
     mut on_interval: impl FnMut(IntervalLine) -> io::Result<()>,
 ) -> Result<ReceiveResult, ProbeError> {
     let mut session = Session::open(options)?;
-    let mut ears = Receiver::new();
+    let mut receiver = Receiver::new();
     let mut next_interval = options.interval;
     let (ended, until) = loop {
         let wake = session.deadline(options).map(|(time, _)| time);
         let wake = wake.into_iter().chain(next_interval).min();
-        let signalled = session.wait(&mut ears, wake, options.duration)?;
+        let signalled = session.wait(&mut receiver, wake, options.duration)?;
         let now = session.start.elapsed();
         if options
             .count
@@ -124,7 +125,7 @@ pub fn receive(
             next_interval = Some(if next > now { next } else { now + interval });
         }
     };
-    session.drain(&mut ears, until);
+    session.drain(&mut receiver, until);
     Ok(session.result(options, ended, until))
 }
 
@@ -136,7 +137,7 @@ struct Session {
 }
 
 struct Group {
-    target: Target,
+    destination: Destination,
     socket: Socket,
     stats: GroupStats,
 }
@@ -153,21 +154,21 @@ impl Session {
         let watch = EpollEvent::new(EpollFlags::EPOLLIN, SIGNALS);
         epoll.add(&signals, watch).map_err(io::Error::from).map_err(setup())?;
         let mut sockets = Vec::new();
-        for (&target, index) in options.targets.iter().zip(0..) {
-            let socket = open_socket(target)
-                .map_err(ProbeError::new(format!("cannot open a socket for {target}")))?;
+        for (&destination, index) in options.destinations.iter().zip(0..) {
+            let socket = open_socket(destination)
+                .map_err(ProbeError::new(format!("cannot open a socket for {destination}")))?;
             let watch = EpollEvent::new(EpollFlags::EPOLLIN, index);
             epoll.add(&socket, watch).map_err(io::Error::from).map_err(setup())?;
-            sockets.push((target, socket));
+            sockets.push((destination, socket));
         }
         // All sockets are open before the first join: no join waits for another's set-up.
         let start = Instant::now();
         let mut groups = Vec::new();
-        for (target, socket) in sockets {
+        for (destination, socket) in sockets {
             let joined = start.elapsed();
-            join(&socket, target, options)?;
+            join(&socket, destination, options)?;
             let stats = GroupStats::new(joined, options.clock_rate);
-            groups.push(Group { target, socket, stats });
+            groups.push(Group { destination, socket, stats });
         }
         Ok(Session { start, epoll, signals, groups })
     }
@@ -184,7 +185,7 @@ impl Session {
     /// signal came.
     fn wait(
         &mut self,
-        ears: &mut Receiver,
+        receiver: &mut Receiver,
         wake: Option<Duration>,
         until: Option<Duration>,
     ) -> Result<bool, ProbeError> {
@@ -206,7 +207,7 @@ impl Session {
         let mut signalled = false;
         for event in &events[..ready] {
             match usize::try_from(event.data()).ok().and_then(|index| self.groups.get_mut(index)) {
-                Some(group) => group.take(ears, self.start, until),
+                Some(group) => group.take(receiver, self.start, until),
                 None => signalled |= self.signals.came(),
             }
         }
@@ -214,21 +215,21 @@ impl Session {
     }
 
     /// Counts what still waits and had arrived by `until`.
-    fn drain(&mut self, ears: &mut Receiver, until: Duration) {
+    fn drain(&mut self, receiver: &mut Receiver, until: Duration) {
         for group in &mut self.groups {
-            group.take(ears, self.start, Some(until));
+            group.take(receiver, self.start, Some(until));
         }
     }
 
     fn interval(&mut self, now: Duration) -> IntervalLine {
-        let of = |g: &mut Group| g.target.of(g.stats.interval(now));
+        let of = |g: &mut Group| g.destination.of(g.stats.interval(now));
         IntervalLine { elapsed: now, groups: self.groups.iter_mut().map(of).collect() }
     }
 
     fn result(&self, options: &ReceiveOptions, ended: Ended, until: Duration) -> ReceiveResult {
         let of = |g: &Group| {
             let dropped = sockopt::dropped(&g.socket).unwrap_or(0);
-            g.target.of(g.stats.report(until, dropped.into()))
+            g.destination.of(g.stats.report(until, dropped.into()))
         };
         let groups: Vec<_> = self.groups.iter().map(of).collect();
         let mut broken = Vec::new();
@@ -254,13 +255,13 @@ impl Session {
 
 impl Group {
     /// Counts the packets that wait, those that arrived by `until` only.
-    fn take(&mut self, ears: &mut Receiver, start: Instant, until: Option<Duration>) {
+    fn take(&mut self, receiver: &mut Receiver, start: Instant, until: Option<Duration>) {
         for _ in 0..BATCHES {
             // An error is an empty queue or one the socket will tell again.
-            let Ok(taken) = ears.receive(&self.socket) else { return };
+            let Ok(taken) = receiver.receive(&self.socket) else { return };
             let (now, wall) = (start.elapsed(), SystemTime::now());
             let since_epoch = wall.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-            for datagram in ears.datagrams() {
+            for datagram in receiver.datagrams() {
                 let Some(source) = datagram.source else { continue };
                 // The kernel stamps by the wall clock, which may be set; its age may not.
                 let age =
@@ -278,22 +279,22 @@ impl Group {
     }
 }
 
-impl Target {
-    pub(super) fn of<T>(self, report: T) -> OfGroup<T> {
-        OfGroup { group: self.group, port: self.port, report }
+impl Destination {
+    pub(super) fn of<T>(self, report: T) -> PerGroup<T> {
+        PerGroup { group: self.group, port: self.port, report }
     }
 }
 
 /// A socket that hears what it joins and nothing else.
-fn open_socket(target: Target) -> io::Result<Socket> {
-    let domain = Domain::for_address(target.address());
+fn open_socket(destination: Destination) -> io::Result<Socket> {
+    let domain = Domain::for_address(destination.address());
     let socket = Socket::new(domain, Type::DGRAM.nonblocking().cloexec(), Some(Protocol::UDP))?;
     // Several receivers of one group live on one host.
     socket.set_reuse_address(true)?;
     sockopt::grow_receive_buffer(&socket, RECEIVE_BUFFER)?;
     sockopt::set_int(&socket, libc::SOL_SOCKET, libc::SO_TIMESTAMPNS, 1)?;
     // By default a socket hears what any other socket of the host has joined.
-    match target.group {
+    match destination.group {
         IpAddr::V4(_) => {
             sockopt::set_int(&socket, libc::IPPROTO_IP, libc::IP_MULTICAST_ALL, 0)?;
         }
@@ -301,12 +302,16 @@ fn open_socket(target: Target) -> io::Result<Socket> {
             sockopt::set_int(&socket, libc::IPPROTO_IPV6, libc::IPV6_MULTICAST_ALL, 0)?;
         }
     }
-    socket.bind(&target.address().into())?;
+    socket.bind(&destination.address().into())?;
     Ok(socket)
 }
 
-fn join(socket: &Socket, target: Target, options: &ReceiveOptions) -> Result<(), ProbeError> {
-    let Target { group, .. } = target;
+fn join(
+    socket: &Socket,
+    destination: Destination,
+    options: &ReceiveOptions,
+) -> Result<(), ProbeError> {
+    let Destination { group, .. } = destination;
     if options.sources.is_empty() {
         return sockopt::join_group(socket, options.ifindex, group).map_err(|error| {
             let hint = route_hint(&error, options.ifindex);

@@ -30,7 +30,7 @@ pub struct IntervalLine {
     #[serde(rename = "elapsed_s", with = "seconds")]
     pub elapsed: Duration,
     /// Each group, in the order given.
-    pub groups: Vec<OfGroup<Interval>>,
+    pub groups: Vec<PerGroup<Interval>>,
 }
 
 /// The result of `mcrun probe recv`.
@@ -51,7 +51,7 @@ pub struct ReceiveResult {
     #[serde(rename = "longest_gap_ms", with = "millis")]
     pub longest_gap: Option<Duration>,
     /// Each group, in the order given.
-    pub groups: Vec<OfGroup<GroupReport>>,
+    pub groups: Vec<PerGroup<GroupReport>>,
 }
 
 /// The result of `mcrun probe send`.
@@ -63,12 +63,12 @@ pub struct SendResult {
     /// What ended it.
     pub ended: Ended,
     /// Each group, in the order given.
-    pub groups: Vec<OfGroup<SendReport>>,
+    pub groups: Vec<PerGroup<SendReport>>,
 }
 
 /// Something about one group and port.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct OfGroup<T> {
+pub struct PerGroup<T> {
     /// The group's address.
     pub group: IpAddr,
     /// The UDP port.
@@ -78,7 +78,7 @@ pub struct OfGroup<T> {
     pub report: T,
 }
 
-impl<T> OfGroup<T> {
+impl<T> PerGroup<T> {
     fn name(&self) -> String {
         SocketAddr::new(self.group, self.port).to_string()
     }

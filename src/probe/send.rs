@@ -15,7 +15,7 @@ use crate::probe::batch::{BATCH, Sender};
 use crate::probe::report::{Ended, SendReport, SendResult};
 use crate::probe::rtp::{HEADER, Header, SENDER_INFO, SenderInfo};
 use crate::probe::signals::Signals;
-use crate::probe::units::Target;
+use crate::probe::units::Destination;
 use crate::probe::{ProbeError, route_hint};
 use crate::sys::sockopt;
 
@@ -32,7 +32,7 @@ const MAX_BEHIND: Duration = Duration::from_millis(100);
 #[derive(Debug, Clone)]
 pub struct SendOptions {
     /// Where to; not empty.
-    pub targets: Vec<Target>,
+    pub destinations: Vec<Destination>,
     /// Address to send from; `None`: the interface's.
     pub source: Option<IpAddr>,
     /// Interface to send through; 0: where the route to the group points.
@@ -63,8 +63,8 @@ pub fn send(options: &SendOptions) -> Result<SendResult, ProbeError> {
     // still works, a little burstier.
     let _ = nix::sys::prctl::set_timerslack(1);
     let mut streams = Vec::new();
-    for &target in &options.targets {
-        streams.push(Stream::open(target, options)?);
+    for &destination in &options.destinations {
+        streams.push(Stream::open(destination, options)?);
     }
     let mut pace = Pace { start: Instant::now(), rate: options.rate, forgiven: Duration::ZERO };
     let start = pace.start;
@@ -80,7 +80,7 @@ pub fn send(options: &SendOptions) -> Result<SendResult, ProbeError> {
             for stream in &mut streams {
                 stream.send(burst, start).map_err(|error| {
                     let hint = route_hint(&error, options.ifindex);
-                    ProbeError::new(format!("cannot send to {}{hint}", stream.target))(error)
+                    ProbeError::new(format!("cannot send to {}{hint}", stream.destination))(error)
                 })?;
             }
             sent += burst as u64;
@@ -99,7 +99,7 @@ pub fn send(options: &SendOptions) -> Result<SendResult, ProbeError> {
             break Ended::Signal;
         }
     };
-    let groups = streams.into_iter().map(|s| s.target.of(s.report)).collect();
+    let groups = streams.into_iter().map(|s| s.destination.of(s.report)).collect();
     Ok(SendResult { elapsed: start.elapsed(), ended, groups })
 }
 
@@ -127,7 +127,7 @@ impl Pace {
 }
 
 struct Stream {
-    target: Target,
+    destination: Destination,
     socket: Socket,
     packets: Sender,
     datagram: u64,
@@ -138,10 +138,10 @@ struct Stream {
 }
 
 impl Stream {
-    fn open(target: Target, options: &SendOptions) -> Result<Self, ProbeError> {
-        let socket = open_socket(target, options).map_err(|error| {
+    fn open(destination: Destination, options: &SendOptions) -> Result<Self, ProbeError> {
+        let socket = open_socket(destination, options).map_err(|error| {
             let hint = route_hint(&error, options.ifindex);
-            ProbeError::new(format!("cannot send to {target}{hint}"))(error)
+            ProbeError::new(format!("cannot send to {destination}{hint}"))(error)
         })?;
         let source = socket.local_addr().ok().and_then(|address| address.as_socket());
         let source = source.unwrap_or(SocketAddr::new([0, 0, 0, 0].into(), 0));
@@ -149,7 +149,7 @@ impl Stream {
         let [sequence, numbers] = [random(), random()];
         let ssrc = (numbers >> 32) as u32;
         Ok(Stream {
-            target,
+            destination,
             socket,
             packets: Sender::new(size),
             datagram: size as u64,
@@ -199,13 +199,13 @@ impl Stream {
     }
 }
 
-fn open_socket(target: Target, options: &SendOptions) -> io::Result<Socket> {
-    let domain = Domain::for_address(target.address());
+fn open_socket(destination: Destination, options: &SendOptions) -> io::Result<Socket> {
+    let domain = Domain::for_address(destination.address());
     let socket = Socket::new(domain, Type::DGRAM.cloexec(), Some(Protocol::UDP))?;
     if options.ifindex != 0 {
-        sockopt::set_multicast_interface(&socket, options.ifindex, target.group)?;
+        sockopt::set_multicast_interface(&socket, options.ifindex, destination.group)?;
     }
-    let (level, hops, looped) = match target.group {
+    let (level, hops, looped) = match destination.group {
         IpAddr::V4(_) => (libc::IPPROTO_IP, libc::IP_MULTICAST_TTL, libc::IP_MULTICAST_LOOP),
         IpAddr::V6(_) => (libc::IPPROTO_IPV6, libc::IPV6_MULTICAST_HOPS, libc::IPV6_MULTICAST_LOOP),
     };
@@ -214,7 +214,7 @@ fn open_socket(target: Target, options: &SendOptions) -> io::Result<Socket> {
     if let Some(source) = options.source {
         socket.bind(&SocketAddr::new(source, 0).into())?;
     }
-    socket.connect(&target.address().into())?;
+    socket.connect(&destination.address().into())?;
     Ok(socket)
 }
 

@@ -66,7 +66,7 @@ impl Sequence {
             && (step < -(WINDOW as i64)
                 || step.saturating_sub(elapsed) > MAX_DROPOUT.saturating_add(elapsed / 2));
         if strange {
-            return self.strange(number);
+            return self.implausible(number);
         }
         self.restart_at = None;
         if step > 0 {
@@ -132,7 +132,7 @@ impl Sequence {
     }
 
     /// A number that neither loss nor reordering explains: believed with the second in a row.
-    fn strange(&mut self, number: u16) -> bool {
+    fn implausible(&mut self, number: u16) -> bool {
         if self.restart_at != Some(number) {
             self.restart_at = Some(number.wrapping_add(1));
             self.duplicated += 1;

@@ -3,10 +3,10 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use crate::probe::arrival::Arrival;
 use crate::probe::report::SourceReport;
 use crate::probe::rtp::{Header, SenderInfo};
 use crate::probe::sequence::Sequence;
-use crate::probe::stats::Arrival;
 
 /// A rate is believed once it was observed for this long.
 const RATE_AFTER: Duration = Duration::from_millis(100);

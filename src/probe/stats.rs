@@ -5,25 +5,13 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use crate::probe::arrival::Arrival;
 use crate::probe::report::{GroupReport, Interval, SourceReport};
 use crate::probe::rtp::Header;
 use crate::probe::source::{Gaps, Source};
 
 /// Sources that are told apart in one group. What others send is counted for the group only.
 const MAX_SOURCES: usize = 256;
-
-/// A received datagram.
-#[derive(Debug, Clone, Copy)]
-pub struct Arrival<'a> {
-    /// When it arrived.
-    pub at: Duration,
-    /// Who sent it.
-    pub source: SocketAddr,
-    /// Its first bytes; 28 suffice.
-    pub start: &'a [u8],
-    /// Its length in bytes: the UDP payload.
-    pub length: usize,
-}
 
 /// The statistics of one group.
 ///

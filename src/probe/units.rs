@@ -10,46 +10,46 @@ pub const DEFAULT_PORT: u16 = 5004;
 
 /// Where a stream goes: `GROUP` or `GROUP:PORT`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Target {
+pub struct Destination {
     /// The multicast group.
     pub group: IpAddr,
     /// The UDP port, not 0.
     pub port: u16,
 }
 
-impl Target {
+impl Destination {
     /// As a socket address.
     pub fn address(self) -> SocketAddr {
         SocketAddr::new(self.group, self.port)
     }
 }
 
-impl fmt::Display for Target {
+impl fmt::Display for Destination {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.address().fmt(f)
     }
 }
 
-impl FromStr for Target {
+impl FromStr for Destination {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let target = match text.parse::<IpAddr>() {
-            Ok(group) => Target { group, port: DEFAULT_PORT },
+        let destination = match text.parse::<IpAddr>() {
+            Ok(group) => Destination { group, port: DEFAULT_PORT },
             Err(_) => {
                 let address: SocketAddr = text.parse().map_err(|_| {
                     "not an address; write GROUP or GROUP:PORT, such as 239.1.1.1:5004".to_string()
                 })?;
-                Target { group: address.ip(), port: address.port() }
+                Destination { group: address.ip(), port: address.port() }
             }
         };
-        match target.group {
+        match destination.group {
             IpAddr::V6(_) => Err("only IPv4 groups can be measured yet".into()),
             IpAddr::V4(group) if !group.is_multicast() => {
                 Err(format!("{group} is not a multicast group (224.0.0.0 to 239.255.255.255)"))
             }
-            _ if target.port == 0 => Err("port 0 cannot be used; 1 to 65535 can".into()),
-            _ => Ok(target),
+            _ if destination.port == 0 => Err("port 0 cannot be used; 1 to 65535 can".into()),
+            _ => Ok(destination),
         }
     }
 }
@@ -162,12 +162,12 @@ mod tests {
     }
 
     #[test]
-    fn targets() {
-        let target: Target = "239.1.2.3".parse().unwrap();
-        assert_eq!(target.to_string(), "239.1.2.3:5004");
-        assert_eq!("232.1.1.1:20000".parse::<Target>().unwrap().port, 20000);
+    fn destinations() {
+        let destination: Destination = "239.1.2.3".parse().unwrap();
+        assert_eq!(destination.to_string(), "239.1.2.3:5004");
+        assert_eq!("232.1.1.1:20000".parse::<Destination>().unwrap().port, 20000);
         for text in ["", "10.0.0.1", "239.1.1.1:0", "239.1.1.1:65536", "239.1.1", "ff02::1", "x"] {
-            assert!(text.parse::<Target>().is_err(), "{text:?}");
+            assert!(text.parse::<Destination>().is_err(), "{text:?}");
         }
     }
 

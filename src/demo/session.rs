@@ -22,24 +22,24 @@ const SILENT: Duration = Duration::from_millis(300);
 
 /// Which of the two receivers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Who {
+pub(super) enum ReceiverRole {
     /// Joins second and leaves early.
     First,
     /// Joins first, stays, and must lose nothing.
     Second,
 }
 
-impl Who {
+impl ReceiverRole {
     pub(super) fn number(self) -> usize {
         match self {
-            Who::First => 1,
-            Who::Second => 2,
+            ReceiverRole::First => 1,
+            ReceiverRole::Second => 2,
         }
     }
 }
 
 /// Everything that can happen, in one place.
-pub(super) struct Stage {
+pub(super) struct Session {
     pub(super) signals: Signals,
     pub(super) capture: Capture,
     pub(super) screen: Screen,
@@ -48,10 +48,17 @@ pub(super) struct Stage {
     next_tick: Instant,
 }
 
-impl Stage {
+impl Session {
     pub(super) fn new(signals: Signals, capture: Capture, screen: Screen) -> Self {
         let start = Instant::now();
-        Stage { signals, capture, screen, receivers: [None, None], start, next_tick: start + TICK }
+        Session {
+            signals,
+            capture,
+            screen,
+            receivers: [None, None],
+            start,
+            next_tick: start + TICK,
+        }
     }
 
     /// Begins another half: what was seen and received before is forgotten.
@@ -63,36 +70,40 @@ impl Stage {
     /// Starts a receiver and waits for its first packets.
     pub(super) fn join(
         &mut self,
-        who: Who,
+        role: ReceiverRole,
         command: &mut Command,
         patience: Duration,
     ) -> Result<(), DemoError> {
-        self.tell(&format!("container {} joins", who.number()));
+        self.tell(&format!("container {} joins", role.number()));
         let receiver = Receiver::start(command).map_err(|source| DemoError::Start {
             what: command.get_program().to_string_lossy().into_owned(),
             source,
         })?;
-        self.receivers[who.number() - 1] = Some(receiver);
-        let came = self.wait(patience, |stage| {
-            stage.receiver(who).is_none_or(|r| r.packets() > 0 || r.has_ended())
+        self.receivers[role.number() - 1] = Some(receiver);
+        let came = self.wait(patience, |session| {
+            session.receiver(role).is_none_or(|r| r.packets() > 0 || r.has_ended())
         })?;
-        match self.receiver(who) {
+        match self.receiver(role) {
             Some(receiver) if receiver.packets() > 0 => Ok(()),
-            _ if came => Err(DemoError::NoResult { container: who.number() }),
-            _ => Err(DemoError::Silent { container: who.number(), patience }),
+            _ if came => Err(DemoError::NoResult { container: role.number() }),
+            _ => Err(DemoError::Silent { container: role.number(), patience }),
         }
     }
 
     /// Ends a receiver and waits for its result.
-    pub(super) fn leave(&mut self, who: Who, patience: Duration) -> Result<(), DemoError> {
-        self.tell(&format!("container {} leaves", who.number()));
-        if let Some(receiver) = self.receiver(who) {
+    pub(super) fn leave(
+        &mut self,
+        role: ReceiverRole,
+        patience: Duration,
+    ) -> Result<(), DemoError> {
+        self.tell(&format!("container {} leaves", role.number()));
+        if let Some(receiver) = self.receiver(role) {
             receiver.terminate();
         }
-        self.wait(patience, |stage| stage.receiver(who).is_none_or(Receiver::has_ended))?;
-        match self.receiver(who).and_then(Receiver::result) {
+        self.wait(patience, |session| session.receiver(role).is_none_or(Receiver::has_ended))?;
+        match self.receiver(role).and_then(Receiver::result) {
             Some(_) => Ok(()),
-            None => Err(DemoError::NoResult { container: who.number() }),
+            None => Err(DemoError::NoResult { container: role.number() }),
         }
     }
 
@@ -100,7 +111,7 @@ impl Stage {
     pub(super) fn next_query(&mut self) -> Result<(), DemoError> {
         let before = self.capture.switch_queries();
         let patience = QUERY_INTERVAL + Duration::from_secs(5);
-        if !self.wait(patience, |stage| stage.capture.switch_queries() > before)? {
+        if !self.wait(patience, |session| session.capture.switch_queries() > before)? {
             return Err(DemoError::NoQuery);
         }
         self.pass(RESPONSE_INTERVAL + Duration::from_millis(200))
@@ -134,8 +145,8 @@ impl Stage {
         }
     }
 
-    pub(super) fn receiver(&self, who: Who) -> Option<&Receiver> {
-        self.receivers[who.number() - 1].as_ref()
+    pub(super) fn receiver(&self, role: ReceiverRole) -> Option<&Receiver> {
+        self.receivers[role.number() - 1].as_ref()
     }
 
     /// Handles what happens until `deadline`, or the first thing that happens.
