@@ -3,16 +3,13 @@
 //! Both ends learn of the other's death by end of file, whatever killed it.
 
 use std::io;
-use std::io::{IoSlice, IoSliceMut};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use nix::errno::Errno;
-use nix::sys::socket::{
-    AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, recvmsg,
-    sendmsg, socketpair,
-};
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+
+use crate::sys::fd_passing::{receive_with_fds, send_with_fds};
 
 /// Longest message in bytes; longer texts are cut by the sender.
 const MAX_MESSAGE: usize = 16 * 1024;
@@ -77,56 +74,21 @@ impl Channel {
         if bytes.len() > MAX_MESSAGE {
             return Err(io::Error::from(io::ErrorKind::InvalidInput));
         }
-        let fds: Vec<RawFd> = fd.iter().map(|fd| fd.as_raw_fd()).collect();
-        let control = [ControlMessage::ScmRights(&fds)];
-        let control: &[ControlMessage<'_>] = if fds.is_empty() { &[] } else { &control };
-        let flags = MsgFlags::MSG_NOSIGNAL;
-        loop {
-            match sendmsg::<()>(self.0.as_raw_fd(), &[IoSlice::new(&bytes)], control, flags, None) {
-                Err(Errno::EINTR) => {}
-                result => return Ok(result.map(drop)?),
-            }
-        }
+        send_with_fds(&self.0, &bytes, fd.as_slice()).map(drop)
     }
 
     /// Waits for a message; `None` when the peer is gone.
     pub(super) fn receive<T: DeserializeOwned>(&self) -> io::Result<Option<(T, Option<OwnedFd>)>> {
         let mut buffer = vec![0; MAX_MESSAGE];
-        let (length, fd) = match receive_with_fd(self.0.as_fd(), &mut buffer) {
+        let (length, mut fds) = match receive_with_fds(&self.0, &mut buffer, 1) {
             Err(error) if error.raw_os_error() == Some(libc::ECONNRESET) => return Ok(None),
             result => result?,
         };
         if length == 0 {
             return Ok(None);
         }
-        Ok(Some((serde_json::from_slice(&buffer[..length])?, fd)))
+        Ok(Some((serde_json::from_slice(&buffer[..length])?, fds.pop())))
     }
-}
-
-/// Receives bytes and at most one descriptor (further ones are closed).
-pub(super) fn receive_with_fd(
-    socket: BorrowedFd<'_>,
-    buffer: &mut [u8],
-) -> io::Result<(usize, Option<OwnedFd>)> {
-    let mut space = nix::cmsg_space!([RawFd; 4]);
-    let mut slices = [IoSliceMut::new(buffer)];
-    let flags = MsgFlags::MSG_CMSG_CLOEXEC;
-    let message = loop {
-        match recvmsg::<()>(socket.as_raw_fd(), &mut slices, Some(&mut space), flags) {
-            Err(Errno::EINTR) => {}
-            result => break result?,
-        }
-    };
-    let length = message.bytes;
-    let mut received = Vec::new();
-    for control in message.cmsgs()? {
-        if let ControlMessageOwned::ScmRights(fds) = control {
-            // SAFETY: the kernel has just made these descriptors for us.
-            received.extend(fds.into_iter().map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }));
-        }
-    }
-    received.truncate(1);
-    Ok((length, received.pop()))
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io;
 use std::io::{Read, Seek};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -19,6 +19,7 @@ use nix::sys::socket::{
 use crate::standalone::EngineError;
 use crate::standalone::error::last_error;
 use crate::standalone::process::{Reaper, poll_timeout};
+use crate::sys::fd_passing::receive_with_fds;
 
 /// Longest output of a runtime that is looked at, in bytes.
 const MAX_OUTPUT: u64 = 64 * 1024;
@@ -137,11 +138,9 @@ impl ConsoleSocket {
             .map_err(|error| lost(&format!(": {error}")))?;
         // SAFETY: accept4 has just made this descriptor for us.
         let connection = unsafe { <OwnedFd as std::os::fd::FromRawFd>::from_raw_fd(fd) };
-        let mut buffer = [0; 4096];
-        let (_, master) =
-            crate::standalone::shim_protocol::receive_with_fd(connection.as_fd(), &mut buffer)
-                .map_err(|error| lost(&format!(": {error}")))?;
-        master.ok_or_else(|| lost(""))
+        let (_, mut fds) = receive_with_fds(&connection, &mut [0; 4096], 1)
+            .map_err(|error| lost(&format!(": {error}")))?;
+        fds.pop().ok_or_else(|| lost(""))
     }
 }
 

@@ -3,6 +3,7 @@
 
 #[cfg(test)]
 pub(crate) mod classic_bpf;
+pub(crate) mod fd_passing;
 pub mod ifreq;
 pub mod process;
 pub(crate) mod procfs;

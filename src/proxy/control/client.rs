@@ -2,18 +2,16 @@
 
 use std::fs::File;
 use std::io;
-use std::io::{IoSliceMut, Read, Write};
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::io::{Read, Write};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
 
-use nix::cmsg_space;
-use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
-
 use crate::net::netns::NetNs;
 use crate::proxy::ProxyStatus;
+use crate::sys::fd_passing::receive_with_fds;
 
 /// A proxy answers from memory; one that takes longer hangs.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -52,20 +50,8 @@ pub fn request_takeover(dir: &Path) -> io::Result<()> {
 /// When it cannot be reached or does not answer.
 pub fn namespace(dir: &Path) -> io::Result<NetNs> {
     let stream = ask(dir, "namespace\n")?;
-    let mut byte = [0];
-    let mut bytes = [IoSliceMut::new(&mut byte)];
-    let mut space = cmsg_space!(RawFd);
-    let flags = MsgFlags::MSG_CMSG_CLOEXEC;
-    let message = recvmsg::<()>(stream.as_raw_fd(), &mut bytes, Some(&mut space), flags)?;
-    let descriptors = message.cmsgs()?.filter_map(|message| match message {
-        ControlMessageOwned::ScmRights(descriptors) => Some(descriptors),
-        _ => None,
-    });
-    // SAFETY: the kernel has just made these descriptors for this process, and nobody else
-    // knows them.
-    let owned = descriptors.flatten().map(|fd| unsafe { OwnedFd::from_raw_fd(fd) });
-    let first = owned.collect::<Vec<_>>().pop();
-    NetNs::try_from(first.ok_or(io::ErrorKind::UnexpectedEof)?)
+    let (_, mut fds) = receive_with_fds(&stream, &mut [0], 1)?;
+    NetNs::try_from(fds.pop().ok_or(io::ErrorKind::UnexpectedEof)?)
 }
 
 fn ask(dir: &Path, request: &str) -> io::Result<UnixStream> {

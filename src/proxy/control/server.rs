@@ -1,12 +1,14 @@
 //! The control socket: one request line, one JSON answer, and the end of the connection.
 
 use std::io;
-use std::io::{IoSlice, Read, Write};
+use std::io::{Read, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::time::{Duration, Instant};
 
-use nix::sys::socket::{ControlMessage, MsgFlags, SockFlag, accept4, sendmsg};
+use nix::sys::socket::{SockFlag, accept4};
+
+use crate::sys::fd_passing::send_with_fds;
 
 /// Clients at a time; one more is turned away.
 const MAX_CLIENTS: usize = 8;
@@ -111,13 +113,8 @@ impl Control {
     ) -> Option<Next> {
         let mut sent = false;
         let next = self.with(id, |client| {
-            let rights: Vec<_> = descriptors.iter().map(AsRawFd::as_raw_fd).collect();
-            let message = [ControlMessage::ScmRights(&rights)];
-            let bytes = [IoSlice::new(b"n")];
             // A client that has gone, or whose buffer is full before it got a byte, gets none.
-            let flags = MsgFlags::MSG_NOSIGNAL;
-            let result = sendmsg::<()>(client.stream.as_raw_fd(), &bytes, &message, flags, None);
-            sent = result.is_ok();
+            sent = send_with_fds(&client.stream, b"n", descriptors).is_ok();
             if !sent {
                 return Next::Closed;
             }

@@ -3,22 +3,18 @@
 //! the old one carries nothing.
 
 use std::io;
-use std::io::{IoSliceMut, Read, Write};
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::io::{Read, Write};
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
-
-use nix::cmsg_space;
-use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
 
 use crate::proxy::control::server::Next;
 use crate::proxy::event_loop::Loop;
 use crate::proxy::event_loop::interface::Interface;
 use crate::proxy::process::state_dir::Home;
 use crate::proxy::relay::Inheritance;
+use crate::sys::fd_passing::{MAX_FDS, receive_with_fds};
 
-/// Descriptors in one message (`SCM_MAX_FD` of net/scm.h).
-const MOST_SOCKETS: usize = 253;
 /// Bytes that are read of what relays leave: each has 4096 echoes of some 70 bytes at most.
 const MOST_BYTES: u64 = 32 << 20;
 /// The other proxy answers from memory; while it does not, nothing is relayed.
@@ -42,19 +38,7 @@ impl Predecessor {
     /// Has its relays, which carry nothing any more.
     fn relays(mut self) -> io::Result<(Vec<Inheritance>, Vec<OwnedFd>)> {
         self.0.write_all(b"handover\n")?;
-        let mut byte = [0];
-        let mut bytes = [IoSliceMut::new(&mut byte)];
-        let mut space = cmsg_space!([RawFd; MOST_SOCKETS]);
-        let flags = MsgFlags::MSG_CMSG_CLOEXEC;
-        let message = recvmsg::<()>(self.0.as_raw_fd(), &mut bytes, Some(&mut space), flags)?;
-        let descriptors = message.cmsgs()?.filter_map(|message| match message {
-            ControlMessageOwned::ScmRights(descriptors) => Some(descriptors),
-            _ => None,
-        });
-        // SAFETY: the kernel has just made these descriptors for this process, and nobody else
-        // knows them.
-        let owned = descriptors.flatten().map(|fd| unsafe { OwnedFd::from_raw_fd(fd) });
-        let sockets: Vec<OwnedFd> = owned.collect();
+        let (_, sockets) = receive_with_fds(&self.0, &mut [0], MAX_FDS)?;
         let mut text = Vec::new();
         self.0.take(MOST_BYTES).read_to_end(&mut text)?;
         Ok((serde_json::from_slice(&text)?, sockets))
@@ -83,8 +67,7 @@ impl Loop {
     /// Leaves all relays to a client.
     pub(super) fn hand_over(&mut self, client: u32) -> Next {
         let relays: Vec<_> = self.interfaces.iter_mut().filter_map(Interface::relay).collect();
-        let ports =
-            MOST_SOCKETS.saturating_sub(relays.len() * Inheritance::FIXED) / relays.len().max(1);
+        let ports = MAX_FDS.saturating_sub(relays.len() * Inheritance::FIXED) / relays.len().max(1);
         let (inheritances, sockets): (Vec<_>, Vec<_>) =
             relays.iter().map(|relay| relay.leave(ports)).unzip();
         let text = serde_json::to_vec(&inheritances).unwrap_or_default();
