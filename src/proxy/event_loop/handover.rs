@@ -12,7 +12,7 @@ use crate::proxy::control::server::Next;
 use crate::proxy::event_loop::Loop;
 use crate::proxy::event_loop::interface::Interface;
 use crate::proxy::process::state_dir::Home;
-use crate::proxy::relay::Inheritance;
+use crate::proxy::relay::RelayHandover;
 use crate::sys::fd_passing::{MAX_FDS, receive_with_fds};
 
 /// Bytes that are read of what relays leave: each has 4096 echoes of some 70 bytes at most.
@@ -36,7 +36,7 @@ impl Predecessor {
     }
 
     /// Has its relays, which carry nothing any more.
-    fn relays(mut self) -> io::Result<(Vec<Inheritance>, Vec<OwnedFd>)> {
+    fn relays(mut self) -> io::Result<(Vec<RelayHandover>, Vec<OwnedFd>)> {
         self.0.write_all(b"handover\n")?;
         let (_, sockets) = receive_with_fds(&self.0, &mut [0], MAX_FDS)?;
         let mut text = Vec::new();
@@ -67,9 +67,9 @@ impl Loop {
     /// Leaves all relays to a client.
     pub(super) fn hand_over(&mut self, client: u32) -> Next {
         let relays: Vec<_> = self.interfaces.iter_mut().filter_map(Interface::relay).collect();
-        let ports = MAX_FDS.saturating_sub(relays.len() * Inheritance::FIXED) / relays.len().max(1);
+        let ports = MAX_FDS.saturating_sub(relays.len() * RelayHandover::FIXED) / relays.len().max(1);
         let (inheritances, sockets): (Vec<_>, Vec<_>) =
-            relays.iter().map(|relay| relay.leave(ports)).unzip();
+            relays.iter().map(|relay| relay.hand_over(ports)).unzip();
         let text = serde_json::to_vec(&inheritances).unwrap_or_default();
         let sockets = sockets.concat();
         let Some(next) = self.control.hand_over(client, &sockets, text) else {
@@ -77,7 +77,7 @@ impl Loop {
         };
         for relay in relays {
             let answering = relay.answering().map(|(_, socket)| socket);
-            for socket in [relay.receiver(), relay.tap()].into_iter().chain(answering) {
+            for socket in [relay.receiver(), relay.capture()].into_iter().chain(answering) {
                 // The other process keeps it open, and with it the wish to be told. One that is
                 // not watched is no error.
                 let _ = self.epoll.delete(socket);

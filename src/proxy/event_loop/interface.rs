@@ -21,7 +21,7 @@ use crate::proxy::event_loop::warnings::about_querier;
 use crate::proxy::lan::early_report::Reporter;
 use crate::proxy::lan::joins::{LimitFiles, Pool};
 use crate::proxy::process::log::{Level, Log};
-use crate::proxy::relay::{Inheritance, Relay};
+use crate::proxy::relay::{Relay, RelayHandover};
 
 /// One interface.
 pub(crate) struct Interface {
@@ -91,10 +91,10 @@ impl Interface {
     }
 
     /// Its relay, if it has one, carries on where another has stopped.
-    pub(crate) fn inherit(&mut self, now: Instant, from: Inheritance, sockets: Vec<OwnedFd>) {
+    pub(crate) fn inherit(&mut self, now: Instant, from: RelayHandover, sockets: Vec<OwnedFd>) {
         let index = self.config.index;
         let Some(relay) = self.relay() else { return };
-        relay.inherit(now, from, sockets);
+        relay.take_over(now, from, sockets);
         if index != 0 {
             // One that is gone again is told as gone.
             let _ = relay.turn_to(index);

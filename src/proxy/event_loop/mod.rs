@@ -320,7 +320,7 @@ impl Loop {
         for (position, interface) in self.interfaces.iter_mut().enumerate() {
             let Some(relay) = interface.relay() else { continue };
             let base = token::RELAY + ((position as u64) << 20);
-            let fixed = [(token::RECEIVER, relay.receiver()), (token::TAP, relay.tap())];
+            let fixed = [(token::RECEIVER, relay.receiver()), (token::TAP, relay.capture())];
             let answering =
                 relay.answering().map(|(port, socket)| (token::ANSWERS + u64::from(port), socket));
             for (what, fd) in fixed.into_iter().chain(answering) {

@@ -1,18 +1,18 @@
-//! Many packets in one system call, received, changed and sent on in the same memory: `recvmmsg` and
-//! `sendmmsg`.
+//! Batches of packets that are received by `recvmmsg`, changed in place, and sent from the same
+//! memory by `sendmmsg`.
 
 use std::io;
 use std::net::Ipv4Addr;
 use std::os::fd::{AsFd, AsRawFd};
 use std::ptr;
 
-/// Packets in one call.
+/// Most packets of one system call.
 pub(super) const BATCH: usize = 32;
-/// Room of one: the largest IPv4 packet, behind a `virtio_net_hdr` and a link header.
+/// Bytes for one packet: the largest IPv4 packet, behind a `virtio_net_hdr` and a link header.
 const SLOT: usize = 64 * 1024 + 64;
 
-/// Buffers for one batch. A page of them takes memory once a packet has been in it: 128 KiB for
-/// packets as they usually are.
+/// Buffers for one batch. A page of them occupies memory once a packet was written to it: 128 KiB
+/// in all for packets of the usual size.
 pub(crate) struct Batch {
     /// The slots. No reference to the whole is ever made: `incoming` and `outgoing` point into it.
     data: Vec<u8>,
@@ -23,7 +23,7 @@ pub(crate) struct Batch {
 }
 
 impl Batch {
-    /// Empty; nothing of its slots is in memory yet.
+    /// An empty batch. None of its slots occupies memory yet.
     pub(crate) fn new() -> Self {
         let mut batch = Batch {
             // Zeroed memory comes from the kernel page by page as it is written to.
@@ -40,16 +40,17 @@ impl Batch {
         batch
     }
 
-    /// Takes what waits in a socket, at most [`BATCH`] packets, and never blocks. Returns how many.
+    /// Receives the packets that are queued in a socket, at most [`BATCH`], without blocking.
+    /// Returns their number.
     ///
     /// # Errors
-    /// As recvmmsg(2): `WouldBlock` when nothing waits.
+    /// As recvmmsg(2): `WouldBlock` when nothing is queued.
     pub(super) fn receive(&mut self, socket: impl AsFd) -> io::Result<usize> {
         self.filled = 0;
         self.queued = 0;
-        // SAFETY: the descriptor is borrowed; each header points to its vector, and each vector to a
-        // slot of `data` with its length, all of which outlive the call. Nobody else has a reference to
-        // any of them.
+        // SAFETY: the descriptor is borrowed; each header points to its vector, and each vector to
+        // a slot of `data` with its length, all of which outlive the call. Nobody else has a
+        // reference to any of them.
         let received = unsafe {
             libc::recvmmsg(
                 socket.as_fd().as_raw_fd(),
@@ -64,7 +65,7 @@ impl Batch {
         Ok(self.filled)
     }
 
-    /// The bytes of a packet of the last [`Batch::receive`]; none behind the last.
+    /// The bytes of packet `position` of the last [`Batch::receive`]; empty past the last packet.
     pub(super) fn slot(&mut self, position: usize) -> &mut [u8] {
         if position >= self.filled {
             return &mut [];
@@ -86,8 +87,8 @@ impl Batch {
         }
     }
 
-    /// Sends what is queued. What the socket refuses is handed to `refused` with the reason, and
-    /// the rest goes on.
+    /// Sends the queued packets. `refused` gets each packet that the socket refuses, with the
+    /// reason; the others are sent.
     pub(super) fn send(
         &mut self,
         socket: impl AsFd,
@@ -96,9 +97,9 @@ impl Batch {
         let fd = socket.as_fd().as_raw_fd();
         let mut sent = 0;
         while sent < self.queued {
-            // SAFETY: the descriptor is borrowed; each of the headers from `sent` to `queued`, which
-            // there are, points to its vector and name, and each vector to a part of `data`, all of which
-            // outlive the call. Nobody else has a reference to any of them.
+            // SAFETY: the descriptor is borrowed; each of the headers from `sent` to `queued`,
+            // which there are, points to its vector and name, and each vector to a part of `data`,
+            // all of which outlive the call. Nobody else has a reference to any of them.
             let result = unsafe {
                 libc::sendmmsg(
                     fd,
@@ -135,7 +136,7 @@ impl Batch {
     }
 }
 
-/// What recvmmsg(2) and sendmmsg(2) take for a batch, put together once: the kernel changes none of
+/// The arguments of recvmmsg(2) and sendmmsg(2) for a batch, built once: the kernel changes none of
 /// the pointers.
 struct Messages {
     /// Each points to its element of the others, so that no reference to these is made (see
@@ -146,7 +147,7 @@ struct Messages {
 }
 
 impl Messages {
-    /// Without bytes yet; `named` messages have an address to go to.
+    /// Messages without bytes yet; `named` messages have a destination address.
     fn new(named: bool) -> Self {
         // SAFETY: a plain C structure, for which all zero is a value.
         let header: libc::mmsghdr = unsafe { std::mem::zeroed() };

@@ -6,21 +6,21 @@ use crate::proxy::container::interception::ALL_SYSTEMS;
 use crate::proxy::control::status::RelayCounts;
 use crate::proxy::relay::batch::Batch;
 use crate::proxy::relay::packet::{Integrity, Packet, build};
+use crate::proxy::relay::port_translation::Answer;
 use crate::proxy::relay::sockets::{send_fragments, socket_address};
-use crate::proxy::relay::translation::Answer;
-use crate::proxy::relay::{Received, Relay, TURN, admits};
+use crate::proxy::relay::{BATCHES_PER_TURN, Relay, RelayedGroup, admits};
 
-/// Time to live of an answer: to the container's own sockets and no further.
+/// TTL of a unicast answer: it reaches the container's own sockets and is not forwarded.
 const ONE_HOP: u8 = 1;
 
 impl Relay {
-    /// Puts what has arrived into the container.
+    /// Injects the packets that have arrived into the container.
     pub(crate) fn receive(&mut self, now: Instant, batch: &mut Batch) {
-        for _ in 0..TURN {
+        for _ in 0..BATCHES_PER_TURN {
             let Ok(count) = batch.receive(&self.host.receiver) else { return };
             for position in 0..count {
-                if let Some(length) = self.admit(now, batch.slot(position)) {
-                    // All packets take one route: see Injector.
+                if let Some(length) = self.prepare_inbound(now, batch.slot(position)) {
+                    // The route to 224.0.0.1 exists on every interface: see the query injector.
                     batch.queue(position, 0, length, ALL_SYSTEMS);
                 }
             }
@@ -42,11 +42,12 @@ impl Relay {
         }
     }
 
-    /// Makes a packet ready to be injected; its length, when the container is to have it.
-    fn admit(&mut self, now: Instant, bytes: &mut [u8]) -> Option<usize> {
+    /// Prepares a packet for injection and returns its length; `None` when the container does not
+    /// get it.
+    fn prepare_inbound(&mut self, now: Instant, bytes: &mut [u8]) -> Option<usize> {
         let mut packet = Packet::parse(bytes)?;
-        let Received { filter, counts } = self.groups.get_mut(&packet.destination())?;
-        if !admits(filter, packet.source()) || self.echoes.is_one(|| packet.fingerprint()) {
+        let RelayedGroup { filter, counts } = self.groups.get_mut(&packet.destination())?;
+        if !admits(filter, packet.source()) || self.looped_back.take(|| packet.fingerprint()) {
             return None;
         }
         let total = &mut self.inbound.total;
@@ -67,7 +68,7 @@ impl Relay {
         Some(packet.len())
     }
 
-    /// Puts an answer to something that the container has sent into it.
+    /// Injects unicast answers that arrived on the host port of the container's `port`.
     pub(crate) fn answer(&mut self, now: Instant, port: u16, buffer: &mut [u8]) {
         let Some(translation) = &mut self.translation else { return };
         while let Ok(Answer { from, to, length }) = translation.receive(now, port, buffer) {

@@ -1,29 +1,31 @@
 //! The relay: multicast data across the namespace boundary, for links that carry none.
 //!
-//! What the proxy has joined upstream is received there by a raw socket and put into the container,
-//! and what the container sends to a group goes out of the upstream interface:
+//! A raw socket on the upstream interface receives the groups that the proxy has joined there; the
+//! relay injects these packets into the container. A packet socket in the container captures what
+//! the container sends to a group; the relay sends it out of the upstream interface.
 //!
 //! ```text
 //!   LAN -> upstream -> receiver (groups, sources) -> injector (TTL 0) -> container's sockets
-//!   container -> its interface -> tap -> translation -> sender -> upstream -> LAN
+//!   container -> its interface -> capture -> port translation -> sender -> upstream -> LAN
 //! ```
 //!
-//! No loop can come of it: what is injected has a time to live of 0 and never leaves the container,
-//! and the tap sees only what the container itself sends. The host's kernel loops what is sent to
-//! all who have joined on the host, so that each neighbour's relay has it once; one's own comes back
-//! too and is known by its fingerprint ([`echo`]). What arrives at the container's interface otherwise
-//! is kept out by the filter, so that nothing is delivered twice.
+//! A forwarding loop is impossible: an injected packet has TTL 0 and never leaves the container,
+//! and the capture socket sees only what the container itself sends. The host's kernel loops a sent
+//! packet back to every socket of the host that has joined the group. So each neighbour's relay
+//! receives it once, and this relay receives its own packet too, which [`looped_back`] recognises
+//! by its fingerprint. The nf_tables rules drop UDP multicast that reaches the container's
+//! interface in any other way, so that no packet is delivered twice.
 
 mod batch;
-mod echo;
-mod group_filter;
+mod handover;
 mod inbound;
-mod inheritance;
+mod looped_back;
 mod outbound;
 mod packet;
-mod rate;
+mod port_translation;
+mod rate_limiter;
+mod socket_filter;
 mod sockets;
-mod translation;
 
 use std::collections::BTreeMap;
 use std::io;
@@ -36,19 +38,20 @@ use crate::multicast::{FilterMode, SourceFilter, is_link_local};
 use crate::proxy::config::ProxyInterface;
 use crate::proxy::control::status::{RelayCounts, RelayStatus, TranslatedPort};
 pub(crate) use crate::proxy::relay::batch::Batch;
-use crate::proxy::relay::echo::Echoes;
-pub(crate) use crate::proxy::relay::inheritance::Inheritance;
+pub(crate) use crate::proxy::relay::handover::RelayHandover;
+use crate::proxy::relay::looped_back::LoopedBack;
 #[doc(hidden)]
 pub use crate::proxy::relay::packet::check_relayed_packet;
-use crate::proxy::relay::rate::RateLimiter;
+use crate::proxy::relay::port_translation::PortTranslation;
+use crate::proxy::relay::rate_limiter::RateLimiter;
 pub(crate) use crate::proxy::relay::sockets::{ContainerSockets, HostSockets};
-use crate::proxy::relay::translation::Translation;
 use crate::sys::sockopt;
 
-/// Batches of one socket before the others have their turn.
-const TURN: usize = 8;
-/// Groups that the container sends to and are counted one by one.
-const MOST_SENT: usize = 1024;
+/// Batches that are read from one socket before the event loop serves the other descriptors.
+const BATCHES_PER_TURN: usize = 8;
+/// Most groups that the container sends to for which packets are counted per group. Packets to
+/// further groups are counted in the total only.
+const MAX_SENT_GROUPS: usize = 1024;
 
 /// The relay of one interface.
 pub(crate) struct Relay {
@@ -57,21 +60,21 @@ pub(crate) struct Relay {
     host: HostSockets,
     container: ContainerSockets,
     policy: GroupPolicy,
-    /// What is received, by group.
-    groups: BTreeMap<Ipv4Addr, Received>,
-    /// What was sent, by group.
+    /// The groups that are injected into the container.
+    groups: BTreeMap<Ipv4Addr, RelayedGroup>,
+    /// Packets that the container sent, by group.
     sent: BTreeMap<Ipv4Addr, RelayCounts>,
     inbound: Direction,
     outbound: Direction,
-    echoes: Echoes,
-    /// None where the container's own address is kept.
-    translation: Option<Translation>,
-    /// When the host's address was last looked at.
-    address_read: Option<Instant>,
+    looped_back: LoopedBack,
+    /// `None` when packets leave with the container's own address (ipvlan).
+    translation: Option<PortTranslation>,
+    /// When the address of the upstream interface was last read.
+    host_address_read_at: Option<Instant>,
     identification: u16,
 }
 
-struct Received {
+struct RelayedGroup {
     filter: SourceFilter,
     counts: RelayCounts,
 }
@@ -82,7 +85,7 @@ struct Direction {
 }
 
 impl Relay {
-    /// A relay that receives nothing yet; `None` when the interface has no need of one.
+    /// A relay that has no groups yet; `None` when the interface does not need a relay.
     pub(crate) fn new(
         config: &ProxyInterface,
         host: HostSockets,
@@ -102,21 +105,21 @@ impl Relay {
             sent: BTreeMap::new(),
             inbound: direction(),
             outbound: direction(),
-            echoes: Echoes::default(),
-            translation: task.translate.then(Translation::default),
-            address_read: None,
+            looped_back: LoopedBack::default(),
+            translation: task.translate.then(PortTranslation::default),
+            host_address_read_at: None,
             identification: 1,
         })
     }
 
-    /// What is readable when something has arrived for the container.
+    /// The socket that receives packets for the container.
     pub(crate) fn receiver(&self) -> BorrowedFd<'_> {
         self.host.receiver.as_fd()
     }
 
-    /// What is readable when the container has sent something.
-    pub(crate) fn tap(&self) -> BorrowedFd<'_> {
-        self.container.tap.as_fd()
+    /// The socket that captures what the container sends.
+    pub(crate) fn capture(&self) -> BorrowedFd<'_> {
+        self.container.capture.as_fd()
     }
 
     /// Relays to and from the container's interface of this index from now on.
@@ -127,7 +130,7 @@ impl Relay {
         self.container.turn_to(index)
     }
 
-    /// Makes what is received of `group` what is wanted; to be called before it is joined, and after it
+    /// Sets the source filter of `group`. Call it before the group is joined upstream, and after it
     /// was left.
     ///
     /// # Errors
@@ -139,18 +142,18 @@ impl Relay {
             known.filter = wanted.clone();
             return Ok(());
         } else {
-            let received = Received { filter: wanted.clone(), counts: RelayCounts::default() };
+            let received = RelayedGroup { filter: wanted.clone(), counts: RelayCounts::default() };
             self.groups.insert(group, received);
         }
         let groups: Vec<Ipv4Addr> = self.groups.keys().copied().collect();
-        self.host.receiver.attach_filter(&group_filter::only(&groups))
+        self.host.receiver.attach_filter(&socket_filter::only(&groups))
     }
 
-    /// Receives nothing any more.
+    /// Removes all groups.
     pub(crate) fn clear(&mut self) {
         self.groups.clear();
-        // Where it fails, what comes is of no group.
-        let _ = self.host.receiver.attach_filter(&group_filter::only(&[]));
+        // When this fails, packets still arrive and match no group.
+        let _ = self.host.receiver.attach_filter(&socket_filter::only(&[]));
     }
 
     /// When [`Relay::handle_timeout`] is to be called.
@@ -158,41 +161,41 @@ impl Relay {
         self.translation.as_ref()?.poll_timeout()
     }
 
-    /// Gives up ports that were not used for long.
+    /// Frees the host ports that were idle for too long.
     pub(crate) fn handle_timeout(&mut self, now: Instant) {
         if let Some(translation) = &mut self.translation {
             translation.expire(now);
         }
     }
 
-    /// What became of a group's packets in both directions; none when it is not relayed.
+    /// Packet counts of a group, both directions; `None` when the group is not relayed.
     pub(crate) fn counts(&self, group: Ipv4Addr) -> Option<RelayCounts> {
         let received = self.groups.get(&group).map(|received| received.counts)?;
         Some(received + self.sent.get(&group).copied().unwrap_or_default())
     }
 
-    /// What is to be told of it.
+    /// The relay's part of the proxy's status.
     pub(crate) fn status(&self) -> RelayStatus {
-        let lines = self.translation.iter().flat_map(Translation::lines);
-        // What the sockets had no room for was never seen, and is of no known group.
+        let mappings = self.translation.iter().flat_map(PortTranslation::mappings);
+        // Packets that a full socket buffer dropped were never read: their group is unknown.
         let overrun = |socket: BorrowedFd<'_>| u64::from(sockopt::dropped(socket).unwrap_or(0));
         RelayStatus {
             inbound: self.inbound.total,
             outbound: self.outbound.total,
-            overruns: overrun(self.receiver()) + overrun(self.tap()),
-            ports: lines
-                .map(|line| TranslatedPort {
-                    inside: SocketAddrV4::new(line.inside.0, line.inside.1),
-                    outside: SocketAddrV4::new(line.outside.0, line.outside.1),
-                    answered: line.answered,
+            overruns: overrun(self.receiver()) + overrun(self.capture()),
+            ports: mappings
+                .map(|mapping| TranslatedPort {
+                    inside: SocketAddrV4::new(mapping.inside.0, mapping.inside.1),
+                    outside: SocketAddrV4::new(mapping.outside.0, mapping.outside.1),
+                    answered: mapping.answered,
                 })
                 .collect(),
         }
     }
 
-    /// Whether the relay has to do with a group: with those of 224.0.0.0/24 only where a rule names
-    /// them, since they are every link's own.
-    fn concerns(&self, group: Ipv4Addr) -> bool {
+    /// Whether packets to a group are relayed. Groups of 224.0.0.0/24 have link scope: they are
+    /// relayed only when an `allow` rule names them.
+    fn is_relayed(&self, group: Ipv4Addr) -> bool {
         !is_link_local(group) || self.policy.names_link_local(group)
     }
 }
@@ -206,5 +209,5 @@ fn admits(filter: &SourceFilter, source: Ipv4Addr) -> bool {
     }
 }
 
-/// Watches a socket that takes answers for a port of the container.
+/// Adds a new answer socket, and the container's port that it serves, to the event loop.
 pub(crate) type Watch<'w> = &'w mut dyn FnMut(&UdpSocket, u16);

@@ -7,32 +7,33 @@ use crate::proxy::control::status::RelayCounts;
 use crate::proxy::relay::batch::{BATCH, Batch};
 use crate::proxy::relay::packet::Packet;
 use crate::proxy::relay::sockets::{send_fragments, socket_address};
-use crate::proxy::relay::{MOST_SENT, Relay, TURN, Watch};
+use crate::proxy::relay::{BATCHES_PER_TURN, MAX_SENT_GROUPS, Relay, Watch};
 use crate::sys::ifreq;
 
-/// `struct virtio_net_hdr` of linux/virtio_net.h: flags, type, header length, segment size, checksum
-/// start and offset, in the machine's byte order.
+/// `struct virtio_net_hdr` of linux/virtio_net.h: flags, type, header length, segment size,
+/// checksum start and offset, in the machine's byte order.
 const VNET_HEADER: usize = 10;
 const VNET_NEEDS_CHECKSUM: u8 = 1;
 const VNET_SEGMENT_NONE: u8 = 0;
 const VNET_SEGMENT_UDP: u8 = 5;
-/// Addresses and type.
+/// Length of an Ethernet header: two addresses and the type.
 const ETHERNET_HEADER: usize = 14;
 const PACKET: usize = VNET_HEADER + ETHERNET_HEADER;
 
-/// The host's address may change while a container runs.
+/// How long the host's address is taken from memory before it is read again: the address may change
+/// while a container runs.
 const ADDRESS_LIFETIME: Duration = Duration::from_secs(1);
 
-/// What the kernel leaves to hardware.
+/// Work that the kernel left to the network card, as `virtio_net_hdr` says.
 #[derive(Clone, Copy)]
 struct Offload {
     checksum: bool,
-    /// Bytes of a segment; 0: there is one.
+    /// UDP payload bytes of each segment; 0 for a packet that is not segmented.
     segment: usize,
 }
 
 impl Offload {
-    /// `None` for what is not UDP cut into segments.
+    /// `None` for another kind of segmentation than UDP's.
     fn parse(frame: &[u8]) -> Option<Self> {
         let header: &[u8; VNET_HEADER] = frame.first_chunk()?;
         let size = usize::from(u16::from_ne_bytes([header[4], header[5]]));
@@ -46,11 +47,11 @@ impl Offload {
 }
 
 impl Relay {
-    /// Sends what the container has sent. `watch` is told of new sockets that take answers.
+    /// Sends the captured packets to the LAN. `watch` gets each new socket that receives answers.
     pub(crate) fn send(&mut self, now: Instant, batch: &mut Batch, watch: Watch<'_>) {
-        self.look_at_address(now);
-        for _ in 0..TURN {
-            let Ok(count) = batch.receive(&self.container.tap) else { return };
+        self.refresh_host_address(now);
+        for _ in 0..BATCHES_PER_TURN {
+            let Ok(count) = batch.receive(&self.container.capture) else { return };
             for position in 0..count {
                 let frame = batch.slot(position);
                 let Some(offload) = Offload::parse(frame) else {
@@ -82,8 +83,8 @@ impl Relay {
         }
     }
 
-    /// Makes a packet ready to be sent; its length and group, unless it is not to be sent, or was in
-    /// segments.
+    /// Prepares a packet for the LAN and returns its length and group; `None` when it is not sent,
+    /// or was sent here as segments.
     fn prepare(
         &mut self,
         now: Instant,
@@ -92,7 +93,7 @@ impl Relay {
         watch: Watch<'_>,
     ) -> Option<(usize, Ipv4Addr)> {
         let group = packet.destination();
-        if !self.concerns(group) {
+        if !self.is_relayed(group) {
             return None;
         }
         if !self.outbound.rate.admit(now, packet.len()) {
@@ -115,12 +116,12 @@ impl Relay {
         Some((packet.len(), group))
     }
 
-    /// Gives a packet the source that the LAN is to see; `false` when there is none.
+    /// Sets the source address and port that the LAN sees; `false` when the host has no address.
     fn translate(&mut self, now: Instant, packet: &mut Packet<'_>, watch: Watch<'_>) -> bool {
         let Some(translation) = &mut self.translation else { return true };
         let inside = packet.source();
         let Some((port, destination)) = packet.ports() else {
-            // A later fragment: the ports were in the first.
+            // Not the first fragment: only the first has the ports.
             let Some(host) = translation.host() else { return false };
             packet.set_source(host, 0);
             return true;
@@ -144,30 +145,31 @@ impl Relay {
         }
     }
 
-    /// Makes sure that the packet is known when it comes back.
+    /// Gives the packet an IPv4 identification and remembers it, so that it is recognised when the
+    /// host's kernel loops it back.
     fn identify(&mut self, now: Instant, packet: &mut Packet<'_>) {
         self.identification = self.identification.wrapping_add(1);
         packet.identify(self.identification);
-        // What comes back of a group that is not received is not looked at.
+        // A looped-back packet of a group that this relay does not receive is never read.
         if self.groups.contains_key(&packet.destination())
             && let Some(print) = packet.fingerprint()
         {
-            self.echoes.expect(now, print);
+            self.looped_back.remember(now, print);
         }
     }
 
     fn count_sent(&mut self, group: Ipv4Addr, of: fn(&mut RelayCounts) -> &mut u64) {
         *of(&mut self.outbound.total) += 1;
-        if self.sent.len() < MOST_SENT || self.sent.contains_key(&group) {
+        if self.sent.len() < MAX_SENT_GROUPS || self.sent.contains_key(&group) {
             *of(self.sent.entry(group).or_default()) += 1;
         }
     }
 
-    fn look_at_address(&mut self, now: Instant) {
+    fn refresh_host_address(&mut self, now: Instant) {
         let Some(translation) = &mut self.translation else { return };
         let fresh = |read: Instant| now.saturating_duration_since(read) < ADDRESS_LIFETIME;
-        if !self.address_read.is_some_and(fresh) {
-            self.address_read = Some(now);
+        if !self.host_address_read_at.is_some_and(fresh) {
+            self.host_address_read_at = Some(now);
             let host = ifreq::address(&self.host.sender, &self.upstream);
             translation.set_host(host.unwrap_or(None));
         }

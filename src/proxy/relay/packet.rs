@@ -1,4 +1,4 @@
-//! IPv4 packets that carry UDP, changed in place: pure, and safe on any bytes.
+//! IPv4 packets that carry UDP, changed in place. No system calls; any bytes are handled.
 
 use std::net::Ipv4Addr;
 
@@ -29,19 +29,18 @@ const UDP_CHECKSUM: usize = 6;
 const MORE: u16 = 0x2000;
 const OFFSET: u16 = 0x1fff;
 
-/// What a UDP checksum says.
+/// The result of a UDP checksum.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Integrity {
-    /// The datagram is as it was sent, as far as its checksum tells; one that was left to hardware
-    /// is complete now.
+    /// The checksum is right, absent, or was left to hardware and is complete now.
     Intact,
-    /// It was damaged on the way.
+    /// The checksum is wrong.
     Damaged,
-    /// A fragment of a datagram: nobody can tell yet.
+    /// A fragment of a datagram: the checksum covers the whole datagram.
     Unknown,
 }
 
-/// An IPv4 packet with UDP in it, or a fragment of one, whose lengths agree with the buffer.
+/// An IPv4 packet that carries UDP, or a fragment of one, whose lengths agree with the buffer.
 pub(super) struct Packet<'a> {
     bytes: &'a mut [u8],
     header: usize,
@@ -49,7 +48,7 @@ pub(super) struct Packet<'a> {
 
 impl<'a> Packet<'a> {
     /// Checks version, header length, total length, the protocol, and that the UDP header is whole
-    /// and its length within the packet. Bytes behind the total length are left out.
+    /// and its length within the packet. Bytes behind the total length are ignored.
     pub(super) fn parse(bytes: &'a mut [u8]) -> Option<Self> {
         let fixed: &[u8; HEADER] = bytes.first_chunk()?;
         let header = usize::from(fixed[0] & 0x0f) * 4;
@@ -91,24 +90,25 @@ impl<'a> Packet<'a> {
         self.address(DESTINATION)
     }
 
-    /// Whether the UDP header is in it.
+    /// Whether the packet contains the UDP header: it is no fragment, or the first one.
     pub(super) fn is_first(&self) -> bool {
         self.field(FRAGMENT) & OFFSET == 0
     }
 
-    /// Source and destination port; none in a later fragment.
+    /// Source and destination port; `None` in a later fragment.
     pub(super) fn ports(&self) -> Option<(u16, u16)> {
         self.is_first().then_some(())?;
         Some((self.udp_field(SOURCE_PORT)?, self.udp_field(DESTINATION_PORT)?))
     }
 
-    /// Where the UDP payload begins; none in a later fragment.
+    /// Offset of the UDP payload in bytes; `None` in a later fragment.
     pub(super) fn data_offset(&self) -> Option<usize> {
         self.is_first().then_some(self.header + UDP_HEADER)
     }
 
-    /// Identification, addresses, ports, length and checksum: what tells a datagram from others. It is
-    /// the same for one that was reassembled and for its first fragment; a later fragment has none.
+    /// Identification, addresses, ports, length and checksum, which distinguish a datagram from
+    /// others. A reassembled datagram and its first fragment have the same; a later fragment has
+    /// none.
     pub(super) fn fingerprint(&self) -> Option<[u8; 18]> {
         self.is_first().then_some(())?;
         let mut print = [0; 18];
@@ -118,13 +118,13 @@ impl<'a> Packet<'a> {
         Some(print)
     }
 
-    /// Sets the time to live. The header's own checksum is the kernel's to make when it sends.
+    /// Sets the TTL. The kernel computes the header checksum when it sends.
     pub(super) fn set_ttl(&mut self, ttl: u8) {
         self.bytes[TTL] = ttl;
     }
 
-    /// Gives the packet an identification unless it has one (RFC 6864 §4.1: one that is not fragmented may
-    /// have any).
+    /// Sets the identification when it is 0 (RFC 6864 §4.1: a packet that is not fragmented may
+    /// have any value).
     pub(super) fn identify(&mut self, identification: u16) {
         if self.field(IDENTIFICATION) == 0 {
             self.set(IDENTIFICATION, identification.max(1));
@@ -152,9 +152,10 @@ impl<'a> Packet<'a> {
         }
     }
 
-    /// Checks the UDP checksum of what arrived, and completes one that its sender left to hardware which no
-    /// packet on one host ever meets: it then holds the sum of the pseudo header (`udp_send_skb` in
-    /// net/ipv4/udp.c, CHECKSUM_PARTIAL).
+    /// Checks the UDP checksum of a received packet. A sender on the same host may leave the
+    /// checksum to hardware that the packet never passes: the field then holds the sum of the
+    /// pseudo header (`udp_send_skb` in net/ipv4/udp.c, CHECKSUM_PARTIAL), and the checksum is
+    /// completed here.
     pub(super) fn check(&mut self) -> Integrity {
         if !self.is_first() || self.has_more() {
             return Integrity::Unknown;
@@ -176,7 +177,7 @@ impl<'a> Packet<'a> {
         Integrity::Damaged
     }
 
-    /// Writes the UDP checksum anew. A fragment keeps what it has: the datagram is not here.
+    /// Computes the UDP checksum. A fragment keeps its field: the rest of the datagram is not here.
     pub(super) fn complete(&mut self) {
         if !self.is_first() || self.has_more() {
             return;
@@ -188,8 +189,9 @@ impl<'a> Packet<'a> {
         self.set(self.header + UDP_CHECKSUM, checksum);
     }
 
-    /// Cuts it into packets of at most `mtu` bytes (RFC 791 §3.2), a fragment into smaller ones; options
-    /// are left out. Nothing comes of an MTU that has no room for eight bytes.
+    /// Fragments the packet, which may be a fragment itself, into packets of at most `mtu` bytes
+    /// (RFC 791 §3.2). IP options are left out. An MTU without room for eight bytes of data yields
+    /// nothing.
     pub(super) fn fragment(&self, mtu: usize, mut each: impl FnMut(&mut [u8])) {
         let room = mtu.saturating_sub(HEADER) / 8 * 8;
         if room == 0 {
@@ -202,7 +204,7 @@ impl<'a> Packet<'a> {
         while let Some((position, chunk)) = chunks.next() {
             let more = chunks.peek().is_some() || own & MORE != 0;
             let unit = first_unit + position * room / 8;
-            // Behind the longest datagram there is nothing.
+            // Past the longest possible datagram.
             let Some(unit) = u16::try_from(unit).ok().filter(|unit| *unit <= OFFSET) else {
                 return;
             };
@@ -219,8 +221,8 @@ impl<'a> Packet<'a> {
         }
     }
 
-    /// Cuts a datagram that was handed to hardware to be cut into datagrams of `size` bytes each
-    /// (UDP_SEGMENT, udp(7)).
+    /// Splits a datagram with segmentation offload (UDP_SEGMENT, udp(7)) into datagrams of `size`
+    /// payload bytes each.
     pub(super) fn segment(&self, size: usize, mut each: impl FnMut(Packet<'_>)) {
         let (Some(start), true) = (self.data_offset(), size > 0) else { return };
         let mut segment = Vec::with_capacity(start + size);
@@ -246,7 +248,8 @@ impl<'a> Packet<'a> {
         &self.bytes[self.header..]
     }
 
-    /// What the UDP length covers; all there is when it is too long.
+    /// The UDP header and payload by the UDP length; the whole IP payload when that length is too
+    /// long.
     fn datagram(&self) -> &[u8] {
         let payload = self.payload();
         let length = usize::from(self.udp_field(UDP_LENGTH).unwrap_or(0));
@@ -276,7 +279,7 @@ impl<'a> Packet<'a> {
     }
 }
 
-/// A whole packet around a UDP payload of at most 65507 bytes; longer ones are cut.
+/// Builds a packet with a UDP payload of at most 65507 bytes; a longer payload is cut.
 pub(super) fn build(
     source: (Ipv4Addr, u16),
     destination: (Ipv4Addr, u16),

@@ -1,4 +1,4 @@
-//! The sockets of a relay. All that need a privilege are opened before the proxy gives it up.
+//! The sockets of a relay. Those that need a privilege are opened before the proxy drops it.
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddrV4};
@@ -6,11 +6,12 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 use socket2::{Domain, Protocol, SockAddr, SockAddrStorage, SockFilter, Socket, Type};
 
 use crate::proxy::container::interception::{raw_sender, send_on};
-use crate::proxy::relay::group_filter;
 use crate::proxy::relay::packet::{Packet, UDP};
+use crate::proxy::relay::socket_filter;
 use crate::sys::{ifreq, sockopt};
 
-/// Room for 50 ms of a stream of 1 Gbit/s, whose packets take about twice their size.
+/// Receive buffer in bytes: 50 ms of a stream of 1 Gbit/s, whose packets occupy about twice their
+/// size.
 const RECEIVE_BUFFER: usize = 16 << 20;
 /// `PACKET_OUTGOING` and the option of linux/if_packet.h.
 const PACKET_OUTGOING: u32 = 4;
@@ -19,23 +20,23 @@ const PACKET_VNET_HDR: i32 = 15;
 const ANCILLARY: u32 = libc::SKF_AD_OFF.cast_unsigned();
 const NETWORK: u32 = libc::SKF_NET_OFF.cast_unsigned();
 
-/// Those in the host's namespace.
+/// The sockets in the host's network namespace.
 pub(crate) struct HostSockets {
     /// Receives whole UDP packets that arrive on the upstream interface for any group.
     pub(super) receiver: Socket,
-    /// Sends whole packets out of it.
+    /// Sends whole IPv4 packets out of the upstream interface.
     pub(super) sender: Socket,
 }
 
 impl HostSockets {
-    /// Opens them in the caller's namespace, for the interface of this name and index.
+    /// Opens them in the caller's network namespace, for the interface of this name and index.
     ///
     /// # Errors
     /// `EPERM` without CAP_NET_RAW, `ENODEV` when there is no such interface.
     pub(crate) fn open(name: &str, index: u32) -> io::Result<Self> {
         let receiver = Socket::new(Domain::IPV4, Type::RAW, Some(Protocol::from(i32::from(UDP))))?;
-        // Before it is bound, so that nothing else is ever queued.
-        receiver.attach_filter(&group_filter::only(&[]))?;
+        // Attached before the socket is bound, so that no other packet is ever queued.
+        receiver.attach_filter(&socket_filter::only(&[]))?;
         receiver.bind_device(Some(name.as_bytes()))?;
         sockopt::grow_receive_buffer(&receiver, RECEIVE_BUFFER)?;
         receiver.set_nonblocking(true)?;
@@ -45,29 +46,31 @@ impl HostSockets {
     }
 }
 
-/// Those in the container's namespace.
+/// The sockets in the container's network namespace.
 pub(crate) struct ContainerSockets {
-    /// Puts whole packets into the container; see [`crate::proxy::container::interception::Injector`].
+    /// Injects whole IPv4 packets into the container; see
+    /// [`crate::proxy::container::interception::Injector`].
     pub(super) injector: Socket,
-    /// Sees the multicast that the container sends.
-    pub(super) tap: Socket,
+    /// Captures the UDP multicast that the container sends.
+    pub(super) capture: Socket,
 }
 
 impl ContainerSockets {
-    /// Opens them in the caller's namespace, for no interface yet; what is injected carries `mark`.
+    /// Opens them in the caller's network namespace, without an interface yet. Injected packets
+    /// carry `mark`.
     ///
     /// # Errors
     /// `EPERM` without CAP_NET_RAW and CAP_NET_ADMIN.
     pub(crate) fn open(mark: u32) -> io::Result<Self> {
         let injector = raw_sender()?;
         injector.set_mark(mark)?;
-        // Of no protocol: it hears nothing before it is bound.
-        let tap = Socket::new(Domain::PACKET, Type::RAW, Some(Protocol::from(0)))?;
-        tap.attach_filter(&outgoing_multicast())?;
-        sockopt::set_int(&tap, libc::SOL_PACKET, PACKET_VNET_HDR, 1)?;
-        sockopt::grow_receive_buffer(&tap, RECEIVE_BUFFER)?;
-        tap.set_nonblocking(true)?;
-        Ok(ContainerSockets { injector, tap })
+        // Protocol 0: the socket receives nothing before it is bound.
+        let capture = Socket::new(Domain::PACKET, Type::RAW, Some(Protocol::from(0)))?;
+        capture.attach_filter(&outgoing_multicast())?;
+        sockopt::set_int(&capture, libc::SOL_PACKET, PACKET_VNET_HDR, 1)?;
+        sockopt::grow_receive_buffer(&capture, RECEIVE_BUFFER)?;
+        capture.set_nonblocking(true)?;
+        Ok(ContainerSockets { injector, capture })
     }
 
     /// Turns them to the interface of this index.
@@ -77,13 +80,13 @@ impl ContainerSockets {
     pub(super) fn turn_to(&self, index: u32) -> io::Result<()> {
         send_on(&self.injector, index)?;
         let all = (libc::ETH_P_ALL as u16).to_be();
-        self.tap.bind(&link_address(index, all))
+        self.capture.bind(&link_address(index, all))
     }
 }
 
-/// Sends what was refused because of its length (EMSGSIZE) in fragments: whoever makes a packet's header
-/// makes those of its fragments too (`raw_send_hdrinc` in net/ipv4/raw.c). `false` where it was refused
-/// for another reason, or a fragment is.
+/// Sends a packet in fragments after the kernel refused it for its length (EMSGSIZE): with
+/// IP_HDRINCL the kernel does not fragment (`raw_send_hdrinc` in net/ipv4/raw.c). Returns `false`
+/// when the refusal had another reason, or a fragment was refused.
 pub(super) fn send_fragments(
     socket: &Socket,
     interface: &str,
@@ -101,7 +104,7 @@ pub(super) fn send_fragments(
     whole
 }
 
-/// Where a raw socket sends to.
+/// The destination of a raw socket's packet.
 pub(super) fn socket_address(address: Ipv4Addr) -> SockAddr {
     SocketAddrV4::new(address, 0).into()
 }
@@ -119,7 +122,8 @@ fn link_address(index: u32, protocol: u16) -> SockAddr {
     }
 }
 
-/// A classic BPF program: untagged IPv4 UDP that this host sends to a group, with a time to live.
+/// A classic BPF program that accepts outgoing, untagged IPv4 UDP packets to a group whose TTL is
+/// not 0.
 fn outgoing_multicast() -> [SockFilter; 15] {
     let op = |code: u32, jt, jf, k| SockFilter::new(code as u16, jt, jf, k);
     let word = |at| op(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, at);

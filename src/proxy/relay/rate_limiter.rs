@@ -1,16 +1,16 @@
-//! How much may be carried: token buckets for packets and bytes.
+//! `max-pps` and `max-byterate`: token buckets for packets and bytes.
 
 use std::time::Instant;
 
 use crate::multicast::RateLimits;
 
-/// A burst may be as much as the limit allows in this part of a second.
+/// The burst is the rate divided by this: what the limit allows in a tenth of a second.
 const BURST_PART: u64 = 10;
-/// The least burst of bytes: one packet of any size.
+/// The smallest burst of bytes: one packet of any size.
 const LEAST_BYTES: u64 = 65_535;
 const NANOS: u128 = 1_000_000_000;
 
-/// What one direction of one attachment may carry.
+/// The limits of one direction of one attachment.
 #[derive(Debug)]
 pub(super) struct RateLimiter {
     packets: Option<Bucket>,
@@ -18,7 +18,7 @@ pub(super) struct RateLimiter {
 }
 
 impl RateLimiter {
-    /// With full buckets.
+    /// A limiter with full buckets.
     pub(super) fn new(limits: RateLimits, now: Instant) -> Self {
         let packets = limits.packets.map(u64::from);
         RateLimiter {
@@ -29,7 +29,7 @@ impl RateLimiter {
         }
     }
 
-    /// Whether a packet of so many bytes may pass now; one that may not takes nothing.
+    /// Whether a packet of `bytes` bytes may pass now. A refused packet takes no tokens.
     pub(super) fn admit(&mut self, now: Instant, bytes: usize) -> bool {
         let (mut packets, mut volume) = (self.packets.as_mut(), self.bytes.as_mut());
         let amount = bytes as u64;
@@ -47,7 +47,7 @@ impl RateLimiter {
 #[derive(Debug)]
 struct Bucket {
     rate: u64,
-    /// Billionths of tokens.
+    /// Tokens in the bucket, in billionths.
     credit: u128,
     most: u128,
     filled: Instant,

@@ -1,4 +1,5 @@
-//! From which address and port the host sends what a container sent, and how answers find back.
+//! Port translation: which host address and port a container's packet leaves with, and which port
+//! of the container an answer belongs to.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -6,19 +7,18 @@ use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
-use crate::proxy::relay::inheritance::InheritedPort;
+use crate::proxy::relay::handover::HandedOverPort;
 use crate::sys::sockopt;
 
-/// Ports of one container at a time; beyond it the one that was silent for longest goes.
-const MOST: usize = 256;
-/// How long an answer is waited for after the last packet either way. A searcher of SSDP allows
-/// 5 s (UPnP Device Architecture 2.0 §1.3.2), and nothing that is asked by multicast is known to take
-/// minutes.
+/// Most mappings of one container. A new one replaces the mapping that was idle for longest.
+const MAX_MAPPINGS: usize = 256;
+/// How long a mapping lives after its last packet in either direction. An SSDP search is answered
+/// within 5 s (UPnP Device Architecture 2.0 §1.3.2); no known multicast request takes minutes.
 const IDLE: Duration = Duration::from_secs(120);
 
-/// The ports of a container that sends, and those that the host sends from for them.
+/// The ports that a container sends from, and the host ports that stand for them.
 #[derive(Debug, Default)]
-pub(super) struct Translation {
+pub(super) struct PortTranslation {
     host: Option<Ipv4Addr>,
     ports: BTreeMap<u16, Mapping>,
 }
@@ -28,40 +28,40 @@ struct Mapping {
     /// The address that the container sends from.
     inside: Ipv4Addr,
     host_port: u16,
-    /// Holds the port, and takes what is sent to it; none where others have it already.
+    /// Holds the host port and receives answers; `None` when another program has the port.
     socket: Option<UdpSocket>,
     used: Instant,
 }
 
-/// A datagram from the LAN to a port of the container.
+/// A unicast datagram from the LAN to a port of the container.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Answer {
     /// Who sent it.
     pub(super) from: (Ipv4Addr, u16),
-    /// Where the container waits for it.
+    /// The container's address and port.
     pub(super) to: (Ipv4Addr, u16),
-    /// Bytes of the buffer that it fills.
+    /// Bytes of the buffer that were filled.
     pub(super) length: usize,
 }
 
-/// One line of the table.
+/// One mapping, for people.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Line {
-    /// What the container sends from.
+pub(super) struct PortMapping {
+    /// Address and port that the container sends from.
     pub(super) inside: (Ipv4Addr, u16),
-    /// What the LAN sees.
+    /// Address and port that the LAN sees.
     pub(super) outside: (Ipv4Addr, u16),
-    /// Whether what is sent to that port comes to the container.
+    /// Whether answers to that port reach the container.
     pub(super) answered: bool,
 }
 
-impl Translation {
+impl PortTranslation {
     /// The host's address.
     pub(super) fn host(&self) -> Option<Ipv4Addr> {
         self.host
     }
 
-    /// Sets the host's address; another one ends all mappings.
+    /// Sets the host's address; a change removes all mappings.
     pub(super) fn set_host(&mut self, host: Option<Ipv4Addr>) {
         if self.host != host {
             self.host = host;
@@ -69,11 +69,12 @@ impl Translation {
         }
     }
 
-    /// The address and port to send from for a port of the container; none without an address of the
-    /// host. `opened` is told of a new socket that takes answers.
+    /// The host address and port to send from for a port of the container; `None` when the host has
+    /// no address. `opened` gets a new socket that receives answers.
     ///
-    /// The port is kept where it is free. One that equals the destination's is kept in any case: such
-    /// protocols (mDNS, RFC 6762 §6; PTP) take nothing from another port.
+    /// The port is kept when it is free on the host. A source port that equals the destination port
+    /// is kept in any case: such protocols (mDNS, RFC 6762 §6; PTP) ignore packets from other
+    /// ports.
     pub(super) fn outside(
         &mut self,
         now: Instant,
@@ -88,7 +89,7 @@ impl Translation {
             mapping.used = now;
             return Some((host, mapping.host_port));
         }
-        if self.ports.len() >= MOST {
+        if self.ports.len() >= MAX_MAPPINGS {
             let oldest = self.ports.iter().min_by_key(|(_, mapping)| mapping.used);
             if let Some(&oldest) = oldest.map(|(port, _)| port) {
                 self.ports.remove(&oldest);
@@ -108,10 +109,10 @@ impl Translation {
         Some((host, host_port))
     }
 
-    /// Receives one answer to a port of the container.
+    /// Receives one answer for a port of the container.
     ///
     /// # Errors
-    /// That of recvfrom(2); `WouldBlock` when there is none, or no such port.
+    /// Those of recvfrom(2); `WouldBlock` when no answer is queued, or the port has no mapping.
     pub(super) fn receive(
         &mut self,
         now: Instant,
@@ -126,25 +127,25 @@ impl Translation {
         Ok(Answer { from: (*from.ip(), from.port()), to: (mapping.inside, port), length })
     }
 
-    /// When [`Translation::expire`] has something to do.
+    /// When [`PortTranslation::expire`] is next to be called.
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
         self.ports.values().map(|mapping| mapping.used + IDLE).min()
     }
 
-    /// Gives up what was not used for long.
+    /// Removes mappings that were idle for too long.
     pub(super) fn expire(&mut self, now: Instant) {
         self.ports.retain(|_, mapping| mapping.used + IDLE > now);
     }
 
-    /// The ports that were used last, at most so many, and their sockets.
+    /// The mappings that were used last, at most `most`, and their sockets.
     pub(super) fn latest(
         &self,
         most: usize,
-    ) -> impl Iterator<Item = (InheritedPort, Option<&UdpSocket>)> {
+    ) -> impl Iterator<Item = (HandedOverPort, Option<&UdpSocket>)> {
         let mut ports: Vec<_> = self.ports.iter().collect();
         ports.sort_unstable_by_key(|(_, mapping)| std::cmp::Reverse(mapping.used));
         ports.into_iter().take(most).map(|(port, mapping)| {
-            let port = InheritedPort {
+            let port = HandedOverPort {
                 inside: (mapping.inside, *port),
                 host_port: mapping.host_port,
                 answered: mapping.socket.is_some(),
@@ -153,24 +154,29 @@ impl Translation {
         })
     }
 
-    /// Adds a port that another table had.
-    pub(super) fn inherit(&mut self, now: Instant, port: InheritedPort, socket: Option<UdpSocket>) {
-        let InheritedPort { inside: (inside, number), host_port, .. } = port;
-        if self.ports.len() < MOST {
+    /// Adds a mapping of the predecessor.
+    pub(super) fn take_over_port(
+        &mut self,
+        now: Instant,
+        port: HandedOverPort,
+        socket: Option<UdpSocket>,
+    ) {
+        let HandedOverPort { inside: (inside, number), host_port, .. } = port;
+        if self.ports.len() < MAX_MAPPINGS {
             self.ports.insert(number, Mapping { inside, host_port, socket, used: now });
         }
     }
 
-    /// The sockets that take answers, and the container's ports that they are for.
+    /// The answer sockets, each with the container's port that it serves.
     pub(super) fn sockets(&self) -> impl Iterator<Item = (u16, BorrowedFd<'_>)> {
         let each = self.ports.iter();
         each.filter_map(|(port, mapping)| Some((*port, mapping.socket.as_ref()?.as_fd())))
     }
 
-    /// The table, by the container's port.
-    pub(super) fn lines(&self) -> impl Iterator<Item = Line> + '_ {
+    /// All mappings, by the container's port.
+    pub(super) fn mappings(&self) -> impl Iterator<Item = PortMapping> + '_ {
         let host = self.host.unwrap_or(Ipv4Addr::UNSPECIFIED);
-        self.ports.iter().map(move |(port, mapping)| Line {
+        self.ports.iter().map(move |(port, mapping)| PortMapping {
             inside: (mapping.inside, *port),
             outside: (host, mapping.host_port),
             answered: mapping.socket.is_some(),
@@ -178,11 +184,11 @@ impl Translation {
     }
 }
 
-/// Takes a port that nobody has. Whoever wants to share it later may.
+/// Binds a port that no other socket has. A later socket with SO_REUSEADDR may share it.
 fn bind(host: Ipv4Addr, port: u16) -> io::Result<UdpSocket> {
     let socket = UdpSocket::bind((host, port))?;
     socket.set_nonblocking(true)?;
-    // A responder of the host's own that starts later asks for the same in turn.
+    // A responder of the host that starts later, such as avahi-daemon, sets the option too.
     let _ = sockopt::set_int(&socket, libc::SOL_SOCKET, libc::SO_REUSEADDR, 1);
     Ok(socket)
 }
@@ -194,8 +200,8 @@ mod tests {
     const HERE: Ipv4Addr = Ipv4Addr::LOCALHOST;
     const INSIDE: Ipv4Addr = Ipv4Addr::new(172, 17, 0, 2);
 
-    fn translation() -> Translation {
-        let mut translation = Translation::default();
+    fn translation() -> PortTranslation {
+        let mut translation = PortTranslation::default();
         translation.set_host(Some(HERE));
         translation
     }
@@ -211,7 +217,7 @@ mod tests {
         translation.expire(now + IDLE);
         let (_, same) = translation.outside(now, (INSIDE, port), port, |_| ()).unwrap();
         assert_eq!(same, port);
-        assert!(!translation.lines().next().unwrap().answered, "answers are the other's");
+        assert!(!translation.mappings().next().unwrap().answered, "answers are the other's");
         drop(taken);
         translation.expire(now + IDLE);
         let (_, kept) = translation.outside(now, (INSIDE, port), 1900, |_| ()).unwrap();
@@ -219,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_finds_back() {
+    fn an_answer_reaches_the_port_that_asked() {
         let now = Instant::now();
         let mut translation = translation();
         let mut opened = 0;
@@ -238,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn another_table_carries_on_with_the_ports_used_last() {
+    fn a_successor_takes_over_the_ports_used_last() {
         let start = Instant::now();
         let mut old = translation();
         let ports = [40_001, 40_002, 40_003];
@@ -249,11 +255,12 @@ mod tests {
         }
         let mut new = translation();
         for (port, socket) in old.latest(2) {
-            new.inherit(start, port, socket.map(|socket| socket.try_clone().unwrap()));
+            new.take_over_port(start, port, socket.map(|socket| socket.try_clone().unwrap()));
         }
         drop(old);
-        let lines: Vec<_> = new.lines().map(|line| (line.inside.1, line.outside)).collect();
-        assert_eq!(lines, [(ports[1], outside[1]), (ports[2], outside[2])]);
+        let mappings: Vec<_> =
+            new.mappings().map(|mapping| (mapping.inside.1, mapping.outside)).collect();
+        assert_eq!(mappings, [(ports[1], outside[1]), (ports[2], outside[2])]);
         assert_eq!(new.sockets().map(|(port, _)| port).collect::<Vec<_>>(), ports[1..]);
         // The host's address, looked at again, is no other.
         new.set_host(Some(HERE));
@@ -264,13 +271,13 @@ mod tests {
     fn the_table_is_bounded() {
         let start = Instant::now();
         let mut translation = translation();
-        for n in 0..MOST as u64 + 20 {
+        for n in 0..MAX_MAPPINGS as u64 + 20 {
             let now = start + Duration::from_millis(n);
             // Ports below 1024 are in use by nobody or refused; both are well.
             translation.outside(now, (INSIDE, 50_000 + n as u16), 1900, |_| ());
         }
-        assert_eq!(translation.lines().count(), MOST);
-        assert!(translation.lines().all(|line| line.inside.1 >= 50_020));
+        assert_eq!(translation.mappings().count(), MAX_MAPPINGS);
+        assert!(translation.mappings().all(|mapping| mapping.inside.1 >= 50_020));
         translation.set_host(None);
         assert_eq!(translation.outside(start, (INSIDE, 1), 1, |_| ()), None);
     }

@@ -1,5 +1,5 @@
-//! A classic BPF program that lets packets to some groups through: the kernel then drops what
-//! nobody wants here before it is queued.
+//! A classic BPF program that accepts packets to a set of groups, so that the kernel drops packets
+//! of other groups before they are queued.
 
 use std::net::Ipv4Addr;
 
@@ -7,22 +7,24 @@ use socket2::SockFilter;
 
 /// Offset of the destination in an IPv4 header (RFC 791 §3.1).
 const DESTINATION: u32 = 16;
-/// Addresses that are compared one by one at the end of the search.
+/// Most addresses that are compared one by one at the end of the binary search.
 const LEAF: usize = 4;
-/// Groups up to which the program stays below the kernel's limit of 4096 instructions (`BPF_MAXINSNS`).
-const MOST: usize = 1024;
-/// The first octet of the first group, and of what follows the last.
+/// Most groups for which the program stays below the kernel's limit of 4096 instructions
+/// (`BPF_MAXINSNS`).
+const MAX_GROUPS: usize = 1024;
+/// 224.0.0.0, the first multicast address, and 240.0.0.0, the first address behind the last.
 const FIRST: u32 = 0xe000_0000;
-const BEHIND: u32 = 0xf000_0000;
+const END: u32 = 0xf000_0000;
 
-/// A program for packets that begin with their IPv4 header. `groups` ascend. Of more than [`MOST`]
-/// groups it lets all multicast through; the relay looks again in any case.
+/// A program for packets that begin with their IPv4 header. `groups` ascend. For more than
+/// [`MAX_GROUPS`] groups the program accepts all multicast: the relay looks the group up in any
+/// case.
 pub(super) fn only(groups: &[Ipv4Addr]) -> Vec<SockFilter> {
     let groups: Vec<u32> = groups.iter().map(|group| u32::from(*group)).collect();
     let mut program = vec![op(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, DESTINATION)];
-    if groups.len() > MOST {
+    if groups.len() > MAX_GROUPS {
         program.push(jump(libc::BPF_JGE, 0, 2, FIRST));
-        program.push(jump(libc::BPF_JGE, 1, 0, BEHIND));
+        program.push(jump(libc::BPF_JGE, 1, 0, END));
         program.push(accept());
         program.push(reject());
     } else {
@@ -31,7 +33,7 @@ pub(super) fn only(groups: &[Ipv4Addr]) -> Vec<SockFilter> {
     program
 }
 
-/// Finds an address by halves; every path ends with a verdict.
+/// Emits a binary search; every path ends with a return instruction.
 fn search(groups: &[u32], program: &mut Vec<SockFilter>) {
     if groups.len() <= LEAF {
         for group in groups {
@@ -44,7 +46,7 @@ fn search(groups: &[u32], program: &mut Vec<SockFilter>) {
     let (lower, upper) = groups.split_at(groups.len() / 2);
     let Some(pivot) = upper.first() else { return };
     program.push(jump(libc::BPF_JGE, 0, 1, *pivot));
-    // Conditional jumps reach 255 instructions, this one reaches all.
+    // A conditional jump reaches 255 instructions; an unconditional one reaches any.
     let over = program.len();
     program.push(op(libc::BPF_JMP | libc::BPF_JA, 0, 0, 0));
     search(lower, program);
@@ -89,7 +91,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_listed_and_nothing_else_passes(
+        fn only_listed_groups_pass(
             groups in prop::collection::btree_set(0xe000_0000u32..0xe000_0200, 0..300),
             probe in 0xdfff_ff00u32..0xe000_0300,
         ) {
@@ -101,16 +103,16 @@ mod tests {
     }
 
     #[test]
-    fn the_kernel_takes_the_longest_and_beyond_it_all_groups_pass() {
+    fn the_longest_program_is_accepted_and_a_longer_list_accepts_all_groups() {
         let list = |count: u32| -> Vec<Ipv4Addr> {
             let groups: BTreeSet<u32> = (0..count).map(|n| 0xe100_0000 + n * 3).collect();
             groups.into_iter().map(Ipv4Addr::from).collect()
         };
         let socket = Socket::new(Domain::IPV4, Type::DGRAM, None).unwrap();
-        for count in [0, 1, MOST as u32] {
+        for count in [0, 1, MAX_GROUPS as u32] {
             socket.attach_filter(&only(&list(count))).unwrap();
         }
-        let wide = only(&list(MOST as u32 + 1));
+        let wide = only(&list(MAX_GROUPS as u32 + 1));
         socket.attach_filter(&wide).unwrap();
         assert!(lets_through(&wide, 0xe000_0001) && lets_through(&wide, 0xefff_ffff));
         assert!(!lets_through(&wide, 0xdfff_ffff) && !lets_through(&wide, 0xf000_0000));

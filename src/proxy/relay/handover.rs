@@ -1,0 +1,106 @@
+//! The handover of a relay from one proxy to its successor, so that each packet is relayed once:
+//! the sockets with the packets queued in them, the translated ports, and the packets that are
+//! still to be looped back.
+
+use std::net::{Ipv4Addr, UdpSocket};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Instant;
+
+use serde::{Deserialize, Serialize};
+
+use crate::proxy::relay::looped_back::Fingerprint;
+use crate::proxy::relay::{Relay, socket_filter};
+
+/// The state of one relay, except its sockets. The sockets are passed beside it by SCM_RIGHTS in
+/// this order: receiver, capture, and the answer socket of each port that has one.
+///
+/// This is the wire format between proxies of different versions: fields may be added, none may be
+/// renamed in JSON.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct RelayHandover {
+    /// Name of the container's interface.
+    pub(crate) interface: String,
+    /// Name of the host's upstream interface.
+    upstream: String,
+    /// The address of the upstream interface, when ports are translated.
+    host: Option<Ipv4Addr>,
+    ports: Vec<HandedOverPort>,
+    /// Packets that are still to be looped back.
+    #[serde(rename = "echoes")]
+    looped_back: Vec<Fingerprint>,
+}
+
+/// A port that the container sends from, and the host's port that stands for it on the LAN.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub(super) struct HandedOverPort {
+    pub(super) inside: (Ipv4Addr, u16),
+    pub(super) host_port: u16,
+    /// Whether an answer socket is passed along.
+    pub(super) answered: bool,
+}
+
+impl RelayHandover {
+    /// Number of sockets that every relay hands over.
+    pub(crate) const FIXED: usize = 2;
+
+    /// Number of sockets that are passed beside this state.
+    pub(crate) fn sockets(&self) -> usize {
+        Self::FIXED + self.ports.iter().filter(|port| port.answered).count()
+    }
+}
+
+impl Relay {
+    /// The state and sockets for the successor, with at most `ports` ports: those used last. The
+    /// caller drops this relay before it relays another packet.
+    pub(crate) fn hand_over(&self, ports: usize) -> (RelayHandover, Vec<BorrowedFd<'_>>) {
+        let translation = self.translation.iter();
+        let (ports, sockets): (Vec<_>, Vec<_>) =
+            translation.flat_map(|translation| translation.latest(ports)).unzip();
+        let inheritance = RelayHandover {
+            interface: self.interface.clone(),
+            upstream: self.upstream.clone(),
+            host: self.translation.as_ref().and_then(|translation| translation.host()),
+            ports,
+            looped_back: self.looped_back.outstanding(),
+        };
+        let fixed = [self.receiver(), self.capture()];
+        let answers = sockets.into_iter().flatten().map(AsFd::as_fd);
+        (inheritance, fixed.into_iter().chain(answers).collect())
+    }
+
+    /// Carries on where the predecessor's relay of the same interface has stopped. With another
+    /// upstream interface, or with sockets missing, nothing is taken over.
+    pub(crate) fn take_over(
+        &mut self,
+        now: Instant,
+        from: RelayHandover,
+        sockets: impl IntoIterator<Item = OwnedFd>,
+    ) {
+        let mut sockets = sockets.into_iter();
+        let (Some(receiver), Some(capture)) = (sockets.next(), sockets.next()) else { return };
+        if from.upstream != self.upstream {
+            return;
+        }
+        self.host.receiver = receiver.into();
+        self.container.capture = capture.into();
+        let groups: Vec<Ipv4Addr> = self.groups.keys().copied().collect();
+        // When this fails, the predecessor's filter stays; packets of other groups are ignored
+        // later.
+        let _ = self.host.receiver.attach_filter(&socket_filter::only(&groups));
+        for print in from.looped_back {
+            self.looped_back.remember(now, print);
+        }
+        if let Some(translation) = &mut self.translation {
+            translation.set_host(from.host);
+            for port in from.ports {
+                let socket = if port.answered { sockets.next() } else { None };
+                translation.take_over_port(now, port, socket.map(UdpSocket::from));
+            }
+        }
+    }
+
+    /// The answer sockets, each with the container's port that it serves.
+    pub(crate) fn answering(&self) -> impl Iterator<Item = (u16, BorrowedFd<'_>)> {
+        self.translation.iter().flat_map(|translation| translation.sockets())
+    }
+}
