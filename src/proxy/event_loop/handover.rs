@@ -67,7 +67,8 @@ impl Loop {
     /// Leaves all relays to a client.
     pub(super) fn hand_over(&mut self, client: u32) -> Next {
         let relays: Vec<_> = self.interfaces.iter_mut().filter_map(Interface::relay).collect();
-        let ports = MAX_FDS.saturating_sub(relays.len() * RelayHandover::FIXED) / relays.len().max(1);
+        let ports =
+            MAX_FDS.saturating_sub(relays.len() * RelayHandover::FIXED) / relays.len().max(1);
         let (inheritances, sockets): (Vec<_>, Vec<_>) =
             relays.iter().map(|relay| relay.hand_over(ports)).unzip();
         let text = serde_json::to_vec(&inheritances).unwrap_or_default();
