@@ -1,6 +1,9 @@
 //! The integration tests: one program, with a module for each topic, so that the lab is compiled and
 //! linked once. A test is called `topic::name`.
 
+// `pub` says what a module is for others; the program itself has no users.
+#![allow(unreachable_pub)]
+
 mod attach;
 mod bad_input;
 mod blackout;

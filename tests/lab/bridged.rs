@@ -110,10 +110,6 @@ impl Udp {
             .expect("join");
     }
 
-    pub fn leave(&self, group: Ipv4Addr) {
-        mcrun::sys::sockopt::leave_group(&self.socket, self.index, group).expect("leave");
-    }
-
     pub fn set_ttl(&self, ttl: u32) {
         self.socket.set_multicast_ttl_v4(ttl).expect("ttl");
     }
@@ -121,10 +117,6 @@ impl Udp {
     pub fn send(&self, payload: &[u8], to: (Ipv4Addr, u16)) {
         let sent = self.socket.send_to(payload, to).unwrap_or_else(|e| panic!("{to:?}: {e}"));
         assert_eq!(sent, payload.len());
-    }
-
-    pub fn port(&self) -> u16 {
-        self.socket.local_addr().expect("bound").port()
     }
 
     /// The next datagram and its source, within `limit`.

@@ -4,7 +4,7 @@
 use std::fs;
 use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, Output};
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -132,11 +132,6 @@ impl Dockerd {
     pub fn environment(&self) -> Vec<(String, String)> {
         let client = self.directory.join("client").display().to_string();
         vec![("DOCKER_HOST".into(), self.socket()), ("DOCKER_CONFIG".into(), client)]
-    }
-
-    /// Process id of dockerd.
-    pub fn pid(&self) -> i32 {
-        self.daemon.as_ref().expect("running").process.pid()
     }
 
     /// Ends dockerd and starts it anew.

@@ -68,11 +68,6 @@ impl<'l> Engine<'l> {
         Engine { lab, program: "docker", environment: daemon.environment() }
     }
 
-    /// The program that this engine's command lines begin with.
-    pub fn program(&self) -> &'static str {
-        self.program
-    }
-
     /// The engine's own command, on the container host.
     pub fn command(&self, arguments: &[&str]) -> Command {
         let mut command = self.lab.enter("host", self.program);

@@ -8,9 +8,6 @@
 //! Namespace and container names carry the pid and a counter, so that labs stand side by side.
 //! Whatever a test makes goes with its [`Lab`], also when the test fails.
 
-// Each test file compiles its own copy and uses a part of it.
-#![allow(dead_code, unused_imports, unreachable_pub)]
-
 mod bridged;
 mod capture;
 mod container;
@@ -40,19 +37,19 @@ use std::time::Duration;
 use serde_json::Value;
 use tempfile::TempDir;
 
-pub use bridged::{BRIDGE, BRIDGE_ADDRESS, Udp};
+pub use bridged::{BRIDGE, Udp};
 pub use capture::Capture;
 pub use container::{Bundle, Container, EngineCommands, Runtime};
 pub use cri::{Cri, Pod};
 pub use daemon::{Containerd, Dockerd, IMAGE};
 pub use engine::{Engine, hooks_dir};
-pub use facts::{Leftovers, Membership, memberships};
+pub use facts::{Leftovers, memberships};
 pub use igmp::{Igmp, IgmpFrame, Record, RecordKind};
 pub use numbered::{assert_whole, numbered, payloads, stream};
-pub use probe::{Receiver, Reception, Sender};
+pub use probe::{Receiver, Reception};
 pub use process::{Background, alive, json, kill, output, run, wait_until};
-pub use router::{FAR, ROUTER, Router};
-pub use sockets::{Change, Member, after, union};
+pub use router::{FAR, ROUTER};
+pub use sockets::{Change, after, union};
 
 /// The LAN interface in the host's and the sender's namespace.
 pub const PARENT: &str = "lan0";

@@ -3,9 +3,6 @@
 //!
 //! What a test makes goes with its [`Machine`], also when the test fails.
 
-// Each test file compiles its own copy and uses a part of it.
-#![allow(dead_code, unreachable_pub)]
-
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
@@ -35,7 +32,7 @@ impl Machine {
             assert!(program(engine).is_some(), "{engine} is not installed");
         }
         let number = COUNTER.fetch_add(1, Ordering::Relaxed);
-        let prefix = format!("mt-{}-{number}", std::process::id());
+        let prefix = format!("mt-{}-{number}-", std::process::id());
         let dir = tempfile::Builder::new().prefix("mcrun-run-").tempdir().expect("tempdir");
         let machine = Machine { prefix, dir };
         let rootfs = machine.rootfs();
@@ -84,7 +81,7 @@ impl Machine {
 
     /// A name that no other test uses.
     pub fn name(&self, name: &str) -> String {
-        format!("{}-{name}", self.prefix)
+        format!("{}{name}", self.prefix)
     }
 
     /// `mcrun`, in a mount namespace where crun gets along with the cgroups.

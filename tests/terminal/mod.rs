@@ -1,8 +1,5 @@
 //! A user's terminal, for the tests of what is started in one.
 
-// Each test file compiles its own copy and uses a part of it.
-#![allow(dead_code, unreachable_pub)]
-
 use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};

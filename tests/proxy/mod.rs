@@ -1,0 +1,7 @@
+//! The proxy process by itself: a process in a namespace of its own stands for the container.
+
+mod fake_container;
+mod interception;
+mod lifetime;
+mod membership;
+mod process;

@@ -1,0 +1,86 @@
+//! The process itself: its privileges, its memory, its control socket.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::os::fd::AsRawFd;
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+
+use mcrun::proxy::query_all;
+
+use super::fake_container::{FakeContainer, GROUP, wait_joined};
+use crate::lab::{Lab, PATIENCE, alive, wait_until};
+
+#[test]
+fn the_proxy_has_no_privileges() {
+    let lab = Lab::new(3);
+    let container = FakeContainer::new(&lab, "c1", 11);
+    let proxy = container.serve(&container.config());
+    let status = fs::read_to_string(format!("/proc/{}/status", proxy.pid())).expect("status");
+    let field = |name: &str| {
+        let line = status.lines().find(|l| l.starts_with(name)).unwrap_or_else(|| panic!("{name}"));
+        line.split_whitespace().skip(1).collect::<Vec<_>>()
+    };
+    assert_eq!(field("Uid:"), ["65534"; 4]);
+    assert_eq!(field("Gid:"), ["65534"; 4]);
+    assert_eq!(field("Groups:"), [""; 0]);
+    for set in ["CapInh:", "CapPrm:", "CapEff:", "CapBnd:", "CapAmb:"] {
+        assert_eq!(field(set), ["0000000000000000"], "{set}");
+    }
+    assert_eq!(field("NoNewPrivs:"), ["1"]);
+    assert_eq!(field("Seccomp:"), ["2"]);
+    assert_eq!(field("Threads:"), ["1"]);
+    // It holds nothing of who started it: a socket of its own stands for standard input.
+    let target = |fd: u8| fs::read_link(format!("/proc/{}/fd/{fd}", proxy.pid())).expect("fd");
+    assert_eq!([target(1), target(2)], [PathBuf::from("/dev/null"), PathBuf::from("/dev/null")]);
+    assert!(target(0).display().to_string().starts_with("socket:"), "{:?}", target(0));
+}
+
+#[test]
+fn memory_is_small() {
+    let lab = Lab::new(3);
+    let container = FakeContainer::new(&lab, "c1", 11);
+    let proxy = container.serve(&container.config());
+    let _socket = container.join(GROUP);
+    wait_joined(&lab, GROUP);
+    let rollup = fs::read_to_string(format!("/proc/{}/smaps_rollup", proxy.pid())).expect("smaps");
+    let field = |name: &str| {
+        let line = rollup.lines().find(|l| l.starts_with(name)).expect("field");
+        line.split_whitespace().nth(1).and_then(|kb| kb.parse::<u64>().ok()).expect("KiB")
+    };
+    println!("PSS {} KiB, of that anonymous {} KiB", field("Pss:"), field("Pss_Anon:"));
+    // The program's own pages are shared by all proxies, and many in an unoptimized one.
+    assert!(field("Pss_Anon:") < 400, "{rollup}");
+}
+
+#[test]
+fn the_control_socket_is_patient_with_nobody() {
+    let lab = Lab::new(3);
+    let container = FakeContainer::new(&lab, "c1", 11);
+    let proxy = container.serve(&container.config());
+    let connect = || {
+        let dir = fs::File::open(container.directory()).expect("directory");
+        let path = format!("/proc/self/fd/{}/control.sock", dir.as_raw_fd());
+        let stream = UnixStream::connect(path).expect("connected");
+        stream.set_read_timeout(Some(PATIENCE)).expect("timeout");
+        stream
+    };
+    let ask = |request: &[u8]| {
+        let mut stream = connect();
+        stream.write_all(request).expect("request");
+        let mut answer = String::new();
+        let _ = stream.read_to_string(&mut answer);
+        answer
+    };
+    assert!(ask(b"sta\xfftus\n").contains("unknown request"));
+    assert_eq!(ask(&[b'x'; 1000]), "");
+    // Clients that say nothing are in nobody's way for long, and are closed.
+    let idle: Vec<_> = (0..20).map(|_| connect()).collect();
+    wait_until("the proxy answers again", PATIENCE, || {
+        query_all(&[&proxy.directory]).remove(0).ok()
+    });
+    for mut stream in idle {
+        assert_eq!(stream.read(&mut [0; 8]).unwrap_or(0), 0);
+    }
+    assert!(alive(proxy.pid()));
+}
