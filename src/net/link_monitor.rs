@@ -1,4 +1,5 @@
-//! What happens to the container's interfaces: rtnetlink notifications.
+//! rtnetlink notifications of one namespace: links that change, and multicast groups that its kernel joins
+//! and leaves.
 
 use std::io;
 use std::net::Ipv4Addr;
@@ -12,7 +13,7 @@ use nix::sys::time::TimeSpec;
 
 use crate::net::nfnetlink::{AttributeIter, messages, receive};
 
-/// Joins and leaves of IPv4 groups (`RTNLGRP_IPV4_MCADDR`, Linux 6.14).
+/// Joins and leaves of IPv4 groups (Linux 6.14).
 const RTNLGRP_IPV4_MCADDR: u32 = 37;
 const RTNLGRP_LINK: u32 = 1;
 const RTM_NEWMULTICAST: u16 = 56;
@@ -23,15 +24,15 @@ const IFLA_IFNAME: u16 = 3;
 const IFINFOMSG: usize = 16;
 const IFADDRMSG: usize = 8;
 
-/// A change of an interface, named by its index.
+/// A change of the interface of this index.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum LinkEvent {
-    /// It is administratively up; told at other changes too.
+    /// It is administratively up. Comes at other changes of the link too.
     Up(u32),
-    /// It is down.
+    /// It is administratively down.
     Down(u32),
-    /// It is gone, or was moved to another namespace.
-    Gone(u32),
+    /// It was deleted, or moved to another namespace.
+    Removed(u32),
     /// The kernel joined a group.
     Joined(u32, Ipv4Addr),
     /// The kernel left a group.
@@ -39,78 +40,82 @@ pub(crate) enum LinkEvent {
 }
 
 impl LinkEvent {
-    /// The interface.
+    /// Index of the interface.
     pub(crate) fn index(self) -> u32 {
         match self {
             LinkEvent::Up(index)
             | LinkEvent::Down(index)
-            | LinkEvent::Gone(index)
+            | LinkEvent::Removed(index)
             | LinkEvent::Joined(index, _)
             | LinkEvent::Left(index, _) => index,
         }
     }
 }
 
-/// Hears of changes in one namespace.
-pub(crate) struct Links {
+/// A netlink socket that receives the notifications of one namespace.
+pub(crate) struct LinkMonitor {
     socket: Socket,
-    hears_joins: bool,
+    reports_memberships: bool,
 }
 
-impl Links {
-    /// Opens one in the caller's namespace, which also hears of joins and leaves if it is to.
+impl LinkMonitor {
+    /// Opens a socket in the caller's namespace that receives changes of links and, if `memberships` is
+    /// set and the kernel has such notifications, joins and leaves.
     ///
     /// # Errors
-    /// That of socket(2) or bind(2).
-    pub(crate) fn open(joins: bool) -> io::Result<Self> {
-        let mut links = Self::open_idle()?;
-        links.socket.add_membership(RTNLGRP_LINK)?;
-        // Where the kernel does not tell of joins, the container's reports do, later.
-        links.hears_joins = joins && links.hear_joins(true).is_ok();
-        Ok(links)
+    /// Those of socket(2) and bind(2).
+    pub(crate) fn open(memberships: bool) -> io::Result<Self> {
+        let mut monitor = Self::open_unsubscribed()?;
+        monitor.socket.add_membership(RTNLGRP_LINK)?;
+        monitor.reports_memberships = memberships && monitor.subscribe_memberships().is_ok();
+        Ok(monitor)
     }
 
-    /// Opens one that hears of nothing yet.
+    /// Opens a socket in the caller's namespace that receives no notifications yet.
     ///
     /// # Errors
-    /// That of socket(2) or bind(2).
-    pub(crate) fn open_idle() -> io::Result<Self> {
+    /// Those of socket(2) and bind(2).
+    pub(crate) fn open_unsubscribed() -> io::Result<Self> {
         let mut socket = Socket::new(NETLINK_ROUTE)?;
         socket.bind_auto()?;
         socket.set_non_blocking(true)?;
-        Ok(Links { socket, hears_joins: false })
+        Ok(LinkMonitor { socket, reports_memberships: false })
     }
 
-    /// Whether it was opened to hear of joins and leaves, and the kernel tells of them.
-    pub(crate) fn hears_joins(&self) -> bool {
-        self.hears_joins
+    /// Whether it was opened to receive joins and leaves, and the kernel notifies of them.
+    pub(crate) fn reports_memberships(&self) -> bool {
+        self.reports_memberships
     }
 
-    /// Begins or ends to hear of joins and leaves.
+    /// Receives joins and leaves from now on.
     ///
     /// # Errors
-    /// `EINVAL` where the kernel does not tell of them.
-    pub(crate) fn hear_joins(&self, hear: bool) -> io::Result<()> {
-        if hear {
-            self.socket.add_membership(RTNLGRP_IPV4_MCADDR)
-        } else {
-            self.socket.drop_membership(RTNLGRP_IPV4_MCADDR)
-        }
+    /// `EINVAL` where the kernel does not notify of them.
+    pub(crate) fn subscribe_memberships(&self) -> io::Result<()> {
+        self.socket.add_membership(RTNLGRP_IPV4_MCADDR)
     }
 
-    /// Asks how an interface is; the answer comes as an event.
+    /// Receives no more joins and leaves. Those that are queued stay queued.
     ///
     /// # Errors
-    /// That of sendto(2).
-    pub(crate) fn ask(&self, index: u32) -> io::Result<()> {
+    /// `EINVAL` where the kernel does not notify of them.
+    pub(crate) fn unsubscribe_memberships(&self) -> io::Result<()> {
+        self.socket.drop_membership(RTNLGRP_IPV4_MCADDR)
+    }
+
+    /// Requests the state of a link; the answer comes as an event.
+    ///
+    /// # Errors
+    /// Those of sendto(2).
+    pub(crate) fn request_link_state(&self, index: u32) -> io::Result<()> {
         self.request(index, 0)
     }
 
-    /// Asks how all interfaces are; the answers come as events.
+    /// Requests the states of all links; the answers come as events.
     ///
     /// # Errors
-    /// That of sendto(2).
-    pub(crate) fn ask_all(&self) -> io::Result<()> {
+    /// Those of sendto(2).
+    pub(crate) fn request_all_link_states(&self) -> io::Result<()> {
         self.request(0, libc::NLM_F_DUMP as u16)
     }
 
@@ -124,18 +129,18 @@ impl Links {
         self.socket.send_to(&request, &SocketAddr::new(0, 0), 0).map(drop)
     }
 
-    /// Waits until there is something to receive; `false` when there is nothing by then.
-    pub(crate) fn wait(&self, until: Instant) -> bool {
+    /// Waits until there is something to receive; `false` when there is nothing at the time `until`.
+    pub(crate) fn wait_until(&self, until: Instant) -> bool {
         let left = until.saturating_duration_since(Instant::now());
         let mut polled = [PollFd::new(self.as_fd(), PollFlags::POLLIN)];
         !left.is_zero()
             && matches!(ppoll(&mut polled, Some(TimeSpec::from_duration(left)), None), Ok(1))
     }
 
-    /// Receives what there is now and hands over each event; `false` when nothing is left.
+    /// Receives one datagram, and calls `each` with every event in it. `false` when none is waiting.
     ///
     /// # Errors
-    /// `ENOBUFS` when notifications were lost: ask anew.
+    /// `ENOBUFS` when notifications were lost because the receive buffer was full. Request the states again.
     pub(crate) fn receive(
         &self,
         buffer: &mut [u8],
@@ -144,11 +149,11 @@ impl Links {
         self.receive_named(buffer, |event, _| each(event))
     }
 
-    /// As [`Links::receive`], with the name of the interface where the kernel tells it: when one is
-    /// [up](LinkEvent::Up) or [down](LinkEvent::Down).
+    /// As [`LinkMonitor::receive`], with the interface's name for [`LinkEvent::Up`] and
+    /// [`LinkEvent::Down`].
     ///
     /// # Errors
-    /// As [`Links::receive`].
+    /// As [`LinkMonitor::receive`].
     pub(crate) fn receive_named(
         &self,
         buffer: &mut [u8],
@@ -167,13 +172,13 @@ impl Links {
     }
 }
 
-impl AsFd for Links {
+impl AsFd for LinkMonitor {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
     }
 }
 
-/// The name in a message about a link, without its final zero.
+/// The interface name in a message about a link, without the final zero.
 fn name(payload: &[u8]) -> Option<&[u8]> {
     let (_, name) =
         AttributeIter::new(payload.get(IFINFOMSG..)?).find(|(kind, _)| *kind == IFLA_IFNAME)?;
@@ -182,7 +187,7 @@ fn name(payload: &[u8]) -> Option<&[u8]> {
 
 fn event(kind: u16, payload: &[u8]) -> Option<LinkEvent> {
     let u32_at = |at: usize| Some(u32::from_ne_bytes(payload.get(at..at + 4)?.try_into().ok()?));
-    // Both structures have the index there.
+    // struct ifinfomsg and struct ifaddrmsg both have the index there.
     let index = u32_at(4)?;
     match kind {
         libc::RTM_NEWLINK => {
@@ -190,7 +195,7 @@ fn event(kind: u16, payload: &[u8]) -> Option<LinkEvent> {
             payload.get(..IFINFOMSG)?;
             Some(if up { LinkEvent::Up(index) } else { LinkEvent::Down(index) })
         }
-        libc::RTM_DELLINK => Some(LinkEvent::Gone(index)),
+        libc::RTM_DELLINK => Some(LinkEvent::Removed(index)),
         RTM_NEWMULTICAST | RTM_DELMULTICAST => {
             let (_, address) = AttributeIter::new(payload.get(IFADDRMSG..)?)
                 .find(|(kind, _)| *kind == IFA_MULTICAST)?;
@@ -213,25 +218,25 @@ mod tests {
     use crate::net::netns::NetNs;
 
     #[test]
-    fn the_state_of_an_interface_is_told_when_asked_for() {
-        let links = NetNs::create().unwrap().run(|| Links::open(true)).unwrap().unwrap();
-        links.ask(1).unwrap();
+    fn a_requested_link_state_comes_as_an_event() {
+        let monitor = NetNs::create().unwrap().run(|| LinkMonitor::open(true)).unwrap().unwrap();
+        monitor.request_link_state(1).unwrap();
         let mut events = Vec::new();
         // The kernel answers before sendto returns.
-        while links.receive(&mut [0; 8192], |e| events.push(e)).unwrap() {}
+        while monitor.receive(&mut [0; 8192], |e| events.push(e)).unwrap() {}
         assert_eq!(events, [LinkEvent::Down(1)]);
     }
 
     #[test]
-    fn it_waits_for_what_comes_and_no_longer_than_it_is_to() {
-        let links = NetNs::create().unwrap().run(|| Links::open(true)).unwrap().unwrap();
+    fn waiting_ends_with_a_message_or_at_the_given_time() {
+        let monitor = NetNs::create().unwrap().run(|| LinkMonitor::open(true)).unwrap().unwrap();
         let begin = Instant::now();
         let until = begin + Duration::from_millis(5);
-        assert!(!links.wait(until));
+        assert!(!monitor.wait_until(until));
         assert!(Instant::now() >= until);
-        assert!(!links.wait(begin), "that is over");
-        links.ask(1).unwrap();
-        assert!(links.wait(Instant::now() + Duration::from_secs(10)));
+        assert!(!monitor.wait_until(begin), "the time is in the past");
+        monitor.request_link_state(1).unwrap();
+        assert!(monitor.wait_until(Instant::now() + Duration::from_secs(10)));
     }
 
     #[test]

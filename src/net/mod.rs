@@ -7,4 +7,5 @@ pub mod messages;
 pub mod netlink;
 pub mod netns;
 pub(crate) mod nfnetlink;
+pub(crate) mod raw_socket;
 pub mod sysctl;

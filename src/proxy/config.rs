@@ -1,6 +1,7 @@
-//! What the hook tells a proxy at its start.
+//! The proxy task: what the attachment service tells a new proxy.
 
 use std::net::Ipv4Addr;
+use std::os::fd::RawFd;
 
 use serde::{Deserialize, Serialize};
 
@@ -8,83 +9,98 @@ use crate::attachment::IgmpMode;
 use crate::multicast::{GroupPolicy, RateLimits};
 use crate::primitives::MacAddr;
 
-/// What the second line has of each interface.
-pub(super) type Made = (u32, Option<MacAddr>);
-
-/// What a proxy answers when its rules and sockets are in place.
+/// The proxy's answer when its rules and sockets are in place.
 pub(super) const INSTALLED: &str = "installed";
-/// What it answers when it is confined and serves.
+/// The proxy's answer when it is confined and serves the container.
 pub(super) const READY: &str = "ready";
-/// What it answers, with the reason, when it cannot.
+/// Begins the proxy's answer when it cannot start; the reason follows.
 pub(super) const REFUSED: &str = "error: ";
 
-/// The task of one proxy: the first line on its standard input, as JSON. The second follows when the
-/// interfaces are there, and lists their indexes and hardware addresses; between the two the proxy opens
-/// all that does not need them.
+/// Descriptor of the packet socket that refreshes macvlan's receive filter. The number is fixed and has no
+/// other use, so that the system call filter can forbid to send with this socket.
+pub(super) const PACKET_SOCKET: RawFd = libc::STDIN_FILENO;
+
+/// The task of one proxy: the first line on its standard input, as JSON.
 ///
-/// It answers on its standard output with the lines `installed` and `ready`, or `error: ...`, and closes it.
-/// A file descriptor of the container's namespaces does not appear: the proxy opens them from
-/// `pid` while it is still root, and checks `pid_start` after opening the pidfd.
+/// The second line is a list of [`CreatedInterface`], in the order of `interfaces`. It is sent when the
+/// interfaces exist. Before it arrives, the proxy opens everything that does not need an interface.
+///
+/// The proxy answers on its standard output with the lines `installed` and `ready`, or with `error: ...`,
+/// and closes it. No descriptor of the container's namespaces is passed: the proxy opens them from `pid`
+/// while it is still root, and checks `pid_start` after it has opened the pidfd.
+///
+/// Both sides are of one version of mcrun, so the names of these fields may change.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ProxyConfig {
-    /// Full container id; it also names the directory in the state directory.
+pub struct ProxyTask {
+    /// Full container id; also the name of the container's directory in the state directory.
     pub container: String,
     /// Process id of the container's init, in the proxy's own pid namespace.
     pub pid: i32,
-    /// Start time of that process in clock ticks since boot (`/proc/PID/stat`, field 22):
-    /// tells a reused pid.
+    /// Start time of that process in clock ticks since boot (`/proc/PID/stat`, field 22). It
+    /// distinguishes the process from a later one with the same pid.
     pub pid_start: u64,
-    /// Whether joins are followed as soon as the kernel tells of them (Linux 6.14); else, as where it does
-    /// not tell, at the container's report.
+    /// Whether a join is carried out as soon as the kernel notifies of it (Linux 6.14). If not, or where
+    /// the kernel does not notify, the container's report starts it.
     pub notifications: bool,
-    /// The interfaces to serve. When the second line comes each exists in the container's namespace, still
-    /// down, but for those of a relay.
-    pub interfaces: Vec<ProxyInterface>,
-    /// Mark of what is put into the container, above 65535 and known to nobody else. It is the same for a
-    /// proxy that follows another, so that the rules of each let pass what the other relays.
+    /// The interfaces to serve. When the second line arrives, each exists in the container's namespace
+    /// and is down. A relayed interface may exist later, and may be up.
+    pub interfaces: Vec<InterfaceTask>,
+    /// Mark of the packets that are injected into the container: above 65535, and a secret. A proxy that
+    /// takes over uses the mark of the one before it, so that the rules of each accept what the other
+    /// injects.
     pub mark: u32,
-    /// Another proxy relays for the container still: this one begins with the request `requery`.
+    /// Another proxy still relays for the container. This one starts to relay at the request `takeover`
+    /// or `requery`.
     #[serde(default)]
-    pub follows: bool,
+    pub takes_over: bool,
 }
 
 /// One interface that a proxy serves.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ProxyInterface {
+pub struct InterfaceTask {
     /// Name in the container.
     pub name: String,
-    /// Interface index in the container's namespace, from the second line; 0 when the interface is yet to
-    /// come, and is to be known by its name.
+    /// Interface index in the container's namespace, from the second line. 0: the interface does not
+    /// exist yet and will be recognised by its name.
     #[serde(skip)]
     pub index: u32,
-    /// Its hardware address, from the second line too.
+    /// The interface's hardware address, from the second line.
     #[serde(skip)]
     pub mac: Option<MacAddr>,
-    /// Addresses of which the LAN is to be told when the link comes up.
+    /// Addresses to announce on the LAN when the link comes up.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub announce: Vec<Ipv4Addr>,
     /// Name of the LAN interface on the host, for people.
     pub parent: String,
-    /// Where to join: the host interface's name.
+    /// Name of the host interface on which the proxy joins.
     pub upstream: String,
-    /// Its index in the host's namespace.
+    /// Index of that interface in the host's namespace.
     pub upstream_index: u32,
-    /// `Proxy` or `Native`; an `Off` interface is not handed to the proxy.
+    /// `Proxy` or `Native`; an interface with `Off` is not part of the task.
     pub igmp: IgmpMode,
-    /// Who may join what.
+    /// Which groups and sources the container may join and receive.
     pub policy: GroupPolicy,
-    /// Set where the link carries no multicast, and the proxy is to.
+    /// Set where the link carries no multicast, so that the proxy relays it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub relay: Option<RelayTask>,
 }
 
-/// How the proxy is to carry multicast data of an interface.
+/// An interface of the task that exists: one element of the second line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CreatedInterface {
+    /// Interface index in the container's namespace.
+    pub index: u32,
+    /// Hardware address; `None` where it is not known.
+    pub mac: Option<MacAddr>,
+}
+
+/// How the proxy relays the multicast data of an interface.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RelayTask {
-    /// What the container sends goes out from the host's address, and its port may be another; else
-    /// it keeps what the container gave it.
+    /// Whether packets of the container leave with the host's address, and possibly another port. If
+    /// not, they keep the source that the container gave them.
     pub translate: bool,
-    /// What may be carried at most.
+    /// Upper limits of the relayed data.
     #[serde(default, skip_serializing_if = "RateLimits::is_none")]
     pub rates: RateLimits,
 }

@@ -10,7 +10,7 @@ use std::time::Instant;
 use nix::sys::signal::{SigHandler, Signal, signal};
 use serde::de::DeserializeOwned;
 
-use crate::proxy::config::{INSTALLED, Made, ProxyConfig, READY, REFUSED};
+use crate::proxy::config::{CreatedInterface, INSTALLED, ProxyTask, READY, REFUSED};
 use crate::proxy::event_loop::Driver;
 use crate::proxy::process::log::Level;
 use crate::proxy::process::sandbox;
@@ -47,7 +47,7 @@ pub(super) fn refuse<T>(what: impl Into<String>, why: &str) -> Result<T, StartEr
 
 /// All of `mcrun-proxy`: reads its task, serves, and ends with the container.
 ///
-/// What it hears and says on its standard streams is told at [`ProxyConfig`]; it closes both.
+/// What it hears and says on its standard streams is told at [`ProxyTask`]; it closes both.
 pub fn main() -> ExitCode {
     close_inherited();
     // Descriptors of their own, so that a later message of any library can't end up in a socket
@@ -86,14 +86,14 @@ fn start(task: File, answer: &mut File) -> Result<Driver, StartError> {
     take_short_turns();
 
     let mut task = BufReader::with_capacity(TASK_BUFFER, task);
-    let config: ProxyConfig = next(&mut task)?;
+    let config: ProxyTask = next(&mut task)?;
     if config.interfaces.is_empty() || config.interfaces.len() > MAX_INTERFACES {
         let count = config.interfaces.len();
         return refuse(format!("{count} interfaces"), "a proxy serves 1 to 64");
     }
     let now = Instant::now();
     let mut opened = Opened::open(config, now)?;
-    let made: Vec<Made> = next(&mut task)?;
+    let made: Vec<CreatedInterface> = next(&mut task)?;
     drop(task);
     opened.install(&made)?;
     // The links may come up: what they bring waits in sockets.

@@ -24,8 +24,8 @@ mod process;
 mod relay;
 mod setup;
 
-pub use crate::proxy::config::{ProxyConfig, ProxyInterface, RelayTask};
-pub use crate::proxy::container::mark::random_mark;
+pub use crate::proxy::config::{CreatedInterface, InterfaceTask, ProxyTask, RelayTask};
+pub use crate::proxy::container::injection::random_packet_mark;
 pub use crate::proxy::control::client::{namespace, query_all, requery, request_takeover};
 pub use crate::proxy::control::launch::{LaunchError, ProxyLaunch};
 pub use crate::proxy::control::status::{

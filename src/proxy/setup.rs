@@ -1,7 +1,7 @@
 //! What a proxy opens at its start, as root and in both namespaces.
 //!
 //! In three steps: [`Opened`] is what needs no interface of the container, and is opened while the hook
-//! makes these; then the rules are put in place, and the links may come up; [`Parts`] is all.
+//! makes these; then the rules are put in place, and the link_monitor may come up; [`Parts`] is all.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -10,24 +10,25 @@ use std::time::Instant;
 
 use crate::attachment::IgmpMode;
 use crate::net::arp_announcement::{Announcer, FrameSocket};
-use crate::net::link_monitor::Links;
+use crate::net::link_monitor::LinkMonitor;
 use crate::net::netns::NetNs;
 use crate::net::nfnetlink::NfSocket;
 use crate::net::sysctl::Sysctls;
-use crate::proxy::config::{Made, ProxyConfig, ProxyInterface};
-use crate::proxy::container::interception::{Injector, Intercepted};
-use crate::proxy::container::macvlan_filter::RxFilters;
-use crate::proxy::container::proc_net::ProcNet;
-use crate::proxy::container::rtnl_barrier::Barrier;
+use crate::proxy::config::{CreatedInterface, InterfaceTask, ProxyTask};
+use crate::proxy::container::injection::QueryInjector;
+use crate::proxy::container::interception::NflogSocket;
+use crate::proxy::container::membership_files::MembershipFiles;
+use crate::proxy::container::receive_filter::ReceiveFilterSocket;
+use crate::proxy::container::rtnl_barrier::RtnlBarrier;
 use crate::proxy::container::rules;
-use crate::proxy::container::rules::Target;
+use crate::proxy::container::rules::InterceptedInterface;
 use crate::proxy::event_loop::Predecessor;
 use crate::proxy::lan::early_report::Reporter;
 use crate::proxy::lan::joins::LimitFiles;
 use crate::proxy::lan::query_socket::LanSocket;
 use crate::proxy::main::{Context, StartError, refuse};
+use crate::proxy::process::container_dir::{CONTROL_SOCKET, ContainerDir};
 use crate::proxy::process::log::Log;
-use crate::proxy::process::state_dir::{CONTROL, Home};
 use crate::proxy::relay::{ContainerSockets, HostSockets};
 use crate::sys::process::ProcessRef;
 
@@ -36,15 +37,15 @@ const TABLE: &str = "mcrun";
 
 /// What needs no interface of the container, and then the rules.
 pub(super) struct Opened {
-    config: ProxyConfig,
+    config: ProxyTask,
     container: OwnedFd,
     namespace: NetNs,
-    home: Home,
+    home: ContainerDir,
     log: Log,
     inside: Inside,
     lan: Vec<LanSocket>,
     announcer: Option<Announcer>,
-    barrier: Barrier,
+    barrier: RtnlBarrier,
     limits: LimitFiles,
     /// The host's.
     sysctls: Sysctls,
@@ -53,12 +54,12 @@ pub(super) struct Opened {
 
 /// All that a running proxy holds.
 pub(crate) struct Parts {
-    pub(crate) config: ProxyConfig,
+    pub(crate) config: ProxyTask,
     /// The container's init.
     pub(crate) container: OwnedFd,
     /// Its network namespace.
     pub(crate) namespace: NetNs,
-    pub(crate) home: Home,
+    pub(crate) home: ContainerDir,
     pub(crate) log: Log,
     pub(crate) inside: Inside,
     pub(crate) lan: Vec<LanSocket>,
@@ -67,9 +68,9 @@ pub(crate) struct Parts {
     pub(crate) reporters: Vec<Reporter>,
     /// `None` where no address is to be announced.
     pub(crate) announcer: Option<Announcer>,
-    pub(crate) barrier: Barrier,
+    pub(crate) barrier: RtnlBarrier,
     pub(crate) limits: LimitFiles,
-    /// The proxy that this one follows.
+    /// The proxy that this one takes_over.
     pub(crate) predecessor: Option<Predecessor>,
     pub(crate) listener: UnixListener,
     pub(crate) warnings: Vec<String>,
@@ -79,11 +80,11 @@ pub(crate) struct Parts {
 pub(crate) struct Inside {
     /// `None`: its kernel speaks for itself.
     pub(crate) interception: Option<Interception>,
-    pub(crate) links: Links,
+    pub(crate) link_monitor: LinkMonitor,
     /// What the container's kernel has joined.
-    pub(crate) proc_net: ProcNet,
+    pub(crate) membership_files: MembershipFiles,
     /// `None`: no interface has such a filter, or the kernel has no packet sockets.
-    pub(crate) rx_filters: Option<RxFilters>,
+    pub(crate) receive_filter_socket: Option<ReceiveFilterSocket>,
     /// The container's side of an [`Announcer`], which takes it.
     frames: Option<FrameSocket>,
 }
@@ -92,25 +93,26 @@ pub(crate) struct Inside {
 pub(crate) struct Interception {
     /// Owns the tables: they go when it is closed.
     pub(crate) rules: NfSocket,
-    pub(crate) packets: Intercepted,
+    pub(crate) packets: NflogSocket,
     /// By interface name.
-    pub(crate) injectors: Vec<(String, Injector)>,
+    pub(crate) injectors: Vec<(String, QueryInjector)>,
     /// The container's side of each relay, by interface name.
     pub(crate) relays: Vec<(String, ContainerSockets)>,
 }
 
 impl Opened {
     /// Opens it, in the host's namespace.
-    pub(super) fn open(mut config: ProxyConfig, now: Instant) -> Result<Self, StartError> {
+    pub(super) fn open(mut config: ProxyTask, now: Instant) -> Result<Self, StartError> {
         let (namespace, container) = find_container(&config)?;
         let mut warnings = Vec::new();
         let mut inside =
             namespace.run(|| Inside::open(&mut config, &mut warnings)).context(|| {
                 format!("cannot enter the network namespace of process {}", config.pid)
             })??;
-        let home = Home::open(&crate::state::state_dir(), &config.container).context(|| {
-            format!("cannot open the state directory of container {}", config.container)
-        })?;
+        let home =
+            ContainerDir::open(&crate::state::state_dir(), &config.container).context(|| {
+                format!("cannot open the state directory of container {}", config.container)
+            })?;
         let log = Log::open(&home, &config.container, now);
         let lan = match inside.interception {
             Some(_) => open_lan(&config.interfaces)?,
@@ -121,7 +123,7 @@ impl Opened {
             .take()
             .map(|container| FrameSocket::open().map(|host| Announcer { host, container }));
         let announcer = announcer.transpose().context(|| "cannot open a packet socket".into())?;
-        let barrier = Barrier::open().context(|| "cannot open a socket".into())?;
+        let barrier = RtnlBarrier::open().context(|| "cannot open a socket".into())?;
         let sysctls = Sysctls::default();
         let limits = LimitFiles::open(&sysctls);
         Ok(Opened {
@@ -141,13 +143,13 @@ impl Opened {
     }
 
     /// Puts the rules in place, now that the interfaces are there; those of relays may be yet to come.
-    pub(super) fn install(&mut self, made: &[Made]) -> Result<(), StartError> {
+    pub(super) fn install(&mut self, made: &[CreatedInterface]) -> Result<(), StartError> {
         let interfaces = &mut self.config.interfaces;
         if made.len() != interfaces.len() {
             let what = format!("{} indexes for {} interfaces", made.len(), interfaces.len());
             return refuse(what, "each has one");
         }
-        for (interface, (index, mac)) in interfaces.iter_mut().zip(made) {
+        for (interface, CreatedInterface { index, mac }) in interfaces.iter_mut().zip(made) {
             interface.mac = *mac;
             // What a relay takes was looked up.
             if interface.relay.is_none() {
@@ -173,10 +175,10 @@ impl Opened {
             }
         }
         // In whose place the listener comes. One that has ended has left nothing.
-        let follows = self.config.follows && !relays.is_empty();
-        let predecessor = follows.then(|| Predecessor::of(&self.home).ok()).flatten();
+        let takes_over = self.config.takes_over && !relays.is_empty();
+        let predecessor = takes_over.then(|| Predecessor::of(&self.home).ok()).flatten();
         // Last, so that nobody finds a socket whose proxy does not start.
-        let listener = self.home.listen().context(|| format!("cannot make {CONTROL}"))?;
+        let listener = self.home.listen().context(|| format!("cannot make {CONTROL_SOCKET}"))?;
         Ok(Parts {
             config: self.config,
             container: self.container,
@@ -198,7 +200,7 @@ impl Opened {
 }
 
 /// The container's namespace, and a descriptor of its init that is certain to be the one meant.
-fn find_container(config: &ProxyConfig) -> Result<(NetNs, OwnedFd), StartError> {
+fn find_container(config: &ProxyTask) -> Result<(NetNs, OwnedFd), StartError> {
     let pid = config.pid;
     let ns = NetNs::of_pid(pid)
         .context(|| format!("cannot open the network namespace of process {pid}"))?;
@@ -220,7 +222,7 @@ fn find_container(config: &ProxyConfig) -> Result<(NetNs, OwnedFd), StartError> 
     Ok((ns, container.into()))
 }
 
-fn open_lan(interfaces: &[ProxyInterface]) -> Result<Vec<LanSocket>, StartError> {
+fn open_lan(interfaces: &[InterfaceTask]) -> Result<Vec<LanSocket>, StartError> {
     let mut lan: Vec<LanSocket> = Vec::new();
     for interface in interfaces.iter().filter(|i| i.igmp == IgmpMode::Proxy) {
         let (name, index) = (&interface.upstream, interface.upstream_index);
@@ -233,7 +235,7 @@ fn open_lan(interfaces: &[ProxyInterface]) -> Result<Vec<LanSocket>, StartError>
     Ok(lan)
 }
 
-fn open_relays(interfaces: &[ProxyInterface]) -> Result<Vec<(String, HostSockets)>, StartError> {
+fn open_relays(interfaces: &[InterfaceTask]) -> Result<Vec<(String, HostSockets)>, StartError> {
     let relayed = interfaces.iter().filter(|i| i.relay.is_some());
     relayed
         .map(|interface| {
@@ -261,8 +263,8 @@ fn open_reporters(
 
 impl Inside {
     /// The caller's thread is in the namespace.
-    fn open(config: &mut ProxyConfig, warnings: &mut Vec<String>) -> Result<Self, StartError> {
-        let links = Links::open(config.notifications)
+    fn open(config: &mut ProxyTask, warnings: &mut Vec<String>) -> Result<Self, StartError> {
+        let link_monitor = LinkMonitor::open(config.notifications)
             .context(|| "cannot watch the container's interfaces".into())?;
         // What a relay takes as it is may be there, or be told of.
         for interface in config.interfaces.iter_mut().filter(|i| i.relay.is_some()) {
@@ -272,22 +274,22 @@ impl Inside {
             true => Interception::open(config, warnings)?,
             false => None,
         };
-        let proc_net =
-            ProcNet::open().context(|| "cannot open the container's /proc/net/igmp".into())?;
+        let membership_files = MembershipFiles::open()
+            .context(|| "cannot open the container's /proc/net/igmp".into())?;
         let announcing = config.interfaces.iter().any(|i| !i.announce.is_empty());
         let frames = announcing.then(FrameSocket::open).transpose();
         let frames = frames.context(|| "cannot open a packet socket".into())?;
         let filtered = config.interfaces.iter().any(|i| i.relay.is_none());
         // Without it the container has more to do, and nothing is missing.
-        let rx_filters = filtered.then(|| RxFilters::open().ok()).flatten();
-        Ok(Inside { interception, links, proc_net, rx_filters, frames })
+        let receive_filter_socket = filtered.then(|| ReceiveFilterSocket::open().ok()).flatten();
+        Ok(Inside { interception, link_monitor, membership_files, receive_filter_socket, frames })
     }
 }
 
 impl Interception {
     /// Opens the sockets; `None`, with a warning, where the kernel does not have what the rules take.
-    fn open(config: &ProxyConfig, warnings: &mut Vec<String>) -> Result<Option<Self>, StartError> {
-        let sockets = Intercepted::open().and_then(|packets| Ok((packets, NfSocket::open()?)));
+    fn open(config: &ProxyTask, warnings: &mut Vec<String>) -> Result<Option<Self>, StartError> {
+        let sockets = NflogSocket::open().and_then(|packets| Ok((packets, NfSocket::open()?)));
         let (packets, rules) = match sockets {
             Ok(sockets) => sockets,
             Err(error) => return go_without(error, config, warnings).map(|()| None),
@@ -295,7 +297,7 @@ impl Interception {
         let (mut injectors, mut relays) = (Vec::new(), Vec::new());
         for interface in config.interfaces.iter().filter(|i| i.igmp == IgmpMode::Proxy) {
             let name = &interface.name;
-            let injector = Injector::open(config.mark)
+            let injector = QueryInjector::open(config.mark)
                 .context(|| format!("cannot open the query socket of {name}"))?;
             injectors.push((name.clone(), injector));
             if interface.relay.is_some() {
@@ -308,16 +310,12 @@ impl Interception {
     }
 
     /// Puts the rules in place; `false`, with a warning, where the kernel does not take them.
-    fn install(
-        &self,
-        config: &ProxyConfig,
-        warnings: &mut Vec<String>,
-    ) -> Result<bool, StartError> {
-        let served: Vec<Target<'_>> = config
+    fn install(&self, config: &ProxyTask, warnings: &mut Vec<String>) -> Result<bool, StartError> {
+        let served: Vec<InterceptedInterface<'_>> = config
             .interfaces
             .iter()
             .filter(|i| i.igmp == IgmpMode::Proxy)
-            .map(|i| Target {
+            .map(|i| InterceptedInterface {
                 name: &i.name,
                 index: i.index,
                 reception: i.policy.reception(),
@@ -327,7 +325,7 @@ impl Interception {
         for (target, (_, injector)) in served.iter().zip(&self.injectors) {
             if target.index != 0 {
                 injector
-                    .turn_to(target.index)
+                    .set_interface(target.index)
                     .context(|| format!("cannot open the query socket of {}", target.name))?;
             }
         }
@@ -338,7 +336,7 @@ impl Interception {
             let mut last = io::Error::from_raw_os_error(libc::EEXIST);
             for name in &names {
                 let group = self.packets.group();
-                match rules::intercept(&self.rules, name, &served, config.mark, group) {
+                match rules::install_interception(&self.rules, name, &served, config.mark, group) {
                     Ok(()) => return Ok(name),
                     Err(e) if matches!(e.raw_os_error(), Some(libc::EEXIST | libc::EPERM)) => {
                         last = e;
@@ -352,7 +350,7 @@ impl Interception {
             Ok(table) => table,
             Err(error) => return go_without(error, config, warnings).map(|()| false),
         };
-        if let Err(e) = rules::intercept_frames(&self.rules, table, &served) {
+        if let Err(e) = rules::install_egress_rules(&self.rules, table, &served) {
             warnings.push(format!(
                 "packet sockets of the container are not intercepted: this kernel does not take netdev \
                  egress rules ({e}); they need Linux 5.16"
@@ -365,7 +363,7 @@ impl Interception {
 /// Says that there are no rules, where it is possible to do without.
 fn go_without(
     error: io::Error,
-    config: &ProxyConfig,
+    config: &ProxyTask,
     warnings: &mut Vec<String>,
 ) -> Result<(), StartError> {
     // These pass, and a container that is let start would stay without for good.

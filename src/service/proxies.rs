@@ -9,7 +9,10 @@ use std::time::Duration;
 use crate::attachment::{AdminConfig, Driver, IgmpMode, Ruling};
 use crate::oci::ContainerId;
 use crate::proxy;
-use crate::proxy::{LaunchError, ProxyConfig, ProxyInterface, ProxyLaunch, RelayTask, random_mark};
+use crate::proxy::{
+    CreatedInterface, InterfaceTask, LaunchError, ProxyLaunch, ProxyTask, RelayTask,
+    random_packet_mark,
+};
 use crate::service::AttachError;
 use crate::state::{AttachedInterface, LockedDir, Record, StateDirError, Store};
 use crate::sys::process::ProcessRef;
@@ -38,10 +41,10 @@ pub(super) fn give(
     old: Option<ProcessRef>,
 ) -> Result<(), AttachError> {
     if record.mark == 0 {
-        record.mark = random_mark().map_err(AttachError::Mark)?;
+        record.mark = random_packet_mark().map_err(AttachError::Mark)?;
     }
     let interfaces = served(record)
-        .map(|interface| ProxyInterface {
+        .map(|interface| InterfaceTask {
             name: interface.name.clone(),
             index: interface.index,
             mac: interface.mac,
@@ -54,21 +57,24 @@ pub(super) fn give(
             relay: relay(interface),
         })
         .collect();
-    launch.send_task(&ProxyConfig {
+    launch.send_task(&ProxyTask {
         container: record.container.to_string(),
         pid: record.init.pid,
         pid_start: record.init.start,
         notifications: record.notifications,
         interfaces,
         mark: record.mark,
-        follows: old.is_some(),
+        takes_over: old.is_some(),
     })?;
     Ok(())
 }
 
 /// Tells a proxy that knows its task that the interfaces are there.
 pub(super) fn go(launch: &mut ProxyLaunch, record: &Record) -> Result<(), LaunchError> {
-    launch.send_interfaces(&served(record).map(|made| (made.index, made.mac)).collect::<Vec<_>>())
+    let created = served(record)
+        .map(|interface| CreatedInterface { index: interface.index, mac: interface.mac })
+        .collect::<Vec<_>>();
+    launch.send_interfaces(&created)
 }
 
 /// The interfaces that have a proxy.

@@ -11,7 +11,8 @@ use mcrun::attachment::IgmpMode;
 use mcrun::multicast::GroupPolicy;
 use mcrun::net::netns::NetNs;
 use mcrun::proxy::{
-    GroupMembership, MembershipStatus, ProxyConfig, ProxyInterface, ProxyStatus, query_all,
+    CreatedInterface, GroupMembership, InterfaceTask, MembershipStatus, ProxyStatus, ProxyTask,
+    query_all,
 };
 use mcrun::state::Store;
 use mcrun::sys::process::ProcessRef;
@@ -89,16 +90,16 @@ impl<'l> FakeContainer<'l> {
         self.lab.state_dir().join("containers").join(&self.id)
     }
 
-    pub(super) fn config(&self) -> ProxyConfig {
+    pub(super) fn config(&self) -> ProxyTask {
         let upstream_index = self.lab.link(PARENT)["ifindex"].as_u64().expect("index") as u32;
-        ProxyConfig {
+        ProxyTask {
             container: self.id.clone(),
             pid: self.pid(),
             pid_start: ProcessRef::of(self.pid()).expect("it runs").start,
             notifications: lab::notifications(),
-            mark: mcrun::proxy::random_mark().expect("a mark"),
-            follows: false,
-            interfaces: vec![ProxyInterface {
+            mark: mcrun::proxy::random_packet_mark().expect("a mark"),
+            takes_over: false,
+            interfaces: vec![InterfaceTask {
                 name: CHILD.into(),
                 index: self.index,
                 mac: None,
@@ -114,19 +115,19 @@ impl<'l> FakeContainer<'l> {
     }
 
     /// Makes the state directory and starts a proxy, as the hook does; then the link goes up.
-    pub(super) fn serve(&self, config: &ProxyConfig) -> Proxy {
+    pub(super) fn serve(&self, config: &ProxyTask) -> Proxy {
         let proxy = self.start(config).unwrap_or_else(|e| panic!("the proxy did not start: {e}"));
         self.up();
         proxy
     }
 
-    pub(super) fn start(&self, config: &ProxyConfig) -> Result<Proxy, String> {
+    pub(super) fn start(&self, config: &ProxyTask) -> Result<Proxy, String> {
         self.start_as(config, |command| command)
     }
 
     pub(super) fn start_as(
         &self,
-        config: &ProxyConfig,
+        config: &ProxyTask,
         change: impl FnOnce(&mut Command) -> &mut Command,
     ) -> Result<Proxy, String> {
         let store = Store::at(self.lab.state_dir());
@@ -139,8 +140,12 @@ impl<'l> FakeContainer<'l> {
         let mut child = change(command.stdin(Stdio::piped()).stdout(Stdio::piped()))
             .spawn()
             .expect("mcrun-proxy starts");
-        let made: Vec<_> = config.interfaces.iter().map(|i| (i.index, i.mac)).collect();
-        let task = [serde_json::to_vec(config), serde_json::to_vec(&made)];
+        let created: Vec<_> = config
+            .interfaces
+            .iter()
+            .map(|i| CreatedInterface { index: i.index, mac: i.mac })
+            .collect();
+        let task = [serde_json::to_vec(config), serde_json::to_vec(&created)];
         let text = task.map(|line| line.expect("JSON")).join(&b'\n');
         child.stdin.take().expect("stdin").write_all(&text).expect("task");
         let mut answer = String::new();

@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
 use mcrun::multicast::FilterMode;
-use mcrun::proxy::{GroupMembership, ProxyConfig, requery};
+use mcrun::proxy::{GroupMembership, ProxyTask, requery};
 
 use super::fake_container::{CHILD, FakeContainer, GROUP, SSM, source, wait_joined, wait_left};
 use crate::lab::{Igmp, Lab, PATIENCE, alive, run, wait_until};
@@ -14,7 +14,7 @@ use crate::lab::{Igmp, Lab, PATIENCE, alive, run, wait_until};
 fn what_cannot_be_served_is_refused_with_the_reason() {
     let lab = Lab::new(3);
     let container = FakeContainer::new(&lab, "c1", 11);
-    let refused = |config: &ProxyConfig, why: &str| {
+    let refused = |config: &ProxyTask, why: &str| {
         let answer = container.start(config).err().expect("refused");
         let last = answer.lines().last().unwrap_or_default();
         assert!(last.starts_with("error: ") && last.contains(why), "{answer}");

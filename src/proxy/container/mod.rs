@@ -1,8 +1,9 @@
-//! The container's side: interception of its IGMP, injection of queries, and what its kernel tells.
+//! The container's side: interception of its IGMP, injection of queries, the nf_tables rules, and what its
+//! kernel shows in /proc.
 
+pub(crate) mod injection;
 pub(crate) mod interception;
-pub(crate) mod macvlan_filter;
-pub(crate) mod mark;
-pub(crate) mod proc_net;
+pub(crate) mod membership_files;
+pub(crate) mod receive_filter;
 pub(crate) mod rtnl_barrier;
 pub(crate) mod rules;

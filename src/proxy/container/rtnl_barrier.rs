@@ -1,8 +1,8 @@
-//! Waiting for system calls of others that are half done.
+//! Waiting until joins and leaves that are under way are complete.
 //!
-//! The kernel tells of a source-specific join (`ip_mc_source` in net/ipv4/igmp.c) when the group is
-//! there and its source is not yet: at that moment it looks like a join from any source. The whole
-//! call holds the RTNL lock, so that whoever has held it afterwards finds the call done.
+//! The kernel notifies of a source-specific join (`ip_mc_source` in net/ipv4/igmp.c) when it has added the
+//! group, and before it adds the source. At that moment the join looks like one from any source. The whole
+//! system call holds the RTNL lock, so after the proxy has held the lock too, the call is complete.
 
 use std::io;
 
@@ -10,23 +10,23 @@ use socket2::{Domain, Socket, Type};
 
 use crate::sys::sockopt;
 
-/// A socket to ask with.
-pub(crate) struct Barrier(Socket);
+/// A socket for a call that takes the RTNL lock and changes nothing.
+pub(crate) struct RtnlBarrier(Socket);
 
-impl Barrier {
-    /// Opens one in the caller's namespace; the lock is one for all.
+impl RtnlBarrier {
+    /// Opens a socket in the caller's namespace. All namespaces share one RTNL lock.
     ///
     /// # Errors
     /// That of socket(2).
     pub(crate) fn open() -> io::Result<Self> {
-        Ok(Barrier(Socket::new(Domain::IPV4, Type::DGRAM, None)?))
+        Ok(RtnlBarrier(Socket::new(Domain::IPV4, Type::DGRAM, None)?))
     }
 
-    /// Returns when every join or leave that was under way is done. Where the kernel refuses it returns
-    /// `false` at once.
-    pub(crate) fn pass(&self) -> bool {
-        // It takes the lock that the joins take (`setsockopt_needs_rtnl` in net/ipv4/ip_sockglue.c), and then
-        // finds that it was told no group: of all that takes the lock it has the least to do.
+    /// Returns when every join or leave that was under way is complete; `false` where the kernel refuses
+    /// the call before it takes the lock.
+    pub(crate) fn wait(&self) -> bool {
+        // The option takes the lock (`setsockopt_needs_rtnl` in net/ipv4/ip_sockglue.c), and then fails with
+        // EINVAL because no group is given. No other call with this lock does less.
         let answer = sockopt::set_bytes(&self.0, libc::IPPROTO_IP, libc::IP_DROP_MEMBERSHIP, &[]);
         matches!(answer, Err(e) if e.raw_os_error() == Some(libc::EINVAL))
     }
@@ -53,7 +53,7 @@ mod tests {
     const ETHTOOL_GLINK: u32 = 0x0a;
     const PAGE: usize = 4096;
 
-    /// A page that whoever touches it waits for.
+    /// A page that a thread waits for when it touches it (userfaultfd(2)).
     struct AwaitedPage {
         faults: File,
         start: u64,
@@ -61,17 +61,17 @@ mod tests {
 
     impl AwaitedPage {
         fn new() -> Self {
-            // SAFETY: a mapping of its own, which stays for good.
+            // SAFETY: a new mapping, which is never unmapped.
             let start = unsafe {
                 let (access, kind) =
                     (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
                 libc::mmap(ptr::null_mut(), PAGE * 2, access, kind, -1, 0)
             };
             assert_ne!(start, libc::MAP_FAILED);
-            // SAFETY: it takes flags.
+            // SAFETY: the call takes flags only.
             let fd = unsafe { libc::syscall(libc::SYS_userfaultfd, libc::O_CLOEXEC) };
             assert!(fd >= 0, "userfaultfd: {}", io::Error::last_os_error());
-            // SAFETY: the kernel has just made it.
+            // SAFETY: the kernel has just made this descriptor, which nobody else knows.
             let faults = unsafe { File::from_raw_fd(fd as i32) };
             let page = AwaitedPage { faults, start: start as u64 + PAGE as u64 };
             page.request(UFFDIO_API, &mut [UFFD_API, 0, 0]);
@@ -82,7 +82,7 @@ mod tests {
 
         fn request(&self, request: libc::c_ulong, argument: &mut [u64]) {
             let fd = self.faults.as_raw_fd();
-            // SAFETY: each request has an argument of its own size, which is given.
+            // SAFETY: the argument has the size that the request takes.
             let result = unsafe { libc::ioctl(fd, request as _, argument.as_mut_ptr()) };
             assert_eq!(result, 0, "userfaultfd: {}", io::Error::last_os_error());
         }
@@ -96,12 +96,12 @@ mod tests {
         }
     }
 
-    /// Asks whether there is a link: the kernel takes the lock, and writes the answer while it has it
-    /// (`dev_ethtool` in net/ethtool/ioctl.c). Only the answer is in the page.
+    /// Asks for the link state of `lo`. The kernel takes the lock and holds it while it writes the answer
+    /// (`dev_ethtool` in net/ethtool/ioctl.c). Only the answer is in the awaited page.
     fn hold_lock(page: u64) {
         let socket = Socket::new(Domain::IPV4, Type::DGRAM, None).unwrap();
         let command = (page - 4) as *mut u32;
-        // SAFETY: all zero is a valid one, and the command is in a page that is there.
+        // SAFETY: an all-zero ifreq is valid, and the command is in a page that is mapped.
         let result = unsafe {
             command.write(ETHTOOL_GLINK);
             let mut request: libc::ifreq = std::mem::zeroed();
@@ -113,18 +113,19 @@ mod tests {
     }
 
     #[test]
-    fn nobody_passes_while_another_has_the_lock() {
+    fn wait_returns_only_when_the_lock_is_free() {
         let mut page = AwaitedPage::new();
         let start = page.start;
         let holder = thread::spawn(move || hold_lock(start));
         page.wait_until_touched();
-        let (tell, told) = channel();
-        let passing = thread::spawn(move || tell.send(Barrier::open().unwrap().pass()).unwrap());
-        let early = told.recv_timeout(Duration::from_millis(50));
+        let (sender, returned) = channel();
+        let waiter =
+            thread::spawn(move || sender.send(RtnlBarrier::open().unwrap().wait()).unwrap());
+        let early = returned.recv_timeout(Duration::from_millis(50));
         page.provide();
-        assert!(early.is_err(), "it passed");
-        assert_eq!(told.recv_timeout(Duration::from_secs(10)), Ok(true));
+        assert!(early.is_err(), "it returned while another thread held the lock");
+        assert_eq!(returned.recv_timeout(Duration::from_secs(10)), Ok(true));
         holder.join().unwrap();
-        passing.join().unwrap();
+        waiter.join().unwrap();
     }
 }

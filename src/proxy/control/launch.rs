@@ -10,8 +10,7 @@ use std::time::{Duration, Instant};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use serde::Serialize;
 
-use crate::primitives::MacAddr;
-use crate::proxy::config::{INSTALLED, ProxyConfig, READY, REFUSED};
+use crate::proxy::config::{CreatedInterface, INSTALLED, ProxyTask, READY, REFUSED};
 use crate::state::state_dir;
 use crate::sys::process::ProcessRef;
 
@@ -102,8 +101,8 @@ impl ProxyLaunch {
     /// # Errors
     /// [`LaunchError::Pipe`] if the task cannot be serialized. An error of writing is returned by
     /// the next call that waits, unless the proxy gives a reason itself.
-    pub fn send_task(&mut self, config: &ProxyConfig) -> Result<(), LaunchError> {
-        self.send_line(config)
+    pub fn send_task(&mut self, task: &ProxyTask) -> Result<(), LaunchError> {
+        self.send_line(task)
     }
 
     /// Sends the second and last line: for each interface of the task, in its order, the index in
@@ -112,8 +111,8 @@ impl ProxyLaunch {
     ///
     /// # Errors
     /// As [`send_task`](Self::send_task).
-    pub fn send_interfaces(&mut self, made: &[(u32, Option<MacAddr>)]) -> Result<(), LaunchError> {
-        self.send_line(&made)?;
+    pub fn send_interfaces(&mut self, created: &[CreatedInterface]) -> Result<(), LaunchError> {
+        self.send_line(&created)?;
         self.stdin = None;
         Ok(())
     }

@@ -1,4 +1,4 @@
-//! Relays that go from one proxy to the one that follows it. The new proxy has asked for nothing but
+//! Relays that go from one proxy to the one that takes_over it. The new proxy has asked for nothing but
 //! a connection at its start; when it is told to take over it asks for the relays, and from then on
 //! the old one carries nothing.
 
@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use crate::proxy::control::server::Next;
 use crate::proxy::event_loop::Loop;
 use crate::proxy::event_loop::interface::Interface;
-use crate::proxy::process::state_dir::Home;
+use crate::proxy::process::container_dir::ContainerDir;
 use crate::proxy::relay::RelayHandover;
 use crate::sys::fd_passing::{MAX_FDS, receive_with_fds};
 
@@ -20,7 +20,7 @@ const MOST_BYTES: u64 = 32 << 20;
 /// The other proxy answers from memory; while it does not, nothing is relayed.
 const PATIENCE: Duration = Duration::from_millis(500);
 
-/// The proxy that this one follows.
+/// The proxy that this one takes_over.
 pub(crate) struct Predecessor(UnixStream);
 
 impl Predecessor {
@@ -28,7 +28,7 @@ impl Predecessor {
     ///
     /// # Errors
     /// That of connect(2): `ECONNREFUSED` when it has ended.
-    pub(crate) fn of(home: &Home) -> io::Result<Self> {
+    pub(crate) fn of(home: &ContainerDir) -> io::Result<Self> {
         let stream = home.connect()?;
         stream.set_read_timeout(Some(PATIENCE))?;
         stream.set_write_timeout(Some(PATIENCE))?;
@@ -60,7 +60,7 @@ impl Loop {
             }
         }
         if self.begin_relaying().is_err() {
-            self.follows = true;
+            self.takes_over = true;
         }
     }
 

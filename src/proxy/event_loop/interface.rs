@@ -10,10 +10,10 @@ use crate::igmp::Router;
 use crate::igmp::router::{RouterConfig, Status};
 use crate::multicast::{SourceFilter, is_link_local};
 use crate::net::arp_announcement::Announcer;
-use crate::proxy::config::ProxyInterface;
-use crate::proxy::container::interception::Injector;
-use crate::proxy::container::macvlan_filter::{RxFilter, RxFilters};
-use crate::proxy::container::proc_net::Observed;
+use crate::proxy::config::InterfaceTask;
+use crate::proxy::container::injection::QueryInjector;
+use crate::proxy::container::membership_files::KernelMembership;
+use crate::proxy::container::receive_filter::{ReceiveFilter, ReceiveFilterSocket};
 use crate::proxy::control::status::{
     GroupMembership, InterfaceStatus, MembershipStatus, QuerierStatus,
 };
@@ -25,11 +25,11 @@ use crate::proxy::relay::{Relay, RelayHandover};
 
 /// One interface.
 pub(crate) struct Interface {
-    pub(crate) config: ProxyInterface,
+    pub(crate) config: InterfaceTask,
     /// Since when it is administratively up, as far as was told.
     up_since: Option<Instant>,
     /// `None`: no frame of a group comes by this interface.
-    rx_filter: Option<RxFilter>,
+    receive_filter: Option<ReceiveFilter>,
     /// The kernel tells of leaves.
     hears_leaves: bool,
     /// `None`: the container's kernel speaks for itself.
@@ -38,7 +38,7 @@ pub(crate) struct Interface {
 
 struct Served {
     router: Router,
-    injector: Injector,
+    injector: QueryInjector,
     pool: Pool,
     /// Carries the data where the link does not.
     relay: Option<Relay>,
@@ -48,20 +48,20 @@ impl Interface {
     /// With an injector it is served, else observed. Where the kernel does not tell of leaves, those count
     /// that it reports.
     pub(crate) fn new(
-        config: ProxyInterface,
-        injector: Option<Injector>,
+        config: InterfaceTask,
+        injector: Option<QueryInjector>,
         relay: Option<Relay>,
         hears_leaves: bool,
         now: Instant,
     ) -> Self {
-        let rx_filter = config.relay.is_none().then(RxFilter::default);
+        let receive_filter = config.relay.is_none().then(ReceiveFilter::default);
         let served = injector.map(|injector| Served {
             router: new_router(&config, now),
             injector,
             pool: Pool::new(config.upstream_index),
             relay,
         });
-        Interface { config, up_since: None, rx_filter, hears_leaves, served }
+        Interface { config, up_since: None, receive_filter, hears_leaves, served }
     }
 
     /// Its router, if it is served.
@@ -77,12 +77,12 @@ impl Interface {
 
     /// The container's kernel has joined a group on it.
     pub(crate) fn joined(&mut self) {
-        self.rx_filter.iter_mut().for_each(RxFilter::joined);
+        self.receive_filter.iter_mut().for_each(ReceiveFilter::handle_join);
     }
 
     /// The container's kernel has left a group on it.
     pub(crate) fn left(&mut self, now: Instant) {
-        self.rx_filter.iter_mut().for_each(|filter| filter.left(now));
+        self.receive_filter.iter_mut().for_each(|filter| filter.handle_leave(now));
     }
 
     /// Its relay, if it has one.
@@ -97,7 +97,7 @@ impl Interface {
         relay.take_over(now, from, sockets);
         if index != 0 {
             // One that is gone again is told as gone.
-            let _ = relay.turn_to(index);
+            let _ = relay.set_interface(index);
         }
     }
 
@@ -115,8 +115,8 @@ impl Interface {
     pub(crate) fn appear(&mut self, index: u32) -> io::Result<()> {
         self.config.index = index;
         let Some(served) = &mut self.served else { return Ok(()) };
-        served.injector.turn_to(index)?;
-        served.relay.as_mut().map_or(Ok(()), |relay| relay.turn_to(index))
+        served.injector.set_interface(index)?;
+        served.relay.as_mut().map_or(Ok(()), |relay| relay.set_interface(index))
     }
 
     /// The link is up; nothing happens if that was known. The first time its addresses are announced, if they
@@ -126,7 +126,7 @@ impl Interface {
             return;
         }
         self.up_since = Some(now);
-        let ProxyInterface { index, mac, announce, parent, upstream, upstream_index, .. } =
+        let InterfaceTask { index, mac, announce, parent, upstream, upstream_index, .. } =
             &mut self.config;
         let parent = (parent == upstream).then_some(*upstream_index);
         for address in announce.drain(..) {
@@ -145,7 +145,7 @@ impl Interface {
         self.config.announce.is_empty()
     }
 
-    /// The link is down: what is joined stays until its time is over, links often come back.
+    /// The link is down: what is joined stays until its time is over, link_monitor often come back.
     pub(crate) fn link_down(&mut self) {
         self.up_since = None;
     }
@@ -153,7 +153,7 @@ impl Interface {
     /// The interface is gone: so is all that the container wanted of it.
     pub(crate) fn gone(&mut self, now: Instant) {
         self.up_since = None;
-        self.rx_filter = self.rx_filter.take().map(|_| RxFilter::default());
+        self.receive_filter = self.receive_filter.take().map(|_| ReceiveFilter::default());
         if let Some(served) = &mut self.served {
             served.router = new_router(&self.config, now);
             served.pool.clear();
@@ -170,10 +170,10 @@ impl Interface {
         &mut self,
         now: Instant,
         limits: &LimitFiles,
-        rx_filters: Option<&RxFilters>,
+        receive_filter_socket: Option<&ReceiveFilterSocket>,
     ) {
-        if let Some(filter) = &mut self.rx_filter {
-            filter.handle_timeout(now, rx_filters, self.config.index);
+        if let Some(filter) = &mut self.receive_filter {
+            filter.handle_timeout(now, receive_filter_socket, self.config.index);
         }
         let Some(served) = &mut self.served else { return };
         if served.router.poll_timeout().is_some_and(|at| at <= now) {
@@ -191,12 +191,12 @@ impl Interface {
 
     /// When [`Interface::handle_timeout`] is to be called.
     pub(crate) fn poll_timeout(&self) -> Option<Instant> {
-        let rx_filter = self.rx_filter.as_ref().and_then(RxFilter::poll_timeout);
+        let receive_filter = self.receive_filter.as_ref().and_then(ReceiveFilter::poll_timeout);
         let served = self.served.as_ref().map_or([None; 3], |served| {
             let relay = served.relay.as_ref().and_then(Relay::poll_timeout);
             [served.router.poll_timeout(), served.pool.poll_retry(), relay]
         });
-        served.into_iter().chain([rx_filter]).flatten().min()
+        served.into_iter().chain([receive_filter]).flatten().min()
     }
 
     /// Takes what the container's kernel is known to want of a group, and carries out what follows. The first
@@ -242,7 +242,7 @@ impl Interface {
         let name = &self.config.name;
         let reporter = reporter_of(&self.config, reporters);
         while let Some(query) = served.router.poll_query() {
-            if let Err(e) = served.injector.send(&query.packet) {
+            if let Err(e) = served.injector.inject(&query.packet) {
                 // Down between two notifications: it is asked anew when it is up.
                 let down = [libc::ENETDOWN, libc::ENETUNREACH, libc::ENODEV, libc::ENXIO];
                 if !e.raw_os_error().is_some_and(|code| down.contains(&code)) {
@@ -258,9 +258,9 @@ impl Interface {
             // What comes of the group is let through before it comes, and until it comes no more.
             let leaving = filter.is_none();
             if !self.hears_leaves {
-                self.rx_filter.iter_mut().for_each(|rx_filter| match leaving {
-                    true => rx_filter.left(now),
-                    false => rx_filter.joined(),
+                self.receive_filter.iter_mut().for_each(|receive_filter| match leaving {
+                    true => receive_filter.handle_leave(now),
+                    false => receive_filter.handle_join(),
                 });
             }
             let mut admitted = if leaving { Ok(()) } else { served.admit(group, &filter) };
@@ -308,7 +308,7 @@ impl Interface {
     pub(crate) fn status(
         &self,
         now: Instant,
-        observed: &BTreeMap<(u32, Ipv4Addr), (Observed, Instant)>,
+        observed: &BTreeMap<(u32, Ipv4Addr), (KernelMembership, Instant)>,
     ) -> InterfaceStatus {
         let age = |since: Instant| now.saturating_duration_since(since).as_secs();
         let mut entry = InterfaceStatus {
@@ -387,11 +387,11 @@ impl Served {
 }
 
 /// Who reports on its upstream, where the kernel tells of joins.
-fn reporter_of<'r>(config: &ProxyInterface, reporters: &'r [Reporter]) -> Option<&'r Reporter> {
+fn reporter_of<'r>(config: &InterfaceTask, reporters: &'r [Reporter]) -> Option<&'r Reporter> {
     reporters.iter().find(|reporter| reporter.index() == config.upstream_index)
 }
 
-fn new_router(config: &ProxyInterface, now: Instant) -> Router {
+fn new_router(config: &InterfaceTask, now: Instant) -> Router {
     let router = RouterConfig { link_local: config.relay.is_some(), ..RouterConfig::default() };
     Router::new(router, config.policy.clone(), now)
 }

@@ -15,14 +15,14 @@ use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTime
 
 use crate::attachment::IgmpMode;
 use crate::net::arp_announcement::Announcer;
-use crate::net::link_monitor::Links;
+use crate::net::link_monitor::LinkMonitor;
 use crate::net::netns::NetNs;
 use crate::net::nfnetlink::NfSocket;
-use crate::proxy::config::ProxyConfig;
-use crate::proxy::container::interception::Intercepted;
-use crate::proxy::container::macvlan_filter::RxFilters;
-use crate::proxy::container::proc_net::{Observed, ProcNet};
-use crate::proxy::container::rtnl_barrier::Barrier;
+use crate::proxy::config::ProxyTask;
+use crate::proxy::container::interception::NflogSocket;
+use crate::proxy::container::membership_files::{KernelMembership, MembershipFiles};
+use crate::proxy::container::receive_filter::ReceiveFilterSocket;
+use crate::proxy::container::rtnl_barrier::RtnlBarrier;
 use crate::proxy::control::server::{Control, Next, Request};
 use crate::proxy::control::status::{ProxyState, ProxyStatus};
 pub(crate) use crate::proxy::event_loop::handover::Predecessor;
@@ -31,8 +31,8 @@ use crate::proxy::event_loop::warnings::unnumbered;
 use crate::proxy::lan::early_report::Reporter;
 use crate::proxy::lan::joins::LimitFiles;
 use crate::proxy::lan::query_socket::LanSocket;
+use crate::proxy::process::container_dir::ContainerDir;
 use crate::proxy::process::log::{Level, Log};
-use crate::proxy::process::state_dir::Home;
 use crate::proxy::relay::{Batch, Relay};
 use crate::proxy::setup::Parts;
 
@@ -70,14 +70,14 @@ mod token {
 
 /// A running proxy.
 pub(crate) struct Driver {
-    home: Home,
+    home: ContainerDir,
     log: Log,
     loop_: Loop,
 }
 
 /// All that is closed at once when the container ends.
 struct Loop {
-    config: ProxyConfig,
+    config: ProxyTask,
     epoll: Epoll,
     container: OwnedFd,
     namespace: NetNs,
@@ -85,23 +85,23 @@ struct Loop {
     ending: Option<Instant>,
     /// Closing it takes the interception away.
     _rules: Option<NfSocket>,
-    packets: Option<Intercepted>,
+    packets: Option<NflogSocket>,
     interfaces: Vec<Interface>,
-    links: Links,
+    link_monitor: LinkMonitor,
     lan: Vec<LanSocket>,
     reporters: Vec<Reporter>,
-    barrier: Barrier,
+    barrier: RtnlBarrier,
     limits: LimitFiles,
     control: Control,
-    proc_net: ProcNet,
-    rx_filters: Option<RxFilters>,
+    membership_files: MembershipFiles,
+    receive_filter_socket: Option<ReceiveFilterSocket>,
     /// Until the LAN has been told of all addresses, and a moment longer.
     announcer: Option<Announcer>,
     announcer_ends: Option<Instant>,
     /// Some interface is not served.
     observing: bool,
     /// Another proxy relays still.
-    follows: bool,
+    takes_over: bool,
     predecessor: Option<Predecessor>,
     /// Packets on their way through a relay; made when there is one.
     batch: Option<Batch>,
@@ -129,7 +129,7 @@ impl Driver {
             epoll.add(fd, EpollEvent::new(EpollFlags::EPOLLIN, token))
         };
         watch(container.as_fd(), token::CONTAINER)?;
-        watch(inside.links.as_fd(), token::LINKS)?;
+        watch(inside.link_monitor.as_fd(), token::LINKS)?;
         watch(listener.as_fd(), token::LISTENER)?;
         for (position, socket) in lan.iter().enumerate() {
             watch(socket.as_fd(), token::LAN + position as u64)?;
@@ -151,13 +151,13 @@ impl Driver {
             let how = if injector.is_some() { "serving" } else { "observing" };
             let (name, upstream) = (&interface.name, &interface.upstream);
             log.line(now, Level::Info, &format!("{how} {name} on {upstream}"));
-            let hears_leaves = inside.links.hears_joins();
+            let hears_leaves = inside.link_monitor.reports_memberships();
             interfaces.push(Interface::new(interface.clone(), injector, relay, hears_leaves, now));
         }
         for interface in &mut interfaces {
             let index = interface.config.index;
             if let Some(relay) = interface.relay().filter(|_| index != 0) {
-                relay.turn_to(index)?;
+                relay.set_interface(index)?;
             }
         }
         for warning in &warnings {
@@ -166,10 +166,10 @@ impl Driver {
         let observing = interfaces.iter_mut().any(|i| i.router().is_none());
         let degraded =
             packets.is_none() && config.interfaces.iter().any(|i| i.igmp == IgmpMode::Proxy);
-        let follows = config.follows;
+        let takes_over = config.takes_over;
         let batch = interfaces.iter_mut().any(|i| i.relay().is_some()).then(Batch::new);
         let mut loop_ = Loop {
-            follows,
+            takes_over,
             predecessor,
             batch,
             config,
@@ -180,14 +180,14 @@ impl Driver {
             _rules: rules,
             packets,
             interfaces,
-            links: inside.links,
+            link_monitor: inside.link_monitor,
             lan,
             reporters,
             barrier,
             limits,
             control: Control::new(listener),
-            proc_net: inside.proc_net,
-            rx_filters: inside.rx_filters,
+            membership_files: inside.membership_files,
+            receive_filter_socket: inside.receive_filter_socket,
             announcer,
             announcer_ends: None,
             observing,
@@ -196,14 +196,14 @@ impl Driver {
             degraded,
             buffer: vec![0; BUFFER],
         };
-        if !loop_.follows {
+        if !loop_.takes_over {
             loop_.begin_relaying()?;
         }
         Ok(Driver { home, log, loop_ })
     }
 
     /// What it may still touch in the file system.
-    pub(crate) fn home(&self) -> &Home {
+    pub(crate) fn home(&self) -> &ContainerDir {
         &self.home
     }
 
@@ -215,15 +215,15 @@ impl Driver {
     /// Joins what the container has joined before this proxy was there: another one has ended,
     /// or is about to. The container's own reports correct it.
     pub(crate) fn join_existing_memberships(&mut self, now: Instant) {
-        let Loop { proc_net, interfaces, limits, reporters, .. } = &mut self.loop_;
+        let Loop { membership_files, interfaces, limits, reporters, .. } = &mut self.loop_;
         // Without it the container's answer to the first query tells all.
-        let groups = proc_net.read().unwrap_or_default();
+        let groups = membership_files.memberships().unwrap_or_default();
         for interface in interfaces {
             for ((index, group), observed) in &groups {
                 if *index == interface.config.index
                     && let Some(router) = interface.router()
                 {
-                    router.handle_membership(now, *group, &observed.at_most(*group));
+                    router.handle_membership(now, *group, &observed.widest_filter(*group));
                 }
             }
             interface.pump(now, limits, reporters, &mut self.log);
@@ -260,7 +260,7 @@ impl Loop {
         loop {
             let now = Instant::now();
             for interface in &mut self.interfaces {
-                interface.handle_timeout(now, &self.limits, self.rx_filters.as_ref());
+                interface.handle_timeout(now, &self.limits, self.receive_filter_socket.as_ref());
                 interface.pump(now, &self.limits, &self.reporters, log);
                 interface.stock(&self.limits);
             }
@@ -301,8 +301,8 @@ impl Loop {
         // One that is yet to come, and one that has come by now, is told with all others.
         for interface in &self.interfaces {
             match interface.config.index {
-                0 => self.links.ask_all()?,
-                index => self.links.ask(index)?,
+                0 => self.link_monitor.request_all_link_states()?,
+                index => self.link_monitor.request_link_state(index)?,
             }
         }
         let now = Instant::now();
@@ -316,7 +316,7 @@ impl Loop {
 
     /// Relays from now on.
     fn begin_relaying(&mut self) -> io::Result<()> {
-        self.follows = false;
+        self.takes_over = false;
         for (position, interface) in self.interfaces.iter_mut().enumerate() {
             let Some(relay) = interface.relay() else { continue };
             let base = token::RELAY + ((position as u64) << 20);
@@ -435,8 +435,8 @@ impl Loop {
                 Request::Status => Some(serde_json::to_vec(&self.status(now)).unwrap_or_default()),
                 Request::Requery => {
                     // Where nothing could be taken over, the other proxy has ended by now.
-                    if self.follows && self.begin_relaying().is_err() {
-                        self.follows = true;
+                    if self.takes_over && self.begin_relaying().is_err() {
+                        self.takes_over = true;
                     }
                     self.requery(now);
                     Some(b"{}".to_vec())
@@ -488,11 +488,11 @@ impl Loop {
     }
 
     /// The groups of interfaces that are only observed, and since when.
-    fn observe(&mut self, now: Instant) -> BTreeMap<(u32, Ipv4Addr), (Observed, Instant)> {
+    fn observe(&mut self, now: Instant) -> BTreeMap<(u32, Ipv4Addr), (KernelMembership, Instant)> {
         if !self.observing {
             return BTreeMap::new();
         }
-        let groups = self.proc_net.read().unwrap_or_default();
+        let groups = self.membership_files.memberships().unwrap_or_default();
         self.seen.retain(|key, _| groups.contains_key(key));
         let mut observed = BTreeMap::new();
         for (key, group) in groups.into_iter().take(MAX_OBSERVED) {

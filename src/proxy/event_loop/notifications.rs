@@ -1,4 +1,4 @@
-//! What the kernel tells of the container's interfaces: links that come and go, and joins, which are
+//! What the kernel tells of the container's interfaces: link_monitor that come and go, and joins, which are
 //! followed before the container's kernel reports them.
 
 use std::io;
@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use crate::multicast::{SourceFilter, is_ssm};
 use crate::net::link_monitor::LinkEvent;
-use crate::proxy::container::proc_net::Observed;
+use crate::proxy::container::membership_files::KernelMembership;
 use crate::proxy::event_loop::interface::Interface;
 use crate::proxy::event_loop::{Loop, MAX_OBSERVED, TURN};
 use crate::proxy::process::log::{Level, Log};
@@ -64,7 +64,7 @@ impl Loop {
         let until = now + LEAVE_WAITS;
         let is_all =
             |changed: &Memberships| changed.0.is_empty() || changed.joins().next().is_some();
-        while !is_all(&changed) && self.links.wait(until) {
+        while !is_all(&changed) && self.link_monitor.wait_until(until) {
             self.take_link_events(now, log, TURN, &mut changed);
         }
         for _ in 0..ROUNDS {
@@ -105,19 +105,25 @@ impl Loop {
         // A source-specific join under way looks like one from any source. In the range where all joins
         // are such the source is mostly there by now.
         let specific = changed.joins().all(|told| is_ssm(told.group));
-        let mut settled = !specific && self.barrier.pass();
-        let mut lists = self.proc_net.source_lists(&mut self.buffer)?;
+        let mut settled = !specific && self.barrier.wait();
+        let mut lists = self.membership_files.source_entries(&mut self.buffer)?;
         let any = Some(SourceFilter::any());
-        if !settled && changed.joins().any(|told| lists.of_joined(told.index, told.group) == any) {
-            settled = self.barrier.pass();
-            lists = self.proc_net.source_lists(&mut self.buffer)?;
+        if !settled
+            && changed.joins().any(|told| lists.filter_of_joined(told.index, told.group) == any)
+        {
+            settled = self.barrier.wait();
+            lists = self.membership_files.source_entries(&mut self.buffer)?;
         }
         let mut groups = None;
         for told in changed.0.iter_mut().filter(|told| told.joined) {
-            let listed = lists.of_joined(told.index, told.group);
+            let listed = lists.filter_of_joined(told.index, told.group);
             told.wanted = if listed.is_none() {
-                let groups = groups.get_or_insert_with(|| self.proc_net.read().unwrap_or_default());
-                groups.get(&(told.index, told.group)).and_then(Observed::exact).cloned()
+                let groups = groups
+                    .get_or_insert_with(|| self.membership_files.memberships().unwrap_or_default());
+                groups
+                    .get(&(told.index, told.group))
+                    .and_then(KernelMembership::exact_filter)
+                    .cloned()
             } else {
                 listed.filter(|filter| settled || *filter != SourceFilter::any())
             };
@@ -158,7 +164,7 @@ impl Loop {
         for _ in 0..most {
             let (interfaces, seen) = (&mut self.interfaces, &mut self.seen);
             let (announcer, observing) = (self.announcer.as_ref(), self.observing);
-            let result = self.links.receive_named(&mut self.buffer, |event, name| {
+            let result = self.link_monitor.receive_named(&mut self.buffer, |event, name| {
                 let index = event.index();
                 let known = interfaces.iter().position(|i| i.config.index == index);
                 let Some(at) = known.or_else(|| {
@@ -180,7 +186,7 @@ impl Loop {
                 match event {
                     LinkEvent::Up(_) => interfaces[at].link_up(now, announcer),
                     LinkEvent::Down(_) => interfaces[at].link_down(),
-                    LinkEvent::Gone(_) => {
+                    LinkEvent::Removed(_) => {
                         interfaces[at].gone(now);
                         let text = format!("{} is gone", interfaces[at].config.name);
                         log.line(now, Level::Info, &text);
@@ -209,7 +215,7 @@ impl Loop {
                 Err(_) => {
                     for interface in &self.interfaces {
                         // If even that fails, the next notification tells.
-                        let _ = self.links.ask(interface.config.index);
+                        let _ = self.link_monitor.request_link_state(interface.config.index);
                     }
                     return;
                 }

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use crate::igmp::Timing;
 use crate::igmp::wire::Version;
-use crate::proxy::config::ProxyInterface;
+use crate::proxy::config::InterfaceTask;
 use crate::proxy::control::status::QuerierStatus;
 
 /// What the kernel does on an upstream without an IPv4 address.
@@ -23,12 +23,12 @@ pub(super) fn unnumbered(upstream: &str) -> String {
 /// groups that are joined with a source list.
 pub(super) fn about_querier(
     now: Instant,
-    config: &ProxyInterface,
+    config: &InterfaceTask,
     up_since: Option<Instant>,
     querier: Option<&QuerierStatus>,
     with_sources: &[Ipv4Addr],
 ) -> Option<String> {
-    let ProxyInterface { name, upstream, .. } = config;
+    let InterfaceTask { name, upstream, .. } = config;
     let Some(QuerierStatus { address, version, .. }) = querier else {
         // RFC 9776 §8.5: only then a querier that was there is taken for gone.
         let patience = Timing::default().other_querier_present_interval();
@@ -65,8 +65,8 @@ mod tests {
 
     const GROUP: Ipv4Addr = Ipv4Addr::new(232, 1, 1, 1);
 
-    fn config() -> ProxyInterface {
-        ProxyInterface {
+    fn config() -> InterfaceTask {
+        InterfaceTask {
             name: "mc0".into(),
             index: 7,
             mac: None,

@@ -19,7 +19,7 @@ use socket2::{Domain, Protocol, SockFilter, Socket, Type};
 
 use crate::igmp::wire::{Message, Query, Record, RecordType, Version};
 use crate::multicast::{FilterMode, SourceFilter};
-use crate::net::link_monitor::{LinkEvent, Links};
+use crate::net::link_monitor::{LinkEvent, LinkMonitor};
 use crate::net::sysctl::Sysctls;
 use crate::sys::sockopt;
 
@@ -42,7 +42,7 @@ pub(crate) struct Reporter {
     socket: Socket,
     index: u32,
     /// Hears of the host's joins, only while one is made.
-    joins: Links,
+    joins: LinkMonitor,
     /// `force_igmp_version` of the interface.
     forced: Option<Version>,
     v1_until: Option<Instant>,
@@ -61,11 +61,11 @@ impl Reporter {
         host: &Sysctls,
         now: Instant,
     ) -> io::Result<Option<Self>> {
-        let joins = Links::open_idle()?;
-        if joins.hear_joins(true).is_err() {
+        let joins = LinkMonitor::open_unsubscribed()?;
+        if joins.subscribe_memberships().is_err() {
             return Ok(None);
         }
-        joins.hear_joins(false)?;
+        joins.unsubscribe_memberships()?;
         let igmp = Protocol::from(libc::IPPROTO_IGMP);
         let socket = Socket::new(Domain::IPV4, Type::RAW, Some(igmp))?;
         drop_everything(&socket)?;
@@ -117,7 +117,7 @@ impl Reporter {
         join: impl FnOnce() -> Result<(), E>,
     ) -> Result<(), E> {
         let Some(message) = report(self.version(now), group, filter) else { return join() };
-        let listening = self.joins.hear_joins(true).is_ok();
+        let listening = self.joins.subscribe_memberships().is_ok();
         let result = join();
         let mut first = false;
         if listening {
@@ -132,7 +132,7 @@ impl Reporter {
                 self.send(&message);
             }
             // What it was told meanwhile is not for the next join.
-            let _ = self.joins.hear_joins(false);
+            let _ = self.joins.unsubscribe_memberships();
             while hear(&mut first) {}
         }
         result

@@ -5,7 +5,7 @@ use std::io::Write;
 use std::os::unix::net::UnixDatagram;
 use std::time::{Duration, Instant};
 
-use crate::proxy::process::state_dir::Home;
+use crate::proxy::process::container_dir::ContainerDir;
 
 /// Where syslogd and journald listen.
 const DEV_LOG: &str = "/dev/log";
@@ -42,7 +42,7 @@ enum Sink {
 
 impl Log {
     /// Opens the log; without any place to write to, lines go nowhere.
-    pub(crate) fn open(home: &Home, container: &str, now: Instant) -> Self {
+    pub(crate) fn open(home: &ContainerDir, container: &str, now: Instant) -> Self {
         let short: String = container.chars().take(12).collect();
         Log {
             sink: syslog().or_else(|| file(home)).unwrap_or(Sink::Nowhere),
@@ -92,7 +92,7 @@ fn syslog() -> Option<Sink> {
     Some(Sink::Syslog(socket))
 }
 
-fn file(home: &Home) -> Option<Sink> {
+fn file(home: &ContainerDir) -> Option<Sink> {
     let file = File::from(home.log_file().ok()?);
     let size = file.metadata().ok()?.len();
     Some(Sink::File(file, size))
@@ -159,7 +159,7 @@ mod tests {
     fn the_file_stays_bounded_and_has_the_newest_lines() {
         let base = tempfile::tempdir().unwrap();
         std::fs::create_dir_all(base.path().join("containers/c")).unwrap();
-        let home = Home::open(base.path(), "c").unwrap();
+        let home = ContainerDir::open(base.path(), "c").unwrap();
         let now = Instant::now();
         let mut log = Log {
             sink: file(&home).unwrap(),

@@ -1,5 +1,5 @@
 //! What makes the proxy a process: log, sandbox and its directory.
 
+pub(crate) mod container_dir;
 pub(crate) mod log;
 pub(crate) mod sandbox;
-pub(crate) mod state_dir;

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use crate::proxy::container::interception::ALL_SYSTEMS;
+use crate::igmp::wire::ALL_SYSTEMS;
 use crate::proxy::control::status::RelayCounts;
 use crate::proxy::relay::batch::Batch;
 use crate::proxy::relay::packet::{Integrity, Packet, build};

@@ -35,7 +35,7 @@ use std::time::Instant;
 
 use crate::multicast::GroupPolicy;
 use crate::multicast::{FilterMode, SourceFilter, is_link_local};
-use crate::proxy::config::ProxyInterface;
+use crate::proxy::config::InterfaceTask;
 use crate::proxy::control::status::{RelayCounts, RelayStatus, TranslatedPort};
 pub(crate) use crate::proxy::relay::batch::Batch;
 pub(crate) use crate::proxy::relay::handover::RelayHandover;
@@ -87,7 +87,7 @@ struct Direction {
 impl Relay {
     /// A relay that has no groups yet; `None` when the interface does not need a relay.
     pub(crate) fn new(
-        config: &ProxyInterface,
+        config: &InterfaceTask,
         host: HostSockets,
         container: ContainerSockets,
         now: Instant,
@@ -126,8 +126,8 @@ impl Relay {
     ///
     /// # Errors
     /// `ENODEV` when it is gone.
-    pub(crate) fn turn_to(&mut self, index: u32) -> io::Result<()> {
-        self.container.turn_to(index)
+    pub(crate) fn set_interface(&mut self, index: u32) -> io::Result<()> {
+        self.container.set_interface(index)
     }
 
     /// Sets the source filter of `group`. Call it before the group is joined upstream, and after it

@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 
 use socket2::{Domain, Protocol, SockAddr, SockAddrStorage, SockFilter, Socket, Type};
 
-use crate::proxy::container::interception::{raw_sender, send_on};
+use crate::net::raw_socket::raw_ipv4_sender;
 use crate::proxy::relay::packet::{Packet, UDP};
 use crate::proxy::relay::socket_filter;
 use crate::sys::{ifreq, sockopt};
@@ -40,8 +40,8 @@ impl HostSockets {
         receiver.bind_device(Some(name.as_bytes()))?;
         sockopt::grow_receive_buffer(&receiver, RECEIVE_BUFFER)?;
         receiver.set_nonblocking(true)?;
-        let sender = raw_sender()?;
-        send_on(&sender, index)?;
+        let sender = raw_ipv4_sender()?;
+        sockopt::set_multicast_interface(&sender, index, Ipv4Addr::UNSPECIFIED.into())?;
         Ok(HostSockets { receiver, sender })
     }
 }
@@ -49,7 +49,7 @@ impl HostSockets {
 /// The sockets in the container's network namespace.
 pub(crate) struct ContainerSockets {
     /// Injects whole IPv4 packets into the container; see
-    /// [`crate::proxy::container::interception::Injector`].
+    /// [`crate::proxy::container::injection::QueryInjector`].
     pub(super) injector: Socket,
     /// Captures the UDP multicast that the container sends.
     pub(super) capture: Socket,
@@ -62,7 +62,7 @@ impl ContainerSockets {
     /// # Errors
     /// `EPERM` without CAP_NET_RAW and CAP_NET_ADMIN.
     pub(crate) fn open(mark: u32) -> io::Result<Self> {
-        let injector = raw_sender()?;
+        let injector = raw_ipv4_sender()?;
         injector.set_mark(mark)?;
         // Protocol 0: the socket receives nothing before it is bound.
         let capture = Socket::new(Domain::PACKET, Type::RAW, Some(Protocol::from(0)))?;
@@ -77,8 +77,8 @@ impl ContainerSockets {
     ///
     /// # Errors
     /// `ENODEV` when it is gone.
-    pub(super) fn turn_to(&self, index: u32) -> io::Result<()> {
-        send_on(&self.injector, index)?;
+    pub(super) fn set_interface(&self, index: u32) -> io::Result<()> {
+        sockopt::set_multicast_interface(&self.injector, index, Ipv4Addr::UNSPECIFIED.into())?;
         let all = (libc::ETH_P_ALL as u16).to_be();
         self.capture.bind(&link_address(index, all))
     }

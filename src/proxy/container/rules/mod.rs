@@ -1,9 +1,9 @@
-//! Rules in the container's namespace that belong to one socket: interception of its IGMP, and
-//! the policy's hold on data.
+//! The nf_tables rules in the container's namespace: they intercept its IGMP, and drop data that the policy
+//! does not allow.
 //!
-//! The tables carry the *owner* flag (Linux 5.12): nobody else can change them, and they go
-//! when the socket is closed, however the proxy ends; then the container speaks IGMP natively.
-//! In the words of nft(8), for each interface served:
+//! The tables have the *owner* flag (Linux 5.12): they belong to the proxy's netlink socket, and nobody else
+//! can change them. The kernel removes them when the socket is closed, however the proxy ends. The container
+//! then speaks IGMP natively. As nft(8) shows them, for each proxied interface:
 //!
 //! ```text
 //! table ip mcrun { flags owner
@@ -11,10 +11,10 @@
 //!     ip protocol igmp oif IF meta mark != MARK counter log group GROUP drop }
 //!   chain input  { type filter hook input priority -1000
 //!     ip protocol igmp iif IF meta mark != MARK counter drop }
-//!   # Where data is relayed, so that what arrives otherwise is not delivered twice:
+//!   # Where data is relayed, so that data that also arrives by the link is not delivered twice:
 //!     meta mark != MARK @nh,128,8 >= 224 ip protocol udp iif IF jump native-IF
 //!   chain native-IF {
-//!     rt nexthop exists return    # the container's own, looped back
+//!     rt nexthop exists return    # sent by the container itself and looped back
 //!     ip daddr @link-local-IF counter drop
 //!     ip daddr 224.0.0.0/24 return
 //!     counter drop }
@@ -27,21 +27,21 @@
 //! }
 //! table netdev mcrun { flags owner
 //!   chain egress-IF { type filter hook egress device IF priority -1000
-//!     ...all IGMP, also a packet socket's and behind one VLAN tag: counter drop... }
+//!     ...all IGMP, also from packet sockets and with one VLAN tag: counter drop... }
 //! }
 //! ```
 //!
-//! The protocol comes before the interface, and the mark before all: every packet of the container is
-//! asked, most are neither IGMP nor another's, and a name is dearer to compare than a byte.
+//! Every packet of the container passes these rules, so the cheapest comparison that excludes most packets
+//! comes first: the protocol byte before the interface, and in the relay's rule the mark before the rest.
 //!
-//! `MARK` is random for each proxy. It cannot be "mark is zero": the kernel's own IGMPv3
-//! reports carry a mark (`igmpv3_newpack` keeps the MTU there), and a process with CAP_NET_RAW may set one since
-//! Linux 5.17, so that it must not be guessable either.
+//! `MARK` is random for each container. The rules cannot test for "no mark", because the kernel's own
+//! IGMPv3 reports carry one (`igmpv3_newpack` keeps the MTU there). The mark must not be guessable, because
+//! a process with CAP_NET_RAW may set marks since Linux 5.17.
 //!
-//! A policy costs a packet one look-up in a balanced tree, or two where sources matter, however
-//! long its lists are; without rules there is no chain. While a proxy takes over from another,
-//! both have their tables, and a packet has to pass both: what only one of them lets in is
-//! kept out for that moment, and what both let in is never held up.
+//! A policy costs each packet one look-up in a balanced tree, or two where it restricts sources, however
+//! long its lists are. Without a policy there is no chain for data. During a takeover both proxies have
+//! their tables, and a packet has to pass both: data that both policies allow arrives without a gap, and
+//! data that only one of them allows is dropped until the old tables are gone.
 
 mod nftables;
 
@@ -61,7 +61,7 @@ const UDP: u8 = libc::IPPROTO_UDP as u8;
 const IP_PROTOCOL: u32 = 9;
 const IP_SOURCE: u32 = 12;
 const IP_DESTINATION: u32 = 16;
-/// The first octet of the first group.
+/// First octet of the lowest multicast address. The rules compare it only.
 const MULTICAST: u8 = 224;
 const ETHERTYPE: u32 = 12;
 const ETH_HEADER: u32 = 14;
@@ -74,30 +74,30 @@ const META_OIFNAME: u32 = libc::NFT_META_OIFNAME as u32;
 const META_MARK: u32 = libc::NFT_META_MARK as u32;
 const META_PROTOCOL: u32 = libc::NFT_META_PROTOCOL as u32;
 
-/// An interface in the container to be intercepted.
-pub(crate) struct Target<'a> {
-    /// Its name.
+/// An interface in the container whose IGMP is intercepted.
+pub(crate) struct InterceptedInterface<'a> {
+    /// Name in the container.
     pub(crate) name: &'a str,
-    /// Its index; 0 when it is yet to come.
+    /// Index in the container; 0: the interface does not exist yet.
     pub(crate) index: u32,
-    /// What data it may not receive.
+    /// The data that it may receive.
     pub(crate) reception: Reception,
-    /// Where its data is relayed: the groups of 224.0.0.0/24 among it, ascending.
+    /// Where its data is relayed: the groups of 224.0.0.0/24 that are relayed, ascending.
     pub(crate) relayed: Option<Vec<AddressRange>>,
 }
 
-impl Target<'_> {
-    /// Goes on when a packet comes in by it, or goes out.
-    fn matches(&self, rule: &mut nftables::Rule<'_, '_>, way: Way) {
-        let (index, name) = match way {
-            Way::In => (META_IIF, META_IIFNAME),
-            Way::Out => (META_OIF, META_OIFNAME),
+impl InterceptedInterface<'_> {
+    /// Adds the condition that a packet arrives by this interface, or leaves by it.
+    fn add_match(&self, rule: &mut nftables::Rule<'_, '_>, direction: Direction) {
+        let (index, name) = match direction {
+            Direction::Input => (META_IIF, META_IIFNAME),
+            Direction::Output => (META_OIF, META_OIFNAME),
         };
         if self.relayed.is_none() {
             rule.meta(index, Operator::Equal, &self.index.to_ne_bytes());
             return;
         }
-        // It may go and come again, with another index.
+        // A relayed interface may be deleted and created again, with another index.
         let mut padded = [0; libc::IFNAMSIZ];
         for (to, from) in padded.iter_mut().zip(self.name.bytes()) {
             *to = from;
@@ -107,31 +107,30 @@ impl Target<'_> {
 }
 
 #[derive(Clone, Copy)]
-enum Way {
-    In,
-    Out,
+enum Direction {
+    Input,
+    Output,
 }
 
-/// Installs the output and input rules, and those about data: what must be there for the proxy
-/// to serve at all.
+/// Installs the rules for IGMP output and input, and those for data. Without them the proxy cannot serve
+/// the container.
 ///
 /// # Errors
-/// The kernel's; all or nothing is installed. `EEXIST` when the container has a table of this
-/// name.
-pub(crate) fn intercept(
+/// Those of nf_tables; then nothing is installed. `EEXIST` when the container has a table of this name.
+pub(crate) fn install_interception(
     socket: &NfSocket,
     name: &str,
-    targets: &[Target<'_>],
+    interfaces: &[InterceptedInterface<'_>],
     mark: u32,
     group: u16,
 ) -> io::Result<()> {
     let mut table = Table::new(FAMILY_IPV4, name);
     table.add_base_chain("output", libc::NF_INET_LOCAL_OUT as u32, None);
     table.add_base_chain("input", libc::NF_INET_LOCAL_IN as u32, None);
-    for target in targets {
+    for interface in interfaces {
         table.add_rule("output", |rule| {
             rule.payload(Base::Network, IP_PROTOCOL, Operator::Equal, &[IGMP]);
-            target.matches(rule, Way::Out);
+            interface.add_match(rule, Direction::Output);
             rule.meta(META_MARK, Operator::NotEqual, &mark.to_ne_bytes());
             rule.counter();
             rule.log(group);
@@ -139,34 +138,34 @@ pub(crate) fn intercept(
         });
         table.add_rule("input", |rule| {
             rule.payload(Base::Network, IP_PROTOCOL, Operator::Equal, &[IGMP]);
-            target.matches(rule, Way::In);
+            interface.add_match(rule, Direction::Input);
             rule.meta(META_MARK, Operator::NotEqual, &mark.to_ne_bytes());
             rule.counter();
             rule.verdict(&Verdict::Drop);
         });
     }
-    hold_data(&mut table, targets, mark);
+    add_data_rules(&mut table, interfaces, mark);
     socket.transact(&table.finish())
 }
 
-/// The rules about data; nothing where no policy has any.
+/// Adds the rules for data, for the interfaces that have a policy or a relay.
 ///
-/// At prerouting, so that a packet kept out costs neither a route nor a conntrack entry, and
-/// is not forwarded either. IGMP is not data: queries name the group as their destination.
-fn hold_data(table: &mut Table<'_>, targets: &[Target<'_>], mark: u32) {
+/// They are at prerouting, so that a dropped packet costs no route look-up and no conntrack entry, and is
+/// not forwarded. They do not apply to IGMP, whose queries have the group as their destination.
+fn add_data_rules(table: &mut Table<'_>, interfaces: &[InterceptedInterface<'_>], mark: u32) {
     const CHAIN: &str = "data";
-    let restricted = |target: &&Target<'_>| !target.reception.is_unrestricted();
-    if targets.iter().any(|target| target.relayed.is_some() || restricted(&target)) {
+    let restricted = |interface: &&InterceptedInterface<'_>| !interface.reception.is_unrestricted();
+    if interfaces.iter().any(|interface| interface.relayed.is_some() || restricted(&interface)) {
         table.add_base_chain(CHAIN, libc::NF_INET_PRE_ROUTING as u32, None);
     }
-    for target in targets {
-        if let Some(link_local) = &target.relayed {
-            keep_native_out(table, CHAIN, target, link_local, mark);
+    for interface in interfaces {
+        if let Some(link_local) = &interface.relayed {
+            add_native_data_rules(table, CHAIN, interface, link_local, mark);
         }
     }
-    for target in targets.iter().filter(restricted) {
-        let lists = format!("sources-{}", target.name);
-        for (position, sources) in target.reception.sources.iter().enumerate() {
+    for interface in interfaces.iter().filter(restricted) {
+        let lists = format!("sources-{}", interface.name);
+        for (position, sources) in interface.reception.sources.iter().enumerate() {
             let name = format!("{lists}-{position}");
             let set = table.add_set(name.clone(), sources);
             table.add_chain(&name);
@@ -180,12 +179,12 @@ fn hold_data(table: &mut Table<'_>, targets: &[Target<'_>], mark: u32) {
             Blocked::All => Verdict::Drop,
             Blocked::Sources(position) => Verdict::Jump(format!("{lists}-{position}")),
         };
-        let groups = target.reception.groups.iter();
+        let groups = interface.reception.groups.iter();
         let groups: Vec<_> =
             groups.map(|(range, blocked)| (range.clone(), verdict(*blocked))).collect();
-        let map = table.add_map(format!("groups-{}", target.name), &groups);
+        let map = table.add_map(format!("groups-{}", interface.name), &groups);
         table.add_rule(CHAIN, |rule| {
-            target.matches(rule, Way::In);
+            interface.add_match(rule, Direction::Input);
             rule.payload(Base::Network, IP_DESTINATION, Operator::AtLeast, &[MULTICAST]);
             rule.payload(Base::Network, IP_PROTOCOL, Operator::NotEqual, &[IGMP]);
             rule.verdict_of_address(IP_DESTINATION, &map);
@@ -193,23 +192,23 @@ fn hold_data(table: &mut Table<'_>, targets: &[Target<'_>], mark: u32) {
     }
 }
 
-/// Drops what comes by the link to groups that the relay carries: a container on the same bridge
-/// sends it, and its own relay, or the host, has it on the LAN too.
-fn keep_native_out(
+/// Drops data of relayed groups that arrives by the link itself. It comes from a container on the same
+/// bridge, whose relay, or the host, sends it to the LAN too, so that this container's relay receives it.
+fn add_native_data_rules(
     table: &mut Table<'_>,
     base: &str,
-    target: &Target<'_>,
+    interface: &InterceptedInterface<'_>,
     link_local: &[AddressRange],
     mark: u32,
 ) {
-    let chain = format!("native-{}", target.name);
+    let chain = format!("native-{}", interface.name);
     table.add_chain(&chain);
     table.add_rule(&chain, |rule| {
         rule.has_route();
         rule.verdict(&Verdict::Return);
     });
     if !link_local.is_empty() {
-        let set = table.add_set(format!("link-local-{}", target.name), link_local);
+        let set = table.add_set(format!("link-local-{}", interface.name), link_local);
         table.add_rule(&chain, |rule| {
             rule.address_in(IP_DESTINATION, &set);
             rule.counter();
@@ -225,39 +224,39 @@ fn keep_native_out(
         rule.verdict(&Verdict::Drop);
     });
     table.add_rule(base, |rule| {
-        // What the relay injects is most of it.
+        // Most multicast of a relayed interface is injected by the relay.
         rule.meta(META_MARK, Operator::NotEqual, &mark.to_ne_bytes());
         rule.payload(Base::Network, IP_DESTINATION, Operator::AtLeast, &[MULTICAST]);
         rule.payload(Base::Network, IP_PROTOCOL, Operator::Equal, &[UDP]);
-        target.matches(rule, Way::In);
+        interface.add_match(rule, Direction::Input);
         rule.verdict(&Verdict::Jump(chain));
     });
 }
 
-/// Installs the egress rules (Linux 5.16), which also stop packet sockets. No IGMP at all goes out:
-/// what the proxy injects comes back before it would pass here.
+/// Installs the egress rules (Linux 5.16), which also drop the IGMP of packet sockets. No IGMP at all
+/// leaves: the proxy's injected packets are looped back before egress.
 ///
-/// The frame itself is judged and not what its sender says of it (`skb->protocol` comes from
-/// `sll_protocol`); the rule on the network header is for frames so short that the kernel does
-/// not know where their link header ends.
+/// The rules read the frame itself, because a sender can choose `skb->protocol` (it comes from
+/// `sll_protocol`). The rule on the network header is for frames so short that the kernel does not know
+/// where their link header ends.
 ///
 /// # Errors
-/// The kernel's; all or nothing is installed.
-pub(crate) fn intercept_frames(
+/// Those of nf_tables; then nothing is installed.
+pub(crate) fn install_egress_rules(
     socket: &NfSocket,
     name: &str,
-    targets: &[Target<'_>],
+    interfaces: &[InterceptedInterface<'_>],
 ) -> io::Result<()> {
     use Operator::Equal;
     let ipv4 = (libc::ETH_P_IP as u16).to_be_bytes();
     let mut table = Table::new(FAMILY_NETDEV, name);
-    // One that is yet to come cannot be named as a device.
-    for target in targets.iter().filter(|target| target.index != 0) {
-        let chain = format!("egress-{}", target.index);
-        table.add_base_chain(&chain, HOOK_EGRESS, Some(target.name));
-        let mut rule = |matches: &dyn Fn(&mut nftables::Rule<'_, '_>)| {
+    // A device that does not exist yet cannot be named.
+    for interface in interfaces.iter().filter(|interface| interface.index != 0) {
+        let chain = format!("egress-{}", interface.index);
+        table.add_base_chain(&chain, HOOK_EGRESS, Some(interface.name));
+        let mut rule = |conditions: &dyn Fn(&mut nftables::Rule<'_, '_>)| {
             table.add_rule(&chain, |rule| {
-                matches(rule);
+                conditions(rule);
                 rule.counter();
                 rule.verdict(&Verdict::Drop);
             });

@@ -1,4 +1,4 @@
-//! nf_tables as messages: tables, chains, sets and the expressions of rules.
+//! nf_tables messages: tables, chains, sets, and the expressions of rules.
 
 use std::net::Ipv4Addr;
 
@@ -14,17 +14,17 @@ const NEW_ELEMENTS: u16 = SUBSYSTEM | libc::NFT_MSG_NEWSETELEM as u16;
 const BATCH_BEGIN: u16 = libc::NFNL_MSG_BATCH_BEGIN as u16;
 const BATCH_END: u16 = libc::NFNL_MSG_BATCH_END as u16;
 
-/// Before any chain of the container's own (conntrack's first hook is at -400).
+/// Before any other chain of the container (conntrack's first hook has priority -400).
 const PRIORITY: i32 = -1000;
 const TABLE_F_OWNER: u32 = 0x2;
 const SET_INTERVAL: u32 = libc::NFT_SET_INTERVAL as u32;
 const SET_MAP: u32 = libc::NFT_SET_MAP as u32;
 const INTERVAL_END: u32 = libc::NFT_SET_ELEM_INTERVAL_END as u32;
-/// nft(8)'s number for IPv4 addresses: the kernel keeps it, and `nft list` shows them as such.
+/// nft(8)'s number of the type `ipv4_addr`. The kernel stores it, and `nft list` prints by it.
 const TYPE_IPV4_ADDRESS: u32 = 7;
 /// `NFT_DATA_VERDICT` of linux/netfilter/nf_tables.h.
 const DATA_TYPE_VERDICT: u32 = 0xffff_ff00;
-/// Ranges of one message: the list of a message's elements is an attribute, at most 64 KiB long.
+/// Ranges in one message, whose list of elements is one attribute of at most 64 KiB.
 const RANGES_PER_MESSAGE: usize = 256;
 /// `enum nft_rt_keys`.
 const RT_NEXTHOP4: u32 = 1;
@@ -86,7 +86,7 @@ mod nfta {
     pub(super) const LIST_ELEM: u16 = 1;
 }
 
-/// A table under construction: a batch that the kernel takes whole or not at all.
+/// A table under construction: a batch, which the kernel accepts or refuses as a whole.
 pub(super) struct Table<'t> {
     batch: Messages,
     name: &'t str,
@@ -97,29 +97,30 @@ pub(super) struct Table<'t> {
 /// A set of the table.
 pub(super) struct Set {
     name: String,
-    /// Number within the batch: the name is not to be found before the batch is done.
+    /// Number in the batch. Rules of the batch refer to the set by it, because the kernel cannot look up
+    /// the name before the batch is committed.
     id: u32,
 }
 
-/// What becomes of a packet.
+/// What a rule does with a packet.
 #[derive(Debug, Clone)]
 pub(super) enum Verdict {
-    /// It is dropped.
+    /// Drops it.
     Drop,
-    /// It is judged by this chain, and if that lets it pass, by the rules that follow.
+    /// Continues at this chain, and then at the next rule.
     Jump(String),
-    /// This chain has nothing more to say of it.
+    /// Leaves the chain.
     Return,
 }
 
 impl<'t> Table<'t> {
-    /// An owned table that does not exist yet.
+    /// Begins a new table with the owner flag.
     ///
-    /// Its message alone asks for an acknowledgement: errors are told in any case, and a
-    /// thousand acknowledgements would not fit the socket.
+    /// Only its first message requests an acknowledgement. The kernel reports errors anyway, and a
+    /// thousand acknowledgements would overflow the receive buffer.
     pub(super) fn new(family: u8, name: &'t str) -> Self {
         let mut batch = Messages::default();
-        bound(&mut batch, BATCH_BEGIN);
+        push_batch_boundary(&mut batch, BATCH_BEGIN);
         batch.push(NEW_TABLE, CREATE | EXCL | ACK, family, 0, |a| {
             a.text(nfta::TABLE_NAME, name);
             a.u32(nfta::TABLE_FLAGS, TABLE_F_OWNER);
@@ -127,13 +128,13 @@ impl<'t> Table<'t> {
         Table { batch, name, family, sets: 0 }
     }
 
-    /// The whole batch.
+    /// Ends the batch and returns it.
     pub(super) fn finish(mut self) -> Messages {
-        bound(&mut self.batch, BATCH_END);
+        push_batch_boundary(&mut self.batch, BATCH_END);
         self.batch
     }
 
-    /// A chain that a hook calls, of one device where the family wants one.
+    /// Adds a base chain: one that a hook calls. The netdev family needs a device.
     pub(super) fn add_base_chain(&mut self, chain: &str, hook: u32, device: Option<&str>) {
         self.add(NEW_CHAIN, EXCL, |table, a| {
             a.text(nfta::CHAIN_TABLE, table);
@@ -150,7 +151,7 @@ impl<'t> Table<'t> {
         });
     }
 
-    /// A chain that rules jump to.
+    /// Adds a regular chain: one that rules jump to.
     pub(super) fn add_chain(&mut self, chain: &str) {
         self.add(NEW_CHAIN, EXCL, |table, a| {
             a.text(nfta::CHAIN_TABLE, table);
@@ -158,7 +159,7 @@ impl<'t> Table<'t> {
         });
     }
 
-    /// A rule at the end of a chain.
+    /// Adds a rule at the end of a chain.
     pub(super) fn add_rule(&mut self, chain: &str, fill: impl FnOnce(&mut Rule<'_, '_>)) {
         self.add(NEW_RULE, APPEND, |table, a| {
             a.text(nfta::RULE_TABLE, table);
@@ -167,12 +168,12 @@ impl<'t> Table<'t> {
         });
     }
 
-    /// A set of IPv4 addresses: ascending ranges without overlap.
+    /// Adds a set of IPv4 addresses. The ranges are ascending and do not overlap.
     pub(super) fn add_set(&mut self, name: String, ranges: &[AddressRange]) -> Set {
         self.new_set(name, ranges, |range| (range, None))
     }
 
-    /// A map from IPv4 addresses to verdicts: ascending ranges without overlap.
+    /// Adds a map from IPv4 addresses to verdicts. The ranges are ascending and do not overlap.
     pub(super) fn add_map(&mut self, name: String, ranges: &[(AddressRange, Verdict)]) -> Set {
         self.new_set(name, ranges, |(range, verdict)| (range, Some(verdict)))
     }
@@ -220,12 +221,12 @@ impl<'t> Table<'t> {
     }
 }
 
-fn bound(batch: &mut Messages, kind: u16) {
+fn push_batch_boundary(batch: &mut Messages, kind: u16) {
     batch.push(kind, 0, libc::AF_UNSPEC as u8, libc::NFNL_SUBSYS_NFTABLES as u16, |_| {});
 }
 
-/// A range is its first address, and the first behind it as an end; one that reaches the last
-/// address of all has none.
+/// Adds a range: an element for its first address, and an end element for the address after its last. A
+/// range up to 255.255.255.255 has no end element.
 fn add_range(list: &mut Attributes<'_>, range: &AddressRange, verdict: Option<&Verdict>) {
     list.nest(nfta::LIST_ELEM, |a| {
         a.nest(nfta::ELEM_KEY, |a| a.raw(nfta::DATA_VALUE, &range.start().octets()));
@@ -233,9 +234,9 @@ fn add_range(list: &mut Attributes<'_>, range: &AddressRange, verdict: Option<&V
             a.nest(nfta::ELEM_DATA, |a| add_verdict(a, verdict));
         }
     });
-    if let Some(behind) = u32::from(*range.end()).checked_add(1) {
+    if let Some(after) = u32::from(*range.end()).checked_add(1) {
         list.nest(nfta::LIST_ELEM, |a| {
-            a.nest(nfta::ELEM_KEY, |a| a.raw(nfta::DATA_VALUE, &behind.to_be_bytes()));
+            a.nest(nfta::ELEM_KEY, |a| a.raw(nfta::DATA_VALUE, &after.to_be_bytes()));
             a.u32(nfta::ELEM_FLAGS, INTERVAL_END);
         });
     }
@@ -252,7 +253,7 @@ fn add_verdict(data: &mut Attributes<'_>, verdict: &Verdict) {
     });
 }
 
-/// How a register is compared (`enum nft_cmp_ops`).
+/// A comparison (`enum nft_cmp_ops`).
 #[derive(Clone, Copy)]
 pub(super) enum Operator {
     Equal = 0,
@@ -260,14 +261,15 @@ pub(super) enum Operator {
     AtLeast = 5,
 }
 
-/// Where a payload offset counts from (`enum nft_payload_bases`).
+/// The header that a payload offset counts from (`enum nft_payload_bases`).
 #[derive(Clone, Copy)]
 pub(super) enum Base {
     Link = 0,
     Network = 1,
 }
 
-/// Writes the expressions of a rule; all of them use register 1.
+/// The expressions of a rule under construction. All use register 1. A rule ends at the first condition
+/// that a packet does not meet.
 pub(super) struct Rule<'r, 'a> {
     list: &'r mut Attributes<'a>,
 }
@@ -306,7 +308,7 @@ impl Rule<'_, '_> {
         });
     }
 
-    /// Goes on when a property of the packet compares so with `value`.
+    /// Adds a condition on a property of the packet.
     pub(super) fn meta(&mut self, key: u32, operator: Operator, value: &[u8]) {
         self.expression("meta", |a| {
             a.u32(nfta::META_DREG, libc::NFT_REG_1 as u32);
@@ -315,9 +317,9 @@ impl Rule<'_, '_> {
         self.compare(operator, value);
     }
 
-    /// Goes on when the packet has a route already: at prerouting only one that this namespace has sent
-    /// itself and gets back (`nft_rt_get_eval` in net/netfilter/nft_rt.c, `ip_dev_loopback_xmit` in
-    /// net/ipv4/ip_output.c).
+    /// Adds the condition that the packet has a route. At prerouting only a packet that this namespace has
+    /// sent and that was looped back has one (`nft_rt_get_eval` in net/netfilter/nft_rt.c,
+    /// `ip_dev_loopback_xmit` in net/ipv4/ip_output.c).
     pub(super) fn has_route(&mut self) {
         self.expression("rt", |a| {
             a.u32(nfta::RT_DREG, libc::NFT_REG_1 as u32);
@@ -325,35 +327,35 @@ impl Rule<'_, '_> {
         });
     }
 
-    /// Goes on when the packet's bytes there compare so with `value`.
+    /// Adds a condition on bytes of the packet; their number is the length of `value`.
     pub(super) fn payload(&mut self, base: Base, offset: u32, operator: Operator, value: &[u8]) {
         self.load(base, offset, value.len());
         self.compare(operator, value);
     }
 
-    /// Goes on when the IPv4 address there is in the set.
+    /// Adds the condition that the IPv4 address at this offset is in the set.
     pub(super) fn address_in(&mut self, offset: u32, set: &Set) {
         self.load(Base::Network, offset, size_of::<Ipv4Addr>());
         self.look_up(set, |_| {});
     }
 
-    /// Does what the map says of the IPv4 address there, if anything.
+    /// Applies the verdict that the map has for the IPv4 address at this offset, if it has one.
     pub(super) fn verdict_of_address(&mut self, offset: u32, map: &Set) {
         self.load(Base::Network, offset, size_of::<Ipv4Addr>());
         self.look_up(map, |a| a.u32(nfta::LOOKUP_DREG, libc::NFT_REG_VERDICT as u32));
     }
 
-    /// Counts packets and bytes that come here.
+    /// Counts packets and bytes that meet all conditions so far.
     pub(super) fn counter(&mut self) {
         self.expression("counter", |_| {});
     }
 
-    /// Hands a copy to the NFLOG socket of the group.
+    /// Sends a copy to the NFLOG socket of this group.
     pub(super) fn log(&mut self, group: u16) {
         self.expression("log", |a| a.u16(nfta::LOG_GROUP, group));
     }
 
-    /// Ends with this verdict.
+    /// Ends the rule with a verdict.
     pub(super) fn verdict(&mut self, verdict: &Verdict) {
         self.expression("immediate", |a| {
             a.u32(nfta::IMMEDIATE_DREG, libc::NFT_REG_VERDICT as u32);

@@ -1,4 +1,4 @@
-//! The rules about data, on the loopback interface of a namespace of their own.
+//! The rules for data, on the loopback interface of a new network namespace.
 
 use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
 use std::process::Command;
@@ -13,7 +13,7 @@ use crate::sys::sockopt;
 
 const LOOPBACK: u32 = 1;
 const PATIENCE: Duration = Duration::from_secs(10);
-/// Not the mark of anything sent here.
+/// A mark that no packet of these tests has.
 const MARK: u32 = 0x00ff_00ff;
 
 fn policy(deny: &[&str], allow: &[&str]) -> GroupPolicy {
@@ -36,9 +36,13 @@ fn namespace() -> NetNs {
 
 fn install(name: &str, policy: &GroupPolicy) -> NfSocket {
     let socket = NfSocket::open().unwrap();
-    let target =
-        Target { name: "lo", index: LOOPBACK, reception: policy.reception(), relayed: None };
-    intercept(&socket, name, &[target], MARK, 1).unwrap();
+    let interface = InterceptedInterface {
+        name: "lo",
+        index: LOOPBACK,
+        reception: policy.reception(),
+        relayed: None,
+    };
+    install_interception(&socket, name, &[interface], MARK, 1).unwrap();
     socket
 }
 
@@ -52,7 +56,7 @@ fn assert_arrives(group: Ipv4Addr, source: Ipv4Addr, expected: bool) {
     let port = receiver.local_addr().unwrap().port();
     sender.send_to(b"x", &SocketAddrV4::new(group, port).into()).unwrap();
     if !expected {
-        // What comes behind it by the same way has arrived when this one would have.
+        // A second packet takes the same path. When it has arrived, the first would have arrived too.
         let marker = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         marker.set_read_timeout(Some(PATIENCE)).unwrap();
         marker.send_to(b"y", marker.local_addr().unwrap()).unwrap();
@@ -64,7 +68,7 @@ fn assert_arrives(group: Ipv4Addr, source: Ipv4Addr, expected: bool) {
 }
 
 #[test]
-fn data_is_let_in_as_the_policy_says_by_group_and_source() {
+fn data_arrives_if_the_policy_allows_its_group_and_source() {
     let cases = [
         policy(&[], &[]),
         policy(&["239.1.0.0/16"], &[]),
@@ -104,7 +108,7 @@ fn data_is_let_in_as_the_policy_says_by_group_and_source() {
 }
 
 #[test]
-fn without_rules_there_is_no_chain_for_data_and_the_rules_go_with_their_socket() {
+fn without_a_policy_there_is_no_data_chain_and_tables_end_with_their_socket() {
     let listed = || {
         let output = Command::new("nft").args(["list", "ruleset"]).output().unwrap();
         String::from_utf8(output.stdout).unwrap()
@@ -122,7 +126,7 @@ fn without_rules_there_is_no_chain_for_data_and_the_rules_go_with_their_socket()
 }
 
 #[test]
-fn of_two_proxies_the_stricter_one_holds() {
+fn data_must_pass_the_tables_of_both_proxies() {
     let (group, other) = (Ipv4Addr::new(239, 1, 1, 1), Ipv4Addr::new(239, 2, 1, 1));
     let source = Ipv4Addr::LOCALHOST;
     namespace()
@@ -139,14 +143,14 @@ fn of_two_proxies_the_stricter_one_holds() {
         .unwrap();
 }
 
-/// As many rules as an attachment's text has room for.
+/// As many rules as the text of an attachment can hold.
 #[test]
-fn thousands_of_rules_are_installed_and_cost_a_packet_little() {
+fn thousands_of_rules_are_installed_and_a_packet_stays_cheap() {
     let deny: Vec<String> = (0..4000u16)
         .map(|n| {
             let [high, low] = (2 * n).to_be_bytes();
             match n % 4 {
-                // Lists of sources that are each another's.
+                // Each of these groups has another source list.
                 0 => format!("239.7.{high}.{low}@127.{high}.{low}.1"),
                 _ => format!("239.7.{high}.{low}"),
             }
@@ -155,7 +159,7 @@ fn thousands_of_rules_are_installed_and_cost_a_packet_little() {
     let long = policy(&deny.iter().map(String::as_str).collect::<Vec<_>>(), &[]);
     let reception = long.reception();
     assert_eq!((reception.groups.len(), reception.sources.len()), (4000, 1000));
-    let (open, held) = (Ipv4Addr::new(239, 7, 0, 3), Ipv4Addr::new(239, 7, 0, 2));
+    let (open, denied) = (Ipv4Addr::new(239, 7, 0, 3), Ipv4Addr::new(239, 7, 0, 2));
     namespace()
         .run(|| {
             let before = time_per_packet(open);
@@ -164,7 +168,7 @@ fn thousands_of_rules_are_installed_and_cost_a_packet_little() {
             println!("4000 rules installed in {:?}", start.elapsed());
             let source = Ipv4Addr::LOCALHOST;
             assert_arrives(open, source, true);
-            assert_arrives(held, source, false);
+            assert_arrives(denied, source, false);
             let by_source = Ipv4Addr::new(239, 7, 0, 0);
             assert_arrives(by_source, source, false);
             assert_arrives(by_source, Ipv4Addr::new(127, 0, 0, 2), true);
@@ -175,7 +179,7 @@ fn thousands_of_rules_are_installed_and_cost_a_packet_little() {
         .unwrap();
 }
 
-/// Sends to a group that nobody has joined on this port; the shortest of a few rounds.
+/// Time to send one packet to a port that no socket is bound to; the shortest of five rounds.
 fn time_per_packet(group: Ipv4Addr) -> Duration {
     const PACKETS: u32 = 5000;
     let receiver = UdpSocket::bind((group, 0)).unwrap();

@@ -15,7 +15,7 @@ use landlock::{
 };
 use nix::unistd::{Gid, Uid, setgroups, setresgid, setresuid};
 
-use crate::proxy::process::state_dir::Home;
+use crate::proxy::process::container_dir::ContainerDir;
 use crate::state::PROXY_ID;
 
 /// Why the process could not be confined.
@@ -39,7 +39,7 @@ fn failed<E: Into<io::Error>>(what: &'static str) -> impl FnOnce(E) -> SandboxEr
 ///
 /// # Errors
 /// When any mandatory step fails; the process must end then.
-pub(crate) fn enter(home: &Home) -> Result<bool, SandboxError> {
+pub(crate) fn enter(home: &ContainerDir) -> Result<bool, SandboxError> {
     setgroups(&[]).map_err(failed("drop the supplementary groups"))?;
     drop_bounding_set().map_err(failed("drop the capability bounding set"))?;
     let (user, group) = (Uid::from_raw(PROXY_ID), Gid::from_raw(PROXY_ID));
@@ -97,7 +97,7 @@ fn drop_capabilities() -> io::Result<()> {
     }
 }
 
-fn landlock(home: &Home) -> io::Result<bool> {
+fn landlock(home: &ContainerDir) -> io::Result<bool> {
     let status = (|| {
         Ruleset::default()
             .set_compatibility(CompatLevel::BestEffort)

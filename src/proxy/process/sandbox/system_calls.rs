@@ -4,7 +4,7 @@ use std::io;
 
 use libc::{c_long, sock_filter};
 
-use crate::proxy::container::macvlan_filter;
+use crate::proxy::config;
 use crate::proxy::process::sandbox::assembler::{Assembler, Call, Label, OneOf};
 
 /// The machine whose numbers these are (`AUDIT_ARCH_*` of `<linux/audit.h>`).
@@ -54,8 +54,8 @@ pub(super) const ALWAYS: &[c_long] = &[
     libc::SYS_epoll_wait,
 ];
 
-/// Not by the [packet socket](crate::proxy::container::macvlan_filter): it would send any frame, and receive all that
-/// there are once it is bound.
+/// Allowed with every descriptor except that of the [packet socket](config::PACKET_SOCKET), which could
+/// send any frame, and receive all frames once it is bound.
 pub(super) const ELSEWHERE: &[c_long] =
     &[libc::SYS_sendto, libc::SYS_write, libc::SYS_sendmsg, libc::SYS_sendmmsg, libc::SYS_bind];
 
@@ -82,7 +82,7 @@ pub(super) const CHECKED: &[(c_long, &[OneOf])] = &[
     ),
 ];
 
-const PACKET_SOCKET: OneOf = value(0, &[macvlan_filter::DESCRIPTOR as u32]);
+const PACKET_SOCKET: OneOf = value(0, &[config::PACKET_SOCKET as u32]);
 
 const NOT_EXECUTABLE: &[OneOf] =
     &[OneOf { argument: 2, mask: libc::PROT_EXEC as u32, values: &[0] }];

@@ -8,7 +8,7 @@ use seccompiler::{
     SeccompRule,
 };
 
-use crate::proxy::container::macvlan_filter;
+use crate::proxy::config;
 use crate::proxy::process::sandbox::assembler::OneOf;
 use crate::proxy::process::sandbox::system_calls::{
     ALWAYS, ARCHITECTURE, CHECKED, ELSEWHERE, OPTIONS, PROGRAM, value,
@@ -56,7 +56,7 @@ static ORACLE: LazyLock<Vec<sock_filter>> = LazyLock::new(oracle);
 fn oracle() -> Vec<sock_filter> {
     let mut rules: BTreeMap<i64, Vec<SeccompRule>> =
         ALWAYS.iter().map(|number| (*number, Vec::new())).collect();
-    let packet_socket = macvlan_filter::DESCRIPTOR as u64;
+    let packet_socket = config::PACKET_SOCKET as u64;
     for number in ELSEWHERE {
         let other = condition(0, SeccompCmpOp::Ne, packet_socket);
         rules.insert(*number, vec![SeccompRule::new(vec![other]).unwrap()]);
@@ -147,7 +147,7 @@ fn every_number_is_judged_alike() {
 fn what_a_proxy_does_is_allowed_and_the_rest_is_not() {
     let (inet, dgram) = (libc::AF_INET as u64, (libc::SOCK_DGRAM | libc::SOCK_CLOEXEC) as u64);
     let ip = libc::IPPROTO_IP as u64;
-    let packet_socket = macvlan_filter::DESCRIPTOR as u64;
+    let packet_socket = config::PACKET_SOCKET as u64;
     let allowed = [
         call(libc::SYS_recvmsg, &[7, 1 << 40]),
         call(libc::SYS_socket, &[inet, dgram]),

@@ -17,21 +17,21 @@ use nix::sys::stat::{Mode, fstatat, umask};
 use nix::unistd::{UnlinkatFlags, unlinkat};
 
 /// The proxy's control socket in the container's directory.
-pub(crate) const CONTROL: &str = "control.sock";
+pub(crate) const CONTROL_SOCKET: &str = "control.sock";
 /// The log where there is no syslog.
-pub(crate) const LOG: &str = "proxy.log";
+pub(crate) const LOG_FILE: &str = "proxy.log";
 /// All that may be in the directory.
-const FILES: [&str; 4] = [CONTROL, LOG, "record.json", "record.json.new"];
+const FILES: [&str; 4] = [CONTROL_SOCKET, LOG_FILE, "record.json", "record.json.new"];
 
 /// Both directories, open.
 #[derive(Debug)]
-pub(crate) struct Home {
+pub(crate) struct ContainerDir {
     containers: OwnedFd,
     own: File,
     id: String,
 }
 
-impl Home {
+impl ContainerDir {
     /// Opens the directory of a container in a state directory.
     ///
     /// # Errors
@@ -44,7 +44,7 @@ impl Home {
         let containers = open(&state_dir.join("containers"), flags | OFlag::O_PATH, Mode::empty())?;
         // Not O_PATH: it is to be locked.
         let own = openat(&containers, id, flags, Mode::empty())?;
-        Ok(Home { containers, own: own.into(), id: id.to_owned() })
+        Ok(ContainerDir { containers, own: own.into(), id: id.to_owned() })
     }
 
     /// The directory that holds all containers'.
@@ -62,12 +62,12 @@ impl Home {
     /// # Errors
     /// That of unlink(2) or bind(2).
     pub(crate) fn listen(&self) -> io::Result<UnixListener> {
-        match unlinkat(&self.own, CONTROL, UnlinkatFlags::NoRemoveDir) {
+        match unlinkat(&self.own, CONTROL_SOCKET, UnlinkatFlags::NoRemoveDir) {
             Ok(()) | Err(Errno::ENOENT) => {}
             Err(e) => return Err(e.into()),
         }
         let before = umask(Mode::from_bits_truncate(0o177));
-        let listener = UnixListener::bind(through(&self.own, CONTROL));
+        let listener = UnixListener::bind(through(&self.own, CONTROL_SOCKET));
         umask(before);
         let listener = listener?;
         listener.set_nonblocking(true)?;
@@ -79,7 +79,7 @@ impl Home {
     /// # Errors
     /// That of connect(2).
     pub(crate) fn connect(&self) -> io::Result<UnixStream> {
-        UnixStream::connect(through(&self.own, CONTROL))
+        UnixStream::connect(through(&self.own, CONTROL_SOCKET))
     }
 
     /// Opens the log file for appending, mode 0600.
@@ -92,7 +92,7 @@ impl Home {
             | OFlag::O_CREAT
             | OFlag::O_CLOEXEC
             | OFlag::O_NOFOLLOW;
-        Ok(openat(&self.own, LOG, flags, Mode::from_bits_truncate(0o600))?)
+        Ok(openat(&self.own, LOG_FILE, flags, Mode::from_bits_truncate(0o600))?)
     }
 
     /// Removes all files and the directory, unless somebody else has done it. What is gone
@@ -141,12 +141,12 @@ mod tests {
         let own = state.join("containers").join("c1");
         std::fs::create_dir_all(&own).unwrap();
         std::fs::write(own.join("record.json"), "{}").unwrap();
-        let home = Home::open(&state, "c1").unwrap();
+        let home = ContainerDir::open(&state, "c1").unwrap();
         let first = home.listen().unwrap();
-        assert!(UnixStream::connect(through(&home.own, CONTROL)).is_ok());
+        assert!(UnixStream::connect(through(&home.own, CONTROL_SOCKET)).is_ok());
         drop(first);
         let _second = home.listen().unwrap();
-        assert!(UnixStream::connect(through(&home.own, CONTROL)).is_ok());
+        assert!(UnixStream::connect(through(&home.own, CONTROL_SOCKET)).is_ok());
         home.log_file().unwrap();
         home.remove().unwrap();
         assert!(!own.exists());
@@ -158,7 +158,7 @@ mod tests {
         let base = tempfile::tempdir().unwrap();
         let own = base.path().join("containers/c1");
         std::fs::create_dir_all(&own).unwrap();
-        let home = Home::open(base.path(), "c1").unwrap();
+        let home = ContainerDir::open(base.path(), "c1").unwrap();
         std::fs::remove_dir(&own).unwrap();
         std::fs::create_dir(&own).unwrap();
         home.remove().unwrap();
@@ -170,7 +170,7 @@ mod tests {
         let base = tempfile::tempdir().unwrap();
         std::fs::create_dir_all(base.path().join("containers")).unwrap();
         for id in ["", ".", "..", "a/b", "../x"] {
-            let error = Home::open(base.path(), id).unwrap_err();
+            let error = ContainerDir::open(base.path(), id).unwrap_err();
             assert_eq!(error.raw_os_error(), Some(libc::EINVAL), "{id:?}");
         }
     }

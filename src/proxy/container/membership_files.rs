@@ -1,4 +1,4 @@
-//! Groups of a namespace as its kernel shows them, for interfaces that speak IGMP themselves.
+//! The memberships of a namespace as its kernel shows them: /proc/net/igmp and /proc/net/mcfilter.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -7,99 +7,101 @@ use std::io;
 use std::net::Ipv4Addr;
 use std::os::unix::fs::FileExt;
 
+use crate::igmp::wire::ALL_SYSTEMS;
 use crate::multicast::{FilterMode, SourceFilter, is_ssm};
 
 /// The most that is read of a file: about 8000 groups.
 const READ_LIMIT: usize = 1024 * 1024;
 
-/// Bytes read at once: what the kernel has room for, until a line is longer (`seq_read_iter` in fs/seq_file.c).
+/// Bytes of one read: the kernel returns no more, unless a line is longer (`seq_read_iter` in
+/// fs/seq_file.c).
 const PAGE: usize = 4096;
-/// No line of these files, nor the two with which an interface begins, is longer.
+/// Longest line of these files, and longest pair of lines with which an interface begins.
 const LONGEST_LINE: usize = 512;
 
-/// What the kernel says of one group on one interface.
+/// One membership: a group on one interface.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Observed {
-    /// The merged filter of all sockets.
+pub(crate) struct KernelMembership {
+    /// The source filter of all sockets, merged.
     pub(crate) filter: SourceFilter,
     /// IGMP version that the interface speaks.
     pub(crate) version: u8,
-    /// Sockets that have joined.
+    /// How many sockets have joined.
     users: u64,
 }
 
-impl Observed {
-    /// A filter that lets through all that some socket may want.
+impl KernelMembership {
+    /// A filter that admits every source that some socket may have joined.
     ///
-    /// The kernel does not show which of several sockets has no list at all when another has
-    /// one; only in the SSM range all have (RFC 4607 §4.3).
-    pub(crate) fn at_most(&self, group: Ipv4Addr) -> SourceFilter {
+    /// Where several sockets have joined, the kernel does not show whether one of them has joined without a
+    /// source list. Only in the SSM range every socket has one (RFC 4607 §4.3).
+    pub(crate) fn widest_filter(&self, group: Ipv4Addr) -> SourceFilter {
         let source_specific = self.filter.mode == FilterMode::Include && is_ssm(group);
         if self.users > 1 && !source_specific { SourceFilter::any() } else { self.filter.clone() }
     }
 
-    /// The filter, where the files leave no doubt: a single socket has joined.
-    pub(crate) fn exact(&self) -> Option<&SourceFilter> {
+    /// The filter, where the files show it exactly: a single socket has joined.
+    pub(crate) fn exact_filter(&self) -> Option<&SourceFilter> {
         (self.users == 1).then_some(&self.filter)
     }
 }
 
-/// `/proc/net/igmp` and `/proc/net/mcfilter` of a namespace; a file opened there shows it
-/// from anywhere, each time it is read.
+/// `/proc/net/igmp` and `/proc/net/mcfilter` of a namespace. A file that was opened in the namespace shows
+/// that namespace at every read, whatever namespace the reader is in.
 #[derive(Debug)]
-pub(crate) struct ProcNet {
+pub(crate) struct MembershipFiles {
     igmp: File,
     mcfilter: File,
 }
 
-impl ProcNet {
+impl MembershipFiles {
     /// Opens the files of the calling thread's namespace.
     ///
     /// # Errors
-    /// That of open(2).
+    /// Those of open(2).
     pub(crate) fn open() -> io::Result<Self> {
-        Ok(ProcNet {
+        Ok(MembershipFiles {
             igmp: File::open("/proc/thread-self/net/igmp")?,
             mcfilter: File::open("/proc/thread-self/net/mcfilter")?,
         })
     }
 
-    /// The groups now, by interface index.
+    /// All memberships now, by interface index and group.
     ///
     /// # Errors
-    /// That of read(2), and `FileTooLarge` for a file that is not read to its end.
-    pub(crate) fn read(&self) -> io::Result<BTreeMap<(u32, Ipv4Addr), Observed>> {
+    /// Those of read(2), and `FileTooLarge` for a file above 1 MiB.
+    pub(crate) fn memberships(&self) -> io::Result<BTreeMap<(u32, Ipv4Addr), KernelMembership>> {
         let mut page = [0; PAGE];
-        let lists = self.source_lists(&mut page)?;
+        let lists = self.source_entries(&mut page)?;
         let groups = read(&self.igmp, &mut page)?;
         Ok(parse(&String::from_utf8_lossy(&groups), &lists))
     }
 
-    /// The source lists now: little to read, however many groups are joined without one, and a join waits for
-    /// it. The buffer is for what is read.
+    /// The source lists now. This is part of carrying out a join, and is fast: the file has no line for a
+    /// group without a list. `buffer` is scratch space.
     ///
     /// # Errors
-    /// As [`ProcNet::read`].
-    pub(crate) fn source_lists(&self, buffer: &mut [u8]) -> io::Result<SourceLists> {
+    /// As [`MembershipFiles::memberships`].
+    pub(crate) fn source_entries(&self, buffer: &mut [u8]) -> io::Result<SourceEntries> {
         let room = buffer.len().min(PAGE);
-        Ok(SourceLists::parse(&read(&self.mcfilter, &mut buffer[..room])?))
+        Ok(SourceEntries::parse(&read(&self.mcfilter, &mut buffer[..room])?))
     }
 }
 
-/// A source that the sockets of a namespace name for a group.
+/// A line of /proc/net/mcfilter: a source that sockets of the namespace name for a group.
 #[derive(Debug, PartialEq, Eq)]
-struct Use {
+struct SourceEntry {
     interface: u32,
     group: Ipv4Addr,
     source: Ipv4Addr,
-    /// Sockets that include it.
+    /// How many sockets include the source.
     including: u64,
-    /// Sockets that exclude it.
+    /// How many sockets exclude the source.
     excluding: u64,
 }
 
-impl Use {
-    /// A line of the file, below its first.
+impl SourceEntry {
+    /// Parses a line; `None` for one that is not valid.
     fn parse(line: &[u8]) -> Option<Self> {
         let mut words = line.split(u8::is_ascii_whitespace).filter(|word| !word.is_empty());
         let interface = number(words.next()?, 10)?;
@@ -108,29 +110,29 @@ impl Use {
             || Some(Ipv4Addr::from(number::<u32>(words.next()?.strip_prefix(b"0x")?, 16)?));
         let (group, source) = (address()?, address()?);
         let (including, excluding) = (number(words.next()?, 10)?, number(words.next()?, 10)?);
-        Some(Use { interface, group, source, including, excluding })
+        Some(SourceEntry { interface, group, source, including, excluding })
     }
 }
 
-/// The sources that the sockets of a namespace name, as `/proc/net/mcfilter` shows them
-/// (`igmp_mcf_seq_show` in net/ipv4/igmp.c).
+/// The lines of /proc/net/mcfilter (`igmp_mcf_seq_show` in net/ipv4/igmp.c).
 #[derive(Debug, Default)]
-pub(crate) struct SourceLists(Vec<Use>);
+pub(crate) struct SourceEntries(Vec<SourceEntry>);
 
-impl SourceLists {
+impl SourceEntries {
     fn parse(mcfilter: &[u8]) -> Self {
-        SourceLists(mcfilter.split(|byte| *byte == b'\n').skip(1).filter_map(Use::parse).collect())
+        SourceEntries(
+            mcfilter.split(|byte| *byte == b'\n').skip(1).filter_map(SourceEntry::parse).collect(),
+        )
     }
 
-    /// Those of one group.
-    fn of(&self, interface: u32, group: Ipv4Addr) -> impl Iterator<Item = &Use> + Clone {
+    /// The entries of one group.
+    fn of(&self, interface: u32, group: Ipv4Addr) -> impl Iterator<Item = &SourceEntry> + Clone {
         self.0.iter().filter(move |of| (of.interface, of.group) == (interface, group))
     }
 
-    /// What is wanted of a group that is known to be joined. `None` where the lists leave that in doubt:
-    /// they do not tell whether other sockets have joined without one. In the SSM range none has
-    /// (RFC 4607 §4.3).
-    pub(crate) fn of_joined(&self, interface: u32, group: Ipv4Addr) -> Option<SourceFilter> {
+    /// The source filter of a group that is known to be joined. `None` where the entries do not show it:
+    /// other sockets may have joined without a source list. In the SSM range none has (RFC 4607 §4.3).
+    pub(crate) fn filter_of_joined(&self, interface: u32, group: Ipv4Addr) -> Option<SourceFilter> {
         let list = self.of(interface, group);
         if list.clone().next().is_none() {
             return Some(SourceFilter::any());
@@ -140,8 +142,9 @@ impl SourceLists {
     }
 }
 
-/// The whole file, in as few system calls as there are pages. Before the end of the file a read stops only where
-/// the next line does not fit.
+/// Reads the whole file with one system call for each page. A read that is short by more than a line has
+/// reached the end of the file, because before the end the kernel stops only where the next line does not
+/// fit.
 fn read<'b>(file: &File, page: &'b mut [u8]) -> io::Result<Cow<'b, [u8]>> {
     let mut earlier = Vec::new();
     while earlier.len() < READ_LIMIT {
@@ -162,7 +165,7 @@ fn read<'b>(file: &File, page: &'b mut [u8]) -> io::Result<Cow<'b, [u8]>> {
     Err(io::ErrorKind::FileTooLarge.into())
 }
 
-/// The number that digits of a radix, and nothing else, make.
+/// Parses a number that consists of digits only.
 fn number<N: TryFrom<u64>>(digits: &[u8], radix: u32) -> Option<N> {
     let digit = |value: u64, byte: &u8| {
         value.checked_mul(radix.into())?.checked_add(char::from(*byte).to_digit(radix)?.into())
@@ -171,11 +174,12 @@ fn number<N: TryFrom<u64>>(digits: &[u8], radix: u32) -> Option<N> {
     N::try_from(value).ok()
 }
 
-/// Puts both files together (`igmp_mc_seq_show` in net/ipv4/igmp.c is the first).
+/// Combines /proc/net/igmp (`igmp_mc_seq_show` in net/ipv4/igmp.c) with the lines of /proc/net/mcfilter.
 ///
-/// The kernel lists the sources of all filters, not their modes: a source that some socket
-/// excludes makes it EXCLUDE, and so do more sockets than inclusions. 224.0.0.1, which every interface has, is left out.
-fn parse(igmp: &str, lists: &SourceLists) -> BTreeMap<(u32, Ipv4Addr), Observed> {
+/// The kernel shows the sources of a filter and not its mode. The mode is EXCLUDE where a socket excludes a
+/// source, and where more sockets have joined than sources are included. 224.0.0.1, which every interface
+/// has joined, is left out.
+fn parse(igmp: &str, lists: &SourceEntries) -> BTreeMap<(u32, Ipv4Addr), KernelMembership> {
     let mut groups = BTreeMap::new();
     let mut interface = None;
     for line in igmp.lines().skip(1) {
@@ -189,17 +193,17 @@ fn parse(igmp: &str, lists: &SourceLists) -> BTreeMap<(u32, Ipv4Addr), Observed>
             words.next().and_then(|w| u32::from_str_radix(w, 16).ok()),
             words.next().and_then(|w| w.parse().ok()),
         ) {
-            // The bytes in memory, as they are in the packet.
+            // The kernel prints the address as a number of the machine's byte order.
             let group = Ipv4Addr::from(group.to_ne_bytes());
-            if group != Ipv4Addr::new(224, 0, 0, 1) {
+            if group != ALL_SYSTEMS {
                 groups.insert(
                     (index, group),
-                    Observed { filter: SourceFilter::any(), version, users },
+                    KernelMembership { filter: SourceFilter::any(), version, users },
                 );
             }
         }
     }
-    let mut by_group: BTreeMap<_, Vec<&Use>> = BTreeMap::new();
+    let mut by_group: BTreeMap<_, Vec<&SourceEntry>> = BTreeMap::new();
     for of in &lists.0 {
         by_group.entry((of.interface, of.group)).or_default().push(of);
     }
@@ -211,7 +215,7 @@ fn parse(igmp: &str, lists: &SourceLists) -> BTreeMap<(u32, Ipv4Addr), Observed>
             let out = list.iter().filter(|of| of.including == 0 && of.excluding == most_excluding);
             SourceFilter::exclude(out.map(|of| of.source))
         } else if inclusions < observed.users {
-            // Some socket includes nothing, so it excludes nothing either.
+            // A socket that includes no source has joined without a source list.
             SourceFilter::any()
         } else {
             SourceFilter::include(list.iter().map(|of| of.source))
@@ -227,12 +231,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_kernels_own_words_are_understood() {
+    fn the_files_of_the_kernel_are_parsed() {
         let igmp = format!(
             "Idx\tDevice    : Count Querier\tGroup    Users Timer\tReporter\n\
              1\tlo        :     1      V3\n\t\t\t\t{:08X}     1 0:00000000\t\t0\n\
              7\tmc0       :     2      V2\n\t\t\t\t{:08X}     1 0:00000000\t\t0\n\
-             \t\t\t\t{:08X}     1 1:00000010\t\t1\n\t\t\t\t{:08X}     2 0:00000000\t\t1\n\t\t\t\t{:08X}     1 0:00000000\t\t1\n",
+             \t\t\t\t{:08X}     1 1:00000010\t\t1\n\
+             \t\t\t\t{:08X}     2 0:00000000\t\t1\n\
+             \t\t\t\t{:08X}     1 0:00000000\t\t1\n",
             u32::from_ne_bytes([224, 0, 0, 1]),
             u32::from_ne_bytes([239, 1, 2, 3]),
             u32::from_ne_bytes([232, 1, 1, 1]),
@@ -243,7 +249,7 @@ mod tests {
              7    mc0 0xe8010101 0x0a000005      1      0\n  \
              7    mc0 0xef010204 0x0a000005      1      0\n  \
              7    mc0 0xef010203 0x0a000006      0      1\n";
-        let groups = parse(&igmp, &SourceLists::parse(mcfilter.as_bytes()));
+        let groups = parse(&igmp, &SourceEntries::parse(mcfilter.as_bytes()));
         assert_eq!(groups.len(), 3);
         let ssm = &groups[&(7, Ipv4Addr::new(232, 1, 1, 1))];
         assert_eq!(ssm.filter, SourceFilter::include([Ipv4Addr::new(10, 0, 0, 5)]));
@@ -254,8 +260,8 @@ mod tests {
     }
 
     #[test]
-    fn source_lists_tell_what_a_new_membership_wants_where_no_doubt_is_left() {
-        let lists = SourceLists::parse(
+    fn a_new_membership_has_a_filter_where_the_entries_show_it() {
+        let lists = SourceEntries::parse(
             b"Idx Device        MCA        SRC    INC    EXC\n  \
              7    mc0 0xe8010101 0x0a000005      1      0\n  \
              7    mc0 0xe8010101 0x0a000006      1      0\n  \
@@ -263,12 +269,12 @@ mod tests {
              7    mc0 0xef010204 0x0a000005      1      0\n",
         );
         let source = |last| Ipv4Addr::new(10, 0, 0, last);
-        let of = |interface, group| lists.of_joined(interface, Ipv4Addr::from(group));
+        let of = |interface, group| lists.filter_of_joined(interface, Ipv4Addr::from(group));
         assert_eq!(of(7, [239, 1, 2, 3]), Some(SourceFilter::any()));
         assert_eq!(of(7, [232, 1, 1, 1]), Some(SourceFilter::include([source(5), source(6)])));
         assert_eq!(of(8, [232, 1, 1, 1]), Some(SourceFilter::any()), "another interface's");
         assert_eq!(of(7, [239, 1, 2, 4]), None, "another socket may want any source");
-        assert_eq!(of(7, [232, 1, 1, 2]), None, "not as the range is meant");
+        assert_eq!(of(7, [232, 1, 1, 2]), None, "a source is excluded in the SSM range");
     }
 
     #[test]
@@ -286,8 +292,8 @@ mod tests {
     }
 
     #[test]
-    fn rubbish_is_no_group() {
-        assert!(parse("", &SourceLists::default()).is_empty());
+    fn an_invalid_line_is_no_membership() {
+        assert!(parse("", &SourceEntries::default()).is_empty());
         for line in [
             "1 2 3",
             "7 mc0 0xe8010101",
@@ -299,10 +305,10 @@ mod tests {
             "7 mc0 0x 0x0a000005 1 0",
             "7 mc0 0xe8010101 0x0a000005 1 18446744073709551616",
         ] {
-            assert_eq!(SourceLists::parse(format!("y\n{line}\n").as_bytes()).0, [], "{line}");
+            assert_eq!(SourceEntries::parse(format!("y\n{line}\n").as_bytes()).0, [], "{line}");
         }
-        let lists = SourceLists::parse(b"\xff\n\n\xff 7 \n7 mc0 0xe8010101 0x0a000005 1 0");
-        assert_eq!(lists.0.len(), 1, "what is whole is understood");
+        let lists = SourceEntries::parse(b"\xff\n\n\xff 7 \n7 mc0 0xe8010101 0x0a000005 1 0");
+        assert_eq!(lists.0.len(), 1, "a valid line after invalid ones is parsed");
         assert!(parse("x\n\t\t\t\tE0000002\n7\n zz\n", &lists).is_empty());
     }
 }
