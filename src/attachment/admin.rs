@@ -32,7 +32,7 @@ use std::io;
 use std::num::{NonZeroU32, NonZeroU64};
 use std::path::{Path, PathBuf};
 
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
@@ -279,7 +279,7 @@ fn matches(pattern: &str, name: &str) -> bool {
 
 /// What both rules are about; of two networks one holds the other, or they share nothing.
 fn intersection(a: &GroupRule, b: &GroupRule) -> Option<GroupRule> {
-    fn both(a: Ipv4Net, b: Ipv4Net) -> Option<Ipv4Net> {
+    fn both(a: IpNet, b: IpNet) -> Option<IpNet> {
         if a.contains(&b) { Some(b) } else { b.contains(&a).then_some(a) }
     }
     let sources = match (a.sources, b.sources) {

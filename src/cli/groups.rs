@@ -1,6 +1,6 @@
 //! `mcrun groups`.
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::process::ExitCode;
 
 use clap::Args;
@@ -30,9 +30,9 @@ struct Row<'a> {
     name: &'a str,
     interface: &'a str,
     parent: &'a str,
-    group: Ipv4Addr,
+    group: IpAddr,
     mode: FilterMode,
-    sources: &'a [Ipv4Addr],
+    sources: &'a [IpAddr],
     version: u8,
     status: MembershipStatus,
     #[serde(skip_serializing_if = "Option::is_none")]

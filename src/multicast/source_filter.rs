@@ -1,27 +1,25 @@
-//! Which sources of a group are wanted.
+//! The source filter of a group.
 
 use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 
 use serde::{Deserialize, Serialize};
 
-/// How the sources of a [`SourceFilter`] are meant (RFC 9776 §3.1).
+/// The filter mode of a [`SourceFilter`] (RFC 9776 §3.1).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum FilterMode {
     /// Only the sources named.
     Include,
-    /// All but the sources named.
+    /// All except the sources named.
     Exclude,
 }
 
-/// Reception state of one multicast address: what is wanted of it.
-///
-/// `INCLUDE({})` means not joined (RFC 9776 §3.1). `A` is the address type: the table of
-/// RFC 9776 §6.4 is that of MLDv2 too (RFC 9777 §7.4).
+/// A source filter: filter mode and source list of one multicast address (RFC 9776 §3.1,
+/// RFC 9777 §4.1). `INCLUDE({})` means not joined.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SourceFilter<A = Ipv4Addr> {
-    /// How `sources` is meant.
+    /// The filter mode.
     pub mode: FilterMode,
     /// The source list.
     pub sources: BTreeSet<A>,
@@ -48,7 +46,7 @@ impl<A: Ord> SourceFilter<A> {
         SourceFilter { mode: FilterMode::Exclude, sources: sources.into_iter().collect() }
     }
 
-    /// Whether nothing is wanted.
+    /// Whether it is INCLUDE of nothing: not joined.
     pub fn is_none(&self) -> bool {
         self.mode == FilterMode::Include && self.sources.is_empty()
     }

@@ -318,8 +318,8 @@ impl Interception {
             .map(|i| InterceptedInterface {
                 name: &i.name,
                 index: i.index,
-                reception: i.policy.reception(),
-                relayed: i.relay.as_ref().map(|_| i.policy.link_local_groups()),
+                data_filter: i.policy.data_filter(),
+                relayed: i.relay.as_ref().map(|_| i.policy.relayed_link_scope_groups()),
             })
             .collect();
         for (target, (_, injector)) in served.iter().zip(&self.injectors) {

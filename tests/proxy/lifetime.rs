@@ -106,7 +106,7 @@ fn a_new_proxy_takes_over_without_a_leave_on_the_wire() {
         new.status().interfaces[0].counters.get("reports_v3").filter(|n| **n > 1).map(drop)
     });
     let sources = |g: GroupMembership| (g.mode, g.sources);
-    assert_eq!(new.group(SSM).map(sources), Some((FilterMode::Include, vec![source(3)])));
+    assert_eq!(new.group(SSM).map(sources), Some((FilterMode::Include, vec![source(3).into()])));
     assert_eq!(new.group(GROUP).map(sources), Some((FilterMode::Exclude, vec![])));
     let seen = capture.finish();
     lab.assert_one_igmp_host(&seen);

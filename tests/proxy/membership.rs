@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
 use mcrun::attachment::IgmpMode;
@@ -34,7 +34,7 @@ fn a_join_and_a_leave_of_the_container_are_the_hosts_own_on_the_wire() {
             lab.query();
             proxy.status().interfaces[0].querier.clone()
         });
-        assert_eq!((querier.address, querier.version), (lab::SWITCH, version));
+        assert_eq!((querier.address, querier.version), (lab::SWITCH.into(), version));
 
         drop(socket);
         wait_left(&lab, GROUP);
@@ -67,7 +67,7 @@ fn a_source_specific_join_is_never_wider_on_the_wire() {
     };
     expect(&[3]);
     let entry = p1.wait_group(SSM, MembershipStatus::Joined);
-    assert_eq!((entry.mode, entry.sources), (FilterMode::Include, vec![source(3)]));
+    assert_eq!((entry.mode, entry.sources), (FilterMode::Include, vec![source(3).into()]));
     let two = second.join_source(SSM, source(4));
     expect(&[3, 4]);
     drop(two);
@@ -222,7 +222,7 @@ fn a_native_interface_is_left_alone_and_observed() {
     let _asm = container.join(GROUP);
     let _ssm = container.join_source(SSM, source(3));
     let entry = proxy.wait_group(SSM, MembershipStatus::Joined);
-    assert_eq!((entry.mode, entry.sources), (FilterMode::Include, vec![source(3)]));
+    assert_eq!((entry.mode, entry.sources), (FilterMode::Include, vec![source(3).into()]));
     assert_eq!(proxy.group(GROUP).map(|g| g.mode), Some(FilterMode::Exclude));
     assert_eq!(proxy.status().state, ProxyState::Running);
     assert_eq!(run(container.command("nft").args(["list", "ruleset"])), "");
@@ -257,8 +257,10 @@ fn two_interfaces_of_a_container_are_told_apart() {
     let sources = || lab.host_filters().get(&SSM).map(|f| f.keys().copied().collect());
     wait_until("both are joined", PATIENCE, || (sources() == Some(both.clone())).then_some(()));
     let interfaces = proxy.status().interfaces;
-    let told = |at: usize| interfaces[at].groups.iter().map(|g| g.sources.clone()).collect();
-    assert_eq!((told(0), told(1)), (vec![vec![source(3)]], vec![vec![source(4)]]));
+    let told = |at: usize| -> Vec<Vec<IpAddr>> {
+        interfaces[at].groups.iter().map(|g| g.sources.clone()).collect()
+    };
+    assert_eq!((told(0), told(1)), (vec![vec![source(3).into()]], vec![vec![source(4).into()]]));
     drop(narrow);
     wait_until("one is left", PATIENCE, || (sources() == Some([source(4)].into())).then_some(()));
 }

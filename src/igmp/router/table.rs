@@ -11,8 +11,7 @@ use crate::igmp::router::changes::Changes;
 use crate::igmp::router::entry::{Entry, GroupView, Said, Standing, Status, joins, translate};
 use crate::igmp::router::journal::{Notice, counter};
 use crate::igmp::wire::{RecordType, Version};
-use crate::multicast::GroupPolicy;
-use crate::multicast::{FilterMode, SourceFilter, is_link_local, is_ssm};
+use crate::multicast::{Address, FilterMode, GroupPolicy, SourceFilter};
 
 /// All groups of one container.
 #[derive(Debug, Clone)]
@@ -97,9 +96,9 @@ impl Table {
     /// What [`learn`](Self::learn) makes of this, where the group is new, and no limit stands against it.
     pub(super) fn foresee(&self, group: Ipv4Addr, filter: &SourceFilter) -> Option<SourceFilter> {
         let is_plain = group.is_multicast()
-            && !is_link_local(group)
+            && group.needs_report()
             && filter.sources.len() <= self.max_sources()
-            && filter.sources.iter().all(|source| is_unicast(*source));
+            && filter.sources.iter().all(|source| source.is_possible_source());
         let is_new = is_plain && self.has_room() && !self.entries.contains_key(&group);
         let judged = is_new.then(|| self.judge(group, filter).ok())??;
         (!judged.is_none()).then_some(judged)
@@ -190,8 +189,8 @@ impl Table {
             cx.journal.count(counter::BAD_RECORD_GROUP);
             return false;
         }
-        let named = cx.config.link_local && self.policy.names_link_local(group);
-        if is_link_local(group) && !named {
+        let named = cx.config.link_local && self.policy.relays_link_scope(group);
+        if !group.needs_report() && !named {
             cx.journal.count(counter::LINK_LOCAL);
             return false;
         }
@@ -204,7 +203,7 @@ impl Table {
                 _
             )
         );
-        if is_ssm(group) && any_source && !self.policy.names_sources(group) {
+        if group.is_ssm() && any_source && !self.policy.allows_named_sources_only(group) {
             cx.journal.count(counter::SSM_ANY_SOURCE);
             cx.journal.notice(cx.now, Notice::SsmAnySource(group));
             return false;
@@ -228,7 +227,7 @@ impl Table {
         let (mut kept, mut fresh) = (BTreeSet::new(), BTreeSet::new());
         let mut bad = 0;
         for source in list {
-            match is_unicast(*source) {
+            match source.is_possible_source() {
                 false => bad += 1,
                 true if entry.state.knows(source) => _ = kept.insert(*source),
                 true => _ = fresh.insert(*source),
@@ -309,7 +308,7 @@ impl Table {
     /// What the policy leaves of a wish; never a join from any source in the SSM range.
     fn judge(&self, group: Ipv4Addr, wish: &SourceFilter) -> Result<SourceFilter, String> {
         let filter = self.policy.apply(group, wish)?;
-        if is_ssm(group) && filter.mode == FilterMode::Exclude {
+        if group.is_ssm() && filter.mode == FilterMode::Exclude {
             return Err("232.0.0.0/8 is for joins that name their sources".into());
         }
         Ok(filter)
@@ -387,8 +386,4 @@ impl Table {
 
 fn group_config(cx: &Context<'_>) -> GroupConfig {
     GroupConfig { timing: cx.config.timing, fast_leave: cx.config.fast_leave }
-}
-
-fn is_unicast(source: Ipv4Addr) -> bool {
-    !(source.is_unspecified() || source.is_multicast() || source.is_broadcast())
 }

@@ -1,3 +1,7 @@
+use std::net::{Ipv4Addr, Ipv6Addr};
+
+use ipnet::IpNet;
+
 use crate::multicast::policy::*;
 
 fn rules(list: &[&str]) -> Vec<GroupRule> {
@@ -96,8 +100,8 @@ fn an_allow_with_a_source_turns_any_source_into_it() {
         Ok(include(&["10.0.0.5"]))
     );
     assert_eq!(apply(&policy, group, include(&["10.0.0.9"])), denied("no allow rule names it"));
-    assert!(policy.names_sources(group.parse().unwrap()));
-    assert!(!policy.names_sources("232.1.1.2".parse().unwrap()));
+    assert!(policy.allows_named_sources_only::<Ipv4Addr>(group.parse().unwrap()));
+    assert!(!policy.allows_named_sources_only::<Ipv4Addr>("232.1.1.2".parse().unwrap()));
 }
 
 #[test]
@@ -152,7 +156,7 @@ fn source_prefixes_judge_named_sources_and_never_widen_any_source() {
 }
 
 #[test]
-fn link_local_groups_are_always_allowed_and_ptp_unless_denied() {
+fn groups_of_link_scope_are_always_allowed_and_ptp_unless_denied() {
     let closed = policy(&["224.0.0.0/4"], &[]);
     assert_eq!(apply(&closed, "224.0.0.107", SourceFilter::any()), Ok(SourceFilter::any()));
     assert_eq!(apply(&closed, "224.0.1.129", SourceFilter::any()), denied("deny=224.0.0.0/4"));
@@ -161,4 +165,61 @@ fn link_local_groups_are_always_allowed_and_ptp_unless_denied() {
     assert_eq!(apply(&other, "224.0.1.130", SourceFilter::any()), denied("no allow rule names it"));
     let grandmaster = policy(&[], &["224.0.1.129@10.0.0.1"]);
     assert_eq!(apply(&grandmaster, "224.0.1.129", SourceFilter::any()), Ok(include(&["10.0.0.1"])));
+}
+
+/// A rule about one group, or all groups, from one source or from any.
+fn rule<A: Address>(group: Option<A>, source: Option<A>) -> GroupRule {
+    let single = |address: A| IpNet::from(address.into());
+    GroupRule { groups: group.map_or(A::GROUPS, single), sources: source.map(single) }
+}
+
+fn rules_apply_to_both_families_alike<A: Address, Other: Address>() {
+    let group = |n: u128| A::from_number(A::PTP_PRIMARY[0].to_number() + n);
+    let source = |n: u128| A::from_number(A::DOCUMENTATION.to_number() + n);
+    let allow = |rules: &[GroupRule]| GroupPolicy { allow: rules.into(), ..GroupPolicy::default() };
+    let deny = |rules: &[GroupRule]| GroupPolicy { deny: rules.into(), ..GroupPolicy::default() };
+    let any = SourceFilter::any;
+
+    let one = rule(Some(group(1)), None);
+    assert_eq!(allow(&[one]).apply(group(1), &any()), Ok(any()));
+    assert_eq!(allow(&[one]).apply(group(2), &any()), Err("no allow rule names it".to_owned()));
+    assert_eq!(allow(&[one]).apply(A::PTP_PRIMARY[0], &any()), Ok(any()), "PTP goes on");
+    assert_eq!(deny(&[one]).apply(group(1), &any()), Err(format!("deny={}", group(1))));
+    assert_eq!(deny(&[one]).apply(group(2), &any()), Ok(any()));
+
+    let from_one = rule(Some(group(1)), Some(source(1)));
+    let named = SourceFilter::include([source(1)]);
+    assert_eq!(allow(&[from_one]).apply(group(1), &any()), Ok(named.clone()));
+    assert!(allow(&[from_one]).allows_named_sources_only(group(1)));
+    let both = SourceFilter::include([source(1), source(2)]);
+    assert_eq!(allow(&[from_one]).apply(group(1), &both), Ok(named));
+    let without = SourceFilter::exclude([source(1)]);
+    assert_eq!(deny(&[from_one]).apply(group(1), &any()), Ok(without));
+
+    let everything = rule::<A>(None, None);
+    assert_eq!(deny(&[everything]).apply(A::ALL_SYSTEMS, &any()), Ok(any()), "link scope");
+    assert!(!deny(&[everything]).data_filter::<A>().is_empty());
+    let other = rule::<Other>(None, None);
+    assert_eq!(deny(&[other]).apply(group(1), &any()), Ok(any()), "a rule of the other family");
+    assert!(deny(&[other]).data_filter::<A>().is_empty());
+    assert_eq!(
+        allow(&[other]).apply(group(1), &any()),
+        Err("no allow rule names it".to_owned()),
+        "any allow rule denies the rest"
+    );
+}
+
+#[test]
+fn rules_apply_to_both_families() {
+    rules_apply_to_both_families_alike::<Ipv4Addr, Ipv6Addr>();
+    rules_apply_to_both_families_alike::<Ipv6Addr, Ipv4Addr>();
+}
+
+#[test]
+fn rules_are_stored_as_their_text() {
+    let policy = policy(&["239.1.0.0/16"], &["232.1.1.1@10.0.0.5"]);
+    let text = serde_json::to_string(&policy).unwrap();
+    assert!(text.contains(r#""deny":[{"groups":"239.1.0.0/16"}]"#), "{text}");
+    assert!(text.contains(r#"{"groups":"232.1.1.1/32","sources":"10.0.0.5/32"}"#), "{text}");
+    assert_eq!(serde_json::from_str::<GroupPolicy>(&text).unwrap(), policy);
 }

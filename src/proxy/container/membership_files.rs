@@ -7,8 +7,7 @@ use std::io;
 use std::net::Ipv4Addr;
 use std::os::unix::fs::FileExt;
 
-use crate::igmp::wire::ALL_SYSTEMS;
-use crate::multicast::{FilterMode, SourceFilter, is_ssm};
+use crate::multicast::{Address, FilterMode, SourceFilter};
 
 /// The most that is read of a file: about 8000 groups.
 const READ_LIMIT: usize = 1024 * 1024;
@@ -21,27 +20,27 @@ const LONGEST_LINE: usize = 512;
 
 /// One membership: a group on one interface.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct KernelMembership {
+pub(crate) struct KernelMembership<A = Ipv4Addr> {
     /// The source filter of all sockets, merged.
-    pub(crate) filter: SourceFilter,
+    pub(crate) filter: SourceFilter<A>,
     /// IGMP version that the interface speaks.
     pub(crate) version: u8,
     /// How many sockets have joined.
     users: u64,
 }
 
-impl KernelMembership {
+impl<A: Address> KernelMembership<A> {
     /// A filter that admits every source that some socket may have joined.
     ///
     /// Where several sockets have joined, the kernel does not show whether one of them has joined without a
     /// source list. Only in the SSM range every socket has one (RFC 4607 §4.3).
-    pub(crate) fn widest_filter(&self, group: Ipv4Addr) -> SourceFilter {
-        let source_specific = self.filter.mode == FilterMode::Include && is_ssm(group);
+    pub(crate) fn widest_filter(&self, group: A) -> SourceFilter<A> {
+        let source_specific = self.filter.mode == FilterMode::Include && group.is_ssm();
         if self.users > 1 && !source_specific { SourceFilter::any() } else { self.filter.clone() }
     }
 
     /// The filter, where the files show it exactly: a single socket has joined.
-    pub(crate) fn exact_filter(&self) -> Option<&SourceFilter> {
+    pub(crate) fn exact_filter(&self) -> Option<&SourceFilter<A>> {
         (self.users == 1).then_some(&self.filter)
     }
 }
@@ -90,17 +89,17 @@ impl MembershipFiles {
 
 /// A line of /proc/net/mcfilter: a source that sockets of the namespace name for a group.
 #[derive(Debug, PartialEq, Eq)]
-struct SourceEntry {
+struct SourceEntry<A> {
     interface: u32,
-    group: Ipv4Addr,
-    source: Ipv4Addr,
+    group: A,
+    source: A,
     /// How many sockets include the source.
     including: u64,
     /// How many sockets exclude the source.
     excluding: u64,
 }
 
-impl SourceEntry {
+impl SourceEntry<Ipv4Addr> {
     /// Parses a line; `None` for one that is not valid.
     fn parse(line: &[u8]) -> Option<Self> {
         let mut words = line.split(u8::is_ascii_whitespace).filter(|word| !word.is_empty());
@@ -115,29 +114,31 @@ impl SourceEntry {
 }
 
 /// The lines of /proc/net/mcfilter (`igmp_mcf_seq_show` in net/ipv4/igmp.c).
-#[derive(Debug, Default)]
-pub(crate) struct SourceEntries(Vec<SourceEntry>);
+#[derive(Debug)]
+pub(crate) struct SourceEntries<A = Ipv4Addr>(Vec<SourceEntry<A>>);
 
-impl SourceEntries {
+impl SourceEntries<Ipv4Addr> {
     fn parse(mcfilter: &[u8]) -> Self {
         SourceEntries(
             mcfilter.split(|byte| *byte == b'\n').skip(1).filter_map(SourceEntry::parse).collect(),
         )
     }
+}
 
+impl<A: Address> SourceEntries<A> {
     /// The entries of one group.
-    fn of(&self, interface: u32, group: Ipv4Addr) -> impl Iterator<Item = &SourceEntry> + Clone {
+    fn of(&self, interface: u32, group: A) -> impl Iterator<Item = &SourceEntry<A>> + Clone {
         self.0.iter().filter(move |of| (of.interface, of.group) == (interface, group))
     }
 
     /// The source filter of a group that is known to be joined. `None` where the entries do not show it:
     /// other sockets may have joined without a source list. In the SSM range none has (RFC 4607 §4.3).
-    pub(crate) fn filter_of_joined(&self, interface: u32, group: Ipv4Addr) -> Option<SourceFilter> {
+    pub(crate) fn filter_of_joined(&self, interface: u32, group: A) -> Option<SourceFilter<A>> {
         let list = self.of(interface, group);
         if list.clone().next().is_none() {
             return Some(SourceFilter::any());
         }
-        let settled = is_ssm(group) && list.clone().all(|of| of.excluding == 0);
+        let settled = group.is_ssm() && list.clone().all(|of| of.excluding == 0);
         settled.then(|| SourceFilter::include(list.map(|of| of.source)))
     }
 }
@@ -195,7 +196,7 @@ fn parse(igmp: &str, lists: &SourceEntries) -> BTreeMap<(u32, Ipv4Addr), KernelM
         ) {
             // The kernel prints the address as a number of the machine's byte order.
             let group = Ipv4Addr::from(group.to_ne_bytes());
-            if group != ALL_SYSTEMS {
+            if group != Ipv4Addr::ALL_SYSTEMS {
                 groups.insert(
                     (index, group),
                     KernelMembership { filter: SourceFilter::any(), version, users },
@@ -203,7 +204,7 @@ fn parse(igmp: &str, lists: &SourceEntries) -> BTreeMap<(u32, Ipv4Addr), KernelM
             }
         }
     }
-    let mut by_group: BTreeMap<_, Vec<&SourceEntry>> = BTreeMap::new();
+    let mut by_group: BTreeMap<_, Vec<&SourceEntry<Ipv4Addr>>> = BTreeMap::new();
     for of in &lists.0 {
         by_group.entry((of.interface, of.group)).or_default().push(of);
     }
@@ -293,7 +294,7 @@ mod tests {
 
     #[test]
     fn an_invalid_line_is_no_membership() {
-        assert!(parse("", &SourceEntries::default()).is_empty());
+        assert!(parse("", &SourceEntries(Vec::new())).is_empty());
         for line in [
             "1 2 3",
             "7 mc0 0xe8010101",

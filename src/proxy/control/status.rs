@@ -3,7 +3,7 @@
 //! `containers/ID/control.sock` in the state directory takes one request line, `status\n`, and
 //! answers with one [`ProxyStatus`] as JSON, then closes.
 
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, SocketAddr};
 use std::ops::Add;
 
 use serde::{Deserialize, Serialize};
@@ -115,9 +115,9 @@ impl RelayStatus {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TranslatedPort {
     /// What the container sends from.
-    pub inside: SocketAddrV4,
+    pub inside: SocketAddr,
     /// What the LAN sees.
-    pub outside: SocketAddrV4,
+    pub outside: SocketAddr,
     /// Whether what is sent there comes to the container. It does not where another program of the
     /// host has the port.
     pub answered: bool,
@@ -127,7 +127,7 @@ pub struct TranslatedPort {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct QuerierStatus {
     /// Its address.
-    pub address: Ipv4Addr,
+    pub address: IpAddr,
     /// IGMP version it speaks, 1 to 3.
     pub version: u8,
     /// Its query interval in seconds, where its queries tell (v3).
@@ -141,11 +141,11 @@ pub struct QuerierStatus {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct GroupMembership {
     /// The group.
-    pub group: Ipv4Addr,
+    pub group: IpAddr,
     /// How `sources` is meant.
     pub mode: FilterMode,
     /// Source list.
-    pub sources: Vec<Ipv4Addr>,
+    pub sources: Vec<IpAddr>,
     /// IGMP version the container uses for it, 1 to 3.
     pub version: u8,
     /// What became of the wish.

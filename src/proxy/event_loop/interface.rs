@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use crate::igmp::Router;
 use crate::igmp::router::{RouterConfig, Status};
-use crate::multicast::{SourceFilter, is_link_local};
+use crate::multicast::{Address, SourceFilter};
 use crate::net::arp_announcement::Announcer;
 use crate::proxy::config::InterfaceTask;
 use crate::proxy::container::injection::QueryInjector;
@@ -19,7 +19,7 @@ use crate::proxy::control::status::{
 };
 use crate::proxy::event_loop::warnings::about_querier;
 use crate::proxy::lan::early_report::Reporter;
-use crate::proxy::lan::joins::{LimitFiles, Pool};
+use crate::proxy::lan::joins::{JoinSockets, LimitFiles};
 use crate::proxy::process::log::{Level, Log};
 use crate::proxy::relay::{Relay, RelayHandover};
 
@@ -39,7 +39,7 @@ pub(crate) struct Interface {
 struct Served {
     router: Router,
     injector: QueryInjector,
-    pool: Pool,
+    joins: JoinSockets<Ipv4Addr>,
     /// Carries the data where the link does not.
     relay: Option<Relay>,
 }
@@ -58,7 +58,7 @@ impl Interface {
         let served = injector.map(|injector| Served {
             router: new_router(&config, now),
             injector,
-            pool: Pool::new(config.upstream_index),
+            joins: JoinSockets::new(config.upstream_index),
             relay,
         });
         Interface { config, up_since: None, receive_filter, hears_leaves, served }
@@ -72,7 +72,7 @@ impl Interface {
     /// Whether what it joins of this group is anything to its router.
     pub(crate) fn concerns(&self, group: Ipv4Addr) -> bool {
         let served = self.served.as_ref();
-        served.is_some_and(|served| served.relay.is_some() || !is_link_local(group))
+        served.is_some_and(|served| served.relay.is_some() || group.needs_report())
     }
 
     /// The container's kernel has joined a group on it.
@@ -156,7 +156,7 @@ impl Interface {
         self.receive_filter = self.receive_filter.take().map(|_| ReceiveFilter::default());
         if let Some(served) = &mut self.served {
             served.router = new_router(&self.config, now);
-            served.pool.clear();
+            served.joins.clear();
             if let Some(relay) = &mut served.relay {
                 relay.clear();
                 // Another of the same name may come in its place.
@@ -179,8 +179,8 @@ impl Interface {
         if served.router.poll_timeout().is_some_and(|at| at <= now) {
             served.router.handle_timeout(now);
         }
-        if served.pool.poll_retry().is_some_and(|at| at <= now) {
-            served.pool.retry(now, limits);
+        if served.joins.poll_retry().is_some_and(|at| at <= now) {
+            served.joins.retry(now, limits);
         }
         if let Some(relay) = &mut served.relay
             && relay.poll_timeout().is_some_and(|at| at <= now)
@@ -194,7 +194,7 @@ impl Interface {
         let receive_filter = self.receive_filter.as_ref().and_then(ReceiveFilter::poll_timeout);
         let served = self.served.as_ref().map_or([None; 3], |served| {
             let relay = served.relay.as_ref().and_then(Relay::poll_timeout);
-            [served.router.poll_timeout(), served.pool.poll_retry(), relay]
+            [served.router.poll_timeout(), served.joins.poll_retry(), relay]
         });
         served.into_iter().chain([receive_filter]).flatten().min()
     }
@@ -209,13 +209,13 @@ impl Interface {
         reporters: &[Reporter],
         log: &mut Log,
     ) {
-        let Some(Served { router, pool, relay, .. }) = &mut self.served else { return };
+        let Some(Served { router, joins, relay, .. }) = &mut self.served else { return };
         // A relay is to let through first what will come.
         if relay.is_none()
             && let Some(wanted) = router.foresee(now, group, filter)
             && let Some(reporter) = reporter_of(&self.config, reporters)
         {
-            pool.join_first(group, &wanted, limits, |join| {
+            joins.join_ahead(group, &wanted, limits, |join| {
                 reporter.join(now, group, &wanted, join)
             });
         }
@@ -226,7 +226,7 @@ impl Interface {
     /// Gets ready for the next join; to be called when there is time.
     pub(crate) fn stock(&mut self, limits: &LimitFiles) {
         if let Some(served) = &mut self.served {
-            served.pool.stock(limits);
+            served.joins.prepare(limits);
         }
     }
 
@@ -264,13 +264,14 @@ impl Interface {
                 });
             }
             let mut admitted = if leaving { Ok(()) } else { served.admit(group, &filter) };
-            let pool = &mut served.pool;
+            let joins = &mut served.joins;
             let joined = match reporter {
-                Some(reporter) if pool.is_new(group) => {
+                Some(reporter) if !joins.is_joined(group) => {
                     let wanted = filter.clone();
-                    reporter.join(now, group, &filter, || pool.set(now, group, wanted, limits))
+                    reporter
+                        .join(now, group, &filter, || joins.set_filter(now, group, wanted, limits))
                 }
-                _ => pool.set(now, group, filter, limits),
+                _ => joins.set_filter(now, group, filter, limits),
             };
             if leaving {
                 admitted = served.admit(group, &SourceFilter::none());
@@ -297,7 +298,7 @@ impl Interface {
             .router
             .groups()
             .filter(|view| !view.upstream.sources.is_empty())
-            .map(|view| view.group)
+            .map(|view| view.group.into())
             .collect();
         let querier = served.querier(now);
         about_querier(now, &self.config, self.up_since, querier.as_ref(), &with_sources)
@@ -323,11 +324,11 @@ impl Interface {
             let index = self.config.index;
             entry.groups = observed
                 .range((index, Ipv4Addr::UNSPECIFIED)..=(index, Ipv4Addr::BROADCAST))
-                .filter(|((_, group), _)| !is_link_local(*group))
+                .filter(|((_, group), _)| group.needs_report())
                 .map(|((_, group), (seen, since))| GroupMembership {
-                    group: *group,
+                    group: (*group).into(),
                     mode: seen.filter.mode,
-                    sources: seen.filter.sources.iter().copied().collect(),
+                    sources: seen.filter.sources.iter().map(|source| (*source).into()).collect(),
                     version: seen.version,
                     status: MembershipStatus::Joined,
                     reason: None,
@@ -345,15 +346,15 @@ impl Interface {
                 let (status, reason) = match view.status {
                     Status::Denied(rule) => (MembershipStatus::Denied, Some(rule)),
                     Status::Limited(limit) => (MembershipStatus::Limited, Some(limit)),
-                    Status::Allowed => match served.pool.failure(view.group) {
+                    Status::Allowed => match served.joins.failure(view.group) {
                         Some(reason) => (MembershipStatus::Failed, Some(reason.to_owned())),
                         None => (MembershipStatus::Joined, None),
                     },
                 };
                 GroupMembership {
-                    group: view.group,
+                    group: view.group.into(),
                     mode: view.wanted.mode,
-                    sources: view.wanted.sources.into_iter().collect(),
+                    sources: view.wanted.sources.into_iter().map(Into::into).collect(),
                     version: view.version.number(),
                     status,
                     reason,
@@ -378,7 +379,7 @@ impl Served {
     /// The LAN's querier, if one is present.
     fn querier(&self, now: Instant) -> Option<QuerierStatus> {
         self.router.querier(now).map(|lan| QuerierStatus {
-            address: lan.address,
+            address: lan.address.into(),
             version: lan.version.number(),
             interval_s: lan.interval.and_then(|i| u32::try_from(i.as_secs()).ok()),
             last_query_s: now.saturating_duration_since(lan.last_query).as_secs(),

@@ -5,7 +5,7 @@ use std::io;
 use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
-use crate::multicast::{SourceFilter, is_ssm};
+use crate::multicast::{Address, SourceFilter};
 use crate::net::link_monitor::LinkEvent;
 use crate::proxy::container::membership_files::KernelMembership;
 use crate::proxy::event_loop::interface::Interface;
@@ -104,7 +104,7 @@ impl Loop {
         }
         // A source-specific join under way looks like one from any source. In the range where all joins
         // are such the source is mostly there by now.
-        let specific = changed.joins().all(|told| is_ssm(told.group));
+        let specific = changed.joins().all(|told| told.group.is_ssm());
         let mut settled = !specific && self.barrier.wait();
         let mut lists = self.membership_files.source_entries(&mut self.buffer)?;
         let any = Some(SourceFilter::any());

@@ -1,6 +1,6 @@
 //! What is wrong with a LAN, in words.
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::time::Instant;
 
 use crate::igmp::Timing;
@@ -26,7 +26,7 @@ pub(super) fn about_querier(
     config: &InterfaceTask,
     up_since: Option<Instant>,
     querier: Option<&QuerierStatus>,
-    with_sources: &[Ipv4Addr],
+    with_sources: &[IpAddr],
 ) -> Option<String> {
     let InterfaceTask { name, upstream, .. } = config;
     let Some(QuerierStatus { address, version, .. }) = querier else {
@@ -57,13 +57,14 @@ pub(super) fn about_querier(
 
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv4Addr;
     use std::time::Duration;
 
     use super::*;
     use crate::attachment::IgmpMode;
     use crate::multicast::GroupPolicy;
 
-    const GROUP: Ipv4Addr = Ipv4Addr::new(232, 1, 1, 1);
+    const GROUP: IpAddr = IpAddr::V4(Ipv4Addr::new(232, 1, 1, 1));
 
     fn config() -> InterfaceTask {
         InterfaceTask {
@@ -81,7 +82,7 @@ mod tests {
     }
 
     fn querier(version: u8) -> QuerierStatus {
-        let address = Ipv4Addr::new(10, 0, 0, 1);
+        let address = Ipv4Addr::new(10, 0, 0, 1).into();
         QuerierStatus { address, version, interval_s: None, last_query_s: 3 }
     }
 
@@ -102,7 +103,7 @@ mod tests {
     #[test]
     fn an_old_querier_is_told_of_only_where_sources_are_wanted() {
         let now = Instant::now();
-        let with = |version, groups: &[Ipv4Addr]| {
+        let with = |version, groups: &[IpAddr]| {
             about_querier(now, &config(), Some(now), Some(&querier(version)), groups)
         };
         for version in [1, 2] {

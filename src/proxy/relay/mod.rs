@@ -29,12 +29,12 @@ mod sockets;
 
 use std::collections::BTreeMap;
 use std::io;
-use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
+use std::net::{Ipv4Addr, UdpSocket};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Instant;
 
 use crate::multicast::GroupPolicy;
-use crate::multicast::{FilterMode, SourceFilter, is_link_local};
+use crate::multicast::{Address, FilterMode, SourceFilter};
 use crate::proxy::config::InterfaceTask;
 use crate::proxy::control::status::{RelayCounts, RelayStatus, TranslatedPort};
 pub(crate) use crate::proxy::relay::batch::Batch;
@@ -185,8 +185,8 @@ impl Relay {
             overruns: overrun(self.receiver()) + overrun(self.capture()),
             ports: mappings
                 .map(|mapping| TranslatedPort {
-                    inside: SocketAddrV4::new(mapping.inside.0, mapping.inside.1),
-                    outside: SocketAddrV4::new(mapping.outside.0, mapping.outside.1),
+                    inside: (mapping.inside.0, mapping.inside.1).into(),
+                    outside: (mapping.outside.0, mapping.outside.1).into(),
                     answered: mapping.answered,
                 })
                 .collect(),
@@ -196,7 +196,7 @@ impl Relay {
     /// Whether packets to a group are relayed. Groups of 224.0.0.0/24 have link scope: they are
     /// relayed only when an `allow` rule names them.
     fn is_relayed(&self, group: Ipv4Addr) -> bool {
-        !is_link_local(group) || self.policy.names_link_local(group)
+        !group.is_link_scope() || self.policy.relays_link_scope(group)
     }
 }
 

@@ -47,7 +47,7 @@ mod nftables;
 
 use std::io;
 
-use crate::multicast::{AddressRange, Blocked, Reception};
+use crate::multicast::{AddressRange, DataFilter, DroppedSources};
 use crate::net::nfnetlink::NfSocket;
 use crate::proxy::container::rules::nftables::{Base, Operator, Table, Verdict};
 
@@ -80,8 +80,8 @@ pub(crate) struct InterceptedInterface<'a> {
     pub(crate) name: &'a str,
     /// Index in the container; 0: the interface does not exist yet.
     pub(crate) index: u32,
-    /// The data that it may receive.
-    pub(crate) reception: Reception,
+    /// The data that it may not receive.
+    pub(crate) data_filter: DataFilter,
     /// Where its data is relayed: the groups of 224.0.0.0/24 that are relayed, ascending.
     pub(crate) relayed: Option<Vec<AddressRange>>,
 }
@@ -154,7 +154,7 @@ pub(crate) fn install_interception(
 /// not forwarded. They do not apply to IGMP, whose queries have the group as their destination.
 fn add_data_rules(table: &mut Table<'_>, interfaces: &[InterceptedInterface<'_>], mark: u32) {
     const CHAIN: &str = "data";
-    let restricted = |interface: &&InterceptedInterface<'_>| !interface.reception.is_unrestricted();
+    let restricted = |interface: &&InterceptedInterface<'_>| !interface.data_filter.is_empty();
     if interfaces.iter().any(|interface| interface.relayed.is_some() || restricted(&interface)) {
         table.add_base_chain(CHAIN, libc::NF_INET_PRE_ROUTING as u32, None);
     }
@@ -165,7 +165,7 @@ fn add_data_rules(table: &mut Table<'_>, interfaces: &[InterceptedInterface<'_>]
     }
     for interface in interfaces.iter().filter(restricted) {
         let lists = format!("sources-{}", interface.name);
-        for (position, sources) in interface.reception.sources.iter().enumerate() {
+        for (position, sources) in interface.data_filter.source_lists.iter().enumerate() {
             let name = format!("{lists}-{position}");
             let set = table.add_set(name.clone(), sources);
             table.add_chain(&name);
@@ -175,13 +175,13 @@ fn add_data_rules(table: &mut Table<'_>, interfaces: &[InterceptedInterface<'_>]
                 rule.verdict(&Verdict::Drop);
             });
         }
-        let verdict = |blocked| match blocked {
-            Blocked::All => Verdict::Drop,
-            Blocked::Sources(position) => Verdict::Jump(format!("{lists}-{position}")),
+        let verdict = |dropped| match dropped {
+            DroppedSources::All => Verdict::Drop,
+            DroppedSources::List(position) => Verdict::Jump(format!("{lists}-{position}")),
         };
-        let groups = interface.reception.groups.iter();
+        let groups = interface.data_filter.groups.iter();
         let groups: Vec<_> =
-            groups.map(|(range, blocked)| (range.clone(), verdict(*blocked))).collect();
+            groups.map(|(range, dropped)| (range.clone(), verdict(*dropped))).collect();
         let map = table.add_map(format!("groups-{}", interface.name), &groups);
         table.add_rule(CHAIN, |rule| {
             interface.add_match(rule, Direction::Input);

@@ -39,7 +39,7 @@ fn install(name: &str, policy: &GroupPolicy) -> NfSocket {
     let interface = InterceptedInterface {
         name: "lo",
         index: LOOPBACK,
-        reception: policy.reception(),
+        data_filter: policy.data_filter(),
         relayed: None,
     };
     install_interception(&socket, name, &[interface], MARK, 1).unwrap();
@@ -93,13 +93,13 @@ fn data_arrives_if_the_policy_allows_its_group_and_source() {
         "239.255.255.255",
     ];
     for policy in cases {
-        let reception = policy.reception();
+        let filter = policy.data_filter::<Ipv4Addr>();
         namespace()
             .run(|| {
                 let _rules = install("mcrun", &policy);
                 for group in groups.map(|text| text.parse().unwrap()) {
                     for source in [1, 2, 3, 4, 9].map(|n| Ipv4Addr::new(127, 0, 0, n)) {
-                        assert_arrives(group, source, reception.passes(group, source));
+                        assert_arrives(group, source, filter.passes(group, source));
                     }
                 }
             })
@@ -157,8 +157,8 @@ fn thousands_of_rules_are_installed_and_a_packet_stays_cheap() {
         })
         .collect();
     let long = policy(&deny.iter().map(String::as_str).collect::<Vec<_>>(), &[]);
-    let reception = long.reception();
-    assert_eq!((reception.groups.len(), reception.sources.len()), (4000, 1000));
+    let filter = long.data_filter::<Ipv4Addr>();
+    assert_eq!((filter.groups.len(), filter.source_lists.len()), (4000, 1000));
     let (open, denied) = (Ipv4Addr::new(239, 7, 0, 3), Ipv4Addr::new(239, 7, 0, 2));
     namespace()
         .run(|| {

@@ -1,7 +1,7 @@
-//! The LAN's side: memberships of plain UDP sockets in the host's namespace.
+//! Memberships on the LAN: those of plain UDP sockets in the host's namespace.
 //!
-//! The kernel merges these with every other socket of the host, reports the result as one
-//! IGMP host, and takes them back when the process ends, however it ends. The sockets never receive
+//! The kernel merges them with those of every other socket of the host, reports the result as one
+//! host, and ends them when the process ends, however it ends. The sockets never receive
 //! anything: they are bound to no port, and IP_MULTICAST_ALL is off.
 
 mod plan;
@@ -10,26 +10,24 @@ use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use socket2::{Domain, Socket, Type};
 
-use crate::multicast::{FilterMode, SourceFilter};
+use crate::multicast::{Address, FilterMode, SourceFilter};
 use crate::net::sysctl::{Sysctls, number};
-use crate::proxy::lan::joins::plan::{Limits, Operation, SlotId, Slots};
+use crate::proxy::lan::joins::plan::{
+    LimitNames, Limits, Memberships, SocketId, Step, limit_names,
+};
 use crate::sys::sockopt;
-
-/// Named for a moment when a group is joined with an EXCLUDE list, see [`join`]: TEST-NET-1,
-/// from which nothing is sent (RFC 5737).
-const NOBODY: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
 
 /// A failed join is tried again after this long, then after twice as long, and so on.
 const FIRST_RETRY: Duration = Duration::from_secs(1);
 const LAST_RETRY: Duration = Duration::from_secs(60);
 
-/// The limits of the host's kernel. They may be raised while a proxy runs, so that they are read again
-/// when one stands against a join, and when there is time.
+/// The limits of the host's kernel for IPv4. They may be raised while a proxy runs. So they are
+/// read again when one of them refuses a join, and when there is time.
 #[derive(Debug, Default)]
 pub(crate) struct LimitFiles {
     memberships: Option<File>,
@@ -39,7 +37,7 @@ pub(crate) struct LimitFiles {
 }
 
 impl LimitFiles {
-    /// Opens those of the host; where that fails, defaults hold.
+    /// Opens the sysctls of the host. Where that fails, the kernel's defaults are assumed.
     pub(crate) fn open(host: &Sysctls) -> Self {
         let files = LimitFiles {
             memberships: host.open("ipv4/igmp_max_memberships", false).ok(),
@@ -66,169 +64,174 @@ impl LimitFiles {
     }
 }
 
-/// The memberships of one interface of the container on its upstream.
+/// The sockets that hold the memberships of one interface of the container on its upstream.
 ///
-/// Two interfaces that share an upstream have a pool each: the kernel merges them.
+/// Two interfaces of the same upstream have sockets of their own: the kernel merges them.
 #[derive(Debug)]
-pub(crate) struct Pool {
+pub(crate) struct JoinSockets<A> {
     upstream: u32,
-    slots: Slots,
-    sockets: BTreeMap<SlotId, Socket>,
-    /// For the next slot: to open one takes longer than to join.
+    memberships: Memberships<A>,
+    sockets: BTreeMap<SocketId, Socket>,
+    /// For the next join that needs a socket: opening one takes longer than joining.
     spare: Option<Socket>,
-    /// Whether that, and the limits, are as the next join wants them.
-    stocked: bool,
-    failed: BTreeMap<Ipv4Addr, Failed>,
+    /// Whether the spare socket is there and the limits were read since the last change.
+    is_prepared: bool,
+    failures: BTreeMap<A, Failure<A>>,
 }
 
 #[derive(Debug)]
-struct Failed {
-    wanted: SourceFilter,
+struct Failure<A> {
+    wanted: SourceFilter<A>,
     reason: String,
     retry: Instant,
     pause: Duration,
 }
 
-impl Pool {
-    /// A pool that joins on the host's interface of that index.
+impl<A: Address> JoinSockets<A> {
+    /// Sockets that will join on the host's interface of this index. None is open yet.
     pub(crate) fn new(upstream: u32) -> Self {
-        Pool {
+        JoinSockets {
             upstream,
-            slots: Slots::default(),
+            memberships: Memberships::default(),
             sockets: BTreeMap::new(),
             spare: None,
-            stocked: false,
-            failed: BTreeMap::new(),
+            is_prepared: false,
+            failures: BTreeMap::new(),
         }
     }
 
-    /// Makes the host's reception of `group` what is wanted.
+    /// Changes the source filter of `group` on the upstream to `wanted`; `INCLUDE({})` leaves.
     ///
     /// # Errors
-    /// The reason for people, when it is new; the wish is kept and tried again.
-    pub(crate) fn set(
+    /// The reason for people, if it is not that of the last attempt. The filter is kept and tried
+    /// again.
+    pub(crate) fn set_filter(
         &mut self,
         now: Instant,
-        group: Ipv4Addr,
-        wanted: SourceFilter,
+        group: A,
+        wanted: SourceFilter<A>,
         limits: &LimitFiles,
     ) -> Result<(), String> {
-        self.stocked = false;
+        self.is_prepared = false;
         let known = limits.known();
-        let reached = self.reach(group, &wanted, known).or_else(|reason| match limits.read() {
-            changed if changed != known => self.reach(group, &wanted, changed),
+        let result = self.try_set(group, &wanted, known).or_else(|reason| match limits.read() {
+            changed if changed != known => self.try_set(group, &wanted, changed),
             _ => Err(reason),
         });
-        match reached {
+        match result {
             Ok(()) => {
-                self.failed.remove(&group);
+                self.failures.remove(&group);
                 Ok(())
             }
             Err(reason) => {
-                let earlier = self.failed.get(&group);
-                let known = earlier.is_some_and(|f| f.reason == reason);
-                let pause =
-                    earlier.map_or(FIRST_RETRY, |f| f.pause.saturating_mul(2).min(LAST_RETRY));
-                let failed = Failed { wanted, reason: reason.clone(), retry: now + pause, pause };
-                self.failed.insert(group, failed);
-                if known { Ok(()) } else { Err(reason) }
+                let earlier = self.failures.get(&group);
+                let is_known = earlier.is_some_and(|failure| failure.reason == reason);
+                let pause = earlier
+                    .map_or(FIRST_RETRY, |failure| failure.pause.saturating_mul(2).min(LAST_RETRY));
+                let failure = Failure { wanted, reason: reason.clone(), retry: now + pause, pause };
+                self.failures.insert(group, failure);
+                if is_known { Ok(()) } else { Err(reason) }
             }
         }
     }
 
-    /// Joins a group of which nothing is received, and the call `around` that makes the join can do something at
-    /// once with what came of it. Where it takes more than one step, or where that fails, nothing changes, and
-    /// [`Pool::set`] is to follow.
-    pub(crate) fn join_first(
+    /// Joins a group that no socket has joined, if a single step is enough. `around` gets the
+    /// call that joins, and does at once what depends on its result. Where the step fails, or
+    /// several would be needed, nothing changes. [`set_filter`](Self::set_filter) is to follow in
+    /// any case.
+    pub(crate) fn join_ahead(
         &mut self,
-        group: Ipv4Addr,
-        wanted: &SourceFilter,
+        group: A,
+        wanted: &SourceFilter<A>,
         limits: &LimitFiles,
         around: impl FnOnce(&mut dyn FnMut() -> io::Result<()>) -> io::Result<()>,
     ) {
-        let Some(id) = self.slots.first(group, wanted, limits.known()) else { return };
-        let step = Operation::Join(id, wanted.clone());
+        let Some(id) = self.memberships.plan_single_join(group, wanted, limits.known()) else {
+            return;
+        };
+        let step = Step::Join(id, wanted.clone());
         if around(&mut || self.perform(group, &step)).is_ok() {
-            self.slots.apply(group, &step);
-            self.stocked = false;
+            self.memberships.apply(group, &step);
+            self.is_prepared = false;
         }
     }
 
-    /// When to call [`Pool::retry`]; `None`: nothing has failed.
+    /// When to call [`retry`](Self::retry); `None`: nothing has failed.
     pub(crate) fn poll_retry(&self) -> Option<Instant> {
-        self.failed.values().map(|f| f.retry).min()
+        self.failures.values().map(|failure| failure.retry).min()
     }
 
     /// Tries again what is due.
     pub(crate) fn retry(&mut self, now: Instant, limits: &LimitFiles) {
         let due: Vec<_> = self
-            .failed
+            .failures
             .iter()
-            .filter(|(_, f)| f.retry <= now)
-            .map(|(&group, f)| (group, f.wanted.clone()))
+            .filter(|(_, failure)| failure.retry <= now)
+            .map(|(&group, failure)| (group, failure.wanted.clone()))
             .collect();
         for (group, wanted) in due {
             // A new reason shows in the status.
-            let _ = self.set(now, group, wanted, limits);
+            let _ = self.set_filter(now, group, wanted, limits);
         }
     }
 
-    /// Why the group is not received as wanted.
-    pub(crate) fn failure(&self, group: Ipv4Addr) -> Option<&str> {
-        self.failed.get(&group).map(|f| f.reason.as_str())
+    /// Why the group is not joined as wanted.
+    pub(crate) fn failure(&self, group: A) -> Option<&str> {
+        self.failures.get(&group).map(|failure| failure.reason.as_str())
     }
 
-    /// Whether nothing is received of the group yet.
-    pub(crate) fn is_new(&self, group: Ipv4Addr) -> bool {
-        !self.slots.has(group)
+    /// Whether any socket has joined the group.
+    pub(crate) fn is_joined(&self, group: A) -> bool {
+        self.memberships.is_joined(group)
     }
 
-    /// Gets ready for the next join, which may need another socket; to be called when there is time.
-    pub(crate) fn stock(&mut self, limits: &LimitFiles) {
-        if self.stocked {
+    /// Opens a spare socket and reads the limits for the next join; to be called when there is
+    /// time.
+    pub(crate) fn prepare(&mut self, limits: &LimitFiles) {
+        if self.is_prepared {
             return;
         }
-        self.stocked = true;
+        self.is_prepared = true;
         limits.read();
         if self.spare.is_none() {
             // Without it the join opens one.
-            self.spare = open_socket().ok();
+            self.spare = open_socket::<A>().ok();
         }
     }
 
     /// Leaves everything.
     pub(crate) fn clear(&mut self) {
-        *self = Pool::new(self.upstream);
+        *self = JoinSockets::new(self.upstream);
     }
 
-    fn reach(
+    fn try_set(
         &mut self,
-        group: Ipv4Addr,
-        wanted: &SourceFilter,
+        group: A,
+        wanted: &SourceFilter<A>,
         limits: Limits,
     ) -> Result<(), String> {
         // Each round either ends or marks one more socket as full.
-        for _ in 0..=plan::MAX_SLOTS {
-            let steps = self.slots.plan(group, wanted, limits).map_err(|e| e.to_string())?;
+        for _ in 0..=plan::MAX_SOCKETS {
+            let steps = self.memberships.plan(group, wanted, limits).map_err(|e| e.to_string())?;
             let mut again = false;
             for step in steps {
                 match self.perform(group, &step) {
                     Ok(()) => {
-                        if self.slots.apply(group, &step)
-                            && let Operation::Leave(id) = step
+                        if self.memberships.apply(group, &step)
+                            && let Step::Leave(id) = step
                             && let Some(socket) = self.sockets.remove(&id)
                         {
-                            // It has joined nothing any more.
+                            // The socket has no membership any more.
                             self.spare.get_or_insert(socket);
                         }
                     }
                     Err(error) => {
-                        let Operation::Join(id, _) = step else {
-                            return Err(describe(&error));
+                        let Step::Join(id, _) = step else {
+                            return Err(describe::<A>(&error));
                         };
                         let full = error.raw_os_error() == Some(libc::ENOBUFS);
-                        if !(full && self.slots.refused(id)) {
-                            return Err(describe(&error));
+                        if !(full && self.memberships.mark_full(id)) {
+                            return Err(describe::<A>(&error));
                         }
                         again = true;
                         break;
@@ -239,27 +242,28 @@ impl Pool {
                 return Ok(());
             }
         }
-        Err("no socket takes another group; raise net.ipv4.igmp_max_memberships on the host".into())
+        let sysctl = limit_names::<A>().memberships;
+        Err(format!("no socket takes another group; raise {sysctl} on the host"))
     }
 
-    fn perform(&mut self, group: Ipv4Addr, operation: &Operation) -> io::Result<()> {
-        match operation {
-            Operation::Join(id, filter) => {
+    fn perform(&mut self, group: A, step: &Step<A>) -> io::Result<()> {
+        match step {
+            Step::Join(id, filter) => {
                 if let Some(socket) = self.sockets.get(id) {
                     return join(socket, self.upstream, group, filter);
                 }
                 let socket = match self.spare.take() {
                     Some(spare) => spare,
-                    None => open_socket()?,
+                    None => open_socket::<A>()?,
                 };
                 join(&socket, self.upstream, group, filter)?;
                 self.sockets.insert(*id, socket);
                 Ok(())
             }
-            Operation::Change(id, filter) => {
+            Step::Change(id, filter) => {
                 sockopt::set_filter(self.socket(*id)?, self.upstream, group, filter)
             }
-            Operation::Leave(id) => {
+            Step::Leave(id) => {
                 match sockopt::leave_group(self.socket(*id)?, self.upstream, group) {
                     // The interface has gone, and the membership with it.
                     Err(e)
@@ -273,22 +277,27 @@ impl Pool {
         }
     }
 
-    fn socket(&self, id: SlotId) -> io::Result<&Socket> {
+    fn socket(&self, id: SocketId) -> io::Result<&Socket> {
         self.sockets.get(&id).ok_or_else(|| io::Error::from_raw_os_error(libc::EBADF))
     }
 }
 
 /// A first join that at no moment receives more than `filter`.
 ///
-/// INCLUDE begins with one source, and the rest is added in place. EXCLUDE of nothing is the
-/// plain join. For EXCLUDE of a list the kernel has no single call: a plain join would ask for
-/// everything first, so the membership begins as INCLUDE of an address that sends nothing and
-/// is changed in place at once. Reports leave some timer ticks after a change, and say what
-/// holds then: usually TO_EX of the list is all that is ever seen.
-fn join(socket: &Socket, upstream: u32, group: Ipv4Addr, filter: &SourceFilter) -> io::Result<()> {
+/// INCLUDE begins with one source, and the other sources are added in place. EXCLUDE of nothing is
+/// the plain join. For EXCLUDE of a list the kernel has no single call. A plain join would ask
+/// for everything first, so the membership begins as INCLUDE of an address that sends nothing,
+/// and is changed in place at once. The kernel reports some timer ticks after a change, and
+/// reports the state of that moment: usually TO_EX of the list is all that the LAN sees.
+fn join<A: Address>(
+    socket: &Socket,
+    upstream: u32,
+    group: A,
+    filter: &SourceFilter<A>,
+) -> io::Result<()> {
     let first = match (filter.mode, filter.sources.first()) {
         (FilterMode::Exclude, None) => return sockopt::join_group(socket, upstream, group),
-        (FilterMode::Exclude, Some(_)) => NOBODY,
+        (FilterMode::Exclude, Some(_)) => A::DOCUMENTATION,
         (FilterMode::Include, Some(&source)) => source,
         (FilterMode::Include, None) => return Ok(()),
     };
@@ -298,30 +307,91 @@ fn join(socket: &Socket, upstream: u32, group: Ipv4Addr, filter: &SourceFilter) 
     }
     let result = sockopt::set_filter(socket, upstream, group, filter);
     if result.is_err() {
-        // Nothing half done stays.
+        // No half of a join stays.
         let _ = sockopt::leave_group(socket, upstream, group);
     }
     result
 }
 
-fn open_socket() -> io::Result<Socket> {
-    let socket = Socket::new(Domain::IPV4, Type::DGRAM, None)?;
-    socket.set_multicast_all_v4(false)?;
-    // The kernel's smallest.
+fn open_socket<A: Address>() -> io::Result<Socket> {
+    let socket = match A::UNSPECIFIED.into() {
+        IpAddr::V4(_) => {
+            let socket = Socket::new(Domain::IPV4, Type::DGRAM, None)?;
+            socket.set_multicast_all_v4(false)?;
+            socket
+        }
+        IpAddr::V6(_) => {
+            let socket = Socket::new(Domain::IPV6, Type::DGRAM, None)?;
+            sockopt::set_int(&socket, libc::IPPROTO_IPV6, libc::IPV6_MULTICAST_ALL, 0)?;
+            socket
+        }
+    };
+    // The kernel makes it its smallest.
     socket.set_recv_buffer_size(0)?;
     Ok(socket)
 }
 
-fn describe(error: &io::Error) -> String {
+fn describe<A: Address>(error: &io::Error) -> String {
     match error.raw_os_error() {
         Some(libc::ENOBUFS) => {
-            "the host's kernel has no room for it; see net.ipv4.igmp_max_memberships, \
-             net.ipv4.igmp_max_msf and net.core.optmem_max"
-                .into()
+            let LimitNames { memberships, sources } = limit_names::<A>();
+            format!(
+                "the host's kernel has no room for it; see {memberships}, {sources} and \
+                 net.core.optmem_max"
+            )
         }
         Some(libc::ENODEV) => "the upstream interface is gone".into(),
         Some(libc::EMFILE | libc::ENFILE) => "no file descriptor is left for its socket".into(),
         Some(errno) => nix::errno::Errno::from_raw(errno).desc().to_lowercase(),
         None => error.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{Ipv4Addr, Ipv6Addr};
+
+    use super::*;
+
+    /// Joins, changes and leaves on loopback, with real sockets.
+    fn memberships_follow_the_filter<A: Address>(family: &str) {
+        let lo = nix::net::if_::if_nametoindex("lo").unwrap();
+        let limits = LimitFiles::default();
+        let now = Instant::now();
+        let mut sockets = JoinSockets::<A>::new(lo);
+        sockets.prepare(&limits);
+        let group = A::from_number(A::PTP_PRIMARY[0].to_number() + 7);
+        let source = |n: u128| A::from_number(A::DOCUMENTATION.to_number() + n);
+        for wanted in [
+            SourceFilter::include([source(1)]),
+            SourceFilter::include([source(1), source(2)]),
+            SourceFilter::exclude([source(3)]),
+            SourceFilter::any(),
+        ] {
+            assert_eq!(sockets.set_filter(now, group, wanted, &limits), Ok(()), "{family}");
+            assert!(sockets.is_joined(group));
+        }
+        assert_eq!(sockets.set_filter(now, group, SourceFilter::none(), &limits), Ok(()));
+        assert!(!sockets.is_joined(group) && sockets.sockets.is_empty());
+
+        // A first EXCLUDE with a list takes two calls.
+        let list = SourceFilter::exclude([source(1)]);
+        assert_eq!(sockets.set_filter(now, group, list, &limits), Ok(()), "{family}");
+        assert_eq!(sockets.poll_retry(), None);
+
+        let mut gone = JoinSockets::<A>::new(0x7fff_fff0);
+        let reason = gone.set_filter(now, group, SourceFilter::any(), &limits).unwrap_err();
+        assert_eq!(reason, "the upstream interface is gone");
+        assert_eq!(gone.failure(group), Some(reason.as_str()));
+        assert_eq!(gone.poll_retry(), Some(now + FIRST_RETRY));
+        let again = gone.set_filter(now, group, SourceFilter::any(), &limits);
+        assert_eq!(again, Ok(()), "a known reason is not told again");
+        assert_eq!(gone.poll_retry(), Some(now + FIRST_RETRY * 2));
+    }
+
+    #[test]
+    fn sockets_join_groups_of_both_families() {
+        memberships_follow_the_filter::<Ipv4Addr>("IPv4");
+        memberships_follow_the_filter::<Ipv6Addr>("IPv6");
     }
 }
