@@ -2,7 +2,7 @@
 
 use std::process::{Command, Stdio};
 
-use mcrun::engine::table::Help;
+use mcrun::engine::option_table::HelpOptions;
 
 fn compare(engine: &str) {
     for command in ["run", "create"] {
@@ -11,7 +11,7 @@ fn compare(engine: &str) {
             .stdin(Stdio::null())
             .output()
             .unwrap_or_else(|e| panic!("{engine}: {e}: install it (make test does)"));
-        let help = Help::parse(&String::from_utf8_lossy(&output.stdout));
+        let help = HelpOptions::parse(&String::from_utf8_lossy(&output.stdout));
         // A help that was not understood would agree with everything.
         assert!(help.long.len() > 60, "{engine} {command} --help: {help:?}");
         assert_eq!(help.short.get(&b'e'), Some(&true), "{engine}");

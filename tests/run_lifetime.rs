@@ -56,16 +56,16 @@ fn killing_the_front_process_ends_the_container() {
 }
 
 #[test]
-fn killing_the_supervisor_ends_the_container() {
+fn killing_the_shim_ends_the_container() {
     let machine = Machine::new();
     for engine in ENGINES {
         let name = machine.name(engine);
         let child = machine.start(engine, &name, &[], "sleep 1000");
-        let supervisor = machine.record(&name)["supervisor"]["pid"].as_i64().unwrap();
-        signal(supervisor, Signal::SIGKILL);
+        let shim = machine.record(&name)["shim"]["pid"].as_i64().unwrap();
+        signal(shim, Signal::SIGKILL);
         let output = child.wait_with_output().unwrap();
         assert_status(&output, 125);
-        assert_eq!(stderr(&output), "mcrun: the supervisor was killed; the container was ended\n");
+        assert_eq!(stderr(&output), "mcrun: the shim was killed; the container was ended\n");
         machine.assert_nothing_left();
     }
 }
@@ -114,7 +114,7 @@ fn a_detached_container_stays_until_it_is_removed() {
         assert_status(&killed, 1);
         assert_eq!(stderr(&killed), format!("mcrun: container {name} is not running\n"));
         assert_eq!(stdout(&mcrun(&["rm"])), format!("{name}\n"));
-        wait_until("its supervisor has ended", || machine.leftovers().is_empty());
+        wait_until("its shim has ended", || machine.leftovers().is_empty());
         let gone = mcrun(&["rm"]);
         assert_status(&gone, 1);
         assert_eq!(stderr(&gone), format!("mcrun: no such container: {name}\n"));
@@ -151,12 +151,12 @@ fn stop_asks_first_and_then_kills() {
 }
 
 #[test]
-fn a_detached_container_outlives_its_supervisor() {
+fn a_detached_container_outlives_its_shim() {
     let machine = Machine::new();
     for engine in ENGINES {
         let name = machine.name(engine);
         assert_status(&machine.run(engine, &["-d", "--name", &name, "sleep", "1000"]), 0);
-        signal(machine.record(&name)["supervisor"]["pid"].as_i64().unwrap(), Signal::SIGKILL);
+        signal(machine.record(&name)["shim"]["pid"].as_i64().unwrap(), Signal::SIGKILL);
         let output = machine.mcrun(engine, &["exec", &name, "echo", "alive"]);
         assert_eq!(stdout(&output), "alive\n", "{}", stderr(&output));
         assert_status(&machine.mcrun(engine, &["stop", "-t", "0", &name]), 0);
@@ -292,9 +292,9 @@ fn an_interrupted_start_leaves_nothing() {
         child.wait().unwrap();
         machine.wait_until_nothing_left();
 
-        let name = machine.name("supervisor");
+        let name = machine.name("shim");
         let child = start_in_hook(&machine, engine, &name);
-        signal(machine.record(&name)["supervisor"]["pid"].as_i64().unwrap(), Signal::SIGKILL);
+        signal(machine.record(&name)["shim"]["pid"].as_i64().unwrap(), Signal::SIGKILL);
         assert_status(&child.wait_with_output().unwrap(), 125);
         machine.assert_nothing_left();
 

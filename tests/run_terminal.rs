@@ -55,7 +55,7 @@ fn the_terminal_is_restored_whatever_dies() {
         assert!(!user.is_cooked());
         (user, child)
     };
-    for victim in ["supervisor", "init"] {
+    for victim in ["shim", "init"] {
         let name = machine.name(victim);
         let (user, mut child) = start(&name);
         signal(machine.record(&name)[victim]["pid"].as_i64().unwrap(), Signal::SIGKILL);

@@ -11,7 +11,7 @@ use crate::{service, standalone};
 
 /// Arguments of `mcrun gc`.
 ///
-/// Takes back the attachments of containers that have ended, and removes containers whose supervisor
+/// Takes back the attachments of containers that have ended, and removes containers whose shim
 /// was killed before they ended. Prints a line for each container cleaned up. Containers that run
 /// are left alone.
 #[derive(Debug, Args)]

@@ -27,7 +27,7 @@ use clap::error::ErrorKind;
 use clap::{Parser, Subcommand};
 
 use crate::engine;
-use crate::engine::WrapperError;
+use crate::engine::EngineError;
 
 /// Multicast for containers: each one a host of its own on the media LAN.
 #[derive(Debug, Parser)]
@@ -120,7 +120,7 @@ pub fn main() -> ExitCode {
 
 /// Hands a command line that is an engine's on to it; the engine takes this process's place. Returns when
 /// it is none: [`run`] has it then.
-fn hand_on(arguments: &[OsString]) -> Result<(), WrapperError> {
+fn hand_on(arguments: &[OsString]) -> Result<(), EngineError> {
     let (Some(command), Some(rest)) = (arguments.get(1), arguments.get(2..)) else {
         return Ok(());
     };

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use clap::{ArgGroup, Args};
 
 use crate::standalone;
-use crate::standalone::{RunOptions, Source};
+use crate::standalone::{ContainerSource, RunOptions};
 
 /// The two forms of `mcrun run`.
 const USAGE: &str =
@@ -108,8 +108,8 @@ pub struct RunArgs {
 
 pub(super) fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
     let source = match (args.rootfs, args.bundle) {
-        (Some(rootfs), _) => Some(Source::Rootfs(rootfs)),
-        (None, bundle) => bundle.map(Source::Bundle),
+        (Some(rootfs), _) => Some(ContainerSource::Rootfs(rootfs)),
+        (None, bundle) => bundle.map(ContainerSource::Bundle),
     };
     let options = RunOptions {
         source,
@@ -139,7 +139,7 @@ pub(super) fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
 }
 
 /// The status a command ends with; an error is told on stderr.
-pub(super) fn exit_code(result: Result<i32, standalone::EngineError>) -> ExitCode {
+pub(super) fn exit_code(result: Result<i32, standalone::StandaloneError>) -> ExitCode {
     let status = result.unwrap_or_else(|error| {
         eprintln!("mcrun: {error}");
         error.status()

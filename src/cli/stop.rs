@@ -6,7 +6,7 @@ use std::time::Duration;
 use clap::Args;
 
 use crate::standalone;
-use crate::standalone::EngineError;
+use crate::standalone::StandaloneError;
 
 /// Arguments of `mcrun stop`.
 #[derive(Debug, Args)]
@@ -27,7 +27,7 @@ pub(super) fn run(args: StopArgs) -> anyhow::Result<ExitCode> {
 /// Does it to each, printing its name as docker does; status 1 when one failed.
 pub(super) fn for_each(
     names: &[String],
-    action: impl Fn(&str) -> Result<(), EngineError>,
+    action: impl Fn(&str) -> Result<(), StandaloneError>,
 ) -> ExitCode {
     let mut code = ExitCode::SUCCESS;
     for name in names {

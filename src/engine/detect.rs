@@ -5,13 +5,13 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use crate::engine::channel::{DockerInfo, Facts, major};
-use crate::engine::table::Help;
-use crate::engine::{WrapperError, podman};
+use crate::engine::delivery::{DockerInfo, EngineFacts, major};
+use crate::engine::option_table::HelpOptions;
+use crate::engine::{EngineError, podman};
 
 /// The engines that run images, in the order in which they are looked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub enum EngineKind {
     /// docker.
     Docker,
     /// podman, also under the name docker.
@@ -20,10 +20,13 @@ pub enum Kind {
     Nerdctl,
 }
 
-const KINDS: [(&str, Kind); 3] =
-    [("docker", Kind::Docker), ("podman", Kind::Podman), ("nerdctl", Kind::Nerdctl)];
+const KINDS: [(&str, EngineKind); 3] = [
+    ("docker", EngineKind::Docker),
+    ("podman", EngineKind::Podman),
+    ("nerdctl", EngineKind::Nerdctl),
+];
 
-impl Kind {
+impl EngineKind {
     /// The engine of this name or path; `None` for an OCI runtime, or whatever else it is.
     pub fn of(name: &OsStr) -> Option<Self> {
         let name = Path::new(name).file_name()?;
@@ -37,9 +40,9 @@ pub struct Engine {
     /// The program.
     pub program: PathBuf,
     /// Which one it is.
-    pub kind: Kind,
+    pub kind: EngineKind,
     /// What it said of itself already.
-    facts: Option<Facts>,
+    facts: Option<EngineFacts>,
 }
 
 impl Engine {
@@ -47,16 +50,16 @@ impl Engine {
     ///
     /// # Errors
     /// When it is none of the three, or not there.
-    pub fn named(name: &OsStr) -> Result<Self, WrapperError> {
+    pub fn named(name: &OsStr) -> Result<Self, EngineError> {
         let text = || name.to_string_lossy().into_owned();
-        let kind = Kind::of(name).ok_or_else(|| WrapperError::UnknownEngine(text()))?;
+        let kind = EngineKind::of(name).ok_or_else(|| EngineError::UnknownEngine(text()))?;
         let path = Path::new(name);
         let program = if path.components().count() > 1 {
             Some(path.to_owned()).filter(|path| is_program(path))
         } else {
             in_path(name)
         };
-        let program = program.ok_or_else(|| WrapperError::NoSuchEngine(text()))?;
+        let program = program.ok_or_else(|| EngineError::NoSuchEngine(text()))?;
         Ok(Engine { program, kind, facts: None })
     }
 
@@ -65,67 +68,67 @@ impl Engine {
     ///
     /// # Errors
     /// When there is none.
-    pub fn find() -> Result<Self, WrapperError> {
+    pub fn find() -> Result<Self, EngineError> {
         let there = KINDS.iter().filter_map(|(name, kind)| {
             let program = in_path(OsStr::new(name))?;
             Some(Engine { program, kind: *kind, facts: None })
         });
         let mut there: Vec<_> = there.collect();
-        if there.len() > 1 && there[0].kind == Kind::Docker {
+        if there.len() > 1 && there[0].kind == EngineKind::Docker {
             match there[0].facts() {
                 Ok(facts) => there[0].facts = Some(facts),
                 Err(_) => drop(there.remove(0)),
             }
         }
-        there.into_iter().next().ok_or(WrapperError::NoEngine)
+        there.into_iter().next().ok_or(EngineError::NoEngine)
     }
 
     /// What it can do, asked of itself.
     ///
     /// # Errors
     /// When it does not answer, or mcrun's hooks cannot be given to podman.
-    pub fn facts(&self) -> Result<Facts, WrapperError> {
+    pub fn facts(&self) -> Result<EngineFacts, EngineError> {
         if let Some(facts) = &self.facts {
             return Ok(facts.clone());
         }
         match self.kind {
-            Kind::Docker => {
+            EngineKind::Docker => {
                 let text = self.ask(&["info", "--format", "{{json .}}"])?;
                 let info: DockerInfo = serde_json::from_str(&text).unwrap_or_default();
                 match info.server_version.as_str() {
                     // podman in docker's clothes has no such key.
                     "" if text.contains("\"conmon\"") => self.podman(),
-                    "" => Err(WrapperError::NoDaemon),
-                    _ => Ok(Facts::Docker(info)),
+                    "" => Err(EngineError::NoDaemon),
+                    _ => Ok(EngineFacts::Docker(info)),
                 }
             }
-            Kind::Podman => self.podman(),
-            Kind::Nerdctl => Ok(Facts::Nerdctl { major: self.major()? }),
+            EngineKind::Podman => self.podman(),
+            EngineKind::Nerdctl => Ok(EngineFacts::Nerdctl { major: self.major()? }),
         }
     }
 
-    fn podman(&self) -> Result<Facts, WrapperError> {
-        Ok(Facts::Podman { major: self.major()?, hooks_dirs: podman::hooks_dirs()? })
+    fn podman(&self) -> Result<EngineFacts, EngineError> {
+        Ok(EngineFacts::Podman { major: self.major()?, hooks_dirs: podman::hooks_dirs()? })
     }
 
     /// The major version that `--version` tells, as in `podman version 4.3.1`.
-    fn major(&self) -> Result<u32, WrapperError> {
+    fn major(&self) -> Result<u32, EngineError> {
         let text = self.ask(&["--version"])?;
         Ok(text.split_whitespace().map(major).find(|version| *version > 0).unwrap_or(0))
     }
 
     /// The options of one of its commands, as its help tells them.
-    pub fn help(&self, command: &str) -> Help {
-        Help::parse(&self.ask(&[command, "--help"]).unwrap_or_default())
+    pub fn help(&self, command: &str) -> HelpOptions {
+        HelpOptions::parse(&self.ask(&[command, "--help"]).unwrap_or_default())
     }
 
-    fn ask(&self, arguments: &[&str]) -> Result<String, WrapperError> {
+    fn ask(&self, arguments: &[&str]) -> Result<String, EngineError> {
         let output = Command::new(&self.program)
             .args(arguments)
             .stdin(Stdio::null())
             .stderr(Stdio::null())
             .output()
-            .map_err(|source| WrapperError::Exec { program: self.program.clone(), source })?;
+            .map_err(|source| EngineError::Exec { program: self.program.clone(), source })?;
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     }
 }
@@ -148,10 +151,10 @@ mod tests {
 
     #[test]
     fn engines_are_told_from_runtimes_by_name() {
-        assert_eq!(Kind::of(OsStr::new("/usr/local/bin/docker")), Some(Kind::Docker));
-        assert_eq!(Kind::of(OsStr::new("podman")), Some(Kind::Podman));
+        assert_eq!(EngineKind::of(OsStr::new("/usr/local/bin/docker")), Some(EngineKind::Docker));
+        assert_eq!(EngineKind::of(OsStr::new("podman")), Some(EngineKind::Podman));
         for other in ["runc", "crun", "/usr/bin/youki", "", "/"] {
-            assert_eq!(Kind::of(OsStr::new(other)), None, "{other}");
+            assert_eq!(EngineKind::of(OsStr::new(other)), None, "{other}");
         }
         let error = Engine::named(OsStr::new("dokcer")).unwrap_err().to_string();
         assert!(error.starts_with("--engine dokcer: "), "{error}");

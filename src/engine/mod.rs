@@ -1,14 +1,14 @@
 //! `mcrun run` as people know `docker run`: in front of docker, podman and nerdctl.
 //!
-//! Command line -> [`Line`] (what is mcrun's, what the engine's) -> [`Facts`](channel::Facts) of the
+//! Command line -> [`EngineCommandLine`] (what is mcrun's, what the engine's) -> [`EngineFacts`](delivery::EngineFacts) of the
 //! engine at hand -> its command line -> execve. The engine takes mcrun's place, so that terminal,
 //! signals, output and exit status are its own.
 
-pub mod channel;
+pub mod command_line;
+pub mod delivery;
 pub mod detect;
+pub mod option_table;
 mod podman;
-pub mod scan;
-pub mod table;
 
 use std::convert::Infallible;
 use std::ffi::{OsStr, OsString};
@@ -18,17 +18,17 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use crate::attachment::{SpecError, check_together, parse_spec};
-use crate::engine::channel::{arguments, plain_arguments};
-use crate::engine::detect::{Engine, Kind};
-use crate::engine::scan::{Line, ScanError, scan};
-use crate::engine::table::Options;
+use crate::engine::command_line::{CommandLineError, EngineCommandLine};
+use crate::engine::delivery::{arguments, plain_arguments};
+use crate::engine::detect::{Engine, EngineKind};
+use crate::engine::option_table::OptionTable;
 
 /// Why no engine was started.
 #[derive(Debug, thiserror::Error)]
-pub enum WrapperError {
+pub enum EngineError {
     /// The command line.
     #[error(transparent)]
-    Line(#[from] ScanError),
+    Line(#[from] CommandLineError),
     /// An attachment.
     #[error("--mcast: {0}")]
     Spec(#[from] SpecError),
@@ -103,9 +103,9 @@ pub enum WrapperError {
 /// own: with `--engine podman` that is meant), or `--engine` names a runtime.
 ///
 /// # Errors
-/// [`WrapperError`]; no engine has been started then.
-pub fn create(command: &str, arguments_given: &[OsString]) -> Result<(), WrapperError> {
-    let mut line = scan(arguments_given, &Options::default())?;
+/// [`EngineError`]; no engine has been started then.
+pub fn create(command: &str, arguments_given: &[OsString]) -> Result<(), EngineError> {
+    let mut line = EngineCommandLine::parse(arguments_given, &OptionTable::default())?;
     if is_help(arguments_given, &line) || is_runtimes(&line) {
         return Ok(());
     }
@@ -113,7 +113,10 @@ pub fn create(command: &str, arguments_given: &[OsString]) -> Result<(), Wrapper
     let mut engine = choose(line.engine.as_deref())?;
     if line.unknown.is_some() {
         // The image may be the unknown option's value, and flags of ours may stand behind it.
-        line = scan(arguments_given, &Options::with_help(engine.help(command)))?;
+        line = EngineCommandLine::parse(
+            arguments_given,
+            &OptionTable::with_help(engine.help(command)),
+        )?;
         check_attachments(&line)?;
         if line.engine.is_some() {
             engine = choose(line.engine.as_deref())?;
@@ -134,7 +137,7 @@ pub fn create(command: &str, arguments_given: &[OsString]) -> Result<(), Wrapper
 ///
 /// # Errors
 /// As [`create`].
-pub fn start(arguments: &[OsString]) -> Result<(), WrapperError> {
+pub fn start(arguments: &[OsString]) -> Result<(), EngineError> {
     let mut arguments = arguments.iter().peekable();
     let mut named = None;
     while let Some(argument) = arguments.peek() {
@@ -146,7 +149,9 @@ pub fn start(arguments: &[OsString]) -> Result<(), WrapperError> {
             named = Some(OsString::from(name));
         } else if text == "--engine" {
             arguments.next();
-            named = Some(arguments.peek().ok_or(ScanError::NoValue("engine"))?.to_owned().clone());
+            named = Some(
+                arguments.peek().ok_or(CommandLineError::NoValue("engine"))?.to_owned().clone(),
+            );
         } else {
             break;
         }
@@ -162,30 +167,30 @@ pub fn start(arguments: &[OsString]) -> Result<(), WrapperError> {
 }
 
 /// docker's `-h` is `--hostname`, unless nothing else is there.
-fn is_help(arguments: &[OsString], line: &Line) -> bool {
+fn is_help(arguments: &[OsString], line: &EngineCommandLine) -> bool {
     line.help || arguments.is_empty() || arguments == [OsString::from("-h")]
 }
 
-fn is_runtimes(line: &Line) -> bool {
+fn is_runtimes(line: &EngineCommandLine) -> bool {
     match &line.engine {
-        Some(name) if line.direct => Kind::of(name) != Some(Kind::Podman),
+        Some(name) if line.direct => EngineKind::of(name) != Some(EngineKind::Podman),
         _ => line.direct,
     }
 }
 
 /// Says what is wrong with an attachment before anything is started.
-fn check_attachments(line: &Line) -> Result<(), WrapperError> {
+fn check_attachments(line: &EngineCommandLine) -> Result<(), EngineError> {
     let each = line.mcast.iter().map(|text| {
         let text =
-            text.to_str().ok_or_else(|| WrapperError::NotText(text.to_string_lossy().into()))?;
+            text.to_str().ok_or_else(|| EngineError::NotText(text.to_string_lossy().into()))?;
         Ok(parse_spec(text)?)
     });
-    let attachments = each.collect::<Result<Vec<_>, WrapperError>>()?;
+    let attachments = each.collect::<Result<Vec<_>, EngineError>>()?;
     Ok(check_together(&attachments)?)
 }
 
 /// The engine that was named, by the flag or by the environment; else the first that can be used.
-fn choose(named: Option<&OsStr>) -> Result<Engine, WrapperError> {
+fn choose(named: Option<&OsStr>) -> Result<Engine, EngineError> {
     let variable = std::env::var_os("MCRUN_ENGINE").filter(|value| !value.is_empty());
     match named.map(OsStr::to_owned).or(variable) {
         Some(name) => Engine::named(&name),
@@ -193,7 +198,7 @@ fn choose(named: Option<&OsStr>) -> Result<Engine, WrapperError> {
     }
 }
 
-fn execute(engine: Engine, arguments: &[OsString]) -> Result<Infallible, WrapperError> {
+fn execute(engine: Engine, arguments: &[OsString]) -> Result<Infallible, EngineError> {
     let source = Command::new(&engine.program).args(arguments).exec();
-    Err(WrapperError::Exec { program: engine.program, source })
+    Err(EngineError::Exec { program: engine.program, source })
 }

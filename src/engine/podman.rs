@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
-use crate::engine::WrapperError;
+use crate::engine::EngineError;
 use crate::state::state_dir;
 
 /// podman's own default (containers.conf(5), `hooks_dir`).
@@ -29,7 +29,7 @@ const HOOKS: [(&str, &str); 2] = [
 ///
 /// # Errors
 /// When mcrun's hooks are installed nowhere and cannot be written to the state directory.
-pub(super) fn hooks_dirs() -> Result<Vec<PathBuf>, WrapperError> {
+pub(super) fn hooks_dirs() -> Result<Vec<PathBuf>, EngineError> {
     let configured = configured();
     if configured.iter().any(|dir| has_hooks(dir)) {
         return Ok(Vec::new());
@@ -110,18 +110,18 @@ fn installed() -> Option<PathBuf> {
 }
 
 /// Writes the definitions, for the hook beside this program, to `hooks.d` in the state directory.
-fn write_hooks() -> Result<PathBuf, WrapperError> {
+fn write_hooks() -> Result<PathBuf, EngineError> {
     let own = std::env::current_exe()
-        .map_err(|source| WrapperError::Hooks { path: "/proc/self/exe".into(), source })?;
+        .map_err(|source| EngineError::Hooks { path: "/proc/self/exe".into(), source })?;
     let hook = own.with_file_name("mcrun-hook");
     if !hook.is_file() {
-        return Err(WrapperError::NoHook(hook));
+        return Err(EngineError::NoHook(hook));
     }
     let absolute = |path: PathBuf| std::path::absolute(&path).unwrap_or(path);
     let directory = absolute(state_dir()).join("hooks.d");
     let failed = |path: &Path| {
         let path = path.to_owned();
-        move |source| WrapperError::Hooks { path, source }
+        move |source| EngineError::Hooks { path, source }
     };
     let mut builder = fs::DirBuilder::new();
     builder.recursive(true).mode(0o700).create(&directory).map_err(failed(&directory))?;

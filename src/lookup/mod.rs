@@ -5,7 +5,7 @@
 //! files beside it hold the rest. So a container is found while its daemon is down, and wherever the daemon
 //! keeps its state. Only runc, crun and youki leave no process behind; they are asked.
 
-mod holder;
+mod monitors;
 mod name;
 mod process;
 
@@ -21,7 +21,7 @@ pub use crate::lookup::name::engine_name;
 
 /// A running container.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Found {
+pub struct RunningContainer {
     /// Its full id.
     pub id: ContainerId,
     /// Its init, or the process that was asked for.
@@ -57,10 +57,12 @@ const RUNTIMES: [&str; 3] = ["runc", "crun", "youki"];
 ///
 /// # Errors
 /// When there is none, or several.
-pub fn find(wanted: &str, store: &Store) -> Result<Found, LookupError> {
-    let held = holder::all();
+pub fn find(wanted: &str, store: &Store) -> Result<RunningContainer, LookupError> {
+    let monitored = monitors::all();
     let mut known: BTreeMap<ContainerId, Candidate> = BTreeMap::new();
-    for candidate in recorded(store).chain(own()).chain(held.into_iter().map(Candidate::held)) {
+    for candidate in
+        recorded(store).chain(own()).chain(monitored.into_iter().map(Candidate::monitored))
+    {
         known.entry(candidate.found.id.clone()).or_insert(candidate);
     }
     let known: Vec<_> = known.into_values().collect();
@@ -84,18 +86,18 @@ pub fn find(wanted: &str, store: &Store) -> Result<Found, LookupError> {
 /// A container, and the names it may be asked for by.
 #[derive(Debug, Clone)]
 struct Candidate {
-    found: Found,
+    found: RunningContainer,
     names: Vec<String>,
 }
 
 impl Candidate {
-    fn held(found: Found) -> Self {
+    fn monitored(found: RunningContainer) -> Self {
         let names = engine_name(found.id.as_str(), found.bundle.as_deref()).into_iter().collect();
         Candidate { found, names }
     }
 }
 
-fn select(wanted: &str, known: &[Candidate]) -> Result<Option<Found>, LookupError> {
+fn select(wanted: &str, known: &[Candidate]) -> Result<Option<RunningContainer>, LookupError> {
     let exact =
         |c: &&Candidate| c.found.id.as_str() == wanted || c.names.iter().any(|n| n == wanted);
     let begins = |c: &&Candidate| wanted.len() >= 2 && c.found.id.as_str().starts_with(wanted);
@@ -122,7 +124,11 @@ fn recorded(store: &Store) -> impl Iterator<Item = Candidate> {
         let engine = engine_name(record.container.as_str(), record.bundle.as_deref());
         Candidate {
             names: [Some(record.name), engine].into_iter().flatten().collect(),
-            found: Found { id: record.container, pid: record.init.pid, bundle: record.bundle },
+            found: RunningContainer {
+                id: record.container,
+                pid: record.init.pid,
+                bundle: record.bundle,
+            },
         }
     })
 }
@@ -133,13 +139,13 @@ fn own() -> impl Iterator<Item = Candidate> {
         let record = container.record()?;
         let init = record.init.filter(|init| init.is_alive())?;
         let bundle = Some(container.dir().to_owned());
-        let found = Found { id: record.id.try_into().ok()?, pid: init.pid, bundle };
+        let found = RunningContainer { id: record.id.try_into().ok()?, pid: init.pid, bundle };
         Some(Candidate { found, names: Vec::new() })
     })
 }
 
 /// A container that a runtime was told to make by hand, from the runtime's own state.
-fn of_runtime(runtime: &str, id: &ContainerId) -> Option<Found> {
+fn of_runtime(runtime: &str, id: &ContainerId) -> Option<RunningContainer> {
     let output = Command::new(runtime)
         .args(["state", id.as_str()])
         .stdin(Stdio::null())
@@ -149,7 +155,7 @@ fn of_runtime(runtime: &str, id: &ContainerId) -> Option<Found> {
     let state = ContainerState::parse(&output.stdout).ok()?;
     // A stopped one has no process, or 0.
     let pid = state.pid.filter(|_| output.status.success())?;
-    Some(Found { id: state.id, pid, bundle: state.bundle })
+    Some(RunningContainer { id: state.id, pid, bundle: state.bundle })
 }
 
 #[cfg(test)]
@@ -157,7 +163,8 @@ mod tests {
     use super::*;
 
     fn candidate(id: &str, name: &str) -> Candidate {
-        let found = Found { id: id.to_owned().try_into().unwrap(), pid: 1, bundle: None };
+        let found =
+            RunningContainer { id: id.to_owned().try_into().unwrap(), pid: 1, bundle: None };
         Candidate { found, names: vec![name.to_owned()] }
     }
 

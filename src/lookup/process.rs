@@ -3,14 +3,14 @@
 use std::fs;
 use std::path::PathBuf;
 
-use crate::lookup::Found;
+use crate::lookup::RunningContainer;
 use crate::oci::ContainerId;
 
 /// Ancestors of a process that are looked at.
 const MAX_DEPTH: usize = 64;
 
 /// The container of a process: its init is the outermost ancestor in the same network namespace.
-pub(super) fn find(pid: i32) -> Option<Found> {
+pub(super) fn find(pid: i32) -> Option<RunningContainer> {
     let namespace = |pid: i32| fs::read_link(format!("/proc/{pid}/ns/net")).ok();
     let own = namespace(pid)?;
     let mut init = pid;
@@ -22,7 +22,11 @@ pub(super) fn find(pid: i32) -> Option<Found> {
     }
     let cgroups = fs::read_to_string(format!("/proc/{init}/cgroup")).unwrap_or_default();
     let id = container_of_cgroups(&cgroups).unwrap_or_else(|| format!("pid-{init}"));
-    Some(Found { id: ContainerId::try_from(id).ok()?, pid: init, bundle: None::<PathBuf> })
+    Some(RunningContainer {
+        id: ContainerId::try_from(id).ok()?,
+        pid: init,
+        bundle: None::<PathBuf>,
+    })
 }
 
 fn parent(pid: i32) -> Option<i32> {

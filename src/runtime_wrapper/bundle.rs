@@ -14,7 +14,7 @@ use crate::hook;
 use crate::json_edit;
 use crate::json_edit::EditError;
 use crate::oci::{BundleConfig, ConfigError, has_mcrun_hook, hook_entries};
-use crate::runtime_wrapper::StandinError;
+use crate::runtime_wrapper::WrapperError;
 
 /// Adds the hooks when the container asks for attachments, once however often it is called. A
 /// bundle that asks for nothing is not touched.
@@ -22,7 +22,7 @@ use crate::runtime_wrapper::StandinError;
 /// # Errors
 /// When what is asked for is wrong, or config.json cannot be read or written. A bundle without
 /// config.json is left to the runtime, which has its own words for that.
-pub(super) fn prepare(bundle: &Path) -> Result<(), StandinError> {
+pub(super) fn prepare(bundle: &Path) -> Result<(), WrapperError> {
     let (config, text) = match BundleConfig::read_with_text(bundle) {
         Err(ConfigError::Read { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
             return Ok(());
@@ -32,16 +32,16 @@ pub(super) fn prepare(bundle: &Path) -> Result<(), StandinError> {
     if !hook::asks(&config)? {
         return Ok(());
     }
-    let program = hook::program().map_err(StandinError::Hook)?;
+    let program = hook::program().map_err(WrapperError::Hook)?;
     let path = bundle.join("config.json");
-    let edit = |source| StandinError::Edit { path: path.clone(), source };
+    let edit = |source| WrapperError::Edit { path: path.clone(), source };
     let text = String::from_utf8(text)
         .map_err(|error| edit(EditError::Json(serde::de::Error::custom(error))))?;
     let changed = add_hooks(&text, &program, &hook::environment()).map_err(edit)?;
     if changed == text {
         return Ok(());
     }
-    replace(&path, &changed).map_err(|source| StandinError::Write { path, source })
+    replace(&path, &changed).map_err(|source| WrapperError::Write { path, source })
 }
 
 fn add_hooks(text: &str, program: &Path, env: &[String]) -> Result<String, EditError> {

@@ -46,7 +46,7 @@ const COMMAND_VALUES: &[&str] = &[
 
 /// What a runtime was told.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct CommandLine {
+pub(super) struct RuntimeCommandLine {
     command: Option<OsString>,
     bundle: Option<PathBuf>,
     /// Where the runtime is to log.
@@ -55,11 +55,11 @@ pub(super) struct CommandLine {
     pub(super) log_json: bool,
 }
 
-impl CommandLine {
+impl RuntimeCommandLine {
     /// Reads the arguments after the program's name. There is no wrong command line here: to
     /// complain is for the real runtime.
     pub(super) fn parse(arguments: &[OsString]) -> Self {
-        let mut line = CommandLine::default();
+        let mut line = RuntimeCommandLine::default();
         let mut rest = arguments.iter();
         while let Some(argument) = rest.next() {
             let Some((name, attached)) = option(argument) else {
@@ -121,8 +121,8 @@ fn option(argument: &OsStr) -> Option<(&OsStr, Option<&OsStr>)> {
 mod tests {
     use super::*;
 
-    fn parse(text: &str) -> CommandLine {
-        CommandLine::parse(&text.split_whitespace().map(OsString::from).collect::<Vec<_>>())
+    fn parse(text: &str) -> RuntimeCommandLine {
+        RuntimeCommandLine::parse(&text.split_whitespace().map(OsString::from).collect::<Vec<_>>())
     }
 
     #[test]
@@ -174,7 +174,7 @@ mod tests {
     #[test]
     fn arguments_need_not_be_text() {
         let odd = OsString::from(OsStr::from_bytes(b"--bundle=/\xff"));
-        let line = CommandLine::parse(&["create".into(), odd]);
+        let line = RuntimeCommandLine::parse(&["create".into(), odd]);
         assert_eq!(line.bundle(), Some(OsStr::from_bytes(b"/\xff").into()));
     }
 }

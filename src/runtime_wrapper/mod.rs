@@ -6,7 +6,7 @@
 
 mod bundle;
 mod command_line;
-mod real;
+mod real_runtime;
 mod report;
 
 use std::convert::Infallible;
@@ -19,18 +19,18 @@ use std::process::{Command, ExitCode};
 use crate::attachment::AdminError;
 use crate::json_edit::EditError;
 use crate::oci::ConfigError;
-use crate::runtime_wrapper::command_line::CommandLine;
+use crate::runtime_wrapper::command_line::RuntimeCommandLine;
 use crate::service::AttachError;
 
 /// Why the real runtime was not run.
 #[derive(Debug, thiserror::Error)]
-enum StandinError {
+enum WrapperError {
     /// The bundle.
     #[error(transparent)]
     Config(#[from] ConfigError),
     /// What the container asks for.
     #[error(transparent)]
-    Wish(#[from] AttachError),
+    Request(#[from] AttachError),
     /// config.json cannot take hooks.
     #[error("{path}: {source}")]
     Edit { path: PathBuf, source: EditError },
@@ -54,17 +54,20 @@ enum StandinError {
 /// Runs the program: does not return when the real runtime takes over.
 pub fn main() -> ExitCode {
     let arguments: Vec<OsString> = std::env::args_os().skip(1).collect();
-    let line = CommandLine::parse(&arguments);
-    let Err(error) = take_over(&line, &arguments);
+    let line = RuntimeCommandLine::parse(&arguments);
+    let Err(error) = exec_runtime(&line, &arguments);
     report::failure(&line, &error.to_string());
     ExitCode::FAILURE
 }
 
-fn take_over(line: &CommandLine, arguments: &[OsString]) -> Result<Infallible, StandinError> {
-    let runtime = real::find()?;
+fn exec_runtime(
+    line: &RuntimeCommandLine,
+    arguments: &[OsString],
+) -> Result<Infallible, WrapperError> {
+    let runtime = real_runtime::find()?;
     if let Some(bundle) = line.bundle() {
         bundle::prepare(&bundle)?;
     }
     let source = Command::new(&runtime).args(arguments).exec();
-    Err(StandinError::Exec { path: runtime, source })
+    Err(WrapperError::Exec { path: runtime, source })
 }

@@ -12,10 +12,10 @@ use std::time::SystemTime;
 
 use serde_json::json;
 
-use crate::runtime_wrapper::command_line::CommandLine;
+use crate::runtime_wrapper::command_line::RuntimeCommandLine;
 
 /// Reports one line on standard error and in the log that was asked for.
-pub(super) fn failure(line: &CommandLine, error: &str) {
+pub(super) fn failure(line: &RuntimeCommandLine, error: &str) {
     let message = format!("mcrun-runtime: {error}");
     eprintln!("{message}");
     if let Some(path) = &line.log {

@@ -17,17 +17,18 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::oci::ConfigDocument;
-use crate::standalone::EngineError;
+use crate::standalone::StandaloneError;
 use crate::standalone::runtime::Runtime;
 use crate::sys::process::ProcessRef;
 
 /// What `container.json` holds.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Record {
+pub struct ContainerRecord {
     /// The id, which is also its name.
     pub id: String,
     /// The runtime that holds it, by absolute path.
-    pub engine: Runtime,
+    #[serde(alias = "engine")]
+    pub runtime: Runtime,
     /// Its root filesystem.
     pub rootfs: PathBuf,
     /// The bundle it was made from, with `--bundle`.
@@ -40,7 +41,7 @@ pub struct Record {
     pub command: Vec<String>,
     /// Seconds since 1970-01-01 UTC.
     pub created: u64,
-    /// Runs without a front process (`-d`).
+    /// Runs without a client (`-d`).
     pub detached: bool,
     /// Goes when it ends.
     pub remove: bool,
@@ -52,17 +53,18 @@ pub struct Record {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cgroup: Option<String>,
     /// The process that waits for it.
-    pub supervisor: ProcessRef,
+    #[serde(alias = "supervisor")]
+    pub shim: ProcessRef,
     /// Its init; absent until it is created.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub init: Option<ProcessRef>,
     /// The exit status of a stopped container: its code, or 128 + signal. Absent while it runs,
-    /// and when its supervisor was killed before it ended.
+    /// and when its shim was killed before it ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub exit_status: Option<i32>,
 }
 
-impl Record {
+impl ContainerRecord {
     /// Whether its init runs.
     pub fn is_running(&self) -> bool {
         self.init.is_some_and(ProcessRef::is_alive)
@@ -80,10 +82,10 @@ impl Container {
     ///
     /// # Errors
     /// When a container of this name exists, or the state directory cannot be written.
-    pub(super) fn claim(id: &str) -> Result<Self, EngineError> {
+    pub(super) fn claim(id: &str) -> Result<Self, StandaloneError> {
         let bundles = bundles_dir();
         let failed = |dir: &Path, error: io::Error| {
-            EngineError::new(format_args!("cannot create {}: {error}", dir.display()))
+            StandaloneError::new(format_args!("cannot create {}: {error}", dir.display()))
         };
         std::fs::DirBuilder::new()
             .recursive(true)
@@ -92,7 +94,7 @@ impl Container {
             .map_err(|error| failed(&bundles, error))?;
         let dir = bundles.join(id);
         std::fs::DirBuilder::new().mode(0o700).create(&dir).map_err(|error| match error.kind() {
-            io::ErrorKind::AlreadyExists => EngineError::new(format_args!(
+            io::ErrorKind::AlreadyExists => StandaloneError::new(format_args!(
                 "the name {id} is in use by another container; remove it (mcrun rm {id}) or choose \
                  another name"
             )),
@@ -120,7 +122,7 @@ impl Container {
     ///
     /// # Errors
     /// Status 1: there is none, or several.
-    pub fn find(name: &str) -> Result<Container, EngineError> {
+    pub fn find(name: &str) -> Result<Container, StandaloneError> {
         let all = Self::list();
         if let Some(exact) = all.iter().find(|c| c.id() == name) {
             return Ok(exact.clone());
@@ -135,8 +137,8 @@ impl Container {
         let found: Vec<_> = all.iter().filter(begins).collect();
         match found.as_slice() {
             [one] => Ok((*one).clone()),
-            [] => Err(EngineError::with_status(1, format_args!("no such container: {name}"))),
-            several => Err(EngineError::with_status(
+            [] => Err(StandaloneError::with_status(1, format_args!("no such container: {name}"))),
+            several => Err(StandaloneError::with_status(
                 1,
                 format_args!("{name} is the beginning of {} container names", several.len()),
             )),
@@ -167,7 +169,7 @@ impl Container {
     }
 
     /// What is known of it; `None` while it is being made, or when that was interrupted.
-    pub fn record(&self) -> Option<Record> {
+    pub fn record(&self) -> Option<ContainerRecord> {
         let mut text = String::new();
         let file = std::fs::File::open(self.dir.join("container.json")).ok()?;
         file.take(1 << 20).read_to_string(&mut text).ok()?;
@@ -181,7 +183,7 @@ impl Container {
     }
 
     /// Writes what is known of it, atomically.
-    pub(super) fn write_record(&self, record: &Record) -> io::Result<()> {
+    pub(super) fn write_record(&self, record: &ContainerRecord) -> io::Result<()> {
         self.write("container.json", &serde_json::to_vec_pretty(record)?)
     }
 
@@ -220,4 +222,22 @@ impl Container {
 fn bundles_dir() -> PathBuf {
     let dir = crate::state::state_dir().join("bundles");
     std::path::absolute(&dir).unwrap_or(dir)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_of_the_version_before_is_read() {
+        let text = r#"{
+            "id": "mcrun-1", "engine": "/usr/bin/runc", "rootfs": "/srv/r", "command": ["sh"],
+            "created": 1700000000, "detached": true, "remove": false, "cgroup": "/mcrun-mcrun-1",
+            "supervisor": { "pid": 10, "start": 5 }, "init": { "pid": 11, "start": 6 }
+        }"#;
+        let record: ContainerRecord = serde_json::from_str(text).unwrap();
+        assert_eq!(record.runtime.name(), "runc");
+        assert_eq!((record.shim.pid, record.init.unwrap().pid), (10, 11));
+        assert_eq!(record.exit_status, None);
+    }
 }

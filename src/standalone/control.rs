@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use crate::standalone::EngineError;
-use crate::standalone::container::{Container, Record};
+use crate::standalone::StandaloneError;
+use crate::standalone::container::{Container, ContainerRecord};
 use crate::standalone::process::{Reaper, become_subreaper};
 use crate::standalone::teardown::{STEP, teardown};
 
@@ -12,7 +12,7 @@ use crate::standalone::teardown::{STEP, teardown};
 ///
 /// # Errors
 /// Status 1: it is no container of mcrun's.
-pub fn stop(name: &str, grace: Duration) -> Result<(), EngineError> {
+pub fn stop(name: &str, grace: Duration) -> Result<(), StandaloneError> {
     let (container, record) = find(name)?;
     if let Some(init) = record.init.and_then(|init| init.open().ok()) {
         let failed = |error| failure(&container, "stop", error);
@@ -24,7 +24,7 @@ pub fn stop(name: &str, grace: Duration) -> Result<(), EngineError> {
             }
         }
     }
-    wait_for_supervisor(&record);
+    wait_for_shim(&record);
     Ok(())
 }
 
@@ -32,14 +32,14 @@ pub fn stop(name: &str, grace: Duration) -> Result<(), EngineError> {
 ///
 /// # Errors
 /// Status 1: it is no container of mcrun's, or does not run.
-pub fn kill(name: &str, signal: i32) -> Result<(), EngineError> {
+pub fn kill(name: &str, signal: i32) -> Result<(), StandaloneError> {
     let (container, record) = find(name)?;
     let init = record.init.and_then(|init| init.open().ok()).ok_or_else(|| {
-        EngineError::with_status(1, format_args!("container {} is not running", container.id()))
+        StandaloneError::with_status(1, format_args!("container {} is not running", container.id()))
     })?;
     init.signal(signal).map_err(|error| failure(&container, "kill", error))?;
     if signal == libc::SIGKILL && init.wait(STEP) {
-        wait_for_supervisor(&record);
+        wait_for_shim(&record);
     }
     Ok(())
 }
@@ -48,23 +48,23 @@ pub fn kill(name: &str, signal: i32) -> Result<(), EngineError> {
 ///
 /// # Errors
 /// Status 1: it is no container of mcrun's, runs, or could not be removed.
-pub fn remove(name: &str, force: bool) -> Result<(), EngineError> {
+pub fn remove(name: &str, force: bool) -> Result<(), StandaloneError> {
     let container = Container::find(name)?;
     let Some(record) = container.record() else {
         // Whoever was making it was killed before there was anything to hold.
         return container.remove_dir().map_err(|error| failure(&container, "remove", error));
     };
-    let starting = record.init.is_none() && record.supervisor.is_alive();
+    let starting = record.init.is_none() && record.shim.is_alive();
     if (record.is_running() || starting) && !force {
-        return Err(EngineError::with_status(
+        return Err(StandaloneError::with_status(
             1,
             format_args!("container {} is running; stop it first, or use -f", container.id()),
         ));
     }
-    // A supervisor that lives does it itself: it is the one that knows how far it is.
-    if let Ok(supervisor) = record.supervisor.open() {
-        let _ = supervisor.signal(libc::SIGTERM);
-        supervisor.wait(STEP);
+    // A shim that lives does it itself: it is the one that knows how far it is.
+    if let Ok(shim) = record.shim.open() {
+        let _ = shim.signal(libc::SIGTERM);
+        shim.wait(STEP);
     }
     let Some(record) = container.record() else { return Ok(()) };
     let mut reaper = become_subreaper()
@@ -76,13 +76,13 @@ pub fn remove(name: &str, force: bool) -> Result<(), EngineError> {
     }
 }
 
-/// Removes the containers that were abandoned: their supervisor was killed, and then they ended, so
+/// Removes the containers that were abandoned: their shim was killed, and then they ended, so
 /// that nobody knows how. Those that run, and those that ended in order and wait for
 /// `mcrun rm`, are left alone. Gives each one's id and what came of it.
-pub fn collect_garbage() -> Vec<(String, Result<(), EngineError>)> {
+pub fn collect_garbage() -> Vec<(String, Result<(), StandaloneError>)> {
     let abandoned = |container: &Container| match container.record() {
         Some(record) => {
-            !record.supervisor.is_alive() && !record.is_running() && record.exit_status.is_none()
+            !record.shim.is_alive() && !record.is_running() && record.exit_status.is_none()
         }
         None => container.is_older_than(STEP),
     };
@@ -94,23 +94,23 @@ pub fn collect_garbage() -> Vec<(String, Result<(), EngineError>)> {
 ///
 /// # Errors
 /// When there is no such signal.
-pub fn parse_signal(text: &str) -> Result<i32, EngineError> {
+pub fn parse_signal(text: &str) -> Result<i32, StandaloneError> {
     let upper = text.to_ascii_uppercase();
     let name = if upper.starts_with("SIG") { upper } else { format!("SIG{upper}") };
     let by_name = name.parse::<nix::sys::signal::Signal>().map(|signal| signal as i32);
     let by_number = || text.parse().ok().filter(|number| (1..=64).contains(number));
     by_name.ok().or_else(by_number).ok_or_else(|| {
-        EngineError::with_status(
+        StandaloneError::with_status(
             1,
             format_args!("no such signal: {text}; expected a name such as SIGUSR1 or 1 to 64"),
         )
     })
 }
 
-fn find(name: &str) -> Result<(Container, Record), EngineError> {
+fn find(name: &str) -> Result<(Container, ContainerRecord), StandaloneError> {
     let container = Container::find(name)?;
     let record = container.record().ok_or_else(|| {
-        EngineError::with_status(
+        StandaloneError::with_status(
             1,
             format_args!("container {} has not started; remove it with mcrun rm", container.id()),
         )
@@ -119,14 +119,14 @@ fn find(name: &str) -> Result<(Container, Record), EngineError> {
 }
 
 /// So that afterwards a foreground or `--rm` container is gone, and its name free again.
-fn wait_for_supervisor(record: &Record) {
-    if let Ok(supervisor) = record.supervisor.open() {
-        supervisor.wait(STEP);
+fn wait_for_shim(record: &ContainerRecord) {
+    if let Ok(shim) = record.shim.open() {
+        shim.wait(STEP);
     }
 }
 
-fn failure(container: &Container, what: &str, error: std::io::Error) -> EngineError {
-    EngineError::with_status(1, format_args!("cannot {what} {}: {error}", container.id()))
+fn failure(container: &Container, what: &str, error: std::io::Error) -> StandaloneError {
+    StandaloneError::with_status(1, format_args!("cannot {what} {}: {error}", container.id()))
 }
 
 #[cfg(test)]

@@ -3,16 +3,16 @@
 use std::fmt;
 
 /// What is said of a runtime that failed without a word in its log.
-pub(super) const WORDLESS: &str = "failed without saying why";
+pub(super) const NO_MESSAGE: &str = "failed without saying why";
 
 /// A failure with the exit status `mcrun` ends with.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct EngineError {
+pub struct StandaloneError {
     status: i32,
     message: String,
 }
 
-impl EngineError {
+impl StandaloneError {
     /// An error of mcrun itself or of the runtime: status 125.
     pub fn new(message: impl fmt::Display) -> Self {
         Self::with_status(125, message)
@@ -20,7 +20,7 @@ impl EngineError {
 
     /// An error with another status.
     pub fn with_status(status: i32, message: impl fmt::Display) -> Self {
-        EngineError { status, message: message.to_string() }
+        StandaloneError { status, message: message.to_string() }
     }
 
     /// What a runtime said when it could not start a command: 127 when the command was not
@@ -28,7 +28,7 @@ impl EngineError {
     pub(super) fn from_runtime(name: &str, text: &str) -> Self {
         let message = condense(text);
         if message.is_empty() {
-            return Self::new(format_args!("{name} {WORDLESS}"));
+            return Self::new(format_args!("{name} {NO_MESSAGE}"));
         }
         Self::with_status(classify(&message), format_args!("{name}: {message}"))
     }
@@ -40,13 +40,13 @@ impl EngineError {
     }
 }
 
-impl fmt::Display for EngineError {
+impl fmt::Display for StandaloneError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.message)
     }
 }
 
-impl std::error::Error for EngineError {}
+impl std::error::Error for StandaloneError {}
 
 /// What of a runtime's error chain tells a person something.
 fn condense(text: &str) -> String {
@@ -115,7 +115,7 @@ mod tests {
         let text = "runc create failed: unable to start container process: error during \
                     container init: error running hook #0: error running hook: exit status 1, \
                     stdout: , stderr: mcrun-hook: parent lan9: no such interface\n";
-        let error = EngineError::from_runtime("runc", text);
+        let error = StandaloneError::from_runtime("runc", text);
         assert_eq!(error.to_string(), "runc: mcrun-hook: parent lan9: no such interface");
         assert_eq!(error.status(), 125);
     }
@@ -132,7 +132,7 @@ mod tests {
             ("mount /nope: no such file or directory", 125),
         ];
         for (text, status) in cases {
-            assert_eq!(EngineError::from_runtime("runc", text).status(), status, "{text}");
+            assert_eq!(StandaloneError::from_runtime("runc", text).status(), status, "{text}");
         }
     }
 

@@ -14,15 +14,14 @@ use serde_json::Value;
 
 use crate::oci::ConfigDocument;
 use crate::oci::user;
-use crate::standalone::container::{Container, Record};
-use crate::standalone::front::{block_signals, user_size};
+use crate::standalone::container::{Container, ContainerRecord};
 use crate::standalone::process::{Reaper, become_subreaper};
-use crate::standalone::relay;
-use crate::standalone::relay::{FrontStdio, RawTerminal, Relay, SavedTerminal};
 use crate::standalone::runtime::Files;
+use crate::standalone::shim_client::{block_signals, user_size};
 use crate::standalone::spawn::{ConsoleSocket, failure_text, output_file, read_output, wait_for};
+use crate::standalone::stdio::{self, ClientStdio, RawTerminal, SavedTerminal, StdioCopy};
 use crate::standalone::teardown::STEP;
-use crate::standalone::{EngineError, options};
+use crate::standalone::{StandaloneError, options};
 
 /// The options of `mcrun exec`, as given.
 #[derive(Debug, Clone, Default)]
@@ -53,19 +52,20 @@ pub struct ExecOptions {
 /// # Errors
 /// 1: no such container, or it does not run; 125: mcrun or the runtime; 126 and 127: the
 /// command cannot be run or was not found.
-pub fn exec(options: &ExecOptions) -> Result<i32, EngineError> {
+pub fn exec(options: &ExecOptions) -> Result<i32, StandaloneError> {
     if options.tty && options.interactive && !options.detach && !io::stdin().is_terminal() {
-        return Err(EngineError::new("-i -t: stdin is not a terminal; leave out -t, or -i"));
+        return Err(StandaloneError::new("-i -t: stdin is not a terminal; leave out -t, or -i"));
     }
     let container = Container::find(&options.container)?;
-    let record = container.record().filter(Record::is_running).ok_or_else(|| {
-        EngineError::with_status(1, format_args!("container {} is not running", container.id()))
+    let record = container.record().filter(ContainerRecord::is_running).ok_or_else(|| {
+        StandaloneError::with_status(1, format_args!("container {} is not running", container.id()))
     })?;
     let process = process(options, &container, &record)?;
     let scratch = Scratch::new(&container);
     std::fs::write(scratch.file("json"), process.to_string())
-        .map_err(|e| EngineError::new(format_args!("cannot write process.json: {e}")))?;
-    let failed = |error: io::Error| EngineError::new(format_args!("cannot run a process: {error}"));
+        .map_err(|e| StandaloneError::new(format_args!("cannot write process.json: {e}")))?;
+    let failed =
+        |error: io::Error| StandaloneError::new(format_args!("cannot run a process: {error}"));
     let signals = block_signals().map_err(failed)?;
     // The process outlives the runtime's command, and we are to learn how it ends.
     if !options.detach {
@@ -78,11 +78,11 @@ pub fn exec(options: &ExecOptions) -> Result<i32, EngineError> {
     if options.detach {
         return Ok(0);
     }
-    let mut relay = Relay::start(stdio).map_err(failed)?;
+    let mut relay = StdioCopy::start(stdio).map_err(failed)?;
     let mut status = None;
     loop {
         status = status.or_else(|| {
-            reaper.turn();
+            reaper.reap();
             let status = reaper.status(pid)?;
             relay.finish();
             Some(status)
@@ -100,12 +100,12 @@ pub fn exec(options: &ExecOptions) -> Result<i32, EngineError> {
             raw.take();
             return Ok(status);
         }
-        reaper.turn();
+        reaper.reap();
         while let Ok(Some(info)) = signals.read_signal() {
             let signal = info.ssi_signo as i32;
             if signal == libc::SIGWINCH {
                 if let (Some(master), Some(size)) = (&master, user_size()) {
-                    relay::set_size(master.as_fd(), &size);
+                    stdio::set_size(master.as_fd(), &size);
                 }
             } else if let Some(status) = status {
                 // Nobody reads our output any more.
@@ -122,7 +122,7 @@ pub fn exec(options: &ExecOptions) -> Result<i32, EngineError> {
 /// A process that runs, and our side of its stdio.
 struct Started {
     pid: i32,
-    stdio: FrontStdio,
+    stdio: ClientStdio,
     raw: Option<RawTerminal>,
     master: Option<OwnedFd>,
 }
@@ -130,11 +130,12 @@ struct Started {
 fn start(
     options: &ExecOptions,
     container: &Container,
-    record: &Record,
+    record: &ContainerRecord,
     scratch: &Scratch,
     reaper: &mut Reaper,
-) -> Result<Started, EngineError> {
-    let failed = |error: io::Error| EngineError::new(format_args!("cannot run a process: {error}"));
+) -> Result<Started, StandaloneError> {
+    let failed =
+        |error: io::Error| StandaloneError::new(format_args!("cannot run a process: {error}"));
     let pipe = || pipe2(OFlag::O_CLOEXEC).map_err(|error| failed(error.into()));
     let (log, pid_file, json) = (scratch.file("log"), scratch.file("pid"), scratch.file("json"));
     let console = match options.tty {
@@ -147,9 +148,9 @@ fn start(
         pid: &pid_file,
         console: console.as_ref().map(ConsoleSocket::path),
     };
-    let mut command = record.engine.exec(&files, &json, container.id());
+    let mut command = record.runtime.exec(&files, &json, container.id());
     let captured = output_file().map_err(failed)?;
-    let mut stdio = FrontStdio::None;
+    let mut stdio = ClientStdio::None;
     if options.tty || options.detach {
         let stderr =
             if options.tty { captured.try_clone().map_err(failed)?.into() } else { Stdio::null() };
@@ -164,21 +165,24 @@ fn start(
             command.stdin(stdin);
             to_stdin = Some(writer);
         }
-        stdio = FrontStdio::Pipes { stdin: to_stdin, stdout: from_stdout, stderr: from_stderr };
+        stdio = ClientStdio::Pipes { stdin: to_stdin, stdout: from_stdout, stderr: from_stderr };
     }
     reaper.keep_all(true);
     let child = command.spawn().map_err(|error| {
-        EngineError::new(format_args!("cannot run {}: {error}", record.engine.path().display()))
+        StandaloneError::new(format_args!(
+            "cannot run {}: {error}",
+            record.runtime.path().display()
+        ))
     })?;
     drop(command);
     let status = wait_for(reaper, child.id() as i32, STEP);
     if status != 0 {
         let text = failure_text(&log, &read_output(&captured));
-        return Err(EngineError::from_runtime(&record.engine.name(), &text));
+        return Err(StandaloneError::from_runtime(&record.runtime.name(), &text));
     }
     let pid = std::fs::read_to_string(&pid_file).ok().and_then(|text| text.trim().parse().ok());
     let pid: i32 = pid.ok_or_else(|| {
-        EngineError::new(format_args!("{} wrote no pid file", record.engine.name()))
+        StandaloneError::new(format_args!("{} wrote no pid file", record.runtime.name()))
     })?;
     reaper.await_exit(pid);
     reaper.keep_all(false);
@@ -186,10 +190,10 @@ fn start(
     if let Some(console) = console {
         let console = console.accept()?;
         if let Some(size) = user_size() {
-            relay::set_size(console.as_fd(), &size);
+            stdio::set_size(console.as_fd(), &size);
         }
         if !options.detach {
-            stdio = FrontStdio::Terminal {
+            stdio = ClientStdio::Terminal {
                 master: console.try_clone().map_err(failed)?,
                 stdin: options.interactive,
             };
@@ -207,9 +211,9 @@ fn start(
 fn process(
     options: &ExecOptions,
     container: &Container,
-    record: &Record,
-) -> Result<Value, EngineError> {
-    let mut config = ConfigDocument::read(container.dir()).map_err(EngineError::new)?;
+    record: &ContainerRecord,
+) -> Result<Value, StandaloneError> {
+    let mut config = ConfigDocument::read(container.dir()).map_err(StandaloneError::new)?;
     let mut variables = options::environment(&options.env, &options.env_file)?;
     if options.tty && config.variable("TERM").is_none() {
         variables.insert(0, ("TERM".to_owned(), "xterm".to_owned()));
@@ -218,18 +222,18 @@ fn process(
         .set(&["process", "args"], options.command.clone())
         .and_then(|()| config.set(&["process", "terminal"], options.tty))
         .and_then(|()| config.set_env(&variables))
-        .map_err(EngineError::new)?;
+        .map_err(StandaloneError::new)?;
     if let Some(dir) = &options.workdir {
         if !dir.starts_with('/') {
-            return Err(EngineError::new(format_args!("-w {dir}: expected an absolute path")));
+            return Err(StandaloneError::new(format_args!("-w {dir}: expected an absolute path")));
         }
-        config.set(&["process", "cwd"], dir.as_str()).map_err(EngineError::new)?;
+        config.set(&["process", "cwd"], dir.as_str()).map_err(StandaloneError::new)?;
     }
     if let Some(text) = &options.user {
-        let user = user::resolve(&record.rootfs, text).map_err(EngineError::new)?;
+        let user = user::resolve(&record.rootfs, text).map_err(StandaloneError::new)?;
         config
             .set(&["process", "user"], crate::standalone::run::user_json(&user))
-            .map_err(EngineError::new)?;
+            .map_err(StandaloneError::new)?;
     }
     Ok(config.process().cloned().unwrap_or_default())
 }

@@ -2,7 +2,7 @@
 
 use std::io::Read;
 
-use crate::standalone::EngineError;
+use crate::standalone::StandaloneError;
 
 /// What generated ids begin with.
 pub(super) const GENERATED: &str = "mcrun-";
@@ -15,11 +15,11 @@ const MAX: usize = 64;
 ///
 /// # Errors
 /// When it breaks the rule.
-pub(super) fn check(name: &str) -> Result<(), EngineError> {
+pub(super) fn check(name: &str) -> Result<(), StandaloneError> {
     let good = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '+' | '-' | '.');
     let first = name.starts_with(|c: char| c.is_ascii_alphanumeric());
     if !first || name.len() > MAX || !name.chars().all(good) {
-        return Err(EngineError::new(format_args!(
+        return Err(StandaloneError::new(format_args!(
             "--name {name:?}: a name is 1 to {MAX} of the characters a-z, A-Z, 0-9, '_', '+', '-' \
              and '.', and begins with a letter or digit"
         )));
@@ -31,11 +31,11 @@ pub(super) fn check(name: &str) -> Result<(), EngineError> {
 ///
 /// # Errors
 /// When the kernel's random numbers are not to be had.
-pub(super) fn generate() -> Result<String, EngineError> {
+pub(super) fn generate() -> Result<String, StandaloneError> {
     let mut bytes = [0; 6];
     std::fs::File::open("/dev/urandom")
         .and_then(|mut file| file.read_exact(&mut bytes))
-        .map_err(|error| EngineError::new(format_args!("cannot read /dev/urandom: {error}")))?;
+        .map_err(|error| StandaloneError::new(format_args!("cannot read /dev/urandom: {error}")))?;
     let digits: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
     Ok(format!("{GENERATED}{digits}"))
 }

@@ -1,8 +1,8 @@
 //! OCI runtimes driven directly: containers from a root filesystem or a bundle, without images.
 //!
 //! `mcrun run` is two processes. The *front* is what the user sees: it relays stdio and signals
-//! and ends with the container's status. The *supervisor* holds the container as containerd's
-//! shims do. Each ends a foreground container when the other dies; with `-d` the supervisor
+//! and ends with the container's status. The *shim* holds the container as containerd's
+//! shims do. Each ends a foreground container when the other dies; with `-d` the shim
 //! stays alone. No process of the runtime lives longer than the step it does.
 
 mod cgroup;
@@ -10,22 +10,22 @@ mod container;
 mod control;
 mod error;
 mod exec;
-mod front;
 mod id;
 mod options;
 mod process;
-mod relay;
 mod run;
 mod runtime;
 mod shim;
+mod shim_client;
 mod shim_protocol;
 mod spawn;
+mod stdio;
 mod teardown;
 
-pub use crate::standalone::container::{Container, Record};
+pub use crate::standalone::container::{Container, ContainerRecord};
 pub use crate::standalone::control::{collect_garbage, kill, parse_signal, remove, stop};
-pub use crate::standalone::error::EngineError;
+pub use crate::standalone::error::StandaloneError;
 pub use crate::standalone::exec::{ExecOptions, exec};
-pub use crate::standalone::options::{RunOptions, Source};
+pub use crate::standalone::options::{ContainerSource, RunOptions};
 pub use crate::standalone::run::run;
-pub use crate::standalone::runtime::{Kind, Runtime};
+pub use crate::standalone::runtime::{Runtime, RuntimeKind};

@@ -5,11 +5,11 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
-use crate::standalone::EngineError;
+use crate::standalone::StandaloneError;
 
 /// Where the container comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Source {
+pub enum ContainerSource {
     /// A root filesystem, used in place; the rest is docker's defaults.
     Rootfs(PathBuf),
     /// A bundle: a directory with a config.json, which stays as it is.
@@ -20,7 +20,7 @@ pub enum Source {
 #[derive(Debug, Clone, Default)]
 pub struct RunOptions {
     /// Where the container comes from; required.
-    pub source: Option<Source>,
+    pub source: Option<ContainerSource>,
     /// Name or path of the runtime.
     pub engine: Option<String>,
     /// The container's name.
@@ -70,11 +70,12 @@ pub struct RunOptions {
 pub(super) fn environment(
     env: &[String],
     files: &[PathBuf],
-) -> Result<Vec<(String, String)>, EngineError> {
+) -> Result<Vec<(String, String)>, StandaloneError> {
     let mut variables = Vec::new();
     for file in files {
-        let text = read_env_file(file)
-            .map_err(|e| EngineError::new(format_args!("--env-file {}: {e}", file.display())))?;
+        let text = read_env_file(file).map_err(|e| {
+            StandaloneError::new(format_args!("--env-file {}: {e}", file.display()))
+        })?;
         for (number, line) in text.lines().enumerate() {
             let line = line.trim_start();
             if line.is_empty() || line.starts_with('#') {
@@ -82,14 +83,14 @@ pub(super) fn environment(
             }
             let variable = parse_variable(line).map_err(|why| {
                 let number = number + 1;
-                EngineError::new(format_args!("--env-file {}:{number}: {why}", file.display()))
+                StandaloneError::new(format_args!("--env-file {}:{number}: {why}", file.display()))
             })?;
             variables.extend(variable);
         }
     }
     for text in env {
         let variable = parse_variable(text)
-            .map_err(|why| EngineError::new(format_args!("-e {text}: {why}")))?;
+            .map_err(|why| StandaloneError::new(format_args!("-e {text}: {why}")))?;
         variables.extend(variable);
     }
     Ok(variables)
@@ -113,8 +114,8 @@ fn parse_variable(text: &str) -> Result<Option<(String, String)>, String> {
 }
 
 /// `-v SOURCE:DESTINATION[:OPTIONS]` as a mount of config.json.
-pub(super) fn volume(text: &str) -> Result<Value, EngineError> {
-    let bad = |why: String| EngineError::new(format_args!("-v {text}: {why}"));
+pub(super) fn volume(text: &str) -> Result<Value, StandaloneError> {
+    let bad = |why: String| StandaloneError::new(format_args!("-v {text}: {why}"));
     let mut parts = text.split(':');
     let (Some(source), Some(destination)) = (parts.next(), parts.next()) else {
         return Err(bad("expected SOURCE:DESTINATION or SOURCE:DESTINATION:OPTIONS".into()));
@@ -145,8 +146,8 @@ pub(super) fn volume(text: &str) -> Result<Value, EngineError> {
 }
 
 /// `--memory`: bytes, or with a suffix b, k, m, g or t (of 1024), at least docker's 6 MiB.
-pub(super) fn memory(text: &str) -> Result<i64, EngineError> {
-    let bad = |why: &str| EngineError::new(format_args!("--memory {text}: {why}"));
+pub(super) fn memory(text: &str) -> Result<i64, StandaloneError> {
+    let bad = |why: &str| StandaloneError::new(format_args!("--memory {text}: {why}"));
     let lower = text.to_ascii_lowercase();
     let number = lower.strip_suffix("ib").or(lower.strip_suffix('b')).unwrap_or(&lower);
     let (number, shift) = match number.char_indices().last() {
@@ -170,13 +171,13 @@ pub(super) fn memory(text: &str) -> Result<i64, EngineError> {
 }
 
 /// `--cpus`: the CFS quota in microseconds of each [`CPU_PERIOD`].
-pub(super) fn cpu_quota(text: &str, online: usize) -> Result<i64, EngineError> {
+pub(super) fn cpu_quota(text: &str, online: usize) -> Result<i64, StandaloneError> {
     let cpus: Option<f64> = text.parse().ok().filter(|n: &f64| n.is_finite());
     match cpus {
         Some(cpus) if (0.01..=online as f64).contains(&cpus) => {
             Ok((cpus * CPU_PERIOD as f64).round() as i64)
         }
-        _ => Err(EngineError::new(format_args!(
+        _ => Err(StandaloneError::new(format_args!(
             "--cpus {text}: expected a number from 0.01 to {online}, the CPUs there are"
         ))),
     }
@@ -186,10 +187,10 @@ pub(super) fn cpu_quota(text: &str, online: usize) -> Result<i64, EngineError> {
 pub(super) const CPU_PERIOD: u64 = 100_000;
 
 /// `--annotation KEY=VALUE`.
-pub(super) fn annotation(text: &str) -> Result<(&str, &str), EngineError> {
-    text.split_once('=')
-        .filter(|(key, _)| !key.is_empty())
-        .ok_or_else(|| EngineError::new(format_args!("--annotation {text}: expected KEY=VALUE")))
+pub(super) fn annotation(text: &str) -> Result<(&str, &str), StandaloneError> {
+    text.split_once('=').filter(|(key, _)| !key.is_empty()).ok_or_else(|| {
+        StandaloneError::new(format_args!("--annotation {text}: expected KEY=VALUE"))
+    })
 }
 
 #[cfg(test)]

@@ -103,7 +103,7 @@ impl Reaper {
     }
 
     /// Takes what is there: reaps, and returns the other signals that came.
-    pub(super) fn turn(&mut self) -> Vec<i32> {
+    pub(super) fn reap(&mut self) -> Vec<i32> {
         let mut signals = Vec::new();
         while let Ok(Some(info)) = self.signals.read_signal() {
             if info.ssi_signo as i32 != libc::SIGCHLD {

@@ -7,11 +7,11 @@ use serde_json::{Map, Value, json};
 
 use crate::oci::{ANNOTATION, ConfigDocument, NAME_ANNOTATION, VARIABLE};
 use crate::oci::{capabilities, spec, user};
-use crate::standalone::container::{Container, Record};
+use crate::standalone::container::{Container, ContainerRecord};
 use crate::standalone::options;
-use crate::standalone::options::{RunOptions, Source};
-use crate::standalone::runtime::{Kind, Runtime};
-use crate::standalone::{EngineError, cgroup, front, id};
+use crate::standalone::options::{ContainerSource, RunOptions};
+use crate::standalone::runtime::{Runtime, RuntimeKind};
+use crate::standalone::{StandaloneError, cgroup, id, shim_client};
 use crate::sys::process::ProcessRef;
 
 /// Runs a container; returns its exit status (0 for a detached one that runs, whose id was
@@ -20,24 +20,26 @@ use crate::sys::process::ProcessRef;
 /// # Errors
 /// 125: the options, mcrun or the runtime; 126 and 127: the command cannot be run or was not
 /// found; nothing is left of the container.
-pub fn run(options: &RunOptions) -> Result<i32, EngineError> {
-    front::check_terminal(options)?;
+pub fn run(options: &RunOptions) -> Result<i32, StandaloneError> {
+    shim_client::check_terminal(options)?;
     let (record, config) = prepare(options)?;
     let container = Container::claim(&record.id)?;
-    let written =
-        container.write_config(&config).and_then(|()| container.write_record(&record)).map_err(
-            |e| EngineError::new(format_args!("cannot write {}: {e}", container.dir().display())),
-        );
+    let written = container
+        .write_config(&config)
+        .and_then(|()| container.write_record(&record))
+        .map_err(|e| {
+            StandaloneError::new(format_args!("cannot write {}: {e}", container.dir().display()))
+        });
     if let Err(error) = written {
         let _ = container.remove_dir();
         return Err(error);
     }
-    front::run(container, record, options)
+    shim_client::run(container, record, options)
 }
 
 /// Checks everything that can be checked before anything is made.
-fn prepare(options: &RunOptions) -> Result<(Record, ConfigDocument), EngineError> {
-    let engine = Runtime::find(options.engine.as_deref())?;
+fn prepare(options: &RunOptions) -> Result<(ContainerRecord, ConfigDocument), StandaloneError> {
+    let runtime = Runtime::find(options.engine.as_deref())?;
     let id = match &options.name {
         Some(name) => {
             id::check(name)?;
@@ -45,31 +47,34 @@ fn prepare(options: &RunOptions) -> Result<(Record, ConfigDocument), EngineError
         }
         None => id::generate()?,
     };
-    let own = capabilities::own()
-        .map_err(|error| EngineError::new(format_args!("cannot read own capabilities: {error}")))?;
+    let own = capabilities::own().map_err(|error| {
+        StandaloneError::new(format_args!("cannot read own capabilities: {error}"))
+    })?;
     let (mut config, bundle) = match &options.source {
-        Some(Source::Rootfs(rootfs)) => (from_rootfs(options, rootfs, &id, own)?, None),
-        Some(Source::Bundle(bundle)) => {
+        Some(ContainerSource::Rootfs(rootfs)) => (from_rootfs(options, rootfs, &id, own)?, None),
+        Some(ContainerSource::Bundle(bundle)) => {
             let (config, bundle) = from_bundle(options, bundle, own)?;
             (config, Some(bundle))
         }
-        None => return Err(EngineError::new("expected --rootfs DIR or --bundle DIR")),
+        None => return Err(StandaloneError::new("expected --rootfs DIR or --bundle DIR")),
     };
     let rootfs = config.rootfs();
     if !rootfs.is_dir() {
         let rootfs = rootfs.display();
-        return Err(EngineError::new(format_args!("root filesystem {rootfs}: not a directory")));
+        return Err(StandaloneError::new(format_args!(
+            "root filesystem {rootfs}: not a directory"
+        )));
     }
-    patch(&mut config, options, &rootfs).map_err(EngineError::new)??;
+    patch(&mut config, options, &rootfs).map_err(StandaloneError::new)??;
     let cgroup = cgroup::path_of(&id);
     let own_cgroup = config.set_default(&["linux", "cgroupsPath"], cgroup.clone());
-    own_cgroup.map_err(EngineError::new)?;
+    own_cgroup.map_err(StandaloneError::new)?;
     let made = config.text(&["linux", "cgroupsPath"]) == Some(&cgroup);
-    config.set(&["annotations", NAME_ANNOTATION], id.clone()).map_err(EngineError::new)?;
-    let hook = add_hook(&mut config, options, &engine, &id)?;
-    let record = Record {
+    config.set(&["annotations", NAME_ANNOTATION], id.clone()).map_err(StandaloneError::new)?;
+    let hook = add_hook(&mut config, options, &runtime, &id)?;
+    let record = ContainerRecord {
         id,
-        engine,
+        runtime,
         rootfs,
         bundle,
         mcast: options.mcast.clone(),
@@ -79,7 +84,7 @@ fn prepare(options: &RunOptions) -> Result<(Record, ConfigDocument), EngineError
         remove: options.remove || !options.detach,
         hook,
         cgroup: made.then_some(cgroup),
-        supervisor: ProcessRef::current().map_err(EngineError::new)?,
+        shim: ProcessRef::current().map_err(StandaloneError::new)?,
         init: None,
         exit_status: None,
     };
@@ -91,8 +96,9 @@ fn from_rootfs(
     rootfs: &Path,
     id: &str,
     own: u64,
-) -> Result<ConfigDocument, EngineError> {
-    let bad = |why: String| EngineError::new(format_args!("--rootfs {}: {why}", rootfs.display()));
+) -> Result<ConfigDocument, StandaloneError> {
+    let bad =
+        |why: String| StandaloneError::new(format_args!("--rootfs {}: {why}", rootfs.display()));
     let path = std::fs::canonicalize(rootfs).map_err(|error| bad(error.to_string()))?;
     if !path.is_dir() {
         return Err(bad("not a directory".into()));
@@ -104,24 +110,28 @@ fn from_rootfs(
         return Err(bad("the path is not UTF-8".into()));
     }
     if options.command.is_empty() {
-        return Err(EngineError::new("no command given; a root filesystem has none of its own"));
+        return Err(StandaloneError::new(
+            "no command given; a root filesystem has none of its own",
+        ));
     }
     let base =
         if options.privileged { capabilities::all(own) } else { capabilities::default_set(own) };
     let names = capabilities::adjust(&base, &options.cap_add, &options.cap_drop, own)
-        .map_err(EngineError::new)?;
+        .map_err(StandaloneError::new)?;
     let base = spec::Base {
         rootfs: &path,
         capabilities: &names,
         privileged: options.privileged,
         cgroup_v2: cgroup::is_v2(),
     };
-    let made = spec::base(&base).map_err(EngineError::new)?;
-    let mut config = ConfigDocument::new(&made).map_err(EngineError::new)?;
+    let made = spec::base(&base).map_err(StandaloneError::new)?;
+    let mut config = ConfigDocument::new(&made).map_err(StandaloneError::new)?;
     let hostname = options.hostname.as_deref().unwrap_or(id);
-    config.set_capabilities(&names).map_err(EngineError::new)?;
-    config.set(&["hostname"], hostname).map_err(EngineError::new)?;
-    config.set_env(&[("HOSTNAME".to_owned(), hostname.to_owned())]).map_err(EngineError::new)?;
+    config.set_capabilities(&names).map_err(StandaloneError::new)?;
+    config.set(&["hostname"], hostname).map_err(StandaloneError::new)?;
+    config
+        .set_env(&[("HOSTNAME".to_owned(), hostname.to_owned())])
+        .map_err(StandaloneError::new)?;
     Ok(config)
 }
 
@@ -129,8 +139,9 @@ fn from_bundle(
     options: &RunOptions,
     bundle: &Path,
     own: u64,
-) -> Result<(ConfigDocument, PathBuf), EngineError> {
-    let bad = |why: String| EngineError::new(format_args!("--bundle {}: {why}", bundle.display()));
+) -> Result<(ConfigDocument, PathBuf), StandaloneError> {
+    let bad =
+        |why: String| StandaloneError::new(format_args!("--bundle {}: {why}", bundle.display()));
     if options.privileged {
         return Err(bad("--privileged is for --rootfs; a bundle's config.json says it all".into()));
     }
@@ -145,11 +156,11 @@ fn from_bundle(
     if !options.cap_add.is_empty() || !options.cap_drop.is_empty() {
         let base = config.capabilities("bounding");
         let names = capabilities::adjust(&base, &options.cap_add, &options.cap_drop, own)
-            .map_err(EngineError::new)?;
-        config.set_capabilities(&names).map_err(EngineError::new)?;
+            .map_err(StandaloneError::new)?;
+        config.set_capabilities(&names).map_err(StandaloneError::new)?;
     }
     if let Some(hostname) = &options.hostname {
-        config.set(&["hostname"], hostname.as_str()).map_err(EngineError::new)?;
+        config.set(&["hostname"], hostname.as_str()).map_err(StandaloneError::new)?;
     }
     Ok((config, path))
 }
@@ -160,7 +171,7 @@ fn patch(
     config: &mut ConfigDocument,
     options: &RunOptions,
     rootfs: &Path,
-) -> Result<Result<(), EngineError>, crate::oci::DocumentError> {
+) -> Result<Result<(), StandaloneError>, crate::oci::DocumentError> {
     macro_rules! option {
         ($result:expr) => {
             match $result {
@@ -172,7 +183,7 @@ fn patch(
     if let Some(name) = &options.hostname
         && (name.is_empty() || name.len() > 64)
     {
-        return Ok(Err(EngineError::new(format_args!(
+        return Ok(Err(StandaloneError::new(format_args!(
             "--hostname {name:?}: expected 1 to 64 characters"
         ))));
     }
@@ -187,12 +198,14 @@ fn patch(
     config.set_env(&variables)?;
     if let Some(dir) = &options.workdir {
         if !dir.starts_with('/') {
-            return Ok(Err(EngineError::new(format_args!("-w {dir}: expected an absolute path"))));
+            return Ok(Err(StandaloneError::new(format_args!(
+                "-w {dir}: expected an absolute path"
+            ))));
         }
         config.set(&["process", "cwd"], dir.as_str())?;
     }
     if let Some(text) = &options.user {
-        let user = option!(user::resolve(rootfs, text).map_err(EngineError::new));
+        let user = option!(user::resolve(rootfs, text).map_err(StandaloneError::new));
         config.set(&["process", "user"], user_json(&user))?;
     }
     for text in &options.volume {
@@ -234,23 +247,23 @@ pub(super) fn user_json(user: &user::User) -> Value {
 fn add_hook(
     config: &mut ConfigDocument,
     options: &RunOptions,
-    engine: &Runtime,
+    runtime: &Runtime,
     id: &str,
-) -> Result<Option<PathBuf>, EngineError> {
+) -> Result<Option<PathBuf>, StandaloneError> {
     if !options.mcast.is_empty() {
         for spec in &options.mcast {
             crate::attachment::parse_spec(spec)
-                .map_err(|error| EngineError::new(format_args!("--mcast {spec}: {error}")))?;
+                .map_err(|error| StandaloneError::new(format_args!("--mcast {spec}: {error}")))?;
         }
         let given = options.annotation.iter().filter_map(|text| text.split_once('='));
         if given.clone().any(|(key, _)| key == ANNOTATION) {
-            return Err(EngineError::new(format_args!(
+            return Err(StandaloneError::new(format_args!(
                 "--mcast and --annotation {ANNOTATION} say the same; give one of them"
             )));
         }
         config
             .set(&["annotations", ANNOTATION], options.mcast.join(";"))
-            .map_err(EngineError::new)?;
+            .map_err(StandaloneError::new)?;
     } else {
         let asked = [
             (format!("annotation {ANNOTATION}"), config.annotation(ANNOTATION)),
@@ -260,16 +273,16 @@ fn add_hook(
             return Ok(None);
         };
         crate::attachment::parse_list(text)
-            .map_err(|error| EngineError::new(format_args!("{place}: {error}")))?;
+            .map_err(|error| StandaloneError::new(format_args!("{place}: {error}")))?;
     }
-    let hook = crate::hook::program().map_err(EngineError::new)?;
-    config.add_hooks(&hook, &crate::hook::environment()).map_err(EngineError::new)?;
-    if engine.kind() == Kind::Crun {
+    let hook = crate::hook::program().map_err(StandaloneError::new)?;
+    config.add_hooks(&hook, &crate::hook::environment()).map_err(StandaloneError::new)?;
+    if runtime.kind() == RuntimeKind::Crun {
         // crun's own error does not hold what the hook said.
         let log = Container::path_for(id).join("hook.log");
         config
             .set(&["annotations", "run.oci.hooks.stderr"], log.to_string_lossy().into_owned())
-            .map_err(EngineError::new)?;
+            .map_err(StandaloneError::new)?;
     }
     Ok(Some(hook))
 }

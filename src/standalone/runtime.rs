@@ -1,6 +1,6 @@
 //! OCI runtimes: where they are, and their command line.
 //!
-//! runc's command line is the contract the others keep; the few differences are in [`Kind`].
+//! runc's command line is the contract the others keep; the few differences are in [`RuntimeKind`].
 
 use std::ffi::OsStr;
 use std::os::unix::fs::PermissionsExt;
@@ -9,11 +9,11 @@ use std::process::{Command, Stdio};
 
 use serde::{Deserialize, Serialize};
 
-use crate::standalone::EngineError;
+use crate::standalone::StandaloneError;
 
 /// Which runtime a program is, by its name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub enum RuntimeKind {
     /// runc, and whatever is not one of the others.
     Runc,
     /// crun.
@@ -41,10 +41,10 @@ impl Runtime {
     ///
     /// # Errors
     /// When there is none.
-    pub fn find(engine: Option<&str>) -> Result<Self, EngineError> {
+    pub fn find(engine: Option<&str>) -> Result<Self, StandaloneError> {
         let search =
             std::env::var_os("PATH").unwrap_or_else(|| crate::oci::spec::DEFAULT_PATH.into());
-        Self::find_in(engine, &search).map_err(EngineError::new)
+        Self::find_in(engine, &search).map_err(StandaloneError::new)
     }
 
     fn find_in(engine: Option<&str>, search: &OsStr) -> Result<Self, String> {
@@ -88,11 +88,11 @@ impl Runtime {
     }
 
     /// Which one it is.
-    pub fn kind(&self) -> Kind {
+    pub fn kind(&self) -> RuntimeKind {
         match self.name() {
-            name if name.starts_with("crun") => Kind::Crun,
-            name if name.starts_with("youki") => Kind::Youki,
-            _ => Kind::Runc,
+            name if name.starts_with("crun") => RuntimeKind::Crun,
+            name if name.starts_with("youki") => RuntimeKind::Youki,
+            _ => RuntimeKind::Runc,
         }
     }
 
@@ -192,7 +192,7 @@ mod tests {
         assert_eq!(error, "no OCI runtime found in PATH; install one of runc, crun, youki");
         std::fs::write(dir.path().join("runc"), "not executable").unwrap();
         program(dir.path(), "crun");
-        assert_eq!(Runtime::find_in(None, search).unwrap().kind(), Kind::Crun);
+        assert_eq!(Runtime::find_in(None, search).unwrap().kind(), RuntimeKind::Crun);
         program(dir.path(), "runc");
         assert_eq!(Runtime::find_in(None, search).unwrap().name(), "runc");
         assert_eq!(Runtime::find_in(Some("crun"), search).unwrap().name(), "crun");

@@ -1,8 +1,8 @@
 //! The process that holds a container, as containerd's shims do: it creates and starts it, waits
 //! for its init, and removes it.
 //!
-//! A session of its own keeps the terminal's signals away. When the front process dies, it ends
-//! a foreground container; when it dies itself, the front process does. SIGTERM makes it end the
+//! A session of its own keeps the terminal's signals away. When the client dies, it ends
+//! a foreground container; when it dies itself, the client does. SIGTERM makes it end the
 //! container, whether in the foreground or not.
 
 use std::fs::File;
@@ -16,17 +16,17 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
 use nix::unistd::{Pid, setsid};
 
-use crate::standalone::EngineError;
-use crate::standalone::container::{Container, Record};
-use crate::standalone::error::WORDLESS;
+use crate::standalone::StandaloneError;
+use crate::standalone::container::{Container, ContainerRecord};
+use crate::standalone::error::NO_MESSAGE;
 use crate::standalone::process;
 use crate::standalone::process::{Reaper, poll_timeout};
-use crate::standalone::relay::SavedTerminal;
-use crate::standalone::runtime::{Files, Kind};
-use crate::standalone::shim_protocol::{Channel, Event, Request};
+use crate::standalone::runtime::{Files, RuntimeKind};
+use crate::standalone::shim_protocol::{ClientRequest, Connection, ShimEvent};
 use crate::standalone::spawn::{
     ConsoleSocket, failure_text, output_file, read_output, set_nonblocking, wait_for,
 };
+use crate::standalone::stdio::SavedTerminal;
 use crate::standalone::teardown::{STEP, kill_orphans, teardown};
 use crate::sys::process::ProcessRef;
 
@@ -42,7 +42,7 @@ pub(super) enum CommandStdio {
         /// Reader for the command, writer to keep.
         stdin: Option<(OwnedFd, OwnedFd)>,
     },
-    /// Pipes to the front process; without a stdin it is /dev/null.
+    /// Pipes to the client; without a stdin it is /dev/null.
     Pipes {
         /// Its standard input.
         stdin: Option<OwnedFd>,
@@ -70,38 +70,38 @@ impl CommandStdio {
     }
 }
 
-/// What a supervisor is started with.
+/// What a shim is started with.
 #[derive(Debug)]
-pub(super) struct Job {
+pub(super) struct ShimTask {
     pub(super) container: Container,
-    pub(super) record: Record,
+    pub(super) record: ContainerRecord,
     pub(super) stdio: CommandStdio,
-    /// The user's terminal, to restore it when the front process cannot.
+    /// The user's terminal, to restore it when the client cannot.
     pub(super) terminal: Option<SavedTerminal>,
 }
 
 /// Runs in the forked child: holds the container, and exits.
-pub(super) fn main(job: Job, channel: Channel) -> ! {
+pub(super) fn main(task: ShimTask, connection: Connection) -> ! {
     let _ = setsid();
-    let mut keep = job.stdio.descriptors();
-    keep.push(channel.as_fd());
-    keep.extend(job.terminal.as_ref().map(SavedTerminal::as_fd));
+    let mut keep = task.stdio.descriptors();
+    keep.push(connection.as_fd());
+    keep.extend(task.terminal.as_ref().map(SavedTerminal::as_fd));
     let result = detach_stdio(&keep)
         .and_then(|()| process::become_subreaper())
         .and_then(|()| Reaper::new(&[Signal::SIGTERM]));
     drop(keep);
     match result {
-        Ok(reaper) => Supervisor::new(job, channel, reaper).run(),
+        Ok(reaper) => Shim::new(task, connection, reaper).run(),
         Err(error) => {
             let message = format!("cannot supervise the container: {error}");
-            let _ = channel.send(&Event::Failed { status: 125, message }, None);
-            let _ = job.container.remove_dir();
+            let _ = connection.send(&ShimEvent::Failed { status: 125, message }, None);
+            let _ = task.container.remove_dir();
         }
     }
     std::process::exit(0)
 }
 
-/// Holds nothing of the starter's: a detached supervisor must not keep its pipes open.
+/// Holds nothing of the starter's: a detached shim must not keep its pipes open.
 fn detach_stdio(keep: &[BorrowedFd<'_>]) -> io::Result<()> {
     let null = std::fs::OpenOptions::new().read(true).write(true).open("/dev/null")?;
     nix::unistd::dup2_stdin(&null)?;
@@ -119,13 +119,13 @@ enum Phase {
     Running,
 }
 
-struct Supervisor {
+struct Shim {
     container: Container,
-    record: Record,
+    record: ContainerRecord,
     stdio: Option<CommandStdio>,
     terminal: Option<SavedTerminal>,
-    /// Gone when the front process is.
-    channel: Option<Channel>,
+    /// Gone when the client is.
+    connection: Option<Connection>,
     reaper: Reaper,
     /// The container's terminal, of a detached container: read so that its command never waits
     /// for a reader.
@@ -135,24 +135,24 @@ struct Supervisor {
     phase: Phase,
     /// Signals that came while it was being started: the command may run already, but nobody
     /// knows yet.
-    held: Vec<i32>,
+    pending_signals: Vec<i32>,
     /// The container is to end, with this status if it has not started.
     end: Option<i32>,
 }
 
-impl Supervisor {
-    fn new(job: Job, channel: Channel, reaper: Reaper) -> Self {
-        Supervisor {
-            container: job.container,
-            record: job.record,
-            stdio: Some(job.stdio),
-            terminal: job.terminal,
-            channel: Some(channel),
+impl Shim {
+    fn new(task: ShimTask, connection: Connection, reaper: Reaper) -> Self {
+        Shim {
+            container: task.container,
+            record: task.record,
+            stdio: Some(task.stdio),
+            terminal: task.terminal,
+            connection: Some(connection),
             reaper,
             master: None,
             _stdin: None,
             phase: Phase::Creating,
-            held: Vec::new(),
+            pending_signals: Vec::new(),
             end: None,
         }
     }
@@ -169,7 +169,7 @@ impl Supervisor {
                 let joint = if message.is_empty() { "" } else { "; " };
                 message = format!("{message}{joint}{failure}");
             }
-            self.tell(&Event::Failed { status, message: cut(message) }, None);
+            self.send_event(&ShimEvent::Failed { status, message: cut(message) }, None);
             return;
         }
         let status = self.wait_for_init();
@@ -182,19 +182,20 @@ impl Supervisor {
         }
         let failures = teardown(&self.container, &self.record, &mut self.reaper);
         let warning = (!failures.is_empty()).then(|| cut(failures.join("; ")));
-        self.tell(&Event::Ended { status, warning }, None);
+        self.send_event(&ShimEvent::Ended { status, warning }, None);
     }
 
-    fn create(&mut self) -> Result<(), EngineError> {
-        self.record.supervisor = ProcessRef::current().map_err(EngineError::new)?;
+    fn create(&mut self) -> Result<(), StandaloneError> {
+        self.record.shim = ProcessRef::current().map_err(StandaloneError::new)?;
         self.save_record()?;
         let stdio = self.stdio.take().unwrap_or(CommandStdio::Null { stdin: None });
         let (log, pid) = (self.container.log(), self.container.pid_file());
         let console = match &stdio {
-            CommandStdio::Terminal(_) => Some(
-                ConsoleSocket::bind(self.container.dir())
-                    .map_err(|error| EngineError::new(format_args!("console socket: {error}")))?,
-            ),
+            CommandStdio::Terminal(_) => {
+                Some(ConsoleSocket::bind(self.container.dir()).map_err(|error| {
+                    StandaloneError::new(format_args!("console socket: {error}"))
+                })?)
+            }
             _ => None,
         };
         let files = Files {
@@ -203,9 +204,9 @@ impl Supervisor {
             pid: &pid,
             console: console.as_ref().map(ConsoleSocket::path),
         };
-        let mut command = self.record.engine.create(&files, self.container.id());
-        let captured = output_file().map_err(EngineError::new)?;
-        let clone = captured.try_clone().map_err(EngineError::new)?;
+        let mut command = self.record.runtime.create(&files, self.container.id());
+        let captured = output_file().map_err(StandaloneError::new)?;
+        let clone = captured.try_clone().map_err(StandaloneError::new)?;
         let mut winsize = None;
         match stdio {
             CommandStdio::Null { stdin } => {
@@ -232,7 +233,7 @@ impl Supervisor {
             return Err(self.runtime_error(status, &captured));
         }
         let pid = self.container.read_pid().ok_or_else(|| {
-            EngineError::new(format_args!("{} wrote no pid file", self.record.engine.name()))
+            StandaloneError::new(format_args!("{} wrote no pid file", self.record.runtime.name()))
         })?;
         self.reaper.await_exit(pid);
         self.reaper.keep_all(false);
@@ -242,28 +243,28 @@ impl Supervisor {
         if let Some(console) = console {
             let master = console.accept()?;
             if let Some(size) = winsize {
-                crate::standalone::relay::set_size(master.as_fd(), &size);
+                crate::standalone::stdio::set_size(master.as_fd(), &size);
             }
-            self.hand_over(master)?;
+            self.pass_console(master)?;
         }
         Ok(())
     }
 
-    /// The terminal is the front process's business, or nobody's.
-    fn hand_over(&mut self, master: OwnedFd) -> Result<(), EngineError> {
+    /// The terminal is the client's business, or nobody's.
+    fn pass_console(&mut self, master: OwnedFd) -> Result<(), StandaloneError> {
         if self.record.detached {
-            set_nonblocking(master.as_fd()).map_err(EngineError::new)?;
+            set_nonblocking(master.as_fd()).map_err(StandaloneError::new)?;
             self.master = Some(master);
         } else {
-            self.tell(&Event::Console, Some(master.as_fd()));
+            self.send_event(&ShimEvent::Console, Some(master.as_fd()));
         }
         Ok(())
     }
 
-    fn start(&mut self) -> Result<(), EngineError> {
-        let mut command = self.record.engine.start(&self.container.log(), self.container.id());
-        let captured = output_file().map_err(EngineError::new)?;
-        let clone = captured.try_clone().map_err(EngineError::new)?;
+    fn start(&mut self) -> Result<(), StandaloneError> {
+        let mut command = self.record.runtime.start(&self.container.log(), self.container.id());
+        let captured = output_file().map_err(StandaloneError::new)?;
+        let clone = captured.try_clone().map_err(StandaloneError::new)?;
         command.stdout(Stdio::null()).stderr(clone);
         self.phase = Phase::Starting;
         let status = self.run_runtime(command)?;
@@ -271,22 +272,22 @@ impl Supervisor {
             return Err(self.runtime_error(status, &captured));
         }
         self.phase = Phase::Running;
-        for signal in std::mem::take(&mut self.held) {
-            self.pass_on(signal);
+        for signal in std::mem::take(&mut self.pending_signals) {
+            self.forward_signal(signal);
         }
-        self.tell(&Event::Started, None);
+        self.send_event(&ShimEvent::Started, None);
         if self.record.detached {
-            self.channel = None;
+            self.connection = None;
         }
         Ok(())
     }
 
     /// Runs a command of the runtime to its end, or until the container is to end.
-    fn run_runtime(&mut self, mut command: std::process::Command) -> Result<i32, EngineError> {
+    fn run_runtime(&mut self, mut command: std::process::Command) -> Result<i32, StandaloneError> {
         let child = command.spawn().map_err(|error| {
-            EngineError::new(format_args!(
+            StandaloneError::new(format_args!(
                 "cannot run {}: {error}",
-                self.record.engine.path().display()
+                self.record.runtime.path().display()
             ))
         })?;
         // It holds our copies of the command's stdio, whose end the other side waits for.
@@ -303,30 +304,30 @@ impl Supervisor {
             if self.end.is_some() || left.is_zero() {
                 process::kill_children(&[pid]);
                 wait_for(&mut self.reaper, pid, STEP);
-                return Err(EngineError::new(format_args!(
+                return Err(StandaloneError::new(format_args!(
                     "{} did not finish within {} s",
-                    self.record.engine.name(),
+                    self.record.runtime.name(),
                     START.as_secs()
                 )));
             }
-            self.turn(poll_timeout(left));
+            self.poll_once(poll_timeout(left));
         }
     }
 
-    fn runtime_error(&self, status: i32, captured: &File) -> EngineError {
-        let name = self.record.engine.name();
+    fn runtime_error(&self, status: i32, captured: &File) -> StandaloneError {
+        let name = self.record.runtime.name();
         // crun keeps its hooks' words out of its own; they are in the file we told it.
-        if self.record.engine.kind() == Kind::Crun {
+        if self.record.runtime.kind() == RuntimeKind::Crun {
             let hook = std::fs::read_to_string(self.container.hook_log()).unwrap_or_default();
             if !hook.trim().is_empty() {
-                return EngineError::from_runtime(&name, &format!("hook: stderr: {hook}"));
+                return StandaloneError::from_runtime(&name, &format!("hook: stderr: {hook}"));
             }
         }
         match failure_text(&self.container.log(), &read_output(captured)) {
             text if text.is_empty() => {
-                EngineError::new(format_args!("{name} {WORDLESS} (status {status})"))
+                StandaloneError::new(format_args!("{name} {NO_MESSAGE} (status {status})"))
             }
-            text => EngineError::from_runtime(&name, &text),
+            text => StandaloneError::from_runtime(&name, &text),
         }
     }
 
@@ -339,15 +340,15 @@ impl Supervisor {
             if self.end.is_some() {
                 process::kill_children(&[init.pid]);
             }
-            self.turn(PollTimeout::NONE);
+            self.poll_once(PollTimeout::NONE);
         }
     }
 
     /// Waits for something to happen, and deals with it.
-    fn turn(&mut self, timeout: PollTimeout) {
+    fn poll_once(&mut self, timeout: PollTimeout) {
         let mut fds = vec![PollFd::new(self.reaper.as_fd(), PollFlags::POLLIN)];
-        let channel_at = self.channel.as_ref().map(|channel| {
-            fds.push(PollFd::new(channel.as_fd(), PollFlags::POLLIN));
+        let channel_at = self.connection.as_ref().map(|connection| {
+            fds.push(PollFd::new(connection.as_fd(), PollFlags::POLLIN));
             fds.len() - 1
         });
         let master_at = self.master.as_ref().map(|master| {
@@ -359,26 +360,26 @@ impl Supervisor {
         }
         let ready = |at: Option<usize>| at.is_some_and(|at| fds[at].any().unwrap_or(false));
         let (channel_ready, master_ready) = (ready(channel_at), ready(master_at));
-        if self.reaper.turn().contains(&libc::SIGTERM) {
+        if self.reaper.reap().contains(&libc::SIGTERM) {
             self.end.get_or_insert(128 + libc::SIGTERM);
         }
         if channel_ready {
-            self.serve_front();
+            self.handle_client();
         }
         if master_ready {
             self.drain_master();
         }
     }
 
-    fn serve_front(&mut self) {
-        let Some(channel) = &self.channel else { return };
-        match channel.receive::<Request>() {
-            Ok(Some((Request::Signal(signal), _))) => self.pass_on(signal),
-            Ok(Some((Request::End, _))) => {
+    fn handle_client(&mut self) {
+        let Some(connection) = &self.connection else { return };
+        match connection.receive::<ClientRequest>() {
+            Ok(Some((ClientRequest::Signal(signal), _))) => self.forward_signal(signal),
+            Ok(Some((ClientRequest::End, _))) => {
                 self.end.get_or_insert(128 + libc::SIGKILL);
             }
             Ok(None) | Err(_) => {
-                self.channel = None;
+                self.connection = None;
                 if let Some(terminal) = &self.terminal {
                     terminal.restore();
                 }
@@ -388,13 +389,15 @@ impl Supervisor {
     }
 
     /// A signal for the container's init; one that would end mcrun ends a start in progress.
-    fn pass_on(&mut self, signal: i32) {
+    fn forward_signal(&mut self, signal: i32) {
         const ENDING: [i32; 4] = [libc::SIGHUP, libc::SIGINT, libc::SIGQUIT, libc::SIGTERM];
         match (self.phase, self.record.init) {
             (Phase::Creating, _) if ENDING.contains(&signal) => {
                 self.end.get_or_insert(128 + signal);
             }
-            (Phase::Starting, _) if !self.held.contains(&signal) => self.held.push(signal),
+            (Phase::Starting, _) if !self.pending_signals.contains(&signal) => {
+                self.pending_signals.push(signal)
+            }
             (Phase::Running, Some(init)) if self.reaper.status(init.pid).is_none() => {
                 // Not reaped yet: the pid is still its own.
                 if let Ok(signal) = Signal::try_from(signal) {
@@ -414,19 +417,19 @@ impl Supervisor {
         }
     }
 
-    fn save_record(&self) -> Result<(), EngineError> {
+    fn save_record(&self) -> Result<(), StandaloneError> {
         self.container.write_record(&self.record).map_err(|error| {
-            EngineError::new(format_args!(
+            StandaloneError::new(format_args!(
                 "cannot write {}: {error}",
                 self.container.dir().join("container.json").display()
             ))
         })
     }
 
-    /// A front process that is gone shows as the channel's end of file.
-    fn tell(&self, event: &Event, fd: Option<BorrowedFd<'_>>) {
-        if let Some(channel) = &self.channel {
-            let _ = channel.send(event, fd);
+    /// A client that is gone shows as the connection's end of file.
+    fn send_event(&self, event: &ShimEvent, fd: Option<BorrowedFd<'_>>) {
+        if let Some(connection) = &self.connection {
+            let _ = connection.send(event, fd);
         }
     }
 }

@@ -14,18 +14,18 @@ use crate::sys::fd_passing::{receive_with_fds, send_with_fds};
 /// Longest message in bytes; longer texts are cut by the sender.
 const MAX_MESSAGE: usize = 16 * 1024;
 
-/// What the front process asks for.
+/// What the client asks for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) enum Request {
+pub(super) enum ClientRequest {
     /// Pass this signal on to the container's init.
     Signal(i32),
     /// End the container at once.
     End,
 }
 
-/// What the supervisor tells.
+/// What the shim tells.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) enum Event {
+pub(super) enum ShimEvent {
     /// The container's terminal: its master comes with the message.
     Console,
     /// The command runs.
@@ -48,14 +48,14 @@ pub(super) enum Event {
 
 /// One end.
 #[derive(Debug)]
-pub(super) struct Channel(OwnedFd);
+pub(super) struct Connection(OwnedFd);
 
-impl Channel {
+impl Connection {
     /// Two connected ends.
-    pub(super) fn pair() -> io::Result<(Channel, Channel)> {
+    pub(super) fn pair() -> io::Result<(Connection, Connection)> {
         let (a, b) =
             socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)?;
-        Ok((Channel(a), Channel(b)))
+        Ok((Connection(a), Connection(b)))
     }
 
     /// For poll.
@@ -64,7 +64,7 @@ impl Channel {
     }
 
     /// Sends a message, with a descriptor or without. The peer's death is reported as an error
-    /// (and as end of file on the next [`Channel::receive`]).
+    /// (and as end of file on the next [`Connection::receive`]).
     pub(super) fn send<T: Serialize>(
         &self,
         message: &T,
@@ -97,19 +97,19 @@ mod tests {
 
     #[test]
     fn a_message_its_descriptor_and_the_end_arrive() {
-        let (a, b) = Channel::pair().unwrap();
+        let (a, b) = Connection::pair().unwrap();
         let (reader, writer) = nix::unistd::pipe().unwrap();
-        a.send(&Event::Console, Some(writer.as_fd())).unwrap();
+        a.send(&ShimEvent::Console, Some(writer.as_fd())).unwrap();
         drop(writer);
-        let (event, fd) = b.receive::<Event>().unwrap().unwrap();
-        assert_eq!(event, Event::Console);
+        let (event, fd) = b.receive::<ShimEvent>().unwrap().unwrap();
+        assert_eq!(event, ShimEvent::Console);
         nix::unistd::write(fd.unwrap(), b"x").unwrap();
         assert_eq!(nix::unistd::read(&reader, &mut [0; 4]).unwrap(), 1);
 
-        a.send(&Event::Started, None).unwrap();
+        a.send(&ShimEvent::Started, None).unwrap();
         drop(a);
-        assert!(matches!(b.receive::<Event>().unwrap(), Some((Event::Started, None))));
-        assert!(b.receive::<Event>().unwrap().is_none());
-        assert!(b.send(&Request::End, None).is_err());
+        assert!(matches!(b.receive::<ShimEvent>().unwrap(), Some((ShimEvent::Started, None))));
+        assert!(b.receive::<ShimEvent>().unwrap().is_none());
+        assert!(b.send(&ClientRequest::End, None).is_err());
     }
 }

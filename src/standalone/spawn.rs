@@ -16,7 +16,7 @@ use nix::sys::socket::{
     AddressFamily, Backlog, SockFlag, SockType, UnixAddr, accept4, bind, listen, socket,
 };
 
-use crate::standalone::EngineError;
+use crate::standalone::StandaloneError;
 use crate::standalone::error::last_error;
 use crate::standalone::process::{Reaper, poll_timeout};
 use crate::sys::fd_passing::receive_with_fds;
@@ -83,7 +83,7 @@ pub(super) fn wait_for(reaper: &mut Reaper, pid: i32, limit: Duration) -> i32 {
     reaper.await_exit(pid);
     let deadline = Instant::now() + limit;
     loop {
-        reaper.turn();
+        reaper.reap();
         if let Some(status) = reaper.status(pid) {
             reaper.forget(pid);
             return status;
@@ -132,8 +132,9 @@ impl ConsoleSocket {
     }
 
     /// Takes the master after the runtime has ended.
-    pub(super) fn accept(&self) -> Result<OwnedFd, EngineError> {
-        let lost = |why: &str| EngineError::new(format_args!("the runtime sent no terminal{why}"));
+    pub(super) fn accept(&self) -> Result<OwnedFd, StandaloneError> {
+        let lost =
+            |why: &str| StandaloneError::new(format_args!("the runtime sent no terminal{why}"));
         let fd = accept4(self.listener.as_raw_fd(), SockFlag::SOCK_CLOEXEC)
             .map_err(|error| lost(&format!(": {error}")))?;
         // SAFETY: accept4 has just made this descriptor for us.

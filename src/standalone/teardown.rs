@@ -11,7 +11,7 @@ use nix::poll::{PollFd, PollFlags, poll};
 use serde_json::json;
 
 use crate::standalone::cgroup;
-use crate::standalone::container::{Container, Record};
+use crate::standalone::container::{Container, ContainerRecord};
 use crate::standalone::process::{Reaper, children, kill_children, poll_timeout};
 use crate::standalone::runtime::Runtime;
 use crate::standalone::spawn::{failure_text, output_file, reset_signals, run_captured};
@@ -21,7 +21,11 @@ pub(super) const STEP: Duration = Duration::from_secs(30);
 
 /// Kills the container, lets the runtime forget it (which runs the poststop hooks), and removes
 /// its cgroups and its directory. Returns what went wrong.
-pub(super) fn teardown(container: &Container, record: &Record, reaper: &mut Reaper) -> Vec<String> {
+pub(super) fn teardown(
+    container: &Container,
+    record: &ContainerRecord,
+    reaper: &mut Reaper,
+) -> Vec<String> {
     let mut failures = Vec::new();
     // Lost with the state directory: runtimes forget no container without a place to log.
     if let Err(error) = container.make_dir() {
@@ -38,27 +42,27 @@ pub(super) fn teardown(container: &Container, record: &Record, reaper: &mut Reap
         } else if !init.wait(STEP) {
             failures.push("the container's init does not end".to_owned());
         }
-        reaper.turn();
+        reaper.reap();
     }
     // Only after create has succeeded is the id surely ours in the runtime's books.
     let known = match record.init {
         Some(_) => true,
-        None => match registered_bundle(&record.engine, container.id(), log, reaper) {
+        None => match registered_bundle(&record.runtime, container.id(), log, reaper) {
             Some(bundle) => bundle == container.dir(),
             None => true,
         },
     };
     let mut poststop_ran = false;
     if known {
-        let mut delete = record.engine.delete(log, container.id());
+        let mut delete = record.runtime.delete(log, container.id());
         match run_captured(reaper, &mut delete, STEP) {
             Ok((0, _, _)) => poststop_ran = record.init.is_some(),
             Ok((_, _, stderr)) if is_gone(&failure_text(log, &stderr)) => {}
             Ok((_, _, stderr)) => {
                 let why = failure_text(log, &stderr);
-                failures.push(format!("{} delete: {why}", record.engine.name()));
+                failures.push(format!("{} delete: {why}", record.runtime.name()));
             }
-            Err(error) => failures.push(format!("{}: {error}", record.engine.path().display())),
+            Err(error) => failures.push(format!("{}: {error}", record.runtime.path().display())),
         }
     }
     if let (Some(hook), false) = (&record.hook, poststop_ran)
@@ -79,7 +83,7 @@ pub(super) fn teardown(container: &Container, record: &Record, reaper: &mut Reap
 pub(super) fn kill_orphans(reaper: &mut Reaper) {
     let deadline = Instant::now() + STEP;
     loop {
-        reaper.turn();
+        reaper.reap();
         let left = deadline.saturating_duration_since(Instant::now());
         let orphans = children();
         if orphans.is_empty() || left.is_zero() {

@@ -6,14 +6,14 @@ use std::io::Read;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use crate::lookup::Found;
+use crate::lookup::RunningContainer;
 
 /// A command line is read up to this many bytes; those of conmon have some two thousand.
 const MAX_COMMAND_LINE: u64 = 64 << 10;
 
 /// What a command line says of the container its process holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Holder {
+enum Monitor {
     /// `containerd-shim-...`: it works in the directory of the bundle, beside which are those of the other
     /// containers of its namespace.
     Shim,
@@ -22,12 +22,12 @@ enum Holder {
 }
 
 /// The running containers of all engines.
-pub(super) fn all() -> Vec<Found> {
+pub(super) fn all() -> Vec<RunningContainer> {
     let mut found = BTreeMap::new();
     for process in processes() {
         match command_line(&process).and_then(|line| parse(&line)) {
             // The process itself is asked for its directory: a shim's command line has none.
-            Some(Holder::Shim) => {
+            Some(Monitor::Shim) => {
                 let Ok(bundle) = fs::read_link(process.join("cwd")) else { continue };
                 // One shim may hold all containers of a pod.
                 let siblings = bundle.parent().and_then(|parent| fs::read_dir(parent).ok());
@@ -37,7 +37,7 @@ pub(super) fn all() -> Vec<Found> {
                     insert(&mut found, id, &bundle.join("init.pid"), &bundle);
                 }
             }
-            Some(Holder::Conmon { id, bundle, pid_file }) => {
+            Some(Monitor::Conmon { id, bundle, pid_file }) => {
                 insert(&mut found, id, &pid_file, &bundle);
             }
             None => {}
@@ -46,11 +46,16 @@ pub(super) fn all() -> Vec<Found> {
     found.into_values().collect()
 }
 
-fn insert(found: &mut BTreeMap<String, Found>, id: String, pid_file: &Path, bundle: &Path) {
+fn insert(
+    found: &mut BTreeMap<String, RunningContainer>,
+    id: String,
+    pid_file: &Path,
+    bundle: &Path,
+) {
     let pid = read(pid_file).and_then(|text| text.trim().parse().ok()).filter(|pid| *pid > 0);
     let Some(pid) = pid else { return };
     if let Ok(container) = id.clone().try_into() {
-        found.insert(id, Found { id: container, pid, bundle: Some(bundle.to_owned()) });
+        found.insert(id, RunningContainer { id: container, pid, bundle: Some(bundle.to_owned()) });
     }
 }
 
@@ -82,10 +87,10 @@ fn read(file: &Path) -> Option<String> {
     Some(String::from_utf8_lossy(&bytes).into_owned())
 }
 
-fn parse(line: &[String]) -> Option<Holder> {
+fn parse(line: &[String]) -> Option<Monitor> {
     let program = Path::new(line.first()?).file_name()?.to_str()?;
     if program.starts_with("containerd-shim") {
-        return Some(Holder::Shim);
+        return Some(Monitor::Shim);
     }
     if program != "conmon" {
         return None;
@@ -95,7 +100,7 @@ fn parse(line: &[String]) -> Option<Holder> {
         let at = line.iter().position(|argument| options.contains(&argument.as_str()))?;
         line.get(at + 1).cloned()
     };
-    Some(Holder::Conmon {
+    Some(Monitor::Conmon {
         id: value(["-c", "--cid"])?,
         bundle: value(["-b", "--bundle"])?.into(),
         pid_file: value(["-p", "--container-pidfile"])?.into(),
@@ -114,14 +119,14 @@ mod tests {
     fn holders_are_known_by_their_command_lines() {
         let conmon = "/usr/bin/conmon --api-version 1 -c 9f6e -u 9f6e -r /usr/bin/runc -b /s/9f6e/userdata \
                       -p /run/9f6e/pidfile -n cam --exit-command /usr/bin/podman -c other";
-        let expected = Holder::Conmon {
+        let expected = Monitor::Conmon {
             id: "9f6e".into(),
             bundle: "/s/9f6e/userdata".into(),
             pid_file: "/run/9f6e/pidfile".into(),
         };
         assert_eq!(parse(&words(conmon)), Some(expected));
         let shim = "/usr/bin/containerd-shim-runc-v2 -namespace moby -id 9f6e -address /run/c.sock";
-        assert_eq!(parse(&words(shim)), Some(Holder::Shim));
+        assert_eq!(parse(&words(shim)), Some(Monitor::Shim));
         for other in ["sh -c conmon", "/usr/bin/conmon -c 9f6e -b", "/usr/bin/containerd", ""] {
             assert_eq!(parse(&words(other)), None, "{other}");
         }

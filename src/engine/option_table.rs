@@ -1,7 +1,7 @@
 //! Which options of `run` and `create` take a value as an argument of its own.
 //!
 //! docker, podman and nerdctl mean the same by the names they share, so that one table serves all. What it
-//! does not know is looked up in the engine's own `--help` ([`Help`]).
+//! does not know is looked up in the engine's own `--help` ([`HelpOptions`]).
 
 use std::collections::BTreeMap;
 
@@ -201,14 +201,14 @@ const SHORT_SWITCHES: &[u8] = b"diPqt";
 
 /// What is known of options: the table, and what an engine's help says beyond it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Options {
-    help: Help,
+pub struct OptionTable {
+    help: HelpOptions,
 }
 
-impl Options {
+impl OptionTable {
     /// The table, with the help of the engine at hand.
-    pub fn with_help(help: Help) -> Self {
-        Options { help }
+    pub fn with_help(help: HelpOptions) -> Self {
+        OptionTable { help }
     }
 
     /// Whether a long option (without its dashes) takes a value; `None` when it is not known.
@@ -233,19 +233,19 @@ impl Options {
 /// The options in the `--help` of an engine, each with whether it takes a value as an argument of
 /// its own.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Help {
+pub struct HelpOptions {
     /// By name, without dashes.
     pub long: BTreeMap<String, bool>,
     /// By letter.
     pub short: BTreeMap<u8, bool>,
 }
 
-impl Help {
+impl HelpOptions {
     /// Reads the text that the engines' flag library prints: `  -e, --env list   What it is for`. The
     /// type stands between the name and two spaces; a switch has none, and one whose value may be
     /// left out has `[=...]`.
     pub fn parse(text: &str) -> Self {
-        let mut help = Help::default();
+        let mut help = HelpOptions::default();
         for line in text.lines() {
             let line = line.trim_start();
             let (letter, line) = match line.as_bytes() {
@@ -270,7 +270,7 @@ impl Help {
 
     /// Where the table says otherwise, or nothing: each option that is in the help.
     pub fn differences(&self) -> Vec<String> {
-        let table = Options::default();
+        let table = OptionTable::default();
         let long =
             self.long.iter().filter(|(name, value)| table.long_takes_value(name) != Some(**value));
         let short = self
@@ -297,7 +297,7 @@ mod tests {
 
     #[test]
     fn help_tells_options_with_and_without_a_value() {
-        let help = Help::parse(
+        let help = HelpOptions::parse(
             "Usage:\n\nOptions:\n      --add-host list    Add a mapping (host:ip)\n  \
              -d, --detach           Run in background\n  -m, --memory <number>[<unit>]   Limit\n      \
              --future               (default true)\n      --maybe string[=\"x\"]   Perhaps\n      \

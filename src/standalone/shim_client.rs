@@ -12,19 +12,18 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::wait::waitpid;
 use nix::unistd::{ForkResult, fork, pipe2};
 
-use crate::standalone::EngineError;
-use crate::standalone::container::{Container, Record};
+use crate::standalone::StandaloneError;
+use crate::standalone::container::{Container, ContainerRecord};
 use crate::standalone::options::RunOptions;
 use crate::standalone::process::{Reaper, become_subreaper};
-use crate::standalone::relay;
-use crate::standalone::relay::{FrontStdio, RawTerminal, Relay, SavedTerminal};
 use crate::standalone::shim;
-use crate::standalone::shim::{CommandStdio, Job};
-use crate::standalone::shim_protocol::{Channel, Event, Request};
+use crate::standalone::shim::{CommandStdio, ShimTask};
+use crate::standalone::shim_protocol::{ClientRequest, Connection, ShimEvent};
+use crate::standalone::stdio::{self, ClientStdio, RawTerminal, SavedTerminal, StdioCopy};
 use crate::standalone::teardown::{kill_orphans, teardown};
 
 /// Signals that are passed on to the container, as docker does.
-pub(super) const PASSED_ON: [Signal; 7] = [
+pub(super) const FORWARDED_SIGNALS: [Signal; 7] = [
     Signal::SIGHUP,
     Signal::SIGINT,
     Signal::SIGQUIT,
@@ -35,95 +34,95 @@ pub(super) const PASSED_ON: [Signal; 7] = [
 ];
 
 /// So many of SIGINT and SIGTERM end a container that ignores them, as they end docker's client.
-const PATIENCE: u32 = 3;
+const KILL_AFTER: u32 = 3;
 
 /// Refuses `-i -t` where there is no terminal, as docker does.
-pub(super) fn check_terminal(options: &RunOptions) -> Result<(), EngineError> {
+pub(super) fn check_terminal(options: &RunOptions) -> Result<(), StandaloneError> {
     if options.tty && options.interactive && !options.detach && !io::stdin().is_terminal() {
-        return Err(EngineError::new("-i -t: stdin is not a terminal; leave out -t, or -i"));
+        return Err(StandaloneError::new("-i -t: stdin is not a terminal; leave out -t, or -i"));
     }
     Ok(())
 }
 
-/// Starts the supervisor and attends to it.
+/// Starts the shim and attends to it.
 pub(super) fn run(
     container: Container,
-    record: Record,
+    record: ContainerRecord,
     options: &RunOptions,
-) -> Result<i32, EngineError> {
-    let prepared = Ends::make(options).and_then(|ends| {
+) -> Result<i32, StandaloneError> {
+    let prepared = StdioEnds::make(options).and_then(|ends| {
         let signals = block_signals()?;
-        let (channel, theirs) = Channel::pair()?;
-        Ok((ends, signals, channel, theirs))
+        let (connection, theirs) = Connection::pair()?;
+        Ok((ends, signals, connection, theirs))
     });
-    let (ends, signals, channel, theirs) = match prepared {
+    let (ends, signals, connection, theirs) = match prepared {
         Ok(prepared) => prepared,
         Err(error) => {
             let _ = container.remove_dir();
-            return Err(EngineError::new(format_args!("cannot start a supervisor: {error}")));
+            return Err(StandaloneError::new(format_args!("cannot start a shim: {error}")));
         }
     };
     // SAFETY: this process has a single thread, so the child may do whatever it likes.
-    let supervisor = match unsafe { fork() } {
+    let shim = match unsafe { fork() } {
         Ok(ForkResult::Child) => {
-            drop((channel, signals, ends.front));
-            let (stdio, terminal) = (ends.command, ends.supervisors_terminal);
-            shim::main(Job { container, record, stdio, terminal }, theirs)
+            drop((connection, signals, ends.client));
+            let (stdio, terminal) = (ends.command, ends.shims_terminal);
+            shim::main(ShimTask { container, record, stdio, terminal }, theirs)
         }
         Ok(ForkResult::Parent { child }) => child,
         Err(error) => {
             let _ = container.remove_dir();
-            return Err(EngineError::new(format_args!("cannot fork: {error}")));
+            return Err(StandaloneError::new(format_args!("cannot fork: {error}")));
         }
     };
-    drop((theirs, ends.command, ends.supervisors_terminal));
-    // When the supervisor is killed, what it held becomes ours to end.
-    become_subreaper().map_err(EngineError::new)?;
-    let front = Front {
+    drop((theirs, ends.command, ends.shims_terminal));
+    // When the shim is killed, what it held becomes ours to end.
+    become_subreaper().map_err(StandaloneError::new)?;
+    let client = ShimClient {
         container,
-        engine: record.engine.name(),
+        runtime: record.runtime.name(),
         detached: record.detached,
         interactive: options.interactive,
-        channel,
+        connection,
         signals,
-        stdio: ends.front,
+        stdio: ends.client,
         terminal: ends.terminal,
         raw: None,
         master: None,
         relay: None,
-        endings: 0,
+        terminations: 0,
     };
-    let detached = front.detached;
-    let result = front.attend();
+    let detached = client.detached;
+    let result = client.run();
     if !(detached && result == Ok(0)) {
         // It has said its last word, or was killed; not leaving before it, we leave no zombie.
-        let _ = waitpid(supervisor, None);
+        let _ = waitpid(shim, None);
     }
     result
 }
 
 /// Both sides of the container's stdio.
-struct Ends {
+struct StdioEnds {
     command: CommandStdio,
-    front: FrontStdio,
+    client: ClientStdio,
     terminal: Option<SavedTerminal>,
-    supervisors_terminal: Option<SavedTerminal>,
+    shims_terminal: Option<SavedTerminal>,
 }
 
-impl Ends {
-    fn make(options: &RunOptions) -> io::Result<Ends> {
+impl StdioEnds {
+    fn make(options: &RunOptions) -> io::Result<StdioEnds> {
         let pipe = || pipe2(OFlag::O_CLOEXEC);
-        let mut ends = Ends {
+        let mut ends = StdioEnds {
             command: CommandStdio::Null { stdin: None },
-            front: FrontStdio::None,
+            client: ClientStdio::None,
             terminal: None,
-            supervisors_terminal: None,
+            shims_terminal: None,
         };
         if options.tty {
             ends.command = CommandStdio::Terminal(user_size());
             if options.interactive && !options.detach {
                 let terminal = SavedTerminal::save(io::stdin().as_fd())?;
-                ends.supervisors_terminal = Some(terminal.try_clone()?);
+                ends.shims_terminal = Some(terminal.try_clone()?);
                 ends.terminal = Some(terminal);
             }
         } else if options.detach {
@@ -133,8 +132,8 @@ impl Ends {
             let (stdin, to_stdin) = options.interactive.then(pipe).transpose()?.unzip();
             let ((from_stdout, stdout), (from_stderr, stderr)) = (pipe()?, pipe()?);
             ends.command = CommandStdio::Pipes { stdin, stdout, stderr };
-            ends.front =
-                FrontStdio::Pipes { stdin: to_stdin, stdout: from_stdout, stderr: from_stderr };
+            ends.client =
+                ClientStdio::Pipes { stdin: to_stdin, stdout: from_stdout, stderr: from_stderr };
         }
         Ok(ends)
     }
@@ -142,7 +141,7 @@ impl Ends {
 
 /// The size of the user's terminal.
 pub(super) fn user_size() -> Option<libc::winsize> {
-    relay::size(io::stdin().as_fd()).or_else(|| relay::size(io::stdout().as_fd()))
+    stdio::size(io::stdin().as_fd()).or_else(|| stdio::size(io::stdout().as_fd()))
 }
 
 /// Blocks what is passed on, what tells of a new size, and SIGCHLD, which both sides may need
@@ -150,7 +149,7 @@ pub(super) fn user_size() -> Option<libc::winsize> {
 /// nothing that the container should hear of either.
 pub(super) fn block_signals() -> io::Result<SignalFd> {
     let mut set = SigSet::empty();
-    for signal in PASSED_ON.into_iter().filter(|signal| !is_ignored(*signal)) {
+    for signal in FORWARDED_SIGNALS.into_iter().filter(|signal| !is_ignored(*signal)) {
         set.add(signal);
     }
     set.add(Signal::SIGWINCH);
@@ -170,66 +169,66 @@ fn is_ignored(signal: Signal) -> bool {
     action.sa_sigaction == libc::SIG_IGN
 }
 
-struct Front {
+struct ShimClient {
     container: Container,
-    engine: String,
+    runtime: String,
     detached: bool,
     interactive: bool,
-    channel: Channel,
+    connection: Connection,
     signals: SignalFd,
-    stdio: FrontStdio,
+    stdio: ClientStdio,
     terminal: Option<SavedTerminal>,
     raw: Option<RawTerminal>,
     master: Option<OwnedFd>,
-    relay: Option<Relay>,
-    endings: u32,
+    relay: Option<StdioCopy>,
+    terminations: u32,
 }
 
-impl Front {
-    fn attend(mut self) -> Result<i32, EngineError> {
+impl ShimClient {
+    fn run(mut self) -> Result<i32, StandaloneError> {
         loop {
             let mut fds = vec![
-                PollFd::new(self.channel.as_fd(), PollFlags::POLLIN),
+                PollFd::new(self.connection.as_fd(), PollFlags::POLLIN),
                 PollFd::new(self.signals.as_fd(), PollFlags::POLLIN),
             ];
-            if let Some(hangup) = self.relay.as_ref().and_then(Relay::input_hangup) {
+            if let Some(hangup) = self.relay.as_ref().and_then(StdioCopy::input_hangup) {
                 fds.push(PollFd::new(hangup, PollFlags::POLLIN));
             }
             let _ = poll(&mut fds, PollTimeout::NONE);
             let ready: Vec<bool> = fds.iter().map(|fd| fd.any().unwrap_or(false)).collect();
             if ready[1] {
-                self.pass_on_signals();
+                self.forward_signals();
             }
             if ready.get(2) == Some(&true) {
                 // The user's terminal is gone, and with it the user.
                 if let Some(relay) = &mut self.relay {
                     relay.forget_hangup();
                 }
-                let _ = self.channel.send(&Request::End, None);
+                let _ = self.connection.send(&ClientRequest::End, None);
             }
             if !ready[0] {
                 continue;
             }
-            match self.channel.receive::<Event>() {
-                Ok(Some((Event::Console, Some(master)))) => {
+            match self.connection.receive::<ShimEvent>() {
+                Ok(Some((ShimEvent::Console, Some(master)))) => {
                     if let Err(error) = self.take_console(master) {
                         return Err(self.give_up(&format!("terminal: {error}")));
                     }
                 }
-                Ok(Some((Event::Console, None))) => {}
-                Ok(Some((Event::Started, _))) => {
+                Ok(Some((ShimEvent::Console, None))) => {}
+                Ok(Some((ShimEvent::Started, _))) => {
                     if self.detached {
                         let mut stdout = io::stdout();
                         let _ = writeln!(stdout, "{}", self.container.id());
                         return Ok(0);
                     }
-                    let stdio = std::mem::replace(&mut self.stdio, FrontStdio::None);
-                    match Relay::start(stdio) {
+                    let stdio = std::mem::replace(&mut self.stdio, ClientStdio::None);
+                    match StdioCopy::start(stdio) {
                         Ok(relay) => self.relay = Some(relay),
                         Err(error) => return Err(self.give_up(&format!("cannot relay: {error}"))),
                     }
                 }
-                Ok(Some((Event::Ended { status, warning }, _))) => {
+                Ok(Some((ShimEvent::Ended { status, warning }, _))) => {
                     self.finish_output();
                     self.raw = None;
                     if let Some(warning) = warning {
@@ -237,39 +236,45 @@ impl Front {
                     }
                     return Ok(status);
                 }
-                Ok(Some((Event::Failed { status, message }, _))) => {
+                Ok(Some((ShimEvent::Failed { status, message }, _))) => {
                     self.raw = None;
                     if message.is_empty() {
                         return Ok(status);
                     }
-                    return Err(EngineError::with_status(status, self.explain(message)));
+                    return Err(StandaloneError::with_status(
+                        status,
+                        self.with_runtime_stderr(message),
+                    ));
                 }
-                Ok(None) | Err(_) => return Err(self.replace_supervisor()),
+                Ok(None) | Err(_) => return Err(self.clean_up_after_shim()),
             }
         }
     }
 
-    fn pass_on_signals(&mut self) {
+    fn forward_signals(&mut self) {
         while let Ok(Some(info)) = self.signals.read_signal() {
             let signal = info.ssi_signo as i32;
             if signal == libc::SIGWINCH {
                 if let (Some(master), Some(size)) = (&self.master, user_size()) {
-                    relay::set_size(master.as_fd(), &size);
+                    stdio::set_size(master.as_fd(), &size);
                 }
                 continue;
             }
             if signal == libc::SIGINT || signal == libc::SIGTERM {
-                self.endings += 1;
+                self.terminations += 1;
             }
-            let request =
-                if self.endings >= PATIENCE { Request::End } else { Request::Signal(signal) };
-            // A supervisor that is gone shows as the channel's end.
-            let _ = self.channel.send(&request, None);
+            let request = if self.terminations >= KILL_AFTER {
+                ClientRequest::End
+            } else {
+                ClientRequest::Signal(signal)
+            };
+            // A shim that is gone shows as the connection's end.
+            let _ = self.connection.send(&request, None);
         }
     }
 
     fn take_console(&mut self, master: OwnedFd) -> io::Result<()> {
-        self.stdio = FrontStdio::Terminal { master: master.try_clone()?, stdin: self.interactive };
+        self.stdio = ClientStdio::Terminal { master: master.try_clone()?, stdin: self.interactive };
         self.master = Some(master);
         if let Some(terminal) = self.terminal.take() {
             self.raw = Some(terminal.into_raw()?);
@@ -301,9 +306,9 @@ impl Front {
 
     /// A runtime without a word in its log may have spoken on the stderr it was to give to the
     /// container, which has not run: all there is is the runtime's.
-    fn explain(&mut self, message: String) -> String {
-        let FrontStdio::Pipes { stderr, .. } = &self.stdio else { return message };
-        if !message.contains(crate::standalone::error::WORDLESS) {
+    fn with_runtime_stderr(&mut self, message: String) -> String {
+        let ClientStdio::Pipes { stderr, .. } = &self.stdio else { return message };
+        if !message.contains(crate::standalone::error::NO_MESSAGE) {
             return message;
         }
         let mut buffer = [0; 4096];
@@ -312,24 +317,24 @@ impl Front {
         let text = String::from_utf8_lossy(&buffer[..length]);
         match text.trim() {
             "" => message,
-            text => EngineError::from_runtime(&self.engine, text).to_string(),
+            text => StandaloneError::from_runtime(&self.runtime, text).to_string(),
         }
     }
 
-    /// Ends everything through the supervisor, and waits for that.
-    fn give_up(&mut self, why: &str) -> EngineError {
-        let _ = self.channel.send(&Request::End, None);
-        while let Ok(Some((event, _))) = self.channel.receive::<Event>() {
-            if matches!(event, Event::Ended { .. } | Event::Failed { .. }) {
+    /// Ends everything through the shim, and waits for that.
+    fn give_up(&mut self, why: &str) -> StandaloneError {
+        let _ = self.connection.send(&ClientRequest::End, None);
+        while let Ok(Some((event, _))) = self.connection.receive::<ShimEvent>() {
+            if matches!(event, ShimEvent::Ended { .. } | ShimEvent::Failed { .. }) {
                 break;
             }
         }
         self.raw = None;
-        EngineError::new(why)
+        StandaloneError::new(why)
     }
 
-    /// The supervisor was killed: does what it would have done.
-    fn replace_supervisor(&mut self) -> EngineError {
+    /// The shim was killed: does what it would have done.
+    fn clean_up_after_shim(&mut self) -> StandaloneError {
         self.raw = None;
         let mut failures = Vec::new();
         match Reaper::new(&[]) {
@@ -341,10 +346,10 @@ impl Front {
             }
             Err(error) => failures.push(error.to_string()),
         }
-        let mut message = "the supervisor was killed; the container was ended".to_owned();
+        let mut message = "the shim was killed; the container was ended".to_owned();
         for failure in failures {
             message = format!("{message}; {failure}");
         }
-        EngineError::new(message)
+        StandaloneError::new(message)
     }
 }

@@ -72,9 +72,9 @@ pub(super) fn set_size(fd: BorrowedFd<'_>, size: &libc::winsize) {
     let _ = unsafe { libc::ioctl(fd.as_raw_fd(), libc::TIOCSWINSZ, size) };
 }
 
-/// The front's ends of the container's stdio.
+/// The client's ends of the container's stdio.
 #[derive(Debug)]
-pub(super) enum FrontStdio {
+pub(super) enum ClientStdio {
     /// Nothing to relay.
     None,
     /// Pipes.
@@ -95,9 +95,9 @@ pub(super) enum FrontStdio {
     },
 }
 
-/// Threads that copy until the container closes its side or [`Relay::finish`] is called.
+/// Threads that copy until the container closes its side or [`StdioCopy::finish`] is called.
 #[derive(Debug)]
-pub(super) struct Relay {
+pub(super) struct StdioCopy {
     /// Dropped: copiers end when there is nothing left to read.
     running: Option<OwnedFd>,
     /// Hung up when all output was copied.
@@ -106,17 +106,17 @@ pub(super) struct Relay {
     input_hangup: Option<OwnedFd>,
 }
 
-impl Relay {
+impl StdioCopy {
     /// Starts copying.
-    pub(super) fn start(stdio: FrontStdio) -> io::Result<Self> {
+    pub(super) fn start(stdio: ClientStdio) -> io::Result<Self> {
         use nix::fcntl::OFlag;
         let pipe = || nix::unistd::pipe2(OFlag::O_CLOEXEC);
         let (stop, running) = pipe()?;
         let (output_done, copying) = pipe()?;
         let mut input_hangup = None;
         match stdio {
-            FrontStdio::None => {}
-            FrontStdio::Pipes { stdin, stdout, stderr } => {
+            ClientStdio::None => {}
+            ClientStdio::Pipes { stdin, stdout, stderr } => {
                 for (source, target) in
                     [(stdout, libc::STDOUT_FILENO), (stderr, libc::STDERR_FILENO)]
                 {
@@ -126,7 +126,7 @@ impl Relay {
                     copy_in(stdin, None)?;
                 }
             }
-            FrontStdio::Terminal { master, stdin } => {
+            ClientStdio::Terminal { master, stdin } => {
                 if stdin {
                     let (hangup, alive) = pipe()?;
                     // The copier writes through a descriptor of its own and must not wait on
@@ -138,7 +138,7 @@ impl Relay {
             }
         }
         drop(copying);
-        Ok(Relay { running: Some(running), output_done, input_hangup })
+        Ok(StdioCopy { running: Some(running), output_done, input_hangup })
     }
 
     /// The container has ended: copies what is left, and no more.

@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
-use crate::engine::WrapperError;
-use crate::engine::scan::Line;
+use crate::engine::EngineError;
+use crate::engine::command_line::EngineCommandLine;
 use crate::oci::{ANNOTATION, VARIABLE};
 
 /// The program that stands in for runc.
@@ -16,7 +16,7 @@ const RUNTIME: &str = "mcrun-runtime";
 
 /// What is known of the engine at hand.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Facts {
+pub enum EngineFacts {
     /// docker, as its daemon describes itself.
     Docker(DockerInfo),
     /// podman of a major version, and the `--hooks-dir` directories that it needs: none when it reads
@@ -72,15 +72,15 @@ impl DockerInfo {
     }
 
     /// The name of mcrun's runtime that is to be asked for; `None` when docker takes it anyway.
-    fn runtime(&self, wanted: Option<&OsStr>) -> Result<Option<&str>, WrapperError> {
+    fn runtime(&self, wanted: Option<&OsStr>) -> Result<Option<&str>, EngineError> {
         match wanted {
             Some(name) if name.to_str().is_some_and(|name| self.is_ours(name)) => return Ok(None),
-            Some(name) => return Err(WrapperError::Runtime(name.to_string_lossy().into_owned())),
+            Some(name) => return Err(EngineError::Runtime(name.to_string_lossy().into_owned())),
             None if self.is_ours(&self.default_runtime) => return Ok(None),
             None => {}
         }
         let mut ours = self.runtimes.keys().filter(|name| self.is_ours(name));
-        let ours = ours.next().ok_or(WrapperError::NoDockerRuntime)?;
+        let ours = ours.next().ok_or(EngineError::NoDockerRuntime)?;
         Ok(Some(ours))
     }
 }
@@ -97,71 +97,83 @@ pub(super) fn major(version: &str) -> u32 {
 ///
 /// # Errors
 /// When the engine cannot carry one as it is set up, or with these options.
-pub fn arguments(command: &str, line: &Line, facts: &Facts) -> Result<Vec<OsString>, WrapperError> {
+pub fn arguments(
+    command: &str,
+    line: &EngineCommandLine,
+    facts: &EngineFacts,
+) -> Result<Vec<OsString>, EngineError> {
     let mut global = Vec::new();
-    let mut carriers: Vec<OsString> = Vec::new();
+    let mut delivery_options: Vec<OsString> = Vec::new();
     if !line.mcast.is_empty() {
         if let Some(network) = line.shared_network() {
-            return Err(WrapperError::Network(network.to_string_lossy().into_owned()));
+            return Err(EngineError::Network(network.to_string_lossy().into_owned()));
         }
         let text = line.attachments();
-        let as_annotation = |carriers: &mut Vec<OsString>| {
-            carriers.extend(["--annotation".into(), pair(ANNOTATION, &text)]);
+        let as_annotation = |delivery_options: &mut Vec<OsString>| {
+            delivery_options.extend(["--annotation".into(), pair(ANNOTATION, &text)]);
         };
-        let as_quoted_annotation = |carriers: &mut Vec<OsString>| {
-            carriers.extend(["--annotation".into(), quoted(&pair(ANNOTATION, &text))]);
+        let as_quoted_annotation = |delivery_options: &mut Vec<OsString>| {
+            delivery_options.extend(["--annotation".into(), quoted(&pair(ANNOTATION, &text))]);
         };
-        let as_variable = |carriers: &mut Vec<OsString>| {
-            carriers.extend(["--env".into(), pair(VARIABLE, &text)]);
+        let as_variable = |delivery_options: &mut Vec<OsString>| {
+            delivery_options.extend(["--env".into(), pair(VARIABLE, &text)]);
         };
         match facts {
-            Facts::Docker(info) => {
+            EngineFacts::Docker(info) => {
                 if let Some(runtime) = info.runtime(line.runtime.as_deref())? {
-                    carriers.extend(["--runtime".into(), runtime.into()]);
+                    delivery_options.extend(["--runtime".into(), runtime.into()]);
                 }
                 if info.has_annotations() {
-                    as_annotation(&mut carriers);
+                    as_annotation(&mut delivery_options);
                 } else {
-                    as_variable(&mut carriers);
+                    as_variable(&mut delivery_options);
                 }
             }
-            Facts::Podman { major, hooks_dirs } => {
+            EngineFacts::Podman { major, hooks_dirs } => {
                 if !hooks_dirs.is_empty() && line.restart.as_deref().is_some_and(restarts) {
-                    return Err(WrapperError::PodmanRestart);
+                    return Err(EngineError::PodmanRestart);
                 }
                 global = hooks_options(hooks_dirs);
                 // Before 5.0 podman splits the value at its commas, as a line of CSV.
                 if *major < 5 {
-                    as_quoted_annotation(&mut carriers);
+                    as_quoted_annotation(&mut delivery_options);
                 } else {
-                    as_annotation(&mut carriers);
+                    as_annotation(&mut delivery_options);
                 }
             }
-            Facts::Nerdctl { major } => {
+            EngineFacts::Nerdctl { major } => {
                 match line.runtime.as_deref() {
-                    None => carriers.extend(["--runtime".into(), RUNTIME.into()]),
+                    None => delivery_options.extend(["--runtime".into(), RUNTIME.into()]),
                     Some(name) if Path::new(name).file_name() == Some(OsStr::new(RUNTIME)) => {}
                     Some(name) => {
-                        return Err(WrapperError::Runtime(name.to_string_lossy().into_owned()));
+                        return Err(EngineError::Runtime(name.to_string_lossy().into_owned()));
                     }
                 }
-                if *major >= 2 { as_annotation(&mut carriers) } else { as_variable(&mut carriers) }
+                if *major >= 2 {
+                    as_annotation(&mut delivery_options)
+                } else {
+                    as_variable(&mut delivery_options)
+                }
             }
         }
     }
     let mut arguments = global;
     arguments.push(command.into());
     arguments.extend(line.options.iter().cloned());
-    arguments.extend(carriers);
+    arguments.extend(delivery_options);
     arguments.extend(line.rest.iter().cloned());
     Ok(arguments)
 }
 
 /// The arguments of the engine for a command in which nothing is mcrun's, such as `start`.
-pub fn plain_arguments(command: &str, arguments: &[OsString], facts: &Facts) -> Vec<OsString> {
+pub fn plain_arguments(
+    command: &str,
+    arguments: &[OsString],
+    facts: &EngineFacts,
+) -> Vec<OsString> {
     let mut all = match facts {
-        Facts::Podman { hooks_dirs, .. } => hooks_options(hooks_dirs),
-        Facts::Docker(_) | Facts::Nerdctl { .. } => Vec::new(),
+        EngineFacts::Podman { hooks_dirs, .. } => hooks_options(hooks_dirs),
+        EngineFacts::Docker(_) | EngineFacts::Nerdctl { .. } => Vec::new(),
     };
     all.push(command.into());
     all.extend(arguments.iter().cloned());
@@ -197,20 +209,20 @@ fn restarts(policy: &OsStr) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::scan::scan;
-    use crate::engine::table::Options;
+    use crate::engine::command_line::EngineCommandLine;
+    use crate::engine::option_table::OptionTable;
 
     fn words(text: &str) -> Vec<OsString> {
         text.split_whitespace().map(OsString::from).collect()
     }
 
-    fn run(text: &str, facts: &Facts) -> Result<Vec<OsString>, String> {
-        let line = scan(&words(text), &Options::default()).unwrap();
+    fn run(text: &str, facts: &EngineFacts) -> Result<Vec<OsString>, String> {
+        let line = EngineCommandLine::parse(&words(text), &OptionTable::default()).unwrap();
         arguments("run", &line, facts).map_err(|e| e.to_string())
     }
 
-    fn docker(json: &str) -> Facts {
-        Facts::Docker(serde_json::from_str(json).unwrap())
+    fn docker(json: &str) -> EngineFacts {
+        EngineFacts::Docker(serde_json::from_str(json).unwrap())
     }
 
     const LINE: &str = "-it --rm --mcast parent=eth1 -e X=1 image sh";
@@ -253,14 +265,14 @@ mod tests {
 
     #[test]
     fn podman_gets_hooks_before_the_command() {
-        let facts = Facts::Podman { major: 5, hooks_dirs: vec!["/a".into(), "/b".into()] };
+        let facts = EngineFacts::Podman { major: 5, hooks_dirs: vec!["/a".into(), "/b".into()] };
         let expected = "--hooks-dir /a --hooks-dir /b run -it --rm -e X=1 \
                         --annotation io.mcrun.mcast=parent=eth1 image sh";
         assert_eq!(run(LINE, &facts).unwrap(), words(expected));
         assert_eq!(run("-it image", &facts).unwrap(), words("run -it image"));
         let error = run("--restart always --mcast parent=eth1 image", &facts).unwrap_err();
         assert!(error.contains("mcrun setup podman"), "{error}");
-        let facts = Facts::Podman { major: 4, hooks_dirs: vec![] };
+        let facts = EngineFacts::Podman { major: 4, hooks_dirs: vec![] };
         let expected =
             "run --restart always --annotation \"io.mcrun.mcast=parent=eth1,ip=none\" image";
         let arguments = run("--restart always --mcast parent=eth1,ip=none image", &facts).unwrap();
@@ -270,8 +282,8 @@ mod tests {
     #[test]
     fn nerdctl_gets_the_runtime_by_its_program() {
         let expected = "run -it --rm -e X=1 --runtime mcrun-runtime --annotation io.mcrun.mcast=parent=eth1 image sh";
-        assert_eq!(run(LINE, &Facts::Nerdctl { major: 2 }).unwrap(), words(expected));
-        let old = run(LINE, &Facts::Nerdctl { major: 1 }).unwrap();
+        assert_eq!(run(LINE, &EngineFacts::Nerdctl { major: 2 }).unwrap(), words(expected));
+        let old = run(LINE, &EngineFacts::Nerdctl { major: 1 }).unwrap();
         assert!(old.contains(&"MCRUN_MCAST=parent=eth1".into()), "{old:?}");
     }
 
@@ -279,7 +291,7 @@ mod tests {
     fn a_container_without_a_network_of_its_own_is_refused() {
         for network in ["--net=host", "--network host", "--network container:x"] {
             let text = format!("{network} --mcast parent=eth1 image");
-            let error = run(&text, &Facts::Nerdctl { major: 2 }).unwrap_err();
+            let error = run(&text, &EngineFacts::Nerdctl { major: 2 }).unwrap_err();
             assert!(error.contains("a network namespace of its own"), "{error}");
         }
     }

@@ -7,11 +7,11 @@
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
-use crate::engine::table::Options;
+use crate::engine::option_table::OptionTable;
 
 /// A command line of `run` or `create`, behind that word.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Line {
+pub struct EngineCommandLine {
     /// `--engine`; of several the last.
     pub engine: Option<OsString>,
     /// `--mcast`, in order.
@@ -36,7 +36,7 @@ pub struct Line {
 
 /// What is wrong with a command line.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum ScanError {
+pub enum CommandLineError {
     /// One of mcrun's flags stands at the end.
     #[error("--{0} needs a value")]
     NoValue(&'static str),
@@ -45,61 +45,61 @@ pub enum ScanError {
 /// mcrun's own flags among an engine's options.
 const OWN: [&str; 2] = ["engine", "mcast"];
 
-/// Takes a command line apart.
-///
-/// # Errors
-/// Only about mcrun's own flags: what is wrong with the others is the engine's to say.
-pub fn scan(arguments: &[OsString], known: &Options) -> Result<Line, ScanError> {
-    let mut line = Line::default();
-    let mut arguments = arguments.iter();
-    while let Some(argument) = arguments.next() {
-        let bytes = argument.as_bytes();
-        if bytes == b"--" || bytes == b"-" || !bytes.starts_with(b"-") {
-            line.rest.push(argument.clone());
-            break;
-        }
-        let Some(long) = bytes.strip_prefix(b"--") else {
+impl EngineCommandLine {
+    /// Takes a command line apart.
+    ///
+    /// # Errors
+    /// Only about mcrun's own flags: what is wrong with the others is the engine's to say.
+    pub fn parse(arguments: &[OsString], known: &OptionTable) -> Result<Self, CommandLineError> {
+        let mut line = Self::default();
+        let mut arguments = arguments.iter();
+        while let Some(argument) = arguments.next() {
+            let bytes = argument.as_bytes();
+            if bytes == b"--" || bytes == b"-" || !bytes.starts_with(b"-") {
+                line.rest.push(argument.clone());
+                break;
+            }
+            let Some(long) = bytes.strip_prefix(b"--") else {
+                line.options.push(argument.clone());
+                if line.letters(&bytes[1..], known) {
+                    line.options.extend(arguments.next().cloned());
+                }
+                continue;
+            };
+            let (name, value) = match long.iter().position(|b| *b == b'=') {
+                Some(at) => (&long[..at], Some(OsStr::from_bytes(&long[at + 1..]).to_owned())),
+                None => (long, None),
+            };
+            let name = String::from_utf8_lossy(name);
+            if let Some(own) = OWN.into_iter().find(|own| *own == name) {
+                let value = value.or_else(|| arguments.next().cloned());
+                let value = value.ok_or(CommandLineError::NoValue(own))?;
+                match own {
+                    "engine" => line.engine = Some(value),
+                    _ => line.mcast.push(value),
+                }
+                continue;
+            }
             line.options.push(argument.clone());
-            if line.letters(&bytes[1..], known) {
-                line.options.extend(arguments.next().cloned());
+            let takes_value = line.long(&name, known);
+            let value = match value {
+                None if takes_value => {
+                    let next = arguments.next().cloned();
+                    line.options.extend(next.clone());
+                    next
+                }
+                value => value,
+            };
+            if let Some(value) = value {
+                line.remember(&name, value);
             }
-            continue;
-        };
-        let (name, value) = match long.iter().position(|b| *b == b'=') {
-            Some(at) => (&long[..at], Some(OsStr::from_bytes(&long[at + 1..]).to_owned())),
-            None => (long, None),
-        };
-        let name = String::from_utf8_lossy(name);
-        if let Some(own) = OWN.into_iter().find(|own| *own == name) {
-            let value = value.or_else(|| arguments.next().cloned());
-            let value = value.ok_or(ScanError::NoValue(own))?;
-            match own {
-                "engine" => line.engine = Some(value),
-                _ => line.mcast.push(value),
-            }
-            continue;
         }
-        line.options.push(argument.clone());
-        let takes_value = line.long(&name, known);
-        let value = match value {
-            None if takes_value => {
-                let next = arguments.next().cloned();
-                line.options.extend(next.clone());
-                next
-            }
-            value => value,
-        };
-        if let Some(value) = value {
-            line.note(&name, value);
-        }
+        line.rest.extend(arguments.cloned());
+        Ok(line)
     }
-    line.rest.extend(arguments.cloned());
-    Ok(line)
-}
 
-impl Line {
     /// Whether a long option takes the next argument.
-    fn long(&mut self, name: &str, known: &Options) -> bool {
+    fn long(&mut self, name: &str, known: &OptionTable) -> bool {
         match name {
             "rootfs" | "bundle" => self.direct = true,
             "help" => self.help = true,
@@ -113,7 +113,7 @@ impl Line {
 
     /// Whether a cluster of letters takes the next argument: when its last one takes a value. What
     /// stands behind a letter that takes one is that value.
-    fn letters(&mut self, letters: &[u8], known: &Options) -> bool {
+    fn letters(&mut self, letters: &[u8], known: &OptionTable) -> bool {
         for (position, letter) in letters.iter().enumerate() {
             match known.short_takes_value(*letter) {
                 Some(true) => return position + 1 == letters.len(),
@@ -131,7 +131,7 @@ impl Line {
     }
 
     /// Remembers the values that matter to an attachment.
-    fn note(&mut self, name: &str, value: OsString) {
+    fn remember(&mut self, name: &str, value: OsString) {
         match name {
             "network" | "net" => self.networks.push(value),
             "runtime" => self.runtime = Some(value),
@@ -165,8 +165,8 @@ mod tests {
         text.split_whitespace().map(OsString::from).collect()
     }
 
-    fn line(text: &str) -> Line {
-        scan(&words(text), &Options::default()).unwrap()
+    fn line(text: &str) -> EngineCommandLine {
+        EngineCommandLine::parse(&words(text), &OptionTable::default()).unwrap()
     }
 
     #[test]
@@ -208,7 +208,7 @@ mod tests {
     fn arguments_that_are_no_text_pass_unchanged() {
         let odd = OsString::from_vec(b"-v/\xff:/x".to_vec());
         let arguments = [odd.clone(), "image".into(), OsString::from_vec(vec![0xfe])];
-        let line = scan(&arguments, &Options::default()).unwrap();
+        let line = EngineCommandLine::parse(&arguments, &OptionTable::default()).unwrap();
         assert_eq!(line.options, [odd]);
         assert_eq!(line.rest, arguments[1..]);
     }
@@ -230,16 +230,17 @@ mod tests {
     #[test]
     fn an_unknown_option_is_told_and_help_makes_it_known() {
         let arguments = words("--frob x image");
-        let first = scan(&arguments, &Options::default()).unwrap();
+        let first = EngineCommandLine::parse(&arguments, &OptionTable::default()).unwrap();
         assert_eq!((first.unknown.as_deref(), first.rest), (Some("--frob"), words("x image")));
-        let help = crate::engine::table::Help::parse("      --frob string   Frobs\n");
-        let second = scan(&arguments, &Options::with_help(help)).unwrap();
+        let help = crate::engine::option_table::HelpOptions::parse("      --frob string   Frobs\n");
+        let second = EngineCommandLine::parse(&arguments, &OptionTable::with_help(help)).unwrap();
         assert_eq!((second.unknown, second.rest), (None, words("image")));
     }
 
     #[test]
     fn a_flag_without_its_value_is_named() {
-        let error = scan(&words("--rm --mcast"), &Options::default()).unwrap_err();
+        let error =
+            EngineCommandLine::parse(&words("--rm --mcast"), &OptionTable::default()).unwrap_err();
         assert_eq!(error.to_string(), "--mcast needs a value");
     }
 }
