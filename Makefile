@@ -5,32 +5,37 @@ PREFIX ?= /usr/local
 DESTDIR ?=
 
 bindir   := $(PREFIX)/bin
-mandir   := $(PREFIX)/share/man/man1
+mandir   := $(PREFIX)/share/man
 hooksdir := $(PREFIX)/share/containers/oci/hooks.d
 docdir   := $(PREFIX)/share/doc/mcrun
 bashdir  := $(PREFIX)/share/bash-completion/completions
 zshdir   := $(PREFIX)/share/zsh/site-functions
 fishdir  := $(PREFIX)/share/fish/vendor_completions.d
 
-# .cargo/config.toml names the target, so the binaries are in a directory of its name.
-target  = $(or $(CARGO_TARGET_DIR),target)/$(shell rustc --print host-tuple)
-release = $(target)/release
+# .cargo/config.toml names the target, so the binaries are in a directory of its name. Whoever installs
+# them need not have rustc: then the newest ones count.
+built   = $(or $(CARGO_TARGET_DIR),target)
+tuple   = $(shell rustc --print host-tuple 2>/dev/null || \
+    ls -t $(built)/*/release/mcrun 2>/dev/null | sed -n '1s|^$(built)/\(.*\)/release/mcrun$$|\1|p')
+target  = $(built)/$(tuple)
+release = $(if $(tuple),$(target)/release)
 
 binaries := mcrun mcrun-hook mcrun-proxy mcrun-runtime
-pages    := $(notdir $(wildcard man/*.1))
+pages    := $(notdir $(wildcard man/*.[1-8]))
 hooks    := $(notdir $(wildcard hooks/mcrun-*.json))
 examples := docker/daemon.json containerd/config.toml crio/99-mcrun.conf podman/mcrun.conf \
     cdi/mcrun.yaml kubernetes/runtimeclass.yaml kubernetes/pod.yaml
 docs     := README.md CHANGELOG.md LICENSE-MIT LICENSE-APACHE hooks/config.json
+manual   := $(shell find docs -type f)
 
 demo_packages := runc
 # What make bench sets beside mcrun, or measures with.
 bench_packages := iproute2 util-linux python3-minimal docker.io busybox-static containernetworking-plugins igmpproxy smcroute gcc libc6-dev
 # All tests that start a proxy run once more with a proxy as on kernels that do not tell of joins. These
 # topics start none, or run in a virtual machine, whose kernel does not tell of joins anyway.
-once := delivered dependencies generated install ipvlan options probe readme static_binaries
+once := delivered dependencies documentation generated install ipvlan options probe static_binaries
 test_packages := runc crun docker.io containerd podman netavark iptables busybox-static iproute2 nftables tcpdump util-linux libcap2-bin make \
-    qemu-system-x86
+    qemu-system-x86 docker-compose mandoc
 # The kernel of the virtual machine in which tests/ipvlan.rs runs.
 vm_kernel := linux-image-6.12.*-cloud-amd64
 
@@ -83,13 +88,18 @@ fuzz:
 man:
 	MCRUN_REGENERATE=1 cargo test --locked --test main generated::
 
-# Builds only when there is nothing to install, so that root need not have cargo.
+# Builds nothing: root need not have cargo. Refuses binaries that are older than their sources.
 install:
-	@test -x $(release)/mcrun || $(MAKE) --no-print-directory build
-	install -d $(addprefix $(DESTDIR),$(bindir) $(mandir) $(hooksdir) $(docdir) $(bashdir) $(zshdir) $(fishdir))
+	@scripts/need-built "$(release)" $(binaries)
+	install -d $(addprefix $(DESTDIR),$(bindir) $(hooksdir) $(docdir) $(bashdir) $(zshdir) $(fishdir))
 	install -m 0755 $(addprefix $(release)/,$(binaries)) $(DESTDIR)$(bindir)
-	install -m 0644 $(addprefix man/,$(pages)) $(DESTDIR)$(mandir)
+	for page in $(pages); do \
+	    install -D -m 0644 man/$$page $(DESTDIR)$(mandir)/man$${page##*.}/$$page || exit; \
+	done
 	install -m 0644 $(docs) $(DESTDIR)$(docdir)
+	for file in $(manual); do \
+	    install -D -m 0644 $$file $(DESTDIR)$(docdir)/$$file || exit; \
+	done
 	install -m 0644 completions/mcrun.bash $(DESTDIR)$(bashdir)/mcrun
 	install -m 0644 completions/_mcrun $(DESTDIR)$(zshdir)/_mcrun
 	install -m 0644 completions/mcrun.fish $(DESTDIR)$(fishdir)/mcrun.fish
@@ -100,12 +110,14 @@ install:
 	sed -i 's|/usr/local/bin/mcrun-|$(bindir)/mcrun-|g' $(addprefix $(DESTDIR)$(hooksdir)/,$(hooks)) \
 	    $(addprefix $(DESTDIR)$(docdir)/,config.json $(examples))
 
+# Also removes the pages and documents of another version.
 uninstall:
 	rm -f $(addprefix $(DESTDIR)$(bindir)/,$(binaries)) \
-	    $(addprefix $(DESTDIR)$(mandir)/,$(pages)) \
+	    $(addprefix $(DESTDIR)$(mandir)/,man?/mcrun.[1-8] man?/mcrun-*.[1-8] man5/mcrun.toml.5) \
 	    $(addprefix $(DESTDIR)$(docdir)/,$(notdir $(docs)) $(examples)) \
 	    $(DESTDIR)$(bashdir)/mcrun $(DESTDIR)$(zshdir)/_mcrun $(DESTDIR)$(fishdir)/mcrun.fish \
 	    $(addprefix $(DESTDIR)$(hooksdir)/,$(hooks))
+	rm -rf $(DESTDIR)$(docdir)/docs
 	-rmdir $(addprefix $(DESTDIR)$(docdir)/,$(sort $(dir $(examples)))) $(DESTDIR)$(docdir)
 
 .PHONY: need-root

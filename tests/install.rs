@@ -2,25 +2,92 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::fs::File;
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Output};
+use std::time::{Duration, SystemTime};
 
 use serde_json::Value;
+use tempfile::TempDir;
 
-/// Runs `make TARGET` against `root` with the binaries of this build.
-fn make(target: &str, root: &Path) {
-    let built = Path::new(env!("CARGO_BIN_EXE_mcrun")).parent().expect("a directory");
-    let output = Command::new("make")
-        .current_dir(env!("CARGO_MANIFEST_DIR"))
-        .args(["--no-print-directory", target, "PREFIX=/opt/mcrun"])
-        .arg(format!("DESTDIR={}", root.display()))
-        .arg(format!("release={}", built.display()))
-        // A surrounding `make test` must not pass its own settings on.
-        .env_remove("MAKEFLAGS")
-        .env_remove("MFLAGS")
-        .output()
-        .expect("make starts");
-    assert!(output.status.success(), "make {target}: {}", String::from_utf8_lossy(&output.stderr));
+const PROGRAMS: [&str; 4] = ["mcrun", "mcrun-hook", "mcrun-proxy", "mcrun-runtime"];
+
+/// What `make` leaves in its target directory: the programs, and beside each the list of its sources.
+struct Built {
+    target: TempDir,
+    /// Stands for all sources.
+    source: PathBuf,
+}
+
+impl Built {
+    fn new() -> Built {
+        let target = tempfile::tempdir().expect("temporary directory");
+        let source = target.path().join("a source.rs");
+        fs::write(&source, "").expect("source");
+        let built = Built { target, source };
+        let release = built.release();
+        fs::create_dir_all(&release).expect("directory");
+        let own = Path::new(env!("CARGO_BIN_EXE_mcrun")).parent().expect("a directory");
+        let source = built.source.display().to_string().replace(' ', "\\ ");
+        for program in PROGRAMS {
+            let file = release.join(program);
+            fs::copy(own.join(program), &file).expect("program");
+            fs::write(
+                release.join(format!("{program}.d")),
+                format!("{}: {source}\n", file.display()),
+            )
+            .expect("list of sources");
+        }
+        built
+    }
+
+    fn release(&self) -> PathBuf {
+        self.target.path().join("any-unknown-linux/release")
+    }
+
+    /// `make TARGET` against `root`, by somebody who has neither cargo nor rustc, as sudo has it with
+    /// rustup: its programs are in PATH, and fail.
+    fn try_make(&self, target: &str, root: &Path) -> Output {
+        let failing = self.target.path().join("bin");
+        fs::create_dir_all(&failing).expect("directory");
+        for program in ["cargo", "rustc"] {
+            let _ = symlink("/bin/false", failing.join(program));
+        }
+        let path = format!("{}:/usr/sbin:/usr/bin:/sbin:/bin", failing.display());
+        Command::new("make")
+            .current_dir(env!("CARGO_MANIFEST_DIR"))
+            .args(["--no-print-directory", target, "PREFIX=/opt/mcrun"])
+            .arg(format!("DESTDIR={}", root.display()))
+            .env("PATH", path)
+            .env("CARGO_TARGET_DIR", self.target.path())
+            // A surrounding `make test` must not pass its own settings on.
+            .env_remove("MAKEFLAGS")
+            .env_remove("MFLAGS")
+            .output()
+            .expect("make starts")
+    }
+
+    fn make(&self, target: &str, root: &Path) {
+        let output = self.try_make(target, root);
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "make {target}: {errors}");
+    }
+
+    /// Asserts that `make install` refuses in one line, and installs nothing.
+    fn assert_refused(&self, what: &str) {
+        let root = tempfile::tempdir().expect("temporary directory");
+        let output = self.try_make("install", root.path());
+        assert!(!output.status.success());
+        let errors = String::from_utf8_lossy(&output.stderr);
+        let lines: Vec<_> = errors.lines().filter(|line| !line.starts_with("make: ")).collect();
+        let advice = "run make first, as the user who has cargo";
+        assert!(
+            matches!(lines[..], [line] if line.contains(what) && line.ends_with(advice)),
+            "{errors}"
+        );
+        assert_eq!(files(root.path()), BTreeSet::new());
+    }
 }
 
 fn files(directory: &Path) -> BTreeSet<PathBuf> {
@@ -44,9 +111,10 @@ fn install_puts_a_working_set_in_place_and_uninstall_takes_exactly_that_away() {
     let foreign = prefix.join("bin/somebody-elses");
     fs::write(&foreign, "").expect("file");
 
-    make("install", root.path());
+    let built = Built::new();
+    built.make("install", root.path());
 
-    for binary in ["mcrun", "mcrun-hook", "mcrun-proxy", "mcrun-runtime"] {
+    for binary in PROGRAMS {
         assert!(prefix.join("bin").join(binary).is_file(), "{binary} beside the others");
     }
     let version = Command::new(prefix.join("bin/mcrun")).arg("--version").output().expect("starts");
@@ -54,6 +122,10 @@ fn install_puts_a_working_set_in_place_and_uninstall_takes_exactly_that_away() {
     for file in [
         "share/man/man1/mcrun.1",
         "share/man/man1/mcrun-run.1",
+        "share/man/man5/mcrun.toml.5",
+        "share/man/man8/mcrun-hook.8",
+        "share/doc/mcrun/docs/troubleshooting.md",
+        "share/doc/mcrun/docs/images/overview.svg",
         "share/bash-completion/completions/mcrun",
         "share/zsh/site-functions/_mcrun",
         "share/fish/vendor_completions.d/mcrun.fish",
@@ -84,8 +156,32 @@ fn install_puts_a_working_set_in_place_and_uninstall_takes_exactly_that_away() {
         assert!(!text.contains("/usr/local"), "{text}");
     }
 
-    make("uninstall", root.path());
+    built.make("uninstall", root.path());
 
     assert_eq!(files(root.path()), BTreeSet::from([foreign]));
     assert!(!prefix.join("share/doc/mcrun").exists());
+}
+
+#[test]
+fn binaries_that_are_older_than_a_source_are_not_installed() {
+    let built = Built::new();
+    let pulled = File::options().write(true).open(&built.source).expect("source");
+    pulled.set_modified(SystemTime::now() + Duration::from_secs(60)).expect("modification time");
+    built.assert_refused(&format!("mcrun is older than {}", built.source.display()));
+}
+
+#[test]
+fn binaries_whose_source_has_gone_are_not_installed() {
+    let built = Built::new();
+    fs::remove_file(&built.source).expect("source goes");
+    built.assert_refused("which is not there");
+}
+
+#[test]
+fn an_incomplete_set_of_binaries_is_not_installed() {
+    let built = Built::new();
+    fs::remove_file(built.release().join("mcrun-proxy")).expect("program goes");
+    built.assert_refused("release/mcrun-proxy is missing");
+    fs::remove_dir_all(built.release()).expect("programs go");
+    built.assert_refused("no programs below target/");
 }
