@@ -39,7 +39,7 @@ SECTIONS = {
     "relay": relay.rows,
 }
 
-# Where the README has the table.
+# Where docs/performance.md has the table.
 BEGIN, END = "<!-- make bench -->", "<!-- end of make bench -->"
 
 

@@ -13,6 +13,7 @@ mod delivered;
 mod demo;
 mod dependencies;
 mod docker_terminal;
+mod documentation;
 mod engine_docker;
 mod engine_podman;
 mod engine_relay;
@@ -32,7 +33,7 @@ mod port_security;
 mod probe;
 mod prompt;
 mod proxy;
-mod readme;
+
 mod relay;
 mod restart_policy;
 mod rogue;

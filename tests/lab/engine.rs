@@ -68,6 +68,11 @@ impl<'l> Engine<'l> {
         Engine { lab, program: "docker", environment: daemon.environment() }
     }
 
+    /// What makes its client find this engine.
+    pub fn environment(&self) -> &[(String, String)] {
+        &self.environment
+    }
+
     /// The engine's own command, on the container host.
     pub fn command(&self, arguments: &[&str]) -> Command {
         let mut command = self.lab.enter("host", self.program);

@@ -1,0 +1,219 @@
+//! README.md and docs/: links lead somewhere, texts are those of the programs, and commands work.
+
+mod page;
+mod reader;
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+
+use self::page::{Block, Page, page, pages, root};
+use self::reader::{Needs, read};
+
+/// Pages whose commands are run, each by a test below.
+const READ: [&str; 10] = [
+    "README.md",
+    "docs/engines.md",
+    "docs/how-it-works.md",
+    "docs/reference/attachment.md",
+    "docs/reference/commands.md",
+    "docs/reference/configuration.md",
+    "docs/reference/drivers.md",
+    "docs/reference/policy.md",
+    "docs/security.md",
+    "docs/troubleshooting.md",
+];
+
+/// Blocks that are not run: the page, the first line, and why.
+const NOT_RUN: [(&str, &str, &str); 9] = [
+    ("README.md", "make demo      #", "`.ci/run` and demo.rs run it"),
+    ("README.md", "make && sudo make install", "install.rs runs it, into a directory of its own"),
+    (
+        "docs/engines.md",
+        "sudo mcrun setup containerd",
+        "there is no systemd; setup.rs has the rest",
+    ),
+    (
+        "docs/engines.md",
+        "sudo ctr run",
+        "runtime_containerd.rs runs it, on a containerd of its own",
+    ),
+    ("docs/engines.md", "sudo mcrun setup crio", "Debian 12 has no CRI-O; setup.rs has the rest"),
+    ("docs/engines.md", "sudo podman run --rm --device", "podman 4.3 reads the machine's /etc/cdi"),
+    ("docs/performance.md", "make bench", "it takes minutes, and reports instead of testing"),
+    ("CONTRIBUTING.md", "make lint", "`.ci/run` runs it"),
+    ("CONTRIBUTING.md", "benches/bench.py --from", "it changes a page, from a measurement"),
+];
+
+fn is_not_run(path: &str, block: &Block) -> bool {
+    NOT_RUN.iter().any(|(page, line, _)| *page == path && block.first_line().starts_with(line))
+}
+
+fn read_page(path: &str, needs: Needs) {
+    assert!(READ.contains(&path), "{path} is not in the list of pages that are read");
+    read(path, needs, |block| is_not_run(path, block));
+}
+
+#[test]
+fn the_commands_of_the_readme() {
+    read_page("README.md", Needs::EnginesAndEmptyDirectory);
+}
+
+#[test]
+fn the_commands_of_engines() {
+    read_page("docs/engines.md", Needs::Engines);
+}
+
+#[test]
+fn the_commands_of_troubleshooting() {
+    read_page("docs/troubleshooting.md", Needs::Docker);
+}
+
+#[test]
+fn the_commands_of_drivers() {
+    read_page("docs/reference/drivers.md", Needs::Docker);
+}
+
+#[test]
+fn the_commands_of_pages_that_need_no_engine() {
+    for path in [
+        "docs/how-it-works.md",
+        "docs/reference/attachment.md",
+        "docs/reference/commands.md",
+        "docs/reference/configuration.md",
+        "docs/reference/policy.md",
+        "docs/security.md",
+    ] {
+        read_page(path, Needs::Nothing);
+    }
+}
+
+#[test]
+fn every_command_is_run_or_listed_with_a_reason() {
+    for page in pages() {
+        for block in page.blocks().iter().filter(|block| block.is_command()) {
+            let path = page.path.as_str();
+            assert!(
+                READ.contains(&path) || is_not_run(path, block),
+                "{path}, line {}: no test runs this:\n{}",
+                block.line,
+                block.text
+            );
+        }
+    }
+    for (path, line, _) in NOT_RUN {
+        let is_it = |block: &Block| block.first_line().starts_with(line);
+        assert!(page(path).blocks().iter().any(is_it), "{path} has no block {line:?} any more");
+    }
+}
+
+#[test]
+fn every_block_says_what_it_is() {
+    for page in pages() {
+        for block in page.blocks() {
+            assert!(!block.info.is_empty(), "{}, line {}: a bare ```", page.path, block.line);
+        }
+    }
+}
+
+#[test]
+fn every_link_leads_somewhere() {
+    let mut seen = 0;
+    for page in pages() {
+        for link in page.links().iter().filter(|link| !link.contains("://")) {
+            let (path, anchor) = link.split_once('#').unwrap_or((link, ""));
+            let here = Path::new(&page.path).parent().expect("a directory");
+            let file = if path.is_empty() { page.path.clone().into() } else { here.join(path) };
+            assert!(root().join(&file).exists(), "{}: {link}", page.path);
+            if !anchor.is_empty() {
+                let text = fs::read_to_string(root().join(&file)).expect("a page");
+                let target = Page { path: link.clone(), text };
+                assert!(target.anchors().iter().any(|a| a == anchor), "{}: {link}", page.path);
+            }
+            seen += 1;
+        }
+    }
+    assert!(seen > 20, "links were found");
+}
+
+#[test]
+fn examples_are_the_delivered_files() {
+    let engines = page("docs/engines.md");
+    for file in ["config.json", "kubernetes/runtimeclass.yaml", "kubernetes/pod.yaml"] {
+        let text = fs::read_to_string(root().join("hooks").join(file)).expect("file");
+        let text: String = text.split_inclusive('\n').filter(|l| !l.starts_with('#')).collect();
+        assert!(engines.blocks().iter().any(|block| block.text == text), "hooks/{file}");
+    }
+}
+
+/// The headings of the troubleshooting page are messages; a word in capitals stands for what differs.
+#[test]
+fn every_message_of_the_troubleshooting_page_is_in_the_sources() {
+    let sources = sources();
+    let page = page("docs/troubleshooting.md");
+    let headings: Vec<_> = page
+        .text
+        .lines()
+        .filter_map(|line| line.strip_prefix("### `")?.strip_suffix('`'))
+        .collect();
+    assert!(headings.len() > 30, "messages were found");
+    let mut unique = BTreeSet::new();
+    for message in headings {
+        assert!(unique.insert(message), "{message} is there twice");
+        for part in fixed_parts(message) {
+            assert!(sources.contains(&part), "no program says {part:?} ({message})");
+        }
+    }
+}
+
+/// What stands between the placeholders of a message: words of capitals, also as a part of a word.
+fn fixed_parts(message: &str) -> Vec<String> {
+    let mut parts = vec![String::new()];
+    let mut characters = message.chars().peekable();
+    while let Some(c) = characters.next() {
+        let starts = c.is_ascii_uppercase()
+            && characters.peek().is_none_or(|next| !next.is_ascii_lowercase());
+        let known = ["IGMP", "IPv4", "KEY=VALUE", "ADDRESS/PREFIX", "LAN", "OCI", "PATH", "IGMPv"];
+        let rest: String = std::iter::once(c).chain(characters.clone()).collect();
+        if let Some(word) = known.iter().rev().find(|word| rest.starts_with(**word)) {
+            parts.last_mut().expect("a part").push_str(word);
+            for _ in 1..word.chars().count() {
+                characters.next();
+            }
+        } else if starts {
+            while characters.next_if(|c| c.is_ascii_uppercase()).is_some() {}
+            parts.push(String::new());
+        } else {
+            parts.last_mut().expect("a part").push(c);
+        }
+    }
+    let trimmed = parts.iter().map(|part| part.trim_matches(|c: char| !c.is_alphanumeric()));
+    trimmed.filter(|part| part.len() > 3).map(str::to_owned).collect()
+}
+
+/// All sources as one text, strings that go over several lines as one line.
+fn sources() -> String {
+    fn collect(directory: &Path, into: &mut String) {
+        for entry in fs::read_dir(directory).expect("directory") {
+            let path = entry.expect("entry").path();
+            if path.is_dir() {
+                collect(&path, into);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                let text = fs::read_to_string(&path).expect("text");
+                let mut lines = text.lines();
+                while let Some(line) = lines.next() {
+                    let mut line = line.to_owned();
+                    while line.ends_with('\\') {
+                        line.pop();
+                        line.push_str(lines.next().unwrap_or_default().trim_start());
+                    }
+                    into.push_str(&line.replace("\\\"", "\""));
+                    into.push('\n');
+                }
+            }
+        }
+    }
+    let mut text = String::new();
+    collect(&root().join("src"), &mut text);
+    text
+}
