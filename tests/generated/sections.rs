@@ -1,0 +1,307 @@
+//! What the manual pages have beside what the command line's definition says.
+
+/// The further sections of one page.
+pub(super) struct Sections {
+    /// What the command does, and the command.
+    pub(super) examples: &'static [(&'static str, &'static str)],
+    /// Of [`FILES`].
+    pub(super) files: &'static [&'static str],
+    /// Of [`ENVIRONMENT`], beside those of every command.
+    pub(super) environment: &'static [&'static str],
+    /// Status and meaning; empty where the command's own help has them.
+    pub(super) exit: &'static [(&'static str, &'static str)],
+    pub(super) see_also: &'static [&'static str],
+}
+
+/// Files and what they hold.
+pub(super) const FILES: [(&str, &str); 8] = [
+    ("/etc/mcrun/mcrun.toml", "The administrator's limits, see mcrun.toml(5)."),
+    ("/run/mcrun", "What mcrun knows of running containers."),
+    (
+        "/run/mcrun/containers/ID/proxy.log",
+        "Log of a container's proxy on a host without journal and syslog.",
+    ),
+    ("/etc/docker/daemon.json", "Configuration of dockerd: the runtime mcrun."),
+    (
+        "/etc/containers/oci/hooks.d/mcrun-*.json, /etc/containers/containers.conf.d/mcrun.conf",
+        "Hooks of podman, and where it finds them.",
+    ),
+    ("/etc/containerd/config.toml", "Configuration of containerd: the runtime handler mcrun."),
+    ("/etc/crio/crio.conf.d/99-mcrun.conf", "Configuration of CRI-O: the runtime handler mcrun."),
+    ("/etc/cdi/mcrun.yaml", "The device mcrun.io/mcast=hook."),
+];
+
+const CONFIG: &str = FILES[0].0;
+const STATE: &str = FILES[1].0;
+const LOG: &str = FILES[2].0;
+
+/// Variables and what they do.
+pub(super) const ENVIRONMENT: [(&str, &str); 4] = [
+    ("MCRUN_STATE_DIR", "Directory of the state instead of /run/mcrun."),
+    ("MCRUN_CONFIG_DIR", "Directory of mcrun.toml instead of /etc/mcrun."),
+    ("MCRUN_ENGINE", "Engine or OCI runtime if --engine names none."),
+    (
+        "DOCKER_HOST, CONTAINERS_CONF",
+        "As all variables of the engine, they reach the engine unchanged.",
+    ),
+];
+
+const ENGINE: &str = ENVIRONMENT[2].0;
+const ENGINES_OWN: &str = ENVIRONMENT[3].0;
+
+const USUAL: &[(&str, &str)] =
+    &[("0", "Success."), ("2", "Wrong usage."), ("125", "An error of mcrun.")];
+const OF_CONTAINERS: &[(&str, &str)] = &[
+    ("0", "Success for each container."),
+    ("1", "A container is not there, or is not in the state that the command needs."),
+    ("2", "Wrong usage."),
+    ("125", "Another error of mcrun or of the runtime."),
+];
+const PARTLY: &[(&str, &str)] = &[
+    ("0", "Success for each container."),
+    ("1", "Something failed for a container; standard error says what."),
+    ("2", "Wrong usage."),
+    ("125", "An error of mcrun."),
+];
+const OF_THE_COMMAND: &[(&str, &str)] = &[
+    ("the command's", "The command in the container ran to its end."),
+    ("125", "An error of mcrun, of the engine or of the runtime."),
+    ("126", "The command in the container cannot be started."),
+    ("127", "The command in the container is not found."),
+];
+const OF_THE_ENGINE: &[(&str, &str)] = &[
+    ("the engine's", "The engine was called."),
+    ("125", "An error of mcrun, before the engine was called."),
+];
+
+/// The further sections of a page; none for a page that nobody has written them for.
+pub(super) fn of(page: &str) -> Option<Sections> {
+    Some(match page {
+        "mcrun" => Sections {
+            examples: &[
+                ("See it work, in network namespaces of its own:", "mcrun demo"),
+                (
+                    "Run a container on the LAN of eth1 with docker:",
+                    "mcrun run --engine docker --rm --mcast parent=eth1 alpine sh",
+                ),
+                ("See who has joined what:", "mcrun groups"),
+            ],
+            files: &[CONFIG, STATE, LOG],
+            environment: &[ENGINE],
+            exit: &[
+                ("0", "Success."),
+                ("1", "The container or the measurement is not as the command needs it."),
+                ("2", "Wrong usage of a command other than run, create and start."),
+                ("125", "An error of mcrun, of the engine or of the runtime."),
+            ],
+            see_also: &[
+                "mcrun-run(1)",
+                "mcrun-groups(1)",
+                "mcrun.toml(5)",
+                "mcrun-attachment(7)",
+                "mcrun-hook(8)",
+                "mcrun-proxy(8)",
+                "mcrun-runtime(8)",
+            ],
+        },
+        "mcrun-run" => Sections {
+            examples: &[
+                (
+                    "A container of docker on the LAN of eth1, with an address:",
+                    "mcrun run --engine docker -it --rm --mcast parent=eth1,ip=192.0.2.20/24 alpine sh",
+                ),
+                (
+                    "A directory as a container, in the background:",
+                    "mcrun run -d --name receiver --rootfs rootfs --mcast parent=eth1 mcrun probe recv 239.1.2.3",
+                ),
+                (
+                    "Two LANs, as SMPTE ST 2022-7 has them:",
+                    "mcrun run --rootfs rootfs --mcast parent=red,name=red --mcast parent=blue,name=blue sh",
+                ),
+            ],
+            files: &[CONFIG, STATE, LOG],
+            environment: &[ENGINE, ENGINES_OWN],
+            exit: OF_THE_COMMAND,
+            see_also: &[
+                "mcrun-create(1)",
+                "mcrun-attach(1)",
+                "mcrun-groups(1)",
+                "mcrun-setup(1)",
+                "mcrun-attachment(7)",
+                "docker-run(1)",
+                "podman-run(1)",
+            ],
+        },
+        "mcrun-create" => Sections {
+            examples: &[(
+                "Create a container of docker that is attached when it is started:",
+                "mcrun create --engine docker --name receiver --mcast parent=eth1 alpine sleep 60",
+            )],
+            files: &[CONFIG],
+            environment: &[ENGINE, ENGINES_OWN],
+            exit: OF_THE_ENGINE,
+            see_also: &["mcrun-run(1)", "mcrun-start(1)", "mcrun-attachment(7)"],
+        },
+        "mcrun-start" => Sections {
+            examples: &[(
+                "Start a container again, attached:",
+                "mcrun start --engine podman receiver",
+            )],
+            files: &[CONFIG, STATE],
+            environment: &[ENGINE, ENGINES_OWN],
+            exit: OF_THE_ENGINE,
+            see_also: &["mcrun-create(1)", "mcrun-run(1)", "mcrun-setup(1)"],
+        },
+        "mcrun-attach" => Sections {
+            examples: &[(
+                "Give a running container a second LAN:",
+                "mcrun attach receiver --mcast parent=eth2,name=blue",
+            )],
+            files: &[CONFIG, STATE, LOG],
+            environment: &[],
+            exit: USUAL,
+            see_also: &["mcrun-detach(1)", "mcrun-run(1)", "mcrun-attachment(7)"],
+        },
+        "mcrun-detach" => Sections {
+            examples: &[
+                ("Take one interface away:", "mcrun detach receiver mc1"),
+                ("Take all away:", "mcrun detach receiver"),
+            ],
+            files: &[STATE],
+            environment: &[],
+            exit: USUAL,
+            see_also: &["mcrun-attach(1)", "mcrun-ps(1)"],
+        },
+        "mcrun-exec" => Sections {
+            examples: &[("A shell in a running container:", "mcrun exec -it receiver sh")],
+            files: &[STATE],
+            environment: &[],
+            exit: OF_THE_COMMAND,
+            see_also: &["mcrun-run(1)", "mcrun-ps(1)"],
+        },
+        "mcrun-stop" => Sections {
+            examples: &[("Give a container three seconds to end:", "mcrun stop -t 3 receiver")],
+            files: &[STATE],
+            environment: &[],
+            exit: OF_CONTAINERS,
+            see_also: &["mcrun-kill(1)", "mcrun-rm(1)", "mcrun-run(1)"],
+        },
+        "mcrun-kill" => Sections {
+            examples: &[("Have a program read its configuration:", "mcrun kill -s HUP receiver")],
+            files: &[STATE],
+            environment: &[],
+            exit: OF_CONTAINERS,
+            see_also: &["mcrun-stop(1)", "mcrun-rm(1)", "signal(7)"],
+        },
+        "mcrun-rm" => Sections {
+            examples: &[("Remove a container, running or not:", "mcrun rm -f receiver")],
+            files: &[STATE],
+            environment: &[],
+            exit: OF_CONTAINERS,
+            see_also: &["mcrun-stop(1)", "mcrun-gc(1)", "mcrun-run(1)"],
+        },
+        "mcrun-ps" => Sections {
+            examples: &[
+                ("List the attached containers:", "mcrun ps"),
+                ("The same for a program:", "mcrun ps --json"),
+            ],
+            files: &[STATE],
+            environment: &[],
+            exit: USUAL,
+            see_also: &["mcrun-groups(1)", "mcrun-inspect(1)"],
+        },
+        "mcrun-groups" => Sections {
+            examples: &[
+                ("All memberships of all containers:", "mcrun groups"),
+                ("Those of one container, for a program:", "mcrun groups --json receiver"),
+            ],
+            files: &[STATE],
+            environment: &[],
+            exit: USUAL,
+            see_also: &["mcrun-ps(1)", "mcrun-inspect(1)", "mcrun-attachment(7)"],
+        },
+        "mcrun-inspect" => Sections {
+            examples: &[("All that is known of a container:", "mcrun inspect receiver")],
+            files: &[STATE],
+            environment: &[],
+            exit: USUAL,
+            see_also: &["mcrun-ps(1)", "mcrun-groups(1)"],
+        },
+        "mcrun-probe" => Sections {
+            examples: &[
+                ("Send a stream:", "mcrun probe send 239.1.2.3:5004 --interface eth1"),
+                ("Receive and measure it:", "mcrun probe recv 239.1.2.3:5004 --duration 10s"),
+            ],
+            files: &[],
+            environment: &[],
+            exit: &[
+                ("2", "Wrong usage."),
+                ("others", "Those of mcrun-probe-send(1) and mcrun-probe-recv(1)."),
+            ],
+            see_also: &["mcrun-probe-recv(1)", "mcrun-probe-send(1)"],
+        },
+        "mcrun-probe-send" => Sections {
+            examples: &[(
+                "5000 packets a second for a minute:",
+                "mcrun probe send 239.1.2.3:5004 --interface eth1 --rate 5000 --duration 1m",
+            )],
+            files: &[],
+            environment: &[],
+            exit: &[
+                ("0", "All was sent."),
+                ("2", "Wrong usage."),
+                ("125", "The stream could not be sent."),
+            ],
+            see_also: &["mcrun-probe-recv(1)"],
+        },
+        "mcrun-probe-recv" => Sections {
+            examples: &[
+                (
+                    "Fail if a packet is lost within ten seconds:",
+                    "mcrun probe recv 239.1.2.3:5004 --duration 10s --max-loss 0",
+                ),
+                (
+                    "Join from one source:",
+                    "mcrun probe recv 232.1.2.3:5004 --source 192.0.2.5 --interval 1s",
+                ),
+            ],
+            files: &[],
+            environment: &[],
+            exit: &[],
+            see_also: &["mcrun-probe-send(1)"],
+        },
+        "mcrun-demo" => Sections {
+            examples: &[("With crun instead of runc:", "mcrun demo --engine crun")],
+            files: &[],
+            environment: &[ENGINE],
+            exit: &[],
+            see_also: &["mcrun(1)", "mcrun-probe(1)"],
+        },
+        "mcrun-reload" => Sections {
+            examples: &[("After a change of mcrun.toml:", "mcrun reload")],
+            files: &[CONFIG, STATE],
+            environment: &[],
+            exit: PARTLY,
+            see_also: &["mcrun.toml(5)", "mcrun-proxy(8)"],
+        },
+        "mcrun-setup" => Sections {
+            examples: &[
+                ("Tell the running dockerd:", "mcrun setup docker --reload"),
+                ("See what would be written for containerd:", "mcrun setup containerd --print"),
+                ("Take it back:", "mcrun setup containerd --remove"),
+            ],
+            files: &[FILES[3].0, FILES[4].0, FILES[5].0, FILES[6].0, FILES[7].0],
+            environment: &[],
+            exit: USUAL,
+            see_also: &["mcrun-run(1)", "mcrun-runtime(8)", "mcrun-hook(8)", "oci-hooks(5)"],
+        },
+        "mcrun-gc" => Sections {
+            examples: &[("Remove what dead containers left:", "mcrun gc")],
+            files: &[STATE],
+            environment: &[],
+            exit: PARTLY,
+            see_also: &["mcrun-ps(1)", "mcrun-rm(1)", "mcrun-hook(8)"],
+        },
+        _ => return None,
+    })
+}
