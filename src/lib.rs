@@ -25,6 +25,7 @@ pub mod link;
 pub mod lookup;
 pub mod multicast;
 pub mod net;
+pub mod notice;
 pub mod oci;
 pub mod primitives;
 pub mod probe;

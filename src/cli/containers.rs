@@ -5,6 +5,7 @@ use serde::Serialize;
 
 use crate::attachment::IgmpMode;
 use crate::lookup::engine_name;
+use crate::notice::Notice;
 use crate::primitives::MacAddr;
 use crate::proxy::{
     InterfaceStatus, ProxyState, ProxyStatus, QuerierStatus, RelayCounts, RelayStatus, query_all,
@@ -59,7 +60,7 @@ pub(super) fn find(store: &Store, wanted: &str) -> anyhow::Result<Container> {
     }
 }
 
-/// Says what is wrong, a line for each thing.
+/// Writes the warnings of all containers to standard error, a line for each.
 pub(super) fn warn(containers: &[Container]) {
     for container in containers {
         for warning in container.warnings() {
@@ -138,9 +139,14 @@ impl Container {
         status.interfaces.iter().find(|entry| entry.interface == interface)
     }
 
-    /// What its proxy says is wrong.
-    pub(super) fn warnings(&self) -> &[String] {
-        self.status.as_ref().map_or(&[], |status| &status.warnings)
+    /// What its proxy says is wrong now.
+    pub(super) fn notices(&self) -> &[Notice] {
+        self.status.as_ref().map_or(&[], |status| &status.notices)
+    }
+
+    /// The texts of those notices that are warnings or errors.
+    pub(super) fn warnings(&self) -> Vec<String> {
+        self.status.as_ref().map(ProxyStatus::warnings).unwrap_or_default()
     }
 
     /// Its proxy.

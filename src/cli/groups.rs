@@ -10,6 +10,7 @@ use crate::cli::containers;
 use crate::cli::containers::Container;
 use crate::cli::output::{age, print, print_json, table};
 use crate::multicast::FilterMode;
+use crate::notice::Notice;
 use crate::proxy::{GroupMembership, InterfaceStatus, MembershipStatus, RelayCounts};
 use crate::state::Store;
 
@@ -42,8 +43,11 @@ struct Row<'a> {
     #[serde(flatten)]
     relay: Option<RelayCounts>,
     /// What is wrong at the container, as `mcrun ps` shows it.
-    #[serde(skip_serializing_if = "<[String]>::is_empty")]
-    warnings: &'a [String],
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    warnings: Vec<String>,
+    /// The same as objects, with the notices that are no warnings.
+    #[serde(skip_serializing_if = "<[Notice]>::is_empty")]
+    notices: &'a [Notice],
 }
 
 pub(super) fn run(args: GroupsArgs) -> anyhow::Result<ExitCode> {
@@ -68,6 +72,7 @@ pub(super) fn run(args: GroupsArgs) -> anyhow::Result<ExitCode> {
             age_s: entry.age_s,
             relay: entry.relay,
             warnings: container.warnings(),
+            notices: container.notices(),
         });
         print_json(&rows.collect::<Vec<_>>())?;
         return Ok(ExitCode::SUCCESS);

@@ -8,6 +8,7 @@ use serde::Serialize;
 use crate::cli::containers;
 use crate::cli::containers::{Container, InterfaceSummary, ProxySummary};
 use crate::cli::output::{print, print_json, table};
+use crate::notice::Notice;
 use crate::proxy::InterfaceStatus;
 use crate::state::Store;
 
@@ -28,8 +29,12 @@ struct Row<'a> {
     interfaces: Vec<InterfaceSummary>,
     proxy: ProxySummary,
     groups: usize,
-    #[serde(skip_serializing_if = "<[String]>::is_empty")]
-    warnings: &'a [String],
+    /// What is wrong at the container, as texts.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    warnings: Vec<String>,
+    /// The same as objects, with the notices that are no warnings.
+    #[serde(skip_serializing_if = "<[Notice]>::is_empty")]
+    notices: &'a [Notice],
 }
 
 impl<'a> Row<'a> {
@@ -42,6 +47,7 @@ impl<'a> Row<'a> {
             proxy: container.proxy(),
             groups: container.group_count(),
             warnings: container.warnings(),
+            notices: container.notices(),
         }
     }
 }

@@ -10,9 +10,9 @@ use std::time::Instant;
 use nix::sys::signal::{SigHandler, Signal, signal};
 use serde::de::DeserializeOwned;
 
+use crate::notice::Notice;
 use crate::proxy::config::{CreatedInterface, INSTALLED, ProxyTask, READY, REFUSED};
 use crate::proxy::event_loop::Driver;
-use crate::proxy::process::log::Level;
 use crate::proxy::process::sandbox;
 use crate::proxy::setup::Opened;
 
@@ -105,8 +105,7 @@ fn start(task: File, answer: &mut File) -> Result<Driver, StartError> {
         source: io::Error::other(e),
     })?;
     if !landlocked {
-        let text = "this kernel has no landlock; confined by user and seccomp alone";
-        driver.log(now, Level::Info, text);
+        driver.log(now, Notice::NoLandlock {});
     }
     driver.join_existing_memberships(now);
     Ok(driver)

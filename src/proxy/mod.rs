@@ -26,7 +26,10 @@ mod setup;
 
 pub use crate::proxy::config::{CreatedInterface, InterfaceTask, ProxyTask, RelayTask};
 pub use crate::proxy::container::injection::random_packet_mark;
-pub use crate::proxy::control::client::{namespace, query_all, requery, request_takeover};
+pub use crate::proxy::control::client::{
+    Subscription, namespace, query_all, requery, request_takeover, subscribe,
+};
+pub use crate::proxy::control::event::{Event, MembershipEvent, TimedEvent};
 pub use crate::proxy::control::launch::{LaunchError, ProxyLaunch};
 pub use crate::proxy::control::status::{
     GroupMembership, InterfaceStatus, MembershipStatus, ProxyState, ProxyStatus, QuerierStatus,

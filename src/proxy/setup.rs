@@ -14,6 +14,7 @@ use crate::net::link_monitor::LinkMonitor;
 use crate::net::netns::NetNs;
 use crate::net::nfnetlink::NfSocket;
 use crate::net::sysctl::Sysctls;
+use crate::notice::Notice;
 use crate::proxy::config::{CreatedInterface, InterfaceTask, ProxyTask};
 use crate::proxy::container::injection::QueryInjector;
 use crate::proxy::container::interception::NflogSocket;
@@ -49,7 +50,7 @@ pub(super) struct Opened {
     limits: LimitFiles,
     /// The host's.
     sysctls: Sysctls,
-    warnings: Vec<String>,
+    notices: Vec<Notice>,
 }
 
 /// All that a running proxy holds.
@@ -70,10 +71,10 @@ pub(crate) struct Parts {
     pub(crate) announcer: Option<Announcer>,
     pub(crate) barrier: RtnlBarrier,
     pub(crate) limits: LimitFiles,
-    /// The proxy that this one takes_over.
+    /// The proxy that this one replaces.
     pub(crate) predecessor: Option<Predecessor>,
     pub(crate) listener: UnixListener,
-    pub(crate) warnings: Vec<String>,
+    pub(crate) notices: Vec<Notice>,
 }
 
 /// What is opened in the container's namespace.
@@ -104,9 +105,9 @@ impl Opened {
     /// Opens it, in the host's namespace.
     pub(super) fn open(mut config: ProxyTask, now: Instant) -> Result<Self, StartError> {
         let (namespace, container) = find_container(&config)?;
-        let mut warnings = Vec::new();
+        let mut notices = Vec::new();
         let mut inside =
-            namespace.run(|| Inside::open(&mut config, &mut warnings)).context(|| {
+            namespace.run(|| Inside::open(&mut config, &mut notices)).context(|| {
                 format!("cannot enter the network namespace of process {}", config.pid)
             })??;
         let home =
@@ -138,7 +139,7 @@ impl Opened {
             barrier,
             limits,
             sysctls,
-            warnings,
+            notices,
         })
     }
 
@@ -157,7 +158,7 @@ impl Opened {
             }
         }
         let Some(interception) = &self.inside.interception else { return Ok(()) };
-        if !interception.install(&self.config, &mut self.warnings)? {
+        if !interception.install(&self.config, &mut self.notices)? {
             self.inside.interception = None;
             self.lan.clear();
         }
@@ -176,7 +177,7 @@ impl Opened {
         }
         // In whose place the listener comes. One that has ended has left nothing.
         let takes_over = self.config.takes_over && !relays.is_empty();
-        let predecessor = takes_over.then(|| Predecessor::of(&self.home).ok()).flatten();
+        let predecessor = takes_over.then(|| Predecessor::connect(&self.home).ok()).flatten();
         // Last, so that nobody finds a socket whose proxy does not start.
         let listener = self.home.listen().context(|| format!("cannot make {CONTROL_SOCKET}"))?;
         Ok(Parts {
@@ -194,7 +195,7 @@ impl Opened {
             limits: self.limits,
             predecessor,
             listener,
-            warnings: self.warnings,
+            notices: self.notices,
         })
     }
 }
@@ -263,7 +264,7 @@ fn open_reporters(
 
 impl Inside {
     /// The caller's thread is in the namespace.
-    fn open(config: &mut ProxyTask, warnings: &mut Vec<String>) -> Result<Self, StartError> {
+    fn open(config: &mut ProxyTask, notices: &mut Vec<Notice>) -> Result<Self, StartError> {
         let link_monitor = LinkMonitor::open(config.notifications)
             .context(|| "cannot watch the container's interfaces".into())?;
         // What a relay takes as it is may be there, or be told of.
@@ -271,7 +272,7 @@ impl Inside {
             interface.index = nix::net::if_::if_nametoindex(interface.name.as_str()).unwrap_or(0);
         }
         let interception = match config.interfaces.iter().any(|i| i.igmp == IgmpMode::Proxy) {
-            true => Interception::open(config, warnings)?,
+            true => Interception::open(config, notices)?,
             false => None,
         };
         let membership_files = MembershipFiles::open()
@@ -287,12 +288,12 @@ impl Inside {
 }
 
 impl Interception {
-    /// Opens the sockets; `None`, with a warning, where the kernel does not have what the rules take.
-    fn open(config: &ProxyTask, warnings: &mut Vec<String>) -> Result<Option<Self>, StartError> {
+    /// Opens the sockets; `None`, with a notice, where the kernel does not have what the rules take.
+    fn open(config: &ProxyTask, notices: &mut Vec<Notice>) -> Result<Option<Self>, StartError> {
         let sockets = NflogSocket::open().and_then(|packets| Ok((packets, NfSocket::open()?)));
         let (packets, rules) = match sockets {
             Ok(sockets) => sockets,
-            Err(error) => return go_without(error, config, warnings).map(|()| None),
+            Err(error) => return go_without(error, config, notices).map(|()| None),
         };
         let (mut injectors, mut relays) = (Vec::new(), Vec::new());
         for interface in config.interfaces.iter().filter(|i| i.igmp == IgmpMode::Proxy) {
@@ -309,8 +310,8 @@ impl Interception {
         Ok(Some(Interception { rules, packets, injectors, relays }))
     }
 
-    /// Puts the rules in place; `false`, with a warning, where the kernel does not take them.
-    fn install(&self, config: &ProxyTask, warnings: &mut Vec<String>) -> Result<bool, StartError> {
+    /// Puts the rules in place; `false`, with a notice, where the kernel does not take them.
+    fn install(&self, config: &ProxyTask, notices: &mut Vec<Notice>) -> Result<bool, StartError> {
         let served: Vec<InterceptedInterface<'_>> = config
             .interfaces
             .iter()
@@ -348,13 +349,10 @@ impl Interception {
         };
         let table = match attempt() {
             Ok(table) => table,
-            Err(error) => return go_without(error, config, warnings).map(|()| false),
+            Err(error) => return go_without(error, config, notices).map(|()| false),
         };
         if let Err(e) = rules::install_egress_rules(&self.rules, table, &served) {
-            warnings.push(format!(
-                "packet sockets of the container are not intercepted: this kernel does not take netdev \
-                 egress rules ({e}); they need Linux 5.16"
-            ));
+            notices.push(Notice::FramesNotIntercepted { error: e.to_string() });
         }
         Ok(true)
     }
@@ -364,7 +362,7 @@ impl Interception {
 fn go_without(
     error: io::Error,
     config: &ProxyTask,
-    warnings: &mut Vec<String>,
+    notices: &mut Vec<Notice>,
 ) -> Result<(), StartError> {
     // These pass, and a container that is let start would stay without for good.
     if matches!(error.raw_os_error(), Some(libc::ENOMEM | libc::EMFILE | libc::ENFILE)) {
@@ -378,10 +376,6 @@ fn go_without(
                 .into()
         });
     }
-    warnings.push(format!(
-        "IGMP is not intercepted, the container speaks it natively: this kernel does not \
-         take the nf_tables rules ({error}); they need nf_tables with owned tables (Linux 5.12) \
-         and nfnetlink_log"
-    ));
+    notices.push(Notice::IgmpNotIntercepted { error: error.to_string() });
     Ok(())
 }

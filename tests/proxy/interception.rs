@@ -19,7 +19,7 @@ fn raw_and_packet_senders_get_no_igmp_onto_the_wire() {
     let lab = Lab::new(3);
     let container = FakeContainer::new(&lab, "c1", 11);
     let proxy = container.serve(&container.config());
-    assert_eq!(proxy.status().warnings, Vec::<String>::new());
+    assert_eq!(proxy.status().warnings(), Vec::<String>::new());
     // What a container says of its own groups is its own affair: the leave is for another's.
     let neighbour = FakeContainer::new(&lab, "c2", 12);
     let _other = neighbour.serve(&neighbour.config());
@@ -108,7 +108,7 @@ fn without_nf_tables_the_container_speaks_for_itself_and_that_is_said() {
     container.up();
     let status = proxy.status();
     assert_eq!(status.state, ProxyState::Degraded);
-    assert!(status.warnings.iter().any(|w| w.contains("nf_tables")), "{:?}", status.warnings);
+    assert!(status.warnings().iter().any(|w| w.contains("nf_tables")), "{:?}", status.warnings());
     let capture = lab.capture();
     let _socket = container.join(GROUP);
     proxy.wait_group(GROUP, MembershipStatus::Joined);

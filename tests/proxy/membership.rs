@@ -21,7 +21,7 @@ fn a_join_and_a_leave_of_the_container_are_the_hosts_own_on_the_wire() {
         let capture = lab.capture();
         let container = FakeContainer::new(&lab, "c1", 11);
         let proxy = container.serve(&container.config());
-        assert_eq!(proxy.status().state, ProxyState::Running, "{:?}", proxy.status().warnings);
+        assert_eq!(proxy.status().state, ProxyState::Running, "{:?}", proxy.status().warnings());
         let socket = container.join(GROUP);
         wait_joined(&lab, GROUP);
         let text = GROUP.to_string();
@@ -271,7 +271,7 @@ fn an_upstream_without_an_address_is_warned_of() {
     lab.ip("host", &format!("addr flush dev {PARENT}"));
     let container = FakeContainer::new(&lab, "c1", 11);
     let proxy = container.serve(&container.config());
-    let warnings = proxy.status().warnings;
+    let warnings = proxy.status().warnings();
     assert!(warnings.iter().any(|w| w.contains("0.0.0.0") && w.contains(PARENT)), "{warnings:?}");
     let _socket = container.join(GROUP);
     wait_joined(&lab, GROUP);

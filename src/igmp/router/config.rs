@@ -8,6 +8,8 @@ use crate::igmp::Timing;
 /// How a [`Router`](crate::igmp::router::Router) works. The default is right for a container.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RouterConfig {
+    /// Name of the container's interface, for notices. Default empty.
+    pub interface: String,
     /// Timers and counts.
     pub timing: Timing,
     /// Act on the last leave at once, without last-member queries: the container's kernel is
@@ -42,6 +44,7 @@ pub struct RouterConfig {
 impl Default for RouterConfig {
     fn default() -> Self {
         RouterConfig {
+            interface: String::new(),
             timing: Timing::default(),
             fast_leave: true,
             strict_router_alert: false,

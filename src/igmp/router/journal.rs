@@ -1,9 +1,9 @@
-//! What a router counts and what it has to say to people.
+//! The counters and the notices of a router.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
+use crate::notice::Notice;
 use crate::primitives::token_bucket::TokenBucket;
 
 /// Stable names of counters, next to those of [`Malformed`](crate::igmp::wire::Malformed).
@@ -66,25 +66,8 @@ pub mod counter {
     pub const CHANGES_DELAYED: &str = "changes_delayed";
 }
 
-/// Something the operator should hear of. Rate-limited: the counters are complete, these are
-/// samples.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Notice {
-    /// A join from any source in 232.0.0.0/8 (RFC 4604 §2.2.1).
-    #[error("{0}: join from any source ignored; 232.0.0.0/8 is for joins that name their sources")]
-    SsmAnySource(Ipv4Addr),
-    /// A join was denied by this rule.
-    #[error("{0}: join denied ({1})")]
-    Denied(Ipv4Addr, String),
-    /// A join is waiting for room, by this limit.
-    #[error("{0}: not joined ({1})")]
-    GroupsLimited(Ipv4Addr, String),
-    /// A source list was cut, by this limit.
-    #[error("{0}: sources left out ({1})")]
-    SourcesLimited(Ipv4Addr, String),
-}
-
-/// Notices that are kept for the caller.
+/// Notices that wait for the caller, and notices at once. They are samples: the counters are
+/// complete.
 const NOTICES: usize = 16;
 
 /// Counters and notices of one router.

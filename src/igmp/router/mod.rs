@@ -17,7 +17,7 @@ mod timer;
 
 pub use crate::igmp::router::config::RouterConfig;
 pub use crate::igmp::router::entry::{GroupView, Status};
-pub use crate::igmp::router::journal::{Notice, counter};
+pub use crate::igmp::router::journal::counter;
 pub use crate::igmp::router::querier::LanQuerier;
 
 use crate::igmp::router::entry::Said;
@@ -29,6 +29,7 @@ use crate::igmp::wire;
 use crate::igmp::wire::{Ipv4Packet, Malformed, Message, Query};
 use crate::multicast::GroupPolicy;
 use crate::multicast::SourceFilter;
+use crate::notice::Notice;
 use crate::primitives::token_bucket::TokenBucket;
 
 /// A query for the container.

@@ -9,9 +9,10 @@ use crate::igmp::group::{GroupConfig, SpecificQuery};
 use crate::igmp::router::Context;
 use crate::igmp::router::changes::Changes;
 use crate::igmp::router::entry::{Entry, GroupView, Said, Standing, Status, joins, translate};
-use crate::igmp::router::journal::{Notice, counter};
+use crate::igmp::router::journal::counter;
 use crate::igmp::wire::{RecordType, Version};
 use crate::multicast::{Address, FilterMode, GroupPolicy, SourceFilter};
+use crate::notice::Notice;
 
 /// All groups of one container.
 #[derive(Debug, Clone)]
@@ -205,7 +206,8 @@ impl Table {
         );
         if group.is_ssm() && any_source && !self.policy.allows_named_sources_only(group) {
             cx.journal.count(counter::SSM_ANY_SOURCE);
-            cx.journal.notice(cx.now, Notice::SsmAnySource(group));
+            let (interface, group) = (cx.config.interface.clone(), group.into());
+            cx.journal.notice(cx.now, Notice::AnySourceJoinIgnored { interface, group });
             return false;
         }
         true
@@ -246,7 +248,9 @@ impl Table {
         if cut {
             fresh = fresh.into_iter().take(room).collect();
             cx.journal.count(counter::SOURCES_LIMITED);
-            cx.journal.notice(cx.now, Notice::SourcesLimited(group, self.sources_limit()));
+            let (interface, limit) = (cx.config.interface.clone(), self.sources_limit());
+            let notice = Notice::SourcesLimited { interface, group: group.into(), limit };
+            cx.journal.notice(cx.now, notice);
         }
         // BLOCK and ALLOW tell a difference, all others the whole list.
         let whole = !matches!(kind, RecordType::Allow | RecordType::Block);
@@ -315,11 +319,15 @@ impl Table {
     }
 
     fn tell_refused(&self, cx: &mut Context<'_>, group: Ipv4Addr, standing: &Standing) {
+        let (interface, group) = (cx.config.interface.clone(), group.into());
         let (name, notice) = match standing {
             Standing::Admitted | Standing::New => return,
-            Standing::Denied(rule) => (counter::DENIED, Notice::Denied(group, rule.clone())),
+            Standing::Denied(rule) => {
+                (counter::DENIED, Notice::JoinDenied { interface, group, rule: rule.clone() })
+            }
             Standing::Waiting => {
-                (counter::GROUPS_LIMITED, Notice::GroupsLimited(group, self.groups_limit()))
+                let limit = self.groups_limit();
+                (counter::GROUPS_LIMITED, Notice::JoinLimited { interface, group, limit })
             }
         };
         cx.journal.count(name);

@@ -1,73 +1,180 @@
-//! Asking proxies for their status.
+//! The clients' side of the control socket.
+//!
+//! Each call asks in version 1 of the protocol. A proxy that was launched by an earlier mcrun and
+//! does not know version 1 is asked again, in the format before it.
 
 use std::fs::File;
 use std::io;
-use std::io::{Read, Write};
-use std::os::fd::AsRawFd;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
 
+use serde::de::DeserializeOwned;
+
 use crate::net::netns::NetNs;
-use crate::proxy::ProxyStatus;
+use crate::proxy::control::event::TimedEvent;
+use crate::proxy::control::protocol::{
+    AnswerError, ControlRequest, EmptyPayload, NamespacePayload, StatusPayload, parse_answer,
+};
+use crate::proxy::control::status::ProxyStatus;
 use crate::sys::fd_passing::receive_with_fds;
 
-/// A proxy answers from memory; one that takes longer hangs.
-const PATIENCE: Duration = Duration::from_secs(2);
+/// A proxy answers from memory; one that takes longer is stuck.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
 /// Bytes of an answer that are read; a thousand groups of 64 sources stay far below.
 const MAX_ANSWER: u64 = 64 << 20;
+/// Longest event in bytes: one with a source list of some 4000 addresses.
+const MAX_EVENT: u64 = 64 << 10;
 
-/// Asks the proxies whose sockets are in these directories, all of them before the first answer is
-/// waited for. The answers come in the order of the directories.
+/// Asks the proxies whose sockets are in these directories for their status. All of them are asked
+/// before the first answer is waited for. The answers come in the order of the directories.
 pub fn query_all(dirs: &[impl AsRef<Path>]) -> Vec<io::Result<ProxyStatus>> {
-    let asked: Vec<_> = dirs.iter().map(|dir| ask(dir.as_ref(), "status\n")).collect();
-    asked.into_iter().map(|stream| answer(stream?)).collect()
+    let line = ControlRequest::Status.to_line();
+    let asked: Vec<_> = dirs.iter().map(|dir| send(dir.as_ref(), &line)).collect();
+    let answers = asked.into_iter().zip(dirs).map(|(stream, dir)| {
+        match parse_answer::<StatusPayload<ProxyStatus>>(&receive(stream?)?) {
+            Ok(payload) => Ok(payload.status),
+            Err(AnswerError::NotVersioned) => ask_by_word(dir.as_ref(), ControlRequest::Status),
+            Err(error) => Err(io::Error::other(error)),
+        }
+    });
+    answers.collect()
 }
 
-/// Makes the proxy of this directory ask its container for all memberships at once.
+/// Makes the proxy of this directory query its container for all memberships.
 ///
 /// # Errors
-/// When it cannot be reached or does not answer.
+/// When the proxy cannot be reached, does not answer within 2 s or refuses.
 pub fn requery(dir: &Path) -> io::Result<()> {
-    let mut answer = Vec::new();
-    ask(dir, "requery\n")?.take(MAX_ANSWER).read_to_end(&mut answer).map(drop)
+    command(dir, ControlRequest::Requery)
 }
 
-/// Makes the proxy of this directory carry on with the relays of the one that it follows.
+/// Makes the proxy of this directory take over the relays of the proxy that it replaces.
 ///
 /// # Errors
-/// When it cannot be reached or does not answer.
+/// As [`requery`].
 pub fn request_takeover(dir: &Path) -> io::Result<()> {
-    let mut answer = Vec::new();
-    ask(dir, "takeover\n")?.take(MAX_ANSWER).read_to_end(&mut answer).map(drop)
+    command(dir, ControlRequest::Takeover)
 }
 
-/// Asks the proxy of this directory for its container's network namespace, which nobody else may be
-/// able to reach when the container's processes have ended.
+/// Asks the proxy of this directory for its container's network namespace. When the container's
+/// processes have ended there may be no other way to it.
 ///
 /// # Errors
-/// When it cannot be reached or does not answer.
+/// As [`requery`].
 pub fn namespace(dir: &Path) -> io::Result<NetNs> {
-    let stream = ask(dir, "namespace\n")?;
-    let (_, mut fds) = receive_with_fds(&stream, &mut [0], 1)?;
-    NetNs::try_from(fds.pop().ok_or(io::ErrorKind::UnexpectedEof)?)
+    let ask = |line: &str| {
+        let stream = send(dir, line)?;
+        let mut begin = [0; 1024];
+        let (length, mut descriptors) = receive_with_fds(&stream, &mut begin, 1)?;
+        let answer = [&begin[..length], &receive(stream)?].concat();
+        Ok::<_, io::Error>((answer, descriptors.pop()))
+    };
+    let request = ControlRequest::Namespace;
+    let (answer, mut descriptor) = ask(&request.to_line())?;
+    if descriptor.is_none() {
+        let word = match parse_answer::<NamespacePayload>(&answer) {
+            Err(AnswerError::NotVersioned) => request.to_word_line(),
+            Err(error) => return Err(io::Error::other(error)),
+            Ok(_) => None,
+        };
+        if let Some(line) = word {
+            descriptor = ask(&line)?.1;
+        }
+    }
+    NetNs::try_from(descriptor.ok_or(io::ErrorKind::UnexpectedEof)?)
 }
 
-fn ask(dir: &Path, request: &str) -> io::Result<UnixStream> {
-    // Through a descriptor: a socket's path has 107 bytes at most (unix(7)), a directory's 4096.
+/// Subscribes to the proxy of this directory. The status is that at which the events begin.
+///
+/// # Errors
+/// As [`requery`]; a proxy from before version 1 of the protocol has no events.
+pub fn subscribe(dir: &Path) -> io::Result<(ProxyStatus, Subscription)> {
+    let mut stream = BufReader::new(send(dir, &ControlRequest::Subscribe.to_line())?);
+    let mut answer = Vec::new();
+    stream.by_ref().take(MAX_ANSWER).read_until(b'\n', &mut answer)?;
+    let payload: StatusPayload<ProxyStatus> = parse_answer(&answer).map_err(io::Error::other)?;
+    stream.get_ref().set_read_timeout(None)?;
+    Ok((payload.status, Subscription { stream, line: Vec::new() }))
+}
+
+/// The events of one proxy. Dropping it ends the subscription.
+#[derive(Debug)]
+pub struct Subscription {
+    stream: BufReader<UnixStream>,
+    /// The beginning of an event whose end has not arrived.
+    line: Vec<u8>,
+}
+
+impl Subscription {
+    /// How long [`next_event`](Self::next_event) waits; `None`, the default: until there is an
+    /// event.
+    ///
+    /// # Errors
+    /// `InvalidInput` for a duration of zero.
+    pub fn set_timeout(&self, timeout: Option<Duration>) -> io::Result<()> {
+        self.stream.get_ref().set_read_timeout(timeout)
+    }
+
+    /// Waits for the next event; `None` when the proxy has ended or has closed the connection.
+    ///
+    /// # Errors
+    /// `WouldBlock` when the timeout is over; `InvalidData` for a line that is no event.
+    pub fn next_event(&mut self) -> io::Result<Option<TimedEvent>> {
+        let room = MAX_EVENT.saturating_sub(self.line.len() as u64);
+        self.stream.by_ref().take(room).read_until(b'\n', &mut self.line)?;
+        let line = std::mem::take(&mut self.line);
+        if line.is_empty() {
+            return Ok(None);
+        }
+        Ok(Some(serde_json::from_slice(&line)?))
+    }
+}
+
+/// Readable when there may be an event. One event may have been read together with the one
+/// before it: call [`next_event`](Subscription::next_event) with a timeout until it has none.
+impl AsFd for Subscription {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.stream.get_ref().as_fd()
+    }
+}
+
+fn command(dir: &Path, request: ControlRequest) -> io::Result<()> {
+    match parse_answer::<EmptyPayload>(&receive(send(dir, &request.to_line())?)?) {
+        Ok(EmptyPayload {}) => Ok(()),
+        Err(AnswerError::NotVersioned) => {
+            ask_by_word::<EmptyPayload>(dir, request).map(|EmptyPayload {}| ())
+        }
+        Err(error) => Err(io::Error::other(error)),
+    }
+}
+
+/// Asks in the format before version 1, in which an answer is the payload alone.
+fn ask_by_word<P: DeserializeOwned>(dir: &Path, request: ControlRequest) -> io::Result<P> {
+    let line = request.to_word_line().ok_or(io::ErrorKind::Unsupported)?;
+    Ok(serde_json::from_slice(&receive(send(dir, &line)?)?)?)
+}
+
+fn send(dir: &Path, line: &str) -> io::Result<UnixStream> {
+    // By way of a descriptor: a socket's path has 107 bytes at most (unix(7)), a directory's 4096.
     let dir =
         File::options().read(true).custom_flags(libc::O_PATH | libc::O_DIRECTORY).open(dir)?;
     let mut stream =
         UnixStream::connect(format!("/proc/self/fd/{}/control.sock", dir.as_raw_fd()))?;
-    stream.set_read_timeout(Some(PATIENCE))?;
-    stream.set_write_timeout(Some(PATIENCE))?;
-    stream.write_all(request.as_bytes())?;
+    stream.set_read_timeout(Some(ANSWER_TIMEOUT))?;
+    stream.set_write_timeout(Some(ANSWER_TIMEOUT))?;
+    stream.write_all(line.as_bytes())?;
     Ok(stream)
 }
 
-fn answer(stream: UnixStream) -> io::Result<ProxyStatus> {
-    let mut text = Vec::new();
-    stream.take(MAX_ANSWER).read_to_end(&mut text)?;
-    Ok(serde_json::from_slice(&text)?)
+fn receive(stream: UnixStream) -> io::Result<Vec<u8>> {
+    let mut answer = Vec::new();
+    stream.take(MAX_ANSWER).read_to_end(&mut answer)?;
+    Ok(answer)
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,6 +1,10 @@
-//! The control protocol: its values, the proxy's server, everybody's client, and how a proxy is launched.
+//! The control protocol: its values, the proxy's server, the client for all other programs, and
+//! the launch of a proxy.
 
 pub(crate) mod client;
+pub(crate) mod event;
 pub(crate) mod launch;
+pub(crate) mod protocol;
+mod send_queue;
 pub(crate) mod server;
 pub(crate) mod status;

@@ -1,4 +1,7 @@
-//! The control socket: one request line, one JSON answer, and the end of the connection.
+//! The proxy's side of the control socket: clients, their requests, and what is sent to them.
+//!
+//! The caller waits for the clients' descriptors, edge-triggered and for both directions: a call
+//! reads or writes until the socket says `EAGAIN`.
 
 use std::io;
 use std::io::{Read, Write};
@@ -8,17 +11,27 @@ use std::time::{Duration, Instant};
 
 use nix::sys::socket::{SockFlag, accept4};
 
+use crate::proxy::control::event::{Event, TimedEvent};
+use crate::proxy::control::protocol::{
+    ControlRequest, ErrorCode, Format, Received, error_answer, parse_request,
+};
+use crate::proxy::control::send_queue::SendQueue;
 use crate::sys::fd_passing::send_with_fds;
 
-/// Clients at a time; one more is turned away.
+/// Clients at a time, without subscribers. The connection of one more is closed.
 const MAX_CLIENTS: usize = 8;
-/// Longest request line, end of line included.
-const MAX_REQUEST: usize = 64;
-/// A client has so long in all.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// Subscribers at a time.
+pub(crate) const MAX_SUBSCRIBERS: usize = 4;
+/// Time from the connection of a client to the end of its answer, and from the loss of an event to
+/// the end of the last line.
+const CLIENT_TIME_LIMIT: Duration = Duration::from_secs(5);
+/// Bytes of events that wait for one subscriber: some 400 events without source lists.
+const MAX_QUEUED: usize = 64 * 1024;
+/// Bytes of a request that are read at once.
+const READ_SIZE: usize = 256;
 
-/// The clients being served.
-pub(crate) struct Control {
+/// The clients of the control socket.
+pub(crate) struct ControlServer {
     listener: UnixListener,
     clients: Vec<Client>,
     next_id: u32,
@@ -27,177 +40,236 @@ pub(crate) struct Control {
 struct Client {
     id: u32,
     stream: UnixStream,
-    request: Vec<u8>,
-    /// The answer, and how much of it is written.
-    answer: Option<(Vec<u8>, usize)>,
-    deadline: Instant,
+    phase: Phase,
+    queue: SendQueue,
+    /// When the connection is closed; `None` for a subscriber.
+    deadline: Option<Instant>,
 }
 
-/// What is asked for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Request {
-    /// The status, as JSON.
-    Status,
-    /// A query for all memberships of the container; answered by an empty object. A proxy that
-    /// follows another relays from then on at the latest.
-    Requery,
-    /// The relays of the proxy that this one follows, which ends; answered by an empty object.
-    TakeOver,
-    /// The relays, to carry on with them: one byte with their sockets, and what else they leave, as JSON.
-    HandOver,
-    /// A descriptor of the container's network namespace, to delete its links by when its
-    /// processes have ended and there is no other way to it.
-    Namespace,
+/// How far a client is.
+enum Phase {
+    /// Its request is not complete.
+    Requesting(Vec<u8>),
+    /// The caller has its request.
+    Waiting,
+    /// The queue is sent, then the connection is closed.
+    Answered,
+    /// Events are sent until the client closes the connection.
+    Subscribed,
 }
 
-/// How it goes on with a client.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Next {
-    /// When more of its request is there.
-    Read,
-    /// With [`Control::answer`].
-    Answer(Request),
-    /// When there is room for the answer.
-    Write,
-    /// Not at all: the connection is closed.
+/// Whether a connection stays.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Connection {
+    Open,
     Closed,
 }
 
-impl Control {
+impl ControlServer {
     /// Serves a listening, non-blocking socket.
     pub(crate) fn new(listener: UnixListener) -> Self {
-        Control { listener, clients: Vec::new(), next_id: 0 }
+        ControlServer { listener, clients: Vec::new(), next_id: 0 }
     }
 
-    /// Accepts one client, and gives its id and descriptor to wait on.
-    pub(crate) fn accept(&mut self, now: Instant) -> Option<(u32, impl AsFd + '_)> {
-        // One system call: the sandbox has no other to make it non-blocking.
+    /// Accepts one client, and returns its id and the descriptor to wait for.
+    pub(crate) fn accept(&mut self, now: Instant) -> Option<(u32, BorrowedFd<'_>)> {
+        // One system call: the sandbox allows no other that makes a socket non-blocking.
         let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
         let fd = accept4(self.listener.as_raw_fd(), flags).ok()?;
-        // SAFETY: the call has just returned this descriptor, which nobody else knows.
+        // SAFETY: the call has just returned this descriptor, and nothing else owns it.
         let stream = UnixStream::from(unsafe { OwnedFd::from_raw_fd(fd) });
-        if self.clients.len() >= MAX_CLIENTS {
+        self.add(stream, now)
+    }
+
+    fn add(&mut self, stream: UnixStream, now: Instant) -> Option<(u32, BorrowedFd<'_>)> {
+        if self.clients.len() - self.subscribers().count() >= MAX_CLIENTS {
             return None;
         }
         self.next_id = self.next_id.wrapping_add(1);
         self.clients.push(Client {
             id: self.next_id,
             stream,
-            request: Vec::new(),
-            answer: None,
-            deadline: now + PATIENCE,
+            phase: Phase::Requesting(Vec::new()),
+            queue: SendQueue::default(),
+            deadline: Some(now + CLIENT_TIME_LIMIT),
         });
-        self.clients.last().map(|c| (c.id, &c.stream))
+        self.clients.last().map(|client| (client.id, client.stream.as_fd()))
     }
 
-    /// Goes on with a client whose descriptor is ready.
-    pub(crate) fn serve(&mut self, id: u32) -> Next {
-        self.with(id, Client::serve)
+    /// Reads from and writes to a client whose descriptor is ready. Returns its request when that
+    /// is complete: it is to be answered with [`answer`](Self::answer),
+    /// [`answer_with_descriptors`](Self::answer_with_descriptors) or [`subscribe`](Self::subscribe).
+    pub(crate) fn handle_ready(&mut self, id: u32) -> Option<(ControlRequest, Format)> {
+        let mut request = None;
+        self.with(id, |client| match client.phase {
+            Phase::Requesting(_) => client.receive_request(&mut request),
+            Phase::Waiting => Connection::Open,
+            Phase::Answered => client.send(),
+            Phase::Subscribed => match client.expect_silence() {
+                Connection::Open => client.send(),
+                Connection::Closed => Connection::Closed,
+            },
+        });
+        request
     }
 
-    /// Answers a client.
-    pub(crate) fn answer(&mut self, id: u32, answer: Vec<u8>) -> Next {
-        self.with(id, |client| {
-            client.answer = Some((answer, 0));
-            client.write()
-        })
+    /// Answers a client, and closes the connection when the answer is sent.
+    pub(crate) fn answer(&mut self, id: u32, answer: Vec<u8>) {
+        self.with(id, |client| client.answer(answer));
     }
 
-    /// Answers a client with descriptors (`SCM_RIGHTS`, unix(7)), one byte to carry them, and `more`
-    /// behind it. `None`: it has got none of them.
-    pub(crate) fn hand_over(
+    /// Answers a client, with descriptors that come with the first byte of the answer
+    /// (`SCM_RIGHTS`, unix(7)). `false`: the client got none of them, and the connection is closed.
+    pub(crate) fn answer_with_descriptors(
         &mut self,
         id: u32,
+        mut answer: Vec<u8>,
         descriptors: &[BorrowedFd<'_>],
-        more: Vec<u8>,
-    ) -> Option<Next> {
-        let mut sent = false;
-        let next = self.with(id, |client| {
-            // A client that has gone, or whose buffer is full before it got a byte, gets none.
-            sent = send_with_fds(&client.stream, b"n", descriptors).is_ok();
-            if !sent {
-                return Next::Closed;
-            }
-            client.answer = Some((more, 0));
-            client.write()
+    ) -> bool {
+        let mut are_sent = false;
+        self.with(id, |client| {
+            // A client that has closed its end, or whose buffer is full, gets no descriptor.
+            let Ok(sent) = send_with_fds(&client.stream, &answer, descriptors) else {
+                return Connection::Closed;
+            };
+            are_sent = true;
+            client.answer(answer.split_off(sent))
         });
-        sent.then_some(next)
+        are_sent
     }
 
-    fn with(&mut self, id: u32, go_on: impl FnOnce(&mut Client) -> Next) -> Next {
-        let Some(at) = self.clients.iter().position(|c| c.id == id) else { return Next::Closed };
-        let next = go_on(&mut self.clients[at]);
-        if next == Next::Closed {
-            self.clients.swap_remove(at);
+    /// Makes a client a subscriber, which is sent this answer and then each event.
+    pub(crate) fn subscribe(&mut self, id: u32, answer: Vec<u8>) {
+        if self.subscribers().count() >= MAX_SUBSCRIBERS {
+            let message = format!("{MAX_SUBSCRIBERS} clients have subscribed, which is the limit");
+            return self.answer(id, error_answer(ErrorCode::TooManySubscribers, &message));
         }
-        next
+        self.with(id, |client| {
+            client.phase = Phase::Subscribed;
+            client.deadline = None;
+            client.queue = SendQueue::new(answer, MAX_QUEUED);
+            client.send()
+        });
     }
 
-    /// The descriptor of a client.
-    pub(crate) fn stream(&self, id: u32) -> Option<&UnixStream> {
-        self.clients.iter().find(|c| c.id == id).map(|c| &c.stream)
+    /// Whether an event would be sent to anybody.
+    pub(crate) fn has_subscribers(&self) -> bool {
+        self.subscribers().next().is_some()
     }
 
-    /// When the first client's time is over.
+    /// Sends an event to all subscribers. A subscriber whose queue is full loses what waits there,
+    /// is told how many events that are, and is dropped.
+    pub(crate) fn publish(&mut self, now: Instant, event: &TimedEvent) {
+        let line = event_line(event);
+        self.clients.retain_mut(|client| {
+            if !matches!(client.phase, Phase::Subscribed) {
+                return true;
+            }
+            if !client.queue.push_event(&line) {
+                let events = client.queue.drop_unsent_lines() + 1;
+                let lost = TimedEvent { time_ms: event.time_ms, event: Event::Lost { events } };
+                client.queue.push_last(&event_line(&lost));
+                client.phase = Phase::Answered;
+                client.deadline = Some(now + CLIENT_TIME_LIMIT);
+            }
+            client.send() == Connection::Open
+        });
+    }
+
+    /// When the time of the first client is over.
     pub(crate) fn poll_timeout(&self) -> Option<Instant> {
-        self.clients.iter().map(|c| c.deadline).min()
+        self.clients.iter().filter_map(|client| client.deadline).min()
     }
 
     /// Closes the connections whose time is over.
     pub(crate) fn handle_timeout(&mut self, now: Instant) {
-        self.clients.retain(|c| c.deadline > now);
+        self.clients.retain(|client| client.deadline.is_none_or(|deadline| deadline > now));
+    }
+
+    fn subscribers(&self) -> impl Iterator<Item = &Client> {
+        self.clients.iter().filter(|client| matches!(client.phase, Phase::Subscribed))
+    }
+
+    fn with(&mut self, id: u32, act: impl FnOnce(&mut Client) -> Connection) {
+        let Some(at) = self.clients.iter().position(|client| client.id == id) else { return };
+        if act(&mut self.clients[at]) == Connection::Closed {
+            self.clients.swap_remove(at);
+        }
     }
 }
 
 impl Client {
-    fn serve(&mut self) -> Next {
-        if self.answer.is_some() {
-            return self.write();
-        }
-        let mut buffer = [0; MAX_REQUEST];
-        match self.stream.read(&mut buffer) {
-            Ok(0) => return Next::Closed,
-            Ok(n) => self.request.extend_from_slice(&buffer[..n]),
-            Err(e) => return retry(&e, Next::Read),
-        }
-        let Some(end) = self.request.iter().position(|b| *b == b'\n') else {
-            return if self.request.len() < MAX_REQUEST { Next::Read } else { Next::Closed };
-        };
-        match &self.request[..end] {
-            b"status" => Next::Answer(Request::Status),
-            b"requery" => Next::Answer(Request::Requery),
-            b"takeover" => Next::Answer(Request::TakeOver),
-            b"handover" => Next::Answer(Request::HandOver),
-            b"namespace" => Next::Answer(Request::Namespace),
-            line => {
-                let line: String = String::from_utf8_lossy(line).chars().take(32).collect();
-                let text = format!(
-                    "unknown request {line:?}; there are status, requery, namespace, takeover and \
-                     handover"
-                );
-                let answer = serde_json::json!({ "error": text }).to_string();
-                self.answer = Some((answer.into_bytes(), 0));
-                self.write()
+    fn receive_request(&mut self, request: &mut Option<(ControlRequest, Format)>) -> Connection {
+        let Phase::Requesting(received) = &mut self.phase else { return Connection::Open };
+        loop {
+            let mut buffer = [0; READ_SIZE];
+            match self.stream.read(&mut buffer) {
+                Ok(0) => return Connection::Closed,
+                Ok(n) => received.extend_from_slice(&buffer[..n]),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) => return after(&error),
+            }
+            match parse_request(received) {
+                Received::Incomplete => {}
+                Received::TooLong => return Connection::Closed,
+                Received::Request(what, format) => {
+                    *request = Some((what, format));
+                    self.phase = Phase::Waiting;
+                    return Connection::Open;
+                }
+                Received::Refused(answer) => return self.answer(answer),
             }
         }
     }
 
-    fn write(&mut self) -> Next {
-        let Some((answer, written)) = &mut self.answer else { return Next::Closed };
-        while *written < answer.len() {
-            match self.stream.write(&answer[*written..]) {
-                Ok(0) => return Next::Closed,
-                Ok(n) => *written += n,
-                Err(e) => return retry(&e, Next::Write),
+    fn answer(&mut self, answer: Vec<u8>) -> Connection {
+        self.phase = Phase::Answered;
+        self.queue = SendQueue::new(answer, 0);
+        self.send()
+    }
+
+    /// Sends what waits; a client that has its whole answer is closed.
+    fn send(&mut self) -> Connection {
+        while !self.queue.unsent().is_empty() {
+            match self.stream.write(self.queue.unsent()) {
+                Ok(0) => return Connection::Closed,
+                Ok(n) => self.queue.advance(n),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return after(&error),
             }
         }
-        Next::Closed
+        match self.phase {
+            Phase::Answered => Connection::Closed,
+            _ => Connection::Open,
+        }
+    }
+
+    /// A subscriber has nothing to say: with a byte, or at its end, it is closed.
+    fn expect_silence(&mut self) -> Connection {
+        loop {
+            match self.stream.read(&mut [0]) {
+                Ok(_) => return Connection::Closed,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return after(&error),
+            }
+        }
     }
 }
 
-fn retry(error: &io::Error, next: Next) -> Next {
+/// What an error of read(2) or write(2) means for the connection.
+fn after(error: &io::Error) -> Connection {
     match error.kind() {
-        io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted => next,
-        _ => Next::Closed,
+        io::ErrorKind::WouldBlock => Connection::Open,
+        _ => Connection::Closed,
     }
 }
+
+fn event_line(event: &TimedEvent) -> Vec<u8> {
+    // Strings, numbers and lists, which JSON takes without an error.
+    let mut line = serde_json::to_vec(event).unwrap_or_default();
+    line.push(b'\n');
+    line
+}
+
+#[cfg(test)]
+mod tests;

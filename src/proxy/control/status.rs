@@ -1,7 +1,5 @@
-//! What a proxy tells on its control socket.
-//!
-//! `containers/ID/control.sock` in the state directory takes one request line, `status\n`, and
-//! answers with one [`ProxyStatus`] as JSON, then closes.
+//! The status of a proxy: the answer to `status` on its control socket,
+//! `containers/ID/control.sock` in the state directory.
 
 use std::net::{IpAddr, SocketAddr};
 use std::ops::Add;
@@ -9,31 +7,88 @@ use std::ops::Add;
 use serde::{Deserialize, Serialize};
 
 use crate::multicast::FilterMode;
+use crate::notice::{Notice, Severity};
 
 /// Everything a proxy knows.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ProxyStatus {
     /// Full container id.
     pub container: String,
+    /// Version of the proxy's program; `None` from proxies of before this field.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<String>,
     /// Process id of the proxy.
     pub pid: i32,
     /// How it works.
     pub state: ProxyState,
-    /// Why it works less than fully, and what is wrong with the LAN's querier now, for people; absent when
-    /// all is well.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub warnings: Vec<String>,
+    /// What is wrong now: why the proxy is degraded, and what is missing on the LAN.
+    ///
+    /// As JSON two fields, both absent when nothing is wrong: `notices`, an array of objects, and
+    /// `warnings`, an array of the texts of those that are warnings or errors. A proxy from before
+    /// notices has `warnings` alone.
+    #[serde(flatten, with = "notices_and_warnings")]
+    pub notices: Vec<Notice>,
     /// Its interfaces, in the order of attachment.
     pub interfaces: Vec<InterfaceStatus>,
+}
+
+impl ProxyStatus {
+    /// The texts of all notices that are warnings or errors.
+    pub fn warnings(&self) -> Vec<String> {
+        warnings(&self.notices)
+    }
+}
+
+fn warnings(notices: &[Notice]) -> Vec<String> {
+    let serious = notices.iter().filter(|notice| notice.severity() <= Severity::Warning);
+    serious.map(ToString::to_string).collect()
+}
+
+/// The two fields in which [`ProxyStatus::notices`] is written.
+mod notices_and_warnings {
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    use crate::notice::Notice;
+
+    #[derive(Serialize)]
+    struct Written<'a> {
+        #[serde(skip_serializing_if = "Vec::is_empty")]
+        warnings: Vec<String>,
+        #[serde(skip_serializing_if = "<[Notice]>::is_empty")]
+        notices: &'a [Notice],
+    }
+
+    #[derive(Deserialize)]
+    struct Read {
+        #[serde(default)]
+        warnings: Vec<String>,
+        #[serde(default)]
+        notices: Option<Vec<Notice>>,
+    }
+
+    pub(super) fn serialize<S: Serializer>(
+        notices: &[Notice],
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        Written { warnings: super::warnings(notices), notices }.serialize(serializer)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Vec<Notice>, D::Error> {
+        let Read { warnings, notices } = Read::deserialize(deserializer)?;
+        let from_texts = || warnings.into_iter().map(Notice::from_text).collect();
+        Ok(notices.unwrap_or_else(from_texts))
+    }
 }
 
 /// How a proxy works.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ProxyState {
-    /// All interfaces are served as asked.
+    /// All interfaces are served as asked for.
     Running,
-    /// Interception is not to be had: the container speaks IGMP itself, observed.
+    /// IGMP cannot be intercepted: the container's kernel speaks it itself, and is observed.
     Degraded,
 }
 
@@ -44,12 +99,13 @@ pub struct InterfaceStatus {
     pub interface: String,
     /// LAN interface on the host.
     pub parent: String,
-    /// The LAN's querier, when one was heard within 255 s (RFC 9776 §8.5).
+    /// The LAN's querier, if one was heard within the other-querier-present interval of 255 s
+    /// (RFC 9776 §8.5).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub querier: Option<QuerierStatus>,
-    /// Groups, by address.
+    /// Groups that the container wants, in the order of their addresses.
     pub groups: Vec<GroupMembership>,
-    /// Messages counted by what became of them; names are stable, zeroes are left out.
+    /// Messages counted by their result. Names are stable; what is zero is left out.
     #[serde(default)]
     pub counters: std::collections::BTreeMap<String, u64>,
     /// What the relay has carried, where there is one.
@@ -57,7 +113,7 @@ pub struct InterfaceStatus {
     pub relay: Option<RelayStatus>,
 }
 
-/// What became of data packets.
+/// Data packets, counted by their result.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RelayCounts {
     /// Carried across.
@@ -69,7 +125,7 @@ pub struct RelayCounts {
 }
 
 impl RelayCounts {
-    /// A packet that was counted as relayed was refused after all.
+    /// The kernel refused a packet that was counted as relayed.
     pub(crate) fn relayed_is_dropped(&mut self) {
         self.relayed = self.relayed.saturating_sub(1);
         self.dropped += 1;
@@ -91,19 +147,19 @@ impl Add for RelayCounts {
 /// What the relay of an interface has carried.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RelayStatus {
-    /// Into the container, answers to its ports included.
+    /// Into the container, with the answers to its ports.
     pub inbound: RelayCounts,
     /// Out of it.
     pub outbound: RelayCounts,
-    /// Packets lost in either direction because they came faster than they were carried.
+    /// Packets of either direction that the kernel dropped because a socket buffer was full.
     pub overruns: u64,
-    /// The ports that the container sends from, where the host sends in its place.
+    /// The translated ports, where the container's packets leave with the host's address.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub ports: Vec<TranslatedPort>,
 }
 
 impl RelayStatus {
-    /// Both directions; what came too fast counts as dropped.
+    /// Both directions together. Overruns count as dropped.
     pub fn total(&self) -> RelayCounts {
         let mut total = self.inbound + self.outbound;
         total.dropped += self.overruns;
@@ -111,15 +167,15 @@ impl RelayStatus {
     }
 }
 
-/// A port of the container, and the host's that stands for it on the LAN.
+/// A port of the container, and the port of the host that replaces it on the LAN.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TranslatedPort {
-    /// What the container sends from.
+    /// Source of the container's packets in the container.
     pub inside: SocketAddr,
-    /// What the LAN sees.
+    /// Their source on the LAN.
     pub outside: SocketAddr,
-    /// Whether what is sent there comes to the container. It does not where another program of the
-    /// host has the port.
+    /// Whether packets to `outside` reach the container. They do not if another program of the
+    /// host has bound the port.
     pub answered: bool,
 }
 
@@ -128,9 +184,9 @@ pub struct TranslatedPort {
 pub struct QuerierStatus {
     /// Its address.
     pub address: IpAddr,
-    /// IGMP version it speaks, 1 to 3.
+    /// IGMP version that the querier speaks, 1 to 3.
     pub version: u8,
-    /// Its query interval in seconds, where its queries tell (v3).
+    /// Its query interval in seconds; only queries of IGMPv3 tell it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub interval_s: Option<u32>,
     /// Seconds since its last general query.
@@ -146,30 +202,68 @@ pub struct GroupMembership {
     pub mode: FilterMode,
     /// Source list.
     pub sources: Vec<IpAddr>,
-    /// IGMP version the container uses for it, 1 to 3.
+    /// IGMP version that the container uses for the group, 1 to 3.
     pub version: u8,
-    /// What became of the wish.
+    /// Whether the group is joined on the LAN.
     pub status: MembershipStatus,
     /// The rule, the limit or the error behind any status but `joined`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
     /// Seconds since the container joined.
     pub age_s: u64,
-    /// What the relay has carried of it in both directions, where there is one.
+    /// Packets of the group in both directions, where there is a relay.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub relay: Option<RelayCounts>,
 }
 
-/// What became of a wish for a group.
+/// Whether a group that the container wants is joined on the LAN.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum MembershipStatus {
     /// Joined on the LAN.
     Joined,
-    /// Refused by a rule.
+    /// Denied by a rule.
     Denied,
-    /// Refused by `max-groups` or `max-sources`.
+    /// Kept off the LAN, in full or in a part of its sources, by `max-groups` or `max-sources`.
     Limited,
-    /// The host's kernel refused it.
+    /// Refused by the host's kernel.
     Failed,
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn status(notices: Vec<Notice>) -> ProxyStatus {
+        ProxyStatus {
+            container: "c1".into(),
+            version: Some("1.0.0".into()),
+            pid: 7,
+            state: ProxyState::Running,
+            notices,
+            interfaces: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn notices_are_shown_twice_and_read_once() {
+        let status = status(vec![
+            Notice::UpstreamWithoutAddress { upstream: "eth1".into() },
+            Notice::NoLandlock {},
+        ]);
+        let shown = serde_json::to_value(&status).unwrap();
+        assert_eq!(shown["warnings"], json!([status.notices[0].to_string()]));
+        assert_eq!(shown["notices"][0]["code"], "upstream-without-address");
+        assert_eq!(shown["notices"][1]["severity"], "info");
+        assert_eq!(serde_json::from_value::<ProxyStatus>(shown).unwrap(), status);
+    }
+
+    #[test]
+    fn nothing_wrong_is_no_field_at_all() {
+        let shown = serde_json::to_value(status(Vec::new())).unwrap();
+        assert!(shown.get("warnings").is_none() && shown.get("notices").is_none(), "{shown}");
+        assert_eq!(serde_json::from_value::<ProxyStatus>(shown).unwrap(), status(Vec::new()));
+    }
 }

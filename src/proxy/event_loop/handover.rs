@@ -1,6 +1,8 @@
-//! Relays that go from one proxy to the one that takes_over it. The new proxy has asked for nothing but
-//! a connection at its start; when it is told to take over it asks for the relays, and from then on
-//! the old one carries nothing.
+//! Takeover and handover of relays, from a proxy to the one that replaces it.
+//!
+//! The new proxy connects to the old one at its start. When a client sends it `takeover`, it sends
+//! `handover` to the old proxy, and the answer brings the relays' sockets. The old proxy relays
+//! nothing from then on, the new one relays what waits in the sockets: each packet has one reader.
 
 use std::io;
 use std::io::{Read, Write};
@@ -8,54 +10,81 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
-use crate::proxy::control::server::Next;
+use crate::proxy::control::protocol::{
+    AnswerError, ControlRequest, Format, HandoverPayload, handover_answer, parse_answer,
+    parse_word_handover,
+};
 use crate::proxy::event_loop::Loop;
 use crate::proxy::event_loop::interface::Interface;
 use crate::proxy::process::container_dir::ContainerDir;
 use crate::proxy::relay::RelayHandover;
 use crate::sys::fd_passing::{MAX_FDS, receive_with_fds};
 
-/// Bytes that are read of what relays leave: each has 4096 echoes of some 70 bytes at most.
-const MOST_BYTES: u64 = 32 << 20;
-/// The other proxy answers from memory; while it does not, nothing is relayed.
-const PATIENCE: Duration = Duration::from_millis(500);
+/// Bytes of an answer that are read. One relay has at most 4096 echoes of some 70 bytes.
+const MAX_ANSWER: u64 = 32 << 20;
+/// The other proxy answers from memory. While it does not, nothing is relayed.
+const ANSWER_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// The proxy that this one takes_over.
-pub(crate) struct Predecessor(UnixStream);
+/// The proxy that this one replaces.
+pub(crate) struct Predecessor {
+    /// For the request of version 1.
+    versioned: UnixStream,
+    /// For the request in the format before version 1, if the proxy is that old. The path of its
+    /// socket leads to this proxy by then, so both connections are made at the start.
+    by_word: UnixStream,
+}
 
 impl Predecessor {
     /// Connects to the proxy whose control socket is there.
     ///
     /// # Errors
-    /// That of connect(2): `ECONNREFUSED` when it has ended.
-    pub(crate) fn of(home: &ContainerDir) -> io::Result<Self> {
-        let stream = home.connect()?;
-        stream.set_read_timeout(Some(PATIENCE))?;
-        stream.set_write_timeout(Some(PATIENCE))?;
-        Ok(Predecessor(stream))
+    /// That of connect(2): `ECONNREFUSED` when that proxy has ended.
+    pub(crate) fn connect(home: &ContainerDir) -> io::Result<Self> {
+        let connect = || {
+            let stream = home.connect()?;
+            stream.set_read_timeout(Some(ANSWER_TIMEOUT))?;
+            stream.set_write_timeout(Some(ANSWER_TIMEOUT))?;
+            Ok::<_, io::Error>(stream)
+        };
+        Ok(Predecessor { versioned: connect()?, by_word: connect()? })
     }
 
-    /// Has its relays, which carry nothing any more.
-    fn relays(mut self) -> io::Result<(Vec<RelayHandover>, Vec<OwnedFd>)> {
-        self.0.write_all(b"handover\n")?;
-        let (_, sockets) = receive_with_fds(&self.0, &mut [0], MAX_FDS)?;
-        let mut text = Vec::new();
-        self.0.take(MOST_BYTES).read_to_end(&mut text)?;
-        Ok((serde_json::from_slice(&text)?, sockets))
+    /// Takes its relays: what they leave, and all their sockets in the same order.
+    fn take_relays(self) -> io::Result<(Vec<RelayHandover>, Vec<OwnedFd>)> {
+        let request = ControlRequest::Handover;
+        let (answer, sockets) = ask(self.versioned, &request.to_line())?;
+        match parse_answer::<HandoverPayload<RelayHandover>>(&answer) {
+            Ok(payload) => Ok((payload.relays, sockets)),
+            Err(AnswerError::NotVersioned) => {
+                let line = request.to_word_line().ok_or(io::ErrorKind::Unsupported)?;
+                let (answer, sockets) = ask(self.by_word, &line)?;
+                Ok((parse_word_handover(&answer).map_err(io::Error::other)?, sockets))
+            }
+            Err(error) => Err(io::Error::other(error)),
+        }
     }
 }
 
+fn ask(mut stream: UnixStream, line: &str) -> io::Result<(Vec<u8>, Vec<OwnedFd>)> {
+    stream.write_all(line.as_bytes())?;
+    let mut first = [0];
+    let (length, sockets) = receive_with_fds(&stream, &mut first, MAX_FDS)?;
+    let mut answer = first[..length].to_vec();
+    stream.take(MAX_ANSWER).read_to_end(&mut answer)?;
+    Ok((answer, sockets))
+}
+
 impl Loop {
-    /// Carries on with the relays of the proxy before this one; nothing happens when that one does not
-    /// leave them.
+    /// Takes over the relays of the proxy that this one replaces. If that proxy does not hand them
+    /// over, this one starts to relay with the next `requery`.
     pub(super) fn take_over_relays(&mut self, now: Instant) {
-        let left = self.predecessor.take().map(Predecessor::relays);
-        let Some(Ok((inheritances, sockets))) = left else { return };
+        let taken = self.predecessor.take().map(Predecessor::take_relays);
+        let Some(Ok((inheritances, sockets))) = taken else { return };
         let mut sockets = sockets.into_iter();
         for inheritance in inheritances {
             let own: Vec<_> = sockets.by_ref().take(inheritance.sockets()).collect();
-            let of_it = |i: &&mut Interface| i.config.name == inheritance.interface;
-            if let Some(interface) = self.interfaces.iter_mut().find(of_it) {
+            let is_same = |i: &&mut Interface| i.config.name == inheritance.interface;
+            if let Some(interface) = self.interfaces.iter_mut().find(is_same) {
                 interface.inherit(now, inheritance, own);
             }
         }
@@ -64,29 +93,28 @@ impl Loop {
         }
     }
 
-    /// Leaves all relays to a client.
-    pub(super) fn hand_over(&mut self, client: u32) -> Next {
+    /// Hands all relays over to a client. If the client does not get them, they stay here.
+    pub(super) fn hand_over_relays(&mut self, client: u32, format: Format) {
         let relays: Vec<_> = self.interfaces.iter_mut().filter_map(Interface::relay).collect();
         let ports =
             MAX_FDS.saturating_sub(relays.len() * RelayHandover::FIXED) / relays.len().max(1);
         let (inheritances, sockets): (Vec<_>, Vec<_>) =
             relays.iter().map(|relay| relay.hand_over(ports)).unzip();
-        let text = serde_json::to_vec(&inheritances).unwrap_or_default();
         let sockets = sockets.concat();
-        let Some(next) = self.control.hand_over(client, &sockets, text) else {
-            return Next::Closed;
-        };
+        let answer = handover_answer(inheritances, sockets.len(), format);
+        if !self.control.answer_with_descriptors(client, answer, &sockets) {
+            return;
+        }
         for relay in relays {
             let answering = relay.answering().map(|(_, socket)| socket);
             for socket in [relay.receiver(), relay.capture()].into_iter().chain(answering) {
-                // The other process keeps it open, and with it the wish to be told. One that is
-                // not watched is no error.
+                // The other process keeps the socket open, so closing it here would not end the
+                // wait for it. A socket that was not waited for gives an error that means nothing.
                 let _ = self.epoll.delete(socket);
             }
         }
         for interface in &mut self.interfaces {
             interface.drop_relay();
         }
-        next
     }
 }

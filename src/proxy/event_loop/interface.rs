@@ -2,14 +2,15 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::OwnedFd;
 use std::time::Instant;
 
 use crate::igmp::Router;
-use crate::igmp::router::{RouterConfig, Status};
+use crate::igmp::router::{GroupView, RouterConfig, Status};
 use crate::multicast::{Address, SourceFilter};
 use crate::net::arp_announcement::Announcer;
+use crate::notice::Notice;
 use crate::proxy::config::InterfaceTask;
 use crate::proxy::container::injection::QueryInjector;
 use crate::proxy::container::membership_files::KernelMembership;
@@ -17,10 +18,10 @@ use crate::proxy::container::receive_filter::{ReceiveFilter, ReceiveFilterSocket
 use crate::proxy::control::status::{
     GroupMembership, InterfaceStatus, MembershipStatus, QuerierStatus,
 };
-use crate::proxy::event_loop::warnings::about_querier;
+use crate::proxy::event_loop::lan_notices::querier_notice;
 use crate::proxy::lan::early_report::Reporter;
 use crate::proxy::lan::joins::{JoinSockets, LimitFiles};
-use crate::proxy::process::log::{Level, Log};
+use crate::proxy::process::log::Log;
 use crate::proxy::relay::{Relay, RelayHandover};
 
 /// One interface.
@@ -30,6 +31,8 @@ pub(crate) struct Interface {
     up_since: Option<Instant>,
     /// `None`: no frame of a group comes by this interface.
     receive_filter: Option<ReceiveFilter>,
+    /// Its groups may be others than those that subscribers know.
+    pub(crate) has_changed: bool,
     /// The kernel tells of leaves.
     hears_leaves: bool,
     /// `None`: the container's kernel speaks for itself.
@@ -61,11 +64,24 @@ impl Interface {
             joins: JoinSockets::new(config.upstream_index),
             relay,
         });
-        Interface { config, up_since: None, receive_filter, hears_leaves, served }
+        Interface {
+            config,
+            up_since: None,
+            receive_filter,
+            has_changed: false,
+            hears_leaves,
+            served,
+        }
     }
 
-    /// Its router, if it is served.
+    /// Whether the proxy is the IGMP router on it.
+    pub(crate) fn is_served(&self) -> bool {
+        self.served.is_some()
+    }
+
+    /// Its router, if it is served. The caller may change the groups.
     pub(crate) fn router(&mut self) -> Option<&mut Router> {
+        self.has_changed = true;
         self.served.as_mut().map(|s| &mut s.router)
     }
 
@@ -77,11 +93,13 @@ impl Interface {
 
     /// The container's kernel has joined a group on it.
     pub(crate) fn joined(&mut self) {
+        self.has_changed = true;
         self.receive_filter.iter_mut().for_each(ReceiveFilter::handle_join);
     }
 
     /// The container's kernel has left a group on it.
     pub(crate) fn left(&mut self, now: Instant) {
+        self.has_changed = true;
         self.receive_filter.iter_mut().for_each(|filter| filter.handle_leave(now));
     }
 
@@ -152,6 +170,7 @@ impl Interface {
 
     /// The interface is gone: so is all that the container wanted of it.
     pub(crate) fn gone(&mut self, now: Instant) {
+        self.has_changed = true;
         self.up_since = None;
         self.receive_filter = self.receive_filter.take().map(|_| ReceiveFilter::default());
         if let Some(served) = &mut self.served {
@@ -178,8 +197,10 @@ impl Interface {
         let Some(served) = &mut self.served else { return };
         if served.router.poll_timeout().is_some_and(|at| at <= now) {
             served.router.handle_timeout(now);
+            self.has_changed = true;
         }
         if served.joins.poll_retry().is_some_and(|at| at <= now) {
+            self.has_changed = true;
             served.joins.retry(now, limits);
         }
         if let Some(relay) = &mut served.relay
@@ -220,6 +241,7 @@ impl Interface {
             });
         }
         router.handle_membership(now, group, filter);
+        self.has_changed = true;
         self.pump(now, limits, reporters, log);
     }
 
@@ -246,11 +268,8 @@ impl Interface {
                 // Down between two notifications: it is asked anew when it is up.
                 let down = [libc::ENETDOWN, libc::ENETUNREACH, libc::ENODEV, libc::ENXIO];
                 if !e.raw_os_error().is_some_and(|code| down.contains(&code)) {
-                    log.line(
-                        now,
-                        Level::Warning,
-                        &format!("{name}: cannot ask the container: {e}"),
-                    );
+                    let interface = name.clone();
+                    log.notice(now, Notice::QueryFailed { interface, error: e.to_string() });
                 }
             }
         }
@@ -277,22 +296,23 @@ impl Interface {
                 admitted = served.admit(group, &SourceFilter::none());
             }
             if let Err(error) = admitted {
-                let text = format!("{name}: cannot receive {group} for the container: {error}");
-                log.line(now, Level::Warning, &text);
+                let (interface, group) = (name.clone(), group.into());
+                let error = error.to_string();
+                log.notice(now, Notice::ReceptionFailed { interface, group, error });
             }
             if let Err(reason) = joined {
-                let upstream = &self.config.upstream;
-                let text = format!("{name}: cannot join {group} on {upstream}: {reason}");
-                log.line(now, Level::Warning, &text);
+                let (interface, upstream) = (name.clone(), self.config.upstream.clone());
+                let (group, error) = (group.into(), reason.to_string());
+                log.notice(now, Notice::JoinFailed { interface, upstream, group, error });
             }
         }
         while let Some(notice) = served.router.poll_notice() {
-            log.line(now, Level::Warning, &format!("{name}: {notice}"));
+            log.notice(now, notice);
         }
     }
 
-    /// What people should know of its LAN just now.
-    pub(crate) fn warning(&self, now: Instant) -> Option<String> {
+    /// What is wrong with the querier of its LAN now.
+    pub(crate) fn querier_notice(&self, now: Instant) -> Option<Notice> {
         let served = self.served.as_ref()?;
         let with_sources: Vec<_> = served
             .router
@@ -301,34 +321,45 @@ impl Interface {
             .map(|view| view.group.into())
             .collect();
         let querier = served.querier(now);
-        about_querier(now, &self.config, self.up_since, querier.as_ref(), &with_sources)
+        querier_notice(now, &self.config, self.up_since, querier.as_ref(), &with_sources)
     }
 
-    /// What is to be told of it. `observed` are the groups that the kernel shows, with their
-    /// ages.
+    /// Its status. `observed` are the groups that the kernel shows, with the time at which each was
+    /// first seen.
     pub(crate) fn status(
         &self,
         now: Instant,
         observed: &BTreeMap<(u32, Ipv4Addr), (KernelMembership, Instant)>,
     ) -> InterfaceStatus {
-        let age = |since: Instant| now.saturating_duration_since(since).as_secs();
-        let mut entry = InterfaceStatus {
+        let served = self.served.as_ref();
+        let counters = served.map(|served| served.router.counters().iter());
+        InterfaceStatus {
             interface: self.config.name.clone(),
             parent: self.config.parent.clone(),
-            querier: None,
-            groups: Vec::new(),
-            counters: BTreeMap::new(),
-            relay: None,
-        };
+            querier: served.and_then(|served| served.querier(now)),
+            groups: self.groups(now, observed),
+            counters: counters.into_iter().flatten().map(|(&name, &n)| (name.into(), n)).collect(),
+            relay: served.and_then(|served| served.relay.as_ref()).map(Relay::status),
+        }
+    }
+
+    /// The groups that the container wants on it, by address. `observed` as for
+    /// [`status`](Self::status).
+    pub(crate) fn groups(
+        &self,
+        now: Instant,
+        observed: &BTreeMap<(u32, Ipv4Addr), (KernelMembership, Instant)>,
+    ) -> Vec<GroupMembership> {
+        let age = |since: Instant| now.saturating_duration_since(since).as_secs();
         let Some(served) = &self.served else {
             let index = self.config.index;
-            entry.groups = observed
-                .range((index, Ipv4Addr::UNSPECIFIED)..=(index, Ipv4Addr::BROADCAST))
-                .filter(|((_, group), _)| group.needs_report())
+            let own = observed.range((index, Ipv4Addr::UNSPECIFIED)..=(index, Ipv4Addr::BROADCAST));
+            let shown = own.filter(|((_, group), _)| group.needs_report());
+            return shown
                 .map(|((_, group), (seen, since))| GroupMembership {
                     group: (*group).into(),
                     mode: seen.filter.mode,
-                    sources: seen.filter.sources.iter().map(|source| (*source).into()).collect(),
+                    sources: seen.filter.sources.iter().copied().map(IpAddr::from).collect(),
                     version: seen.version,
                     status: MembershipStatus::Joined,
                     reason: None,
@@ -336,37 +367,28 @@ impl Interface {
                     relay: None,
                 })
                 .collect();
-            return entry;
         };
-        entry.querier = served.querier(now);
-        entry.groups = served
-            .router
-            .groups()
-            .map(|view| {
-                let (status, reason) = match view.status {
-                    Status::Denied(rule) => (MembershipStatus::Denied, Some(rule)),
-                    Status::Limited(limit) => (MembershipStatus::Limited, Some(limit)),
-                    Status::Allowed => match served.joins.failure(view.group) {
-                        Some(reason) => (MembershipStatus::Failed, Some(reason.to_owned())),
-                        None => (MembershipStatus::Joined, None),
-                    },
-                };
-                GroupMembership {
-                    group: view.group.into(),
-                    mode: view.wanted.mode,
-                    sources: view.wanted.sources.into_iter().map(Into::into).collect(),
-                    version: view.version.number(),
-                    status,
-                    reason,
-                    age_s: age(view.since),
-                    relay: served.relay.as_ref().and_then(|relay| relay.counts(view.group)),
-                }
-            })
-            .collect();
-        entry.counters =
-            served.router.counters().iter().map(|(name, n)| ((*name).to_owned(), *n)).collect();
-        entry.relay = served.relay.as_ref().map(Relay::status);
-        entry
+        let membership = |view: GroupView| {
+            let (status, reason) = match view.status {
+                Status::Denied(rule) => (MembershipStatus::Denied, Some(rule)),
+                Status::Limited(limit) => (MembershipStatus::Limited, Some(limit)),
+                Status::Allowed => match served.joins.failure(view.group) {
+                    Some(reason) => (MembershipStatus::Failed, Some(reason.to_owned())),
+                    None => (MembershipStatus::Joined, None),
+                },
+            };
+            GroupMembership {
+                group: view.group.into(),
+                mode: view.wanted.mode,
+                sources: view.wanted.sources.into_iter().map(IpAddr::from).collect(),
+                version: view.version.number(),
+                status,
+                reason,
+                age_s: age(view.since),
+                relay: served.relay.as_ref().and_then(|relay| relay.counts(view.group)),
+            }
+        };
+        served.router.groups().map(membership).collect()
     }
 }
 
@@ -393,6 +415,10 @@ fn reporter_of<'r>(config: &InterfaceTask, reporters: &'r [Reporter]) -> Option<
 }
 
 fn new_router(config: &InterfaceTask, now: Instant) -> Router {
-    let router = RouterConfig { link_local: config.relay.is_some(), ..RouterConfig::default() };
+    let router = RouterConfig {
+        interface: config.name.clone(),
+        link_local: config.relay.is_some(),
+        ..RouterConfig::default()
+    };
     Router::new(router, config.policy.clone(), now)
 }

@@ -1,9 +1,11 @@
 //! The event loop: the only clock, and the only place where everything meets.
 
+mod clients;
 mod handover;
 mod interface;
+mod lan_notices;
+mod membership_events;
 mod notifications;
-mod warnings;
 
 use std::collections::BTreeMap;
 use std::io;
@@ -18,21 +20,21 @@ use crate::net::arp_announcement::Announcer;
 use crate::net::link_monitor::LinkMonitor;
 use crate::net::netns::NetNs;
 use crate::net::nfnetlink::NfSocket;
+use crate::notice::Notice;
 use crate::proxy::config::ProxyTask;
 use crate::proxy::container::interception::NflogSocket;
-use crate::proxy::container::membership_files::{KernelMembership, MembershipFiles};
+use crate::proxy::container::membership_files::MembershipFiles;
 use crate::proxy::container::receive_filter::ReceiveFilterSocket;
 use crate::proxy::container::rtnl_barrier::RtnlBarrier;
-use crate::proxy::control::server::{Control, Next, Request};
-use crate::proxy::control::status::{ProxyState, ProxyStatus};
+use crate::proxy::control::server::ControlServer;
 pub(crate) use crate::proxy::event_loop::handover::Predecessor;
 use crate::proxy::event_loop::interface::Interface;
-use crate::proxy::event_loop::warnings::unnumbered;
+use crate::proxy::event_loop::membership_events::PublishedGroups;
 use crate::proxy::lan::early_report::Reporter;
 use crate::proxy::lan::joins::LimitFiles;
 use crate::proxy::lan::query_socket::LanSocket;
 use crate::proxy::process::container_dir::ContainerDir;
-use crate::proxy::process::log::{Level, Log};
+use crate::proxy::process::log::Log;
 use crate::proxy::relay::{Batch, Relay};
 use crate::proxy::setup::Parts;
 
@@ -92,7 +94,9 @@ struct Loop {
     reporters: Vec<Reporter>,
     barrier: RtnlBarrier,
     limits: LimitFiles,
-    control: Control,
+    control: ControlServer,
+    /// The groups of each interface as the subscribers know them; empty without subscribers.
+    published: Vec<PublishedGroups>,
     membership_files: MembershipFiles,
     receive_filter_socket: Option<ReceiveFilterSocket>,
     /// Until the LAN has been told of all addresses, and a moment longer.
@@ -108,7 +112,7 @@ struct Loop {
     /// When a group was first seen on an interface that is only observed.
     seen: BTreeMap<(u32, Ipv4Addr), Instant>,
     /// What was wrong at the start.
-    warnings: Vec<String>,
+    notices: Vec<Notice>,
     degraded: bool,
     buffer: Vec<u8>,
 }
@@ -121,9 +125,8 @@ impl Driver {
     pub(crate) fn new(parts: Parts, now: Instant) -> io::Result<Self> {
         let Parts { config, container, namespace, home, mut log, inside, lan, mut relays, .. } =
             parts;
-        let Parts {
-            reporters, announcer, barrier, limits, predecessor, listener, warnings, ..
-        } = parts;
+        let Parts { reporters, announcer, barrier, limits, predecessor, listener, notices, .. } =
+            parts;
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
         let watch = |fd: std::os::fd::BorrowedFd<'_>, token| {
             epoll.add(fd, EpollEvent::new(EpollFlags::EPOLLIN, token))
@@ -148,9 +151,14 @@ impl Driver {
             let relay = host
                 .zip(take(&mut taps, &interface.name))
                 .and_then(|(host, container)| Relay::new(interface, host, container, now));
-            let how = if injector.is_some() { "serving" } else { "observing" };
-            let (name, upstream) = (&interface.name, &interface.upstream);
-            log.line(now, Level::Info, &format!("{how} {name} on {upstream}"));
+            let (name, upstream) = (interface.name.clone(), interface.upstream.clone());
+            log.notice(
+                now,
+                match injector {
+                    Some(_) => Notice::InterfaceServed { interface: name, upstream },
+                    None => Notice::InterfaceObserved { interface: name, upstream },
+                },
+            );
             let hears_leaves = inside.link_monitor.reports_memberships();
             interfaces.push(Interface::new(interface.clone(), injector, relay, hears_leaves, now));
         }
@@ -160,8 +168,8 @@ impl Driver {
                 relay.set_interface(index)?;
             }
         }
-        for warning in &warnings {
-            log.line(now, Level::Warning, warning);
+        for notice in &notices {
+            log.notice(now, notice.clone());
         }
         let observing = interfaces.iter_mut().any(|i| i.router().is_none());
         let degraded =
@@ -185,14 +193,15 @@ impl Driver {
             reporters,
             barrier,
             limits,
-            control: Control::new(listener),
+            control: ControlServer::new(listener),
+            published: Vec::new(),
             membership_files: inside.membership_files,
             receive_filter_socket: inside.receive_filter_socket,
             announcer,
             announcer_ends: None,
             observing,
             seen: BTreeMap::new(),
-            warnings,
+            notices,
             degraded,
             buffer: vec![0; BUFFER],
         };
@@ -207,9 +216,9 @@ impl Driver {
         &self.home
     }
 
-    /// Writes a line of the log.
-    pub(crate) fn log(&mut self, now: Instant, level: Level, text: &str) {
-        self.log.line(now, level, text);
+    /// Writes a notice to the log.
+    pub(crate) fn log(&mut self, now: Instant, notice: Notice) {
+        self.log.notice(now, notice);
     }
 
     /// Joins what the container has joined before this proxy was there: another one has ended,
@@ -237,13 +246,11 @@ impl Driver {
         // The sockets hold the container's namespace, and the host's memberships.
         drop(loop_);
         let now = Instant::now();
-        match end {
-            Ok(()) => log.line(now, Level::Info, "the container has ended"),
-            Err(e) => log.line(now, Level::Warning, &format!("cannot wait for events: {e}")),
+        if let Err(e) = end {
+            log.notice(now, Notice::EventLoopFailed { error: e.to_string() });
         }
         if let Err(e) = home.remove() {
-            let text = format!("cannot remove its state directory: {e}; mcrun gc does");
-            log.line(now, Level::Warning, &text);
+            log.notice(now, Notice::StateNotRemoved { error: e.to_string() });
         }
     }
 }
@@ -265,6 +272,7 @@ impl Loop {
                 interface.stock(&self.limits);
             }
             self.control.handle_timeout(now);
+            self.publish_changes(now, log);
             if self.announcer_ends.take_if(|at| *at <= now).is_some() {
                 self.announcer = None;
             }
@@ -281,15 +289,17 @@ impl Loop {
             let now = Instant::now();
             for event in events {
                 match event.data() {
-                    token::CONTAINER => self.end(now)?,
+                    token::CONTAINER => self.end(now, log)?,
                     token::PACKETS => self.hear_container(now),
                     token::LINKS => {
                         self.hear_links(now, log);
                         self.end_announcing(now);
                     }
-                    token::LISTENER => self.accept(now),
+                    token::LISTENER => self.accept_client(now),
                     relay if relay >= token::RELAY => self.relay(now, relay),
-                    client if client >= token::CLIENT => self.serve(now, client),
+                    client if client >= token::CLIENT => {
+                        self.serve_client(now, (client - token::CLIENT) as u32, log);
+                    }
                     lan => self.hear_lan(now, (lan - token::LAN) as usize),
                 }
             }
@@ -307,9 +317,9 @@ impl Loop {
         }
         let now = Instant::now();
         for socket in self.lan.iter().filter(|socket| !socket.is_numbered()) {
-            let warning = unnumbered(socket.name());
-            log.line(now, Level::Warning, &warning);
-            self.warnings.push(warning);
+            let notice = Notice::UpstreamWithoutAddress { upstream: socket.name().to_owned() };
+            log.notice(now, notice.clone());
+            self.notices.push(notice);
         }
         Ok(())
     }
@@ -351,8 +361,9 @@ impl Loop {
 
     /// The container has ended: nothing is wanted for it any more, and nothing of it may reach the
     /// LAN.
-    fn end(&mut self, now: Instant) -> io::Result<()> {
+    fn end(&mut self, now: Instant, log: &mut Log) -> io::Result<()> {
         self.epoll.delete(&self.container)?;
+        log.notice(now, Notice::ContainerEnded {});
         self.lan.clear();
         for interface in &mut self.interfaces {
             interface.gone(now);
@@ -419,86 +430,9 @@ impl Loop {
         }
     }
 
-    fn accept(&mut self, now: Instant) {
-        if let Some((id, client)) = self.control.accept(now) {
-            let event = EpollEvent::new(EpollFlags::EPOLLIN, token::CLIENT + u64::from(id));
-            // A client that is not watched is closed when its time is over.
-            let _ = self.epoll.add(client, event);
-        }
-    }
-
-    fn serve(&mut self, now: Instant, token: u64) {
-        let id = (token - token::CLIENT) as u32;
-        let mut next = self.control.serve(id);
-        if let Next::Answer(request) = next {
-            let answer = match request {
-                Request::Status => Some(serde_json::to_vec(&self.status(now)).unwrap_or_default()),
-                Request::Requery => {
-                    // Where nothing could be taken over, the other proxy has ended by now.
-                    if self.takes_over && self.begin_relaying().is_err() {
-                        self.takes_over = true;
-                    }
-                    self.requery(now);
-                    Some(b"{}".to_vec())
-                }
-                Request::TakeOver => {
-                    self.take_over_relays(now);
-                    Some(b"{}".to_vec())
-                }
-                Request::HandOver => {
-                    next = self.hand_over(id);
-                    None
-                }
-                Request::Namespace => {
-                    let namespace = [self.namespace.as_fd()];
-                    let sent = self.control.hand_over(id, &namespace, Vec::new());
-                    next = sent.unwrap_or(Next::Closed);
-                    None
-                }
-            };
-            if let Some(answer) = answer {
-                next = self.control.answer(id, answer);
-            }
-        }
-        if next == Next::Write
-            && let Some(stream) = self.control.stream(id)
-        {
-            // A client that is not watched is closed when its time is over.
-            let _ = self.epoll.modify(stream, &mut EpollEvent::new(EpollFlags::EPOLLOUT, token));
-        }
-    }
-
     fn requery(&mut self, now: Instant) {
         for router in self.interfaces.iter_mut().filter_map(Interface::router) {
             router.requery(now);
         }
-    }
-
-    fn status(&mut self, now: Instant) -> ProxyStatus {
-        let observed = self.observe(now);
-        let mut warnings = self.warnings.clone();
-        warnings.extend(self.interfaces.iter().filter_map(|i| i.warning(now)));
-        ProxyStatus {
-            container: self.config.container.clone(),
-            pid: std::process::id().cast_signed(),
-            state: if self.degraded { ProxyState::Degraded } else { ProxyState::Running },
-            warnings,
-            interfaces: self.interfaces.iter().map(|i| i.status(now, &observed)).collect(),
-        }
-    }
-
-    /// The groups of interfaces that are only observed, and since when.
-    fn observe(&mut self, now: Instant) -> BTreeMap<(u32, Ipv4Addr), (KernelMembership, Instant)> {
-        if !self.observing {
-            return BTreeMap::new();
-        }
-        let groups = self.membership_files.memberships().unwrap_or_default();
-        self.seen.retain(|key, _| groups.contains_key(key));
-        let mut observed = BTreeMap::new();
-        for (key, group) in groups.into_iter().take(MAX_OBSERVED) {
-            let since = *self.seen.entry(key).or_insert(now);
-            observed.insert(key, (group, since));
-        }
-        observed
     }
 }

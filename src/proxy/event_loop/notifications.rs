@@ -7,10 +7,11 @@ use std::time::{Duration, Instant};
 
 use crate::multicast::{Address, SourceFilter};
 use crate::net::link_monitor::LinkEvent;
+use crate::notice::Notice;
 use crate::proxy::container::membership_files::KernelMembership;
 use crate::proxy::event_loop::interface::Interface;
 use crate::proxy::event_loop::{Loop, MAX_OBSERVED, TURN};
-use crate::proxy::process::log::{Level, Log};
+use crate::proxy::process::log::Log;
 
 /// How often what has changed while it was looked at is looked at again at once.
 const ROUNDS: usize = 8;
@@ -175,9 +176,9 @@ impl Loop {
                     let at = interfaces.iter().position(new)?;
                     let result = interfaces[at].appear(index);
                     if let Err(error) = &result {
-                        let text =
-                            format!("cannot relay to {}: {error}", interfaces[at].config.name);
-                        log.line(now, Level::Warning, &text);
+                        let interface = interfaces[at].config.name.clone();
+                        let error = error.to_string();
+                        log.notice(now, Notice::RelayFailed { interface, error });
                     }
                     result.is_ok().then_some(at)
                 }) else {
@@ -188,8 +189,8 @@ impl Loop {
                     LinkEvent::Down(_) => interfaces[at].link_down(),
                     LinkEvent::Removed(_) => {
                         interfaces[at].gone(now);
-                        let text = format!("{} is gone", interfaces[at].config.name);
-                        log.line(now, Level::Info, &text);
+                        let interface = interfaces[at].config.name.clone();
+                        log.notice(now, Notice::InterfaceGone { interface });
                     }
                     LinkEvent::Joined(_, group) => {
                         interfaces[at].joined();

@@ -5,6 +5,7 @@ use std::io::Write;
 use std::os::unix::net::UnixDatagram;
 use std::time::{Duration, Instant};
 
+use crate::notice::Notice;
 use crate::proxy::process::container_dir::ContainerDir;
 
 /// Where syslogd and journald listen.
@@ -15,22 +16,16 @@ const FILE_LIMIT: u64 = 64 * 1024;
 const BURST: u32 = 20;
 const EARN: Duration = Duration::from_secs(5);
 
-/// How much a line matters (RFC 5424 §6.2.1).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Level {
-    /// Something does not work.
-    Warning = 4,
-    /// An event worth a line.
-    Info = 6,
-}
-
-/// Writes lines, and no more than a container can be allowed to cause.
+/// Writes notices, and no more lines than a container may cause.
 #[derive(Debug)]
 pub(crate) struct Log {
     sink: Sink,
     /// Begins every line.
     prefix: String,
     budget: Budget,
+    /// What was told since [`Log::take_copies`], with what the budget left out; `None` while
+    /// nobody has subscribed.
+    copies: Option<Vec<Notice>>,
 }
 
 #[derive(Debug)]
@@ -48,29 +43,47 @@ impl Log {
             sink: syslog().or_else(|| file(home)).unwrap_or(Sink::Nowhere),
             prefix: format!("mcrun-proxy[{}]: {short}: ", std::process::id()),
             budget: Budget { left: BURST, earned: now, suppressed: 0 },
+            copies: None,
         }
     }
 
-    /// Writes a line. Never blocks and never fails: a log is not worth a stream.
-    pub(crate) fn line(&mut self, now: Instant, level: Level, text: &str) {
-        let Some(suppressed) = self.budget.take(now) else { return };
-        if suppressed > 0 {
-            self.write(Level::Warning, &format!("{suppressed} lines left out"));
+    /// Writes a notice. Never blocks and never fails: a log is not worth a stream.
+    pub(crate) fn notice(&mut self, now: Instant, notice: Notice) {
+        if let Some(suppressed) = self.budget.take(now) {
+            if suppressed > 0 {
+                self.write(&Notice::LogLinesSuppressed { count: suppressed });
+            }
+            self.write(&notice);
         }
-        self.write(level, text);
+        if let Some(copies) = &mut self.copies {
+            copies.push(notice);
+        }
     }
 
-    fn write(&mut self, level: Level, text: &str) {
+    /// Whether notices are copied for subscribers.
+    pub(crate) fn set_copying(&mut self, copying: bool) {
+        match copying {
+            true => _ = self.copies.get_or_insert_default(),
+            false => self.copies = None,
+        }
+    }
+
+    /// The notices since the last call, if they are copied. To be called often: they pile up.
+    pub(crate) fn take_copies(&mut self) -> Vec<Notice> {
+        self.copies.as_mut().map(std::mem::take).unwrap_or_default()
+    }
+
+    fn write(&mut self, notice: &Notice) {
         /// Facility daemon (RFC 5424 §6.2.1).
         const DAEMON: u8 = 3;
         let prefix = &self.prefix;
         match &mut self.sink {
             Sink::Syslog(socket) => {
-                let priority = DAEMON << 3 | level as u8;
-                let _ = socket.send(format!("<{priority}>{prefix}{text}").as_bytes());
+                let priority = DAEMON << 3 | notice.severity() as u8;
+                let _ = socket.send(format!("<{priority}>{prefix}{notice}").as_bytes());
             }
             Sink::File(file, size) => {
-                let line = format!("{prefix}{text}\n");
+                let line = format!("{prefix}{notice}\n");
                 if *size + line.len() as u64 > FILE_LIMIT && file.set_len(0).is_ok() {
                     *size = 0;
                 }
@@ -148,8 +161,9 @@ mod tests {
             sink: Sink::Syslog(ours),
             prefix: "mcrun-proxy[7]: c1: ".into(),
             budget: Budget { left: 1, earned: now, suppressed: 0 },
+            copies: None,
         };
-        log.line(now, Level::Warning, "text");
+        log.notice(now, Notice::from_text("text".into()));
         let mut message = [0; 128];
         let length = theirs.recv(&mut message).unwrap();
         assert_eq!(message[..length], *b"<28>mcrun-proxy[7]: c1: text");
@@ -165,12 +179,33 @@ mod tests {
             sink: file(&home).unwrap(),
             prefix: "p: ".into(),
             budget: Budget { left: BURST, earned: now, suppressed: 0 },
+            copies: None,
         };
         for n in 0..3000u32 {
-            log.line(now + EARN * n, Level::Info, &format!("{n} {}", "x".repeat(50)));
+            let text = format!("{n} {}", "x".repeat(50));
+            log.notice(now + EARN * n, Notice::from_text(text));
         }
         let text = std::fs::read_to_string(base.path().join("containers/c/proxy.log")).unwrap();
         assert!(text.len() as u64 <= FILE_LIMIT, "{}", text.len());
         assert!(text.lines().last().unwrap().starts_with("p: 2999 "));
+    }
+
+    #[test]
+    fn subscribers_get_what_the_log_leaves_out() {
+        let now = Instant::now();
+        let mut log = Log {
+            sink: Sink::Nowhere,
+            prefix: String::new(),
+            budget: Budget { left: 0, earned: now, suppressed: 0 },
+            copies: None,
+        };
+        let notice = || Notice::InterfaceGone { interface: "mc0".into() };
+        log.notice(now, notice());
+        log.set_copying(true);
+        assert!(log.take_copies().is_empty());
+        log.notice(now, notice());
+        log.set_copying(true);
+        assert_eq!(log.take_copies(), [notice()]);
+        assert!(log.take_copies().is_empty());
     }
 }

@@ -1,10 +1,11 @@
 //! Joins and leaves, compatibility modes, source-specific multicast (sections 3, 4 and 5).
 
 use crate::igmp::router::tests::lab::*;
-use crate::igmp::router::{Notice, Status, counter};
+use crate::igmp::router::{Status, counter};
 use crate::igmp::wire::RecordType::*;
 use crate::igmp::wire::{Message, Version};
 use crate::multicast::SourceFilter;
+use crate::notice::Notice;
 
 const GROUP: &str = "239.1.1.1";
 const A: &str = "10.0.0.1";
@@ -182,7 +183,10 @@ fn line_3_6_in_the_ssm_range_joins_from_any_source_are_ignored_and_told() {
     lab.send(leave_v2(group));
     assert_eq!(lab.changes, []);
     assert_eq!(lab.counter(counter::SSM_ANY_SOURCE), 5);
-    assert!(lab.notices.contains(&Notice::SsmAnySource(ip(group))));
+    assert!(lab.notices.contains(&Notice::AnySourceJoinIgnored {
+        interface: String::new(),
+        group: ip(group).into(),
+    }));
     // Joins that name their sources are what the range is for.
     lab.report(Allow, group, &[A]);
     assert_eq!(lab.joined(group), include(&[A]));

@@ -1,11 +1,12 @@
 //! Who may join what.
 
 use crate::igmp::router::tests::lab::*;
-use crate::igmp::router::{Notice, Status, counter};
+use crate::igmp::router::{Status, counter};
 use crate::igmp::wire::Message;
 use crate::igmp::wire::RecordType::*;
 use crate::multicast::GroupPolicy;
 use crate::multicast::SourceFilter;
+use crate::notice::Notice;
 
 const GROUP: &str = "239.1.1.1";
 const A: &str = "10.0.0.1";
@@ -33,7 +34,11 @@ fn line_4_5_a_denied_group_never_reaches_upstream_and_is_shown_with_its_rule() {
     let view = lab.view("239.1.2.3").unwrap();
     assert_eq!((view.wanted, view.upstream), (include(&[A]), SourceFilter::none()));
     assert_eq!(lab.counter(counter::DENIED), 3);
-    assert!(lab.notices.contains(&Notice::Denied(ip(GROUP), "deny=239.1.0.0/16".into())));
+    assert!(lab.notices.contains(&Notice::JoinDenied {
+        interface: String::new(),
+        group: ip(GROUP).into(),
+        rule: "deny=239.1.0.0/16".into(),
+    }));
     lab.leave(GROUP);
     assert_eq!(lab.status(GROUP), None);
     assert_eq!(lab.changes.len(), 1);

@@ -1,0 +1,426 @@
+//! Notices: everything that a proxy tells people, as values.
+//!
+//! A notice has a stable code, a severity and fields. Its text is made here, where the notice is
+//! shown: in the log, by `mcrun ps`, `groups` and `inspect`, and by subscribers of the control
+//! socket. `docs/notices.md` lists all notices; a test below keeps that page in step.
+
+use std::fmt;
+use std::net::IpAddr;
+
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde_json::{Map, Value};
+
+/// How much a notice matters (RFC 5424 §6.2.1). The numbers are those of syslog.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Severity {
+    /// The proxy cannot go on.
+    Error = 3,
+    /// Something does not work, or not as asked.
+    Warning = 4,
+    /// A change that is worth a line of the log.
+    Info = 6,
+}
+
+/// Something that people are told. As JSON an object: `code`, `severity`, `text`, and the fields
+/// of the variant.
+///
+/// Codes and fields are a contract: a field may be added, none is renamed or removed. A code or an
+/// object that this version does not know becomes [`Notice::Unknown`], so that programs of
+/// different versions understand each other.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(remote = "Self", tag = "code", rename_all = "kebab-case")]
+pub enum Notice {
+    /// A join was denied by a rule of the policy.
+    JoinDenied {
+        /// Interface in the container.
+        interface: String,
+        /// Group of the join.
+        group: IpAddr,
+        /// The rule as the attachment or mcrun.toml has it: `deny=239.1.0.0/16`.
+        rule: String,
+    },
+    /// A join waits until the container leaves another group.
+    JoinLimited {
+        /// Interface in the container.
+        interface: String,
+        /// Group of the join.
+        group: IpAddr,
+        /// The limit that is reached: `max-groups=256`.
+        limit: String,
+    },
+    /// A source list was cut to the limit.
+    SourcesLimited {
+        /// Interface in the container.
+        interface: String,
+        /// Group of the source list.
+        group: IpAddr,
+        /// The limit: `max-sources=64`.
+        limit: String,
+    },
+    /// A join from any source in the range of source-specific multicast (RFC 4604 §2.2.1).
+    AnySourceJoinIgnored {
+        /// Interface in the container.
+        interface: String,
+        /// Group of the join.
+        group: IpAddr,
+    },
+    /// The host's kernel refused a join on the LAN.
+    JoinFailed {
+        /// Interface in the container.
+        interface: String,
+        /// Interface of the host that was to join.
+        upstream: String,
+        /// Group of the join.
+        group: IpAddr,
+        /// What the kernel, or a limit of the kernel, says.
+        error: String,
+    },
+    /// The relay cannot receive a group that is joined on the LAN.
+    ReceptionFailed {
+        /// Interface in the container.
+        interface: String,
+        /// The group.
+        group: IpAddr,
+        /// Error of setsockopt(2).
+        error: String,
+    },
+    /// The relay cannot use an interface that has appeared in the container.
+    RelayFailed {
+        /// Interface in the container.
+        interface: String,
+        /// Error of the system call.
+        error: String,
+    },
+    /// A query could not be injected into the container.
+    QueryFailed {
+        /// Interface in the container.
+        interface: String,
+        /// Error of sendto(2).
+        error: String,
+    },
+    /// No general query was received for the other-querier-present interval (RFC 9776 §8.5).
+    NoQuerier {
+        /// Interface in the container.
+        interface: String,
+        /// Interface of the host where queries are awaited.
+        upstream: String,
+        /// Length of that interval in seconds.
+        silent_s: u64,
+    },
+    /// The LAN's querier speaks a version without source lists, and groups are joined with one.
+    QuerierWithoutSourceLists {
+        /// Interface in the container.
+        interface: String,
+        /// Interface of the host where the querier is heard.
+        upstream: String,
+        /// Address of the querier.
+        querier: IpAddr,
+        /// Version of IGMP (1, 2) or MLD (1) that the querier speaks.
+        querier_version: u8,
+        /// The groups that are joined with a source list; at least one.
+        groups: Vec<IpAddr>,
+    },
+    /// The upstream interface has no IPv4 address to report from.
+    UpstreamWithoutAddress {
+        /// Interface of the host.
+        upstream: String,
+    },
+    /// IGMP is not intercepted: the proxy is degraded.
+    IgmpNotIntercepted {
+        /// What the kernel answered to the nf_tables rules.
+        error: String,
+    },
+    /// Frames of the container's packet sockets are not intercepted.
+    FramesNotIntercepted {
+        /// What the kernel answered to the netdev rules.
+        error: String,
+    },
+    /// The proxy serves an interface: it is the IGMP router of the container there.
+    InterfaceServed {
+        /// Interface in the container.
+        interface: String,
+        /// Interface of the host where the proxy joins.
+        upstream: String,
+    },
+    /// The proxy observes an interface: the container's kernel speaks IGMP itself.
+    InterfaceObserved {
+        /// Interface in the container.
+        interface: String,
+        /// Interface of the host behind it.
+        upstream: String,
+    },
+    /// An interface was deleted, or moved out of the container.
+    InterfaceGone {
+        /// Interface in the container.
+        interface: String,
+    },
+    /// The kernel has no landlock.
+    NoLandlock {},
+    /// Lines of the log were left out, to keep a container from filling the log.
+    LogLinesSuppressed {
+        /// How many.
+        count: u32,
+    },
+    /// The container's process has ended; the proxy ends too.
+    ContainerEnded {},
+    /// The proxy cannot wait for events; it ends.
+    EventLoopFailed {
+        /// Error of epoll_wait(2).
+        error: String,
+    },
+    /// The container's directory in the state directory could not be removed.
+    StateNotRemoved {
+        /// Error of unlink(2) or flock(2).
+        error: String,
+    },
+    /// A notice of a proxy of another version.
+    #[serde(skip)]
+    Unknown {
+        /// Its code.
+        code: String,
+        /// Its severity.
+        severity: Severity,
+        /// Its text.
+        text: String,
+        /// Its other fields.
+        fields: Map<String, Value>,
+    },
+}
+
+impl Notice {
+    /// Stable name, in kebab-case.
+    pub fn code(&self) -> &str {
+        match self {
+            Notice::JoinDenied { .. } => "join-denied",
+            Notice::JoinLimited { .. } => "join-limited",
+            Notice::SourcesLimited { .. } => "sources-limited",
+            Notice::AnySourceJoinIgnored { .. } => "any-source-join-ignored",
+            Notice::JoinFailed { .. } => "join-failed",
+            Notice::ReceptionFailed { .. } => "reception-failed",
+            Notice::RelayFailed { .. } => "relay-failed",
+            Notice::QueryFailed { .. } => "query-failed",
+            Notice::NoQuerier { .. } => "no-querier",
+            Notice::QuerierWithoutSourceLists { .. } => "querier-without-source-lists",
+            Notice::UpstreamWithoutAddress { .. } => "upstream-without-address",
+            Notice::IgmpNotIntercepted { .. } => "igmp-not-intercepted",
+            Notice::FramesNotIntercepted { .. } => "frames-not-intercepted",
+            Notice::InterfaceServed { .. } => "interface-served",
+            Notice::InterfaceObserved { .. } => "interface-observed",
+            Notice::InterfaceGone { .. } => "interface-gone",
+            Notice::NoLandlock {} => "no-landlock",
+            Notice::LogLinesSuppressed { .. } => "log-lines-suppressed",
+            Notice::ContainerEnded {} => "container-ended",
+            Notice::EventLoopFailed { .. } => "event-loop-failed",
+            Notice::StateNotRemoved { .. } => "state-not-removed",
+            Notice::Unknown { code, .. } => code,
+        }
+    }
+
+    /// How much it matters.
+    pub fn severity(&self) -> Severity {
+        match self {
+            Notice::EventLoopFailed { .. } => Severity::Error,
+            Notice::JoinDenied { .. }
+            | Notice::JoinLimited { .. }
+            | Notice::SourcesLimited { .. }
+            | Notice::AnySourceJoinIgnored { .. }
+            | Notice::JoinFailed { .. }
+            | Notice::ReceptionFailed { .. }
+            | Notice::RelayFailed { .. }
+            | Notice::QueryFailed { .. }
+            | Notice::NoQuerier { .. }
+            | Notice::QuerierWithoutSourceLists { .. }
+            | Notice::UpstreamWithoutAddress { .. }
+            | Notice::IgmpNotIntercepted { .. }
+            | Notice::FramesNotIntercepted { .. }
+            | Notice::LogLinesSuppressed { .. }
+            | Notice::StateNotRemoved { .. } => Severity::Warning,
+            Notice::InterfaceServed { .. }
+            | Notice::InterfaceObserved { .. }
+            | Notice::InterfaceGone { .. }
+            | Notice::NoLandlock {}
+            | Notice::ContainerEnded {} => Severity::Info,
+            Notice::Unknown { severity, .. } => *severity,
+        }
+    }
+
+    /// The text of a warning of a proxy from before notices had codes.
+    pub fn from_text(text: String) -> Self {
+        Notice::Unknown {
+            code: "untyped".into(),
+            severity: Severity::Warning,
+            text,
+            fields: Map::new(),
+        }
+    }
+}
+
+/// One line, without its end.
+impl fmt::Display for Notice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Notice::JoinDenied { interface, group, rule } => {
+                write!(f, "{interface}: {group}: join denied ({rule})")
+            }
+            Notice::JoinLimited { interface, group, limit } => {
+                write!(f, "{interface}: {group}: not joined ({limit})")
+            }
+            Notice::SourcesLimited { interface, group, limit } => {
+                write!(f, "{interface}: {group}: sources left out ({limit})")
+            }
+            Notice::AnySourceJoinIgnored { interface, group } => write!(
+                f,
+                "{interface}: {group}: join from any source ignored; a join in {} has to name its \
+                 sources",
+                source_specific_range(group)
+            ),
+            Notice::JoinFailed { interface, upstream, group, error } => {
+                write!(f, "{interface}: cannot join {group} on {upstream}: {error}")
+            }
+            Notice::ReceptionFailed { interface, group, error } => {
+                write!(f, "{interface}: cannot receive {group} for the container: {error}")
+            }
+            Notice::RelayFailed { interface, error } => {
+                write!(f, "{interface}: cannot relay to this interface: {error}")
+            }
+            Notice::QueryFailed { interface, error } => {
+                write!(f, "{interface}: cannot send a query to the container: {error}")
+            }
+            Notice::NoQuerier { interface, upstream, silent_s } => write!(
+                f,
+                "{interface}: no IGMP querier on {upstream} for {silent_s} s: snooping switches \
+                 forget what is joined; enable one on the LAN"
+            ),
+            Notice::QuerierWithoutSourceLists {
+                interface,
+                upstream,
+                querier,
+                querier_version,
+                groups,
+            } => write!(
+                f,
+                "{interface}: the querier {querier} on {upstream} speaks {}v{querier_version}, which \
+                 has no source lists: the LAN forwards {} from any source",
+                membership_protocol(querier),
+                FirstAndCount(groups)
+            ),
+            Notice::UpstreamWithoutAddress { upstream } => write!(
+                f,
+                "{upstream} has no IPv4 address: the host's IGMP reports come from 0.0.0.0, which \
+                 some switches ignore; give {upstream} an address of any kind"
+            ),
+            Notice::IgmpNotIntercepted { error } => write!(
+                f,
+                "IGMP is not intercepted, the container speaks it natively: this kernel does not \
+                 take the nf_tables rules ({error}); they need nf_tables with owned tables (Linux \
+                 5.12) and nfnetlink_log"
+            ),
+            Notice::FramesNotIntercepted { error } => write!(
+                f,
+                "packet sockets of the container are not intercepted: this kernel does not take \
+                 netdev egress rules ({error}); they need Linux 5.16"
+            ),
+            Notice::InterfaceServed { interface, upstream } => {
+                write!(f, "serving {interface} on {upstream}")
+            }
+            Notice::InterfaceObserved { interface, upstream } => {
+                write!(f, "observing {interface} on {upstream}")
+            }
+            Notice::InterfaceGone { interface } => write!(f, "{interface} is gone"),
+            Notice::NoLandlock {} => {
+                f.write_str("this kernel has no landlock; confined by user and seccomp alone")
+            }
+            Notice::LogLinesSuppressed { count } => write!(f, "{count} lines left out"),
+            Notice::ContainerEnded {} => f.write_str("the container has ended"),
+            Notice::EventLoopFailed { error } => write!(f, "cannot wait for events: {error}"),
+            Notice::StateNotRemoved { error } => write!(
+                f,
+                "cannot remove the container's state directory: {error}; `mcrun gc` removes it"
+            ),
+            Notice::Unknown { text, .. } => f.write_str(text),
+        }
+    }
+}
+
+impl Serialize for Notice {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        #[derive(Serialize)]
+        struct Known<'a> {
+            #[serde(flatten, serialize_with = "Notice::serialize")]
+            code_and_fields: &'a Notice,
+            severity: Severity,
+            text: String,
+        }
+        #[derive(Serialize)]
+        struct Foreign<'a> {
+            code: &'a str,
+            #[serde(flatten)]
+            fields: &'a Map<String, Value>,
+            severity: Severity,
+            text: &'a str,
+        }
+        match self {
+            Notice::Unknown { code, severity, text, fields } => {
+                Foreign { code, fields, severity: *severity, text }.serialize(serializer)
+            }
+            known => {
+                let (severity, text) = (known.severity(), known.to_string());
+                Known { code_and_fields: known, severity, text }.serialize(serializer)
+            }
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Notice {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        struct Foreign {
+            code: String,
+            severity: Severity,
+            text: String,
+            #[serde(flatten)]
+            fields: Map<String, Value>,
+        }
+        let object = Value::deserialize(deserializer)?;
+        if let Ok(notice) = Notice::deserialize(&object) {
+            return Ok(notice);
+        }
+        let Foreign { code, severity, text, fields } =
+            serde_json::from_value(object).map_err(D::Error::custom)?;
+        Ok(Notice::Unknown { code, severity, text, fields })
+    }
+}
+
+/// The groups of source-specific multicast in the family of a group (RFC 4607 §1).
+fn source_specific_range(group: &IpAddr) -> &'static str {
+    match group {
+        IpAddr::V4(_) => "232.0.0.0/8",
+        IpAddr::V6(_) => "ff3x::/32",
+    }
+}
+
+/// The protocol that a querier of this address speaks.
+fn membership_protocol(querier: &IpAddr) -> &'static str {
+    match querier {
+        IpAddr::V4(_) => "IGMP",
+        IpAddr::V6(_) => "MLD",
+    }
+}
+
+/// `232.1.1.1`, or `232.1.1.1 and 2 more`.
+struct FirstAndCount<'a>(&'a [IpAddr]);
+
+impl fmt::Display for FirstAndCount<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            [] => f.write_str("groups"),
+            [only] => only.fmt(f),
+            [first, others @ ..] => write!(f, "{first} and {} more", others.len()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
