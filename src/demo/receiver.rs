@@ -7,11 +7,11 @@ use std::os::unix::process::CommandExt;
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::probe::{Line, ReceiveResult};
+use crate::sys::process::PidFd;
 
 /// How long a process may take to end when asked to.
 const TO_END: Duration = Duration::from_secs(8);
@@ -52,26 +52,13 @@ impl Drop for Process {
             return;
         }
         self.terminate();
-        if let Ok(ended) = pidfd(self.0.id()) {
-            let timeout = PollTimeout::try_from(TO_END).unwrap_or(PollTimeout::NONE);
-            let _ = poll(&mut [PollFd::new(ended.as_fd(), PollFlags::POLLIN)], timeout);
+        if let Ok(process) = PidFd::of_child(&self.0) {
+            process.wait(TO_END);
         }
         if matches!(self.0.try_wait(), Ok(None)) {
             let _ = self.0.kill();
             let _ = self.0.wait();
         }
-    }
-}
-
-/// A descriptor that is readable once the process has ended.
-fn pidfd(pid: u32) -> io::Result<std::os::fd::OwnedFd> {
-    use std::os::fd::{FromRawFd, OwnedFd};
-    // SAFETY: pidfd_open takes a pid and flags and touches no memory; the descriptor it returns
-    // is new and owned by nobody else.
-    unsafe {
-        let fd = libc::syscall(libc::SYS_pidfd_open, pid, 0);
-        let fd = i32::try_from(fd).unwrap_or(-1);
-        if fd < 0 { Err(io::Error::last_os_error()) } else { Ok(OwnedFd::from_raw_fd(fd)) }
     }
 }
 

@@ -5,15 +5,16 @@
 //! configured is handed on beside them.
 
 use std::fs;
-use std::io;
-use std::io::{Read, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::io::Read;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
 use crate::engine::EngineError;
 use crate::state::state_dir;
+use crate::sys::files;
+use crate::sys::files::Replacement;
 
 /// podman's own default (containers.conf(5), `hooks_dir`).
 const DEFAULT: &str = "/usr/share/containers/oci/hooks.d";
@@ -129,7 +130,8 @@ fn write_hooks() -> Result<PathBuf, EngineError> {
         let path = directory.join(name);
         let text = definition(template, &hook);
         if read(&path).is_none_or(|old| old != text) {
-            replace(&path, &text).map_err(failed(&path))?;
+            // Another podman may be reading it.
+            files::replace(&path, text.as_bytes(), Replacement::PRIVATE).map_err(failed(&path))?;
         }
     }
     Ok(directory)
@@ -152,18 +154,6 @@ fn definition(template: &str, hook: &Path) -> String {
         }
     }
     format!("{value:#}\n")
-}
-
-/// Replaces a file whole: another podman may be reading it.
-fn replace(path: &Path, text: &str) -> io::Result<()> {
-    let new = path.with_extension(format!("new-{}", std::process::id()));
-    let mut options = fs::File::options();
-    let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(&new)?;
-    let written = file.write_all(text.as_bytes()).and_then(|()| fs::rename(&new, path));
-    if written.is_err() {
-        let _ = fs::remove_file(&new);
-    }
-    written
 }
 
 #[cfg(test)]

@@ -15,6 +15,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::net::messages::delete_link;
 use crate::net::netlink::{NetlinkError, RouteSocket, result};
+use crate::sys::inherited_fds::close_inherited;
 
 /// `RTNLGRP_LINK` of linux/rtnetlink.h.
 const RTNLGRP_LINK: u32 = 1;
@@ -85,7 +86,6 @@ fn delete_aside(container: &mut RouteSocket, index: u32) -> Option<Result<(), Ne
 ///
 /// Only system calls: another thread of the parent may have held the allocator's lock.
 fn send_and_exit(socket: RawFd, request: &[u8]) -> ! {
-    const FIRST: libc::c_uint = 3;
     // SAFETY: each takes numbers, or a buffer or string that outlives it. No descriptor that is closed
     // here is used again in this process, whose memory is its own.
     unsafe {
@@ -95,7 +95,7 @@ fn send_and_exit(socket: RawFd, request: &[u8]) -> ! {
         let null = libc::open(c"/dev/null".as_ptr(), libc::O_RDWR | libc::O_CLOEXEC);
         libc::dup2(null, 1);
         libc::dup2(null, 2);
-        libc::syscall(libc::SYS_close_range, FIRST, libc::c_uint::MAX, 0);
+        close_inherited(&[]);
         libc::send(0, request.as_ptr().cast(), request.len(), 0);
         libc::_exit(0)
     }

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use crate::lookup::RunningContainer;
 use crate::oci::ContainerId;
+use crate::sys::process::Stat;
 
 /// Ancestors of a process that are looked at.
 const MAX_DEPTH: usize = 64;
@@ -15,7 +16,7 @@ pub(super) fn find(pid: i32) -> Option<RunningContainer> {
     let own = namespace(pid)?;
     let mut init = pid;
     for _ in 0..MAX_DEPTH {
-        match parent(init) {
+        match Stat::read(init).map(|stat| stat.parent) {
             Some(parent) if parent > 0 && namespace(parent).as_ref() == Some(&own) => init = parent,
             _ => break,
         }
@@ -27,12 +28,6 @@ pub(super) fn find(pid: i32) -> Option<RunningContainer> {
         pid: init,
         bundle: None::<PathBuf>,
     })
-}
-
-fn parent(pid: i32) -> Option<i32> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The command, field 2, is in parentheses and may hold anything; the parent is field 4.
-    stat.rsplit_once(") ")?.1.split_ascii_whitespace().nth(1)?.parse().ok()
 }
 
 /// The id in a cgroup's path: `docker/ID`, `libpod-ID.scope`, `cri-containerd-ID.scope`.

@@ -15,6 +15,7 @@ use crate::proxy::config::{CreatedInterface, INSTALLED, ProxyTask, READY, REFUSE
 use crate::proxy::event_loop::Driver;
 use crate::proxy::process::sandbox;
 use crate::proxy::setup::Opened;
+use crate::sys::inherited_fds::close_inherited;
 
 /// Longest line of the task.
 const MAX_LINE: u64 = 1 << 20;
@@ -49,7 +50,8 @@ pub(super) fn refuse<T>(what: impl Into<String>, why: &str) -> Result<T, StartEr
 ///
 /// What it hears and says on its standard streams is told at [`ProxyTask`]; it closes both.
 pub fn main() -> ExitCode {
-    close_inherited();
+    // SAFETY: nothing of this process is open yet except the standard streams.
+    unsafe { close_inherited(&[]) };
     // Descriptors of their own, so that a later message of any library can't end up in a socket
     // that happens to be number 1.
     let own = |stream: BorrowedFd<'_>| stream.try_clone_to_owned().map(File::from);
@@ -122,14 +124,6 @@ fn next<T: DeserializeOwned>(task: &mut BufReader<File>) -> Result<T, StartError
 /// With one call, so that the hook is woken once.
 fn tell(answer: &mut File, line: &str) -> io::Result<()> {
     answer.write_all(format!("{line}\n").as_bytes())
-}
-
-/// Closes what a careless parent left open: a runtime waits for its pipes to be closed.
-fn close_inherited() {
-    const FIRST: libc::c_uint = 3;
-    // SAFETY: nothing of this process is open yet but the standard streams. Before Linux 5.9
-    // there is no such call; the hook's own descriptors are CLOEXEC anyway.
-    unsafe { libc::syscall(libc::SYS_close_range, FIRST, libc::c_uint::MAX, 0) };
 }
 
 /// Survives the caller's session and keeps no directory of its busy.

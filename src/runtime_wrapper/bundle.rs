@@ -1,11 +1,7 @@
 //! Putting the hooks into a bundle's config.json.
 
-use std::ffi::OsString;
 use std::fs;
-use std::fs::{File, OpenOptions};
 use std::io;
-use std::io::Write;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
 use std::path::Path;
 
 use serde_json::Value;
@@ -15,6 +11,8 @@ use crate::json_edit;
 use crate::json_edit::EditError;
 use crate::oci::{BundleConfig, ConfigError, has_mcrun_hook, hook_entries};
 use crate::runtime_wrapper::WrapperError;
+use crate::sys::files;
+use crate::sys::files::Replacement;
 
 /// Adds the hooks when the container asks for attachments, once however often it is called. A
 /// bundle that asks for nothing is not touched.
@@ -58,35 +56,12 @@ fn add_hooks(text: &str, program: &Path, env: &[String]) -> Result<String, EditE
     Ok(text)
 }
 
-/// Replaces a file whole, with the mode and the owner it has. There is no fsync: after a crash of
-/// the machine there is no container, and engines write the file anew.
+/// Keeps mode and owner. No fsync: after a crash of the machine there is no container, and engines
+/// write the file anew.
 fn replace(path: &Path, text: &str) -> io::Result<()> {
     let old = fs::metadata(path)?;
-    let mut name = OsString::from(".config.json.mcrun-");
-    name.push(std::process::id().to_string());
-    let temporary = path.with_file_name(name);
-    // Left by somebody with our number who was killed.
-    let _ = fs::remove_file(&temporary);
-    let written = OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(&temporary)
-        .and_then(|file| fill(file, text, &old))
-        .and_then(|()| fs::rename(&temporary, path));
-    if written.is_err() {
-        let _ = fs::remove_file(&temporary);
-    }
-    written
-}
-
-fn fill(mut file: File, text: &str, old: &fs::Metadata) -> io::Result<()> {
-    file.write_all(text.as_bytes())?;
-    let new = file.metadata()?;
-    if (new.uid(), new.gid()) != (old.uid(), old.gid()) {
-        fchown(&file, Some(old.uid()), Some(old.gid()))?;
-    }
-    file.set_permissions(fs::Permissions::from_mode(old.mode() & 0o7777))
+    let how = Replacement { like: Some(&old), ..Replacement::PRIVATE };
+    files::replace(path, text.as_bytes(), how)
 }
 
 #[cfg(test)]
@@ -116,19 +91,5 @@ mod tests {
     fn hooks_of_another_shape_are_named() {
         let error = add_hooks(r#"{"hooks":[]}"#, Path::new("/h"), &[]).unwrap_err().to_string();
         assert_eq!(error, "hooks is not an object");
-    }
-
-    #[test]
-    fn mode_and_owner_stay() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("config.json");
-        fs::write(&path, "{}").unwrap();
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
-        let before = fs::metadata(&path).unwrap();
-        replace(&path, "{ }").unwrap();
-        let after = fs::metadata(&path).unwrap();
-        assert_eq!((before.mode(), before.uid()), (after.mode(), after.uid()));
-        assert_eq!(fs::read_to_string(&path).unwrap(), "{ }");
-        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1);
     }
 }

@@ -1,13 +1,12 @@
 //! Changing configuration files so that they can be changed back.
 
 use std::fs;
-use std::fs::{File, OpenOptions};
 use std::io;
-use std::io::Write;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 
 use crate::setup::{SetupError, content};
+use crate::sys::files;
+use crate::sys::files::Replacement;
 
 /// Adds our part to a text, or takes it away.
 type Rewrite = Box<dyn Fn(&str) -> Result<String, String>>;
@@ -166,34 +165,12 @@ fn delete(path: &Path) -> Result<(), SetupError> {
     }
 }
 
-/// Writes a file whole or not at all, with the mode and the owner of the one it replaces.
+/// Writes a file whole or not at all, with the mode and the owner of `like`, else mode 0644.
 fn write(path: &Path, text: &str, like: Option<&fs::Metadata>) -> Result<(), SetupError> {
     let failed = |source| SetupError::File { action: "write", path: path.to_owned(), source };
     if let Some(parent) = path.parent() {
         fs::create_dir_all(parent).map_err(failed)?;
     }
-    let mut temporary = path.as_os_str().to_owned();
-    temporary.push(format!(".mcrun-{}", std::process::id()));
-    let temporary = PathBuf::from(temporary);
-    let mode = like.map_or(0o644, |like| like.mode() & 0o7777);
-    let written = OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(mode)
-        .open(&temporary)
-        .and_then(|file| fill(file, text, mode, like))
-        .and_then(|()| fs::rename(&temporary, path));
-    if written.is_err() {
-        let _ = fs::remove_file(&temporary);
-    }
-    written.map_err(failed)
-}
-
-fn fill(mut file: File, text: &str, mode: u32, like: Option<&fs::Metadata>) -> io::Result<()> {
-    file.write_all(text.as_bytes())?;
-    if let Some(like) = like {
-        fchown(&file, Some(like.uid()), Some(like.gid()))?;
-    }
-    file.set_permissions(fs::Permissions::from_mode(mode))?;
-    file.sync_all()
+    let how = Replacement { mode: 0o644, like, fsync: true, locked: false };
+    files::replace(path, text.as_bytes(), how).map_err(failed)
 }

@@ -9,8 +9,8 @@
 //! ```
 
 use std::io;
-use std::io::{Read, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::io::Read;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -19,6 +19,8 @@ use serde::{Deserialize, Serialize};
 use crate::oci::ConfigDocument;
 use crate::standalone::StandaloneError;
 use crate::standalone::runtime::Runtime;
+use crate::sys::files;
+use crate::sys::files::Replacement;
 use crate::sys::process::ProcessRef;
 
 /// What `container.json` holds.
@@ -193,11 +195,7 @@ impl Container {
     }
 
     fn write(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
-        let (path, new) = (self.dir.join(name), self.dir.join(format!("{name}.new")));
-        let mut options = std::fs::OpenOptions::new();
-        let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(&new)?;
-        file.write_all(bytes)?;
-        std::fs::rename(new, path)
+        files::replace(&self.dir.join(name), bytes, Replacement::PRIVATE)
     }
 
     /// The pid the runtime wrote.

@@ -2,44 +2,18 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
-use std::time::Duration;
+use std::os::fd::{AsFd, BorrowedFd};
 
-use nix::poll::PollTimeout;
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
-
-/// A duration as `poll(2)` takes it, rounded up to the millisecond so that the wait does not
-/// turn into a busy loop at its end.
-pub(super) fn poll_timeout(left: Duration) -> PollTimeout {
-    let milliseconds = left.as_micros().div_ceil(1000).min(60_000_000) as i32;
-    PollTimeout::try_from(milliseconds).unwrap_or(PollTimeout::MAX)
-}
 
 /// Makes orphans of this process's descendants its children instead of init's
 /// (`PR_SET_CHILD_SUBREAPER(2const)`): a container's init is one as soon as `runc create` is
 /// done, and only its parent learns how it ended.
 pub(super) fn become_subreaper() -> io::Result<()> {
     Ok(nix::sys::prctl::set_child_subreaper(true)?)
-}
-
-/// Closes every descriptor above stderr except those in `keep`: a detached process must not
-/// hold its starter's pipes and locks.
-pub(super) fn close_inherited(keep: &[BorrowedFd<'_>]) {
-    let mut keep: Vec<u32> = keep.iter().map(|fd| fd.as_raw_fd() as u32).collect();
-    keep.sort_unstable();
-    let mut first = 3;
-    for fd in keep.into_iter().chain([u32::MAX]) {
-        if fd > first {
-            let last = if fd == u32::MAX { fd } else { fd - 1 };
-            // SAFETY: takes no memory. Descriptors owned by live values of this process are
-            // the caller's to name in `keep`.
-            unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) };
-        }
-        first = first.max(fd.saturating_add(1));
-    }
 }
 
 /// The children of this process, adopted orphans included.

@@ -20,7 +20,7 @@ use crate::standalone::StandaloneError;
 use crate::standalone::container::{Container, ContainerRecord};
 use crate::standalone::error::NO_MESSAGE;
 use crate::standalone::process;
-use crate::standalone::process::{Reaper, poll_timeout};
+use crate::standalone::process::Reaper;
 use crate::standalone::runtime::{Files, RuntimeKind};
 use crate::standalone::shim_protocol::{ClientRequest, Connection, ShimEvent};
 use crate::standalone::spawn::{
@@ -28,7 +28,9 @@ use crate::standalone::spawn::{
 };
 use crate::standalone::stdio::SavedTerminal;
 use crate::standalone::teardown::{STEP, kill_orphans, teardown};
+use crate::sys::inherited_fds::close_inherited;
 use crate::sys::process::ProcessRef;
+use crate::sys::process::poll_timeout;
 
 /// Longest time `create` and `start` may take, hooks included.
 const START: Duration = Duration::from_secs(120);
@@ -108,7 +110,9 @@ fn detach_stdio(keep: &[BorrowedFd<'_>]) -> io::Result<()> {
     nix::unistd::dup2_stdout(&null)?;
     nix::unistd::dup2_stderr(&null)?;
     drop(null);
-    process::close_inherited(keep);
+    // SAFETY: this process has just begun; its descriptors are the standard streams and those in
+    // `keep`.
+    unsafe { close_inherited(keep) };
     Ok(())
 }
 

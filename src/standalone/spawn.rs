@@ -18,8 +18,9 @@ use nix::sys::socket::{
 
 use crate::standalone::StandaloneError;
 use crate::standalone::error::last_error;
-use crate::standalone::process::{Reaper, poll_timeout};
+use crate::standalone::process::Reaper;
 use crate::sys::fd_passing::receive_with_fds;
+use crate::sys::process::poll_timeout;
 
 /// Longest output of a runtime that is looked at, in bytes.
 const MAX_OUTPUT: u64 = 64 * 1024;

@@ -12,9 +12,10 @@ use serde_json::json;
 
 use crate::standalone::cgroup;
 use crate::standalone::container::{Container, ContainerRecord};
-use crate::standalone::process::{Reaper, children, kill_children, poll_timeout};
+use crate::standalone::process::{Reaper, children, kill_children};
 use crate::standalone::runtime::Runtime;
 use crate::standalone::spawn::{failure_text, output_file, reset_signals, run_captured};
+use crate::sys::process::poll_timeout;
 
 /// Longest time one step may take: a killed process to end, the runtime or a hook to return.
 pub(super) const STEP: Duration = Duration::from_secs(30);

@@ -3,13 +3,15 @@
 use std::fs;
 use std::fs::{DirBuilder, File, Permissions};
 use std::io;
-use std::io::{Read, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, chown};
+use std::io::Read;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 
 use crate::net::netns::NetNsId;
 use crate::oci::ContainerId;
 use crate::state::{PROXY_ID, Record, state_dir};
+use crate::sys::files;
+use crate::sys::files::Replacement;
 
 /// Bytes of a record that are read; sixteen attachments with long rule lists stay below.
 const MAX_RECORD: u64 = 4 << 20;
@@ -214,19 +216,15 @@ impl LockedDir {
     /// # Errors
     /// `ENOSPC`, `EROFS` and their like.
     pub fn write(&self, record: &Record) -> Result<(), StateDirError> {
-        let (new, path) = (self.path.join("record.json.new"), self.path.join("record.json"));
+        let path = self.path.join("record.json");
         let write = || -> io::Result<()> {
             let mut text = serde_json::to_vec_pretty(record)?;
             text.push(b'\n');
-            let mut options = File::options();
-            options.write(true).create(true).truncate(true).mode(0o600);
-            options.open(&new)?.write_all(&text)?;
-            fs::rename(&new, &path)
+            // No fsync: after a crash of the machine there is no container.
+            let how = Replacement { locked: true, ..Replacement::PRIVATE };
+            files::replace(&path, &text, how)
         };
-        write().map_err(|e| {
-            let _ = fs::remove_file(&new);
-            at("write", &path)(e)
-        })
+        write().map_err(at("write", &path))
     }
 
     /// Removes the directory and all that is in it. That it is gone already is as wanted.

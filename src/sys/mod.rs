@@ -4,7 +4,9 @@
 #[cfg(test)]
 pub(crate) mod classic_bpf;
 pub(crate) mod fd_passing;
+pub(crate) mod files;
 pub mod ifreq;
+pub(crate) mod inherited_fds;
 pub mod process;
 pub(crate) mod procfs;
 pub mod sockopt;

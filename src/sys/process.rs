@@ -3,11 +3,13 @@
 use std::fs::File;
 use std::io;
 use std::io::Read;
-use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::process::Child;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use serde::{Deserialize, Serialize};
 
 /// A process by number and start time: a number alone may by now be another's.
@@ -25,20 +27,13 @@ impl ProcessRef {
     /// # Errors
     /// `ESRCH` when there is none.
     pub fn of(pid: i32) -> io::Result<Self> {
-        let gone = || io::Error::from_raw_os_error(libc::ESRCH);
-        // A line of some 300 bytes. The kernel makes it anew for each read.
-        let mut line = [0; 1024];
-        let stat = File::open(format!("/proc/{pid}/stat")).and_then(|mut f| f.read(&mut line));
-        let stat = String::from_utf8_lossy(&line[..stat.map_err(|_| gone())?]);
-        // The command, field 2, is in parentheses and may hold anything.
-        let rest = stat.rsplit_once(") ").map(|(_, rest)| rest).ok_or_else(gone)?;
-        let mut fields = rest.split_ascii_whitespace();
-        // A zombie has ended: only its number is left.
-        if matches!(fields.next(), None | Some("Z" | "X")) {
-            return Err(gone());
+        match Stat::read(pid) {
+            // A zombie has ended: only its number is left.
+            Some(stat) if !matches!(stat.state, 'Z' | 'X') => {
+                Ok(ProcessRef { pid, start: stat.start })
+            }
+            _ => Err(io::Error::from_raw_os_error(libc::ESRCH)),
         }
-        let start = fields.nth(18).and_then(|s| s.parse().ok()).ok_or_else(gone)?;
-        Ok(ProcessRef { pid, start })
     }
 
     /// Whether this very process still runs.
@@ -61,14 +56,10 @@ impl ProcessRef {
     /// # Errors
     /// `ESRCH` when it has ended, also when its number is another's now.
     pub fn open(self) -> io::Result<PidFd> {
-        // SAFETY: pidfd_open takes a number and flags, no pointers.
-        let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, self.pid, 0) };
-        if fd < 0 {
-            return Err(io::Error::last_os_error());
-        }
-        // SAFETY: the call has just returned this descriptor, which nobody else knows.
-        let fd = PidFd(unsafe { OwnedFd::from_raw_fd(fd as i32) });
-        if self.is_alive() { Ok(fd) } else { Err(io::Error::from_raw_os_error(libc::ESRCH)) }
+        let gone = || io::Error::from_raw_os_error(libc::ESRCH);
+        let pid = Some(self.pid).filter(|pid| *pid > 0).and_then(Pid::from_raw).ok_or_else(gone)?;
+        let fd = PidFd(pidfd_open(pid, PidfdFlags::empty())?);
+        if self.is_alive() { Ok(fd) } else { Err(gone()) }
     }
 
     /// Ends the process: SIGTERM, and SIGKILL after `patience`. Returns when it has ended.
@@ -90,11 +81,56 @@ impl ProcessRef {
     }
 }
 
-/// A file descriptor that stands for a process (`pidfd_open(2)`, Linux 5.3).
+/// What `/proc/PID/stat` says of a process (proc_pid_stat(5)).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Stat {
+    /// `R`, `S`, `Z` and so on (field 3).
+    state: char,
+    /// Process id of the parent; 0 for one in an outer pid namespace (field 4).
+    pub(crate) parent: i32,
+    /// Start time in clock ticks since boot (field 22).
+    start: u64,
+}
+
+impl Stat {
+    /// Of the process that has this number now; `None` when there is none.
+    pub(crate) fn read(pid: i32) -> Option<Self> {
+        // A line of some 300 bytes. The kernel makes it anew for each read.
+        let mut line = [0; 1024];
+        let length = File::open(format!("/proc/{pid}/stat")).ok()?.read(&mut line).ok()?;
+        Self::parse(&String::from_utf8_lossy(&line[..length]))
+    }
+
+    fn parse(line: &str) -> Option<Self> {
+        // The command, field 2, is in parentheses and may hold anything.
+        let mut fields = line.rsplit_once(") ")?.1.split_ascii_whitespace();
+        let state = fields.next()?.chars().next()?;
+        let parent = fields.next()?.parse().ok()?;
+        let start = fields.nth(17)?.parse().ok()?;
+        Some(Stat { state, parent, start })
+    }
+}
+
+/// Time left until a deadline, for poll(2): rounded up to milliseconds, since a wait that ends
+/// early would become a busy loop, and 60,000 seconds at most.
+pub(crate) fn poll_timeout(left: Duration) -> PollTimeout {
+    let milliseconds = left.as_micros().div_ceil(1000).min(60_000_000) as i32;
+    PollTimeout::try_from(milliseconds).unwrap_or(PollTimeout::MAX)
+}
+
+/// A file descriptor that stands for a process (pidfd_open(2), Linux 5.3).
 #[derive(Debug)]
 pub struct PidFd(OwnedFd);
 
 impl PidFd {
+    /// Of a child that was not waited for yet, so that its number is its own.
+    ///
+    /// # Errors
+    /// Those of pidfd_open(2): `EMFILE`, `ENOSYS` before Linux 5.3.
+    pub(crate) fn of_child(child: &Child) -> io::Result<Self> {
+        Ok(PidFd(pidfd_open(Pid::from_child(child), PidfdFlags::empty())?))
+    }
+
     /// Sends a signal; a process that has ended is no error.
     ///
     /// # Errors
@@ -116,10 +152,8 @@ impl PidFd {
         let deadline = Instant::now() + limit;
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
-            // Rounded up: a wait that ends early would become a busy loop.
-            let millis = left.as_micros().div_ceil(1000).min(60_000_000) as i32;
-            let timeout = PollTimeout::try_from(millis).unwrap_or(PollTimeout::MAX);
-            match poll(&mut [PollFd::new(self.0.as_fd(), PollFlags::POLLIN)], timeout) {
+            let ended = PollFd::new(self.0.as_fd(), PollFlags::POLLIN);
+            match poll(&mut [ended], poll_timeout(left)) {
                 Ok(0) if left.is_zero() => return false,
                 Ok(0) | Err(Errno::EINTR) => {}
                 Ok(_) => return true,
@@ -140,6 +174,25 @@ mod tests {
     use std::process::Command;
 
     use super::*;
+
+    #[test]
+    fn the_fields_of_stat_are_found_behind_any_command() {
+        let line = "7 (a) R 1 (x)) S 4 7 7 0 -1 4194304 1 0 0 0 1 2 0 0 20 0 1 0 987 8 9 10\n";
+        assert_eq!(Stat::parse(line), Some(Stat { state: 'S', parent: 4, start: 987 }));
+        for line in ["", "7 (a", "7 (a) S", "7 (a) S 4 7", "7 (a) S x 7"] {
+            assert_eq!(Stat::parse(line), None, "{line:?}");
+        }
+        let own = Stat::read(std::process::id().cast_signed()).unwrap();
+        assert_eq!(own.parent, nix::unistd::getppid().as_raw());
+    }
+
+    #[test]
+    fn waits_are_rounded_up_and_bounded() {
+        let milliseconds = |left| poll_timeout(left).as_millis();
+        assert_eq!(milliseconds(Duration::ZERO), Some(0));
+        assert_eq!(milliseconds(Duration::from_micros(1001)), Some(2));
+        assert_eq!(milliseconds(Duration::MAX), Some(60_000_000));
+    }
 
     #[test]
     fn a_process_is_known_until_it_ends() {

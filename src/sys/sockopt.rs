@@ -13,8 +13,6 @@ use std::mem::{offset_of, size_of, size_of_val};
 use std::net::IpAddr;
 use std::os::fd::{AsFd, AsRawFd};
 
-use crate::multicast::{FilterMode, SourceFilter};
-
 /// Joins `group` from any source: EXCLUDE of nothing.
 ///
 /// # Errors
@@ -69,29 +67,53 @@ pub fn leave_source_group<A: Into<IpAddr>>(
     set(fd, group, libc::MCAST_LEAVE_SOURCE_GROUP, &request)
 }
 
-/// Replaces the source filter of a group that the socket has joined, in one step: the kernel
-/// reports the difference and nothing wider in between (`ip_mc_msfilter` in net/ipv4/igmp.c).
+/// Receives a group that the socket has joined from these sources only: replaces the source filter
+/// by INCLUDE of them, in one step. INCLUDE of nothing leaves the group.
 ///
-/// The socket must be a member already: a first INCLUDE comes from [`join_source_group`], a
-/// first EXCLUDE from [`join_group`]. INCLUDE of nothing leaves.
+/// The kernel reports the difference and nothing wider in between (`ip_mc_msfilter` in
+/// net/ipv4/igmp.c). The socket must be a member already, by [`join_source_group`] or
+/// [`join_group`]. `group` and `sources` are of one address family.
 ///
 /// # Errors
 /// As `setsockopt`: `EINVAL` when the socket has not joined `group` there, `ENOBUFS` beyond
 /// `net.ipv4.igmp_max_msf` sources or when the list is longer than `net.core.optmem_max`.
-pub fn set_filter<A: Copy + Into<IpAddr>>(
+pub fn include_sources<A: Into<IpAddr>>(
     fd: impl AsFd,
     ifindex: u32,
     group: A,
-    filter: &SourceFilter<A>,
+    sources: impl IntoIterator<Item = A>,
 ) -> io::Result<()> {
-    let group = group.into();
-    let sources: Vec<IpAddr> = filter.sources.iter().map(|&s| s.into()).collect();
-    set(fd, group, libc::MCAST_MSFILTER, &group_filter(ifindex, group, filter.mode, &sources))
+    set_filter(fd, ifindex, group.into(), libc::MCAST_INCLUDE, sources)
 }
 
-/// Asks for a receive buffer of `bytes`, beyond `net.core.rmem_max` where the process may
-/// (`CAP_NET_ADMIN` in the namespace's user namespace), and tells what the kernel granted,
-/// including its own bookkeeping (twice the payload bytes, socket(7)).
+/// Receives a group that the socket has joined from all sources except these: replaces the source
+/// filter by EXCLUDE of them, in one step, as [`include_sources`] does.
+///
+/// # Errors
+/// As [`include_sources`].
+pub fn exclude_sources<A: Into<IpAddr>>(
+    fd: impl AsFd,
+    ifindex: u32,
+    group: A,
+    sources: impl IntoIterator<Item = A>,
+) -> io::Result<()> {
+    set_filter(fd, ifindex, group.into(), libc::MCAST_EXCLUDE, sources)
+}
+
+fn set_filter<A: Into<IpAddr>>(
+    fd: impl AsFd,
+    ifindex: u32,
+    group: IpAddr,
+    mode: libc::c_int,
+    sources: impl IntoIterator<Item = A>,
+) -> io::Result<()> {
+    let sources: Vec<IpAddr> = sources.into_iter().map(Into::into).collect();
+    set(fd, group, libc::MCAST_MSFILTER, &group_filter(ifindex, group, mode, &sources))
+}
+
+/// Asks for a receive buffer of `bytes`, beyond `net.core.rmem_max` where the process has
+/// `CAP_NET_ADMIN` in the user namespace of its network namespace. Returns the size in bytes that
+/// the kernel granted, including its own bookkeeping (twice the payload bytes, socket(7)).
 ///
 /// # Errors
 /// Only when `fd` is not a socket: a smaller buffer is not an error.
@@ -105,12 +127,12 @@ pub fn grow_receive_buffer(fd: impl AsFd, bytes: usize) -> io::Result<usize> {
     Ok(granted)
 }
 
-/// Packets the kernel threw away because the socket's receive buffer was full, since the
-/// socket was made; wraps (`SK_MEMINFO_DROPS` of `SO_MEMINFO`, what `SO_RXQ_OVFL` tells too,
-/// but without waiting for one more packet).
+/// Packets that the kernel dropped because the socket's receive buffer was full, since the socket
+/// was made. Wraps at 2^32. (`SK_MEMINFO_DROPS` of `SO_MEMINFO`. `SO_RXQ_OVFL` is the same number,
+/// and comes only with the next packet.)
 ///
 /// # Errors
-/// As `getsockopt`.
+/// As getsockopt(2).
 pub fn dropped(fd: impl AsFd) -> io::Result<u32> {
     const DROPS: usize = libc::SK_MEMINFO_DROPS as usize;
     let mut values = [0u32; DROPS + 1];
@@ -129,10 +151,11 @@ pub fn dropped(fd: impl AsFd) -> io::Result<u32> {
     if result == 0 { Ok(values[DROPS]) } else { Err(io::Error::last_os_error()) }
 }
 
-/// Sends multicast through the interface with this index; 0: as the route says.
+/// Sends multicast of the address family of `group` through the interface with this index, which
+/// needs no address; 0: through the one of the route to the destination.
 ///
 /// # Errors
-/// As `setsockopt`: `EADDRNOTAVAIL` when there is no such interface.
+/// As setsockopt(2): `EADDRNOTAVAIL` when there is no such interface.
 pub fn set_multicast_interface(fd: impl AsFd, ifindex: u32, group: IpAddr) -> io::Result<()> {
     match group {
         IpAddr::V4(_) => {
@@ -210,17 +233,13 @@ fn group_source_req(
 }
 
 /// `struct group_filter` of RFC 3678 §5.2.1, which libc does not have.
-fn group_filter(ifindex: u32, group: IpAddr, mode: FilterMode, sources: &[IpAddr]) -> Vec<u8> {
+fn group_filter(ifindex: u32, group: IpAddr, mode: libc::c_int, sources: &[IpAddr]) -> Vec<u8> {
     const MODE: usize = GROUP + STORAGE;
     const COUNT: usize = MODE + 4;
     const LIST: usize = COUNT + 4;
     let mut bytes = vec![0; LIST + sources.len() * STORAGE];
     bytes[..4].copy_from_slice(&ifindex.to_ne_bytes());
     put_address(&mut bytes[GROUP..], group);
-    let mode = match mode {
-        FilterMode::Include => libc::MCAST_INCLUDE,
-        FilterMode::Exclude => libc::MCAST_EXCLUDE,
-    };
     bytes[MODE..COUNT].copy_from_slice(&mode.to_ne_bytes());
     bytes[COUNT..LIST].copy_from_slice(&(sources.len() as u32).to_ne_bytes());
     for (slot, &source) in bytes[LIST..].chunks_exact_mut(STORAGE).zip(sources) {
@@ -296,15 +315,15 @@ mod tests {
         let other = Ipv4Addr::new(127, 0, 0, 9);
         join_source_group(&socket, loopback(), GROUP4, other).unwrap();
         assert!(!arrives(), "another source is not heard");
-        set_filter(&socket, loopback(), GROUP4, &SourceFilter::include([other, HERE])).unwrap();
+        include_sources(&socket, loopback(), GROUP4, [other, HERE]).unwrap();
         assert!(arrives());
         leave_source_group(&socket, loopback(), GROUP4, HERE).unwrap();
         assert!(!arrives());
-        set_filter(&socket, loopback(), GROUP4, &SourceFilter::exclude([other])).unwrap();
+        exclude_sources(&socket, loopback(), GROUP4, [other]).unwrap();
         assert!(arrives());
-        set_filter(&socket, loopback(), GROUP4, &SourceFilter::exclude([HERE])).unwrap();
+        exclude_sources(&socket, loopback(), GROUP4, [HERE]).unwrap();
         assert!(!arrives());
-        set_filter(&socket, loopback(), GROUP4, &SourceFilter::none()).unwrap();
+        include_sources(&socket, loopback(), GROUP4, []).unwrap();
         let gone = leave_group(&socket, loopback(), GROUP4).unwrap_err();
         assert_eq!(gone.raw_os_error(), Some(libc::EADDRNOTAVAIL), "INCLUDE of nothing left it");
     }
@@ -316,14 +335,14 @@ mod tests {
         assert_eq!(not_multicast.unwrap_err().raw_os_error(), Some(libc::EINVAL));
         let no_device = join_group(&socket, 0x7fff_fff0, GROUP4);
         assert_eq!(no_device.unwrap_err().raw_os_error(), Some(libc::ENODEV));
-        let not_joined = set_filter(&socket, loopback(), GROUP4, &SourceFilter::any());
+        let not_joined = exclude_sources(&socket, loopback(), GROUP4, []);
         assert_eq!(not_joined.unwrap_err().raw_os_error(), Some(libc::EINVAL));
     }
 
     #[test]
     fn filters_have_the_layout_of_rfc_3678() {
         let sources: Vec<IpAddr> = vec!["10.0.0.1".parse().unwrap(), "10.0.0.2".parse().unwrap()];
-        let bytes = group_filter(7, GROUP4.into(), FilterMode::Include, &sources);
+        let bytes = group_filter(7, GROUP4.into(), libc::MCAST_INCLUDE, &sources);
         assert_eq!(bytes.len(), GROUP + STORAGE + 8 + 2 * STORAGE);
         assert_eq!(bytes[..4], 7u32.to_ne_bytes());
         assert_eq!(bytes[GROUP + 4..GROUP + 8], GROUP4.octets());

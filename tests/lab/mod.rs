@@ -49,7 +49,7 @@ pub use numbered::{assert_whole, numbered, payloads, stream};
 pub use probe::{Receiver, Reception};
 pub use process::{Background, alive, json, kill, output, run, wait_until};
 pub use router::{FAR, ROUTER};
-pub use sockets::{Change, after, union};
+pub use sockets::{Change, after, set_source_filter, union};
 
 /// The LAN interface in the host's and the sender's namespace.
 pub const PARENT: &str = "lan0";

@@ -42,6 +42,20 @@ pub enum Change {
     Set(SourceFilter),
 }
 
+/// Replaces the source filter of a group that the socket has joined.
+pub fn set_source_filter(
+    socket: &Socket,
+    index: u32,
+    group: Ipv4Addr,
+    filter: &SourceFilter,
+) -> io::Result<()> {
+    let sources = filter.sources.iter().copied();
+    match filter.mode {
+        FilterMode::Include => sockopt::include_sources(socket, index, group, sources),
+        FilterMode::Exclude => sockopt::exclude_sources(socket, index, group, sources),
+    }
+}
+
 impl Container {
     /// Its network namespace.
     pub fn namespace(&self) -> NetNs {
@@ -69,7 +83,7 @@ impl Member {
             Change::LeaveSource(s) => sockopt::leave_source_group(socket, index, group, *s),
             Change::Block(s) => self.block(libc::IP_BLOCK_SOURCE, group, *s),
             Change::Unblock(s) => self.block(libc::IP_UNBLOCK_SOURCE, group, *s),
-            Change::Set(filter) => sockopt::set_filter(socket, index, group, filter),
+            Change::Set(filter) => set_source_filter(socket, index, group, filter),
         }
     }
 

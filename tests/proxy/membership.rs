@@ -95,7 +95,7 @@ fn an_exclude_list_reaches_the_wire_as_it_is() {
     let capture = lab.capture();
     let socket = container.socket();
     sockopt::join_source_group(&socket, container.index, GROUP, source(9)).expect("join");
-    sockopt::set_filter(&socket, container.index, GROUP, &SourceFilter::exclude([source(9)]))
+    sockopt::exclude_sources(&socket, container.index, GROUP, [source(9)])
         .expect("filter");
     wait_until("the list is told", PATIENCE, || {
         proxy.group(GROUP).filter(|g| g.mode == FilterMode::Exclude && g.sources == [source(9)])
@@ -141,7 +141,7 @@ fn groups_are_spread_over_sockets_and_too_long_lists_recover() {
     // 25 sources fit no socket of the host's default, but three do.
     let many = SourceFilter::include((1..=25).map(|n| Ipv4Addr::new(10, 7, 0, n)));
     let socket = container.join_source(SSM, Ipv4Addr::new(10, 7, 0, 1));
-    sockopt::set_filter(&socket, container.index, SSM, &many).expect("filter");
+    lab::set_source_filter(&socket, container.index, SSM, &many).expect("filter");
     wait_until("all sources are joined", PATIENCE, || {
         (lab.host_filters().get(&SSM)?.len() == 25).then_some(())
     });
@@ -152,7 +152,7 @@ fn groups_are_spread_over_sockets_and_too_long_lists_recover() {
     let excluded = SourceFilter::exclude((1..=12).map(|n| Ipv4Addr::new(10, 7, 0, n)));
     let socket = container.join(GROUP);
     wait_joined(&lab, GROUP);
-    sockopt::set_filter(&socket, container.index, GROUP, &excluded).expect("filter");
+    lab::set_source_filter(&socket, container.index, GROUP, &excluded).expect("filter");
     let failed = proxy.wait_group(GROUP, MembershipStatus::Failed);
     assert!(failed.reason.as_ref().is_some_and(|r| r.contains("igmp_max_msf")), "{failed:?}");
     assert!(lab.host_joins().contains(&GROUP), "what was joined stays");

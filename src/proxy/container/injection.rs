@@ -3,6 +3,7 @@
 use std::io;
 use std::net::{Ipv4Addr, SocketAddrV4};
 
+use rustix::rand::{GetRandomFlags, getrandom};
 use socket2::Socket;
 
 use crate::igmp::wire::ALL_SYSTEMS;
@@ -60,11 +61,8 @@ pub fn random_packet_mark() -> io::Result<u32> {
     const MAX_MTU: u32 = 0xffff;
     loop {
         let mut bytes = [0u8; 4];
-        // SAFETY: the kernel writes at most as many bytes as the buffer has.
-        let got = unsafe { libc::getrandom(bytes.as_mut_ptr().cast(), bytes.len(), 0) };
-        if got != bytes.len() as isize {
-            return Err(io::Error::last_os_error());
-        }
+        // So few bytes are never cut short (getrandom(2)).
+        getrandom(&mut bytes, GetRandomFlags::empty())?;
         let mark = u32::from_ne_bytes(bytes);
         if mark > MAX_MTU {
             return Ok(mark);

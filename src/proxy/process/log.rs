@@ -6,6 +6,7 @@ use std::os::unix::net::UnixDatagram;
 use std::time::{Duration, Instant};
 
 use crate::notice::Notice;
+use crate::primitives::token_bucket::TokenBucket;
 use crate::proxy::process::container_dir::ContainerDir;
 
 /// Where syslogd and journald listen.
@@ -42,7 +43,7 @@ impl Log {
         Log {
             sink: syslog().or_else(|| file(home)).unwrap_or(Sink::Nowhere),
             prefix: format!("mcrun-proxy[{}]: {short}: ", std::process::id()),
-            budget: Budget { left: BURST, earned: now, suppressed: 0 },
+            budget: Budget::new(now),
             copies: None,
         }
     }
@@ -111,30 +112,26 @@ fn file(home: &ContainerDir) -> Option<Sink> {
     Some(Sink::File(file, size))
 }
 
-/// A token bucket.
+/// How many lines may be written, and how many were not.
 #[derive(Debug)]
 struct Budget {
-    left: u32,
-    earned: Instant,
+    lines: TokenBucket,
     suppressed: u32,
 }
 
 impl Budget {
-    /// Takes one; gives the number refused since the last one that was granted.
+    fn new(now: Instant) -> Self {
+        Budget { lines: TokenBucket::new(BURST, EARN, now), suppressed: 0 }
+    }
+
+    /// Takes one line: the number refused since the last one that was granted, or `None` when this
+    /// one is refused too.
     fn take(&mut self, now: Instant) -> Option<u32> {
-        while self.left < BURST && now.saturating_duration_since(self.earned) >= EARN {
-            self.earned += EARN;
-            self.left += 1;
+        if self.lines.take(now) {
+            return Some(std::mem::take(&mut self.suppressed));
         }
-        if self.left == BURST {
-            self.earned = now;
-        }
-        if self.left == 0 {
-            self.suppressed = self.suppressed.saturating_add(1);
-            return None;
-        }
-        self.left -= 1;
-        Some(std::mem::take(&mut self.suppressed))
+        self.suppressed = self.suppressed.saturating_add(1);
+        None
     }
 }
 
@@ -145,7 +142,7 @@ mod tests {
     #[test]
     fn a_flood_is_cut_and_the_cut_is_told() {
         let start = Instant::now();
-        let mut budget = Budget { left: BURST, earned: start, suppressed: 0 };
+        let mut budget = Budget::new(start);
         let granted = (0..100).filter(|_| budget.take(start).is_some()).count();
         assert_eq!(granted as u32, BURST);
         assert_eq!(budget.take(start + EARN), Some(100 - BURST));
@@ -160,7 +157,7 @@ mod tests {
         let mut log = Log {
             sink: Sink::Syslog(ours),
             prefix: "mcrun-proxy[7]: c1: ".into(),
-            budget: Budget { left: 1, earned: now, suppressed: 0 },
+            budget: Budget::new(now),
             copies: None,
         };
         log.notice(now, Notice::from_text("text".into()));
@@ -178,7 +175,7 @@ mod tests {
         let mut log = Log {
             sink: file(&home).unwrap(),
             prefix: "p: ".into(),
-            budget: Budget { left: BURST, earned: now, suppressed: 0 },
+            budget: Budget::new(now),
             copies: None,
         };
         for n in 0..3000u32 {

@@ -261,7 +261,7 @@ impl<A: Address> JoinSockets<A> {
                 Ok(())
             }
             Step::Change(id, filter) => {
-                sockopt::set_filter(self.socket(*id)?, self.upstream, group, filter)
+                set_source_filter(self.socket(*id)?, self.upstream, group, filter)
             }
             Step::Leave(id) => {
                 match sockopt::leave_group(self.socket(*id)?, self.upstream, group) {
@@ -279,6 +279,19 @@ impl<A: Address> JoinSockets<A> {
 
     fn socket(&self, id: SocketId) -> io::Result<&Socket> {
         self.sockets.get(&id).ok_or_else(|| io::Error::from_raw_os_error(libc::EBADF))
+    }
+}
+
+fn set_source_filter<A: Address>(
+    socket: &Socket,
+    upstream: u32,
+    group: A,
+    filter: &SourceFilter<A>,
+) -> io::Result<()> {
+    let sources = filter.sources.iter().copied();
+    match filter.mode {
+        FilterMode::Include => sockopt::include_sources(socket, upstream, group, sources),
+        FilterMode::Exclude => sockopt::exclude_sources(socket, upstream, group, sources),
     }
 }
 
@@ -305,7 +318,7 @@ fn join<A: Address>(
     if filter.mode == FilterMode::Include && filter.sources.len() == 1 {
         return Ok(());
     }
-    let result = sockopt::set_filter(socket, upstream, group, filter);
+    let result = set_source_filter(socket, upstream, group, filter);
     if result.is_err() {
         // No half of a join stays.
         let _ = sockopt::leave_group(socket, upstream, group);

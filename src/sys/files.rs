@@ -1,0 +1,153 @@
+//! Files that are replaced whole: a reader sees the old content or the new one, never a part.
+
+use std::ffi::OsString;
+use std::fs;
+use std::fs::{File, Metadata, Permissions};
+use std::io;
+use std::io::Write;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
+use std::path::{Path, PathBuf};
+
+/// How a file is replaced.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Replacement<'m> {
+    /// Permission bits of the new file, at most 0o7777, whatever the umask is.
+    pub(crate) mode: u32,
+    /// The file whose permission bits and owner the new one gets; `mode` does not count then.
+    pub(crate) like: Option<&'m Metadata>,
+    /// Waits until the content is on the disk: after a crash of the machine the path has the old
+    /// content or the new one. Costs some milliseconds. Not for what a crash makes void anyway.
+    pub(crate) fsync: bool,
+    /// The caller holds a lock on the path. The temporary file is `PATH.new` then, a name that
+    /// those who clean up know. Otherwise its name has the process id, and writers do not disturb
+    /// each other.
+    pub(crate) locked: bool,
+}
+
+impl Replacement<'_> {
+    /// For a file that only its owner reads, under no lock, and that a crash makes void.
+    pub(crate) const PRIVATE: Replacement<'static> =
+        Replacement { mode: 0o600, like: None, fsync: false, locked: false };
+}
+
+/// Replaces the file at `path`, or makes it: writes a temporary file in the same directory and
+/// renames it (rename(2)). A symbolic link at `path` is replaced itself.
+///
+/// # Errors
+/// Those of open(2), write(2), fchown(2), fchmod(2), fsync(2) and rename(2). The path is as it was
+/// then, and the temporary file is removed.
+pub(crate) fn replace(path: &Path, content: &[u8], how: Replacement<'_>) -> io::Result<()> {
+    let temporary = temporary(path, how.locked)?;
+    let written = create_new(&temporary)
+        .and_then(|file| fill(file, content, how))
+        .and_then(|()| fs::rename(&temporary, path));
+    if written.is_err() {
+        let _ = fs::remove_file(&temporary);
+    }
+    written
+}
+
+/// The ending keeps programs that read `*.json` or `*.toml` of the directory away from it.
+fn temporary(path: &Path, locked: bool) -> io::Result<PathBuf> {
+    let mut name = OsString::new();
+    let file = path.file_name().ok_or(io::ErrorKind::InvalidInput)?;
+    if locked {
+        name.push(file);
+        name.push(".new");
+    } else {
+        name.push(".");
+        name.push(file);
+        name.push(format!(".mcrun-{}", std::process::id()));
+    }
+    Ok(path.with_file_name(name))
+}
+
+/// With `O_EXCL`, which follows no link that somebody has put there. What is there was left by a
+/// writer that was killed.
+fn create_new(path: &Path) -> io::Result<File> {
+    let create = || File::options().write(true).create_new(true).mode(0o600).open(path);
+    match create() {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            fs::remove_file(path)?;
+            create()
+        }
+        result => result,
+    }
+}
+
+fn fill(mut file: File, content: &[u8], how: Replacement<'_>) -> io::Result<()> {
+    file.write_all(content)?;
+    let mut mode = how.mode;
+    if let Some(like) = how.like {
+        let own = file.metadata()?;
+        if (own.uid(), own.gid()) != (like.uid(), like.gid()) {
+            fchown(&file, Some(like.uid()), Some(like.gid()))?;
+        }
+        mode = like.mode() & 0o7777;
+    }
+    // After fchown(2), which clears set-user-ID bits.
+    if mode != 0o600 {
+        file.set_permissions(Permissions::from_mode(mode))?;
+    }
+    if how.fsync { file.sync_all() } else { Ok(()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::{chown, symlink};
+
+    use super::*;
+
+    fn state(path: &Path) -> (u32, u32, String) {
+        let meta = fs::metadata(path).unwrap();
+        (meta.mode() & 0o7777, meta.uid(), fs::read_to_string(path).unwrap())
+    }
+
+    #[test]
+    fn the_mode_is_the_one_asked_for_and_nothing_else_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.json");
+        replace(&path, b"one", Replacement::PRIVATE).unwrap();
+        assert_eq!(state(&path), (0o600, 0, "one".into()));
+        let how = Replacement { mode: 0o666, fsync: true, locked: true, ..Replacement::PRIVATE };
+        replace(&path, b"two", how).unwrap();
+        assert_eq!(state(&path), (0o666, 0, "two".into()));
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn mode_and_owner_are_taken_from_another_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("config.json");
+        fs::write(&path, "{}").unwrap();
+        chown(&path, Some(7), Some(8)).unwrap();
+        fs::set_permissions(&path, Permissions::from_mode(0o640)).unwrap();
+        let like = fs::metadata(&path).unwrap();
+        let how = Replacement { like: Some(&like), ..Replacement::PRIVATE };
+        replace(&path, b"{ }", how).unwrap();
+        assert_eq!(state(&path), (0o640, 7, "{ }".into()));
+    }
+
+    #[test]
+    fn what_a_killed_writer_left_is_no_obstacle_and_no_way_elsewhere() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, elsewhere) = (dir.path().join("record"), dir.path().join("elsewhere"));
+        fs::write(&elsewhere, "theirs").unwrap();
+        symlink(&elsewhere, dir.path().join("record.new")).unwrap();
+        let how = Replacement { locked: true, ..Replacement::PRIVATE };
+        replace(&path, b"ours", how).unwrap();
+        assert_eq!(state(&path).2, "ours");
+        assert_eq!(state(&elsewhere).2, "theirs");
+    }
+
+    #[test]
+    fn a_failure_leaves_the_path_as_it_was() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("directory");
+        fs::create_dir_all(path.join("content")).unwrap();
+        assert!(replace(&path, b"x", Replacement::PRIVATE).is_err());
+        assert!(path.join("content").is_dir());
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+        assert!(replace(Path::new("/"), b"x", Replacement::PRIVATE).is_err());
+    }
+}
