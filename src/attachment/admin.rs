@@ -57,7 +57,7 @@ pub struct AdminConfig {
 
 /// What is in force for one attachment: its own rules within the administrator's.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Ruling {
+pub struct EffectiveLimits {
     /// Who may join what.
     pub policy: GroupPolicy,
     /// What the relay carries at most.
@@ -161,7 +161,7 @@ impl AdminConfig {
     ///
     /// # Errors
     /// [`AdminError::Forbidden`], naming the key and what is allowed.
-    pub fn check(&self, attachment: &Attachment) -> Result<Ruling, AdminError> {
+    pub fn check(&self, attachment: &Attachment) -> Result<EffectiveLimits, AdminError> {
         let forbid = |key: &str, value: &str, allowed: &[String]| {
             let allowed = if allowed.is_empty() { "none".into() } else { allowed.join(", ") };
             Err(AdminError::Forbidden(format!(
@@ -195,7 +195,7 @@ impl AdminConfig {
             bytes: self.relay.max_byterate.map(NonZeroU64::get),
         };
         let relayed = attachment.driver.is_relayed();
-        Ok(Ruling {
+        Ok(EffectiveLimits {
             policy: self.restrict(&attachment.policy)?,
             rates: if relayed { attachment.rates.at_most(ceiling) } else { RateLimits::default() },
         })
@@ -307,8 +307,8 @@ mod tests {
 
     fn check(spec: &str) -> Result<GroupPolicy, String> {
         let config = AdminConfig::parse(FILE).unwrap();
-        let ruling = config.check(&parse_spec(spec).unwrap());
-        ruling.map(|ruling| ruling.policy).map_err(|e| e.to_string())
+        let limits = config.check(&parse_spec(spec).unwrap());
+        limits.map(|limits| limits.policy).map_err(|e| e.to_string())
     }
 
     #[test]

@@ -1,10 +1,16 @@
 //! What a container asks for: the attachment syntax and what the administrator allows of it.
 
 mod admin;
+mod error;
+mod keys;
 mod syntax;
 mod types;
+mod values;
 
-pub use admin::{AdminConfig, AdminError, Ruling, RuntimeConfig};
-pub(crate) use syntax::nearest;
-pub use syntax::{MAX_ATTACHMENTS, SpecError, check_together, parse_list, parse_spec};
+pub use admin::{AdminConfig, AdminError, EffectiveLimits, RuntimeConfig};
+pub use error::SpecError;
+pub(crate) use error::nearest;
+pub(crate) use keys::unique_names;
+pub use keys::{Drivers, KEYS, Key, option_help};
+pub use syntax::{MAX_ATTACHMENTS, check_together, parse_list, parse_spec};
 pub use types::{Attachment, Driver, IgmpMode, IpAssignment, Route};

@@ -2,30 +2,10 @@
 
 use std::path::PathBuf;
 
-use crate::attachment::{Attachment, parse_list};
+use crate::attachment::{Attachment, parse_list, unique_names};
 use crate::net::netns::NetNs;
 use crate::oci::{ANNOTATION, BundleConfig, ContainerState};
 use crate::service::{AttachError, AttachRequest};
-
-/// Keys of an attachment that become annotations of their own where podman before 5.0 splits
-/// `--annotation io.mcrun.mcast=parent=eth1,ip=...` at the comma. Names that somebody else could give to an
-/// annotation are not among them.
-const SPLIT_KEYS: [&str; 14] = [
-    "parent",
-    "ip",
-    "gw",
-    "mac",
-    "mtu",
-    "vlan",
-    "igmp",
-    "upstream",
-    "max-groups",
-    "max-sources",
-    "max-pps",
-    "max-byterate",
-    "bcqueuelen",
-    "bclim",
-];
 
 /// Reads the wish.
 pub(super) fn of(state: &ContainerState) -> Result<Option<AttachRequest>, AttachError> {
@@ -61,9 +41,10 @@ pub fn asks(config: &BundleConfig) -> Result<bool, AttachError> {
 /// The attachments asked for, at least one.
 fn attachments(config: &BundleConfig) -> Result<Option<Vec<Attachment>>, AttachError> {
     let Some((origin, text)) = config.wish() else { return Ok(None) };
-    // Half a wish is not to be granted in silence.
+    // podman before 5.0 splits `--annotation io.mcrun.mcast=parent=eth1,ip=...` at the comma. The
+    // container is not to run with the part that is left.
     if origin == ANNOTATION
-        && let Some(key) = SPLIT_KEYS.into_iter().find(|key| config.annotation(key).is_some())
+        && let Some(key) = unique_names().find(|key| config.annotation(key).is_some())
     {
         return Err(AttachError::SplitAnnotation(key));
     }

@@ -5,7 +5,9 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use caps::{CapSet, Capability};
 
-use crate::attachment::{AdminConfig, AdminError, Attachment, Driver, Ruling, check_together};
+use crate::attachment::{
+    AdminConfig, AdminError, Attachment, Driver, EffectiveLimits, check_together,
+};
 use crate::link::apply::Applying;
 use crate::link::facts::{Facts, link};
 use crate::link::plan::plan;
@@ -328,7 +330,7 @@ fn interfaces(
 ) -> Result<Vec<AttachedInterface>, AdminError> {
     let each = attachments.into_iter().enumerate();
     each.map(|(position, attachment)| {
-        let Ruling { policy, rates } = admin.check(&attachment)?;
+        let EffectiveLimits { policy, rates } = admin.check(&attachment)?;
         Ok(AttachedInterface {
             name: attachment.interface_name(position).to_string(),
             index: 0,

@@ -6,7 +6,7 @@ use std::sync::{Mutex, mpsc};
 use std::thread;
 use std::time::Duration;
 
-use crate::attachment::{AdminConfig, Driver, IgmpMode, Ruling};
+use crate::attachment::{AdminConfig, Driver, EffectiveLimits, IgmpMode};
 use crate::oci::ContainerId;
 use crate::proxy;
 use crate::proxy::{
@@ -203,7 +203,7 @@ fn reload_one(dir: &LockedDir, admin: &AdminConfig) -> Result<bool, AttachError>
     }
     let mut changed = record.proxy.is_some_and(|proxy| !proxy.is_alive());
     for interface in &mut record.interfaces {
-        let Ruling { policy, rates } = admin.check(&interface.attachment)?;
+        let EffectiveLimits { policy, rates } = admin.check(&interface.attachment)?;
         changed |= (&policy, rates) != (&interface.policy, interface.rates);
         (interface.policy, interface.rates) = (policy, rates);
     }

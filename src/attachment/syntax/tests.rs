@@ -1,6 +1,8 @@
 //! The syntax, value by value.
 
 use crate::attachment::syntax::*;
+use crate::attachment::{IgmpMode, IpAssignment};
+use crate::primitives::MacvlanMode;
 
 fn error(text: &str) -> String {
     parse_spec(text).unwrap_err().to_string()
@@ -41,8 +43,8 @@ fn every_wrong_value_is_named_with_its_key() {
         ("", "empty part"),
         ("eth0", "did you mean parent=eth0?"),
         ("parnet=eth0", "did you mean parent?"),
-        ("xyzzyxyzzy=1", "there are net, parent"),
-        ("parent=", "parent= has no value"),
+        ("xyzzyxyzzy=1", "there are parent, vlan, driver"),
+        ("parent=", "parent= has no value; write parent=INTERFACE"),
         ("parent=a/b", "parent=a/b: has '/'"),
         ("parent=sixteencharacter", "parent=sixteencharacter: 16 characters long"),
         ("parent=a,parent=b", "given twice"),
@@ -52,17 +54,26 @@ fn every_wrong_value_is_named_with_its_key() {
         ("parent=a,driver=ipvlan,flag=passthru", "there are bridge, private, vepa"),
         (
             "parent=a,driver=ipvlan,mac=02:00:00:00:00:01",
-            "mac=02:00:00:00:00:01: it is not for driver=ipvlan",
+            "mac=02:00:00:00:00:01: mac is for macvlan, not for driver=ipvlan,mode=l2",
         ),
-        ("parent=a,driver=ipvlan,max-pps=5", "max-pps=5: it is not for driver=ipvlan with mode=l2"),
+        (
+            "parent=a,driver=ipvlan,max-pps=5",
+            "max-pps=5: max-pps is for relay and ipvlan with mode=l3 or mode=l3s, not for driver=ipvlan,mode=l2",
+        ),
         (
             "parent=a,driver=ipvlan,mode=l3,igmp=native",
-            "driver=ipvlan,mode=l3; it needs igmp=proxy",
+            "with driver=ipvlan,mode=l3, which needs igmp=proxy",
         ),
-        ("parent=a,driver=relay,ip=10.0.0.1/8", "ip=10.0.0.1/8: driver=relay takes"),
-        ("parent=a,driver=relay,igmp=off", "with driver=relay; it needs igmp=proxy"),
-        ("parent=a,flag=bridge", "flag=bridge: it is not for driver=macvlan"),
-        ("parent=a,interface=eth0", "interface=eth0: it is not for"),
+        (
+            "parent=a,driver=relay,ip=10.0.0.1/8",
+            "ip=10.0.0.1/8: ip is for macvlan and ipvlan, not for driver=relay",
+        ),
+        ("parent=a,driver=relay,igmp=off", "with driver=relay, which needs igmp=proxy"),
+        ("parent=a,flag=bridge", "flag=bridge: flag is for ipvlan, not for driver=macvlan"),
+        (
+            "parent=a,interface=eth0",
+            "interface=eth0: interface is for relay, not for driver=macvlan",
+        ),
         ("parent=a,mode=brige", "did you mean bridge?"),
         ("parent=a,vlan=7", "vlan=7: vlan is not supported"),
         ("parent=a,net=red", "net=red: net is not supported"),
@@ -71,13 +82,13 @@ fn every_wrong_value_is_named_with_its_key() {
         ("parent=a,ip=10.0.0.255/24", "broadcast"),
         ("parent=a,ip=239.1.1.1/24", "multicast address"),
         ("parent=a,ip=10.0.0.999/24", "ip=10.0.0.999/24: not ADDRESS/PREFIX"),
-        ("parent=a,ip=dhcp", "ip=dhcp is not supported"),
+        ("parent=a,ip=dhcp", "ip=dhcp: not supported"),
         ("parent=a,ip=none,ip=10.0.0.5/24", "contradicts"),
         ("parent=a,ip=10.0.0.5/24,ip=10.0.0.5/16", "given twice"),
         ("parent=a,gw=10.0.0.1", "in no subnet"),
         ("parent=a,ip=10.0.0.5/24,gw=10.0.1.1", "in no subnet"),
         ("parent=a,ip=10.0.0.5/24,gw=10.0.0.1,gw=10.0.0.2", "given already"),
-        ("parent=a,gw=x", "gw=x: not an IP address"),
+        ("parent=a,gw=x", "gw=x: \"x\" is not an IP address"),
         ("parent=a,metric=5", "needs gw="),
         ("parent=a,ip=10.0.0.5/24,gw=10.0.0.1,metric=0", "metric=0: not a number from 1"),
         ("parent=a,route=10.0.0.5/24", "did you mean 10.0.0.0/24?"),
@@ -92,7 +103,7 @@ fn every_wrong_value_is_named_with_its_key() {
         ("parent=a,igmp=prox", "did you mean proxy?"),
         (
             "parent=a,igmp=native,deny=239.0.0.0/8",
-            "deny=239.0.0.0/8: this is the proxy's to enforce",
+            "deny=239.0.0.0/8: the proxy enforces deny, which needs igmp=proxy",
         ),
         ("parent=a,max-groups=5,igmp=off", "needs igmp=proxy"),
         ("parent=a,upstream=a b", "has ' '"),

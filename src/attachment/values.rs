@@ -1,0 +1,319 @@
+//! The values of one attachment text: each by itself, then all of them together.
+
+use std::fmt::Display;
+use std::net::IpAddr;
+use std::str::FromStr;
+
+use ipnet::IpNet;
+
+use crate::attachment::error::{SpecError, fail, suggestion};
+use crate::attachment::keys::Key;
+use crate::attachment::{Attachment, Driver, IgmpMode, IpAssignment, Route};
+use crate::multicast::{GroupPolicy, GroupRule, RateLimits};
+use crate::primitives::{InterfaceName, IpvlanFlag, IpvlanMode, MacAddr, MacvlanMode};
+
+/// Metric of a default route: far above what engines give theirs, so that theirs stays in use.
+const DEFAULT_METRIC: u32 = 500;
+
+/// The values as they are met.
+#[derive(Default)]
+pub(super) struct Values {
+    /// The keys so far with their values as they were written.
+    given: Vec<(&'static Key, String)>,
+    pub(super) parent: Option<InterfaceName>,
+    pub(super) driver: Option<DriverName>,
+    /// Which modes and flags there are depends on the driver, which may come later.
+    pub(super) mode: Option<String>,
+    pub(super) flag: Option<String>,
+    pub(super) interface: Option<InterfaceName>,
+    pub(super) ip: Vec<IpNet>,
+    pub(super) ip_none: bool,
+    pub(super) gateways: Vec<IpAddr>,
+    pub(super) metric: Option<u32>,
+    pub(super) routes: Vec<Route>,
+    pub(super) mac: Option<MacAddr>,
+    pub(super) mtu: Option<u32>,
+    pub(super) name: Option<InterfaceName>,
+    pub(super) igmp: Option<IgmpMode>,
+    pub(super) upstream: Option<InterfaceName>,
+    pub(super) allow: Vec<GroupRule>,
+    pub(super) deny: Vec<GroupRule>,
+    pub(super) max_groups: Option<u32>,
+    pub(super) max_sources: Option<u32>,
+    pub(super) rates: RateLimits,
+    pub(super) bcqueuelen: Option<u32>,
+    pub(super) bclim: Option<i32>,
+}
+
+/// A driver without its mode.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum DriverName {
+    Macvlan,
+    Ipvlan,
+    Relay,
+}
+
+impl DriverName {
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            DriverName::Macvlan => "macvlan",
+            DriverName::Ipvlan => "ipvlan",
+            DriverName::Relay => "relay",
+        }
+    }
+}
+
+impl Values {
+    /// Checks a value by itself and stores it.
+    ///
+    /// # Errors
+    /// When it is wrong, or when a key that is not repeatable is given again.
+    pub(super) fn set(&mut self, key: &'static Key, value: &str) -> Result<(), SpecError> {
+        let name = key.name;
+        if value.is_empty() {
+            return fail(format!("{name}= has no value; write {name}={}", key.value));
+        }
+        if !key.repeatable && self.given.iter().any(|(other, _)| other.name == name) {
+            return fail(format!("{name}={value}: {name} is given twice"));
+        }
+        self.given.push((key, value.to_owned()));
+        key.parse(self, value).or_else(|why| fail(format!("{name}={value}: {why}")))
+    }
+
+    /// The attachment.
+    ///
+    /// # Errors
+    /// When a value is missing, or values do not go together.
+    pub(super) fn finish(self) -> Result<Attachment, SpecError> {
+        let driver = self.driver()?;
+        let igmp = self.igmp.unwrap_or(IgmpMode::Proxy);
+        for (key, value) in &self.given {
+            if let Some(why) = key.refusal(&driver, igmp) {
+                return fail(format!("{}={value}: {why}", key.name));
+            }
+        }
+        if driver.is_relayed() && igmp != IgmpMode::Proxy {
+            let mode = Some(driver.mode()).filter(|mode| !mode.is_empty());
+            let mode = mode.map(|mode| format!(",mode={mode}")).unwrap_or_default();
+            return fail(format!(
+                "igmp={}: the proxy relays the container's multicast with driver={}{mode}, which \
+                 needs igmp=proxy",
+                igmp.name(),
+                driver.name(),
+            ));
+        }
+        self.check_addresses()?;
+        let Some(parent) = self.parent else {
+            return fail(
+                "parent= is missing: name the LAN interface of the host, as in parent=eth0",
+            );
+        };
+        let defaults = GroupPolicy::default();
+        Ok(Attachment {
+            parent,
+            driver,
+            ip: if self.ip.is_empty() { IpAssignment::None } else { IpAssignment::Static(self.ip) },
+            gateways: self.gateways,
+            metric: self.metric.unwrap_or(DEFAULT_METRIC),
+            routes: self.routes,
+            mac: self.mac,
+            mtu: self.mtu,
+            name: self.name,
+            igmp,
+            upstream: self.upstream,
+            policy: GroupPolicy {
+                allow: self.allow,
+                deny: self.deny,
+                max_groups: self.max_groups.unwrap_or(defaults.max_groups),
+                max_sources: self.max_sources.unwrap_or(defaults.max_sources),
+            },
+            rates: self.rates,
+            bcqueuelen: self.bcqueuelen,
+            bclim: self.bclim,
+        })
+    }
+
+    /// The driver with its mode. A mode is checked here, since the driver may be given behind it.
+    fn driver(&self) -> Result<Driver, SpecError> {
+        use IpvlanMode::{L2, L3, L3s};
+        let mode = self.mode.as_deref();
+        Ok(match self.driver.unwrap_or(DriverName::Macvlan) {
+            DriverName::Macvlan => {
+                use MacvlanMode::{Bridge, Passthru, Private, Vepa};
+                let modes = [Bridge, Private, Vepa, Passthru];
+                let mode = chosen("mode", "macvlan mode", mode, modes, MacvlanMode::name)?;
+                Driver::Macvlan(mode.unwrap_or(Bridge))
+            }
+            DriverName::Ipvlan => {
+                use IpvlanFlag::{Bridge, Private, Vepa};
+                let (flag, flags) = (self.flag.as_deref(), [Bridge, Private, Vepa]);
+                let mode = chosen("mode", "ipvlan mode", mode, [L2, L3, L3s], IpvlanMode::name)?;
+                let flag = chosen("flag", "ipvlan flag", flag, flags, IpvlanFlag::name)?;
+                Driver::Ipvlan { mode: mode.unwrap_or(L2), flag: flag.unwrap_or(Bridge) }
+            }
+            DriverName::Relay => Driver::Relay {
+                interface: match &self.interface {
+                    Some(interface) => interface.clone(),
+                    None => parsed("eth0").or_else(fail)?,
+                },
+            },
+        })
+    }
+
+    fn check_addresses(&self) -> Result<(), SpecError> {
+        if self.ip_none
+            && let Some(ip) = self.ip.first()
+        {
+            return fail(format!("ip=none contradicts ip={ip}; give one of them"));
+        }
+        for (i, gw) in self.gateways.iter().enumerate() {
+            if self.gateways[..i].iter().any(|other| other.is_ipv4() == gw.is_ipv4()) {
+                return fail(format!(
+                    "gw={gw}: a default gateway of this address family is given already"
+                ));
+            }
+        }
+        let has_ipv6 = self.ip.iter().any(|net| net.addr().is_ipv6());
+        let on_link = |gateway: &IpAddr| {
+            let link_local = matches!(gateway, IpAddr::V6(a) if a.is_unicast_link_local());
+            self.ip.iter().any(|net| net.contains(gateway)) || (link_local && has_ipv6)
+        };
+        let gateways = self.gateways.iter().map(|gw| (format!("gw={gw}"), *gw));
+        let routes = self.routes.iter().filter_map(|r| Some((format!("route={r}"), r.gateway?)));
+        for (text, next_hop) in gateways.chain(routes) {
+            if !on_link(&next_hop) {
+                return fail(format!(
+                    "{text}: {next_hop} is in no subnet of the interface; give an \
+                     ip=ADDRESS/PREFIX whose subnet holds it"
+                ));
+            }
+        }
+        if let (Some(metric), []) = (self.metric, self.gateways.as_slice()) {
+            return fail(format!(
+                "metric={metric}: this is the metric of the default route, which needs gw="
+            ));
+        }
+        Ok(())
+    }
+}
+
+/// The value that has the name which is given for a key, if one is given.
+fn chosen<T: Copy, const N: usize>(
+    key: &str,
+    what: &str,
+    text: Option<&str>,
+    values: [T; N],
+    name: impl Fn(T) -> &'static str,
+) -> Result<Option<T>, SpecError> {
+    let choose =
+        |text| one_of(what, text, values, name).or_else(|why| fail(format!("{key}={text}: {why}")));
+    text.map(choose).transpose()
+}
+
+/// The value that has this name.
+fn one_of<T: Copy, const N: usize>(
+    what: &str,
+    text: &str,
+    values: [T; N],
+    name: impl Fn(T) -> &'static str,
+) -> Result<T, String> {
+    let known = values.map(&name);
+    let found = values.into_iter().find(|value| name(*value) == text);
+    found.ok_or_else(|| format!("unknown {what}; {}", suggestion(text, &known)))
+}
+
+pub(super) fn driver_name(text: &str) -> Result<DriverName, String> {
+    use DriverName::{Ipvlan, Macvlan, Relay};
+    one_of("driver", text, [Macvlan, Ipvlan, Relay], DriverName::name)
+}
+
+pub(super) fn igmp_mode(text: &str) -> Result<IgmpMode, String> {
+    use IgmpMode::{Native, Off, Proxy};
+    one_of("IGMP mode", text, [Proxy, Native, Off], IgmpMode::name)
+}
+
+pub(super) fn parsed<T: FromStr>(text: &str) -> Result<T, String>
+where
+    T::Err: Display,
+{
+    text.parse().map_err(|error: T::Err| error.to_string())
+}
+
+/// A number within these limits, both included.
+pub(super) fn number<T: FromStr + PartialOrd + Display>(
+    text: &str,
+    low: T,
+    high: T,
+) -> Result<T, String> {
+    match text.parse::<T>() {
+        Ok(n) if n >= low && n <= high => Ok(n),
+        _ => Err(format!("not a number from {low} to {high}")),
+    }
+}
+
+/// The name of an interface in the container.
+pub(super) fn interface_name(text: &str) -> Result<InterfaceName, String> {
+    match text {
+        // Names that sysctl paths and the kernel keep for themselves.
+        "lo" | "all" | "default" => Err("this name is reserved; choose another, as mc0".into()),
+        _ => parsed(text),
+    }
+}
+
+/// An interface address with its prefix, that a host can have.
+pub(super) fn address(value: &str) -> Result<IpNet, String> {
+    let refuse = |why: &str| Err(why.to_owned());
+    let Ok(net) = value.parse::<IpNet>() else {
+        if value.parse::<IpAddr>().is_ok() {
+            return refuse("the prefix length is missing, as in 192.0.2.10/24");
+        }
+        return refuse("not ADDRESS/PREFIX, as in 192.0.2.10/24, nor none");
+    };
+    let addr = net.addr();
+    if addr.is_multicast() {
+        return refuse("a multicast address cannot be an interface's own");
+    }
+    if addr.is_unspecified() || addr.is_loopback() || net.prefix_len() == 0 {
+        return refuse("not an address a host can have on a LAN");
+    }
+    if let IpNet::V4(v4) = net
+        && v4.prefix_len() < 31
+        && (v4.addr() == v4.network() || v4.addr() == v4.broadcast())
+    {
+        return refuse("this is the network's own or its broadcast address");
+    }
+    Ok(net)
+}
+
+/// The address of a next hop.
+pub(super) fn gateway(value: &str) -> Result<IpAddr, String> {
+    let Ok(addr) = value.parse::<IpAddr>() else {
+        return Err(format!("{value:?} is not an IP address, as in 192.0.2.1"));
+    };
+    if addr.is_multicast() || addr.is_unspecified() || addr.is_loopback() {
+        return Err(format!("{addr} cannot be a next hop: it is not the address of a host"));
+    }
+    Ok(addr)
+}
+
+/// `NETWORK/PREFIX` or `NETWORK/PREFIX@GATEWAY`.
+pub(super) fn route(value: &str) -> Result<Route, String> {
+    let (cidr, via) = match value.split_once('@') {
+        Some((cidr, via)) => (cidr, Some(via)),
+        None => (value, None),
+    };
+    let Ok(destination) = cidr.parse::<IpNet>() else {
+        return Err(format!("{cidr:?} is not a network, as in 198.51.100.0/24"));
+    };
+    if destination != destination.trunc() {
+        return Err(format!(
+            "bits are set behind the prefix; did you mean {}?",
+            destination.trunc()
+        ));
+    }
+    let gateway = via.map(gateway).transpose()?;
+    if gateway.is_some_and(|g| g.is_ipv4() != destination.addr().is_ipv4()) {
+        return Err("destination and gateway are of different address families".into());
+    }
+    Ok(Route { destination, gateway })
+}
