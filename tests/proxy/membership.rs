@@ -95,8 +95,7 @@ fn an_exclude_list_reaches_the_wire_as_it_is() {
     let capture = lab.capture();
     let socket = container.socket();
     sockopt::join_source_group(&socket, container.index, GROUP, source(9)).expect("join");
-    sockopt::exclude_sources(&socket, container.index, GROUP, [source(9)])
-        .expect("filter");
+    sockopt::exclude_sources(&socket, container.index, GROUP, [source(9)]).expect("filter");
     wait_until("the list is told", PATIENCE, || {
         proxy.group(GROUP).filter(|g| g.mode == FilterMode::Exclude && g.sources == [source(9)])
     });
