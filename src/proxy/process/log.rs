@@ -139,6 +139,14 @@ impl Budget {
 mod tests {
     use super::*;
 
+    impl Budget {
+        fn exhausted(now: Instant) -> Self {
+            let mut budget = Budget::new(now);
+            budget.lines.take_many(now, BURST);
+            budget
+        }
+    }
+
     #[test]
     fn a_flood_is_cut_and_the_cut_is_told() {
         let start = Instant::now();
@@ -193,7 +201,7 @@ mod tests {
         let mut log = Log {
             sink: Sink::Nowhere,
             prefix: String::new(),
-            budget: Budget { left: 0, earned: now, suppressed: 0 },
+            budget: Budget::exhausted(now),
             copies: None,
         };
         let notice = || Notice::InterfaceGone { interface: "mc0".into() };
