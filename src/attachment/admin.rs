@@ -33,8 +33,8 @@ use std::num::{NonZeroU32, NonZeroU64};
 use std::path::{Path, PathBuf};
 
 use ipnet::IpNet;
-use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 
 use crate::attachment::{Attachment, IgmpMode};
 use crate::multicast::{GroupPolicy, GroupRule, RateLimits};
@@ -56,11 +56,12 @@ pub struct AdminConfig {
 }
 
 /// What is in force for one attachment: its own rules within the administrator's.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EffectiveLimits {
     /// Who may join what.
     pub policy: GroupPolicy,
     /// What the relay carries at most.
+    #[serde(default, skip_serializing_if = "RateLimits::is_none")]
     pub rates: RateLimits,
 }
 

@@ -2,6 +2,7 @@
 
 mod admin;
 mod error;
+mod host_link;
 mod keys;
 mod syntax;
 mod types;
@@ -10,7 +11,8 @@ mod values;
 pub use admin::{AdminConfig, AdminError, EffectiveLimits, RuntimeConfig};
 pub use error::SpecError;
 pub(crate) use error::nearest;
+pub use host_link::{HostLink, HostLinkKind};
 pub(crate) use keys::unique_names;
 pub use keys::{Drivers, KEYS, Key, option_help};
-pub use syntax::{MAX_ATTACHMENTS, check_together, parse_list, parse_spec};
+pub use syntax::{MAX_ATTACHMENTS, check_together, parse_all, parse_each, parse_list, parse_spec};
 pub use types::{Attachment, Driver, IgmpMode, IpAssignment, Route};

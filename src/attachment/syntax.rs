@@ -10,32 +10,60 @@ pub const MAX_ATTACHMENTS: usize = 16;
 /// Bytes of a whole attachment text.
 const MAX_TEXT: usize = 64 * 1024;
 
-/// Parses several attachments separated by `;`, as an annotation or a variable holds them, and
-/// checks them against each other. An empty text is no attachment.
+/// Parses the attachments of one container, from whatever source: the values of a repeated flag, an
+/// annotation, or a variable. Each text holds attachments separated by `;`. All are checked against
+/// each other. An empty text is no attachment.
 ///
 /// # Errors
-/// That of the first wrong attachment, that of [`check_together`], or a text of more than 64 KiB.
-pub fn parse_list(text: &str) -> Result<Vec<Attachment>, SpecError> {
-    if text.len() > MAX_TEXT {
-        return fail(format!(
-            "the attachment text has {} bytes; it may have {MAX_TEXT}",
-            text.len()
-        ));
-    }
-    if text.trim().is_empty() {
-        return Ok(Vec::new());
-    }
-    let attachments = text.split(';').map(parse_spec).collect::<Result<Vec<_>, _>>()?;
+/// That of the first bad attachment, and those of [`check_together`].
+pub fn parse_all<'t>(
+    texts: impl IntoIterator<Item = &'t str>,
+) -> Result<Vec<Attachment>, SpecError> {
+    let attachments = parse_each(texts)?;
     check_together(&attachments)?;
     Ok(attachments)
+}
+
+/// Parses attachments as [`parse_all`] does, but leaves the check against each other to the caller:
+/// for those that are added to what a container has.
+///
+/// # Errors
+/// That of the first bad attachment.
+pub fn parse_each<'t>(
+    texts: impl IntoIterator<Item = &'t str>,
+) -> Result<Vec<Attachment>, SpecError> {
+    let mut attachments = Vec::new();
+    for text in texts {
+        if text.len() > MAX_TEXT {
+            return fail(format!(
+                "the attachment text has {} bytes; it may have {MAX_TEXT}",
+                text.len()
+            ));
+        }
+        if text.trim().is_empty() {
+            continue;
+        }
+        for spec in text.split(';') {
+            attachments.push(parse_spec(spec)?);
+        }
+    }
+    Ok(attachments)
+}
+
+/// [`parse_all`] of one text.
+///
+/// # Errors
+/// As [`parse_all`].
+pub fn parse_list(text: &str) -> Result<Vec<Attachment>, SpecError> {
+    parse_all([text])
 }
 
 /// Checks the attachments of one container against each other: their number, their interface names,
 /// and the drivers, modes and flags on each parent.
 ///
 /// # Errors
-/// More than [`MAX_ATTACHMENTS`], two interfaces of one name, or child links that one parent cannot
-/// have beside each other.
+/// More than [`MAX_ATTACHMENTS`], two interfaces of one name, children that one parent cannot have
+/// beside each other.
 pub fn check_together(attachments: &[Attachment]) -> Result<(), SpecError> {
     if attachments.len() > MAX_ATTACHMENTS {
         return fail(format!(

@@ -40,8 +40,7 @@ fn main() -> ExitCode {
             eprintln!("mcrun-hook: {error}");
             // The container has stopped: a failure now could only keep the runtime from
             // forgetting it. mcrun gc finds what is left.
-            let harmless =
-                stage == "poststop" && !matches!(error, mcrun::service::AttachError::State(_));
+            let harmless = stage == "poststop" && !matches!(error, hook::HookError::State(_));
             if harmless { ExitCode::SUCCESS } else { ExitCode::FAILURE }
         }
     }

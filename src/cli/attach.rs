@@ -5,11 +5,10 @@ use std::process::ExitCode;
 use anyhow::Context;
 use clap::Args;
 
-use crate::attachment::parse_spec;
+use crate::attachment::parse_each;
 use crate::cli::output::print;
 use crate::lookup;
-use crate::oci::ContainerState;
-use crate::service::attach_running;
+use crate::service::{AttachError, AttachRequest, attach_more};
 use crate::state::Store;
 
 /// Arguments of `mcrun attach`.
@@ -26,17 +25,17 @@ pub struct AttachArgs {
 }
 
 pub(super) fn run(args: AttachArgs) -> anyhow::Result<ExitCode> {
-    let attachments = args.mcast.iter().map(|spec| parse_spec(spec));
-    let attachments = attachments.collect::<Result<Vec<_>, _>>().context("--mcast")?;
+    let attachments = parse_each(args.mcast.iter().map(String::as_str)).context("--mcast")?;
     let store = Store::from_env();
     let found = lookup::find(&args.container, &store)?;
-    let state = ContainerState {
-        id: found.id,
-        pid: Some(found.pid),
-        bundle: found.bundle,
-        annotations: Default::default(),
+    // Engines rename containers: they are asked for the name when it is shown.
+    let name = found.id.to_string();
+    let mut request = AttachRequest::of_process(found.id, name, found.pid, attachments)?;
+    request.directory = found.bundle;
+    let names = match attach_more(request, &store) {
+        Err(AttachError::Together(error)) => Err(error).context("--mcast")?,
+        other => other?,
     };
-    let names = attach_running(&state, attachments, &store)?;
     print(&names.iter().map(|name| format!("{name}\n")).collect::<String>())?;
     Ok(ExitCode::SUCCESS)
 }

@@ -10,13 +10,13 @@ use crate::primitives::MacAddr;
 use crate::proxy::{
     InterfaceStatus, ProxyState, ProxyStatus, QuerierStatus, RelayCounts, RelayStatus, query_all,
 };
-use crate::state::{AttachedInterface, Record, Store};
+use crate::state::{Attached, AttachedInterface, AttachmentRecord, Store};
 
 /// A container that runs, and what its proxy says.
 #[derive(Debug)]
 pub(super) struct Container {
     /// What was attached.
-    pub(super) record: Record,
+    pub(super) record: Attached,
     /// The proxy's answer; none when it has none, is dead, or does not answer.
     pub(super) status: Option<ProxyStatus>,
 }
@@ -26,20 +26,21 @@ pub(super) fn all(store: &Store) -> anyhow::Result<Vec<Container>> {
     let mut records = Vec::new();
     for id in store.list()? {
         // One that is being attached or removed just now is not there yet, or no more.
-        if let Ok(Some(record)) = store.read(&id)
-            && record.complete
-            && record.init.is_alive()
+        if let Ok(Some(AttachmentRecord::Attached(attached))) = store.read(&id)
+            && attached.container.is_alive()
         {
-            records.push(record);
+            records.push(attached);
         }
     }
-    for record in &mut records {
+    for Attached { container, .. } in &mut records {
         // It may have been renamed.
-        let name = engine_name(record.container.as_str(), record.bundle.as_deref());
-        record.name = name.unwrap_or(std::mem::take(&mut record.name));
+        let name = engine_name(container.id.as_str(), container.bundle.as_deref());
+        container.name = name.unwrap_or(std::mem::take(&mut container.name));
     }
-    records.sort_by(|a, b| (&a.name, &a.container).cmp(&(&b.name, &b.container)));
-    let dirs: Vec<_> = records.iter().map(|r| store.container_dir(&r.container)).collect();
+    let name_and_id =
+        |attached: &Attached| (attached.container.name.clone(), attached.container.id.clone());
+    records.sort_by_key(name_and_id);
+    let dirs: Vec<_> = records.iter().map(|r| store.container_dir(&r.container.id)).collect();
     let answers = query_all(&dirs);
     let pairs = records.into_iter().zip(answers);
     Ok(pairs.map(|(record, answer)| Container { record, status: answer.ok() }).collect())
@@ -48,11 +49,13 @@ pub(super) fn all(store: &Store) -> anyhow::Result<Vec<Container>> {
 /// The container of this name, id, or unique beginning of an id.
 pub(super) fn find(store: &Store, wanted: &str) -> anyhow::Result<Container> {
     let mut containers = all(store)?;
-    let exact = |c: &Container| c.record.name == wanted || c.record.container.as_str() == wanted;
+    let exact = |c: &Container| {
+        c.record.container.name == wanted || c.record.container.id.as_str() == wanted
+    };
     if let Some(position) = containers.iter().position(exact) {
         return Ok(containers.swap_remove(position));
     }
-    containers.retain(|c| c.record.container.as_str().starts_with(wanted));
+    containers.retain(|c| c.record.container.id.as_str().starts_with(wanted));
     match containers.pop() {
         Some(container) if containers.is_empty() && !wanted.is_empty() => Ok(container),
         Some(_) => bail!("{wanted:?} begins the ids of several containers: give more of it"),
@@ -64,7 +67,7 @@ pub(super) fn find(store: &Store, wanted: &str) -> anyhow::Result<Container> {
 pub(super) fn warn(containers: &[Container]) {
     for container in containers {
         for warning in container.warnings() {
-            eprintln!("mcrun: {}: {warning}", container.record.name);
+            eprintln!("mcrun: {}: {warning}", container.record.container.name);
         }
     }
 }
@@ -98,6 +101,11 @@ pub(super) struct InterfaceSummary {
 }
 
 impl Container {
+    /// Its init, as far as the attachment lasts as long as a process.
+    pub(super) fn pid(&self) -> Option<i32> {
+        self.record.container.lifetime.process().map(|init| init.pid)
+    }
+
     /// Its interfaces, in the order of attachment.
     pub(super) fn interfaces(&self) -> Vec<InterfaceSummary> {
         let each = self.record.interfaces.iter();
@@ -171,7 +179,7 @@ impl Container {
 
     /// Its id as short as docker shows one.
     pub(super) fn short_id(&self) -> &str {
-        let id = self.record.container.as_str();
+        let id = self.record.container.id.as_str();
         let is_hash = id.len() == 64 && id.bytes().all(|b| b.is_ascii_hexdigit());
         if is_hash { &id[..12] } else { id }
     }

@@ -6,7 +6,7 @@ use clap::Args;
 
 use crate::cli::containers;
 use crate::cli::output::print;
-use crate::service::detach_running;
+use crate::service::detach;
 use crate::state::Store;
 
 /// Arguments of `mcrun detach`.
@@ -20,8 +20,8 @@ pub struct DetachArgs {
 
 pub(super) fn run(args: DetachArgs) -> anyhow::Result<ExitCode> {
     let store = Store::from_env();
-    let container = containers::find(&store, &args.container)?.record.container;
-    let names = detach_running(&container, args.interface.as_deref(), &store)?;
+    let container = containers::find(&store, &args.container)?.record.container.id;
+    let names = detach(&container, args.interface.as_deref(), &store)?;
     print(&names.iter().map(|name| format!("{name}\n")).collect::<String>())?;
     Ok(ExitCode::SUCCESS)
 }

@@ -59,8 +59,8 @@ pub(super) fn run(args: GroupsArgs) -> anyhow::Result<ExitCode> {
     let memberships = memberships(&containers);
     if args.json {
         let rows = memberships.map(|(container, interface, entry)| Row {
-            container: container.record.container.as_str(),
-            name: &container.record.name,
+            container: container.record.container.id.as_str(),
+            name: &container.record.container.name,
             interface: &interface.interface,
             parent: &interface.parent,
             group: entry.group,
@@ -85,7 +85,7 @@ pub(super) fn run(args: GroupsArgs) -> anyhow::Result<ExitCode> {
     }
     let rows = memberships.into_iter().map(|(container, interface, entry)| {
         let mut row = vec![
-            container.record.name.clone(),
+            container.record.container.name.clone(),
             format!("{}@{}", interface.interface, interface.parent),
             entry.group.to_string(),
             sources(entry),
@@ -108,7 +108,7 @@ pub(super) fn run(args: GroupsArgs) -> anyhow::Result<ExitCode> {
         let state = container.proxy().state;
         eprintln!(
             "mcrun: {}: the proxy is {state}, its groups are not known",
-            container.record.name
+            container.record.container.name
         );
     }
     Ok(ExitCode::SUCCESS)

@@ -27,10 +27,10 @@ pub(super) fn run(args: InspectArgs) -> anyhow::Result<ExitCode> {
     if args.json {
         let record = &container.record;
         print_json(&json!({
-            "container": record.container,
-            "name": record.name,
-            "pid": record.init.pid,
-            "bundle": record.bundle,
+            "container": record.container.id,
+            "name": record.container.name,
+            "pid": container.pid(),
+            "bundle": record.container.bundle,
             "attached_at": record.attached_at,
             "interfaces": container.interfaces(),
             "attachments": record.interfaces,
@@ -63,10 +63,12 @@ fn text(container: &Container) -> Result<String, std::fmt::Error> {
     let record = &container.record;
     let proxy = container.proxy();
     let mut out = String::new();
-    writeln!(out, "container  {}", record.container)?;
-    writeln!(out, "name       {}", record.name)?;
-    writeln!(out, "pid        {}", record.init.pid)?;
-    if let Some(bundle) = &record.bundle {
+    writeln!(out, "container  {}", record.container.id)?;
+    writeln!(out, "name       {}", record.container.name)?;
+    if let Some(pid) = container.pid() {
+        writeln!(out, "pid        {pid}")?;
+    }
+    if let Some(bundle) = &record.container.bundle {
         writeln!(out, "bundle     {}", bundle.display())?;
     }
     match proxy.pid {
@@ -95,13 +97,13 @@ fn text(container: &Container) -> Result<String, std::fmt::Error> {
             writeln!(out, "  route     {route}")?;
         }
         writeln!(out, "  igmp      {} on {}", attachment.igmp.name(), attachment.upstream())?;
-        for rule in &interface.policy.deny {
+        for rule in &interface.limits.policy.deny {
             writeln!(out, "  deny      {rule}")?;
         }
-        for rule in &interface.policy.allow {
+        for rule in &interface.limits.policy.allow {
             writeln!(out, "  allow     {rule}")?;
         }
-        let limits = &interface.policy;
+        let limits = &interface.limits.policy;
         writeln!(out, "  limits    {} groups, {} sources", limits.max_groups, limits.max_sources)?;
         if let Some(q) =
             container.listening(&interface.name).and_then(|entry| entry.querier.as_ref())

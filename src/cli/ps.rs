@@ -25,7 +25,8 @@ pub struct PsArgs {
 struct Row<'a> {
     container: &'a str,
     name: &'a str,
-    pid: i32,
+    /// `null` for a container that is a named network namespace and no process.
+    pid: Option<i32>,
     interfaces: Vec<InterfaceSummary>,
     proxy: ProxySummary,
     groups: usize,
@@ -40,9 +41,9 @@ struct Row<'a> {
 impl<'a> Row<'a> {
     fn of(container: &'a Container) -> Self {
         Row {
-            container: container.record.container.as_str(),
-            name: &container.record.name,
-            pid: container.record.init.pid,
+            container: container.record.container.id.as_str(),
+            name: &container.record.container.name,
+            pid: container.pid(),
             interfaces: container.interfaces(),
             proxy: container.proxy(),
             groups: container.group_count(),
@@ -67,8 +68,8 @@ pub(super) fn run(args: PsArgs) -> anyhow::Result<ExitCode> {
             let addresses = interface.attachment.ip.addresses().iter().map(ToString::to_string);
             vec![
                 once(container.short_id().to_owned()),
-                once(container.record.name.clone()),
-                once(container.record.init.pid.to_string()),
+                once(container.record.container.name.clone()),
+                once(container.pid().map_or("-".into(), |pid| pid.to_string())),
                 format!("{}@{}", interface.name, interface.attachment.parent),
                 Some(addresses.collect::<Vec<_>>().join(" "))
                     .filter(|a| !a.is_empty())

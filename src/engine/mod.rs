@@ -17,7 +17,7 @@ use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::Command;
 
-use crate::attachment::{SpecError, check_together, parse_spec};
+use crate::attachment::{SpecError, parse_all};
 use crate::engine::command_line::{CommandLineError, EngineCommandLine};
 use crate::engine::delivery::{arguments, plain_arguments};
 use crate::engine::detect::{Engine, EngineKind};
@@ -180,13 +180,12 @@ fn is_runtimes(line: &EngineCommandLine) -> bool {
 
 /// Says what is wrong with an attachment before anything is started.
 fn check_attachments(line: &EngineCommandLine) -> Result<(), EngineError> {
-    let each = line.mcast.iter().map(|text| {
-        let text =
-            text.to_str().ok_or_else(|| EngineError::NotText(text.to_string_lossy().into()))?;
-        Ok(parse_spec(text)?)
+    let texts = line.mcast.iter().map(|text| {
+        text.to_str().ok_or_else(|| EngineError::NotText(text.to_string_lossy().into()))
     });
-    let attachments = each.collect::<Result<Vec<_>, EngineError>>()?;
-    Ok(check_together(&attachments)?)
+    let texts = texts.collect::<Result<Vec<_>, EngineError>>()?;
+    parse_all(texts)?;
+    Ok(())
 }
 
 /// The engine that was named, by the flag or by the environment; else the first that can be used.

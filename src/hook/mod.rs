@@ -1,40 +1,42 @@
-//! What the OCI hooks do: attach a container when it is created, clean up when it has stopped. `mcrun
-//! attach` and `mcrun detach` do the same to one that runs.
+//! The OCI hooks: an adapter that turns a container's state and bundle into a request to
+//! [`crate::service`].
 //!
-//! State JSON -> container state -> attachments -> facts -> plan -> apply -> proxy -> record.
+//! State JSON -> container state -> config.json -> [`AttachRequest`](crate::service::AttachRequest).
 
 mod entry;
+mod error;
 mod request;
 
 use crate::oci::ContainerState;
-use crate::service::{self, AttachError};
+use crate::service;
 use crate::state::Store;
 
 pub use entry::{environment, program};
-pub use request::asks;
+pub use error::HookError;
+pub use request::asks_for_attachment;
 
-/// `createRuntime` and `prestart`: attaches the container to what it asks for. A container that
-/// asks for nothing costs a look at its annotations and its environment.
+/// `createRuntime` and `prestart`: attaches the container to what it asks for. For a container that
+/// asks for nothing, its annotations and its environment are read, and that is all.
 ///
-/// Called again for a container that is attached already, it finds nothing to do. It returns
-/// when the proxy is ready, so that the container's first join is seen.
+/// Called again for a container that is attached already, it does nothing. It returns when the proxy
+/// is ready, so that the container's first join is seen.
 ///
 /// # Errors
-/// [`AttachError`]; nothing is left behind then, and the runtime does not start the container.
-pub fn create(state_json: &[u8], store: &Store) -> Result<(), AttachError> {
+/// [`HookError`]; nothing is left behind then, and the runtime does not start the container.
+pub fn create(state_json: &[u8], store: &Store) -> Result<(), HookError> {
     let state = ContainerState::parse(state_json)?;
     match request::of(&state)? {
-        Some(request) => service::attach(&state, request, store),
+        Some(request) => Ok(service::attach(request, store)?),
         None => Ok(()),
     }
 }
 
-/// `poststop`: takes back what is left of the container's attachment. A container that is not
-/// known has nothing left.
+/// `poststop`: removes what is left of the container's attachment. A container that is not known
+/// has nothing left.
 ///
 /// # Errors
-/// [`AttachError`], when the state cannot be understood or something could not be removed.
-pub fn poststop(state_json: &[u8], store: &Store) -> Result<(), AttachError> {
+/// [`HookError`], if the state cannot be parsed or something could not be removed.
+pub fn poststop(state_json: &[u8], store: &Store) -> Result<(), HookError> {
     let id = ContainerState::parse(state_json)?.id;
-    service::remove(&id, store)
+    Ok(service::remove(&id, store)?)
 }

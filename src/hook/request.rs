@@ -1,61 +1,73 @@
 //! What a container asks for: its annotation, else its environment.
 
-use std::path::PathBuf;
+use std::path::Path;
 
 use crate::attachment::{Attachment, parse_list, unique_names};
+use crate::hook::HookError;
 use crate::net::netns::NetNs;
 use crate::oci::{ANNOTATION, BundleConfig, ContainerState};
-use crate::service::{AttachError, AttachRequest};
+use crate::service::{AttachError, AttachRequest, NetworkNamespace};
 
-/// Reads the wish.
-pub(super) fn of(state: &ContainerState) -> Result<Option<AttachRequest>, AttachError> {
-    let bundle = state.bundle.as_deref().ok_or(AttachError::NoBundle)?;
+/// What the container of a state asks for; `None` if it asks for nothing.
+pub(super) fn of(state: &ContainerState) -> Result<Option<AttachRequest>, HookError> {
+    let bundle = state.bundle.as_deref().ok_or(HookError::NoBundle)?;
     let mut config = BundleConfig::read(bundle)?;
     config.add_annotations(&state.annotations);
     let Some(attachments) = attachments(&config)? else { return Ok(None) };
+    let pid = state.pid.ok_or(HookError::NoPid)?;
     let name = config.name(state.id.as_str()).unwrap_or_else(|| state.id.to_string());
-    Ok(Some(AttachRequest {
-        attachments,
-        // It is shown on terminals.
-        name: name.chars().filter(|c| !c.is_control()).take(255).collect(),
-        netns_path: config.network_namespace_path().map(PathBuf::from),
-    }))
+    // The name is shown on terminals.
+    let name = name.chars().filter(|c| !c.is_control()).take(255).collect();
+    let mut request = AttachRequest::of_process(state.id.clone(), name, pid, attachments)?;
+    request.directory = Some(bundle.to_owned());
+    if let Some(path) = config.network_namespace_path() {
+        request.namespace = NetworkNamespace::Path(path.to_owned());
+    }
+    Ok(Some(request))
 }
 
-/// Whether a container asks for attachments, told from its config.json alone: before there is a
-/// container, and before a runtime wraps what is wrong in its own words.
+/// Whether a container asks for attachments, told from its config.json alone: before the container
+/// exists, and before a runtime wraps an error in its own words.
 ///
 /// # Errors
-/// What is wrong with the wish, or with asking for it on the network the container is to have.
-pub fn asks(config: &BundleConfig) -> Result<bool, AttachError> {
-    let asks = attachments(config)?.is_some();
-    // The host's network is no namespace, or its own by a path.
-    let is_host = |path| Ok::<_, AttachError>(NetNs::open(path)?.id()? == NetNs::current()?.id()?);
+/// What is wrong with what is asked for, or with the network that the container is to have.
+pub fn asks_for_attachment(config: &BundleConfig) -> Result<bool, HookError> {
+    if attachments(config)?.is_none() {
+        return Ok(false);
+    }
+    // The host's network is no namespace, or the host's own by a path.
     let host = match config.network_namespace_path() {
-        Some(path) => asks && is_host(path)?,
+        Some(path) => {
+            let own = Path::new("/proc/thread-self/ns/net");
+            let id = |path: &Path| {
+                let id = NetNs::open(path).and_then(|namespace| namespace.id());
+                id.map_err(|source| HookError::Namespace { path: path.to_owned(), source })
+            };
+            id(path)? == id(own)?
+        }
         None => config.shares_host_network(),
     };
-    if asks && host { Err(AttachError::HostNetwork) } else { Ok(asks) }
+    if host { Err(AttachError::HostNetwork.into()) } else { Ok(true) }
 }
 
 /// The attachments asked for, at least one.
-fn attachments(config: &BundleConfig) -> Result<Option<Vec<Attachment>>, AttachError> {
+fn attachments(config: &BundleConfig) -> Result<Option<Vec<Attachment>>, HookError> {
     let Some((origin, text)) = config.wish() else { return Ok(None) };
     // podman before 5.0 splits `--annotation io.mcrun.mcast=parent=eth1,ip=...` at the comma. The
     // container is not to run with the part that is left.
     if origin == ANNOTATION
         && let Some(key) = unique_names().find(|key| config.annotation(key).is_some())
     {
-        return Err(AttachError::SplitAnnotation(key));
+        return Err(HookError::SplitAnnotation(key));
     }
-    let attachments = parse_list(text).map_err(|source| AttachError::Spec { origin, source })?;
+    let attachments = parse_list(text).map_err(|source| HookError::Spec { origin, source })?;
     if attachments.is_empty() {
         return Ok(None);
     }
     // An engine that makes a namespace for a container keeps it in a file; a process is named
     // where somebody else's is to be shared.
     match config.network_namespace_path() {
-        Some(path) if path.starts_with("/proc") => Err(AttachError::SharedNetwork(path.into())),
+        Some(path) if path.starts_with("/proc") => Err(HookError::SharedNetwork(path.into())),
         _ => Ok(Some(attachments)),
     }
 }
@@ -64,7 +76,7 @@ fn attachments(config: &BundleConfig) -> Result<Option<Vec<Attachment>>, AttachE
 mod tests {
     use super::*;
 
-    fn ask(annotations: &str, env: &str) -> Result<Option<AttachRequest>, AttachError> {
+    fn ask(annotations: &str, env: &str) -> Result<Option<AttachRequest>, HookError> {
         let dir = tempfile::tempdir().unwrap();
         let config = format!(r#"{{"process":{{"env":[{env}]}}}}"#);
         std::fs::write(dir.path().join("config.json"), config).unwrap();
@@ -77,8 +89,8 @@ mod tests {
 
     #[test]
     fn nothing_asked_for() {
-        assert_eq!(ask("", r#""PATH=/bin""#).unwrap(), None);
-        assert_eq!(ask(r#""io.mcrun.mcast":"""#, "").unwrap(), None);
+        assert!(ask("", r#""PATH=/bin""#).unwrap().is_none());
+        assert!(ask(r#""io.mcrun.mcast":"""#, "").unwrap().is_none());
     }
 
     #[test]
@@ -116,11 +128,12 @@ mod tests {
         let error = ask("/proc/4711/ns/net").unwrap_err().to_string();
         assert!(error.contains("/proc/4711/ns/net"), "{error}");
         let kept = ask("/var/run/netns/cni-1").unwrap().unwrap();
-        assert_eq!(kept.netns_path, Some("/var/run/netns/cni-1".into()));
+        let NetworkNamespace::Path(path) = kept.namespace else { panic!("{kept:?}") };
+        assert_eq!(path, Path::new("/var/run/netns/cni-1"));
     }
 
     #[test]
-    fn a_bad_wish_is_named_with_its_origin() {
+    fn a_bad_attachment_is_named_with_its_origin() {
         let error = ask("", r#""MCRUN_MCAST=parnt=eth1""#).unwrap_err().to_string();
         assert_eq!(error, "MCRUN_MCAST: attachment key \"parnt\" is unknown; did you mean parent?");
     }

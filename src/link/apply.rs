@@ -73,8 +73,8 @@ pub enum ApplyError {
 /// An interface of the container.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Created {
-    /// Its index there; 0 when the container is to get it later.
-    pub index: u32,
+    /// Its index there; none if the container gets it later.
+    pub index: Option<u32>,
     /// Its hardware address.
     pub mac: Option<MacAddr>,
 }
@@ -159,7 +159,7 @@ impl<'a> Applying<'a> {
                 new_ipvlan(&Ipvlan { name, parent, mode, flag, mtu: plan.mtu }, target)
             }
             LinkPlan::Existing { there } => {
-                let (index, mac) = there.unwrap_or_default();
+                let (index, mac) = (there.map(|(index, _)| index), there.and_then(|(_, mac)| mac));
                 self.created.push(Created { index, mac });
                 return Ok(());
             }
@@ -171,7 +171,7 @@ impl<'a> Applying<'a> {
         // It exists, so whatever happens now it must be known to the undo.
         match link(self.container, plan.name.as_str()) {
             Ok(Some(link)) => {
-                self.created.push(Created { index: link.index, mac: link.mac });
+                self.created.push(Created { index: Some(link.index), mac: link.mac });
                 Ok(())
             }
             Ok(None) => {
@@ -216,8 +216,10 @@ impl<'a> Applying<'a> {
     /// The first step that failed; drop the value to take all of it back.
     pub fn activate(&mut self) -> Result<(), ApplyError> {
         for (position, plan) in self.plans.iter().enumerate() {
-            if !matches!(plan.link, LinkPlan::Existing { .. }) {
-                self.set_up(position)?;
+            if !matches!(plan.link, LinkPlan::Existing { .. })
+                && let Some(index) = self.created[position].index
+            {
+                self.set_up(position, index)?;
             }
         }
         self.batch(|plan, index| {
@@ -247,7 +249,9 @@ impl<'a> Applying<'a> {
         of: impl Fn(&InterfacePlan, u32) -> Vec<BatchStep>,
     ) -> Result<(), ApplyError> {
         let all = self.plans.iter().zip(&self.created);
-        let steps: Vec<_> = all.flat_map(|(plan, created)| of(plan, created.index)).collect();
+        // An interface that the container gets later has no steps.
+        let there = all.filter_map(|(plan, created)| Some((plan, created.index?)));
+        let steps: Vec<_> = there.flat_map(|(plan, index)| of(plan, index)).collect();
         let flags = NLM_F_CREATE | NLM_F_EXCL;
         let requests = steps.iter().map(|step| (step.message.clone(), flags)).collect();
         let fail =
@@ -269,12 +273,12 @@ impl<'a> Applying<'a> {
     /// Sets a link up. A macvlan child in a namespace that is being torn down keeps its hardware
     /// address busy for some milliseconds (`macvlan_addr_busy` in drivers/net/macvlan.c), as when
     /// a container with a fixed one restarts.
-    fn set_up(&mut self, position: usize) -> Result<(), ApplyError> {
+    fn set_up(&mut self, position: usize, index: u32) -> Result<(), ApplyError> {
         let plan = &self.plans[position];
         let deadline = Instant::now() + BUSY_PATIENCE;
         let mut pause = Duration::from_millis(2);
         loop {
-            match self.container.request(set_up(self.created[position].index), 0) {
+            match self.container.request(set_up(index), 0) {
                 Ok(()) => return Ok(()),
                 Err(error) if is_busy(&error) && Instant::now() < deadline => {
                     thread::sleep(pause);
@@ -304,7 +308,7 @@ impl<'a> Applying<'a> {
             .iter()
             .flat_map(|(plan, created)| plan.addresses.iter().map(|net| (*created, net.addr())))
             .filter_map(|(created, address)| match address {
-                IpAddr::V6(address) => Some((created.index, address, created.mac?)),
+                IpAddr::V6(address) => Some((created.index?, address, created.mac?)),
                 IpAddr::V4(_) => None,
             })
             .collect();
@@ -320,12 +324,14 @@ impl<'a> Applying<'a> {
     /// Takes all of it back.
     pub fn undo(&mut self) {
         for (plan, created) in self.plans.iter().zip(self.created.drain(..)).rev() {
-            if matches!(plan.link, LinkPlan::Existing { .. }) {
+            let (LinkPlan::Macvlan { .. } | LinkPlan::Ipvlan { .. }, Some(index)) =
+                (&plan.link, created.index)
+            else {
                 continue;
-            }
+            };
             // Addresses and routes go with the link. A link that cannot be deleted now goes
             // with the namespace of the container that does not start.
-            let _ = removal::delete(self.container, created.index);
+            let _ = removal::delete(self.container, index);
         }
     }
 

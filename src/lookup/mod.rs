@@ -15,7 +15,7 @@ use std::process::{Command, Stdio};
 
 use crate::oci::{ContainerId, ContainerState};
 use crate::standalone;
-use crate::state::{Record, Store};
+use crate::state::Store;
 
 pub use crate::lookup::name::engine_name;
 
@@ -115,21 +115,22 @@ fn select(wanted: &str, known: &[Candidate]) -> Result<Option<RunningContainer>,
     }
 }
 
-/// The containers that are attached already.
+/// The containers that are attached already and that have a process.
 fn recorded(store: &Store) -> impl Iterator<Item = Candidate> {
     let ids = store.list().unwrap_or_default();
-    let records: Vec<Record> =
-        ids.iter().filter_map(|id| store.read(id).ok()?).filter(|r| r.init.is_alive()).collect();
-    records.into_iter().map(|record| {
-        let engine = engine_name(record.container.as_str(), record.bundle.as_deref());
-        Candidate {
-            names: [Some(record.name), engine].into_iter().flatten().collect(),
+    let records: Vec<_> = ids.iter().filter_map(|id| store.read(id).ok()?).collect();
+    records.into_iter().filter_map(|record| {
+        let container = record.container();
+        let init = container.lifetime.process().filter(|init| init.is_alive())?;
+        let engine = engine_name(container.id.as_str(), container.bundle.as_deref());
+        Some(Candidate {
+            names: [Some(container.name.clone()), engine].into_iter().flatten().collect(),
             found: RunningContainer {
-                id: record.container,
-                pid: record.init.pid,
-                bundle: record.bundle,
+                id: container.id.clone(),
+                pid: init.pid,
+                bundle: container.bundle.clone(),
             },
-        }
+        })
     })
 }
 

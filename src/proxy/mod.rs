@@ -30,7 +30,7 @@ pub use crate::proxy::control::client::{
     Subscription, namespace, query_all, requery, request_takeover, subscribe,
 };
 pub use crate::proxy::control::event::{Event, MembershipEvent, TimedEvent};
-pub use crate::proxy::control::launch::{LaunchError, ProxyLaunch};
+pub use crate::proxy::control::launch::{LaunchError, ProxyLaunch, program};
 pub use crate::proxy::control::status::{
     GroupMembership, InterfaceStatus, MembershipStatus, ProxyState, ProxyStatus, QuerierStatus,
     RelayCounts, RelayStatus, TranslatedPort,

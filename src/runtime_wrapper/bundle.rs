@@ -27,7 +27,7 @@ pub(super) fn prepare(bundle: &Path) -> Result<(), WrapperError> {
         }
         other => other?,
     };
-    if !hook::asks(&config)? {
+    if !hook::asks_for_attachment(&config)? {
         return Ok(());
     }
     let program = hook::program().map_err(WrapperError::Hook)?;

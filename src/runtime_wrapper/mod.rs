@@ -17,10 +17,10 @@ use std::path::PathBuf;
 use std::process::{Command, ExitCode};
 
 use crate::attachment::AdminError;
+use crate::hook::HookError;
 use crate::json_edit::EditError;
 use crate::oci::ConfigError;
 use crate::runtime_wrapper::command_line::RuntimeCommandLine;
-use crate::service::AttachError;
 
 /// Why the real runtime was not run.
 #[derive(Debug, thiserror::Error)]
@@ -30,7 +30,7 @@ enum WrapperError {
     Config(#[from] ConfigError),
     /// What the container asks for.
     #[error(transparent)]
-    Request(#[from] AttachError),
+    Request(#[from] HookError),
     /// config.json cannot take hooks.
     #[error("{path}: {source}")]
     Edit { path: PathBuf, source: EditError },

@@ -1,115 +1,101 @@
 //! Attaching one container, all or nothing: when it is created, or while it runs.
 
-use std::path::PathBuf;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use caps::{CapSet, Capability};
 
-use crate::attachment::{
-    AdminConfig, AdminError, Attachment, Driver, EffectiveLimits, check_together,
-};
+use crate::attachment::{AdminConfig, AdminError, Attachment, Driver, check_together};
 use crate::link::apply::Applying;
 use crate::link::facts::{Facts, link};
-use crate::link::plan::plan;
+use crate::link::plan::{InterfacePlan, plan};
 use crate::net::netlink::RouteSocket;
 use crate::net::netns::NetNs;
-use crate::oci::{ContainerId, ContainerState};
-use crate::proxy::ProxyLaunch;
-use crate::service::AttachError;
-use crate::service::detach::detach;
+use crate::oci::ContainerId;
+use crate::proxy::{ProxyLaunch, random_packet_mark};
+use crate::service::detach::detach_all;
 use crate::service::parents;
 use crate::service::proxies;
-use crate::state::{AttachedInterface, LockedDir, Record, Store, config_dir};
+use crate::service::{AttachError, AttachRequest};
+use crate::state::{
+    Attached, AttachedInterface, AttachmentRecord, LockedDir, Planned, PlannedInterface,
+    RecordedContainer, Store, config_dir,
+};
 use crate::sys::process::ProcessRef;
 
-/// What a container asks for when it is created.
-#[derive(Debug, PartialEq, Eq)]
-pub struct AttachRequest {
-    /// At least one attachment.
-    pub attachments: Vec<Attachment>,
-    /// What people call the container.
-    pub name: String,
-    /// Path of its network namespace, when the namespace is not the container's alone.
-    pub netns_path: Option<PathBuf>,
-}
-
-/// Attaches the container of `state` as it asks.
+/// Attaches a container that is being created.
+///
+/// Called again for a container that is attached in the same way already, it does nothing. What an
+/// earlier container of the same id has left is removed first.
 ///
 /// # Errors
 /// [`AttachError`]; nothing is left behind then.
-pub fn attach(
-    state: &ContainerState,
-    request: AttachRequest,
-    store: &Store,
-) -> Result<(), AttachError> {
+pub fn attach(request: AttachRequest, store: &Store) -> Result<(), AttachError> {
     let admin = AdminConfig::read(&config_dir())?;
-    let interfaces = interfaces(request.attachments, &admin)?;
-    let launch = proxies::begin(&interfaces)?;
-    let mut container = Target::open(state, store)?;
-    if request.netns_path.is_some()
-        && let Some(other) = attached_in(&container.namespace, &state.id, store)?
-    {
+    let interfaces = within_limits(&request.attachments, &admin)?;
+    let launch = proxies::spawn(&interfaces)?;
+    let shared = request.namespace.may_be_shared();
+    let mut container = OpenContainer::open(request, store)?;
+    if shared && let Some(other) = container.other_attached()? {
         return Err(AttachError::AttachedNetwork(other));
     }
-
-    let mut dir = store.lock_or_create(&state.id)?;
-    // A record that cannot be understood is of no use to anybody: it is replaced.
+    let id = container.recorded.id.clone();
+    let mut dir = store.lock_or_create(&id)?;
+    // A record that cannot be read is of no use to anybody: it is replaced.
     if let Ok(Some(record)) = dir.read() {
-        let same = record.init == container.init
-            && record
-                .interfaces
-                .iter()
-                .map(|i| &i.attachment)
-                .eq(interfaces.iter().map(|i| &i.attachment));
-        if same && is_intact(&record, &mut container.socket) {
+        let same = record.container().lifetime == container.recorded.lifetime
+            && record.attached().is_some_and(|attached| {
+                let recorded = attached.interfaces.iter().map(|i| &i.attachment);
+                recorded.eq(interfaces.iter().map(|i| &i.attachment))
+                    && is_intact(attached, &mut container.socket)
+            });
+        if same {
             return Ok(());
         }
         // Left by an earlier container of this id, or by a hook that was killed.
-        detach(dir)?;
-        dir = store.lock_or_create(&state.id)?;
+        detach_all(dir, store)?;
+        dir = store.lock_or_create(&id)?;
     }
-    let record = container.record(state, request.name, request.netns_path, interfaces, &admin)?;
-    container.attach_first(record, dir, launch)
+    container.attach_first(interfaces, &admin, dir, launch)
 }
 
-/// Attaches a container that runs already to something more. What it has stays as it is.
+/// Attaches a container that runs to something more. What it has stays as it is.
 ///
-/// The new interfaces are the last of the container's; one without a `name=` gets the first `mcN` that is
-/// free. Their names are returned.
+/// The new interfaces are the last of the container's. One without a `name=` gets the first `mcN`
+/// that is free. Returns the names of the new interfaces.
 ///
 /// # Errors
 /// [`AttachError`]; the container is then as it was.
-pub fn attach_running(
-    state: &ContainerState,
-    attachments: Vec<Attachment>,
-    store: &Store,
-) -> Result<Vec<String>, AttachError> {
-    let mut container = Target::open(state, store)?;
+pub fn attach_more(request: AttachRequest, store: &Store) -> Result<Vec<String>, AttachError> {
+    let attachments = request.attachments.clone();
+    let mut container = OpenContainer::open(request, store)?;
     let admin = AdminConfig::read(&config_dir())?;
-    let mut dir = store.lock_or_create(&state.id)?;
-    let there = match dir.read() {
-        Ok(Some(record)) if record.complete && record.init == container.init => Some(record),
+    let id = container.recorded.id.clone();
+    let mut dir = store.lock_or_create(&id)?;
+    let previous = match dir.read() {
         Ok(None) => None,
-        // Of an earlier container of this id, or not to be understood.
+        Ok(Some(AttachmentRecord::Attached(attached)))
+            if attached.container.lifetime == container.recorded.lifetime =>
+        {
+            Some(attached)
+        }
+        // Of an earlier container of this id, incomplete, or unreadable.
         _ => {
-            detach(dir)?;
-            dir = store.lock_or_create(&state.id)?;
+            detach_all(dir, store)?;
+            dir = store.lock_or_create(&id)?;
             None
         }
     };
-    let Some(mut record) = there else {
-        let result = (|| {
+    let Some(previous) = previous else {
+        let prepared = (|| {
             check_together(&attachments).map_err(AttachError::Together)?;
-            let interfaces = interfaces(attachments, &admin)?;
-            let names = interfaces.iter().map(|i| i.name.clone()).collect();
-            // Engines rename containers: they are asked for the name when it is shown.
-            let name = state.id.to_string();
-            let launch = proxies::begin(&interfaces)?;
-            Ok((container.record(state, name, None, interfaces, &admin)?, names, launch))
+            let interfaces = within_limits(&attachments, &admin)?;
+            let launch = proxies::spawn(&interfaces)?;
+            Ok((interfaces, launch))
         })();
-        return match result {
-            Ok((record, names, launch)) => {
-                container.attach_first(record, dir, launch).map(|()| names)
+        return match prepared {
+            Ok((interfaces, launch)) => {
+                let names = interfaces.iter().map(|i| i.name.clone()).collect();
+                container.attach_first(interfaces, &admin, dir, launch).map(|()| names)
             }
             Err(error) => {
                 let _ = dir.remove();
@@ -117,28 +103,29 @@ pub fn attach_running(
             }
         };
     };
-    let taken = record.interfaces.iter().map(|i| i.name.clone()).collect();
-    let attachments = name_interfaces(attachments, taken);
-    check_together(&[named(&record), attachments.clone()].concat())
+    let taken = previous.interfaces.iter().map(|i| i.name.clone()).collect();
+    let attachments = with_free_names(attachments, taken);
+    check_together(&[with_their_names(&previous), attachments.clone()].concat())
         .map_err(AttachError::Together)?;
-    let added = interfaces(attachments, &admin)?;
+    let added = within_limits(&attachments, &admin)?;
     let names = added.iter().map(|i| i.name.clone()).collect();
-    record.notifications = admin.notifications();
-    container.attach_more(record, added, &dir)?;
+    let served = previous.interfaces.iter().any(|i| proxies::is_served(&i.attachment));
+    let launch = if served { Some(ProxyLaunch::spawn()?) } else { proxies::spawn(&added)? };
+    container.make(Some(previous), added, &admin, &dir, launch)?;
     Ok(names)
 }
 
-/// The attachments of a record, each with the name that its interface has.
-fn named(record: &Record) -> Vec<Attachment> {
-    let each = record.interfaces.iter();
+/// The attachments of a container, each with the name that its interface has.
+fn with_their_names(attached: &Attached) -> Vec<Attachment> {
+    let each = attached.interfaces.iter();
     each.map(|i| Attachment { name: i.name.parse().ok(), ..i.attachment.clone() }).collect()
 }
 
-/// Gives each attachment without a name the first that is free. A relay's interface has its own.
-fn name_interfaces(mut attachments: Vec<Attachment>, mut taken: Vec<String>) -> Vec<Attachment> {
+/// Gives each attachment without a name the first free one. A relay's interface has its own.
+fn with_free_names(mut attachments: Vec<Attachment>, mut taken: Vec<String>) -> Vec<Attachment> {
     for attachment in &mut attachments {
         let mut candidates = (0..).map(|position| attachment.interface_name(position));
-        // A name that was asked for is taken or not; check_together tells.
+        // Whether a name that was asked for is taken is for check_together to say.
         let name = match (&attachment.driver, &attachment.name) {
             (Driver::Relay { .. }, _) => continue,
             (_, Some(name)) => Some(name.clone()),
@@ -150,65 +137,67 @@ fn name_interfaces(mut attachments: Vec<Attachment>, mut taken: Vec<String>) -> 
     attachments
 }
 
-/// A container that can be attached: it runs, and it has a network namespace of its own.
-struct Target<'s> {
+/// The requested interfaces, each with what is in force of it within the administrator's limits.
+fn within_limits(
+    attachments: &[Attachment],
+    admin: &AdminConfig,
+) -> Result<Vec<PlannedInterface>, AdminError> {
+    let each = attachments.iter().enumerate();
+    each.map(|(position, attachment)| {
+        Ok(PlannedInterface {
+            name: attachment.interface_name(position).to_string(),
+            limits: admin.check(attachment)?,
+            attachment: attachment.clone(),
+        })
+    })
+    .collect()
+}
+
+/// A container whose network namespace is open and is not the host's.
+struct OpenContainer<'s> {
     store: &'s Store,
-    init: ProcessRef,
+    recorded: RecordedContainer,
     namespace: NetNs,
     socket: RouteSocket,
 }
 
-impl<'s> Target<'s> {
-    fn open(state: &ContainerState, store: &'s Store) -> Result<Self, AttachError> {
-        let pid = state.pid.ok_or(AttachError::NoPid)?;
-        let init = ProcessRef::of(pid).map_err(|_| AttachError::Ended(pid))?;
+impl<'s> OpenContainer<'s> {
+    fn open(request: AttachRequest, store: &'s Store) -> Result<Self, AttachError> {
         check_privileges()?;
-        let namespace = NetNs::of_pid(pid)?;
-        if namespace.id()? == NetNs::current()?.id()? {
+        let namespace = request.namespace.open()?;
+        let id = namespace.id()?;
+        if id == NetNs::current()?.id()? {
             return Err(AttachError::HostNetwork);
         }
         let socket = RouteSocket::open_in(&namespace)?;
-        Ok(Target { store, init, namespace, socket })
+        let recorded = RecordedContainer {
+            id: request.id,
+            name: request.name,
+            lifetime: request.lifetime,
+            bundle: request.directory,
+            netns: id,
+            netns_path: request.namespace.path(),
+        };
+        Ok(OpenContainer { store, recorded, namespace, socket })
     }
 
-    /// The intention to attach it to these.
-    fn record(
-        &self,
-        state: &ContainerState,
-        name: String,
-        netns_path: Option<PathBuf>,
-        interfaces: Vec<AttachedInterface>,
-        admin: &AdminConfig,
-    ) -> Result<Record, AttachError> {
-        Ok(Record {
-            container: state.id.clone(),
-            name,
-            init: self.init,
-            bundle: state.bundle.clone(),
-            netns: self.namespace.id()?,
-            netns_path,
-            attached_at: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs()),
-            interfaces,
-            proxy: None,
-            mark: 0,
-            notifications: admin.notifications(),
-            complete: false,
-        })
+    /// Another container that is alive and attached in this namespace.
+    fn other_attached(&self) -> Result<Option<ContainerId>, AttachError> {
+        let records = self.store.in_namespace(self.recorded.netns)?;
+        let others = records.iter().map(AttachmentRecord::container);
+        let mut alive = others.filter(|other| other.id != self.recorded.id && other.is_alive());
+        Ok(alive.next().map(|other| other.id.clone()))
     }
 
-    /// Attaches it where nothing was attached.
+    /// Attaches the container, which has no attachment yet.
     fn attach_first(
         &mut self,
-        record: Record,
+        interfaces: Vec<PlannedInterface>,
+        admin: &AdminConfig,
         dir: LockedDir,
         launch: Option<ProxyLaunch>,
     ) -> Result<(), AttachError> {
-        // The intention first: whoever finds it knows what to take back.
-        let result = (|| {
-            dir.write(&record)?;
-            dir.hand_to_proxy()?;
-            self.carry_out(record, 0, &dir, launch)
-        })();
+        let result = self.make(None, interfaces, admin, &dir, launch);
         if result.is_err() {
             // The reason is more useful than that its traces could not be removed either.
             let _ = dir.remove();
@@ -216,71 +205,87 @@ impl<'s> Target<'s> {
         result
     }
 
-    /// Attaches it to something more. No intention is recorded: what a process that is killed halfway
-    /// leaves is a link that goes with the container.
-    fn attach_more(
+    /// Makes the interfaces of `added`. Those of `previous` exist.
+    ///
+    /// A proxy that serves the previous interfaces is replaced by one that serves all: the new one
+    /// is ready before the old one ends.
+    fn make(
         &mut self,
-        mut record: Record,
-        added: Vec<AttachedInterface>,
-        dir: &LockedDir,
-    ) -> Result<(), AttachError> {
-        let have = record.interfaces.len();
-        record.interfaces.extend(added);
-        let launch = proxies::begin(&record.interfaces)?;
-        self.carry_out(record, have, dir, launch)
-    }
-
-    /// Makes the interfaces of a record from position `have` on; those before exist. A proxy that serves
-    /// them is replaced by one that serves all: the new one is there before the old one goes.
-    fn carry_out(
-        &mut self,
-        mut record: Record,
-        have: usize,
+        previous: Option<Attached>,
+        added: Vec<PlannedInterface>,
+        admin: &AdminConfig,
         dir: &LockedDir,
         mut launch: Option<ProxyLaunch>,
     ) -> Result<(), AttachError> {
-        let added = &record.interfaces[have..];
         let attachments: Vec<_> = added.iter().map(|i| i.attachment.clone()).collect();
         let mut host = RouteSocket::open()?;
         let facts = Facts::gather(&attachments, &mut host, &mut self.socket)?;
         let plans = plan(&attachments, &facts)?;
-
-        for (interface, plan) in record.interfaces[have..].iter_mut().zip(&plans) {
-            interface.upstream_index = plan.upstream.1;
+        // Whoever finds the record knows what to remove. There is none of what is added to an
+        // attachment: what a process that is killed halfway leaves is a link that goes with the
+        // container.
+        if previous.is_none() {
+            let planned = Planned {
+                container: self.recorded.clone(),
+                interfaces: added.clone(),
+                host_links: Vec::new(),
+            };
+            dir.write(&AttachmentRecord::Planned(planned))?;
+            dir.hand_to_proxy()?;
         }
-        let before = Record { interfaces: record.interfaces[..have].to_vec(), ..record.clone() };
+        let mut attached = Attached {
+            container: self.recorded.clone(),
+            attached_at: seconds_since_1970(),
+            interfaces: Vec::new(),
+            proxy: None,
+            mark: None,
+            notifications: true,
+            host_links: Vec::new(),
+        };
+        if let Some(previous) = &previous {
+            attached.clone_from(previous);
+            attached.proxy = None;
+        }
+        attached.notifications = admin.notifications();
         if let Some(launch) = &mut launch {
-            proxies::give(launch, &mut record, before.proxy)?;
+            let mark = match attached.mark {
+                Some(mark) => mark,
+                None => random_packet_mark().map_err(AttachError::Mark)?,
+            };
+            attached.mark = Some(mark);
+            let old = previous.as_ref().and_then(|previous| previous.proxy);
+            let new = added.iter().zip(&plans).map(|(i, plan)| (i, plan.upstream.1));
+            launch.send_task(&proxies::task(&attached, new, mark, old.is_some()))?;
         }
 
         let lock = parents::check(&plans, &mut host, self.store)?;
         let mut applying = Applying::create(&plans, &mut host, &mut self.socket, &self.namespace)
             .map_err(|error| parents::explain(error, self.store))?;
         drop(lock);
-        for (interface, created) in record.interfaces[have..].iter_mut().zip(applying.created()) {
-            interface.index = created.index;
-            interface.mac = created.mac;
-        }
-        match finish(&mut record, &mut applying, &mut launch, dir) {
+        attached.interfaces.extend(attached_interfaces(added, &plans, &applying));
+        match bring_up(attached, &mut applying, &mut launch, dir) {
             Ok(()) => {
                 applying.commit();
                 if let Some(launch) = launch {
                     launch.detach_child();
                 }
-                proxies::retire(before.proxy, dir)
+                proxies::hand_over_and_end(previous.and_then(|previous| previous.proxy), dir)
             }
             Err(error) => {
                 // The links go while the new proxy's rules stand.
                 drop(applying);
                 drop(launch);
-                let mut before = before;
-                if before.proxy.is_some() {
-                    // The proxy that was to follow has taken the control socket with it. Without
-                    // another the container is served as before, only unseen.
-                    let _ = proxies::replace(&mut before, dir);
-                } else if have > 0 {
-                    // The record of what there is, or the next detach finds too much.
-                    let _ = dir.write(&before);
+                match previous {
+                    // The new proxy has replaced the control socket of the old one. Without another
+                    // the container is served as before, but cannot be asked about.
+                    Some(mut previous) if previous.proxy.is_some() => {
+                        let _ = proxies::replace(&mut previous, dir);
+                    }
+                    // The next detach would look for what is not there.
+                    Some(previous) => {
+                        let _ = dir.write(&AttachmentRecord::Attached(previous));
+                    }
+                    None => {}
                 }
                 Err(error)
             }
@@ -288,74 +293,63 @@ impl<'s> Target<'s> {
     }
 }
 
-/// Lets a proxy that knows its task begin to serve the interfaces of a record, which are there and still
-/// down, and brings them up. Its rules and sockets must be there before: one native query of version 2
-/// would hold the container's kernel in that version for minutes.
-fn finish(
-    record: &mut Record,
+/// What the planned interfaces have become.
+fn attached_interfaces(
+    planned: Vec<PlannedInterface>,
+    plans: &[InterfacePlan],
+    applying: &Applying<'_>,
+) -> Vec<AttachedInterface> {
+    let made = planned.into_iter().zip(plans).zip(applying.created());
+    made.map(|((planned, plan), created)| AttachedInterface {
+        name: planned.name,
+        index: created.index,
+        upstream_index: plan.upstream.1,
+        mac: created.mac,
+        attachment: planned.attachment,
+        limits: planned.limits,
+    })
+    .collect()
+}
+
+/// Brings the new links up once the proxy has its rules and sockets, and records the attachment.
+///
+/// The order matters: one native IGMPv2 query would hold the container's kernel in that version
+/// for minutes (RFC 9776 §7.2.1).
+fn bring_up(
+    mut attached: Attached,
     applying: &mut Applying<'_>,
     launch: &mut Option<ProxyLaunch>,
     dir: &LockedDir,
 ) -> Result<(), AttachError> {
     if let Some(launch) = launch {
-        proxies::go(launch, record)?;
+        launch.send_interfaces(&proxies::made_interfaces(&attached))?;
     }
     // What does not need the proxy is done while it installs its rules.
     applying.prepare()?;
     launch.as_mut().map(ProxyLaunch::wait_for_rules).transpose()?;
-    // And what needs no more than these while it gives up its privileges.
+    // And what needs only the rules while it gives up its privileges.
     applying.activate()?;
-    record.proxy = launch.as_mut().map(ProxyLaunch::process).transpose()?;
-    record.complete = true;
-    dir.write(record)?;
+    attached.proxy = launch.as_mut().map(ProxyLaunch::process).transpose()?;
+    dir.write(&AttachmentRecord::Attached(attached))?;
     launch.as_mut().map(ProxyLaunch::wait_until_ready).transpose()?;
     Ok(())
 }
 
-/// Another container that lives and is attached in this namespace.
-fn attached_in(
-    namespace: &NetNs,
-    own: &ContainerId,
-    store: &Store,
-) -> Result<Option<ContainerId>, AttachError> {
-    let mut records = store.in_namespace(namespace.id()?)?.into_iter();
-    let lives = records.find(|record| record.container != *own && record.init.is_alive());
-    Ok(lives.map(|record| record.container))
+fn seconds_since_1970() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
-/// The interfaces as they are meant to be, each checked against the administrator's rules.
-fn interfaces(
-    attachments: Vec<Attachment>,
-    admin: &AdminConfig,
-) -> Result<Vec<AttachedInterface>, AdminError> {
-    let each = attachments.into_iter().enumerate();
-    each.map(|(position, attachment)| {
-        let EffectiveLimits { policy, rates } = admin.check(&attachment)?;
-        Ok(AttachedInterface {
-            name: attachment.interface_name(position).to_string(),
-            index: 0,
-            upstream_index: 0,
-            mac: None,
-            policy,
-            rates,
-            attachment,
-        })
-    })
-    .collect()
-}
-
-/// Whether an attachment stands as its record says.
-fn is_intact(record: &Record, container: &mut RouteSocket) -> bool {
-    record.complete
-        && record.proxy.is_none_or(ProcessRef::is_alive)
-        && record.interfaces.iter().filter(|interface| interface.is_made()).all(|interface| {
+/// Whether everything is there as the record says.
+fn is_intact(attached: &Attached, container: &mut RouteSocket) -> bool {
+    attached.proxy.is_none_or(ProcessRef::is_alive)
+        && attached.interfaces.iter().filter(|interface| interface.is_made()).all(|interface| {
             link(container, &interface.name)
-                .is_ok_and(|found| found.is_some_and(|found| found.index == interface.index))
+                .is_ok_and(|found| found.is_some_and(|found| Some(found.index) == interface.index))
         })
 }
 
-/// The capabilities without which an attachment fails halfway; asked for at the start, one by one, so
-/// that the missing one can be named.
+/// The capabilities without which an attachment fails halfway. They are checked at the start, so
+/// that the missing one is named.
 fn check_privileges() -> Result<(), AttachError> {
     const NEEDED: [(Capability, &str); 5] = [
         (Capability::CAP_NET_ADMIN, "CAP_NET_ADMIN"),
@@ -381,7 +375,7 @@ mod tests {
         let specs = ["parent=eth1", "parent=eth1,name=mc2", "parent=eth2"];
         let attachments = specs.iter().map(|spec| parse_spec(spec).unwrap()).collect();
         let taken = vec!["mc0".to_owned(), "red".to_owned()];
-        let named = name_interfaces(attachments, taken);
+        let named = with_free_names(attachments, taken);
         let names: Vec<_> = named.iter().map(|a| a.interface_name(9).to_string()).collect();
         assert_eq!(names, ["mc1", "mc2", "mc3"]);
     }

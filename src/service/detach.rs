@@ -1,4 +1,6 @@
-//! Taking attachments back: for a container that has stopped, and for what nobody cleaned up.
+//! Removing attachments: of a container that has ended, and of one that runs.
+
+use std::io;
 
 use crate::link::apply::{delete_interfaces, keep_multicast_route};
 use crate::net::netlink::RouteSocket;
@@ -6,16 +8,31 @@ use crate::net::netns::NetNs;
 use crate::oci::ContainerId;
 use crate::proxy;
 use crate::service::{AttachError, proxies};
-use crate::state::{LockedDir, Record, StateDirError, Store};
+use crate::state::{
+    Attached, AttachmentRecord, Lifetime, LockedDir, RecordedContainer, StateDirError, Store,
+};
+use crate::sys::process::ProcessRef;
 
-/// Takes back an attachment and removes its directory. What fails does not keep the rest from
-/// being done.
+/// Removes what is left of a container's attachment. A container that is not known has nothing
+/// left.
 ///
 /// # Errors
-/// The first thing that failed.
-pub fn detach(dir: LockedDir) -> Result<(), AttachError> {
+/// [`AttachError`] if something could not be removed.
+pub fn remove(id: &ContainerId, store: &Store) -> Result<(), AttachError> {
+    match store.lock(id)? {
+        Some(dir) => detach_all(dir, store),
+        None => Ok(()),
+    }
+}
+
+/// Removes an attachment and its directory. A step that fails does not keep the others from being
+/// done.
+///
+/// # Errors
+/// The first failure.
+pub(super) fn detach_all(dir: LockedDir, _store: &Store) -> Result<(), AttachError> {
     let undone = match dir.read() {
-        Ok(Some(record)) => take_back(&record, &dir),
+        Ok(Some(record)) => undo(&record, &dir),
         Ok(None) => Ok(()),
         Err(error) => Err(error.into()),
     };
@@ -24,48 +41,60 @@ pub fn detach(dir: LockedDir) -> Result<(), AttachError> {
     Ok(removed?)
 }
 
-/// The links go first, while the proxy's rules still stand: a kernel that tears down a namespace says
-/// its leaves, and they are not for the LAN.
-fn take_back(record: &Record, dir: &LockedDir) -> Result<(), AttachError> {
-    let deleted = match surviving_namespace(record, dir) {
-        Some(namespace) => delete_links(record, &namespace),
+/// Deletes the links, then ends the proxy. In this order the proxy's rules are still there when the
+/// kernel tears the namespace down: its leaves must not reach the LAN.
+fn undo(record: &AttachmentRecord, dir: &LockedDir) -> Result<(), AttachError> {
+    let Some(attached) = record.attached() else { return Ok(()) };
+    let deleted = match reach_namespace(&attached.container, attached.proxy, dir) {
+        Some(namespace) => delete_links(attached, &namespace),
         None => Ok(()),
     };
-    record.proxy.map_or(Ok(()), proxies::dismiss)?;
+    attached.proxy.map_or(Ok(()), proxies::terminate)?;
     deleted
 }
 
-fn delete_links(record: &Record, namespace: &NetNs) -> Result<(), AttachError> {
+fn delete_links(attached: &Attached, namespace: &NetNs) -> Result<(), AttachError> {
     let mut socket = RouteSocket::open_in(namespace)?;
-    let interfaces = record.interfaces.iter().filter(|i| i.index != 0 && i.is_made());
-    Ok(delete_interfaces(&mut socket, interfaces.map(|i| (i.name.as_str(), i.mac)))?)
+    let made = attached.interfaces.iter().filter(|i| i.index.is_some() && i.is_made());
+    Ok(delete_interfaces(&mut socket, made.map(|i| (i.name.as_str(), i.mac)))?)
 }
 
-/// The container's namespace, when it can still be reached: through its init, where it is kept, or
-/// through the proxy, which holds it until it has ended itself.
-fn surviving_namespace(record: &Record, dir: &LockedDir) -> Option<NetNs> {
-    let of_init = || record.init.is_alive().then(|| NetNs::of_pid(record.init.pid).ok()).flatten();
-    let kept = || record.netns_path.as_ref().and_then(|path| NetNs::open(path).ok());
-    let of_proxy = || record.proxy?.is_alive().then(|| proxy::namespace(dir.path()).ok()).flatten();
-    let namespace = of_init().or_else(kept).or_else(of_proxy)?;
-    (namespace.id().ok()? == record.netns).then_some(namespace)
+/// The container's network namespace, if there is still a way to it: through its process, through
+/// the path where it is mounted, or through the proxy, which holds it until it ends.
+fn reach_namespace(
+    container: &RecordedContainer,
+    proxy: Option<ProcessRef>,
+    dir: &LockedDir,
+) -> Option<NetNs> {
+    let is_it = |namespace: &NetNs| namespace.id().is_ok_and(|id| id == container.netns);
+    let of_process = || match container.lifetime {
+        Lifetime::Process(process) if process.is_alive() => NetNs::of_pid(process.pid).ok(),
+        _ => None,
+    };
+    let mounted = || NetNs::open(container.namespace_path()?).ok();
+    let of_proxy = || proxy?.is_alive().then(|| proxy::namespace(dir.path()).ok()).flatten();
+    of_process()
+        .filter(is_it)
+        .or_else(|| mounted().filter(is_it))
+        .or_else(|| of_proxy().filter(is_it))
 }
 
-/// Takes interfaces of a container away, all of them or the one of this name, and leaves it running. The
-/// others are served on without a gap. Their names are returned.
+/// Removes interfaces of a container that runs: all of them, or the one of this name. The others
+/// are served without a gap. Returns the names of those removed.
 ///
 /// # Errors
-/// [`AttachError::NotAttached`], [`AttachError::NoInterface`], and what could not be done; what is on record
-/// then is what there is.
-pub fn detach_running(
+/// [`AttachError::NotAttached`], [`AttachError::NoInterface`], and what could not be done. The
+/// record then says what there is.
+pub fn detach(
     id: &ContainerId,
     name: Option<&str>,
     store: &Store,
 ) -> Result<Vec<String>, AttachError> {
     let not_attached = || AttachError::NotAttached(id.clone());
     let dir = store.lock(id)?.ok_or_else(not_attached)?;
-    let mut record = dir.read()?.ok_or_else(not_attached)?;
-    let names: Vec<String> = record.interfaces.iter().map(|i| i.name.clone()).collect();
+    let record = dir.read()?.and_then(AttachmentRecord::into_attached);
+    let mut attached = record.ok_or_else(not_attached)?;
+    let names: Vec<String> = attached.interfaces.iter().map(|i| i.name.clone()).collect();
     let position = match name {
         Some(name) => Some(names.iter().position(|n| n == name).ok_or_else(|| {
             let name = name.chars().filter(|c| !c.is_control()).take(64).collect();
@@ -74,19 +103,21 @@ pub fn detach_running(
         None => None,
     };
     let Some(position) = position.filter(|_| names.len() > 1) else {
-        detach(dir)?;
+        detach_all(dir, store)?;
         return Ok(names);
     };
-    let interface = &record.interfaces[position];
-    let mut socket = RouteSocket::open_in(&NetNs::of_pid(record.init.pid)?)?;
+    let namespace = reach_namespace(&attached.container, attached.proxy, &dir);
+    let namespace = namespace.ok_or_else(|| io::Error::from_raw_os_error(libc::ENOENT))?;
+    let mut socket = RouteSocket::open_in(&namespace)?;
+    let interface = &attached.interfaces[position];
     if interface.is_made() {
         delete_interfaces(&mut socket, [(interface.name.as_str(), interface.mac)])?;
     }
-    let removed = record.interfaces.remove(position);
-    if let Some(first) = record.interfaces.first().filter(|first| first.index != 0) {
-        keep_multicast_route(&mut socket, first.index)?;
+    let removed = attached.interfaces.remove(position);
+    if let Some(index) = attached.interfaces.first().and_then(|first| first.index) {
+        keep_multicast_route(&mut socket, index)?;
     }
-    proxies::replace(&mut record, &dir)?;
+    proxies::replace(&mut attached, &dir)?;
     Ok(vec![removed.name])
 }
 
@@ -95,24 +126,24 @@ pub fn detach_running(
 pub struct Collected {
     /// Its id.
     pub container: ContainerId,
-    /// What could not be taken back.
+    /// What could not be removed.
     pub result: Result<(), AttachError>,
 }
 
-/// Takes back the attachments of containers that have ended, and what hooks that were killed have
+/// Removes the attachments of containers that have ended, and what programs that were killed have
 /// left. Containers that run are left alone.
 ///
 /// # Errors
-/// When the state directory cannot be listed.
+/// If the state directory cannot be listed.
 pub fn collect_garbage(store: &Store) -> Result<Vec<Collected>, StateDirError> {
     let mut collected = Vec::new();
     for container in store.list()? {
         let result = match store.lock(&container) {
             Ok(Some(dir)) => match dir.read() {
-                Ok(Some(record)) if record.init.is_alive() => continue,
-                // Whether the container of a record that cannot be read lives, nobody knows.
+                Ok(Some(record)) if record.container().is_alive() => continue,
+                // Whether the container of an unreadable record lives, nobody knows.
                 Err(error) => Err(error.into()),
-                Ok(_) => detach(dir),
+                Ok(_) => detach_all(dir, store),
             },
             Ok(None) => continue,
             Err(error) => Err(error.into()),

@@ -15,7 +15,7 @@ use crate::net::netlink::RouteSocket;
 use crate::net::netns::NetNs;
 use crate::primitives::InterfaceName;
 use crate::service::AttachError;
-use crate::state::{Record, Store};
+use crate::state::{Attached, AttachmentRecord, Store};
 
 /// Checks that no planned ipvlan child changes those that are there. Two hooks at a time would both find
 /// nobody: hold what is returned until the children are made.
@@ -83,19 +83,22 @@ fn find(
     store: &Store,
 ) -> Option<(Child, String)> {
     let own = NetNs::current().ok()?;
-    let in_container = |record: &Record| {
-        let namespace = NetNs::of_pid(record.init.pid).ok()?;
-        let child = children::in_namespace(&namespace, &own, parent).ok()??;
-        Some((child, format!("of container {}", record.name)))
+    let in_container = |attached: &Attached| {
+        let namespace = match attached.container.lifetime.process() {
+            Some(process) => NetNs::of_pid(process.pid),
+            None => NetNs::open(attached.container.namespace_path()?),
+        };
+        let child = children::in_namespace(&namespace.ok()?, &own, parent).ok()??;
+        Some((child, format!("of container {}", attached.container.name)))
     };
-    let has_child = |record: &Record| {
-        record.interfaces.iter().any(|i| i.is_made() && i.attachment.parent == *name)
+    let has_child = |attached: &Attached| {
+        attached.interfaces.iter().any(|i| i.is_made() && i.attachment.parent == *name)
     };
     let ids = store.list().unwrap_or_default();
     // A record that cannot be read is mcrun gc's business.
-    let mut records = ids.iter().filter_map(|id| store.read(id).ok()?);
-    let recorded = records.find_map(|record| {
-        (has_child(&record) && record.init.is_alive()).then(|| in_container(&record))?
+    let records = ids.iter().filter_map(|id| store.read(id).ok()?);
+    let recorded = records.filter_map(AttachmentRecord::into_attached).find_map(|attached| {
+        (has_child(&attached) && attached.container.is_alive()).then(|| in_container(&attached))?
     });
     let on_host = |host| {
         let child = children::on_host(host, parent).ok()??;

@@ -5,6 +5,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde_json::{Map, Value, json};
 
+use crate::attachment::parse_all;
 use crate::oci::{ANNOTATION, ConfigDocument, NAME_ANNOTATION, VARIABLE};
 use crate::oci::{capabilities, spec, user};
 use crate::standalone::container::{Container, ContainerRecord};
@@ -251,10 +252,8 @@ fn add_hook(
     id: &str,
 ) -> Result<Option<PathBuf>, StandaloneError> {
     if !options.mcast.is_empty() {
-        for spec in &options.mcast {
-            crate::attachment::parse_spec(spec)
-                .map_err(|error| StandaloneError::new(format_args!("--mcast {spec}: {error}")))?;
-        }
+        parse_all(options.mcast.iter().map(String::as_str))
+            .map_err(|error| StandaloneError::new(format_args!("--mcast: {error}")))?;
         let given = options.annotation.iter().filter_map(|text| text.split_once('='));
         if given.clone().any(|(key, _)| key == ANNOTATION) {
             return Err(StandaloneError::new(format_args!(
@@ -272,7 +271,7 @@ fn add_hook(
         let Some((place, text)) = asked.iter().find_map(|(p, t)| Some((p, (*t)?))) else {
             return Ok(None);
         };
-        crate::attachment::parse_list(text)
+        parse_all([text])
             .map_err(|error| StandaloneError::new(format_args!("{place}: {error}")))?;
     }
     let hook = crate::hook::program().map_err(StandaloneError::new)?;

@@ -14,12 +14,17 @@
 //! while it was root gets past the state directory itself, and the proxy's sandbox forbids it
 //! everything but the removal.
 
+mod lifetime;
 mod record;
 mod store;
 
 use std::path::PathBuf;
 
-pub use crate::state::record::{AttachedInterface, Record};
+pub use crate::state::lifetime::Lifetime;
+pub use crate::state::record::{
+    Attached, AttachedInterface, AttachmentRecord, HostLinkUse, Planned, PlannedInterface,
+    RecordedContainer,
+};
 pub use crate::state::store::{LockedDir, StateDirError, Store};
 
 /// User and group of a proxy once it has dropped its privileges: the kernel's overflow id,

@@ -1,81 +1,181 @@
-//! The record of one attached container.
+//! The attachment record of a container: what was asked for, and what was made.
+//!
+//! A record has a stage, and each stage is a type of its own: [`Planned`] is written before
+//! anything is made, so that whoever finds the record knows what to remove; [`Attached`] follows
+//! when everything is made. The JSON on disk is [`file`]'s.
 
-use std::path::PathBuf;
+mod file;
 
-use serde::{Deserialize, Serialize};
+use std::path::{Path, PathBuf};
 
-use crate::attachment::{Attachment, Driver};
-use crate::multicast::{GroupPolicy, RateLimits};
+use serde::{Deserialize, Serialize, Serializer};
+
+use crate::attachment::{Attachment, Driver, EffectiveLimits, HostLink};
 use crate::net::netns::NetNsId;
 use crate::oci::ContainerId;
 use crate::primitives::MacAddr;
+use crate::state::Lifetime;
+use crate::state::record::file::RecordFile;
 use crate::sys::process::ProcessRef;
 
-/// Everything that is needed to show an attachment, to repeat it and to take it back.
+/// The record of one container.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Record {
-    /// The container's id.
-    pub container: ContainerId,
-    /// What people call it; the id where nobody said.
-    pub name: String,
-    /// Its init.
-    pub init: ProcessRef,
-    /// Its bundle, as the runtime told it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub bundle: Option<PathBuf>,
-    /// Its network namespace.
-    pub netns: NetNsId,
-    /// Where that namespace is kept, when it outlives the container.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub netns_path: Option<PathBuf>,
-    /// When it was attached, in seconds since 1970.
-    pub attached_at: u64,
-    /// What was attached. Before the interfaces are complete this is the intention.
-    pub interfaces: Vec<AttachedInterface>,
-    /// The proxy; none when every interface has `igmp=off`, or before it runs.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub proxy: Option<ProcessRef>,
-    /// Whether the proxy acts on the kernel's notifications of joins.
-    #[serde(default = "yes")]
-    pub notifications: bool,
-    /// Mark of what the proxy puts into the container: one for all proxies of its life. 0 before the
-    /// first, and in records of earlier versions.
-    #[serde(default)]
-    pub mark: u32,
-    /// Whether the attachment was completed.
-    pub complete: bool,
+#[serde(try_from = "RecordFile", into = "RecordFile")]
+pub enum AttachmentRecord {
+    /// The attachment is being made, or the program that made it was killed.
+    Planned(Planned),
+    /// The attachment is complete.
+    Attached(Attached),
 }
 
-/// Records of earlier versions do not say.
-fn yes() -> bool {
-    true
+/// Whom a record is about.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RecordedContainer {
+    /// The container's id.
+    pub id: ContainerId,
+    /// What people call the container; the id if it has no other name.
+    pub name: String,
+    /// What the attachment lasts as long as.
+    pub lifetime: Lifetime,
+    /// Directory that the container's engine keeps about it, such as an OCI bundle.
+    pub bundle: Option<PathBuf>,
+    /// The network namespace.
+    pub netns: NetNsId,
+    /// Where the namespace is mounted, if it is.
+    pub netns_path: Option<PathBuf>,
+}
+
+/// An attachment that is to be made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Planned {
+    /// Whom it is for.
+    pub container: RecordedContainer,
+    /// What is to be made in the container.
+    pub interfaces: Vec<PlannedInterface>,
+    /// Shared links of the host that the attachment uses. They may not exist yet.
+    pub host_links: Vec<HostLinkUse>,
+}
+
+/// A complete attachment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Attached {
+    /// Whom it is for.
+    pub container: RecordedContainer,
+    /// Time of attachment, in seconds since 1970.
+    pub attached_at: u64,
+    /// The interfaces, in the order in which they were asked for.
+    pub interfaces: Vec<AttachedInterface>,
+    /// The proxy; none if every interface has `igmp=off`.
+    pub proxy: Option<ProcessRef>,
+    /// Mark of the packets that proxies put into the container. All proxies of the container have
+    /// the same. None before the first proxy, and in records of early versions.
+    pub mark: Option<u32>,
+    /// Whether the proxy acts on the kernel's notifications of joins.
+    pub notifications: bool,
+    /// Shared links of the host that the attachment uses.
+    pub host_links: Vec<HostLinkUse>,
+}
+
+/// One interface that is to be made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PlannedInterface {
+    /// Its name in the container.
+    pub name: String,
+    /// What was asked for.
+    pub attachment: Attachment,
+    /// What is in force of it, within the administrator's limits.
+    pub limits: EffectiveLimits,
 }
 
 /// One interface in the container.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct AttachedInterface {
     /// Its name in the container.
     pub name: String,
-    /// Its index in the container's namespace; 0 before it exists, and for one that the container is
-    /// to get later.
-    pub index: u32,
-    /// Index of the host interface where the proxy joins; 0 before the interface exists.
+    /// Its index in the container's namespace; none for a relay's interface that the container
+    /// gets later. In JSON that is 0.
+    #[serde(serialize_with = "index_or_zero")]
+    pub index: Option<u32>,
+    /// Index of the host interface where the proxy joins.
     pub upstream_index: u32,
-    /// Its hardware address.
+    /// Its MAC address.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mac: Option<MacAddr>,
     /// What was asked for.
     pub attachment: Attachment,
-    /// The group rules in force: those asked for, within the administrator's.
-    pub policy: GroupPolicy,
-    /// What the relay carries at most: what was asked for, within the administrator's.
-    #[serde(default, skip_serializing_if = "RateLimits::is_none")]
-    pub rates: RateLimits,
+    /// What is in force of it, within the administrator's limits.
+    #[serde(flatten)]
+    pub limits: EffectiveLimits,
+}
+
+/// A shared link of the host, as one of its users records it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostLinkUse {
+    /// The link.
+    #[serde(flatten)]
+    pub link: HostLink,
+    /// Whether mcrun made the link, for this container or for another. A link that somebody else
+    /// made is never removed.
+    pub made: bool,
+}
+
+impl AttachmentRecord {
+    /// Whom the record is about.
+    pub fn container(&self) -> &RecordedContainer {
+        match self {
+            AttachmentRecord::Planned(planned) => &planned.container,
+            AttachmentRecord::Attached(attached) => &attached.container,
+        }
+    }
+
+    /// The complete attachment, if it is one.
+    pub fn into_attached(self) -> Option<Attached> {
+        match self {
+            AttachmentRecord::Planned(_) => None,
+            AttachmentRecord::Attached(attached) => Some(attached),
+        }
+    }
+
+    /// The complete attachment, if it is one.
+    pub fn attached(&self) -> Option<&Attached> {
+        match self {
+            AttachmentRecord::Planned(_) => None,
+            AttachmentRecord::Attached(attached) => Some(attached),
+        }
+    }
+
+    /// Shared links of the host that the attachment uses.
+    pub fn host_links(&self) -> &[HostLinkUse] {
+        match self {
+            AttachmentRecord::Planned(planned) => &planned.host_links,
+            AttachmentRecord::Attached(attached) => &attached.host_links,
+        }
+    }
+}
+
+impl RecordedContainer {
+    /// Whether the container may still use its attachment.
+    pub fn is_alive(&self) -> bool {
+        self.lifetime.is_alive(self.netns)
+    }
+
+    /// Where the network namespace is mounted, if that is known.
+    pub fn namespace_path(&self) -> Option<&Path> {
+        match (&self.netns_path, &self.lifetime) {
+            (Some(path), _) | (None, Lifetime::NamespacePath(path)) => Some(path),
+            (None, Lifetime::Process(_)) => None,
+        }
+    }
 }
 
 impl AttachedInterface {
-    /// Whether it was made for the container; a relay takes one that is there anyway.
+    /// Whether the interface was made for the container. A relay uses one that the container has
+    /// anyway.
     pub fn is_made(&self) -> bool {
         !matches!(self.attachment.driver, Driver::Relay { .. })
     }
+}
+
+fn index_or_zero<S: Serializer>(index: &Option<u32>, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_u32(index.unwrap_or(0))
 }

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use crate::net::netns::NetNsId;
 use crate::oci::ContainerId;
-use crate::state::{PROXY_ID, Record, state_dir};
+use crate::state::{AttachmentRecord, PROXY_ID, state_dir};
 use crate::sys::files;
 use crate::sys::files::Replacement;
 
@@ -78,7 +78,7 @@ impl Store {
     ///
     /// # Errors
     /// When it exists and cannot be read or understood.
-    pub fn read(&self, id: &ContainerId) -> Result<Option<Record>, StateDirError> {
+    pub fn read(&self, id: &ContainerId) -> Result<Option<AttachmentRecord>, StateDirError> {
         read_record(&self.container_dir(id).join("record.json"))
     }
 
@@ -87,7 +87,7 @@ impl Store {
     ///
     /// # Errors
     /// Those of [`Store::list`].
-    pub fn in_namespace(&self, namespace: NetNsId) -> Result<Vec<Record>, StateDirError> {
+    pub fn in_namespace(&self, namespace: NetNsId) -> Result<Vec<AttachmentRecord>, StateDirError> {
         // To look for a number takes a small part of the time that it takes to understand a record.
         let number = namespace.inode().to_string();
         let named =
@@ -96,7 +96,9 @@ impl Store {
         let texts =
             ids.filter_map(|id| read_text(&self.container_dir(&id).join("record.json")).ok());
         let records = texts.filter(named).filter_map(|text| serde_json::from_slice(&text).ok());
-        Ok(records.filter(|record: &Record| record.netns == namespace).collect())
+        Ok(records
+            .filter(|record: &AttachmentRecord| record.container().netns == namespace)
+            .collect())
     }
 
     /// Locks the directory of a container, making it first where there is none.
@@ -207,7 +209,7 @@ impl LockedDir {
     ///
     /// # Errors
     /// When it exists and cannot be read or understood.
-    pub fn read(&self) -> Result<Option<Record>, StateDirError> {
+    pub fn read(&self) -> Result<Option<AttachmentRecord>, StateDirError> {
         read_record(&self.path.join("record.json"))
     }
 
@@ -215,7 +217,7 @@ impl LockedDir {
     ///
     /// # Errors
     /// `ENOSPC`, `EROFS` and their like.
-    pub fn write(&self, record: &Record) -> Result<(), StateDirError> {
+    pub fn write(&self, record: &AttachmentRecord) -> Result<(), StateDirError> {
         let path = self.path.join("record.json");
         let write = || -> io::Result<()> {
             let mut text = serde_json::to_vec_pretty(record)?;
@@ -239,7 +241,7 @@ impl LockedDir {
     }
 }
 
-fn read_record(path: &Path) -> Result<Option<Record>, StateDirError> {
+fn read_record(path: &Path) -> Result<Option<AttachmentRecord>, StateDirError> {
     match read_text(path) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(e) => Err(at("read", path)(e)),

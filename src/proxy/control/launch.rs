@@ -66,6 +66,14 @@ pub struct ProxyLaunch {
     detached: bool,
 }
 
+/// The program file of proxies: `mcrun-proxy` in the directory of the running program.
+///
+/// # Errors
+/// If the path of the running program is unknown.
+pub fn program() -> io::Result<PathBuf> {
+    Ok(std::env::current_exe()?.with_file_name(PROGRAM))
+}
+
 impl ProxyLaunch {
     /// Starts `mcrun-proxy` from the directory of the running program.
     ///
@@ -76,9 +84,8 @@ impl ProxyLaunch {
     /// # Errors
     /// [`LaunchError::Start`]; [`LaunchError::Pipe`] if the current directory is unknown.
     pub fn spawn() -> Result<Self, LaunchError> {
-        let program = std::env::current_exe()
-            .map_err(|source| LaunchError::Start { program: PROGRAM.into(), source })?
-            .with_file_name(PROGRAM);
+        let program =
+            program().map_err(|source| LaunchError::Start { program: PROGRAM.into(), source })?;
         // No `current_dir` and no `pre_exec`: with either, std forks and copies this process's
         // page tables first; without them it uses posix_spawn.
         let mut child = Command::new(&program)

@@ -1,0 +1,73 @@
+//! Why an attachment was not made, changed or removed.
+
+use std::io;
+
+use crate::attachment::{AdminError, SpecError};
+use crate::link::apply::ApplyError;
+use crate::link::plan::PlanError;
+use crate::net::netlink::NetlinkError;
+use crate::oci::ContainerId;
+use crate::proxy::LaunchError;
+use crate::state::StateDirError;
+
+/// Why the service refuses or fails: one line that names what is wrong.
+#[derive(Debug, thiserror::Error)]
+pub enum AttachError {
+    /// What the administrator allows.
+    #[error(transparent)]
+    Admin(#[from] AdminError),
+    /// The container's process has ended.
+    #[error("the container's process {0} has ended")]
+    Ended(i32),
+    /// The container has no network of its own.
+    #[error(
+        "the container shares the host's network namespace: an attachment needs one of its own"
+    )]
+    HostNetwork,
+    /// The namespace is that of an attached container.
+    #[error(
+        "the container shares the network namespace of container {0}, which is attached: an attachment needs one of its own"
+    )]
+    AttachedNetwork(ContainerId),
+    /// The attachments contradict each other, or those that the container has.
+    #[error(transparent)]
+    Together(SpecError),
+    /// Nothing is attached.
+    #[error("container {0} is not attached (mcrun ps shows the attached ones)")]
+    NotAttached(ContainerId),
+    /// No interface of this name.
+    #[error("the container has no attached interface {name}; it has {there}")]
+    NoInterface {
+        /// What was asked for.
+        name: String,
+        /// What there is, separated by commas.
+        there: String,
+    },
+    /// Missing privileges.
+    #[error("{0} is missing: attaching a container takes root")]
+    Privilege(&'static str),
+    /// The namespace of the container.
+    #[error("cannot reach the container's network namespace: {0}")]
+    Namespace(#[from] io::Error),
+    /// No randomness.
+    #[error("cannot get a random number for the proxy's mark: {0}")]
+    Mark(io::Error),
+    /// Facts could not be read.
+    #[error("cannot read the network's state: {0}")]
+    Facts(#[from] NetlinkError),
+    /// The host and the request do not go together.
+    #[error(transparent)]
+    Plan(#[from] PlanError),
+    /// The parent cannot have this child beside those that it has.
+    #[error("{0}")]
+    Parent(String),
+    /// A step failed.
+    #[error(transparent)]
+    Apply(#[from] ApplyError),
+    /// The proxy did not start.
+    #[error(transparent)]
+    Proxy(#[from] LaunchError),
+    /// The state directory.
+    #[error(transparent)]
+    StateDir(#[from] StateDirError),
+}

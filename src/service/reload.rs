@@ -1,0 +1,154 @@
+//! Bringing the administrator's limits, and the installed proxy program, into force for containers
+//! that run.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::sync::{Mutex, mpsc};
+use std::thread;
+
+use crate::attachment::AdminConfig;
+use crate::oci::ContainerId;
+use crate::proxy;
+use crate::service::{AttachError, proxies};
+use crate::state::{Attached, AttachmentRecord, LockedDir, StateDirError, Store};
+use crate::sys::process::ProcessRef;
+
+/// Containers that are reloaded at the same time. Most of the time is spent waiting for old
+/// proxies to end.
+const AT_A_TIME: usize = 8;
+
+/// What [`reload`] did about one container.
+#[derive(Debug)]
+pub struct Reloaded {
+    /// Its id.
+    pub container: ContainerId,
+    /// Whether its proxy was replaced.
+    pub result: Result<bool, AttachError>,
+}
+
+/// Replaces the proxies of containers whose limits have changed, whose proxy is dead, or whose
+/// proxy runs another program file than the installed one, as after an upgrade.
+///
+/// # Errors
+/// If the state directory cannot be listed.
+pub fn reload(store: &Store, admin: &AdminConfig) -> Result<Vec<Reloaded>, StateDirError> {
+    let installed = ProgramFile::installed_proxy().ok();
+    let containers = store.list()?;
+    let waiting = Mutex::new(containers.iter().enumerate());
+    let (done, results) = mpsc::channel();
+    let work = |done: mpsc::Sender<_>| {
+        let take = || waiting.lock().ok()?.next();
+        while let Some((position, container)) = take() {
+            let result = match store.lock(container) {
+                Ok(Some(dir)) => reload_one(&dir, admin, installed),
+                Ok(None) => continue,
+                Err(error) => Err(error.into()),
+            };
+            let container = container.clone();
+            // The receiver lives until the last sender is done.
+            let _ = done.send((position, Reloaded { container, result }));
+        }
+    };
+    thread::scope(|scope| {
+        for done in std::iter::repeat_n(done, AT_A_TIME.min(containers.len())) {
+            scope.spawn(|| work(done));
+        }
+    });
+    let mut reloaded: Vec<_> = results.into_iter().collect();
+    reloaded.sort_by_key(|(position, _)| *position);
+    Ok(reloaded.into_iter().map(|(_, reloaded)| reloaded).collect())
+}
+
+fn reload_one(
+    dir: &LockedDir,
+    admin: &AdminConfig,
+    installed: Option<ProgramFile>,
+) -> Result<bool, AttachError> {
+    let record = dir.read()?.and_then(AttachmentRecord::into_attached);
+    let Some(mut attached) = record.filter(|attached| attached.container.is_alive()) else {
+        return Ok(false);
+    };
+    let mut outdated = attached.proxy.is_some_and(|proxy| is_outdated(proxy, installed));
+    outdated |= apply_limits(&mut attached, admin)?;
+    if !outdated {
+        return Ok(false);
+    }
+    proxies::replace(&mut attached, dir)?;
+    Ok(true)
+}
+
+/// Whether a proxy is dead or runs another program file than the installed one.
+fn is_outdated(proxy: ProcessRef, installed: Option<ProgramFile>) -> bool {
+    if !proxy.is_alive() {
+        return true;
+    }
+    let running = ProgramFile::of_process(proxy.pid);
+    // A proxy whose program cannot be told is left alone.
+    matches!((running, installed), (Ok(running), Some(installed)) if running != installed)
+}
+
+/// Puts the administrator's limits into the record; returns whether any has changed.
+fn apply_limits(attached: &mut Attached, admin: &AdminConfig) -> Result<bool, AttachError> {
+    let mut changed = attached.proxy.is_some() && attached.notifications != admin.notifications();
+    attached.notifications = admin.notifications();
+    for interface in &mut attached.interfaces {
+        let limits = admin.check(&interface.attachment)?;
+        changed |= limits != interface.limits;
+        interface.limits = limits;
+    }
+    Ok(changed)
+}
+
+/// A program's file. A file that is replaced by a new one of the same name is another file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct ProgramFile {
+    device: u64,
+    inode: u64,
+}
+
+impl ProgramFile {
+    /// The proxy that this program launches.
+    fn installed_proxy() -> io::Result<Self> {
+        Self::at(&proxy::program()?)
+    }
+
+    /// What a process runs, also if the file is deleted.
+    fn of_process(pid: i32) -> io::Result<Self> {
+        Self::at(format!("/proc/{pid}/exe").as_ref())
+    }
+
+    fn at(path: &std::path::Path) -> io::Result<Self> {
+        let file = fs::metadata(path)?;
+        Ok(ProgramFile { device: file.dev(), inode: file.ino() })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    use super::*;
+
+    #[test]
+    fn a_program_that_was_replaced_by_one_of_its_name_is_another() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("sleep");
+        let install = || {
+            let new = directory.path().join("new");
+            fs::copy("/bin/sleep", &new).unwrap();
+            fs::rename(new, &path).unwrap();
+        };
+        install();
+        let mut child = Command::new(&path).arg("100").spawn().unwrap();
+        let process = ProcessRef::of(child.id().cast_signed()).unwrap();
+        assert!(!is_outdated(process, ProgramFile::at(&path).ok()));
+        // /proc/PID/exe reads "... (deleted)" from here on.
+        install();
+        assert!(is_outdated(process, ProgramFile::at(&path).ok()));
+        assert!(!is_outdated(process, None), "without an installed proxy there is nothing newer");
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(is_outdated(process, None));
+    }
+}

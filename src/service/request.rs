@@ -1,0 +1,92 @@
+//! What the adapters ask the service for.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+
+use crate::attachment::Attachment;
+use crate::net::netns::NetNs;
+use crate::oci::ContainerId;
+use crate::service::AttachError;
+use crate::state::Lifetime;
+use crate::sys::process::ProcessRef;
+
+/// A container, and what it is to be attached to. Each adapter makes one from what it is told: the
+/// OCI hook from a state and a bundle, `mcrun attach` from a container that was looked up.
+#[derive(Debug)]
+pub struct AttachRequest {
+    /// Id of the container. The attachment is kept under it.
+    pub id: ContainerId,
+    /// What people call the container; the id if it has no other name.
+    pub name: String,
+    /// Where the interfaces are made.
+    pub namespace: NetworkNamespace,
+    /// When the attachment ends by itself.
+    pub lifetime: Lifetime,
+    /// Directory that the container's engine keeps about it. The service only records it, so that
+    /// the container's present name can be looked up.
+    pub directory: Option<PathBuf>,
+    /// At least one attachment, checked by [`crate::attachment::parse_all`].
+    pub attachments: Vec<Attachment>,
+}
+
+/// How an adapter names a network namespace.
+#[derive(Debug)]
+pub enum NetworkNamespace {
+    /// That of a process.
+    OfProcess(i32),
+    /// Mounted at a path. Other containers may use it too.
+    Path(PathBuf),
+    /// A descriptor of its file. Other containers may use it too.
+    Descriptor(OwnedFd),
+}
+
+impl AttachRequest {
+    /// A container that lasts as long as a process, in the network namespace of that process.
+    ///
+    /// # Errors
+    /// [`AttachError::Ended`] if there is no such process.
+    pub fn of_process(
+        id: ContainerId,
+        name: String,
+        pid: i32,
+        attachments: Vec<Attachment>,
+    ) -> Result<Self, AttachError> {
+        let process = ProcessRef::of(pid).map_err(|_| AttachError::Ended(pid))?;
+        Ok(AttachRequest {
+            id,
+            name,
+            namespace: NetworkNamespace::OfProcess(pid),
+            lifetime: Lifetime::Process(process),
+            directory: None,
+            attachments,
+        })
+    }
+}
+
+impl NetworkNamespace {
+    /// Opens the namespace.
+    ///
+    /// # Errors
+    /// That of open(2), and `EINVAL` if it is no network namespace.
+    pub(super) fn open(&self) -> io::Result<NetNs> {
+        match self {
+            NetworkNamespace::OfProcess(pid) => NetNs::of_pid(*pid),
+            NetworkNamespace::Path(path) => NetNs::open(path),
+            NetworkNamespace::Descriptor(descriptor) => descriptor.try_clone()?.try_into(),
+        }
+    }
+
+    /// Whether another container may be attached in it.
+    pub(super) fn may_be_shared(&self) -> bool {
+        !matches!(self, NetworkNamespace::OfProcess(_))
+    }
+
+    /// Where it is mounted, if the adapter said so.
+    pub(super) fn path(&self) -> Option<PathBuf> {
+        match self {
+            NetworkNamespace::Path(path) => Some(path.clone()),
+            _ => None,
+        }
+    }
+}
