@@ -1,4 +1,4 @@
-//! Plain runc and crun with hooks in config.json, as the README shows.
+//! Plain runc and crun with hooks in config.json, as docs/engines.md shows.
 
 use std::net::Ipv4Addr;
 use std::time::Duration;

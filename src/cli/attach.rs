@@ -19,7 +19,7 @@ pub struct AttachArgs {
     /// What to attach it to: KEY=VALUE[,KEY=VALUE...] (repeatable).
     ///
     /// parent= is the host's LAN interface; driver= is macvlan, ipvlan, or relay, which carries multicast to an interface
-    /// that the container has. The README lists all keys.
+    /// that the container has. mcrun-attachment(7) lists all keys.
     #[arg(long, value_name = "SPEC", required = true)]
     mcast: Vec<String>,
 }

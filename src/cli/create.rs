@@ -17,7 +17,7 @@ pub struct CreateArgs {
     /// Attach to a LAN: KEY=VALUE[,KEY=VALUE...] (repeatable).
     ///
     /// parent= is the host's LAN interface; driver= is macvlan, ipvlan, or relay, which carries multicast to an interface
-    /// that the container has. The README lists all keys.
+    /// that the container has. mcrun-attachment(7) lists all keys.
     #[arg(long, value_name = "SPEC")]
     mcast: Vec<String>,
     /// The engine's options, the image, and the command.

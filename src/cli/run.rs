@@ -39,7 +39,7 @@ pub struct RunArgs {
     /// Attach to a LAN: KEY=VALUE[,KEY=VALUE...] (repeatable).
     ///
     /// parent= is the host's LAN interface; driver= is macvlan, ipvlan, or relay, which carries multicast to an interface
-    /// that the container has. The README lists all keys.
+    /// that the container has. mcrun-attachment(7) lists all keys.
     #[arg(long, value_name = "SPEC")]
     mcast: Vec<String>,
     /// Engine or, with --rootfs and --bundle, OCI runtime, by name or path.

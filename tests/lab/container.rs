@@ -312,7 +312,7 @@ impl Lab {
     }
 }
 
-/// A bundle made by hand: `runc spec`, and what the README says to merge into it.
+/// A bundle made by hand: `runc spec`, and what docs/engines.md says to merge into it.
 pub struct Bundle {
     /// Its directory.
     pub path: PathBuf,
@@ -320,7 +320,7 @@ pub struct Bundle {
     pub config: Value,
 }
 
-/// hooks/config.json, which the README shows.
+/// hooks/config.json, which docs/engines.md shows.
 const FRAGMENT: &str = include_str!("../../hooks/config.json");
 
 impl Bundle {
@@ -337,7 +337,7 @@ impl Bundle {
         Bundle { path, config }
     }
 
-    /// Merges the fragment of the README, with the paths and the attachment of this lab.
+    /// Merges that fragment, with the paths and the attachment of this lab.
     pub fn add_hooks(&mut self, lab: &Lab) {
         let fragment: Value = serde_json::from_str(FRAGMENT).expect("JSON");
         let mut hooks = fragment["hooks"].clone();
