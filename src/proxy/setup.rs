@@ -1,11 +1,10 @@
-//! What a proxy opens at its start, as root and in both namespaces.
+//! The setup of a proxy: everything that is opened as root, in both namespaces.
 //!
-//! In three steps: [`Opened`] is what needs no interface of the container, and is opened while the hook
-//! makes these; then the rules are put in place, and the link_monitor may come up; [`Parts`] is all.
+//! Each step is a type. [`Setup`] needs no interface of the container, and is opened while the service creates
+//! the interfaces. [`Installed`] has the rules, so that the links may come up. [`Resources`] is complete.
 
 use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::net::UnixListener;
 use std::time::Instant;
 
 use crate::attachment::IgmpMode;
@@ -23,11 +22,13 @@ use crate::proxy::container::receive_filter::ReceiveFilterSocket;
 use crate::proxy::container::rtnl_barrier::RtnlBarrier;
 use crate::proxy::container::rules;
 use crate::proxy::container::rules::InterceptedInterface;
-use crate::proxy::event_loop::Predecessor;
+use crate::proxy::event_loop::{
+    Container, Interception, InterfaceSockets, Predecessor, RelaySockets, Resources, Role,
+    Upstream, Upstreams,
+};
 use crate::proxy::lan::early_report::Reporter;
 use crate::proxy::lan::joins::LimitFiles;
 use crate::proxy::lan::query_socket::LanSocket;
-use crate::proxy::main::{Context, StartError, refuse};
 use crate::proxy::process::container_dir::{CONTROL_SOCKET, ContainerDir};
 use crate::proxy::process::log::Log;
 use crate::proxy::relay::{ContainerSockets, HostSockets};
@@ -36,346 +37,398 @@ use crate::sys::process::ProcessRef;
 /// Name of the nf_tables tables.
 const TABLE: &str = "mcrun";
 
-/// What needs no interface of the container, and then the rules.
-pub(super) struct Opened {
-    config: ProxyTask,
-    container: OwnedFd,
-    namespace: NetNs,
-    home: ContainerDir,
+/// Why a proxy does not start.
+#[derive(Debug, thiserror::Error)]
+#[error("{what}: {source}")]
+pub(super) struct StartError {
+    what: String,
+    source: io::Error,
+}
+
+impl StartError {
+    /// `what` cannot be done, or is not valid, because of `why`.
+    pub(super) fn new(what: impl Into<String>, why: &str) -> Self {
+        StartError { what: what.into(), source: io::Error::other(why.to_owned()) }
+    }
+}
+
+pub(super) trait Context<T> {
+    /// Names what was to be done when the error came.
+    fn context(self, what: impl FnOnce() -> String) -> Result<T, StartError>;
+}
+
+impl<T, E: Into<io::Error>> Context<T> for Result<T, E> {
+    fn context(self, what: impl FnOnce() -> String) -> Result<T, StartError> {
+        self.map_err(|e| StartError { what: what(), source: e.into() })
+    }
+}
+
+/// Everything that needs no interface of the container.
+pub(super) struct Setup {
+    task: ProxyTask,
+    container_dir: ContainerDir,
     log: Log,
-    inside: Inside,
-    lan: Vec<LanSocket>,
+    container: Container,
+    interception: Option<Interception>,
+    /// The sockets of each interface of the task; `None`: it is only observed.
+    sockets: Vec<Option<InjectionSockets>>,
+    query_sockets: Vec<LanSocket>,
     announcer: Option<Announcer>,
-    barrier: RtnlBarrier,
     limits: LimitFiles,
     /// The host's.
     sysctls: Sysctls,
     notices: Vec<Notice>,
 }
 
-/// All that a running proxy holds.
-pub(crate) struct Parts {
-    pub(crate) config: ProxyTask,
-    /// The container's init.
-    pub(crate) container: OwnedFd,
-    /// Its network namespace.
-    pub(crate) namespace: NetNs,
-    pub(crate) home: ContainerDir,
-    pub(crate) log: Log,
-    pub(crate) inside: Inside,
-    pub(crate) lan: Vec<LanSocket>,
-    /// The host's side of each relay, by interface name.
-    pub(crate) relays: Vec<(String, HostSockets)>,
-    pub(crate) reporters: Vec<Reporter>,
-    /// `None` where no address is to be announced.
-    pub(crate) announcer: Option<Announcer>,
-    pub(crate) barrier: RtnlBarrier,
-    pub(crate) limits: LimitFiles,
-    /// The proxy that this one replaces.
-    pub(crate) predecessor: Option<Predecessor>,
-    pub(crate) listener: UnixListener,
-    pub(crate) notices: Vec<Notice>,
+/// A setup with its rules in place.
+pub(super) struct Installed(Setup);
+
+/// What is opened in the container's namespace for one proxied interface.
+struct InjectionSockets {
+    injector: QueryInjector,
+    /// `None`: nothing is relayed.
+    relay: Option<ContainerSockets>,
 }
 
 /// What is opened in the container's namespace.
-pub(crate) struct Inside {
-    /// `None`: its kernel speaks for itself.
-    pub(crate) interception: Option<Interception>,
-    pub(crate) link_monitor: LinkMonitor,
-    /// What the container's kernel has joined.
-    pub(crate) membership_files: MembershipFiles,
-    /// `None`: no interface has such a filter, or the kernel has no packet sockets.
-    pub(crate) receive_filter_socket: Option<ReceiveFilterSocket>,
-    /// The container's side of an [`Announcer`], which takes it.
-    frames: Option<FrameSocket>,
+struct InNamespace {
+    interception: Option<Interception>,
+    sockets: Vec<Option<InjectionSockets>>,
+    link_monitor: LinkMonitor,
+    membership_files: MembershipFiles,
+    receive_filter_socket: Option<ReceiveFilterSocket>,
+    /// The container's side of an [`Announcer`].
+    frame_socket: Option<FrameSocket>,
 }
 
-/// The rules and the sockets on both sides of them.
-pub(crate) struct Interception {
-    /// Owns the tables: they go when it is closed.
-    pub(crate) rules: NfSocket,
-    pub(crate) packets: NflogSocket,
-    /// By interface name.
-    pub(crate) injectors: Vec<(String, QueryInjector)>,
-    /// The container's side of each relay, by interface name.
-    pub(crate) relays: Vec<(String, ContainerSockets)>,
-}
-
-impl Opened {
-    /// Opens it, in the host's namespace.
-    pub(super) fn open(mut config: ProxyTask, now: Instant) -> Result<Self, StartError> {
-        let (namespace, container) = find_container(&config)?;
+impl Setup {
+    /// Opens it all. The caller's thread is in the host's namespace.
+    pub(super) fn open(mut task: ProxyTask, now: Instant) -> Result<Self, StartError> {
+        let (namespace, init) = find_container(&task)?;
         let mut notices = Vec::new();
-        let mut inside =
-            namespace.run(|| Inside::open(&mut config, &mut notices)).context(|| {
-                format!("cannot enter the network namespace of process {}", config.pid)
-            })??;
-        let home =
-            ContainerDir::open(&crate::state::state_dir(), &config.container).context(|| {
-                format!("cannot open the state directory of container {}", config.container)
-            })?;
-        let log = Log::open(&home, &config.container, now);
-        let lan = match inside.interception {
-            Some(_) => open_lan(&config.interfaces)?,
+        let inside = namespace
+            .run(|| InNamespace::open(&mut task, &mut notices))
+            .context(|| format!("cannot enter the network namespace of process {}", task.pid))??;
+        let id = &task.container;
+        let container_dir = ContainerDir::open(&crate::state::state_dir(), id)
+            .context(|| format!("cannot open the state directory of container {id}"))?;
+        let log = Log::open(&container_dir, id, now);
+        let query_sockets = match inside.interception {
+            Some(_) => open_query_sockets(&task.interfaces)?,
             None => Vec::new(),
         };
-        let announcer = inside
-            .frames
-            .take()
-            .map(|container| FrameSocket::open().map(|host| Announcer { host, container }));
-        let announcer = announcer.transpose().context(|| "cannot open a packet socket".into())?;
-        let barrier = RtnlBarrier::open().context(|| "cannot open a socket".into())?;
+        let announcer = match inside.frame_socket {
+            Some(container) => {
+                let host = FrameSocket::open().context(|| "cannot open a packet socket".into())?;
+                Some(Announcer { host, container })
+            }
+            None => None,
+        };
+        let rtnl_barrier = RtnlBarrier::open().context(|| "cannot open a UDP socket".into())?;
         let sysctls = Sysctls::default();
-        let limits = LimitFiles::open(&sysctls);
-        Ok(Opened {
-            config,
-            container,
-            namespace,
-            home,
+        Ok(Setup {
+            container: Container {
+                id: id.clone(),
+                init,
+                namespace,
+                link_monitor: inside.link_monitor,
+                membership_files: inside.membership_files,
+                rtnl_barrier,
+                receive_filter_socket: inside.receive_filter_socket,
+            },
+            task,
+            container_dir,
             log,
-            inside,
-            lan,
+            interception: inside.interception,
+            sockets: inside.sockets,
+            query_sockets,
             announcer,
-            barrier,
-            limits,
+            limits: LimitFiles::open(&sysctls),
             sysctls,
             notices,
         })
     }
 
-    /// Puts the rules in place, now that the interfaces are there; those of relays may be yet to come.
-    pub(super) fn install(&mut self, made: &[CreatedInterface]) -> Result<(), StartError> {
-        let interfaces = &mut self.config.interfaces;
-        if made.len() != interfaces.len() {
-            let what = format!("{} indexes for {} interfaces", made.len(), interfaces.len());
-            return refuse(what, "each has one");
+    /// Installs the rules. The interfaces exist now, except possibly those of relays.
+    pub(super) fn install(mut self, created: &[CreatedInterface]) -> Result<Installed, StartError> {
+        let interfaces = &mut self.task.interfaces;
+        if created.len() != interfaces.len() {
+            let what = format!("{} indexes for {} interfaces", created.len(), interfaces.len());
+            return Err(StartError::new(what, "each interface of the task needs one"));
         }
-        for (interface, CreatedInterface { index, mac }) in interfaces.iter_mut().zip(made) {
+        for (interface, CreatedInterface { index, mac }) in interfaces.iter_mut().zip(created) {
             interface.mac = *mac;
-            // What a relay takes was looked up.
+            // The index of a relayed interface was looked up in the namespace.
             if interface.relay.is_none() {
                 interface.index = *index;
             }
         }
-        let Some(interception) = &self.inside.interception else { return Ok(()) };
-        if !interception.install(&self.config, &mut self.notices)? {
-            self.inside.interception = None;
-            self.lan.clear();
-        }
-        Ok(())
-    }
-
-    /// Opens the rest, in the host's namespace.
-    pub(super) fn complete(self, now: Instant) -> Result<Parts, StartError> {
-        let (mut relays, mut reporters) = (Vec::new(), Vec::new());
-        if self.inside.interception.is_some() {
-            relays = open_relays(&self.config.interfaces)?;
-            // What is new to the host is told by notifications alone.
-            if self.config.notifications {
-                reporters = open_reporters(&self.lan, &self.sysctls, now)?;
+        for (interface, sockets) in self.task.interfaces.iter().zip(&self.sockets) {
+            if let Some(sockets) = sockets
+                && interface.index != 0
+            {
+                sockets
+                    .injector
+                    .set_interface(interface.index)
+                    .context(|| format!("cannot open the query socket of {}", interface.name))?;
             }
         }
-        // In whose place the listener comes. One that has ended has left nothing.
-        let takes_over = self.config.takes_over && !relays.is_empty();
-        let predecessor = takes_over.then(|| Predecessor::connect(&self.home).ok()).flatten();
-        // Last, so that nobody finds a socket whose proxy does not start.
-        let listener = self.home.listen().context(|| format!("cannot make {CONTROL_SOCKET}"))?;
-        Ok(Parts {
-            config: self.config,
-            container: self.container,
-            namespace: self.namespace,
-            home: self.home,
-            log: self.log,
-            inside: self.inside,
-            lan: self.lan,
-            relays,
-            reporters,
-            announcer: self.announcer,
-            barrier: self.barrier,
-            limits: self.limits,
-            predecessor,
+        if let Some(interception) = &self.interception
+            && !install_rules(interception, &self.task, &mut self.notices)?
+        {
+            self.interception = None;
+            self.sockets.iter_mut().for_each(|sockets| *sockets = None);
+            self.query_sockets.clear();
+        }
+        Ok(Installed(self))
+    }
+}
+
+impl Installed {
+    /// Opens the rest. The caller's thread is in the host's namespace.
+    pub(super) fn complete(self, now: Instant) -> Result<Resources, StartError> {
+        let setup = self.0;
+        let interfaces = setup
+            .task
+            .interfaces
+            .into_iter()
+            .zip(setup.sockets)
+            .map(|(interface, sockets)| {
+                let sockets = sockets.map(|sockets| sockets.complete(&interface)).transpose()?;
+                Ok((interface, sockets))
+            })
+            .collect::<Result<Vec<_>, StartError>>()?;
+        let open_upstream = |query_socket: LanSocket| {
+            // Only notifications show which joins are new to the host.
+            let reporter = match setup.task.notifications {
+                true => open_reporter(&query_socket, &setup.sysctls, now)?,
+                false => None,
+            };
+            Ok(Upstream { query_socket, reporter })
+        };
+        let upstreams = setup.query_sockets.into_iter().map(open_upstream);
+        let upstreams = upstreams.collect::<Result<Vec<_>, StartError>>()?;
+        // The connection to the predecessor comes before this proxy's own socket takes its place. A
+        // predecessor that has ended has no relays to take over.
+        let relays = |(_, sockets): &(_, Option<InterfaceSockets>)| {
+            sockets.as_ref().is_some_and(|sockets| sockets.relay.is_some())
+        };
+        let role = match setup.task.takes_over {
+            true if interfaces.iter().any(relays) => {
+                Role::Successor(Predecessor::connect(&setup.container_dir).ok())
+            }
+            true => Role::Successor(None),
+            false => Role::First,
+        };
+        // The control socket comes last, so that nobody connects to a proxy that does not start.
+        let listener =
+            setup.container_dir.listen().context(|| format!("cannot make {CONTROL_SOCKET}"))?;
+        Ok(Resources {
+            container_dir: setup.container_dir,
+            log: setup.log,
+            container: setup.container,
+            interception: setup.interception,
+            interfaces,
+            upstreams: Upstreams { list: upstreams, limits: setup.limits },
+            announcer: setup.announcer,
+            role,
             listener,
-            notices: self.notices,
+            notices: setup.notices,
         })
     }
 }
 
-/// The container's namespace, and a descriptor of its init that is certain to be the one meant.
-fn find_container(config: &ProxyTask) -> Result<(NetNs, OwnedFd), StartError> {
-    let pid = config.pid;
-    let ns = NetNs::of_pid(pid)
+/// The container's namespace, and a pidfd of its init.
+fn find_container(task: &ProxyTask) -> Result<(NetNs, OwnedFd), StartError> {
+    let pid = task.pid;
+    let namespace = NetNs::of_pid(pid)
         .context(|| format!("cannot open the network namespace of process {pid}"))?;
-    // Tells a pid that was used again; since the process is there now, the namespace opened
-    // before is its own too.
-    let container = ProcessRef { pid, start: config.pid_start }
+    // This fails for a process that has got the pid of one that has ended. The process that is found has
+    // existed since before the namespace was opened, so the namespace is its own.
+    let init = ProcessRef { pid, start: task.pid_start }
         .open()
-        .context(|| format!("cannot watch the container's process {pid}"))?;
-    let own = NetNs::current().and_then(|ns| ns.id());
-    let theirs = ns.id();
-    if own.context(|| "cannot open the host's namespace".into())?
-        == theirs.context(|| "cannot identify the container's namespace".into())?
-    {
-        return refuse(
+        .context(|| format!("cannot open a pidfd of the container's process {pid}"))?;
+    let host = NetNs::current().and_then(|ns| ns.id());
+    let host = host.context(|| "cannot identify the host's network namespace".into())?;
+    let own = namespace.id();
+    let own = own.context(|| "cannot identify the container's network namespace".into())?;
+    if host == own {
+        return Err(StartError::new(
             format!("process {pid} shares the host's network namespace"),
             "a container needs one of its own",
-        );
+        ));
     }
-    Ok((ns, container.into()))
+    Ok((namespace, init.into()))
 }
 
-fn open_lan(interfaces: &[InterfaceTask]) -> Result<Vec<LanSocket>, StartError> {
-    let mut lan: Vec<LanSocket> = Vec::new();
+/// One socket for each upstream of a proxied interface.
+fn open_query_sockets(interfaces: &[InterfaceTask]) -> Result<Vec<LanSocket>, StartError> {
+    let mut sockets: Vec<LanSocket> = Vec::new();
     for interface in interfaces.iter().filter(|i| i.igmp == IgmpMode::Proxy) {
         let (name, index) = (&interface.upstream, interface.upstream_index);
-        if lan.iter().all(|socket| socket.index != index) {
+        if sockets.iter().all(|socket| socket.index != index) {
             let socket = LanSocket::open(name, index)
                 .context(|| format!("cannot listen for queries on {name}"))?;
-            lan.push(socket);
+            sockets.push(socket);
         }
     }
-    Ok(lan)
+    Ok(sockets)
 }
 
-fn open_relays(interfaces: &[InterfaceTask]) -> Result<Vec<(String, HostSockets)>, StartError> {
-    let relayed = interfaces.iter().filter(|i| i.relay.is_some());
-    relayed
-        .map(|interface| {
-            let sockets = HostSockets::open(&interface.upstream, interface.upstream_index)
-                .context(|| format!("cannot open the relay's sockets on {}", interface.upstream))?;
-            Ok((interface.name.clone(), sockets))
-        })
-        .collect()
-}
-
-/// Where joins can be reported without delay; without notifications there are none.
-fn open_reporters(
-    lan: &[LanSocket],
+/// The sender of early reports on an upstream; `None` where the kernel does not notify of joins.
+fn open_reporter(
+    socket: &LanSocket,
     host: &Sysctls,
     now: Instant,
-) -> Result<Vec<Reporter>, StartError> {
-    let mut reporters = Vec::new();
-    for socket in lan {
-        let reporter = Reporter::open(socket.name(), socket.index, host, now);
-        let what = || format!("cannot open the report socket of {}", socket.name());
-        reporters.extend(reporter.context(what)?);
-    }
-    Ok(reporters)
+) -> Result<Option<Reporter>, StartError> {
+    Reporter::open(socket.name(), socket.index, host, now)
+        .context(|| format!("cannot open the report socket of {}", socket.name()))
 }
 
-impl Inside {
-    /// The caller's thread is in the namespace.
-    fn open(config: &mut ProxyTask, notices: &mut Vec<Notice>) -> Result<Self, StartError> {
-        let link_monitor = LinkMonitor::open(config.notifications)
+impl InjectionSockets {
+    /// The caller's thread is in the container's namespace.
+    fn open(interface: &InterfaceTask, mark: u32) -> Result<Self, StartError> {
+        let name = &interface.name;
+        let injector = QueryInjector::open(mark)
+            .context(|| format!("cannot open the query socket of {name}"))?;
+        let relay = interface.relay.as_ref().map(|_| ContainerSockets::open(mark)).transpose();
+        let relay = relay.context(|| format!("cannot open the relay's sockets of {name}"))?;
+        Ok(InjectionSockets { injector, relay })
+    }
+
+    /// Adds the sockets in the host's namespace, where the caller's thread is.
+    fn complete(self, interface: &InterfaceTask) -> Result<InterfaceSockets, StartError> {
+        let InjectionSockets { injector, relay } = self;
+        let relay = match relay {
+            Some(container) => {
+                let upstream = &interface.upstream;
+                let host = HostSockets::open(upstream, interface.upstream_index)
+                    .context(|| format!("cannot open the relay's sockets on {upstream}"))?;
+                Some(RelaySockets { container, host })
+            }
+            None => None,
+        };
+        Ok(InterfaceSockets { injector, relay })
+    }
+}
+
+impl InNamespace {
+    /// The caller's thread is in the container's namespace.
+    fn open(task: &mut ProxyTask, notices: &mut Vec<Notice>) -> Result<Self, StartError> {
+        let link_monitor = LinkMonitor::open(task.notifications)
             .context(|| "cannot watch the container's interfaces".into())?;
-        // What a relay takes as it is may be there, or be told of.
-        for interface in config.interfaces.iter_mut().filter(|i| i.relay.is_some()) {
+        // A relayed interface is not made by mcrun. If it does not exist yet, a notification will follow.
+        for interface in task.interfaces.iter_mut().filter(|i| i.relay.is_some()) {
             interface.index = nix::net::if_::if_nametoindex(interface.name.as_str()).unwrap_or(0);
         }
-        let interception = match config.interfaces.iter().any(|i| i.igmp == IgmpMode::Proxy) {
-            true => Interception::open(config, notices)?,
+        let proxies = |interface: &InterfaceTask| interface.igmp == IgmpMode::Proxy;
+        let interception = match task.interfaces.iter().any(proxies) {
+            true => open_interception(task, notices)?,
             false => None,
         };
+        let open_sockets = |interface: &InterfaceTask| {
+            let proxied = interception.is_some() && proxies(interface);
+            proxied.then(|| InjectionSockets::open(interface, task.mark)).transpose()
+        };
+        let sockets = task.interfaces.iter().map(open_sockets).collect::<Result<Vec<_>, _>>()?;
         let membership_files = MembershipFiles::open()
             .context(|| "cannot open the container's /proc/net/igmp".into())?;
-        let announcing = config.interfaces.iter().any(|i| !i.announce.is_empty());
-        let frames = announcing.then(FrameSocket::open).transpose();
-        let frames = frames.context(|| "cannot open a packet socket".into())?;
-        let filtered = config.interfaces.iter().any(|i| i.relay.is_none());
-        // Without it the container has more to do, and nothing is missing.
-        let receive_filter_socket = filtered.then(|| ReceiveFilterSocket::open().ok()).flatten();
-        Ok(Inside { interception, link_monitor, membership_files, receive_filter_socket, frames })
+        let announces = task.interfaces.iter().any(|i| !i.announce.is_empty());
+        let frame_socket = announces.then(FrameSocket::open).transpose();
+        let frame_socket = frame_socket.context(|| "cannot open a packet socket".into())?;
+        let has_receive_filter = task.interfaces.iter().any(|i| i.relay.is_none());
+        // Without the socket the container receives packets of groups that it has left, and drops them.
+        let receive_filter_socket =
+            has_receive_filter.then(|| ReceiveFilterSocket::open().ok()).flatten();
+        Ok(InNamespace {
+            interception,
+            sockets,
+            link_monitor,
+            membership_files,
+            receive_filter_socket,
+            frame_socket,
+        })
     }
 }
 
-impl Interception {
-    /// Opens the sockets; `None`, with a notice, where the kernel does not have what the rules take.
-    fn open(config: &ProxyTask, notices: &mut Vec<Notice>) -> Result<Option<Self>, StartError> {
-        let sockets = NflogSocket::open().and_then(|packets| Ok((packets, NfSocket::open()?)));
-        let (packets, rules) = match sockets {
-            Ok(sockets) => sockets,
-            Err(error) => return go_without(error, config, notices).map(|()| None),
-        };
-        let (mut injectors, mut relays) = (Vec::new(), Vec::new());
-        for interface in config.interfaces.iter().filter(|i| i.igmp == IgmpMode::Proxy) {
-            let name = &interface.name;
-            let injector = QueryInjector::open(config.mark)
-                .context(|| format!("cannot open the query socket of {name}"))?;
-            injectors.push((name.clone(), injector));
-            if interface.relay.is_some() {
-                let sockets = ContainerSockets::open(config.mark)
-                    .context(|| format!("cannot open the relay's sockets of {name}"))?;
-                relays.push((name.clone(), sockets));
-            }
-        }
-        Ok(Some(Interception { rules, packets, injectors, relays }))
-    }
-
-    /// Puts the rules in place; `false`, with a notice, where the kernel does not take them.
-    fn install(&self, config: &ProxyTask, notices: &mut Vec<Notice>) -> Result<bool, StartError> {
-        let served: Vec<InterceptedInterface<'_>> = config
-            .interfaces
-            .iter()
-            .filter(|i| i.igmp == IgmpMode::Proxy)
-            .map(|i| InterceptedInterface {
-                name: &i.name,
-                index: i.index,
-                data_filter: i.policy.data_filter(),
-                relayed: i.relay.as_ref().map(|_| i.policy.relayed_link_scope_groups()),
-            })
-            .collect();
-        for (target, (_, injector)) in served.iter().zip(&self.injectors) {
-            if target.index != 0 {
-                injector
-                    .set_interface(target.index)
-                    .context(|| format!("cannot open the query socket of {}", target.name))?;
-            }
-        }
-        // The second name is for a container that has a table of the first, or a proxy that is
-        // being replaced. One with an owner gives EPERM.
-        let names = [TABLE.to_owned(), format!("{TABLE}-{}", std::process::id())];
-        let attempt = || -> io::Result<&str> {
-            let mut last = io::Error::from_raw_os_error(libc::EEXIST);
-            for name in &names {
-                let group = self.packets.group();
-                match rules::install_interception(&self.rules, name, &served, config.mark, group) {
-                    Ok(()) => return Ok(name),
-                    Err(e) if matches!(e.raw_os_error(), Some(libc::EEXIST | libc::EPERM)) => {
-                        last = e;
-                    }
-                    Err(e) => return Err(e),
-                }
-            }
-            Err(last)
-        };
-        let table = match attempt() {
-            Ok(table) => table,
-            Err(error) => return go_without(error, config, notices).map(|()| false),
-        };
-        if let Err(e) = rules::install_egress_rules(&self.rules, table, &served) {
-            notices.push(Notice::FramesNotIntercepted { error: e.to_string() });
-        }
-        Ok(true)
-    }
-}
-
-/// Says that there are no rules, where it is possible to do without.
-fn go_without(
-    error: io::Error,
-    config: &ProxyTask,
+/// Opens the sockets of the interception; `None`, with a notice, where the kernel lacks what the rules need.
+fn open_interception(
+    task: &ProxyTask,
     notices: &mut Vec<Notice>,
-) -> Result<(), StartError> {
-    // These pass, and a container that is let start would stay without for good.
+) -> Result<Option<Interception>, StartError> {
+    let open = || Ok(Interception { nflog: NflogSocket::open()?, rules: NfSocket::open()? });
+    match open() {
+        Ok(interception) => Ok(Some(interception)),
+        Err(error) => {
+            notices.push(native_igmp_notice(error, task)?);
+            Ok(None)
+        }
+    }
+}
+
+/// Installs the rules; `false`, with a notice, where the kernel does not accept them.
+fn install_rules(
+    interception: &Interception,
+    task: &ProxyTask,
+    notices: &mut Vec<Notice>,
+) -> Result<bool, StartError> {
+    let Interception { rules: socket, nflog } = interception;
+    let intercepted: Vec<InterceptedInterface<'_>> = task
+        .interfaces
+        .iter()
+        .filter(|interface| interface.igmp == IgmpMode::Proxy)
+        .map(|interface| InterceptedInterface {
+            name: &interface.name,
+            index: interface.index,
+            data_filter: interface.policy.data_filter(),
+            relayed: interface.relay.as_ref().map(|_| interface.policy.relayed_link_scope_groups()),
+        })
+        .collect();
+    // The second name is for a container that has a table of the first name, such as that of the proxy
+    // that is being replaced. If that table has an owner, the error is EPERM.
+    let names = [TABLE.to_owned(), format!("{TABLE}-{}", std::process::id())];
+    let install = || -> io::Result<&str> {
+        let mut last = io::Error::from_raw_os_error(libc::EEXIST);
+        for name in &names {
+            let group = nflog.group();
+            match rules::install_interception(socket, name, &intercepted, task.mark, group) {
+                Ok(()) => return Ok(name),
+                Err(e) if matches!(e.raw_os_error(), Some(libc::EEXIST | libc::EPERM)) => last = e,
+                Err(e) => return Err(e),
+            }
+        }
+        Err(last)
+    };
+    let table = match install() {
+        Ok(table) => table,
+        Err(error) => {
+            notices.push(native_igmp_notice(error, task)?);
+            return Ok(false);
+        }
+    };
+    if let Err(e) = rules::install_egress_rules(socket, table, &intercepted) {
+        notices.push(Notice::FramesNotIntercepted { error: e.to_string() });
+    }
+    Ok(true)
+}
+
+/// The notice that IGMP is not intercepted.
+///
+/// # Errors
+/// When the container cannot be served without interception, or when a later attempt may succeed.
+fn native_igmp_notice(error: io::Error, task: &ProxyTask) -> Result<Notice, StartError> {
+    // A lack of memory or descriptors passes, but a container that starts without interception stays
+    // without.
     if matches!(error.raw_os_error(), Some(libc::ENOMEM | libc::EMFILE | libc::ENFILE)) {
         return Err(error).context(|| "cannot install the interception rules".into());
     }
-    // The container's own IGMP would go to a network that has nothing for it.
-    if config.interfaces.iter().any(|interface| interface.relay.is_some()) {
+    // Native IGMP of a relayed interface would go to a network that carries no multicast.
+    if task.interfaces.iter().any(|interface| interface.relay.is_some()) {
         return Err(error).context(|| {
-            "this kernel does not take the nf_tables rules without which nothing can be relayed; \
-             they need nf_tables with owned tables (Linux 5.12) and nfnetlink_log"
+            "this kernel does not accept the nf_tables rules that a relay needs; they need \
+             nf_tables with owned tables (Linux 5.12) and nfnetlink_log"
                 .into()
         });
     }
-    notices.push(Notice::IgmpNotIntercepted { error: error.to_string() });
-    Ok(())
+    Ok(Notice::IgmpNotIntercepted { error: error.to_string() })
 }

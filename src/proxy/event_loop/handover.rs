@@ -14,8 +14,8 @@ use crate::proxy::control::protocol::{
     AnswerError, ControlRequest, Format, HandoverPayload, handover_answer, parse_answer,
     parse_word_handover,
 };
-use crate::proxy::event_loop::Loop;
 use crate::proxy::event_loop::interface::Interface;
+use crate::proxy::event_loop::{EventLoop, Phase};
 use crate::proxy::process::container_dir::ContainerDir;
 use crate::proxy::relay::RelayHandover;
 use crate::sys::fd_passing::{MAX_FDS, receive_with_fds};
@@ -39,9 +39,9 @@ impl Predecessor {
     ///
     /// # Errors
     /// That of connect(2): `ECONNREFUSED` when that proxy has ended.
-    pub(crate) fn connect(home: &ContainerDir) -> io::Result<Self> {
+    pub(crate) fn connect(container_dir: &ContainerDir) -> io::Result<Self> {
         let connect = || {
-            let stream = home.connect()?;
+            let stream = container_dir.connect()?;
             stream.set_read_timeout(Some(ANSWER_TIMEOUT))?;
             stream.set_write_timeout(Some(ANSWER_TIMEOUT))?;
             Ok::<_, io::Error>(stream)
@@ -74,23 +74,23 @@ fn ask(mut stream: UnixStream, line: &str) -> io::Result<(Vec<u8>, Vec<OwnedFd>)
     Ok((answer, sockets))
 }
 
-impl Loop {
+impl EventLoop {
     /// Takes over the relays of the proxy that this one replaces. If that proxy does not hand them
     /// over, this one starts to relay with the next `requery`.
     pub(super) fn take_over_relays(&mut self, now: Instant) {
-        let taken = self.predecessor.take().map(Predecessor::take_relays);
-        let Some(Ok((inheritances, sockets))) = taken else { return };
+        let Phase::WaitingForPredecessor(predecessor) = &mut self.phase else { return };
+        let taken = predecessor.take().map(Predecessor::take_relays);
+        let Some(Ok((handovers, sockets))) = taken else { return };
         let mut sockets = sockets.into_iter();
-        for inheritance in inheritances {
-            let own: Vec<_> = sockets.by_ref().take(inheritance.sockets()).collect();
-            let is_same = |i: &&mut Interface| i.config.name == inheritance.interface;
+        for handover in handovers {
+            let own: Vec<_> = sockets.by_ref().take(handover.sockets()).collect();
+            let is_same = |i: &&mut Interface| i.task.name == handover.interface;
             if let Some(interface) = self.interfaces.iter_mut().find(is_same) {
-                interface.inherit(now, inheritance, own);
+                interface.take_over_relay(now, handover, own);
             }
         }
-        if self.begin_relaying().is_err() {
-            self.takes_over = true;
-        }
+        // If this fails, the next `requery` tries again.
+        let _ = self.start_relaying();
     }
 
     /// Hands all relays over to a client. If the client does not get them, they stay here.
@@ -98,10 +98,10 @@ impl Loop {
         let relays: Vec<_> = self.interfaces.iter_mut().filter_map(Interface::relay).collect();
         let ports =
             MAX_FDS.saturating_sub(relays.len() * RelayHandover::FIXED) / relays.len().max(1);
-        let (inheritances, sockets): (Vec<_>, Vec<_>) =
+        let (handovers, sockets): (Vec<_>, Vec<_>) =
             relays.iter().map(|relay| relay.hand_over(ports)).unzip();
         let sockets = sockets.concat();
-        let answer = handover_answer(inheritances, sockets.len(), format);
+        let answer = handover_answer(handovers, sockets.len(), format);
         if !self.control.answer_with_descriptors(client, answer, &sockets) {
             return;
         }

@@ -1,424 +1,418 @@
-//! One interface of the container: the router, and the sockets on both sides of it.
+//! One interface of the container: its IGMP router, and the sockets on both sides of it.
 
 use std::collections::BTreeMap;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::Ipv4Addr;
 use std::os::fd::OwnedFd;
 use std::time::Instant;
 
+use crate::attachment::IgmpMode;
 use crate::igmp::Router;
-use crate::igmp::router::{GroupView, RouterConfig, Status};
+use crate::igmp::router::{OutgoingQuery, RouterConfig};
 use crate::multicast::{Address, SourceFilter};
 use crate::net::arp_announcement::Announcer;
 use crate::notice::Notice;
 use crate::proxy::config::InterfaceTask;
 use crate::proxy::container::injection::QueryInjector;
-use crate::proxy::container::membership_files::KernelMembership;
 use crate::proxy::container::receive_filter::{ReceiveFilter, ReceiveFilterSocket};
-use crate::proxy::control::status::{
-    GroupMembership, InterfaceStatus, MembershipStatus, QuerierStatus,
-};
-use crate::proxy::event_loop::lan_notices::querier_notice;
-use crate::proxy::lan::early_report::Reporter;
-use crate::proxy::lan::joins::{JoinSockets, LimitFiles};
+use crate::proxy::event_loop::upstreams::Upstreams;
+use crate::proxy::lan::joins::JoinSockets;
 use crate::proxy::process::log::Log;
-use crate::proxy::relay::{Relay, RelayHandover};
+use crate::proxy::relay::{ContainerSockets, HostSockets, Relay, RelayHandover};
+
+/// Groups of one interface whose age is remembered while the interface is only observed.
+pub(super) const MAX_OBSERVED_GROUPS: usize = 4096;
+
+/// The sockets of one proxied interface, in both namespaces.
+pub(crate) struct InterfaceSockets {
+    /// Injects queries into the container.
+    pub(crate) injector: QueryInjector,
+    /// `None`: the link carries multicast, and nothing is relayed.
+    pub(crate) relay: Option<RelaySockets>,
+}
+
+/// The sockets of one relay.
+pub(crate) struct RelaySockets {
+    pub(crate) container: ContainerSockets,
+    pub(crate) host: HostSockets,
+}
 
 /// One interface.
 pub(crate) struct Interface {
-    pub(crate) config: InterfaceTask,
-    /// Since when it is administratively up, as far as was told.
-    up_since: Option<Instant>,
-    /// `None`: no frame of a group comes by this interface.
+    pub(super) task: InterfaceTask,
+    /// Since when the link is administratively up, according to the notifications; `None`: it is down.
+    pub(super) up_since: Option<Instant>,
+    /// `None`: the interface has no receive filter, because no multicast arrives by the link.
     receive_filter: Option<ReceiveFilter>,
-    /// Its groups may be others than those that subscribers know.
-    pub(crate) has_changed: bool,
-    /// The kernel tells of leaves.
-    hears_leaves: bool,
-    /// `None`: the container's kernel speaks for itself.
-    served: Option<Served>,
+    /// Whether the kernel notifies of leaves. If not, the container's reports show them.
+    notifies_leaves: bool,
+    /// Whether the groups may differ from those that the subscribers of the control socket know.
+    pub(super) has_changed: bool,
+    pub(super) mode: Mode,
 }
 
-struct Served {
-    router: Router,
+/// Who speaks IGMP for the interface.
+pub(super) enum Mode {
+    /// The proxy: it is the router towards the container, and a host towards the LAN.
+    Proxied(Box<Proxied>),
+    /// The container's kernel.
+    Observed {
+        /// Since when a group is known to be joined.
+        joined_at: BTreeMap<Ipv4Addr, Instant>,
+    },
+}
+
+/// A proxied interface.
+pub(super) struct Proxied {
+    pub(super) router: Router,
     injector: QueryInjector,
-    joins: JoinSockets<Ipv4Addr>,
-    /// Carries the data where the link does not.
-    relay: Option<Relay>,
+    pub(super) joins: JoinSockets<Ipv4Addr>,
+    /// Carries the data where the link carries none.
+    pub(super) relay: Option<Relay>,
 }
 
 impl Interface {
-    /// With an injector it is served, else observed. Where the kernel does not tell of leaves, those count
-    /// that it reports.
-    pub(crate) fn new(
-        config: InterfaceTask,
-        injector: Option<QueryInjector>,
-        relay: Option<Relay>,
-        hears_leaves: bool,
+    /// An interface that is proxied with these sockets, and observed without.
+    pub(super) fn new(
+        task: InterfaceTask,
+        sockets: Option<InterfaceSockets>,
+        notifies_leaves: bool,
         now: Instant,
     ) -> Self {
-        let receive_filter = config.relay.is_none().then(ReceiveFilter::default);
-        let served = injector.map(|injector| Served {
-            router: new_router(&config, now),
-            injector,
-            joins: JoinSockets::new(config.upstream_index),
-            relay,
-        });
+        let receive_filter = task.relay.is_none().then(ReceiveFilter::default);
+        let mode = match sockets {
+            Some(InterfaceSockets { injector, relay }) => {
+                let relay =
+                    relay.and_then(|relay| Relay::new(&task, relay.host, relay.container, now));
+                let router = new_router(&task, now);
+                let joins = JoinSockets::new(task.upstream_index);
+                Mode::Proxied(Box::new(Proxied { router, injector, joins, relay }))
+            }
+            None => Mode::Observed { joined_at: BTreeMap::new() },
+        };
         Interface {
-            config,
+            task,
             up_since: None,
             receive_filter,
+            notifies_leaves,
             has_changed: false,
-            hears_leaves,
-            served,
+            mode,
         }
     }
 
-    /// Whether the proxy is the IGMP router on it.
-    pub(crate) fn is_served(&self) -> bool {
-        self.served.is_some()
+    fn proxied(&mut self) -> Option<&mut Proxied> {
+        match &mut self.mode {
+            Mode::Proxied(proxied) => Some(proxied),
+            Mode::Observed { .. } => None,
+        }
     }
 
-    /// Its router, if it is served. The caller may change the groups.
-    pub(crate) fn router(&mut self) -> Option<&mut Router> {
+    /// Whether the proxy speaks IGMP for the interface.
+    pub(super) fn is_proxied(&self) -> bool {
+        matches!(self.mode, Mode::Proxied(_))
+    }
+
+    /// Whether the task asks for a proxied interface, and this one is only observed.
+    pub(super) fn is_degraded(&self) -> bool {
+        self.task.igmp == IgmpMode::Proxy && !self.is_proxied()
+    }
+
+    /// Its router, if it is proxied. The caller may change the groups.
+    pub(super) fn router(&mut self) -> Option<&mut Router> {
         self.has_changed = true;
-        self.served.as_mut().map(|s| &mut s.router)
-    }
-
-    /// Whether what it joins of this group is anything to its router.
-    pub(crate) fn concerns(&self, group: Ipv4Addr) -> bool {
-        let served = self.served.as_ref();
-        served.is_some_and(|served| served.relay.is_some() || group.needs_report())
-    }
-
-    /// The container's kernel has joined a group on it.
-    pub(crate) fn joined(&mut self) {
-        self.has_changed = true;
-        self.receive_filter.iter_mut().for_each(ReceiveFilter::handle_join);
-    }
-
-    /// The container's kernel has left a group on it.
-    pub(crate) fn left(&mut self, now: Instant) {
-        self.has_changed = true;
-        self.receive_filter.iter_mut().for_each(|filter| filter.handle_leave(now));
+        self.proxied().map(|proxied| &mut proxied.router)
     }
 
     /// Its relay, if it has one.
-    pub(crate) fn relay(&mut self) -> Option<&mut Relay> {
-        self.served.as_mut()?.relay.as_mut()
+    pub(super) fn relay(&mut self) -> Option<&mut Relay> {
+        self.proxied()?.relay.as_mut()
     }
 
-    /// Its relay, if it has one, carries on where another has stopped.
-    pub(crate) fn inherit(&mut self, now: Instant, from: RelayHandover, sockets: Vec<OwnedFd>) {
-        let index = self.config.index;
+    /// Takes over from the relay of another proxy, if this interface has a relay.
+    pub(super) fn take_over_relay(
+        &mut self,
+        now: Instant,
+        from: RelayHandover,
+        sockets: Vec<OwnedFd>,
+    ) {
+        let index = self.task.index;
         let Some(relay) = self.relay() else { return };
         relay.take_over(now, from, sockets);
         if index != 0 {
-            // One that is gone again is told as gone.
+            // It fails where the interface is gone, of which a notification follows.
             let _ = relay.set_interface(index);
         }
     }
 
     /// Relays nothing any more.
-    pub(crate) fn drop_relay(&mut self) {
-        if let Some(served) = &mut self.served {
-            served.relay = None;
+    pub(super) fn drop_relay(&mut self) {
+        if let Some(proxied) = self.proxied() {
+            proxied.relay = None;
         }
     }
 
-    /// It is there now, as an interface of this index.
+    /// The interface exists now, and has this index.
     ///
     /// # Errors
     /// `ENODEV` or `EADDRNOTAVAIL` when it is gone again.
-    pub(crate) fn appear(&mut self, index: u32) -> io::Result<()> {
-        self.config.index = index;
-        let Some(served) = &mut self.served else { return Ok(()) };
-        served.injector.set_interface(index)?;
-        served.relay.as_mut().map_or(Ok(()), |relay| relay.set_interface(index))
+    pub(super) fn set_index(&mut self, index: u32) -> io::Result<()> {
+        self.task.index = index;
+        let Some(proxied) = self.proxied() else { return Ok(()) };
+        proxied.injector.set_interface(index)?;
+        proxied.relay.as_mut().map_or(Ok(()), |relay| relay.set_interface(index))
     }
 
-    /// The link is up; nothing happens if that was known. The first time its addresses are announced, if they
-    /// are to be.
-    pub(crate) fn link_up(&mut self, now: Instant, announcer: Option<&Announcer>) {
+    /// The link is up. The first time, the interface's addresses are announced. Nothing happens if the link
+    /// was known to be up.
+    pub(super) fn handle_link_up(&mut self, now: Instant, announcer: Option<&Announcer>) {
         if self.up_since.is_some() {
             return;
         }
         self.up_since = Some(now);
         let InterfaceTask { index, mac, announce, parent, upstream, upstream_index, .. } =
-            &mut self.config;
+            &mut self.task;
         let parent = (parent == upstream).then_some(*upstream_index);
         for address in announce.drain(..) {
             if let (Some(announcer), Some(mac)) = (announcer, *mac) {
-                // A lost one costs a neighbour its cache's lifetime.
+                // Without an announcement a neighbour may use a stale ARP entry until it expires.
                 let _ = announcer.announce(*index, parent, address, mac);
             }
         }
-        if let Some(served) = &mut self.served {
-            served.router.handle_link_up(now);
+        if let Some(router) = self.router() {
+            router.handle_link_up(now);
         }
     }
 
-    /// Whether the LAN has been told of all its addresses that it is to be told of.
-    pub(crate) fn is_announced(&self) -> bool {
-        self.config.announce.is_empty()
+    /// Whether all addresses of the interface have been announced.
+    pub(super) fn is_announced(&self) -> bool {
+        self.task.announce.is_empty()
     }
 
-    /// The link is down: what is joined stays until its time is over, link_monitor often come back.
-    pub(crate) fn link_down(&mut self) {
+    /// The link is down. Memberships stay until they time out, because a link often comes up again.
+    pub(super) fn handle_link_down(&mut self) {
         self.up_since = None;
     }
 
-    /// The interface is gone: so is all that the container wanted of it.
-    pub(crate) fn gone(&mut self, now: Instant) {
+    /// The interface is gone, and with it all memberships of the container on it.
+    pub(super) fn handle_removal(&mut self, now: Instant) {
         self.has_changed = true;
         self.up_since = None;
         self.receive_filter = self.receive_filter.take().map(|_| ReceiveFilter::default());
-        if let Some(served) = &mut self.served {
-            served.router = new_router(&self.config, now);
-            served.joins.clear();
-            if let Some(relay) = &mut served.relay {
-                relay.clear();
-                // Another of the same name may come in its place.
-                self.config.index = 0;
+        match &mut self.mode {
+            Mode::Proxied(proxied) => {
+                proxied.router = new_router(&self.task, now);
+                proxied.joins.clear();
+                if let Some(relay) = &mut proxied.relay {
+                    relay.clear();
+                    // Another interface of the same name may be created.
+                    self.task.index = 0;
+                }
             }
+            Mode::Observed { joined_at } => joined_at.clear(),
+        }
+    }
+
+    /// The container's kernel has joined a group. Tells whether the group is one for the router.
+    pub(super) fn handle_join(&mut self, now: Instant, group: Ipv4Addr) -> bool {
+        self.has_changed = true;
+        if let Some(filter) = &mut self.receive_filter {
+            filter.handle_join();
+        }
+        if let Mode::Observed { joined_at } = &mut self.mode
+            && joined_at.len() < MAX_OBSERVED_GROUPS
+        {
+            joined_at.insert(group, now);
+        }
+        self.is_for_router(group)
+    }
+
+    /// The container's kernel has left a group. Tells whether the group is one for the router.
+    pub(super) fn handle_leave(&mut self, now: Instant, group: Ipv4Addr) -> bool {
+        self.has_changed = true;
+        if let Some(filter) = &mut self.receive_filter {
+            filter.handle_leave(now);
+        }
+        if let Mode::Observed { joined_at } = &mut self.mode {
+            joined_at.remove(&group);
+        }
+        self.is_for_router(group)
+    }
+
+    /// Whether the router keeps state of a group. Groups of 224.0.0.0/24 stay on the link, so the router
+    /// has them only where the link's data is relayed.
+    fn is_for_router(&self, group: Ipv4Addr) -> bool {
+        match &self.mode {
+            Mode::Proxied(proxied) => proxied.relay.is_some() || group.needs_report(),
+            Mode::Observed { .. } => false,
         }
     }
 
     /// Does what is due.
-    pub(crate) fn handle_timeout(
+    pub(super) fn handle_timeout(
         &mut self,
         now: Instant,
-        limits: &LimitFiles,
+        upstreams: &Upstreams,
         receive_filter_socket: Option<&ReceiveFilterSocket>,
     ) {
         if let Some(filter) = &mut self.receive_filter {
-            filter.handle_timeout(now, receive_filter_socket, self.config.index);
+            filter.handle_timeout(now, receive_filter_socket, self.task.index);
         }
-        let Some(served) = &mut self.served else { return };
-        if served.router.poll_timeout().is_some_and(|at| at <= now) {
-            served.router.handle_timeout(now);
+        let Mode::Proxied(proxied) = &mut self.mode else { return };
+        if proxied.router.poll_timeout().is_some_and(|at| at <= now) {
+            proxied.router.handle_timeout(now);
             self.has_changed = true;
         }
-        if served.joins.poll_retry().is_some_and(|at| at <= now) {
+        if proxied.joins.poll_retry().is_some_and(|at| at <= now) {
+            proxied.joins.retry(now, &upstreams.limits);
             self.has_changed = true;
-            served.joins.retry(now, limits);
         }
-        if let Some(relay) = &mut served.relay
+        if let Some(relay) = &mut proxied.relay
             && relay.poll_timeout().is_some_and(|at| at <= now)
         {
             relay.handle_timeout(now);
         }
     }
 
-    /// When [`Interface::handle_timeout`] is to be called.
-    pub(crate) fn poll_timeout(&self) -> Option<Instant> {
+    /// When to call [`Interface::handle_timeout`].
+    pub(super) fn poll_timeout(&self) -> Option<Instant> {
         let receive_filter = self.receive_filter.as_ref().and_then(ReceiveFilter::poll_timeout);
-        let served = self.served.as_ref().map_or([None; 3], |served| {
-            let relay = served.relay.as_ref().and_then(Relay::poll_timeout);
-            [served.router.poll_timeout(), served.joins.poll_retry(), relay]
-        });
-        served.into_iter().chain([receive_filter]).flatten().min()
+        let proxied = match &self.mode {
+            Mode::Proxied(proxied) => {
+                let relay = proxied.relay.as_ref().and_then(Relay::poll_timeout);
+                [proxied.router.poll_timeout(), proxied.joins.poll_retry(), relay]
+            }
+            Mode::Observed { .. } => [None; 3],
+        };
+        proxied.into_iter().chain([receive_filter]).flatten().min()
     }
 
-    /// Takes what the container's kernel is known to want of a group, and carries out what follows. The first
-    /// join of a group, for which a viewer waits, goes out before all else that belongs to it.
-    pub(crate) fn follow(
+    /// Tells the router the source filter that the container's kernel has for a group, and carries out what
+    /// the router decides. A first join of a group is made and reported before the router's state is
+    /// updated, so that the stream starts as early as possible.
+    pub(super) fn handle_membership(
         &mut self,
         now: Instant,
         (group, filter): (Ipv4Addr, &SourceFilter),
-        limits: &LimitFiles,
-        reporters: &[Reporter],
+        upstreams: &Upstreams,
         log: &mut Log,
     ) {
-        let Some(Served { router, joins, relay, .. }) = &mut self.served else { return };
-        // A relay is to let through first what will come.
+        let Mode::Proxied(proxied) = &mut self.mode else { return };
+        let Proxied { router, joins, relay, .. } = &mut **proxied;
+        // A relay must admit the group before it is joined.
         if relay.is_none()
             && let Some(wanted) = router.foresee(now, group, filter)
-            && let Some(reporter) = reporter_of(&self.config, reporters)
+            && let Some(reporter) = upstreams.reporter(self.task.upstream_index)
         {
-            joins.join_ahead(group, &wanted, limits, |join| {
+            joins.join_ahead(group, &wanted, &upstreams.limits, |join| {
                 reporter.join(now, group, &wanted, join)
             });
         }
         router.handle_membership(now, group, filter);
         self.has_changed = true;
-        self.pump(now, limits, reporters, log);
+        self.process_router_output(now, upstreams, log);
     }
 
-    /// Gets ready for the next join; to be called when there is time.
-    pub(crate) fn stock(&mut self, limits: &LimitFiles) {
-        if let Some(served) = &mut self.served {
-            served.joins.prepare(limits);
+    /// Opens a spare socket for the next join, if there is none. Call it when nothing else is urgent.
+    pub(super) fn prepare_spare_join(&mut self, upstreams: &Upstreams) {
+        if let Some(proxied) = self.proxied() {
+            proxied.joins.prepare(&upstreams.limits);
         }
     }
 
-    /// Carries out what the router has decided.
-    pub(crate) fn pump(
+    /// Carries out what the router has decided: injects queries, joins and leaves groups, logs notices.
+    pub(super) fn process_router_output(
         &mut self,
         now: Instant,
-        limits: &LimitFiles,
-        reporters: &[Reporter],
+        upstreams: &Upstreams,
         log: &mut Log,
     ) {
-        let Some(served) = &mut self.served else { return };
-        let name = &self.config.name;
-        let reporter = reporter_of(&self.config, reporters);
-        while let Some(query) = served.router.poll_query() {
-            if let Err(e) = served.injector.inject(&query.packet) {
-                // Down between two notifications: it is asked anew when it is up.
-                let down = [libc::ENETDOWN, libc::ENETUNREACH, libc::ENODEV, libc::ENXIO];
-                if !e.raw_os_error().is_some_and(|code| down.contains(&code)) {
-                    let interface = name.clone();
-                    log.notice(now, Notice::QueryFailed { interface, error: e.to_string() });
-                }
-            }
+        let Interface { task, receive_filter, notifies_leaves, mode, .. } = self;
+        let Mode::Proxied(proxied) = mode else { return };
+        while let Some(query) = proxied.router.poll_query() {
+            inject_query(&proxied.injector, &query, now, &task.name, log);
         }
-        while let Some((group, filter)) = served.router.poll_change() {
-            // What comes of the group is let through before it comes, and until it comes no more.
-            let leaving = filter.is_none();
-            if !self.hears_leaves {
-                self.receive_filter.iter_mut().for_each(|receive_filter| match leaving {
+        while let Some((group, filter)) = proxied.router.poll_change() {
+            if let Some(receive_filter) = receive_filter
+                && !*notifies_leaves
+            {
+                match filter.is_none() {
                     true => receive_filter.handle_leave(now),
                     false => receive_filter.handle_join(),
-                });
-            }
-            let mut admitted = if leaving { Ok(()) } else { served.admit(group, &filter) };
-            let joins = &mut served.joins;
-            let joined = match reporter {
-                Some(reporter) if !joins.is_joined(group) => {
-                    let wanted = filter.clone();
-                    reporter
-                        .join(now, group, &filter, || joins.set_filter(now, group, wanted, limits))
                 }
-                _ => joins.set_filter(now, group, filter, limits),
-            };
-            if leaving {
-                admitted = served.admit(group, &SourceFilter::none());
             }
-            if let Err(error) = admitted {
-                let (interface, group) = (name.clone(), group.into());
-                let error = error.to_string();
-                log.notice(now, Notice::ReceptionFailed { interface, group, error });
-            }
-            if let Err(reason) = joined {
-                let (interface, upstream) = (name.clone(), self.config.upstream.clone());
-                let (group, error) = (group.into(), reason.to_string());
-                log.notice(now, Notice::JoinFailed { interface, upstream, group, error });
-            }
+            proxied.set_filter(now, group, filter, task, upstreams, log);
         }
-        while let Some(notice) = served.router.poll_notice() {
+        while let Some(notice) = proxied.router.poll_notice() {
             log.notice(now, notice);
         }
     }
+}
 
-    /// What is wrong with the querier of its LAN now.
-    pub(crate) fn querier_notice(&self, now: Instant) -> Option<Notice> {
-        let served = self.served.as_ref()?;
-        let with_sources: Vec<_> = served
-            .router
-            .groups()
-            .filter(|view| !view.upstream.sources.is_empty())
-            .map(|view| view.group.into())
-            .collect();
-        let querier = served.querier(now);
-        querier_notice(now, &self.config, self.up_since, querier.as_ref(), &with_sources)
-    }
-
-    /// Its status. `observed` are the groups that the kernel shows, with the time at which each was
-    /// first seen.
-    pub(crate) fn status(
-        &self,
+impl Proxied {
+    /// Sets the source filter of a group on the upstream and in the relay. The relay admits the group before
+    /// the join, and until the leave is complete.
+    fn set_filter(
+        &mut self,
         now: Instant,
-        observed: &BTreeMap<(u32, Ipv4Addr), (KernelMembership, Instant)>,
-    ) -> InterfaceStatus {
-        let served = self.served.as_ref();
-        let counters = served.map(|served| served.router.counters().iter());
-        InterfaceStatus {
-            interface: self.config.name.clone(),
-            parent: self.config.parent.clone(),
-            querier: served.and_then(|served| served.querier(now)),
-            groups: self.groups(now, observed),
-            counters: counters.into_iter().flatten().map(|(&name, &n)| (name.into(), n)).collect(),
-            relay: served.and_then(|served| served.relay.as_ref()).map(Relay::status),
+        group: Ipv4Addr,
+        filter: SourceFilter,
+        task: &InterfaceTask,
+        upstreams: &Upstreams,
+        log: &mut Log,
+    ) {
+        let leaving = filter.is_none();
+        let mut relayed = if leaving { Ok(()) } else { self.set_relay_filter(group, &filter) };
+        let (joins, limits) = (&mut self.joins, &upstreams.limits);
+        let joined = match upstreams.reporter(task.upstream_index) {
+            Some(reporter) if !joins.is_joined(group) => {
+                let wanted = filter.clone();
+                reporter.join(now, group, &filter, || joins.set_filter(now, group, wanted, limits))
+            }
+            _ => joins.set_filter(now, group, filter, limits),
+        };
+        if leaving {
+            relayed = self.set_relay_filter(group, &SourceFilter::none());
+        }
+        if let Err(error) = relayed {
+            let (interface, group) = (task.name.clone(), group.into());
+            let error = error.to_string();
+            log.notice(now, Notice::ReceptionFailed { interface, group, error });
+        }
+        if let Err(error) = joined {
+            let (interface, upstream) = (task.name.clone(), task.upstream.clone());
+            let group = group.into();
+            log.notice(now, Notice::JoinFailed { interface, upstream, group, error });
         }
     }
 
-    /// The groups that the container wants on it, by address. `observed` as for
-    /// [`status`](Self::status).
-    pub(crate) fn groups(
-        &self,
-        now: Instant,
-        observed: &BTreeMap<(u32, Ipv4Addr), (KernelMembership, Instant)>,
-    ) -> Vec<GroupMembership> {
-        let age = |since: Instant| now.saturating_duration_since(since).as_secs();
-        let Some(served) = &self.served else {
-            let index = self.config.index;
-            let own = observed.range((index, Ipv4Addr::UNSPECIFIED)..=(index, Ipv4Addr::BROADCAST));
-            let shown = own.filter(|((_, group), _)| group.needs_report());
-            return shown
-                .map(|((_, group), (seen, since))| GroupMembership {
-                    group: (*group).into(),
-                    mode: seen.filter.mode,
-                    sources: seen.filter.sources.iter().copied().map(IpAddr::from).collect(),
-                    version: seen.version,
-                    status: MembershipStatus::Joined,
-                    reason: None,
-                    age_s: age(*since),
-                    relay: None,
-                })
-                .collect();
-        };
-        let membership = |view: GroupView| {
-            let (status, reason) = match view.status {
-                Status::Denied(rule) => (MembershipStatus::Denied, Some(rule)),
-                Status::Limited(limit) => (MembershipStatus::Limited, Some(limit)),
-                Status::Allowed => match served.joins.failure(view.group) {
-                    Some(reason) => (MembershipStatus::Failed, Some(reason.to_owned())),
-                    None => (MembershipStatus::Joined, None),
-                },
-            };
-            GroupMembership {
-                group: view.group.into(),
-                mode: view.wanted.mode,
-                sources: view.wanted.sources.into_iter().map(IpAddr::from).collect(),
-                version: view.version.number(),
-                status,
-                reason,
-                age_s: age(view.since),
-                relay: served.relay.as_ref().and_then(|relay| relay.counts(view.group)),
-            }
-        };
-        served.router.groups().map(membership).collect()
-    }
-}
-
-impl Served {
-    /// Makes what the relay lets through of a group what is wanted.
-    fn admit(&mut self, group: Ipv4Addr, filter: &SourceFilter) -> io::Result<()> {
+    fn set_relay_filter(&mut self, group: Ipv4Addr, filter: &SourceFilter) -> io::Result<()> {
         self.relay.as_mut().map_or(Ok(()), |relay| relay.set(group, filter))
     }
+}
 
-    /// The LAN's querier, if one is present.
-    fn querier(&self, now: Instant) -> Option<QuerierStatus> {
-        self.router.querier(now).map(|lan| QuerierStatus {
-            address: lan.address.into(),
-            version: lan.version.number(),
-            interval_s: lan.interval.and_then(|i| u32::try_from(i.as_secs()).ok()),
-            last_query_s: now.saturating_duration_since(lan.last_query).as_secs(),
-        })
+fn inject_query(
+    injector: &QueryInjector,
+    query: &OutgoingQuery,
+    now: Instant,
+    interface: &str,
+    log: &mut Log,
+) {
+    /// The interface is down, and its notification is not read yet. The router sends new queries when the
+    /// interface is up.
+    const IS_DOWN: [i32; 4] = [libc::ENETDOWN, libc::ENETUNREACH, libc::ENODEV, libc::ENXIO];
+    if let Err(error) = injector.inject(&query.packet)
+        && !error.raw_os_error().is_some_and(|code| IS_DOWN.contains(&code))
+    {
+        let (interface, error) = (interface.to_owned(), error.to_string());
+        log.notice(now, Notice::QueryFailed { interface, error });
     }
 }
 
-/// Who reports on its upstream, where the kernel tells of joins.
-fn reporter_of<'r>(config: &InterfaceTask, reporters: &'r [Reporter]) -> Option<&'r Reporter> {
-    reporters.iter().find(|reporter| reporter.index() == config.upstream_index)
-}
-
-fn new_router(config: &InterfaceTask, now: Instant) -> Router {
-    let router = RouterConfig {
-        interface: config.name.clone(),
-        link_local: config.relay.is_some(),
+fn new_router(task: &InterfaceTask, now: Instant) -> Router {
+    let config = RouterConfig {
+        interface: task.name.clone(),
+        link_local: task.relay.is_some(),
         ..RouterConfig::default()
     };
-    Router::new(router, config.policy.clone(), now)
+    Router::new(config, task.policy.clone(), now)
 }

@@ -1,219 +1,204 @@
-//! The event loop: the only clock, and the only place where everything meets.
+//! The event loop: the only clock of the proxy. It waits for events and timers, and calls all other parts.
 
+mod announcing;
 mod clients;
+mod event_source;
 mod handover;
 mod interface;
 mod lan_notices;
 mod membership_events;
 mod notifications;
+mod status;
+mod upstreams;
 
-use std::collections::BTreeMap;
 use std::io;
-use std::net::Ipv4Addr;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixListener;
 use std::time::{Duration, Instant};
 
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 
-use crate::attachment::IgmpMode;
 use crate::net::arp_announcement::Announcer;
 use crate::net::link_monitor::LinkMonitor;
 use crate::net::netns::NetNs;
 use crate::net::nfnetlink::NfSocket;
 use crate::notice::Notice;
-use crate::proxy::config::ProxyTask;
+use crate::proxy::config::InterfaceTask;
 use crate::proxy::container::interception::NflogSocket;
 use crate::proxy::container::membership_files::MembershipFiles;
 use crate::proxy::container::receive_filter::ReceiveFilterSocket;
 use crate::proxy::container::rtnl_barrier::RtnlBarrier;
 use crate::proxy::control::server::ControlServer;
+use crate::proxy::event_loop::announcing::AddressAnnouncer;
+use crate::proxy::event_loop::event_source::{EventSource, RelaySocket};
 pub(crate) use crate::proxy::event_loop::handover::Predecessor;
 use crate::proxy::event_loop::interface::Interface;
+pub(crate) use crate::proxy::event_loop::interface::{InterfaceSockets, RelaySockets};
 use crate::proxy::event_loop::membership_events::PublishedGroups;
-use crate::proxy::lan::early_report::Reporter;
-use crate::proxy::lan::joins::LimitFiles;
-use crate::proxy::lan::query_socket::LanSocket;
+pub(crate) use crate::proxy::event_loop::upstreams::{Upstream, Upstreams};
 use crate::proxy::process::container_dir::ContainerDir;
 use crate::proxy::process::log::Log;
-use crate::proxy::relay::{Batch, Relay};
-use crate::proxy::setup::Parts;
+use crate::proxy::relay::Batch;
 
-/// Datagrams of one socket before the others have their turn.
-const TURN: usize = 64;
-/// Events of one wait.
-const EVENTS: usize = 16;
-/// One NFLOG datagram, one notification or one packet; beyond it a datagram is cut and ignored.
-const BUFFER: usize = 16 * 1024;
-/// How long the rules outlive the container. Its sockets are closed by then, and its kernel has yet to
-/// say so: a first time within three ticks and once more within
-/// [`crate::link::plan::REPORT_INTERVAL_MS`]. On the LAN that leave, from a MAC of its own, would
-/// prune a group that a neighbour on the same switch port wants.
-const GRACE: Duration = Duration::from_millis(150);
-/// Groups whose age is remembered on interfaces that are only observed.
-const MAX_OBSERVED: usize = 4096;
+/// Datagrams that are read from one socket before the other descriptors are served.
+const DATAGRAMS_PER_TURN: usize = 64;
+/// Events of one epoll_wait(2).
+const MAX_EVENTS: usize = 16;
+/// Bytes for one NFLOG datagram, notification or packet. A longer datagram is truncated and ignored.
+const BUFFER_SIZE: usize = 16 * 1024;
+/// How long the rules stay after the container has ended. Its sockets are closed by then, and its kernel
+/// still reports the leaves: within three timer ticks, and once more within the interval that `link::plan`
+/// sets (`REPORT_INTERVAL_MS`). Such a leave, from the container's own MAC address, would prune a group that
+/// another host on the same switch port receives.
+const DRAIN_TIME: Duration = Duration::from_millis(150);
 
-/// What an event is about: the epoll data of its descriptor.
-mod token {
-    pub(super) const CONTAINER: u64 = 0;
-    pub(super) const PACKETS: u64 = 1;
-    pub(super) const LINKS: u64 = 2;
-    pub(super) const LISTENER: u64 = 3;
-    /// And the position of the LAN socket.
-    pub(super) const LAN: u64 = 1 << 16;
-    /// And the position of the interface << 20, and what of its relay it is.
-    pub(super) const RELAY: u64 = 1 << 48;
-    pub(super) const RECEIVER: u64 = 0;
-    pub(super) const TAP: u64 = 1;
-    /// And the port of the container that answers come to.
-    pub(super) const ANSWERS: u64 = 1 << 16;
-    /// And the id of the client.
-    pub(super) const CLIENT: u64 = 1 << 32;
+/// Everything that `setup` has opened for a proxy.
+pub(crate) struct Resources {
+    pub(crate) container_dir: ContainerDir,
+    pub(crate) log: Log,
+    pub(crate) container: Container,
+    /// `None`: the container's kernel speaks IGMP itself.
+    pub(crate) interception: Option<Interception>,
+    /// An interface without sockets is only observed.
+    pub(crate) interfaces: Vec<(InterfaceTask, Option<InterfaceSockets>)>,
+    pub(crate) upstreams: Upstreams,
+    /// `None`: no address is to be announced.
+    pub(crate) announcer: Option<Announcer>,
+    pub(crate) role: Role,
+    pub(crate) listener: UnixListener,
+    /// What does not work as asked for.
+    pub(crate) notices: Vec<Notice>,
+}
+
+/// Whether another proxy serves the container at the start.
+pub(crate) enum Role {
+    /// No: this one relays from the start.
+    First,
+    /// Yes. `None`: it cannot be reached, because it has ended.
+    Successor(Option<Predecessor>),
+}
+
+/// The container, and what its kernel shows.
+pub(crate) struct Container {
+    /// Its full id.
+    pub(crate) id: String,
+    /// The pidfd of its init.
+    pub(crate) init: OwnedFd,
+    pub(crate) namespace: NetNs,
+    pub(crate) link_monitor: LinkMonitor,
+    pub(crate) membership_files: MembershipFiles,
+    pub(crate) rtnl_barrier: RtnlBarrier,
+    /// `None`: no interface has a receive filter, or the kernel has no packet sockets.
+    pub(crate) receive_filter_socket: Option<ReceiveFilterSocket>,
+}
+
+/// Interception of the container's IGMP.
+pub(crate) struct Interception {
+    /// Owns the nf_tables tables: they are removed when it is closed.
+    pub(crate) rules: NfSocket,
+    pub(crate) nflog: NflogSocket,
 }
 
 /// A running proxy.
-pub(crate) struct Driver {
-    home: ContainerDir,
+pub(crate) struct Proxy {
+    container_dir: ContainerDir,
     log: Log,
-    loop_: Loop,
+    event_loop: EventLoop,
 }
 
-/// All that is closed at once when the container ends.
-struct Loop {
-    config: ProxyTask,
+/// Everything that is closed at once when the container has ended.
+struct EventLoop {
     epoll: Epoll,
-    container: OwnedFd,
-    namespace: NetNs,
-    /// The container has ended, and the rules stay until then.
-    ending: Option<Instant>,
-    /// Closing it takes the interception away.
-    _rules: Option<NfSocket>,
-    packets: Option<NflogSocket>,
+    phase: Phase,
+    container: Container,
+    interception: Option<Interception>,
     interfaces: Vec<Interface>,
-    link_monitor: LinkMonitor,
-    lan: Vec<LanSocket>,
-    reporters: Vec<Reporter>,
-    barrier: RtnlBarrier,
-    limits: LimitFiles,
+    upstreams: Upstreams,
     control: ControlServer,
     /// The groups of each interface as the subscribers know them; empty without subscribers.
     published: Vec<PublishedGroups>,
-    membership_files: MembershipFiles,
-    receive_filter_socket: Option<ReceiveFilterSocket>,
-    /// Until the LAN has been told of all addresses, and a moment longer.
-    announcer: Option<Announcer>,
-    announcer_ends: Option<Instant>,
-    /// Some interface is not served.
-    observing: bool,
-    /// Another proxy relays still.
-    takes_over: bool,
-    predecessor: Option<Predecessor>,
-    /// Packets on their way through a relay; made when there is one.
-    batch: Option<Batch>,
-    /// When a group was first seen on an interface that is only observed.
-    seen: BTreeMap<(u32, Ipv4Addr), Instant>,
-    /// What was wrong at the start.
-    notices: Vec<Notice>,
-    degraded: bool,
+    announcer: AddressAnnouncer,
+    /// Packets on their way through a relay; `None`: no interface has a relay.
+    relay_batch: Option<Batch>,
+    /// What was found wrong at the start.
+    start_notices: Vec<Notice>,
+    /// Scratch space for one datagram.
     buffer: Vec<u8>,
 }
 
-impl Driver {
-    /// Ready to run.
+/// What the proxy does for the container.
+enum Phase {
+    /// Another proxy still relays. This one does all else, and relays after the takeover. `None`: the other
+    /// proxy cannot be reached, or did not hand over its relays.
+    WaitingForPredecessor(Option<Predecessor>),
+    /// It does everything.
+    Serving,
+    /// The container has ended. Nothing is joined, and the rules stay until the time is over.
+    Draining { until: Instant, _rules: Option<NfSocket> },
+}
+
+impl Proxy {
+    /// A proxy that is ready to run.
     ///
     /// # Errors
-    /// That of epoll_create(2) or epoll_ctl(2).
-    pub(crate) fn new(parts: Parts, now: Instant) -> io::Result<Self> {
-        let Parts { config, container, namespace, home, mut log, inside, lan, mut relays, .. } =
-            parts;
-        let Parts { reporters, announcer, barrier, limits, predecessor, listener, notices, .. } =
-            parts;
-        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
-        let watch = |fd: std::os::fd::BorrowedFd<'_>, token| {
-            epoll.add(fd, EpollEvent::new(EpollFlags::EPOLLIN, token))
-        };
-        watch(container.as_fd(), token::CONTAINER)?;
-        watch(inside.link_monitor.as_fd(), token::LINKS)?;
-        watch(listener.as_fd(), token::LISTENER)?;
-        for (position, socket) in lan.iter().enumerate() {
-            watch(socket.as_fd(), token::LAN + position as u64)?;
-        }
-        let (rules, packets, mut injectors, mut taps) = match inside.interception {
-            Some(i) => (Some(i.rules), Some(i.packets), i.injectors, i.relays),
-            None => (None, None, Vec::new(), Vec::new()),
-        };
-        if let Some(packets) = &packets {
-            watch(packets.as_fd(), token::PACKETS)?;
-        }
-        let mut interfaces = Vec::new();
-        for interface in &config.interfaces {
-            let injector = take(&mut injectors, &interface.name);
-            let host = take(&mut relays, &interface.name);
-            let relay = host
-                .zip(take(&mut taps, &interface.name))
-                .and_then(|(host, container)| Relay::new(interface, host, container, now));
-            let (name, upstream) = (interface.name.clone(), interface.upstream.clone());
-            log.notice(
-                now,
-                match injector {
-                    Some(_) => Notice::InterfaceServed { interface: name, upstream },
-                    None => Notice::InterfaceObserved { interface: name, upstream },
-                },
-            );
-            let hears_leaves = inside.link_monitor.reports_memberships();
-            interfaces.push(Interface::new(interface.clone(), injector, relay, hears_leaves, now));
-        }
+    /// Those of epoll_create(2) and epoll_ctl(2).
+    pub(crate) fn new(resources: Resources, now: Instant) -> io::Result<Self> {
+        let Resources { container_dir, mut log, container, interception, interfaces, .. } =
+            resources;
+        let Resources { upstreams, announcer, role, listener, notices, .. } = resources;
+        let notifies_leaves = container.link_monitor.reports_memberships();
+        let mut interfaces: Vec<_> = interfaces
+            .into_iter()
+            .map(|(task, sockets)| Interface::new(task, sockets, notifies_leaves, now))
+            .collect();
         for interface in &mut interfaces {
-            let index = interface.config.index;
+            let index = interface.task.index;
             if let Some(relay) = interface.relay().filter(|_| index != 0) {
                 relay.set_interface(index)?;
             }
+            let (name, upstream) = (&interface.task.name, &interface.task.upstream);
+            let (interface_name, upstream) = (name.clone(), upstream.clone());
+            log.notice(
+                now,
+                match interface.is_proxied() {
+                    true => Notice::InterfaceServed { interface: interface_name, upstream },
+                    false => Notice::InterfaceObserved { interface: interface_name, upstream },
+                },
+            );
         }
         for notice in &notices {
             log.notice(now, notice.clone());
         }
-        let observing = interfaces.iter_mut().any(|i| i.router().is_none());
-        let degraded =
-            packets.is_none() && config.interfaces.iter().any(|i| i.igmp == IgmpMode::Proxy);
-        let takes_over = config.takes_over;
-        let batch = interfaces.iter_mut().any(|i| i.relay().is_some()).then(Batch::new);
-        let mut loop_ = Loop {
-            takes_over,
-            predecessor,
-            batch,
-            config,
+        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
+        watch(&epoll, &listener, EventSource::ControlListener)?;
+        let relay_batch = interfaces.iter_mut().any(|i| i.relay().is_some()).then(Batch::new);
+        let mut event_loop = EventLoop {
             epoll,
+            phase: Phase::WaitingForPredecessor(None),
             container,
-            namespace,
-            ending: None,
-            _rules: rules,
-            packets,
+            interception,
             interfaces,
-            link_monitor: inside.link_monitor,
-            lan,
-            reporters,
-            barrier,
-            limits,
+            upstreams,
             control: ControlServer::new(listener),
             published: Vec::new(),
-            membership_files: inside.membership_files,
-            receive_filter_socket: inside.receive_filter_socket,
-            announcer,
-            announcer_ends: None,
-            observing,
-            seen: BTreeMap::new(),
-            notices,
-            degraded,
-            buffer: vec![0; BUFFER],
+            announcer: AddressAnnouncer::new(announcer),
+            relay_batch,
+            start_notices: notices,
+            buffer: vec![0; BUFFER_SIZE],
         };
-        if !loop_.takes_over {
-            loop_.begin_relaying()?;
+        event_loop.watch_all()?;
+        match role {
+            Role::First => event_loop.start_relaying()?,
+            Role::Successor(predecessor) => {
+                event_loop.phase = Phase::WaitingForPredecessor(predecessor);
+            }
         }
-        Ok(Driver { home, log, loop_ })
+        Ok(Proxy { container_dir, log, event_loop })
     }
 
-    /// What it may still touch in the file system.
-    pub(crate) fn home(&self) -> &ContainerDir {
-        &self.home
+    /// The only directory that the proxy may still change when it is confined.
+    pub(crate) fn container_dir(&self) -> &ContainerDir {
+        &self.container_dir
     }
 
     /// Writes a notice to the log.
@@ -221,65 +206,70 @@ impl Driver {
         self.log.notice(now, notice);
     }
 
-    /// Joins what the container has joined before this proxy was there: another one has ended,
-    /// or is about to. The container's own reports correct it.
+    /// Joins the groups that the container has joined before this proxy was started, after another proxy has
+    /// ended or while it is about to. The container's own reports correct what is joined.
     pub(crate) fn join_existing_memberships(&mut self, now: Instant) {
-        let Loop { membership_files, interfaces, limits, reporters, .. } = &mut self.loop_;
-        // Without it the container's answer to the first query tells all.
-        let groups = membership_files.memberships().unwrap_or_default();
+        let EventLoop { container, interfaces, upstreams, .. } = &mut self.event_loop;
+        // If the files cannot be read, the container's reports to the first query show all groups.
+        let memberships = container.membership_files.memberships().unwrap_or_default();
         for interface in interfaces {
-            for ((index, group), observed) in &groups {
-                if *index == interface.config.index
-                    && let Some(router) = interface.router()
-                {
-                    router.handle_membership(now, *group, &observed.widest_filter(*group));
+            let interface_index = interface.task.index;
+            if let Some(router) = interface.router() {
+                for ((index, group), membership) in &memberships {
+                    if *index == interface_index {
+                        router.handle_membership(now, *group, &membership.widest_filter(*group));
+                    }
                 }
             }
-            interface.pump(now, limits, reporters, &mut self.log);
+            interface.process_router_output(now, upstreams, &mut self.log);
         }
     }
 
-    /// Serves until the container has ended, and removes what is left of it.
+    /// Serves until the container has ended, and then removes its directory.
     pub(crate) fn run(self) {
-        let Driver { home, mut log, mut loop_ } = self;
-        let end = loop_.run(&mut log);
-        // The sockets hold the container's namespace, and the host's memberships.
-        drop(loop_);
+        let Proxy { container_dir, mut log, mut event_loop } = self;
+        let end = event_loop.run(&mut log);
+        // Its sockets hold the container's network namespace, and memberships of the host.
+        drop(event_loop);
         let now = Instant::now();
         if let Err(e) = end {
             log.notice(now, Notice::EventLoopFailed { error: e.to_string() });
         }
-        if let Err(e) = home.remove() {
+        if let Err(e) = container_dir.remove() {
             log.notice(now, Notice::StateNotRemoved { error: e.to_string() });
         }
     }
 }
 
-/// What is kept under this name.
-fn take<T>(list: &mut Vec<(String, T)>, name: &str) -> Option<T> {
-    let position = list.iter().position(|(known, _)| known == name)?;
-    Some(list.swap_remove(position).1)
+/// Adds a descriptor to the epoll instance: an event comes when it is readable.
+fn watch(epoll: &Epoll, descriptor: impl AsFd, source: EventSource) -> io::Result<()> {
+    Ok(epoll.add(descriptor, EpollEvent::new(EpollFlags::EPOLLIN, source.to_data()))?)
 }
 
-impl Loop {
+impl EventLoop {
+    /// Watches all descriptors except the control socket and those of the relays.
+    fn watch_all(&self) -> io::Result<()> {
+        let EventLoop { epoll, container, interception, upstreams, .. } = self;
+        watch(epoll, &container.init, EventSource::ContainerInit)?;
+        watch(epoll, &container.link_monitor, EventSource::LinkMonitor)?;
+        for (position, upstream) in (0..).zip(&upstreams.list) {
+            watch(epoll, &upstream.query_socket, EventSource::QuerySocket(position))?;
+        }
+        if let Some(interception) = interception {
+            watch(epoll, &interception.nflog, EventSource::Nflog)?;
+        }
+        Ok(())
+    }
+
     fn run(&mut self, log: &mut Log) -> io::Result<()> {
-        self.look_around(log)?;
+        self.request_link_states()?;
+        self.check_upstream_addresses(log);
         loop {
             let now = Instant::now();
-            for interface in &mut self.interfaces {
-                interface.handle_timeout(now, &self.limits, self.receive_filter_socket.as_ref());
-                interface.pump(now, &self.limits, &self.reporters, log);
-                interface.stock(&self.limits);
-            }
-            self.control.handle_timeout(now);
-            self.publish_changes(now, log);
-            if self.announcer_ends.take_if(|at| *at <= now).is_some() {
-                self.announcer = None;
-            }
-            if self.ending.is_some_and(|at| at <= now) {
+            if self.handle_timeout(now, log) {
                 return Ok(());
             }
-            let mut events = [EpollEvent::empty(); EVENTS];
+            let mut events = [EpollEvent::empty(); MAX_EVENTS];
             let count = match self.epoll.wait(&mut events, self.timeout()) {
                 Ok(count) => count,
                 Err(nix::errno::Errno::EINTR) => continue,
@@ -288,95 +278,73 @@ impl Loop {
             let events = events.get(..count).unwrap_or(&[]);
             let now = Instant::now();
             for event in events {
-                match event.data() {
-                    token::CONTAINER => self.end(now, log)?,
-                    token::PACKETS => self.hear_container(now),
-                    token::LINKS => {
-                        self.hear_links(now, log);
+                match EventSource::from_data(event.data()) {
+                    Some(EventSource::ContainerInit) => self.drain(now, log)?,
+                    Some(EventSource::Nflog) => self.receive_intercepted(now),
+                    Some(EventSource::LinkMonitor) => {
+                        self.handle_notifications(now, log);
                         self.end_announcing(now);
                     }
-                    token::LISTENER => self.accept_client(now),
-                    relay if relay >= token::RELAY => self.relay(now, relay),
-                    client if client >= token::CLIENT => {
-                        self.serve_client(now, (client - token::CLIENT) as u32, log);
+                    Some(EventSource::ControlListener) => self.accept_client(now),
+                    Some(EventSource::QuerySocket(position)) => self.receive_queries(now, position),
+                    Some(EventSource::Client(id)) => self.serve_client(now, id, log),
+                    Some(EventSource::Relay { interface, socket }) => {
+                        self.relay(now, interface, socket);
                     }
-                    lan => self.hear_lan(now, (lan - token::LAN) as usize),
+                    None => {}
                 }
             }
         }
     }
 
-    /// Asks for what the kernel tells while it changes no link: nobody waits for the proxy any more.
-    fn look_around(&mut self, log: &mut Log) -> io::Result<()> {
-        // One that is yet to come, and one that has come by now, is told with all others.
+    /// Requests the state of each interface. This is not part of the setup, because the kernel answers only
+    /// while it changes no link, and the service waits for the setup.
+    fn request_link_states(&self) -> io::Result<()> {
         for interface in &self.interfaces {
-            match interface.config.index {
-                0 => self.link_monitor.request_all_link_states()?,
-                index => self.link_monitor.request_link_state(index)?,
+            match interface.task.index {
+                // An interface that does not exist yet, or was created just now, is found by its name.
+                0 => self.container.link_monitor.request_all_link_states()?,
+                index => self.container.link_monitor.request_link_state(index)?,
             }
         }
+        Ok(())
+    }
+
+    /// Warns of upstreams without an IPv4 address.
+    fn check_upstream_addresses(&mut self, log: &mut Log) {
         let now = Instant::now();
-        for socket in self.lan.iter().filter(|socket| !socket.is_numbered()) {
-            let notice = Notice::UpstreamWithoutAddress { upstream: socket.name().to_owned() };
-            log.notice(now, notice.clone());
-            self.notices.push(notice);
-        }
-        Ok(())
-    }
-
-    /// Relays from now on.
-    fn begin_relaying(&mut self) -> io::Result<()> {
-        self.takes_over = false;
-        for (position, interface) in self.interfaces.iter_mut().enumerate() {
-            let Some(relay) = interface.relay() else { continue };
-            let base = token::RELAY + ((position as u64) << 20);
-            let fixed = [(token::RECEIVER, relay.receiver()), (token::TAP, relay.capture())];
-            let answering =
-                relay.answering().map(|(port, socket)| (token::ANSWERS + u64::from(port), socket));
-            for (what, fd) in fixed.into_iter().chain(answering) {
-                self.epoll.add(fd, EpollEvent::new(EpollFlags::EPOLLIN, base + what))?;
+        for upstream in &self.upstreams.list {
+            if !upstream.query_socket.is_numbered() {
+                let upstream = upstream.query_socket.name().to_owned();
+                let notice = Notice::UpstreamWithoutAddress { upstream };
+                log.notice(now, notice.clone());
+                self.start_notices.push(notice);
             }
         }
-        Ok(())
     }
 
-    fn relay(&mut self, now: Instant, token: u64) {
-        let Loop { interfaces, batch: Some(batch), epoll, buffer, .. } = self else { return };
-        let position = (token & (token::RELAY - 1)) >> 20;
-        let interface = interfaces.get_mut(position as usize);
-        let Some(relay) = interface.and_then(Interface::relay) else { return };
-        match token & ((1 << 20) - 1) {
-            token::RECEIVER => relay.receive(now, batch),
-            token::TAP => {
-                let base = token::RELAY + (position << 20) + token::ANSWERS;
-                relay.send(now, batch, &mut |socket, port| {
-                    let event = EpollEvent::new(EpollFlags::EPOLLIN, base + u64::from(port));
-                    // Without it answers do not arrive, and the packet is sent all the same.
-                    let _ = epoll.add(socket, event);
-                });
-            }
-            answers => relay.answer(now, (answers & 0xffff) as u16, buffer),
-        }
-    }
-
-    /// The container has ended: nothing is wanted for it any more, and nothing of it may reach the
-    /// LAN.
-    fn end(&mut self, now: Instant, log: &mut Log) -> io::Result<()> {
-        self.epoll.delete(&self.container)?;
-        log.notice(now, Notice::ContainerEnded {});
-        self.lan.clear();
+    /// Does what is due. Tells whether the event loop ends.
+    fn handle_timeout(&mut self, now: Instant, log: &mut Log) -> bool {
         for interface in &mut self.interfaces {
-            interface.gone(now);
+            let receive_filter_socket = self.container.receive_filter_socket.as_ref();
+            interface.handle_timeout(now, &self.upstreams, receive_filter_socket);
+            interface.process_router_output(now, &self.upstreams, log);
+            interface.prepare_spare_join(&self.upstreams);
         }
-        let intercepting = self.packets.take().is_some();
-        self.ending = Some(if intercepting { now + GRACE } else { now });
-        Ok(())
+        self.control.handle_timeout(now);
+        self.publish_changes(now, log);
+        self.announcer.handle_timeout(now);
+        matches!(self.phase, Phase::Draining { until, .. } if until <= now)
     }
 
-    /// How long nothing is to be done; rounded up, so that what is due is due.
+    /// Time until something is due, rounded up to what epoll_wait(2) can wait for.
     fn timeout(&self) -> EpollTimeout {
+        let drained = match self.phase {
+            Phase::Draining { until, .. } => Some(until),
+            Phase::WaitingForPredecessor(_) | Phase::Serving => None,
+        };
         let interfaces = self.interfaces.iter().map(Interface::poll_timeout);
-        let others = [self.control.poll_timeout(), self.announcer_ends, self.ending];
+        let others = [self.control.poll_timeout(), self.announcer.poll_timeout(), drained];
         let Some(at) = interfaces.chain(others).flatten().min() else {
             return EpollTimeout::NONE;
         };
@@ -384,20 +352,75 @@ impl Loop {
         EpollTimeout::try_from(left).unwrap_or(EpollTimeout::MAX)
     }
 
-    fn hear_container(&mut self, now: Instant) {
-        let Some(packets) = &self.packets else { return };
-        for _ in 0..TURN {
-            let interfaces = &mut self.interfaces;
-            let result = packets.receive(&mut self.buffer, |packet| {
-                let to = interfaces.iter_mut().find(|i| i.config.index == packet.interface);
-                if let Some(router) = to.and_then(Interface::router) {
+    /// Watches the sockets of the relays: from now on this proxy relays.
+    fn start_relaying(&mut self) -> io::Result<()> {
+        for (position, interface) in (0..).zip(&mut self.interfaces) {
+            let Some(relay) = interface.relay() else { continue };
+            let fixed = [
+                (RelaySocket::Receiver, relay.receiver()),
+                (RelaySocket::Capture, relay.capture()),
+            ];
+            let answers =
+                relay.answering().map(|(port, socket)| (RelaySocket::Answers(port), socket));
+            for (socket, descriptor) in fixed.into_iter().chain(answers) {
+                let source = EventSource::Relay { interface: position, socket };
+                watch(&self.epoll, descriptor, source)?;
+            }
+        }
+        self.phase = Phase::Serving;
+        Ok(())
+    }
+
+    /// Relays the packets that wait in a socket.
+    fn relay(&mut self, now: Instant, position: u32, socket: RelaySocket) {
+        let EventLoop { interfaces, relay_batch: Some(batch), epoll, buffer, .. } = self else {
+            return;
+        };
+        let interface = interfaces.get_mut(position as usize);
+        let Some(relay) = interface.and_then(Interface::relay) else { return };
+        match socket {
+            RelaySocket::Receiver => relay.receive(now, batch),
+            RelaySocket::Capture => relay.send(now, batch, &mut |socket, port| {
+                let socket_of_port = RelaySocket::Answers(port);
+                let source = EventSource::Relay { interface: position, socket: socket_of_port };
+                // If this fails, answers to the port do not arrive. The packet is sent anyway.
+                let _ = watch(epoll, socket, source);
+            }),
+            RelaySocket::Answers(port) => relay.answer(now, port, buffer),
+        }
+    }
+
+    /// The container has ended: leaves all groups, and keeps the rules so that none of its last reports
+    /// reaches the LAN.
+    fn drain(&mut self, now: Instant, log: &mut Log) -> io::Result<()> {
+        self.epoll.delete(&self.container.init)?;
+        log.notice(now, Notice::ContainerEnded {});
+        self.upstreams.list.clear();
+        for interface in &mut self.interfaces {
+            interface.handle_removal(now);
+        }
+        let rules = self.interception.take().map(|interception| interception.rules);
+        let until = if rules.is_some() { now + DRAIN_TIME } else { now };
+        self.phase = Phase::Draining { until, _rules: rules };
+        Ok(())
+    }
+
+    /// Receives the container's IGMP.
+    fn receive_intercepted(&mut self, now: Instant) {
+        let EventLoop { interception: Some(interception), interfaces, buffer, .. } = self else {
+            return;
+        };
+        for _ in 0..DATAGRAMS_PER_TURN {
+            let result = interception.nflog.receive(buffer, |packet| {
+                let interface = interfaces.iter_mut().find(|i| i.task.index == packet.interface);
+                if let Some(router) = interface.and_then(Interface::router) {
                     router.handle_packet(now, packet.bytes);
                 }
             });
             match result {
                 Ok(true) => {}
                 Ok(false) => return,
-                // Messages were lost: the container says it all again.
+                // Packets were lost: the container reports all groups again.
                 Err(_) => {
                     self.requery(now);
                     return;
@@ -406,30 +429,30 @@ impl Loop {
         }
     }
 
-    fn hear_lan(&mut self, now: Instant, position: usize) {
-        let Some(socket) = self.lan.get(position) else { return };
-        for _ in 0..TURN {
-            match socket.receive(&mut self.buffer) {
+    /// Receives queries of the LAN.
+    fn receive_queries(&mut self, now: Instant, position: u32) {
+        let Some(upstream) = self.upstreams.list.get_mut(position as usize) else { return };
+        for _ in 0..DATAGRAMS_PER_TURN {
+            match upstream.query_socket.receive(&mut self.buffer) {
                 Ok(Some((source, query))) => {
-                    let index = socket.index;
-                    for reporter in self.reporters.iter_mut().filter(|r| r.index() == index) {
-                        reporter.hear(now, &query);
-                    }
-                    let of_it =
-                        self.interfaces.iter_mut().filter(|i| i.config.upstream_index == index);
-                    for interface in of_it {
-                        if let Some(router) = interface.router() {
+                    upstream.handle_query(now, &query);
+                    for interface in &mut self.interfaces {
+                        if interface.task.upstream_index == upstream.index()
+                            && let Some(router) = interface.router()
+                        {
                             router.handle_lan_query(now, source, &query);
                         }
                     }
                 }
+                // A packet that is no valid query.
                 Ok(None) => {}
-                // Nothing now, or the interface is down: the next event tells.
+                // None is waiting, or the interface is down: another event follows.
                 Err(_) => return,
             }
         }
     }
 
+    /// Has the container report all its groups.
     fn requery(&mut self, now: Instant) {
         for router in self.interfaces.iter_mut().filter_map(Interface::router) {
             router.requery(now);

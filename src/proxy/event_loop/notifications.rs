@@ -1,5 +1,5 @@
-//! What the kernel tells of the container's interfaces: link_monitor that come and go, and joins, which are
-//! followed before the container's kernel reports them.
+//! Notifications of the container's kernel: links that change, and joins, which the proxy carries out before
+//! the container's kernel reports them.
 
 use std::io;
 use std::net::Ipv4Addr;
@@ -10,217 +10,231 @@ use crate::net::link_monitor::LinkEvent;
 use crate::notice::Notice;
 use crate::proxy::container::membership_files::KernelMembership;
 use crate::proxy::event_loop::interface::Interface;
-use crate::proxy::event_loop::{Loop, MAX_OBSERVED, TURN};
+use crate::proxy::event_loop::{DATAGRAMS_PER_TURN, EventLoop};
 use crate::proxy::process::log::Log;
 
-/// How often what has changed while it was looked at is looked at again at once.
-const ROUNDS: usize = 8;
+/// How often memberships that changed while they were looked up are looked up again at once.
+const MAX_ROUNDS: usize = 8;
 
-/// How long a leave waits for a join: what a program takes from one system call to the next, several times. The
-/// proxy would else be at the leave when the join comes.
-const LEAVE_WAITS: Duration = Duration::from_micros(200);
+/// How long a leave waits for a join that may follow: several times what a program takes from one system
+/// call to the next. Without the wait the proxy would still process the leave when the join arrives.
+const LEAVE_DELAY: Duration = Duration::from_micros(200);
 
-/// To close what an address was announced with takes the kernel some tens of milliseconds, and the first joins of a
-/// container come at once.
-const ANNOUNCER_LINGERS: Duration = Duration::from_secs(2);
-
-/// What the kernel has told last of a group on an interface.
-struct Told {
+/// The latest notification of a group on an interface.
+struct MembershipChange {
     index: u32,
     group: Ipv4Addr,
     joined: bool,
-    /// What is wanted of it, where that is known.
-    wanted: Option<SourceFilter>,
+    /// The source filter of a join, once it is known.
+    filter: Option<SourceFilter>,
 }
 
-/// One for each group, in the order in which they came; there are as many as came at once.
+/// One change for each group, in the order of the first notifications.
 #[derive(Default)]
-struct Memberships(Vec<Told>);
+struct MembershipChanges(Vec<MembershipChange>);
 
-impl Memberships {
-    fn tell(&mut self, index: u32, group: Ipv4Addr, joined: bool) {
-        match self.0.iter_mut().find(|told| told.is_about(index, group)) {
-            Some(told) => told.joined = joined,
-            None => self.0.push(Told { index, group, joined, wanted: None }),
+impl MembershipChanges {
+    fn record(&mut self, index: u32, group: Ipv4Addr, joined: bool) {
+        match self.0.iter_mut().find(|change| change.is_about(index, group)) {
+            Some(change) => change.joined = joined,
+            None => self.0.push(MembershipChange { index, group, joined, filter: None }),
         }
     }
 
-    fn joins(&self) -> impl Iterator<Item = &Told> {
-        self.0.iter().filter(|told| told.joined)
+    fn joins(&self) -> impl Iterator<Item = &MembershipChange> {
+        self.0.iter().filter(|change| change.joined)
+    }
+
+    fn has_joins(&self) -> bool {
+        self.joins().next().is_some()
+    }
+
+    fn is_empty(&self) -> bool {
+        self.0.is_empty()
     }
 }
 
-impl Told {
+impl MembershipChange {
     fn is_about(&self, index: u32, group: Ipv4Addr) -> bool {
         (self.index, self.group) == (index, group)
     }
 }
 
-impl Loop {
-    pub(super) fn hear_links(&mut self, now: Instant, log: &mut Log) {
-        let mut changed = Memberships::default();
-        // Who joins one group need not wait until it is clear that there is nothing else.
-        self.take_link_events(now, log, 1, &mut changed);
-        // Behind a leave there may be a join, now or when whoever zaps has the processor again.
-        let until = now + LEAVE_WAITS;
-        let is_all =
-            |changed: &Memberships| changed.0.is_empty() || changed.joins().next().is_some();
-        while !is_all(&changed) && self.link_monitor.wait_until(until) {
-            self.take_link_events(now, log, TURN, &mut changed);
+impl EventLoop {
+    /// Receives the notifications that are queued, and carries out what they tell.
+    pub(super) fn handle_notifications(&mut self, now: Instant, log: &mut Log) {
+        let mut changes = MembershipChanges::default();
+        // One datagram first: a single join does not wait until the queue is known to be empty.
+        self.receive_notifications(now, log, 1, &mut changes);
+        // After a leave a join may follow as soon as the program that left has the processor again.
+        let deadline = now + LEAVE_DELAY;
+        while !changes.is_empty()
+            && !changes.has_joins()
+            && self.container.link_monitor.wait_until(deadline)
+        {
+            self.receive_notifications(now, log, DATAGRAMS_PER_TURN, &mut changes);
         }
-        for _ in 0..ROUNDS {
-            if changed.0.is_empty() {
+        for _ in 0..MAX_ROUNDS {
+            if changes.is_empty() {
                 return;
             }
-            // Where it cannot be read, the container's reports tell.
-            let _ = self.look_up(&mut changed);
-            // What has changed again by now is for the next round.
-            let mut later = Memberships::default();
-            self.take_link_events(now, log, TURN, &mut later);
-            let again = |told: &Told| later.0.iter().any(|l| l.is_about(told.index, told.group));
-            changed.0.retain(|told| !again(told));
-            self.follow(now, log, &mut changed);
-            changed = later;
+            // Where the files cannot be read, the container's reports start the joins.
+            let _ = self.look_up_filters(&mut changes);
+            // What has changed again in the meantime is handled in the next round.
+            let mut later = MembershipChanges::default();
+            self.receive_notifications(now, log, DATAGRAMS_PER_TURN, &mut later);
+            let changed_again = |change: &MembershipChange| {
+                later.0.iter().any(|l| l.is_about(change.index, change.group))
+            };
+            changes.0.retain(|change| !changed_again(change));
+            self.carry_out_changes(now, log, &mut changes);
+            changes = later;
         }
-        // The container's reports tell of the rest.
+        // The container's reports show what is left.
     }
 
-    /// Lets what can send any frame to the LAN be closed once it has served; but a relay may not stand still for so
-    /// long.
-    pub(super) fn end_announcing(&mut self, now: Instant) {
-        let relaying = self.batch.is_some();
-        let announced = self.interfaces.iter().all(Interface::is_announced);
-        if self.announcer.is_some() && announced && !relaying {
-            self.announcer_ends.get_or_insert(now + ANNOUNCER_LINGERS);
-        }
-    }
-
-    /// Looks up what is wanted of groups that were joined, as far as the kernel's files leave no doubt.
+    /// Looks up the source filters of groups that were joined, as far as the kernel's files show them
+    /// exactly.
     ///
     /// # Errors
-    /// When they cannot be read.
-    fn look_up(&mut self, changed: &mut Memberships) -> io::Result<()> {
-        if changed.joins().next().is_none() {
+    /// When the files cannot be read.
+    fn look_up_filters(&mut self, changes: &mut MembershipChanges) -> io::Result<()> {
+        if !changes.has_joins() {
             return Ok(());
         }
-        // A source-specific join under way looks like one from any source. In the range where all joins
-        // are such the source is mostly there by now.
-        let specific = changed.joins().all(|told| told.group.is_ssm());
-        let mut settled = !specific && self.barrier.wait();
-        let mut lists = self.membership_files.source_entries(&mut self.buffer)?;
+        let (files, barrier) = (&self.container.membership_files, &self.container.rtnl_barrier);
+        // A source-specific join that is not complete looks like a join from any source. In the SSM range
+        // every join has a source, which is mostly there by now, so there the barrier may not be needed.
+        let specific = changes.joins().all(|change| change.group.is_ssm());
+        let mut complete = !specific && barrier.wait();
+        let mut entries = files.source_entries(&mut self.buffer)?;
         let any = Some(SourceFilter::any());
-        if !settled
-            && changed.joins().any(|told| lists.filter_of_joined(told.index, told.group) == any)
-        {
-            settled = self.barrier.wait();
-            lists = self.membership_files.source_entries(&mut self.buffer)?;
+        if !complete && changes.joins().any(|c| entries.filter_of_joined(c.index, c.group) == any) {
+            complete = barrier.wait();
+            entries = files.source_entries(&mut self.buffer)?;
         }
-        let mut groups = None;
-        for told in changed.0.iter_mut().filter(|told| told.joined) {
-            let listed = lists.filter_of_joined(told.index, told.group);
-            told.wanted = if listed.is_none() {
-                let groups = groups
-                    .get_or_insert_with(|| self.membership_files.memberships().unwrap_or_default());
-                groups
-                    .get(&(told.index, told.group))
+        let mut memberships = None;
+        for change in changes.0.iter_mut().filter(|change| change.joined) {
+            let (index, group) = (change.index, change.group);
+            change.filter = match entries.filter_of_joined(index, group) {
+                Some(filter) => {
+                    Some(filter).filter(|filter| complete || *filter != SourceFilter::any())
+                }
+                None => memberships
+                    .get_or_insert_with(|| files.memberships().unwrap_or_default())
+                    .get(&(index, group))
                     .and_then(KernelMembership::exact_filter)
-                    .cloned()
-            } else {
-                listed.filter(|filter| settled || *filter != SourceFilter::any())
+                    .cloned(),
             };
         }
         Ok(())
     }
 
-    /// Follows joins and leaves as soon as the kernel tells of them, instead of waiting for the report
-    /// that it sends some timer ticks later. Where there is a doubt what was asked for, that report decides.
-    fn follow(&mut self, now: Instant, log: &mut Log, changed: &mut Memberships) {
-        let Loop { interfaces, limits, reporters, .. } = self;
+    /// Tells the routers of joins and leaves, instead of waiting for the report that the container's kernel
+    /// sends some timer ticks later. A join whose source filter is not known waits for that report.
+    fn carry_out_changes(&mut self, now: Instant, log: &mut Log, changes: &mut MembershipChanges) {
+        let EventLoop { interfaces, upstreams, .. } = self;
         for interface in interfaces {
-            let index = interface.config.index;
-            let joins = changed.joins().filter(|told| told.index == index).count();
+            let index = interface.task.index;
+            let joins = changes.joins().filter(|change| change.index == index).count();
             let Some(router) = interface.router() else { continue };
-            // Who zaps waits for the join. A leave goes first where it has to make room.
-            let first = router.has_room_for(joins);
-            for turn in [first, !first] {
-                let own = |told: &&mut Told| told.index == index && told.joined == turn;
-                for told in changed.0.iter_mut().filter(own) {
-                    let left = (!turn).then(SourceFilter::none);
-                    if let Some(filter) = told.wanted.take().or(left) {
-                        interface.follow(now, (told.group, &filter), limits, reporters, log);
+            // Joins go first, because a program waits for their data. Leaves go first where the joins need
+            // the room that they leave.
+            let joins_first = router.has_room_for(joins);
+            for joined in [joins_first, !joins_first] {
+                let own = |c: &&mut MembershipChange| c.index == index && c.joined == joined;
+                for change in changes.0.iter_mut().filter(own) {
+                    let left = (!joined).then(SourceFilter::none);
+                    if let Some(filter) = change.filter.take().or(left) {
+                        interface.handle_membership(now, (change.group, &filter), upstreams, log);
                     }
                 }
             }
         }
     }
 
-    /// Takes so many notifications at most, or all that there are.
-    fn take_link_events(
+    /// Receives datagrams until none is waiting, and at most `max`. Changes of links take effect at once,
+    /// changes of memberships are added to `changes`.
+    fn receive_notifications(
         &mut self,
         now: Instant,
         log: &mut Log,
-        most: usize,
-        changed: &mut Memberships,
+        max: usize,
+        changes: &mut MembershipChanges,
     ) {
-        for _ in 0..most {
-            let (interfaces, seen) = (&mut self.interfaces, &mut self.seen);
-            let (announcer, observing) = (self.announcer.as_ref(), self.observing);
-            let result = self.link_monitor.receive_named(&mut self.buffer, |event, name| {
-                let index = event.index();
-                let known = interfaces.iter().position(|i| i.config.index == index);
-                let Some(at) = known.or_else(|| {
-                    // One that was yet to come.
-                    let new = |i: &Interface| {
-                        i.config.index == 0 && name == Some(i.config.name.as_bytes())
-                    };
-                    let at = interfaces.iter().position(new)?;
-                    let result = interfaces[at].appear(index);
-                    if let Err(error) = &result {
-                        let interface = interfaces[at].config.name.clone();
-                        let error = error.to_string();
-                        log.notice(now, Notice::RelayFailed { interface, error });
-                    }
-                    result.is_ok().then_some(at)
-                }) else {
+        let EventLoop { container, interfaces, announcer, buffer, .. } = self;
+        for _ in 0..max {
+            let result = container.link_monitor.receive_named(buffer, |event, name| {
+                let Some(interface) = interface_of(interfaces, event.index(), name, now, log)
+                else {
                     return;
                 };
                 match event {
-                    LinkEvent::Up(_) => interfaces[at].link_up(now, announcer),
-                    LinkEvent::Down(_) => interfaces[at].link_down(),
+                    LinkEvent::Up(_) => interface.handle_link_up(now, announcer.sockets()),
+                    LinkEvent::Down(_) => interface.handle_link_down(),
                     LinkEvent::Removed(_) => {
-                        interfaces[at].gone(now);
-                        let interface = interfaces[at].config.name.clone();
+                        interface.handle_removal(now);
+                        let interface = interface.task.name.clone();
                         log.notice(now, Notice::InterfaceGone { interface });
                     }
-                    LinkEvent::Joined(_, group) => {
-                        interfaces[at].joined();
-                        if interfaces[at].concerns(group) {
-                            changed.tell(index, group, true);
-                        }
-                        if observing && seen.len() < MAX_OBSERVED {
-                            seen.insert((index, group), now);
+                    LinkEvent::Joined(index, group) => {
+                        if interface.handle_join(now, group) {
+                            changes.record(index, group, true);
                         }
                     }
-                    LinkEvent::Left(_, group) => {
-                        interfaces[at].left(now);
-                        if interfaces[at].concerns(group) {
-                            changed.tell(index, group, false);
+                    LinkEvent::Left(index, group) => {
+                        if interface.handle_leave(now, group) {
+                            changes.record(index, group, false);
                         }
-                        seen.remove(&(index, group));
                     }
                 }
             });
             match result {
                 Ok(true) => {}
                 Ok(false) => return,
+                // Notifications were lost.
                 Err(_) => {
-                    for interface in &self.interfaces {
-                        // If even that fails, the next notification tells.
-                        let _ = self.link_monitor.request_link_state(interface.config.index);
+                    for interface in interfaces.iter() {
+                        // If this fails too, the state is known at the next notification.
+                        let _ = container.link_monitor.request_link_state(interface.task.index);
                     }
                     return;
                 }
             }
+        }
+    }
+
+    /// Closes the announcing sockets later, if all addresses are announced. Where data is relayed they stay
+    /// open, because to close them would interrupt the relay for some tens of milliseconds.
+    pub(super) fn end_announcing(&mut self, now: Instant) {
+        let is_relaying = self.relay_batch.is_some();
+        if !is_relaying && self.interfaces.iter().all(Interface::is_announced) {
+            self.announcer.close_later(now);
+        }
+    }
+}
+
+/// The interface of this index. One that did not exist before is found by its name, and gets the index.
+fn interface_of<'i>(
+    interfaces: &'i mut [Interface],
+    index: u32,
+    name: Option<&[u8]>,
+    now: Instant,
+    log: &mut Log,
+) -> Option<&'i mut Interface> {
+    let known = interfaces.iter().position(|interface| interface.task.index == index);
+    if let Some(position) = known {
+        return interfaces.get_mut(position);
+    }
+    let interface = interfaces.iter_mut().find(|interface| {
+        interface.task.index == 0 && name == Some(interface.task.name.as_bytes())
+    })?;
+    match interface.set_index(index) {
+        Ok(()) => Some(interface),
+        Err(error) => {
+            let (interface, error) = (interface.task.name.clone(), error.to_string());
+            log.notice(now, Notice::RelayFailed { interface, error });
+            None
         }
     }
 }

@@ -91,11 +91,6 @@ impl Reporter {
         }))
     }
 
-    /// Index of the interface.
-    pub(crate) fn index(&self) -> u32 {
-        self.index
-    }
-
     /// Takes a query that the interface has heard: an older querier sets the version.
     pub(crate) fn hear(&mut self, now: Instant, query: &Query) {
         match query.version {

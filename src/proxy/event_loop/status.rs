@@ -1,0 +1,157 @@
+//! What the control socket tells of the interfaces.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr};
+use std::time::Instant;
+
+use crate::igmp::router::{GroupView, Status};
+use crate::multicast::Address;
+use crate::notice::Notice;
+use crate::proxy::container::membership_files::KernelMembership;
+use crate::proxy::control::status::{
+    GroupMembership, InterfaceStatus, MembershipStatus, ProxyState, ProxyStatus, QuerierStatus,
+};
+use crate::proxy::event_loop::EventLoop;
+use crate::proxy::event_loop::interface::{Interface, MAX_OBSERVED_GROUPS, Mode, Proxied};
+use crate::proxy::event_loop::lan_notices::querier_notice;
+use crate::proxy::relay::Relay;
+
+/// The memberships that the container's kernel shows, by interface index and group.
+pub(super) type KernelMemberships = BTreeMap<(u32, Ipv4Addr), KernelMembership>;
+
+impl EventLoop {
+    /// The status of the proxy.
+    pub(super) fn status(&mut self, now: Instant) -> ProxyStatus {
+        let is_degraded = self.interfaces.iter().any(Interface::is_degraded);
+        let mut notices = self.start_notices.clone();
+        notices.extend(self.interfaces.iter().filter_map(|i| i.querier_notice(now)));
+        let memberships = if self.interfaces.iter().all(Interface::is_proxied) {
+            KernelMemberships::new()
+        } else {
+            self.container.membership_files.memberships().unwrap_or_default()
+        };
+        let interfaces = self.interfaces.iter_mut();
+        ProxyStatus {
+            container: self.container.id.clone(),
+            version: Some(env!("CARGO_PKG_VERSION").to_owned()),
+            pid: std::process::id().cast_signed(),
+            state: if is_degraded { ProxyState::Degraded } else { ProxyState::Running },
+            notices,
+            interfaces: interfaces.map(|interface| interface.status(now, &memberships)).collect(),
+        }
+    }
+}
+
+impl Interface {
+    /// What is wrong with the querier of the interface's LAN now.
+    fn querier_notice(&self, now: Instant) -> Option<Notice> {
+        let Mode::Proxied(proxied) = &self.mode else { return None };
+        let with_sources: Vec<_> = proxied
+            .router
+            .groups()
+            .filter(|view| !view.upstream.sources.is_empty())
+            .map(|view| view.group.into())
+            .collect();
+        let querier = proxied.querier(now);
+        querier_notice(now, &self.task, self.up_since, querier.as_ref(), &with_sources)
+    }
+
+    /// The status of the interface. Where the container's kernel speaks IGMP itself, the groups are those of
+    /// `memberships`.
+    fn status(&mut self, now: Instant, memberships: &KernelMemberships) -> InterfaceStatus {
+        let groups = self.groups(now, memberships);
+        let proxied = match &self.mode {
+            Mode::Proxied(proxied) => Some(proxied),
+            Mode::Observed { .. } => None,
+        };
+        let counters = proxied.map(|proxied| proxied.router.counters().iter());
+        InterfaceStatus {
+            interface: self.task.name.clone(),
+            parent: self.task.parent.clone(),
+            querier: proxied.and_then(|proxied| proxied.querier(now)),
+            groups,
+            counters: counters.into_iter().flatten().map(|(&name, &n)| (name.into(), n)).collect(),
+            relay: proxied.and_then(|proxied| proxied.relay.as_ref()).map(Relay::status),
+        }
+    }
+
+    /// The groups that the container wants on the interface, by address. `memberships` as for
+    /// [`status`](Self::status).
+    pub(super) fn groups(
+        &mut self,
+        now: Instant,
+        memberships: &KernelMemberships,
+    ) -> Vec<GroupMembership> {
+        match &mut self.mode {
+            Mode::Proxied(proxied) => {
+                let groups = proxied.router.groups();
+                groups.map(|view| proxied.membership(now, view)).collect()
+            }
+            Mode::Observed { joined_at } => {
+                observed_memberships(now, self.task.index, memberships, joined_at)
+            }
+        }
+    }
+}
+
+impl Proxied {
+    /// The LAN's querier, if one is present.
+    fn querier(&self, now: Instant) -> Option<QuerierStatus> {
+        self.router.querier(now).map(|querier| QuerierStatus {
+            address: querier.address.into(),
+            version: querier.version.number(),
+            interval_s: querier.interval.and_then(|i| u32::try_from(i.as_secs()).ok()),
+            last_query_s: seconds_since(querier.last_query, now),
+        })
+    }
+
+    fn membership(&self, now: Instant, view: GroupView) -> GroupMembership {
+        let (status, reason) = match view.status {
+            Status::Denied(rule) => (MembershipStatus::Denied, Some(rule)),
+            Status::Limited(limit) => (MembershipStatus::Limited, Some(limit)),
+            Status::Allowed => match self.joins.failure(view.group) {
+                Some(reason) => (MembershipStatus::Failed, Some(reason.to_owned())),
+                None => (MembershipStatus::Joined, None),
+            },
+        };
+        GroupMembership {
+            group: view.group.into(),
+            mode: view.wanted.mode,
+            sources: view.wanted.sources.into_iter().map(IpAddr::from).collect(),
+            version: view.version.number(),
+            status,
+            reason,
+            age_s: seconds_since(view.since, now),
+            relay: self.relay.as_ref().and_then(|relay| relay.counts(view.group)),
+        }
+    }
+}
+
+/// The groups of an interface that is only observed. `joined_at` is brought up to date with them.
+fn observed_memberships(
+    now: Instant,
+    index: u32,
+    memberships: &KernelMemberships,
+    joined_at: &mut BTreeMap<Ipv4Addr, Instant>,
+) -> Vec<GroupMembership> {
+    joined_at.retain(|group, _| memberships.contains_key(&(index, *group)));
+    memberships
+        .range((index, Ipv4Addr::UNSPECIFIED)..=(index, Ipv4Addr::BROADCAST))
+        .filter(|((_, group), _)| group.needs_report())
+        .take(MAX_OBSERVED_GROUPS)
+        .map(|((_, group), membership)| GroupMembership {
+            group: (*group).into(),
+            mode: membership.filter.mode,
+            sources: membership.filter.sources.iter().copied().map(IpAddr::from).collect(),
+            version: membership.version,
+            status: MembershipStatus::Joined,
+            reason: None,
+            age_s: seconds_since(*joined_at.entry(*group).or_insert(now), now),
+            relay: None,
+        })
+        .collect()
+}
+
+fn seconds_since(time: Instant, now: Instant) -> u64 {
+    now.saturating_duration_since(time).as_secs()
+}
