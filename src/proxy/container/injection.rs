@@ -6,7 +6,7 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 use rustix::rand::{GetRandomFlags, getrandom};
 use socket2::Socket;
 
-use crate::igmp::wire::ALL_SYSTEMS;
+use crate::multicast::Address;
 use crate::net::raw_socket::raw_ipv4_sender;
 use crate::sys::sockopt;
 
@@ -47,7 +47,7 @@ impl QueryInjector {
     /// # Errors
     /// Those of sendto(2): `ENETUNREACH` or `ENODEV` while the interface is down.
     pub(crate) fn inject(&self, packet: &[u8]) -> io::Result<()> {
-        let route = SocketAddrV4::new(ALL_SYSTEMS, 0);
+        let route = SocketAddrV4::new(Ipv4Addr::ALL_SYSTEMS, 0);
         self.socket.send_to(packet, &route.into()).map(drop)
     }
 }

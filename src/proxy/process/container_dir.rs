@@ -1,9 +1,9 @@
-//! The container's directory in the state directory, held open so that it can be removed
-//! without privileges.
+//! The container's directory in the state directory. The proxy holds it open, so that it can remove the
+//! directory without privileges.
 //!
-//! The hook makes `containers/` root:65534 with mode 1770, in a state directory that only root may
-//! enter, and `containers/ID` 65534:65534 with mode 0700: whoever holds these two
-//! descriptors may remove what is in the latter and itself, and nobody else gets there.
+//! The service makes `containers/` with owner root:65534 and mode 1770, in a state directory that only root
+//! may enter, and `containers/ID` with owner 65534:65534 and mode 0700. A process of user 65534 that holds
+//! both descriptors may remove `ID` and its files. Other processes of that user cannot reach them.
 
 use std::fs::File;
 use std::io;
@@ -18,12 +18,12 @@ use nix::unistd::{UnlinkatFlags, unlinkat};
 
 /// The proxy's control socket in the container's directory.
 pub(crate) const CONTROL_SOCKET: &str = "control.sock";
-/// The log where there is no syslog.
+/// The log file, where there is no syslog.
 pub(crate) const LOG_FILE: &str = "proxy.log";
-/// All that may be in the directory.
+/// All files that may be in the directory.
 const FILES: [&str; 4] = [CONTROL_SOCKET, LOG_FILE, "record.json", "record.json.new"];
 
-/// Both directories, open.
+/// The directory of one container, and the one that holds all containers' directories.
 #[derive(Debug)]
 pub(crate) struct ContainerDir {
     containers: OwnedFd,
@@ -35,19 +35,19 @@ impl ContainerDir {
     /// Opens the directory of a container in a state directory.
     ///
     /// # Errors
-    /// `EINVAL` for an id that is not a plain name, and that of open(2).
+    /// `EINVAL` for an id that is not a file name, and those of open(2).
     pub(crate) fn open(state_dir: &Path, id: &str) -> io::Result<Self> {
         if id.is_empty() || id == "." || id == ".." || id.contains(['/', '\0']) {
             return Err(io::Error::from_raw_os_error(libc::EINVAL));
         }
         let flags = OFlag::O_DIRECTORY | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW;
         let containers = open(&state_dir.join("containers"), flags | OFlag::O_PATH, Mode::empty())?;
-        // Not O_PATH: it is to be locked.
+        // Without O_PATH, because flock(2) needs it.
         let own = openat(&containers, id, flags, Mode::empty())?;
         Ok(ContainerDir { containers, own: own.into(), id: id.to_owned() })
     }
 
-    /// The directory that holds all containers'.
+    /// The directory that holds all containers' directories.
     pub(crate) fn containers(&self) -> BorrowedFd<'_> {
         self.containers.as_fd()
     }
@@ -57,35 +57,35 @@ impl ContainerDir {
         self.own.as_fd()
     }
 
-    /// Makes the control socket, mode 0600, in place of what an earlier proxy left.
+    /// Makes the control socket, with mode 0600, in place of an earlier proxy's.
     ///
     /// # Errors
-    /// That of unlink(2) or bind(2).
+    /// Those of unlink(2) and bind(2).
     pub(crate) fn listen(&self) -> io::Result<UnixListener> {
         match unlinkat(&self.own, CONTROL_SOCKET, UnlinkatFlags::NoRemoveDir) {
             Ok(()) | Err(Errno::ENOENT) => {}
             Err(e) => return Err(e.into()),
         }
         let before = umask(Mode::from_bits_truncate(0o177));
-        let listener = UnixListener::bind(through(&self.own, CONTROL_SOCKET));
+        let listener = UnixListener::bind(short_path(&self.own, CONTROL_SOCKET));
         umask(before);
         let listener = listener?;
         listener.set_nonblocking(true)?;
         Ok(listener)
     }
 
-    /// Connects to the control socket that is there.
+    /// Connects to the control socket.
     ///
     /// # Errors
-    /// That of connect(2).
+    /// Those of connect(2).
     pub(crate) fn connect(&self) -> io::Result<UnixStream> {
-        UnixStream::connect(through(&self.own, CONTROL_SOCKET))
+        UnixStream::connect(short_path(&self.own, CONTROL_SOCKET))
     }
 
-    /// Opens the log file for appending, mode 0600.
+    /// Opens the log file for appending, with mode 0600.
     ///
     /// # Errors
-    /// That of open(2).
+    /// Those of open(2).
     pub(crate) fn log_file(&self) -> io::Result<OwnedFd> {
         let flags = OFlag::O_WRONLY
             | OFlag::O_APPEND
@@ -95,21 +95,20 @@ impl ContainerDir {
         Ok(openat(&self.own, LOG_FILE, flags, Mode::from_bits_truncate(0o600))?)
     }
 
-    /// Removes all files and the directory, unless somebody else has done it. What is gone
-    /// already is no error.
+    /// Removes all files and the directory. It is no error if they are gone already.
     ///
-    /// Waits for the directory's lock: a hook that is at work on it finishes first, and ends
-    /// this process if it has cleaned up itself.
+    /// Waits for the directory's lock, so that a hook that holds it finishes first. A hook that cleans up
+    /// itself ends this process.
     ///
     /// # Errors
-    /// The first, after everything was tried.
+    /// The first error, after all removals were tried.
     pub(crate) fn remove(&self) -> io::Result<()> {
         self.own.lock()?;
         let inode = |stat: nix::sys::stat::FileStat| (stat.st_dev, stat.st_ino);
         let held = fstatat(&self.own, "", AtFlags::AT_EMPTY_PATH).map(inode)?;
         match fstatat(&self.containers, self.id.as_str(), AtFlags::AT_SYMLINK_NOFOLLOW) {
             Ok(named) if inode(named) == held => {}
-            // Another container of the same id.
+            // It is gone, or the name is that of another container's directory with the same id.
             Ok(_) | Err(Errno::ENOENT) => return Ok(()),
             Err(e) => return Err(e.into()),
         }
@@ -125,8 +124,8 @@ impl ContainerDir {
     }
 }
 
-/// A path short enough for a socket address (108 bytes), whatever the state directory's is.
-fn through(directory: &File, name: &str) -> PathBuf {
+/// A path that fits into a socket address (108 bytes), however long the state directory's is.
+fn short_path(directory: &File, name: &str) -> PathBuf {
     format!("/proc/self/fd/{}/{name}", directory.as_raw_fd()).into()
 }
 
@@ -135,22 +134,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_long_state_directory_is_no_obstacle_and_nothing_stays() {
+    fn the_state_directory_may_have_a_long_path_and_nothing_is_left_in_it() {
         let base = tempfile::tempdir().unwrap();
         let state = base.path().join("s".repeat(120));
         let own = state.join("containers").join("c1");
         std::fs::create_dir_all(&own).unwrap();
         std::fs::write(own.join("record.json"), "{}").unwrap();
-        let home = ContainerDir::open(&state, "c1").unwrap();
-        let first = home.listen().unwrap();
-        assert!(UnixStream::connect(through(&home.own, CONTROL_SOCKET)).is_ok());
+        let container_dir = ContainerDir::open(&state, "c1").unwrap();
+        let first = container_dir.listen().unwrap();
+        assert!(UnixStream::connect(short_path(&container_dir.own, CONTROL_SOCKET)).is_ok());
         drop(first);
-        let _second = home.listen().unwrap();
-        assert!(UnixStream::connect(through(&home.own, CONTROL_SOCKET)).is_ok());
-        home.log_file().unwrap();
-        home.remove().unwrap();
+        let _second = container_dir.listen().unwrap();
+        assert!(UnixStream::connect(short_path(&container_dir.own, CONTROL_SOCKET)).is_ok());
+        container_dir.log_file().unwrap();
+        container_dir.remove().unwrap();
         assert!(!own.exists());
-        home.remove().unwrap();
+        container_dir.remove().unwrap();
     }
 
     #[test]
@@ -158,10 +157,10 @@ mod tests {
         let base = tempfile::tempdir().unwrap();
         let own = base.path().join("containers/c1");
         std::fs::create_dir_all(&own).unwrap();
-        let home = ContainerDir::open(base.path(), "c1").unwrap();
+        let container_dir = ContainerDir::open(base.path(), "c1").unwrap();
         std::fs::remove_dir(&own).unwrap();
         std::fs::create_dir(&own).unwrap();
-        home.remove().unwrap();
+        container_dir.remove().unwrap();
         assert!(own.exists());
     }
 

@@ -1,60 +1,70 @@
-//! The proxy's log: syslog (which the journal serves too), else a file of bounded size.
+//! The proxy's log: syslog, which the journal serves too, or else a file of limited size.
 
 use std::fs::File;
 use std::io::Write;
 use std::os::unix::net::UnixDatagram;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
-use crate::notice::Notice;
+use crate::notice::{Notice, Severity};
 use crate::primitives::token_bucket::TokenBucket;
 use crate::proxy::process::container_dir::ContainerDir;
 
-/// Where syslogd and journald listen.
+/// The socket of syslogd and journald.
 const DEV_LOG: &str = "/dev/log";
-/// Size beyond which the file begins anew.
+/// Most bytes of the file. When it is full it is emptied.
 const FILE_LIMIT: u64 = 64 * 1024;
-/// Lines at once, and the time in which one more is earned.
+/// Most lines at once, and the time after which one more is allowed.
 const BURST: u32 = 20;
-const EARN: Duration = Duration::from_secs(5);
+const INTERVAL: Duration = Duration::from_secs(5);
 
-/// Writes notices, and no more lines than a container may cause.
+/// Writes notices, at a limited rate: a container can cause notices, and must not fill the log.
 #[derive(Debug)]
 pub(crate) struct Log {
     sink: Sink,
     /// Begins every line.
     prefix: String,
-    budget: Budget,
-    /// What was told since [`Log::take_copies`], with what the budget left out; `None` while
-    /// nobody has subscribed.
+    bucket: TokenBucket,
+    /// Lines left out since the last one that was written.
+    suppressed: u32,
+    /// The notices since [`Log::take_copies`], with those that the rate limit left out of the log;
+    /// `None` without subscribers.
     copies: Option<Vec<Notice>>,
 }
 
 #[derive(Debug)]
 enum Sink {
     Syslog(UnixDatagram),
-    File(File, u64),
-    Nowhere,
+    File { file: File, size: u64 },
+    None,
 }
 
 impl Log {
-    /// Opens the log; without any place to write to, lines go nowhere.
-    pub(crate) fn open(home: &ContainerDir, container: &str, now: Instant) -> Self {
+    /// Opens syslog, or else the file in the container's directory. If both fail, lines are discarded.
+    pub(crate) fn open(container_dir: &ContainerDir, container: &str, now: Instant) -> Self {
         let short: String = container.chars().take(12).collect();
-        Log {
-            sink: syslog().or_else(|| file(home)).unwrap_or(Sink::Nowhere),
-            prefix: format!("mcrun-proxy[{}]: {short}: ", std::process::id()),
-            budget: Budget::new(now),
-            copies: None,
-        }
+        let prefix = format!("mcrun-proxy[{}]: {short}: ", std::process::id());
+        Log::new(
+            open_syslog().or_else(|| open_file(container_dir)).unwrap_or(Sink::None),
+            prefix,
+            now,
+        )
     }
 
-    /// Writes a notice. Never blocks and never fails: a log is not worth a stream.
+    fn new(sink: Sink, prefix: String, now: Instant) -> Self {
+        let bucket = TokenBucket::new(BURST, INTERVAL, now);
+        Log { sink, prefix, bucket, suppressed: 0, copies: None }
+    }
+
+    /// Writes a notice. It never blocks, and an error is ignored: the proxy goes on without a log.
     pub(crate) fn notice(&mut self, now: Instant, notice: Notice) {
-        if let Some(suppressed) = self.budget.take(now) {
-            if suppressed > 0 {
-                self.write(&Notice::LogLinesSuppressed { count: suppressed });
+        if self.bucket.take(now) {
+            let count = std::mem::take(&mut self.suppressed);
+            if count > 0 {
+                self.write(&Notice::LogLinesSuppressed { count });
             }
             self.write(&notice);
+        } else {
+            self.suppressed = self.suppressed.saturating_add(1);
         }
         if let Some(copies) = &mut self.copies {
             copies.push(notice);
@@ -69,7 +79,7 @@ impl Log {
         }
     }
 
-    /// The notices since the last call, if they are copied. To be called often: they pile up.
+    /// The notices since the last call, if they are copied. Call it often: copies use memory.
     pub(crate) fn take_copies(&mut self) -> Vec<Notice> {
         self.copies.as_mut().map(std::mem::take).unwrap_or_default()
     }
@@ -83,129 +93,144 @@ impl Log {
                 let priority = DAEMON << 3 | notice.severity() as u8;
                 let _ = socket.send(format!("<{priority}>{prefix}{notice}").as_bytes());
             }
-            Sink::File(file, size) => {
-                let line = format!("{prefix}{notice}\n");
-                if *size + line.len() as u64 > FILE_LIMIT && file.set_len(0).is_ok() {
+            Sink::File { file, size } => {
+                let time = humantime::format_rfc3339_millis(SystemTime::now());
+                let severity = severity_name(notice.severity());
+                let line = format!("{time} {severity} {prefix}{notice}\n");
+                let length = line.len() as u64;
+                if *size + length > FILE_LIMIT && file.set_len(0).is_ok() {
                     *size = 0;
                 }
-                if *size + line.len() as u64 <= FILE_LIMIT
-                    && file.write_all(line.as_bytes()).is_ok()
-                {
-                    *size += line.len() as u64;
+                if *size + length <= FILE_LIMIT && file.write_all(line.as_bytes()).is_ok() {
+                    *size += length;
                 }
             }
-            Sink::Nowhere => {}
+            Sink::None => {}
         }
     }
 }
 
-fn syslog() -> Option<Sink> {
+fn severity_name(severity: Severity) -> &'static str {
+    match severity {
+        Severity::Error => "error",
+        Severity::Warning => "warning",
+        Severity::Info => "info",
+    }
+}
+
+fn open_syslog() -> Option<Sink> {
     let socket = UnixDatagram::unbound().ok()?;
     socket.connect(DEV_LOG).ok()?;
     socket.set_nonblocking(true).ok()?;
     Some(Sink::Syslog(socket))
 }
 
-fn file(home: &ContainerDir) -> Option<Sink> {
-    let file = File::from(home.log_file().ok()?);
+fn open_file(container_dir: &ContainerDir) -> Option<Sink> {
+    let file = File::from(container_dir.log_file().ok()?);
     let size = file.metadata().ok()?.len();
-    Some(Sink::File(file, size))
-}
-
-/// How many lines may be written, and how many were not.
-#[derive(Debug)]
-struct Budget {
-    lines: TokenBucket,
-    suppressed: u32,
-}
-
-impl Budget {
-    fn new(now: Instant) -> Self {
-        Budget { lines: TokenBucket::new(BURST, EARN, now), suppressed: 0 }
-    }
-
-    /// Takes one line: the number refused since the last one that was granted, or `None` when this
-    /// one is refused too.
-    fn take(&mut self, now: Instant) -> Option<u32> {
-        if self.lines.take(now) {
-            return Some(std::mem::take(&mut self.suppressed));
-        }
-        self.suppressed = self.suppressed.saturating_add(1);
-        None
-    }
+    Some(Sink::File { file, size })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    impl Budget {
-        fn exhausted(now: Instant) -> Self {
-            let mut budget = Budget::new(now);
-            budget.lines.take_many(now, BURST);
-            budget
-        }
+    fn warning(text: &str) -> Notice {
+        Notice::from_text(text.into())
+    }
+
+    fn file_log(base: &std::path::Path, now: Instant) -> Log {
+        std::fs::create_dir_all(base.join("containers/c")).unwrap();
+        let container_dir = ContainerDir::open(base, "c").unwrap();
+        Log::new(open_file(&container_dir).unwrap(), "p: ".into(), now)
+    }
+
+    fn lines_of_file(base: &std::path::Path) -> Vec<String> {
+        let text = std::fs::read_to_string(base.join("containers/c/proxy.log")).unwrap();
+        assert!(text.len() as u64 <= FILE_LIMIT, "{} bytes", text.len());
+        text.lines().map(str::to_owned).collect()
     }
 
     #[test]
-    fn a_flood_is_cut_and_the_cut_is_told() {
+    fn a_flood_is_limited_and_the_log_says_how_many_lines_are_missing() {
+        let base = tempfile::tempdir().unwrap();
         let start = Instant::now();
-        let mut budget = Budget::new(start);
-        let granted = (0..100).filter(|_| budget.take(start).is_some()).count();
-        assert_eq!(granted as u32, BURST);
-        assert_eq!(budget.take(start + EARN), Some(100 - BURST));
-        assert_eq!(budget.take(start + EARN), None);
-        assert_eq!(budget.take(start + EARN * 1000), Some(1));
+        let mut log = file_log(base.path(), start);
+        for _ in 0..100 {
+            log.notice(start, warning("flood"));
+        }
+        assert_eq!(lines_of_file(base.path()).len(), BURST as usize);
+        log.notice(start + INTERVAL, warning("later"));
+        let lines = lines_of_file(base.path());
+        let [.., missing, last] = lines.as_slice() else { panic!("{lines:?}") };
+        let suppressed = Notice::LogLinesSuppressed { count: 80 };
+        assert!(missing.ends_with(&format!(" warning p: {suppressed}")), "{missing}");
+        assert!(last.ends_with(" warning p: later"), "{last}");
     }
 
     #[test]
     fn a_line_is_a_syslog_message() {
         let (ours, theirs) = UnixDatagram::pair().unwrap();
         let now = Instant::now();
-        let mut log = Log {
-            sink: Sink::Syslog(ours),
-            prefix: "mcrun-proxy[7]: c1: ".into(),
-            budget: Budget::new(now),
-            copies: None,
-        };
-        log.notice(now, Notice::from_text("text".into()));
+        let mut log = Log::new(Sink::Syslog(ours), "mcrun-proxy[7]: c1: ".into(), now);
+        log.notice(now, warning("text"));
         let mut message = [0; 128];
         let length = theirs.recv(&mut message).unwrap();
         assert_eq!(message[..length], *b"<28>mcrun-proxy[7]: c1: text");
     }
 
     #[test]
-    fn the_file_stays_bounded_and_has_the_newest_lines() {
+    fn a_line_of_the_file_has_the_time_and_the_level() {
         let base = tempfile::tempdir().unwrap();
-        std::fs::create_dir_all(base.path().join("containers/c")).unwrap();
-        let home = ContainerDir::open(base.path(), "c").unwrap();
         let now = Instant::now();
-        let mut log = Log {
-            sink: file(&home).unwrap(),
-            prefix: "p: ".into(),
-            budget: Budget::new(now),
-            copies: None,
-        };
+        let mut log = file_log(base.path(), now);
+        // The file has milliseconds, so the time before is cut to them too.
+        let begin = SystemTime::now() - Duration::from_millis(1);
+        log.notice(now, warning("first"));
+        log.notice(now, Notice::ContainerEnded {});
+        log.notice(now, Notice::EventLoopFailed { error: "EBADF".into() });
+        let end = SystemTime::now();
+        let lines = lines_of_file(base.path());
+        let expected = [
+            "warning p: first".to_owned(),
+            format!("info p: {}", Notice::ContainerEnded {}),
+            format!("error p: {}", Notice::EventLoopFailed { error: "EBADF".into() }),
+        ];
+        assert_eq!(lines.len(), expected.len());
+        for (line, expected) in lines.iter().zip(expected) {
+            let (time, rest) = line.split_once(' ').unwrap();
+            assert_eq!(rest, expected);
+            assert!(
+                time.ends_with('Z') && time.len() == "2026-01-01T00:00:00.000Z".len(),
+                "{time}"
+            );
+            let time = humantime::parse_rfc3339(time).unwrap();
+            assert!(begin <= time && time <= end, "{line}");
+        }
+    }
+
+    #[test]
+    fn the_file_stays_limited_and_has_the_newest_lines() {
+        let base = tempfile::tempdir().unwrap();
+        let now = Instant::now();
+        let mut log = file_log(base.path(), now);
         for n in 0..3000u32 {
             let text = format!("{n} {}", "x".repeat(50));
-            log.notice(now + EARN * n, Notice::from_text(text));
+            log.notice(now + INTERVAL * n, warning(&text));
         }
-        let text = std::fs::read_to_string(base.path().join("containers/c/proxy.log")).unwrap();
-        assert!(text.len() as u64 <= FILE_LIMIT, "{}", text.len());
-        assert!(text.lines().last().unwrap().starts_with("p: 2999 "));
+        let lines = lines_of_file(base.path());
+        let last = lines.last().unwrap();
+        assert!(last.contains(" warning p: 2999 x"), "{last}");
     }
 
     #[test]
     fn subscribers_get_what_the_log_leaves_out() {
         let now = Instant::now();
-        let mut log = Log {
-            sink: Sink::Nowhere,
-            prefix: String::new(),
-            budget: Budget::exhausted(now),
-            copies: None,
-        };
+        let mut log = Log::new(Sink::None, String::new(), now);
         let notice = || Notice::InterfaceGone { interface: "mc0".into() };
-        log.notice(now, notice());
+        for _ in 0..=BURST {
+            log.notice(now, notice());
+        }
         log.set_copying(true);
         assert!(log.take_copies().is_empty());
         log.notice(now, notice());

@@ -1,4 +1,4 @@
-//! What makes the proxy a process: log, sandbox and its directory.
+//! The proxy as a process: its log, its sandbox, and the container's directory.
 
 pub(crate) mod container_dir;
 pub(crate) mod log;

@@ -1,12 +1,12 @@
-//! A system call filter, put together when mcrun is compiled.
+//! An assembler of system call filters that runs when mcrun is compiled.
 //!
-//! The kernel tries a new filter with every system call number there is (`seccomp_cache_prepare`) and
-//! compiles it in several passes, so that its length and the way through it are time that a container's
-//! start waits for: numbers are found by halves, and whatever has the same end shares it.
+//! The kernel runs a new filter with every system call number (`seccomp_cache_prepare`), and compiles it in
+//! several passes. The start of a container waits for this, so the filter is short and fast: a number is
+//! found by binary search, and paths with the same end share it.
 
 use libc::sock_filter;
 
-/// More instructions than any filter here needs.
+/// Most instructions of a filter.
 const CAPACITY: usize = 256;
 
 // seccomp_data of <linux/seccomp.h>: the number, the architecture, the instruction pointer and six
@@ -14,30 +14,30 @@ const CAPACITY: usize = 256;
 const NUMBER: u32 = 0;
 const ARCHITECTURE: u32 = 4;
 const ARGUMENTS: u32 = 16;
-/// The lower half of an argument, on the little-endian machines that are known here.
+/// Bytes of an argument. The filter reads its lower half, which comes first on little-endian machines.
 const ARGUMENT_SIZE: u32 = 8;
 
-/// Where a program goes on.
+/// A position in the program that a jump can lead to.
 #[derive(Clone, Copy)]
 pub(super) struct Label(usize);
 
-/// What the arguments of a call must be: the lower 32 bits of one, after the mask, are among the values.
+/// A condition on an argument: its lower 32 bits, after the mask, are one of the values.
 #[derive(Clone, Copy)]
 pub(super) struct OneOf {
-    /// Its position, 0 to 5.
+    /// Position of the argument, 0 to 5.
     pub(super) argument: u32,
     pub(super) mask: u32,
     pub(super) values: &'static [u32],
 }
 
-/// A call and what becomes of it.
+/// A system call, and where the program continues for it.
 #[derive(Clone, Copy)]
 pub(super) struct Call {
     pub(super) number: u32,
     pub(super) target: Label,
 }
 
-/// A program that grows from its end, since jumps lead forwards only.
+/// A program that is written from its end to its start, because jumps lead forwards only.
 pub(super) struct Assembler {
     code: [sock_filter; CAPACITY],
     start: usize,
@@ -47,7 +47,7 @@ pub(super) struct Assembler {
 }
 
 impl Assembler {
-    /// What is not allowed fails with this errno.
+    /// An empty program. Calls that are denied fail with this errno.
     pub(super) const fn new(errno: u32) -> Self {
         let nothing = sock_filter { code: 0, jt: 0, jf: 0, k: 0 };
         let none = Label(CAPACITY);
@@ -64,7 +64,7 @@ impl Assembler {
         program
     }
 
-    /// Allows when each of the checks holds.
+    /// Allows the call if all checks hold, else denies it.
     pub(super) const fn all(&mut self, checks: &[OneOf]) -> Label {
         let mut next = self.allow;
         let mut left = checks.len();
@@ -75,7 +75,7 @@ impl Assembler {
         next
     }
 
-    /// Goes on at the one or the other.
+    /// Continues at `yes` if the check holds, else at `no`.
     pub(super) const fn one_of(&mut self, check: OneOf, yes: Label, no: Label) -> Label {
         let mut next = no;
         let mut left = check.values.len();
@@ -90,8 +90,8 @@ impl Assembler {
         self.load(ARGUMENTS + check.argument * ARGUMENT_SIZE)
     }
 
-    /// The whole program: it looks for the number among the calls, and denies those that are not there. A
-    /// number of another architecture, where it means something else, ends the process.
+    /// Completes the program: it looks up the number among the calls, and denies a number that is not
+    /// there. A call of another architecture, where numbers mean other calls, ends the process.
     pub(super) const fn finish<const N: usize>(
         mut self,
         architecture: u32,
@@ -107,7 +107,8 @@ impl Assembler {
         self
     }
 
-    /// All numbers in order, each span up to the next one's first; the denied ones between are spans too.
+    /// Divides all numbers into spans with one target each. A span reaches up to the first number of the
+    /// next. The numbers between calls are spans that are denied.
     const fn spans(&self, calls: &[Call]) -> ([Call; CAPACITY], usize) {
         let denied = Call { number: 0, target: self.deny };
         let mut spans = [denied; CAPACITY];
@@ -116,7 +117,7 @@ impl Assembler {
         while at < calls.len() {
             let Call { number, target } = calls[at];
             if number == spans[count - 1].number {
-                // Where the span before would begin.
+                // The span before is empty.
                 count -= 1;
             }
             if count == 0 || spans[count - 1].target.0 != target.0 {
@@ -130,7 +131,7 @@ impl Assembler {
         (spans, count)
     }
 
-    /// Instructions.
+    /// Number of instructions.
     pub(super) const fn len(&self) -> usize {
         CAPACITY - self.start
     }
@@ -186,7 +187,7 @@ const fn distance(from: Label, to: Label) -> u8 {
     distance as u8
 }
 
-/// By number; each is there once.
+/// Sorts the calls by number. Each number occurs once.
 const fn sort(calls: &mut [Call]) {
     let mut sorted = 1;
     while sorted < calls.len() {

@@ -1,7 +1,7 @@
-//! Giving up everything the proxy does not need once it is set up.
+//! The sandbox: the proxy gives up all privileges that it does not need after its setup.
 //!
-//! The user, the capabilities and the system call filter are mandatory: without them the
-//! proxy does not run. Landlock is taken as far as the kernel has it (5.13 and later).
+//! The change of user, the loss of capabilities and the system call filter are mandatory: without them the
+//! proxy does not run. Landlock is used as far as the kernel has it (Linux 5.13 and later).
 
 mod assembler;
 mod system_calls;
@@ -26,20 +26,19 @@ pub(crate) struct SandboxError {
     source: io::Error,
 }
 
-/// Says what failed.
+/// Names the step that failed.
 fn failed<E: Into<io::Error>>(what: &'static str) -> impl FnOnce(E) -> SandboxError {
     move |e| SandboxError { what, source: e.into() }
 }
 
-/// Confines the process for good. Only descriptors that are open stay usable, and in the file
-/// system nothing is possible but the removal of the container's own directory. The system calls
-/// that are left are those of [`system_calls`].
+/// Confines the process, irrevocably. It can use the descriptors that are open, remove the container's
+/// directory, and make the system calls of [`system_calls`].
 ///
-/// Tells whether landlock is in force.
+/// Returns whether landlock is in force.
 ///
 /// # Errors
-/// When any mandatory step fails; the process must end then.
-pub(crate) fn enter(home: &ContainerDir) -> Result<bool, SandboxError> {
+/// When a mandatory step fails. The process must end then.
+pub(crate) fn enter(container_dir: &ContainerDir) -> Result<bool, SandboxError> {
     setgroups(&[]).map_err(failed("drop the supplementary groups"))?;
     drop_bounding_set().map_err(failed("drop the capability bounding set"))?;
     let (user, group) = (Uid::from_raw(PROXY_ID), Gid::from_raw(PROXY_ID));
@@ -47,9 +46,9 @@ pub(crate) fn enter(home: &ContainerDir) -> Result<bool, SandboxError> {
     setresuid(user, user, user).map_err(failed("change the user id"))?;
     drop_capabilities().map_err(failed("drop all capabilities"))?;
     prctl(libc::PR_SET_NO_NEW_PRIVS, 1).map_err(failed("set no_new_privs"))?;
-    // Nobody of the same user may look into it.
+    // Other processes of this user may not trace it.
     prctl(libc::PR_SET_DUMPABLE, 0).map_err(failed("become undumpable"))?;
-    let confined = landlock(home).map_err(failed("enter landlock"))?;
+    let confined = landlock(container_dir).map_err(failed("enter landlock"))?;
     system_calls::restrict().map_err(failed("install the system call filter"))?;
     Ok(confined)
 }
@@ -64,12 +63,12 @@ fn prctl(option: i32, value: libc::c_ulong) -> io::Result<()> {
 }
 
 fn drop_bounding_set() -> io::Result<()> {
-    // The kernel says EINVAL for the first number that is no capability.
+    // EINVAL marks the first number that is no capability.
     for capability in 0..64 {
         match prctl(libc::PR_CAPBSET_DROP, capability) {
             Ok(()) => {}
             Err(e) if capability > 0 && e.raw_os_error() == Some(libc::EINVAL) => break,
-            // Without CAP_SETPCAP it stays as it is: no_new_privs keeps anything from using it.
+            // Without CAP_SETPCAP the set stays. With no_new_privs nothing can make use of it.
             Err(e) if e.raw_os_error() == Some(libc::EPERM) => break,
             Err(e) => return Err(e),
         }
@@ -77,8 +76,8 @@ fn drop_bounding_set() -> io::Result<()> {
     Ok(())
 }
 
-/// Empties the effective, permitted and inheritable sets (the change of user emptied the first
-/// two and the ambient set unless some securebit was inherited).
+/// Empties the effective, permitted, inheritable and ambient sets. The change of user has emptied all except
+/// the inheritable one, unless securebits were inherited.
 fn drop_capabilities() -> io::Result<()> {
     /// `_LINUX_CAPABILITY_VERSION_3`: two words of 32 capabilities each.
     const VERSION: u32 = 0x2008_0522;
@@ -97,14 +96,14 @@ fn drop_capabilities() -> io::Result<()> {
     }
 }
 
-fn landlock(home: &ContainerDir) -> io::Result<bool> {
+fn landlock(container_dir: &ContainerDir) -> io::Result<bool> {
     let status = (|| {
         Ruleset::default()
             .set_compatibility(CompatLevel::BestEffort)
             .handle_access(AccessFs::from_all(ABI::V5))?
             .create()?
-            .add_rule(PathBeneath::new(home.own().as_fd(), AccessFs::RemoveFile))?
-            .add_rule(PathBeneath::new(home.containers().as_fd(), AccessFs::RemoveDir))?
+            .add_rule(PathBeneath::new(container_dir.own().as_fd(), AccessFs::RemoveFile))?
+            .add_rule(PathBeneath::new(container_dir.containers().as_fd(), AccessFs::RemoveDir))?
             .restrict_self()
     })();
     let status = status.map_err(|e: landlock::RulesetError| io::Error::other(e))?;

@@ -1,4 +1,4 @@
-//! The system calls that a proxy may make once it is set up.
+//! The system calls that a confined proxy may make.
 
 use std::io;
 
@@ -15,7 +15,7 @@ pub(super) const ARCHITECTURE: u32 = match () {
     () => panic!("mcrun-proxy is confined on x86_64, aarch64 and riscv64 only"),
 };
 
-/// Whatever their arguments are.
+/// Allowed with all arguments.
 pub(super) const ALWAYS: &[c_long] = &[
     libc::SYS_read,
     libc::SYS_pread64,
@@ -56,10 +56,10 @@ pub(super) const ALWAYS: &[c_long] = &[
 
 /// Allowed with every descriptor except that of the [packet socket](config::PACKET_SOCKET), which could
 /// send any frame, and receive all frames once it is bound.
-pub(super) const ELSEWHERE: &[c_long] =
+pub(super) const NOT_BY_PACKET_SOCKET: &[c_long] =
     &[libc::SYS_sendto, libc::SYS_write, libc::SYS_sendmsg, libc::SYS_sendmmsg, libc::SYS_bind];
 
-/// With these arguments only.
+/// Allowed with these arguments only.
 pub(super) const CHECKED: &[(c_long, &[OneOf])] = &[
     (libc::SYS_mmap, NOT_EXECUTABLE),
     (libc::SYS_mprotect, NOT_EXECUTABLE),
@@ -67,7 +67,7 @@ pub(super) const CHECKED: &[(c_long, &[OneOf])] = &[
         libc::SYS_socket,
         &[
             value(0, &[libc::AF_INET as u32]),
-            // The rest of the word are flags such as SOCK_CLOEXEC.
+            // The other bits are flags such as SOCK_CLOEXEC.
             OneOf { argument: 1, mask: 0xff, values: &[libc::SOCK_DGRAM as u32] },
         ],
     ),
@@ -75,7 +75,7 @@ pub(super) const CHECKED: &[(c_long, &[OneOf])] = &[
         libc::SYS_ioctl,
         &[value(1, &[libc::SIOCGIFADDR as u32, libc::SIOCGIFMTU as u32, libc::FIONBIO as u32])],
     ),
-    // How much was lost to a full buffer.
+    // SO_MEMINFO: how many packets were lost because the receive buffer was full.
     (
         libc::SYS_getsockopt,
         &[value(1, &[libc::SOL_SOCKET as u32]), value(2, &[libc::SO_MEMINFO as u32])],
@@ -87,8 +87,8 @@ const PACKET_SOCKET: OneOf = value(0, &[config::PACKET_SOCKET as u32]);
 const NOT_EXECUTABLE: &[OneOf] =
     &[OneOf { argument: 2, mask: libc::PROT_EXEC as u32, values: &[0] }];
 
-/// The options that may be set, by their level. What a join waits for comes first: each is looked for
-/// from the first on.
+/// The socket options that may be set, by their level. The filter compares them in this order, so those that
+/// a join sets come first.
 pub(super) const OPTIONS: &[(&[u32], &[u32])] = &[
     (
         &[libc::IPPROTO_IP as u32],
@@ -125,7 +125,7 @@ const ASSEMBLED: Assembler = assemble();
 pub(super) static PROGRAM: [sock_filter; ASSEMBLED.len()] = ASSEMBLED.code();
 
 const fn assemble() -> Assembler {
-    const CALLS: usize = ALWAYS.len() + ELSEWHERE.len() + CHECKED.len() + 1;
+    const CALLS: usize = ALWAYS.len() + NOT_BY_PACKET_SOCKET.len() + CHECKED.len() + 1;
     let mut program = Assembler::new(libc::EPERM as u32);
 
     let mut options = program.deny;
@@ -143,10 +143,10 @@ const fn assemble() -> Assembler {
         calls[count] = call(ALWAYS[at], program.allow);
         (at, count) = (at + 1, count + 1);
     }
-    let elsewhere = program.one_of(PACKET_SOCKET, program.deny, program.allow);
+    let not_by_packet_socket = program.one_of(PACKET_SOCKET, program.deny, program.allow);
     let mut at = 0;
-    while at < ELSEWHERE.len() {
-        calls[count] = call(ELSEWHERE[at], elsewhere);
+    while at < NOT_BY_PACKET_SOCKET.len() {
+        calls[count] = call(NOT_BY_PACKET_SOCKET[at], not_by_packet_socket);
         (at, count) = (at + 1, count + 1);
     }
     let mut at = 0;
@@ -163,14 +163,14 @@ const fn call(number: c_long, target: Label) -> Call {
     Call { number: number as u32, target }
 }
 
-/// Lets the process do what is listed here from now on, and no more: no file is opened, no program
-/// started, no process traced, and the only new sockets are those that hold joins.
+/// Restricts the process to the calls of this file: it cannot open a file, start a program or trace a
+/// process, and the only sockets that it can open are UDP sockets, which hold joins.
 ///
-/// Anything else fails with EPERM instead of killing the process: an overlooked call of a C library then
-/// costs a log line and not a container's multicast.
+/// Any other call fails with EPERM. It does not kill the process, so that a call of a C library that was
+/// overlooked here does not end a container's multicast.
 ///
 /// # Errors
-/// Of seccomp(2), when the kernel has no filters or `no_new_privs` is not set.
+/// Those of seccomp(2): the kernel has no filters, or `no_new_privs` is not set.
 pub(super) fn restrict() -> io::Result<()> {
     let program = libc::sock_fprog {
         len: PROGRAM.len() as libc::c_ushort,

@@ -11,7 +11,7 @@ use seccompiler::{
 use crate::proxy::config;
 use crate::proxy::process::sandbox::assembler::OneOf;
 use crate::proxy::process::sandbox::system_calls::{
-    ALWAYS, ARCHITECTURE, CHECKED, ELSEWHERE, OPTIONS, PROGRAM, value,
+    ALWAYS, ARCHITECTURE, CHECKED, NOT_BY_PACKET_SOCKET, OPTIONS, PROGRAM, value,
 };
 use crate::sys::classic_bpf;
 
@@ -50,14 +50,14 @@ fn verdict(program: &[sock_filter], data: &Data) -> u32 {
     classic_bpf::run(program, |offset| data.word(offset))
 }
 
-/// The same rules by another assembler.
+/// The same rules, assembled by the crate seccompiler.
 static ORACLE: LazyLock<Vec<sock_filter>> = LazyLock::new(oracle);
 
 fn oracle() -> Vec<sock_filter> {
     let mut rules: BTreeMap<i64, Vec<SeccompRule>> =
         ALWAYS.iter().map(|number| (*number, Vec::new())).collect();
     let packet_socket = config::PACKET_SOCKET as u64;
-    for number in ELSEWHERE {
+    for number in NOT_BY_PACKET_SOCKET {
         let other = condition(0, SeccompCmpOp::Ne, packet_socket);
         rules.insert(*number, vec![SeccompRule::new(vec![other]).unwrap()]);
     }
@@ -82,7 +82,7 @@ fn condition(argument: u8, operator: SeccompCmpOp, value: u64) -> SeccompConditi
     SeccompCondition::new(argument, SeccompCmpArgLen::Dword, operator, value).unwrap()
 }
 
-/// A rule for each choice of one value per check.
+/// One rule for each combination of values.
 fn alternatives(checks: &[OneOf]) -> Vec<SeccompRule> {
     let mut chosen = vec![Vec::new()];
     for OneOf { argument, mask, values } in checks {
@@ -98,7 +98,7 @@ fn alternatives(checks: &[OneOf]) -> Vec<SeccompRule> {
     chosen.into_iter().map(|conditions| SeccompRule::new(conditions).unwrap()).collect()
 }
 
-/// Arguments that a rule may ask for, near ones, and others.
+/// Values that a rule compares with, values that differ in a high bit, and others.
 fn argument() -> impl Strategy<Value = u64> {
     let options = OPTIONS.iter().flat_map(|(levels, names)| levels.iter().chain(*names));
     let checked = CHECKED.iter().flat_map(|(_, checks)| checks.iter().flat_map(|c| c.values));
@@ -113,8 +113,9 @@ fn argument() -> impl Strategy<Value = u64> {
 
 fn number() -> impl Strategy<Value = u32> {
     let checked = CHECKED.iter().map(|(number, _)| *number as u32);
-    let elsewhere = ELSEWHERE.iter().map(|number| *number as u32);
-    let checked: Vec<_> = checked.chain(elsewhere).chain([libc::SYS_setsockopt as u32]).collect();
+    let not_by_packet_socket = NOT_BY_PACKET_SOCKET.iter().map(|number| *number as u32);
+    let checked: Vec<_> =
+        checked.chain(not_by_packet_socket).chain([libc::SYS_setsockopt as u32]).collect();
     prop_oneof![
         3 => proptest::sample::select(checked),
         1 => 0u32..500,
@@ -126,7 +127,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(20_000))]
 
     #[test]
-    fn two_assemblers_judge_a_call_alike(
+    fn both_assemblers_treat_a_call_alike(
         number in number(),
         arguments in proptest::array::uniform6(argument()),
     ) {
@@ -136,7 +137,7 @@ proptest! {
 }
 
 #[test]
-fn every_number_is_judged_alike() {
+fn both_assemblers_treat_every_number_alike() {
     for number in 0..2000 {
         let data = call(number, &[]);
         assert_eq!(verdict(&PROGRAM, &data), verdict(&ORACLE, &data), "{number}");
@@ -168,7 +169,7 @@ fn what_a_proxy_does_is_allowed_and_the_rest_is_not() {
         call(libc::SYS_setsockopt, &[7, libc::SOL_SOCKET as u64, libc::MCAST_JOIN_GROUP as u64]),
         call(libc::SYS_mmap, &[0, 4096, libc::PROT_EXEC as u64]),
         call(libc::SYS_sendto, &[packet_socket]),
-        // The kernel takes the lower half of the word.
+        // The kernel uses the lower 32 bits of a descriptor.
         call(libc::SYS_sendmsg, &[packet_socket | 1 << 32]),
         call(libc::SYS_bind, &[packet_socket]),
         // The x32 numbers of x86_64.
@@ -186,7 +187,7 @@ fn numbers_of_another_architecture_end_the_process() {
 }
 
 #[test]
-fn the_kernel_takes_the_program() {
+fn the_kernel_accepts_the_program() {
     // SAFETY: the child makes system calls only; nothing is allocated in it.
     match unsafe { nix::unistd::fork() }.unwrap() {
         nix::unistd::ForkResult::Child => {
