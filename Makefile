@@ -84,7 +84,8 @@ fuzz:
 	@scripts/apt-install g++
 	fuzz/run.sh $(FUZZ_SECONDS)
 
-# Writes man/ and completions/ anew from the command line's definition.
+# Writes man/, completions/ and docs/reference/attachment-keys.md anew from the command line's
+# definition and the table of attachment keys.
 man:
 	MCRUN_REGENERATE=1 cargo test --locked --test main generated::
 

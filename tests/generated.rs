@@ -1,8 +1,11 @@
-//! man/ and completions/ are in step with the command line.
+//! man/, completions/ and docs/reference/attachment-keys.md are in step with the command line and
+//! the table of attachment keys.
 //!
 //! `make man` writes them anew: the pages of section 1 from the definition of the command line and
-//! `generated/sections.rs`. The pages of other sections are not touched.
+//! `generated/sections.rs`, mcrun-attachment(7) and docs/reference/attachment-keys.md from the table
+//! of attachment keys. Other pages are not touched.
 
+mod attachment_keys;
 mod sections;
 
 use std::collections::BTreeMap;
@@ -256,5 +259,20 @@ fn the_examples_of_the_man_pages_are_command_lines() {
                 assert!(parsed.is_ok(), "{name}: {example}: {}", parsed.unwrap_err());
             }
         }
+    }
+}
+
+#[test]
+fn the_reference_of_attachment_keys_is_in_step() {
+    for (file, expected) in [
+        ("man/mcrun-attachment.7", attachment_keys::manual_page()),
+        ("docs/reference/attachment-keys.md", attachment_keys::markdown()),
+    ] {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(file);
+        if std::env::var_os(REGENERATE).is_some() {
+            fs::write(&path, &expected).expect("file is written");
+        }
+        let committed = fs::read_to_string(&path).expect("text");
+        assert!(committed == expected, "{file} is out of step; `make man` writes it");
     }
 }

@@ -123,6 +123,7 @@ fn install_puts_a_working_set_in_place_and_uninstall_takes_exactly_that_away() {
         "share/man/man1/mcrun.1",
         "share/man/man1/mcrun-run.1",
         "share/man/man5/mcrun.toml.5",
+        "share/man/man7/mcrun-attachment.7",
         "share/man/man8/mcrun-hook.8",
         "share/doc/mcrun/docs/troubleshooting.md",
         "share/doc/mcrun/docs/images/overview.svg",

@@ -289,7 +289,12 @@ fn what_cannot_be_changed_is_named_and_stays_as_it_is() {
         ("docker", DAEMON, "{ // comment\n}", "daemon.json: not valid JSON"),
         ("docker", DAEMON, "{\"runtimes\": []}", "daemon.json: runtimes is not an object"),
         ("containerd", CONTAINERD, "version = 2\n[plugins", "config.toml: line 2: "),
-        ("containerd", CONTAINERD, "version = 4\n", "has version 4; 1, 2 and 3 are known"),
+        (
+            "containerd",
+            CONTAINERD,
+            "version = 4\n",
+            "version = 4 is unknown; mcrun knows 1, 2 and 3",
+        ),
         (
             "containerd",
             CONTAINERD,
@@ -319,7 +324,7 @@ fn reload_asks_for_a_dockerd() {
     let root = Root::with(&[("run/docker.pid", &std::process::id().to_string())]);
     let output = root.try_setup(&["docker", "--reload"]);
     let error = String::from_utf8_lossy(&output.stderr);
-    assert!(error.contains("is not the pid of a dockerd"), "{error}");
+    assert!(error.contains("is not the process id of a running dockerd"), "{error}");
     let error = String::from_utf8(root.try_setup(&["crio", "--reload"]).stderr).expect("text");
     assert!(error.contains("only dockerd can be told"), "{error}");
 }

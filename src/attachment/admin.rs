@@ -1,7 +1,7 @@
-//! The administrator's ceilings: `mcrun.toml` in the configuration directory.
+//! The administrator's limits: `mcrun.toml` in the configuration directory.
 //!
-//! Attachments come from users, in annotations and variables, and hooks run as root: what users
-//! may ask for is the administrator's to say. Without the file they may ask for anything.
+//! Attachments come from users, in annotations and variables, and hooks run as root. The
+//! administrator says what users may ask for. Without the file they may ask for anything.
 //!
 //! ```toml
 //! [attach]
@@ -16,14 +16,15 @@
 //! max-groups = 100
 //! max-sources = 20
 //!
-//! [relay]                          # of what a relay carries for one attachment, each way
+//! [relay]                          # limits for the relay of one attachment, in each direction
 //! max-pps = 100000                 # packets a second
 //! max-byterate = 125000000         # bytes a second
 //!
 //! [proxy]
-//! notifications = false            # joins at the container's reports, not at the kernel's word
+//! notifications = false            # joins at the container's reports, not at the kernel's
+//!                                  # notifications
 //!
-//! [runtime]                        # what mcrun-runtime stands in for
+//! [runtime]                        # the OCI runtime that mcrun-runtime calls
 //! path = "/usr/sbin/runc"
 //! ```
 
@@ -36,8 +37,10 @@ use ipnet::IpNet;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use crate::attachment::values::{DriverName, driver_name};
 use crate::attachment::{Attachment, IgmpMode};
 use crate::multicast::{GroupPolicy, GroupRule, RateLimits};
+use crate::sys::toml_text;
 
 /// What the administrator allows.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
@@ -55,7 +58,7 @@ pub struct AdminConfig {
     runtime: RuntimeConfig,
 }
 
-/// What is in force for one attachment: its own rules within the administrator's.
+/// The limits of one attachment: its own within the administrator's.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EffectiveLimits {
     /// Who may join what.
@@ -69,7 +72,8 @@ pub struct EffectiveLimits {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RuntimeConfig {
-    /// The OCI runtime that does the work; without it one is looked for.
+    /// Path of the OCI runtime that mcrun-runtime calls; without it the first of runc, crun and so
+    /// on that is installed.
     pub path: Option<PathBuf>,
 }
 
@@ -77,7 +81,7 @@ pub struct RuntimeConfig {
 #[serde(deny_unknown_fields)]
 struct AttachRules {
     parents: Option<Vec<String>>,
-    drivers: Option<Vec<String>>,
+    drivers: Option<Vec<DriverText>>,
     igmp: Option<Vec<IgmpMode>>,
 }
 
@@ -105,6 +109,21 @@ struct ProxySettings {
     notifications: Option<bool>,
 }
 
+/// The name of a driver.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+struct DriverText(DriverName);
+
+impl TryFrom<String> for DriverText {
+    type Error = String;
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        match driver_name(&text) {
+            Ok(driver) => Ok(DriverText(driver)),
+            Err(why) => Err(format!("drivers: {text:?}: {why}")),
+        }
+    }
+}
+
 /// A rule as the attachment syntax writes it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
@@ -117,8 +136,8 @@ impl TryFrom<String> for RuleText {
     }
 }
 
-/// Why the administrator's file is refused. A file that is there and cannot be understood stops
-/// every attachment: to go on without it would be to allow what it forbids.
+/// Why an attachment is refused. A file that cannot be read or parsed refuses every attachment:
+/// without it mcrun would allow what the administrator forbids.
 #[derive(Debug, thiserror::Error)]
 pub enum AdminError {
     /// The file cannot be read.
@@ -129,7 +148,7 @@ pub enum AdminError {
         /// Why.
         source: io::Error,
     },
-    /// It is not what it should be.
+    /// The file is not TOML, or has an unknown key or a wrong value.
     #[error("{path}: {message}")]
     Syntax {
         /// The file.
@@ -137,7 +156,7 @@ pub enum AdminError {
         /// What is wrong, and on which line.
         message: String,
     },
-    /// A wish beyond what is allowed.
+    /// The attachment asks for more than the administrator allows.
     #[error("{0}")]
     Forbidden(String),
 }
@@ -154,10 +173,10 @@ impl AdminConfig {
     /// Parses the text of a file.
     #[cfg(test)]
     fn parse(text: &str) -> Result<Self, String> {
-        parse_text(text)
+        toml_text::parse(text)
     }
 
-    /// Checks an attachment, and gives the rules that are in force for it: its own and the
+    /// Checks an attachment against the administrator's rules. Returns its limits: its own and the
     /// administrator's together.
     ///
     /// # Errors
@@ -178,11 +197,12 @@ impl AdminConfig {
             }
         }
         if let Some(drivers) = &self.attach.drivers
-            && !drivers.iter().any(|driver| driver == attachment.driver.name())
+            && !drivers.iter().any(|driver| driver.0.name() == attachment.driver.name())
         {
-            return forbid("driver", attachment.driver.name(), drivers);
+            let names: Vec<_> = drivers.iter().map(|driver| driver.0.name().to_owned()).collect();
+            return forbid("driver", attachment.driver.name(), &names);
         }
-        // Rules about groups are worth nothing where no proxy enforces them.
+        // The proxy enforces [groups]. Without a proxy the rules would have no effect.
         let ruled = self.groups != GroupRules::default();
         let proxied = ruled.then(|| vec![IgmpMode::Proxy]);
         if let Some(modes) = self.attach.igmp.as_ref().or(proxied.as_ref())
@@ -203,7 +223,7 @@ impl AdminConfig {
     }
 
     /// Whether proxies act on the kernel's notification of a join (Linux 6.14) instead of waiting for
-    /// the report that follows it. They do where nothing is said.
+    /// the report that follows it. The default is yes.
     pub fn notifications(&self) -> bool {
         self.proxy.notifications.unwrap_or(true)
     }
@@ -256,21 +276,13 @@ impl RuntimeConfig {
 fn read_file<T: DeserializeOwned + Default>(directory: &Path) -> Result<T, AdminError> {
     let path = directory.join("mcrun.toml");
     match fs::read_to_string(&path) {
-        Ok(text) => parse_text(&text).map_err(|message| AdminError::Syntax { path, message }),
+        Ok(text) => toml_text::parse(&text).map_err(|message| AdminError::Syntax { path, message }),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(T::default()),
         Err(source) => Err(AdminError::Read { path, source }),
     }
 }
 
-fn parse_text<T: DeserializeOwned>(text: &str) -> Result<T, String> {
-    toml::from_str(text).map_err(|error| {
-        let start = error.span().map_or(0, |span| span.start.min(text.len()));
-        let line = text[..start].matches('\n').count() + 1;
-        format!("line {line}: {}", error.message().replace('\n', " "))
-    })
-}
-
-/// Whether a name is meant by a pattern: the name itself, or its beginning before a `*`.
+/// Whether a name matches a pattern: the name itself, or its beginning and a `*`.
 fn matches(pattern: &str, name: &str) -> bool {
     match pattern.strip_suffix('*') {
         Some(beginning) => name.starts_with(beginning),
@@ -278,7 +290,8 @@ fn matches(pattern: &str, name: &str) -> bool {
     }
 }
 
-/// What both rules are about; of two networks one holds the other, or they share nothing.
+/// The groups and sources of both rules; `None` when they have none in common. Of two networks one
+/// contains the other, or they are disjoint.
 fn intersection(a: &GroupRule, b: &GroupRule) -> Option<GroupRule> {
     fn both(a: IpNet, b: IpNet) -> Option<IpNet> {
         if a.contains(&b) { Some(b) } else { b.contains(&a).then_some(a) }
@@ -351,6 +364,16 @@ mod tests {
         assert!(check("[groups]\ndeny = [\"239.0.0.0/8\"]").is_err());
         assert!(check("[attach]\nigmp = [\"native\"]\n[groups]\nmax-groups = 5").is_ok());
         assert!(check("[attach]\nparents = [\"media0\"]").is_ok());
+    }
+
+    #[test]
+    fn an_unknown_driver_is_named_with_its_line() {
+        let error = AdminConfig::parse("[attach]\ndrivers = [\"macvlam\"]").unwrap_err();
+        assert!(error.starts_with("line 2: drivers: \"macvlam\": unknown driver"), "{error}");
+        assert!(error.ends_with("did you mean macvlan?"), "{error}");
+        let config = AdminConfig::parse("[attach]\ndrivers = [\"relay\"]").unwrap();
+        let error = config.check(&parse_spec("parent=a").unwrap()).unwrap_err().to_string();
+        assert_eq!(error, "driver=macvlan: the administrator allows relay (mcrun.toml)");
     }
 
     #[test]

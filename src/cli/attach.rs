@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use anyhow::Context;
 use clap::Args;
 
-use crate::attachment::parse_each;
+use crate::attachment::{option_help, parse_each};
 use crate::cli::output::print;
 use crate::lookup;
 use crate::service::{AttachError, AttachRequest, attach_more};
@@ -17,10 +17,7 @@ pub struct AttachArgs {
     /// Name, id, beginning of an id, or process id of a running container.
     container: String,
     /// What to attach it to: KEY=VALUE[,KEY=VALUE...] (repeatable).
-    ///
-    /// parent= is the host's LAN interface; driver= is macvlan, ipvlan, or relay, which carries multicast to an interface
-    /// that the container has. mcrun-attachment(7) lists all keys.
-    #[arg(long, value_name = "SPEC", required = true)]
+    #[arg(long, value_name = "SPEC", required = true, long_help = option_help())]
     mcast: Vec<String>,
 }
 

@@ -5,6 +5,8 @@ use std::process::ExitCode;
 
 use clap::Args;
 
+use crate::attachment::option_help;
+
 /// Arguments of `mcrun create`.
 #[derive(Debug, Args)]
 #[command(
@@ -15,10 +17,7 @@ pub struct CreateArgs {
     #[arg(long, value_name = "ENGINE")]
     engine: Option<String>,
     /// Attach to a LAN: KEY=VALUE[,KEY=VALUE...] (repeatable).
-    ///
-    /// parent= is the host's LAN interface; driver= is macvlan, ipvlan, or relay, which carries multicast to an interface
-    /// that the container has. mcrun-attachment(7) lists all keys.
-    #[arg(long, value_name = "SPEC")]
+    #[arg(long, value_name = "SPEC", long_help = option_help())]
     mcast: Vec<String>,
     /// The engine's options, the image, and the command.
     #[arg(

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use clap::{ArgGroup, Args};
 
+use crate::attachment::option_help;
 use crate::standalone;
 use crate::standalone::{ContainerSource, RunOptions};
 
@@ -37,10 +38,7 @@ pub struct RunArgs {
     #[arg(long, value_name = "DIR", group = "source")]
     bundle: Option<PathBuf>,
     /// Attach to a LAN: KEY=VALUE[,KEY=VALUE...] (repeatable).
-    ///
-    /// parent= is the host's LAN interface; driver= is macvlan, ipvlan, or relay, which carries multicast to an interface
-    /// that the container has. mcrun-attachment(7) lists all keys.
-    #[arg(long, value_name = "SPEC")]
+    #[arg(long, value_name = "SPEC", long_help = option_help())]
     mcast: Vec<String>,
     /// Engine or, with --rootfs and --bundle, OCI runtime, by name or path.
     ///

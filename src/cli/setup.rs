@@ -7,14 +7,14 @@ use anyhow::bail;
 use clap::Args;
 
 use crate::cli::output::print;
-use crate::setup::{Outcome, Setup, Target};
+use crate::setup::{Outcome, Setup, SetupTarget};
 
 /// Arguments of `mcrun setup`.
 #[derive(Debug, Args)]
 pub struct SetupArgs {
     /// What to set up.
     #[arg(value_enum)]
-    target: Target,
+    target: SetupTarget,
     /// Show the files as they would be; write nothing.
     #[arg(long, conflicts_with_all = ["remove", "reload"])]
     print: bool,
@@ -30,7 +30,7 @@ pub struct SetupArgs {
 }
 
 pub(super) fn run(args: SetupArgs) -> anyhow::Result<ExitCode> {
-    if args.reload && args.target != Target::Docker {
+    if args.reload && args.target != SetupTarget::Docker {
         bail!("--reload: only dockerd can be told while it runs; restart the others");
     }
     let setup = Setup::new(&args.root)?;
@@ -52,7 +52,7 @@ pub(super) fn run(args: SetupArgs) -> anyhow::Result<ExitCode> {
                 format!("{path}: written; as it was before: {}\n", kept.display())
             }
             Outcome::Restored => format!("{path}: as it was before\n"),
-            Outcome::TakenOut => {
+            Outcome::PartRemoved => {
                 format!("{path}: changed since the setup; mcrun's part is taken out\n")
             }
             Outcome::Removed => format!("{path}: removed\n"),
@@ -67,18 +67,18 @@ pub(super) fn run(args: SetupArgs) -> anyhow::Result<ExitCode> {
 }
 
 /// How a change comes into force.
-fn in_force(target: Target) -> &'static str {
+fn in_force(target: SetupTarget) -> &'static str {
     match target {
-        Target::Docker => {
+        SetupTarget::Docker => {
             "In force after: systemctl reload docker (or mcrun setup docker --reload)\n\
              Then: docker run --runtime mcrun --env MCRUN_MCAST=parent=INTERFACE ...\n"
         }
-        Target::Podman => "In force for the next container.\n",
-        Target::Containerd => {
+        SetupTarget::Podman => "In force for the next container.\n",
+        SetupTarget::Containerd => {
             "In force after: systemctl restart containerd (containers keep running)\n"
         }
-        Target::Crio => "In force after: systemctl restart crio (containers keep running)\n",
-        Target::Cdi => {
+        SetupTarget::Crio => "In force after: systemctl restart crio (containers keep running)\n",
+        SetupTarget::Cdi => {
             "In force for the next container: --device mcrun.io/mcast=hook --env MCRUN_MCAST=...\n"
         }
     }

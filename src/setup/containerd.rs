@@ -1,11 +1,12 @@
 //! containerd's config.toml: the runtime handler "mcrun" of the CRI plugin.
 //!
-//! TOML lets a table be written anywhere, so ours go to the end between two comments; everything
-//! else stays as it is.
+//! TOML allows tables in any order. mcrun's tables are at the end of the file, between two comments;
+//! everything else stays as it is.
 
 use toml::{Table, Value};
 
 use crate::setup::files::Edit;
+use crate::sys::toml_text;
 
 const BEGIN: &str = "# mcrun setup: begin";
 const END: &str = "# mcrun setup: end";
@@ -15,24 +16,28 @@ pub(super) fn edit(programs: &str) -> Edit {
     Edit::Part {
         empty: "version = 2\n",
         add: Box::new(move |text| add(text, &program)),
-        take_back: Box::new(|text| Ok(take_back(text))),
+        remove_part: Box::new(|text| Ok(remove_part(text))),
     }
 }
 
 fn add(text: &str, program: &str) -> Result<String, String> {
-    let without = take_back(text);
-    let config: Table = parse(&without)?;
+    let without = remove_part(text);
+    let config: Table = toml_text::parse(&without)?;
     let keys = plugin(&config)?;
     if find(&config, &keys).is_some() {
-        return Err("has a runtime mcrun already, which mcrun setup did not write".into());
+        return Err(format!(
+            "has a runtime handler mcrun that mcrun setup did not write; remove [{}]",
+            keys.join(".")
+        )
+        .into());
     }
     let (_, runtimes) = keys.split_last().unwrap_or((&"", &[]));
     let names: Vec<_> = runtimes.iter().map(|key| quoted(key)).collect();
     let names = names.join(".");
     let mut block = String::new();
     if find(&config, runtimes).is_none_or(Table::is_empty) {
-        // A runtime of ours would replace the one that is there without any being named, and the
-        // plugin refuses to start without its default.
+        // Without any runtime in the file the plugin has the runtime runc. With mcrun in the file
+        // it would have mcrun alone, and would not start without its default, runc.
         block = format!("[{names}.runc]\n  runtime_type = \"io.containerd.runc.v2\"\n");
     }
     let table = format!("{names}.mcrun");
@@ -45,18 +50,18 @@ fn add(text: &str, program: &str) -> Result<String, String> {
     );
     let newline = if without.is_empty() { "" } else { "\n" };
     let added = format!("{without}{newline}{BEGIN}\n{block}{END}\n");
-    // A runtimes table that is written inline can't be added to.
-    match parse(&added) {
+    // Nothing can be added to a runtimes table that is written inline.
+    match toml_text::parse(&added) {
         Ok(config) if find(&config, &keys).is_some() => Ok(added),
         _ => Err(format!(
-            "its {} is written such that nothing can be added; write [{table}] into it by hand",
+            "{} is an inline table, to which nothing can be added; write [{table}] into it by hand",
             runtimes.join(".")
         )),
     }
 }
 
-/// The text without what stands between the comments, and the line break before it.
-fn take_back(text: &str) -> String {
+/// The text without the two comments, what is between them, and the line break before them.
+fn remove_part(text: &str) -> String {
     let Some(begin) = text.find(BEGIN) else { return text.to_owned() };
     let Some(length) = text[begin..].find(END) else { return text.to_owned() };
     let rest = &text[begin + length + END.len()..];
@@ -65,14 +70,15 @@ fn take_back(text: &str) -> String {
     format!("{before}{}", rest.strip_prefix('\n').unwrap_or(rest))
 }
 
-/// Where the runtimes are, by the version of the file (containerd, docs/cri/config.md).
+/// Keys of the runtime handler mcrun. They depend on the version of the file (containerd,
+/// docs/cri/config.md).
 fn plugin(config: &Table) -> Result<[&'static str; 5], String> {
     let plugin = match config.get("version").map_or(Some(1), Value::as_integer) {
         Some(1) => "cri",
         Some(2) => "io.containerd.grpc.v1.cri",
         Some(3) => "io.containerd.cri.v1.runtime",
-        Some(other) => return Err(format!("has version {other}; 1, 2 and 3 are known")),
-        None => return Err("its version is not a number".into()),
+        Some(other) => return Err(format!("version = {other} is unknown; mcrun knows 1, 2 and 3")),
+        None => return Err("version is not a number; mcrun knows 1, 2 and 3".into()),
     };
     Ok(["plugins", plugin, "containerd", "runtimes", "mcrun"])
 }
@@ -83,12 +89,4 @@ fn find<'c>(config: &'c Table, keys: &[&str]) -> Option<&'c Table> {
 
 fn quoted(key: &str) -> String {
     if key.contains('.') { format!("\"{key}\"") } else { key.to_owned() }
-}
-
-fn parse(text: &str) -> Result<Table, String> {
-    toml::from_str(text).map_err(|error| {
-        let start = error.span().map_or(0, |span| span.start.min(text.len()));
-        let line = text[..start].matches('\n').count() + 1;
-        format!("line {line}: {}", error.message().replace('\n', " "))
-    })
 }

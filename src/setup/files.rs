@@ -1,4 +1,4 @@
-//! Changing configuration files so that they can be changed back.
+//! Configuration files are changed in such a way that the change can be undone.
 
 use std::fs;
 use std::io;
@@ -8,21 +8,21 @@ use crate::setup::{SetupError, content};
 use crate::sys::files;
 use crate::sys::files::Replacement;
 
-/// Adds our part to a text, or takes it away.
+/// Adds mcrun's part to a text, or removes it.
 type Rewrite = Box<dyn Fn(&str) -> Result<String, String>>;
 
-/// What is to be done to a file.
+/// The change of one file.
 pub(super) enum Edit {
-    /// It is all ours, and has this content.
+    /// The whole file is mcrun's, and has this content.
     Whole(String),
-    /// It is somebody else's, with a part of ours.
+    /// The file is somebody else's, and has a part of mcrun's.
     Part {
-        /// What a file has before ours comes into it, where there is none.
+        /// Content to which the part is added when there is no file.
         empty: &'static str,
         /// Adds the part; a text that has it stays as it is.
         add: Rewrite,
-        /// Takes the part away; a text without it stays as it is.
-        take_back: Rewrite,
+        /// Removes the part; a text without it stays as it is.
+        remove_part: Rewrite,
     },
 }
 
@@ -38,15 +38,15 @@ pub struct Change {
 /// What was done.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
-    /// It is as it should be.
+    /// The file was as it should be.
     Unchanged,
-    /// It was written; what was there before is kept in this file.
+    /// It was written. This file has the former content, if there was any.
     Written(Option<PathBuf>),
-    /// What was there before is there again.
+    /// It has its former content again.
     Restored,
-    /// Our part was taken out of a text that has been changed since.
-    TakenOut,
-    /// It was ours and is gone.
+    /// mcrun's part was removed from a file that somebody has changed since.
+    PartRemoved,
+    /// It was mcrun's alone, and was removed.
     Removed,
 }
 
@@ -55,13 +55,14 @@ pub(super) fn preview(path: &Path, edit: &Edit) -> Result<String, SetupError> {
     let old = read(path)?;
     match edit {
         Edit::Whole(text) => match old {
-            Some(old) if !is_ours(&old) => {
-                Err(content(path)("is there and does not come from mcrun; move it away".into()))
-            }
+            Some(old) if !is_ours(&old) => Err(content(path)(
+                "this file does not come from mcrun, so that it is not replaced; move it away"
+                    .into(),
+            )),
             _ => Ok(text.clone()),
         },
         Edit::Part { empty, add, .. } => {
-            // Blank is empty for those who read it, and no text to put something in.
+            // For the engines a blank file is an empty one. The part cannot be added to it.
             let old = old.filter(|old| !old.trim().is_empty());
             add(old.as_deref().unwrap_or(empty)).map_err(content(path))
         }
@@ -77,10 +78,10 @@ pub(super) fn apply(path: &Path, edit: &Edit) -> Result<Change, SetupError> {
         return done(Outcome::Unchanged);
     }
     let mut kept = None;
-    if let (Some(old), Edit::Part { take_back, .. }) = (&old, edit) {
+    if let (Some(old), Edit::Part { remove_part, .. }) = (&old, edit) {
         let backup = backup(path);
-        // An older part of ours is no reason to forget what was there before it.
-        let has_part = take_back(old).is_ok_and(|without| without != *old);
+        // A file with an older part of mcrun's is not the original: the backup there is stays.
+        let has_part = remove_part(old).is_ok_and(|without| without != *old);
         if !has_part {
             write(&backup, old, fs::metadata(path).ok().as_ref())?;
         }
@@ -94,16 +95,18 @@ pub(super) fn remove(path: &Path, edit: &Edit) -> Result<Change, SetupError> {
     let path = &real(path);
     let done = |outcome| Ok(Change { path: path.clone(), outcome });
     let Some(old) = read(path)? else { return done(Outcome::Unchanged) };
-    let Edit::Part { empty, add, take_back } = edit else {
+    let Edit::Part { empty, add, remove_part } = edit else {
         if !is_ours(&old) {
-            return Err(content(path)("does not come from mcrun; it is left alone".into()));
+            return Err(content(path)(
+                "this file does not come from mcrun, so that it is not removed".into(),
+            ));
         }
         delete(path)?;
         return done(Outcome::Removed);
     };
     let backup = backup(path);
     let before = read(&backup)?;
-    // Where nobody has changed the file since, it becomes what it was, to the byte.
+    // A file that nobody has changed since becomes what it was, to the byte.
     let undone = |before: &str| {
         let filled = if before.trim().is_empty() { empty } else { before };
         add(filled).is_ok_and(|added| added == old)
@@ -123,21 +126,21 @@ pub(super) fn remove(path: &Path, edit: &Edit) -> Result<Change, SetupError> {
     if old.trim().is_empty() {
         return done(Outcome::Unchanged);
     }
-    let without = take_back(&old).map_err(content(path))?;
+    let without = remove_part(&old).map_err(content(path))?;
     if without == old {
         return done(Outcome::Unchanged);
     }
     write(path, &without, fs::metadata(path).ok().as_ref())?;
     delete(&backup)?;
-    done(Outcome::TakenOut)
+    done(Outcome::PartRemoved)
 }
 
-/// Whether a file that is all ours by its name is so by its content.
+/// Whether the content of a file that has a name of mcrun's comes from mcrun.
 fn is_ours(text: &str) -> bool {
     text.contains("mcrun-hook") || text.contains("mcrun-runtime")
 }
 
-/// The file that a link leads to: replacing the link would tear it from what it belongs to.
+/// The file that a symbolic link leads to: the link itself stays.
 fn real(path: &Path) -> PathBuf {
     fs::canonicalize(path).unwrap_or_else(|_| path.to_owned())
 }

@@ -1,7 +1,8 @@
-//! `mcrun setup`: tells container engines of mcrun, and takes it back.
+//! `mcrun setup`: writes mcrun into the configuration of container engines, and removes it again.
 //!
-//! What an engine reads in pieces gets a file of ours; what it reads from one file is changed in
-//! one place. Everything is computed before anything is written.
+//! An engine that reads a directory of files gets a file of mcrun's own. An engine that reads one
+//! file gets an entry in that file; every other byte stays. All new content is computed before
+//! the first file is written.
 
 mod containerd;
 mod docker;
@@ -14,9 +15,9 @@ use std::path::{Path, PathBuf};
 use crate::setup::files::Edit;
 pub use crate::setup::files::{Change, Outcome};
 
-/// What mcrun can be set up for.
+/// An engine, or a device interface of several engines, that mcrun can be set up for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-pub enum Target {
+pub enum SetupTarget {
     /// dockerd: the runtime "mcrun".
     Docker,
     /// podman: hooks for containers with the annotation.
@@ -29,7 +30,7 @@ pub enum Target {
     Cdi,
 }
 
-/// Why a setup was not made.
+/// Why the configuration was not changed.
 #[derive(Debug, thiserror::Error)]
 pub enum SetupError {
     /// A file cannot be read or written.
@@ -42,20 +43,21 @@ pub enum SetupError {
         /// Why it failed.
         source: io::Error,
     },
-    /// A file is not what it should be.
+    /// The content of a file does not allow the change.
     #[error("{path}: {message}")]
     Content {
         /// The file.
         path: PathBuf,
-        /// What is wrong.
+        /// What is wrong, and what would be right.
         message: String,
     },
-    /// One of mcrun's programs is not where it is needed.
+    /// One of mcrun's programs is not beside the running one, or its path cannot be written into
+    /// a configuration file.
     #[error("{0}")]
     Program(String),
 }
 
-/// Where things are.
+/// The configuration files below one root directory.
 #[derive(Debug, Clone)]
 pub struct Setup {
     /// Directory that stands for `/`.
@@ -64,7 +66,7 @@ pub struct Setup {
     programs: String,
 }
 
-/// The directory of the programs in the files that are delivered in `hooks/`.
+/// The directory of the programs as the files in `hooks/` have it.
 const DELIVERED: &str = "/usr/local/bin";
 
 impl Setup {
@@ -75,12 +77,17 @@ impl Setup {
     /// configuration file.
     pub fn new(root: &Path) -> Result<Self, SetupError> {
         let own = std::env::current_exe().map_err(|error| {
-            SetupError::Program(format!("cannot find mcrun's own path: {error}"))
+            SetupError::Program(format!(
+                "cannot read the path of the running mcrun, /proc/self/exe: {error}"
+            ))
         })?;
         for name in ["mcrun-hook", "mcrun-runtime"] {
             let path = own.with_file_name(name);
             if !path.is_file() {
-                let message = format!("{} is missing: install it beside mcrun", path.display());
+                let message = format!(
+                    "{} is missing; install {name} into the directory of mcrun",
+                    path.display()
+                );
                 return Err(SetupError::Program(message));
             }
         }
@@ -89,8 +96,9 @@ impl Setup {
         match directory.to_str().filter(|text| text.chars().all(plain)) {
             Some(programs) => Ok(Setup { root: root.to_owned(), programs: programs.to_owned() }),
             None => Err(SetupError::Program(format!(
-                "{}: install mcrun in a directory whose name needs no quoting",
-                directory.display()
+                "{:?}: the path of mcrun's directory must be UTF-8 without quotes, backslashes and \
+                 control characters; install mcrun elsewhere",
+                directory
             ))),
         }
     }
@@ -99,7 +107,7 @@ impl Setup {
     ///
     /// # Errors
     /// When a file that is there cannot be read, or cannot take what is to be added.
-    pub fn preview(&self, target: Target) -> Result<Vec<(PathBuf, String)>, SetupError> {
+    pub fn preview(&self, target: SetupTarget) -> Result<Vec<(PathBuf, String)>, SetupError> {
         let planned = self.plan(target, false)?.into_iter();
         planned
             .map(|(path, edit)| {
@@ -109,50 +117,54 @@ impl Setup {
             .collect()
     }
 
-    /// Writes what is missing. A second time there is nothing to do.
+    /// Writes the files. Files that are as they should be are not written.
     ///
     /// # Errors
     /// As [`Setup::preview`], and when something cannot be written.
-    pub fn apply(&self, target: Target) -> Result<Vec<Change>, SetupError> {
-        // All that can be wrong with what is there shows before anything is written.
+    pub fn apply(&self, target: SetupTarget) -> Result<Vec<Change>, SetupError> {
+        // Every file is read and checked before the first is written.
         self.preview(target)?;
         let planned = self.plan(target, false)?.into_iter();
         planned.map(|(path, edit)| files::apply(&self.at(path), &edit)).collect()
     }
 
-    /// Takes back what [`Setup::apply`] wrote.
+    /// Removes what [`Setup::apply`] wrote.
     ///
     /// # Errors
     /// When something cannot be read or written.
-    pub fn remove(&self, target: Target) -> Result<Vec<Change>, SetupError> {
+    pub fn remove(&self, target: SetupTarget) -> Result<Vec<Change>, SetupError> {
         let planned = self.plan(target, true)?.into_iter();
         planned.map(|(path, edit)| files::remove(&self.at(path), &edit)).collect()
     }
 
-    /// Sends dockerd SIGHUP, upon which it reads its runtimes anew.
+    /// Sends SIGHUP to dockerd, which then reads its list of runtimes again. Returns its process id.
     ///
     /// # Errors
-    /// When there is no dockerd, as its pid file tells.
+    /// When the pid file /run/docker.pid cannot be read, or names no dockerd.
     pub fn reload_docker(&self) -> Result<i32, SetupError> {
         docker::reload(&self.at("/run/docker.pid"))
     }
 
-    /// The files of a target; `all` also those that are not needed as things stand.
-    fn plan(&self, target: Target, all: bool) -> Result<Vec<(&'static str, Edit)>, SetupError> {
+    /// The files of a target. With `all` also those that the present configuration does not need.
+    fn plan(
+        &self,
+        target: SetupTarget,
+        all: bool,
+    ) -> Result<Vec<(&'static str, Edit)>, SetupError> {
         let whole = |text: &str| Edit::Whole(text.replace(DELIVERED, &self.programs));
         Ok(match target {
-            Target::Docker => vec![("/etc/docker/daemon.json", docker::edit(&self.programs))],
-            Target::Containerd => {
+            SetupTarget::Docker => vec![("/etc/docker/daemon.json", docker::edit(&self.programs))],
+            SetupTarget::Containerd => {
                 vec![("/etc/containerd/config.toml", containerd::edit(&self.programs))]
             }
-            Target::Crio => vec![(
+            SetupTarget::Crio => vec![(
                 "/etc/crio/crio.conf.d/99-mcrun.conf",
                 whole(include_str!("../../hooks/crio/99-mcrun.conf")),
             )],
-            Target::Cdi => {
+            SetupTarget::Cdi => {
                 vec![("/etc/cdi/mcrun.yaml", whole(include_str!("../../hooks/cdi/mcrun.yaml")))]
             }
-            Target::Podman => {
+            SetupTarget::Podman => {
                 let mut files = vec![
                     (
                         "/etc/containers/oci/hooks.d/mcrun-createRuntime.json",
@@ -178,7 +190,7 @@ impl Setup {
     }
 }
 
-/// Text that somebody else wrote: a reason for refusing it.
+/// An error about the content of a file.
 fn content(path: &Path) -> impl Fn(String) -> SetupError {
     move |message| SetupError::Content { path: path.to_owned(), message }
 }

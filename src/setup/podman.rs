@@ -1,7 +1,7 @@
 //! podman's containers.conf: the directories of hooks.
 //!
-//! The last file that names `hooks_dir` wins, so ours repeats what the others name
-//! (containers.conf(5)).
+//! podman uses the `hooks_dir` of the last file that has one (containers.conf(5)). So mcrun's file
+//! repeats the directories of the files before it.
 
 use std::fs;
 use std::io;
@@ -11,15 +11,16 @@ use serde::Deserialize;
 use toml::Value;
 
 use crate::setup::{SetupError, content};
+use crate::sys::toml_text;
 
 /// Where `mcrun setup podman` puts its hooks.
 const OURS: &str = "/etc/containers/oci/hooks.d";
-/// What podman looks into when nobody names a directory.
+/// podman's directory when no file names one.
 const DEFAULT: &str = "/usr/share/containers/oci/hooks.d";
-/// The name of our drop-in.
+/// The name of mcrun's file.
 const NAME: &str = "mcrun.conf";
 
-/// The drop-in, where one is needed: when no other file names our directory.
+/// The content of mcrun's file; `None` when another file names the directory already.
 ///
 /// # Errors
 /// When one of podman's files cannot be read or understood.
@@ -34,7 +35,7 @@ pub(super) fn drop_in(root: &Path) -> Result<Option<String>, SetupError> {
         return Ok(None);
     }
     directories.push(OURS.into());
-    // A text is written in TOML as in JSON.
+    // TOML writes a string as JSON does.
     let texts = directories.into_iter().map(|text| serde_json::Value::from(text).to_string());
     let value = format!("[{}]", texts.collect::<Vec<_>>().join(", "));
     let delivered = include_str!("../../hooks/podman/mcrun.conf");
@@ -45,7 +46,7 @@ pub(super) fn drop_in(root: &Path) -> Result<Option<String>, SetupError> {
     Ok(Some(lines.collect()))
 }
 
-/// The files that podman reads before ours, in its order.
+/// The files that podman reads before mcrun's, in its order.
 fn configuration_files(root: &Path) -> Result<Vec<PathBuf>, SetupError> {
     let mut files = Vec::new();
     for base in ["usr/share/containers/containers.conf", "etc/containers/containers.conf"] {
@@ -84,8 +85,7 @@ fn hooks_dir(path: &Path) -> Result<Option<Vec<String>>, SetupError> {
         path: path.to_owned(),
         source,
     })?;
-    let parsed: Configuration =
-        toml::from_str(&text).map_err(|error| content(path)(error.message().replace('\n', " ")))?;
+    let parsed: Configuration = toml_text::parse(&text).map_err(content(path))?;
     // Newer versions take a table in the list, {append=true}, which names no directory.
     Ok(parsed
         .engine

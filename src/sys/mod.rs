@@ -1,5 +1,5 @@
-//! The ground floor: system calls that no crate offers, and files of the kernel. Nothing here knows what
-//! mcrun is.
+//! The ground floor: system calls that no crate offers, kernel files, and what several modules need
+//! of files and processes. Nothing here knows what mcrun is.
 
 #[cfg(test)]
 pub(crate) mod classic_bpf;
@@ -10,3 +10,4 @@ pub(crate) mod inherited_fds;
 pub mod process;
 pub(crate) mod procfs;
 pub mod sockopt;
+pub(crate) mod toml_text;
