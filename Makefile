@@ -87,7 +87,7 @@ fuzz:
 # Writes man/, completions/ and docs/reference/attachment-keys.md anew from the command line's
 # definition and the table of attachment keys.
 man:
-	MCRUN_REGENERATE=1 cargo test --locked --test main generated::
+	MCRUN_REGENERATE=1 cargo test --locked --test main generated:: -- --test-threads=1
 
 # Builds nothing: root need not have cargo. Refuses binaries that are older than their sources.
 install:
