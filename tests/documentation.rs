@@ -136,6 +136,24 @@ fn every_link_leads_somewhere() {
     assert!(seen > 20, "links were found");
 }
 
+/// A path with a word in capitals stands for several.
+#[test]
+fn every_path_of_the_source_tree_is_there() {
+    let mut seen = 0;
+    for path in ["ARCHITECTURE.md", "CONTRIBUTING.md"] {
+        let prose = page(path).prose();
+        for word in prose.split('`').skip(1).step_by(2) {
+            let folders = ["src/", "tests/", "docs/", "benches/", "scripts/", "hooks/", "man/"];
+            let is_path = folders.iter().any(|folder| word.starts_with(folder));
+            if is_path && !word.contains(|c: char| c.is_uppercase() || c.is_whitespace()) {
+                assert!(root().join(word).exists(), "{path}: {word}");
+                seen += 1;
+            }
+        }
+    }
+    assert!(seen > 10, "paths were found");
+}
+
 #[test]
 fn examples_are_the_delivered_files() {
     let engines = page("docs/engines.md");
