@@ -5,11 +5,13 @@
 //! socket. `docs/notices.md` lists all notices; a test below keeps that page in step.
 
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::{Map, Value};
+
+use crate::multicast::Address;
 
 /// How much a notice matters (RFC 5424 §6.2.1). The numbers are those of syslog.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -396,8 +398,8 @@ impl<'de> Deserialize<'de> for Notice {
 /// The groups of source-specific multicast in the family of a group (RFC 4607 §1).
 fn source_specific_range(group: &IpAddr) -> &'static str {
     match group {
-        IpAddr::V4(_) => "232.0.0.0/8",
-        IpAddr::V6(_) => "ff3x::/32",
+        IpAddr::V4(_) => Ipv4Addr::SSM_RANGE,
+        IpAddr::V6(_) => Ipv6Addr::SSM_RANGE,
     }
 }
 

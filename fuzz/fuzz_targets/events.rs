@@ -5,11 +5,11 @@ use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
 use mcrun::multicast::GroupPolicy;
-use mcrun::igmp::router::{RouterConfig, Status};
+use mcrun::igmp::router::Status;
 use mcrun::igmp::wire;
-use mcrun::igmp::wire::{Ipv4Packet, Message, Query, Record, RecordType, Version};
+use mcrun::igmp::wire::{Ipv4Packet, Message, Query, GroupRecord, RecordType, Version};
 use mcrun::multicast::{SourceFilter, FilterMode};
-use mcrun::igmp::Router;
+use mcrun::igmp::{Router, RouterConfig};
 
 const GROUPS: [[u8; 4]; 8] = [
     [239, 1, 1, 1],
@@ -138,10 +138,10 @@ pub fn run(data: &[u8]) {
             }
             6 => {
                 let (group, filter) = (input.group(), input.filter());
-                let foreseen = lab.router.foresee(lab.now, group, &filter);
+                let predicted = lab.router.predict_join(lab.now, group, &filter);
                 lab.router.handle_membership(lab.now, group, &filter);
                 lab.drain();
-                assert!(foreseen.is_none() || foreseen.as_ref() == lab.upstream.get(&group));
+                assert!(predicted.is_none() || predicted.as_ref() == lab.upstream.get(&group));
             }
             7 => {
                 let n = usize::from(input.byte());
@@ -157,7 +157,7 @@ pub fn run(data: &[u8]) {
             }
             _ => {
                 let records = (0..input.byte() % 4)
-                    .map(|_| Record {
+                    .map(|_| GroupRecord {
                         kind: RecordType::from(input.byte() % 8),
                         group: input.group(),
                         sources: input.sources(),

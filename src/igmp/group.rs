@@ -1,21 +1,20 @@
-//! Reception state of one group on one link, as its querier keeps it (RFC 9776 §6.2 to §6.6).
-//!
-//! Generic over the address, because MLDv2 has the same table (RFC 9777 §7.4).
+//! The state of one group on one link, as a router keeps it (RFC 9776 §6.2 to §6.6). It is that
+//! of MLDv2 too (RFC 9777 §7).
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Instant;
 
 use crate::igmp::Timing;
-use crate::igmp::wire::RecordType;
+use crate::igmp::message::RecordType;
 use crate::multicast::{FilterMode, SourceFilter};
 
-/// What a group needs to know of its surroundings.
+/// The configuration that all groups of a link share.
 #[derive(Debug, Clone, Copy)]
 pub struct GroupConfig {
     /// Timers and counts.
     pub timing: Timing,
-    /// The link has a single host, whose word is final: what the table would query for, and
-    /// drop after the last member query time, is dropped at once.
+    /// The link has a single host, so that no other host can answer a last-member query: what
+    /// would be queried for, and dropped after the last member query time, is dropped at once.
     pub fast_leave: bool,
 }
 
@@ -23,9 +22,9 @@ pub struct GroupConfig {
 /// group-and-source-specific.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SpecificQuery<A> {
-    /// S: other routers shall not lower their timers for it.
+    /// S flag: other routers do not lower their timers.
     pub suppress: bool,
-    /// The sources asked for.
+    /// The sources that are queried.
     pub sources: Vec<A>,
 }
 
@@ -39,8 +38,9 @@ pub struct SpecificQuery<A> {
 pub struct GroupState<A> {
     members: Members<A>,
     group_queries: Option<Retransmit>,
-    /// Transmissions left for each source asked for, and when the next one is due.
+    /// Transmissions left for each source that is queried.
     source_queries: BTreeMap<A, u8>,
+    /// When the next of these transmissions is due.
     source_queries_next: Option<Instant>,
     queries: VecDeque<SpecificQuery<A>>,
 }
@@ -79,7 +79,7 @@ impl<A: Ord + Copy> GroupState<A> {
         }
     }
 
-    /// Takes one group record: the table of RFC 9776 §6.4.1 and §6.4.2.
+    /// Applies one group record: the table of RFC 9776 §6.4.1 and §6.4.2.
     ///
     /// In the comments A, B, X and Y are the sets of that table.
     pub fn apply(
@@ -91,30 +91,31 @@ impl<A: Ord + Copy> GroupState<A> {
     ) {
         self.expire(now);
         let gmi = now + config.timing.group_membership_interval();
-        let mut ask_sources = BTreeSet::new();
-        let mut ask_group = false;
+        let mut query_sources = BTreeSet::new();
+        let mut query_group = false;
         match (&mut self.members, kind) {
             (_, RecordType::Unknown(_)) => {}
             (Members::Include { sources }, RecordType::IsIn | RecordType::Allow) => {
                 sources.extend(record.iter().map(|&s| (s, gmi)));
             }
             (Members::Include { sources }, RecordType::ToIn) => {
-                // Asked for: A-B.
-                ask_sources = sources.keys().filter(|&s| !record.contains(s)).copied().collect();
+                // Queried: A-B.
+                query_sources = sources.keys().filter(|&s| !record.contains(s)).copied().collect();
                 sources.extend(record.iter().map(|&s| (s, gmi)));
             }
             (Members::Include { sources }, RecordType::Block) => {
-                // Asked for: A*B.
-                ask_sources = record.iter().filter(|&s| sources.contains_key(s)).copied().collect();
+                // Queried: A*B.
+                query_sources =
+                    record.iter().filter(|&s| sources.contains_key(s)).copied().collect();
             }
             (Members::Include { sources }, RecordType::IsEx | RecordType::ToEx) => {
-                // X = A*B with the timers it has; Y = B-A.
+                // X = A*B with their timers; Y = B-A.
                 sources.retain(|s, _| record.contains(s));
                 let requested = std::mem::take(sources);
                 let excluded =
                     record.iter().filter(|&s| !requested.contains_key(s)).copied().collect();
                 if kind == RecordType::ToEx {
-                    ask_sources = requested.keys().copied().collect();
+                    query_sources = requested.keys().copied().collect();
                 }
                 self.members = Members::Exclude { requested, excluded, expires: gmi };
             }
@@ -126,16 +127,17 @@ impl<A: Ord + Copy> GroupState<A> {
                 excluded.retain(|s| !record.contains(s));
             }
             (Members::Exclude { requested, excluded, .. }, RecordType::ToIn) => {
-                // Asked for: X-A, and the group.
-                ask_sources = requested.keys().filter(|&s| !record.contains(s)).copied().collect();
-                ask_group = true;
+                // Queried: X-A, and the group.
+                query_sources =
+                    requested.keys().filter(|&s| !record.contains(s)).copied().collect();
+                query_group = true;
                 requested.extend(record.iter().map(|&s| (s, gmi)));
                 excluded.retain(|s| !record.contains(s));
             }
             (Members::Exclude { requested, excluded, expires }, RecordType::Block) => {
-                // (A-X-Y) gets the group timer; asked for: A-Y.
-                ask_sources = record.difference(excluded).copied().collect();
-                for &source in &ask_sources {
+                // (A-X-Y) gets the group timer. Queried: A-Y.
+                query_sources = record.difference(excluded).copied().collect();
+                for &source in &query_sources {
                     requested.entry(source).or_insert(*expires);
                 }
             }
@@ -152,22 +154,22 @@ impl<A: Ord + Copy> GroupState<A> {
                 excluded.retain(|s| record.contains(s));
                 *expires = gmi;
                 if kind == RecordType::ToEx {
-                    ask_sources = requested.keys().copied().collect();
+                    query_sources = requested.keys().copied().collect();
                 }
             }
         }
         if config.fast_leave {
-            self.drop_now(now, &ask_sources, ask_group);
+            self.drop_now(now, &query_sources, query_group);
         } else {
-            self.query_sources(now, &config.timing, &ask_sources);
-            if ask_group {
+            self.query_sources(now, &config.timing, &query_sources);
+            if query_group {
                 self.query_group(now, &config.timing);
             }
         }
     }
 
-    /// Sets the state to exactly `filter`: what the only host of the link says of itself, when
-    /// it is known from elsewhere than a report.
+    /// Replaces the state by the filter of the only host of the link, which is known from its
+    /// kernel and not from a report.
     pub fn replace(&mut self, now: Instant, config: &GroupConfig, filter: &SourceFilter<A>) {
         let gmi = now + config.timing.group_membership_interval();
         *self = GroupState::new();
@@ -183,7 +185,7 @@ impl<A: Ord + Copy> GroupState<A> {
         };
     }
 
-    /// Lets timers end and sends retransmissions that are due.
+    /// Expires timers and sends the retransmissions that are due.
     pub fn handle_timeout(&mut self, now: Instant, config: &GroupConfig) {
         self.expire(now);
         if self.group_queries.is_some_and(|r| r.next <= now) {
@@ -215,12 +217,13 @@ impl<A: Ord + Copy> GroupState<A> {
         self.queries.pop_front()
     }
 
-    /// Whether nobody wants the group.
+    /// Whether the group has no member.
     pub fn is_empty(&self) -> bool {
         matches!(&self.members, Members::Include { sources } if sources.is_empty())
     }
 
-    /// What is wanted upstream (RFC 4605 §4.1): INCLUDE(A) gives A, EXCLUDE(X, Y) gives Y.
+    /// The source filter for upstream (RFC 4605 §4.1): INCLUDE(A) gives INCLUDE(A),
+    /// EXCLUDE(X, Y) gives EXCLUDE(Y).
     pub fn filter(&self) -> SourceFilter<A> {
         match &self.members {
             Members::Include { sources } => SourceFilter::include(sources.keys().copied()),
@@ -228,8 +231,8 @@ impl<A: Ord + Copy> GroupState<A> {
         }
     }
 
-    /// Whether there is a record of `source`, with whatever timer.
-    pub fn knows(&self, source: &A) -> bool {
+    /// Whether there is a source record of `source`, whether or not its timer runs.
+    pub fn has_source(&self, source: &A) -> bool {
         match &self.members {
             Members::Include { sources } => sources.contains_key(source),
             Members::Exclude { requested, excluded, .. } => {
@@ -246,7 +249,7 @@ impl<A: Ord + Copy> GroupState<A> {
         }
     }
 
-    /// Timers that have ended (RFC 9776 §6.3, §6.5).
+    /// Expires timers (RFC 9776 §6.3, §6.5).
     fn expire(&mut self, now: Instant) {
         match &mut self.members {
             Members::Include { sources } => sources.retain(|_, ends| *ends > now),
@@ -254,7 +257,7 @@ impl<A: Ord + Copy> GroupState<A> {
                 requested.retain(|source, ends| {
                     let running = *ends > now;
                     if !running {
-                        // Its record stays, as a source that nobody wants.
+                        // Its record stays, as that of an excluded source.
                         excluded.insert(*source);
                     }
                     running
@@ -266,12 +269,12 @@ impl<A: Ord + Copy> GroupState<A> {
             }
         }
         if self.source_queries_next.is_some() {
-            self.forget_queries_for_gone_sources();
+            self.stop_queries_for_expired_sources();
         }
     }
 
-    /// Sources whose record is gone, or no longer has a timer, are not asked for any more.
-    fn forget_queries_for_gone_sources(&mut self) {
+    /// Stops queries for sources whose record is gone or has no running timer.
+    fn stop_queries_for_expired_sources(&mut self) {
         let timers = match &self.members {
             Members::Include { sources } => sources,
             Members::Exclude { requested, .. } => requested,
@@ -282,7 +285,7 @@ impl<A: Ord + Copy> GroupState<A> {
         }
     }
 
-    /// What a query without an answer would lead to, without the query.
+    /// Does at once what a query without an answer would lead to.
     fn drop_now(&mut self, now: Instant, sources: &BTreeSet<A>, group: bool) {
         for source in sources {
             if let Some(timer) = self.timer_mut(source) {
@@ -344,10 +347,10 @@ impl<A: Ord + Copy> GroupState<A> {
         }
     }
 
-    /// One message for the sources that somebody has meanwhile asked for again, one for the
-    /// rest.
+    /// Sends one query with the S flag for the sources whose timers were raised again, and one
+    /// without for the others (RFC 9776 §6.6.3.2).
     fn send_source_queries(&mut self, now: Instant, timing: &Timing) {
-        self.forget_queries_for_gone_sources();
+        self.stop_queries_for_expired_sources();
         let soon = now + timing.last_member_query_time();
         let timers = match &self.members {
             Members::Include { sources } => sources,

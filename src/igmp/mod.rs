@@ -1,16 +1,28 @@
 //! IGMPv1, v2 and v3 (RFC 1112, RFC 2236, RFC 9776) without sockets and without a clock.
 //!
-//! Bytes come in, messages, queries to send and wanted upstream filters go out; the time is
-//! an argument. Nothing here knows netlink, nix or a file descriptor.
+//! Packets come in. Queries to send and source filters for upstream go out. The time is an
+//! argument. Nothing here does a system call.
 //!
-//! [`wire`] reads and writes messages, [`group`] is the state of one group (the table of
-//! RFC 9776 §6.4), and [`router`] is the querier of one container interface that puts them
-//! together with the policy, the LAN's querier and the limits.
+//! [`wire`] parses and emits packets. [`group`] is the state of one group (the table of
+//! RFC 9776 §6.4). [`router`] is the router of one container interface: it applies the messages
+//! to the groups within the policy and the limits, and is the querier.
+//!
+//! Everything except [`wire`] and [`Igmp`] is generic over the address family, for MLD (RFC 9777):
+//! a [`Protocol`] supplies the packets.
 
 pub mod group;
+pub mod message;
+mod protocol;
 pub mod router;
 mod timing;
 pub mod wire;
 
-pub use router::Router;
+use std::net::Ipv4Addr;
+
+pub use protocol::{Igmp, Protocol, ReceivedMessage};
 pub use timing::{Timing, TimingError};
+
+/// The router that speaks IGMP.
+pub type Router = router::Router<Igmp>;
+/// The configuration of the router that speaks IGMP.
+pub type RouterConfig = router::RouterConfig<Ipv4Addr>;

@@ -41,6 +41,8 @@ pub trait Address:
     /// The groups that no router forwards: 224.0.0.0/24 (RFC 5771 §4) or ff02::/16
     /// (RFC 4291 §2.7).
     const LINK_SCOPE: IpNet;
+    /// The range of [`is_ssm`](Self::is_ssm) for messages.
+    const SSM_RANGE: &'static str;
     /// PTP over UDP, all messages except those of the peer delay mechanism (IEEE 1588 Annexes C
     /// and D). Of IPv6 one group for each scope that is wider than the link.
     const PTP_PRIMARY: &'static [Self];
@@ -87,6 +89,7 @@ impl Address for Ipv4Addr {
     const ALL_SYSTEMS: Self = Ipv4Addr::new(224, 0, 0, 1);
     const GROUPS: IpNet = IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::new(224, 0, 0, 0), 4));
     const LINK_SCOPE: IpNet = IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::new(224, 0, 0, 0), 24));
+    const SSM_RANGE: &'static str = "232.0.0.0/8";
     const PTP_PRIMARY: &'static [Self] = &[Ipv4Addr::new(224, 0, 1, 129)];
     const DOCUMENTATION: Self = Ipv4Addr::new(192, 0, 2, 1);
 
@@ -139,6 +142,7 @@ impl Address for Ipv6Addr {
         IpNet::V6(Ipv6Net::new_assert(Ipv6Addr::new(0xff00, 0, 0, 0, 0, 0, 0, 0), 8));
     const LINK_SCOPE: IpNet =
         IpNet::V6(Ipv6Net::new_assert(Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 0), 16));
+    const SSM_RANGE: &'static str = "ff3x::/32";
     const PTP_PRIMARY: &'static [Self] = &[
         ptp_primary_v6(0x3),
         ptp_primary_v6(0x4),

@@ -26,9 +26,9 @@ use crate::proxy::event_loop::{
     Container, Interception, InterfaceSockets, Predecessor, RelaySockets, Resources, Role,
     Upstream, Upstreams,
 };
-use crate::proxy::lan::early_report::Reporter;
+use crate::proxy::lan::early_report::EarlyReporter;
 use crate::proxy::lan::joins::LimitFiles;
-use crate::proxy::lan::query_socket::LanSocket;
+use crate::proxy::lan::query_socket::QuerySocket;
 use crate::proxy::process::container_dir::{CONTROL_SOCKET, ContainerDir};
 use crate::proxy::process::log::Log;
 use crate::proxy::relay::{ContainerSockets, HostSockets};
@@ -72,7 +72,7 @@ pub(super) struct Setup {
     interception: Option<Interception>,
     /// The sockets of each interface of the task; `None`: it is only observed.
     sockets: Vec<Option<InjectionSockets>>,
-    query_sockets: Vec<LanSocket>,
+    query_sockets: Vec<QuerySocket>,
     announcer: Option<Announcer>,
     limits: LimitFiles,
     /// The host's.
@@ -198,7 +198,7 @@ impl Installed {
                 Ok((interface, sockets))
             })
             .collect::<Result<Vec<_>, StartError>>()?;
-        let open_upstream = |query_socket: LanSocket| {
+        let open_upstream = |query_socket: QuerySocket| {
             // Only notifications show which joins are new to the host.
             let reporter = match setup.task.notifications {
                 true => open_reporter(&query_socket, &setup.sysctls, now)?,
@@ -262,12 +262,12 @@ fn find_container(task: &ProxyTask) -> Result<(NetNs, OwnedFd), StartError> {
 }
 
 /// One socket for each upstream of a proxied interface.
-fn open_query_sockets(interfaces: &[InterfaceTask]) -> Result<Vec<LanSocket>, StartError> {
-    let mut sockets: Vec<LanSocket> = Vec::new();
+fn open_query_sockets(interfaces: &[InterfaceTask]) -> Result<Vec<QuerySocket>, StartError> {
+    let mut sockets: Vec<QuerySocket> = Vec::new();
     for interface in interfaces.iter().filter(|i| i.igmp == IgmpMode::Proxy) {
         let (name, index) = (&interface.upstream, interface.upstream_index);
         if sockets.iter().all(|socket| socket.index != index) {
-            let socket = LanSocket::open(name, index)
+            let socket = QuerySocket::open(name, index)
                 .context(|| format!("cannot listen for queries on {name}"))?;
             sockets.push(socket);
         }
@@ -277,11 +277,11 @@ fn open_query_sockets(interfaces: &[InterfaceTask]) -> Result<Vec<LanSocket>, St
 
 /// The sender of early reports on an upstream; `None` where the kernel does not notify of joins.
 fn open_reporter(
-    socket: &LanSocket,
+    socket: &QuerySocket,
     host: &Sysctls,
     now: Instant,
-) -> Result<Option<Reporter>, StartError> {
-    Reporter::open(socket.name(), socket.index, host, now)
+) -> Result<Option<EarlyReporter>, StartError> {
+    EarlyReporter::open(socket.name(), socket.index, host, now)
         .context(|| format!("cannot open the report socket of {}", socket.name()))
 }
 

@@ -1,61 +1,69 @@
-//! What upstream was told, and what it is to be told next.
+//! The changes that wait to go upstream.
 
 use std::collections::{BTreeMap, btree_map};
-use std::net::Ipv4Addr;
 
-use crate::multicast::SourceFilter;
+use crate::multicast::{Address, SourceFilter};
 
-/// Groups whose wanted state is not the one upstream was told last, in the order in which they
-/// became so.
+/// A queue of the groups whose source filter is not the one that went upstream last. The group
+/// that changed first is the first.
 ///
-/// First come, first served, a leave goes before the join that got its room: upstream never
-/// has more groups than the limit, however long the changes wait.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Changes {
-    /// What upstream was told last, without the groups it was told to leave.
-    told: BTreeMap<Ipv4Addr, SourceFilter>,
-    /// Groups that wait, with their turns.
-    waiting: BTreeMap<Ipv4Addr, u64>,
-    turns: BTreeMap<u64, Ipv4Addr>,
-    next_turn: u64,
+/// A leave goes upstream before the join that waited for it, because it came first. So upstream
+/// never has more groups than the limit, however long the changes wait.
+#[derive(Debug, Clone)]
+pub(super) struct ChangeQueue<A> {
+    /// The filters that went upstream last, except those of groups that were left.
+    sent: BTreeMap<A, SourceFilter<A>>,
+    /// The waiting groups with their numbers in the queue.
+    numbers: BTreeMap<A, u64>,
+    queue: BTreeMap<u64, A>,
+    next_number: u64,
 }
 
-impl Changes {
-    pub(super) fn is_empty(&self) -> bool {
-        self.turns.is_empty()
-    }
-
-    /// `wanted` is the state of a group now. What changed forth and back while it waited is no
-    /// change.
-    pub(super) fn mark(&mut self, group: Ipv4Addr, wanted: &SourceFilter) {
-        let same = match self.told.get(&group) {
-            Some(told) => told == wanted,
-            None => wanted.is_none(),
-        };
-        if same {
-            if let Some(turn) = self.waiting.remove(&group) {
-                self.turns.remove(&turn);
-            }
-        } else if let btree_map::Entry::Vacant(vacant) = self.waiting.entry(group) {
-            vacant.insert(self.next_turn);
-            self.turns.insert(self.next_turn, group);
-            self.next_turn += 1;
+impl<A: Address> ChangeQueue<A> {
+    pub(super) fn new() -> Self {
+        ChangeQueue {
+            sent: BTreeMap::new(),
+            numbers: BTreeMap::new(),
+            queue: BTreeMap::new(),
+            next_number: 0,
         }
     }
 
-    /// The group whose turn it is; to be [`told`](Self::told) then.
-    pub(super) fn next(&mut self) -> Option<Ipv4Addr> {
-        let (_, group) = self.turns.pop_first()?;
-        self.waiting.remove(&group);
+    pub(super) fn is_empty(&self) -> bool {
+        self.queue.is_empty()
+    }
+
+    /// Queues a group whose source filter is `wanted` now, if that is not the filter that went
+    /// upstream last; else removes the group from the queue.
+    pub(super) fn update(&mut self, group: A, wanted: &SourceFilter<A>) {
+        let is_sent = match self.sent.get(&group) {
+            Some(sent) => sent == wanted,
+            None => wanted.is_none(),
+        };
+        if is_sent {
+            if let Some(number) = self.numbers.remove(&group) {
+                self.queue.remove(&number);
+            }
+        } else if let btree_map::Entry::Vacant(vacant) = self.numbers.entry(group) {
+            vacant.insert(self.next_number);
+            self.queue.insert(self.next_number, group);
+            self.next_number += 1;
+        }
+    }
+
+    /// Takes the first group. [`mark_sent`](Self::mark_sent) is to follow.
+    pub(super) fn pop(&mut self) -> Option<A> {
+        let (_, group) = self.queue.pop_first()?;
+        self.numbers.remove(&group);
         Some(group)
     }
 
-    /// Upstream was told this.
-    pub(super) fn told(&mut self, group: Ipv4Addr, filter: &SourceFilter) {
+    /// Notes the filter that went upstream.
+    pub(super) fn mark_sent(&mut self, group: A, filter: &SourceFilter<A>) {
         if filter.is_none() {
-            self.told.remove(&group);
+            self.sent.remove(&group);
         } else {
-            self.told.insert(group, filter.clone());
+            self.sent.insert(group, filter.clone());
         }
     }
 }

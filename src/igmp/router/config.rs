@@ -1,55 +1,55 @@
-//! What a router is told at its start.
+//! The configuration of a router.
 
-use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use crate::igmp::Timing;
+use crate::multicast::Address;
 
-/// How a [`Router`](crate::igmp::router::Router) works. The default is right for a container.
+/// The configuration of a [`Router`](crate::igmp::router::Router). The default is for a container.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct RouterConfig {
+pub struct RouterConfig<A> {
     /// Name of the container's interface, for notices. Default empty.
     pub interface: String,
     /// Timers and counts.
     pub timing: Timing,
-    /// Act on the last leave at once, without last-member queries: the container's kernel is
-    /// the only IGMP host on its link. Default on.
+    /// Act on a leave at once, without last-member queries: the container's kernel is the only
+    /// host on its link. Default on.
     pub fast_leave: bool,
-    /// Drop messages without the Router Alert option, which are counted in any case
-    /// (RFC 9776 §9.2). Default off.
+    /// Drop messages without the Router Alert option (RFC 9776 §9.2). They are counted in any
+    /// case. Default off.
     pub strict_router_alert: bool,
-    /// Source of our own queries. The default, 0.0.0.0, makes them proxy queries
-    /// (RFC 4541 §2.1.1), which no host and no switch takes for an elected querier's.
-    pub querier_address: Ipv4Addr,
-    /// Take joins of those groups of 224.0.0.0/24 that the policy names. Default off: they are on
-    /// every link anyway.
-    pub link_local: bool,
+    /// Source of the router's own queries. The default, the unspecified address, makes them proxy
+    /// queries (RFC 4541 §2.1.1), which take no part in the querier election.
+    pub querier_address: A,
+    /// Accept joins of groups that need no report, such as those of 224.0.0.0/24, where the
+    /// policy asks a relay to carry them. Default off: the link delivers these groups anyway.
+    pub link_scope: bool,
     /// MTU of the container's interface in bytes; longer queries are split. Default 1500.
     pub mtu: usize,
-    /// Changes that may be handed upstream at once. Default 4096.
+    /// The number of changes that may go upstream at once. Default 4096.
     pub change_burst: u32,
-    /// Time after which one more may be. Default 5 ms: 200 in a second.
+    /// The time after which one more change may go upstream. Default 5 ms: 200 a second.
     pub change_interval: Duration,
-    /// Messages and group records that are taken from the container at once; more are dropped,
-    /// and asked for again when the storm is over. Default 16384.
+    /// The number of messages and group records that are accepted from the container at once. More
+    /// are dropped, and a general query asks for them again. Default 16384.
     pub record_burst: u32,
-    /// Time after which one more is taken. Default 50 us: 20 000 in a second, which keeps a
-    /// hostile container from using more than a few percent of a processor through its proxy.
+    /// The time after which one more is accepted. Default 50 us: 20 000 a second, so that a
+    /// hostile container uses no more than a few percent of a processor through its proxy.
     pub record_interval: Duration,
-    /// Groups that are remembered although they are denied or beyond the limit, so that they
-    /// can be shown and joined when that changes. Default 1024.
+    /// The number of groups that are stored although they are denied or beyond the limit, so that
+    /// they can be shown, and joined when the policy changes. Default 1024.
     pub max_refused: usize,
 }
 
-impl Default for RouterConfig {
+impl<A: Address> Default for RouterConfig<A> {
     fn default() -> Self {
         RouterConfig {
             interface: String::new(),
             timing: Timing::default(),
             fast_leave: true,
             strict_router_alert: false,
-            querier_address: Ipv4Addr::UNSPECIFIED,
-            link_local: false,
+            querier_address: A::UNSPECIFIED,
+            link_scope: false,
             mtu: 1500,
             change_burst: 4096,
             change_interval: Duration::from_millis(5),

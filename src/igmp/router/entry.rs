@@ -1,98 +1,101 @@
-//! One group of a container: what is kept of it, what is shown of it, and what messages of
-//! any version say of it.
+//! One group of a container: its entry in the table, its view for people, and its compatibility
+//! mode.
 
-use std::net::Ipv4Addr;
 use std::time::Instant;
 
 use crate::igmp::group::GroupState;
-use crate::igmp::wire::{RecordType, Version};
-use crate::multicast::SourceFilter;
+use crate::igmp::message::{RecordType, Version};
+use crate::multicast::{Address, SourceFilter};
 
-/// What a message says of a group.
+/// A message about one group, or one record of a report.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum Said<'a> {
+pub(super) enum GroupMessage<'a, A> {
     ReportV1,
     ReportV2,
     LeaveV2,
-    Record(RecordType, &'a [Ipv4Addr]),
+    Record(RecordType, &'a [A]),
 }
 
-/// What became of a container's wish for a group.
+/// What became of a container's join of a group.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Status {
-    /// Wanted upstream.
+    /// Joined upstream.
     Allowed,
-    /// Kept off the LAN by this rule, such as `deny=239.1.0.0/16`.
+    /// Not joined, by this rule: `deny=239.1.0.0/16`.
     Denied(String),
-    /// Beyond this limit, such as `max-groups=256`: not wanted upstream, or, by `max-sources`,
-    /// wanted with a part of the sources.
+    /// Beyond this limit: not joined (`max-groups=256`), or joined with a part of the sources
+    /// (`max-sources=64`).
     Limited(String),
 }
 
-/// One group as people are shown it.
+/// One group, for people.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct GroupView {
+pub struct GroupView<A> {
     /// The group.
-    pub group: Ipv4Addr,
-    /// What the container wants.
-    pub wanted: SourceFilter,
-    /// What is wanted upstream for it: [`SourceFilter::none`] while it is refused.
-    pub upstream: SourceFilter,
+    pub group: A,
+    /// The source filter of the container.
+    pub wanted: SourceFilter<A>,
+    /// The source filter for upstream: [`SourceFilter::none`] while the join is refused.
+    pub upstream: SourceFilter<A>,
     /// The version the container uses for it (RFC 9776 §7.3.2).
     pub version: Version,
     /// When the container joined.
     pub since: Instant,
-    /// What became of the wish.
+    /// What became of the join.
     pub status: Status,
 }
 
 /// One group in the table.
 #[derive(Debug, Clone)]
-pub(super) struct Entry {
-    pub(super) state: GroupState<Ipv4Addr>,
-    /// Ends of the older-host-present timers (RFC 9776 §7.3.2).
-    pub(super) v1_until: Option<Instant>,
-    pub(super) v2_until: Option<Instant>,
+pub(super) struct Entry<A> {
+    pub(super) state: GroupState<A>,
+    /// End of the IGMPv1-host-present timer (RFC 9776 §7.3.2).
+    pub(super) v1_host_until: Option<Instant>,
+    /// End of the IGMPv2-host-present timer, and of MLDv1's (RFC 9777 §8.3.2).
+    pub(super) v2_host_until: Option<Instant>,
     pub(super) since: Instant,
-    pub(super) standing: Standing,
-    /// What the policy leaves of the wish; [`SourceFilter::none`] while denied.
-    pub(super) judged: SourceFilter,
-    /// Sources were left out because of the limit.
-    pub(super) cut: bool,
-    /// Under which it is in the index of deadlines.
+    pub(super) admission: Admission,
+    /// The part of the container's filter that the policy allows; [`SourceFilter::none`] while the
+    /// join is denied.
+    pub(super) allowed: SourceFilter<A>,
+    /// Sources were left out because of `max_sources`.
+    pub(super) is_truncated: bool,
+    /// The first timer of the state, as the table's index of deadlines has it.
     pub(super) deadline: Option<Instant>,
 }
 
-/// Where a group stands with policy and limits.
+/// What policy and limits have decided about a group.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Standing {
-    /// Not yet in the table.
-    New,
+pub(super) enum Admission {
+    /// Nothing: the group is not in the table yet.
+    Undecided,
     Admitted,
-    /// For room.
+    /// Allowed, and waiting until fewer than `max_groups` groups are admitted.
     Waiting,
+    /// Denied by this rule.
     Denied(String),
 }
 
-impl Entry {
+impl<A: Address> Entry<A> {
     pub(super) fn new(now: Instant) -> Self {
         Entry {
             state: GroupState::new(),
-            v1_until: None,
-            v2_until: None,
+            v1_host_until: None,
+            v2_host_until: None,
             since: now,
-            standing: Standing::New,
-            judged: SourceFilter::none(),
-            cut: false,
+            admission: Admission::Undecided,
+            allowed: SourceFilter::none(),
+            is_truncated: false,
             deadline: None,
         }
     }
 
+    /// The compatibility mode of the group (RFC 9776 §7.3.2).
     pub(super) fn version(&self, now: Instant) -> Version {
         let running = |until: Option<Instant>| until.is_some_and(|until| until > now);
-        if running(self.v1_until) {
+        if running(self.v1_host_until) {
             Version::V1
-        } else if running(self.v2_until) {
+        } else if running(self.v2_host_until) {
             Version::V2
         } else {
             Version::V3
@@ -100,13 +103,16 @@ impl Entry {
     }
 }
 
-/// Older messages as records, and what the compatibility mode of the group ignores as `None`
-/// (RFC 9776 §7.3.2).
-pub(super) fn translate(version: Version, said: Said<'_>) -> Option<(RecordType, &[Ipv4Addr])> {
-    let (kind, list) = match said {
-        Said::ReportV1 | Said::ReportV2 => return Some((RecordType::IsEx, &[])),
-        Said::LeaveV2 => (RecordType::ToIn, &[][..]),
-        Said::Record(kind, list) => (kind, list),
+/// The record that a message stands for in a compatibility mode; `None` if the mode ignores the
+/// message (RFC 9776 §7.3.2, RFC 9777 §8.3.2).
+pub(super) fn translate<A>(
+    version: Version,
+    message: GroupMessage<'_, A>,
+) -> Option<(RecordType, &[A])> {
+    let (kind, list) = match message {
+        GroupMessage::ReportV1 | GroupMessage::ReportV2 => return Some((RecordType::IsEx, &[])),
+        GroupMessage::LeaveV2 => (RecordType::ToIn, &[][..]),
+        GroupMessage::Record(kind, list) => (kind, list),
     };
     match (version, kind) {
         (Version::V1, RecordType::ToIn) => None,
@@ -116,8 +122,8 @@ pub(super) fn translate(version: Version, said: Said<'_>) -> Option<(RecordType,
     }
 }
 
-/// Whether a record makes a member of a group that has none.
-pub(super) fn joins(kind: RecordType, list: &[Ipv4Addr]) -> bool {
+/// Whether a record adds a member to a group that has none.
+pub(super) fn joins<A>(kind: RecordType, list: &[A]) -> bool {
     match kind {
         RecordType::IsEx | RecordType::ToEx => true,
         RecordType::IsIn | RecordType::ToIn | RecordType::Allow => !list.is_empty(),

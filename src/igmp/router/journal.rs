@@ -36,33 +36,33 @@ pub mod counter {
     pub const LINK_LOCAL: &str = "link_local";
     /// Joins from any source in 232.0.0.0/8; ignored.
     pub const SSM_ANY_SOURCE: &str = "ssm_any_source";
-    /// What the compatibility mode of its group ignores.
+    /// Messages that the compatibility mode of their group ignores.
     pub const COMPATIBILITY_MODE: &str = "ignored_in_compatibility_mode";
-    /// Source lists cut to the limit.
+    /// Source lists that were truncated to the limit.
     pub const SOURCES_LIMITED: &str = "sources_limited";
     /// Joins that were denied.
     pub const DENIED: &str = "denied";
     /// Joins beyond the limit of groups.
     pub const GROUPS_LIMITED: &str = "groups_limited";
-    /// Refused joins beyond those that are remembered.
+    /// Refused joins beyond those that are stored.
     pub const REFUSED_FORGOTTEN: &str = "refused_forgotten";
-    /// Queries heard on the LAN.
+    /// Queries of the LAN.
     pub const LAN_QUERIES: &str = "lan_queries";
     /// Those of them with source 0.0.0.0: proxy queries.
     pub const LAN_PROXY_QUERIES: &str = "lan_proxy_queries";
     /// Queries on the LAN from a source that no host has; ignored.
     pub const LAN_BAD_SOURCE: &str = "lan_bad_source";
-    /// Queries for the container, for LAN queries.
+    /// Queries to the container that relay a query of the LAN.
     pub const QUERIES_RELAYED: &str = "queries_relayed";
-    /// Queries for the container of our own.
+    /// The router's own queries to the container.
     pub const QUERIES_OWN: &str = "queries_own";
     /// LAN queries merged into one that was waiting already.
     pub const QUERIES_MERGED: &str = "queries_merged";
-    /// Queries dropped because nobody took them.
+    /// Queries that were dropped because too many waited for the caller.
     pub const QUERIES_DROPPED: &str = "queries_dropped";
-    /// Changes handed upstream.
+    /// Changes that went upstream.
     pub const CHANGES: &str = "changes";
-    /// Times that changes had to wait for the rate limit.
+    /// How often changes waited for the rate limit.
     pub const CHANGES_DELAYED: &str = "changes_delayed";
 }
 

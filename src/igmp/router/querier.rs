@@ -1,63 +1,66 @@
-//! The querier role towards the container: our own general queries while the LAN has no
-//! querier, else the LAN's, relayed.
+//! The querier role towards the container: the router's own general queries while the LAN has no
+//! querier, else the queries of the LAN's querier, relayed.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
 use crate::igmp::group::SpecificQuery;
+use crate::igmp::message::{Query, Version};
+use crate::igmp::protocol::Protocol;
 use crate::igmp::router::journal::counter;
 use crate::igmp::router::timer::Timer;
 use crate::igmp::router::{Context, OutgoingQuery, RouterConfig};
-use crate::igmp::wire::{Query, Version};
+use crate::multicast::Address;
 use crate::primitives::token_bucket::TokenBucket;
 
-/// The querier of the LAN, as its last general query told.
+/// The querier of the LAN, as in its last general query.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct LanQuerier {
-    /// Its address; never 0.0.0.0.
-    pub address: Ipv4Addr,
+pub struct LanQuerier<A> {
+    /// Its address; never the unspecified one.
+    pub address: A,
     /// The version it speaks.
     pub version: Version,
-    /// Its query interval; the default where a v3 query does not tell, `None` for v1 and v2.
+    /// Its query interval; `None` for v1 and v2, whose queries do not have it.
     pub interval: Option<Duration>,
-    /// When its last general query was heard.
+    /// When its last general query arrived.
     pub last_query: Instant,
 }
 
-/// General queries into the container are at least this far apart, except for startup.
+/// The least time between two general queries into the container, except for startup.
 const GENERAL_SPACING: Duration = Duration::from_secs(1);
-/// Specific queries relayed at once, and then one each interval.
+/// The number of specific queries that are relayed at once; then one each interval.
 const SPECIFIC_BURST: u32 = 32;
 const SPECIFIC_INTERVAL: Duration = Duration::from_millis(31);
-/// Groups whose specific queries wait for a token; more are answered by a general query.
+/// The number of groups whose specific queries wait for a token; for more there is a general query.
 const SPECIFIC_WAITING: usize = 64;
-/// Sources merged into one waiting query; more make it ask for the group.
+/// The number of sources of a waiting query; with more it becomes group-specific.
 const SOURCES_WAITING: usize = 1024;
-/// Queries waiting for the caller.
+/// The number of queries that wait for the caller.
 const QUEUE: usize = 1024;
-/// The longest response time passed on: the longest of v2 (RFC 2236 §2.2). A membership
-/// interval has to hold a query interval and this.
+/// The longest response time of a relayed query: the longest of v2 (RFC 2236 §2.2). The group
+/// membership interval is longer than the query interval and this together.
 const MAX_RESP: Duration = Duration::from_millis(25500);
-/// Response time where the answer is wanted at once: the link has a single host, so there is
-/// no burst of answers to be spread.
+/// The response time of a query that is to be answered at once. The link has a single host, so
+/// that no burst of answers has to be spread.
 const QUICK_MAX_RESP: Duration = Duration::from_millis(500);
 
-/// Everything about queries but the groups' own cx.timers.
+/// All queries into the container. When a group's last-member queries are due is part of the
+/// state of the group.
 #[derive(Debug, Clone)]
-pub(super) struct Querier {
+pub(super) struct Querier<P: Protocol> {
     link_up: bool,
-    lan: Option<LanQuerier>,
+    lan: Option<LanQuerier<P::Address>>,
     startup_left: u8,
     last_general: Option<Instant>,
-    /// With the name it is counted by and its source address.
-    waiting_general: Option<(&'static str, Ipv4Addr, Query)>,
+    /// The counter, the source address and the query.
+    waiting_general: Option<(&'static str, P::Address, Query<P::Address>)>,
     specific_bucket: TokenBucket,
-    waiting_specific: BTreeMap<Ipv4Addr, (Ipv4Addr, Query)>,
-    queue: VecDeque<OutgoingQuery>,
+    /// By group: the source address and the query.
+    waiting_specific: BTreeMap<P::Address, (P::Address, Query<P::Address>)>,
+    queue: VecDeque<OutgoingQuery<P::Address>>,
 }
 
-impl Querier {
+impl<P: Protocol> Querier<P> {
     pub(super) fn new(now: Instant) -> Self {
         Querier {
             link_up: false,
@@ -71,67 +74,76 @@ impl Querier {
         }
     }
 
-    pub(super) fn poll(&mut self) -> Option<OutgoingQuery> {
+    pub(super) fn poll(&mut self) -> Option<OutgoingQuery<P::Address>> {
         self.queue.pop_front()
     }
 
     /// The LAN's querier, unless it has been silent for the other-querier-present interval.
-    pub(super) fn lan(&self, config: &RouterConfig, now: Instant) -> Option<LanQuerier> {
+    pub(super) fn lan(
+        &self,
+        config: &RouterConfig<P::Address>,
+        now: Instant,
+    ) -> Option<LanQuerier<P::Address>> {
         let present = config.timing.other_querier_present_interval();
         self.lan.filter(|lan| now.saturating_duration_since(lan.last_query) < present)
     }
 
-    /// The first startup query is sent also while the LAN has a querier: it makes the
-    /// container speak v3, and tells at once what it has joined.
-    pub(super) fn link_up(&mut self, cx: &mut Context<'_>) {
+    /// Sends the first startup query, also while the LAN has a querier: it makes the container
+    /// use v3, and its answer is all that the container has joined.
+    pub(super) fn handle_link_up(&mut self, cx: &mut Context<'_, P::Address>) {
         self.link_up = true;
         self.startup_left = cx.config.timing.startup_query_count();
-        self.own_general(cx, QUICK_MAX_RESP);
+        self.send_own_general(cx, QUICK_MAX_RESP);
     }
 
-    /// Asks for everything at once.
-    pub(super) fn requery(&mut self, cx: &mut Context<'_>) {
+    /// Sends a general query that is to be answered at once.
+    pub(super) fn requery(&mut self, cx: &mut Context<'_, P::Address>) {
         if self.link_up {
             let query = Query { max_resp: QUICK_MAX_RESP, ..own_query(cx.config) };
-            self.general(cx, counter::QUERIES_OWN, cx.config.querier_address, query);
+            self.send_general(cx, counter::QUERIES_OWN, cx.config.querier_address, query);
         }
     }
 
-    /// A query heard on the LAN.
-    pub(super) fn lan_query(&mut self, cx: &mut Context<'_>, src: Ipv4Addr, query: &Query) {
+    /// Relays a query of the LAN, and remembers the LAN's querier.
+    pub(super) fn receive_lan_query(
+        &mut self,
+        cx: &mut Context<'_, P::Address>,
+        src: P::Address,
+        query: &Query<P::Address>,
+    ) {
         cx.journal.count(counter::LAN_QUERIES);
-        if src.is_multicast() || src.is_broadcast() || src.is_loopback() {
+        if !P::is_query_source(src) {
             cx.journal.count(counter::LAN_BAD_SOURCE);
             return;
         }
-        if src.is_unspecified() {
+        if src == P::Address::UNSPECIFIED {
             cx.journal.count(counter::LAN_PROXY_QUERIES);
         } else if query.group.is_none() {
-            self.heard(cx, src, query);
+            self.update_lan_querier(cx, src, query);
         }
         if !self.link_up {
             return;
         }
         let query = for_container(cx.config, query);
         match query.group {
-            None => self.general(cx, counter::QUERIES_RELAYED, src, query),
+            None => self.send_general(cx, counter::QUERIES_RELAYED, src, query),
             Some(group) => {
                 let waiting = !self.waiting_specific.is_empty();
                 if !waiting && self.specific_bucket.take(cx.now) {
-                    self.emit(cx, counter::QUERIES_RELAYED, src, &query);
+                    self.enqueue(cx, counter::QUERIES_RELAYED, src, &query);
                 } else {
-                    self.wait_specific(cx, group, src, query);
+                    self.queue_specific(cx, group, src, query);
                 }
             }
         }
     }
 
-    /// A query of the group table (last member).
-    pub(super) fn specific(
+    /// Sends a last-member query of a group.
+    pub(super) fn send_specific(
         &mut self,
-        cx: &mut Context<'_>,
-        group: Ipv4Addr,
-        specific: SpecificQuery<Ipv4Addr>,
+        cx: &mut Context<'_, P::Address>,
+        group: P::Address,
+        specific: SpecificQuery<P::Address>,
     ) {
         let query = Query {
             group: Some(group),
@@ -140,38 +152,43 @@ impl Querier {
             sources: specific.sources,
             ..own_query(cx.config)
         };
-        self.emit(cx, counter::QUERIES_OWN, cx.config.querier_address, &query);
+        self.enqueue(cx, counter::QUERIES_OWN, cx.config.querier_address, &query);
     }
 
-    pub(super) fn handle_timeout(&mut self, cx: &mut Context<'_>) {
+    pub(super) fn handle_timeout(&mut self, cx: &mut Context<'_, P::Address>) {
         if cx.timers.take_expired(Timer::OtherQuerierPresent, cx.now) {
             self.lan = None;
             if self.link_up {
-                self.own_general(cx, cx.config.timing.query_response_interval());
+                self.send_own_general(cx, cx.config.timing.query_response_interval());
             }
         }
         if cx.timers.take_expired(Timer::GeneralQuery, cx.now) {
-            self.own_general(cx, cx.config.timing.query_response_interval());
+            self.send_own_general(cx, cx.config.timing.query_response_interval());
         }
         if cx.timers.take_expired(Timer::RelayGeneral, cx.now)
             && let Some((name, src, query)) = self.waiting_general.take()
         {
             self.last_general = Some(cx.now);
-            self.emit(cx, name, src, &query);
+            self.enqueue(cx, name, src, &query);
         }
         if cx.timers.take_expired(Timer::RelaySpecific, cx.now) {
             while !self.waiting_specific.is_empty() && self.specific_bucket.take(cx.now) {
                 if let Some((_, (src, query))) = self.waiting_specific.pop_first() {
-                    self.emit(cx, counter::QUERIES_RELAYED, src, &query);
+                    self.enqueue(cx, counter::QUERIES_RELAYED, src, &query);
                 }
             }
-            self.arm_specific(cx);
+            self.set_specific_timer(cx);
         }
     }
 
-    /// Remembers the querier: of several the one with the lowest address, as their election
-    /// does (RFC 9776 §6.6.2).
-    fn heard(&mut self, cx: &mut Context<'_>, src: Ipv4Addr, query: &Query) {
+    /// Remembers the LAN's querier: of several the one with the lowest address, which wins their
+    /// election (RFC 9776 §6.6.2).
+    fn update_lan_querier(
+        &mut self,
+        cx: &mut Context<'_, P::Address>,
+        src: P::Address,
+        query: &Query<P::Address>,
+    ) {
         if self.lan(cx.config, cx.now).is_some_and(|known| known.address < src) {
             return;
         }
@@ -184,11 +201,11 @@ impl Querier {
         self.startup_left = 0;
     }
 
-    /// Sends a general query of our own and schedules the next one, if it falls to us.
-    fn own_general(&mut self, cx: &mut Context<'_>, max_resp: Duration) {
+    /// Sends an own general query. Schedules the next one if the LAN has no querier.
+    fn send_own_general(&mut self, cx: &mut Context<'_, P::Address>, max_resp: Duration) {
         self.last_general = Some(cx.now);
         let query = Query { max_resp, ..own_query(cx.config) };
-        self.emit(cx, counter::QUERIES_OWN, cx.config.querier_address, &query);
+        self.enqueue(cx, counter::QUERIES_OWN, cx.config.querier_address, &query);
         if self.lan(cx.config, cx.now).is_some() {
             cx.timers.stop(Timer::GeneralQuery);
             return;
@@ -202,19 +219,19 @@ impl Querier {
         cx.timers.set(Timer::GeneralQuery, cx.now + interval);
     }
 
-    /// Sends a general query now, or as soon as the last one is old enough; those that come
-    /// in the meantime become one, with the shortest of their response times.
-    fn general(
+    /// Sends a general query now, or when the last one is [`GENERAL_SPACING`] old. Queries that come
+    /// in the meantime are merged, with the shortest of their response times.
+    fn send_general(
         &mut self,
-        cx: &mut Context<'_>,
+        cx: &mut Context<'_, P::Address>,
         name: &'static str,
-        src: Ipv4Addr,
-        mut query: Query,
+        src: P::Address,
+        mut query: Query<P::Address>,
     ) {
         let ready = self.last_general.map_or(cx.now, |last| last + GENERAL_SPACING);
         if ready <= cx.now && self.waiting_general.is_none() {
             self.last_general = Some(cx.now);
-            self.emit(cx, name, src, &query);
+            self.enqueue(cx, name, src, &query);
             return;
         }
         if let Some((_, _, waiting)) = &self.waiting_general {
@@ -225,13 +242,13 @@ impl Querier {
         cx.timers.set(Timer::RelayGeneral, ready.max(cx.now));
     }
 
-    /// Keeps a specific query until there is a token.
-    fn wait_specific(
+    /// Queues a specific query until there is a token.
+    fn queue_specific(
         &mut self,
-        cx: &mut Context<'_>,
-        group: Ipv4Addr,
-        src: Ipv4Addr,
-        query: Query,
+        cx: &mut Context<'_, P::Address>,
+        group: P::Address,
+        src: P::Address,
+        query: Query<P::Address>,
     ) {
         if let Some((waiting_src, waiting)) = self.waiting_specific.get_mut(&group) {
             cx.journal.count(counter::QUERIES_MERGED);
@@ -251,25 +268,30 @@ impl Querier {
         } else if self.waiting_specific.len() < SPECIFIC_WAITING {
             self.waiting_specific.insert(group, (src, query));
         } else {
-            // One general query asks for all of them.
+            // One general query stands for all of them.
             cx.journal.add(counter::QUERIES_MERGED, self.waiting_specific.len() as u64 + 1);
             self.waiting_specific.clear();
             let general = Query { group: None, sources: Vec::new(), suppress: false, ..query };
-            self.general(cx, counter::QUERIES_RELAYED, src, general);
+            self.send_general(cx, counter::QUERIES_RELAYED, src, general);
         }
-        self.arm_specific(cx);
+        self.set_specific_timer(cx);
     }
 
-    fn arm_specific(&self, cx: &mut Context<'_>) {
+    fn set_specific_timer(&self, cx: &mut Context<'_, P::Address>) {
         let at = (!self.waiting_specific.is_empty())
             .then(|| self.specific_bucket.ready_at().map_or(cx.now, |at| at.max(cx.now)));
         cx.timers.set_or_stop(Timer::RelaySpecific, at);
     }
 
-    /// TTL 0: the container's kernel hears it, and the wire does not.
-    fn emit(&mut self, cx: &mut Context<'_>, name: &'static str, src: Ipv4Addr, query: &Query) {
+    fn enqueue(
+        &mut self,
+        cx: &mut Context<'_, P::Address>,
+        name: &'static str,
+        src: P::Address,
+        query: &Query<P::Address>,
+    ) {
         let destination = query.destination();
-        for packet in query.emit_ipv4(src, destination, 0, cx.config.mtu) {
+        for packet in P::emit_query(query, src, cx.config.mtu) {
             if self.queue.len() < QUEUE {
                 cx.journal.count(name);
                 self.queue.push_back(OutgoingQuery { destination, packet });
@@ -280,7 +302,7 @@ impl Querier {
     }
 }
 
-fn own_query(config: &RouterConfig) -> Query {
+fn own_query<A: Address>(config: &RouterConfig<A>) -> Query<A> {
     Query {
         qrv: config.timing.robustness(),
         qqi: config.timing.query_interval(),
@@ -288,8 +310,8 @@ fn own_query(config: &RouterConfig) -> Query {
     }
 }
 
-/// The same question in v3, so that the container's kernel stays in v3 (RFC 9776 §7.2.1).
-fn for_container(config: &RouterConfig, query: &Query) -> Query {
+/// The same query in v3, so that the container's kernel stays in v3 (RFC 9776 §7.2.1).
+fn for_container<A: Address>(config: &RouterConfig<A>, query: &Query<A>) -> Query<A> {
     let mut relayed =
         Query { version: Version::V3, max_resp: query.max_resp.min(MAX_RESP), ..query.clone() };
     if query.version < Version::V3 {

@@ -1,36 +1,37 @@
-//! The groups of one container: their state, what the policy and the limits make of it, and
-//! what upstream was told.
+//! The groups of one container: their states, what policy and limits decide about them, and the
+//! source filters for upstream.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::Ipv4Addr;
 use std::time::Instant;
 
 use crate::igmp::group::{GroupConfig, SpecificQuery};
+use crate::igmp::message::{RecordType, Version};
 use crate::igmp::router::Context;
-use crate::igmp::router::changes::Changes;
-use crate::igmp::router::entry::{Entry, GroupView, Said, Standing, Status, joins, translate};
+use crate::igmp::router::changes::ChangeQueue;
+use crate::igmp::router::entry::{
+    Admission, Entry, GroupMessage, GroupView, Status, joins, translate,
+};
 use crate::igmp::router::journal::counter;
-use crate::igmp::wire::{RecordType, Version};
 use crate::multicast::{Address, FilterMode, GroupPolicy, SourceFilter};
 use crate::notice::Notice;
 
 /// All groups of one container.
 #[derive(Debug, Clone)]
-pub(super) struct Table {
+pub(super) struct Table<A> {
     policy: GroupPolicy,
-    entries: BTreeMap<Ipv4Addr, Entry>,
-    /// Entries that are [`Standing::Admitted`].
+    entries: BTreeMap<A, Entry<A>>,
+    /// The number of entries that are [`Admission::Admitted`].
     admitted: usize,
-    /// Entries that are [`Standing::Waiting`], oldest first.
-    waiting: BTreeSet<(Instant, Ipv4Addr)>,
+    /// Entries that are [`Admission::Waiting`], oldest first.
+    waiting: BTreeSet<(Instant, A)>,
     /// The first timer of each entry.
-    deadlines: BTreeSet<(Instant, Ipv4Addr)>,
-    changes: Changes,
+    deadlines: BTreeSet<(Instant, A)>,
+    changes: ChangeQueue<A>,
     /// Last-member queries to be sent.
-    queries: Vec<(Ipv4Addr, SpecificQuery<Ipv4Addr>)>,
+    queries: Vec<(A, SpecificQuery<A>)>,
 }
 
-impl Table {
+impl<A: Address> Table<A> {
     pub(super) fn new(policy: GroupPolicy) -> Self {
         Table {
             policy,
@@ -38,21 +39,26 @@ impl Table {
             admitted: 0,
             waiting: BTreeSet::new(),
             deadlines: BTreeSet::new(),
-            changes: Changes::default(),
+            changes: ChangeQueue::new(),
             queries: Vec::new(),
         }
     }
 
-    /// Takes what one message, or one record of it, says of `group`.
-    pub(super) fn hear(&mut self, cx: &mut Context<'_>, group: Ipv4Addr, said: Said<'_>) {
-        if !self.concerns_us(cx, group, &said) {
+    /// Applies a message, or one record of it, to its group.
+    pub(super) fn receive(
+        &mut self,
+        cx: &mut Context<'_, A>,
+        group: A,
+        message: GroupMessage<'_, A>,
+    ) {
+        if !self.accepts(cx, group, &message) {
             return;
         }
         let now = cx.now;
         let known = self.entries.get(&group);
         let is_known = known.is_some();
         let version = known.map_or(Version::V3, |entry| entry.version(now));
-        let Some((kind, list)) = translate(version, said) else {
+        let Some((kind, list)) = translate(version, message) else {
             cx.journal.count(counter::COMPATIBILITY_MODE);
             return;
         };
@@ -61,52 +67,62 @@ impl Table {
         }
         let mut entry = self.take(now, group);
         let until = now + cx.config.timing.older_host_present_interval();
-        match said {
-            Said::ReportV1 => entry.v1_until = Some(until),
-            Said::ReportV2 => entry.v2_until = Some(until),
-            Said::LeaveV2 | Said::Record(..) => {}
+        match message {
+            GroupMessage::ReportV1 => entry.v1_host_until = Some(until),
+            GroupMessage::ReportV2 => entry.v2_host_until = Some(until),
+            GroupMessage::LeaveV2 | GroupMessage::Record(..) => {}
         }
-        let sources = self.admissible(cx, group, &mut entry, kind, list);
+        let sources = self.limit_sources(cx, group, &mut entry, kind, list);
         entry.state.apply(now, &group_config(cx), kind, &sources);
-        self.put(cx, group, entry);
+        self.store(cx, group, entry);
     }
 
-    /// Takes what is known of the container's own state from elsewhere than its reports.
-    pub(super) fn learn(&mut self, cx: &mut Context<'_>, group: Ipv4Addr, filter: &SourceFilter) {
+    /// Replaces the state of a group by the filter that the container's kernel has.
+    pub(super) fn set_membership(
+        &mut self,
+        cx: &mut Context<'_, A>,
+        group: A,
+        filter: &SourceFilter<A>,
+    ) {
         let (kind, sources) = match filter.mode {
             FilterMode::Include => (RecordType::ToIn, &filter.sources),
             FilterMode::Exclude => (RecordType::ToEx, &filter.sources),
         };
-        let list: Vec<Ipv4Addr> = sources.iter().copied().collect();
-        if !self.concerns_us(cx, group, &Said::Record(kind, &list)) {
+        let list: Vec<A> = sources.iter().copied().collect();
+        if !self.accepts(cx, group, &GroupMessage::Record(kind, &list)) {
             return;
         }
         if filter.is_none() && !self.entries.contains_key(&group) {
             return;
         }
         let mut entry = self.take(cx.now, group);
-        let sources = self.admissible(cx, group, &mut entry, kind, &list);
+        let sources = self.limit_sources(cx, group, &mut entry, kind, &list);
         entry.state.replace(
             cx.now,
             &group_config(cx),
             &SourceFilter { mode: filter.mode, sources },
         );
-        self.put(cx, group, entry);
+        self.store(cx, group, entry);
     }
 
-    /// What [`learn`](Self::learn) makes of this, where the group is new, and no limit stands against it.
-    pub(super) fn foresee(&self, group: Ipv4Addr, filter: &SourceFilter) -> Option<SourceFilter> {
-        let is_plain = group.is_multicast()
+    /// The source filter for upstream that follows from [`set_membership`](Self::set_membership),
+    /// if the group is new and no limit applies.
+    pub(super) fn predict_join(
+        &self,
+        group: A,
+        filter: &SourceFilter<A>,
+    ) -> Option<SourceFilter<A>> {
+        let is_plain = group.is_group()
             && group.needs_report()
             && filter.sources.len() <= self.max_sources()
             && filter.sources.iter().all(|source| source.is_possible_source());
         let is_new = is_plain && self.has_room() && !self.entries.contains_key(&group);
-        let judged = is_new.then(|| self.judge(group, filter).ok())??;
-        (!judged.is_none()).then_some(judged)
+        let allowed = is_new.then(|| self.apply_policy(group, filter).ok())??;
+        (!allowed.is_none()).then_some(allowed)
     }
 
-    /// Lets the timers of groups end.
-    pub(super) fn handle_timeout(&mut self, cx: &mut Context<'_>) {
+    /// Expires the timers of groups.
+    pub(super) fn handle_timeout(&mut self, cx: &mut Context<'_, A>) {
         while let Some(&(at, group)) = self.deadlines.first()
             && at <= cx.now
         {
@@ -114,29 +130,29 @@ impl Table {
             if let Some(mut entry) = self.entries.remove(&group) {
                 entry.deadline = None;
                 entry.state.handle_timeout(cx.now, &group_config(cx));
-                self.put(cx, group, entry);
+                self.store(cx, group, entry);
             }
         }
     }
 
-    /// Judges everything anew. Of what is allowed, groups that were joined go first, then the
-    /// oldest.
-    pub(super) fn set_policy(&mut self, cx: &mut Context<'_>, policy: GroupPolicy) {
+    /// Applies another policy to all groups. Of those that it allows, groups that were admitted
+    /// before come first, then the oldest.
+    pub(super) fn set_policy(&mut self, cx: &mut Context<'_, A>, policy: GroupPolicy) {
         self.policy = policy;
         let mut order: Vec<_> = self
             .entries
             .iter()
-            .map(|(group, e)| (e.standing != Standing::Admitted, e.since, *group))
+            .map(|(group, e)| (e.admission != Admission::Admitted, e.since, *group))
             .collect();
         order.sort_unstable();
         self.admitted = 0;
         self.waiting.clear();
         for (_, since, group) in order {
             if let Some(mut entry) = self.entries.remove(&group) {
-                // As one that has waited, with nothing else there yet.
-                entry.standing = Standing::Waiting;
+                // Each group is decided about as if it had waited, and none were admitted yet.
+                entry.admission = Admission::Waiting;
                 self.waiting.insert((since, group));
-                self.put(cx, group, entry);
+                self.store(cx, group, entry);
             }
         }
     }
@@ -146,60 +162,60 @@ impl Table {
         self.deadlines.first().map(|(at, _)| *at)
     }
 
-    pub(super) fn take_queries(&mut self) -> Vec<(Ipv4Addr, SpecificQuery<Ipv4Addr>)> {
+    pub(super) fn take_queries(&mut self) -> Vec<(A, SpecificQuery<A>)> {
         std::mem::take(&mut self.queries)
     }
 
-    /// Whether upstream has something to be told.
+    /// Whether a change waits to go upstream.
     pub(super) fn has_changes(&self) -> bool {
         !self.changes.is_empty()
     }
 
-    /// The next thing to tell upstream.
-    pub(super) fn poll_change(&mut self) -> Option<(Ipv4Addr, SourceFilter)> {
-        let group = self.changes.next()?;
+    /// The next change that goes upstream.
+    pub(super) fn poll_change(&mut self) -> Option<(A, SourceFilter<A>)> {
+        let group = self.changes.pop()?;
         let filter = self.upstream(group);
-        self.changes.told(group, &filter);
+        self.changes.mark_sent(group, &filter);
         Some((group, filter))
     }
 
-    /// All groups, as they are to be shown.
-    pub(super) fn views(&self, now: Instant) -> impl Iterator<Item = GroupView> + '_ {
+    /// All groups, for people.
+    pub(super) fn views(&self, now: Instant) -> impl Iterator<Item = GroupView<A>> + '_ {
         self.entries.iter().map(move |(group, entry)| GroupView {
             group: *group,
             wanted: entry.state.filter(),
             upstream: self.upstream(*group),
             version: entry.version(now),
             since: entry.since,
-            status: match &entry.standing {
-                Standing::Denied(rule) => Status::Denied(rule.clone()),
-                Standing::Waiting | Standing::New => Status::Limited(self.groups_limit()),
-                Standing::Admitted if entry.cut => Status::Limited(self.sources_limit()),
-                Standing::Admitted => Status::Allowed,
+            status: match &entry.admission {
+                Admission::Denied(rule) => Status::Denied(rule.clone()),
+                Admission::Waiting | Admission::Undecided => Status::Limited(self.groups_limit()),
+                Admission::Admitted if entry.is_truncated => Status::Limited(self.sources_limit()),
+                Admission::Admitted => Status::Allowed,
             },
         })
     }
 
-    /// Whether the message is about a group of the table at all.
-    fn concerns_us(&self, cx: &mut Context<'_>, group: Ipv4Addr, said: &Said<'_>) -> bool {
-        if let Said::Record(RecordType::Unknown(_), _) = said {
+    /// Whether the message may change the table. Counts why not.
+    fn accepts(&self, cx: &mut Context<'_, A>, group: A, message: &GroupMessage<'_, A>) -> bool {
+        if let GroupMessage::Record(RecordType::Unknown(_), _) = message {
             cx.journal.count(counter::UNKNOWN_RECORD_TYPE);
             return false;
         }
-        if !group.is_multicast() {
+        if !group.is_group() {
             cx.journal.count(counter::BAD_RECORD_GROUP);
             return false;
         }
-        let named = cx.config.link_local && self.policy.relays_link_scope(group);
-        if !group.needs_report() && !named {
+        let is_relayed = cx.config.link_scope && self.policy.relays_link_scope(group);
+        if !group.needs_report() && !is_relayed {
             cx.journal.count(counter::LINK_LOCAL);
             return false;
         }
-        // RFC 4604 §2.2.1. Where the policy turns a join from any source into named ones, the
-        // join is as good as source-specific.
+        // RFC 4604 §2.2.1. A join from any source that the policy turns into a join from named
+        // sources counts as source-specific.
         let any_source = !matches!(
-            said,
-            Said::Record(
+            message,
+            GroupMessage::Record(
                 RecordType::IsIn | RecordType::ToIn | RecordType::Allow | RecordType::Block,
                 _
             )
@@ -213,26 +229,26 @@ impl Table {
         true
     }
 
-    /// The sources of a record that its group has room for: those it has already first.
+    /// The sources of a record within `max_sources`. Sources that the group has already come first.
     ///
-    /// A record that adds to the list may fill it up to the limit. One that replaces it may be
-    /// as long as the limit, next to sources still being queried for.
-    fn admissible(
+    /// A record that adds to the source list may fill it up to the limit. A record that replaces
+    /// the list may be as long as the limit, beside sources that are still queried for.
+    fn limit_sources(
         &self,
-        cx: &mut Context<'_>,
-        group: Ipv4Addr,
-        entry: &mut Entry,
+        cx: &mut Context<'_, A>,
+        group: A,
+        entry: &mut Entry<A>,
         kind: RecordType,
-        list: &[Ipv4Addr],
-    ) -> BTreeSet<Ipv4Addr> {
+        list: &[A],
+    ) -> BTreeSet<A> {
         let max = self.max_sources();
-        let (mut kept, mut fresh) = (BTreeSet::new(), BTreeSet::new());
+        let (mut known, mut new) = (BTreeSet::new(), BTreeSet::new());
         let mut bad = 0;
         for source in list {
             match source.is_possible_source() {
                 false => bad += 1,
-                true if entry.state.knows(source) => _ = kept.insert(*source),
-                true => _ = fresh.insert(*source),
+                true if entry.state.has_source(source) => _ = known.insert(*source),
+                true => _ = new.insert(*source),
             }
         }
         cx.journal.add(counter::BAD_SOURCE, bad);
@@ -242,90 +258,91 @@ impl Table {
         let room = if adds {
             max.saturating_sub(count)
         } else {
-            max.saturating_sub(kept.len()).min(max.saturating_mul(2).saturating_sub(count))
+            max.saturating_sub(known.len()).min(max.saturating_mul(2).saturating_sub(count))
         };
-        let cut = fresh.len() > room;
-        if cut {
-            fresh = fresh.into_iter().take(room).collect();
+        let is_truncated = new.len() > room;
+        if is_truncated {
+            new = new.into_iter().take(room).collect();
             cx.journal.count(counter::SOURCES_LIMITED);
             let (interface, limit) = (cx.config.interface.clone(), self.sources_limit());
             let notice = Notice::SourcesLimited { interface, group: group.into(), limit };
             cx.journal.notice(cx.now, notice);
         }
-        // BLOCK and ALLOW tell a difference, all others the whole list.
-        let whole = !matches!(kind, RecordType::Allow | RecordType::Block);
-        entry.cut = cut || entry.cut && !whole;
-        kept.append(&mut fresh);
-        kept
+        // ALLOW and BLOCK change the list. All other records are the whole list.
+        let is_whole = !matches!(kind, RecordType::Allow | RecordType::Block);
+        entry.is_truncated = is_truncated || entry.is_truncated && !is_whole;
+        known.append(&mut new);
+        known
     }
 
-    /// Takes the entry of a group out of the table, to be changed and [`put`](Self::put) back.
-    fn take(&mut self, now: Instant, group: Ipv4Addr) -> Entry {
+    /// Takes the entry of a group out of the table, or a new one. [`store`](Self::store) is to
+    /// follow.
+    fn take(&mut self, now: Instant, group: A) -> Entry<A> {
         self.entries.remove(&group).unwrap_or_else(|| Entry::new(now))
     }
 
-    /// Stores an entry whose state has changed, and all that follows from it.
-    fn put(&mut self, cx: &mut Context<'_>, group: Ipv4Addr, mut entry: Entry) {
+    /// Stores an entry whose state has changed, and updates admission, timers and changes.
+    fn store(&mut self, cx: &mut Context<'_, A>, group: A, mut entry: Entry<A>) {
         while let Some(query) = entry.state.poll_query() {
             self.queries.push((group, query));
         }
         if let Some(at) = entry.deadline.take() {
             self.deadlines.remove(&(at, group));
         }
-        let before = std::mem::replace(&mut entry.standing, Standing::New);
-        self.leave_standing(group, entry.since, &before);
+        let before = std::mem::replace(&mut entry.admission, Admission::Undecided);
+        self.release(group, entry.since, &before);
         if entry.state.is_empty() {
-            self.mark(group);
+            self.update_change(group);
             self.admit_waiting();
             return;
         }
-        // Cut before it is judged: what the policy adds to the excluded sources stays.
-        let mut wish = entry.state.filter();
-        if wish.sources.len() > self.max_sources() {
-            wish.sources = wish.sources.into_iter().take(self.max_sources()).collect();
-            entry.cut = true;
+        // The limit comes before the policy, so that sources that the policy excludes stay.
+        let mut wanted = entry.state.filter();
+        if wanted.sources.len() > self.max_sources() {
+            wanted.sources = wanted.sources.into_iter().take(self.max_sources()).collect();
+            entry.is_truncated = true;
         }
-        (entry.standing, entry.judged) = match self.judge(group, &wish) {
-            Err(rule) => (Standing::Denied(rule), SourceFilter::none()),
-            Ok(filter) if self.has_room() => (Standing::Admitted, filter),
-            Ok(filter) => (Standing::Waiting, filter),
+        (entry.admission, entry.allowed) = match self.apply_policy(group, &wanted) {
+            Err(rule) => (Admission::Denied(rule), SourceFilter::none()),
+            Ok(filter) if self.has_room() => (Admission::Admitted, filter),
+            Ok(filter) => (Admission::Waiting, filter),
         };
-        if before == Standing::New && entry.standing != Standing::Admitted {
-            self.tell_refused(cx, group, &entry.standing);
+        if before == Admission::Undecided && entry.admission != Admission::Admitted {
+            self.note_refusal(cx, group, &entry.admission);
             if self.entries.len() - self.admitted >= cx.config.max_refused {
                 cx.journal.count(counter::REFUSED_FORGOTTEN);
                 return;
             }
         }
-        match entry.standing {
-            Standing::Admitted => self.admitted += 1,
-            Standing::Waiting => _ = self.waiting.insert((entry.since, group)),
-            Standing::Denied(_) | Standing::New => {}
+        match entry.admission {
+            Admission::Admitted => self.admitted += 1,
+            Admission::Waiting => _ = self.waiting.insert((entry.since, group)),
+            Admission::Denied(_) | Admission::Undecided => {}
         }
         entry.deadline = entry.state.poll_timeout();
         self.deadlines.extend(entry.deadline.map(|at| (at, group)));
         self.entries.insert(group, entry);
-        self.mark(group);
+        self.update_change(group);
         self.admit_waiting();
     }
 
-    /// What the policy leaves of a wish; never a join from any source in the SSM range.
-    fn judge(&self, group: Ipv4Addr, wish: &SourceFilter) -> Result<SourceFilter, String> {
-        let filter = self.policy.apply(group, wish)?;
+    /// The part of a filter that the policy allows; never EXCLUDE in the source-specific range.
+    fn apply_policy(&self, group: A, wanted: &SourceFilter<A>) -> Result<SourceFilter<A>, String> {
+        let filter = self.policy.apply(group, wanted)?;
         if group.is_ssm() && filter.mode == FilterMode::Exclude {
-            return Err("232.0.0.0/8 is for joins that name their sources".into());
+            return Err(format!("{} is for joins that name their sources", A::SSM_RANGE));
         }
         Ok(filter)
     }
 
-    fn tell_refused(&self, cx: &mut Context<'_>, group: Ipv4Addr, standing: &Standing) {
+    fn note_refusal(&self, cx: &mut Context<'_, A>, group: A, admission: &Admission) {
         let (interface, group) = (cx.config.interface.clone(), group.into());
-        let (name, notice) = match standing {
-            Standing::Admitted | Standing::New => return,
-            Standing::Denied(rule) => {
+        let (name, notice) = match admission {
+            Admission::Admitted | Admission::Undecided => return,
+            Admission::Denied(rule) => {
                 (counter::DENIED, Notice::JoinDenied { interface, group, rule: rule.clone() })
             }
-            Standing::Waiting => {
+            Admission::Waiting => {
                 let limit = self.groups_limit();
                 (counter::GROUPS_LIMITED, Notice::JoinLimited { interface, group, limit })
             }
@@ -338,45 +355,46 @@ impl Table {
         self.has_room_for(1)
     }
 
-    /// Whether so many groups more may be joined.
+    /// Whether this number of groups may be joined in addition.
     pub(super) fn has_room_for(&self, groups: usize) -> bool {
         let most = usize::try_from(self.policy.max_groups).unwrap_or(usize::MAX);
         self.admitted.saturating_add(groups) <= most
     }
 
-    fn leave_standing(&mut self, group: Ipv4Addr, since: Instant, standing: &Standing) {
-        match standing {
-            Standing::Admitted => self.admitted -= 1,
-            Standing::Waiting => _ = self.waiting.remove(&(since, group)),
-            Standing::Denied(_) | Standing::New => {}
+    /// Takes a group out of the count of admitted groups, or out of the waiting ones.
+    fn release(&mut self, group: A, since: Instant, admission: &Admission) {
+        match admission {
+            Admission::Admitted => self.admitted -= 1,
+            Admission::Waiting => _ = self.waiting.remove(&(since, group)),
+            Admission::Denied(_) | Admission::Undecided => {}
         }
     }
 
-    /// Room has come: the oldest of those that wait for it get it.
+    /// Admits waiting groups while there is room, oldest first.
     fn admit_waiting(&mut self) {
         while self.has_room()
             && let Some((_, group)) = self.waiting.pop_first()
         {
             if let Some(entry) = self.entries.get_mut(&group) {
-                entry.standing = Standing::Admitted;
+                entry.admission = Admission::Admitted;
                 self.admitted += 1;
-                self.mark(group);
+                self.update_change(group);
             }
         }
     }
 
-    /// What is wanted upstream for a group.
-    fn upstream(&self, group: Ipv4Addr) -> SourceFilter {
+    /// The source filter of a group for upstream.
+    fn upstream(&self, group: A) -> SourceFilter<A> {
         match self.entries.get(&group) {
-            Some(entry) if entry.standing == Standing::Admitted => entry.judged.clone(),
+            Some(entry) if entry.admission == Admission::Admitted => entry.allowed.clone(),
             _ => SourceFilter::none(),
         }
     }
 
-    /// Notes whether there is something to tell upstream of a group.
-    fn mark(&mut self, group: Ipv4Addr) {
+    /// Queues a change of a group if there is one.
+    fn update_change(&mut self, group: A) {
         let wanted = self.upstream(group);
-        self.changes.mark(group, &wanted);
+        self.changes.update(group, &wanted);
     }
 
     fn max_sources(&self) -> usize {
@@ -392,6 +410,6 @@ impl Table {
     }
 }
 
-fn group_config(cx: &Context<'_>) -> GroupConfig {
+fn group_config<A>(cx: &Context<'_, A>) -> GroupConfig {
     GroupConfig { timing: cx.config.timing, fast_leave: cx.config.fast_leave }
 }

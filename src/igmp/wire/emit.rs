@@ -8,8 +8,8 @@ use crate::igmp::wire::format::{Address, QueryV3, RecordHeader, ReportV3, ShortM
 use crate::igmp::wire::ipv4;
 use crate::igmp::wire::ipv4::{HEADER_LEN, checksum};
 use crate::igmp::wire::{
-    Message, Query, Record, RecordType, TYPE_LEAVE_V2, TYPE_QUERY, TYPE_REPORT_V1, TYPE_REPORT_V2,
-    TYPE_REPORT_V3, Version, code,
+    GroupRecord, Message, Query, RecordType, TYPE_LEAVE_V2, TYPE_QUERY, TYPE_REPORT_V1,
+    TYPE_REPORT_V2, TYPE_REPORT_V3, Version, code,
 };
 
 /// Smallest MTU that packets are split at; a smaller one is taken as this (RFC 791 §3.2: every
@@ -90,10 +90,10 @@ impl Message {
 }
 
 /// Where one record of a report to be sent comes from.
-type Piece<'a> = (&'a Record, &'a [Ipv4Addr]);
+type Piece<'a> = (&'a GroupRecord, &'a [Ipv4Addr]);
 
 /// Distributes records over reports of at most `room` bytes.
-fn pack(records: &[Record], room: usize) -> Vec<Vec<Piece<'_>>> {
+fn pack(records: &[GroupRecord], room: usize) -> Vec<Vec<Piece<'_>>> {
     let most = (room - REPORT - RECORD) / SOURCE;
     let mut reports = vec![Vec::new()];
     let mut used = REPORT;
@@ -112,7 +112,7 @@ fn pack(records: &[Record], room: usize) -> Vec<Vec<Piece<'_>>> {
 }
 
 /// One record as records of at most `most` sources.
-fn pieces(record: &Record, most: usize) -> Vec<Piece<'_>> {
+fn pieces(record: &GroupRecord, most: usize) -> Vec<Piece<'_>> {
     let sources = &record.sources[..];
     let cut = matches!(record.kind, RecordType::IsEx | RecordType::ToEx);
     if cut || sources.len() <= most {

@@ -8,7 +8,7 @@ use zerocopy::FromBytes;
 use crate::igmp::wire::format::{Address, QueryV3, RecordHeader, ReportV3, ShortMessage};
 use crate::igmp::wire::ipv4::checksum;
 use crate::igmp::wire::{
-    Malformed, Message, Query, Record, RecordType, TYPE_LEAVE_V2, TYPE_QUERY, TYPE_REPORT_V1,
+    GroupRecord, Malformed, Message, Query, RecordType, TYPE_LEAVE_V2, TYPE_QUERY, TYPE_REPORT_V1,
     TYPE_REPORT_V2, TYPE_REPORT_V3, Version, code,
 };
 
@@ -75,7 +75,7 @@ fn query(message: &ShortMessage, rest: &[u8]) -> Result<Query, Malformed> {
     })
 }
 
-fn report(payload: &[u8]) -> Result<Vec<Record>, Malformed> {
+fn report(payload: &[u8]) -> Result<Vec<GroupRecord>, Malformed> {
     let (header, mut rest) = ReportV3::ref_from_prefix(payload).map_err(|_| Malformed::Short)?;
     let count = usize::from(header.records.get());
     if count > rest.len() / size_of::<RecordHeader>() {
@@ -90,7 +90,7 @@ fn report(payload: &[u8]) -> Result<Vec<Record>, Malformed> {
         let aux = usize::from(header.aux_words) * 4;
         rest = behind.get(aux..).ok_or(Malformed::AuxData)?;
         let kind = RecordType::from(header.kind);
-        records.push(Record { kind, group: header.group.into(), sources });
+        records.push(GroupRecord { kind, group: header.group.into(), sources });
     }
     Ok(records)
 }

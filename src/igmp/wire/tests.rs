@@ -122,7 +122,7 @@ fn line_1_7_a_received_qrv_or_qqic_of_0_means_the_default() {
 #[test]
 fn line_1_8_packets_carry_ttl_tos_router_alert_and_no_trailing_bytes() {
     let record =
-        Record { kind: RecordType::Allow, group: GROUP, sources: vec![source(1), source(2)] };
+        GroupRecord { kind: RecordType::Allow, group: GROUP, sources: vec![source(1), source(2)] };
     let messages = [
         (Message::Query(v3_query(vec![source(1)])), 16),
         (Message::ReportV1 { group: GROUP }, 8),
@@ -152,7 +152,7 @@ fn line_1_8_packets_carry_ttl_tos_router_alert_and_no_trailing_bytes() {
 
 #[test]
 fn line_1_8_aux_data_len_is_0() {
-    let record = Record { kind: RecordType::IsEx, group: GROUP, sources: vec![] };
+    let record = GroupRecord { kind: RecordType::IsEx, group: GROUP, sources: vec![] };
     let packets = Message::ReportV3(vec![record]).emit_ipv4(SRC, V3_ROUTERS, 1, 1500);
     assert_eq!(packets[0][HEADER_LEN + 9], 0);
 }
@@ -177,8 +177,8 @@ fn line_1_8_a_query_is_split_at_366_sources_for_an_mtu_of_1500() {
 #[test]
 fn line_1_8_long_reports_are_split_and_exclude_records_cut() {
     let sources: Vec<_> = (0..1000).map(source).collect();
-    let record = |kind| Record { kind, group: GROUP, sources: sources.clone() };
-    let emitted = |kind| -> Vec<Record> {
+    let record = |kind| GroupRecord { kind, group: GROUP, sources: sources.clone() };
+    let emitted = |kind| -> Vec<GroupRecord> {
         Message::ReportV3(vec![record(kind)])
             .emit_ipv4(SRC, V3_ROUTERS, 1, 1500)
             .iter()
@@ -304,7 +304,7 @@ fn line_2_6_unknown_record_types_and_auxiliary_data_leave_the_records_behind_rea
     ]
     .concat();
     let record =
-        |kind, sources: &[Ipv4Addr]| Record { kind, group: GROUP, sources: sources.into() };
+        |kind, sources: &[Ipv4Addr]| GroupRecord { kind, group: GROUP, sources: sources.into() };
     assert_eq!(
         parse(&report_message(4, &bytes)),
         Ok(Message::ReportV3(vec![

@@ -7,8 +7,8 @@ use std::os::fd::OwnedFd;
 use std::time::Instant;
 
 use crate::attachment::IgmpMode;
-use crate::igmp::Router;
-use crate::igmp::router::{OutgoingQuery, RouterConfig};
+use crate::igmp::router::OutgoingQuery;
+use crate::igmp::{Router, RouterConfig};
 use crate::multicast::{Address, SourceFilter};
 use crate::net::arp_announcement::Announcer;
 use crate::notice::Notice;
@@ -300,7 +300,7 @@ impl Interface {
         let Proxied { router, joins, relay, .. } = &mut **proxied;
         // A relay must admit the group before it is joined.
         if relay.is_none()
-            && let Some(wanted) = router.foresee(now, group, filter)
+            && let Some(wanted) = router.predict_join(now, group, filter)
             && let Some(reporter) = upstreams.reporter(self.task.upstream_index)
         {
             joins.join_ahead(group, &wanted, &upstreams.limits, |join| {
@@ -392,7 +392,7 @@ impl Proxied {
 
 fn inject_query(
     injector: &QueryInjector,
-    query: &OutgoingQuery,
+    query: &OutgoingQuery<Ipv4Addr>,
     now: Instant,
     interface: &str,
     log: &mut Log,
@@ -411,7 +411,7 @@ fn inject_query(
 fn new_router(task: &InterfaceTask, now: Instant) -> Router {
     let config = RouterConfig {
         interface: task.name.clone(),
-        link_local: task.relay.is_some(),
+        link_scope: task.relay.is_some(),
         ..RouterConfig::default()
     };
     Router::new(config, task.policy.clone(), now)

@@ -105,7 +105,7 @@ impl Proxied {
         })
     }
 
-    fn membership(&self, now: Instant, view: GroupView) -> GroupMembership {
+    fn membership(&self, now: Instant, view: GroupView<Ipv4Addr>) -> GroupMembership {
         let (status, reason) = match view.status {
             Status::Denied(rule) => (MembershipStatus::Denied, Some(rule)),
             Status::Limited(limit) => (MembershipStatus::Limited, Some(limit)),

@@ -3,16 +3,16 @@
 use std::time::Instant;
 
 use crate::igmp::wire::Query;
-use crate::proxy::lan::early_report::Reporter;
+use crate::proxy::lan::early_report::EarlyReporter;
 use crate::proxy::lan::joins::LimitFiles;
-use crate::proxy::lan::query_socket::LanSocket;
+use crate::proxy::lan::query_socket::QuerySocket;
 
 /// One upstream. Several interfaces of the container may have the same.
 pub(crate) struct Upstream {
     /// Receives the queries of the LAN.
-    pub(crate) query_socket: LanSocket,
+    pub(crate) query_socket: QuerySocket,
     /// Sends early reports; `None` where the kernel does not notify of joins.
-    pub(crate) reporter: Option<Reporter>,
+    pub(crate) reporter: Option<EarlyReporter>,
 }
 
 impl Upstream {
@@ -24,7 +24,7 @@ impl Upstream {
     /// Takes note of a query: the version of early reports follows the querier's.
     pub(super) fn handle_query(&mut self, now: Instant, query: &Query) {
         if let Some(reporter) = &mut self.reporter {
-            reporter.hear(now, query);
+            reporter.receive_query(now, query);
         }
     }
 }
@@ -37,7 +37,7 @@ pub(crate) struct Upstreams {
 
 impl Upstreams {
     /// The sender of early reports on the upstream of this index, if it has one.
-    pub(super) fn reporter(&self, index: u32) -> Option<&Reporter> {
+    pub(super) fn reporter(&self, index: u32) -> Option<&EarlyReporter> {
         let upstream = self.list.iter().find(|upstream| upstream.index() == index)?;
         upstream.reporter.as_ref()
     }

@@ -1,13 +1,14 @@
-//! The first report of a join, sent without delay.
+//! The early report: the host's first report of a join, sent without the kernel's delay.
 //!
 //! The host's kernel joins at once and reports two or three timer ticks later (`igmp_ifc_event` and
-//! `igmp_group_added` in net/ipv4/igmp.c): some ten milliseconds in which a switch that snoops keeps
-//! the stream back. A report of the same content at once is what RFC 9776 §5.1 asks for ("immediately
-//! transmits"); the kernel's own follow as its retransmissions.
+//! `igmp_group_added` in net/ipv4/igmp.c). For these ten milliseconds or so a snooping switch does
+//! not forward the stream. The early report has the content of the kernel's report and is sent at
+//! once, as RFC 9776 §5.1 asks for ("immediately transmits"). The kernel's own reports follow as
+//! its retransmissions.
 //!
-//! Nothing is said that the kernel would not say: only a group that nobody on the host had joined, in
-//! the version that the kernel speaks on the interface, and only where the content cannot be wider or
-//! narrower than the host's merged state.
+//! An early report contains nothing that the kernel would not report. It is sent only for a group
+//! that no other socket of the host has joined, in the version that the kernel uses on the
+//! interface, and only if the host's merged filter cannot differ from it.
 
 use std::fs::File;
 use std::io;
@@ -17,7 +18,7 @@ use std::time::{Duration, Instant};
 
 use socket2::{Domain, Protocol, SockFilter, Socket, Type};
 
-use crate::igmp::wire::{Message, Query, Record, RecordType, Version};
+use crate::igmp::wire::{GroupRecord, Message, Query, RecordType, Version};
 use crate::multicast::{FilterMode, SourceFilter};
 use crate::net::link_monitor::{LinkEvent, LinkMonitor};
 use crate::net::sysctl::Sysctls;
@@ -27,31 +28,31 @@ use crate::sys::sockopt;
 const ROUTER_ALERT: [u8; 4] = [148, 4, 0, 0];
 /// Internetwork control (RFC 9776 §4).
 const TOS: u32 = 0xc0;
-/// A source list that does not fit is left to the kernel, which splits it.
+/// Bytes of an IP packet. The kernel reports a source list that does not fit, in several packets.
 const MTU: usize = 1500;
-/// What the kernel gives of a file in /proc with one call.
+/// Bytes of one read: the kernel returns no more of a file in /proc.
 const PAGE: usize = 4096;
-/// Bytes of a notification, which are fewer than a hundred.
+/// Room for a notification, which has fewer than a hundred bytes.
 const NOTIFICATION: usize = 512;
 /// Older-version-querier-present time: robustness 2 times 125 s, and 10 s (RFC 9776 §8.12, and
 /// `igmp_heard_query`).
 const OLDER_QUERIER_PRESENT: Duration = Duration::from_secs(260);
 
-/// Reports on one interface of the host.
-pub(crate) struct Reporter {
+/// Sends early reports on one interface of the host.
+pub(crate) struct EarlyReporter {
     socket: Socket,
     index: u32,
-    /// Hears of the host's joins, only while one is made.
+    /// Receives notifications of the host's joins, only while a join is made.
     joins: LinkMonitor,
     /// `force_igmp_version` of the interface.
     forced: Option<Version>,
-    v1_until: Option<Instant>,
-    v2_until: Option<Instant>,
+    v1_querier_until: Option<Instant>,
+    v2_querier_until: Option<Instant>,
 }
 
-impl Reporter {
-    /// Opens one in the caller's namespace; `None` where the kernel does not tell of joins (before
-    /// 6.14), since then it cannot be known what is new to the host.
+impl EarlyReporter {
+    /// Opens one in the caller's namespace. `None` if the kernel has no notifications of joins (before
+    /// 6.14): without them it is not known which join is the host's first.
     ///
     /// # Errors
     /// `EPERM` without CAP_NET_RAW, `ENODEV` when there is no such interface.
@@ -81,29 +82,29 @@ impl Reporter {
             _ => (false, false),
         };
         let until = now + OLDER_QUERIER_PRESENT;
-        Ok(Some(Reporter {
+        Ok(Some(EarlyReporter {
             socket,
             index,
             joins,
             forced: forced_version(name, host),
-            v1_until: v1.then_some(until),
-            v2_until: v2.then_some(until),
+            v1_querier_until: v1.then_some(until),
+            v2_querier_until: v2.then_some(until),
         }))
     }
 
-    /// Takes a query that the interface has heard: an older querier sets the version.
-    pub(crate) fn hear(&mut self, now: Instant, query: &Query) {
+    /// Receives a query of the LAN: an older querier sets the version.
+    pub(crate) fn receive_query(&mut self, now: Instant, query: &Query) {
         match query.version {
-            Version::V1 => self.v1_until = Some(now + OLDER_QUERIER_PRESENT),
-            Version::V2 => self.v2_until = Some(now + OLDER_QUERIER_PRESENT),
+            Version::V1 => self.v1_querier_until = Some(now + OLDER_QUERIER_PRESENT),
+            Version::V2 => self.v2_querier_until = Some(now + OLDER_QUERIER_PRESENT),
             Version::V3 => {}
         }
     }
 
-    /// Makes a join, and reports it when it was the host's first of the group.
+    /// Calls `join`, and reports the join if it is the host's first of the group.
     ///
     /// # Errors
-    /// Those of `join`. That a report could not be sent is no error: the kernel's follow.
+    /// Those of `join`. A report that cannot be sent is no error: the kernel's reports follow.
     pub(crate) fn join<E>(
         &self,
         now: Instant,
@@ -112,23 +113,23 @@ impl Reporter {
         join: impl FnOnce() -> Result<(), E>,
     ) -> Result<(), E> {
         let Some(message) = report(self.version(now), group, filter) else { return join() };
-        let listening = self.joins.subscribe_memberships().is_ok();
+        let is_notified = self.joins.subscribe_memberships().is_ok();
         let result = join();
         let mut first = false;
-        if listening {
-            let told = LinkEvent::Joined(self.index, group);
+        if is_notified {
+            let awaited = LinkEvent::Joined(self.index, group);
             let mut buffer = [0; NOTIFICATION];
-            let mut hear = |first: &mut bool| {
-                let heard = self.joins.receive(&mut buffer, |event| *first |= event == told);
-                matches!(heard, Ok(true))
+            let mut receive = |first: &mut bool| {
+                let received = self.joins.receive(&mut buffer, |event| *first |= event == awaited);
+                matches!(received, Ok(true))
             };
-            while !first && hear(&mut first) {}
+            while !first && receive(&mut first) {}
             if first && result.is_ok() {
                 self.send(&message);
             }
-            // What it was told meanwhile is not for the next join.
+            // Notifications that came in the meantime do not belong to the next join.
             let _ = self.joins.unsubscribe_memberships();
-            while hear(&mut first) {}
+            while receive(&mut first) {}
         }
         result
     }
@@ -140,25 +141,26 @@ impl Reporter {
         }
     }
 
-    /// The version that the kernel speaks there (`IGMP_V1_SEEN` and `IGMP_V2_SEEN`).
+    /// The version that the kernel uses on the interface (`IGMP_V1_SEEN` and `IGMP_V2_SEEN`).
     fn version(&self, now: Instant) -> Version {
         let present = |until: Option<Instant>| until.is_some_and(|until| now < until);
         match self.forced {
             Some(version) => version,
-            None if present(self.v1_until) => Version::V1,
-            None if present(self.v2_until) => Version::V2,
+            None if present(self.v1_querier_until) => Version::V1,
+            None if present(self.v2_querier_until) => Version::V2,
             None => Version::V3,
         }
     }
 }
 
-/// Makes a socket that is only written to receive nothing.
+/// Makes a socket receive nothing, because it is only written.
 fn drop_everything(socket: &Socket) -> io::Result<()> {
     socket.attach_filter(&[SockFilter::new((libc::BPF_RET | libc::BPF_K) as u16, 0, 0, 0)])
 }
 
-/// What the kernel would report of a new membership; `None` where that is better left to it: an
-/// EXCLUDE list is merged with those of other sockets, and said alone it could block what they want.
+/// The kernel's report of a new membership. `None` for EXCLUDE of a list, which is left to the
+/// kernel: it merges the list with those of other sockets, and the list alone could block sources
+/// that they want.
 fn report(version: Version, group: Ipv4Addr, filter: &SourceFilter) -> Option<Message> {
     if filter.is_none() {
         return None;
@@ -173,7 +175,7 @@ fn report(version: Version, group: Ipv4Addr, filter: &SourceFilter) -> Option<Me
                 FilterMode::Exclude => return None,
             };
             let sources = filter.sources.iter().copied().collect();
-            Some(Message::ReportV3(vec![Record { kind, group, sources }]))
+            Some(Message::ReportV3(vec![GroupRecord { kind, group, sources }]))
         }
     }
 }
@@ -217,7 +219,7 @@ mod tests {
     const SOURCE: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 5);
 
     #[test]
-    fn a_report_says_what_was_asked_and_no_more() {
+    fn a_report_has_the_sources_of_the_join_and_no_more() {
         let record = |filter: &SourceFilter| match report(Version::V3, GROUP, filter) {
             Some(Message::ReportV3(records)) => Some((records[0].kind, records[0].sources.clone())),
             _ => None,
@@ -236,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn the_kernels_word_on_an_interface() {
+    fn the_version_of_an_interface_is_read() {
         let text = "Idx\tDevice    : Count Querier\tGroup    Users Timer\tReporter\n\
                     1\tlo        :     1      V3\n\t\t\t\t010000E0     1 0:00000000\t\t0\n\
                     12\tlan0      :     2      V2\n\t\t\t\t010000E0     1 0:00000000\t\t0\n";

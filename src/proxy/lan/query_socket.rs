@@ -1,4 +1,4 @@
-//! Queries of the LAN: a raw socket that hears them and never sends.
+//! Queries of the LAN: a raw socket that receives them and never sends.
 
 use std::io;
 use std::net::Ipv4Addr;
@@ -15,20 +15,20 @@ use crate::sys::{ifreq, sockopt};
 const RECEIVE_BUFFER: usize = 64 * 1024;
 /// A membership query (RFC 9776 §4).
 const QUERY: u32 = 0x11;
-/// `PACKET_LOOPBACK` of linux/if_packet.h: what this host sent and got back.
+/// `PACKET_LOOPBACK` of linux/if_packet.h: packets of this host that were looped back.
 const PACKET_LOOPBACK: u32 = 5;
 /// Offset of the packet type among a filter's ancillary data (linux/filter.h).
 const SKF_AD_PKTTYPE: u32 = (libc::SKF_AD_OFF + libc::SKF_AD_PKTTYPE).cast_unsigned();
 
-/// Hears the queries that arrive on one interface of the host.
-pub(crate) struct LanSocket {
+/// Receives the queries that arrive on one interface of the host.
+pub(crate) struct QuerySocket {
     socket: Socket,
     name: String,
     /// Index of the interface.
     pub(crate) index: u32,
 }
 
-impl LanSocket {
+impl QuerySocket {
     /// Opens one in the caller's namespace.
     ///
     /// # Errors
@@ -36,12 +36,12 @@ impl LanSocket {
     pub(crate) fn open(name: &str, index: u32) -> io::Result<Self> {
         let igmp = Protocol::from(libc::IPPROTO_IGMP);
         let socket = Socket::new(Domain::IPV4, Type::RAW, Some(igmp))?;
-        // Before it is bound, so that nothing else is ever queued.
+        // Before the socket is bound, so that it never queues anything else.
         socket.attach_filter(&only_queries())?;
         socket.bind_device(Some(name.as_bytes()))?;
         sockopt::grow_receive_buffer(&socket, RECEIVE_BUFFER)?;
         socket.set_nonblocking(true)?;
-        Ok(LanSocket { socket, name: name.to_owned(), index })
+        Ok(QuerySocket { socket, name: name.to_owned(), index })
     }
 
     /// Name of the interface.
@@ -49,15 +49,15 @@ impl LanSocket {
         &self.name
     }
 
-    /// Whether the interface has an IPv4 address. Where that cannot be told it is taken to have one.
+    /// Whether the interface has an IPv4 address; `true` if that cannot be read.
     pub(crate) fn is_numbered(&self) -> bool {
         !matches!(ifreq::address(&self.socket, &self.name), Ok(None))
     }
 
-    /// Receives one packet; `None` when it was no valid query.
+    /// Receives one packet; `None`: it is no valid query.
     ///
     /// # Errors
-    /// That of recv(2); `WouldBlock` when there is nothing now.
+    /// That of recv(2); `WouldBlock`: no packet waits.
     pub(crate) fn receive(&self, buffer: &mut [u8]) -> io::Result<Option<(Ipv4Addr, Query)>> {
         let packet = receive(self.socket.as_fd(), buffer)?.ok_or(io::ErrorKind::WouldBlock)?;
         Ok(query(packet))
@@ -72,13 +72,13 @@ fn query(packet: &[u8]) -> Option<(Ipv4Addr, Query)> {
     }
 }
 
-impl AsFd for LanSocket {
+impl AsFd for QuerySocket {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
     }
 }
 
-/// A classic BPF program: queries that came from elsewhere.
+/// A socket filter that accepts queries of other hosts.
 fn only_queries() -> [SockFilter; 7] {
     let op = |code: u32, jt, jf, k| SockFilter::new(code as u16, jt, jf, k);
     [

@@ -1,8 +1,9 @@
 //! From the LAN into the container.
 
+use std::net::Ipv4Addr;
 use std::time::Instant;
 
-use crate::igmp::wire::ALL_SYSTEMS;
+use crate::multicast::Address;
 use crate::proxy::control::status::RelayCounts;
 use crate::proxy::relay::batch::Batch;
 use crate::proxy::relay::packet::{Integrity, Packet, build};
@@ -21,7 +22,7 @@ impl Relay {
             for position in 0..count {
                 if let Some(length) = self.prepare_inbound(now, batch.slot(position)) {
                     // The route to 224.0.0.1 exists on every interface: see the query injector.
-                    batch.queue(position, 0, length, ALL_SYSTEMS);
+                    batch.queue(position, 0, length, Ipv4Addr::ALL_SYSTEMS);
                 }
             }
             let Relay { container, interface, groups, inbound, .. } = self;
@@ -29,7 +30,7 @@ impl Relay {
                 let Some(packet) = Packet::parse(bytes) else { return };
                 let group = packet.destination();
                 let injector = &container.injector;
-                if !send_fragments(injector, interface, &packet, ALL_SYSTEMS, &error) {
+                if !send_fragments(injector, interface, &packet, Ipv4Addr::ALL_SYSTEMS, &error) {
                     inbound.total.relayed_is_dropped();
                     if let Some(received) = groups.get_mut(&group) {
                         received.counts.relayed_is_dropped();

@@ -3,9 +3,10 @@
 
 use proptest::prelude::*;
 
+use crate::igmp::RouterConfig;
+use crate::igmp::router::Status;
 use crate::igmp::router::tests::lab::*;
-use crate::igmp::router::{RouterConfig, Status};
-use crate::igmp::wire::{Message, Query, Record, RecordType, Version};
+use crate::igmp::wire::{GroupRecord, Message, Query, RecordType, Version};
 use crate::multicast::GroupPolicy;
 use crate::multicast::{FilterMode, SourceFilter};
 
@@ -61,8 +62,8 @@ fn multicast() -> impl Strategy<Value = std::net::Ipv4Addr> {
     (0..GROUPS.len() - 1).prop_map(|n| ip(GROUPS[n]))
 }
 
-fn a_record() -> impl Strategy<Value = Record> {
-    (0..8u8, group(), sources()).prop_map(|(kind, group, sources)| Record {
+fn a_record() -> impl Strategy<Value = GroupRecord> {
+    (0..8u8, group(), sources()).prop_map(|(kind, group, sources)| GroupRecord {
         kind: RecordType::from(kind),
         group: ip(GROUPS[group]),
         sources,
@@ -175,13 +176,13 @@ proptest! {
                 Event::Membership(group, filter) => {
                     let group = ip(GROUPS[group]);
                     let known = lab.router.groups().any(|view| view.group == group);
-                    let foreseen = lab.router.foresee(lab.now, group, &filter);
+                    let predicted = lab.router.predict_join(lab.now, group, &filter);
                     lab.event(|router, now| router.handle_membership(now, group, &filter));
                     let told = lab.upstream.get(&group);
-                    prop_assert!(foreseen.is_none() || foreseen.as_ref() == told);
+                    prop_assert!(predicted.is_none() || predicted.as_ref() == told);
                     let is_cut = filter.sources.len() > policy.max_sources as usize
                         || filter.sources.contains(&ip("0.0.0.0"));
-                    prop_assert!(known || is_cut || foreseen.as_ref() == told);
+                    prop_assert!(known || is_cut || predicted.as_ref() == told);
                 }
                 Event::Policy(n) => {
                     policy = policies[n].clone();

@@ -1,10 +1,14 @@
 //! A router, its clock, and what comes out of it.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::net::Ipv4Addr;
+use std::time::{Duration, Instant};
 
-use crate::igmp::router::*;
-use crate::igmp::wire::{Record, RecordType, Version};
+use crate::igmp::router::{GroupView, Status};
+use crate::igmp::wire::{self, GroupRecord, Ipv4Packet, Message, Query, RecordType, Version};
+use crate::igmp::{Router, RouterConfig};
+use crate::multicast::{GroupPolicy, SourceFilter};
+use crate::notice::Notice;
 
 /// The container's address.
 pub(super) const CONTAINER: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 10);
@@ -36,8 +40,8 @@ pub(super) fn policy(deny: &[&str], allow: &[&str]) -> GroupPolicy {
     GroupPolicy { deny: rules(deny), allow: rules(allow), ..GroupPolicy::default() }
 }
 
-pub(super) fn record(kind: RecordType, group: &str, sources: &[&str]) -> Record {
-    Record { kind, group: ip(group), sources: sources.iter().map(|s| ip(s)).collect() }
+pub(super) fn record(kind: RecordType, group: &str, sources: &[&str]) -> GroupRecord {
+    GroupRecord { kind, group: ip(group), sources: sources.iter().map(|s| ip(s)).collect() }
 }
 
 pub(super) fn general(version: Version) -> Query {
@@ -191,7 +195,7 @@ impl Lab {
         self.upstream.get(&ip(group)).cloned().unwrap_or_else(SourceFilter::none)
     }
 
-    pub(super) fn view(&self, group: &str) -> Option<GroupView> {
+    pub(super) fn view(&self, group: &str) -> Option<GroupView<Ipv4Addr>> {
         self.router.groups().find(|view| view.group == ip(group))
     }
 

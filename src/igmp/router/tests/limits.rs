@@ -1,9 +1,10 @@
 //! `max-groups`, `max-sources`, the rate of changes, and what is remembered of the rest.
 
+use crate::igmp::RouterConfig;
 use crate::igmp::router::tests::lab::*;
-use crate::igmp::router::{RouterConfig, Status, counter};
+use crate::igmp::router::{Status, counter};
 use crate::igmp::wire::RecordType::*;
-use crate::igmp::wire::{Message, Record};
+use crate::igmp::wire::{GroupRecord, Message};
 use crate::multicast::GroupPolicy;
 use crate::multicast::SourceFilter;
 
@@ -136,7 +137,7 @@ fn without_fast_leave_replaced_lists_do_not_pile_up() {
     let mut lab = Lab::with(config, limited(256, 10));
     for n in 0..100 {
         let list: Vec<_> = (0..10).map(|m| ip(&format!("10.0.{n}.{m}"))).collect();
-        let record = Record { kind: ToIn, group: ip(GROUP), sources: list };
+        let record = GroupRecord { kind: ToIn, group: ip(GROUP), sources: list };
         lab.send(Message::ReportV3(vec![record]));
         assert!(lab.view(GROUP).unwrap().wanted.sources.len() <= 20);
         assert!(lab.joined(GROUP).sources.len() <= 10);
@@ -259,13 +260,13 @@ fn sixty_four_sources_in_one_group_are_joined_and_left() {
 }
 
 #[test]
-fn what_is_foreseen_is_what_is_told_next_and_nothing_beyond_a_limit_or_a_rule_is() {
+fn a_predicted_join_is_the_next_change_and_none_is_predicted_beyond_a_limit_or_a_rule() {
     let rules = policy(&["239.9.0.0/16", "239.0.0.0/8@10.0.0.9"], &[]);
     let mut lab = Lab::with_policy(GroupPolicy { max_groups: 2, max_sources: 2, ..rules });
-    let foreseen = |lab: &Lab, group, filter| lab.router.foresee(lab.now, ip(group), &filter);
+    let predicted = |lab: &Lab, group, filter| lab.router.predict_join(lab.now, ip(group), &filter);
     let all_but_denied = exclude(&["10.0.0.9"]);
-    assert_eq!(foreseen(&lab, GROUP, SourceFilter::any()), Some(all_but_denied.clone()));
-    assert_eq!(foreseen(&lab, GROUP, include(&["10.0.0.1"])), Some(include(&["10.0.0.1"])));
+    assert_eq!(predicted(&lab, GROUP, SourceFilter::any()), Some(all_but_denied.clone()));
+    assert_eq!(predicted(&lab, GROUP, include(&["10.0.0.1"])), Some(include(&["10.0.0.1"])));
     lab.join(GROUP);
     assert_eq!(lab.joined(GROUP), all_but_denied);
     let nothing = [
@@ -280,29 +281,30 @@ fn what_is_foreseen_is_what_is_told_next_and_nothing_beyond_a_limit_or_a_rule_is
         ("10.0.0.1", SourceFilter::any(), "not multicast"),
     ];
     for (group, filter, why) in nothing {
-        assert_eq!(foreseen(&lab, group, filter), None, "{why}");
+        assert_eq!(predicted(&lab, group, filter), None, "{why}");
     }
     lab.join("238.1.1.1");
-    assert_eq!(foreseen(&lab, "238.1.1.2", SourceFilter::any()), None, "no room");
+    assert_eq!(predicted(&lab, "238.1.1.2", SourceFilter::any()), None, "no room");
     // What is told next is then the leave of what is due.
     lab.leave(GROUP);
-    assert_eq!(foreseen(&lab, "238.1.1.2", SourceFilter::any()), Some(SourceFilter::any()));
+    assert_eq!(predicted(&lab, "238.1.1.2", SourceFilter::any()), Some(SourceFilter::any()));
     let due = lab.router.poll_timeout().unwrap();
-    assert_eq!(lab.router.foresee(due, ip("238.1.1.2"), &SourceFilter::any()), None);
+    assert_eq!(lab.router.predict_join(due, ip("238.1.1.2"), &SourceFilter::any()), None);
 }
 
 #[test]
-fn nothing_is_foreseen_while_changes_wait() {
+fn no_join_is_predicted_while_changes_wait() {
     let config =
         RouterConfig { change_burst: 1, change_interval: seconds(1), ..RouterConfig::default() };
     let mut lab = Lab::with(config, GroupPolicy::default());
-    let foreseen = |lab: &Lab| lab.router.foresee(lab.now, ip("239.1.1.3"), &SourceFilter::any());
+    let predicted =
+        |lab: &Lab| lab.router.predict_join(lab.now, ip("239.1.1.3"), &SourceFilter::any());
     lab.join(GROUP);
-    assert_eq!(foreseen(&lab), None, "the change is spent");
+    assert_eq!(predicted(&lab), None, "the change is spent");
     lab.join("239.1.1.2");
-    assert_eq!(foreseen(&lab), None, "another goes first");
+    assert_eq!(predicted(&lab), None, "another goes first");
     lab.pass(seconds(1));
     assert_eq!(lab.joined("239.1.1.2"), SourceFilter::any());
     lab.pass(seconds(1));
-    assert_eq!(foreseen(&lab), Some(SourceFilter::any()));
+    assert_eq!(predicted(&lab), Some(SourceFilter::any()));
 }

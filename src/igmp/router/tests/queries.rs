@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
+use crate::igmp::RouterConfig;
 use crate::igmp::Timing;
+use crate::igmp::router::counter;
 use crate::igmp::router::tests::lab::*;
-use crate::igmp::router::{RouterConfig, counter};
 use crate::igmp::wire::RecordType::*;
 use crate::igmp::wire::{Message, Query, Version};
 

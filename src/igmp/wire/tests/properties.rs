@@ -50,8 +50,8 @@ fn any_query() -> impl Strategy<Value = Query> {
     ]
 }
 
-fn any_record() -> impl Strategy<Value = Record> {
-    (any::<u8>(), address(), sources()).prop_map(|(kind, group, sources)| Record {
+fn any_record() -> impl Strategy<Value = GroupRecord> {
+    (any::<u8>(), address(), sources()).prop_map(|(kind, group, sources)| GroupRecord {
         kind: kind.into(),
         group,
         sources,
@@ -151,7 +151,7 @@ fn by_etherparse(bytes: &[u8]) -> Option<Message> {
             .group_records()
             .map(|record| {
                 let record = record.ok()?;
-                Some(Record {
+                Some(GroupRecord {
                     kind: record.record_type().0.into(),
                     group: record.multicast_address().into(),
                     sources: record.source_addresses().map(Ipv4Addr::from).collect(),
