@@ -1,5 +1,5 @@
-//! rtnetlink notifications of one namespace: links that change, and multicast groups that its kernel joins
-//! and leaves.
+//! rtnetlink notifications of one namespace: links that change, and multicast groups that its
+//! kernel joins and leaves.
 
 use std::io;
 use std::net::Ipv4Addr;
@@ -59,8 +59,8 @@ pub(crate) struct LinkMonitor {
 }
 
 impl LinkMonitor {
-    /// Opens a socket in the caller's namespace that receives changes of links and, if `memberships` is
-    /// set and the kernel has such notifications, joins and leaves.
+    /// Opens a socket in the caller's namespace that receives changes of links and, if
+    /// `memberships` is set and the kernel has such notifications, joins and leaves.
     ///
     /// # Errors
     /// Those of socket(2) and bind(2).
@@ -129,7 +129,8 @@ impl LinkMonitor {
         self.socket.send_to(&request, &SocketAddr::new(0, 0), 0).map(drop)
     }
 
-    /// Waits until there is something to receive; `false` when there is nothing at the time `until`.
+    /// Waits until there is something to receive; `false` when there is nothing at the time
+    /// `until`.
     pub(crate) fn wait_until(&self, until: Instant) -> bool {
         let left = until.saturating_duration_since(Instant::now());
         let mut polled = [PollFd::new(self.as_fd(), PollFlags::POLLIN)];
@@ -137,10 +138,12 @@ impl LinkMonitor {
             && matches!(ppoll(&mut polled, Some(TimeSpec::from_duration(left)), None), Ok(1))
     }
 
-    /// Receives one datagram, and calls `each` with every event in it. `false` when none is waiting.
+    /// Receives one datagram, and calls `each` with every event in it. `false` when none is
+    /// waiting.
     ///
     /// # Errors
-    /// `ENOBUFS` when notifications were lost because the receive buffer was full. Request the states again.
+    /// `ENOBUFS` when notifications were lost because the receive buffer was full. Request the
+    /// states again.
     pub(crate) fn receive(
         &self,
         buffer: &mut [u8],

@@ -4,11 +4,11 @@ use std::io;
 
 use socket2::{Domain, Protocol, Socket, Type};
 
-/// Opens a non-blocking socket for whole IPv4 packets, in the caller's namespace. Multicast that it sends is
-/// looped back to the namespace.
+/// Opens a non-blocking socket for whole IPv4 packets, in the caller's namespace. Multicast that it
+/// sends is looped back to the namespace.
 ///
-/// The socket keeps nothing that it receives: its protocol is 255 (RFC 3692), which nobody sends, and its
-/// receive buffer is the kernel's smallest.
+/// The socket keeps nothing that it receives: its protocol is 255 (RFC 3692), which nobody sends,
+/// and its receive buffer is the kernel's smallest.
 ///
 /// # Errors
 /// `EPERM` without CAP_NET_RAW.

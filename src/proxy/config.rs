@@ -16,18 +16,19 @@ pub(super) const READY: &str = "ready";
 /// Begins the proxy's answer when it cannot start; the reason follows.
 pub(super) const REFUSED: &str = "error: ";
 
-/// Descriptor of the packet socket that refreshes macvlan's receive filter. The number is fixed and has no
-/// other use, so that the system call filter can forbid to send with this socket.
+/// Descriptor of the packet socket that refreshes macvlan's receive filter. The number is fixed and
+/// has no other use, so that the system call filter can forbid to send with this socket.
 pub(super) const PACKET_SOCKET: RawFd = libc::STDIN_FILENO;
 
 /// The task of one proxy: the first line on its standard input, as JSON.
 ///
-/// The second line is a list of [`CreatedInterface`], in the order of `interfaces`. It is sent when the
-/// interfaces exist. Before it arrives, the proxy opens everything that does not need an interface.
+/// The second line is a list of [`CreatedInterface`], in the order of `interfaces`. It is sent when
+/// the interfaces exist. Before it arrives, the proxy opens everything that does not need an
+/// interface.
 ///
-/// The proxy answers on its standard output with the lines `installed` and `ready`, or with `error: ...`,
-/// and closes it. No descriptor of the container's namespaces is passed: the proxy opens them from `pid`
-/// while it is still root, and checks `pid_start` after it has opened the pidfd.
+/// The proxy answers on its standard output with the lines `installed` and `ready`, or with `error:
+/// ...`, and closes it. No descriptor of the container's namespaces is passed: the proxy opens them
+/// from `pid` while it is still root, and checks `pid_start` after it has opened the pidfd.
 ///
 /// Both sides are of one version of mcrun, so the names of these fields may change.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -39,18 +40,18 @@ pub struct ProxyTask {
     /// Start time of that process in clock ticks since boot (`/proc/PID/stat`, field 22). It
     /// distinguishes the process from a later one with the same pid.
     pub pid_start: u64,
-    /// Whether a join is carried out as soon as the kernel notifies of it (Linux 6.14). If not, or where
-    /// the kernel does not notify, the container's report starts it.
+    /// Whether a join is carried out as soon as the kernel notifies of it (Linux 6.14). If not, or
+    /// where the kernel does not notify, the container's report starts it.
     pub notifications: bool,
-    /// The interfaces to serve. When the second line arrives, each exists in the container's namespace
-    /// and is down. A relayed interface may exist later, and may be up.
+    /// The interfaces to serve. When the second line arrives, each exists in the container's
+    /// namespace and is down. A relayed interface may exist later, and may be up.
     pub interfaces: Vec<InterfaceTask>,
-    /// Mark of the packets that are injected into the container: above 65535, and a secret. A proxy that
-    /// takes over uses the mark of the one before it, so that the rules of each accept what the other
-    /// injects.
+    /// Mark of the packets that are injected into the container: above 65535, and a secret. A proxy
+    /// that takes over uses the mark of the one before it, so that the rules of each accept what
+    /// the other injects.
     pub mark: u32,
-    /// Another proxy still relays for the container. This one starts to relay at the request `takeover`
-    /// or `requery`.
+    /// Another proxy still relays for the container. This one starts to relay at the request
+    /// `takeover` or `requery`.
     #[serde(default)]
     pub takes_over: bool,
 }
@@ -60,8 +61,8 @@ pub struct ProxyTask {
 pub struct InterfaceTask {
     /// Name in the container.
     pub name: String,
-    /// Interface index in the container's namespace, from the second line. 0: the interface does not
-    /// exist yet and will be recognised by its name.
+    /// Interface index in the container's namespace, from the second line. 0: the interface does
+    /// not exist yet and will be recognised by its name.
     #[serde(skip)]
     pub index: u32,
     /// The interface's hardware address, from the second line.
@@ -97,8 +98,8 @@ pub struct CreatedInterface {
 /// How the proxy relays the multicast data of an interface.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RelayTask {
-    /// Whether packets of the container leave with the host's address, and possibly another port. If
-    /// not, they keep the source that the container gave them.
+    /// Whether packets of the container leave with the host's address, and possibly another port.
+    /// If not, they keep the source that the container gave them.
     pub translate: bool,
     /// Upper limits of the relayed data.
     #[serde(default, skip_serializing_if = "RateLimits::is_none")]

@@ -31,8 +31,8 @@ pub fn main() -> ExitCode {
     // A runtime waits until all copies of its pipes are closed.
     // SAFETY: this process has opened nothing yet.
     unsafe { close_inherited(&[]) };
-    // The task and the answer get descriptors of their own. Numbers 0 to 2 become /dev/null, so that a
-    // library that prints does not write into a socket.
+    // The task and the answer get descriptors of their own. Numbers 0 to 2 become /dev/null, so
+    // that a library that prints does not write into a socket.
     let own = |stream: BorrowedFd<'_>| stream.try_clone_to_owned().map(File::from);
     let (Ok(task), Ok(mut answer)) = (own(io::stdin().as_fd()), own(io::stdout().as_fd())) else {
         return ExitCode::FAILURE;
@@ -56,8 +56,8 @@ pub fn main() -> ExitCode {
 }
 
 fn start(task: File, answer: &mut File) -> Result<Proxy, StartError> {
-    // SIGTERM must end the proxy, even where its parent ignored the signal. Whoever sends it cleans up.
-    // SAFETY: no handler is installed or replaced.
+    // SIGTERM must end the proxy, even where its parent ignored the signal. Whoever sends it cleans
+    // up. SAFETY: no handler is installed or replaced.
     unsafe { signal(Signal::SIGTERM, SigHandler::SigDfl) }
         .context(|| "cannot reset SIGTERM".into())?;
     leave_session_and_directory().context(|| "cannot change to the root directory".into())?;
@@ -103,10 +103,11 @@ fn write_line(answer: &mut File, line: &str) -> io::Result<()> {
     answer.write_all(format!("{line}\n").as_bytes())
 }
 
-/// Leaves the caller's session, to survive its end, and the caller's directory, to not keep it busy.
+/// Leaves the caller's session, to survive its end, and the caller's directory, to not keep it
+/// busy.
 fn leave_session_and_directory() -> io::Result<()> {
-    // It fails for the leader of a process group, such as a shell's job, which has left the session's
-    // foreground already.
+    // It fails for the leader of a process group, such as a shell's job, which has left the
+    // session's foreground already.
     let _ = nix::unistd::setsid();
     std::env::set_current_dir("/")
 }
@@ -120,8 +121,8 @@ fn redirect_standard_streams() -> io::Result<()> {
     Ok(())
 }
 
-/// Raises a negative OOM score to 0. A runtime protects itself from the OOM killer, and its children inherit
-/// the score. A positive score stays, because to lower it needs CAP_SYS_RESOURCE.
+/// Raises a negative OOM score to 0. A runtime protects itself from the OOM killer, and its
+/// children inherit the score. A positive score stays, because to lower it needs CAP_SYS_RESOURCE.
 fn reset_oom_score() {
     const FILE: &str = "/proc/self/oom_score_adj";
     if let Ok(value) = std::fs::read_to_string(FILE)
@@ -132,9 +133,9 @@ fn reset_oom_score() {
     }
 }
 
-/// Asks the scheduler for a time slice of 0.1 ms, about what a join takes. On a processor that the container
-/// keeps busy, the proxy then runs at once when a join arrives, and gets no more time in all
-/// (`sched_runtime` of a process of normal priority, Linux 6.12).
+/// Asks the scheduler for a time slice of 0.1 ms, about what a join takes. On a processor that the
+/// container keeps busy, the proxy then runs at once when a join arrives, and gets no more time in
+/// all (`sched_runtime` of a process of normal priority, Linux 6.12).
 fn shorten_time_slice() {
     const SLICE_NS: u64 = 100_000;
     // SAFETY: an all-zero sched_attr is valid.
@@ -144,6 +145,7 @@ fn shorten_time_slice() {
     // SAFETY: the call takes numbers only.
     attributes.sched_nice = unsafe { libc::getpriority(libc::PRIO_PROCESS, 0) };
     attributes.sched_runtime = SLICE_NS;
-    // SAFETY: the kernel reads as many bytes as `size` says. If it refuses, the time slice stays as it is.
+    // SAFETY: the kernel reads as many bytes as `size` says. If it refuses, the time slice stays as
+    // it is.
     unsafe { libc::syscall(libc::SYS_sched_setattr, 0, &raw const attributes, 0) };
 }

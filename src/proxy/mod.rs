@@ -1,18 +1,18 @@
-//! The per-container IGMP proxy process.
+//! The proxy: one process with one thread for each container.
 //!
-//! One process and one thread for each container. `start` opens everything as root (`parts`)
-//! and gives up all privileges (`sandbox`); then `driver` turns an event loop around the
-//! pure protocol of [`crate::igmp`]:
+//! [`main`] opens everything as root (`setup`), gives up all privileges (`process::sandbox`), and
+//! runs the event loop, which calls the pure protocol of [`crate::igmp`]:
 //!
 //! ```text
-//!   container's namespace                         host's namespace
-//!   reports  -> filter (nf_tables) -> downstream -> Router -> upstream (joins)
-//!   kernel's IGMP host <- downstream (injector) <- Router <- lan (queries)
-//!   kernel's notification of a join -> links    -> Router -> upstream, prompt (first report)
-//!   data, where the link carries none        <-> relay <-> data
+//!   container's network namespace                    host's network namespace
+//!   report -> rules -> interception -> Router -> join sockets, early report -> LAN
+//!   notification of a join -> link monitor -> Router
+//!   kernel's IGMP host <- injection <- Router <- query socket <- LAN
+//!   data, where the link carries none <-> relay <-> LAN
 //! ```
 //!
-//! The attachment service launches it with [`ProxyLaunch`]; every process asks it with [`query_all`].
+//! The attachment service launches a proxy with [`ProxyLaunch`]. Any process can ask it with
+//! [`query_all`] and [`subscribe`].
 
 mod config;
 mod container;

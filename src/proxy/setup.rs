@@ -1,7 +1,8 @@
 //! The setup of a proxy: everything that is opened as root, in both namespaces.
 //!
-//! Each step is a type. [`Setup`] needs no interface of the container, and is opened while the service creates
-//! the interfaces. [`Installed`] has the rules, so that the links may come up. [`Resources`] is complete.
+//! Each step is a type. [`Setup`] needs no interface of the container, and is opened while the
+//! service creates the interfaces. [`Installed`] has the rules, so that the links may come up.
+//! [`Resources`] is complete.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -243,8 +244,8 @@ fn find_container(task: &ProxyTask) -> Result<(NetNs, OwnedFd), StartError> {
     let pid = task.pid;
     let namespace = NetNs::of_pid(pid)
         .context(|| format!("cannot open the network namespace of process {pid}"))?;
-    // This fails for a process that has got the pid of one that has ended. The process that is found has
-    // existed since before the namespace was opened, so the namespace is its own.
+    // This fails for a process that has got the pid of one that has ended. The process that is
+    // found has existed since before the namespace was opened, so the namespace is its own.
     let init = ProcessRef { pid, start: task.pid_start }
         .open()
         .context(|| format!("cannot open a pidfd of the container's process {pid}"))?;
@@ -317,7 +318,8 @@ impl InNamespace {
     fn open(task: &mut ProxyTask, notices: &mut Vec<Notice>) -> Result<Self, StartError> {
         let link_monitor = LinkMonitor::open(task.notifications)
             .context(|| "cannot watch the container's interfaces".into())?;
-        // A relayed interface is not made by mcrun. If it does not exist yet, a notification will follow.
+        // A relayed interface is not made by mcrun. If it does not exist yet, a notification will
+        // follow.
         for interface in task.interfaces.iter_mut().filter(|i| i.relay.is_some()) {
             interface.index = nix::net::if_::if_nametoindex(interface.name.as_str()).unwrap_or(0);
         }
@@ -337,7 +339,8 @@ impl InNamespace {
         let frame_socket = announces.then(FrameSocket::open).transpose();
         let frame_socket = frame_socket.context(|| "cannot open a packet socket".into())?;
         let has_receive_filter = task.interfaces.iter().any(|i| i.relay.is_none());
-        // Without the socket the container receives packets of groups that it has left, and drops them.
+        // Without the socket the container receives packets of groups that it has left, and drops
+        // them.
         let receive_filter_socket =
             has_receive_filter.then(|| ReceiveFilterSocket::open().ok()).flatten();
         Ok(InNamespace {
@@ -351,7 +354,8 @@ impl InNamespace {
     }
 }
 
-/// Opens the sockets of the interception; `None`, with a notice, where the kernel lacks what the rules need.
+/// Opens the sockets of the interception; `None`, with a notice, where the kernel lacks what the
+/// rules need.
 fn open_interception(
     task: &ProxyTask,
     notices: &mut Vec<Notice>,
@@ -384,8 +388,8 @@ fn install_rules(
             relayed: interface.relay.as_ref().map(|_| interface.policy.relayed_link_scope_groups()),
         })
         .collect();
-    // The second name is for a container that has a table of the first name, such as that of the proxy
-    // that is being replaced. If that table has an owner, the error is EPERM.
+    // The second name is for a container that has a table of the first name, such as that of the
+    // proxy that is being replaced. If that table has an owner, the error is EPERM.
     let names = [TABLE.to_owned(), format!("{TABLE}-{}", std::process::id())];
     let install = || -> io::Result<&str> {
         let mut last = io::Error::from_raw_os_error(libc::EEXIST);
@@ -417,8 +421,8 @@ fn install_rules(
 /// # Errors
 /// When the container cannot be served without interception, or when a later attempt may succeed.
 fn native_igmp_notice(error: io::Error, task: &ProxyTask) -> Result<Notice, StartError> {
-    // A lack of memory or descriptors passes, but a container that starts without interception stays
-    // without.
+    // A lack of memory or descriptors passes, but a container that starts without interception
+    // stays without.
     if matches!(error.raw_os_error(), Some(libc::ENOMEM | libc::EMFILE | libc::ENFILE)) {
         return Err(error).context(|| "cannot install the interception rules".into());
     }

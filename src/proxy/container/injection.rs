@@ -1,4 +1,5 @@
-//! Injection: packets that are handed to the container's kernel as if they had arrived on an interface.
+//! Injection: packets that are handed to the container's kernel as if they had arrived on an
+//! interface.
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddrV4};
@@ -12,18 +13,18 @@ use crate::sys::sockopt;
 
 /// Injects queries into the container: a raw socket on one of its interfaces.
 ///
-/// With TTL 0 and IP_MULTICAST_LOOP the kernel returns a multicast packet as if it had arrived on the
-/// interface, and drops the copy that would leave (`ip_mc_output` in net/ipv4/ip_output.c). It does so
-/// where the route leads to a group that has a member. Any other packet leaves the interface, even with
-/// TTL 0 (`__mkroute_output` in net/ipv4/route.c). So every query is routed to 224.0.0.1, which all
-/// interfaces have joined, whatever destination its header names.
+/// With TTL 0 and IP_MULTICAST_LOOP the kernel returns a multicast packet as if it had arrived on
+/// the interface, and drops the copy that would leave (`ip_mc_output` in net/ipv4/ip_output.c). It
+/// does so where the route leads to a group that has a member. Any other packet leaves the
+/// interface, even with TTL 0 (`__mkroute_output` in net/ipv4/route.c). So every query is routed to
+/// 224.0.0.1, which all interfaces have joined, whatever destination its header names.
 pub(crate) struct QueryInjector {
     socket: Socket,
 }
 
 impl QueryInjector {
-    /// Opens a socket in the caller's namespace. [`set_interface`](Self::set_interface) is to follow.
-    /// The packets carry `mark`.
+    /// Opens a socket in the caller's namespace. [`set_interface`](Self::set_interface) is to
+    /// follow. The packets carry `mark`.
     ///
     /// # Errors
     /// `EPERM` without CAP_NET_RAW and CAP_NET_ADMIN.
@@ -52,8 +53,8 @@ impl QueryInjector {
     }
 }
 
-/// A random mark for injected packets: one that nothing else uses and nobody can guess. It is above 65535,
-/// because the kernel's own IGMPv3 reports carry the MTU as their mark.
+/// A random mark for injected packets: one that nothing else uses and nobody can guess. It is above
+/// 65535, because the kernel's own IGMPv3 reports carry the MTU as their mark.
 ///
 /// # Errors
 /// Those of getrandom(2).

@@ -6,10 +6,11 @@ use std::os::fd::{AsFd, BorrowedFd};
 use crate::net::nfnetlink::{ACK, Messages, NfSocket, messages};
 use crate::sys::sockopt;
 
-/// Bytes of a packet that NFLOG passes on. A report fills the interface's MTU, 9216 with jumbo frames. A
-/// longer packet is truncated, and counted as malformed.
+/// Bytes of a packet that NFLOG passes on. A report fills the interface's MTU, 9216 with jumbo
+/// frames. A longer packet is truncated, and counted as malformed.
 const COPY_RANGE: u32 = 12 * 1024;
-/// The first NFLOG group that is tried, and how many are tried where the container uses some itself.
+/// The first NFLOG group that is tried, and how many are tried where the container uses some
+/// itself.
 const FIRST_GROUP: u16 = 27_999;
 const GROUPS_TRIED: u16 = 16;
 /// Enough for the reports of a container that joins several hundred groups at once.
@@ -33,10 +34,12 @@ pub(crate) struct LoggedPacket<'a> {
 }
 
 impl NflogSocket {
-    /// Binds a free NFLOG group in the caller's namespace. The kernel passes on each packet at once.
+    /// Binds a free NFLOG group in the caller's namespace. The kernel passes on each packet at
+    /// once.
     ///
     /// # Errors
-    /// `EINVAL` or `EOPNOTSUPP` where the kernel has no nfnetlink_log, `EBUSY` when no group is free.
+    /// `EINVAL` or `EOPNOTSUPP` where the kernel has no nfnetlink_log, `EBUSY` when no group is
+    /// free.
     pub(crate) fn open() -> io::Result<Self> {
         let socket = NfSocket::open()?;
         // A lost packet costs no more than another query, so a smaller buffer is no error.
@@ -44,7 +47,8 @@ impl NflogSocket {
         for group in FIRST_GROUP..FIRST_GROUP + GROUPS_TRIED {
             match bind(&socket, group) {
                 Ok(()) => return Ok(NflogSocket { socket, group }),
-                // The group is in use: EPERM (nfulnl_recv_config), or EBUSY if it was bound just now.
+                // The group is in use: EPERM (nfulnl_recv_config), or EBUSY if it was bound just
+                // now.
                 Err(e) if matches!(e.raw_os_error(), Some(libc::EPERM | libc::EBUSY)) => {}
                 Err(e) => return Err(e),
             }
@@ -57,7 +61,8 @@ impl NflogSocket {
         self.group
     }
 
-    /// Receives one datagram, and calls `each` with every packet in it. `false` when none is waiting.
+    /// Receives one datagram, and calls `each` with every packet in it. `false` when none is
+    /// waiting.
     ///
     /// # Errors
     /// `ENOBUFS` when packets were lost because the receive buffer was full.
@@ -105,7 +110,8 @@ fn bind(socket: &NfSocket, group: u16) -> io::Result<()> {
         let [b0, b1, b2, b3] = COPY_RANGE.to_be_bytes();
         let mode = libc::NFULNL_COPY_PACKET as u8;
         a.raw(libc::NFULA_CFG_MODE as u16, &[b0, b1, b2, b3, mode, 0]);
-        // A queue threshold of one packet: by default the kernel collects packets for up to a second.
+        // A queue threshold of one packet: by default the kernel collects packets for up to a
+        // second.
         a.u32(libc::NFULA_CFG_QTHRESH as u16, 1);
     });
     socket.transact(&request)

@@ -32,8 +32,8 @@ pub(crate) struct KernelMembership<A = Ipv4Addr> {
 impl<A: Address> KernelMembership<A> {
     /// A filter that admits every source that some socket may have joined.
     ///
-    /// Where several sockets have joined, the kernel does not show whether one of them has joined without a
-    /// source list. Only in the SSM range every socket has one (RFC 4607 §4.3).
+    /// Where several sockets have joined, the kernel does not show whether one of them has joined
+    /// without a source list. Only in the SSM range every socket has one (RFC 4607 §4.3).
     pub(crate) fn widest_filter(&self, group: A) -> SourceFilter<A> {
         let source_specific = self.filter.mode == FilterMode::Include && group.is_ssm();
         if self.users > 1 && !source_specific { SourceFilter::any() } else { self.filter.clone() }
@@ -45,8 +45,8 @@ impl<A: Address> KernelMembership<A> {
     }
 }
 
-/// `/proc/net/igmp` and `/proc/net/mcfilter` of a namespace. A file that was opened in the namespace shows
-/// that namespace at every read, whatever namespace the reader is in.
+/// `/proc/net/igmp` and `/proc/net/mcfilter` of a namespace. A file that was opened in the
+/// namespace shows that namespace at every read, whatever namespace the reader is in.
 #[derive(Debug)]
 pub(crate) struct MembershipFiles {
     igmp: File,
@@ -76,8 +76,8 @@ impl MembershipFiles {
         Ok(parse(&String::from_utf8_lossy(&groups), &lists))
     }
 
-    /// The source lists now. This is part of carrying out a join, and is fast: the file has no line for a
-    /// group without a list. `buffer` is scratch space.
+    /// The source lists now. This is part of carrying out a join, and is fast: the file has no line
+    /// for a group without a list. `buffer` is scratch space.
     ///
     /// # Errors
     /// As [`MembershipFiles::memberships`].
@@ -131,8 +131,9 @@ impl<A: Address> SourceEntries<A> {
         self.0.iter().filter(move |of| (of.interface, of.group) == (interface, group))
     }
 
-    /// The source filter of a group that is known to be joined. `None` where the entries do not show it:
-    /// other sockets may have joined without a source list. In the SSM range none has (RFC 4607 §4.3).
+    /// The source filter of a group that is known to be joined. `None` where the entries do not
+    /// show it: other sockets may have joined without a source list. In the SSM range none has (RFC
+    /// 4607 §4.3).
     pub(crate) fn filter_of_joined(&self, interface: u32, group: A) -> Option<SourceFilter<A>> {
         let list = self.of(interface, group);
         if list.clone().next().is_none() {
@@ -143,9 +144,9 @@ impl<A: Address> SourceEntries<A> {
     }
 }
 
-/// Reads the whole file with one system call for each page. A read that is short by more than a line has
-/// reached the end of the file, because before the end the kernel stops only where the next line does not
-/// fit.
+/// Reads the whole file with one system call for each page. A read that is short by more than a
+/// line has reached the end of the file, because before the end the kernel stops only where the
+/// next line does not fit.
 fn read<'b>(file: &File, page: &'b mut [u8]) -> io::Result<Cow<'b, [u8]>> {
     let mut earlier = Vec::new();
     while earlier.len() < READ_LIMIT {
@@ -175,11 +176,12 @@ fn number<N: TryFrom<u64>>(digits: &[u8], radix: u32) -> Option<N> {
     N::try_from(value).ok()
 }
 
-/// Combines /proc/net/igmp (`igmp_mc_seq_show` in net/ipv4/igmp.c) with the lines of /proc/net/mcfilter.
+/// Combines /proc/net/igmp (`igmp_mc_seq_show` in net/ipv4/igmp.c) with the lines of
+/// /proc/net/mcfilter.
 ///
-/// The kernel shows the sources of a filter and not its mode. The mode is EXCLUDE where a socket excludes a
-/// source, and where more sockets have joined than sources are included. 224.0.0.1, which every interface
-/// has joined, is left out.
+/// The kernel shows the sources of a filter and not its mode. The mode is EXCLUDE where a socket
+/// excludes a source, and where more sockets have joined than sources are included. 224.0.0.1,
+/// which every interface has joined, is left out.
 fn parse(igmp: &str, lists: &SourceEntries) -> BTreeMap<(u32, Ipv4Addr), KernelMembership> {
     let mut groups = BTreeMap::new();
     let mut interface = None;

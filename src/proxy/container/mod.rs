@@ -1,5 +1,5 @@
-//! The container's side: interception of its IGMP, injection of queries, the nf_tables rules, and what its
-//! kernel shows in /proc.
+//! The container's side: interception of its IGMP, injection of queries, the nf_tables rules, and
+//! what its kernel shows in /proc.
 
 pub(crate) mod injection;
 pub(crate) mod interception;

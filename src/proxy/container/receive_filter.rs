@@ -1,11 +1,12 @@
-//! The receive filter of a macvlan interface, which keeps a group that was left until it is refreshed.
+//! The receive filter of a macvlan interface, which keeps a group that was left until it is
+//! refreshed.
 //!
-//! A macvlan interface computes its filter from its list of multicast addresses, and only then synchronises
-//! that list with the parent's (`macvlan_set_mac_lists` in drivers/net/macvlan.c). An address that was left
-//! stays on the list until it is synchronised (`__hw_addr_sync` in net/core/dev_addr_lists.c). So the group
-//! that was left last still arrives, as long as another interface of the parent receives it, and costs the
-//! container processor time. The next change of the list ends this. If no change follows, the proxy makes
-//! one.
+//! A macvlan interface computes its filter from its list of multicast addresses, and only then
+//! synchronises that list with the parent's (`macvlan_set_mac_lists` in drivers/net/macvlan.c). An
+//! address that was left stays on the list until it is synchronised (`__hw_addr_sync` in
+//! net/core/dev_addr_lists.c). So the group that was left last still arrives, as long as another
+//! interface of the parent receives it, and costs the container processor time. The next change of
+//! the list ends this. If no change follows, the proxy makes one.
 
 use std::io;
 use std::os::fd::BorrowedFd;
@@ -19,16 +20,18 @@ use crate::sys::sockopt;
 /// The Ethernet address of 224.0.0.1.
 const ALL_SYSTEMS: [u8; 6] = [0x01, 0x00, 0x5e, 0, 0, 1];
 
-/// Time from a leave to the refresh. A join or another leave in that time refreshes the filter anyway. A
-/// refresh takes the RTNL lock and rewrites the parent's hardware filter, so it is worth to wait.
+/// Time from a leave to the refresh. A join or another leave in that time refreshes the filter
+/// anyway. A refresh takes the RTNL lock and rewrites the parent's hardware filter, so it is worth
+/// to wait.
 const DELAY: Duration = Duration::from_millis(100);
 
-/// Changes the multicast address lists of a container's interfaces. It is a packet socket, which needs no
-/// capability for that.
+/// Changes the multicast address lists of a container's interfaces. It is a packet socket, which
+/// needs no capability for that.
 pub(crate) struct ReceiveFilterSocket(());
 
 impl ReceiveFilterSocket {
-    /// Opens the socket in the caller's namespace, as descriptor [`PACKET_SOCKET`]. It receives nothing.
+    /// Opens the socket in the caller's namespace, as descriptor [`PACKET_SOCKET`]. It receives
+    /// nothing.
     ///
     /// # Errors
     /// `EPERM` without CAP_NET_RAW, `EAFNOSUPPORT` where the kernel has no packet sockets.
@@ -38,8 +41,9 @@ impl ReceiveFilterSocket {
         Ok(ReceiveFilterSocket(()))
     }
 
-    /// Adds the address of 224.0.0.1, which every interface has joined, to the list once more, or removes
-    /// it again. The kernel refreshes the filter, and the list has the same addresses as before.
+    /// Adds the address of 224.0.0.1, which every interface has joined, to the list once more, or
+    /// removes it again. The kernel refreshes the filter, and the list has the same addresses as
+    /// before.
     fn refresh(&self, index: u32, add: bool) -> io::Result<()> {
         let mut request = [0; size_of::<libc::packet_mreq>()];
         request[..4].copy_from_slice(&index.to_ne_bytes());
@@ -78,8 +82,8 @@ impl ReceiveFilter {
         self.refresh_at
     }
 
-    /// Refreshes the filter, if it is time to; `index` is the interface's. Without a socket the filter
-    /// stays as it is.
+    /// Refreshes the filter, if it is time to; `index` is the interface's. Without a socket the
+    /// filter stays as it is.
     pub(crate) fn handle_timeout(
         &mut self,
         now: Instant,

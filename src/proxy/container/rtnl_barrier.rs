@@ -1,8 +1,9 @@
 //! Waiting until joins and leaves that are under way are complete.
 //!
-//! The kernel notifies of a source-specific join (`ip_mc_source` in net/ipv4/igmp.c) when it has added the
-//! group, and before it adds the source. At that moment the join looks like one from any source. The whole
-//! system call holds the RTNL lock, so after the proxy has held the lock too, the call is complete.
+//! The kernel notifies of a source-specific join (`ip_mc_source` in net/ipv4/igmp.c) when it has
+//! added the group, and before it adds the source. At that moment the join looks like one from any
+//! source. The whole system call holds the RTNL lock, so after the proxy has held the lock too, the
+//! call is complete.
 
 use std::io;
 
@@ -22,11 +23,11 @@ impl RtnlBarrier {
         Ok(RtnlBarrier(Socket::new(Domain::IPV4, Type::DGRAM, None)?))
     }
 
-    /// Returns when every join or leave that was under way is complete; `false` where the kernel refuses
-    /// the call before it takes the lock.
+    /// Returns when every join or leave that was under way is complete; `false` where the kernel
+    /// refuses the call before it takes the lock.
     pub(crate) fn wait(&self) -> bool {
-        // The option takes the lock (`setsockopt_needs_rtnl` in net/ipv4/ip_sockglue.c), and then fails with
-        // EINVAL because no group is given. No other call with this lock does less.
+        // The option takes the lock (`setsockopt_needs_rtnl` in net/ipv4/ip_sockglue.c), and then
+        // fails with EINVAL because no group is given. No other call with this lock does less.
         let answer = sockopt::set_bytes(&self.0, libc::IPPROTO_IP, libc::IP_DROP_MEMBERSHIP, &[]);
         matches!(answer, Err(e) if e.raw_os_error() == Some(libc::EINVAL))
     }
@@ -96,8 +97,8 @@ mod tests {
         }
     }
 
-    /// Asks for the link state of `lo`. The kernel takes the lock and holds it while it writes the answer
-    /// (`dev_ethtool` in net/ethtool/ioctl.c). Only the answer is in the awaited page.
+    /// Asks for the link state of `lo`. The kernel takes the lock and holds it while it writes the
+    /// answer (`dev_ethtool` in net/ethtool/ioctl.c). Only the answer is in the awaited page.
     fn hold_lock(page: u64) {
         let socket = Socket::new(Domain::IPV4, Type::DGRAM, None).unwrap();
         let command = (page - 4) as *mut u32;

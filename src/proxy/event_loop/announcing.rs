@@ -4,12 +4,12 @@ use std::time::{Duration, Instant};
 
 use crate::net::arp_announcement::Announcer;
 
-/// How long the sockets stay open after the last announcement. The kernel takes some tens of milliseconds to
-/// close them, and the first joins of a container come right after its start.
+/// How long the sockets stay open after the last announcement. The kernel takes some tens of
+/// milliseconds to close them, and the first joins of a container come right after its start.
 const CLOSE_DELAY: Duration = Duration::from_secs(2);
 
-/// Holds the sockets that announce addresses. They can send any frame to the LAN, so they are closed when
-/// all addresses are announced.
+/// Holds the sockets that announce addresses. They can send any frame to the LAN, so they are
+/// closed when all addresses are announced.
 pub(super) enum AddressAnnouncer {
     /// Some address is not announced yet.
     Announcing(Announcer),

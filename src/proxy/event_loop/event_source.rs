@@ -63,7 +63,8 @@ impl EventSource {
         kind << KIND_SHIFT | number
     }
 
-    /// The source that has this data; `None` for a number that [`to_data`](Self::to_data) never returns.
+    /// The source that has this data; `None` for a number that [`to_data`](Self::to_data) never
+    /// returns.
     pub(super) fn from_data(data: u64) -> Option<Self> {
         let number = data & ((1 << KIND_SHIFT) - 1);
         Some(match data >> KIND_SHIFT {

@@ -40,7 +40,8 @@ pub(crate) struct RelaySockets {
 /// One interface.
 pub(crate) struct Interface {
     pub(super) task: InterfaceTask,
-    /// Since when the link is administratively up, according to the notifications; `None`: it is down.
+    /// Since when the link is administratively up, according to the notifications; `None`: it is
+    /// down.
     pub(super) up_since: Option<Instant>,
     /// `None`: the interface has no receive filter, because no multicast arrives by the link.
     receive_filter: Option<ReceiveFilter>,
@@ -162,8 +163,8 @@ impl Interface {
         proxied.relay.as_mut().map_or(Ok(()), |relay| relay.set_interface(index))
     }
 
-    /// The link is up. The first time, the interface's addresses are announced. Nothing happens if the link
-    /// was known to be up.
+    /// The link is up. The first time, the interface's addresses are announced. Nothing happens if
+    /// the link was known to be up.
     pub(super) fn handle_link_up(&mut self, now: Instant, announcer: Option<&Announcer>) {
         if self.up_since.is_some() {
             return;
@@ -238,8 +239,8 @@ impl Interface {
         self.is_for_router(group)
     }
 
-    /// Whether the router keeps state of a group. Groups of 224.0.0.0/24 stay on the link, so the router
-    /// has them only where the link's data is relayed.
+    /// Whether the router keeps state of a group. Groups of 224.0.0.0/24 stay on the link, so the
+    /// router has them only where the link's data is relayed.
     fn is_for_router(&self, group: Ipv4Addr) -> bool {
         match &self.mode {
             Mode::Proxied(proxied) => proxied.relay.is_some() || group.needs_report(),
@@ -286,9 +287,9 @@ impl Interface {
         proxied.into_iter().chain([receive_filter]).flatten().min()
     }
 
-    /// Tells the router the source filter that the container's kernel has for a group, and carries out what
-    /// the router decides. A first join of a group is made and reported before the router's state is
-    /// updated, so that the stream starts as early as possible.
+    /// Tells the router the source filter that the container's kernel has for a group, and carries
+    /// out what the router decides. A first join of a group is made and reported before the
+    /// router's state is updated, so that the stream starts as early as possible.
     pub(super) fn handle_membership(
         &mut self,
         now: Instant,
@@ -312,14 +313,16 @@ impl Interface {
         self.process_router_output(now, upstreams, log);
     }
 
-    /// Opens a spare socket for the next join, if there is none. Call it when nothing else is urgent.
+    /// Opens a spare socket for the next join, if there is none. Call it when nothing else is
+    /// urgent.
     pub(super) fn prepare_spare_join(&mut self, upstreams: &Upstreams) {
         if let Some(proxied) = self.proxied() {
             proxied.joins.prepare(&upstreams.limits);
         }
     }
 
-    /// Carries out what the router has decided: injects queries, joins and leaves groups, logs notices.
+    /// Carries out what the router has decided: injects queries, joins and leaves groups, logs
+    /// notices.
     pub(super) fn process_router_output(
         &mut self,
         now: Instant,
@@ -349,8 +352,8 @@ impl Interface {
 }
 
 impl Proxied {
-    /// Sets the source filter of a group on the upstream and in the relay. The relay admits the group before
-    /// the join, and until the leave is complete.
+    /// Sets the source filter of a group on the upstream and in the relay. The relay admits the
+    /// group before the join, and until the leave is complete.
     fn set_filter(
         &mut self,
         now: Instant,
@@ -397,8 +400,8 @@ fn inject_query(
     interface: &str,
     log: &mut Log,
 ) {
-    /// The interface is down, and its notification is not read yet. The router sends new queries when the
-    /// interface is up.
+    /// The interface is down, and its notification is not read yet. The router sends new queries
+    /// when the interface is up.
     const IS_DOWN: [i32; 4] = [libc::ENETDOWN, libc::ENETUNREACH, libc::ENODEV, libc::ENXIO];
     if let Err(error) = injector.inject(&query.packet)
         && !error.raw_os_error().is_some_and(|code| IS_DOWN.contains(&code))

@@ -1,4 +1,5 @@
-//! The event loop: the only clock of the proxy. It waits for events and timers, and calls all other parts.
+//! The event loop: the only clock of the proxy. It waits for events and timers, and calls all other
+//! parts.
 
 mod announcing;
 mod clients;
@@ -44,12 +45,13 @@ use crate::proxy::relay::Batch;
 const DATAGRAMS_PER_TURN: usize = 64;
 /// Events of one epoll_wait(2).
 const MAX_EVENTS: usize = 16;
-/// Bytes for one NFLOG datagram, notification or packet. A longer datagram is truncated and ignored.
+/// Bytes for one NFLOG datagram, notification or packet. A longer datagram is truncated and
+/// ignored.
 const BUFFER_SIZE: usize = 16 * 1024;
-/// How long the rules stay after the container has ended. Its sockets are closed by then, and its kernel
-/// still reports the leaves: within three timer ticks, and once more within the interval that `link::plan`
-/// sets (`REPORT_INTERVAL_MS`). Such a leave, from the container's own MAC address, would prune a group that
-/// another host on the same switch port receives.
+/// How long the rules stay after the container has ended. Its sockets are closed by then, and its
+/// kernel still reports the leaves: within three timer ticks, and once more within the interval
+/// that `link::plan` sets (`REPORT_INTERVAL_MS`). Such a leave, from the container's own MAC
+/// address, would prune a group that another host on the same switch port receives.
 const DRAIN_TIME: Duration = Duration::from_millis(150);
 
 /// Everything that `setup` has opened for a proxy.
@@ -128,8 +130,8 @@ struct EventLoop {
 
 /// What the proxy does for the container.
 enum Phase {
-    /// Another proxy still relays. This one does all else, and relays after the takeover. `None`: the other
-    /// proxy cannot be reached, or did not hand over its relays.
+    /// Another proxy still relays. This one does all else, and relays after the takeover. `None`:
+    /// the other proxy cannot be reached, or did not hand over its relays.
     WaitingForPredecessor(Option<Predecessor>),
     /// It does everything.
     Serving,
@@ -206,8 +208,8 @@ impl Proxy {
         self.log.notice(now, notice);
     }
 
-    /// Joins the groups that the container has joined before this proxy was started, after another proxy has
-    /// ended or while it is about to. The container's own reports correct what is joined.
+    /// Joins the groups that the container has joined before this proxy was started, after another
+    /// proxy has ended or while it is about to. The container's own reports correct what is joined.
     pub(crate) fn join_existing_memberships(&mut self, now: Instant) {
         let EventLoop { container, interfaces, upstreams, .. } = &mut self.event_loop;
         // If the files cannot be read, the container's reports to the first query show all groups.
@@ -297,12 +299,13 @@ impl EventLoop {
         }
     }
 
-    /// Requests the state of each interface. This is not part of the setup, because the kernel answers only
-    /// while it changes no link, and the service waits for the setup.
+    /// Requests the state of each interface. This is not part of the setup, because the kernel
+    /// answers only while it changes no link, and the service waits for the setup.
     fn request_link_states(&self) -> io::Result<()> {
         for interface in &self.interfaces {
             match interface.task.index {
-                // An interface that does not exist yet, or was created just now, is found by its name.
+                // An interface that does not exist yet, or was created just now, is found by its
+                // name.
                 0 => self.container.link_monitor.request_all_link_states()?,
                 index => self.container.link_monitor.request_link_state(index)?,
             }
@@ -390,8 +393,8 @@ impl EventLoop {
         }
     }
 
-    /// The container has ended: leaves all groups, and keeps the rules so that none of its last reports
-    /// reaches the LAN.
+    /// The container has ended: leaves all groups, and keeps the rules so that none of its last
+    /// reports reaches the LAN.
     fn drain(&mut self, now: Instant, log: &mut Log) -> io::Result<()> {
         self.epoll.delete(&self.container.init)?;
         log.notice(now, Notice::ContainerEnded {});

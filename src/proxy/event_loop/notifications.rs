@@ -1,5 +1,5 @@
-//! Notifications of the container's kernel: links that change, and joins, which the proxy carries out before
-//! the container's kernel reports them.
+//! Notifications of the container's kernel: links that change, and joins, which the proxy carries
+//! out before the container's kernel reports them.
 
 use std::io;
 use std::net::Ipv4Addr;
@@ -16,8 +16,9 @@ use crate::proxy::process::log::Log;
 /// How often memberships that changed while they were looked up are looked up again at once.
 const MAX_ROUNDS: usize = 8;
 
-/// How long a leave waits for a join that may follow: several times what a program takes from one system
-/// call to the next. Without the wait the proxy would still process the leave when the join arrives.
+/// How long a leave waits for a join that may follow: several times what a program takes from one
+/// system call to the next. Without the wait the proxy would still process the leave when the join
+/// arrives.
 const LEAVE_DELAY: Duration = Duration::from_micros(200);
 
 /// The latest notification of a group on an interface.
@@ -93,8 +94,8 @@ impl EventLoop {
         // The container's reports show what is left.
     }
 
-    /// Looks up the source filters of groups that were joined, as far as the kernel's files show them
-    /// exactly.
+    /// Looks up the source filters of groups that were joined, as far as the kernel's files show
+    /// them exactly.
     ///
     /// # Errors
     /// When the files cannot be read.
@@ -103,8 +104,9 @@ impl EventLoop {
             return Ok(());
         }
         let (files, barrier) = (&self.container.membership_files, &self.container.rtnl_barrier);
-        // A source-specific join that is not complete looks like a join from any source. In the SSM range
-        // every join has a source, which is mostly there by now, so there the barrier may not be needed.
+        // A source-specific join that is not complete looks like a join from any source. In the SSM
+        // range every join has a source, which is mostly there by now, so there the barrier may not
+        // be needed.
         let specific = changes.joins().all(|change| change.group.is_ssm());
         let mut complete = !specific && barrier.wait();
         let mut entries = files.source_entries(&mut self.buffer)?;
@@ -130,16 +132,17 @@ impl EventLoop {
         Ok(())
     }
 
-    /// Tells the routers of joins and leaves, instead of waiting for the report that the container's kernel
-    /// sends some timer ticks later. A join whose source filter is not known waits for that report.
+    /// Tells the routers of joins and leaves, instead of waiting for the report that the
+    /// container's kernel sends some timer ticks later. A join whose source filter is not known
+    /// waits for that report.
     fn carry_out_changes(&mut self, now: Instant, log: &mut Log, changes: &mut MembershipChanges) {
         let EventLoop { interfaces, upstreams, .. } = self;
         for interface in interfaces {
             let index = interface.task.index;
             let joins = changes.joins().filter(|change| change.index == index).count();
             let Some(router) = interface.router() else { continue };
-            // Joins go first, because a program waits for their data. Leaves go first where the joins need
-            // the room that they leave.
+            // Joins go first, because a program waits for their data. Leaves go first where the
+            // joins need the room that they leave.
             let joins_first = router.has_room_for(joins);
             for joined in [joins_first, !joins_first] {
                 let own = |c: &&mut MembershipChange| c.index == index && c.joined == joined;
@@ -153,8 +156,8 @@ impl EventLoop {
         }
     }
 
-    /// Receives datagrams until none is waiting, and at most `max`. Changes of links take effect at once,
-    /// changes of memberships are added to `changes`.
+    /// Receives datagrams until none is waiting, and at most `max`. Changes of links take effect at
+    /// once, changes of memberships are added to `changes`.
     fn receive_notifications(
         &mut self,
         now: Instant,
@@ -204,8 +207,9 @@ impl EventLoop {
         }
     }
 
-    /// Closes the announcing sockets later, if all addresses are announced. Where data is relayed they stay
-    /// open, because to close them would interrupt the relay for some tens of milliseconds.
+    /// Closes the announcing sockets later, if all addresses are announced. Where data is relayed
+    /// they stay open, because to close them would interrupt the relay for some tens of
+    /// milliseconds.
     pub(super) fn end_announcing(&mut self, now: Instant) {
         let is_relaying = self.relay_batch.is_some();
         if !is_relaying && self.interfaces.iter().all(Interface::is_announced) {
@@ -214,7 +218,8 @@ impl EventLoop {
     }
 }
 
-/// The interface of this index. One that did not exist before is found by its name, and gets the index.
+/// The interface of this index. One that did not exist before is found by its name, and gets the
+/// index.
 fn interface_of<'i>(
     interfaces: &'i mut [Interface],
     index: u32,

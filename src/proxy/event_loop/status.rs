@@ -56,8 +56,8 @@ impl Interface {
         querier_notice(now, &self.task, self.up_since, querier.as_ref(), &with_sources)
     }
 
-    /// The status of the interface. Where the container's kernel speaks IGMP itself, the groups are those of
-    /// `memberships`.
+    /// The status of the interface. Where the container's kernel speaks IGMP itself, the groups are
+    /// those of `memberships`.
     fn status(&mut self, now: Instant, memberships: &KernelMemberships) -> InterfaceStatus {
         let groups = self.groups(now, memberships);
         let proxied = match &self.mode {

@@ -1,9 +1,10 @@
-//! The container's directory in the state directory. The proxy holds it open, so that it can remove the
-//! directory without privileges.
+//! The container's directory in the state directory. The proxy holds it open, so that it can remove
+//! the directory without privileges.
 //!
-//! The service makes `containers/` with owner root:65534 and mode 1770, in a state directory that only root
-//! may enter, and `containers/ID` with owner 65534:65534 and mode 0700. A process of user 65534 that holds
-//! both descriptors may remove `ID` and its files. Other processes of that user cannot reach them.
+//! The service makes `containers/` with owner root:65534 and mode 1770, in a state directory that
+//! only root may enter, and `containers/ID` with owner 65534:65534 and mode 0700. A process of user
+//! 65534 that holds both descriptors may remove `ID` and its files. Other processes of that user
+//! cannot reach them.
 
 use std::fs::File;
 use std::io;
@@ -97,8 +98,8 @@ impl ContainerDir {
 
     /// Removes all files and the directory. It is no error if they are gone already.
     ///
-    /// Waits for the directory's lock, so that a hook that holds it finishes first. A hook that cleans up
-    /// itself ends this process.
+    /// Waits for the directory's lock, so that a hook that holds it finishes first. A hook that
+    /// cleans up itself ends this process.
     ///
     /// # Errors
     /// The first error, after all removals were tried.

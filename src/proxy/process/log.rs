@@ -39,7 +39,8 @@ enum Sink {
 }
 
 impl Log {
-    /// Opens syslog, or else the file in the container's directory. If both fail, lines are discarded.
+    /// Opens syslog, or else the file in the container's directory. If both fail, lines are
+    /// discarded.
     pub(crate) fn open(container_dir: &ContainerDir, container: &str, now: Instant) -> Self {
         let short: String = container.chars().take(12).collect();
         let prefix = format!("mcrun-proxy[{}]: {short}: ", std::process::id());

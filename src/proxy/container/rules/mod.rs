@@ -1,9 +1,10 @@
-//! The nf_tables rules in the container's namespace: they intercept its IGMP, and drop data that the policy
-//! does not allow.
+//! The nf_tables rules in the container's namespace: they intercept its IGMP, and drop data that
+//! the policy does not allow.
 //!
-//! The tables have the *owner* flag (Linux 5.12): they belong to the proxy's netlink socket, and nobody else
-//! can change them. The kernel removes them when the socket is closed, however the proxy ends. The container
-//! then speaks IGMP natively. As nft(8) shows them, for each proxied interface:
+//! The tables have the *owner* flag (Linux 5.12): they belong to the proxy's netlink socket, and
+//! nobody else can change them. The kernel removes them when the socket is closed, however the
+//! proxy ends. The container then speaks IGMP natively. As nft(8) shows them, for each proxied
+//! interface:
 //!
 //! ```text
 //! table ip mcrun { flags owner
@@ -31,17 +32,18 @@
 //! }
 //! ```
 //!
-//! Every packet of the container passes these rules, so the cheapest comparison that excludes most packets
-//! comes first: the protocol byte before the interface, and in the relay's rule the mark before the rest.
+//! Every packet of the container passes these rules, so the cheapest comparison that excludes most
+//! packets comes first: the protocol byte before the interface, and in the relay's rule the mark
+//! before the rest.
 //!
-//! `MARK` is random for each container. The rules cannot test for "no mark", because the kernel's own
-//! IGMPv3 reports carry one (`igmpv3_newpack` keeps the MTU there). The mark must not be guessable, because
-//! a process with CAP_NET_RAW may set marks since Linux 5.17.
+//! `MARK` is random for each container. The rules cannot test for "no mark", because the kernel's
+//! own IGMPv3 reports carry one (`igmpv3_newpack` keeps the MTU there). The mark must not be
+//! guessable, because a process with CAP_NET_RAW may set marks since Linux 5.17.
 //!
-//! A policy costs each packet one look-up in a balanced tree, or two where it restricts sources, however
-//! long its lists are. Without a policy there is no chain for data. During a takeover both proxies have
-//! their tables, and a packet has to pass both: data that both policies allow arrives without a gap, and
-//! data that only one of them allows is dropped until the old tables are gone.
+//! A policy costs each packet one look-up in a balanced tree, or two where it restricts sources,
+//! however long its lists are. Without a policy there is no chain for data. During a takeover both
+//! proxies have their tables, and a packet has to pass both: data that both policies allow arrives
+//! without a gap, and data that only one of them allows is dropped until the old tables are gone.
 
 mod nftables;
 
@@ -112,11 +114,12 @@ enum Direction {
     Output,
 }
 
-/// Installs the rules for IGMP output and input, and those for data. Without them the proxy cannot serve
-/// the container.
+/// Installs the rules for IGMP output and input, and those for data. Without them the proxy cannot
+/// serve the container.
 ///
 /// # Errors
-/// Those of nf_tables; then nothing is installed. `EEXIST` when the container has a table of this name.
+/// Those of nf_tables; then nothing is installed. `EEXIST` when the container has a table of this
+/// name.
 pub(crate) fn install_interception(
     socket: &NfSocket,
     name: &str,
@@ -150,8 +153,9 @@ pub(crate) fn install_interception(
 
 /// Adds the rules for data, for the interfaces that have a policy or a relay.
 ///
-/// They are at prerouting, so that a dropped packet costs no route look-up and no conntrack entry, and is
-/// not forwarded. They do not apply to IGMP, whose queries have the group as their destination.
+/// They are at prerouting, so that a dropped packet costs no route look-up and no conntrack entry,
+/// and is not forwarded. They do not apply to IGMP, whose queries have the group as their
+/// destination.
 fn add_data_rules(table: &mut Table<'_>, interfaces: &[InterceptedInterface<'_>], mark: u32) {
     const CHAIN: &str = "data";
     let restricted = |interface: &&InterceptedInterface<'_>| !interface.data_filter.is_empty();
@@ -192,8 +196,9 @@ fn add_data_rules(table: &mut Table<'_>, interfaces: &[InterceptedInterface<'_>]
     }
 }
 
-/// Drops data of relayed groups that arrives by the link itself. It comes from a container on the same
-/// bridge, whose relay, or the host, sends it to the LAN too, so that this container's relay receives it.
+/// Drops data of relayed groups that arrives by the link itself. It comes from a container on the
+/// same bridge, whose relay, or the host, sends it to the LAN too, so that this container's relay
+/// receives it.
 fn add_native_data_rules(
     table: &mut Table<'_>,
     base: &str,
@@ -233,12 +238,12 @@ fn add_native_data_rules(
     });
 }
 
-/// Installs the egress rules (Linux 5.16), which also drop the IGMP of packet sockets. No IGMP at all
-/// leaves: the proxy's injected packets are looped back before egress.
+/// Installs the egress rules (Linux 5.16), which also drop the IGMP of packet sockets. No IGMP at
+/// all leaves: the proxy's injected packets are looped back before egress.
 ///
 /// The rules read the frame itself, because a sender can choose `skb->protocol` (it comes from
-/// `sll_protocol`). The rule on the network header is for frames so short that the kernel does not know
-/// where their link header ends.
+/// `sll_protocol`). The rule on the network header is for frames so short that the kernel does not
+/// know where their link header ends.
 ///
 /// # Errors
 /// Those of nf_tables; then nothing is installed.

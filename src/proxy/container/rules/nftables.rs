@@ -97,8 +97,8 @@ pub(super) struct Table<'t> {
 /// A set of the table.
 pub(super) struct Set {
     name: String,
-    /// Number in the batch. Rules of the batch refer to the set by it, because the kernel cannot look up
-    /// the name before the batch is committed.
+    /// Number in the batch. Rules of the batch refer to the set by it, because the kernel cannot
+    /// look up the name before the batch is committed.
     id: u32,
 }
 
@@ -225,8 +225,8 @@ fn push_batch_boundary(batch: &mut Messages, kind: u16) {
     batch.push(kind, 0, libc::AF_UNSPEC as u8, libc::NFNL_SUBSYS_NFTABLES as u16, |_| {});
 }
 
-/// Adds a range: an element for its first address, and an end element for the address after its last. A
-/// range up to 255.255.255.255 has no end element.
+/// Adds a range: an element for its first address, and an end element for the address after its
+/// last. A range up to 255.255.255.255 has no end element.
 fn add_range(list: &mut Attributes<'_>, range: &AddressRange, verdict: Option<&Verdict>) {
     list.nest(nfta::LIST_ELEM, |a| {
         a.nest(nfta::ELEM_KEY, |a| a.raw(nfta::DATA_VALUE, &range.start().octets()));
@@ -268,8 +268,8 @@ pub(super) enum Base {
     Network = 1,
 }
 
-/// The expressions of a rule under construction. All use register 1. A rule ends at the first condition
-/// that a packet does not meet.
+/// The expressions of a rule under construction. All use register 1. A rule ends at the first
+/// condition that a packet does not meet.
 pub(super) struct Rule<'r, 'a> {
     list: &'r mut Attributes<'a>,
 }
@@ -317,9 +317,9 @@ impl Rule<'_, '_> {
         self.compare(operator, value);
     }
 
-    /// Adds the condition that the packet has a route. At prerouting only a packet that this namespace has
-    /// sent and that was looped back has one (`nft_rt_get_eval` in net/netfilter/nft_rt.c,
-    /// `ip_dev_loopback_xmit` in net/ipv4/ip_output.c).
+    /// Adds the condition that the packet has a route. At prerouting only a packet that this
+    /// namespace has sent and that was looped back has one (`nft_rt_get_eval` in
+    /// net/netfilter/nft_rt.c, `ip_dev_loopback_xmit` in net/ipv4/ip_output.c).
     pub(super) fn has_route(&mut self) {
         self.expression("rt", |a| {
             a.u32(nfta::RT_DREG, libc::NFT_REG_1 as u32);

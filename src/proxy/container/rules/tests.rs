@@ -56,7 +56,8 @@ fn assert_arrives(group: Ipv4Addr, source: Ipv4Addr, expected: bool) {
     let port = receiver.local_addr().unwrap().port();
     sender.send_to(b"x", &SocketAddrV4::new(group, port).into()).unwrap();
     if !expected {
-        // A second packet takes the same path. When it has arrived, the first would have arrived too.
+        // A second packet takes the same path. When it has arrived, the first would have arrived
+        // too.
         let marker = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         marker.set_read_timeout(Some(PATIENCE)).unwrap();
         marker.send_to(b"y", marker.local_addr().unwrap()).unwrap();

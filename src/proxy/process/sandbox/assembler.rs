@@ -1,8 +1,8 @@
 //! An assembler of system call filters that runs when mcrun is compiled.
 //!
-//! The kernel runs a new filter with every system call number (`seccomp_cache_prepare`), and compiles it in
-//! several passes. The start of a container waits for this, so the filter is short and fast: a number is
-//! found by binary search, and paths with the same end share it.
+//! The kernel runs a new filter with every system call number (`seccomp_cache_prepare`), and
+//! compiles it in several passes. The start of a container waits for this, so the filter is short
+//! and fast: a number is found by binary search, and paths with the same end share it.
 
 use libc::sock_filter;
 
@@ -14,7 +14,8 @@ const CAPACITY: usize = 256;
 const NUMBER: u32 = 0;
 const ARCHITECTURE: u32 = 4;
 const ARGUMENTS: u32 = 16;
-/// Bytes of an argument. The filter reads its lower half, which comes first on little-endian machines.
+/// Bytes of an argument. The filter reads its lower half, which comes first on little-endian
+/// machines.
 const ARGUMENT_SIZE: u32 = 8;
 
 /// A position in the program that a jump can lead to.
@@ -90,8 +91,8 @@ impl Assembler {
         self.load(ARGUMENTS + check.argument * ARGUMENT_SIZE)
     }
 
-    /// Completes the program: it looks up the number among the calls, and denies a number that is not
-    /// there. A call of another architecture, where numbers mean other calls, ends the process.
+    /// Completes the program: it looks up the number among the calls, and denies a number that is
+    /// not there. A call of another architecture, where numbers mean other calls, ends the process.
     pub(super) const fn finish<const N: usize>(
         mut self,
         architecture: u32,
@@ -107,8 +108,8 @@ impl Assembler {
         self
     }
 
-    /// Divides all numbers into spans with one target each. A span reaches up to the first number of the
-    /// next. The numbers between calls are spans that are denied.
+    /// Divides all numbers into spans with one target each. A span reaches up to the first number
+    /// of the next. The numbers between calls are spans that are denied.
     const fn spans(&self, calls: &[Call]) -> ([Call; CAPACITY], usize) {
         let denied = Call { number: 0, target: self.deny };
         let mut spans = [denied; CAPACITY];

@@ -1,7 +1,8 @@
 //! The sandbox: the proxy gives up all privileges that it does not need after its setup.
 //!
-//! The change of user, the loss of capabilities and the system call filter are mandatory: without them the
-//! proxy does not run. Landlock is used as far as the kernel has it (Linux 5.13 and later).
+//! The change of user, the loss of capabilities and the system call filter are mandatory: without
+//! them the proxy does not run. Landlock is used as far as the kernel has it (Linux 5.13 and
+//! later).
 
 mod assembler;
 mod system_calls;
@@ -31,8 +32,8 @@ fn failed<E: Into<io::Error>>(what: &'static str) -> impl FnOnce(E) -> SandboxEr
     move |e| SandboxError { what, source: e.into() }
 }
 
-/// Confines the process, irrevocably. It can use the descriptors that are open, remove the container's
-/// directory, and make the system calls of [`system_calls`].
+/// Confines the process, irrevocably. It can use the descriptors that are open, remove the
+/// container's directory, and make the system calls of [`system_calls`].
 ///
 /// Returns whether landlock is in force.
 ///
@@ -76,8 +77,8 @@ fn drop_bounding_set() -> io::Result<()> {
     Ok(())
 }
 
-/// Empties the effective, permitted, inheritable and ambient sets. The change of user has emptied all except
-/// the inheritable one, unless securebits were inherited.
+/// Empties the effective, permitted, inheritable and ambient sets. The change of user has emptied
+/// all except the inheritable one, unless securebits were inherited.
 fn drop_capabilities() -> io::Result<()> {
     /// `_LINUX_CAPABILITY_VERSION_3`: two words of 32 capabilities each.
     const VERSION: u32 = 0x2008_0522;

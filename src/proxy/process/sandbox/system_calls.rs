@@ -54,8 +54,8 @@ pub(super) const ALWAYS: &[c_long] = &[
     libc::SYS_epoll_wait,
 ];
 
-/// Allowed with every descriptor except that of the [packet socket](config::PACKET_SOCKET), which could
-/// send any frame, and receive all frames once it is bound.
+/// Allowed with every descriptor except that of the [packet socket](config::PACKET_SOCKET), which
+/// could send any frame, and receive all frames once it is bound.
 pub(super) const NOT_BY_PACKET_SOCKET: &[c_long] =
     &[libc::SYS_sendto, libc::SYS_write, libc::SYS_sendmsg, libc::SYS_sendmmsg, libc::SYS_bind];
 
@@ -87,8 +87,8 @@ const PACKET_SOCKET: OneOf = value(0, &[config::PACKET_SOCKET as u32]);
 const NOT_EXECUTABLE: &[OneOf] =
     &[OneOf { argument: 2, mask: libc::PROT_EXEC as u32, values: &[0] }];
 
-/// The socket options that may be set, by their level. The filter compares them in this order, so those that
-/// a join sets come first.
+/// The socket options that may be set, by their level. The filter compares them in this order, so
+/// those that a join sets come first.
 pub(super) const OPTIONS: &[(&[u32], &[u32])] = &[
     (
         &[libc::IPPROTO_IP as u32],
@@ -163,11 +163,11 @@ const fn call(number: c_long, target: Label) -> Call {
     Call { number: number as u32, target }
 }
 
-/// Restricts the process to the calls of this file: it cannot open a file, start a program or trace a
-/// process, and the only sockets that it can open are UDP sockets, which hold joins.
+/// Restricts the process to the calls of this file: it cannot open a file, start a program or trace
+/// a process, and the only sockets that it can open are UDP sockets, which hold joins.
 ///
-/// Any other call fails with EPERM. It does not kill the process, so that a call of a C library that was
-/// overlooked here does not end a container's multicast.
+/// Any other call fails with EPERM. It does not kill the process, so that a call of a C library
+/// that was overlooked here does not end a container's multicast.
 ///
 /// # Errors
 /// Those of seccomp(2): the kernel has no filters, or `no_new_privs` is not set.
