@@ -32,7 +32,8 @@ demo_packages := runc
 # What make bench sets beside mcrun, or measures with.
 bench_packages := iproute2 util-linux python3-minimal docker.io busybox-static containernetworking-plugins igmpproxy smcroute gcc libc6-dev
 # All tests that start a proxy run once more with a proxy as on kernels that do not tell of joins. These
-# topics start none, or run in a virtual machine, whose kernel does not tell of joins anyway.
+# topics start none, run in a virtual machine, whose kernel does not tell of joins anyway, or follow the
+# commands of the documentation, which are the same.
 once := delivered dependencies documentation generated install ipvlan options probe static_binaries
 test_packages := runc crun docker.io containerd podman netavark iptables busybox-static iproute2 nftables tcpdump util-linux libcap2-bin make \
     qemu-system-x86 docker-compose mandoc

@@ -222,11 +222,16 @@ fn man_pages_have_all_sections() {
 fn man_pages_lead_to_pages_that_are_there() {
     let pages = committed_pages();
     for (name, text) in &pages {
-        for line in text.lines().filter_map(|line| line.strip_prefix(".BR mcrun")) {
-            // Without a section in parentheses it is only a name in bold.
-            let Some((rest, section)) = line.split_once(" (") else { continue };
-            let (section, _) = section.split_once(')').expect("the section's end");
-            let file = format!("mcrun{}.{section}", rest.replace("\\-", "-"));
+        for line in text.lines() {
+            // man(7) and mdoc(7); without a section a name is only in bold.
+            let man = || line.strip_prefix(".BR ")?.split_once(" (");
+            let mdoc = || line.strip_prefix(".Xr ")?.split_once(' ');
+            let Some((page, rest)) = man().or_else(mdoc) else { continue };
+            if !page.starts_with("mcrun") {
+                continue;
+            }
+            let section = rest.chars().next().expect("a section");
+            let file = format!("{}.{section}", page.replace("\\-", "-"));
             assert!(pages.contains_key(&file), "{name}: {file}");
         }
     }
