@@ -31,10 +31,14 @@ manual   := $(shell find docs -type f)
 demo_packages := runc
 # What make bench sets beside mcrun, or measures with.
 bench_packages := iproute2 util-linux python3-minimal docker.io busybox-static containernetworking-plugins igmpproxy smcroute gcc libc6-dev
-# All tests that start a proxy run once more with a proxy as on kernels that do not tell of joins. These
-# topics start none, run in a virtual machine, whose kernel does not tell of joins anyway, or follow the
-# commands of the documentation, which are the same.
-once := delivered dependencies documentation generated install ipvlan options probe static_binaries
+# All tests that start a proxy run once more with a proxy as on kernels that do not tell of joins. The topics
+# of tests/main.rs that are left out then start none, follow the commands of the documentation, start one
+# that is configured otherwise (demo), or run in a virtual machine, whose kernel does not tell of joins
+# anyway (ipvlan).
+once := architecture delivered demo dependencies documentation generated install ipvlan options probe run \
+    run_exec run_lifetime run_terminal setup static_binaries
+# Tests that run beside each other: they wait most of the time.
+TEST_THREADS ?= 4
 test_packages := runc crun docker.io containerd podman netavark iptables busybox-static iproute2 nftables tcpdump util-linux libcap2-bin make \
     qemu-system-x86 docker-compose mandoc
 # The kernel of the virtual machine in which tests/ipvlan.rs runs.
@@ -59,8 +63,8 @@ test: need-root
 	@scripts/apt-unpack '$(vm_kernel)' target/debian
 	@scripts/need-toolchain
 	# A shell's background job ignores SIGINT, and so would all that the tests start and interrupt.
-	env --default-signal=INT,QUIT cargo test --locked
-	MCRUN_TEST_NOTIFICATIONS=off env --default-signal=INT,QUIT \
+	RUST_TEST_THREADS=$(TEST_THREADS) env --default-signal=INT,QUIT cargo test --locked
+	MCRUN_TEST_NOTIFICATIONS=off RUST_TEST_THREADS=$(TEST_THREADS) env --default-signal=INT,QUIT \
 	    cargo test --locked --test main -- $(addprefix --skip ,$(addsuffix ::,$(once)))
 
 lint:

@@ -6,7 +6,7 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::time::Duration;
 
 use crate::lab;
-use crate::lab::{Container, Containerd, Cri, Lab, PARENT, PATIENCE, Pod, SOURCES, wait_until};
+use crate::lab::{Container, Containerd, Cri, Lab, PARENT, Pod};
 
 const GROUP: Ipv4Addr = Ipv4Addr::new(239, 6, 3, 1);
 const IMAGE: &str = "lab.example/lab:1";
@@ -60,7 +60,6 @@ fn lab_with_cri() -> (Lab, Containerd, Cri) {
 #[test]
 fn a_pod_is_attached_once_to_its_sandbox() {
     let (lab, containerd, cri) = lab_with_cri();
-    let _stream = lab.send(GROUP, SOURCES[0], 500);
     let capture = lab.capture();
     let name = lab.name("cam");
     let cgroup = containerd.cgroup();
@@ -71,14 +70,11 @@ fn a_pod_is_attached_once_to_its_sandbox() {
     let pid = containerd.pid(&lab, NAMESPACE, &sandbox);
     let in_app = containerd.commands(NAMESPACE, &app);
     let container = Container::of_engine(&name, &sandbox, pid, in_app);
-    let receiver = lab.receive(&container, GROUP, None, Duration::from_secs(4));
-    lab.wait_joined(&container, GROUP);
-    wait_until("the switch forwards", PATIENCE, || {
-        lab.forwarded().contains(&GROUP.to_string()).then_some(())
+    let mcrun = lab.exec_command(&container, &["mcrun"]);
+    lab.assert_stream_arrives_by(mcrun, &container, GROUP, || {
+        let shown = lab.groups(&container);
+        assert_eq!(shown[0]["name"], format!("studio/{name}"), "the pod's name");
     });
-    assert_eq!(lab.groups(&container)[0]["name"], format!("studio/{name}"), "the pod's name");
-    let reception = receiver.finish();
-    assert!(reception.packets > 500 && reception.lost == 0, "{reception:?}");
     lab.wait_left(&container, GROUP);
     lab.assert_one_igmp_host(&capture.finish());
 

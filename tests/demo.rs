@@ -10,6 +10,8 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
 
+use crate::timing::Timing;
+
 /// What the demonstration may take in all.
 const LIMIT: Duration = Duration::from_secs(60);
 
@@ -21,11 +23,11 @@ fn demo(arguments: &[&str]) -> Command {
 }
 
 /// A demonstration that ends, at the latest, with the test.
-struct Running(Child);
+struct Running(Child, #[expect(dead_code, reason = "ends when dropped")] Timing);
 
 impl Running {
     fn start(arguments: &[&str]) -> Self {
-        Running(demo(arguments).spawn().unwrap())
+        Running(demo(arguments).spawn().unwrap(), Timing::start())
     }
 
     fn pid(&self) -> u32 {

@@ -1,7 +1,6 @@
 //! Containers on the engines' own bridges, which carry no multicast, as discovery protocols find them.
 
 use std::net::{Ipv4Addr, SocketAddrV4};
-use std::time::Duration;
 
 use crate::lab::{
     Background, Container, Dockerd, Engine, HOST, Lab, PATIENCE, SOURCES, assert_whole, output,
@@ -15,7 +14,8 @@ const MDNS: Ipv4Addr = Ipv4Addr::new(224, 0, 0, 251);
 const MDNS_PORT: u16 = 5353;
 const SSDP: Ipv4Addr = Ipv4Addr::new(239, 255, 255, 250);
 const SSDP_PORT: u16 = 1900;
-const QUIET: Duration = Duration::from_millis(400);
+/// The last datagram of a part of the test.
+const END: &str = "end";
 
 #[test]
 fn streams_and_discovery_reach_containers_on_dockers_default_bridge() {
@@ -60,8 +60,9 @@ fn a_stream_arrives(lab: &Lab, containers: &[Container]) {
     let inside: Vec<_> = inside.collect();
     let sender = lab.socket("src", SOURCES[0], 0);
     stream(&sender, "external", 5000, (GROUP, PORT));
+    sender.send(END.as_bytes(), (GROUP, PORT));
     for socket in &inside {
-        assert_whole(&socket.drain(QUIET), "external", 5000, SOURCES[0]);
+        assert_whole(&socket.receive_until(END), "external", 5000, SOURCES[0]);
     }
 }
 
@@ -78,21 +79,26 @@ fn mdns_is_answered(lab: &Lab, containers: &[Container]) {
             responder
         })
         .collect();
-    querier.send(b"query", (MDNS, MDNS_PORT));
-    for responder in &responders {
-        assert_eq!(payloads(&responder.drain(QUIET)), ["query"]);
+    for text in ["query", END] {
+        querier.send(text.as_bytes(), (MDNS, MDNS_PORT));
     }
-    let _ = querier.drain(QUIET);
+    for responder in &responders {
+        assert_eq!(payloads(&responder.receive_until(END)), ["query"]);
+    }
+    assert_eq!(payloads(&querier.receive_until(END)), ["query"], "its own kernel's copy");
     for (own, text) in responders.iter().zip(["first", "second"]) {
-        own.send(text.as_bytes(), (MDNS, MDNS_PORT));
-        let (answer, from) = querier.receive(PATIENCE).expect("the answer");
-        let host = SocketAddrV4::new(HOST, MDNS_PORT);
-        assert_eq!((&answer[..], from), (text.as_bytes(), host));
-        // Its own kernel's copy is one of them.
-        for responder in &responders {
-            assert_eq!(payloads(&responder.drain(QUIET)), [text]);
+        for text in [text, END] {
+            own.send(text.as_bytes(), (MDNS, MDNS_PORT));
         }
-        assert_eq!(payloads(&querier.drain(QUIET)), Vec::<String>::new());
+        let answer = querier.receive_until(END);
+        assert_eq!(payloads(&answer), [text]);
+        assert_eq!(answer[0].1, SocketAddrV4::new(HOST, MDNS_PORT));
+        // Whatever came back to the containers would come before this.
+        querier.send(b"behind", (MDNS, MDNS_PORT));
+        for responder in &responders {
+            assert_eq!(payloads(&responder.receive_until("behind")), [text, END]);
+        }
+        assert_eq!(payloads(&querier.receive_until("behind")), [""; 0]);
     }
 }
 

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
-use crate::lab::{Container, Lab, PARENT, PATIENCE, SOURCES, run, wait_until};
+use crate::lab::{Container, Lab, PARENT, PATIENCE, run, wait_until};
 use serde_json::Value;
 
 fn link(container: &Container, name: &str) -> Value {
@@ -100,11 +100,7 @@ fn an_interface_without_address_is_up_and_joins_pick_it() {
     assert_eq!(addresses(&container, "mc0"), BTreeSet::new());
     assert_eq!(link(&container, "mc0")["operstate"], "UP");
     let group = Ipv4Addr::new(239, 6, 1, 1);
-    let _stream = lab.send(group, SOURCES[0], 200);
-    let receiver = lab.receive(&container, group, None, Duration::from_secs(3));
-    lab.wait_joined(&container, group);
-    let reception = receiver.finish();
-    assert!(reception.packets > 0 && reception.lost == 0, "{reception:?}");
+    lab.assert_stream_arrives(&container, group);
 }
 
 #[test]

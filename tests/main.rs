@@ -50,4 +50,5 @@ mod ssm;
 mod state_lost;
 mod static_binaries;
 mod terminal;
+mod timing;
 mod vm;

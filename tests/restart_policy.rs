@@ -16,14 +16,16 @@ const RATE: u32 = 1000;
 /// Within what everything must be gone.
 const LIMIT: Duration = Duration::from_secs(3);
 
-/// The interface is as it was asked for, and a running stream arrives without loss.
+/// The interface is as it was asked for, and the running stream arrives whole.
 fn assert_receives(lab: &Lab, container: &Container) {
     let addresses = &container.ip("-4 addr show mc0")[0]["addr_info"];
     assert_eq!(addresses[0]["local"], ADDRESS, "{addresses}");
     let link = &container.ip("link show mc0")[0];
     assert_eq!((&link["address"], &link["operstate"]), (&MAC.into(), &"UP".into()), "{link}");
-    let reception = lab.receive(container, GROUP, None, Duration::from_secs(1)).finish();
-    assert!(reception.packets > 300 && reception.lost == 0, "{reception:?}");
+    let reception = lab.receive_count(container, GROUP, None, 500).finish();
+    // The receiver reads in batches, so that a few more than it waits for may come.
+    let is_whole = reception.lost == 0 && reception.duplicated == 0;
+    assert!(reception.packets >= 500 && is_whole, "{reception:?}");
 }
 
 #[test]

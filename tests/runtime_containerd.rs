@@ -6,7 +6,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use crate::lab;
-use crate::lab::{Container, Containerd, Lab, PARENT, PATIENCE, SOURCES, output, run, wait_until};
+use crate::lab::{Container, Containerd, Lab, PARENT, PATIENCE, output, run};
 
 const GROUP: Ipv4Addr = Ipv4Addr::new(239, 6, 2, 1);
 const NAMESPACE: &str = "lab";
@@ -41,17 +41,10 @@ fn start(lab: &Lab, containerd: &Containerd) -> Container {
 fn a_container_of_ctr_receives_and_leaves_nothing() {
     let mut lab = Lab::new(3);
     let containerd = Containerd::start(&mut lab);
-    let _stream = lab.send(GROUP, SOURCES[0], 500);
     let capture = lab.capture();
     let container = start(&lab, &containerd);
 
-    let receiver = lab.receive(&container, GROUP, None, Duration::from_secs(4));
-    lab.wait_joined(&container, GROUP);
-    wait_until("the switch forwards", PATIENCE, || {
-        lab.forwarded().contains(&GROUP.to_string()).then_some(())
-    });
-    let reception = receiver.finish();
-    assert!(reception.packets > 500 && reception.lost == 0, "{reception:?}");
+    lab.assert_stream_arrives(&container, GROUP);
     lab.wait_left(&container, GROUP);
     lab.assert_one_igmp_host(&capture.finish());
     let shown = lab.ps(&container).expect("mcrun ps knows the container");

@@ -58,11 +58,7 @@ fn assert_gone(lab: &Lab, proxy: i32) {
 /// A new container of the same name, address and MAC address.
 fn assert_works(lab: &Lab, container: &Container) {
     assert_eq!(container.ip("link show mc0")[0]["address"], MAC);
-    let receiver = lab.receive(container, GROUP, None, Duration::from_secs(2));
-    lab.wait_joined(container, GROUP);
-    let _stream = lab.send(GROUP, SOURCES[0], 1000);
-    let reception = receiver.finish();
-    assert!(reception.packets > 300 && reception.lost == 0, "{reception:?}");
+    lab.assert_stream_arrives(container, GROUP);
 }
 
 fn under_a_runtime(runtime: Runtime, end: impl Fn(&Lab, &Container)) {

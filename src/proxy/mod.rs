@@ -36,5 +36,5 @@ pub use crate::proxy::control::status::{
     RelayCounts, RelayStatus, TranslatedPort,
 };
 pub use crate::proxy::main::main;
-#[doc(hidden)]
+#[cfg(any(test, feature = "fuzzing"))]
 pub use crate::proxy::relay::check_relayed_packet;

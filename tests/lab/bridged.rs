@@ -138,15 +138,16 @@ impl Udp {
         }
     }
 
-    /// So many datagrams, or those that come in time, and what follows them at once.
-    pub fn take(&self, count: usize) -> Vec<(Vec<u8>, SocketAddrV4)> {
-        let first: Vec<_> = (0..count).map_while(|_| self.receive(super::PATIENCE)).collect();
-        let more = self.drain(Duration::from_millis(300));
-        first.into_iter().chain(more).collect()
-    }
-
-    /// All that comes until nothing has come for `quiet`.
-    pub fn drain(&self, quiet: Duration) -> Vec<(Vec<u8>, SocketAddrV4)> {
-        std::iter::from_fn(|| self.receive(quiet)).collect()
+    /// All that comes before the datagram `marker`. Sent last and on the way that others could come, it
+    /// shows that no more of them come.
+    pub fn receive_until(&self, marker: &str) -> Vec<(Vec<u8>, SocketAddrV4)> {
+        let mut received = Vec::new();
+        loop {
+            match self.receive(super::PATIENCE) {
+                Some((bytes, _)) if bytes == marker.as_bytes() => return received,
+                Some(datagram) => received.push(datagram),
+                None => panic!("{marker:?} did not come behind {} datagrams", received.len()),
+            }
+        }
     }
 }

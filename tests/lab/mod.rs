@@ -37,6 +37,8 @@ use std::time::Duration;
 use serde_json::Value;
 use tempfile::TempDir;
 
+use crate::timing::Timing;
+
 pub use bridged::{BRIDGE, Udp};
 pub use capture::Capture;
 pub use container::{Bundle, Container, EngineCommands, Runtime};
@@ -74,6 +76,7 @@ pub struct Lab {
     bare: RefCell<Vec<&'static str>>,
     before: Leftovers,
     host_mac: String,
+    _timing: Timing,
 }
 
 impl Lab {
@@ -92,6 +95,7 @@ impl Lab {
             bare: RefCell::default(),
             before: Leftovers::default(),
             host_mac: String::new(),
+            _timing: Timing::start(),
         };
         lab.build(igmp_version);
         lab.host_mac = lab.link(PARENT)["address"].as_str().expect("a MAC").to_owned();

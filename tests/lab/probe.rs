@@ -9,10 +9,13 @@ use serde_json::Value;
 
 use super::facts::memberships;
 use super::process::{Background, wait_until};
-use super::{Container, Lab, PARENT, PATIENCE};
+use super::{Container, Lab, PARENT, PATIENCE, SOURCES};
 
 /// UDP port of every stream.
 const PORT: u16 = 5004;
+
+/// How many packets show that a stream arrives whole: half a second of one.
+const SHOWN: u32 = 500;
 
 /// A stream that runs until it is dropped, but not longer than a test.
 pub struct Sender(#[expect(dead_code, reason = "ends when dropped")] Background);
@@ -73,6 +76,30 @@ impl Lab {
     ) -> Background {
         let command = self.enter("src", env!("CARGO_BIN_EXE_mcrun"));
         send_count(command, group, rate, count, &["--source", &source.to_string()])
+    }
+
+    /// A stream to a group arrives in a container, each packet once.
+    pub fn assert_stream_arrives(&self, container: &Container, group: Ipv4Addr) {
+        let mcrun = self.exec_command(container, &["mcrun"]);
+        self.assert_stream_arrives_by(mcrun, container, group, || {});
+    }
+
+    /// The same, where a prepared command runs mcrun; `while_joined` runs before the first packet.
+    pub fn assert_stream_arrives_by(
+        &self,
+        mcrun: Command,
+        container: &Container,
+        group: Ipv4Addr,
+        while_joined: impl FnOnce(),
+    ) {
+        let receiver = receive_count(mcrun, group, None, SHOWN, &[]);
+        self.wait_joined(container, group);
+        self.wait_forwarded(group);
+        while_joined();
+        let sender = self.send_count(group, SOURCES[0], 1000, SHOWN);
+        receiver.assert_each_once(SHOWN);
+        let sent = sender.finish(PATIENCE);
+        assert!(sent.status.success(), "probe send: {sent:?}");
     }
 
     /// Receives so many packets in the network namespace of a container, however long that takes.
@@ -189,6 +216,13 @@ fn receive(
 }
 
 impl Receiver {
+    /// It has received each of so many packets once, all from one source.
+    pub fn assert_each_once(self, packets: u32) {
+        let reception = self.finish();
+        let seen = (reception.packets, reception.lost, reception.duplicated);
+        assert_eq!(seen, (packets.into(), 0, 0), "packets, lost, duplicated: {reception:?}");
+    }
+
     /// Ends it now; what it received.
     pub fn stop(self) -> Reception {
         self.0.signal(libc::SIGINT);

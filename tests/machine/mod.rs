@@ -13,6 +13,8 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use tempfile::TempDir;
 
+use crate::timing::Timing;
+
 /// What a test may wait for: far beyond what anything takes on a loaded machine.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -22,6 +24,7 @@ pub const ENGINES: [&str; 2] = ["runc", "crun"];
 pub struct Machine {
     prefix: String,
     dir: TempDir,
+    _timing: Timing,
 }
 
 impl Machine {
@@ -34,7 +37,7 @@ impl Machine {
         let number = COUNTER.fetch_add(1, Ordering::Relaxed);
         let prefix = format!("mt-{}-{number}-", std::process::id());
         let dir = tempfile::Builder::new().prefix("mcrun-run-").tempdir().expect("tempdir");
-        let machine = Machine { prefix, dir };
+        let machine = Machine { prefix, dir, _timing: Timing::start() };
         let rootfs = machine.rootfs();
         for dir in ["bin", "dev", "etc", "proc", "sys", "tmp"] {
             fs::create_dir_all(rootfs.join(dir)).expect("rootfs");

@@ -25,6 +25,8 @@ use std::time::{Duration, Instant};
 
 use archive::Archive;
 
+use crate::timing::Timing;
+
 /// The modules whose tests run in the machine.
 const TOPICS: [&str; 1] = ["ipvlan::"];
 
@@ -60,6 +62,7 @@ pub(super) fn run<F: FnOnce()>(test: F) {
     if std::env::var_os("MCRUN_TEST_GUEST").is_some() {
         return test();
     }
+    let _timing = Timing::start();
     static OUTCOMES: OnceLock<Result<Outcomes, String>> = OnceLock::new();
     // The closure's type is called `program::topic::test::{{closure}}`.
     let name = type_name::<F>();

@@ -40,7 +40,7 @@ use crate::proxy::control::status::{RelayCounts, RelayStatus, TranslatedPort};
 pub(crate) use crate::proxy::relay::batch::Batch;
 pub(crate) use crate::proxy::relay::handover::RelayHandover;
 use crate::proxy::relay::looped_back::LoopedBack;
-#[doc(hidden)]
+#[cfg(any(test, feature = "fuzzing"))]
 pub use crate::proxy::relay::packet::check_relayed_packet;
 use crate::proxy::relay::port_translation::PortTranslation;
 use crate::proxy::relay::rate_limiter::RateLimiter;

@@ -305,7 +305,9 @@ pub(super) fn build(
     bytes
 }
 
+#[cfg(any(test, feature = "fuzzing"))]
 mod properties;
+#[cfg(any(test, feature = "fuzzing"))]
 pub use crate::proxy::relay::packet::properties::check_relayed_packet;
 
 #[cfg(test)]

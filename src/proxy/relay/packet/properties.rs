@@ -1,4 +1,4 @@
-//! What must hold for a packet of any bytes; for tests, which call it with as many as they can.
+//! What must hold for a packet of any bytes. Compiled for tests and for fuzzing alone.
 
 use crate::proxy::relay::packet::*;
 
@@ -9,7 +9,6 @@ const OUTSIDE: (Ipv4Addr, u16) = (Ipv4Addr::new(192, 0, 2, 1), 4321);
 ///
 /// # Panics
 /// When something does not hold.
-#[doc(hidden)]
 pub fn check_relayed_packet(bytes: &[u8], size: usize) {
     let mut original = bytes.to_vec();
     let Some(original) = Packet::parse(&mut original) else { return };
