@@ -305,7 +305,7 @@ fn what_cannot_be_changed_is_named_and_stays_as_it_is() {
             "containerd",
             CONTAINERD,
             "version = 2\n[plugins.\"io.containerd.grpc.v1.cri\".containerd.runtimes.mcrun]\n",
-            "has a runtime mcrun already",
+            "has a runtime handler mcrun that mcrun setup did not write; remove [plugins.\"io",
         ),
         ("cdi", "etc/cdi/mcrun.yaml", "kind: other\n", "does not come from mcrun"),
     ] {

@@ -1,6 +1,7 @@
 //! The attachment syntax: `KEY=VALUE[,KEY=VALUE...]` to [`Attachment`].
 
 use crate::attachment::error::{SpecError, fail, suggestion};
+use crate::attachment::keys::Key;
 use crate::attachment::values::Values;
 use crate::attachment::{Attachment, Driver, keys};
 use crate::primitives::InterfaceName;
@@ -120,22 +121,35 @@ fn check_parents(attachments: &[Attachment]) -> Result<(), SpecError> {
 /// A line that names the key, the value and what would be right.
 pub fn parse_spec(text: &str) -> Result<Attachment, SpecError> {
     let mut values = Values::default();
+    let mut given: Vec<(&Key, &str)> = Vec::new();
     for pair in text.trim().split(',') {
         let pair = pair.trim();
-        match pair.split_once('=') {
-            Some((name, value)) => match keys::find(name.trim()) {
-                Some(key) => values.set(key, value.trim())?,
-                None => return fail(unknown(name.trim(), value.trim())),
-            },
+        let (name, value) = match pair.split_once('=') {
+            Some((name, value)) => (name.trim(), value.trim()),
             None if pair.is_empty() => {
                 return fail(format!(
                     "attachment {text:?} has an empty part; write KEY=VALUE[,KEY=VALUE...]"
                 ));
             }
             None => return fail(format!("{pair:?} is not KEY=VALUE; did you mean parent={pair}?")),
+        };
+        let Some(key) = keys::find(name) else { return fail(unknown(name, value)) };
+        if value.is_empty() {
+            return fail(format!("{name}= has no value; write {name}={}", key.value));
+        }
+        if !key.repeatable && given.iter().any(|(other, _)| other.name == name) {
+            return fail(format!("{name}={value}: {name} is given twice"));
+        }
+        key.parse(&mut values, value).or_else(|why| fail(format!("{name}={value}: {why}")))?;
+        given.push((key, value));
+    }
+    let driver = values.driver()?;
+    for (key, value) in given {
+        if let Some(why) = key.refusal(&driver, values.igmp_mode()) {
+            return fail(format!("{}={value}: {why}", key.name));
         }
     }
-    values.finish()
+    values.finish(driver)
 }
 
 /// Why a key that the table does not have is refused.

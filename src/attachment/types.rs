@@ -1,4 +1,4 @@
-//! Plain types that cannot hold nonsense: what the syntax of [`crate::attachment::syntax`] yields.
+//! The types of an attachment. Their values are valid by construction.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -9,14 +9,14 @@ use serde::{Deserialize, Serialize};
 use crate::multicast::{GroupPolicy, RateLimits};
 use crate::primitives::{InterfaceName, IpvlanFlag, IpvlanMode, MacAddr, MacvlanMode};
 
-/// One attachment of a container to a LAN, complete and checked in itself.
+/// One attachment of a container to a LAN, complete and checked by itself.
 ///
-/// Nothing here was compared with the host yet: that is [`crate::net`]'s facts and plan.
+/// It is not compared with the host yet: [`crate::link`] does that.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Attachment {
     /// LAN interface on the host.
     pub parent: InterfaceName,
-    /// How the container's interface hangs on the parent.
+    /// How the container gets onto the LAN.
     pub driver: Driver,
     /// Addresses of the container's interface.
     pub ip: IpAssignment,
@@ -28,7 +28,7 @@ pub struct Attachment {
     /// Further routes through this interface.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub routes: Vec<Route>,
-    /// Hardware address; the kernel chooses one when absent. None with ipvlan and relay.
+    /// MAC address; the kernel chooses one when absent. Always absent with ipvlan and relay.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mac: Option<MacAddr>,
     /// MTU in bytes, 68..=65535; the parent's when absent.
@@ -42,22 +42,22 @@ pub struct Attachment {
     /// Host interface where the proxy joins; the parent when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub upstream: Option<InterfaceName>,
-    /// Who may join what.
+    /// The groups that the container may join.
     pub policy: GroupPolicy,
-    /// How much data the relay carries at most; nothing is limited where no relay carries it.
+    /// The most that the relay carries. No limits for a driver without a relay.
     #[serde(default, skip_serializing_if = "RateLimits::is_none")]
     pub rates: RateLimits,
     /// Length of macvlan's multicast queue in packets.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bcqueuelen: Option<u32>,
-    /// Receivers of one group from which on macvlan queues instead of delivering at once;
-    /// -1: never queue (`IFLA_MACVLAN_BC_CUTOFF`, Linux 6.4).
+    /// Number of receivers of one group from which on macvlan queues packets instead of delivering
+    /// them at once; -1: it never queues (`IFLA_MACVLAN_BC_CUTOFF`, Linux 6.4).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bclim: Option<i32>,
 }
 
 impl Attachment {
-    /// The interface's name in the container, when this is attachment `position` (from 0).
+    /// The interface's name in the container. `position` counts the container's attachments from 0.
     pub fn interface_name(&self, position: usize) -> InterfaceName {
         match (&self.driver, &self.name) {
             (Driver::Relay { interface }, _) => interface.clone(),
@@ -66,9 +66,9 @@ impl Attachment {
         }
     }
 
-    /// Whether its proxy tells the LAN of its IPv4 addresses, as the kernel does where there is no proxy.
+    /// Whether the proxy announces the IPv4 addresses by ARP. Without a proxy the kernel does it.
     pub fn is_announced_by_proxy(&self) -> bool {
-        // Links of the other modes speak no ARP.
+        // Links of the other ipvlan modes do not use ARP.
         let ethernet = match self.driver {
             Driver::Macvlan(_) => true,
             Driver::Ipvlan { mode, .. } => mode == IpvlanMode::L2,
@@ -84,7 +84,7 @@ impl Attachment {
     }
 }
 
-/// What gives the container its multicast.
+/// How the container gets onto the LAN.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "driver", content = "mode", rename_all = "lowercase")]
 pub enum Driver {
@@ -92,20 +92,20 @@ pub enum Driver {
     Macvlan(MacvlanMode),
     /// A child link with the parent's MAC address.
     Ipvlan {
-        /// What of the network its children see.
+        /// The ipvlan mode.
         mode: IpvlanMode,
-        /// How they reach each other.
+        /// How child links of one parent reach each other.
         flag: IpvlanFlag,
     },
-    /// An interface that the container has anyway, such as one on a bridge of the engine's.
+    /// An interface that the container has already, such as one on the engine's bridge.
     Relay {
-        /// Its name in the container; it may appear after the hook.
+        /// The interface's name in the container. It may appear after the hook has run.
         interface: InterfaceName,
     },
 }
 
 impl Driver {
-    /// The driver's name as `ip link` and the attachment syntax spell it.
+    /// The driver's name in `ip link` and in the attachment syntax.
     pub fn name(&self) -> &'static str {
         match self {
             Driver::Macvlan(_) => "macvlan",
@@ -114,8 +114,7 @@ impl Driver {
         }
     }
 
-    /// The mode's name as `ip link` and the attachment syntax spell it; empty where there are no
-    /// modes.
+    /// The mode's name in `ip link` and in the attachment syntax; empty for a driver without modes.
     pub fn mode(&self) -> &'static str {
         match self {
             Driver::Macvlan(mode) => mode.name(),
@@ -124,8 +123,8 @@ impl Driver {
         }
     }
 
-    /// Whether multicast data crosses the namespace boundary through the proxy, since the link
-    /// carries none.
+    /// Whether the proxy relays multicast data into and out of the container, because no link
+    /// delivers it.
     pub fn is_relayed(&self) -> bool {
         match self {
             Driver::Macvlan(_) | Driver::Ipvlan { mode: IpvlanMode::L2, .. } => false,
@@ -145,7 +144,7 @@ pub enum IpAssignment {
 }
 
 impl IpAssignment {
-    /// The addresses known from the request alone.
+    /// The addresses.
     pub fn addresses(&self) -> &[IpNet] {
         match self {
             IpAssignment::None => &[],
@@ -177,16 +176,16 @@ impl fmt::Display for Route {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum IgmpMode {
-    /// Intercepted and relayed: the LAN sees one IGMP host.
+    /// The proxy intercepts it and joins on the LAN, which sees one IGMP host.
     Proxy,
-    /// Left to the container's kernel, and observed.
+    /// The container's kernel speaks IGMP on the LAN, and a proxy observes it.
     Native,
-    /// Left to the container's kernel, and no proxy is started.
+    /// The container's kernel speaks IGMP on the LAN, and no proxy is started.
     Off,
 }
 
 impl IgmpMode {
-    /// The value as the attachment syntax spells it.
+    /// The value in the attachment syntax.
     pub fn name(self) -> &'static str {
         match self {
             IgmpMode::Proxy => "proxy",

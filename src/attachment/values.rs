@@ -7,7 +7,6 @@ use std::str::FromStr;
 use ipnet::IpNet;
 
 use crate::attachment::error::{SpecError, fail, suggestion};
-use crate::attachment::keys::Key;
 use crate::attachment::{Attachment, Driver, IgmpMode, IpAssignment, Route};
 use crate::multicast::{GroupPolicy, GroupRule, RateLimits};
 use crate::primitives::{InterfaceName, IpvlanFlag, IpvlanMode, MacAddr, MacvlanMode};
@@ -18,8 +17,6 @@ const DEFAULT_METRIC: u32 = 500;
 /// The values as they are met.
 #[derive(Default)]
 pub(super) struct Values {
-    /// The keys so far with their values as they were written.
-    given: Vec<(&'static Key, String)>,
     pub(super) parent: Option<InterfaceName>,
     pub(super) driver: Option<DriverName>,
     /// Which modes and flags there are depends on the driver, which may come later.
@@ -64,34 +61,12 @@ impl DriverName {
 }
 
 impl Values {
-    /// Checks a value by itself and stores it.
-    ///
-    /// # Errors
-    /// When it is wrong, or when a key that is not repeatable is given again.
-    pub(super) fn set(&mut self, key: &'static Key, value: &str) -> Result<(), SpecError> {
-        let name = key.name;
-        if value.is_empty() {
-            return fail(format!("{name}= has no value; write {name}={}", key.value));
-        }
-        if !key.repeatable && self.given.iter().any(|(other, _)| other.name == name) {
-            return fail(format!("{name}={value}: {name} is given twice"));
-        }
-        self.given.push((key, value.to_owned()));
-        key.parse(self, value).or_else(|why| fail(format!("{name}={value}: {why}")))
-    }
-
-    /// The attachment.
+    /// The attachment; `driver` is what [`Values::driver`] returned.
     ///
     /// # Errors
     /// When a value is missing, or values do not go together.
-    pub(super) fn finish(self) -> Result<Attachment, SpecError> {
-        let driver = self.driver()?;
-        let igmp = self.igmp.unwrap_or(IgmpMode::Proxy);
-        for (key, value) in &self.given {
-            if let Some(why) = key.refusal(&driver, igmp) {
-                return fail(format!("{}={value}: {why}", key.name));
-            }
-        }
+    pub(super) fn finish(self, driver: Driver) -> Result<Attachment, SpecError> {
+        let igmp = self.igmp_mode();
         if driver.is_relayed() && igmp != IgmpMode::Proxy {
             let mode = Some(driver.mode()).filter(|mode| !mode.is_empty());
             let mode = mode.map(|mode| format!(",mode={mode}")).unwrap_or_default();
@@ -133,8 +108,16 @@ impl Values {
         })
     }
 
-    /// The driver with its mode. A mode is checked here, since the driver may be given behind it.
-    fn driver(&self) -> Result<Driver, SpecError> {
+    pub(super) fn igmp_mode(&self) -> IgmpMode {
+        self.igmp.unwrap_or(IgmpMode::Proxy)
+    }
+
+    /// The driver with its mode and flag.
+    ///
+    /// # Errors
+    /// A mode or a flag that the driver does not have. They are checked here because the driver may
+    /// be given behind them.
+    pub(super) fn driver(&self) -> Result<Driver, SpecError> {
         use IpvlanMode::{L2, L3, L3s};
         let mode = self.mode.as_deref();
         Ok(match self.driver.unwrap_or(DriverName::Macvlan) {

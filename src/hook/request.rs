@@ -52,7 +52,7 @@ pub fn asks_for_attachment(config: &BundleConfig) -> Result<bool, HookError> {
 
 /// The attachments asked for, at least one.
 fn attachments(config: &BundleConfig) -> Result<Option<Vec<Attachment>>, HookError> {
-    let Some((origin, text)) = config.wish() else { return Ok(None) };
+    let Some((origin, text)) = config.attachment_text() else { return Ok(None) };
     // podman before 5.0 splits `--annotation io.mcrun.mcast=parent=eth1,ip=...` at the comma. The
     // container is not to run with the part that is left.
     if origin == ANNOTATION

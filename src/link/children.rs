@@ -14,6 +14,8 @@ use crate::net::messages::{Link, get_links, get_namespace_id, read_link, read_na
 use crate::net::netlink::{NetlinkError, RouteSocket};
 use crate::net::netns::NetNs;
 use crate::primitives::{IpvlanFlag, IpvlanMode};
+use crate::sys::mountinfo;
+use crate::sys::mountinfo::Mount;
 
 /// Namespaces that are looked into at most.
 const MAX_NAMESPACES: usize = 4096;
@@ -91,8 +93,8 @@ pub fn anywhere(parent: u32) -> io::Result<Option<(Child, PathBuf)>> {
         let numbered = entry.file_name().to_str()?.bytes().all(|b| b.is_ascii_digit());
         numbered.then(|| entry.path().join("ns/net"))
     });
-    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-    let named = mounts.lines().filter_map(mounted_namespace).map(PathBuf::from);
+    let is_netns = |mount: &Mount| mount.filesystem == "nsfs" && mount.root.starts_with("net:[");
+    let named = mountinfo::mounts().into_iter().filter(is_netns).map(|mount| mount.point);
     for path in named.chain(processes) {
         let Ok(file) = fs::metadata(&path) else { continue };
         if seen.len() > MAX_NAMESPACES || !seen.insert((file.dev(), file.ino())) {
@@ -122,14 +124,6 @@ pub fn describe(path: &Path) -> String {
     }
 }
 
-/// Where a network namespace is mounted, from a line of mountinfo (proc_pid_mountinfo(5)).
-fn mounted_namespace(line: &str) -> Option<&str> {
-    let (mount, filesystem) = line.split_once(" - ")?;
-    let mut fields = mount.split(' ').skip(3);
-    let (root, point) = (fields.next()?, fields.next()?);
-    (filesystem.starts_with("nsfs ") && root.starts_with("net:[")).then_some(point)
-}
-
 fn child(link: Link, parent: u32) -> Option<Child> {
     let kind = match (link.kind.as_deref()?, link.ipvlan) {
         _ if link.parent != Some(parent) => return None,
@@ -143,19 +137,6 @@ fn child(link: Link, parent: u32) -> Option<Child> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn mounted_namespaces_are_found_in_mountinfo() {
-        let line = "66 31 0:4 net:[4026532290] /run/netns/blue rw shared:33 - nsfs nsfs rw";
-        assert_eq!(mounted_namespace(line), Some("/run/netns/blue"));
-        for other in [
-            "66 31 0:4 mnt:[4026532291] /run/m rw - nsfs nsfs rw",
-            "31 23 0:28 / /sys/fs/cgroup rw,relatime - tmpfs tmpfs rw,mode=755",
-            "",
-        ] {
-            assert_eq!(mounted_namespace(other), None, "{other}");
-        }
-    }
 
     #[test]
     fn a_namespace_is_called_by_its_process_or_its_path() {

@@ -1,14 +1,15 @@
 //! NETLINK_NETFILTER: messages written and read by hand.
 //!
-//! The proxy sends a few dozen fixed messages and reads one kind; a writer that appends
-//! attributes to a buffer and an iterator over attributes are all it takes, and neither
-//! allocates for each attribute.
+//! The proxy sends a few dozen fixed messages and reads one kind. So a writer that appends attributes
+//! to a buffer and an iterator over attributes are enough. Neither allocates for each attribute.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 
 use netlink_sys::protocols::NETLINK_NETFILTER;
 use netlink_sys::{Socket, SocketAddr};
+use rustix::io::{Errno, retry_on_intr};
+use rustix::net::{RecvFlags, recv};
 
 use crate::sys::sockopt;
 
@@ -23,16 +24,16 @@ const NESTED: u16 = 0x8000;
 /// Bytes that fit the send buffer of every socket; netlink sends no datagram that does not.
 const COMMON_LENGTH: usize = 64 * 1024;
 
-/// Flags of a request that asks for an acknowledgement.
+/// Flag of a request that asks for an acknowledgement.
 pub(crate) const ACK: u16 = libc::NLM_F_ACK as u16;
-/// Flags of a request that creates.
+/// Flag of a request that creates an object.
 pub(crate) const CREATE: u16 = libc::NLM_F_CREATE as u16;
-/// Flags of a request that fails when the object exists.
+/// Flag of a request that fails when the object exists.
 pub(crate) const EXCL: u16 = libc::NLM_F_EXCL as u16;
-/// Flags of a request that appends to a list.
+/// Flag of a request that appends to a list.
 pub(crate) const APPEND: u16 = libc::NLM_F_APPEND as u16;
 
-/// Several netlink messages one behind the other.
+/// Several netlink messages in one buffer.
 #[derive(Default)]
 pub(crate) struct Messages {
     bytes: Vec<u8>,
@@ -70,7 +71,7 @@ pub(crate) struct Attributes<'a> {
 }
 
 impl Attributes<'_> {
-    /// Bytes as they are.
+    /// An attribute with these bytes.
     pub(crate) fn raw(&mut self, kind: u16, value: &[u8]) {
         let length = (value.len() + 4) as u16;
         self.bytes.extend_from_slice(&length.to_ne_bytes());
@@ -84,17 +85,17 @@ impl Attributes<'_> {
         self.raw(kind, &[value.as_bytes(), &[0]].concat());
     }
 
-    /// A number in network order, as all of nf_tables has them.
+    /// A number in network byte order, as all numbers of nf_tables are.
     pub(crate) fn u32(&mut self, kind: u16, value: u32) {
         self.raw(kind, &value.to_be_bytes());
     }
 
-    /// A number in network order.
+    /// A number in network byte order.
     pub(crate) fn u16(&mut self, kind: u16, value: u16) {
         self.raw(kind, &value.to_be_bytes());
     }
 
-    /// Attributes in an attribute.
+    /// A nested attribute.
     pub(crate) fn nest(&mut self, kind: u16, fill: impl FnOnce(&mut Attributes<'_>)) {
         let start = self.bytes.len();
         self.bytes.extend_from_slice(&[0; 2]);
@@ -109,7 +110,7 @@ impl Attributes<'_> {
 pub(crate) struct Message<'a> {
     /// Subsystem << 8 | message.
     pub(crate) kind: u16,
-    /// What follows the netlink header.
+    /// The bytes behind the netlink header.
     pub(crate) payload: &'a [u8],
 }
 
@@ -120,7 +121,7 @@ impl<'a> Message<'a> {
     }
 }
 
-/// Walks through the messages of one datagram; what a length does not cover ends it.
+/// The messages of one datagram. A message whose length is wrong ends the iteration.
 pub(crate) fn messages(datagram: &[u8]) -> impl Iterator<Item = Message<'_>> {
     let mut rest = datagram;
     std::iter::from_fn(move || {
@@ -132,7 +133,7 @@ pub(crate) fn messages(datagram: &[u8]) -> impl Iterator<Item = Message<'_>> {
     })
 }
 
-/// Attributes as type and value; what a length does not cover ends it.
+/// Attributes as type and value. An attribute whose length is wrong ends the iteration.
 pub(crate) struct AttributeIter<'a> {
     rest: &'a [u8],
 }
@@ -156,7 +157,7 @@ impl<'a> Iterator for AttributeIter<'a> {
     }
 }
 
-/// A NETLINK_NETFILTER socket. What it owns in the kernel goes when it is closed.
+/// A NETLINK_NETFILTER socket. The kernel frees what the socket owns when it is closed.
 pub(crate) struct NfSocket {
     socket: Socket,
 }
@@ -174,15 +175,15 @@ impl NfSocket {
         Ok(NfSocket { socket })
     }
 
-    /// Sends messages of which at least one asks for an acknowledgement, and gives the
-    /// first error. The kernel handles them before sendto(2) returns, so the answers are there.
+    /// Sends messages of which at least one asks for an acknowledgement, and reads the answers. The
+    /// kernel handles the messages before sendto(2) returns, so that the answers are there.
     ///
     /// # Errors
-    /// The kernel's; `ENOMSG` when it did not answer.
+    /// The first error that the kernel answers; `ENOMSG` when it does not answer.
     pub(crate) fn transact(&self, messages_out: &Messages) -> io::Result<()> {
         let length = messages_out.bytes.len();
         if length > COMMON_LENGTH {
-            // Twice that is what the kernel then grants, its own bookkeeping included.
+            // The kernel grants twice that, its own bookkeeping included.
             let room = i32::try_from(length).unwrap_or(i32::MAX);
             sockopt::set_int(self, libc::SOL_SOCKET, libc::SO_SNDBUFFORCE, room)?;
         }
@@ -224,27 +225,19 @@ impl AsFd for NfSocket {
     }
 }
 
-/// Receives one datagram from any non-blocking socket; `None` when there is none now.
+/// Receives one datagram from any socket, without waiting; `None` when there is none now. A datagram
+/// that is longer than the buffer is cut.
 ///
 /// # Errors
-/// That of recv(2), `EINTR` excepted.
+/// Those of recv(2), except `EINTR`.
 pub(crate) fn receive<'b>(
     fd: BorrowedFd<'_>,
     buffer: &'b mut [u8],
 ) -> io::Result<Option<&'b [u8]>> {
-    loop {
-        // SAFETY: the descriptor is borrowed, the buffer is ours and as long as we say.
-        let got = unsafe {
-            libc::recv(fd.as_raw_fd(), buffer.as_mut_ptr().cast(), buffer.len(), libc::MSG_DONTWAIT)
-        };
-        match usize::try_from(got) {
-            Ok(length) => return Ok(Some(&buffer[..length.min(buffer.len())])),
-            Err(_) => match io::Error::last_os_error() {
-                e if e.kind() == io::ErrorKind::WouldBlock => return Ok(None),
-                e if e.kind() == io::ErrorKind::Interrupted => {}
-                e => return Err(e),
-            },
-        }
+    match retry_on_intr(|| recv(fd, &mut *buffer, RecvFlags::DONTWAIT)) {
+        Ok((length, _)) => Ok(Some(&buffer[..length])),
+        Err(Errno::AGAIN) => Ok(None),
+        Err(error) => Err(error.into()),
     }
 }
 

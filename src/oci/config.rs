@@ -10,10 +10,10 @@ use serde::Deserialize;
 
 use crate::oci::{ANNOTATION, NAME_ANNOTATION, VARIABLE};
 
-/// A config.json is read up to this many bytes; engines write some ten thousand.
+/// Most bytes of config.json that are read. Engines write some ten thousand.
 const MAX_CONFIG: u64 = 16 << 20;
 
-/// What a hook wants to know of a bundle. Unknown keys and values are none of its business.
+/// The parts of config.json that a hook reads. Other keys and values are ignored.
 #[derive(Debug, Clone, Default, Deserialize)]
 pub struct BundleConfig {
     #[serde(default)]
@@ -109,7 +109,7 @@ impl BundleConfig {
         }
     }
 
-    /// Takes the annotations of a hook's state too; they win.
+    /// Adds the annotations of a hook's state, which take precedence.
     pub fn add_annotations(&mut self, annotations: &BTreeMap<String, String>) {
         let own = self.annotations.get_or_insert_default();
         own.extend(annotations.iter().map(|(key, value)| (key.clone(), value.clone())));
@@ -120,17 +120,18 @@ impl BundleConfig {
         self.annotations.as_ref()?.get(key).map(String::as_str)
     }
 
-    /// A variable of the container's environment; of several with one name the last, which is what
-    /// engines append to override.
+    /// A variable of the container's environment. Of several with one name the last counts: engines
+    /// append to override.
     pub fn variable(&self, name: &str) -> Option<&str> {
         let env = self.process.as_ref()?.env.as_ref()?;
         env.iter().rev().find_map(|entry| entry.strip_prefix(name)?.strip_prefix('='))
     }
 
-    /// The attachments asked for, and what asks. The annotation is whoever starts the container
-    /// speaking, and wins over the variable, which may come from an image. What shares a pod's
-    /// network asks for nothing: the pod's annotation is meant for the sandbox.
-    pub fn wish(&self) -> Option<(&'static str, &str)> {
+    /// The text of the attachments, and the annotation or variable that has it. The annotation comes
+    /// from whoever starts the container, and takes precedence over the variable, which may come from
+    /// an image. A container that shares a pod's network has none: the pod's annotation is for the
+    /// sandbox.
+    pub fn attachment_text(&self) -> Option<(&'static str, &str)> {
         if self.pod_role() == Some(PodRole::Member) {
             return None;
         }
@@ -148,8 +149,8 @@ impl BundleConfig {
         }
     }
 
-    /// What people call the container, as far as its engine says so: mcrun's annotation, the pod's
-    /// name, or docker's name, which docker keeps beside the files it mounts.
+    /// The container's name: mcrun's annotation, else the pod's name, else docker's name, which docker
+    /// keeps beside the files that it mounts.
     pub fn name(&self, id: &str) -> Option<String> {
         if let Some(name) = self.annotation(NAME_ANNOTATION) {
             return Some(name.to_owned());
@@ -229,12 +230,12 @@ mod tests {
     #[test]
     fn the_annotation_wins_over_the_variable() {
         let both = r#"{"process":{"env":["MCRUN_MCAST=b"]},"annotations":{"io.mcrun.mcast":"a"}}"#;
-        assert_eq!(parse(both).wish(), Some(("io.mcrun.mcast", "a")));
+        assert_eq!(parse(both).attachment_text(), Some(("io.mcrun.mcast", "a")));
         assert_eq!(
-            parse(r#"{"process":{"env":["MCRUN_MCAST=b"]}}"#).wish(),
+            parse(r#"{"process":{"env":["MCRUN_MCAST=b"]}}"#).attachment_text(),
             Some(("MCRUN_MCAST", "b"))
         );
-        assert_eq!(parse("{}").wish(), None);
+        assert_eq!(parse("{}").attachment_text(), None);
     }
 
     #[test]
@@ -243,8 +244,8 @@ mod tests {
             let config = |role: &str| {
                 parse(&format!(r#"{{"annotations":{{"io.mcrun.mcast":"a","{key}":"{role}"}}}}"#))
             };
-            assert_eq!(config("sandbox").wish(), Some(("io.mcrun.mcast", "a")));
-            assert_eq!(config("container").wish(), None);
+            assert_eq!(config("sandbox").attachment_text(), Some(("io.mcrun.mcast", "a")));
+            assert_eq!(config("container").attachment_text(), None);
             assert_eq!(config("container").pod_role(), Some(PodRole::Member));
         }
     }

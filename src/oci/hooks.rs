@@ -1,10 +1,10 @@
-//! The hooks that config.json gets.
+//! mcrun's hooks in config.json.
 
 use std::path::Path;
 
 use serde_json::{Value, json};
 
-/// mcrun's hooks, each with the stage it belongs to. `env` is their whole environment, as
+/// mcrun's hooks, each with its stage. `env` is their whole environment, as
 /// `NAME=VALUE`.
 pub fn hook_entries(hook: &Path, env: &[String]) -> [(&'static str, Value); 2] {
     let path = hook.to_string_lossy();
@@ -16,8 +16,8 @@ pub fn hook_entries(hook: &Path, env: &[String]) -> [(&'static str, Value); 2] {
     })
 }
 
-/// Whether an mcrun-hook does the work of a stage already; `hooks` gives the hooks of a stage.
-/// What createRuntime does, prestart does for old runtimes.
+/// Whether config.json has an mcrun-hook for a stage already. `hooks` returns the hooks of a stage.
+/// A prestart hook counts as a createRuntime hook: old runtimes have only the former.
 pub fn has_mcrun_hook(stage: &str, hooks: impl Fn(&str) -> Vec<Value>) -> bool {
     let is_ours = |hook: &Value| {
         let path = hook.get("path").and_then(Value::as_str).unwrap_or_default();

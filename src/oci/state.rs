@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-/// A hook reads no more of its standard input than this, in bytes.
+/// Most bytes that a hook reads from its standard input.
 pub const MAX_STATE: usize = 1 << 20;
 
 /// A container id that can name a directory: 1 to 128 characters of `A-Z a-z 0-9 _ + - . @`, the
@@ -53,15 +53,15 @@ impl fmt::Display for ContainerId {
 pub struct ContainerState {
     /// The container's id.
     pub id: ContainerId,
-    /// Its init, in the runtime's pid namespace; a poststop hook may be told none, or 0.
+    /// Process id of the container's init, in the runtime's pid namespace. Absent or 0 in poststop.
     pub pid: Option<i32>,
-    /// The bundle's directory; wrong in some versions of crun.
+    /// The bundle's directory. Some versions of crun give a wrong one.
     pub bundle: Option<PathBuf>,
     /// Annotations, as config.json has them.
     pub annotations: BTreeMap<String, String>,
 }
 
-/// Why the state is refused.
+/// Why the state JSON is refused.
 #[derive(Debug, thiserror::Error)]
 pub enum StateError {
     /// Not JSON, or not a state.

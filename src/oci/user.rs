@@ -22,8 +22,8 @@ pub struct User {
 
 /// Resolves `USER[:GROUP]`, each a name or a number, in a root filesystem.
 ///
-/// Without a group it is the user's own, with the supplementary groups /etc/group gives; with
-/// one it is that group alone. A number need not be in the files.
+/// Without GROUP: the user's primary group, and the supplementary groups that /etc/group lists. With
+/// GROUP: that group alone. A number need not be in the files.
 ///
 /// # Errors
 /// A name that the container's files do not have.
@@ -106,8 +106,8 @@ impl<'a> Group<'a> {
     }
 }
 
-/// A file of the root filesystem, empty when it is not there. Its symbolic links lead inside:
-/// an image must not make mcrun read the host's files.
+/// A file of the root filesystem; empty when it does not exist. Symbolic links are resolved inside
+/// the root filesystem, so that an image cannot make mcrun read files of the host.
 fn read(rootfs: &Path, path: &str) -> String {
     let mut text = Vec::new();
     let _ = (|| -> std::io::Result<()> {

@@ -7,7 +7,8 @@ use std::net::Ipv4Addr;
 pub(crate) struct Sum(u64);
 
 impl Sum {
-    /// Of bytes at an even offset; an odd last one is followed by a zero. At most 2^32 bytes.
+    /// The sum of bytes that begin at an even offset. A last odd byte counts as if a zero followed.
+    /// At most 2^32 bytes.
     pub(crate) fn of(bytes: &[u8]) -> Self {
         // The sum does not depend on the order of bytes but in its result (RFC 1071 §2 (B)). Two sums of
         // 64-bit words with their carries: what the processor adds beside each other, and twice as
@@ -31,12 +32,12 @@ impl Sum {
         Sum(u64::from(u16::from_be(fold((low & 0xffff_ffff) + (low >> 32) + carries))))
     }
 
-    /// Adds another.
+    /// Adds another sum.
     pub(crate) fn add(&mut self, other: Sum) {
         self.0 += u64::from(other.folded());
     }
 
-    /// Takes another away.
+    /// Subtracts another sum.
     pub(crate) fn subtract(&mut self, other: Sum) {
         self.0 += u64::from(!other.folded());
     }
@@ -46,7 +47,7 @@ impl Sum {
         fold(self.0)
     }
 
-    /// Whether it is that of bytes which hold their own right checksum.
+    /// Whether this is the sum of bytes that contain their own correct checksum.
     pub(crate) fn is_whole(self) -> bool {
         self.folded() == 0xffff
     }
@@ -60,7 +61,7 @@ impl Sum {
     }
 }
 
-/// That of the pseudo header in front of a datagram of `length` bytes (RFC 768).
+/// The sum of the pseudo header in front of a datagram of `length` bytes (RFC 768).
 pub(crate) fn pseudo_header(
     source: Ipv4Addr,
     destination: Ipv4Addr,

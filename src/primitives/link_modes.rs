@@ -10,7 +10,7 @@ pub enum MacvlanMode {
     Bridge,
     /// Not at all.
     Private,
-    /// Through the switch, which must reflect.
+    /// Through the switch, which must send frames back to the port they came from (reflective relay).
     Vepa,
     /// A single child, which takes over the parent's MAC address.
     Passthru,
@@ -33,9 +33,9 @@ impl MacvlanMode {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum IpvlanMode {
-    /// The LAN, with its multicast.
+    /// Links in the parent's subnet; the kernel delivers multicast.
     L2,
-    /// What the host routes to them: no multicast.
+    /// Links that the host routes to; the kernel delivers no multicast.
     L3,
     /// As `L3`, and the host's netfilter rules see it.
     L3s,
@@ -61,7 +61,7 @@ pub enum IpvlanFlag {
     Bridge,
     /// Not at all.
     Private,
-    /// Through the switch, which must reflect.
+    /// Through the switch, which must send frames back to the port they came from (reflective relay).
     Vepa,
 }
 

@@ -2,12 +2,15 @@
 
 use std::time::{Duration, Instant};
 
-/// `capacity` tokens at most, one more each `interval`.
+/// Holds at most `capacity` tokens, and gets one more each `interval`.
+///
+/// The bucket of `proxy::relay::rate` is another kind: it counts fractions of a token, since bytes
+/// at some Gbit/s come faster than one a nanosecond, and a packet takes all its tokens or none.
 #[derive(Debug, Clone)]
 pub struct TokenBucket {
     capacity: u32,
     interval: Duration,
-    /// When the bucket is full again; in the past: it is full.
+    /// When the bucket is full again. A time in the past: it is full.
     full_at: Instant,
 }
 
@@ -17,7 +20,7 @@ impl TokenBucket {
         TokenBucket { capacity: capacity.max(1), interval, full_at: now }
     }
 
-    /// Takes a token, if there is one.
+    /// Takes a token if there is one. Returns whether it took one.
     pub fn take(&mut self, now: Instant) -> bool {
         self.take_many(now, 1)
     }
@@ -27,7 +30,8 @@ impl TokenBucket {
         self.ready_at().is_none_or(|at| at <= now)
     }
 
-    /// Takes `n` tokens, if there is at least one; those that are missing are owed.
+    /// Takes `n` tokens if there is at least one. Missing tokens are owed: the next token comes
+    /// later by as many intervals. Returns whether it took them.
     pub fn take_many(&mut self, now: Instant, n: u32) -> bool {
         let ready = self.is_ready(now);
         if ready {
@@ -36,7 +40,7 @@ impl TokenBucket {
         ready
     }
 
-    /// When there is a token: `None` for ever since.
+    /// When there is a token. `None`: there has been one since before the clock can say.
     pub fn ready_at(&self) -> Option<Instant> {
         self.full_at.checked_sub(self.interval * (self.capacity - 1))
     }

@@ -27,7 +27,7 @@ fn add(text: &str, program: &str) -> Result<String, String> {
     if find(&config, &keys).is_some() {
         return Err(format!(
             "has a runtime handler mcrun that mcrun setup did not write; remove [{}]",
-            keys.join(".")
+            keys.map(quoted).join(".")
         )
         .into());
     }

@@ -1,6 +1,9 @@
 //! Cgroups that a killed runtime leaves behind.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
+
+use crate::sys::mountinfo;
+use crate::sys::mountinfo::Mount;
 
 /// Whether the host has the unified hierarchy only (cgroups(7), version 2).
 pub(super) fn is_v2() -> bool {
@@ -16,10 +19,10 @@ pub(super) fn path_of(id: &str) -> String {
 /// Removes a cgroup and what is below it from every hierarchy; the processes in it must have
 /// ended. Returns what could not be removed.
 pub(super) fn remove(cgroup: &str) -> Vec<String> {
-    let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    let is_hierarchy = |mount: &Mount| matches!(mount.filesystem.as_str(), "cgroup" | "cgroup2");
     let mut failed = Vec::new();
-    for mount in mounts.lines().filter_map(cgroup_mount) {
-        let dir = mount.join(cgroup.trim_start_matches('/'));
+    for mount in mountinfo::mounts().into_iter().filter(is_hierarchy) {
+        let dir = mount.point.join(cgroup.trim_start_matches('/'));
         if dir.is_dir() {
             remove_tree(&dir, 0, &mut failed);
         }
@@ -38,25 +41,5 @@ fn remove_tree(dir: &Path, depth: u8, failed: &mut Vec<String>) {
             failed.push(format!("cannot remove cgroup {}: {error}", dir.display()));
         }
         _ => {}
-    }
-}
-
-/// The mount point of a cgroup hierarchy, from a line of mountinfo (proc_pid_mountinfo(5)).
-fn cgroup_mount(line: &str) -> Option<PathBuf> {
-    let (mount, filesystem) = line.split_once(" - ")?;
-    let kind = filesystem.split(' ').next()?;
-    matches!(kind, "cgroup" | "cgroup2").then(|| mount.split(' ').nth(4).map(PathBuf::from))?
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn hierarchies_are_found_in_mountinfo() {
-        let line = "32 31 0:29 / /sys/fs/cgroup/cpu rw,relatime shared:9 - cgroup cgroup rw,cpu";
-        assert_eq!(cgroup_mount(line), Some("/sys/fs/cgroup/cpu".into()));
-        let line = "31 23 0:28 / /sys/fs/cgroup rw,relatime - tmpfs tmpfs rw,mode=755";
-        assert_eq!(cgroup_mount(line), None);
     }
 }

@@ -7,6 +7,7 @@ pub(crate) mod fd_passing;
 pub(crate) mod files;
 pub mod ifreq;
 pub(crate) mod inherited_fds;
+pub(crate) mod mountinfo;
 pub mod process;
 pub(crate) mod procfs;
 pub mod sockopt;
