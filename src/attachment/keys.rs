@@ -424,9 +424,9 @@ fn parse_ip(values: &mut Values, text: &str) -> Result<(), String> {
     match text {
         "none" => values.ip_none = true,
         "pool" | "dhcp" => {
-            return Err(
-                "not supported by this version of mcrun; give ADDRESS/PREFIX or none".into()
-            );
+            return Err(format!(
+                "{text} is not supported by this version of mcrun; give ADDRESS/PREFIX or none"
+            ));
         }
         _ => {
             let net = address(text)?;

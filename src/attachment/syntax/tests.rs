@@ -82,7 +82,7 @@ fn every_wrong_value_is_named_with_its_key() {
         ("parent=a,ip=10.0.0.255/24", "broadcast"),
         ("parent=a,ip=239.1.1.1/24", "multicast address"),
         ("parent=a,ip=10.0.0.999/24", "ip=10.0.0.999/24: not ADDRESS/PREFIX"),
-        ("parent=a,ip=dhcp", "ip=dhcp: not supported"),
+        ("parent=a,ip=dhcp", "ip=dhcp: dhcp is not supported"),
         ("parent=a,ip=none,ip=10.0.0.5/24", "contradicts"),
         ("parent=a,ip=10.0.0.5/24,ip=10.0.0.5/16", "given twice"),
         ("parent=a,gw=10.0.0.1", "in no subnet"),
