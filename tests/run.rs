@@ -2,7 +2,9 @@
 
 use std::fs;
 use std::io::Write;
-use std::process::Stdio;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
+use std::process::{Command, Stdio};
 
 use crate::machine::{ENGINES, Machine, assert_status, stderr, stdout};
 use serde_json::json;
@@ -298,4 +300,65 @@ fn bad_options_are_one_line_and_make_nothing() {
     assert_status(&root, 125);
     assert!(!machine.state_dir().exists(), "a refused option must make nothing");
     machine.assert_nothing_left();
+}
+
+/// Every command, by an ordinary user and by root of a user namespace.
+#[test]
+fn without_root_each_command_says_so_in_one_line() {
+    let dir = tempfile::tempdir().unwrap();
+    let everyone = fs::Permissions::from_mode(0o755);
+    fs::set_permissions(dir.path(), everyone).unwrap();
+    let program = dir.path().join("mcrun");
+    fs::copy(env!("CARGO_BIN_EXE_mcrun"), &program).unwrap();
+    for arguments in [
+        "run --rootfs / true",
+        "attach x --mcast parent=eth1",
+        "detach x",
+        "exec x true",
+        "logs x",
+        "stop x",
+        "kill x",
+        "rm x",
+        "ps",
+        "ps --json",
+        "groups",
+        "inspect x",
+        "demo",
+        "reload",
+        "setup docker",
+        "gc",
+    ] {
+        let words: Vec<_> = arguments.split(' ').collect();
+        let output = Command::new(&program).args(&words).uid(65534).gid(65534).output().unwrap();
+        assert_status(&output, 125);
+        let expected = format!("mcrun: {} needs root: run it with sudo\n", words[0]);
+        assert_eq!(stderr(&output), expected, "{arguments}");
+    }
+    for arguments in ["demo", "ps", "gc"] {
+        let mut command = Command::new("unshare");
+        command.args(["--user", "--map-root-user"]).arg(&program).arg(arguments);
+        let output = command.env("MCRUN_STATE_DIR", dir.path().join("state")).output().unwrap();
+        assert!(output.status.code().is_some(), "{arguments} was ended by a signal");
+        assert!(stderr(&output).lines().count() <= 1, "{arguments}: {}", stderr(&output));
+    }
+}
+
+#[test]
+fn the_variable_names_the_runtime_as_the_option_does() {
+    let machine = Machine::new();
+    for (variable, text) in [
+        ("no-such-runtime", "mcrun: MCRUN_ENGINE=no-such-runtime: no such program in PATH\n"),
+        ("docker", "mcrun: MCRUN_ENGINE=docker: --rootfs and --bundle need an OCI runtime"),
+    ] {
+        let output = machine
+            .command("runc")
+            .env("MCRUN_ENGINE", variable)
+            .args(["run", "--rootfs"])
+            .arg(machine.rootfs())
+            .arg("true")
+            .output()
+            .unwrap();
+        assert_status(&output, 125);
+        assert!(stderr(&output).starts_with(text), "{}", stderr(&output));
+    }
 }

@@ -1,7 +1,8 @@
 //! `mcrun exec`: a further process in a running container.
 
 use std::io::Write;
-use std::process::Stdio;
+use std::os::unix::process::CommandExt;
+use std::process::{Command, Stdio};
 
 use crate::machine::{ENGINES, Machine, assert_status, signal, stderr, stdout, wait_until};
 use nix::sys::signal::Signal;
@@ -87,4 +88,49 @@ fn a_container_that_does_not_run_is_named() {
     assert_eq!(stderr(&output), format!("mcrun: container {name} is not running\n"));
     assert_status(&machine.mcrun("runc", &["rm", &name]), 0);
     machine.wait_until_nothing_left();
+}
+
+/// podman's container, as its conmon tells it: mcrun lists and attaches it, and the rest is podman's.
+#[test]
+fn a_container_of_another_engine_is_told_with_what_to_type() {
+    let machine = Machine::new();
+    let id = format!("{:0<64}", format!("{:08x}", std::process::id()));
+    let bundle = machine.path().join("overlay-containers").join(&id).join("userdata");
+    std::fs::create_dir_all(&bundle).unwrap();
+    std::fs::write(bundle.join("config.json"), "{}").unwrap();
+    let name = machine.name("cam");
+    let list = serde_json::json!([{ "id": id, "names": [name] }]);
+    let lists = machine.path().join("overlay-containers");
+    std::fs::write(lists.join("volatile-containers.json"), list.to_string()).unwrap();
+    let pid_file = machine.path().join("pidfile");
+    std::fs::write(&pid_file, std::process::id().to_string()).unwrap();
+    // A shell that waits for its stdin has conmon's command line.
+    let mut conmon = Command::new("sh")
+        .arg0("conmon")
+        .args(["-s", "x", "-c", &id, "-b"])
+        .arg(&bundle)
+        .arg("-p")
+        .arg(&pid_file)
+        .stdin(Stdio::piped())
+        .spawn()
+        .unwrap();
+    for (command, more) in [("exec", &["true"][..]), ("stop", &[]), ("kill", &[]), ("rm", &[])] {
+        for wanted in [&name, &id[..20]] {
+            let mut args = vec![command, wanted];
+            args.extend(more);
+            let output = machine.mcrun("runc", &args);
+            assert_status(&output, 1);
+            let advice = format!("it belongs to podman; use podman {command} {wanted}");
+            assert_eq!(stderr(&output), format!("mcrun: container {wanted}: {advice}\n"));
+        }
+    }
+    let output = machine.mcrun("runc", &["inspect", &name]);
+    assert_status(&output, 1);
+    let text = stderr(&output);
+    assert_eq!(
+        text,
+        format!("mcrun: container {id} is not attached to a LAN; mcrun attach attaches it\n")
+    );
+    drop(conmon.stdin.take());
+    conmon.wait().unwrap();
 }

@@ -2,10 +2,12 @@
 //! nothing is ever left behind.
 
 use std::fs;
+use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
 
 use crate::machine::{ENGINES, Machine, assert_status, signal, stderr, stdout, wait_until};
 use nix::sys::signal::Signal;
+use serde_json::Value;
 
 const LOOP: &str = "while :; do sleep 0.02; done";
 
@@ -108,7 +110,10 @@ fn a_detached_container_stays_until_it_is_removed() {
         wait_until("it has ended", || machine.record(&name)["exit_status"] == 3);
         let again = run(&["true"]);
         assert_status(&again, 125);
-        assert!(stderr(&again).contains("is in use by another container"), "{}", stderr(&again));
+        let expected = format!(
+            "mcrun: container {name} exists and has stopped with status 3; mcrun rm {name} removes it\n"
+        );
+        assert_eq!(stderr(&again), expected);
         assert_eq!(stdout(&mcrun(&["stop"])), format!("{name}\n"));
         let killed = mcrun(&["kill"]);
         assert_status(&killed, 1);
@@ -210,8 +215,10 @@ fn the_hook_is_told_what_it_needs() {
     for engine in ENGINES {
         assert_status(&machine.run(engine, &args), 0);
         let text = fs::read_to_string(&file).unwrap();
-        let (state, env) = text.split_once('\n').unwrap();
-        let state: serde_json::Value = serde_json::from_str(state).unwrap();
+        // The state may be on several lines.
+        let mut values = serde_json::Deserializer::from_str(&text).into_iter();
+        let state: serde_json::Value = values.next().unwrap().unwrap();
+        let env = &text[values.byte_offset()..];
         assert_eq!(state["id"], name.as_str());
         assert_eq!(state["annotations"]["io.mcrun.name"], name.as_str());
         assert_eq!(state["annotations"]["io.mcrun.mcast"], given.join(";"));
@@ -370,4 +377,90 @@ fn many_at_once() {
         assert_eq!(stdout(&output), format!("{n}\n"));
     }
     machine.assert_nothing_left();
+}
+
+#[test]
+fn the_output_of_a_detached_container_is_kept_until_it_is_removed() {
+    let machine = Machine::new();
+    for engine in ENGINES {
+        let name = machine.name(engine);
+        let script = "echo one; echo two >&2; printf three; exit 5";
+        assert_status(&machine.run(engine, &["-d", "--name", &name, "sh", "-c", script]), 0);
+        // It ends with the container.
+        let followed = machine.mcrun(engine, &["logs", "-f", &name]);
+        assert_status(&followed, 0);
+        assert_eq!((stdout(&followed), stderr(&followed)), ("one\nthree".into(), "two\n".into()));
+        let last = machine.mcrun(engine, &["logs", "--tail", "1", &name]);
+        assert_eq!(stdout(&last) + &stderr(&last), "three");
+        let timed = stdout(&machine.mcrun(engine, &["logs", "-t", &name]));
+        let (time, line) = timed.lines().next().unwrap().split_once(' ').unwrap();
+        assert!(humantime::parse_rfc3339(time).is_ok(), "{timed}");
+        assert_eq!(line, "one");
+
+        let listed = machine.mcrun(engine, &["ps", "--json"]);
+        assert_eq!(stdout(&listed), "[]\n");
+        let listed = machine.mcrun(engine, &["ps", "-a", "--json"]);
+        let listed: Value = serde_json::from_slice(&listed.stdout).unwrap();
+        assert_eq!(listed[0]["container"], name.as_str());
+        assert_eq!(
+            (&listed[0]["status"], &listed[0]["exit_status"]),
+            (&"stopped".into(), &5.into())
+        );
+        assert!(listed[0]["finished_at"].as_u64().unwrap() > 1_700_000_000);
+        let table = stdout(&machine.mcrun(engine, &["ps", "-a"]));
+        assert!(table.contains("stopped (5) "), "{table}");
+        let inspected = machine.mcrun(engine, &["inspect", "--json", &name]);
+        let inspected: Value = serde_json::from_slice(&inspected.stdout).unwrap();
+        assert_eq!(inspected["state"], "stopped");
+        assert_eq!(inspected["exit_status"], 5);
+
+        assert_status(&machine.mcrun(engine, &["rm", &name]), 0);
+        let gone = machine.mcrun(engine, &["logs", &name]);
+        assert_status(&gone, 1);
+        assert_eq!(stderr(&gone), format!("mcrun: no such container: {name}\n"));
+    }
+    machine.wait_until_nothing_left();
+}
+
+#[test]
+fn much_output_is_kept_within_bounds_and_followed_as_it_comes() {
+    let machine = Machine::new();
+    let name = machine.name("a");
+    let script = "seq 1 1000000; touch /tmp/done; sleep 1000";
+    assert_status(&machine.run("runc", &["-d", "--name", &name, "sh", "-c", script]), 0);
+    wait_until("all is written", || machine.rootfs().join("tmp/done").exists());
+    let dir = machine.state_dir().join("bundles").join(&name);
+    let size = |file: &str| fs::metadata(dir.join(file)).map_or(0, |meta| meta.len());
+    let last = || stdout(&machine.mcrun("runc", &["logs", "-n", "1", &name]));
+    wait_until("all is kept", || last() == "1000000\n");
+    assert!(size("output.log") <= 6 << 20 && size("output.log.1") <= 6 << 20);
+    let kept = stdout(&machine.mcrun("runc", &["logs", &name]));
+    let numbers: Vec<u32> = kept.lines().map(|line| line.parse().unwrap()).collect();
+    assert!(numbers.len() > 50_000, "{}", numbers.len());
+    assert!(numbers.windows(2).all(|pair| pair[1] == pair[0] + 1));
+
+    let mut follower = machine
+        .command("runc")
+        .args(["logs", "-f", "-n", "1", &name])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(follower.stdout.take().unwrap()).lines();
+    assert_eq!(lines.next().unwrap().unwrap(), "1000000");
+    // The reader goes away: no error.
+    drop(lines);
+    assert_status(&machine.mcrun("runc", &["rm", "-f", &name]), 0);
+    assert!(follower.wait().unwrap().success());
+    machine.assert_nothing_left();
+}
+
+#[test]
+fn a_terminals_output_is_kept_too() {
+    let machine = Machine::new();
+    let name = machine.name("a");
+    assert_status(&machine.run("runc", &["-d", "-t", "--name", &name, "echo", "hello"]), 0);
+    let output = machine.mcrun("runc", &["logs", "-f", &name]);
+    assert_eq!(stdout(&output), "hello\r\n");
+    assert_status(&machine.mcrun("runc", &["rm", &name]), 0);
+    machine.wait_until_nothing_left();
 }

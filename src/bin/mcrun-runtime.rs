@@ -4,5 +4,5 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    mcrun::runtime_wrapper::main()
+    mcrun::runtime_wrapper::main(&mcrun::state::config_dir())
 }

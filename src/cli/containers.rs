@@ -1,15 +1,20 @@
 //! The attached containers as people and programs are shown them: records and proxies put together.
 
-use anyhow::bail;
+use std::time::{SystemTime, UNIX_EPOCH};
+
 use serde::Serialize;
 
 use crate::attachment::IgmpMode;
-use crate::lookup::engine_name;
+use crate::cli::output::age;
+use crate::lookup;
+use crate::lookup::{LookupError, Names, engine_name};
 use crate::notice::Notice;
 use crate::primitives::MacAddr;
 use crate::proxy::{
     InterfaceStatus, ProxyState, ProxyStatus, QuerierStatus, RelayCounts, RelayStatus, query_all,
 };
+use crate::standalone;
+use crate::standalone::ContainerRecord;
 use crate::state::{Attached, AttachedInterface, AttachmentRecord, Store};
 
 /// A container that runs, and what its proxy says.
@@ -46,20 +51,42 @@ pub(super) fn all(store: &Store) -> anyhow::Result<Vec<Container>> {
     Ok(pairs.map(|(record, answer)| Container { record, status: answer.ok() }).collect())
 }
 
-/// The container of this name, id, or unique beginning of an id.
+/// The containers of `mcrun run --rootfs` and `--bundle` that are not among these, stopped ones included.
+pub(super) fn unattached(attached: &[Container]) -> Vec<ContainerRecord> {
+    let records = standalone::Container::list().into_iter().filter_map(|c| c.record());
+    let is_attached = |record: &ContainerRecord| {
+        attached.iter().any(|c| c.record.container.id.as_str() == record.id)
+    };
+    records.filter(|record| !is_attached(record)).collect()
+}
+
+/// What a container of `mcrun run` does, as people are told: `running`, or `stopped (3) 5m ago`.
+pub(super) fn status(record: &ContainerRecord) -> String {
+    let mut text = record.state().name().to_owned();
+    if let Some(status) = record.exit_status {
+        text += &format!(" ({status})");
+    }
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    if let Some(finished) = record.finished {
+        text += &format!(" {} ago", age(now.saturating_sub(finished)));
+    }
+    text
+}
+
+/// The attached container of this name, id, or unique beginning of an id.
 pub(super) fn find(store: &Store, wanted: &str) -> anyhow::Result<Container> {
     let mut containers = all(store)?;
-    let exact = |c: &Container| {
-        c.record.container.name == wanted || c.record.container.id.as_str() == wanted
+    let names = |c: &Container| Names {
+        id: c.record.container.id.to_string(),
+        names: vec![c.record.container.name.clone()],
     };
-    if let Some(position) = containers.iter().position(exact) {
-        return Ok(containers.swap_remove(position));
-    }
-    containers.retain(|c| c.record.container.id.as_str().starts_with(wanted));
-    match containers.pop() {
-        Some(container) if containers.is_empty() && !wanted.is_empty() => Ok(container),
-        Some(_) => bail!("{wanted:?} begins the ids of several containers: give more of it"),
-        None => bail!("no such container: {wanted} (mcrun ps shows the attached ones)"),
+    let names: Vec<_> = containers.iter().map(names).collect();
+    match lookup::select(wanted, &names)? {
+        Some(position) => Ok(containers.swap_remove(position)),
+        None => {
+            let found = lookup::find(wanted, store)?;
+            Err(LookupError::NotAttached(found.id.to_string()).into())
+        }
     }
 }
 

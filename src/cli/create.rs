@@ -1,4 +1,4 @@
-//! `mcrun create`, of which the command line parser sees no more than calls for help.
+//! `mcrun create`. clap sees it only when help is asked for: `engine` takes the rest.
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -13,7 +13,7 @@ use crate::attachment::option_help;
     override_usage = "mcrun create [--engine ENGINE] [--mcast SPEC]... [ENGINE OPTIONS] IMAGE [COMMAND]..."
 )]
 pub struct CreateArgs {
-    /// Engine, by name or path; by default the first that can be used of docker, podman and nerdctl.
+    /// Engine, by name or path; the default is MCRUN_ENGINE, else the first usable one of docker, podman and nerdctl.
     #[arg(long, value_name = "ENGINE")]
     engine: Option<String>,
     /// Attach to a LAN: KEY=VALUE[,KEY=VALUE...] (repeatable).
@@ -30,5 +30,7 @@ pub struct CreateArgs {
 }
 
 pub(super) fn run(_args: CreateArgs) -> anyhow::Result<ExitCode> {
-    anyhow::bail!("create runs docker, podman or nerdctl; with an OCI runtime there is mcrun run")
+    anyhow::bail!(
+        "create needs docker, podman or nerdctl; an OCI runtime runs containers with mcrun run"
+    )
 }

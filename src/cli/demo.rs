@@ -13,14 +13,14 @@ use crate::demo::{DemoOptions, demo};
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Exit status:
-  0    mcrun kept its promise: container 2 lost nothing, the switch port saw one IGMP host
-  1    it did not
-  125  the demonstration could not be given")]
+  0    container 2 lost no packet with mcrun, and the switch port saw one IGMP host
+  1    container 2 lost packets with mcrun, or the switch port saw several IGMP hosts
+  125  the demonstration could not run")]
 pub struct DemoArgs {
     /// OCI runtime for the containers, such as runc or crun.
     #[arg(long, value_name = "ENGINE")]
     engine: Option<String>,
-    /// Print the result as one JSON object, and nothing as it goes.
+    /// Print only the result, as one JSON object.
     #[arg(long)]
     json: bool,
 }

@@ -14,7 +14,7 @@ use crate::state::Store;
 pub struct DetachArgs {
     /// Name, id or beginning of an id of an attached container.
     container: String,
-    /// Name of the interface in the container; all that are attached, without it.
+    /// Name of the interface in the container; the default is all attached interfaces.
     interface: Option<String>,
 }
 

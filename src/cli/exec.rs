@@ -5,8 +5,10 @@ use std::process::ExitCode;
 
 use clap::Args;
 
+use crate::lookup;
 use crate::standalone;
 use crate::standalone::ExecOptions;
+use crate::state::Store;
 
 /// Arguments of `mcrun exec`.
 #[derive(Debug, Args)]
@@ -14,22 +16,22 @@ pub struct ExecArgs {
     /// Do not wait for the command.
     #[arg(short, long)]
     detach: bool,
-    /// Pass stdin on to the command.
+    /// Pass standard input to the command.
     #[arg(short, long)]
     interactive: bool,
     /// Give the command a terminal.
     #[arg(short, long)]
     tty: bool,
-    /// Set a variable, NAME=VALUE, or pass one on, NAME (repeatable).
+    /// Set an environment variable: NAME=VALUE, or NAME for the value that it has here (repeatable).
     #[arg(short, long, value_name = "VARIABLE")]
     env: Vec<String>,
-    /// Set the variables of a file, one to a line (repeatable).
+    /// Set environment variables from a file, one on each line (repeatable).
     #[arg(long, value_name = "FILE")]
     env_file: Vec<PathBuf>,
     /// Directory in the container in which the command starts.
     #[arg(short, long, value_name = "DIR")]
     workdir: Option<String>,
-    /// User of the command: USER[:GROUP], names or numbers of the container.
+    /// User of the command: USER[:GROUP], as names of the container or numbers.
     #[arg(short, long, value_name = "USER")]
     user: Option<String>,
     /// Name, id, or the beginning of an id.
@@ -41,7 +43,6 @@ pub struct ExecArgs {
 
 pub(super) fn run(args: ExecArgs) -> anyhow::Result<ExitCode> {
     let options = ExecOptions {
-        container: args.container,
         command: args.command,
         detach: args.detach,
         interactive: args.interactive,
@@ -51,5 +52,6 @@ pub(super) fn run(args: ExecArgs) -> anyhow::Result<ExitCode> {
         workdir: args.workdir,
         user: args.user,
     };
-    Ok(crate::cli::run::exit_code(standalone::exec(&options)))
+    let container = lookup::find_standalone(&args.container, "exec", &Store::from_env())?;
+    Ok(crate::cli::run::exit_code(standalone::exec(&container, &options)))
 }

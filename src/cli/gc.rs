@@ -11,9 +11,9 @@ use crate::{service, standalone};
 
 /// Arguments of `mcrun gc`.
 ///
-/// Takes back the attachments of containers that have ended, and removes containers whose shim
-/// was killed before they ended. Prints a line for each container cleaned up. Containers that run
-/// are left alone.
+/// Removes the attachments of containers that have ended, and containers of mcrun run whose shim was
+/// killed before they ended. Prints the id of each container that it cleaned up. Running containers
+/// stay as they are.
 #[derive(Debug, Args)]
 pub struct GcArgs {}
 

@@ -9,7 +9,10 @@ use serde_json::json;
 use crate::cli::containers;
 use crate::cli::containers::Container;
 use crate::cli::output::{print, print_json};
+use crate::lookup;
+use crate::lookup::LookupError;
 use crate::proxy::{RelayCounts, RelayStatus};
+use crate::standalone::ContainerState;
 use crate::state::Store;
 
 /// Arguments of `mcrun inspect`.
@@ -23,13 +26,18 @@ pub struct InspectArgs {
 }
 
 pub(super) fn run(args: InspectArgs) -> anyhow::Result<ExitCode> {
-    let container = containers::find(&Store::from_env(), &args.container)?;
+    let store = Store::from_env();
+    let container = match containers::find(&store, &args.container) {
+        Ok(container) => container,
+        Err(error) => return unattached(&args, &store, error),
+    };
     if args.json {
         let record = &container.record;
         print_json(&json!({
             "container": record.container.id,
             "name": record.container.name,
             "pid": container.pid(),
+            "state": ContainerState::Running,
             "bundle": record.container.bundle,
             "attached_at": record.attached_at,
             "interfaces": container.interfaces(),
@@ -40,6 +48,51 @@ pub(super) fn run(args: InspectArgs) -> anyhow::Result<ExitCode> {
     } else {
         print(&text(&container)?)?;
     }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// A container of `mcrun run` that has stopped, or runs without an attachment; another one is `error`.
+fn unattached(args: &InspectArgs, store: &Store, error: anyhow::Error) -> anyhow::Result<ExitCode> {
+    let Some(LookupError::Stopped(id) | LookupError::NotAttached(id)) = error.downcast_ref() else {
+        return Err(error);
+    };
+    let found = lookup::find_standalone(id, "inspect", store);
+    let Some((container, record)) =
+        found.ok().and_then(|container| Some((container.clone(), container.record()?)))
+    else {
+        return Err(error);
+    };
+    let running = record.state() == ContainerState::Running;
+    let pid = record.init.filter(|_| running).map(|init| init.pid);
+    if args.json {
+        print_json(&json!({
+            "container": record.id,
+            "name": record.id,
+            "pid": pid,
+            "state": record.state(),
+            "exit_status": record.exit_status,
+            "created_at": record.created,
+            "finished_at": record.finished,
+            "bundle": container.dir(),
+            "rootfs": record.rootfs,
+            "command": record.command,
+            "interfaces": [],
+            "attachments": [],
+            "proxy": { "state": "off" },
+            "status": null,
+        }))?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let mut out = String::new();
+    writeln!(out, "container  {}", record.id)?;
+    writeln!(out, "state      {}", containers::status(&record))?;
+    if let Some(pid) = pid {
+        writeln!(out, "pid        {pid}")?;
+    }
+    writeln!(out, "command    {}", record.command.join(" "))?;
+    writeln!(out, "rootfs     {}", record.rootfs.display())?;
+    writeln!(out, "bundle     {}", container.dir().display())?;
+    print(&out)?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -22,5 +22,7 @@ pub(super) fn run(args: KillArgs) -> anyhow::Result<ExitCode> {
         Ok(signal) => signal,
         Err(error) => return Ok(crate::cli::run::exit_code(Err(error))),
     };
-    Ok(crate::cli::stop::for_each(&args.containers, |name| standalone::kill(name, signal)))
+    Ok(crate::cli::stop::for_each("kill", &args.containers, |container| {
+        standalone::kill(container, signal)
+    }))
 }

@@ -10,6 +10,7 @@ mod gc;
 mod groups;
 mod inspect;
 mod kill;
+mod logs;
 mod output;
 mod probe;
 mod ps;
@@ -28,12 +29,20 @@ use clap::{Parser, Subcommand};
 
 use crate::engine;
 use crate::engine::EngineError;
+use crate::lookup::LookupError;
+use crate::state::state_dir;
 
-/// Multicast for containers: each one a host of its own on the media LAN.
+/// Multicast for containers: each one a host of its own on the LAN.
 #[derive(Debug, Parser)]
-#[command(name = "mcrun", version, max_term_width = 100, disable_help_subcommand = true)]
+#[command(
+    name = "mcrun",
+    version,
+    max_term_width = 100,
+    disable_help_subcommand = true,
+    help_template = help_template()
+)]
 pub struct Cli {
-    /// What to do.
+    /// The command.
     #[command(subcommand)]
     pub command: Command,
 }
@@ -44,57 +53,86 @@ pub enum Command {
     /// Run a container attached to a LAN.
     #[command(long_about = run::ABOUT)]
     Run(Box<run::RunArgs>),
-    /// Create a container of docker, podman or nerdctl, attached when it is started.
+    /// Create a container with docker, podman or nerdctl; starting it attaches it.
     ///
-    /// As mcrun run with an image, but for the start.
+    /// As mcrun run with an image, except that the container is not started.
     Create(create::CreateArgs),
-    /// Start containers that docker, podman or nerdctl have created or stopped.
+    /// Start containers that docker, podman or nerdctl has created or stopped.
     ///
-    /// podman forgets hooks that its own configuration does not name when it starts a container again: started
-    /// by this command, the container is attached again also without mcrun setup podman.
+    /// When podman starts a container again, it forgets hooks that are not in its own configuration. This command
+    /// passes mcrun's hooks again, so that the container is attached without mcrun setup podman.
     Start(start::StartArgs),
     /// Attach a running container to a LAN.
     ///
-    /// The container is one of docker, podman, containerd, Kubernetes, runc, crun or youki, attached already or
-    /// not. It runs on and gets a new interface; what it has is served without a gap. Prints the names of the
-    /// new interfaces. They go when the container ends, and are not there when it is started again.
+    /// The container may be one of docker, podman, containerd, Kubernetes, runc, crun or youki, and may be
+    /// attached already. It keeps running and gets a new interface; its other interfaces lose no packet.
+    /// Prints the names of the new interfaces. They go when the container ends; starting it again does not
+    /// bring them back.
     Attach(attach::AttachArgs),
-    /// Take interfaces of a running container away.
+    /// Remove attached interfaces from a running container.
     ///
-    /// The container runs on; its other interfaces are served without a gap. Prints the names of the
-    /// interfaces that are gone.
+    /// The container keeps running; its other interfaces lose no packet. Prints the names of the removed
+    /// interfaces.
     Detach(detach::DetachArgs),
-    /// Run a command in a running container.
-    Exec(exec::ExecArgs),
-    /// Stop containers: their stop signal, then SIGKILL.
-    Stop(stop::StopArgs),
-    /// Send a signal to containers.
-    Kill(kill::KillArgs),
-    /// Remove stopped containers.
-    Rm(rm::RmArgs),
     /// List attached containers.
     ///
-    /// QUERIER is the IGMP querier of the interface's LAN with the version that it speaks: none when none
-    /// was heard within 255 seconds, - where no proxy listens. What is wrong is said on standard error,
-    /// a line for each thing.
+    /// QUERIER is the IGMP querier of the LAN and the IGMP version that it speaks: `none` if no query came
+    /// within 255 seconds, `-` if no proxy listens. Warnings are printed on standard error, one a line.
     Ps(ps::PsArgs),
-    /// List group memberships.
+    /// List the multicast groups that containers have joined.
     ///
-    /// STATUS is joined; denied, with the rule; limited, with the limit; or failed, with what the host's
-    /// kernel lacks. With --json these are "status" and "reason".
+    /// STATUS is joined; denied, with the rule that denies it; limited, with the limit that is reached; or
+    /// failed, with what the kernel of the host lacks. With --json these are "status" and "reason".
     Groups(groups::GroupsArgs),
     /// Show everything known about a container.
     Inspect(inspect::InspectArgs),
+    /// Run a command in a container that mcrun run started.
+    Exec(exec::ExecArgs),
+    /// Show the output of a detached container that mcrun run started.
+    ///
+    /// What the container wrote to standard output appears on standard output, the rest on standard error. The
+    /// last 5 to 10 MiB are kept until the container is removed.
+    Logs(logs::LogsArgs),
+    /// Stop containers that mcrun run started: SIGTERM, then SIGKILL.
+    Stop(stop::StopArgs),
+    /// Send a signal to containers that mcrun run started.
+    Kill(kill::KillArgs),
+    /// Remove stopped containers that mcrun run started.
+    Rm(rm::RmArgs),
     /// Send or receive a measured multicast stream.
     Probe(probe::ProbeArgs),
-    /// Show it live: a media facility in network namespaces of its own.
+    /// Show what mcrun does, on a simulated LAN that leaves the host untouched.
     Demo(demo::DemoArgs),
-    /// Bring the administrator's rules into force for running containers.
-    Reload(reload::ReloadArgs),
-    /// Tell a container engine of mcrun.
+    /// Register mcrun with a container engine.
     Setup(setup::SetupArgs),
-    /// Remove what dead containers left behind.
+    /// Apply a changed mcrun.toml to running containers.
+    Reload(reload::ReloadArgs),
+    /// Remove what killed containers and proxies left behind.
     Gc(gc::GcArgs),
+}
+
+/// The commands as `mcrun --help` groups them.
+const GROUPS: [(&str, &[&str]); 5] = [
+    ("Containers on a LAN", &["run", "create", "start", "attach", "detach"]),
+    ("What they do", &["ps", "groups", "inspect"]),
+    ("Containers of mcrun run --rootfs", &["exec", "logs", "stop", "kill", "rm"]),
+    ("Try and measure", &["demo", "probe"]),
+    ("Administration", &["setup", "reload", "gc"]),
+];
+
+/// clap's template, with the commands in their groups.
+fn help_template() -> String {
+    let commands = Command::augment_subcommands(clap::Command::new("mcrun"));
+    let mut text = "{about-with-newline}\n{usage-heading} {usage}\n".to_owned();
+    for (heading, names) in GROUPS {
+        text += &format!("\n{heading}:\n");
+        for name in names {
+            let about = commands.find_subcommand(name).and_then(|command| command.get_about());
+            text +=
+                &format!("  {name:<8} {}\n", about.map(ToString::to_string).unwrap_or_default());
+        }
+    }
+    text + "\nOptions:\n{options}\n\nmcrun COMMAND --help tells more about a command.\n"
 }
 
 /// All of `mcrun`: parses, runs, and tells errors in one line on standard error.
@@ -109,13 +147,44 @@ pub fn main() -> ExitCode {
         return ExitCode::from(125);
     }
     let result = match Cli::try_parse_from(arguments) {
-        Ok(cli) => run(cli),
+        Ok(cli) => check_root(&cli.command).and_then(|()| run(cli)),
         Err(error) => return usage(&error),
     };
     result.unwrap_or_else(|error| {
-        eprintln!("mcrun: {error:#}");
-        ExitCode::from(125)
+        eprintln!("mcrun: {}", causes(&error));
+        ExitCode::from(status(&error))
     })
+}
+
+/// Refuses a command that needs root to another user, before the kernel refuses it halfway.
+fn check_root(command: &Command) -> anyhow::Result<()> {
+    let needs_root = match command {
+        Command::Probe(_) | Command::Create(_) | Command::Start(_) => false,
+        Command::Setup(args) => args.needs_root(),
+        _ => true,
+    };
+    if needs_root && !nix::unistd::geteuid().is_root() {
+        let name = std::env::args().nth(1).unwrap_or_default();
+        anyhow::bail!("{name} needs root: run it with sudo");
+    }
+    Ok(())
+}
+
+/// An error and its causes in one line; a cause whose text the error ends with is not said again.
+fn causes(error: &anyhow::Error) -> String {
+    error.chain().fold(String::new(), |text, cause| {
+        let cause = cause.to_string();
+        match text.as_str() {
+            "" => cause,
+            said if said.ends_with(&cause) => text,
+            _ => format!("{text}: {cause}"),
+        }
+    })
+}
+
+/// docker's: 1 for a container that is not there or in another state, 125 for other errors.
+fn status(error: &anyhow::Error) -> u8 {
+    if error.downcast_ref::<LookupError>().is_some() { 1 } else { 125 }
 }
 
 /// Hands a command line that is an engine's on to it; the engine takes this process's place. Returns when
@@ -125,8 +194,8 @@ fn hand_on(arguments: &[OsString]) -> Result<(), EngineError> {
         return Ok(());
     };
     match command.to_str() {
-        Some(command @ ("run" | "create")) => engine::create(command, rest),
-        Some("start") => engine::start(rest),
+        Some(command @ ("run" | "create")) => engine::create(command, rest, &state_dir()),
+        Some("start") => engine::start(rest, &state_dir()),
         _ => Ok(()),
     }
 }
@@ -166,6 +235,7 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Attach(args) => attach::run(args),
         Command::Detach(args) => detach::run(args),
         Command::Exec(args) => exec::run(args),
+        Command::Logs(args) => logs::run(args),
         Command::Stop(args) => stop::run(args),
         Command::Kill(args) => kill::run(args),
         Command::Rm(args) => rm::run(args),
@@ -186,6 +256,24 @@ mod tests {
 
     fn complaint(args: &[&str]) -> String {
         one_line(&Cli::try_parse_from(args).unwrap_err().render().to_string())
+    }
+
+    #[test]
+    fn each_command_is_in_one_group() {
+        let mut grouped: Vec<_> = GROUPS.iter().flat_map(|(_, names)| *names).copied().collect();
+        let commands = Command::augment_subcommands(clap::Command::new("mcrun"));
+        let mut all: Vec<_> = commands.get_subcommands().map(clap::Command::get_name).collect();
+        grouped.sort_unstable();
+        all.sort_unstable();
+        assert_eq!(grouped, all);
+    }
+
+    #[test]
+    fn each_cause_is_said_once() {
+        let inner = std::io::Error::other("Permission denied");
+        let error = anyhow::Error::new(inner).context("cannot open /x: Permission denied");
+        assert_eq!(causes(&error.context("state")), "state: cannot open /x: Permission denied");
+        assert_eq!(status(&LookupError::None("x".into()).into()), 1);
     }
 
     #[test]

@@ -10,11 +10,15 @@ use crate::cli::containers::{Container, InterfaceSummary, ProxySummary};
 use crate::cli::output::{print, print_json, table};
 use crate::notice::Notice;
 use crate::proxy::InterfaceStatus;
+use crate::standalone::{ContainerRecord, ContainerState};
 use crate::state::Store;
 
 /// Arguments of `mcrun ps`.
 #[derive(Debug, Args)]
 pub struct PsArgs {
+    /// Also list containers of mcrun run that are not attached or have stopped.
+    #[arg(short, long)]
+    all: bool,
     /// Print an array of objects instead of a table.
     #[arg(long)]
     json: bool,
@@ -25,8 +29,15 @@ pub struct PsArgs {
 struct Row<'a> {
     container: &'a str,
     name: &'a str,
-    /// `null` for a container that is a named network namespace and no process.
+    /// `null` for a container that has stopped, or that is a named network namespace and no process.
     pid: Option<i32>,
+    status: ContainerState,
+    /// Of a container that has stopped: its code, or 128 + signal.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    exit_status: Option<i32>,
+    /// Of a container that has stopped: seconds since 1970-01-01 UTC.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    finished_at: Option<u64>,
     interfaces: Vec<InterfaceSummary>,
     proxy: ProxySummary,
     groups: usize,
@@ -44,6 +55,9 @@ impl<'a> Row<'a> {
             container: container.record.container.id.as_str(),
             name: &container.record.container.name,
             pid: container.pid(),
+            status: ContainerState::Running,
+            exit_status: None,
+            finished_at: None,
             interfaces: container.interfaces(),
             proxy: container.proxy(),
             groups: container.group_count(),
@@ -53,14 +67,39 @@ impl<'a> Row<'a> {
     }
 }
 
+impl<'a> Row<'a> {
+    fn of_standalone(record: &'a ContainerRecord) -> Self {
+        let status = record.state();
+        let running = status == ContainerState::Running;
+        Row {
+            container: &record.id,
+            name: &record.id,
+            pid: record.init.filter(|_| running).map(|init| init.pid),
+            status,
+            exit_status: record.exit_status,
+            finished_at: record.finished,
+            interfaces: Vec::new(),
+            proxy: ProxySummary { pid: None, state: "off" },
+            groups: 0,
+            warnings: Vec::new(),
+            notices: &[],
+        }
+    }
+}
+
 pub(super) fn run(args: PsArgs) -> anyhow::Result<ExitCode> {
     let containers = containers::all(&Store::from_env())?;
+    let others = if args.all { containers::unattached(&containers) } else { Vec::new() };
     if args.json {
-        print_json(&containers.iter().map(Row::of).collect::<Vec<_>>())?;
+        let rows = containers.iter().map(Row::of);
+        print_json(&rows.chain(others.iter().map(Row::of_standalone)).collect::<Vec<_>>())?;
         return Ok(ExitCode::SUCCESS);
     }
-    let headings =
-        ["CONTAINER", "NAME", "PID", "INTERFACE", "ADDRESSES", "PROXY", "QUERIER", "GROUPS"];
+    let mut headings =
+        vec!["CONTAINER", "NAME", "PID", "INTERFACE", "ADDRESSES", "PROXY", "QUERIER", "GROUPS"];
+    if args.all {
+        headings.push("STATUS");
+    }
     let rows = containers.iter().flat_map(|container| {
         // A line for each interface; what is the container's stands on its first.
         container.record.interfaces.iter().enumerate().map(|(position, interface)| {
@@ -77,8 +116,21 @@ pub(super) fn run(args: PsArgs) -> anyhow::Result<ExitCode> {
                 once(container.proxy().state.to_owned()),
                 querier(container, &interface.name),
                 once(container.group_count().to_string()),
+                once("running".to_owned()),
             ]
         })
+    });
+    let others = others.iter().map(|record| {
+        let pid = record.init.filter(|_| record.state() == ContainerState::Running);
+        let pid = pid.map_or("-".to_owned(), |init| init.pid.to_string());
+        let mut row = vec![record.id.clone(), record.id.clone(), pid];
+        row.extend(["-", "-", "-", "-", "-"].map(str::to_owned));
+        row.push(containers::status(record));
+        row
+    });
+    let rows = rows.chain(others).map(|mut row| {
+        row.truncate(headings.len());
+        row
     });
     print(&table(&headings, rows))?;
     containers::warn(&containers);

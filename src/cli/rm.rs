@@ -9,7 +9,7 @@ use crate::standalone;
 /// Arguments of `mcrun rm`.
 #[derive(Debug, Args)]
 pub struct RmArgs {
-    /// Remove running containers too, killing them.
+    /// Kill and remove running containers too.
     #[arg(short, long)]
     force: bool,
     /// Names, ids, or beginnings of ids.
@@ -18,5 +18,7 @@ pub struct RmArgs {
 }
 
 pub(super) fn run(args: RmArgs) -> anyhow::Result<ExitCode> {
-    Ok(crate::cli::stop::for_each(&args.containers, |name| standalone::remove(name, args.force)))
+    Ok(crate::cli::stop::for_each("rm", &args.containers, |container| {
+        standalone::remove(container, args.force)
+    }))
 }

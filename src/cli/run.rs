@@ -17,12 +17,13 @@ const USAGE: &str =
 /// What the help says beyond that.
 pub(super) const ABOUT: &str = "Run a container attached to a LAN.
 
-With an image, docker, podman or nerdctl runs it: the first of them that can be used, or the one of --engine or \
-MCRUN_ENGINE. --engine and --mcast may stand anywhere before the image; everything else goes to the \
-engine as it is, which takes mcrun's place: `mcrun run -it --rm --mcast parent=eth1 alpine sh` behaves as \
-`docker run -it --rm alpine sh` does. docker needs `mcrun setup docker` once; podman needs nothing.
+With an image, docker, podman or nerdctl runs the container: the one that --engine or MCRUN_ENGINE names, else the \
+first that can be used. --engine and --mcast may stand anywhere before the image; the engine gets all other \
+options unchanged and replaces mcrun's process. So `mcrun run -it --rm --mcast parent=eth1 alpine sh` behaves like \
+`docker run -it --rm alpine sh`. docker needs `mcrun setup docker` once; podman needs no setup.
 
-With --rootfs or --bundle, an OCI runtime runs the container directly, and the options below are mcrun's own.";
+With --rootfs or --bundle, an OCI runtime (runc, crun or youki) runs the container directly. The options below are \
+for this form.";
 
 /// Arguments of `mcrun run` with an OCI runtime.
 #[derive(Debug, Args)]
@@ -31,7 +32,7 @@ With --rootfs or --bundle, an OCI runtime runs the container directly, and the o
     group = ArgGroup::new("source").required(true)
 )]
 pub struct RunArgs {
-    /// Root filesystem of the container: a directory, used in place.
+    /// Root filesystem of the container: a directory, which is used in place.
     #[arg(long, value_name = "DIR", group = "source")]
     rootfs: Option<PathBuf>,
     /// OCI bundle: a directory with a config.json, which is not changed.
@@ -42,7 +43,8 @@ pub struct RunArgs {
     mcast: Vec<String>,
     /// Engine or, with --rootfs and --bundle, OCI runtime, by name or path.
     ///
-    /// By default the first that can be used of docker, podman and nerdctl, or of runc, crun and youki.
+    /// The default is MCRUN_ENGINE, else the first that can be used of docker, podman and nerdctl; with --rootfs
+    /// and --bundle, of runc, crun and youki.
     #[arg(long, value_name = "ENGINE")]
     engine: Option<String>,
     /// Name of the container.
@@ -51,19 +53,19 @@ pub struct RunArgs {
     /// Run in the background and print the container's id.
     #[arg(short, long)]
     detach: bool,
-    /// Pass stdin on to the container.
+    /// Pass standard input to the container.
     #[arg(short, long)]
     interactive: bool,
     /// Give the container a terminal.
     #[arg(short, long)]
     tty: bool,
-    /// Remove the container when it ends (always so without -d).
+    /// Remove the container when it ends; without -d this is always done.
     #[arg(long)]
     rm: bool,
-    /// Set a variable, NAME=VALUE, or pass one on, NAME (repeatable).
+    /// Set an environment variable: NAME=VALUE, or NAME for the value that it has here (repeatable).
     #[arg(short, long, value_name = "VARIABLE")]
     env: Vec<String>,
-    /// Set the variables of a file, one to a line (repeatable).
+    /// Set environment variables from a file, one on each line (repeatable).
     #[arg(long, value_name = "FILE")]
     env_file: Vec<PathBuf>,
     /// Mount a file or directory of the host: SOURCE:DESTINATION[:OPTIONS] (repeatable).
@@ -72,34 +74,34 @@ pub struct RunArgs {
     /// Directory in the container in which the command starts.
     #[arg(short, long, value_name = "DIR")]
     workdir: Option<String>,
-    /// User of the command: USER[:GROUP], names or numbers of the container.
+    /// User of the command: USER[:GROUP], as names of the container or numbers.
     #[arg(short, long, value_name = "USER")]
     user: Option<String>,
     /// Host name of the container.
     #[arg(long, value_name = "NAME")]
     hostname: Option<String>,
-    /// Give a capability, or ALL (repeatable).
+    /// Add a capability, or ALL (repeatable).
     #[arg(long, value_name = "CAPABILITY", value_delimiter = ',')]
     cap_add: Vec<String>,
-    /// Take a capability away, or ALL (repeatable).
+    /// Drop a capability, or ALL (repeatable).
     #[arg(long, value_name = "CAPABILITY", value_delimiter = ',')]
     cap_drop: Vec<String>,
-    /// Give all capabilities and devices, and filter and mask nothing.
+    /// Give all capabilities and devices; no seccomp filter, no masked paths.
     #[arg(long)]
     privileged: bool,
     /// Make the root filesystem read-only.
     #[arg(long)]
     read_only: bool,
-    /// Limit of memory, in bytes or with a suffix k, m or g.
+    /// Memory limit, in bytes or with a suffix k, m or g.
     #[arg(short, long, value_name = "BYTES")]
     memory: Option<String>,
-    /// Limit of CPU time, in CPUs, such as 1.5.
+    /// CPU limit, as a number of CPUs such as 1.5.
     #[arg(long, value_name = "NUMBER")]
     cpus: Option<String>,
     /// Add an annotation (repeatable).
     #[arg(long, value_name = "KEY=VALUE")]
     annotation: Vec<String>,
-    /// The command and its arguments; a bundle has one of its own.
+    /// The command and its arguments; required with --rootfs.
     #[arg(trailing_var_arg = true, value_name = "COMMAND")]
     command: Vec<String>,
 }
@@ -136,7 +138,7 @@ pub(super) fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
     Ok(exit_code(standalone::run(&options)))
 }
 
-/// The status a command ends with; an error is told on stderr.
+/// The status that a command ends with; an error is printed on stderr.
 pub(super) fn exit_code(result: Result<i32, standalone::StandaloneError>) -> ExitCode {
     let status = result.unwrap_or_else(|error| {
         eprintln!("mcrun: {error}");

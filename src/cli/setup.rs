@@ -1,6 +1,6 @@
 //! `mcrun setup`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::bail;
@@ -12,21 +12,28 @@ use crate::setup::{Outcome, Setup, SetupTarget};
 /// Arguments of `mcrun setup`.
 #[derive(Debug, Args)]
 pub struct SetupArgs {
-    /// What to set up.
+    /// The engine to register with.
     #[arg(value_enum)]
     target: SetupTarget,
-    /// Show the files as they would be; write nothing.
+    /// Print the files as they would become, and write nothing.
     #[arg(long, conflicts_with_all = ["remove", "reload"])]
     print: bool,
-    /// Take back what a setup has written.
+    /// Undo an earlier setup.
     #[arg(long)]
     remove: bool,
-    /// Have the running dockerd read its configuration anew.
+    /// Make the running dockerd reload its configuration.
     #[arg(long)]
     reload: bool,
     /// The directory that stands for /.
     #[arg(long, value_name = "DIR", default_value = "/", hide = true)]
     root: PathBuf,
+}
+
+impl SetupArgs {
+    /// Whether it writes to the system's own configuration.
+    pub(super) fn needs_root(&self) -> bool {
+        !self.print && self.root == Path::new("/")
+    }
 }
 
 pub(super) fn run(args: SetupArgs) -> anyhow::Result<ExitCode> {

@@ -1,4 +1,4 @@
-//! `mcrun start`, of which the command line parser sees no more than calls for help.
+//! `mcrun start`. clap sees it only when help is asked for: `engine` takes the rest.
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -9,7 +9,7 @@ use clap::Args;
 #[derive(Debug, Args)]
 #[command(override_usage = "mcrun start [--engine ENGINE] [ENGINE OPTIONS] CONTAINER...")]
 pub struct StartArgs {
-    /// Engine, by name or path; by default the first that can be used of docker, podman and nerdctl.
+    /// Engine, by name or path; the default is MCRUN_ENGINE, else the first usable one of docker, podman and nerdctl.
     #[arg(long, value_name = "ENGINE")]
     engine: Option<String>,
     /// The engine's options and the containers.
@@ -23,5 +23,5 @@ pub struct StartArgs {
 }
 
 pub(super) fn run(_args: StartArgs) -> anyhow::Result<ExitCode> {
-    anyhow::bail!("start runs docker, podman or nerdctl")
+    anyhow::bail!("start needs docker, podman or nerdctl")
 }

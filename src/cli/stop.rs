@@ -5,8 +5,11 @@ use std::time::Duration;
 
 use clap::Args;
 
+use crate::cli::causes;
+use crate::lookup;
 use crate::standalone;
-use crate::standalone::StandaloneError;
+use crate::standalone::{Container, StandaloneError};
+use crate::state::Store;
 
 /// Arguments of `mcrun stop`.
 #[derive(Debug, Args)]
@@ -21,20 +24,25 @@ pub struct StopArgs {
 
 pub(super) fn run(args: StopArgs) -> anyhow::Result<ExitCode> {
     let grace = Duration::from_secs(args.time.into());
-    Ok(for_each(&args.containers, |name| standalone::stop(name, grace)))
+    Ok(for_each("stop", &args.containers, |container| standalone::stop(container, grace)))
 }
 
-/// Does it to each, printing its name as docker does; status 1 when one failed.
+/// Finds each container and applies `action`, printing the name as docker does; status 1 when one failed.
 pub(super) fn for_each(
+    command: &str,
     names: &[String],
-    action: impl Fn(&str) -> Result<(), StandaloneError>,
+    action: impl Fn(&Container) -> Result<(), StandaloneError>,
 ) -> ExitCode {
+    let store = Store::from_env();
     let mut code = ExitCode::SUCCESS;
     for name in names {
-        match action(name) {
+        let result = lookup::find_standalone(name, command, &store)
+            .map_err(anyhow::Error::from)
+            .and_then(|container| Ok(action(&container)?));
+        match result {
             Ok(()) => println!("{name}"),
             Err(error) => {
-                eprintln!("mcrun: {error}");
+                eprintln!("mcrun: {}", causes(&error));
                 code = ExitCode::FAILURE;
             }
         }

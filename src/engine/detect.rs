@@ -46,12 +46,12 @@ pub struct Engine {
 }
 
 impl Engine {
-    /// The engine of a name or path.
+    /// The engine of a name or path. `origin` begins error messages: `--engine ` or `MCRUN_ENGINE=`.
     ///
     /// # Errors
     /// When it is none of the three, or not there.
-    pub fn named(name: &OsStr) -> Result<Self, EngineError> {
-        let text = || name.to_string_lossy().into_owned();
+    pub fn named(name: &OsStr, origin: &str) -> Result<Self, EngineError> {
+        let text = || format!("{origin}{}", name.to_string_lossy());
         let kind = EngineKind::of(name).ok_or_else(|| EngineError::UnknownEngine(text()))?;
         let path = Path::new(name);
         let program = if path.components().count() > 1 {
@@ -68,14 +68,14 @@ impl Engine {
     ///
     /// # Errors
     /// When there is none.
-    pub fn find() -> Result<Self, EngineError> {
+    pub fn find(state_dir: &Path) -> Result<Self, EngineError> {
         let there = KINDS.iter().filter_map(|(name, kind)| {
             let program = in_path(OsStr::new(name))?;
             Some(Engine { program, kind: *kind, facts: None })
         });
         let mut there: Vec<_> = there.collect();
         if there.len() > 1 && there[0].kind == EngineKind::Docker {
-            match there[0].facts() {
+            match there[0].facts(state_dir) {
                 Ok(facts) => there[0].facts = Some(facts),
                 Err(_) => drop(there.remove(0)),
             }
@@ -83,11 +83,12 @@ impl Engine {
         there.into_iter().next().ok_or(EngineError::NoEngine)
     }
 
-    /// What it can do, asked of itself.
+    /// What it can do, asked of itself. mcrun's hooks for podman are written below `state_dir`
+    /// where they are not installed.
     ///
     /// # Errors
     /// When it does not answer, or mcrun's hooks cannot be given to podman.
-    pub fn facts(&self) -> Result<EngineFacts, EngineError> {
+    pub fn facts(&self, state_dir: &Path) -> Result<EngineFacts, EngineError> {
         if let Some(facts) = &self.facts {
             return Ok(facts.clone());
         }
@@ -97,18 +98,18 @@ impl Engine {
                 let info: DockerInfo = serde_json::from_str(&text).unwrap_or_default();
                 match info.server_version.as_str() {
                     // podman in docker's clothes has no such key.
-                    "" if text.contains("\"conmon\"") => self.podman(),
+                    "" if text.contains("\"conmon\"") => self.podman(state_dir),
                     "" => Err(EngineError::NoDaemon),
                     _ => Ok(EngineFacts::Docker(info)),
                 }
             }
-            EngineKind::Podman => self.podman(),
+            EngineKind::Podman => self.podman(state_dir),
             EngineKind::Nerdctl => Ok(EngineFacts::Nerdctl { major: self.major()? }),
         }
     }
 
-    fn podman(&self) -> Result<EngineFacts, EngineError> {
-        Ok(EngineFacts::Podman { major: self.major()?, hooks_dirs: podman::hooks_dirs()? })
+    fn podman(&self, state_dir: &Path) -> Result<EngineFacts, EngineError> {
+        Ok(EngineFacts::Podman { major: self.major()?, hooks_dirs: podman::hooks_dirs(state_dir)? })
     }
 
     /// The major version that `--version` tells, as in `podman version 4.3.1`.
@@ -156,9 +157,10 @@ mod tests {
         for other in ["runc", "crun", "/usr/bin/youki", "", "/"] {
             assert_eq!(EngineKind::of(OsStr::new(other)), None, "{other}");
         }
-        let error = Engine::named(OsStr::new("dokcer")).unwrap_err().to_string();
+        let error = Engine::named(OsStr::new("dokcer"), "--engine ").unwrap_err().to_string();
         assert!(error.starts_with("--engine dokcer: "), "{error}");
-        let error = Engine::named(OsStr::new("/nonexistent/podman")).unwrap_err().to_string();
+        let error =
+            Engine::named(OsStr::new("/nonexistent/podman"), "--engine ").unwrap_err().to_string();
         assert_eq!(error, "--engine /nonexistent/podman: no such program");
     }
 }

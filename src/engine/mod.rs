@@ -14,12 +14,12 @@ use std::convert::Infallible;
 use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::attachment::{SpecError, parse_all};
 use crate::engine::command_line::{CommandLineError, EngineCommandLine};
-use crate::engine::delivery::{arguments, plain_arguments};
+use crate::engine::delivery::{EngineFacts, arguments, plain_arguments};
 use crate::engine::detect::{Engine, EngineKind};
 use crate::engine::option_table::OptionTable;
 
@@ -41,14 +41,13 @@ pub enum EngineError {
          system with --rootfs DIR"
     )]
     NoEngine,
-    /// `--engine` names something else.
+    /// `--engine`, or `MCRUN_ENGINE`, names something else; the text begins with which of them.
     #[error(
-        "--engine {0}: images are run by docker, podman or nerdctl; an OCI runtime needs --rootfs or \
-         --bundle"
+        "{0}: images are run by docker, podman or nerdctl; an OCI runtime needs --rootfs or --bundle"
     )]
     UnknownEngine(String),
-    /// `--engine` names what is not there.
-    #[error("--engine {0}: no such program")]
+    /// The same names what is not there.
+    #[error("{0}: no such program")]
     NoSuchEngine(String),
     /// docker's daemon does not answer.
     #[error("docker's daemon does not answer (docker info tells more)")]
@@ -68,6 +67,12 @@ pub enum EngineError {
          mcrun setup podman first"
     )]
     PodmanRestart,
+    /// An ordinary user's podman cannot attach anything.
+    #[error(
+        "podman without root cannot attach a container to a LAN: run mcrun with sudo, or attach the \
+         running container with sudo mcrun attach"
+    )]
+    Rootless,
     /// No namespace of its own.
     #[error(
         "--network {0}: an attachment needs a container with a network namespace of its own; use the \
@@ -104,13 +109,17 @@ pub enum EngineError {
 ///
 /// # Errors
 /// [`EngineError`]; no engine has been started then.
-pub fn create(command: &str, arguments_given: &[OsString]) -> Result<(), EngineError> {
+pub fn create(
+    command: &str,
+    arguments_given: &[OsString],
+    state_dir: &Path,
+) -> Result<(), EngineError> {
     let mut line = EngineCommandLine::parse(arguments_given, &OptionTable::default())?;
     if is_help(arguments_given, &line) || is_runtimes(&line) {
         return Ok(());
     }
     check_attachments(&line)?;
-    let mut engine = choose(line.engine.as_deref())?;
+    let mut engine = choose(line.engine.as_deref(), state_dir)?;
     if line.unknown.is_some() {
         // The image may be the unknown option's value, and flags of ours may stand behind it.
         line = EngineCommandLine::parse(
@@ -119,7 +128,7 @@ pub fn create(command: &str, arguments_given: &[OsString]) -> Result<(), EngineE
         )?;
         check_attachments(&line)?;
         if line.engine.is_some() {
-            engine = choose(line.engine.as_deref())?;
+            engine = choose(line.engine.as_deref(), state_dir)?;
         }
     }
     let arguments = if line.mcast.is_empty() {
@@ -127,7 +136,11 @@ pub fn create(command: &str, arguments_given: &[OsString]) -> Result<(), EngineE
         plain.extend(line.options.into_iter().chain(line.rest));
         plain
     } else {
-        arguments(command, &line, &engine.facts()?)?
+        let facts = engine.facts(state_dir)?;
+        if matches!(facts, EngineFacts::Podman { .. }) && !nix::unistd::geteuid().is_root() {
+            return Err(EngineError::Rootless);
+        }
+        arguments(command, &line, &facts)?
     };
     match execute(engine, &arguments)? {}
 }
@@ -137,7 +150,7 @@ pub fn create(command: &str, arguments_given: &[OsString]) -> Result<(), EngineE
 ///
 /// # Errors
 /// As [`create`].
-pub fn start(arguments: &[OsString]) -> Result<(), EngineError> {
+pub fn start(arguments: &[OsString], state_dir: &Path) -> Result<(), EngineError> {
     let mut arguments = arguments.iter().peekable();
     let mut named = None;
     while let Some(argument) = arguments.peek() {
@@ -161,8 +174,8 @@ pub fn start(arguments: &[OsString]) -> Result<(), EngineError> {
     if rest.is_empty() {
         return Ok(());
     }
-    let engine = choose(named.as_deref())?;
-    let facts = engine.facts()?;
+    let engine = choose(named.as_deref(), state_dir)?;
+    let facts = engine.facts(state_dir)?;
     match execute(engine, &plain_arguments("start", &rest, &facts))? {}
 }
 
@@ -174,7 +187,11 @@ fn is_help(arguments: &[OsString], line: &EngineCommandLine) -> bool {
 fn is_runtimes(line: &EngineCommandLine) -> bool {
     match &line.engine {
         Some(name) if line.direct => EngineKind::of(name) != Some(EngineKind::Podman),
-        _ => line.direct,
+        None if line.direct => {
+            let kind = engine_variable().and_then(|name| EngineKind::of(&name));
+            kind != Some(EngineKind::Podman)
+        }
+        _ => false,
     }
 }
 
@@ -189,12 +206,17 @@ fn check_attachments(line: &EngineCommandLine) -> Result<(), EngineError> {
 }
 
 /// The engine that was named, by the flag or by the environment; else the first that can be used.
-fn choose(named: Option<&OsStr>) -> Result<Engine, EngineError> {
-    let variable = std::env::var_os("MCRUN_ENGINE").filter(|value| !value.is_empty());
-    match named.map(OsStr::to_owned).or(variable) {
-        Some(name) => Engine::named(&name),
-        None => Engine::find(),
+fn choose(named: Option<&OsStr>, state_dir: &Path) -> Result<Engine, EngineError> {
+    match (named, engine_variable()) {
+        (Some(name), _) => Engine::named(name, "--engine "),
+        (None, Some(name)) => Engine::named(&name, "MCRUN_ENGINE="),
+        (None, None) => Engine::find(state_dir),
     }
+}
+
+/// `MCRUN_ENGINE`, which stands for `--engine` where that is not given.
+fn engine_variable() -> Option<OsString> {
+    std::env::var_os("MCRUN_ENGINE").filter(|value| !value.is_empty())
 }
 
 fn execute(engine: Engine, arguments: &[OsString]) -> Result<Infallible, EngineError> {

@@ -12,7 +12,6 @@ use std::path::{Path, PathBuf};
 use serde_json::{Value, json};
 
 use crate::engine::EngineError;
-use crate::state::state_dir;
 use crate::sys::files;
 use crate::sys::files::Replacement;
 
@@ -30,14 +29,14 @@ const HOOKS: [(&str, &str); 2] = [
 ///
 /// # Errors
 /// When mcrun's hooks are installed nowhere and cannot be written to the state directory.
-pub(super) fn hooks_dirs() -> Result<Vec<PathBuf>, EngineError> {
+pub(super) fn hooks_dirs(state_dir: &Path) -> Result<Vec<PathBuf>, EngineError> {
     let configured = configured();
     if configured.iter().any(|dir| has_hooks(dir)) {
         return Ok(Vec::new());
     }
     let mut directories = configured;
     directories.retain(|dir| dir.is_dir());
-    directories.push(installed().map_or_else(write_hooks, Ok)?);
+    directories.push(installed().map_or_else(|| write_hooks(state_dir), Ok)?);
     Ok(directories)
 }
 
@@ -111,7 +110,7 @@ fn installed() -> Option<PathBuf> {
 }
 
 /// Writes the definitions, for the hook beside this program, to `hooks.d` in the state directory.
-fn write_hooks() -> Result<PathBuf, EngineError> {
+fn write_hooks(state_dir: &Path) -> Result<PathBuf, EngineError> {
     let own = std::env::current_exe()
         .map_err(|source| EngineError::Hooks { path: "/proc/self/exe".into(), source })?;
     let hook = own.with_file_name("mcrun-hook");
@@ -119,7 +118,7 @@ fn write_hooks() -> Result<PathBuf, EngineError> {
         return Err(EngineError::NoHook(hook));
     }
     let absolute = |path: PathBuf| std::path::absolute(&path).unwrap_or(path);
-    let directory = absolute(state_dir()).join("hooks.d");
+    let directory = absolute(state_dir.to_owned()).join("hooks.d");
     let failed = |path: &Path| {
         let path = path.to_owned();
         move |source| EngineError::Hooks { path, source }

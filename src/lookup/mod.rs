@@ -1,10 +1,12 @@
-//! Finding a running container, whatever runs it, by name, id or process.
+//! Finding a container, whatever runs it, by name, id or process.
 //!
-//! No engine is asked: what holds a container says on its own command line which one it is (containerd's
-//! shim, which is also docker's, nerdctl's and Kubernetes'; conmon, which is podman's and CRI-O's), and the
-//! files beside it hold the rest. So a container is found while its daemon is down, and wherever the daemon
-//! keeps its state. Only runc, crun and youki leave no process behind; they are asked.
+//! No engine is asked. The process that monitors a container names it on its command line:
+//! containerd's shim, which docker, nerdctl and Kubernetes use too, or conmon, which podman and
+//! CRI-O use. The files beside the bundle hold the rest. So a container is found while its daemon
+//! is down, and wherever the daemon keeps its state. Only runc, crun and youki leave no process
+//! behind; they are asked.
 
+mod engine;
 mod monitors;
 mod name;
 mod process;
@@ -17,6 +19,7 @@ use crate::oci::{ContainerId, ContainerState};
 use crate::standalone;
 use crate::state::Store;
 
+pub use crate::lookup::engine::ContainerEngine;
 pub use crate::lookup::name::engine_name;
 
 /// A running container.
@@ -34,10 +37,7 @@ pub struct RunningContainer {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum LookupError {
     /// There is none.
-    #[error(
-        "no such running container: {0} (a name, an id or a process of docker, podman, containerd, runc, \
-         crun or youki)"
-    )]
+    #[error("no such container: {0}")]
     None(String),
     /// There are several.
     #[error("{wanted:?} is the name or the beginning of the id of several containers: {ids}")]
@@ -47,35 +47,85 @@ pub enum LookupError {
         /// What was found, separated by spaces.
         ids: String,
     },
+    /// It has stopped.
+    #[error("container {0} is not running")]
+    Stopped(String),
+    /// It runs, but is attached to no LAN.
+    #[error("container {0} is not attached to a LAN; mcrun attach attaches it")]
+    NotAttached(String),
+    /// `mcrun run` did not start it, so that mcrun does not manage it.
+    #[error("container {container}: {advice}")]
+    OtherEngine {
+        /// What was asked for.
+        container: String,
+        /// Whose it is, and what to type.
+        advice: String,
+    },
 }
 
 /// Runtimes that are asked for the state of a container.
 const RUNTIMES: [&str; 3] = ["runc", "crun", "youki"];
 
-/// Finds a container: by its full id, its name, a unique beginning of its id of at least two characters,
-/// or the number of one of its processes.
+/// A container by what it may be called.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Names {
+    /// Its full id.
+    pub id: String,
+    /// Its names, in which it is looked for as in the id.
+    pub names: Vec<String>,
+}
+
+/// Selects a container by its full id, a name, or a unique beginning of its id of at least two
+/// characters; of an id that mcrun generated the prefix `mcrun-` may be left out.
+///
+/// Returns its position; `None` when there is none.
 ///
 /// # Errors
-/// When there is none, or several.
+/// [`LookupError::Several`].
+pub fn select<'a>(
+    wanted: &str,
+    known: impl IntoIterator<Item = &'a Names>,
+) -> Result<Option<usize>, LookupError> {
+    let (mut exact, mut beginning) = (Vec::new(), Vec::new());
+    for (position, names) in known.into_iter().enumerate() {
+        let id = names.id.as_str();
+        let generated = id.strip_prefix(standalone::GENERATED_PREFIX).unwrap_or(id);
+        if id == wanted || names.names.iter().any(|name| name == wanted) {
+            exact.push((position, id));
+        } else if wanted.len() >= 2 && (id.starts_with(wanted) || generated.starts_with(wanted)) {
+            beginning.push((position, id));
+        }
+    }
+    let found = if exact.is_empty() { beginning } else { exact };
+    match found.as_slice() {
+        [] => Ok(None),
+        [(position, _)] => Ok(Some(*position)),
+        several => Err(LookupError::Several {
+            wanted: printable(wanted),
+            ids: several.iter().map(|(_, id)| *id).collect::<Vec<_>>().join(" "),
+        }),
+    }
+}
+
+/// Finds a running container of any engine: as [`select`] does, or by the number of one of its
+/// processes.
+///
+/// # Errors
+/// When there is none, several, or one that has stopped.
 pub fn find(wanted: &str, store: &Store) -> Result<RunningContainer, LookupError> {
-    let monitored = monitors::all();
-    let mut known: BTreeMap<ContainerId, Candidate> = BTreeMap::new();
-    for candidate in
-        recorded(store).chain(own()).chain(monitored.into_iter().map(Candidate::monitored))
-    {
-        known.entry(candidate.found.id.clone()).or_insert(candidate);
+    let mut known = running(store);
+    if let Some(position) = select(wanted, known.iter().map(|c| &c.names))? {
+        return Ok(known.swap_remove(position).found);
     }
-    let known: Vec<_> = known.into_values().collect();
-    if let Some(found) = select(wanted, &known)? {
-        return Ok(found);
-    }
-    let missing =
-        || LookupError::None(wanted.chars().filter(|c| !c.is_control()).take(140).collect());
     if let Ok(id) = ContainerId::try_from(wanted.to_owned())
         && let Some(found) = RUNTIMES.iter().find_map(|runtime| of_runtime(runtime, &id))
     {
         return Ok(found);
     }
+    if let Some(stopped) = select_standalone(wanted)? {
+        return Err(LookupError::Stopped(stopped.id().to_owned()));
+    }
+    let missing = || LookupError::None(printable(wanted));
     let pid: i32 = wanted.parse().map_err(|_| missing())?;
     let found = process::find(pid).ok_or_else(missing)?;
     // What is known by its id is better known than by a process.
@@ -83,65 +133,98 @@ pub fn find(wanted: &str, store: &Store) -> Result<RunningContainer, LookupError
     Ok(same.map_or(found, |candidate| candidate.found))
 }
 
-/// A container, and the names it may be asked for by.
+/// Finds a container that `mcrun run --rootfs` or `--bundle` started, running or stopped. `command`
+/// is the command of mcrun that it is for.
+///
+/// # Errors
+/// When there is none or several. One of another engine is told with what to type instead.
+pub fn find_standalone(
+    wanted: &str,
+    command: &str,
+    store: &Store,
+) -> Result<standalone::Container, LookupError> {
+    if let Some(container) = select_standalone(wanted)? {
+        return Ok(container);
+    }
+    let known = running(store);
+    match select(wanted, known.iter().map(|c| &c.names))? {
+        None => Err(LookupError::None(printable(wanted))),
+        Some(position) => {
+            let found = &known[position].found;
+            let engine = ContainerEngine::of(found.id.as_str(), found.bundle.as_deref());
+            let wanted = printable(wanted);
+            let advice = engine.advice(command, &wanted);
+            Err(LookupError::OtherEngine { container: wanted, advice })
+        }
+    }
+}
+
+fn select_standalone(wanted: &str) -> Result<Option<standalone::Container>, LookupError> {
+    let mut all = standalone::Container::list();
+    let names: Vec<_> =
+        all.iter().map(|c| Names { id: c.id().to_owned(), names: Vec::new() }).collect();
+    Ok(select(wanted, &names)?.map(|position| all.swap_remove(position)))
+}
+
+/// What was asked for, as a terminal may be shown it.
+fn printable(wanted: &str) -> String {
+    wanted.chars().filter(|c| !c.is_control()).take(140).collect()
+}
+
+/// A running container, and the names it may be asked for by.
 #[derive(Debug, Clone)]
 struct Candidate {
     found: RunningContainer,
-    names: Vec<String>,
+    names: Names,
 }
 
 impl Candidate {
-    fn monitored(found: RunningContainer) -> Self {
-        let names = engine_name(found.id.as_str(), found.bundle.as_deref()).into_iter().collect();
+    fn new(found: RunningContainer, names: impl IntoIterator<Item = String>) -> Self {
+        let names = Names { id: found.id.to_string(), names: names.into_iter().collect() };
         Candidate { found, names }
+    }
+
+    fn monitored(found: RunningContainer) -> Self {
+        let name = engine_name(found.id.as_str(), found.bundle.as_deref());
+        Candidate::new(found, name)
     }
 }
 
-fn select(wanted: &str, known: &[Candidate]) -> Result<Option<RunningContainer>, LookupError> {
-    let exact =
-        |c: &&Candidate| c.found.id.as_str() == wanted || c.names.iter().any(|n| n == wanted);
-    let begins = |c: &&Candidate| wanted.len() >= 2 && c.found.id.as_str().starts_with(wanted);
-    let mut found: Vec<_> = known.iter().filter(exact).collect();
-    if found.is_empty() {
-        found = known.iter().filter(begins).collect();
+/// All containers that are known without asking a runtime, each once.
+fn running(store: &Store) -> Vec<Candidate> {
+    let monitored = monitors::all().into_iter().map(Candidate::monitored);
+    let mut known: BTreeMap<ContainerId, Candidate> = BTreeMap::new();
+    for candidate in attached(store).chain(running_standalone()).chain(monitored) {
+        known.entry(candidate.found.id.clone()).or_insert(candidate);
     }
-    match found.as_slice() {
-        [] => Ok(None),
-        [one] => Ok(Some(one.found.clone())),
-        several => Err(LookupError::Several {
-            wanted: wanted.to_owned(),
-            ids: several.iter().map(|c| c.found.id.as_str()).collect::<Vec<_>>().join(" "),
-        }),
-    }
+    known.into_values().collect()
 }
 
 /// The containers that are attached already and that have a process.
-fn recorded(store: &Store) -> impl Iterator<Item = Candidate> {
+fn attached(store: &Store) -> impl Iterator<Item = Candidate> {
     let ids = store.list().unwrap_or_default();
     let records: Vec<_> = ids.iter().filter_map(|id| store.read(id).ok()?).collect();
     records.into_iter().filter_map(|record| {
         let container = record.container();
         let init = container.lifetime.process().filter(|init| init.is_alive())?;
         let engine = engine_name(container.id.as_str(), container.bundle.as_deref());
-        Some(Candidate {
-            names: [Some(container.name.clone()), engine].into_iter().flatten().collect(),
-            found: RunningContainer {
-                id: container.id.clone(),
-                pid: init.pid,
-                bundle: container.bundle.clone(),
-            },
-        })
+        let found = RunningContainer {
+            id: container.id.clone(),
+            pid: init.pid,
+            bundle: container.bundle.clone(),
+        };
+        Some(Candidate::new(found, [Some(container.name.clone()), engine].into_iter().flatten()))
     })
 }
 
-/// The containers of `mcrun run --rootfs`.
-fn own() -> impl Iterator<Item = Candidate> {
+/// The containers of `mcrun run --rootfs` and `--bundle` that run.
+fn running_standalone() -> impl Iterator<Item = Candidate> {
     standalone::Container::list().into_iter().filter_map(|container| {
         let record = container.record()?;
         let init = record.init.filter(|init| init.is_alive())?;
         let bundle = Some(container.dir().to_owned());
-        let found = RunningContainer { id: record.id.try_into().ok()?, pid: init.pid, bundle };
-        Some(Candidate { found, names: Vec::new() })
+        let id = record.id.try_into().ok()?;
+        Some(Candidate::new(RunningContainer { id, pid: init.pid, bundle }, None))
     })
 }
 
@@ -163,23 +246,28 @@ fn of_runtime(runtime: &str, id: &ContainerId) -> Option<RunningContainer> {
 mod tests {
     use super::*;
 
-    fn candidate(id: &str, name: &str) -> Candidate {
-        let found =
-            RunningContainer { id: id.to_owned().try_into().unwrap(), pid: 1, bundle: None };
-        Candidate { found, names: vec![name.to_owned()] }
+    fn names(id: &str, name: &str) -> Names {
+        Names { id: id.to_owned(), names: vec![name.to_owned()] }
     }
 
     #[test]
     fn a_name_an_id_and_a_unique_beginning_select() {
-        let known =
-            [candidate("aa11", "cam"), candidate("aa22", "mic"), candidate("bb33", "aa11x")];
-        let id = |wanted| select(wanted, &known).map(|f| f.map(|f| String::from(f.id)));
-        assert_eq!(id("cam"), Ok(Some("aa11".into())));
-        assert_eq!(id("aa22"), Ok(Some("aa22".into())));
-        assert_eq!(id("bb"), Ok(Some("bb33".into())));
-        assert_eq!(id("b"), Ok(None));
-        assert_eq!(id(""), Ok(None));
-        let error = id("aa").unwrap_err().to_string();
+        let known = [
+            names("aa11", "cam"),
+            names("aa22", "mic"),
+            names("bb33", "aa11x"),
+            names("mcrun-cc44", "cc"),
+            names("mcrun-dd55", "x"),
+        ];
+        let position = |wanted| select(wanted, &known);
+        assert_eq!(position("cam"), Ok(Some(0)));
+        assert_eq!(position("aa22"), Ok(Some(1)));
+        assert_eq!(position("bb"), Ok(Some(2)));
+        assert_eq!(position("dd5"), Ok(Some(4)));
+        assert_eq!(position("mcrun-c"), Ok(Some(3)));
+        assert_eq!(position("b"), Ok(None));
+        assert_eq!(position(""), Ok(None));
+        let error = position("aa").unwrap_err().to_string();
         assert!(error.ends_with("of several containers: aa11 aa22"), "{error}");
     }
 
@@ -187,7 +275,7 @@ mod tests {
     fn what_is_not_there_is_named() {
         let dir = tempfile::tempdir().unwrap();
         let error = find("no-such\u{1b}thing", &Store::at(dir.path())).unwrap_err().to_string();
-        assert!(error.starts_with("no such running container: no-suchthing ("), "{error}");
+        assert_eq!(error, "no such container: no-suchthing");
         let error = find("2147483647", &Store::at(dir.path())).unwrap_err();
         assert_eq!(error, LookupError::None("2147483647".into()));
     }

@@ -29,8 +29,9 @@ pub fn engine_name(id: &str, bundle: Option<&Path>) -> Option<String> {
     Some(name).filter(|name| !name.is_empty())
 }
 
-/// podman: the bundle is `ROOT/DRIVER-containers/ID/userdata`, and `containers.json` beside the ids lists the
-/// names (containers/storage).
+/// podman: the bundle is `ROOT/DRIVER-containers/ID/userdata`. Beside the ids, `containers.json` lists the names,
+/// and `volatile-containers.json` those of containers that `--rm` removes, as every quadlet unit's
+/// (containers/storage, containers.go).
 fn podman(id: &str, bundle: &Path) -> Option<String> {
     #[derive(Deserialize)]
     struct Entry {
@@ -39,9 +40,11 @@ fn podman(id: &str, bundle: &Path) -> Option<String> {
         names: Vec<String>,
     }
     let directory = bundle.parent().filter(|dir| dir.ends_with(id))?;
-    let text = read(&directory.parent()?.join("containers.json"))?;
-    let entries: Vec<Entry> = serde_json::from_slice(&text).ok()?;
-    entries.into_iter().find(|entry| entry.id == id)?.names.into_iter().next()
+    let lists = directory.parent()?;
+    ["containers.json", "volatile-containers.json"].iter().find_map(|list| {
+        let entries: Vec<Entry> = serde_json::from_slice(&read(&lists.join(list))?).ok()?;
+        entries.into_iter().find(|entry| entry.id == id)?.names.into_iter().next()
+    })
 }
 
 fn read(file: &Path) -> Option<Vec<u8>> {
@@ -78,6 +81,11 @@ mod tests {
         let list = json!([{ "id": "1", "names": ["other"] }, { "id": "9f6e", "names": ["cam"] }]);
         write(&root.join("overlay-containers/containers.json"), &list);
         assert_eq!(engine_name("9f6e", Some(&bundle)).as_deref(), Some("cam"));
+        let bundle = root.join("overlay-containers/5c3b/userdata");
+        write(&bundle.join("config.json"), &json!({}));
+        let list = json!([{ "id": "5c3b", "names": ["systemd-cam"] }]);
+        write(&root.join("overlay-containers/volatile-containers.json"), &list);
+        assert_eq!(engine_name("5c3b", Some(&bundle)).as_deref(), Some("systemd-cam"));
 
         let bundle = root.join("task/moby/77aa");
         let mounts = json!([

@@ -142,8 +142,12 @@ impl From<NetNs> for OwnedFd {
 struct WayHome(NetNs);
 
 impl WayHome {
+    /// Checks that there is a way back first: without CAP_SYS_ADMIN over the namespace that it is
+    /// in, as in a user namespace, a thread could leave it and not return.
     fn from_here() -> io::Result<Self> {
-        NetNs::current().map(WayHome)
+        let home = NetNs::current()?;
+        setns(&home.file, CloneFlags::CLONE_NEWNET)?;
+        Ok(WayHome(home))
     }
 }
 

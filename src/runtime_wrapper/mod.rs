@@ -13,7 +13,7 @@ use std::convert::Infallible;
 use std::ffi::OsString;
 use std::io;
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
 use crate::attachment::AdminError;
@@ -51,11 +51,12 @@ enum WrapperError {
     Exec { path: PathBuf, source: io::Error },
 }
 
-/// Runs the program: does not return when the real runtime takes over.
-pub fn main() -> ExitCode {
+/// Runs the program. `config_dir` is the directory of mcrun.toml. It does not return when the real
+/// runtime has replaced this process.
+pub fn main(config_dir: &Path) -> ExitCode {
     let arguments: Vec<OsString> = std::env::args_os().skip(1).collect();
     let line = RuntimeCommandLine::parse(&arguments);
-    let Err(error) = exec_runtime(&line, &arguments);
+    let Err(error) = exec_runtime(&line, &arguments, config_dir);
     report::failure(&line, &error.to_string());
     ExitCode::FAILURE
 }
@@ -63,8 +64,9 @@ pub fn main() -> ExitCode {
 fn exec_runtime(
     line: &RuntimeCommandLine,
     arguments: &[OsString],
+    config_dir: &Path,
 ) -> Result<Infallible, WrapperError> {
-    let runtime = real_runtime::find()?;
+    let runtime = real_runtime::find(config_dir)?;
     if let Some(bundle) = line.bundle() {
         bundle::prepare(&bundle)?;
     }

@@ -7,7 +7,6 @@ use std::path::{Path, PathBuf};
 
 use crate::attachment::RuntimeConfig;
 use crate::runtime_wrapper::WrapperError;
-use crate::state::config_dir;
 
 /// Names that are looked for, in this order.
 const KNOWN: [&str; 3] = ["runc", "crun", "youki"];
@@ -19,10 +18,10 @@ const PLACES: [&str; 4] = ["/usr/bin", "/usr/sbin", "/usr/local/bin", "/usr/loca
 ///
 /// # Errors
 /// When there is none, or the one that was named is not there.
-pub(super) fn find() -> Result<PathBuf, WrapperError> {
+pub(super) fn find(config_dir: &Path) -> Result<PathBuf, WrapperError> {
     let named = match std::env::var_os("MCRUN_RUNTIME").filter(|value| !value.is_empty()) {
         Some(value) => Some(("MCRUN_RUNTIME", value.into())),
-        None => RuntimeConfig::read(&config_dir())?.path.map(|path| ("runtime.path", path)),
+        None => RuntimeConfig::read(config_dir)?.path.map(|path| ("runtime.path", path)),
     };
     let search = std::env::var_os("PATH").unwrap_or_default();
     let own = std::env::current_exe().ok();

@@ -6,13 +6,14 @@
 //!   container.json       what mcrun knows of it
 //!   pid                  written by the runtime
 //!   runtime.log          its log
+//!   output.log           output of a detached container; output.log.1 is the file before it
 //! ```
 
 use std::io;
 use std::io::Read;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
@@ -64,12 +65,62 @@ pub struct ContainerRecord {
     /// and when its shim was killed before it ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub exit_status: Option<i32>,
+    /// When it stopped, in seconds since 1970-01-01 UTC; as [`ContainerRecord::exit_status`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub finished: Option<u64>,
+}
+
+/// What a container does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ContainerState {
+    /// It is being made: its shim runs, its command does not yet.
+    Starting,
+    /// Its init runs.
+    Running,
+    /// It has ended and waits for `mcrun rm`.
+    Stopped,
+    /// It has ended after its shim was killed, so that nobody knows how.
+    Lost,
+}
+
+impl ContainerState {
+    /// The word for it.
+    pub fn name(self) -> &'static str {
+        match self {
+            ContainerState::Starting => "starting",
+            ContainerState::Running => "running",
+            ContainerState::Stopped => "stopped",
+            ContainerState::Lost => "lost",
+        }
+    }
+}
+
+/// Now, in seconds since 1970-01-01 UTC.
+pub(super) fn seconds_since_epoch() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
 impl ContainerRecord {
     /// Whether its init runs.
     pub fn is_running(&self) -> bool {
         self.init.is_some_and(ProcessRef::is_alive)
+    }
+
+    /// What it does now.
+    pub fn state(&self) -> ContainerState {
+        if self.exit_status.is_some() {
+            ContainerState::Stopped
+        } else if self.is_running() {
+            ContainerState::Running
+        } else if self.shim.is_alive() && self.init.is_none() {
+            ContainerState::Starting
+        } else if self.shim.is_alive() {
+            // Its shim is about to write how it ended.
+            ContainerState::Stopped
+        } else {
+            ContainerState::Lost
+        }
     }
 }
 
@@ -95,12 +146,11 @@ impl Container {
             .create(&bundles)
             .map_err(|error| failed(&bundles, error))?;
         let dir = bundles.join(id);
-        std::fs::DirBuilder::new().mode(0o700).create(&dir).map_err(|error| match error.kind() {
-            io::ErrorKind::AlreadyExists => StandaloneError::new(format_args!(
-                "the name {id} is in use by another container; remove it (mcrun rm {id}) or choose \
-                 another name"
-            )),
-            _ => failed(&dir, error),
+        std::fs::DirBuilder::new().mode(0o700).create(&dir).map_err(|error| {
+            match error.kind() {
+                io::ErrorKind::AlreadyExists => in_use(&Container { dir: dir.clone() }),
+                _ => failed(&dir, error),
+            }
         })?;
         Ok(Container { dir })
     }
@@ -117,34 +167,6 @@ impl Container {
         let mut all: Vec<_> = directories.map(|e| Container { dir: e.path() }).collect();
         all.sort_by(|a, b| a.dir.cmp(&b.dir));
         all
-    }
-
-    /// Finds a container by id, by the beginning of an id, or by the beginning of the
-    /// hexadecimal part of a generated one; what is found is one only.
-    ///
-    /// # Errors
-    /// Status 1: there is none, or several.
-    pub fn find(name: &str) -> Result<Container, StandaloneError> {
-        let all = Self::list();
-        if let Some(exact) = all.iter().find(|c| c.id() == name) {
-            return Ok(exact.clone());
-        }
-        let begins = |c: &&Container| {
-            !name.is_empty()
-                && (c.id().starts_with(name)
-                    || c.id()
-                        .strip_prefix(crate::standalone::id::GENERATED)
-                        .is_some_and(|r| r.starts_with(name)))
-        };
-        let found: Vec<_> = all.iter().filter(begins).collect();
-        match found.as_slice() {
-            [one] => Ok((*one).clone()),
-            [] => Err(StandaloneError::with_status(1, format_args!("no such container: {name}"))),
-            several => Err(StandaloneError::with_status(
-                1,
-                format_args!("{name} is the beginning of {} container names", several.len()),
-            )),
-        }
     }
 
     /// The id.
@@ -214,6 +236,23 @@ impl Container {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
             _ => Ok(()),
         }
+    }
+}
+
+/// Why a name cannot be had, and what frees it.
+fn in_use(container: &Container) -> StandaloneError {
+    let id = container.id();
+    let record = container.record();
+    match record.map(|record| (record.state(), record.exit_status)) {
+        Some((ContainerState::Stopped, Some(status))) => StandaloneError::new(format_args!(
+            "container {id} exists and has stopped with status {status}; mcrun rm {id} removes it"
+        )),
+        Some((ContainerState::Stopped | ContainerState::Lost, _)) => StandaloneError::new(
+            format_args!("container {id} exists and has stopped; mcrun rm {id} removes it"),
+        ),
+        _ => StandaloneError::new(format_args!(
+            "container {id} exists and runs; mcrun rm -f {id} removes it, or choose another name"
+        )),
     }
 }
 

@@ -11,11 +11,11 @@ use crate::standalone::teardown::{STEP, teardown};
 /// has ended already is fine.
 ///
 /// # Errors
-/// Status 1: it is no container of mcrun's.
-pub fn stop(name: &str, grace: Duration) -> Result<(), StandaloneError> {
-    let (container, record) = find(name)?;
+/// Status 1: the container has not started, or does not end.
+pub fn stop(container: &Container, grace: Duration) -> Result<(), StandaloneError> {
+    let record = read_record(container)?;
     if let Some(init) = record.init.and_then(|init| init.open().ok()) {
-        let failed = |error| failure(&container, "stop", error);
+        let failed = |error| failure(container, "stop", error);
         init.signal(libc::SIGTERM).map_err(failed)?;
         if !init.wait(grace) {
             init.signal(libc::SIGKILL).map_err(failed)?;
@@ -31,13 +31,13 @@ pub fn stop(name: &str, grace: Duration) -> Result<(), StandaloneError> {
 /// Sends a signal to the container's init.
 ///
 /// # Errors
-/// Status 1: it is no container of mcrun's, or does not run.
-pub fn kill(name: &str, signal: i32) -> Result<(), StandaloneError> {
-    let (container, record) = find(name)?;
+/// Status 1: the container does not run.
+pub fn kill(container: &Container, signal: i32) -> Result<(), StandaloneError> {
+    let record = read_record(container)?;
     let init = record.init.and_then(|init| init.open().ok()).ok_or_else(|| {
         StandaloneError::with_status(1, format_args!("container {} is not running", container.id()))
     })?;
-    init.signal(signal).map_err(|error| failure(&container, "kill", error))?;
+    init.signal(signal).map_err(|error| failure(container, "kill", error))?;
     if signal == libc::SIGKILL && init.wait(STEP) {
         wait_for_shim(&record);
     }
@@ -47,12 +47,11 @@ pub fn kill(name: &str, signal: i32) -> Result<(), StandaloneError> {
 /// Removes a container; with `force` one that runs, too.
 ///
 /// # Errors
-/// Status 1: it is no container of mcrun's, runs, or could not be removed.
-pub fn remove(name: &str, force: bool) -> Result<(), StandaloneError> {
-    let container = Container::find(name)?;
+/// Status 1: the container runs, or could not be removed.
+pub fn remove(container: &Container, force: bool) -> Result<(), StandaloneError> {
     let Some(record) = container.record() else {
         // Whoever was making it was killed before there was anything to hold.
-        return container.remove_dir().map_err(|error| failure(&container, "remove", error));
+        return container.remove_dir().map_err(|error| failure(container, "remove", error));
     };
     let starting = record.init.is_none() && record.shim.is_alive();
     if (record.is_running() || starting) && !force {
@@ -69,10 +68,10 @@ pub fn remove(name: &str, force: bool) -> Result<(), StandaloneError> {
     let Some(record) = container.record() else { return Ok(()) };
     let mut reaper = become_subreaper()
         .and_then(|()| Reaper::new(&[]))
-        .map_err(|error| failure(&container, "remove", error))?;
-    match teardown(&container, &record, &mut reaper) {
+        .map_err(|error| failure(container, "remove", error))?;
+    match teardown(container, &record, &mut reaper) {
         failures if failures.is_empty() => Ok(()),
-        failures => Err(failure(&container, "remove", std::io::Error::other(failures.join("; ")))),
+        failures => Err(failure(container, "remove", std::io::Error::other(failures.join("; ")))),
     }
 }
 
@@ -87,7 +86,7 @@ pub fn collect_garbage() -> Vec<(String, Result<(), StandaloneError>)> {
         None => container.is_older_than(STEP),
     };
     let containers = Container::list().into_iter().filter(abandoned);
-    containers.map(|c| (c.id().to_owned(), remove(c.id(), true))).collect()
+    containers.map(|c| (c.id().to_owned(), remove(&c, true))).collect()
 }
 
 /// Signal names with or without SIG, in any case, and numbers.
@@ -107,15 +106,13 @@ pub fn parse_signal(text: &str) -> Result<i32, StandaloneError> {
     })
 }
 
-fn find(name: &str) -> Result<(Container, ContainerRecord), StandaloneError> {
-    let container = Container::find(name)?;
-    let record = container.record().ok_or_else(|| {
+fn read_record(container: &Container) -> Result<ContainerRecord, StandaloneError> {
+    container.record().ok_or_else(|| {
         StandaloneError::with_status(
             1,
-            format_args!("container {} has not started; remove it with mcrun rm", container.id()),
+            format_args!("container {0} has not started; mcrun rm {0} removes it", container.id()),
         )
-    })?;
-    Ok((container, record))
+    })
 }
 
 /// So that afterwards a foreground or `--rm` container is gone, and its name free again.

@@ -2,6 +2,10 @@
 
 use std::fmt;
 
+use serde_json::Value;
+
+use crate::standalone::command_check::{CommandCheck, CommandState};
+
 /// What is said of a runtime that failed without a word in its log.
 pub(super) const NO_MESSAGE: &str = "failed without saying why";
 
@@ -23,14 +27,20 @@ impl StandaloneError {
         StandaloneError { status, message: message.to_string() }
     }
 
-    /// What a runtime said when it could not start a command: 127 when the command was not
-    /// found, 126 when it cannot be run, else 125.
-    pub(super) fn from_runtime(name: &str, text: &str) -> Self {
+    /// What a runtime said when it could not start `command`: 127 when the command was not found,
+    /// 126 when it cannot be run, else 125.
+    pub(super) fn from_runtime(name: &str, text: &str, command: &CommandCheck) -> Self {
         let message = condense(text);
         if message.is_empty() {
-            return Self::new(format_args!("{name} {NO_MESSAGE}"));
+            return match command.state() {
+                CommandState::Missing => Self::with_status(
+                    127,
+                    format_args!("{name}: command {:?} not found", command.name()),
+                ),
+                _ => Self::new(format_args!("{name} {NO_MESSAGE}")),
+            };
         }
-        Self::with_status(classify(&message), format_args!("{name}: {message}"))
+        Self::with_status(classify(&message, command), format_args!("{name}: {message}"))
     }
 
     /// 125: an error of mcrun or the runtime; 126: the command cannot be run; 127: it was not
@@ -74,34 +84,56 @@ fn condense(text: &str) -> String {
 }
 
 /// docker's status for a command that did not start.
-fn classify(message: &str) -> i32 {
+///
+/// Every runtime and version has words of its own. So mcrun looks for the command itself, and a
+/// message that names a command which cannot be run is taken to be about that. Only where the
+/// look finds nothing wrong do the words decide.
+fn classify(message: &str, command: &CommandCheck) -> i32 {
+    if command.is_named_in(message) {
+        match command.state() {
+            CommandState::Missing => return 127,
+            CommandState::NotExecutable => return 126,
+            CommandState::Executable => {}
+        }
+    }
     let lower = message.to_lowercase();
     let of_command = lower.starts_with("exec:")
         || lower.starts_with("exec ")
         || lower.starts_with("executable ")
         || lower.starts_with("open executable")
-        || lower.contains("executable file");
+        || lower.contains("executable file")
+        || lower.contains("executable '")
+        || (lower.starts_with("the path `") && lower.contains("executable"))
+        || (lower.starts_with("the path `") && lower.contains("is not a regular file"));
     if !of_command {
         return 125;
     }
     if lower.contains("not found") || lower.contains("no such file") { 127 } else { 126 }
 }
 
-/// The error texts of a runtime's JSON log, the last one first in importance; lines that are no
-/// JSON count as they are.
+/// The last error of a runtime's log, which is a stream of JSON values, each on one line or on
+/// several (crun since 1.28). What is no JSON counts line by line as it is.
 pub(super) fn last_error(log: &str) -> Option<String> {
     let mut last = None;
-    for line in log.lines().filter(|line| !line.trim().is_empty()) {
-        match serde_json::from_str::<serde_json::Value>(line) {
-            Ok(entry) => {
-                let level = entry.get("level").and_then(|l| l.as_str()).unwrap_or("error");
-                let text = entry.get("msg").and_then(|m| m.as_str());
+    let mut rest = log.trim_start();
+    while !rest.is_empty() {
+        let mut values = serde_json::Deserializer::from_str(rest).into_iter::<Value>();
+        let end = match values.next() {
+            Some(Ok(Value::Object(entry))) => {
+                let level = entry.get("level").and_then(Value::as_str).unwrap_or("error");
+                let text = entry.get("msg").and_then(Value::as_str);
                 if let (true, Some(text)) = (matches!(level, "error" | "fatal" | "panic"), text) {
                     last = Some(text.to_owned());
                 }
+                values.byte_offset()
             }
-            Err(_) => last = Some(line.to_owned()),
-        }
+            _ => {
+                let end = rest.find('\n').unwrap_or(rest.len());
+                last = Some(rest[..end].trim_end().to_owned());
+                end
+            }
+        };
+        rest = rest[end..].trim_start();
     }
     last
 }
@@ -115,7 +147,7 @@ mod tests {
         let text = "runc create failed: unable to start container process: error during \
                     container init: error running hook #0: error running hook: exit status 1, \
                     stdout: , stderr: mcrun-hook: parent lan9: no such interface\n";
-        let error = StandaloneError::from_runtime("runc", text);
+        let error = StandaloneError::from_runtime("runc", text, &CommandCheck::none());
         assert_eq!(error.to_string(), "runc: mcrun-hook: parent lan9: no such interface");
         assert_eq!(error.status(), 125);
     }
@@ -132,7 +164,11 @@ mod tests {
             ("mount /nope: no such file or directory", 125),
         ];
         for (text, status) in cases {
-            assert_eq!(StandaloneError::from_runtime("runc", text).status(), status, "{text}");
+            assert_eq!(
+                StandaloneError::from_runtime("runc", text, &CommandCheck::none()).status(),
+                status,
+                "{text}"
+            );
         }
     }
 
@@ -144,5 +180,60 @@ mod tests {
         assert_eq!(last_error("{\"msg\":\"x\"}").as_deref(), Some("x"));
         assert_eq!(last_error("plain").as_deref(), Some("plain"));
         assert_eq!(last_error("{\"level\":\"info\",\"msg\":\"c\"}"), None);
+    }
+
+    /// As crun 1.28 logs it.
+    const CRUN_1_28: &str = "{\n  \"msg\": \"executable file `nosuch` not found in $PATH: No such \
+                             file or directory\",\n  \"level\": \"error\",\n  \"time\": \
+                             \"2026-11-20T10:00:00.000000Z\"\n}\n";
+
+    #[test]
+    fn a_log_over_several_lines_is_read() {
+        let text = last_error(CRUN_1_28).unwrap();
+        assert_eq!(text, "executable file `nosuch` not found in $PATH: No such file or directory");
+        assert_eq!(last_error(&format!("{CRUN_1_28}{CRUN_1_28}")), Some(text.clone()));
+        assert_eq!(last_error(&format!("[warning] x\n{CRUN_1_28}")), Some(text));
+        assert_eq!(last_error(&format!("{CRUN_1_28}cut {{")).as_deref(), Some("cut {"));
+    }
+
+    #[test]
+    fn the_command_itself_decides_whatever_the_runtime_calls_it() {
+        let missing = CommandCheck::of("nosuch", CommandState::Missing);
+        let barred = CommandCheck::of("/etc/passwd", CommandState::NotExecutable);
+        let fine = CommandCheck::of("/bin/x", CommandState::Executable);
+        for (text, command, status) in [
+            (
+                "executable file `nosuch` not found in $PATH: No such file or directory",
+                &missing,
+                127,
+            ),
+            (
+                "failed to create container: exec process failed with error error in executing \
+              process : executable 'nosuch' not found in $PATH",
+                &missing,
+                127,
+            ),
+            (
+                "the path `/etc/passwd` exists but it is not executable: Operation not permitted",
+                &barred,
+                126,
+            ),
+            ("words of the year 2030 on \"nosuch\"", &missing, 127),
+            ("mount /srv/nosuch-data: permission denied", &missing, 125),
+            ("exec /bin/x: exec format error", &fine, 126),
+            ("", &missing, 127),
+            ("", &fine, 125),
+        ] {
+            let error = StandaloneError::from_runtime("crun", text, command);
+            assert_eq!(error.status(), status, "{text}");
+        }
+        // Without a look at the root filesystem the known words do.
+        for text in [
+            "the path `/etc/passwd` exists but it is not executable: Operation not permitted",
+            "the path `/some/dir` is not a regular file: Operation not permitted",
+        ] {
+            let error = StandaloneError::from_runtime("crun", text, &CommandCheck::none());
+            assert_eq!(error.status(), 126, "{text}");
+        }
     }
 }

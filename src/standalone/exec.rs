@@ -14,6 +14,7 @@ use serde_json::Value;
 
 use crate::oci::ConfigDocument;
 use crate::oci::user;
+use crate::standalone::command_check::CommandCheck;
 use crate::standalone::container::{Container, ContainerRecord};
 use crate::standalone::process::{Reaper, become_subreaper};
 use crate::standalone::runtime::Files;
@@ -26,8 +27,6 @@ use crate::standalone::{StandaloneError, options};
 /// The options of `mcrun exec`, as given.
 #[derive(Debug, Clone, Default)]
 pub struct ExecOptions {
-    /// Name, id, or the beginning of an id.
-    pub container: String,
     /// The command and its arguments.
     pub command: Vec<String>,
     /// Do not wait for it.
@@ -50,18 +49,17 @@ pub struct ExecOptions {
 /// returns its exit status (0 for a detached one).
 ///
 /// # Errors
-/// 1: no such container, or it does not run; 125: mcrun or the runtime; 126 and 127: the
+/// 1: the container does not run; 125: mcrun or the runtime; 126 and 127: the
 /// command cannot be run or was not found.
-pub fn exec(options: &ExecOptions) -> Result<i32, StandaloneError> {
+pub fn exec(container: &Container, options: &ExecOptions) -> Result<i32, StandaloneError> {
     if options.tty && options.interactive && !options.detach && !io::stdin().is_terminal() {
         return Err(StandaloneError::new("-i -t: stdin is not a terminal; leave out -t, or -i"));
     }
-    let container = Container::find(&options.container)?;
     let record = container.record().filter(ContainerRecord::is_running).ok_or_else(|| {
         StandaloneError::with_status(1, format_args!("container {} is not running", container.id()))
     })?;
-    let process = process(options, &container, &record)?;
-    let scratch = Scratch::new(&container);
+    let process = process(options, container, &record)?;
+    let scratch = Scratch::new(container);
     std::fs::write(scratch.file("json"), process.to_string())
         .map_err(|e| StandaloneError::new(format_args!("cannot write process.json: {e}")))?;
     let failed =
@@ -73,7 +71,7 @@ pub fn exec(options: &ExecOptions) -> Result<i32, StandaloneError> {
     }
     let mut reaper = Reaper::new(&[]).map_err(failed)?;
     let Started { pid, stdio, mut raw, master } =
-        start(options, &container, &record, &scratch, &mut reaper)?;
+        start(options, container, &record, &scratch, &mut reaper)?;
     drop(scratch);
     if options.detach {
         return Ok(0);
@@ -178,7 +176,11 @@ fn start(
     let status = wait_for(reaper, child.id() as i32, STEP);
     if status != 0 {
         let text = failure_text(&log, &read_output(&captured));
-        return Err(StandaloneError::from_runtime(&record.runtime.name(), &text));
+        let process = std::fs::read_to_string(&json).ok();
+        let process = process.and_then(|text| serde_json::from_str::<Value>(&text).ok());
+        let root = PathBuf::from(format!("/proc/{}/root", record.init.map_or(0, |init| init.pid)));
+        let command = CommandCheck::new(&root, process.as_ref());
+        return Err(StandaloneError::from_runtime(&record.runtime.name(), &text, &command));
     }
     let pid = std::fs::read_to_string(&pid_file).ok().and_then(|text| text.trim().parse().ok());
     let pid: i32 = pid.ok_or_else(|| {

@@ -4,8 +4,8 @@ use std::io::Read;
 
 use crate::standalone::StandaloneError;
 
-/// What generated ids begin with.
-pub(super) const GENERATED: &str = "mcrun-";
+/// Beginning of the ids that mcrun generates.
+pub const GENERATED_PREFIX: &str = "mcrun-";
 
 /// Longest name in bytes: it is the host name too, unless one is given (`HOST_NAME_MAX`).
 const MAX: usize = 64;
@@ -37,7 +37,7 @@ pub(super) fn generate() -> Result<String, StandaloneError> {
         .and_then(|mut file| file.read_exact(&mut bytes))
         .map_err(|error| StandaloneError::new(format_args!("cannot read /dev/urandom: {error}")))?;
     let digits: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
-    Ok(format!("{GENERATED}{digits}"))
+    Ok(format!("{GENERATED_PREFIX}{digits}"))
 }
 
 #[cfg(test)]

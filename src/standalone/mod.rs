@@ -6,12 +6,15 @@
 //! stays alone. No process of the runtime lives longer than the step it does.
 
 mod cgroup;
+mod command_check;
 mod container;
 mod control;
 mod error;
 mod exec;
 mod id;
+mod logs;
 mod options;
+mod output_log;
 mod process;
 mod run;
 mod runtime;
@@ -22,10 +25,12 @@ mod spawn;
 mod stdio;
 mod teardown;
 
-pub use crate::standalone::container::{Container, ContainerRecord};
+pub use crate::standalone::container::{Container, ContainerRecord, ContainerState};
 pub use crate::standalone::control::{collect_garbage, kill, parse_signal, remove, stop};
 pub use crate::standalone::error::StandaloneError;
 pub use crate::standalone::exec::{ExecOptions, exec};
+pub use crate::standalone::id::GENERATED_PREFIX;
+pub use crate::standalone::logs::{LogOptions, logs};
 pub use crate::standalone::options::{ContainerSource, RunOptions};
 pub use crate::standalone::run::run;
 pub use crate::standalone::runtime::{Runtime, RuntimeKind};

@@ -1,14 +1,13 @@
 //! `mcrun run`: from options to a checked config.json, and on to the container.
 
 use std::path::{Path, PathBuf};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde_json::{Map, Value, json};
 
 use crate::attachment::parse_all;
 use crate::oci::{ANNOTATION, ConfigDocument, NAME_ANNOTATION, VARIABLE};
 use crate::oci::{capabilities, spec, user};
-use crate::standalone::container::{Container, ContainerRecord};
+use crate::standalone::container::{Container, ContainerRecord, seconds_since_epoch};
 use crate::standalone::options;
 use crate::standalone::options::{ContainerSource, RunOptions};
 use crate::standalone::runtime::{Runtime, RuntimeKind};
@@ -80,7 +79,7 @@ fn prepare(options: &RunOptions) -> Result<(ContainerRecord, ConfigDocument), St
         bundle,
         mcast: options.mcast.clone(),
         command: config.command(),
-        created: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs()),
+        created: seconds_since_epoch(),
         detached: options.detach,
         remove: options.remove || !options.detach,
         hook,
@@ -88,6 +87,7 @@ fn prepare(options: &RunOptions) -> Result<(ContainerRecord, ConfigDocument), St
         shim: ProcessRef::current().map_err(StandaloneError::new)?,
         init: None,
         exit_status: None,
+        finished: None,
     };
     Ok((record, config))
 }

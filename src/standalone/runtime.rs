@@ -37,17 +37,23 @@ pub struct Runtime {
 
 impl Runtime {
     /// Finds a runtime: `engine` is a path when it has a `/`, else a name looked for in `PATH`;
-    /// without one, the first of runc, crun and youki that is there.
+    /// without one `MCRUN_ENGINE` counts, else the first of runc, crun and youki that is there.
     ///
     /// # Errors
     /// When there is none.
     pub fn find(engine: Option<&str>) -> Result<Self, StandaloneError> {
         let search =
             std::env::var_os("PATH").unwrap_or_else(|| crate::oci::spec::DEFAULT_PATH.into());
-        Self::find_in(engine, &search).map_err(StandaloneError::new)
+        let variable = std::env::var("MCRUN_ENGINE").ok().filter(|value| !value.is_empty());
+        let named = match (engine, &variable) {
+            (Some(name), _) => Some(("--engine ", name)),
+            (None, Some(name)) => Some(("MCRUN_ENGINE=", name.as_str())),
+            (None, None) => None,
+        };
+        Self::find_in(named, &search).map_err(StandaloneError::new)
     }
 
-    fn find_in(engine: Option<&str>, search: &OsStr) -> Result<Self, String> {
+    fn find_in(engine: Option<(&str, &str)>, search: &OsStr) -> Result<Self, String> {
         let named = |name: &str| {
             let mut candidates = std::env::split_paths(search).map(|dir| dir.join(name));
             candidates.find(|path| path.is_absolute() && is_program(path))
@@ -56,22 +62,21 @@ impl Runtime {
             None => KNOWN.iter().find_map(|name| named(name)).ok_or_else(|| {
                 format!("no OCI runtime found in PATH; install one of {}", KNOWN.join(", "))
             })?,
-            Some(path) if path.contains('/') => {
-                let path =
-                    std::path::absolute(path).map_err(|e| format!("--engine {path}: {e}"))?;
+            Some((origin, path)) if path.contains('/') => {
+                let path = std::path::absolute(path).map_err(|e| format!("{origin}{path}: {e}"))?;
                 if !is_program(&path) {
-                    return Err(format!("--engine {}: no such program", path.display()));
+                    return Err(format!("{origin}{}: no such program", path.display()));
                 }
                 path
             }
-            Some(name) if NOT_RUNTIMES.contains(&name) => {
+            Some((origin, name)) if NOT_RUNTIMES.contains(&name) => {
                 return Err(format!(
-                    "--engine {name}: --rootfs and --bundle need an OCI runtime, one of {}",
+                    "{origin}{name}: --rootfs and --bundle need an OCI runtime, one of {}",
                     KNOWN.join(", ")
                 ));
             }
-            Some(name) => {
-                named(name).ok_or_else(|| format!("--engine {name}: no such program in PATH"))?
+            Some((origin, name)) => {
+                named(name).ok_or_else(|| format!("{origin}{name}: no such program in PATH"))?
             }
         };
         Ok(Runtime { path })
@@ -195,19 +200,22 @@ mod tests {
         assert_eq!(Runtime::find_in(None, search).unwrap().kind(), RuntimeKind::Crun);
         program(dir.path(), "runc");
         assert_eq!(Runtime::find_in(None, search).unwrap().name(), "runc");
-        assert_eq!(Runtime::find_in(Some("crun"), search).unwrap().name(), "crun");
+        assert_eq!(Runtime::find_in(Some(("--engine ", "crun")), search).unwrap().name(), "crun");
         let path = dir.path().join("crun");
-        assert_eq!(Runtime::find_in(path.to_str(), OsStr::new("")).unwrap().path(), path);
+        assert_eq!(
+            Runtime::find_in(Some(("", path.to_str().unwrap())), OsStr::new("")).unwrap().path(),
+            path
+        );
     }
 
     #[test]
     fn what_is_no_runtime_is_refused_by_name() {
         let search = OsStr::new("/nonexistent");
-        let error = Runtime::find_in(Some("docker"), search).unwrap_err();
-        assert!(error.starts_with("--engine docker: --rootfs and --bundle need"), "{error}");
-        let error = Runtime::find_in(Some("rnuc"), search).unwrap_err();
+        let error = Runtime::find_in(Some(("MCRUN_ENGINE=", "docker")), search).unwrap_err();
+        assert!(error.starts_with("MCRUN_ENGINE=docker: --rootfs and --bundle need"), "{error}");
+        let error = Runtime::find_in(Some(("--engine ", "rnuc")), search).unwrap_err();
         assert_eq!(error, "--engine rnuc: no such program in PATH");
-        let error = Runtime::find_in(Some("/nonexistent/runc"), search).unwrap_err();
+        let error = Runtime::find_in(Some(("--engine ", "/nonexistent/runc")), search).unwrap_err();
         assert_eq!(error, "--engine /nonexistent/runc: no such program");
     }
 }

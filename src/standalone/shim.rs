@@ -12,13 +12,17 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
+use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
-use nix::unistd::{Pid, setsid};
+use nix::unistd::{Pid, pipe2, setsid};
 
+use crate::oci::ConfigDocument;
 use crate::standalone::StandaloneError;
-use crate::standalone::container::{Container, ContainerRecord};
+use crate::standalone::command_check::{CommandCheck, CommandState};
+use crate::standalone::container::{Container, ContainerRecord, seconds_since_epoch};
 use crate::standalone::error::NO_MESSAGE;
+use crate::standalone::output_log::{OutputLog, Stream};
 use crate::standalone::process;
 use crate::standalone::process::Reaper;
 use crate::standalone::runtime::{Files, RuntimeKind};
@@ -38,9 +42,9 @@ const START: Duration = Duration::from_secs(120);
 /// What the container's command has for stdin, stdout and stderr.
 #[derive(Debug)]
 pub(super) enum CommandStdio {
-    /// /dev/null, or for stdin the end of a pipe that stays silent until the container ends
-    /// (`-d -i`).
-    Null {
+    /// The log for stdout and stderr (`-d`). stdin is /dev/null, or with `-i` a pipe that stays
+    /// silent until the container ends.
+    Logged {
         /// Reader for the command, writer to keep.
         stdin: Option<(OwnedFd, OwnedFd)>,
     },
@@ -60,8 +64,8 @@ pub(super) enum CommandStdio {
 impl CommandStdio {
     fn descriptors(&self) -> Vec<BorrowedFd<'_>> {
         match self {
-            CommandStdio::Null { stdin: None } | CommandStdio::Terminal(_) => Vec::new(),
-            CommandStdio::Null { stdin: Some((reader, writer)) } => {
+            CommandStdio::Logged { stdin: None } | CommandStdio::Terminal(_) => Vec::new(),
+            CommandStdio::Logged { stdin: Some((reader, writer)) } => {
                 vec![reader.as_fd(), writer.as_fd()]
             }
             CommandStdio::Pipes { stdin, stdout, stderr } => {
@@ -131,9 +135,10 @@ struct Shim {
     /// Gone when the client is.
     connection: Option<Connection>,
     reaper: Reaper,
-    /// The container's terminal, of a detached container: read so that its command never waits
-    /// for a reader.
-    master: Option<OwnedFd>,
+    /// Where the output of a detached container is read: pipes, or its terminal.
+    outputs: Vec<(Stream, OwnedFd)>,
+    /// Where it is kept.
+    log: Option<OutputLog>,
     /// The silent writer of a detached container's stdin.
     _stdin: Option<OwnedFd>,
     phase: Phase,
@@ -153,7 +158,8 @@ impl Shim {
             terminal: task.terminal,
             connection: Some(connection),
             reaper,
-            master: None,
+            outputs: Vec::new(),
+            log: None,
             _stdin: None,
             phase: Phase::Creating,
             pending_signals: Vec::new(),
@@ -177,10 +183,12 @@ impl Shim {
             return;
         }
         let status = self.wait_for_init();
+        self.finish_output();
         // One whose directory was lost is kept for nobody: no command finds it any more.
         let kept = self.record.detached && !self.record.remove && self.container.dir().is_dir();
         if kept && self.end.is_none() {
             self.record.exit_status = Some(status);
+            self.record.finished = Some(seconds_since_epoch());
             let _ = self.container.write_record(&self.record);
             return;
         }
@@ -192,7 +200,13 @@ impl Shim {
     fn create(&mut self) -> Result<(), StandaloneError> {
         self.record.shim = ProcessRef::current().map_err(StandaloneError::new)?;
         self.save_record()?;
-        let stdio = self.stdio.take().unwrap_or(CommandStdio::Null { stdin: None });
+        if self.record.detached {
+            let log = OutputLog::create(self.container.dir()).map_err(|error| {
+                StandaloneError::new(format_args!("cannot make a log: {error}"))
+            })?;
+            self.log = Some(log);
+        }
+        let stdio = self.stdio.take().unwrap_or(CommandStdio::Logged { stdin: None });
         let (log, pid) = (self.container.log(), self.container.pid_file());
         let console = match &stdio {
             CommandStdio::Terminal(_) => {
@@ -213,8 +227,9 @@ impl Shim {
         let clone = captured.try_clone().map_err(StandaloneError::new)?;
         let mut winsize = None;
         match stdio {
-            CommandStdio::Null { stdin } => {
-                command.stdout(Stdio::null()).stderr(Stdio::null());
+            CommandStdio::Logged { stdin } => {
+                command.stdout(self.add_output(Stream::Stdout)?);
+                command.stderr(self.add_output(Stream::Stderr)?);
                 if let Some((reader, writer)) = stdin {
                     command.stdin(reader);
                     self._stdin = Some(writer);
@@ -258,7 +273,7 @@ impl Shim {
     fn pass_console(&mut self, master: OwnedFd) -> Result<(), StandaloneError> {
         if self.record.detached {
             set_nonblocking(master.as_fd()).map_err(StandaloneError::new)?;
-            self.master = Some(master);
+            self.outputs.push((Stream::Stdout, master));
         } else {
             self.send_event(&ShimEvent::Console, Some(master.as_fd()));
         }
@@ -324,14 +339,25 @@ impl Shim {
         if self.record.runtime.kind() == RuntimeKind::Crun {
             let hook = std::fs::read_to_string(self.container.hook_log()).unwrap_or_default();
             if !hook.trim().is_empty() {
-                return StandaloneError::from_runtime(&name, &format!("hook: stderr: {hook}"));
+                let text = format!("hook: stderr: {hook}");
+                return StandaloneError::from_runtime(&name, &text, &CommandCheck::none());
             }
         }
-        match failure_text(&self.container.log(), &read_output(captured)) {
-            text if text.is_empty() => {
+        let config = ConfigDocument::read(self.container.dir()).ok();
+        let process = config.as_ref().and_then(ConfigDocument::process);
+        let command = CommandCheck::new(&self.record.rootfs, process);
+        let mut stderr = read_output(captured);
+        if let Some((_, fd)) = self.outputs.iter().find(|(stream, _)| *stream == Stream::Stderr) {
+            // The command has not run: all there is is the runtime's.
+            let mut buffer = [0; 4096];
+            let length = nix::unistd::read(fd, &mut buffer).unwrap_or(0);
+            stderr.push_str(&String::from_utf8_lossy(&buffer[..length]));
+        }
+        match failure_text(&self.container.log(), &stderr) {
+            text if text.is_empty() && command.state() == CommandState::Executable => {
                 StandaloneError::new(format_args!("{name} {NO_MESSAGE} (status {status})"))
             }
-            text => StandaloneError::from_runtime(&name, &text),
+            text => StandaloneError::from_runtime(&name, &text, &command),
         }
     }
 
@@ -351,27 +377,26 @@ impl Shim {
     /// Waits for something to happen, and deals with it.
     fn poll_once(&mut self, timeout: PollTimeout) {
         let mut fds = vec![PollFd::new(self.reaper.as_fd(), PollFlags::POLLIN)];
-        let channel_at = self.connection.as_ref().map(|connection| {
+        let connection_at = self.connection.as_ref().map(|connection| {
             fds.push(PollFd::new(connection.as_fd(), PollFlags::POLLIN));
             fds.len() - 1
         });
-        let master_at = self.master.as_ref().map(|master| {
-            fds.push(PollFd::new(master.as_fd(), PollFlags::POLLIN));
-            fds.len() - 1
-        });
+        let outputs_at = fds.len();
+        fds.extend(self.outputs.iter().map(|(_, fd)| PollFd::new(fd.as_fd(), PollFlags::POLLIN)));
         if !matches!(poll(&mut fds, timeout), Ok(1..)) {
             return;
         }
-        let ready = |at: Option<usize>| at.is_some_and(|at| fds[at].any().unwrap_or(false));
-        let (channel_ready, master_ready) = (ready(channel_at), ready(master_at));
+        let ready: Vec<bool> = fds.iter().map(|fd| fd.any().unwrap_or(false)).collect();
+        let connection_ready = connection_at.is_some_and(|at| ready[at]);
         if self.reaper.reap().contains(&libc::SIGTERM) {
             self.end.get_or_insert(128 + libc::SIGTERM);
         }
-        if channel_ready {
+        if connection_ready {
             self.handle_client();
         }
-        if master_ready {
-            self.drain_master();
+        // From the last one on: one that has ended is taken out.
+        for at in (outputs_at..ready.len()).rev().filter(|at| ready[*at]) {
+            self.read_output(at - outputs_at);
         }
     }
 
@@ -412,12 +437,48 @@ impl Shim {
         }
     }
 
-    fn drain_master(&mut self) {
-        let Some(master) = &self.master else { return };
-        match nix::unistd::read(master, &mut [0; 4096]) {
-            Ok(1..) | Err(Errno::EAGAIN | Errno::EINTR) => {}
-            // All who had the terminal open have closed it.
-            Ok(0) | Err(_) => self.master = None,
+    /// A pipe to the log; its writer.
+    fn add_output(&mut self, stream: Stream) -> Result<OwnedFd, StandaloneError> {
+        let failed = |error: io::Error| StandaloneError::new(format_args!("pipe: {error}"));
+        let (reader, writer) = pipe2(OFlag::O_CLOEXEC).map_err(|error| failed(error.into()))?;
+        set_nonblocking(reader.as_fd()).map_err(failed)?;
+        self.outputs.push((stream, reader));
+        Ok(writer)
+    }
+
+    /// Keeps what an output has; `false` when there is no more for now, or it has ended.
+    fn read_output(&mut self, at: usize) -> bool {
+        let (stream, fd) = &self.outputs[at];
+        let mut buffer = [0; 16 << 10];
+        match nix::unistd::read(fd, &mut buffer) {
+            Ok(length @ 1..) => {
+                if let Some(log) = &mut self.log {
+                    log.append(*stream, &buffer[..length]);
+                }
+                true
+            }
+            Err(Errno::EINTR) => true,
+            Err(Errno::EAGAIN) => false,
+            // All who had it open have closed it.
+            Ok(0) | Err(_) => {
+                drop(self.outputs.remove(at));
+                false
+            }
+        }
+    }
+
+    /// Keeps what the container wrote last. A process that outlives its init, in another pid
+    /// namespace, may write for ever: no more is read than a pipe holds (pipe(7)).
+    fn finish_output(&mut self) {
+        for at in (0..self.outputs.len()).rev() {
+            for _ in 0..64 {
+                if !self.read_output(at) {
+                    break;
+                }
+            }
+        }
+        if let Some(log) = &mut self.log {
+            log.finish();
         }
     }
 

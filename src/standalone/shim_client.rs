@@ -13,6 +13,7 @@ use nix::sys::wait::waitpid;
 use nix::unistd::{ForkResult, fork, pipe2};
 
 use crate::standalone::StandaloneError;
+use crate::standalone::command_check::CommandCheck;
 use crate::standalone::container::{Container, ContainerRecord};
 use crate::standalone::options::RunOptions;
 use crate::standalone::process::{Reaper, become_subreaper};
@@ -113,7 +114,7 @@ impl StdioEnds {
     fn make(options: &RunOptions) -> io::Result<StdioEnds> {
         let pipe = || pipe2(OFlag::O_CLOEXEC);
         let mut ends = StdioEnds {
-            command: CommandStdio::Null { stdin: None },
+            command: CommandStdio::Logged { stdin: None },
             client: ClientStdio::None,
             terminal: None,
             shims_terminal: None,
@@ -127,7 +128,7 @@ impl StdioEnds {
             }
         } else if options.detach {
             let stdin = options.interactive.then(pipe).transpose()?;
-            ends.command = CommandStdio::Null { stdin };
+            ends.command = CommandStdio::Logged { stdin };
         } else {
             let (stdin, to_stdin) = options.interactive.then(pipe).transpose()?.unzip();
             let ((from_stdout, stdout), (from_stderr, stderr)) = (pipe()?, pipe()?);
@@ -317,7 +318,8 @@ impl ShimClient {
         let text = String::from_utf8_lossy(&buffer[..length]);
         match text.trim() {
             "" => message,
-            text => StandaloneError::from_runtime(&self.runtime, text).to_string(),
+            text => StandaloneError::from_runtime(&self.runtime, text, &CommandCheck::none())
+                .to_string(),
         }
     }
 

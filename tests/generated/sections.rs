@@ -14,7 +14,7 @@ pub(super) struct Sections {
 }
 
 /// Files and what they hold.
-pub(super) const FILES: [(&str, &str); 8] = [
+pub(super) const FILES: [(&str, &str); 9] = [
     ("/etc/mcrun/mcrun.toml", "The administrator's limits, see mcrun.toml(5)."),
     ("/run/mcrun", "What mcrun knows of running containers."),
     (
@@ -29,11 +29,16 @@ pub(super) const FILES: [(&str, &str); 8] = [
     ("/etc/containerd/config.toml", "Configuration of containerd: the runtime handler mcrun."),
     ("/etc/crio/crio.conf.d/99-mcrun.conf", "Configuration of CRI-O: the runtime handler mcrun."),
     ("/etc/cdi/mcrun.yaml", "The device mcrun.io/mcast=hook."),
+    (
+        "/run/mcrun/bundles/ID/output.log, output.log.1",
+        "Output of a detached container that mcrun run started, in two files of at most some 5 MiB.",
+    ),
 ];
 
 const CONFIG: &str = FILES[0].0;
 const STATE: &str = FILES[1].0;
 const LOG: &str = FILES[2].0;
+const OUTPUT: &str = FILES[8].0;
 
 /// Variables and what they do.
 pub(super) const ENVIRONMENT: [(&str, &str); 4] = [
@@ -56,6 +61,12 @@ const OF_CONTAINERS: &[(&str, &str)] = &[
     ("1", "A container is not there, or is not in the state that the command needs."),
     ("2", "Wrong usage."),
     ("125", "Another error of mcrun or of the runtime."),
+];
+const OF_A_CONTAINER: &[(&str, &str)] = &[
+    ("0", "Success."),
+    ("1", "The container is not there, or is not in the state that the command needs."),
+    ("2", "Wrong usage."),
+    ("125", "Another error of mcrun."),
 ];
 const PARTLY: &[(&str, &str)] = &[
     ("0", "Success for each container."),
@@ -124,6 +135,7 @@ pub(super) fn of(page: &str) -> Option<Sections> {
             exit: OF_THE_COMMAND,
             see_also: &[
                 "mcrun-create(1)",
+                "mcrun-logs(1)",
                 "mcrun-attach(1)",
                 "mcrun-groups(1)",
                 "mcrun-setup(1)",
@@ -159,7 +171,7 @@ pub(super) fn of(page: &str) -> Option<Sections> {
             )],
             files: &[CONFIG, STATE, LOG],
             environment: &[],
-            exit: USUAL,
+            exit: OF_A_CONTAINER,
             see_also: &["mcrun-detach(1)", "mcrun-run(1)", "mcrun-attachment(7)"],
         },
         "mcrun-detach" => Sections {
@@ -169,7 +181,7 @@ pub(super) fn of(page: &str) -> Option<Sections> {
             ],
             files: &[STATE],
             environment: &[],
-            exit: USUAL,
+            exit: OF_A_CONTAINER,
             see_also: &["mcrun-attach(1)", "mcrun-ps(1)"],
         },
         "mcrun-exec" => Sections {
@@ -178,6 +190,16 @@ pub(super) fn of(page: &str) -> Option<Sections> {
             environment: &[],
             exit: OF_THE_COMMAND,
             see_also: &["mcrun-run(1)", "mcrun-ps(1)"],
+        },
+        "mcrun-logs" => Sections {
+            examples: &[
+                ("The last 20 lines, and what follows:", "mcrun logs -f -n 20 receiver"),
+                ("All that is kept, with times:", "mcrun logs -t receiver"),
+            ],
+            files: &[OUTPUT],
+            environment: &[],
+            exit: OF_A_CONTAINER,
+            see_also: &["mcrun-run(1)", "mcrun-ps(1)", "mcrun-rm(1)"],
         },
         "mcrun-stop" => Sections {
             examples: &[("Give a container three seconds to end:", "mcrun stop -t 3 receiver")],
@@ -203,6 +225,7 @@ pub(super) fn of(page: &str) -> Option<Sections> {
         "mcrun-ps" => Sections {
             examples: &[
                 ("List the attached containers:", "mcrun ps"),
+                ("Those of mcrun run that have stopped, too:", "mcrun ps -a"),
                 ("The same for a program:", "mcrun ps --json"),
             ],
             files: &[STATE],
@@ -217,14 +240,14 @@ pub(super) fn of(page: &str) -> Option<Sections> {
             ],
             files: &[STATE],
             environment: &[],
-            exit: USUAL,
+            exit: OF_A_CONTAINER,
             see_also: &["mcrun-ps(1)", "mcrun-inspect(1)", "mcrun-attachment(7)"],
         },
         "mcrun-inspect" => Sections {
             examples: &[("All that is known of a container:", "mcrun inspect receiver")],
             files: &[STATE],
             environment: &[],
-            exit: USUAL,
+            exit: OF_A_CONTAINER,
             see_also: &["mcrun-ps(1)", "mcrun-groups(1)"],
         },
         "mcrun-probe" => Sections {
