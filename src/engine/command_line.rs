@@ -1,4 +1,4 @@
-//! A command line that is partly mcrun's and partly an engine's, taken apart.
+//! A command line of `run` or `create`, split into mcrun's options and the engine's.
 //!
 //! The rules are the engines' own (pflag): options end at the first argument that is none, which is the
 //! image, or at `--`. mcrun's flags are taken out from among them; everything else stays as it is and
@@ -9,7 +9,7 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
 use crate::engine::option_table::OptionTable;
 
-/// A command line of `run` or `create`, behind that word.
+/// The arguments after `run` or `create`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct EngineCommandLine {
     /// `--engine`; of several the last.
@@ -30,7 +30,7 @@ pub struct EngineCommandLine {
     pub direct: bool,
     /// `--help` is.
     pub help: bool,
-    /// An option that is not known, taken for a switch.
+    /// The first unknown option; it is taken to have no value.
     pub unknown: Option<String>,
 }
 

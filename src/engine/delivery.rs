@@ -1,4 +1,5 @@
-//! How an attachment reaches the hook through an engine: the engine's whole command line.
+//! How an attachment reaches the hook through an engine: by annotation, variable, runtime or hooks
+//! directory. The result is the engine's command line.
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
@@ -92,8 +93,8 @@ pub(super) fn major(version: &str) -> u32 {
 
 /// The arguments of the engine for `command` (`run` or `create`).
 ///
-/// What carries the attachment stands behind the caller's own options, so that it is the last word of
-/// its kind. A line without attachments passes as it is.
+/// The options that deliver the attachment come after the caller's, so that they override those of the
+/// same name. A command line without attachments is unchanged.
 ///
 /// # Errors
 /// When the engine cannot carry one as it is set up, or with these options.

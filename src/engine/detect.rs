@@ -63,8 +63,8 @@ impl Engine {
         Ok(Engine { program, kind, facts: None })
     }
 
-    /// The first that can be used: docker when its daemon answers, podman, nerdctl. The only one
-    /// there is is taken as it is, so that its own words tell what is wrong with it.
+    /// The first usable engine: docker if its daemon answers, then podman, then nerdctl. If only
+    /// one is installed, it is taken without a check: its own errors say what is wrong.
     ///
     /// # Errors
     /// When there is none.
@@ -97,7 +97,7 @@ impl Engine {
                 let text = self.ask(&["info", "--format", "{{json .}}"])?;
                 let info: DockerInfo = serde_json::from_str(&text).unwrap_or_default();
                 match info.server_version.as_str() {
-                    // podman in docker's clothes has no such key.
+                    // podman installed under the name docker has no such key.
                     "" if text.contains("\"conmon\"") => self.podman(state_dir),
                     "" => Err(EngineError::NoDaemon),
                     _ => Ok(EngineFacts::Docker(info)),

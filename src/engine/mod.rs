@@ -1,4 +1,4 @@
-//! `mcrun run` as people know `docker run`: in front of docker, podman and nerdctl.
+//! `mcrun run`, `create` and `start` in front of docker, podman and nerdctl.
 //!
 //! Command line -> [`EngineCommandLine`] (what is mcrun's, what the engine's) -> [`EngineFacts`](delivery::EngineFacts) of the
 //! engine at hand -> its command line -> execve. The engine takes mcrun's place, so that terminal,
@@ -79,7 +79,7 @@ pub enum EngineError {
          default network, another one, or none"
     )]
     Network(String),
-    /// The hook is not where it belongs.
+    /// `mcrun-hook` is not in the directory of mcrun.
     #[error("{} is missing; mcrun needs it beside itself to attach containers", .0.display())]
     NoHook(PathBuf),
     /// The hook definitions for podman.
@@ -179,7 +179,7 @@ pub fn start(arguments: &[OsString], state_dir: &Path) -> Result<(), EngineError
     match execute(engine, &plain_arguments("start", &rest, &facts))? {}
 }
 
-/// docker's `-h` is `--hostname`, unless nothing else is there.
+/// `-h` is docker's `--hostname`, so it asks for help only when it is alone.
 fn is_help(arguments: &[OsString], line: &EngineCommandLine) -> bool {
     line.help || arguments.is_empty() || arguments == [OsString::from("-h")]
 }
@@ -195,7 +195,7 @@ fn is_runtimes(line: &EngineCommandLine) -> bool {
     }
 }
 
-/// Says what is wrong with an attachment before anything is started.
+/// Checks the attachments before anything is started.
 fn check_attachments(line: &EngineCommandLine) -> Result<(), EngineError> {
     let texts = line.mcast.iter().map(|text| {
         text.to_str().ok_or_else(|| EngineError::NotText(text.to_string_lossy().into()))

@@ -1,4 +1,4 @@
-//! The processes that hold containers: containerd's shims and conmon.
+//! The processes that monitor containers: containerd's shims and conmon.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -11,7 +11,7 @@ use crate::lookup::RunningContainer;
 /// A command line is read up to this many bytes; those of conmon have some two thousand.
 const MAX_COMMAND_LINE: u64 = 64 << 10;
 
-/// What a command line says of the container its process holds.
+/// A monitor, as its command line describes it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Monitor {
     /// `containerd-shim-...`: it works in the directory of the bundle, beside which are those of the other

@@ -1,4 +1,4 @@
-//! What an engine calls a container.
+//! The name that an engine has for a container.
 //!
 //! docker and podman tell neither hooks nor the bundle, and a container may be renamed: the name is read
 //! where the engine keeps it, which is a file near the bundle. Nothing is asked of a daemon, which might hang.
@@ -18,7 +18,7 @@ const MAX_FILE: u64 = 16 << 20;
 pub fn engine_name(id: &str, bundle: Option<&Path>) -> Option<String> {
     let bundle = bundle?;
     let config = BundleConfig::read(bundle).ok()?;
-    // Who named it in an annotation has the last word.
+    // An annotation with a name overrides the rest.
     let own = |key: &str| config.annotation(key).map(str::to_owned);
     let name = own(NAME_ANNOTATION)
         .or_else(|| podman(id, bundle))

@@ -1,4 +1,4 @@
-//! Putting the hooks into a bundle's config.json.
+//! Adds mcrun's hooks to a bundle's config.json.
 
 use std::fs;
 use std::io;

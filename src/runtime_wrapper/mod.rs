@@ -1,8 +1,9 @@
-//! `mcrun-runtime`: stands in for runc in Docker, containerd and CRI-O, which know of runtimes
-//! but not of hooks.
+//! `mcrun-runtime`: the OCI runtime that Docker, containerd and CRI-O call. They can be told of a
+//! runtime, but not of hooks.
 //!
 //! Command line -> bundle -> does it ask for attachments? -> hooks into config.json -> the real
-//! runtime in our place. Whatever is not `create`, `run` or `restore` is not looked at.
+//! runtime in place of this process. Other commands than `create`, `run` and `restore` are passed on
+//! unread.
 
 mod bundle;
 mod command_line;
@@ -28,7 +29,7 @@ enum WrapperError {
     /// The bundle.
     #[error(transparent)]
     Config(#[from] ConfigError),
-    /// What the container asks for.
+    /// The attachments that the container asks for.
     #[error(transparent)]
     Request(#[from] HookError),
     /// config.json cannot take hooks.

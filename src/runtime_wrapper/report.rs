@@ -1,4 +1,4 @@
-//! Saying what is wrong where engines look for it.
+//! Errors, reported where engines look for them.
 //!
 //! runc writes its errors to the file of `--log`, and docker and containerd show what they find
 //! there rather than what was on standard error.
@@ -19,7 +19,7 @@ pub(super) fn failure(line: &RuntimeCommandLine, error: &str) {
     let message = format!("mcrun-runtime: {error}");
     eprintln!("{message}");
     if let Some(path) = &line.log {
-        // The line on standard error stands for itself.
+        // Nothing more can be done: the line is on standard error.
         let _ = append(path, &entry(line.log_json, &message, SystemTime::now()));
     }
 }

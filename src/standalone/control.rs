@@ -50,7 +50,7 @@ pub fn kill(container: &Container, signal: i32) -> Result<(), StandaloneError> {
 /// Status 1: the container runs, or could not be removed.
 pub fn remove(container: &Container, force: bool) -> Result<(), StandaloneError> {
     let Some(record) = container.record() else {
-        // Whoever was making it was killed before there was anything to hold.
+        // The process that made it was killed before it wrote the record.
         return container.remove_dir().map_err(|error| failure(container, "remove", error));
     };
     let starting = record.init.is_none() && record.shim.is_alive();
@@ -60,7 +60,7 @@ pub fn remove(container: &Container, force: bool) -> Result<(), StandaloneError>
             format_args!("container {} is running; stop it first, or use -f", container.id()),
         ));
     }
-    // A shim that lives does it itself: it is the one that knows how far it is.
+    // A running shim removes the container itself, because it knows how far a start has come.
     if let Ok(shim) = record.shim.open() {
         let _ = shim.signal(libc::SIGTERM);
         shim.wait(STEP);
@@ -75,9 +75,9 @@ pub fn remove(container: &Container, force: bool) -> Result<(), StandaloneError>
     }
 }
 
-/// Removes the containers that were abandoned: their shim was killed, and then they ended, so
-/// that nobody knows how. Those that run, and those that ended in order and wait for
-/// `mcrun rm`, are left alone. Gives each one's id and what came of it.
+/// Removes containers that ended after their shim was killed, so that their status is unknown.
+/// Running containers, and stopped ones that wait for `mcrun rm`, stay. Returns the id of each
+/// removed container and the result.
 pub fn collect_garbage() -> Vec<(String, Result<(), StandaloneError>)> {
     let abandoned = |container: &Container| match container.record() {
         Some(record) => {
@@ -115,7 +115,8 @@ fn read_record(container: &Container) -> Result<ContainerRecord, StandaloneError
     })
 }
 
-/// So that afterwards a foreground or `--rm` container is gone, and its name free again.
+/// Waits until the shim has ended: a foreground or `--rm` container is removed then, and its name
+/// is free.
 fn wait_for_shim(record: &ContainerRecord) {
     if let Ok(shim) = record.shim.open() {
         shim.wait(STEP);

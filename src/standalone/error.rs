@@ -1,4 +1,4 @@
-//! What went wrong, in one line and with docker's exit status.
+//! Errors in one line, with the exit status that docker has for them.
 
 use std::fmt;
 
@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use crate::standalone::command_check::{CommandCheck, CommandState};
 
-/// What is said of a runtime that failed without a word in its log.
+/// The message about a runtime that failed and logged no error.
 pub(super) const NO_MESSAGE: &str = "failed without saying why";
 
 /// A failure with the exit status `mcrun` ends with.
@@ -58,7 +58,7 @@ impl fmt::Display for StandaloneError {
 
 impl std::error::Error for StandaloneError {}
 
-/// What of a runtime's error chain tells a person something.
+/// A runtime's error chain without the links that only name functions of the runtime.
 fn condense(text: &str) -> String {
     // runc appends a failed hook's output after this marker: that is the cause.
     let text = match text.rsplit_once("stderr: ") {

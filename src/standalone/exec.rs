@@ -65,7 +65,8 @@ pub fn exec(container: &Container, options: &ExecOptions) -> Result<i32, Standal
     let failed =
         |error: io::Error| StandaloneError::new(format_args!("cannot run a process: {error}"));
     let signals = block_signals().map_err(failed)?;
-    // The process outlives the runtime's command, and we are to learn how it ends.
+    // The process outlives the runtime's command. Its parent, which learns its status, is then this
+    // process.
     if !options.detach {
         become_subreaper().map_err(failed)?;
     }
@@ -110,14 +111,14 @@ pub fn exec(container: &Container, options: &ExecOptions) -> Result<i32, Standal
                 raw.take();
                 return Ok(status);
             } else if let (None, Ok(signal)) = (reaper.status(pid), Signal::try_from(signal)) {
-                // Not reaped yet: the pid is still its own.
+                // Not reaped yet, so the pid cannot be another process's.
                 let _ = nix::sys::signal::kill(Pid::from_raw(pid), signal);
             }
         }
     }
 }
 
-/// A process that runs, and our side of its stdio.
+/// A running process, and our ends of its stdio.
 struct Started {
     pid: i32,
     stdio: ClientStdio,

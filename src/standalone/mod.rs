@@ -1,9 +1,9 @@
 //! OCI runtimes driven directly: containers from a root filesystem or a bundle, without images.
 //!
-//! `mcrun run` is two processes. The *front* is what the user sees: it relays stdio and signals
-//! and ends with the container's status. The *shim* holds the container as containerd's
-//! shims do. Each ends a foreground container when the other dies; with `-d` the shim
-//! stays alone. No process of the runtime lives longer than the step it does.
+//! `mcrun run` is two processes. The *client* is the one that the user sees: it copies stdio,
+//! forwards signals, and ends with the container's status. The *shim* holds the container, as
+//! containerd's shims do. Each ends a foreground container when the other dies. With `-d` only the
+//! shim stays, and keeps the output. No process of the runtime outlives its command.
 
 mod cgroup;
 mod command_check;

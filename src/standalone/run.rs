@@ -1,4 +1,4 @@
-//! `mcrun run`: from options to a checked config.json, and on to the container.
+//! `mcrun run` with an OCI runtime: options become a checked config.json, then a container.
 
 use std::path::{Path, PathBuf};
 
@@ -37,7 +37,7 @@ pub fn run(options: &RunOptions) -> Result<i32, StandaloneError> {
     shim_client::run(container, record, options)
 }
 
-/// Checks everything that can be checked before anything is made.
+/// Checks the options and makes the record and config.json. Nothing is written yet.
 fn prepare(options: &RunOptions) -> Result<(ContainerRecord, ConfigDocument), StandaloneError> {
     let runtime = Runtime::find(options.engine.as_deref())?;
     let id = match &options.name {
@@ -243,8 +243,8 @@ pub(super) fn user_json(user: &user::User) -> Value {
     object.into()
 }
 
-/// Puts the hook in when attachments are asked for, by whichever of the three ways; the
-/// attachments are checked now, before anything is made.
+/// Adds the hook if `--mcast`, the annotation or the variable asks for attachments. The
+/// attachments are checked here, before anything is written.
 fn add_hook(
     config: &mut ConfigDocument,
     options: &RunOptions,
@@ -277,7 +277,7 @@ fn add_hook(
     let hook = crate::hook::program().map_err(StandaloneError::new)?;
     config.add_hooks(&hook, &crate::hook::environment()).map_err(StandaloneError::new)?;
     if runtime.kind() == RuntimeKind::Crun {
-        // crun's own error does not hold what the hook said.
+        // crun's error has only the exit status of the hook; this file gets its stderr.
         let log = Container::path_for(id).join("hook.log");
         config
             .set(&["annotations", "run.oci.hooks.stderr"], log.to_string_lossy().into_owned())

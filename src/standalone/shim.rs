@@ -1,9 +1,9 @@
-//! The process that holds a container, as containerd's shims do: it creates and starts it, waits
-//! for its init, and removes it.
+//! The process that holds a container, as containerd's shims do. It creates and starts the
+//! container, waits for its init, keeps the output of a detached one, and removes it.
 //!
-//! A session of its own keeps the terminal's signals away. When the client dies, it ends
-//! a foreground container; when it dies itself, the client does. SIGTERM makes it end the
-//! container, whether in the foreground or not.
+//! The shim has a session of its own, so that signals of the terminal do not reach it. When the
+//! client dies, the shim ends a foreground container; when the shim dies, the client ends it.
+//! SIGTERM makes the shim end any container.
 
 use std::fs::File;
 use std::io;
@@ -107,7 +107,7 @@ pub(super) fn main(task: ShimTask, connection: Connection) -> ! {
     std::process::exit(0)
 }
 
-/// Holds nothing of the starter's: a detached shim must not keep its pipes open.
+/// Closes what was inherited: a detached shim must not keep the pipes of its starter open.
 fn detach_stdio(keep: &[BorrowedFd<'_>]) -> io::Result<()> {
     let null = std::fs::OpenOptions::new().read(true).write(true).open("/dev/null")?;
     nix::unistd::dup2_stdin(&null)?;
@@ -142,10 +142,9 @@ struct Shim {
     /// The silent writer of a detached container's stdin.
     _stdin: Option<OwnedFd>,
     phase: Phase,
-    /// Signals that came while it was being started: the command may run already, but nobody
-    /// knows yet.
+    /// Signals that came during `start`, when the command may run already; they are sent after it.
     pending_signals: Vec<i32>,
-    /// The container is to end, with this status if it has not started.
+    /// Set when the container is to end: the status of `mcrun run` if it has not started.
     end: Option<i32>,
 }
 
@@ -184,7 +183,7 @@ impl Shim {
         }
         let status = self.wait_for_init();
         self.finish_output();
-        // One whose directory was lost is kept for nobody: no command finds it any more.
+        // Without its directory no command finds the container any more, so it is removed.
         let kept = self.record.detached && !self.record.remove && self.container.dir().is_dir();
         if kept && self.end.is_none() {
             self.record.exit_status = Some(status);
@@ -256,7 +255,7 @@ impl Shim {
         })?;
         self.reaper.await_exit(pid);
         self.reaper.keep_all(false);
-        // It waits for `start`, or has died and waits to be reaped: the pid is its.
+        // The init waits for `start`, or is a zombie: the pid cannot be another process's.
         self.record.init = ProcessRef::of(pid).ok();
         self.save_record()?;
         if let Some(console) = console {
@@ -269,7 +268,7 @@ impl Shim {
         Ok(())
     }
 
-    /// The terminal is the client's business, or nobody's.
+    /// Sends the terminal to the client; that of a detached container is read here.
     fn pass_console(&mut self, master: OwnedFd) -> Result<(), StandaloneError> {
         if self.record.detached {
             set_nonblocking(master.as_fd()).map_err(StandaloneError::new)?;
@@ -309,7 +308,7 @@ impl Shim {
                 self.record.runtime.path().display()
             ))
         })?;
-        // It holds our copies of the command's stdio, whose end the other side waits for.
+        // It owns our copies of the command's stdio; the client waits for their end of file.
         drop(command);
         let pid = child.id() as i32;
         self.reaper.await_exit(pid);
@@ -335,7 +334,7 @@ impl Shim {
 
     fn runtime_error(&self, status: i32, captured: &File) -> StandaloneError {
         let name = self.record.runtime.name();
-        // crun keeps its hooks' words out of its own; they are in the file we told it.
+        // crun's error does not have the hook's stderr, which is in a file of its own.
         if self.record.runtime.kind() == RuntimeKind::Crun {
             let hook = std::fs::read_to_string(self.container.hook_log()).unwrap_or_default();
             if !hook.trim().is_empty() {
@@ -374,7 +373,7 @@ impl Shim {
         }
     }
 
-    /// Waits for something to happen, and deals with it.
+    /// Waits for the next events, and handles them.
     fn poll_once(&mut self, timeout: PollTimeout) {
         let mut fds = vec![PollFd::new(self.reaper.as_fd(), PollFlags::POLLIN)];
         let connection_at = self.connection.as_ref().map(|connection| {
@@ -417,7 +416,8 @@ impl Shim {
         }
     }
 
-    /// A signal for the container's init; one that would end mcrun ends a start in progress.
+    /// Forwards a signal to the container's init. Before that exists, a signal that would end mcrun
+    /// ends the start.
     fn forward_signal(&mut self, signal: i32) {
         const ENDING: [i32; 4] = [libc::SIGHUP, libc::SIGINT, libc::SIGQUIT, libc::SIGTERM];
         match (self.phase, self.record.init) {
@@ -428,7 +428,7 @@ impl Shim {
                 self.pending_signals.push(signal)
             }
             (Phase::Running, Some(init)) if self.reaper.status(init.pid).is_none() => {
-                // Not reaped yet: the pid is still its own.
+                // Not reaped yet, so the pid cannot be another process's.
                 if let Ok(signal) = Signal::try_from(signal) {
                     let _ = nix::sys::signal::kill(Pid::from_raw(init.pid), signal);
                 }
@@ -491,7 +491,7 @@ impl Shim {
         })
     }
 
-    /// A client that is gone shows as the connection's end of file.
+    /// A client that has ended is noticed when the connection is read.
     fn send_event(&self, event: &ShimEvent, fd: Option<BorrowedFd<'_>>) {
         if let Some(connection) = &self.connection {
             let _ = connection.send(event, fd);

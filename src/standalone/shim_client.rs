@@ -1,4 +1,5 @@
-//! The process a user sees: it passes on stdio and signals, and ends as the container does.
+//! The client of a shim: the process that a user sees. It copies stdio, forwards signals, and ends
+//! with the status of the container.
 
 use std::io;
 use std::io::{IsTerminal, Write};
@@ -23,7 +24,7 @@ use crate::standalone::shim_protocol::{ClientRequest, Connection, ShimEvent};
 use crate::standalone::stdio::{self, ClientStdio, RawTerminal, SavedTerminal, StdioCopy};
 use crate::standalone::teardown::{kill_orphans, teardown};
 
-/// Signals that are passed on to the container, as docker does.
+/// Signals that are forwarded to the container, as docker does.
 pub(super) const FORWARDED_SIGNALS: [Signal; 7] = [
     Signal::SIGHUP,
     Signal::SIGINT,
@@ -34,7 +35,8 @@ pub(super) const FORWARDED_SIGNALS: [Signal; 7] = [
     Signal::SIGALRM,
 ];
 
-/// So many of SIGINT and SIGTERM end a container that ignores them, as they end docker's client.
+/// Number of SIGINT and SIGTERM signals after which a container that ignores them is killed. docker's
+/// client ends after as many.
 const KILL_AFTER: u32 = 3;
 
 /// Refuses `-i -t` where there is no terminal, as docker does.
@@ -45,7 +47,7 @@ pub(super) fn check_terminal(options: &RunOptions) -> Result<(), StandaloneError
     Ok(())
 }
 
-/// Starts the shim and attends to it.
+/// Starts the shim, and serves as its client until the container ends.
 pub(super) fn run(
     container: Container,
     record: ContainerRecord,
@@ -63,7 +65,7 @@ pub(super) fn run(
             return Err(StandaloneError::new(format_args!("cannot start a shim: {error}")));
         }
     };
-    // SAFETY: this process has a single thread, so the child may do whatever it likes.
+    // SAFETY: this process has a single thread, so the child may allocate and take locks.
     let shim = match unsafe { fork() } {
         Ok(ForkResult::Child) => {
             drop((connection, signals, ends.client));
@@ -77,7 +79,7 @@ pub(super) fn run(
         }
     };
     drop((theirs, ends.command, ends.shims_terminal));
-    // When the shim is killed, what it held becomes ours to end.
+    // When the shim is killed, its children become ours, and this process has to end them.
     become_subreaper().map_err(StandaloneError::new)?;
     let client = ShimClient {
         container,
@@ -96,7 +98,7 @@ pub(super) fn run(
     let detached = client.detached;
     let result = client.run();
     if !(detached && result == Ok(0)) {
-        // It has said its last word, or was killed; not leaving before it, we leave no zombie.
+        // The shim has sent its last message, or was killed. Waiting for it leaves no zombie.
         let _ = waitpid(shim, None);
     }
     result
@@ -145,9 +147,9 @@ pub(super) fn user_size() -> Option<libc::winsize> {
     stdio::size(io::stdin().as_fd()).or_else(|| stdio::size(io::stdout().as_fd()))
 }
 
-/// Blocks what is passed on, what tells of a new size, and SIGCHLD, which both sides may need
-/// from before their first child on. What was ignored when mcrun started, as nohup(1) does it, is
-/// nothing that the container should hear of either.
+/// Blocks the signals that are forwarded, SIGWINCH, and SIGCHLD. Client and shim need SIGCHLD blocked
+/// before their first child. A signal that was ignored when mcrun started, as by nohup(1), is not
+/// forwarded.
 pub(super) fn block_signals() -> io::Result<SignalFd> {
     let mut set = SigSet::empty();
     for signal in FORWARDED_SIGNALS.into_iter().filter(|signal| !is_ignored(*signal)) {
@@ -162,7 +164,8 @@ pub(super) fn block_signals() -> io::Result<SignalFd> {
 
 fn is_ignored(signal: Signal) -> bool {
     let mut action = MaybeUninit::<libc::sigaction>::zeroed();
-    // SAFETY: without a new action, sigaction writes the present one, and zeroes are a valid one.
+    // SAFETY: without a new action, sigaction only writes the present one; all zeroes are a valid
+    // `struct sigaction`.
     let action = unsafe {
         libc::sigaction(signal as i32, std::ptr::null(), action.as_mut_ptr());
         action.assume_init()
@@ -201,7 +204,7 @@ impl ShimClient {
                 self.forward_signals();
             }
             if ready.get(2) == Some(&true) {
-                // The user's terminal is gone, and with it the user.
+                // The user's terminal was closed: the container ends with it.
                 if let Some(relay) = &mut self.relay {
                     relay.forget_hangup();
                 }
@@ -269,7 +272,7 @@ impl ShimClient {
             } else {
                 ClientRequest::Signal(signal)
             };
-            // A shim that is gone shows as the connection's end.
+            // A shim that has ended is noticed by the end of the connection.
             let _ = self.connection.send(&request, None);
         }
     }
@@ -283,8 +286,8 @@ impl ShimClient {
         Ok(())
     }
 
-    /// Copies what the container wrote last. A reader of ours that takes nothing more cannot
-    /// hold us against a signal.
+    /// Copies the rest of the output. A signal ends the copying when the reader of our output has
+    /// stopped reading.
     fn finish_output(&mut self) {
         let Some(mut relay) = self.relay.take() else { return };
         relay.finish();
@@ -305,8 +308,9 @@ impl ShimClient {
         }
     }
 
-    /// A runtime without a word in its log may have spoken on the stderr it was to give to the
-    /// container, which has not run: all there is is the runtime's.
+    /// Adds the reason to the message about a runtime that logged none. The runtime may have
+    /// written it to the stderr that it got for the container; the container has not run, so all
+    /// that is there is the runtime's.
     fn with_runtime_stderr(&mut self, message: String) -> String {
         let ClientStdio::Pipes { stderr, .. } = &self.stdio else { return message };
         if !message.contains(crate::standalone::error::NO_MESSAGE) {
@@ -323,7 +327,7 @@ impl ShimClient {
         }
     }
 
-    /// Ends everything through the shim, and waits for that.
+    /// Makes the shim end the container, and waits until it has.
     fn give_up(&mut self, why: &str) -> StandaloneError {
         let _ = self.connection.send(&ClientRequest::End, None);
         while let Ok(Some((event, _))) = self.connection.receive::<ShimEvent>() {
@@ -335,7 +339,7 @@ impl ShimClient {
         StandaloneError::new(why)
     }
 
-    /// The shim was killed: does what it would have done.
+    /// The shim was killed: ends and removes the container in its place.
     fn clean_up_after_shim(&mut self) -> StandaloneError {
         self.raw = None;
         let mut failures = Vec::new();

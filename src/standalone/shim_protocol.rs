@@ -1,4 +1,4 @@
-//! The socket between the process a user sees and the one that holds the container.
+//! The messages between a shim and its client, on a pair of connected sockets.
 //!
 //! Both ends learn of the other's death by end of file, whatever killed it.
 
@@ -14,16 +14,16 @@ use crate::sys::fd_passing::{receive_with_fds, send_with_fds};
 /// Longest message in bytes; longer texts are cut by the sender.
 const MAX_MESSAGE: usize = 16 * 1024;
 
-/// What the client asks for.
+/// A message of the client.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum ClientRequest {
-    /// Pass this signal on to the container's init.
+    /// Send this signal to the container's init.
     Signal(i32),
     /// End the container at once.
     End,
 }
 
-/// What the shim tells.
+/// A message of the shim.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum ShimEvent {
     /// The container's terminal: its master comes with the message.

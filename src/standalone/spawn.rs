@@ -44,12 +44,12 @@ pub(super) fn reset_signals(command: &mut Command) {
     }
 }
 
-/// A file in memory for the output of a program that leaves nobody behind to read a pipe.
+/// A file in memory for the output of a program: nobody has to read it while the program runs.
 pub(super) fn output_file() -> io::Result<File> {
     Ok(memfd_create("output", MFdFlags::MFD_CLOEXEC)?.into())
 }
 
-/// What was written to [`output_file`], its beginning when it is long.
+/// What was written to [`output_file`], at most [`MAX_OUTPUT`] bytes.
 pub(super) fn read_output(mut file: &File) -> String {
     let mut bytes = Vec::new();
     let _ = file.rewind();
@@ -57,7 +57,7 @@ pub(super) fn read_output(mut file: &File) -> String {
     String::from_utf8_lossy(&bytes).into_owned()
 }
 
-/// What a failed runtime said: its log's last error, else its stderr.
+/// The reason of a failed runtime: the last error of its log, else its stderr.
 pub(super) fn failure_text(log: &Path, stderr: &str) -> String {
     let mut text = Vec::new();
     if let Ok(file) = File::open(log) {

@@ -1,4 +1,4 @@
-//! Between the user's stdio and the container's: pipes or a terminal.
+//! Copies between the user's stdio and the container's, which are pipes or a terminal.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -39,7 +39,7 @@ impl SavedTerminal {
         let _ = tcsetattr(&self.fd, SetArg::TCSANOW, &self.settings);
     }
 
-    /// Passes every key on as it is, until the guard is dropped.
+    /// Turns raw mode on (cfmakeraw(3)) until the guard is dropped.
     pub(super) fn into_raw(self) -> io::Result<RawTerminal> {
         let mut raw = self.settings.clone();
         cfmakeraw(&mut raw);
@@ -66,7 +66,7 @@ pub(super) fn size(fd: BorrowedFd<'_>) -> Option<libc::winsize> {
     (result == 0).then_some(size)
 }
 
-/// Sets the size of a terminal; the kernel signals SIGWINCH to who runs in it.
+/// Sets the size of a terminal; the kernel sends SIGWINCH to its foreground process group.
 pub(super) fn set_size(fd: BorrowedFd<'_>, size: &libc::winsize) {
     // SAFETY: TIOCSWINSZ reads one winsize.
     let _ = unsafe { libc::ioctl(fd.as_raw_fd(), libc::TIOCSWINSZ, size) };
@@ -75,7 +75,7 @@ pub(super) fn set_size(fd: BorrowedFd<'_>, size: &libc::winsize) {
 /// The client's ends of the container's stdio.
 #[derive(Debug)]
 pub(super) enum ClientStdio {
-    /// Nothing to relay.
+    /// Nothing to copy.
     None,
     /// Pipes.
     Pipes {
@@ -90,7 +90,7 @@ pub(super) enum ClientStdio {
     Terminal {
         /// The master.
         master: OwnedFd,
-        /// Keys are passed on.
+        /// Standard input is copied to it.
         stdin: bool,
     },
 }
@@ -98,11 +98,11 @@ pub(super) enum ClientStdio {
 /// Threads that copy until the container closes its side or [`StdioCopy::finish`] is called.
 #[derive(Debug)]
 pub(super) struct StdioCopy {
-    /// Dropped: copiers end when there is nothing left to read.
+    /// When this is dropped, the threads end as soon as nothing is left to read.
     running: Option<OwnedFd>,
     /// Hung up when all output was copied.
     output_done: OwnedFd,
-    /// Hung up when stdin, a terminal, was.
+    /// Hung up when stdin, a terminal, was closed.
     input_hangup: Option<OwnedFd>,
 }
 
@@ -141,7 +141,7 @@ impl StdioCopy {
         Ok(StdioCopy { running: Some(running), output_done, input_hangup })
     }
 
-    /// The container has ended: copies what is left, and no more.
+    /// The container has ended: the threads copy what is left and end.
     pub(super) fn finish(&mut self) {
         self.running = None;
         self.input_hangup = None;
@@ -157,14 +157,14 @@ impl StdioCopy {
         self.input_hangup.as_ref().map(AsFd::as_fd)
     }
 
-    /// Stops watching for that.
+    /// Stops watching for the hang-up of the terminal.
     pub(super) fn forget_hangup(&mut self) {
         self.input_hangup = None;
     }
 }
 
-/// Copies from the container to `target`. When the reader of `target` has gone, the container
-/// learns by its own broken pipe.
+/// Copies from the container to `target`. When nobody reads `target` any more, the container gets a
+/// broken pipe.
 fn copy_out(source: OwnedFd, target: i32, stop: OwnedFd, copying: OwnedFd) -> io::Result<()> {
     set_nonblocking(source.as_fd())?;
     thread::Builder::new().name("output".into()).spawn(move || {
@@ -190,7 +190,7 @@ fn copy_out(source: OwnedFd, target: i32, stop: OwnedFd, copying: OwnedFd) -> io
                     let _ = poll(&mut fds, PollTimeout::NONE);
                     stopping = fds[1].any().unwrap_or(false);
                 }
-                // Of a terminal: nobody has it open any more (EIO).
+                // EIO of a terminal: no process has it open any more.
                 Err(_) => break,
             }
         }
@@ -207,7 +207,7 @@ fn copy_in(target: OwnedFd, alive: Option<OwnedFd>) -> io::Result<()> {
                 Ok(0) => break,
                 Ok(length) => {
                     if write_all(target.as_fd(), &buffer[..length]).is_err() {
-                        // The container reads no more, which is no hang-up of ours.
+                        // The container reads no more; the user's terminal is still there.
                         std::mem::forget(alive);
                         return;
                     }
@@ -228,7 +228,7 @@ fn copy_in(target: OwnedFd, alive: Option<OwnedFd>) -> io::Result<()> {
     Ok(())
 }
 
-/// Writes everything, also to a descriptor that somebody made non-blocking.
+/// Writes everything, also to a non-blocking descriptor.
 fn write_all(fd: BorrowedFd<'_>, mut bytes: &[u8]) -> io::Result<()> {
     while !bytes.is_empty() {
         match nix::unistd::write(fd, bytes) {

@@ -28,13 +28,13 @@ pub(super) fn teardown(
     reaper: &mut Reaper,
 ) -> Vec<String> {
     let mut failures = Vec::new();
-    // Lost with the state directory: runtimes forget no container without a place to log.
+    // The state directory may be lost. Runtimes refuse `delete` without a directory for the log.
     if let Err(error) = container.make_dir() {
         failures.push(format!("cannot make {}: {error}", container.dir().display()));
     }
     let log = container.log();
     let log = log.as_path();
-    // The log may hold the reason why we are here; it is not the reason of what fails now.
+    // The log may have the error of a failed start, which must not be taken for one of `delete`.
     let _ = std::fs::remove_file(log);
     let init = record.init.and_then(|init| init.open().ok());
     if let Some(init) = init {
@@ -45,7 +45,7 @@ pub(super) fn teardown(
         }
         reaper.reap();
     }
-    // Only after create has succeeded is the id surely ours in the runtime's books.
+    // Before `create` has succeeded, the runtime may know another container by this id.
     let known = match record.init {
         Some(_) => true,
         None => match registered_bundle(&record.runtime, container.id(), log, reaper) {
