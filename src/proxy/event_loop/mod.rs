@@ -9,33 +9,28 @@ mod interface;
 mod lan_notices;
 mod membership_events;
 mod notifications;
+mod proxied;
+mod relaying;
+mod resources;
 mod status;
 mod upstreams;
 
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::net::UnixListener;
+use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 
-use crate::net::arp_announcement::Announcer;
-use crate::net::link_monitor::LinkMonitor;
-use crate::net::netns::NetNs;
 use crate::net::nfnetlink::NfSocket;
 use crate::notice::Notice;
-use crate::proxy::config::InterfaceTask;
-use crate::proxy::container::interception::NflogSocket;
-use crate::proxy::container::membership_files::MembershipFiles;
-use crate::proxy::container::receive_filter::ReceiveFilterSocket;
-use crate::proxy::container::rtnl_barrier::RtnlBarrier;
 use crate::proxy::control::server::ControlServer;
 use crate::proxy::event_loop::announcing::AddressAnnouncer;
-use crate::proxy::event_loop::event_source::{EventSource, RelaySocket};
+use crate::proxy::event_loop::event_source::EventSource;
 pub(crate) use crate::proxy::event_loop::handover::Predecessor;
 use crate::proxy::event_loop::interface::Interface;
 pub(crate) use crate::proxy::event_loop::interface::{InterfaceSockets, RelaySockets};
 use crate::proxy::event_loop::membership_events::PublishedGroups;
+pub(crate) use crate::proxy::event_loop::resources::{Container, Interception, Resources, Role};
 pub(crate) use crate::proxy::event_loop::upstreams::{Upstream, Upstreams};
 use crate::proxy::process::container_dir::ContainerDir;
 use crate::proxy::process::log::Log;
@@ -53,53 +48,6 @@ const BUFFER_SIZE: usize = 16 * 1024;
 /// that `link::plan` sets (`REPORT_INTERVAL_MS`). Such a leave, from the container's own MAC
 /// address, would prune a group that another host on the same switch port receives.
 const DRAIN_TIME: Duration = Duration::from_millis(150);
-
-/// Everything that `setup` has opened for a proxy.
-pub(crate) struct Resources {
-    pub(crate) container_dir: ContainerDir,
-    pub(crate) log: Log,
-    pub(crate) container: Container,
-    /// `None`: the container's kernel speaks IGMP itself.
-    pub(crate) interception: Option<Interception>,
-    /// An interface without sockets is only observed.
-    pub(crate) interfaces: Vec<(InterfaceTask, Option<InterfaceSockets>)>,
-    pub(crate) upstreams: Upstreams,
-    /// `None`: no address is to be announced.
-    pub(crate) announcer: Option<Announcer>,
-    pub(crate) role: Role,
-    pub(crate) listener: UnixListener,
-    /// What does not work as asked for.
-    pub(crate) notices: Vec<Notice>,
-}
-
-/// Whether another proxy serves the container at the start.
-pub(crate) enum Role {
-    /// No: this one relays from the start.
-    First,
-    /// Yes. `None`: it cannot be reached, because it has ended.
-    Successor(Option<Predecessor>),
-}
-
-/// The container, and what its kernel shows.
-pub(crate) struct Container {
-    /// Its full id.
-    pub(crate) id: String,
-    /// The pidfd of its init.
-    pub(crate) init: OwnedFd,
-    pub(crate) namespace: NetNs,
-    pub(crate) link_monitor: LinkMonitor,
-    pub(crate) membership_files: MembershipFiles,
-    pub(crate) rtnl_barrier: RtnlBarrier,
-    /// `None`: no interface has a receive filter, or the kernel has no packet sockets.
-    pub(crate) receive_filter_socket: Option<ReceiveFilterSocket>,
-}
-
-/// Interception of the container's IGMP.
-pub(crate) struct Interception {
-    /// Owns the nf_tables tables: they are removed when it is closed.
-    pub(crate) rules: NfSocket,
-    pub(crate) nflog: NflogSocket,
-}
 
 /// A running proxy.
 pub(crate) struct Proxy {
@@ -353,44 +301,6 @@ impl EventLoop {
         };
         let left = at.saturating_duration_since(Instant::now()) + Duration::from_micros(999);
         EpollTimeout::try_from(left).unwrap_or(EpollTimeout::MAX)
-    }
-
-    /// Watches the sockets of the relays: from now on this proxy relays.
-    fn start_relaying(&mut self) -> io::Result<()> {
-        for (position, interface) in (0..).zip(&mut self.interfaces) {
-            let Some(relay) = interface.relay() else { continue };
-            let fixed = [
-                (RelaySocket::Receiver, relay.receiver()),
-                (RelaySocket::Capture, relay.capture()),
-            ];
-            let answers =
-                relay.answering().map(|(port, socket)| (RelaySocket::Answers(port), socket));
-            for (socket, descriptor) in fixed.into_iter().chain(answers) {
-                let source = EventSource::Relay { interface: position, socket };
-                watch(&self.epoll, descriptor, source)?;
-            }
-        }
-        self.phase = Phase::Serving;
-        Ok(())
-    }
-
-    /// Relays the packets that wait in a socket.
-    fn relay(&mut self, now: Instant, position: u32, socket: RelaySocket) {
-        let EventLoop { interfaces, relay_batch: Some(batch), epoll, buffer, .. } = self else {
-            return;
-        };
-        let interface = interfaces.get_mut(position as usize);
-        let Some(relay) = interface.and_then(Interface::relay) else { return };
-        match socket {
-            RelaySocket::Receiver => relay.receive(now, batch),
-            RelaySocket::Capture => relay.send(now, batch, &mut |socket, port| {
-                let socket_of_port = RelaySocket::Answers(port);
-                let source = EventSource::Relay { interface: position, socket: socket_of_port };
-                // If this fails, answers to the port do not arrive. The packet is sent anyway.
-                let _ = watch(epoll, socket, source);
-            }),
-            RelaySocket::Answers(port) => relay.answer(now, port, buffer),
-        }
     }
 
     /// The container has ended: leaves all groups, and keeps the rules so that none of its last

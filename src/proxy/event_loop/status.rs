@@ -12,8 +12,9 @@ use crate::proxy::control::status::{
     GroupMembership, InterfaceStatus, MembershipStatus, ProxyState, ProxyStatus, QuerierStatus,
 };
 use crate::proxy::event_loop::EventLoop;
-use crate::proxy::event_loop::interface::{Interface, MAX_OBSERVED_GROUPS, Mode, Proxied};
+use crate::proxy::event_loop::interface::{Interface, MAX_OBSERVED_GROUPS, Mode};
 use crate::proxy::event_loop::lan_notices::querier_notice;
+use crate::proxy::event_loop::proxied::Proxied;
 use crate::proxy::relay::Relay;
 
 /// The memberships that the container's kernel shows, by interface index and group.

@@ -1,0 +1,96 @@
+//! The router of a proxied interface, with the sockets that carry out its decisions.
+
+use std::io;
+use std::net::Ipv4Addr;
+use std::time::Instant;
+
+use crate::igmp::router::OutgoingQuery;
+use crate::igmp::{Router, RouterConfig};
+use crate::multicast::SourceFilter;
+use crate::notice::Notice;
+use crate::proxy::config::InterfaceTask;
+use crate::proxy::container::injection::QueryInjector;
+use crate::proxy::event_loop::upstreams::Upstreams;
+use crate::proxy::lan::joins::JoinSockets;
+use crate::proxy::process::log::Log;
+use crate::proxy::relay::Relay;
+
+/// A proxied interface: the proxy is the router towards the container, and a host on the LAN.
+pub(super) struct Proxied {
+    pub(super) router: Router,
+    pub(super) injector: QueryInjector,
+    pub(super) joins: JoinSockets<Ipv4Addr>,
+    /// Carries the data where the link carries none.
+    pub(super) relay: Option<Relay>,
+}
+
+impl Proxied {
+    /// Sets the source filter of a group on the upstream and in the relay. The relay admits the
+    /// group before the join, and until the leave is complete.
+    pub(super) fn set_filter(
+        &mut self,
+        now: Instant,
+        group: Ipv4Addr,
+        filter: SourceFilter,
+        task: &InterfaceTask,
+        upstreams: &Upstreams,
+        log: &mut Log,
+    ) {
+        let leaving = filter.is_none();
+        let mut relayed = if leaving { Ok(()) } else { self.set_relay_filter(group, &filter) };
+        let (joins, limits) = (&mut self.joins, &upstreams.limits);
+        let joined = match upstreams.reporter(task.upstream_index) {
+            Some(reporter) if !joins.is_joined(group) => {
+                let wanted = filter.clone();
+                reporter.join(now, group, &filter, || joins.set_filter(now, group, wanted, limits))
+            }
+            _ => joins.set_filter(now, group, filter, limits),
+        };
+        if leaving {
+            relayed = self.set_relay_filter(group, &SourceFilter::none());
+        }
+        if let Err(error) = relayed {
+            let (interface, group) = (task.name.clone(), group.into());
+            let error = error.to_string();
+            log.notice(now, Notice::ReceptionFailed { interface, group, error });
+        }
+        if let Err(error) = joined {
+            let (interface, upstream) = (task.name.clone(), task.upstream.clone());
+            let group = group.into();
+            log.notice(now, Notice::JoinFailed { interface, upstream, group, error });
+        }
+    }
+
+    fn set_relay_filter(&mut self, group: Ipv4Addr, filter: &SourceFilter) -> io::Result<()> {
+        self.relay.as_mut().map_or(Ok(()), |relay| relay.set(group, filter))
+    }
+}
+
+/// Injects a query into the container. The interface may be down: that is no error.
+pub(super) fn inject_query(
+    injector: &QueryInjector,
+    query: &OutgoingQuery<Ipv4Addr>,
+    now: Instant,
+    interface: &str,
+    log: &mut Log,
+) {
+    /// The interface is down, and its notification is not read yet. The router sends new queries
+    /// when the interface is up.
+    const IS_DOWN: [i32; 4] = [libc::ENETDOWN, libc::ENETUNREACH, libc::ENODEV, libc::ENXIO];
+    if let Err(error) = injector.inject(&query.packet)
+        && !error.raw_os_error().is_some_and(|code| IS_DOWN.contains(&code))
+    {
+        let (interface, error) = (interface.to_owned(), error.to_string());
+        log.notice(now, Notice::QueryFailed { interface, error });
+    }
+}
+
+/// A router without groups.
+pub(super) fn new_router(task: &InterfaceTask, now: Instant) -> Router {
+    let config = RouterConfig {
+        interface: task.name.clone(),
+        link_scope: task.relay.is_some(),
+        ..RouterConfig::default()
+    };
+    Router::new(config, task.policy.clone(), now)
+}

@@ -1,0 +1,48 @@
+//! The relays of the interfaces, as the event loop serves them.
+
+use std::io;
+use std::time::Instant;
+
+use crate::proxy::event_loop::event_source::{EventSource, RelaySocket};
+use crate::proxy::event_loop::interface::Interface;
+use crate::proxy::event_loop::{EventLoop, Phase, watch};
+
+impl EventLoop {
+    /// Watches the sockets of the relays: from now on this proxy relays.
+    pub(super) fn start_relaying(&mut self) -> io::Result<()> {
+        for (position, interface) in (0..).zip(&mut self.interfaces) {
+            let Some(relay) = interface.relay() else { continue };
+            let fixed = [
+                (RelaySocket::Receiver, relay.receiver()),
+                (RelaySocket::Capture, relay.capture()),
+            ];
+            let answers =
+                relay.answering().map(|(port, socket)| (RelaySocket::Answers(port), socket));
+            for (socket, descriptor) in fixed.into_iter().chain(answers) {
+                let source = EventSource::Relay { interface: position, socket };
+                watch(&self.epoll, descriptor, source)?;
+            }
+        }
+        self.phase = Phase::Serving;
+        Ok(())
+    }
+
+    /// Relays the packets that wait in a socket.
+    pub(super) fn relay(&mut self, now: Instant, position: u32, socket: RelaySocket) {
+        let EventLoop { interfaces, relay_batch: Some(batch), epoll, buffer, .. } = self else {
+            return;
+        };
+        let interface = interfaces.get_mut(position as usize);
+        let Some(relay) = interface.and_then(Interface::relay) else { return };
+        match socket {
+            RelaySocket::Receiver => relay.receive(now, batch),
+            RelaySocket::Capture => relay.send(now, batch, &mut |socket, port| {
+                let socket_of_port = RelaySocket::Answers(port);
+                let source = EventSource::Relay { interface: position, socket: socket_of_port };
+                // If this fails, answers to the port do not arrive. The packet is sent anyway.
+                let _ = watch(epoll, socket, source);
+            }),
+            RelaySocket::Answers(port) => relay.answer(now, port, buffer),
+        }
+    }
+}

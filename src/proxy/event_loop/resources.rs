@@ -1,0 +1,67 @@
+//! What the setup opens for the event loop.
+
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixListener;
+
+use crate::net::arp_announcement::Announcer;
+use crate::net::link_monitor::LinkMonitor;
+use crate::net::netns::NetNs;
+use crate::net::nfnetlink::NfSocket;
+use crate::notice::Notice;
+use crate::proxy::config::InterfaceTask;
+use crate::proxy::container::interception::NflogSocket;
+use crate::proxy::container::membership_files::MembershipFiles;
+use crate::proxy::container::receive_filter::ReceiveFilterSocket;
+use crate::proxy::container::rtnl_barrier::RtnlBarrier;
+use crate::proxy::event_loop::handover::Predecessor;
+use crate::proxy::event_loop::interface::InterfaceSockets;
+use crate::proxy::event_loop::upstreams::Upstreams;
+use crate::proxy::process::container_dir::ContainerDir;
+use crate::proxy::process::log::Log;
+
+/// Everything that `setup` has opened for a proxy.
+pub(crate) struct Resources {
+    pub(crate) container_dir: ContainerDir,
+    pub(crate) log: Log,
+    pub(crate) container: Container,
+    /// `None`: the container's kernel speaks IGMP itself.
+    pub(crate) interception: Option<Interception>,
+    /// An interface without sockets is only observed.
+    pub(crate) interfaces: Vec<(InterfaceTask, Option<InterfaceSockets>)>,
+    pub(crate) upstreams: Upstreams,
+    /// `None`: no address is to be announced.
+    pub(crate) announcer: Option<Announcer>,
+    pub(crate) role: Role,
+    pub(crate) listener: UnixListener,
+    /// What does not work as asked for.
+    pub(crate) notices: Vec<Notice>,
+}
+
+/// Whether another proxy serves the container at the start.
+pub(crate) enum Role {
+    /// No: this one relays from the start.
+    First,
+    /// Yes. `None`: it cannot be reached, because it has ended.
+    Successor(Option<Predecessor>),
+}
+
+/// The container, and what its kernel shows.
+pub(crate) struct Container {
+    /// Its full id.
+    pub(crate) id: String,
+    /// The pidfd of its init.
+    pub(crate) init: OwnedFd,
+    pub(crate) namespace: NetNs,
+    pub(crate) link_monitor: LinkMonitor,
+    pub(crate) membership_files: MembershipFiles,
+    pub(crate) rtnl_barrier: RtnlBarrier,
+    /// `None`: no interface has a receive filter, or the kernel has no packet sockets.
+    pub(crate) receive_filter_socket: Option<ReceiveFilterSocket>,
+}
+
+/// Interception of the container's IGMP.
+pub(crate) struct Interception {
+    /// Owns the nf_tables tables: they are removed when it is closed.
+    pub(crate) rules: NfSocket,
+    pub(crate) nflog: NflogSocket,
+}
