@@ -5,7 +5,7 @@ use std::io;
 use crate::attachment::IgmpMode;
 use crate::net::nfnetlink::NfSocket;
 use crate::notice::Notice;
-use crate::proxy::config::ProxyTask;
+use crate::proxy::config::{InterfaceTask, ProxyTask};
 use crate::proxy::container::interception::NflogSocket;
 use crate::proxy::container::rules;
 use crate::proxy::container::rules::InterceptedInterface;
@@ -25,7 +25,7 @@ pub(super) fn open_interception(
     match open() {
         Ok(interception) => Ok(Some(interception)),
         Err(error) => {
-            notices.push(native_igmp_notice(error, task)?);
+            notices.push(native_igmp_notice(error, is_relaying(&task.interfaces))?);
             Ok(None)
         }
     }
@@ -34,12 +34,12 @@ pub(super) fn open_interception(
 /// Installs the rules; `false`, with a notice, where the kernel does not accept them.
 pub(super) fn install_rules(
     interception: &Interception,
-    task: &ProxyTask,
+    interfaces: &[&InterfaceTask],
+    mark: u32,
     notices: &mut Vec<Notice>,
 ) -> Result<bool, StartError> {
     let Interception { rules: socket, nflog } = interception;
-    let intercepted: Vec<InterceptedInterface<'_>> = task
-        .interfaces
+    let intercepted: Vec<InterceptedInterface<'_>> = interfaces
         .iter()
         .filter(|interface| interface.igmp == IgmpMode::Proxy)
         .map(|interface| InterceptedInterface {
@@ -56,7 +56,7 @@ pub(super) fn install_rules(
         let mut last = io::Error::from_raw_os_error(libc::EEXIST);
         for name in &names {
             let group = nflog.group();
-            match rules::install_interception(socket, name, &intercepted, task.mark, group) {
+            match rules::install_interception(socket, name, &intercepted, mark, group) {
                 Ok(()) => return Ok(name),
                 Err(e) if matches!(e.raw_os_error(), Some(libc::EEXIST | libc::EPERM)) => last = e,
                 Err(e) => return Err(e),
@@ -67,7 +67,7 @@ pub(super) fn install_rules(
     let table = match install() {
         Ok(table) => table,
         Err(error) => {
-            notices.push(native_igmp_notice(error, task)?);
+            notices.push(native_igmp_notice(error, is_relaying(interfaces.iter().copied()))?);
             return Ok(false);
         }
     };
@@ -77,18 +77,22 @@ pub(super) fn install_rules(
     Ok(true)
 }
 
+fn is_relaying<'i>(interfaces: impl IntoIterator<Item = &'i InterfaceTask>) -> bool {
+    interfaces.into_iter().any(|interface| interface.relay.is_some())
+}
+
 /// The notice that IGMP is not intercepted.
 ///
 /// # Errors
 /// When the container cannot be served without interception, or when a later attempt may succeed.
-fn native_igmp_notice(error: io::Error, task: &ProxyTask) -> Result<Notice, StartError> {
+fn native_igmp_notice(error: io::Error, is_relaying: bool) -> Result<Notice, StartError> {
     // A lack of memory or descriptors passes, but a container that starts without interception
     // stays without.
     if matches!(error.raw_os_error(), Some(libc::ENOMEM | libc::EMFILE | libc::ENFILE)) {
         return Err(error).context(|| "cannot install the interception rules".into());
     }
     // Native IGMP of a relayed interface would go to a network that carries no multicast.
-    if task.interfaces.iter().any(|interface| interface.relay.is_some()) {
+    if is_relaying {
         return Err(error).context(|| {
             "this kernel does not accept the nf_tables rules that a relay needs; they need \
              nf_tables with owned tables (Linux 5.12) and nfnetlink_log"

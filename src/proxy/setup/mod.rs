@@ -37,13 +37,13 @@ use crate::sys::process::ProcessRef;
 
 /// Everything that needs no interface of the container.
 pub(super) struct Setup {
+    /// Without its interfaces.
     task: ProxyTask,
     container_dir: ContainerDir,
     log: Log,
     container: Container,
     interception: Option<Interception>,
-    /// The sockets of each interface of the task; `None`: it is only observed.
-    sockets: Vec<Option<InjectionSockets>>,
+    interfaces: Vec<InterfaceSetup>,
     query_sockets: Vec<QuerySocket>,
     announcer: Option<Announcer>,
     limits: LimitFiles,
@@ -55,6 +55,13 @@ pub(super) struct Setup {
 /// A setup with its rules in place.
 pub(super) struct Installed(Setup);
 
+/// One interface of the task.
+struct InterfaceSetup {
+    task: InterfaceTask,
+    /// `None`: the interface is only observed.
+    sockets: Option<InjectionSockets>,
+}
+
 /// What is opened in the container's namespace for one proxied interface.
 struct InjectionSockets {
     injector: QueryInjector,
@@ -65,7 +72,7 @@ struct InjectionSockets {
 /// What is opened in the container's namespace.
 struct InNamespace {
     interception: Option<Interception>,
-    sockets: Vec<Option<InjectionSockets>>,
+    interfaces: Vec<InterfaceSetup>,
     link_monitor: LinkMonitor,
     membership_files: MembershipFiles,
     receive_filter_socket: Option<ReceiveFilterSocket>,
@@ -86,7 +93,7 @@ impl Setup {
             .context(|| format!("cannot open the state directory of container {id}"))?;
         let log = Log::open(&container_dir, id, now);
         let query_sockets = match inside.interception {
-            Some(_) => open_query_sockets(&task.interfaces)?,
+            Some(_) => open_query_sockets(&inside.interfaces)?,
             None => Vec::new(),
         };
         let announcer = match inside.frame_socket {
@@ -112,7 +119,7 @@ impl Setup {
             container_dir,
             log,
             interception: inside.interception,
-            sockets: inside.sockets,
+            interfaces: inside.interfaces,
             query_sockets,
             announcer,
             limits: LimitFiles::open(&sysctls),
@@ -123,33 +130,33 @@ impl Setup {
 
     /// Installs the rules. The interfaces exist now, except possibly those of relays.
     pub(super) fn install(mut self, created: &[CreatedInterface]) -> Result<Installed, StartError> {
-        let interfaces = &mut self.task.interfaces;
+        let interfaces = &mut self.interfaces;
         if created.len() != interfaces.len() {
             let what = format!("{} indexes for {} interfaces", created.len(), interfaces.len());
             return Err(StartError::new(what, "each interface of the task needs one"));
         }
         for (interface, CreatedInterface { index, mac }) in interfaces.iter_mut().zip(created) {
-            interface.mac = *mac;
+            let InterfaceSetup { task, sockets } = interface;
+            task.mac = *mac;
             // The index of a relayed interface was looked up in the namespace.
-            if interface.relay.is_none() {
-                interface.index = *index;
+            if task.relay.is_none() {
+                task.index = *index;
             }
-        }
-        for (interface, sockets) in self.task.interfaces.iter().zip(&self.sockets) {
             if let Some(sockets) = sockets
-                && interface.index != 0
+                && task.index != 0
             {
                 sockets
                     .injector
-                    .set_interface(interface.index)
-                    .context(|| format!("cannot open the query socket of {}", interface.name))?;
+                    .set_interface(task.index)
+                    .context(|| format!("cannot open the query socket of {}", task.name))?;
             }
         }
+        let tasks: Vec<_> = self.interfaces.iter().map(|interface| &interface.task).collect();
         if let Some(interception) = &self.interception
-            && !install_rules(interception, &self.task, &mut self.notices)?
+            && !install_rules(interception, &tasks, self.task.mark, &mut self.notices)?
         {
             self.interception = None;
-            self.sockets.iter_mut().for_each(|sockets| *sockets = None);
+            self.interfaces.iter_mut().for_each(|interface| interface.sockets = None);
             self.query_sockets.clear();
         }
         Ok(Installed(self))
@@ -161,13 +168,11 @@ impl Installed {
     pub(super) fn complete(self, now: Instant) -> Result<Resources, StartError> {
         let setup = self.0;
         let interfaces = setup
-            .task
             .interfaces
             .into_iter()
-            .zip(setup.sockets)
-            .map(|(interface, sockets)| {
-                let sockets = sockets.map(|sockets| sockets.complete(&interface)).transpose()?;
-                Ok((interface, sockets))
+            .map(|InterfaceSetup { task, sockets }| {
+                let sockets = sockets.map(|sockets| sockets.complete(&task)).transpose()?;
+                Ok((task, sockets))
             })
             .collect::<Result<Vec<_>, StartError>>()?;
         let open_upstream = |query_socket: QuerySocket| {
@@ -234,10 +239,10 @@ fn find_container(task: &ProxyTask) -> Result<(NetNs, OwnedFd), StartError> {
 }
 
 /// One socket for each upstream of a proxied interface.
-fn open_query_sockets(interfaces: &[InterfaceTask]) -> Result<Vec<QuerySocket>, StartError> {
+fn open_query_sockets(interfaces: &[InterfaceSetup]) -> Result<Vec<QuerySocket>, StartError> {
     let mut sockets: Vec<QuerySocket> = Vec::new();
-    for interface in interfaces.iter().filter(|i| i.igmp == IgmpMode::Proxy) {
-        let (name, index) = (&interface.upstream, interface.upstream_index);
+    for InterfaceSetup { task, .. } in interfaces.iter().filter(|i| i.sockets.is_some()) {
+        let (name, index) = (&task.upstream, task.upstream_index);
         if sockets.iter().all(|socket| socket.index != index) {
             let socket = QuerySocket::open(name, index)
                 .context(|| format!("cannot listen for queries on {name}"))?;
@@ -299,24 +304,26 @@ impl InNamespace {
             true => open_interception(task, notices)?,
             false => None,
         };
-        let open_sockets = |interface: &InterfaceTask| {
-            let proxied = interception.is_some() && proxies(interface);
-            proxied.then(|| InjectionSockets::open(interface, task.mark)).transpose()
-        };
-        let sockets = task.interfaces.iter().map(open_sockets).collect::<Result<Vec<_>, _>>()?;
+        let mut interfaces = Vec::new();
+        for interface in std::mem::take(&mut task.interfaces) {
+            let proxied = interception.is_some() && proxies(&interface);
+            let sockets =
+                proxied.then(|| InjectionSockets::open(&interface, task.mark)).transpose()?;
+            interfaces.push(InterfaceSetup { task: interface, sockets });
+        }
         let membership_files = MembershipFiles::open()
             .context(|| "cannot open the container's /proc/net/igmp".into())?;
-        let announces = task.interfaces.iter().any(|i| !i.announce.is_empty());
+        let announces = interfaces.iter().any(|i| !i.task.announce.is_empty());
         let frame_socket = announces.then(FrameSocket::open).transpose();
         let frame_socket = frame_socket.context(|| "cannot open a packet socket".into())?;
-        let has_receive_filter = task.interfaces.iter().any(|i| i.relay.is_none());
+        let has_receive_filter = interfaces.iter().any(|i| i.task.relay.is_none());
         // Without the socket the container receives packets of groups that it has left, and drops
         // them.
         let receive_filter_socket =
             has_receive_filter.then(|| ReceiveFilterSocket::open().ok()).flatten();
         Ok(InNamespace {
             interception,
-            sockets,
+            interfaces,
             link_monitor,
             membership_files,
             receive_filter_socket,
