@@ -118,3 +118,86 @@ impl EventLoop {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::io::{BufRead, BufReader};
+    use std::os::fd::AsFd;
+    use std::os::unix::net::UnixListener;
+    use std::thread;
+    use std::thread::JoinHandle;
+
+    use super::*;
+    use crate::sys::fd_passing::send_with_fds;
+
+    /// What a relay leaves, as a proxy from before version 1 writes it.
+    const RELAYS: &str =
+        r#"[{"interface":"eth0","upstream":"eth1","host":"10.0.0.9","ports":[],"echoes":[]}]"#;
+
+    /// The proxy that is replaced. It answers each connection in turn, with these descriptors if
+    /// the answer is not an error, and gives the requests.
+    fn predecessor(listener: UnixListener, answers: Vec<String>) -> JoinHandle<Vec<String>> {
+        thread::spawn(move || {
+            // The new proxy makes both connections before it asks.
+            let clients: Vec<_> = (0..2).map(|_| listener.accept().unwrap().0).collect();
+            let serve = |(client, answer): (UnixStream, String)| {
+                let mut client = BufReader::new(client);
+                let mut request = String::new();
+                client.read_line(&mut request).unwrap();
+                let null = File::open("/dev/null").unwrap();
+                let sockets = [null.as_fd(), null.as_fd()];
+                let sockets = if answer.contains("error") { &[] } else { &sockets[..] };
+                if !answer.is_empty() {
+                    send_with_fds(client.get_ref(), answer.as_bytes(), sockets).unwrap();
+                }
+                request
+            };
+            clients.into_iter().zip(answers).map(serve).collect()
+        })
+    }
+
+    /// Takes over from a proxy with these answers: the interfaces and the number of sockets, and
+    /// what the proxy was asked.
+    fn take(answers: &[&str]) -> (io::Result<(Vec<String>, usize)>, Vec<String>) {
+        let base = tempfile::tempdir().unwrap();
+        std::fs::create_dir_all(base.path().join("containers/c1")).unwrap();
+        let dir = ContainerDir::open(base.path(), "c1").unwrap();
+        let listener = dir.listen().unwrap();
+        listener.set_nonblocking(false).unwrap();
+        let answers = answers.iter().map(|answer| (*answer).to_owned()).collect();
+        let asked = predecessor(listener, answers);
+        let new = Predecessor::connect(&dir).unwrap();
+        // The path of the socket leads to the new proxy by then.
+        let _own = dir.listen().unwrap();
+        let taken = new.take_relays().map(|(relays, sockets)| {
+            (relays.into_iter().map(|relay| relay.interface).collect(), sockets.len())
+        });
+        (taken, asked.join().unwrap())
+    }
+
+    #[test]
+    fn relays_are_taken_over_from_a_proxy_of_either_version() {
+        let line = ControlRequest::Handover.to_line();
+        let (taken, asked) =
+            take(&[&format!("{{\"version\":1,\"descriptors\":2,\"relays\":{RELAYS}}}\n")]);
+        assert_eq!(taken.unwrap(), (vec!["eth0".to_owned()], 2));
+        assert_eq!(asked, [line.as_str()]);
+
+        let old =
+            r#"{"error":"unknown request \"{\\\"version\\\":1\"; there are status, requery"}"#;
+        let (taken, asked) = take(&[old, &format!("n{RELAYS}")]);
+        assert_eq!(taken.unwrap(), (vec!["eth0".to_owned()], 2));
+        assert_eq!(asked, [line.as_str(), "handover\n"]);
+    }
+
+    #[test]
+    fn a_proxy_that_hands_nothing_over_is_an_error() {
+        for answer in
+            ["", "n", "{\"version\":1}\n", "{\"version\":1,\"error\":{\"message\":\"no\"}}\n"]
+        {
+            let (taken, _) = take(&[answer]);
+            assert!(taken.is_err(), "{answer:?}");
+        }
+    }
+}
