@@ -28,8 +28,7 @@ fn add(text: &str, program: &str) -> Result<String, String> {
         return Err(format!(
             "has a runtime handler mcrun that mcrun setup did not write; remove [{}]",
             keys.map(quoted).join(".")
-        )
-        .into());
+        ));
     }
     let (_, runtimes) = keys.split_last().unwrap_or((&"", &[]));
     let names: Vec<_> = runtimes.iter().map(|key| quoted(key)).collect();
