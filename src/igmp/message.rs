@@ -59,19 +59,19 @@ pub enum Message<A> {
 pub struct Query<A> {
     /// By length and code of the message (RFC 9776 §7.1).
     pub version: Version,
-    /// The group asked for; `None` in a general query and in all of v1.
+    /// The queried group; `None` in a general query and in every v1 query.
     pub group: Option<A>,
-    /// The longest time that a host may wait before it answers. 10 s in v1; in tenths of a second on the wire,
-    /// up to 25.5 s in v2 and 3174.4 s in v3.
+    /// The longest time that a host may wait before it answers. 10 s in IGMPv1. In tenths of a second
+    /// in IGMPv2, up to 25.5 s, and in IGMPv3, up to 3174.4 s.
     pub max_resp: Duration,
-    /// S: routers shall not lower their timers for it. v3 only.
+    /// S flag: routers do not lower their timers. v3 only.
     pub suppress: bool,
     /// The querier's robustness variable, 1 to 7; 0 where the query does not tell.
     pub qrv: u8,
     /// The querier's query interval in whole seconds, up to 31744 s; zero where the query
     /// does not tell.
     pub qqi: Duration,
-    /// The sources asked for; not empty in a group-and-source-specific query. v3 only.
+    /// The queried sources; not empty in a group-and-source-specific query. v3 only.
     pub sources: Vec<A>,
 }
 

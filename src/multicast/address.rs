@@ -34,7 +34,8 @@ pub trait Address:
     const UNSPECIFIED: Self;
     /// The address of this family with the largest number: all bits are set.
     const LARGEST: Self;
-    /// The group of all systems on the link: 224.0.0.1 (RFC 1112 §4) or ff02::1 (RFC 4291 §2.7.1).
+    /// The group of all systems on the link: 224.0.0.1 (RFC 1112 §4) or ff02::1
+    /// (RFC 4291 §2.7.1).
     const ALL_SYSTEMS: Self;
     /// All groups: 224.0.0.0/4 or ff00::/8.
     const GROUPS: IpNet;

@@ -6,8 +6,8 @@ use std::time::Instant;
 
 mod changes;
 mod config;
+mod diagnostics;
 mod entry;
-mod journal;
 mod querier;
 mod table;
 #[cfg(test)]
@@ -15,14 +15,14 @@ mod tests;
 mod timer;
 
 pub use crate::igmp::router::config::RouterConfig;
+pub use crate::igmp::router::diagnostics::counter;
 pub use crate::igmp::router::entry::{GroupView, Status};
-pub use crate::igmp::router::journal::counter;
 pub use crate::igmp::router::querier::LanQuerier;
 
 use crate::igmp::message::{Message, Query};
 use crate::igmp::protocol::{Protocol, ReceivedMessage};
+use crate::igmp::router::diagnostics::Diagnostics;
 use crate::igmp::router::entry::GroupMessage;
-use crate::igmp::router::journal::Journal;
 use crate::igmp::router::querier::Querier;
 use crate::igmp::router::table::Table;
 use crate::igmp::router::timer::{Timer, TimerTable};
@@ -88,7 +88,7 @@ pub struct Router<P: Protocol> {
     config: RouterConfig<P::Address>,
     now: Instant,
     timers: TimerTable,
-    journal: Journal,
+    diagnostics: Diagnostics,
     table: Table<P::Address>,
     querier: Querier<P>,
     changes: TokenBucket,
@@ -100,7 +100,7 @@ struct Context<'a, A> {
     now: Instant,
     config: &'a RouterConfig<A>,
     timers: &'a mut TimerTable,
-    journal: &'a mut Journal,
+    diagnostics: &'a mut Diagnostics,
 }
 
 impl<P: Protocol> Router<P> {
@@ -110,7 +110,7 @@ impl<P: Protocol> Router<P> {
         Router {
             now,
             timers: TimerTable::default(),
-            journal: Journal::new(now),
+            diagnostics: Diagnostics::new(now),
             table: Table::new(policy),
             querier: Querier::new(now),
             changes: TokenBucket::new(config.change_burst, config.change_interval, now),
@@ -119,20 +119,20 @@ impl<P: Protocol> Router<P> {
         }
     }
 
-    /// Receives a whole IP packet that the container sent. A packet that is no valid report or leave
-    /// is counted and otherwise ignored.
+    /// Receives a whole IP packet that the container sent. A packet that is no valid report or
+    /// leave is counted and otherwise ignored.
     pub fn handle_packet(&mut self, now: Instant, packet: &[u8]) {
         self.advance(now);
-        self.journal.count(counter::PACKETS);
+        self.diagnostics.count(counter::PACKETS);
         match self.parse(packet) {
             Ok(Some(message)) if self.take_tokens_for(&message) => self.receive(&message),
             Ok(Some(_)) => {
-                self.journal.count(counter::RATE_LIMITED);
+                self.diagnostics.count(counter::RATE_LIMITED);
                 let (querier, mut cx) = self.querier_mut();
                 querier.requery(&mut cx);
             }
             Ok(None) => {}
-            Err(counter) => self.journal.count(counter),
+            Err(counter) => self.diagnostics.count(counter),
         }
         self.finish_event();
     }
@@ -195,7 +195,8 @@ impl<P: Protocol> Router<P> {
         at_once.then(|| self.table.predict_join(group, filter))?
     }
 
-    /// Whether this number of groups, in addition to all that are joined now, is within `max_groups`.
+    /// Whether this number of groups, in addition to all that are joined now, is within
+    /// `max_groups`.
     pub fn has_room_for(&self, groups: usize) -> bool {
         self.table.has_room_for(groups)
     }
@@ -242,17 +243,17 @@ impl<P: Protocol> Router<P> {
             return None;
         }
         if !self.changes.take(self.now) {
-            self.journal.count(counter::CHANGES_DELAYED);
+            self.diagnostics.count(counter::CHANGES_DELAYED);
             self.timers.set_or_stop(Timer::Changes, self.changes.ready_at());
             return None;
         }
-        self.journal.count(counter::CHANGES);
+        self.diagnostics.count(counter::CHANGES);
         self.table.poll_change()
     }
 
     /// The next thing to tell the operator.
     pub fn poll_notice(&mut self) -> Option<Notice> {
-        self.journal.poll_notice()
+        self.diagnostics.poll_notice()
     }
 
     /// The groups of the container at the last event, by address, refused ones included. Groups
@@ -269,7 +270,7 @@ impl<P: Protocol> Router<P> {
     /// Counters by stable names: those of [`counter`] and of
     /// [`Malformed::name`](crate::igmp::wire::Malformed::name). Zeros are left out.
     pub fn counters(&self) -> &BTreeMap<&'static str, u64> {
-        &self.journal.counters
+        &self.diagnostics.counters
     }
 
     /// Sets the time, and does first what is due by then.
@@ -311,16 +312,16 @@ impl<P: Protocol> Router<P> {
             Message::LeaveV2 { .. } => counter::LEAVES_V2,
             Message::ReportV3(_) => counter::REPORTS_V3,
         };
-        self.journal.count(kind);
+        self.diagnostics.count(kind);
         if let Message::Query(_) = message {
             return Ok(None);
         }
         if hop_limit != 1 {
-            self.journal.count(counter::BAD_TTL);
+            self.diagnostics.count(counter::BAD_TTL);
             return Ok(None);
         }
         if !router_alert {
-            self.journal.count(counter::NO_ROUTER_ALERT);
+            self.diagnostics.count(counter::NO_ROUTER_ALERT);
             if self.config.strict_router_alert {
                 return Ok(None);
             }
@@ -355,12 +356,12 @@ impl<P: Protocol> Router<P> {
     }
 
     fn table_mut(&mut self) -> (&mut Table<P::Address>, Context<'_, P::Address>) {
-        let Router { config, now, timers, journal, table, .. } = self;
-        (table, Context { now: *now, config, timers, journal })
+        let Router { config, now, timers, diagnostics, table, .. } = self;
+        (table, Context { now: *now, config, timers, diagnostics })
     }
 
     fn querier_mut(&mut self) -> (&mut Querier<P>, Context<'_, P::Address>) {
-        let Router { config, now, timers, journal, querier, .. } = self;
-        (querier, Context { now: *now, config, timers, journal })
+        let Router { config, now, timers, diagnostics, querier, .. } = self;
+        (querier, Context { now: *now, config, timers, diagnostics })
     }
 }

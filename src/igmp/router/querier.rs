@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use crate::igmp::group::SpecificQuery;
 use crate::igmp::message::{Query, Version};
 use crate::igmp::protocol::Protocol;
-use crate::igmp::router::journal::counter;
+use crate::igmp::router::diagnostics::counter;
 use crate::igmp::router::timer::Timer;
 use crate::igmp::router::{Context, OutgoingQuery, RouterConfig};
 use crate::multicast::Address;
@@ -111,13 +111,13 @@ impl<P: Protocol> Querier<P> {
         src: P::Address,
         query: &Query<P::Address>,
     ) {
-        cx.journal.count(counter::LAN_QUERIES);
+        cx.diagnostics.count(counter::LAN_QUERIES);
         if !P::is_query_source(src) {
-            cx.journal.count(counter::LAN_BAD_SOURCE);
+            cx.diagnostics.count(counter::LAN_BAD_SOURCE);
             return;
         }
         if src == P::Address::UNSPECIFIED {
-            cx.journal.count(counter::LAN_PROXY_QUERIES);
+            cx.diagnostics.count(counter::LAN_PROXY_QUERIES);
         } else if query.group.is_none() {
             self.update_lan_querier(cx, src, query);
         }
@@ -219,8 +219,8 @@ impl<P: Protocol> Querier<P> {
         cx.timers.set(Timer::GeneralQuery, cx.now + interval);
     }
 
-    /// Sends a general query now, or when the last one is [`GENERAL_SPACING`] old. Queries that come
-    /// in the meantime are merged, with the shortest of their response times.
+    /// Sends a general query now, or when the last one is [`GENERAL_SPACING`] old. Queries of the
+    /// meantime are merged, with the shortest of their response times.
     fn send_general(
         &mut self,
         cx: &mut Context<'_, P::Address>,
@@ -236,7 +236,7 @@ impl<P: Protocol> Querier<P> {
         }
         if let Some((_, _, waiting)) = &self.waiting_general {
             query.max_resp = query.max_resp.min(waiting.max_resp);
-            cx.journal.count(counter::QUERIES_MERGED);
+            cx.diagnostics.count(counter::QUERIES_MERGED);
         }
         self.waiting_general = Some((name, src, query));
         cx.timers.set(Timer::RelayGeneral, ready.max(cx.now));
@@ -251,7 +251,7 @@ impl<P: Protocol> Querier<P> {
         query: Query<P::Address>,
     ) {
         if let Some((waiting_src, waiting)) = self.waiting_specific.get_mut(&group) {
-            cx.journal.count(counter::QUERIES_MERGED);
+            cx.diagnostics.count(counter::QUERIES_MERGED);
             *waiting_src = src;
             waiting.max_resp = waiting.max_resp.min(query.max_resp);
             waiting.suppress &= query.suppress;
@@ -269,7 +269,7 @@ impl<P: Protocol> Querier<P> {
             self.waiting_specific.insert(group, (src, query));
         } else {
             // One general query stands for all of them.
-            cx.journal.add(counter::QUERIES_MERGED, self.waiting_specific.len() as u64 + 1);
+            cx.diagnostics.add(counter::QUERIES_MERGED, self.waiting_specific.len() as u64 + 1);
             self.waiting_specific.clear();
             let general = Query { group: None, sources: Vec::new(), suppress: false, ..query };
             self.send_general(cx, counter::QUERIES_RELAYED, src, general);
@@ -293,10 +293,10 @@ impl<P: Protocol> Querier<P> {
         let destination = query.destination();
         for packet in P::emit_query(query, src, cx.config.mtu) {
             if self.queue.len() < QUEUE {
-                cx.journal.count(name);
+                cx.diagnostics.count(name);
                 self.queue.push_back(OutgoingQuery { destination, packet });
             } else {
-                cx.journal.count(counter::QUERIES_DROPPED);
+                cx.diagnostics.count(counter::QUERIES_DROPPED);
             }
         }
     }

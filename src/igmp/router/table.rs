@@ -8,10 +8,10 @@ use crate::igmp::group::{GroupConfig, SpecificQuery};
 use crate::igmp::message::{RecordType, Version};
 use crate::igmp::router::Context;
 use crate::igmp::router::changes::ChangeQueue;
+use crate::igmp::router::diagnostics::counter;
 use crate::igmp::router::entry::{
     Admission, Entry, GroupMessage, GroupView, Status, joins, translate,
 };
-use crate::igmp::router::journal::counter;
 use crate::multicast::{Address, FilterMode, GroupPolicy, SourceFilter};
 use crate::notice::Notice;
 
@@ -59,7 +59,7 @@ impl<A: Address> Table<A> {
         let is_known = known.is_some();
         let version = known.map_or(Version::V3, |entry| entry.version(now));
         let Some((kind, list)) = translate(version, message) else {
-            cx.journal.count(counter::COMPATIBILITY_MODE);
+            cx.diagnostics.count(counter::COMPATIBILITY_MODE);
             return;
         };
         if !is_known && !joins(kind, list) {
@@ -199,16 +199,16 @@ impl<A: Address> Table<A> {
     /// Whether the message may change the table. Counts why not.
     fn accepts(&self, cx: &mut Context<'_, A>, group: A, message: &GroupMessage<'_, A>) -> bool {
         if let GroupMessage::Record(RecordType::Unknown(_), _) = message {
-            cx.journal.count(counter::UNKNOWN_RECORD_TYPE);
+            cx.diagnostics.count(counter::UNKNOWN_RECORD_TYPE);
             return false;
         }
         if !group.is_group() {
-            cx.journal.count(counter::BAD_RECORD_GROUP);
+            cx.diagnostics.count(counter::BAD_RECORD_GROUP);
             return false;
         }
         let is_relayed = cx.config.link_scope && self.policy.relays_link_scope(group);
         if !group.needs_report() && !is_relayed {
-            cx.journal.count(counter::LINK_LOCAL);
+            cx.diagnostics.count(counter::LINK_LOCAL);
             return false;
         }
         // RFC 4604 §2.2.1. A join from any source that the policy turns into a join from named
@@ -221,9 +221,9 @@ impl<A: Address> Table<A> {
             )
         );
         if group.is_ssm() && any_source && !self.policy.allows_named_sources_only(group) {
-            cx.journal.count(counter::SSM_ANY_SOURCE);
+            cx.diagnostics.count(counter::SSM_ANY_SOURCE);
             let (interface, group) = (cx.config.interface.clone(), group.into());
-            cx.journal.notice(cx.now, Notice::AnySourceJoinIgnored { interface, group });
+            cx.diagnostics.notice(cx.now, Notice::AnySourceJoinIgnored { interface, group });
             return false;
         }
         true
@@ -251,7 +251,7 @@ impl<A: Address> Table<A> {
                 true => _ = new.insert(*source),
             }
         }
-        cx.journal.add(counter::BAD_SOURCE, bad);
+        cx.diagnostics.add(counter::BAD_SOURCE, bad);
 
         let adds = matches!(kind, RecordType::IsIn | RecordType::Allow | RecordType::Block);
         let count = entry.state.source_count();
@@ -263,10 +263,10 @@ impl<A: Address> Table<A> {
         let is_truncated = new.len() > room;
         if is_truncated {
             new = new.into_iter().take(room).collect();
-            cx.journal.count(counter::SOURCES_LIMITED);
+            cx.diagnostics.count(counter::SOURCES_LIMITED);
             let (interface, limit) = (cx.config.interface.clone(), self.sources_limit());
             let notice = Notice::SourcesLimited { interface, group: group.into(), limit };
-            cx.journal.notice(cx.now, notice);
+            cx.diagnostics.notice(cx.now, notice);
         }
         // ALLOW and BLOCK change the list. All other records are the whole list.
         let is_whole = !matches!(kind, RecordType::Allow | RecordType::Block);
@@ -310,7 +310,7 @@ impl<A: Address> Table<A> {
         if before == Admission::Undecided && entry.admission != Admission::Admitted {
             self.note_refusal(cx, group, &entry.admission);
             if self.entries.len() - self.admitted >= cx.config.max_refused {
-                cx.journal.count(counter::REFUSED_FORGOTTEN);
+                cx.diagnostics.count(counter::REFUSED_FORGOTTEN);
                 return;
             }
         }
@@ -347,8 +347,8 @@ impl<A: Address> Table<A> {
                 (counter::GROUPS_LIMITED, Notice::JoinLimited { interface, group, limit })
             }
         };
-        cx.journal.count(name);
-        cx.journal.notice(cx.now, notice);
+        cx.diagnostics.count(name);
+        cx.diagnostics.notice(cx.now, notice);
     }
 
     fn has_room(&self) -> bool {

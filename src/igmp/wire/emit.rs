@@ -52,7 +52,7 @@ impl Query {
         if self.version == Version::V3 {
             let seconds = u32::try_from(self.qqi.as_secs()).unwrap_or(u32::MAX);
             let v3 = QueryV3 {
-                // A robustness variable above 7 does not fit, and is told as 0 (§4.1.6).
+                // A robustness variable above 7 does not fit, and is sent as 0 (§4.1.6).
                 flags: if self.suppress { 0x08 } else { 0 }
                     | if self.qrv <= 7 { self.qrv } else { 0 },
                 qqic: code::encode(seconds),
@@ -68,8 +68,8 @@ impl Query {
 impl Message {
     /// The message as IPv4 packets that each fit `mtu` bytes, ready to send.
     ///
-    /// A long query or report becomes several. A long record is split; one of type IS_EX or
-    /// TO_EX is cut instead, since each of them replaces the one before (RFC 9776 §4.2.16).
+    /// A long query or report becomes several. A long record is split. A record of type IS_EX or
+    /// TO_EX is truncated instead, since each of them replaces the one before (RFC 9776 §4.2.16).
     pub fn emit_ipv4(&self, src: Ipv4Addr, dst: Ipv4Addr, ttl: u8, mtu: usize) -> Vec<Vec<u8>> {
         self.emit(mtu).iter().map(|payload| ipv4::emit(src, dst, ttl, payload)).collect()
     }
@@ -89,7 +89,7 @@ impl Message {
     }
 }
 
-/// Where one record of a report to be sent comes from.
+/// A record, and the part of its sources that goes into one report.
 type Piece<'a> = (&'a GroupRecord, &'a [Ipv4Addr]);
 
 /// Distributes records over reports of at most `room` bytes.
@@ -114,8 +114,8 @@ fn pack(records: &[GroupRecord], room: usize) -> Vec<Vec<Piece<'_>>> {
 /// One record as records of at most `most` sources.
 fn pieces(record: &GroupRecord, most: usize) -> Vec<Piece<'_>> {
     let sources = &record.sources[..];
-    let cut = matches!(record.kind, RecordType::IsEx | RecordType::ToEx);
-    if cut || sources.len() <= most {
+    let is_truncated = matches!(record.kind, RecordType::IsEx | RecordType::ToEx);
+    if is_truncated || sources.len() <= most {
         return vec![(record, &sources[..sources.len().min(most)])];
     }
     sources.chunks(most).map(|part| (record, part)).collect()

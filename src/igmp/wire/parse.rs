@@ -12,7 +12,7 @@ use crate::igmp::wire::{
     TYPE_REPORT_V2, TYPE_REPORT_V3, Version, code,
 };
 
-/// A v1 query says nothing of it, and means this (RFC 9776 §7.2.1, RFC 2236 §4).
+/// The response time of a v1 query, which has no field for it (RFC 9776 §7.2.1, RFC 2236 §4).
 const V1_MAX_RESP: Duration = Duration::from_secs(10);
 
 /// Parses an IGMP message: the whole payload of an IP packet.
@@ -38,7 +38,7 @@ pub fn parse(payload: &[u8]) -> Result<Message, Malformed> {
     }
 }
 
-/// The version is told by length and code (RFC 9776 §7.1).
+/// The version follows from length and code (RFC 9776 §7.1).
 fn query(message: &ShortMessage, rest: &[u8]) -> Result<Query, Malformed> {
     let tenths = |n: u32| Duration::from_millis(u64::from(n) * 100);
     let old = |version, group, max_resp| Query {

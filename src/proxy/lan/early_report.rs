@@ -51,8 +51,8 @@ pub(crate) struct EarlyReporter {
 }
 
 impl EarlyReporter {
-    /// Opens one in the caller's namespace. `None` if the kernel has no notifications of joins (before
-    /// 6.14): without them it is not known which join is the host's first.
+    /// Opens one in the caller's namespace. `None` if the kernel has no notifications of joins
+    /// (before 6.14): without them it is not known which join is the host's first.
     ///
     /// # Errors
     /// `EPERM` without CAP_NET_RAW, `ENODEV` when there is no such interface.
@@ -191,8 +191,8 @@ fn forced_version(name: &str, host: &Sysctls) -> Option<Version> {
     })
 }
 
-/// The version of an interface as `/proc/net/igmp` of the caller's namespace shows it. The groups of an
-/// interface, which may be many, come behind its line and need not be read.
+/// The version of an interface as `/proc/net/igmp` of the caller's namespace shows it. The groups
+/// of the interface, which may be many, follow its line and are not read.
 fn version_now(index: u32) -> Option<Version> {
     let file = File::open("/proc/thread-self/net/igmp").ok()?;
     version_in(BufReader::with_capacity(PAGE, file), index)

@@ -298,8 +298,8 @@ fn set_source_filter<A: Address>(
 /// A first join that at no moment receives more than `filter`.
 ///
 /// INCLUDE begins with one source, and the other sources are added in place. EXCLUDE of nothing is
-/// the plain join. For EXCLUDE of a list the kernel has no single call. A plain join would ask
-/// for everything first, so the membership begins as INCLUDE of an address that sends nothing,
+/// the plain join. For EXCLUDE of a list the kernel has no single call. A plain join would join
+/// all sources first, so the membership begins as INCLUDE of an address that sends nothing,
 /// and is changed in place at once. The kernel reports some timer ticks after a change, and
 /// reports the state of that moment: usually TO_EX of the list is all that the LAN sees.
 fn join<A: Address>(

@@ -72,15 +72,15 @@ const NOTICES: usize = 16;
 
 /// Counters and notices of one router.
 #[derive(Debug, Clone)]
-pub(super) struct Journal {
+pub(super) struct Diagnostics {
     pub(super) counters: BTreeMap<&'static str, u64>,
     notices: VecDeque<Notice>,
     bucket: TokenBucket,
 }
 
-impl Journal {
+impl Diagnostics {
     pub(super) fn new(now: Instant) -> Self {
-        Journal {
+        Diagnostics {
             counters: BTreeMap::new(),
             notices: VecDeque::new(),
             bucket: TokenBucket::new(NOTICES as u32, Duration::from_secs(10), now),
