@@ -44,6 +44,11 @@ const MAX_RESP: Duration = Duration::from_millis(25500);
 /// that no burst of answers has to be spread.
 const QUICK_MAX_RESP: Duration = Duration::from_millis(500);
 
+/// The counter, the source address and the query.
+type WaitingGeneral<A> = (&'static str, A, Query<A>);
+/// The source address and the query.
+type WaitingSpecific<A> = (A, Query<A>);
+
 /// All queries into the container. When a group's last-member queries are due is part of the
 /// state of the group.
 #[derive(Debug, Clone)]
@@ -52,11 +57,10 @@ pub(super) struct Querier<P: Protocol> {
     lan: Option<LanQuerier<P::Address>>,
     startup_left: u8,
     last_general: Option<Instant>,
-    /// The counter, the source address and the query.
-    waiting_general: Option<(&'static str, P::Address, Query<P::Address>)>,
+    waiting_general: Option<WaitingGeneral<P::Address>>,
     specific_bucket: TokenBucket,
-    /// By group: the source address and the query.
-    waiting_specific: BTreeMap<P::Address, (P::Address, Query<P::Address>)>,
+    /// By group.
+    waiting_specific: BTreeMap<P::Address, WaitingSpecific<P::Address>>,
     queue: VecDeque<OutgoingQuery<P::Address>>,
 }
 
