@@ -43,6 +43,9 @@ _mcrun() {
             mcrun,kill)
                 cmd="mcrun__subcmd__kill"
                 ;;
+            mcrun,logs)
+                cmd="mcrun__subcmd__logs"
+                ;;
             mcrun,probe)
                 cmd="mcrun__subcmd__probe"
                 ;;
@@ -80,7 +83,7 @@ _mcrun() {
 
     case "${cmd}" in
         mcrun)
-            opts="-h -V --help --version run create start attach detach exec stop kill rm ps groups inspect probe demo reload setup gc"
+            opts="-h -V --help --version run create start attach detach ps groups inspect exec logs stop kill rm probe demo setup reload gc"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -271,6 +274,28 @@ _mcrun() {
             COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
             return 0
             ;;
+        mcrun__subcmd__logs)
+            opts="-f -n -t -h --follow --tail --timestamps --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --tail)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                -n)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
         mcrun__subcmd__probe)
             opts="-h --help send recv"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
@@ -410,7 +435,7 @@ _mcrun() {
             return 0
             ;;
         mcrun__subcmd__ps)
-            opts="-h --json --help"
+            opts="-a -h --all --json --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0

@@ -27,73 +27,79 @@ end
 complete -c mcrun -n "__fish_mcrun_needs_command" -s h -l help -d 'Print help'
 complete -c mcrun -n "__fish_mcrun_needs_command" -s V -l version -d 'Print version'
 complete -c mcrun -n "__fish_mcrun_needs_command" -f -a "run" -d 'Run a container attached to a LAN'
-complete -c mcrun -n "__fish_mcrun_needs_command" -f -a "create" -d 'Create a container of docker, podman or nerdctl, attached when it is started'
-complete -c mcrun -n "__fish_mcrun_needs_command" -f -a "start" -d 'Start containers that docker, podman or nerdctl have created or stopped'
+complete -c mcrun -n "__fish_mcrun_needs_command" -f -a "create" -d 'Create a container with docker, podman or nerdctl; starting it attaches it'
+complete -c mcrun -n "__fish_mcrun_needs_command" -f -a "start" -d 'Start containers that docker, podman or nerdctl has created or stopped'
 complete -c mcrun -n "__fish_mcrun_needs_command" -f -a "attach" -d 'Attach a running container to a LAN'
-complete -c mcrun -n "__fish_mcrun_needs_command" -f -a "detach" -d 'Take interfaces of a running container away'
-complete -c mcrun -n "__fish_mcrun_needs_command" -f -a "exec" -d 'Run a command in a running container'
-complete -c mcrun -n "__fish_mcrun_needs_command" -f -a "stop" -d 'Stop containers: their stop signal, then SIGKILL'
-complete -c mcrun -n "__fish_mcrun_needs_command" -f -a "kill" -d 'Send a signal to containers'
-complete -c mcrun -n "__fish_mcrun_needs_command" -f -a "rm" -d 'Remove stopped containers'
+complete -c mcrun -n "__fish_mcrun_needs_command" -f -a "detach" -d 'Remove attached interfaces from a running container'
 complete -c mcrun -n "__fish_mcrun_needs_command" -f -a "ps" -d 'List attached containers'
-complete -c mcrun -n "__fish_mcrun_needs_command" -f -a "groups" -d 'List group memberships'
+complete -c mcrun -n "__fish_mcrun_needs_command" -f -a "groups" -d 'List the multicast groups that containers have joined'
 complete -c mcrun -n "__fish_mcrun_needs_command" -f -a "inspect" -d 'Show everything known about a container'
+complete -c mcrun -n "__fish_mcrun_needs_command" -f -a "exec" -d 'Run a command in a container that mcrun run started'
+complete -c mcrun -n "__fish_mcrun_needs_command" -f -a "logs" -d 'Show the output of a detached container that mcrun run started'
+complete -c mcrun -n "__fish_mcrun_needs_command" -f -a "stop" -d 'Stop containers that mcrun run started: SIGTERM, then SIGKILL'
+complete -c mcrun -n "__fish_mcrun_needs_command" -f -a "kill" -d 'Send a signal to containers that mcrun run started'
+complete -c mcrun -n "__fish_mcrun_needs_command" -f -a "rm" -d 'Remove stopped containers that mcrun run started'
 complete -c mcrun -n "__fish_mcrun_needs_command" -f -a "probe" -d 'Send or receive a measured multicast stream'
-complete -c mcrun -n "__fish_mcrun_needs_command" -f -a "demo" -d 'Show it live: a media facility in network namespaces of its own'
-complete -c mcrun -n "__fish_mcrun_needs_command" -f -a "reload" -d 'Bring the administrator\'s rules into force for running containers'
-complete -c mcrun -n "__fish_mcrun_needs_command" -f -a "setup" -d 'Tell a container engine of mcrun'
-complete -c mcrun -n "__fish_mcrun_needs_command" -f -a "gc" -d 'Remove what dead containers left behind'
-complete -c mcrun -n "__fish_mcrun_using_subcommand run" -l rootfs -d 'Root filesystem of the container: a directory, used in place' -r -F
+complete -c mcrun -n "__fish_mcrun_needs_command" -f -a "demo" -d 'Show what mcrun does, on a simulated LAN that leaves the host untouched'
+complete -c mcrun -n "__fish_mcrun_needs_command" -f -a "setup" -d 'Register mcrun with a container engine'
+complete -c mcrun -n "__fish_mcrun_needs_command" -f -a "reload" -d 'Apply a changed mcrun.toml to running containers'
+complete -c mcrun -n "__fish_mcrun_needs_command" -f -a "gc" -d 'Remove what killed containers and proxies left behind'
+complete -c mcrun -n "__fish_mcrun_using_subcommand run" -l rootfs -d 'Root filesystem of the container: a directory, which is used in place' -r -F
 complete -c mcrun -n "__fish_mcrun_using_subcommand run" -l bundle -d 'OCI bundle: a directory with a config.json, which is not changed' -r -F
 complete -c mcrun -n "__fish_mcrun_using_subcommand run" -l mcast -d 'Attach to a LAN: KEY=VALUE[,KEY=VALUE...] (repeatable)' -r
 complete -c mcrun -n "__fish_mcrun_using_subcommand run" -l engine -d 'Engine or, with --rootfs and --bundle, OCI runtime, by name or path' -r
 complete -c mcrun -n "__fish_mcrun_using_subcommand run" -l name -d 'Name of the container' -r
-complete -c mcrun -n "__fish_mcrun_using_subcommand run" -s e -l env -d 'Set a variable, NAME=VALUE, or pass one on, NAME (repeatable)' -r
-complete -c mcrun -n "__fish_mcrun_using_subcommand run" -l env-file -d 'Set the variables of a file, one to a line (repeatable)' -r -F
+complete -c mcrun -n "__fish_mcrun_using_subcommand run" -s e -l env -d 'Set an environment variable: NAME=VALUE, or NAME for the value that it has here (repeatable)' -r
+complete -c mcrun -n "__fish_mcrun_using_subcommand run" -l env-file -d 'Set environment variables from a file, one on each line (repeatable)' -r -F
 complete -c mcrun -n "__fish_mcrun_using_subcommand run" -s v -l volume -d 'Mount a file or directory of the host: SOURCE:DESTINATION[:OPTIONS] (repeatable)' -r
 complete -c mcrun -n "__fish_mcrun_using_subcommand run" -s w -l workdir -d 'Directory in the container in which the command starts' -r
-complete -c mcrun -n "__fish_mcrun_using_subcommand run" -s u -l user -d 'User of the command: USER[:GROUP], names or numbers of the container' -r
+complete -c mcrun -n "__fish_mcrun_using_subcommand run" -s u -l user -d 'User of the command: USER[:GROUP], as names of the container or numbers' -r
 complete -c mcrun -n "__fish_mcrun_using_subcommand run" -l hostname -d 'Host name of the container' -r
-complete -c mcrun -n "__fish_mcrun_using_subcommand run" -l cap-add -d 'Give a capability, or ALL (repeatable)' -r
-complete -c mcrun -n "__fish_mcrun_using_subcommand run" -l cap-drop -d 'Take a capability away, or ALL (repeatable)' -r
-complete -c mcrun -n "__fish_mcrun_using_subcommand run" -s m -l memory -d 'Limit of memory, in bytes or with a suffix k, m or g' -r
-complete -c mcrun -n "__fish_mcrun_using_subcommand run" -l cpus -d 'Limit of CPU time, in CPUs, such as 1.5' -r
+complete -c mcrun -n "__fish_mcrun_using_subcommand run" -l cap-add -d 'Add a capability, or ALL (repeatable)' -r
+complete -c mcrun -n "__fish_mcrun_using_subcommand run" -l cap-drop -d 'Drop a capability, or ALL (repeatable)' -r
+complete -c mcrun -n "__fish_mcrun_using_subcommand run" -s m -l memory -d 'Memory limit, in bytes or with a suffix k, m or g' -r
+complete -c mcrun -n "__fish_mcrun_using_subcommand run" -l cpus -d 'CPU limit, as a number of CPUs such as 1.5' -r
 complete -c mcrun -n "__fish_mcrun_using_subcommand run" -l annotation -d 'Add an annotation (repeatable)' -r
 complete -c mcrun -n "__fish_mcrun_using_subcommand run" -s d -l detach -d 'Run in the background and print the container\'s id'
-complete -c mcrun -n "__fish_mcrun_using_subcommand run" -s i -l interactive -d 'Pass stdin on to the container'
+complete -c mcrun -n "__fish_mcrun_using_subcommand run" -s i -l interactive -d 'Pass standard input to the container'
 complete -c mcrun -n "__fish_mcrun_using_subcommand run" -s t -l tty -d 'Give the container a terminal'
-complete -c mcrun -n "__fish_mcrun_using_subcommand run" -l rm -d 'Remove the container when it ends (always so without -d)'
-complete -c mcrun -n "__fish_mcrun_using_subcommand run" -l privileged -d 'Give all capabilities and devices, and filter and mask nothing'
+complete -c mcrun -n "__fish_mcrun_using_subcommand run" -l rm -d 'Remove the container when it ends; without -d this is always done'
+complete -c mcrun -n "__fish_mcrun_using_subcommand run" -l privileged -d 'Give all capabilities and devices; no seccomp filter, no masked paths'
 complete -c mcrun -n "__fish_mcrun_using_subcommand run" -l read-only -d 'Make the root filesystem read-only'
 complete -c mcrun -n "__fish_mcrun_using_subcommand run" -s h -l help -d 'Print help (see more with \'--help\')'
-complete -c mcrun -n "__fish_mcrun_using_subcommand create" -l engine -d 'Engine, by name or path; by default the first that can be used of docker, podman and nerdctl' -r
+complete -c mcrun -n "__fish_mcrun_using_subcommand create" -l engine -d 'Engine, by name or path; the default is MCRUN_ENGINE, else the first usable one of docker, podman and nerdctl' -r
 complete -c mcrun -n "__fish_mcrun_using_subcommand create" -l mcast -d 'Attach to a LAN: KEY=VALUE[,KEY=VALUE...] (repeatable)' -r
 complete -c mcrun -n "__fish_mcrun_using_subcommand create" -s h -l help -d 'Print help (see more with \'--help\')'
-complete -c mcrun -n "__fish_mcrun_using_subcommand start" -l engine -d 'Engine, by name or path; by default the first that can be used of docker, podman and nerdctl' -r
+complete -c mcrun -n "__fish_mcrun_using_subcommand start" -l engine -d 'Engine, by name or path; the default is MCRUN_ENGINE, else the first usable one of docker, podman and nerdctl' -r
 complete -c mcrun -n "__fish_mcrun_using_subcommand start" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c mcrun -n "__fish_mcrun_using_subcommand attach" -l mcast -d 'What to attach it to: KEY=VALUE[,KEY=VALUE...] (repeatable)' -r
 complete -c mcrun -n "__fish_mcrun_using_subcommand attach" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c mcrun -n "__fish_mcrun_using_subcommand detach" -s h -l help -d 'Print help (see more with \'--help\')'
-complete -c mcrun -n "__fish_mcrun_using_subcommand exec" -s e -l env -d 'Set a variable, NAME=VALUE, or pass one on, NAME (repeatable)' -r
-complete -c mcrun -n "__fish_mcrun_using_subcommand exec" -l env-file -d 'Set the variables of a file, one to a line (repeatable)' -r -F
-complete -c mcrun -n "__fish_mcrun_using_subcommand exec" -s w -l workdir -d 'Directory in the container in which the command starts' -r
-complete -c mcrun -n "__fish_mcrun_using_subcommand exec" -s u -l user -d 'User of the command: USER[:GROUP], names or numbers of the container' -r
-complete -c mcrun -n "__fish_mcrun_using_subcommand exec" -s d -l detach -d 'Do not wait for the command'
-complete -c mcrun -n "__fish_mcrun_using_subcommand exec" -s i -l interactive -d 'Pass stdin on to the command'
-complete -c mcrun -n "__fish_mcrun_using_subcommand exec" -s t -l tty -d 'Give the command a terminal'
-complete -c mcrun -n "__fish_mcrun_using_subcommand exec" -s h -l help -d 'Print help'
-complete -c mcrun -n "__fish_mcrun_using_subcommand stop" -s t -l time -d 'Seconds from SIGTERM to SIGKILL' -r
-complete -c mcrun -n "__fish_mcrun_using_subcommand stop" -s h -l help -d 'Print help'
-complete -c mcrun -n "__fish_mcrun_using_subcommand kill" -s s -l signal -d 'Signal, by name or number' -r
-complete -c mcrun -n "__fish_mcrun_using_subcommand kill" -s h -l help -d 'Print help'
-complete -c mcrun -n "__fish_mcrun_using_subcommand rm" -s f -l force -d 'Remove running containers too, killing them'
-complete -c mcrun -n "__fish_mcrun_using_subcommand rm" -s h -l help -d 'Print help'
+complete -c mcrun -n "__fish_mcrun_using_subcommand ps" -s a -l all -d 'Also list containers of mcrun run that are not attached or have stopped'
 complete -c mcrun -n "__fish_mcrun_using_subcommand ps" -l json -d 'Print an array of objects instead of a table'
 complete -c mcrun -n "__fish_mcrun_using_subcommand ps" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c mcrun -n "__fish_mcrun_using_subcommand groups" -l json -d 'Print an array of objects instead of a table'
 complete -c mcrun -n "__fish_mcrun_using_subcommand groups" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c mcrun -n "__fish_mcrun_using_subcommand inspect" -l json -d 'Print an object instead of text'
 complete -c mcrun -n "__fish_mcrun_using_subcommand inspect" -s h -l help -d 'Print help'
+complete -c mcrun -n "__fish_mcrun_using_subcommand exec" -s e -l env -d 'Set an environment variable: NAME=VALUE, or NAME for the value that it has here (repeatable)' -r
+complete -c mcrun -n "__fish_mcrun_using_subcommand exec" -l env-file -d 'Set environment variables from a file, one on each line (repeatable)' -r -F
+complete -c mcrun -n "__fish_mcrun_using_subcommand exec" -s w -l workdir -d 'Directory in the container in which the command starts' -r
+complete -c mcrun -n "__fish_mcrun_using_subcommand exec" -s u -l user -d 'User of the command: USER[:GROUP], as names of the container or numbers' -r
+complete -c mcrun -n "__fish_mcrun_using_subcommand exec" -s d -l detach -d 'Do not wait for the command'
+complete -c mcrun -n "__fish_mcrun_using_subcommand exec" -s i -l interactive -d 'Pass standard input to the command'
+complete -c mcrun -n "__fish_mcrun_using_subcommand exec" -s t -l tty -d 'Give the command a terminal'
+complete -c mcrun -n "__fish_mcrun_using_subcommand exec" -s h -l help -d 'Print help'
+complete -c mcrun -n "__fish_mcrun_using_subcommand logs" -s n -l tail -d 'Show only the last lines: so many, or all' -r
+complete -c mcrun -n "__fish_mcrun_using_subcommand logs" -s f -l follow -d 'Go on until the container ends'
+complete -c mcrun -n "__fish_mcrun_using_subcommand logs" -s t -l timestamps -d 'Show when each line was written, in UTC'
+complete -c mcrun -n "__fish_mcrun_using_subcommand logs" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c mcrun -n "__fish_mcrun_using_subcommand stop" -s t -l time -d 'Seconds from SIGTERM to SIGKILL' -r
+complete -c mcrun -n "__fish_mcrun_using_subcommand stop" -s h -l help -d 'Print help'
+complete -c mcrun -n "__fish_mcrun_using_subcommand kill" -s s -l signal -d 'Signal, by name or number' -r
+complete -c mcrun -n "__fish_mcrun_using_subcommand kill" -s h -l help -d 'Print help'
+complete -c mcrun -n "__fish_mcrun_using_subcommand rm" -s f -l force -d 'Kill and remove running containers too'
+complete -c mcrun -n "__fish_mcrun_using_subcommand rm" -s h -l help -d 'Print help'
 complete -c mcrun -n "__fish_mcrun_using_subcommand probe; and not __fish_seen_subcommand_from send recv" -s h -l help -d 'Print help'
 complete -c mcrun -n "__fish_mcrun_using_subcommand probe; and not __fish_seen_subcommand_from send recv" -f -a "send" -d 'Send RTP packets at a constant rate'
 complete -c mcrun -n "__fish_mcrun_using_subcommand probe; and not __fish_seen_subcommand_from send recv" -f -a "recv" -d 'Join groups and measure what arrives'
@@ -119,12 +125,12 @@ complete -c mcrun -n "__fish_mcrun_using_subcommand probe; and __fish_seen_subco
 complete -c mcrun -n "__fish_mcrun_using_subcommand probe; and __fish_seen_subcommand_from recv" -l json -d 'Print the result as one JSON object'
 complete -c mcrun -n "__fish_mcrun_using_subcommand probe; and __fish_seen_subcommand_from recv" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c mcrun -n "__fish_mcrun_using_subcommand demo" -l engine -d 'OCI runtime for the containers, such as runc or crun' -r
-complete -c mcrun -n "__fish_mcrun_using_subcommand demo" -l json -d 'Print the result as one JSON object, and nothing as it goes'
+complete -c mcrun -n "__fish_mcrun_using_subcommand demo" -l json -d 'Print only the result, as one JSON object'
 complete -c mcrun -n "__fish_mcrun_using_subcommand demo" -s h -l help -d 'Print help'
-complete -c mcrun -n "__fish_mcrun_using_subcommand reload" -s h -l help -d 'Print help'
 complete -c mcrun -n "__fish_mcrun_using_subcommand setup" -l root -d 'The directory that stands for /' -r -F
-complete -c mcrun -n "__fish_mcrun_using_subcommand setup" -l print -d 'Show the files as they would be; write nothing'
-complete -c mcrun -n "__fish_mcrun_using_subcommand setup" -l remove -d 'Take back what a setup has written'
-complete -c mcrun -n "__fish_mcrun_using_subcommand setup" -l reload -d 'Have the running dockerd read its configuration anew'
+complete -c mcrun -n "__fish_mcrun_using_subcommand setup" -l print -d 'Print the files as they would become, and write nothing'
+complete -c mcrun -n "__fish_mcrun_using_subcommand setup" -l remove -d 'Undo an earlier setup'
+complete -c mcrun -n "__fish_mcrun_using_subcommand setup" -l reload -d 'Make the running dockerd reload its configuration'
 complete -c mcrun -n "__fish_mcrun_using_subcommand setup" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c mcrun -n "__fish_mcrun_using_subcommand reload" -s h -l help -d 'Print help'
 complete -c mcrun -n "__fish_mcrun_using_subcommand gc" -s h -l help -d 'Print help'
