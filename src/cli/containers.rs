@@ -51,7 +51,8 @@ pub(super) fn all(store: &Store) -> anyhow::Result<Vec<Container>> {
     Ok(pairs.map(|(record, answer)| Container { record, status: answer.ok() }).collect())
 }
 
-/// The containers of `mcrun run --rootfs` and `--bundle` that are not among these, stopped ones included.
+/// The containers of `mcrun run --rootfs` and `--bundle` that are not among these, stopped ones
+/// included.
 pub(super) fn unattached(attached: &[Container]) -> Vec<ContainerRecord> {
     let records = standalone::Container::list().into_iter().filter_map(|c| c.record());
     let is_attached = |record: &ContainerRecord| {

@@ -13,7 +13,8 @@ use crate::attachment::option_help;
     override_usage = "mcrun create [--engine ENGINE] [--mcast SPEC]... [ENGINE OPTIONS] IMAGE [COMMAND]..."
 )]
 pub struct CreateArgs {
-    /// Engine, by name or path; the default is MCRUN_ENGINE, else the first usable one of docker, podman and nerdctl.
+    /// Engine, by name or path; the default is MCRUN_ENGINE, else the first usable one of docker,
+    /// podman and nerdctl.
     #[arg(long, value_name = "ENGINE")]
     engine: Option<String>,
     /// Attach to a LAN: KEY=VALUE[,KEY=VALUE...] (repeatable).

@@ -22,7 +22,8 @@ pub struct ExecArgs {
     /// Give the command a terminal.
     #[arg(short, long)]
     tty: bool,
-    /// Set an environment variable: NAME=VALUE, or NAME for the value that it has here (repeatable).
+    /// Set an environment variable: NAME=VALUE, or NAME for the value that it has here
+    /// (repeatable).
     #[arg(short, long, value_name = "VARIABLE")]
     env: Vec<String>,
     /// Set environment variables from a file, one on each line (repeatable).

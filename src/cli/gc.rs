@@ -11,9 +11,9 @@ use crate::{service, standalone};
 
 /// Arguments of `mcrun gc`.
 ///
-/// Removes the attachments of containers that have ended, and containers of mcrun run whose shim was
-/// killed before they ended. Prints the id of each container that it cleaned up. Running containers
-/// stay as they are.
+/// Removes the attachments of containers that have ended, and containers of mcrun run whose shim
+/// was killed before they ended. Prints the id of each container that it cleaned up. Running
+/// containers stay as they are.
 #[derive(Debug, Args)]
 pub struct GcArgs {}
 

@@ -51,7 +51,8 @@ pub(super) fn run(args: InspectArgs) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// A container of `mcrun run` that has stopped, or runs without an attachment; another one is `error`.
+/// A container of `mcrun run` that has stopped, or runs without an attachment; another one is
+/// `error`.
 fn unattached(args: &InspectArgs, store: &Store, error: anyhow::Error) -> anyhow::Result<ExitCode> {
     let Some(LookupError::Stopped(id) | LookupError::NotAttached(id)) = error.downcast_ref() else {
         return Err(error);

@@ -59,30 +59,33 @@ pub enum Command {
     Create(create::CreateArgs),
     /// Start containers that docker, podman or nerdctl has created or stopped.
     ///
-    /// When podman starts a container again, it forgets hooks that are not in its own configuration. This command
-    /// passes mcrun's hooks again, so that the container is attached without mcrun setup podman.
+    /// When podman starts a container again, it forgets hooks that are not in its own
+    /// configuration. This command passes mcrun's hooks again, so that the container is attached
+    /// without mcrun setup podman.
     Start(start::StartArgs),
     /// Attach a running container to a LAN.
     ///
-    /// The container may be one of docker, podman, containerd, Kubernetes, runc, crun or youki, and may be
-    /// attached already. It keeps running and gets a new interface; its other interfaces lose no packet.
-    /// Prints the names of the new interfaces. They go when the container ends; starting it again does not
-    /// bring them back.
+    /// The container may be one of docker, podman, containerd, Kubernetes, runc, crun or youki, and
+    /// may be attached already. It keeps running and gets a new interface; its other interfaces
+    /// lose no packet. Prints the names of the new interfaces. They go when the container ends;
+    /// starting it again does not bring them back.
     Attach(attach::AttachArgs),
     /// Remove attached interfaces from a running container.
     ///
-    /// The container keeps running; its other interfaces lose no packet. Prints the names of the removed
-    /// interfaces.
+    /// The container keeps running; its other interfaces lose no packet. Prints the names of the
+    /// removed interfaces.
     Detach(detach::DetachArgs),
     /// List attached containers.
     ///
-    /// QUERIER is the IGMP querier of the LAN and the IGMP version that it speaks: `none` if no query came
-    /// within 255 seconds, `-` if no proxy listens. Warnings are printed on standard error, one a line.
+    /// QUERIER is the IGMP querier of the LAN and the IGMP version that it speaks: `none` if no
+    /// query came within 255 seconds, `-` if no proxy listens. Warnings are printed on standard
+    /// error, one a line.
     Ps(ps::PsArgs),
     /// List the multicast groups that containers have joined.
     ///
-    /// STATUS is joined; denied, with the rule that denies it; limited, with the limit that is reached; or
-    /// failed, with what the kernel of the host lacks. With --json these are "status" and "reason".
+    /// STATUS is joined; denied, with the rule that denies it; limited, with the limit that is
+    /// reached; or failed, with what the kernel of the host lacks. With --json these are "status"
+    /// and "reason".
     Groups(groups::GroupsArgs),
     /// Show everything known about a container.
     Inspect(inspect::InspectArgs),
@@ -90,8 +93,8 @@ pub enum Command {
     Exec(exec::ExecArgs),
     /// Show the output of a detached container that mcrun run started.
     ///
-    /// What the container wrote to standard output appears on standard output, the rest on standard error. The
-    /// last 5 to 10 MiB are kept until the container is removed.
+    /// What the container wrote to standard output appears on standard output, the rest on standard
+    /// error. The last 5 to 10 MiB are kept until the container is removed.
     Logs(logs::LogsArgs),
     /// Stop containers that mcrun run started: SIGTERM, then SIGKILL.
     Stop(stop::StopArgs),
@@ -187,8 +190,8 @@ fn status(error: &anyhow::Error) -> u8 {
     if error.downcast_ref::<LookupError>().is_some() { 1 } else { 125 }
 }
 
-/// Hands a command line that is an engine's on to it; the engine takes this process's place. Returns when
-/// it is none: [`run`] has it then.
+/// Hands a command line that is an engine's on to it; the engine takes this process's place.
+/// Returns when it is none: [`run`] has it then.
 fn hand_on(arguments: &[OsString]) -> Result<(), EngineError> {
     let (Some(command), Some(rest)) = (arguments.get(1), arguments.get(2..)) else {
         return Ok(());

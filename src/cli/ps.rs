@@ -29,7 +29,8 @@ pub struct PsArgs {
 struct Row<'a> {
     container: &'a str,
     name: &'a str,
-    /// `null` for a container that has stopped, or that is a named network namespace and no process.
+    /// `null` for a container that has stopped, or that is a named network namespace and no
+    /// process.
     pid: Option<i32>,
     status: ContainerState,
     /// Of a container that has stopped: its code, or 128 + signal.

@@ -43,8 +43,8 @@ pub struct RunArgs {
     mcast: Vec<String>,
     /// Engine or, with --rootfs and --bundle, OCI runtime, by name or path.
     ///
-    /// The default is MCRUN_ENGINE, else the first that can be used of docker, podman and nerdctl; with --rootfs
-    /// and --bundle, of runc, crun and youki.
+    /// The default is MCRUN_ENGINE, else the first that can be used of docker, podman and nerdctl;
+    /// with --rootfs and --bundle, of runc, crun and youki.
     #[arg(long, value_name = "ENGINE")]
     engine: Option<String>,
     /// Name of the container.
@@ -62,7 +62,8 @@ pub struct RunArgs {
     /// Remove the container when it ends; without -d this is always done.
     #[arg(long)]
     rm: bool,
-    /// Set an environment variable: NAME=VALUE, or NAME for the value that it has here (repeatable).
+    /// Set an environment variable: NAME=VALUE, or NAME for the value that it has here
+    /// (repeatable).
     #[arg(short, long, value_name = "VARIABLE")]
     env: Vec<String>,
     /// Set environment variables from a file, one on each line (repeatable).

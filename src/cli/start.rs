@@ -9,7 +9,8 @@ use clap::Args;
 #[derive(Debug, Args)]
 #[command(override_usage = "mcrun start [--engine ENGINE] [ENGINE OPTIONS] CONTAINER...")]
 pub struct StartArgs {
-    /// Engine, by name or path; the default is MCRUN_ENGINE, else the first usable one of docker, podman and nerdctl.
+    /// Engine, by name or path; the default is MCRUN_ENGINE, else the first usable one of docker,
+    /// podman and nerdctl.
     #[arg(long, value_name = "ENGINE")]
     engine: Option<String>,
     /// The engine's options and the containers.

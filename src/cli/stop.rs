@@ -27,7 +27,8 @@ pub(super) fn run(args: StopArgs) -> anyhow::Result<ExitCode> {
     Ok(for_each("stop", &args.containers, |container| standalone::stop(container, grace)))
 }
 
-/// Finds each container and applies `action`, printing the name as docker does; status 1 when one failed.
+/// Finds each container and applies `action`, printing the name as docker does; status 1 when one
+/// failed.
 pub(super) fn for_each(
     command: &str,
     names: &[String],

@@ -1,8 +1,8 @@
 //! A command line of `run` or `create`, split into mcrun's options and the engine's.
 //!
-//! The rules are the engines' own (pflag): options end at the first argument that is none, which is the
-//! image, or at `--`. mcrun's flags are taken out from among them; everything else stays as it is and
-//! in its order.
+//! The rules are the engines' own (pflag): options end at the first argument that is none, which is
+//! the image, or at `--`. mcrun's flags are taken out from among them; everything else stays as it
+//! is and in its order.
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};

@@ -20,8 +20,8 @@ const RUNTIME: &str = "mcrun-runtime";
 pub enum EngineFacts {
     /// docker, as its daemon describes itself.
     Docker(DockerInfo),
-    /// podman of a major version, and the `--hooks-dir` directories that it needs: none when it reads
-    /// mcrun's hooks anyway.
+    /// podman of a major version, and the `--hooks-dir` directories that it needs: none when it
+    /// reads mcrun's hooks anyway.
     Podman {
         /// The 4 of 4.3.1.
         major: u32,
@@ -93,8 +93,8 @@ pub(super) fn major(version: &str) -> u32 {
 
 /// The arguments of the engine for `command` (`run` or `create`).
 ///
-/// The options that deliver the attachment come after the caller's, so that they override those of the
-/// same name. A command line without attachments is unchanged.
+/// The options that deliver the attachment come after the caller's, so that they override those of
+/// the same name. A command line without attachments is unchanged.
 ///
 /// # Errors
 /// When the engine cannot carry one as it is set up, or with these options.

@@ -46,7 +46,8 @@ pub struct Engine {
 }
 
 impl Engine {
-    /// The engine of a name or path. `origin` begins error messages: `--engine ` or `MCRUN_ENGINE=`.
+    /// The engine of a name or path. `origin` begins error messages: `--engine ` or
+    /// `MCRUN_ENGINE=`.
     ///
     /// # Errors
     /// When it is none of the three, or not there.

@@ -1,8 +1,8 @@
 //! `mcrun run`, `create` and `start` in front of docker, podman and nerdctl.
 //!
-//! Command line -> [`EngineCommandLine`] (what is mcrun's, what the engine's) -> [`EngineFacts`](delivery::EngineFacts) of the
-//! engine at hand -> its command line -> execve. The engine takes mcrun's place, so that terminal,
-//! signals, output and exit status are its own.
+//! Command line -> [`EngineCommandLine`] (what is mcrun's, what the engine's) ->
+//! [`EngineFacts`](delivery::EngineFacts) of the engine at hand -> its command line -> execve. The
+//! engine takes mcrun's place, so that terminal, signals, output and exit status are its own.
 
 pub mod command_line;
 pub mod delivery;
@@ -100,12 +100,12 @@ pub enum EngineError {
     },
 }
 
-/// Takes `run` or `create` to an engine, with the arguments behind that word. It returns only when the line
-/// is no engine's (it asks for help, or for a container of an OCI runtime): otherwise the engine has
-/// taken the place of this process.
+/// Takes `run` or `create` to an engine, with the arguments behind that word. It returns only when
+/// the line is no engine's (it asks for help, or for a container of an OCI runtime): otherwise the
+/// engine has taken the place of this process.
 ///
-/// `run` is an OCI runtime's when `--rootfs` or `--bundle` is among the options (podman has a `--rootfs` of its
-/// own: with `--engine podman` that is meant), or `--engine` names a runtime.
+/// `run` is an OCI runtime's when `--rootfs` or `--bundle` is among the options (podman has a
+/// `--rootfs` of its own: with `--engine podman` that is meant), or `--engine` names a runtime.
 ///
 /// # Errors
 /// [`EngineError`]; no engine has been started then.
@@ -145,8 +145,8 @@ pub fn create(
     match execute(engine, &arguments)? {}
 }
 
-/// Takes `start` to an engine: podman forgets the `--hooks-dir` of the command line that made a container.
-/// Returns only when the line asks for help, or for nothing.
+/// Takes `start` to an engine: podman forgets the `--hooks-dir` of the command line that made a
+/// container. Returns only when the line asks for help, or for nothing.
 ///
 /// # Errors
 /// As [`create`].

@@ -1,7 +1,7 @@
 //! Which options of `run` and `create` take a value as an argument of its own.
 //!
-//! docker, podman and nerdctl mean the same by the names they share, so that one table serves all. What it
-//! does not know is looked up in the engine's own `--help` ([`HelpOptions`]).
+//! docker, podman and nerdctl mean the same by the names they share, so that one table serves all.
+//! What it does not know is looked up in the engine's own `--help` ([`HelpOptions`]).
 
 use std::collections::BTreeMap;
 
@@ -241,9 +241,9 @@ pub struct HelpOptions {
 }
 
 impl HelpOptions {
-    /// Reads the text that the engines' flag library prints: `  -e, --env list   What it is for`. The
-    /// type stands between the name and two spaces; a switch has none, and one whose value may be
-    /// left out has `[=...]`.
+    /// Reads the text that the engines' flag library prints: `  -e, --env list   What it is for`.
+    /// The type stands between the name and two spaces; a switch has none, and one whose value may
+    /// be left out has `[=...]`.
     pub fn parse(text: &str) -> Self {
         let mut help = HelpOptions::default();
         for line in text.lines() {

@@ -98,8 +98,8 @@ fn is_create_hook(text: &str) -> bool {
         && stages.is_some_and(|s| s.iter().any(|s| s == "createRuntime" || s == "prestart"))
 }
 
-/// The directory that was installed with this program, when its hooks do what this process would: with
-/// a state directory of its own they would not.
+/// The directory that was installed with this program, when its hooks do what this process would:
+/// with a state directory of its own they would not.
 fn installed() -> Option<PathBuf> {
     let own = ["MCRUN_STATE_DIR", "MCRUN_CONFIG_DIR"];
     if own.iter().any(|name| std::env::var_os(name).is_some_and(|value| !value.is_empty())) {

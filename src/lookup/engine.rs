@@ -24,8 +24,8 @@ pub enum ContainerEngine {
 impl ContainerEngine {
     /// Reads it from the bundle's path and annotations.
     ///
-    /// containerd's bundles are `.../io.containerd.runtime.v2.task/NAMESPACE/ID`; docker's namespace
-    /// is `moby`, that of Kubernetes `k8s.io`. Bundles of podman and CRI-O are
+    /// containerd's bundles are `.../io.containerd.runtime.v2.task/NAMESPACE/ID`; docker's
+    /// namespace is `moby`, that of Kubernetes `k8s.io`. Bundles of podman and CRI-O are
     /// `ROOT/DRIVER-containers/ID/userdata`.
     pub(super) fn of(id: &str, bundle: Option<&Path>) -> Self {
         let Some(bundle) = bundle else { return ContainerEngine::Runtime };

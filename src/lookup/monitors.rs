@@ -14,8 +14,8 @@ const MAX_COMMAND_LINE: u64 = 64 << 10;
 /// A monitor, as its command line describes it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Monitor {
-    /// `containerd-shim-...`: it works in the directory of the bundle, beside which are those of the other
-    /// containers of its namespace.
+    /// `containerd-shim-...`: it works in the directory of the bundle, beside which are those of
+    /// the other containers of its namespace.
     Shim,
     /// conmon, with the container's id, its bundle and the file that holds its pid.
     Conmon { id: String, bundle: PathBuf, pid_file: PathBuf },
@@ -59,8 +59,8 @@ fn insert(
     }
 }
 
-/// The directories below `/proc` of root's processes in this process's own pid namespace: a container may
-/// give its processes any command line.
+/// The directories below `/proc` of root's processes in this process's own pid namespace: a
+/// container may give its processes any command line.
 fn processes() -> Vec<PathBuf> {
     let own = fs::read_link("/proc/self/ns/pid").ok();
     let entries = fs::read_dir("/proc").into_iter().flatten().flatten();

@@ -1,7 +1,8 @@
 //! The name that an engine has for a container.
 //!
-//! docker and podman tell neither hooks nor the bundle, and a container may be renamed: the name is read
-//! where the engine keeps it, which is a file near the bundle. Nothing is asked of a daemon, which might hang.
+//! docker and podman tell neither hooks nor the bundle, and a container may be renamed: the name is
+//! read where the engine keeps it, which is a file near the bundle. Nothing is asked of a daemon,
+//! which might hang.
 
 use std::fs::File;
 use std::io::Read;
@@ -29,9 +30,9 @@ pub fn engine_name(id: &str, bundle: Option<&Path>) -> Option<String> {
     Some(name).filter(|name| !name.is_empty())
 }
 
-/// podman: the bundle is `ROOT/DRIVER-containers/ID/userdata`. Beside the ids, `containers.json` lists the names,
-/// and `volatile-containers.json` those of containers that `--rm` removes, as every quadlet unit's
-/// (containers/storage, containers.go).
+/// podman: the bundle is `ROOT/DRIVER-containers/ID/userdata`. Beside the ids, `containers.json`
+/// lists the names, and `volatile-containers.json` those of containers that `--rm` removes, as
+/// every quadlet unit's (containers/storage, containers.go).
 fn podman(id: &str, bundle: &Path) -> Option<String> {
     #[derive(Deserialize)]
     struct Entry {

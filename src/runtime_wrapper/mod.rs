@@ -2,8 +2,8 @@
 //! runtime, but not of hooks.
 //!
 //! Command line -> bundle -> does it ask for attachments? -> hooks into config.json -> the real
-//! runtime in place of this process. Other commands than `create`, `run` and `restore` are passed on
-//! unread.
+//! runtime in place of this process. Other commands than `create`, `run` and `restore` are passed
+//! on unread.
 
 mod bundle;
 mod command_line;

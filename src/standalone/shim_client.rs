@@ -35,8 +35,8 @@ pub(super) const FORWARDED_SIGNALS: [Signal; 7] = [
     Signal::SIGALRM,
 ];
 
-/// Number of SIGINT and SIGTERM signals after which a container that ignores them is killed. docker's
-/// client ends after as many.
+/// Number of SIGINT and SIGTERM signals after which a container that ignores them is killed.
+/// docker's client ends after as many.
 const KILL_AFTER: u32 = 3;
 
 /// Refuses `-i -t` where there is no terminal, as docker does.
@@ -147,9 +147,9 @@ pub(super) fn user_size() -> Option<libc::winsize> {
     stdio::size(io::stdin().as_fd()).or_else(|| stdio::size(io::stdout().as_fd()))
 }
 
-/// Blocks the signals that are forwarded, SIGWINCH, and SIGCHLD. Client and shim need SIGCHLD blocked
-/// before their first child. A signal that was ignored when mcrun started, as by nohup(1), is not
-/// forwarded.
+/// Blocks the signals that are forwarded, SIGWINCH, and SIGCHLD. Client and shim need SIGCHLD
+/// blocked before their first child. A signal that was ignored when mcrun started, as by nohup(1),
+/// is not forwarded.
 pub(super) fn block_signals() -> io::Result<SignalFd> {
     let mut set = SigSet::empty();
     for signal in FORWARDED_SIGNALS.into_iter().filter(|signal| !is_ignored(*signal)) {
