@@ -277,7 +277,7 @@ fn bad_options_are_one_line_and_make_nothing() {
         (&["--annotation", "x", "true"], "--annotation x: expected KEY=VALUE"),
         (&["--hostname", "", "true"], "--hostname \"\": expected 1 to 64"),
         (&["--name", "a/b", "true"], "--name \"a/b\": a name is 1 to 64"),
-        (&["--mcast", "parnt=eth0", "true"], "--mcast parnt=eth0: "),
+        (&["--mcast", "parnt=eth0", "true"], "--mcast: attachment key \"parnt\" is unknown"),
         (&["-e", "MCRUN_MCAST=parnt=eth0", "true"], "variable MCRUN_MCAST: "),
         (&[], "no command given"),
     ];
