@@ -32,7 +32,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use tempfile::TempDir;
@@ -108,14 +108,15 @@ impl Lab {
             run(Command::new("ip").args(["netns", "add", &self.namespace(node)]));
             self.ip(node, "link set lo up");
         }
-        // A bridge takes its own querier for present when the response interval (here half a
-        // second) has passed since the querier was switched on.
+        // A bridge takes its own querier for present when the response interval has passed since the
+        // querier was switched on (br_multicast_set_querier): a tenth of a second until then, and half
+        // a second for the tests. Less would be a response code of 0, which is IGMPv1.
         self.ip(
             "sw",
             &format!(
                 "link add br0 type bridge mcast_snooping 1 mcast_igmp_version {igmp_version} \
                  mcast_query_interval 2000 mcast_startup_query_interval 2000 \
-                 mcast_query_response_interval 50 mcast_query_use_ifaddr 1"
+                 mcast_query_response_interval 10 mcast_query_use_ifaddr 1"
             ),
         );
         self.ip("sw", &format!("addr add {SWITCH}/24 dev br0"));
@@ -139,8 +140,7 @@ impl Lab {
             });
         }
         self.ip("sw", "link set br0 type bridge mcast_querier 1");
-        // The kernel has no event for the end of this delay.
-        std::thread::sleep(Duration::from_millis(600));
+        let querier_on = Instant::now();
 
         let rootfs = self.rootfs();
         for directory in ["bin", "dev", "proc", "sys", "tmp", "etc"] {
@@ -153,6 +153,10 @@ impl Lab {
         install(Path::new(env!("CARGO_BIN_EXE_mcrun")), &rootfs.join("bin/mcrun"));
         fs::create_dir_all(self.config_dir()).expect("configuration directory");
         self.configure("");
+
+        // The kernel has no event for the end of this delay.
+        std::thread::sleep(Duration::from_millis(150).saturating_sub(querier_on.elapsed()));
+        self.ip("sw", "link set br0 type bridge mcast_query_response_interval 50");
     }
 
     /// The name of the namespace of `sw`, `host` or `src`.
@@ -362,7 +366,7 @@ impl Lab {
 
     /// Asserts that everything mcrun made on the host is gone, or goes within `limit`.
     pub fn assert_clean(&self, limit: Duration) -> Duration {
-        let start = std::time::Instant::now();
+        let start = Instant::now();
         loop {
             let now = self.leftovers();
             if now == self.before {
