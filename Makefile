@@ -1,4 +1,4 @@
-# mcrun: make demo | test | install | uninstall | lint | fmt | man | fuzz | bench
+# mcrun: make demo | test | test-upgrade | install | uninstall | lint | fmt | man | fuzz | bench
 
 SHELL  := /bin/bash
 PREFIX ?= /usr/local
@@ -45,7 +45,7 @@ test_packages := runc crun docker.io containerd podman netavark iptables busybox
 vm_kernel := linux-image-6.12.*-cloud-amd64
 
 .DEFAULT_GOAL := build
-.PHONY: build demo test lint fmt man fuzz bench install uninstall
+.PHONY: build demo test test-upgrade lint fmt man fuzz bench install uninstall
 
 build:
 	@scripts/need-toolchain
@@ -66,6 +66,13 @@ test: need-root
 	RUST_TEST_THREADS=$(TEST_THREADS) env --default-signal=INT,QUIT cargo test --locked
 	MCRUN_TEST_NOTIFICATIONS=off RUST_TEST_THREADS=$(TEST_THREADS) env --default-signal=INT,QUIT \
 	    cargo test --locked --test main -- $(addprefix --skip ,$(addsuffix ::,$(once)))
+
+# Containers of an earlier version, REV, are taken over by this one: by default of the last tag before this
+# commit, or else of the commit before it.
+test-upgrade: need-root
+	@scripts/apt-install $(test_packages)
+	@scripts/need-toolchain
+	scripts/test-upgrade
 
 lint:
 	@scripts/need-toolchain

@@ -51,4 +51,5 @@ mod state_lost;
 mod static_binaries;
 mod terminal;
 mod timing;
+mod upgrade;
 mod vm;

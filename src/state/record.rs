@@ -179,3 +179,6 @@ impl AttachedInterface {
 fn index_or_zero<S: Serializer>(index: &Option<u32>, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_u32(index.unwrap_or(0))
 }
+
+#[cfg(test)]
+mod tests;

@@ -156,7 +156,7 @@ impl Lab {
         arguments: &[&str],
     ) -> Output {
         let name = self.name(name);
-        let mut command = self.enter(node, env!("CARGO_BIN_EXE_mcrun"));
+        let mut command = self.enter(node, self.program("mcrun"));
         command.args(["run", "-d", "--name", &name, "--rootfs"]).arg(self.rootfs());
         for attachment in attachments {
             command.args(["--mcast", attachment]);

@@ -77,6 +77,8 @@ pub struct Lab {
     before: Leftovers,
     host_mac: String,
     _timing: Timing,
+    /// Where `mcrun` and the programs beside it are.
+    programs: RefCell<PathBuf>,
 }
 
 impl Lab {
@@ -96,6 +98,9 @@ impl Lab {
             before: Leftovers::default(),
             host_mac: String::new(),
             _timing: Timing::start(),
+            programs: RefCell::new(
+                Path::new(env!("CARGO_BIN_EXE_mcrun")).parent().expect("a directory").to_owned(),
+            ),
         };
         lab.build(igmp_version);
         lab.host_mac = lab.link(PARENT)["address"].as_str().expect("a MAC").to_owned();
@@ -191,9 +196,19 @@ impl Lab {
 
     /// `mcrun` on the container host.
     pub fn mcrun<I: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = I>) -> Command {
-        let mut command = self.enter("host", env!("CARGO_BIN_EXE_mcrun"));
+        let mut command = self.enter("host", self.program("mcrun"));
         command.args(arguments);
         command
+    }
+
+    /// Uses the programs of this directory from now on.
+    pub fn use_programs(&self, directory: &Path) {
+        directory.clone_into(&mut self.programs.borrow_mut());
+    }
+
+    /// The path of one of mcrun's programs.
+    pub fn program(&self, name: &str) -> PathBuf {
+        self.programs.borrow().join(name)
     }
 
     /// A directory of this lab's own.
