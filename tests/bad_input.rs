@@ -84,7 +84,7 @@ const WRONG: &[(&str, &[&str])] = &[
     ("ip=10.99.0.11/24", &["parent"]),
     ("parent=", &["parent="]),
     ("parent=a/b", &["parent=a/b"]),
-    ("parent=lan0,vlan=7", &["vlan=7"]),
+    ("parent=lan0,vlan=4095", &["vlan=4095", "1 to 4094"]),
     ("parent=lan0,driver=macvlam", &["macvlam", "did you mean macvlan"]),
     ("parent=lan0,driver=ipvlan,mode=bridge", &["bridge", "l2, l3, l3s"]),
     ("parent=lan0,driver=ipvlan,flag=l2", &["l2", "bridge, private, vepa"]),

@@ -52,4 +52,5 @@ mod static_binaries;
 mod terminal;
 mod timing;
 mod upgrade;
+mod vlan;
 mod vm;

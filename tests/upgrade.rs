@@ -22,7 +22,7 @@ const PORT: u16 = 6000;
 /// Time between two packets.
 const INTERVAL: Duration = Duration::from_millis(1);
 /// After this time without a packet everything has arrived.
-const QUIET: Duration = Duration::from_millis(500);
+const QUIET: Duration = Duration::from_secs(2);
 const PROGRAMS: [&str; 4] = ["mcrun", "mcrun-hook", "mcrun-proxy", "mcrun-runtime"];
 
 /// The directory of the other version's programs.
@@ -90,31 +90,32 @@ fn attached_by_old(lab: &Lab, driver: &str) -> (Container, Udp) {
     (container, socket)
 }
 
-/// Sends numbered packets until `changes` returns; returns how many.
-fn while_streaming(lab: &Lab, changes: impl FnOnce()) -> u32 {
+/// Sends numbered packets until `changes` returns, and asserts that each arrives once.
+fn assert_nothing_is_lost_during(lab: &Lab, socket: &Udp, changes: impl FnOnce()) {
     let sender = lab.socket("src", SOURCES[0], 0);
     let stop = AtomicBool::new(false);
     std::thread::scope(|scope| {
-        let streaming = scope.spawn(|| {
+        let receiving = scope.spawn(|| socket.drain(QUIET));
+        let sending = scope.spawn(|| {
             let start = Instant::now();
             let mut number = 0;
             while !stop.load(Ordering::Relaxed) {
                 sender.send(&numbered("in", number), (GROUP, PORT));
                 number += 1;
-                std::thread::sleep(
-                    (start + INTERVAL * number).saturating_duration_since(Instant::now()),
-                );
+                let next = start + INTERVAL * number;
+                std::thread::sleep(next.saturating_duration_since(Instant::now()));
             }
             number
         });
         let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(changes));
         stop.store(true, Ordering::Relaxed);
-        let sent = streaming.join().expect("it has sent");
-        if let Err(panic) = result {
-            std::panic::resume_unwind(panic);
+        let sent = sending.join().expect("it has sent");
+        let received = receiving.join().expect("it has received");
+        match result {
+            Ok(()) => assert_whole(&received, "in", sent, SOURCES[0]),
+            Err(panic) => std::panic::resume_unwind(panic),
         }
-        sent
-    })
+    });
 }
 
 /// Whether a message tells the switch that somebody leaves.
@@ -152,17 +153,15 @@ fn upgrade(igmp_version: u8, driver: &str) {
     let lab = Lab::new(igmp_version);
     let capture = lab.capture();
     let (container, socket) = attached_by_old(&lab, driver);
-    let sent = while_streaming(&lab, || {
+    assert_nothing_is_lost_during(&lab, &socket, || {
         install_programs(&lab, &new_programs());
         assert_joined(&lab, &container);
         reload(&lab, &container);
         assert_joined(&lab, &container);
         // The container answers the new proxy's query.
         lab.query();
-        std::thread::sleep(QUIET);
         assert_joined(&lab, &container);
     });
-    assert_whole(&socket.drain(QUIET), "in", sent, SOURCES[0]);
     let igmp = capture.igmp();
     assert!(!igmp.iter().any(is_leave), "a leave is on the wire: {igmp:#?}");
     lab.assert_one_igmp_host(&igmp);
@@ -204,7 +203,7 @@ fn relay_with_igmpv3() {
 fn downgrade() {
     let lab = Lab::new(3);
     let (container, socket) = attached_by_old(&lab, "macvlan");
-    let sent = while_streaming(&lab, || {
+    assert_nothing_is_lost_during(&lab, &socket, || {
         install_programs(&lab, &new_programs());
         reload(&lab, &container);
         install_programs(&lab, &old_programs());
@@ -216,7 +215,6 @@ fn downgrade() {
         assert!(after != before && runs_installed_proxy(&lab, after));
         assert_joined(&lab, &container);
     });
-    assert_whole(&socket.drain(QUIET), "in", sent, SOURCES[0]);
     drop(socket);
     lab.delete(&container);
     lab.assert_clean(PATIENCE);

@@ -189,7 +189,8 @@ impl AdminConfig {
             )))
         };
         if let Some(parents) = &self.attach.parents {
-            for (key, name) in [("parent", &attachment.parent), ("upstream", attachment.upstream())]
+            for (key, name) in
+                [("parent", attachment.parent_link()), ("upstream", attachment.upstream())]
             {
                 if !parents.iter().any(|pattern| matches(pattern, name.as_str())) {
                     return forbid(key, name.as_str(), parents);

@@ -137,9 +137,11 @@ pub const KEYS: &[Key] = &[
         value: "1..4094",
         default: "untagged",
         summary: "VLAN of the parent on which the container is",
-        details: "Reserved: this version refuses it.",
+        details: "The parent's tagged sub-interface, PARENT.ID, is shared by all attachments to it. \
+                  It is made when it is missing, and removed with its last user. \
+                  One that somebody else has made stays.",
         unique: true,
-        parse: |_, _| Err("vlan is not supported by this version of mcrun".into()),
+        parse: |values, text| set(&mut values.vlan, number(text, 1, 4094)),
         ..Key::PLAIN
     },
     Key {

@@ -86,8 +86,8 @@ pub fn check_together(attachments: &[Attachment]) -> Result<(), SpecError> {
 /// on a parent, and gives all ipvlan links of a parent the mode and the flag of the last one.
 fn check_parents(attachments: &[Attachment]) -> Result<(), SpecError> {
     for (position, attachment) in attachments.iter().enumerate() {
-        let parent = &attachment.parent;
-        let before = attachments[..position].iter().filter(|other| other.parent == *parent);
+        let parent = attachment.parent_link();
+        let before = attachments[..position].iter().filter(|other| other.parent_link() == parent);
         for other in before {
             let (key, wanted, there) = match (&attachment.driver, &other.driver) {
                 (Driver::Ipvlan { mode, .. }, Driver::Ipvlan { mode: other, .. })

@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+use crate::attachment::{HostLink, HostLinkKind};
 use crate::multicast::{GroupPolicy, RateLimits};
 use crate::primitives::{InterfaceName, IpvlanFlag, IpvlanMode, MacAddr, MacvlanMode};
 
@@ -16,6 +17,9 @@ use crate::primitives::{InterfaceName, IpvlanFlag, IpvlanMode, MacAddr, MacvlanM
 pub struct Attachment {
     /// LAN interface on the host.
     pub parent: InterfaceName,
+    /// VLAN of the parent on which the container is; untagged if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vlan: Option<Vlan>,
     /// How the container gets onto the LAN.
     pub driver: Driver,
     /// Addresses of the container's interface.
@@ -78,9 +82,47 @@ impl Attachment {
         self.igmp != IgmpMode::Off && ethernet && numbered
     }
 
+    /// The host's link that the container is attached to: the parent, or its VLAN link.
+    pub fn parent_link(&self) -> &InterfaceName {
+        self.vlan.as_ref().map_or(&self.parent, |vlan| &vlan.link)
+    }
+
     /// The host interface where the proxy joins.
     pub fn upstream(&self) -> &InterfaceName {
-        self.upstream.as_ref().unwrap_or(&self.parent)
+        self.upstream.as_ref().unwrap_or(self.parent_link())
+    }
+
+    /// The link of the host that this attachment may share with others.
+    pub fn host_link(&self) -> Option<HostLink> {
+        let vlan = self.vlan.as_ref()?;
+        let kind = HostLinkKind::Vlan { parent: self.parent.clone(), id: vlan.id };
+        Some(HostLink { name: vlan.link.clone(), kind })
+    }
+}
+
+/// A VLAN of the parent (IEEE 802.1Q).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Vlan {
+    /// VLAN id, 1..=4094.
+    pub id: u16,
+    /// Name of the parent's tagged sub-interface: `PARENT.ID`.
+    pub link: InterfaceName,
+}
+
+impl Vlan {
+    /// A VLAN of a parent.
+    ///
+    /// # Errors
+    /// If the name of its link is too long for an interface.
+    pub fn new(parent: &InterfaceName, id: u16) -> Result<Self, String> {
+        let name = format!("{}.{id}", parent.as_str());
+        let link = name.parse().map_err(|_| {
+            format!(
+                "its link would be called {name}, of {} characters; an interface name has at most 15",
+                name.len()
+            )
+        })?;
+        Ok(Vlan { id, link })
     }
 }
 

@@ -7,7 +7,7 @@ use std::str::FromStr;
 use ipnet::IpNet;
 
 use crate::attachment::error::{SpecError, fail, suggestion};
-use crate::attachment::{Attachment, Driver, IgmpMode, IpAssignment, Route};
+use crate::attachment::{Attachment, Driver, IgmpMode, IpAssignment, Route, Vlan};
 use crate::multicast::{GroupPolicy, GroupRule, RateLimits};
 use crate::primitives::{InterfaceName, IpvlanFlag, IpvlanMode, MacAddr, MacvlanMode};
 
@@ -18,6 +18,7 @@ const DEFAULT_METRIC: u32 = 500;
 #[derive(Default)]
 pub(super) struct Values {
     pub(super) parent: Option<InterfaceName>,
+    pub(super) vlan: Option<u16>,
     pub(super) driver: Option<DriverName>,
     /// Which modes and flags there are depends on the driver, which may come later.
     pub(super) mode: Option<String>,
@@ -83,9 +84,16 @@ impl Values {
                 "parent= is missing: name the LAN interface of the host, as in parent=eth0",
             );
         };
+        let vlan = match self.vlan {
+            Some(id) => {
+                Some(Vlan::new(&parent, id).or_else(|why| fail(format!("vlan={id}: {why}")))?)
+            }
+            None => None,
+        };
         let defaults = GroupPolicy::default();
         Ok(Attachment {
             parent,
+            vlan,
             driver,
             ip: if self.ip.is_empty() { IpAssignment::None } else { IpAssignment::Static(self.ip) },
             gateways: self.gateways,

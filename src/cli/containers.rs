@@ -139,7 +139,7 @@ impl Container {
         let each = self.record.interfaces.iter();
         each.map(|interface| InterfaceSummary {
             name: interface.name.clone(),
-            parent: interface.attachment.parent.to_string(),
+            parent: interface.attachment.parent_link().to_string(),
             driver: interface.attachment.driver.name(),
             mode: interface.attachment.driver.mode(),
             mac: interface.mac,

@@ -23,7 +23,8 @@ pub(super) fn run(_args: GcArgs) -> anyhow::Result<ExitCode> {
     for (container, result) in standalone::collect_garbage() {
         results.entry(container).or_default().extend(result.err().map(|e| e.to_string()));
     }
-    for collected in service::collect_garbage(&Store::from_env())? {
+    let garbage = service::collect_garbage(&Store::from_env())?;
+    for collected in garbage.containers {
         let errors = results.entry(collected.container.to_string()).or_default();
         errors.extend(collected.result.err().map(|e| e.to_string()));
     }
@@ -33,6 +34,13 @@ pub(super) fn run(_args: GcArgs) -> anyhow::Result<ExitCode> {
             print(&format!("{container}\n"))?;
         } else {
             eprintln!("mcrun: {container}: {}", errors.join("; "));
+            status = ExitCode::FAILURE;
+        }
+    }
+    match garbage.host_links {
+        Ok(links) => print(&links.iter().map(|link| format!("{link}\n")).collect::<String>())?,
+        Err(error) => {
+            eprintln!("mcrun: {error}");
             status = ExitCode::FAILURE;
         }
     }

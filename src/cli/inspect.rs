@@ -136,7 +136,7 @@ fn text(container: &Container) -> Result<String, std::fmt::Error> {
         let attachment = &interface.attachment;
         let (driver, mode) = (attachment.driver.name(), attachment.driver.mode());
         writeln!(out, "\ninterface  {}", interface.name)?;
-        writeln!(out, "  parent    {}", attachment.parent)?;
+        writeln!(out, "  parent    {}", attachment.parent_link())?;
         writeln!(out, "  driver    {}", format!("{driver} {mode}").trim_end())?;
         if let Some(mac) = interface.mac {
             writeln!(out, "  mac       {mac}")?;

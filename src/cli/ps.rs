@@ -110,7 +110,7 @@ pub(super) fn run(args: PsArgs) -> anyhow::Result<ExitCode> {
                 once(container.short_id().to_owned()),
                 once(container.record.container.name.clone()),
                 once(container.pid().map_or("-".into(), |pid| pid.to_string())),
-                format!("{}@{}", interface.name, interface.attachment.parent),
+                format!("{}@{}", interface.name, interface.attachment.parent_link()),
                 Some(addresses.collect::<Vec<_>>().join(" "))
                     .filter(|a| !a.is_empty())
                     .unwrap_or("-".into()),

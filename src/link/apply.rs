@@ -1,5 +1,7 @@
 //! Carrying a plan out: the only code that changes links, with its undo.
 
+mod host_links;
+
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::AsFd;
@@ -9,7 +11,7 @@ use std::time::{Duration, Instant};
 use netlink_packet_route::RouteNetlinkMessage;
 
 use crate::link::facts::link;
-use crate::link::plan::{InterfacePlan, LinkPlan};
+use crate::link::plan::{HostInterface, InterfacePlan, LinkPlan};
 use crate::link::removal;
 use crate::net::arp_announcement::neighbour_advertisement;
 use crate::net::devconf::DevConf;
@@ -21,8 +23,10 @@ use crate::net::netlink::{NLM_F_CREATE, NLM_F_EXCL, NetlinkError, RouteSocket};
 use crate::net::netns::NetNs;
 use crate::net::sysctl::Sysctl;
 use crate::net::sysctl::{SysctlError, Sysctls};
+use crate::primitives::MacAddr;
 use crate::primitives::MacvlanMode;
-use crate::primitives::{InterfaceName, MacAddr};
+
+pub use crate::link::apply::host_links::{delete_host_link, made_host_links, make_host_links};
 
 /// How long the hardware address of a container that has ended may stay busy: its proxy keeps the
 /// namespace for a moment, and a loaded kernel takes namespaces down one after the other.
@@ -46,11 +50,11 @@ pub enum ApplyError {
     /// Something else has taken the parent for itself.
     #[error(
         "parent={}: it cannot have {driver} children, since it has children of another kind or is a port of a bridge or switch",
-        parent.0
+        parent.name
     )]
     ParentHeld {
-        /// The parent's name and index.
-        parent: (InterfaceName, u32),
+        /// The parent.
+        parent: HostInterface,
         /// What it was to have.
         driver: &'static str,
     },
@@ -147,7 +151,11 @@ impl<'a> Applying<'a> {
 
     fn create_link(&mut self, plan: &InterfacePlan) -> Result<(), ApplyError> {
         let name = plan.name.as_str();
-        let parent = plan.parent.1;
+        let Some(parent) = plan.parent.index else {
+            let source = NetlinkError { errno: libc::ENODEV, message: None };
+            let step = format!("cannot find {}", plan.parent.name);
+            return Err(ApplyError::Step { step, source });
+        };
         let target = self.namespace.as_fd();
         let message = match plan.link {
             LinkPlan::Macvlan { mode, mac, bcqueuelen, bclim } => {
@@ -183,7 +191,7 @@ impl<'a> Applying<'a> {
     }
 
     fn explain_create(&mut self, plan: &InterfacePlan, source: NetlinkError) -> ApplyError {
-        let parent = &plan.parent.0;
+        let parent = &plan.parent.name;
         let driver = match plan.link {
             LinkPlan::Ipvlan { .. } => "ipvlan",
             _ => "macvlan",
@@ -288,7 +296,7 @@ impl<'a> Applying<'a> {
                     let mac = self.created[position].mac;
                     return Err(ApplyError::MacInUse {
                         mac: mac.map_or_else(|| "?".into(), |mac| mac.to_string()),
-                        parent: plan.parent.0.to_string(),
+                        parent: plan.parent.name.to_string(),
                     });
                 }
                 Err(source) => {

@@ -37,7 +37,7 @@ impl Facts {
     ) -> Result<Self, NetlinkError> {
         let mut facts = Facts::default();
         for (position, attachment) in attachments.iter().enumerate() {
-            for name in [&attachment.parent, attachment.upstream()] {
+            for name in [&attachment.parent, attachment.parent_link(), attachment.upstream()] {
                 if !facts.links.contains_key(name)
                     && let Some(link) = link(host, name.as_str())?
                 {
@@ -56,8 +56,9 @@ impl Facts {
             }
             facts.container_links.insert(name, link);
         }
-        let named = attachments.iter().flat_map(|a| [&a.parent, a.upstream()]);
-        if named.into_iter().any(|name| !facts.links.contains_key(name)) {
+        // A VLAN link may be missing.
+        let named = attachments.iter().flat_map(|a| [Some(&a.parent), a.upstream.as_ref()]);
+        if named.flatten().any(|name| !facts.links.contains_key(name)) {
             let answers = host.dump(get_links())?;
             facts.link_names = answers.into_iter().filter_map(read_link).map(|l| l.name).collect();
         }

@@ -4,5 +4,6 @@
 pub mod apply;
 pub mod children;
 pub mod facts;
+pub mod host_link;
 pub mod plan;
 mod removal;

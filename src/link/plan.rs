@@ -7,6 +7,8 @@ use ipnet::IpNet;
 
 use crate::attachment::{Attachment, Driver, IgmpMode, nearest};
 use crate::link::facts::Facts;
+use crate::link::host_link;
+use crate::link::host_link::PlannedHostLink;
 use crate::net::devconf::DevConf;
 use crate::net::messages::{Link, all_multicast};
 use crate::net::sysctl::Sysctl;
@@ -16,17 +18,19 @@ use crate::primitives::{IpvlanFlag, IpvlanMode, MacvlanMode};
 /// Why an attachment cannot be made on this host: one line that names the key and the value.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
-pub struct PlanError(String);
+pub struct PlanError(pub(super) String);
 
 /// What is to be done for one interface of the container.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct InterfacePlan {
     /// Name in the container.
     pub name: InterfaceName,
-    /// Name and index of the parent.
-    pub parent: (InterfaceName, u32),
-    /// Name and index of where the proxy joins.
-    pub upstream: (InterfaceName, u32),
+    /// The parent, or its VLAN link.
+    pub parent: HostInterface,
+    /// Where the proxy joins.
+    pub upstream: HostInterface,
+    /// The shared link of the host that the interface needs.
+    pub host_link: Option<PlannedHostLink>,
     /// What is to be created.
     pub link: LinkPlan,
     /// Its MTU, when not the parent's.
@@ -41,6 +45,15 @@ pub struct InterfacePlan {
     pub addresses: Vec<IpNet>,
     /// Its routes, in order: next hops come after what makes them reachable.
     pub routes: Vec<PlannedRoute>,
+}
+
+/// A link of the host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HostInterface {
+    /// Its name.
+    pub name: InterfaceName,
+    /// Its index; none before a shared link is made.
+    pub index: Option<u32>,
 }
 
 /// The link of an interface.
@@ -110,7 +123,7 @@ pub fn plan(attachments: &[Attachment], facts: &Facts) -> Result<Vec<InterfacePl
     each.map(|(position, attachment)| plan_one(position, attachment, facts)).collect()
 }
 
-fn refuse<T>(message: String) -> Result<T, PlanError> {
+pub(super) fn refuse<T>(message: String) -> Result<T, PlanError> {
     Err(PlanError(message))
 }
 
@@ -120,7 +133,21 @@ fn plan_one(
     facts: &Facts,
 ) -> Result<InterfacePlan, PlanError> {
     let parent = checked_link("parent", &attachment.parent, facts)?;
-    let upstream = checked_link("upstream", attachment.upstream(), facts)?;
+    let host_link = host_link::plan(attachment, parent, facts)?;
+    let parent_link = HostInterface {
+        name: attachment.parent_link().clone(),
+        index: match &host_link {
+            Some(planned) => planned.index,
+            None => Some(parent.index),
+        },
+    };
+    let upstream = match &attachment.upstream {
+        Some(name) => {
+            let link = checked_link("upstream", name, facts)?;
+            HostInterface { name: name.clone(), index: Some(link.index) }
+        }
+        None => parent_link.clone(),
+    };
     let name = attachment.interface_name(position);
     let there = facts.container_links.get(&name);
     if there.is_some() && !matches!(attachment.driver, Driver::Relay { .. }) {
@@ -130,9 +157,9 @@ fn plan_one(
     }
     if let (Driver::Relay { interface }, Some(bridge)) =
         (&attachment.driver, facts.bridges.get(&name))
-        && let Some(key) = [("parent", parent), ("upstream", upstream)]
+        && let Some(key) = [("parent", &parent_link), ("upstream", &upstream)]
             .into_iter()
-            .find_map(|(key, link)| (link.index == *bridge).then_some(key))
+            .find_map(|(key, link)| (link.index == Some(*bridge)).then_some(key))
     {
         return refuse(format!(
             "{key}={}: the container's {interface} is on this bridge already, and everybody there would \
@@ -177,8 +204,9 @@ fn plan_one(
         }
     }
     Ok(InterfacePlan {
-        parent: (attachment.parent.clone(), parent.index),
-        upstream: (attachment.upstream().clone(), upstream.index),
+        parent: parent_link,
+        upstream,
+        host_link,
         mtu: attachment.mtu,
         sysctls: sysctls(&name, attachment, &link),
         settings: settings(attachment, &link),
@@ -198,7 +226,7 @@ fn plan_one(
     })
 }
 
-fn checked_link<'f>(
+pub(super) fn checked_link<'f>(
     key: &str,
     name: &InterfaceName,
     facts: &'f Facts,
@@ -349,7 +377,10 @@ impl fmt::Display for PlannedRoute {
 /// The steps in the order in which they are carried out, a line each.
 impl fmt::Display for InterfacePlan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (name, parent) = (&self.name, &self.parent.0);
+        let (name, parent) = (&self.name, &self.parent.name);
+        if let Some(planned) = &self.host_link {
+            writeln!(f, "{planned}")?;
+        }
         match &self.link {
             LinkPlan::Macvlan { mode, mac, bcqueuelen, bclim } => {
                 write!(f, "create macvlan {name} on {parent} mode {}", mode.name())?;
@@ -419,6 +450,8 @@ mod tests {
             parent: None,
             parent_namespace: None,
             ipvlan: None,
+            vlan: None,
+            alias: None,
         }
     }
 
@@ -451,6 +484,67 @@ mod tests {
         let plans = plan(&parse_list(spec).unwrap(), &facts()).unwrap();
         let text: String = plans.iter().map(ToString::to_string).collect();
         insta::assert_snapshot!(text);
+    }
+
+    /// Facts in which the host has this link too.
+    fn with_link(link: Link) -> Facts {
+        let mut facts = facts();
+        facts.links.insert(link.name.parse().unwrap(), link);
+        facts
+    }
+
+    fn vlan_link(alias: Option<&str>) -> Link {
+        Link {
+            kind: Some("vlan".into()),
+            parent: Some(2),
+            vlan: Some(10),
+            alias: alias.map(Into::into),
+            ..link(7, "eth0.10")
+        }
+    }
+
+    #[test]
+    fn a_vlan_link_is_made_once_and_found_afterwards() {
+        let plan = |facts: &Facts, spec: &str| plan(&parse_list(spec).unwrap(), facts).unwrap();
+        let both = plan(&facts(), "parent=eth0,vlan=10;parent=eth0,vlan=10,driver=relay");
+        for plan in &both {
+            let text = plan.to_string();
+            assert!(text.starts_with("make eth0.10 as VLAN 10 of eth0\n"), "{text}");
+            assert_eq!((plan.parent.name.as_str(), plan.parent.index), ("eth0.10", None));
+            assert_eq!(plan.upstream, plan.parent);
+        }
+        assert!(both[0].to_string().contains("create macvlan mc0 on eth0.10 "), "{}", both[0]);
+        for (alias, made) in [(Some("mcrun"), true), (Some("mine"), false), (None, false)] {
+            let [found] = &plan(&with_link(vlan_link(alias)), "parent=eth0,vlan=10")[..] else {
+                panic!("one interface")
+            };
+            let planned = found.host_link.as_ref().unwrap();
+            assert_eq!((planned.index, planned.made), (Some(7), made), "{alias:?}");
+            assert_eq!(found.parent.index, Some(7));
+        }
+        let elsewhere = plan(&facts(), "parent=eth0,vlan=10,upstream=eth1");
+        assert_eq!(elsewhere[0].upstream.index, Some(3));
+    }
+
+    #[test]
+    fn a_link_that_is_not_the_vlan_is_refused() {
+        let attachment = parse_list("parent=eth0,vlan=10").unwrap();
+        for (there, expected) in [
+            (
+                Link { vlan: Some(11), ..vlan_link(Some("mcrun")) },
+                "vlan=10: the host's eth0.10 is not VLAN 10 of eth0; rename it",
+            ),
+            (link(7, "eth0.10"), "vlan=10: the host's eth0.10 is not VLAN 10 of eth0; rename it"),
+            (
+                Link { up: false, ..vlan_link(None) },
+                "vlan=10: eth0.10 is down; set it up first (ip link set eth0.10 up)",
+            ),
+        ] {
+            let error = plan(&attachment, &with_link(there)).unwrap_err().to_string();
+            assert_eq!(error, expected);
+        }
+        // One of mcrun's own is set up.
+        plan(&attachment, &with_link(Link { up: false, ..vlan_link(Some("mcrun")) })).unwrap();
     }
 
     #[test]

@@ -7,7 +7,7 @@ use ipnet::IpNet;
 use netlink_packet_core::{DefaultNla, Emitable, NLA_F_NESTED};
 use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage};
 use netlink_packet_route::link::{
-    AfSpecInet, AfSpecUnspec, InfoData, InfoIpVlan, InfoKind, InfoMacVlan, InfoPortKind,
+    AfSpecInet, AfSpecUnspec, InfoData, InfoIpVlan, InfoKind, InfoMacVlan, InfoPortKind, InfoVlan,
     IpVlanFlags, IpVlanMode, LinkAttribute, LinkFlags, LinkInfo, LinkMessage, MacVlanMode,
 };
 use netlink_packet_route::nsid::{NsidAttribute, NsidMessage};
@@ -108,6 +108,30 @@ fn new_child(
     ];
     link.attributes.extend(mtu.map(LinkAttribute::Mtu));
     link
+}
+
+/// Creates the tagged sub-interface of a link (IEEE 802.1Q), down, in the namespace of the requesting
+/// socket.
+pub fn new_vlan(name: &str, parent: u32, id: u16) -> RouteNetlinkMessage {
+    let mut link = LinkMessage::default();
+    let data = InfoData::Vlan(vec![InfoVlan::Id(id)]);
+    link.attributes = vec![
+        LinkAttribute::IfName(name.to_owned()),
+        LinkAttribute::Link(parent),
+        LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Vlan), LinkInfo::Data(data)]),
+    ];
+    RouteNetlinkMessage::NewLink(link)
+}
+
+/// Sets the alias of a link that is named, and sets the link up. An alias is for people; the kernel
+/// does not use it (`IFLA_IFALIAS`).
+pub fn set_alias_and_up(name: &str, alias: &str) -> RouteNetlinkMessage {
+    let mut link = LinkMessage::default();
+    link.header.flags = LinkFlags::Up;
+    link.header.change_mask = LinkFlags::Up;
+    link.attributes =
+        vec![LinkAttribute::IfName(name.to_owned()), LinkAttribute::IfAlias(alias.to_owned())];
+    RouteNetlinkMessage::SetLink(link)
 }
 
 /// Asks for one link by name.
@@ -253,6 +277,10 @@ pub struct Link {
     pub parent_namespace: Option<i32>,
     /// Mode and flag of an ipvlan child.
     pub ipvlan: Option<(IpvlanMode, IpvlanFlag)>,
+    /// Id of a VLAN link.
+    pub vlan: Option<u16>,
+    /// Its alias.
+    pub alias: Option<String>,
 }
 
 /// Reads a link from an answer; `None` when the answer is about something else.
@@ -270,11 +298,14 @@ pub fn read_link(message: RouteNetlinkMessage) -> Option<Link> {
         parent: None,
         parent_namespace: None,
         ipvlan: None,
+        vlan: None,
+        alias: None,
     };
     let (mut controller, mut port_kind) = (None, None);
     for attribute in message.attributes {
         match attribute {
             LinkAttribute::IfName(name) => link.name = name,
+            LinkAttribute::IfAlias(alias) => link.alias = Some(alias),
             LinkAttribute::Mtu(mtu) => link.mtu = mtu,
             LinkAttribute::Address(bytes) => link.mac = MacAddr::from_slice(&bytes),
             LinkAttribute::Controller(index) => controller = Some(index),
@@ -286,6 +317,12 @@ pub fn read_link(message: RouteNetlinkMessage) -> Option<Link> {
                         LinkInfo::Kind(kind) => link.kind = Some(kind.to_string()),
                         LinkInfo::PortKind(kind) => port_kind = Some(kind),
                         LinkInfo::Data(InfoData::IpVlan(data)) => link.ipvlan = read_ipvlan(&data),
+                        LinkInfo::Data(InfoData::Vlan(data)) => {
+                            link.vlan = data.iter().find_map(|info| match info {
+                                InfoVlan::Id(id) => Some(*id),
+                                _ => None,
+                            });
+                        }
                         _ => {}
                     }
                 }

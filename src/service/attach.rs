@@ -5,7 +5,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use caps::{CapSet, Capability};
 
 use crate::attachment::{AdminConfig, AdminError, Attachment, Driver, check_together};
-use crate::link::apply::Applying;
+use crate::link::apply::{Applying, make_host_links};
 use crate::link::facts::{Facts, link};
 use crate::link::plan::{InterfacePlan, plan};
 use crate::net::netlink::RouteSocket;
@@ -13,12 +13,13 @@ use crate::net::netns::NetNs;
 use crate::oci::ContainerId;
 use crate::proxy::{ProxyLaunch, random_packet_mark};
 use crate::service::detach::detach_all;
+use crate::service::host_links;
 use crate::service::parents;
 use crate::service::proxies;
 use crate::service::{AttachError, AttachRequest};
 use crate::state::{
-    Attached, AttachedInterface, AttachmentRecord, LockedDir, Planned, PlannedInterface,
-    RecordedContainer, Store, config_dir,
+    Attached, AttachedInterface, AttachmentRecord, HostLinkUse, LockedDir, Planned,
+    PlannedInterface, RecordedContainer, Store, config_dir,
 };
 use crate::sys::process::ProcessRef;
 
@@ -111,7 +112,10 @@ pub fn attach_more(request: AttachRequest, store: &Store) -> Result<Vec<String>,
     let names = added.iter().map(|i| i.name.clone()).collect();
     let served = previous.interfaces.iter().any(|i| proxies::is_served(&i.attachment));
     let launch = if served { Some(ProxyLaunch::spawn()?) } else { proxies::spawn(&added)? };
-    container.make(Some(previous), added, &admin, &dir, launch)?;
+    if let Err(error) = container.make(Some(previous), added, &admin, &dir, launch) {
+        container.release_host_links();
+        return Err(error);
+    }
     Ok(names)
 }
 
@@ -159,6 +163,8 @@ struct OpenContainer<'s> {
     recorded: RecordedContainer,
     namespace: NetNs,
     socket: RouteSocket,
+    /// Shared links of the host that are recorded for what is being attached.
+    host_links: Vec<HostLinkUse>,
 }
 
 impl<'s> OpenContainer<'s> {
@@ -178,7 +184,7 @@ impl<'s> OpenContainer<'s> {
             netns: id,
             netns_path: request.namespace.path(),
         };
-        Ok(OpenContainer { store, recorded, namespace, socket })
+        Ok(OpenContainer { store, recorded, namespace, socket, host_links: Vec::new() })
     }
 
     /// Another container that is alive and attached in this namespace.
@@ -201,8 +207,15 @@ impl<'s> OpenContainer<'s> {
         if result.is_err() {
             // The reason is more useful than that its traces could not be removed either.
             let _ = dir.remove();
+            self.release_host_links();
         }
         result
+    }
+
+    /// Deletes the shared links that were made for an attachment that failed. The reason of the failure
+    /// is more useful than that of a link that stays: `mcrun gc` deletes it.
+    fn release_host_links(&self) {
+        let _ = host_links::release(&self.host_links, self.store);
     }
 
     /// Makes the interfaces of `added`. Those of `previous` exist.
@@ -219,16 +232,19 @@ impl<'s> OpenContainer<'s> {
     ) -> Result<(), AttachError> {
         let attachments: Vec<_> = added.iter().map(|i| i.attachment.clone()).collect();
         let mut host = RouteSocket::open()?;
+        // Between the look at shared links and their use nobody else may make or delete one.
+        let shared = attachments.iter().any(|attachment| attachment.vlan.is_some());
+        let lock = shared.then(|| self.store.lock_all()).transpose()?;
         let facts = Facts::gather(&attachments, &mut host, &mut self.socket)?;
-        let plans = plan(&attachments, &facts)?;
-        // Whoever finds the record knows what to remove. There is none of what is added to an
-        // attachment: what a process that is killed halfway leaves is a link that goes with the
-        // container.
+        let mut plans = plan(&attachments, &facts)?;
+        self.host_links = host_links::uses(&plans);
+        // Whoever finds the record knows what to remove. Of what is added to an attachment only shared
+        // links are recorded: the other links go with the container.
         if previous.is_none() {
             let planned = Planned {
                 container: self.recorded.clone(),
                 interfaces: added.clone(),
-                host_links: Vec::new(),
+                host_links: self.host_links.clone(),
             };
             dir.write(&AttachmentRecord::Planned(planned))?;
             dir.hand_to_proxy()?;
@@ -246,6 +262,20 @@ impl<'s> OpenContainer<'s> {
             attached.clone_from(previous);
             attached.proxy = None;
         }
+        for used in &self.host_links {
+            if attached.host_links.iter().all(|known| known.link != used.link) {
+                attached.host_links.push(used.clone());
+            }
+        }
+        let restore = match &previous {
+            Some(previous) if previous.host_links != attached.host_links => {
+                let both = Attached { host_links: attached.host_links.clone(), ..previous.clone() };
+                dir.write(&AttachmentRecord::Attached(both))?;
+                RestoreRecord { dir, record: Some(AttachmentRecord::Attached(previous.clone())) }
+            }
+            _ => RestoreRecord { dir, record: None },
+        };
+        make_host_links(&mut plans, &mut host)?;
         attached.notifications = admin.notifications();
         if let Some(launch) = &mut launch {
             let mark = match attached.mark {
@@ -254,14 +284,17 @@ impl<'s> OpenContainer<'s> {
             };
             attached.mark = Some(mark);
             let old = previous.as_ref().and_then(|previous| previous.proxy);
-            let new = added.iter().zip(&plans).map(|(i, plan)| (i, plan.upstream.1));
+            let new =
+                added.iter().zip(&plans).map(|(i, plan)| (i, plan.upstream.index.unwrap_or(0)));
             launch.send_task(&proxies::task(&attached, new, mark, old.is_some()))?;
         }
 
-        let lock = parents::check(&plans, &mut host, self.store)?;
+        let lock = parents::check(&plans, &mut host, self.store, lock)?;
         let mut applying = Applying::create(&plans, &mut host, &mut self.socket, &self.namespace)
             .map_err(|error| parents::explain(error, self.store))?;
         drop(lock);
+        // From here on a failure is handled below.
+        restore.keep();
         attached.interfaces.extend(attached_interfaces(added, &plans, &applying));
         match bring_up(attached, &mut applying, &mut launch, dir) {
             Ok(()) => {
@@ -293,6 +326,28 @@ impl<'s> OpenContainer<'s> {
     }
 }
 
+/// Restores a container's record when it is dropped.
+struct RestoreRecord<'d> {
+    dir: &'d LockedDir,
+    record: Option<AttachmentRecord>,
+}
+
+impl RestoreRecord<'_> {
+    /// Leaves the record as it is.
+    fn keep(mut self) {
+        self.record = None;
+    }
+}
+
+impl Drop for RestoreRecord<'_> {
+    fn drop(&mut self) {
+        if let Some(record) = &self.record {
+            // The error that made this necessary is told.
+            let _ = self.dir.write(record);
+        }
+    }
+}
+
 /// What the planned interfaces have become.
 fn attached_interfaces(
     planned: Vec<PlannedInterface>,
@@ -303,7 +358,7 @@ fn attached_interfaces(
     made.map(|((planned, plan), created)| AttachedInterface {
         name: planned.name,
         index: created.index,
-        upstream_index: plan.upstream.1,
+        upstream_index: plan.upstream.index.unwrap_or(0),
         mac: created.mac,
         attachment: planned.attachment,
         limits: planned.limits,

@@ -7,9 +7,10 @@ use crate::net::netlink::RouteSocket;
 use crate::net::netns::NetNs;
 use crate::oci::ContainerId;
 use crate::proxy;
-use crate::service::{AttachError, proxies};
+use crate::service::{AttachError, host_links, proxies};
 use crate::state::{
-    Attached, AttachmentRecord, Lifetime, LockedDir, RecordedContainer, StateDirError, Store,
+    Attached, AttachmentRecord, HostLinkUse, Lifetime, LockedDir, RecordedContainer, StateDirError,
+    Store,
 };
 use crate::sys::process::ProcessRef;
 
@@ -30,15 +31,22 @@ pub fn remove(id: &ContainerId, store: &Store) -> Result<(), AttachError> {
 ///
 /// # Errors
 /// The first failure.
-pub(super) fn detach_all(dir: LockedDir, _store: &Store) -> Result<(), AttachError> {
+pub(super) fn detach_all(dir: LockedDir, store: &Store) -> Result<(), AttachError> {
+    let mut shared = Vec::new();
     let undone = match dir.read() {
-        Ok(Some(record)) => undo(&record, &dir),
+        Ok(Some(record)) => {
+            shared.extend_from_slice(record.host_links());
+            undo(&record, &dir)
+        }
         Ok(None) => Ok(()),
         Err(error) => Err(error.into()),
     };
     let removed = dir.remove();
+    // A link is in use as long as a record names it.
+    let released = host_links::release(&shared, store);
     undone?;
-    Ok(removed?)
+    removed?;
+    released
 }
 
 /// Deletes the links, then ends the proxy. In this order the proxy's rules are still there when the
@@ -117,7 +125,14 @@ pub fn detach(
     if let Some(index) = attached.interfaces.first().and_then(|first| first.index) {
         keep_multicast_route(&mut socket, index)?;
     }
+    let needed = |used: &HostLinkUse| {
+        attached.interfaces.iter().any(|i| i.attachment.host_link().as_ref() == Some(&used.link))
+    };
+    let (host_links, released) = attached.host_links.iter().cloned().partition(needed);
+    attached.host_links = host_links;
+    let released: Vec<HostLinkUse> = released;
     proxies::replace(&mut attached, &dir)?;
+    host_links::release(&released, store)?;
     Ok(vec![removed.name])
 }
 
@@ -130,12 +145,22 @@ pub struct Collected {
     pub result: Result<(), AttachError>,
 }
 
-/// Removes the attachments of containers that have ended, and what programs that were killed have
-/// left. Containers that run are left alone.
+/// What [`collect_garbage`] did.
+#[derive(Debug)]
+pub struct Garbage {
+    /// The containers that had ended.
+    pub containers: Vec<Collected>,
+    /// Names of the shared links of the host that nobody used any more; or what kept them from being
+    /// deleted.
+    pub host_links: Result<Vec<String>, AttachError>,
+}
+
+/// Removes the attachments of containers that have ended, what programs that were killed have left,
+/// and shared links of the host that nobody uses. Containers that run are left alone.
 ///
 /// # Errors
 /// If the state directory cannot be listed.
-pub fn collect_garbage(store: &Store) -> Result<Vec<Collected>, StateDirError> {
+pub fn collect_garbage(store: &Store) -> Result<Garbage, StateDirError> {
     let mut collected = Vec::new();
     for container in store.list()? {
         let result = match store.lock(&container) {
@@ -150,5 +175,5 @@ pub fn collect_garbage(store: &Store) -> Result<Vec<Collected>, StateDirError> {
         };
         collected.push(Collected { container, result });
     }
-    Ok(collected)
+    Ok(Garbage { containers: collected, host_links: host_links::collect(store) })
 }

@@ -7,6 +7,7 @@
 mod attach;
 mod detach;
 mod error;
+mod host_links;
 mod parents;
 mod proxies;
 mod reload;
@@ -14,7 +15,7 @@ mod request;
 
 pub use crate::state::Lifetime;
 pub use attach::{attach, attach_more};
-pub use detach::{Collected, collect_garbage, detach, remove};
+pub use detach::{Collected, Garbage, collect_garbage, detach, remove};
 pub use error::AttachError;
 pub use reload::{Reloaded, reload};
 pub use request::{AttachRequest, NetworkNamespace};

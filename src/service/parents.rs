@@ -18,7 +18,8 @@ use crate::service::AttachError;
 use crate::state::{Attached, AttachmentRecord, Store};
 
 /// Checks that no planned ipvlan child changes those that are there. Two hooks at a time would both find
-/// nobody: hold what is returned until the children are made.
+/// nobody: hold the returned lock until the children are made. It is `lock`, if the caller has it
+/// already.
 ///
 /// # Errors
 /// [`AttachError::Parent`], which names who is there.
@@ -26,12 +27,14 @@ pub(super) fn check(
     plans: &[InterfacePlan],
     host: &mut RouteSocket,
     store: &Store,
+    mut lock: Option<File>,
 ) -> Result<Option<File>, AttachError> {
     let planned = plans.iter().filter_map(|plan| match plan.link {
-        LinkPlan::Ipvlan { mode, flag } => Some((&plan.parent, mode, flag)),
+        LinkPlan::Ipvlan { mode, flag } => {
+            Some(((&plan.parent.name, plan.parent.index?), mode, flag))
+        }
         _ => None,
     });
-    let mut lock = None;
     let mut checked = BTreeSet::new();
     for ((name, index), mode, flag) in planned {
         if lock.is_none() {
@@ -41,7 +44,7 @@ pub(super) fn check(
         if !checked.insert(index) {
             continue;
         }
-        let Some((child, whose)) = find(name, *index, host, store) else { continue };
+        let Some((child, whose)) = find(name, index, host, store) else { continue };
         let ChildKind::Ipvlan(theirs, their_flag) = child.kind else { continue };
         let refuse = |key: &str, wanted: &str, there: &str| {
             Err(AttachError::Parent(format!(
@@ -61,10 +64,12 @@ pub(super) fn check(
 
 /// Adds to a refusal who holds the parent.
 pub(super) fn explain(error: ApplyError, store: &Store) -> AttachError {
-    let ApplyError::ParentHeld { parent: (name, index), driver } = &error else {
+    let ApplyError::ParentHeld { parent, driver } = &error else {
         return error.into();
     };
-    let found = RouteSocket::open().ok().and_then(|mut host| find(name, *index, &mut host, store));
+    let name = &parent.name;
+    let found = parent.index.zip(RouteSocket::open().ok());
+    let found = found.and_then(|(index, mut host)| find(name, index, &mut host, store));
     match found {
         Some((child, whose)) => AttachError::Parent(format!(
             "parent={name}: it cannot have {driver} children, since it has {} children, such as {} {whose}",
@@ -92,7 +97,7 @@ fn find(
         Some((child, format!("of container {}", attached.container.name)))
     };
     let has_child = |attached: &Attached| {
-        attached.interfaces.iter().any(|i| i.is_made() && i.attachment.parent == *name)
+        attached.interfaces.iter().any(|i| i.is_made() && i.attachment.parent_link() == name)
     };
     let ids = store.list().unwrap_or_default();
     // A record that cannot be read is mcrun gc's business.

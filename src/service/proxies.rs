@@ -73,7 +73,7 @@ fn interface_task(
         index: index.unwrap_or(0),
         mac,
         announce,
-        parent: attachment.parent.to_string(),
+        parent: attachment.parent_link().to_string(),
         upstream: attachment.upstream().to_string(),
         upstream_index,
         igmp: attachment.igmp,

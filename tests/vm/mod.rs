@@ -28,11 +28,20 @@ use archive::Archive;
 use crate::timing::Timing;
 
 /// The modules whose tests run in the machine.
-const TOPICS: [&str; 1] = ["ipvlan::"];
+const TOPICS: [&str; 2] = ["ipvlan::", "vlan::"];
 
 /// What the kernel has as modules and the tests need, beside what these depend on.
-const MODULES: [&str; 8] =
-    ["veth", "bridge", "macvlan", "ipvlan", "nf_tables", "nfnetlink_log", "nft_log", "nft_limit"];
+const MODULES: [&str; 9] = [
+    "veth",
+    "bridge",
+    "macvlan",
+    "ipvlan",
+    "nf_tables",
+    "nfnetlink_log",
+    "nft_log",
+    "nft_limit",
+    "8021q",
+];
 
 /// Programs of this machine that the lab starts, with their libraries.
 const PROGRAMS: [&str; 10] =

@@ -75,7 +75,13 @@ fn every_wrong_value_is_named_with_its_key() {
             "interface=eth0: interface is for relay, not for driver=macvlan",
         ),
         ("parent=a,mode=brige", "did you mean bridge?"),
-        ("parent=a,vlan=7", "vlan=7: vlan is not supported"),
+        ("parent=a,vlan=0", "vlan=0: not a number from 1 to 4094"),
+        ("parent=a,vlan=4095", "vlan=4095: not a number from 1 to 4094"),
+        ("parent=a,vlan=ten", "vlan=ten: not a number from 1 to 4094"),
+        (
+            "parent=enp130s0f0np0,vlan=1000",
+            "vlan=1000: its link would be called enp130s0f0np0.1000, of 18 characters; an interface name has at most 15",
+        ),
         ("parent=a,net=red", "net=red: net is not supported"),
         ("parent=a,ip=10.0.0.5", "prefix length is missing"),
         ("parent=a,ip=10.0.0.0/24", "network's own"),
@@ -134,6 +140,9 @@ fn several_attachments() {
     assert_eq!(names, ["mc0", "mc1"]);
     assert_eq!(parse_list(" \n").unwrap(), []);
     let error = |text: &str| parse_list(text).unwrap_err().to_string();
+    let same_vlan = error("parent=a,vlan=7,driver=ipvlan;parent=a,vlan=7");
+    assert!(same_vlan.contains("to a.7 has driver=ipvlan"), "{same_vlan}");
+    parse_list("parent=a,vlan=7,driver=ipvlan;parent=a,vlan=8").unwrap();
     assert!(error("parent=a;parent=b,name=mc0").contains("name=mc0: two attachments"));
     assert!(error("parent=a;").contains("empty part"));
     for (one, other, expected) in [
@@ -148,4 +157,30 @@ fn several_attachments() {
     }
     assert!(error(&vec!["parent=a"; 17].join(";")).contains("17 attachments"));
     assert!(error(&" ".repeat(70_000)).contains("70000 bytes"));
+}
+
+#[test]
+fn attachments_of_one_container_are_checked_together_whatever_holds_them() {
+    let bad = "name=mc0: two attachments of the container have this interface name";
+    // Repeated flags, one flag with several, an annotation or a variable.
+    for texts in [
+        &["parent=a", "parent=b,name=mc0"][..],
+        &["parent=a;parent=b,name=mc0"],
+        &["parent=a", "", "parent=b;parent=c,name=mc0"],
+    ] {
+        let error = parse_all(texts.iter().copied()).unwrap_err().to_string();
+        assert!(error.starts_with(bad), "{texts:?}: {error}");
+        assert!(parse_each(texts.iter().copied()).is_ok());
+    }
+    let both = parse_all(["parent=a;parent=b"]).unwrap();
+    assert_eq!(both.iter().map(|a| a.parent.as_str()).collect::<Vec<_>>(), ["a", "b"]);
+}
+
+#[test]
+fn a_vlan_link_is_called_by_its_parent_and_its_id() {
+    let a = parse_spec("parent=eth0,vlan=4094").unwrap();
+    assert_eq!(a.parent_link().as_str(), "eth0.4094");
+    assert_eq!(a.upstream(), a.parent_link());
+    assert_eq!(parse_spec("parent=eth0,vlan=1,upstream=eth1").unwrap().upstream().as_str(), "eth1");
+    assert_eq!(parse_spec("parent=eth0").unwrap().host_link(), None);
 }

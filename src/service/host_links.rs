@@ -1,0 +1,65 @@
+//! Links of the host that several containers share. Their users are counted through the records,
+//! under the state directory's lock: there is no count that could be wrong.
+
+use crate::link::apply::{delete_host_link, made_host_links};
+use crate::link::plan::InterfacePlan;
+use crate::net::netlink::RouteSocket;
+use crate::service::AttachError;
+use crate::state::{HostLinkUse, StateDirError, Store};
+
+/// The shared links that planned interfaces use, each once.
+pub(super) fn uses(plans: &[InterfacePlan]) -> Vec<HostLinkUse> {
+    let mut uses: Vec<HostLinkUse> = Vec::new();
+    for planned in plans.iter().filter_map(|plan| plan.host_link.as_ref()) {
+        if uses.iter().all(|known| known.link != planned.link) {
+            uses.push(HostLinkUse { link: planned.link.clone(), made: planned.made });
+        }
+    }
+    uses
+}
+
+/// Deletes those of the links that no record names any more. Links that somebody else has made stay.
+///
+/// # Errors
+/// A record that cannot be read, which may be that of a user; and the kernel's refusal.
+pub(super) fn release(released: &[HostLinkUse], store: &Store) -> Result<(), AttachError> {
+    let made = released.iter().filter(|released| released.made);
+    let names: Vec<&str> = made.map(|released| released.link.name.as_str()).collect();
+    delete_unused(&names, store).map(drop)
+}
+
+/// Deletes all links that mcrun has made and that no record names; returns their names.
+///
+/// # Errors
+/// As those of [`release`].
+pub(super) fn collect(store: &Store) -> Result<Vec<String>, AttachError> {
+    let made = made_host_links(&mut RouteSocket::open()?)?;
+    delete_unused(&made.iter().map(String::as_str).collect::<Vec<_>>(), store)
+}
+
+fn delete_unused(names: &[&str], store: &Store) -> Result<Vec<String>, AttachError> {
+    if names.is_empty() {
+        return Ok(Vec::new());
+    }
+    let _lock = store.lock_all()?;
+    let used = used(store)?;
+    let mut host = RouteSocket::open()?;
+    let mut deleted = Vec::new();
+    for name in names.iter().filter(|name| !used.iter().any(|used| used == *name)) {
+        if delete_host_link(name, &mut host)? {
+            deleted.push((*name).to_owned());
+        }
+    }
+    Ok(deleted)
+}
+
+/// Names of the shared links that records name.
+fn used(store: &Store) -> Result<Vec<String>, StateDirError> {
+    let mut used = Vec::new();
+    for id in store.list()? {
+        if let Some(record) = store.read(&id)? {
+            used.extend(record.host_links().iter().map(|used| used.link.name.to_string()));
+        }
+    }
+    Ok(used)
+}
