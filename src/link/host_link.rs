@@ -3,8 +3,8 @@
 use std::fmt;
 
 use crate::attachment::{Attachment, HostLink, HostLinkKind};
+use crate::link::error::{PlanError, refuse};
 use crate::link::facts::Facts;
-use crate::link::plan::{PlanError, refuse};
 use crate::net::messages::Link;
 
 /// Alias of the links that mcrun has made. Whoever takes the alias away takes the link over.

@@ -3,7 +3,10 @@
 
 pub mod apply;
 pub mod children;
+mod error;
 pub mod facts;
 pub mod host_link;
 pub mod plan;
 mod removal;
+
+pub use crate::link::error::PlanError;

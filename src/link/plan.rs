@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 use crate::attachment::{Attachment, Driver, IgmpMode, nearest};
+use crate::link::error::{PlanError, refuse};
 use crate::link::facts::Facts;
 use crate::link::host_link;
 use crate::link::host_link::PlannedHostLink;
@@ -14,11 +15,6 @@ use crate::net::messages::{Link, all_multicast};
 use crate::net::sysctl::Sysctl;
 use crate::primitives::{InterfaceName, MacAddr};
 use crate::primitives::{IpvlanFlag, IpvlanMode, MacvlanMode};
-
-/// Why an attachment cannot be made on this host: one line that names the key and the value.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0}")]
-pub struct PlanError(pub(super) String);
 
 /// What is to be done for one interface of the container.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -123,10 +119,6 @@ pub fn plan(attachments: &[Attachment], facts: &Facts) -> Result<Vec<InterfacePl
     each.map(|(position, attachment)| plan_one(position, attachment, facts)).collect()
 }
 
-pub(super) fn refuse<T>(message: String) -> Result<T, PlanError> {
-    Err(PlanError(message))
-}
-
 fn plan_one(
     position: usize,
     attachment: &Attachment,
@@ -226,7 +218,7 @@ fn plan_one(
     })
 }
 
-pub(super) fn checked_link<'f>(
+fn checked_link<'f>(
     key: &str,
     name: &InterfaceName,
     facts: &'f Facts,

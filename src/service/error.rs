@@ -3,8 +3,9 @@
 use std::io;
 
 use crate::attachment::{AdminError, SpecError};
+use crate::link::PlanError;
 use crate::link::apply::ApplyError;
-use crate::link::plan::PlanError;
+
 use crate::net::netlink::NetlinkError;
 use crate::oci::ContainerId;
 use crate::proxy::LaunchError;
