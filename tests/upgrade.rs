@@ -21,8 +21,8 @@ const GROUP: Ipv4Addr = Ipv4Addr::new(239, 8, 1, 1);
 const PORT: u16 = 6000;
 /// Time between two packets.
 const INTERVAL: Duration = Duration::from_millis(1);
-/// After this time without a packet everything has arrived.
-const QUIET: Duration = Duration::from_secs(2);
+/// The last packet: no more of the others come.
+const END: &str = "end";
 const PROGRAMS: [&str; 4] = ["mcrun", "mcrun-hook", "mcrun-proxy", "mcrun-runtime"];
 
 /// The directory of the other version's programs.
@@ -95,7 +95,7 @@ fn assert_nothing_is_lost_during(lab: &Lab, socket: &Udp, changes: impl FnOnce()
     let sender = lab.socket("src", SOURCES[0], 0);
     let stop = AtomicBool::new(false);
     std::thread::scope(|scope| {
-        let receiving = scope.spawn(|| socket.drain(QUIET));
+        let receiving = scope.spawn(|| socket.receive_until(END));
         let sending = scope.spawn(|| {
             let start = Instant::now();
             let mut number = 0;
@@ -105,6 +105,7 @@ fn assert_nothing_is_lost_during(lab: &Lab, socket: &Udp, changes: impl FnOnce()
                 let next = start + INTERVAL * number;
                 std::thread::sleep(next.saturating_duration_since(Instant::now()));
             }
+            sender.send(END.as_bytes(), (GROUP, PORT));
             number
         });
         let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(changes));
