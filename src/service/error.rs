@@ -20,6 +20,11 @@ pub enum AttachError {
     /// The container's process has ended.
     #[error("the container's process {0} has ended")]
     Ended(i32),
+    /// A proxy ends with a process of the container, and none is known.
+    #[error(
+        "igmp={0}: the proxy needs a process of the container, and the attachment lasts as long as a path; use igmp=off"
+    )]
+    NoProcess(&'static str),
     /// The container has no network of its own.
     #[error(
         "the container shares the host's network namespace: an attachment needs one of its own"
