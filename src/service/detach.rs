@@ -22,7 +22,8 @@ use crate::sys::process::ProcessRef;
 pub fn remove(id: &ContainerId, store: &Store) -> Result<(), AttachError> {
     match store.lock(id)? {
         Some(dir) => detach_all(dir, store),
-        None => Ok(()),
+        // The proxy may have removed the directory first. It cannot delete shared links.
+        None => host_links::collect(store).map(drop),
     }
 }
 
