@@ -1,18 +1,20 @@
 //! mcrun makes a Linux container a first-class multicast host.
 //!
-//! Data flows one way, down this list:
+//! An attachment goes through these modules:
 //!
-//! 1. [`oci`]: the state JSON a runtime hands to a hook, and the bundle's config.json.
-//! 2. [`attach`]: the attachment syntax, checked against the administrator's policy.
-//! 3. [`net`]: host facts (read), plan (pure), apply (the only code that changes links).
-//! 4. [`state`]: the record of what was attached, keyed by container id.
-//! 5. [`proxy`]: the per-container IGMP proxy process; its protocol is [`igmp`], which
-//!    knows neither sockets nor a clock.
+//! 1. [`hook`] and [`cli`] are adapters: they say which container is to be attached, and to what.
+//! 2. [`attachment`] is the syntax of what is asked for, within the administrator's limits.
+//! 3. [`service`] attaches, detaches and reloads.
+//! 4. [`link`] reads host facts, makes a plan, and carries it out.
+//! 5. [`proxy`] is the IGMP proxy process of the container. Its protocol is [`igmp`], which knows
+//!    neither sockets nor a clock.
+//! 6. [`state`] keeps the record of what was attached.
 //!
-//! [`hook`] ties 1 to 5 together for the runtimes; [`cli`] and [`engine`] are the `mcrun`
-//! command, [`wrapper`] its way to docker, podman and nerdctl; [`lookup`] finds their running
-//! containers. [`standin`] is what Docker, containerd and CRI-O call in place of runc, and [`setup`]
-//! tells them so, both by [`json_edit`]. [`probe`] and [`demo`] measure and show what arrives.
+//! [`standalone`] runs containers without an engine. [`engine`] is the way to docker, podman and
+//! nerdctl, [`runtime_wrapper`] the OCI runtime that they call, and [`setup`] their configuration.
+//! [`lookup`] finds running containers. [`probe`] and [`demo`] measure and show what arrives.
+//!
+//! ARCHITECTURE.md has the whole map, with who may use whom.
 
 pub mod attachment;
 pub mod cli;

@@ -1,7 +1,7 @@
 //! `mcrun run`, `create` and `start` in front of docker, podman and nerdctl.
 //!
 //! Command line -> [`EngineCommandLine`] (what is mcrun's, what the engine's) ->
-//! [`EngineFacts`](delivery::EngineFacts) of the engine at hand -> its command line -> execve. The
+//! [`EngineFacts`] of the engine at hand -> its command line -> execve. The
 //! engine takes mcrun's place, so that terminal, signals, output and exit status are its own.
 
 pub mod command_line;
