@@ -15,8 +15,8 @@ fn assert_lossless(reception: &Reception) {
     assert!(reception.packets > u64::from(RATE), "a stream arrived: {reception:?}");
 }
 
-/// Container 2 receives; container 1 joins after it and leaves. Also that its leave changes nothing on
-/// the wire: the group stays with the switch.
+/// Container 2 receives; container 1 joins after it and leaves. Also that its leave changes nothing
+/// on the wire: the group stays with the switch.
 fn a_neighbour_leaves(igmp_version: u8) {
     let lab = Lab::new(igmp_version);
     let capture = lab.capture();

@@ -11,8 +11,8 @@ use nix::unistd::Pid;
 /// Within what everything must be gone.
 const LIMIT: Duration = Duration::from_secs(3);
 
-/// `docker run` and `mcrun run` with an attachment, to be completed with the same arguments, and how many
-/// containers of mcrun's there are then.
+/// `docker run` and `mcrun run` with an attachment, to be completed with the same arguments, and
+/// how many containers of mcrun's there are then.
 fn commands(engine: &Engine<'_>) -> [(Command, usize); 2] {
     let attachment = format!("parent={PARENT},ip=10.99.0.11/24,mac=02:00:5e:10:09:01");
     [(engine.command(&["run"]), 0), (engine.mcrun(&["run", "--mcast", &attachment]), 1)]

@@ -164,7 +164,8 @@ fn examples_are_the_delivered_files() {
     }
 }
 
-/// The headings of the troubleshooting page are messages; a word in capitals stands for what differs.
+/// The headings of the troubleshooting page are messages; a word in capitals stands for what
+/// differs.
 #[test]
 fn every_message_of_the_troubleshooting_page_is_in_the_sources() {
     let sources = sources();

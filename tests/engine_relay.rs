@@ -1,4 +1,5 @@
-//! Containers on the engines' own bridges, which carry no multicast, as discovery protocols find them.
+//! Containers on the engines' own bridges, which carry no multicast, as discovery protocols find
+//! them.
 
 use std::net::{Ipv4Addr, SocketAddrV4};
 

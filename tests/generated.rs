@@ -2,8 +2,8 @@
 //! the table of attachment keys.
 //!
 //! `make man` writes them anew: the pages of section 1 from the definition of the command line and
-//! `generated/sections.rs`, mcrun-attachment(7) and docs/reference/attachment-keys.md from the table
-//! of attachment keys. Other pages are not touched.
+//! `generated/sections.rs`, mcrun-attachment(7) and docs/reference/attachment-keys.md from the
+//! table of attachment keys. Other pages are not touched.
 
 mod attachment_keys;
 mod sections;

@@ -13,7 +13,8 @@ use tempfile::TempDir;
 
 const PROGRAMS: [&str; 4] = ["mcrun", "mcrun-hook", "mcrun-proxy", "mcrun-runtime"];
 
-/// What `make` leaves in its target directory: the programs, and beside each the list of its sources.
+/// What `make` leaves in its target directory: the programs, and beside each the list of its
+/// sources.
 struct Built {
     target: TempDir,
     /// Stands for all sources.
@@ -46,8 +47,8 @@ impl Built {
         self.target.path().join("any-unknown-linux/release")
     }
 
-    /// `make TARGET` against `root`, by somebody who has neither cargo nor rustc, as sudo has it with
-    /// rustup: its programs are in PATH, and fail.
+    /// `make TARGET` against `root`, by somebody who has neither cargo nor rustc, as sudo has it
+    /// with rustup: its programs are in PATH, and fail.
     fn try_make(&self, target: &str, root: &Path) -> Output {
         let failing = self.target.path().join("bin");
         fs::create_dir_all(&failing).expect("directory");
@@ -64,6 +65,7 @@ impl Built {
             // A surrounding `make test` must not pass its own settings on.
             .env_remove("MAKEFLAGS")
             .env_remove("MFLAGS")
+            .env_remove("MAKELEVEL")
             .output()
             .expect("make starts")
     }

@@ -1,7 +1,7 @@
 //! ipvlan with a real runc: two containers that share their parent's MAC address.
 //!
-//! Not every kernel has ipvlan, so these tests run in a virtual machine with one that does; it does not
-//! tell of joins either, which newer ones do.
+//! Not every kernel has ipvlan, so these tests run in a virtual machine with one that does; it does
+//! not tell of joins either, which newer ones do.
 
 use crate::vm;
 use std::collections::BTreeSet;
@@ -48,8 +48,8 @@ fn assert_each_once(what: &str, reception: &Reception, packets: u32) {
     );
 }
 
-/// Asserts that all frames come from the container host's own MAC address, and all IGMP from its own
-/// IP address.
+/// Asserts that all frames come from the container host's own MAC address, and all IGMP from its
+/// own IP address.
 fn assert_one_host(lab: &Lab, capture: lab::Capture) {
     let igmp = capture.igmp();
     for frame in capture.frames() {

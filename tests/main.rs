@@ -1,5 +1,5 @@
-//! The integration tests: one program, with a module for each topic, so that the lab is compiled and
-//! linked once. A test is called `topic::name`.
+//! The integration tests: one program, with a module for each topic, so that the lab is compiled
+//! and linked once. A test is called `topic::name`.
 
 // `pub` says what a module is for others; the program itself has no users.
 #![allow(unreachable_pub)]

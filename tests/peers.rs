@@ -217,8 +217,8 @@ fn a_querier_that_goes_away_and_comes_back_finds_everything_joined() {
     lab.assert_one_igmp_host(&capture.finish());
 }
 
-/// The host hears queries for the groups that any of its containers has joined, and all containers are
-/// asked.
+/// The host hears queries for the groups that any of its containers has joined, and all containers
+/// are asked.
 #[test]
 fn a_query_for_a_neighbours_group_does_not_leave_the_container_that_is_not_in_it() {
     let lab = Lab::new(2);

@@ -1,5 +1,6 @@
-//! The first report of a join: sent by the proxy without delay, followed by the kernel's own, and never
-//! for a group that the host has joined already. Without notifications there are the kernel's alone.
+//! The first report of a join: sent by the proxy without delay, followed by the kernel's own, and
+//! never for a group that the host has joined already. Without notifications there are the kernel's
+//! alone.
 
 use std::fs;
 use std::net::Ipv4Addr;

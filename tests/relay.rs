@@ -69,8 +69,8 @@ fn what_was_joined_arrives_once_and_nothing_else() {
         assert_whole(&any.receive_until(END), "any", 2000, s1);
         assert_whole(&ssm.receive_until(END), "channel", 2000, s1);
     }
-    // The relay has seen all that was sent, and what it lets in is in the socket's queue: a datagram
-    // of the container to itself, for the socket that was bound last, comes behind it.
+    // The relay has seen all that was sent, and what it lets in is in the socket's queue: a
+    // datagram of the container to itself, for the socket that was bound last, comes behind it.
     containers[0].socket(0).send(END.as_bytes(), (Ipv4Addr::new(172, 30, 0, 10), PORT));
     assert_eq!(payloads(&unjoined.receive_until(END)), NONE);
     for container in &containers {
@@ -267,8 +267,8 @@ fn a_rate_limit_is_kept_and_counted() {
     wait_until("the relay has seen all", PATIENCE, || {
         (count("relayed") + count("limited") == 1000).then_some(())
     });
-    // A tenth of a second's worth at once, and a hundred a second. A relay that the machine has kept
-    // waiting lets through less, but never less than what passes at once.
+    // A tenth of a second's worth at once, and a hundred a second. A relay that the machine has
+    // kept waiting lets through less, but never less than what passes at once.
     let most = 10 + (start.elapsed().as_secs_f64() * 100.0).ceil() as u64;
     let relayed = count("relayed");
     assert!((10..=most).contains(&relayed), "{relayed} of at most {most}");

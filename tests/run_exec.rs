@@ -90,7 +90,8 @@ fn a_container_that_does_not_run_is_named() {
     machine.wait_until_nothing_left();
 }
 
-/// podman's container, as its conmon tells it: mcrun lists and attaches it, and the rest is podman's.
+/// podman's container, as its conmon tells it: mcrun lists and attaches it, and the rest is
+/// podman's.
 #[test]
 fn a_container_of_another_engine_is_told_with_what_to_type() {
     let machine = Machine::new();

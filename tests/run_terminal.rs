@@ -1,5 +1,5 @@
-//! `mcrun run -t` and `exec -t`: the container's terminal, and the user's, which is restored on every
-//! exit.
+//! `mcrun run -t` and `exec -t`: the container's terminal, and the user's, which is restored on
+//! every exit.
 
 use crate::machine::{ENGINES, Machine, assert_status, signal, stderr, stdout, wait_until};
 use crate::terminal::User;

@@ -78,8 +78,8 @@ fn a_channel_is_joined_as_such_and_each_leave_takes_exactly_one_away() {
         );
         assert!(record.sources.iter().all(|source| SOURCES.contains(source)), "{record:?}");
     }
-    // A report is repeated, and a repetition may be merged with the next change: what counts is what
-    // the switch makes of them.
+    // A report is repeated, and a repetition may be merged with the next change: what counts is
+    // what the switch makes of them.
     let mut state = BTreeSet::new();
     let mut states = Vec::new();
     for record in &records {

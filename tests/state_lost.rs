@@ -20,8 +20,8 @@ fn attachment() -> String {
     format!("parent={PARENT},ip=10.99.0.11/24,mac={MAC}")
 }
 
-/// Loses the state directory under a container that receives: the stream goes on, and a new one can be
-/// had. The process id of its proxy.
+/// Loses the state directory under a container that receives: the stream goes on, and a new one can
+/// be had. The process id of its proxy.
 fn lose_state(lab: &Lab, container: &Container) -> i32 {
     let receive = |group, seconds| {
         let mcrun = container.enter(env!("CARGO_BIN_EXE_mcrun"));

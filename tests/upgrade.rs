@@ -1,9 +1,9 @@
-//! From one version of mcrun to another while containers run: `mcrun reload` after the programs were
-//! replaced lets a proxy of the installed version take over.
+//! From one version of mcrun to another while containers run: `mcrun reload` after the programs
+//! were replaced lets a proxy of the installed version take over.
 //!
 //! The programs of the other version are those of the directory that `MCRUN_TEST_OLD_BINARIES`
-//! names. `make test-upgrade` builds them from an earlier commit. `MCRUN_TEST_NEW_BINARIES` may name
-//! other programs than the ones under test for the new version.
+//! names. `make test-upgrade` builds them from an earlier commit. `MCRUN_TEST_NEW_BINARIES` may
+//! name other programs than the ones under test for the new version.
 
 use std::fs;
 use std::net::Ipv4Addr;
@@ -198,8 +198,8 @@ fn relay_with_igmpv3() {
     upgrade(3, "relay");
 }
 
-/// Back to the earlier version. It shows the container and takes it over when its limits change; that a
-/// proxy is of another version it may not notice.
+/// Back to the earlier version. It shows the container and takes it over when its limits change;
+/// that a proxy is of another version it may not notice.
 #[test]
 #[ignore = "needs the programs of an earlier version: make test-upgrade"]
 fn downgrade() {

@@ -1,5 +1,5 @@
-//! Arbitrary bytes as a packet to be relayed: nothing panics, and addresses, ports and payload are what
-//! they were wherever the relay does not mean to change them.
+//! Arbitrary bytes as a packet to be relayed: nothing panics, and addresses, ports and payload are
+//! what they were wherever the relay does not mean to change them.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

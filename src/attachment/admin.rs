@@ -223,8 +223,8 @@ impl AdminConfig {
         })
     }
 
-    /// Whether proxies act on the kernel's notification of a join (Linux 6.14) instead of waiting for
-    /// the report that follows it. The default is yes.
+    /// Whether proxies act on the kernel's notification of a join (Linux 6.14) instead of waiting
+    /// for the report that follows it. The default is yes.
     pub fn notifications(&self) -> bool {
         self.proxy.notifications.unwrap_or(true)
     }

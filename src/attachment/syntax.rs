@@ -82,8 +82,9 @@ pub fn check_together(attachments: &[Attachment]) -> Result<(), SpecError> {
     }
 }
 
-/// Checks that the child links of one parent go together: the kernel allows either macvlan or ipvlan
-/// on a parent, and gives all ipvlan links of a parent the mode and the flag of the last one.
+/// Checks that the child links of one parent go together: the kernel allows either macvlan or
+/// ipvlan on a parent, and gives all ipvlan links of a parent the mode and the flag of the last
+/// one.
 fn check_parents(attachments: &[Attachment]) -> Result<(), SpecError> {
     for (position, attachment) in attachments.iter().enumerate() {
         let parent = attachment.parent_link();

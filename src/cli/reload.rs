@@ -11,8 +11,9 @@ use crate::state::{Store, config_dir};
 
 /// Arguments of `mcrun reload`.
 ///
-/// Reads mcrun.toml anew. Containers whose rules change get a new proxy, and so do those whose
-/// proxy is dead; what they have joined stays joined meanwhile.
+/// Reads mcrun.toml anew. A container gets a new proxy when its rules have changed, when its proxy
+/// is dead, and, after an upgrade, when its proxy is not the installed program. The container stays
+/// joined to its groups and loses no packet meanwhile.
 #[derive(Debug, Args)]
 pub struct ReloadArgs {}
 

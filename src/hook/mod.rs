@@ -1,7 +1,8 @@
 //! The OCI hooks: an adapter that turns a container's state and bundle into a request to
 //! [`crate::service`].
 //!
-//! State JSON -> container state -> config.json -> [`AttachRequest`](crate::service::AttachRequest).
+//! State JSON -> container state -> config.json ->
+//! [`AttachRequest`](crate::service::AttachRequest).
 
 mod entry;
 mod error;
@@ -18,8 +19,8 @@ pub use request::asks_for_attachment;
 /// `createRuntime` and `prestart`: attaches the container to what it asks for. For a container that
 /// asks for nothing, its annotations and its environment are read, and that is all.
 ///
-/// Called again for a container that is attached already, it does nothing. It returns when the proxy
-/// is ready, so that the container's first join is seen.
+/// Called again for a container that is attached already, it does nothing. It returns when the
+/// proxy is ready, so that the container's first join is seen.
 ///
 /// # Errors
 /// [`HookError`]; nothing is left behind then, and the runtime does not start the container.

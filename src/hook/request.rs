@@ -1,10 +1,7 @@
 //! What a container asks for: its annotation, else its environment.
 
-use std::path::Path;
-
 use crate::attachment::{Attachment, parse_list, unique_names};
 use crate::hook::HookError;
-use crate::net::netns::NetNs;
 use crate::oci::{ANNOTATION, BundleConfig, ContainerState};
 use crate::service::{AttachError, AttachRequest, NetworkNamespace};
 
@@ -38,12 +35,9 @@ pub fn asks_for_attachment(config: &BundleConfig) -> Result<bool, HookError> {
     // The host's network is no namespace, or the host's own by a path.
     let host = match config.network_namespace_path() {
         Some(path) => {
-            let own = Path::new("/proc/thread-self/ns/net");
-            let id = |path: &Path| {
-                let id = NetNs::open(path).and_then(|namespace| namespace.id());
-                id.map_err(|source| HookError::Namespace { path: path.to_owned(), source })
-            };
-            id(path)? == id(own)?
+            let namespace = NetworkNamespace::Path(path.to_owned());
+            let host = namespace.is_callers();
+            host.map_err(|source| HookError::Namespace { path: path.to_owned(), source })?
         }
         None => config.shares_host_network(),
     };
@@ -74,6 +68,8 @@ fn attachments(config: &BundleConfig) -> Result<Option<Vec<Attachment>>, HookErr
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
 
     fn ask(annotations: &str, env: &str) -> Result<Option<AttachRequest>, HookError> {

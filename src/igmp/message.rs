@@ -61,8 +61,8 @@ pub struct Query<A> {
     pub version: Version,
     /// The queried group; `None` in a general query and in every v1 query.
     pub group: Option<A>,
-    /// The longest time that a host may wait before it answers. 10 s in IGMPv1. In tenths of a second
-    /// in IGMPv2, up to 25.5 s, and in IGMPv3, up to 3174.4 s.
+    /// The longest time that a host may wait before it answers. 10 s in IGMPv1. In tenths of a
+    /// second in IGMPv2, up to 25.5 s, and in IGMPv3, up to 3174.4 s.
     pub max_resp: Duration,
     /// S flag: routers do not lower their timers. v3 only.
     pub suppress: bool,

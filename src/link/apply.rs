@@ -217,8 +217,8 @@ impl<'a> Applying<'a> {
         }
     }
 
-    /// Sets the links up, adds the routes and announces the addresses; and raises the limits, which concern
-    /// nobody before the container's command runs.
+    /// Sets the links up, adds the routes and announces the addresses; and raises the limits, which
+    /// concern nobody before the container's command runs.
     ///
     /// # Errors
     /// The first step that failed; drop the value to take all of it back.
@@ -374,14 +374,14 @@ fn is_limit(sysctl: &Sysctl) -> bool {
     matches!(sysctl, Sysctl::Raise(..))
 }
 
-/// The hardware address is in use on the parent (`macvlan_open` in drivers/net/macvlan.c, which has said
-/// EBUSY and says EADDRINUSE).
+/// The hardware address is in use on the parent (`macvlan_open` in drivers/net/macvlan.c, which has
+/// said EBUSY and says EADDRINUSE).
 fn is_busy(error: &NetlinkError) -> bool {
     matches!(error.errno, libc::EBUSY | libc::EADDRINUSE)
 }
 
-/// Sends the container's multicast through this interface, unless it goes through another already: the
-/// one that had the route may be gone.
+/// Sends the container's multicast through this interface, unless it goes through another already:
+/// the one that had the route may be gone.
 ///
 /// # Errors
 /// The kernel's refusal.

@@ -1,7 +1,7 @@
 //! The children of a link, in whatever namespace they are.
 //!
-//! The parent knows its children, but does not tell: a child is found where it is, by the parent that it
-//! names.
+//! The parent knows its children, but does not tell: a child is found where it is, by the parent
+//! that it names.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -48,8 +48,8 @@ impl ChildKind {
     }
 }
 
-/// A child of the parent of this index in the namespace of its own parent, the host's; `None` when it
-/// has none there.
+/// A child of the parent of this index in the namespace of its own parent, the host's; `None` when
+/// it has none there.
 ///
 /// # Errors
 /// The kernel's.
@@ -80,8 +80,8 @@ pub fn in_namespace(
 }
 
 /// A child of the host's link of this index in any namespace but the host's that has a process or a
-/// name, and one by which that is known: a file of proc(5) or of a mounted namespace. What cannot be
-/// looked into is passed over: processes end meanwhile.
+/// name, and one by which that is known: a file of proc(5) or of a mounted namespace. What cannot
+/// be looked into is passed over: processes end meanwhile.
 ///
 /// # Errors
 /// When the processes or the own namespace cannot be read.
@@ -108,7 +108,8 @@ pub fn anywhere(parent: u32) -> io::Result<Option<(Child, PathBuf)>> {
     Ok(None)
 }
 
-/// What to call a namespace that [`anywhere`] has given: the process of a path in /proc, else the path.
+/// What to call a namespace that [`anywhere`] has given: the process of a path in /proc, else the
+/// path.
 pub fn describe(path: &Path) -> String {
     let process = path
         .strip_prefix("/proc")

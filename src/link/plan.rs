@@ -93,14 +93,14 @@ pub struct PlannedRoute {
     pub may_exist: bool,
 }
 
-/// Memberships and sources a socket in the container may have at least: the kernel's defaults of
-/// 20 and 10 (`net.ipv4.igmp_max_memberships`, `igmp_max_msf`) are for hosts that are no media hosts.
+/// Memberships and sources a socket in the container may have at least: the kernel's defaults of 20
+/// and 10 (`net.ipv4.igmp_max_memberships`, `igmp_max_msf`) are for hosts that are no media hosts.
 /// What reaches the LAN is limited by the proxy.
 const LEAST_MEMBERSHIPS: u32 = 1024;
 const LEAST_SOURCES: u32 = 512;
 
-/// Within how many milliseconds the container's kernel repeats a report of a change; its default is a
-/// second (RFC 9776 §8.11). A proxy waits for it when the container has ended.
+/// Within how many milliseconds the container's kernel repeats a report of a change; its default is
+/// a second (RFC 9776 §8.11). A proxy waits for it when the container has ended.
 pub const REPORT_INTERVAL_MS: u32 = 20;
 
 /// Multicast queue of macvlan in packets. The kernel's 1000 loses a fast stream as soon as a
@@ -112,8 +112,8 @@ const BC_CUTOFF: i32 = -1;
 /// Plans the interfaces of one container.
 ///
 /// # Errors
-/// The first thing that stands against it: a missing, down or unsuitable parent, a name that is taken
-/// in the container, an address or MAC that is the host's own, an MTU above the parent's.
+/// The first thing that stands against it: a missing, down or unsuitable parent, a name that is
+/// taken in the container, an address or MAC that is the host's own, an MTU above the parent's.
 pub fn plan(attachments: &[Attachment], facts: &Facts) -> Result<Vec<InterfacePlan>, PlanError> {
     let each = attachments.iter().enumerate();
     each.map(|(position, attachment)| plan_one(position, attachment, facts)).collect()
@@ -305,8 +305,8 @@ fn settings(attachment: &Attachment, link: &LinkPlan) -> Vec<(DevConf, u32)> {
     list
 }
 
-/// Whether a proxy tells the LAN of the addresses when the link has come up for the first time, so that
-/// nobody waits for it. Later times are the kernel's.
+/// Whether a proxy tells the LAN of the addresses when the link has come up for the first time, so
+/// that nobody waits for it. Later times are the kernel's.
 fn announced_by_proxy(attachment: &Attachment, link: &LinkPlan) -> bool {
     !matches!(link, LinkPlan::Existing { .. }) && attachment.is_announced_by_proxy()
 }

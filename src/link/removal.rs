@@ -2,9 +2,9 @@
 //!
 //! A link is off its parent and out of its namespace in a fraction of a millisecond. The request is
 //! answered some ten or twenty later: when all processors have seen that (`netdev_run_todo` in
-//! net/core/dev.c). Nobody but the one who asks waits for this, so a process of its own asks, and the
-//! kernel's notification, which comes between the two (`unregister_netdevice_many_notify`), tells when
-//! the link has gone.
+//! net/core/dev.c). Nobody but the one who asks waits for this, so a process of its own asks, and
+//! the kernel's notification, which comes between the two (`unregister_netdevice_many_notify`),
+//! tells when the link has gone.
 
 use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::time::{Duration, Instant};
@@ -22,8 +22,8 @@ const RTNLGRP_LINK: u32 = 1;
 /// How long the other process may take before the request is made here again.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// Deletes a link. When this returns nothing goes in or out there any more, its addresses are free, and
-/// so is its place on the parent.
+/// Deletes a link. When this returns nothing goes in or out there any more, its addresses are free,
+/// and so is its place on the parent.
 ///
 /// # Errors
 /// The kernel's, such as `ENODEV`.
@@ -81,13 +81,13 @@ fn delete_aside(container: &mut RouteSocket, index: u32) -> Option<Result<(), Ne
     told
 }
 
-/// Makes the request, in a process that was forked and may hold nothing of its parent's: not the pipes
-/// that a runtime reads to their end, not the directory's lock.
+/// Makes the request, in a process that was forked and may hold nothing of its parent's: not the
+/// pipes that a runtime reads to their end, not the directory's lock.
 ///
 /// Only system calls: another thread of the parent may have held the allocator's lock.
 fn send_and_exit(socket: RawFd, request: &[u8]) -> ! {
-    // SAFETY: each takes numbers, or a buffer or string that outlives it. No descriptor that is closed
-    // here is used again in this process, whose memory is its own.
+    // SAFETY: each takes numbers, or a buffer or string that outlives it. No descriptor that is
+    // closed here is used again in this process, whose memory is its own.
     unsafe {
         libc::setsid();
         libc::chdir(c"/".as_ptr());

@@ -1,11 +1,12 @@
 //! Telling neighbours of a new address.
 //!
 //! For an IPv6 address without duplicate detection the kernel sends no unsolicited neighbour
-//! advertisement (`addrconf_dad_begin` in net/ipv6/addrconf.c), so this does (RFC 4861 §7.2.6). For IPv4 it
-//! would by itself when the link comes up (`arp_notify`), and keep whoever sets the link up waiting
-//! until all other children of the parent have had the announcement. Each looks up a route for it when it is
-//! a request, which takes as long as all the rest (`arp_process` in net/ipv4/arp.c), and none when it is a
-//! reply. But there is gear on a LAN that takes only requests: they go past the children.
+//! advertisement (`addrconf_dad_begin` in net/ipv6/addrconf.c), so this does (RFC 4861 §7.2.6). For
+//! IPv4 it would by itself when the link comes up (`arp_notify`), and keep whoever sets the link up
+//! waiting until all other children of the parent have had the announcement. Each looks up a route
+//! for it when it is a request, which takes as long as all the rest (`arp_process` in
+//! net/ipv4/arp.c), and none when it is a reply. But there is gear on a LAN that takes only
+//! requests: they go past the children.
 
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddrV6};
@@ -69,8 +70,8 @@ fn gratuitous_arp(operation: Operation, address: Ipv4Addr, mac: MacAddr) -> [u8;
     frame
 }
 
-/// A packet socket, which receives nothing. To close it takes some tens of milliseconds, until all processors
-/// have seen that it is gone (`packet_release` in net/packet/af_packet.c).
+/// A packet socket, which receives nothing. To close it takes some tens of milliseconds, until all
+/// processors have seen that it is gone (`packet_release` in net/packet/af_packet.c).
 #[derive(Debug)]
 pub struct FrameSocket(Socket);
 
@@ -111,8 +112,9 @@ pub struct Announcer {
 }
 
 impl Announcer {
-    /// Announces an address on the container's Ethernet interface `child`, which is up, to the LAN and to
-    /// the other children of the host's interface `parent`; where that is not known, to all alike.
+    /// Announces an address on the container's Ethernet interface `child`, which is up, to the LAN
+    /// and to the other children of the host's interface `parent`; where that is not known, to all
+    /// alike.
     ///
     /// # Errors
     /// Those of sendto(2), such as `ENETDOWN`.

@@ -110,8 +110,8 @@ fn new_child(
     link
 }
 
-/// Creates the tagged sub-interface of a link (IEEE 802.1Q), down, in the namespace of the requesting
-/// socket.
+/// Creates the tagged sub-interface of a link (IEEE 802.1Q), down, in the namespace of the
+/// requesting socket.
 pub fn new_vlan(name: &str, parent: u32, id: u16) -> RouteNetlinkMessage {
     let mut link = LinkMessage::default();
     let data = InfoData::Vlan(vec![InfoVlan::Id(id)]);
@@ -272,8 +272,8 @@ pub struct Link {
     pub kind: Option<String>,
     /// Index of the link it hangs on.
     pub parent: Option<u32>,
-    /// The namespace of that, by its number in the namespace of this; none when both are in the same
-    /// (`IFLA_LINK_NETNSID`).
+    /// The namespace of that, by its number in the namespace of this; none when both are in the
+    /// same (`IFLA_LINK_NETNSID`).
     pub parent_namespace: Option<i32>,
     /// Mode and flag of an ipvlan child.
     pub ipvlan: Option<(IpvlanMode, IpvlanFlag)>,

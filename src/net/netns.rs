@@ -1,9 +1,10 @@
 //! Network namespaces: the only code that enters one.
 //!
-//! A thread enters one for as long as a closure runs, and a guard takes it back, also when the closure
-//! panics; if it cannot go back, the process ends rather than to go on in the wrong namespace. Sockets
-//! stay in the namespace they were opened in, so a closure that returns sockets is all that is
-//! needed. A thread of its own for each visit would cost a hook and a proxy a tenth of their time.
+//! A thread enters one for as long as a closure runs, and a guard takes it back, also when the
+//! closure panics; if it cannot go back, the process ends rather than to go on in the wrong
+//! namespace. Sockets stay in the namespace they were opened in, so a closure that returns sockets
+//! is all that is needed. A thread of its own for each visit would cost a hook and a proxy a tenth
+//! of their time.
 
 use std::fs::File;
 use std::io;
@@ -66,10 +67,10 @@ impl NetNs {
     /// # Errors
     /// `EPERM` without CAP_SYS_ADMIN.
     pub fn create() -> io::Result<Self> {
-        let home = WayHome::from_here()?;
+        let restore = RestoreNamespace::from_here()?;
         unshare(CloneFlags::CLONE_NEWNET)?;
         let created = Self::current();
-        drop(home);
+        drop(restore);
         created
     }
 
@@ -81,10 +82,10 @@ impl NetNs {
     /// # Panics
     /// With the panic of `f`.
     pub fn run<T>(&self, f: impl FnOnce() -> T) -> io::Result<T> {
-        let home = WayHome::from_here()?;
+        let restore = RestoreNamespace::from_here()?;
         setns(&self.file, CloneFlags::CLONE_NEWNET)?;
         let value = f();
-        drop(home);
+        drop(restore);
         Ok(value)
     }
 
@@ -139,22 +140,22 @@ impl From<NetNs> for OwnedFd {
 }
 
 /// Takes the thread back to the namespace in which this was made.
-struct WayHome(NetNs);
+struct RestoreNamespace(NetNs);
 
-impl WayHome {
+impl RestoreNamespace {
     /// Checks that there is a way back first: without CAP_SYS_ADMIN over the namespace that it is
     /// in, as in a user namespace, a thread could leave it and not return.
     fn from_here() -> io::Result<Self> {
-        let home = NetNs::current()?;
-        setns(&home.file, CloneFlags::CLONE_NEWNET)?;
-        Ok(WayHome(home))
+        let restore = NetNs::current()?;
+        setns(&restore.file, CloneFlags::CLONE_NEWNET)?;
+        Ok(RestoreNamespace(restore))
     }
 }
 
-impl Drop for WayHome {
+impl Drop for RestoreNamespace {
     fn drop(&mut self) {
         if let Err(error) = setns(&self.0.file, CloneFlags::CLONE_NEWNET) {
-            eprintln!("cannot go back to the own network namespace: {error}");
+            eprintln!("cannot return to the previous network namespace: {error}");
             std::process::abort();
         }
     }

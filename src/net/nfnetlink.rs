@@ -1,7 +1,8 @@
 //! NETLINK_NETFILTER: messages written and read by hand.
 //!
-//! The proxy sends a few dozen fixed messages and reads one kind. So a writer that appends attributes
-//! to a buffer and an iterator over attributes are enough. Neither allocates for each attribute.
+//! The proxy sends a few dozen fixed messages and reads one kind. So a writer that appends
+//! attributes to a buffer and an iterator over attributes are enough. Neither allocates for each
+//! attribute.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -225,8 +226,8 @@ impl AsFd for NfSocket {
     }
 }
 
-/// Receives one datagram from any socket, without waiting; `None` when there is none now. A datagram
-/// that is longer than the buffer is cut.
+/// Receives one datagram from any socket, without waiting; `None` when there is none now. A
+/// datagram that is longer than the buffer is cut.
 ///
 /// # Errors
 /// Those of recv(2), except `EINTR`.

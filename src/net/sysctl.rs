@@ -26,8 +26,8 @@ pub enum Sysctl {
     Require(String, u32),
     /// Raise a number to at least this.
     Raise(String, u32),
-    /// Let this interface, once its own `rp_filter` is 0, receive from sources that no route leads back to,
-    /// as a stream on a media LAN usually comes; other interfaces keep their check.
+    /// Let this interface, once its own `rp_filter` is 0, receive from sources that no route leads
+    /// back to, as a stream on a media LAN usually comes; other interfaces keep their check.
     AcceptAnySource(String),
 }
 
@@ -42,10 +42,10 @@ pub struct SysctlError {
 
 /// The settings of one namespace: that in which each of the directories is looked into first.
 ///
-/// They are found below the open directory of a protocol. All namespaces have one of that name at the same
-/// place in the kernel's cache of a proc filesystem, so that to find it takes the longer the more namespaces
-/// were looked into (`proc_sys_compare` in fs/proc/proc_sysctl.c), up to a millisecond among 500; what is in
-/// it is this namespace's alone.
+/// They are found below the open directory of a protocol. All namespaces have one of that name at
+/// the same place in the kernel's cache of a proc filesystem, so that to find it takes the longer
+/// the more namespaces were looked into (`proc_sys_compare` in fs/proc/proc_sysctl.c), up to a
+/// millisecond among 500; what is in it is this namespace's alone.
 #[derive(Debug, Default)]
 pub struct Sysctls {
     apart: bool,
@@ -55,8 +55,9 @@ pub struct Sysctls {
 }
 
 impl Sysctls {
-    /// To be looked for in a proc filesystem of its own: that takes a fifth of a millisecond, and no longer
-    /// however many namespaces there are; nor does anybody else find another namespace in the way.
+    /// To be looked for in a proc filesystem of its own: that takes a fifth of a millisecond, and
+    /// no longer however many namespaces there are; nor does anybody else find another namespace in
+    /// the way.
     pub fn apart() -> Self {
         Sysctls { apart: true, ..Sysctls::default() }
     }

@@ -127,10 +127,10 @@ impl BundleConfig {
         env.iter().rev().find_map(|entry| entry.strip_prefix(name)?.strip_prefix('='))
     }
 
-    /// The text of the attachments, and the annotation or variable that has it. The annotation comes
-    /// from whoever starts the container, and takes precedence over the variable, which may come from
-    /// an image. A container that shares a pod's network has none: the pod's annotation is for the
-    /// sandbox.
+    /// The text of the attachments, and the annotation or variable that has it. The annotation
+    /// comes from whoever starts the container, and takes precedence over the variable, which may
+    /// come from an image. A container that shares a pod's network has none: the pod's annotation
+    /// is for the sandbox.
     pub fn attachment_text(&self) -> Option<(&'static str, &str)> {
         if self.pod_role() == Some(PodRole::Member) {
             return None;
@@ -149,8 +149,8 @@ impl BundleConfig {
         }
     }
 
-    /// The container's name: mcrun's annotation, else the pod's name, else docker's name, which docker
-    /// keeps beside the files that it mounts.
+    /// The container's name: mcrun's annotation, else the pod's name, else docker's name, which
+    /// docker keeps beside the files that it mounts.
     pub fn name(&self, id: &str) -> Option<String> {
         if let Some(name) = self.annotation(NAME_ANNOTATION) {
             return Some(name.to_owned());

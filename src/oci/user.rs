@@ -22,8 +22,8 @@ pub struct User {
 
 /// Resolves `USER[:GROUP]`, each a name or a number, in a root filesystem.
 ///
-/// Without GROUP: the user's primary group, and the supplementary groups that /etc/group lists. With
-/// GROUP: that group alone. A number need not be in the files.
+/// Without GROUP: the user's primary group, and the supplementary groups that /etc/group lists.
+/// With GROUP: that group alone. A number need not be in the files.
 ///
 /// # Errors
 /// A name that the container's files do not have.

@@ -10,9 +10,9 @@ impl Sum {
     /// The sum of bytes that begin at an even offset. A last odd byte counts as if a zero followed.
     /// At most 2^32 bytes.
     pub(crate) fn of(bytes: &[u8]) -> Self {
-        // The sum does not depend on the order of bytes but in its result (RFC 1071 §2 (B)). Two sums of
-        // 64-bit words with their carries: what the processor adds beside each other, and twice as
-        // fast as one where the compiler does not unroll.
+        // The sum does not depend on the order of bytes but in its result (RFC 1071 §2 (B)). Two
+        // sums of 64-bit words with their carries: what the processor adds beside each other, and
+        // twice as fast as one where the compiler does not unroll.
         let (mut even, mut odd) = (0u128, 0u128);
         let mut blocks = bytes.chunks_exact(32);
         for block in &mut blocks {

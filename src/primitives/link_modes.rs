@@ -10,7 +10,8 @@ pub enum MacvlanMode {
     Bridge,
     /// Not at all.
     Private,
-    /// Through the switch, which must send frames back to the port they came from (reflective relay).
+    /// Through the switch, which must send frames back to the port they came from (reflective
+    /// relay).
     Vepa,
     /// A single child, which takes over the parent's MAC address.
     Passthru,
@@ -61,7 +62,8 @@ pub enum IpvlanFlag {
     Bridge,
     /// Not at all.
     Private,
-    /// Through the switch, which must send frames back to the port they came from (reflective relay).
+    /// Through the switch, which must send frames back to the port they came from (reflective
+    /// relay).
     Vepa,
 }
 

@@ -212,8 +212,8 @@ impl<'s> OpenContainer<'s> {
         result
     }
 
-    /// Deletes the shared links that were made for an attachment that failed. The reason of the failure
-    /// is more useful than that of a link that stays: `mcrun gc` deletes it.
+    /// Deletes the shared links that were made for an attachment that failed. The reason of the
+    /// failure is more useful than that of a link that stays: `mcrun gc` deletes it.
     fn release_host_links(&self) {
         let _ = host_links::release(&self.host_links, self.store);
     }
@@ -244,8 +244,8 @@ impl<'s> OpenContainer<'s> {
         let facts = Facts::gather(&attachments, &mut host, &mut self.socket)?;
         let mut plans = plan(&attachments, &facts)?;
         self.host_links = host_links::uses(&plans);
-        // Whoever finds the record knows what to remove. Of what is added to an attachment only shared
-        // links are recorded: the other links go with the container.
+        // Whoever finds the record knows what to remove. Of what is added to an attachment only
+        // shared links are recorded: the other links go with the container.
         if previous.is_none() {
             let planned = Planned {
                 container: self.recorded.clone(),

@@ -151,8 +151,8 @@ pub struct Collected {
 pub struct Garbage {
     /// The containers that had ended.
     pub containers: Vec<Collected>,
-    /// Names of the shared links of the host that nobody used any more; or what kept them from being
-    /// deleted.
+    /// Names of the shared links of the host that nobody used any more; or what kept them from
+    /// being deleted.
     pub host_links: Result<Vec<String>, AttachError>,
 }
 

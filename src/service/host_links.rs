@@ -18,7 +18,8 @@ pub(super) fn uses(plans: &[InterfacePlan]) -> Vec<HostLinkUse> {
     uses
 }
 
-/// Deletes those of the links that no record names any more. Links that somebody else has made stay.
+/// Deletes those of the links that no record names any more. Links that somebody else has made
+/// stay.
 ///
 /// # Errors
 /// A record that cannot be read, which may be that of a user; and the kernel's refusal.

@@ -1,7 +1,7 @@
 //! The attachment service: attaches containers to LANs, removes attachments, and replaces proxies.
 //!
-//! The service knows containers by id, name, network namespace and lifetime, and nothing of who runs
-//! them. The adapters do: the OCI hook ([`crate::hook`]) and `mcrun attach` each make an
+//! The service knows containers by id, name, network namespace and lifetime, and nothing of who
+//! runs them. The adapters do: the OCI hook ([`crate::hook`]) and `mcrun attach` each make an
 //! [`AttachRequest`].
 
 mod attach;

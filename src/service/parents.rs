@@ -1,8 +1,8 @@
 //! Whether a parent can have a child, where the kernel would not say, and who stands against it.
 //!
 //! One parent has one ipvlan mode and one flag. The kernel does not refuse a child with another: it
-//! changes all children (`ipvlan_link_new` in drivers/net/ipvlan/ipvlan_main.c), also those of running
-//! containers. So that is found out before.
+//! changes all children (`ipvlan_link_new` in drivers/net/ipvlan/ipvlan_main.c), also those of
+//! running containers. So that is found out before.
 
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -17,9 +17,9 @@ use crate::primitives::InterfaceName;
 use crate::service::AttachError;
 use crate::state::{Attached, AttachmentRecord, Store};
 
-/// Checks that no planned ipvlan child changes those that are there. Two hooks at a time would both find
-/// nobody: hold the returned lock until the children are made. It is `lock`, if the caller has it
-/// already.
+/// Checks that no planned ipvlan child changes those that are there. Two hooks at a time would both
+/// find nobody: hold the returned lock until the children are made. It is `lock`, if the caller has
+/// it already.
 ///
 /// # Errors
 /// [`AttachError::Parent`], which names who is there.

@@ -77,6 +77,14 @@ impl NetworkNamespace {
         }
     }
 
+    /// Whether it is the network namespace of the calling thread: the host's, for a hook.
+    ///
+    /// # Errors
+    /// That of open(2), and `EINVAL` if it is no network namespace.
+    pub fn is_callers(&self) -> io::Result<bool> {
+        Ok(self.open()?.id()? == NetNs::current()?.id()?)
+    }
+
     /// Whether another container may be attached in it.
     pub(super) fn may_be_shared(&self) -> bool {
         !matches!(self, NetworkNamespace::OfProcess(_))

@@ -1,7 +1,7 @@
 //! containerd's config.toml: the runtime handler "mcrun" of the CRI plugin.
 //!
-//! TOML allows tables in any order. mcrun's tables are at the end of the file, between two comments;
-//! everything else stays as it is.
+//! TOML allows tables in any order. mcrun's tables are at the end of the file, between two
+//! comments; everything else stays as it is.
 
 use toml::{Table, Value};
 

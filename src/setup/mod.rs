@@ -137,7 +137,8 @@ impl Setup {
         planned.map(|(path, edit)| files::remove(&self.at(path), &edit)).collect()
     }
 
-    /// Sends SIGHUP to dockerd, which then reads its list of runtimes again. Returns its process id.
+    /// Sends SIGHUP to dockerd, which then reads its list of runtimes again. Returns its process
+    /// id.
     ///
     /// # Errors
     /// When the pid file /run/docker.pid cannot be read, or names no dockerd.

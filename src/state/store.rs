@@ -82,8 +82,8 @@ impl Store {
         read_record(&self.container_dir(id).join("record.json"))
     }
 
-    /// The records that name this network namespace. What cannot be read or understood is `mcrun gc`'s
-    /// business.
+    /// The records that name this network namespace. What cannot be read or understood is `mcrun
+    /// gc`'s business.
     ///
     /// # Errors
     /// Those of [`Store::list`].

@@ -49,8 +49,8 @@ fn ask(socket: impl AsFd, command: libc::Ioctl, name: &str) -> io::Result<libc::
         *to = from as libc::c_char;
     }
     let fd = socket.as_fd().as_raw_fd();
-    // SAFETY: the descriptor is borrowed, and the request is as large as the kernel reads and writes
-    // for these commands.
+    // SAFETY: the descriptor is borrowed, and the request is as large as the kernel reads and
+    // writes for these commands.
     match unsafe { libc::ioctl(fd, command, &raw mut request) } {
         0 => Ok(request),
         _ => Err(io::Error::last_os_error()),

@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 /// From each name to those that it uses.
 pub(super) type Graph<'a> = BTreeMap<&'a str, BTreeSet<&'a str>>;
 
-/// One circle, as short as can be, for each set of names that all lead to each other. The first name
-/// of a circle is not repeated at its end.
+/// One circle, as short as can be, for each set of names that all lead to each other. The first
+/// name of a circle is not repeated at its end.
 pub(super) fn circles<'a>(graph: &Graph<'a>) -> Vec<Vec<&'a str>> {
     let mut seen = BTreeSet::new();
     let mut found = Vec::new();

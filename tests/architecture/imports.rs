@@ -1,9 +1,9 @@
 //! What the files of a crate use of each other, read from their text.
 //!
-//! A file is parsed, not compiled: counted are paths that begin with `crate`, `super`, `self` or the
-//! name of a child module, in `use`, in types and expressions, in the arguments of macros and in the
-//! strings of attributes. Whatever a file uses of another module it names in one of these ways at
-//! least once. Code behind `#[cfg(test)]` is left out.
+//! A file is parsed, not compiled: counted are paths that begin with `crate`, `super`, `self` or
+//! the name of a child module, in `use`, in types and expressions, in the arguments of macros and
+//! in the strings of attributes. Whatever a file uses of another module it names in one of these
+//! ways at least once. Code behind `#[cfg(test)]` is left out.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -22,8 +22,8 @@ pub(super) struct Import {
     pub(super) file: String,
     pub(super) line: usize,
     pub(super) path: Path,
-    /// `pub use` of something in a module below this one. Others see that there, and the file itself
-    /// does not use it.
+    /// `pub use` of something in a module below this one. Others see that there, and the file
+    /// itself does not use it.
     pub(super) is_reexport: bool,
 }
 

@@ -7,9 +7,9 @@ use super::graph::{Graph, circles};
 use super::imports::{Import, Tree};
 use super::tables::{Row, Table, Tables};
 
-/// Modules whose `mod.rs` shows what others may use and holds nothing that their own files need. In other
-/// modules a file may use its parent's types, of which it is a part: `impl Parent` in a file of its own,
-/// or the error type of the module.
+/// Modules whose `mod.rs` shows what others may use and holds nothing that their own files need. In
+/// other modules a file may use its parent's types, of which it is a part: `impl Parent` in a file
+/// of its own, or the error type of the module.
 const FACADES: [&str; 10] = [
     "link",
     "multicast",

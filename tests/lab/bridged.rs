@@ -1,5 +1,5 @@
-//! Containers on a bridge of the host that carries no multicast to the LAN, as engines make one; and
-//! sockets in the lab's namespaces.
+//! Containers on a bridge of the host that carries no multicast to the LAN, as engines make one;
+//! and sockets in the lab's namespaces.
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddrV4};
@@ -138,8 +138,8 @@ impl Udp {
         }
     }
 
-    /// All that comes before the datagram `marker`. Sent last and on the way that others could come, it
-    /// shows that no more of them come.
+    /// All that comes before the datagram `marker`. Sent last and on the way that others could
+    /// come, it shows that no more of them come.
     pub fn receive_until(&self, marker: &str) -> Vec<(Vec<u8>, SocketAddrV4)> {
         let mut received = Vec::new();
         loop {

@@ -251,7 +251,8 @@ impl Lab {
         });
     }
 
-    /// A namespace with a macvlan child of the parent and nothing else: what people do without mcrun.
+    /// A namespace with a macvlan child of the parent and nothing else: what people do without
+    /// mcrun.
     pub fn bare(&self, node: &'static str, address: &str) {
         self.add_node(node);
         let namespace = self.namespace(node);
@@ -262,8 +263,8 @@ impl Lab {
         self.ip(node, &format!("route add 224.0.0.0/4 dev {node}"));
     }
 
-    /// A process on the container host with a network namespace of its own, and nothing in it: what a
-    /// hook is handed. It ends with its owner.
+    /// A process on the container host with a network namespace of its own, and nothing in it: what
+    /// a hook is handed. It ends with its owner.
     pub fn namespace_holder(&self) -> Background {
         let mut command = self.enter("host", "unshare");
         let holder = Background::start(command.args(["--net", "sleep", "1000"]));

@@ -1,5 +1,5 @@
-//! dockerd and containerd of the lab's own, on its container host. They are to end before the lab does,
-//! which kills what it finds.
+//! dockerd and containerd of the lab's own, on its container host. They are to end before the lab
+//! does, which kills what it finds.
 
 use std::fs;
 use std::fs::File;

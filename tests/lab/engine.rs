@@ -17,7 +17,8 @@ pub struct Engine<'l> {
 }
 
 impl<'l> Engine<'l> {
-    /// podman with crun, which does not run where cgroups v1 and v2 are mounted together: it gets v1 only.
+    /// podman with crun, which does not run where cgroups v1 and v2 are mounted together: it gets
+    /// v1 only.
     pub fn podman_with_crun(lab: &'l Lab) -> Engine<'l> {
         let script = "#!/bin/sh\nexec unshare -m sh -c 'umount /sys/fs/cgroup/unified 2>/dev/null; \
                       exec crun \"$@\"' crun \"$@\"\n";
@@ -33,9 +34,9 @@ impl<'l> Engine<'l> {
         let base = lab.directory().join("podman");
         fs::create_dir_all(&base).expect("directory");
         let path = |name: &str| base.join(name).display().to_string();
-        // What conmon hands on to podman's cleanup has to suffice: no static_dir.
-        // Where limits cannot be raised and cgroups v1 and v2 are mounted together, podman needs to be
-        // told; locks in files, since those in shared memory are the machine's.
+        // What conmon hands on to podman's cleanup has to suffice: no static_dir. Where limits
+        // cannot be raised and cgroups v1 and v2 are mounted together, podman needs to be told;
+        // locks in files, since those in shared memory are the machine's.
         let hooks: Vec<_> = hooks_dirs.iter().map(|dir| format!("{dir:?}")).collect();
         let configuration = format!(
             "[containers]\ndefault_ulimits = [\"nofile=4096:4096\", \"nproc=4096:4096\"]\n\

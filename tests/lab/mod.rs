@@ -82,8 +82,8 @@ pub struct Lab {
 }
 
 impl Lab {
-    /// Builds a facility whose switch speaks this version of IGMP (2 or 3), treats the host's port as
-    /// media networks do (immediate leave, no flooding of unknown groups) and asks once now and
+    /// Builds a facility whose switch speaks this version of IGMP (2 or 3), treats the host's port
+    /// as media networks do (immediate leave, no flooding of unknown groups) and asks once now and
     /// then every 20 seconds: longer than any test depends on.
     pub fn new(igmp_version: u8) -> Lab {
         static COUNTER: AtomicU32 = AtomicU32::new(0);
@@ -113,9 +113,9 @@ impl Lab {
             run(Command::new("ip").args(["netns", "add", &self.namespace(node)]));
             self.ip(node, "link set lo up");
         }
-        // A bridge takes its own querier for present when the response interval has passed since the
-        // querier was switched on (br_multicast_set_querier): a tenth of a second until then, and half
-        // a second for the tests. Less would be a response code of 0, which is IGMPv1.
+        // A bridge takes its own querier for present when the response interval has passed since
+        // the querier was switched on (br_multicast_set_querier): a tenth of a second until then,
+        // and half a second for the tests. Less would be a response code of 0, which is IGMPv1.
         self.ip(
             "sw",
             &format!(
@@ -226,8 +226,8 @@ impl Lab {
         self.directory().join("config")
     }
 
-    /// Writes the administrator's `mcrun.toml`. Where the tests are to do without notifications, it turns
-    /// them off, whatever else it says.
+    /// Writes the administrator's `mcrun.toml`. Where the tests are to do without notifications, it
+    /// turns them off, whatever else it says.
     pub fn configure(&self, rules: &str) {
         let setting = if notifications() { "" } else { "\n[proxy]\nnotifications = false\n" };
         let file = self.config_dir().join("mcrun.toml");
@@ -260,15 +260,15 @@ impl Lab {
         self.forwarded_to(HOST_PORT)
     }
 
-    /// Waits until the switch forwards a group, from whatever source, or `GROUP@SOURCE` to the container
-    /// host: some time after the host has joined, since the kernel's reports wait, and those of the proxy
-    /// need notifications.
+    /// Waits until the switch forwards a group, from whatever source, or `GROUP@SOURCE` to the
+    /// container host: some time after the host has joined, since the kernel's reports wait, and
+    /// those of the proxy need notifications.
     pub fn wait_forwarded(&self, wanted: impl Display) {
         self.wait_forwarded_to(HOST_PORT, &wanted.to_string());
     }
 
-    /// The same, to the sender's namespace, where somebody has joined: a switch that hears a querier
-    /// floods to nobody.
+    /// The same, to the sender's namespace, where somebody has joined: a switch that hears a
+    /// querier floods to nobody.
     pub fn wait_forwarded_to_source(&self, wanted: impl Display) {
         self.wait_forwarded_to("p-src", &wanted.to_string());
     }
@@ -337,8 +337,9 @@ impl Lab {
         run(self.enter("sw", "bridge").args(["link", "set", "dev", HOST_PORT, "fastleave", value]));
     }
 
-    /// Makes the switch flood groups that nobody has reported to the host's port. A Linux bridge that does
-    /// not withholds even 224.0.0.0/24, which every switch should flood (RFC 4541 §2.1.2).
+    /// Makes the switch flood groups that nobody has reported to the host's port. A Linux bridge
+    /// that does not withholds even 224.0.0.0/24, which every switch should flood (RFC 4541
+    /// §2.1.2).
     pub fn flood(&self) {
         let port = ["link", "set", "dev", HOST_PORT, "mcast_flood", "on"];
         run(self.enter("sw", "bridge").args(port));
@@ -460,7 +461,8 @@ pub fn notifications() -> bool {
 }
 
 /// Copies a program, by a process of its own: were it written by this one, a child that another
-/// thread forks at that moment would hold it open for writing, and nobody could start it (`ETXTBSY`).
+/// thread forks at that moment would hold it open for writing, and nobody could start it
+/// (`ETXTBSY`).
 pub fn install(program: &Path, to: &Path) {
     run(Command::new("cp").arg(program).arg(to));
 }

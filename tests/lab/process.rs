@@ -151,8 +151,8 @@ pub fn unmount_below(directory: &Path) {
     }
 }
 
-/// Removes the cgroups whose names begin so, one for each controller of version 1 or one in all, as soon
-/// as their processes have ended: a runtime that was killed leaves its own.
+/// Removes the cgroups whose names begin so, one for each controller of version 1 or one in all, as
+/// soon as their processes have ended: a runtime that was killed leaves its own.
 pub fn remove_cgroups(beginning: &str) {
     let entries = |directory: &Path| fs::read_dir(directory).into_iter().flatten().flatten();
     let root = Path::new("/sys/fs/cgroup");

@@ -83,8 +83,8 @@ impl Lab {
     }
 }
 
-/// The program: `make test` unpacks its package and does not install it, since that would start a router
-/// on the machine.
+/// The program: `make test` unpacks its package and does not install it, since that would start a
+/// router on the machine.
 fn pimd() -> PathBuf {
     let unpacked = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/debian/usr/sbin/pimd");
     let found = [unpacked, PathBuf::from("/usr/sbin/pimd")].into_iter().find(|p| p.exists());

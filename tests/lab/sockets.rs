@@ -114,8 +114,8 @@ impl Member {
     }
 }
 
-/// What a kernel receives of a group, read from its /proc/net/mcfilter alone where it tells: a source
-/// excluded by all `excluding` sockets that exclude and included by none is not received.
+/// What a kernel receives of a group, read from its /proc/net/mcfilter alone where it tells: a
+/// source excluded by all `excluding` sockets that exclude and included by none is not received.
 fn merged(
     lists: Option<std::collections::BTreeMap<Ipv4Addr, (u32, u32)>>,
     excluding: u32,

@@ -324,7 +324,7 @@ impl Machine {
         let chardev = |id: &str, path: &Path| format!("file,id={id},path={}", path.display());
         let mut command = Command::new("qemu-system-x86_64");
         command
-            .args(["-accel", "tcg", "-cpu", "max", "-smp", "2", "-m", "1024"])
+            .args(["-accel", "tcg,thread=single", "-cpu", "max", "-smp", "2", "-m", "1024"])
             .args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"])
             .args(["-monitor", "none", "-nic", "none"])
             .arg("-kernel")

@@ -12,8 +12,8 @@ use crate::net::messages::{get_links, new_vlan, read_link, set_alias_and_up};
 use crate::net::netlink::{NLM_F_CREATE, NLM_F_EXCL, NetlinkError, RouteSocket};
 
 /// Makes the shared links that the plans need and that are missing, and puts their indexes into the
-/// plans. What is made stays when a later step fails: [`delete_host_link`] deletes it when nobody uses
-/// it.
+/// plans. What is made stays when a later step fails: [`delete_host_link`] deletes it when nobody
+/// uses it.
 ///
 /// # Errors
 /// The kernel's refusal, such as that it has no VLANs.
@@ -68,7 +68,8 @@ fn make(planned: &PlannedHostLink, host: &mut RouteSocket) -> Result<u32, ApplyE
     found.map(|link| link.index).map_err(|source| failed("find", source))
 }
 
-/// Deletes a shared link, if mcrun has made it and nothing hangs on it. Returns whether it was deleted.
+/// Deletes a shared link, if mcrun has made it and nothing hangs on it. Returns whether it was
+/// deleted.
 ///
 /// # Errors
 /// The kernel's.

@@ -50,10 +50,10 @@ pub enum LaunchError {
 /// [`detach_child`](Self::detach_child) was called.
 ///
 /// # Order of calls
-/// [`spawn`](Self::spawn), [`send_task`](Self::send_task), [`send_interfaces`](Self::send_interfaces),
-/// [`wait_for_rules`](Self::wait_for_rules), [`wait_until_ready`](Self::wait_until_ready),
-/// [`detach_child`](Self::detach_child). The proxy works on between two of the calls, so that the
-/// caller can do something else meanwhile.
+/// [`spawn`](Self::spawn), [`send_task`](Self::send_task),
+/// [`send_interfaces`](Self::send_interfaces), [`wait_for_rules`](Self::wait_for_rules),
+/// [`wait_until_ready`](Self::wait_until_ready), [`detach_child`](Self::detach_child). The proxy
+/// works on between two of the calls, so that the caller can do something else meanwhile.
 #[derive(Debug)]
 pub struct ProxyLaunch {
     child: Child,

@@ -98,7 +98,8 @@ impl ControlServer {
 
     /// Reads from and writes to a client whose descriptor is ready. Returns its request when that
     /// is complete: it is to be answered with [`answer`](Self::answer),
-    /// [`answer_with_descriptors`](Self::answer_with_descriptors) or [`subscribe`](Self::subscribe).
+    /// [`answer_with_descriptors`](Self::answer_with_descriptors) or
+    /// [`subscribe`](Self::subscribe).
     pub(crate) fn handle_ready(&mut self, id: u32) -> Option<(ControlRequest, Format)> {
         let mut request = None;
         self.with(id, |client| match client.phase {
