@@ -67,8 +67,7 @@ test: need-root
 	MCRUN_TEST_NOTIFICATIONS=off RUST_TEST_THREADS=$(TEST_THREADS) env --default-signal=INT,QUIT \
 	    cargo test --locked --test main -- $(addprefix --skip ,$(addsuffix ::,$(once)))
 
-# Containers of an earlier version, REV, are taken over by this one: by default of the last tag before this
-# commit, or else of the commit before it.
+# Containers of an earlier version, REV, are taken over by this one. scripts/test-upgrade has the default.
 test-upgrade: need-root
 	@scripts/apt-install $(test_packages)
 	@scripts/need-toolchain

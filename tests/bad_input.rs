@@ -171,6 +171,38 @@ fn mcrun_run_refuses_a_wrong_attachment_before_it_starts_anything() {
 }
 
 #[test]
+fn attachments_of_one_interface_name_are_refused_wherever_they_are_written() {
+    const ONE: &str = "parent=lan0,name=same";
+    let both = format!("{ONE};{ONE}");
+    let words: &[&str] = &["name=same"];
+    // The annotation, and the container's environment.
+    let stage = Stage::new();
+    stage.refused(&both, words);
+    let config = format!(
+        r#"{{"ociVersion":"1.0.2","process":{{"cwd":"/","env":["MCRUN_MCAST={both}"]}}}}"#
+    );
+    fs::write(stage.bundle.join("config.json"), config).expect("config.json");
+    let Stage { lab, holder, bundle } = &stage;
+    let state = lab.state(&lab.name("c"), holder.pid(), bundle, None);
+    assert_one_line(&lab.hook("createRuntime", &state), "mcrun-hook", words);
+    stage.assert_untouched();
+    // The flag, repeated and with both attachments in one value, without and with an engine.
+    for flags in [&[ONE, ONE][..], &[both.as_str()]] {
+        let output = lab.try_start("c", flags, &[]);
+        assert_one_line(&output, "mcrun", words);
+        assert_eq!(output.status.code(), Some(125));
+        let mut command = lab.mcrun(["run", "--engine", "docker"]);
+        for flag in flags {
+            command.args(["--mcast", flag]);
+        }
+        let output = command.args(["image", "true"]).output().expect("mcrun starts");
+        assert_one_line(&output, "mcrun", words);
+        assert_eq!(output.status.code(), Some(125));
+        stage.assert_untouched();
+    }
+}
+
+#[test]
 fn a_mac_address_of_another_container_is_refused() {
     let lab = Lab::new(2);
     let attachment = format!("parent={PARENT},mac=02:00:5e:10:00:01");
