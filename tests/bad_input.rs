@@ -178,9 +178,8 @@ fn attachments_of_one_interface_name_are_refused_wherever_they_are_written() {
     // The annotation, and the container's environment.
     let stage = Stage::new();
     stage.refused(&both, words);
-    let config = format!(
-        r#"{{"ociVersion":"1.0.2","process":{{"cwd":"/","env":["MCRUN_MCAST={both}"]}}}}"#
-    );
+    let config =
+        format!(r#"{{"ociVersion":"1.0.2","process":{{"cwd":"/","env":["MCRUN_MCAST={both}"]}}}}"#);
     fs::write(stage.bundle.join("config.json"), config).expect("config.json");
     let Stage { lab, holder, bundle } = &stage;
     let state = lab.state(&lab.name("c"), holder.pid(), bundle, None);

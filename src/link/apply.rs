@@ -28,8 +28,8 @@ use crate::primitives::MacvlanMode;
 
 pub use crate::link::apply::host_links::{delete_host_link, made_host_links, make_host_links};
 
-/// How long the hardware address of a container that has ended may stay busy: its proxy keeps the
-/// namespace for a moment, and a loaded kernel takes namespaces down one after the other.
+/// How long the MAC address of an ended container may stay busy. The proxy keeps the namespace for
+/// a moment, and a loaded kernel removes namespaces one after the other.
 const BUSY_PATIENCE: Duration = Duration::from_secs(2);
 const LONGEST_PAUSE: Duration = Duration::from_millis(256);
 
@@ -90,7 +90,7 @@ struct BatchStep {
     may_exist: bool,
 }
 
-/// An attachment under way. Dropped before [`Applying::commit`], it takes back what it made.
+/// An attachment that is being made. Dropping it before [`Applying::commit`] undoes its steps.
 pub struct Applying<'a> {
     host: &'a mut RouteSocket,
     container: &'a mut RouteSocket,
@@ -176,7 +176,7 @@ impl<'a> Applying<'a> {
             return Err(self.explain_create(plan, source));
         }
         let step = || format!("cannot find the new interface {}", plan.name);
-        // It exists, so whatever happens now it must be known to the undo.
+        // The link exists: the undo must know it from here on.
         match link(self.container, plan.name.as_str()) {
             Ok(Some(link)) => {
                 self.created.push(Created { index: Some(link.index), mac: link.mac });

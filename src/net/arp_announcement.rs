@@ -1,12 +1,15 @@
-//! Telling neighbours of a new address.
+//! Announces a new address to its neighbours.
 //!
-//! For an IPv6 address without duplicate detection the kernel sends no unsolicited neighbour
-//! advertisement (`addrconf_dad_begin` in net/ipv6/addrconf.c), so this does (RFC 4861 §7.2.6). For
-//! IPv4 it would by itself when the link comes up (`arp_notify`), and keep whoever sets the link up
-//! waiting until all other children of the parent have had the announcement. Each looks up a route
-//! for it when it is a request, which takes as long as all the rest (`arp_process` in
-//! net/ipv4/arp.c), and none when it is a reply. But there is gear on a LAN that takes only
-//! requests: they go past the children.
+//! IPv6: for an address without duplicate detection the kernel sends no unsolicited neighbour
+//! advertisement (`addrconf_dad_begin` in net/ipv6/addrconf.c). This module sends one (RFC 4861
+//! §7.2.6).
+//!
+//! IPv4: with `arp_notify` the kernel sends a gratuitous ARP request when the link comes up. The
+//! caller that sets the link up then waits until every other child of the parent has processed the
+//! request, and each child looks up a route for a request (`arp_process` in net/ipv4/arp.c), which
+//! doubles the time. A gratuitous ARP reply causes no route lookup. Some LAN equipment accepts
+//! requests only. So the other children get a reply, and the LAN gets a request that does not pass
+//! the children.
 
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddrV6};
@@ -45,7 +48,7 @@ pub fn neighbour_advertisement(index: u32, address: Ipv6Addr, mac: MacAddr) -> i
     socket.send_to(&advertisement(address, mac), &target).map(drop)
 }
 
-/// The operation of a gratuitous ARP packet: neighbours are to take either (RFC 5944 §4.6).
+/// The operation of a gratuitous ARP packet. RFC 5944 §4.6 has neighbours accept both.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Operation {
     /// As the kernel announces, and RFC 5227 §3 recommends.
@@ -70,8 +73,8 @@ fn gratuitous_arp(operation: Operation, address: Ipv4Addr, mac: MacAddr) -> [u8;
     frame
 }
 
-/// A packet socket, which receives nothing. To close it takes some tens of milliseconds, until all
-/// processors have seen that it is gone (`packet_release` in net/packet/af_packet.c).
+/// A packet socket that receives nothing. Closing it takes some tens of milliseconds: the kernel
+/// waits until no processor uses the socket any more (`packet_release` in net/packet/af_packet.c).
 #[derive(Debug)]
 pub struct FrameSocket(Socket);
 
@@ -113,8 +116,8 @@ pub struct Announcer {
 
 impl Announcer {
     /// Announces an address on the container's Ethernet interface `child`, which is up, to the LAN
-    /// and to the other children of the host's interface `parent`; where that is not known, to all
-    /// alike.
+    /// by a request, and to the other children of the host's interface `parent` by a reply. Without
+    /// `parent` both get the same packets.
     ///
     /// # Errors
     /// Those of sendto(2), such as `ENETDOWN`.

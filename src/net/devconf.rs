@@ -1,8 +1,8 @@
 //! The IPv4 settings of an interface that rtnetlink sets.
 
-/// An IPv4 setting of an interface (`IPV4_DEVCONF_*` of linux/ip.h). It is made by netlink,
-/// together with others: each file below `/proc/sys/net` takes the kernel longer, and the longer
-/// the more namespaces there are.
+/// An IPv4 setting of an interface (`IPV4_DEVCONF_*` of linux/ip.h). One netlink message sets
+/// several. Writing a file below `/proc/sys/net` for each takes longer, and longer still on a host
+/// with many namespaces (see [`crate::net::sysctl::Sysctls`]).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u16)]
 pub enum DevConf {

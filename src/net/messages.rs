@@ -1,4 +1,4 @@
-//! Netlink messages by what they do: pure construction and reading, nothing is sent here.
+//! Builds and reads rtnetlink messages. Nothing is sent here.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::{AsRawFd, BorrowedFd};
@@ -20,7 +20,7 @@ use crate::net::devconf::DevConf;
 use crate::primitives::MacAddr;
 use crate::primitives::{IpvlanFlag, IpvlanMode, MacvlanMode};
 
-/// What is wanted of a new macvlan child.
+/// The properties of a new macvlan child.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Macvlan<'a> {
     /// Its name.
@@ -29,14 +29,14 @@ pub struct Macvlan<'a> {
     pub parent: u32,
     /// How siblings reach each other.
     pub mode: MacvlanMode,
-    /// Its hardware address; the kernel makes one up when absent.
+    /// Its MAC address; the kernel chooses one when absent.
     pub mac: Option<MacAddr>,
     /// Its MTU; the parent's when absent.
     pub mtu: Option<u32>,
     /// `IFLA_MACVLAN_BC_QUEUE_LEN`, in packets; the largest among the children of a parent is
     /// in force.
     pub bcqueuelen: u32,
-    /// `IFLA_MACVLAN_BC_CUTOFF`; kernels before 6.4 do not know it and pass over it.
+    /// `IFLA_MACVLAN_BC_CUTOFF`; kernels before 6.4 ignore it.
     pub bclim: i32,
 }
 
@@ -59,14 +59,14 @@ pub fn new_macvlan(child: &Macvlan<'_>, target: BorrowedFd<'_>) -> RouteNetlinkM
     RouteNetlinkMessage::NewLink(link)
 }
 
-/// What is wanted of a new ipvlan child.
+/// The properties of a new ipvlan child.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Ipvlan<'a> {
     /// Its name.
     pub name: &'a str,
     /// Index of its parent in the namespace of the requesting socket.
     pub parent: u32,
-    /// What it sees of the network. The kernel puts all children of the parent in this mode
+    /// Its mode. The kernel puts all children of the parent in this mode
     /// (`ipvlan_link_new` in drivers/net/ipvlan/ipvlan_main.c).
     pub mode: IpvlanMode,
     /// How siblings reach each other; the kernel sets it for all children too.
@@ -270,10 +270,10 @@ pub struct Link {
     pub port_of: Option<(u32, String)>,
     /// Kind of a virtual link, as `ip link` names it.
     pub kind: Option<String>,
-    /// Index of the link it hangs on.
+    /// Index of the parent link.
     pub parent: Option<u32>,
-    /// The namespace of that, by its number in the namespace of this; none when both are in the
-    /// same (`IFLA_LINK_NETNSID`).
+    /// Network namespace of the parent link, by its number in this link's namespace
+    /// (`IFLA_LINK_NETNSID`); none when both are in the same namespace.
     pub parent_namespace: Option<i32>,
     /// Mode and flag of an ipvlan child.
     pub ipvlan: Option<(IpvlanMode, IpvlanFlag)>,
@@ -331,7 +331,7 @@ pub fn read_link(message: RouteNetlinkMessage) -> Option<Link> {
         }
     }
     link.port_of = match (controller, port_kind) {
-        // A member of a VRF keeps its frames: only its routing is another.
+        // A VRF changes only the routing of its members: their frames stay theirs.
         (Some(_), Some(InfoPortKind::Vrf)) => None,
         (Some(index), kind) => Some((index, kind.map_or("device".into(), |k| k.to_string()))),
         (None, _) => None,

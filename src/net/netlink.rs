@@ -1,7 +1,7 @@
 //! A small synchronous netlink client: requests with their acknowledgement, batches, dumps.
 //!
-//! A hook makes a few requests and waits for each; an event loop would cost more than it
-//! orders. Notifications are read by whoever subscribes, on a socket of its own.
+//! A hook makes a few requests and waits for each: an event loop would bring no gain. Notifications
+//! are read on a socket of their own by the code that subscribes to them.
 
 use std::fmt;
 use std::io;
@@ -16,7 +16,7 @@ use netlink_sys::{Socket, SocketAddr};
 
 use crate::net::netns::NetNs;
 
-/// Flags to create and fail when it exists.
+/// Flags of a request that creates an object and fails if the object exists.
 pub use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
 
 /// Why a netlink request failed.
@@ -24,7 +24,7 @@ pub use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
 pub struct NetlinkError {
     /// The kernel's error number, positive; 0 when the answer could not be understood.
     pub errno: i32,
-    /// The kernel's own words (`NLMSGERR_ATTR_MSG`), where it gave any.
+    /// The kernel's error text (`NLMSGERR_ATTR_MSG`), if it gave one.
     pub message: Option<String>,
 }
 
@@ -72,7 +72,7 @@ impl RouteSocket {
     pub fn open() -> io::Result<Self> {
         let mut socket = Socket::new(NETLINK_ROUTE)?;
         socket.bind_auto()?;
-        // Both are old (4.12, 4.3) and only better the error text.
+        // Both options are old (Linux 4.12 and 4.3) and only improve the error text.
         let _ = socket.set_ext_ack(true);
         let _ = socket.set_cap_ack(true);
         socket.connect(&SocketAddr::new(0, 0))?;
@@ -103,7 +103,7 @@ impl RouteSocket {
     }
 
     /// Makes several requests with one system call and returns those that the kernel refused, by
-    /// position. It handles them in order and all of them, also those behind a refused one.
+    /// position. The kernel handles all of them in order, including those behind a refused one.
     ///
     /// # Errors
     /// Those of the socket itself.
@@ -200,9 +200,13 @@ impl RouteSocket {
         (bytes, sequence)
     }
 
-    /// Begins or ends to hear the notifications of a group, which requests pass over.
-    pub(crate) fn subscribe(&self, group: u32, hear: bool) -> io::Result<()> {
-        if hear { self.socket.add_membership(group) } else { self.socket.drop_membership(group) }
+    /// Subscribes to the notifications of a group, or ends the subscription. Requests skip them.
+    pub(crate) fn subscribe(&self, group: u32, subscribe: bool) -> io::Result<()> {
+        if subscribe {
+            self.socket.add_membership(group)
+        } else {
+            self.socket.drop_membership(group)
+        }
     }
 
     fn append(&mut self, buffer: &mut Vec<u8>, message: RouteNetlinkMessage, flags: u16) -> u32 {
@@ -244,7 +248,7 @@ impl AsFd for RouteSocket {
     }
 }
 
-/// What an acknowledgement says.
+/// The result that an acknowledgement carries.
 pub(crate) fn result(answer: &ErrorMessage) -> Result<(), NetlinkError> {
     match answer.code {
         None => Ok(()),
@@ -292,7 +296,7 @@ mod tests {
         let all = route.dump(RouteNetlinkMessage::GetLink(LinkMessage::default())).unwrap();
         assert_eq!(all.len(), 1);
         assert_eq!(route.get(link_by_name("none")).unwrap_err().errno, libc::ENODEV);
-        // The socket is still in step after an error.
+        // The socket's sequence numbers still match after an error.
         assert!(route.get(link_by_name("lo")).is_ok());
     }
 

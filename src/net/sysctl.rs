@@ -1,5 +1,5 @@
-//! Settings below `/proc/sys/net`. That directory shows the namespace of the thread that looks,
-//! so it is looked into inside [`crate::net::netns::NetNs::run`].
+//! Settings below `/proc/sys/net`. The directory shows the network namespace of the thread that
+//! opens it, so it is opened inside [`crate::net::netns::NetNs::run`].
 
 use std::cell::OnceCell;
 use std::fs::File;
@@ -20,14 +20,14 @@ const DIRECTORY: OFlag = OFlag::O_PATH.union(OFlag::O_DIRECTORY).union(OFlag::O_
 /// A setting below `/proc/sys/net` of the container's namespace.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Sysctl {
-    /// Write a value; where the file is absent, so is what it would switch.
+    /// Write a value. A missing file is no error: the kernel does not have the feature.
     Set(String, u32),
-    /// Write a value; its absence is an error.
+    /// Write a value. A missing file is an error.
     Require(String, u32),
     /// Raise a number to at least this.
     Raise(String, u32),
-    /// Let this interface, once its own `rp_filter` is 0, receive from sources that no route leads
-    /// back to, as a stream on a media LAN usually comes; other interfaces keep their check.
+    /// Let this interface, whose own `rp_filter` is 0, receive from sources without a route back,
+    /// as is usual for streams on a media LAN. Other interfaces keep their check.
     AcceptAnySource(String),
 }
 
@@ -40,12 +40,12 @@ pub struct SysctlError {
     source: io::Error,
 }
 
-/// The settings of one namespace: that in which each of the directories is looked into first.
+/// The settings of one network namespace: that of the thread which opens the first of them.
 ///
-/// They are found below the open directory of a protocol. All namespaces have one of that name at
-/// the same place in the kernel's cache of a proc filesystem, so that to find it takes the longer
-/// the more namespaces were looked into (`proc_sys_compare` in fs/proc/proc_sysctl.c), up to a
-/// millisecond among 500; what is in it is this namespace's alone.
+/// The directory of each protocol is opened once and kept. Looking a directory up by its path is
+/// slow on a host with many namespaces: all of them share one hash chain of the kernel's dentry
+/// cache (`proc_sys_compare` in fs/proc/proc_sysctl.c), which takes up to a millisecond with 500
+/// namespaces. A lookup below the open directory concerns this namespace alone.
 #[derive(Debug, Default)]
 pub struct Sysctls {
     apart: bool,
@@ -55,9 +55,9 @@ pub struct Sysctls {
 }
 
 impl Sysctls {
-    /// To be looked for in a proc filesystem of its own: that takes a fifth of a millisecond, and
-    /// no longer however many namespaces there are; nor does anybody else find another namespace in
-    /// the way.
+    /// Settings that are looked up in a proc filesystem instance of their own. Mounting the
+    /// instance takes a fifth of a millisecond, whatever the number of namespaces, and leaves the
+    /// cache of `/proc` as it was.
     pub fn apart() -> Self {
         Sysctls { apart: true, ..Sysctls::default() }
     }
@@ -84,7 +84,7 @@ impl Sysctls {
     }
 
     fn open_net(&self) -> nix::Result<OwnedFd> {
-        // Where it is refused, as in a container whose /proc is masked, there is the usual one.
+        // Refused, for example, in a container whose /proc is masked: use the usual /proc.
         let own = self.apart.then(procfs::new_instance).and_then(Result::ok);
         let root = own.map_or_else(|| open(ROOT, DIRECTORY, Mode::empty()), Ok)?;
         openat(root, NET, DIRECTORY, Mode::empty())
@@ -137,7 +137,7 @@ impl Sysctls {
         number(&self.open(path, false).ok()?)
     }
 
-    /// Opens the file once: to find it is most of the work.
+    /// Opens the file once: the lookup is most of the work.
     fn raise(&self, path: &str, value: u32) -> Result<(), SysctlError> {
         let raise = || {
             let file = self.open(path, true)?;
@@ -188,7 +188,7 @@ mod tests {
         one.run(|| of_one.apply(&raise)).unwrap().unwrap();
         let before = two.run(|| of_two.number(path)).unwrap().unwrap();
         assert!(before < 500);
-        // Wherever the thread is by now.
+        // The thread may be in another namespace by now.
         assert_eq!((of_one.number(path), of_two.number(path)), (Some(500), Some(before)));
         of_one.apply(&Sysctl::Raise(path.into(), 400)).unwrap();
         assert_eq!(of_one.number(path), Some(500), "raised, never lowered");
