@@ -1,7 +1,7 @@
 //! The children of a link, in whatever namespace they are.
 //!
-//! The parent knows its children, but does not tell: a child is found where it is, by the parent
-//! that it names.
+//! rtnetlink does not list the children of a link. A child is found by looking at the links of each
+//! namespace: a child names its parent.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -17,13 +17,13 @@ use crate::primitives::{IpvlanFlag, IpvlanMode};
 use crate::sys::mountinfo;
 use crate::sys::mountinfo::Mount;
 
-/// Namespaces that are looked into at most.
+/// Most namespaces that are searched.
 const MAX_NAMESPACES: usize = 4096;
 
-/// A child of the kinds that take a parent for themselves.
+/// A child of a kind that excludes other kinds on the same parent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Child {
-    /// Its name, where it is.
+    /// Its name in its own namespace.
     pub name: String,
     /// What it is.
     pub kind: ChildKind,
@@ -79,9 +79,9 @@ pub fn in_namespace(
     Ok(ours.into_iter().find_map(|link| child(link, parent)))
 }
 
-/// A child of the host's link of this index in any namespace but the host's that has a process or a
-/// name, and one by which that is known: a file of proc(5) or of a mounted namespace. What cannot
-/// be looked into is passed over: processes end meanwhile.
+/// A child of the host's link of this index in any other namespace that a process is in or that is
+/// mounted, with the file of that namespace: in proc(5), or where it is mounted. Namespaces that
+/// cannot be opened are skipped: processes end meanwhile.
 ///
 /// # Errors
 /// When the processes or the own namespace cannot be read.
@@ -108,7 +108,7 @@ pub fn anywhere(parent: u32) -> io::Result<Option<(Child, PathBuf)>> {
     Ok(None)
 }
 
-/// What to call a namespace that [`anywhere`] has given: the process of a path in /proc, else the
+/// Names a namespace that [`anywhere`] returned: by the process of a path in /proc, else by the
 /// path.
 pub fn describe(path: &Path) -> String {
     let process = path

@@ -1,4 +1,4 @@
-//! What is the case on the host and in the container, read before anything is changed.
+//! The state of the host and the container, read before anything is changed.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -13,15 +13,16 @@ use crate::primitives::InterfaceName;
 /// The facts that a plan for some attachments needs.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Facts {
-    /// The host's links that the attachments name, by name; one that is absent is missing.
+    /// The host's links that the attachments name, by name. A link that does not exist has no
+    /// entry.
     pub links: BTreeMap<InterfaceName, Link>,
-    /// The names of all links of the host; read only where one that is asked for is missing.
+    /// The names of all links of the host. They are read only if a named link does not exist.
     pub link_names: Vec<String>,
     /// The host's addresses, each with the index of its interface.
     pub host_addresses: Vec<(u32, IpAddr)>,
     /// The container's links that have one of the wanted names already.
     pub container_links: BTreeMap<InterfaceName, Link>,
-    /// Of those that a relay is to use: the bridge of the host on which they are, by its index.
+    /// For interfaces that a relay uses: index of the host's bridge to which the interface belongs.
     pub bridges: BTreeMap<InterfaceName, u32>,
 }
 
@@ -73,7 +74,7 @@ impl Facts {
 /// One link by name; `None` when there is none.
 ///
 /// # Errors
-/// The kernel's, other than that.
+/// The kernel's, except that the link does not exist.
 pub fn link(socket: &mut RouteSocket, name: &str) -> Result<Option<Link>, NetlinkError> {
     match socket.get(get_link(name)) {
         Ok(answer) => Ok(read_link(answer)),

@@ -7,7 +7,8 @@ use crate::link::error::{PlanError, refuse};
 use crate::link::facts::Facts;
 use crate::net::messages::Link;
 
-/// Alias of the links that mcrun has made. Whoever takes the alias away takes the link over.
+/// Alias of the links that mcrun has made. Removing the alias makes the link the administrator's:
+/// mcrun does not delete it any more.
 pub const ALIAS: &str = "mcrun";
 
 /// A shared link that an attachment needs.
@@ -15,7 +16,7 @@ pub const ALIAS: &str = "mcrun";
 pub struct PlannedHostLink {
     /// The link.
     pub link: HostLink,
-    /// Index of the LAN interface that it hangs on.
+    /// Index of its parent, the LAN interface.
     pub parent: u32,
     /// The index of the link, if it exists.
     pub index: Option<u32>,

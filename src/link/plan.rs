@@ -27,7 +27,7 @@ pub struct InterfacePlan {
     pub upstream: HostInterface,
     /// The shared link of the host that the interface needs.
     pub host_link: Option<PlannedHostLink>,
-    /// What is to be created.
+    /// The link to create, or the existing one.
     pub link: LinkPlan,
     /// Its MTU, when not the parent's.
     pub mtu: Option<u32>,
@@ -35,7 +35,7 @@ pub struct InterfacePlan {
     pub sysctls: Vec<Sysctl>,
     /// IPv4 settings of the interface itself.
     pub settings: Vec<(DevConf, u32)>,
-    /// Those that are made when it is up.
+    /// IPv4 settings that are made when the interface is up.
     pub late_settings: Vec<(DevConf, u32)>,
     /// Its addresses.
     pub addresses: Vec<IpNet>,
@@ -73,9 +73,9 @@ pub enum LinkPlan {
         /// Its flag, and so that of all children.
         flag: IpvlanFlag,
     },
-    /// None: the container has it, or is to get it later, and keeps it.
+    /// No link is created: the container has the interface, or gets it later from its engine.
     Existing {
-        /// Its index and hardware address, when it is there.
+        /// Its index and MAC address, if the interface exists already.
         there: Option<(u32, Option<MacAddr>)>,
     },
 }
@@ -89,18 +89,19 @@ pub struct PlannedRoute {
     pub gateway: Option<IpAddr>,
     /// Metric; 0 is the kernel's default.
     pub metric: u32,
-    /// Whether a route that exists already does as well.
+    /// Whether an existing route to the destination is good enough.
     pub may_exist: bool,
 }
 
-/// Memberships and sources a socket in the container may have at least: the kernel's defaults of 20
-/// and 10 (`net.ipv4.igmp_max_memberships`, `igmp_max_msf`) are for hosts that are no media hosts.
-/// What reaches the LAN is limited by the proxy.
+/// The limits of memberships and sources per socket in the container are raised to these values.
+/// The kernel's defaults of 20 and 10 (`net.ipv4.igmp_max_memberships`, `igmp_max_msf`) are too low
+/// for media applications. The proxy limits what reaches the LAN.
 const LEAST_MEMBERSHIPS: u32 = 1024;
 const LEAST_SOURCES: u32 = 512;
 
-/// Within how many milliseconds the container's kernel repeats a report of a change; its default is
-/// a second (RFC 9776 §8.11). A proxy waits for it when the container has ended.
+/// Unsolicited report interval of the container's kernel, in milliseconds; the default is a second
+/// (RFC 9776 §8.11). When the container has ended, the proxy keeps its rules until the kernel has
+/// repeated its last reports.
 pub const REPORT_INTERVAL_MS: u32 = 20;
 
 /// Multicast queue of macvlan in packets. The kernel's 1000 loses a fast stream as soon as a
@@ -112,7 +113,7 @@ const BC_CUTOFF: i32 = -1;
 /// Plans the interfaces of one container.
 ///
 /// # Errors
-/// The first thing that stands against it: a missing, down or unsuitable parent, a name that is
+/// The first obstacle: a missing, down or unsuitable parent, a name that is
 /// taken in the container, an address or MAC that is the host's own, an MTU above the parent's.
 pub fn plan(attachments: &[Attachment], facts: &Facts) -> Result<Vec<InterfacePlan>, PlanError> {
     let each = attachments.iter().enumerate();
@@ -209,7 +210,7 @@ fn plan_one(
         },
         addresses: attachment.ip.addresses().to_vec(),
         routes: match link {
-            // A route needs an interface to lead through.
+            // A route needs an existing interface.
             LinkPlan::Existing { there: None } => Vec::new(),
             _ => routes(position, attachment),
         },
@@ -260,29 +261,29 @@ fn sysctls(name: &InterfaceName, attachment: &Attachment, link: &LinkPlan) -> Ve
         Sysctl::Raise("ipv4/igmp_max_msf".into(), LEAST_SOURCES.max(attachment.policy.max_sources)),
     ];
     if attachment.igmp == IgmpMode::Proxy {
-        // It comes before that of the interface.
+        // The setting of `all` overrides that of the interface.
         list.push(Sysctl::Require("ipv4/conf/all/force_igmp_version".into(), 0));
     }
     match link {
-        // An interface that is yet to come begins with the defaults.
+        // An interface that comes later starts with the values of `default`.
         LinkPlan::Existing { there: None } => {
             list.extend(igmp_settings(attachment).map(|(setting, value)| {
                 Sysctl::Require(format!("ipv4/conf/default/{}", setting.name()), value)
             }));
             return list;
         }
-        // The rest is the engine's to say.
+        // The engine configures the rest.
         LinkPlan::Existing { there: Some(_) } => return list,
         _ => {}
     }
     list.push(Sysctl::AcceptAnySource(name.to_string()));
     if attachment.ip.addresses().iter().any(|net| net.addr().is_ipv6()) {
         list.push(Sysctl::Require(v6("disable_ipv6"), 0));
-        // The addresses asked for and no others.
+        // The requested addresses and no others.
         list.push(Sysctl::Require(v6("accept_ra"), 0));
         list.push(Sysctl::Require(v6("autoconf"), 0));
     } else {
-        // Nobody asked for IPv6: no address made up, no frame sent.
+        // IPv6 was not asked for: no link-local address, and no IPv6 frame on the LAN.
         list.push(Sysctl::Set(v6("disable_ipv6"), 1));
     }
     list
@@ -295,18 +296,18 @@ fn settings(attachment: &Attachment, link: &LinkPlan) -> Vec<(DevConf, u32)> {
     };
     if !matches!(link, LinkPlan::Existing { .. }) {
         list.push((DevConf::RpFilter, 0));
-        // Neighbours learn the address, and switches the port, when the link comes up.
+        // Announces the address when the link comes up, so that neighbours and switches learn it.
         if !announced_by_proxy(attachment, link) {
             list.push((DevConf::ArpNotify, 1));
         }
-        // A child answers ARP for its own address only, whatever else the container has.
+        // The child answers ARP requests for its own addresses only.
         list.push((DevConf::ArpIgnore, 1));
     }
     list
 }
 
-/// Whether a proxy tells the LAN of the addresses when the link has come up for the first time, so
-/// that nobody waits for it. Later times are the kernel's.
+/// Whether the proxy announces the addresses when the link comes up for the first time, so that the
+/// attachment does not wait for the announcement. Later the kernel announces them.
 fn announced_by_proxy(attachment: &Attachment, link: &LinkPlan) -> bool {
     !matches!(link, LinkPlan::Existing { .. }) && attachment.is_announced_by_proxy()
 }
@@ -315,8 +316,7 @@ fn igmp_settings(attachment: &Attachment) -> impl Iterator<Item = (DevConf, u32)
     let all = [
         // A new namespace inherits the host's; sources would be lost with v2.
         (DevConf::ForceIgmpVersion, 0),
-        // What the container's kernel says goes to the proxy and nowhere else, so that it may say
-        // it quickly.
+        // The container's reports go to the proxy only, so they may be repeated quickly.
         (DevConf::Igmpv2ReportInterval, REPORT_INTERVAL_MS),
         (DevConf::Igmpv3ReportInterval, REPORT_INTERVAL_MS),
     ];
@@ -337,7 +337,7 @@ fn routes(position: usize, attachment: &Attachment) -> Vec<PlannedRoute> {
     list.extend(attachment.routes.iter().map(|route| PlannedRoute {
         destination: route.destination,
         gateway: route.gateway,
-        // A default route without a metric would take the place of the engine's own.
+        // A default route without a metric would replace the engine's own.
         metric: if route.destination.prefix_len() == 0 { attachment.metric } else { 0 },
         may_exist: false,
     }));

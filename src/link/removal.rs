@@ -1,10 +1,10 @@
-//! Deleting a link without waiting for the kernel to forget it.
+//! Deletes a link without waiting until the kernel has freed it.
 //!
-//! A link is off its parent and out of its namespace in a fraction of a millisecond. The request is
-//! answered some ten or twenty later: when all processors have seen that (`netdev_run_todo` in
-//! net/core/dev.c). Nobody but the one who asks waits for this, so a process of its own asks, and
-//! the kernel's notification, which comes between the two (`unregister_netdevice_many_notify`),
-//! tells when the link has gone.
+//! The kernel takes a link off its parent and out of its namespace in a fraction of a millisecond.
+//! It acknowledges RTM_DELLINK 10 to 25 ms later, when no processor uses the link any more
+//! (`netdev_run_todo` in net/core/dev.c). Only the requesting process waits for the
+//! acknowledgement. So a forked process makes the request, and this process waits for the kernel's
+//! notification of the deletion (`unregister_netdevice_many_notify`), which comes at once.
 
 use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::time::{Duration, Instant};
@@ -19,11 +19,11 @@ use crate::sys::inherited_fds::close_inherited;
 
 /// `RTNLGRP_LINK` of linux/rtnetlink.h.
 const RTNLGRP_LINK: u32 = 1;
-/// How long the other process may take before the request is made here again.
+/// How long to wait for the notification before the request is made again in this process.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// Deletes a link. When this returns nothing goes in or out there any more, its addresses are free,
-/// and so is its place on the parent.
+/// Deletes a link. When this returns, the link carries no packet any more, and its addresses and
+/// its place on the parent are free.
 ///
 /// # Errors
 /// The kernel's, such as `ENODEV`.
@@ -35,17 +35,17 @@ pub(super) fn delete(container: &mut RouteSocket, index: u32) -> Result<(), Netl
             return result;
         }
     }
-    // Gone meanwhile, or to be waited for.
+    // The link has gone meanwhile, or the acknowledgement is waited for here.
     container.request(delete_link(index), 0)
 }
 
-/// `None` where it cannot be told what has become of the link.
+/// `None` if it is unknown whether the link was deleted.
 fn delete_aside(container: &mut RouteSocket, index: u32) -> Option<Result<(), NetlinkError>> {
     let (bytes, sequence) = container.acknowledged(delete_link(index));
     // SAFETY: the child calls `send_and_exit` and nothing else.
     match unsafe { libc::fork() } {
         0 => send_and_exit(container.as_fd().as_raw_fd(), &bytes),
-        // The child ends soon after this process, and is then init's.
+        // The child ends soon after this process, and init reaps it.
         child if child > 0 => {}
         _ => return None,
     }
@@ -81,8 +81,8 @@ fn delete_aside(container: &mut RouteSocket, index: u32) -> Option<Result<(), Ne
     told
 }
 
-/// Makes the request, in a process that was forked and may hold nothing of its parent's: not the
-/// pipes that a runtime reads to their end, not the directory's lock.
+/// Makes the request in a forked process. The process must hold no descriptor of its parent: a
+/// runtime reads the parent's pipes to their end, and the lock of the directory would stay locked.
 ///
 /// Only system calls: another thread of the parent may have held the allocator's lock.
 fn send_and_exit(socket: RawFd, request: &[u8]) -> ! {

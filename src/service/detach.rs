@@ -167,7 +167,7 @@ pub fn collect_garbage(store: &Store) -> Result<Garbage, StateDirError> {
         let result = match store.lock(&container) {
             Ok(Some(dir)) => match dir.read() {
                 Ok(Some(record)) if record.container().is_alive() => continue,
-                // Whether the container of an unreadable record lives, nobody knows.
+                // It is unknown whether the container of an unreadable record is alive.
                 Err(error) => Err(error.into()),
                 Ok(_) => detach_all(dir, store),
             },

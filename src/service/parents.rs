@@ -1,8 +1,9 @@
-//! Whether a parent can have a child, where the kernel would not say, and who stands against it.
+//! Checks whether a parent can have a child in cases that the kernel does not refuse, and finds the
+//! container or program that holds the parent.
 //!
-//! One parent has one ipvlan mode and one flag. The kernel does not refuse a child with another: it
-//! changes all children (`ipvlan_link_new` in drivers/net/ipvlan/ipvlan_main.c), also those of
-//! running containers. So that is found out before.
+//! All ipvlan children of a parent have one mode and one flag. The kernel does not refuse a child
+//! with another mode: it changes the mode of all children (`ipvlan_link_new` in
+//! drivers/net/ipvlan/ipvlan_main.c), also of those in running containers. So mcrun checks first.
 
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -17,12 +18,12 @@ use crate::primitives::InterfaceName;
 use crate::service::AttachError;
 use crate::state::{Attached, AttachmentRecord, Store};
 
-/// Checks that no planned ipvlan child changes those that are there. Two hooks at a time would both
-/// find nobody: hold the returned lock until the children are made. It is `lock`, if the caller has
-/// it already.
+/// Checks that no planned ipvlan child changes the mode or flag of existing children. Hold the
+/// returned lock until the planned children are made: without it two hooks at the same time would
+/// both find no child. A caller that has the lock already passes it as `lock`.
 ///
 /// # Errors
-/// [`AttachError::Parent`], which names who is there.
+/// [`AttachError::Parent`], which names the existing child and its owner.
 pub(super) fn check(
     plans: &[InterfacePlan],
     host: &mut RouteSocket,
@@ -80,7 +81,8 @@ pub(super) fn explain(error: ApplyError, store: &Store) -> AttachError {
     }
 }
 
-/// A child of a parent, and whose it is. The records tell where to look, the kernel what is there.
+/// A child of a parent, and its owner. The records tell in which namespaces to look; the kernel
+/// tells which links are there.
 fn find(
     name: &InterfaceName,
     parent: u32,
