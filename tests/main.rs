@@ -26,6 +26,7 @@ mod ipvlan;
 mod lab;
 mod lifecycle;
 mod machine;
+mod namespace_path;
 mod options;
 mod peers;
 mod policy;

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use anyhow::Context;
 use clap::Args;
 
-use crate::attachment::{option_help, parse_each};
+use crate::attachment::{Attachment, option_help, parse_each};
 use crate::cli::output::print;
 use crate::lookup;
 use crate::service::{AttachError, AttachRequest, attach_more};
@@ -14,7 +14,8 @@ use crate::state::Store;
 /// Arguments of `mcrun attach`.
 #[derive(Debug, Args)]
 pub struct AttachArgs {
-    /// Name, id, beginning of an id, or process id of a running container.
+    /// Name, id, beginning of an id, or process id of a running container; or the path of a network
+    /// namespace, such as /run/netns/NAME, which is attached until the path is removed.
     container: String,
     /// What to attach it to: KEY=VALUE[,KEY=VALUE...] (repeatable).
     #[arg(long, value_name = "SPEC", required = true, long_help = option_help())]
@@ -24,15 +25,28 @@ pub struct AttachArgs {
 pub(super) fn run(args: AttachArgs) -> anyhow::Result<ExitCode> {
     let attachments = parse_each(args.mcast.iter().map(String::as_str)).context("--mcast")?;
     let store = Store::from_env();
-    let found = lookup::find(&args.container, &store)?;
-    // Engines rename containers: they are asked for the name when it is shown.
-    let name = found.id.to_string();
-    let mut request = AttachRequest::of_process(found.id, name, found.pid, attachments)?;
-    request.directory = found.bundle;
+    let request = request(&args.container, attachments, &store)?;
     let names = match attach_more(request, &store) {
         Err(AttachError::Together(error)) => Err(error).context("--mcast")?,
         other => other?,
     };
     print(&names.iter().map(|name| format!("{name}\n")).collect::<String>())?;
     Ok(ExitCode::SUCCESS)
+}
+
+fn request(
+    container: &str,
+    attachments: Vec<Attachment>,
+    store: &Store,
+) -> anyhow::Result<AttachRequest> {
+    if container.contains('/') {
+        let path = std::path::absolute(container)?;
+        return Ok(AttachRequest::of_namespace_path(path, attachments)?);
+    }
+    let found = lookup::find(container, store)?;
+    // Engines rename containers: they are asked for the name when it is shown.
+    let name = found.id.to_string();
+    let mut request = AttachRequest::of_process(found.id, name, found.pid, attachments)?;
+    request.directory = found.bundle;
+    Ok(request)
 }

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::attachment::IgmpMode;
 use crate::multicast::{GroupPolicy, RateLimits};
 use crate::primitives::MacAddr;
+use crate::state::Lifetime;
 
 /// The proxy's answer when its rules and sockets are in place.
 pub(super) const INSTALLED: &str = "installed";
@@ -27,19 +28,17 @@ pub(super) const PACKET_SOCKET: RawFd = libc::STDIN_FILENO;
 /// interface.
 ///
 /// The proxy answers on its standard output with the lines `installed` and `ready`, or with `error:
-/// ...`, and closes it. No descriptor of the container's namespaces is passed: the proxy opens them
-/// from `pid` while it is still root, and checks `pid_start` after it has opened the pidfd.
+/// ...`, and closes it. No descriptor of the container's network namespace is passed: the proxy opens
+/// it by `lifetime` while it is still root.
 ///
 /// Both sides are of one version of mcrun, so the names of these fields may change.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProxyTask {
     /// Full container id; also the name of the container's directory in the state directory.
     pub container: String,
-    /// Process id of the container's init, in the proxy's own pid namespace.
-    pub pid: i32,
-    /// Start time of that process in clock ticks since boot (`/proc/PID/stat`, field 22). It
-    /// distinguishes the process from a later one with the same pid.
-    pub pid_start: u64,
+    /// The container's init, in the proxy's own pid namespace, or the path of its network namespace.
+    /// The proxy opens the namespace by it and ends with it.
+    pub lifetime: Lifetime,
     /// Whether a join is carried out as soon as the kernel notifies of it (Linux 6.14). If not, or
     /// where the kernel does not notify, the container's report starts it.
     pub notifications: bool,

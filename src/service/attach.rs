@@ -231,12 +231,6 @@ impl<'s> OpenContainer<'s> {
         mut launch: Option<ProxyLaunch>,
     ) -> Result<(), AttachError> {
         let attachments: Vec<_> = added.iter().map(|i| i.attachment.clone()).collect();
-        // The proxy watches a process. Watching a path is what a CNI or docker network driver adds.
-        if self.recorded.lifetime.process().is_none()
-            && let Some(served) = attachments.iter().find(|a| proxies::is_served(a))
-        {
-            return Err(AttachError::NoProcess(served.igmp.name()));
-        }
         let mut host = RouteSocket::open()?;
         // Between the look at shared links and their use nobody else may make or delete one.
         let shared = attachments.iter().any(|attachment| attachment.vlan.is_some());

@@ -1,6 +1,7 @@
 //! Why an attachment was not made, changed or removed.
 
 use std::io;
+use std::path::PathBuf;
 
 use crate::attachment::{AdminError, SpecError};
 use crate::link::PlanError;
@@ -20,11 +21,14 @@ pub enum AttachError {
     /// The container's process has ended.
     #[error("the container's process {0} has ended")]
     Ended(i32),
-    /// A proxy ends with a process of the container, and none is known.
-    #[error(
-        "igmp={0}: the proxy needs a process of the container, and the attachment lasts as long as a path; use igmp=off"
-    )]
-    NoProcess(&'static str),
+    /// A path that cannot stand for a container.
+    #[error("{}: {why}", path.display())]
+    NamespacePath {
+        /// The path.
+        path: PathBuf,
+        /// What is wrong with it, or what to do.
+        why: &'static str,
+    },
     /// The container has no network of its own.
     #[error(
         "the container shares the host's network namespace: an attachment needs one of its own"

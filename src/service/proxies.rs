@@ -48,11 +48,9 @@ pub(super) fn task<'a>(
         interface_task(&i.name, &i.attachment, &i.limits, upstream_index, (None, None), announce)
     });
     let container = &attached.container;
-    let init = container.lifetime.process();
     ProxyTask {
         container: container.id.to_string(),
-        pid: init.map_or(0, |init| init.pid),
-        pid_start: init.map_or(0, |init| init.start),
+        lifetime: container.lifetime.clone(),
         notifications: attached.notifications,
         interfaces: there.chain(added).filter(|i| i.igmp != IgmpMode::Off).collect(),
         mark,

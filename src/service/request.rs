@@ -64,6 +64,35 @@ impl AttachRequest {
     }
 }
 
+impl AttachRequest {
+    /// A container that is known by the path of its network namespace only, such as
+    /// `/run/netns/NAME`. The attachment lasts until the file is removed. The container's id is the
+    /// name of the file.
+    ///
+    /// # Errors
+    /// [`AttachError::NamespacePath`] if the file is in /proc, or its name cannot be an id.
+    pub fn of_namespace_path(
+        path: PathBuf,
+        attachments: Vec<Attachment>,
+    ) -> Result<Self, AttachError> {
+        let refuse = |why| AttachError::NamespacePath { path: path.clone(), why };
+        if path.starts_with("/proc") {
+            return Err(refuse("name the process by its id instead"));
+        }
+        let name = path.file_name().and_then(|name| name.to_str()).map(str::to_owned);
+        let id = name.and_then(|name| ContainerId::try_from(name).ok());
+        let id = id.ok_or_else(|| refuse("the name of the file cannot be a container id"))?;
+        Ok(AttachRequest {
+            name: id.to_string(),
+            id,
+            namespace: NetworkNamespace::Path(path.clone()),
+            lifetime: Lifetime::NamespacePath(path),
+            directory: None,
+            attachments,
+        })
+    }
+}
+
 impl NetworkNamespace {
     /// Opens the namespace.
     ///

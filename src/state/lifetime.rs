@@ -2,11 +2,14 @@
 
 use std::path::{Path, PathBuf};
 
+use serde::{Deserialize, Serialize};
+
 use crate::net::netns::{NetNs, NetNsId};
 use crate::sys::process::ProcessRef;
 
 /// What an attachment lasts as long as.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Lifetime {
     /// A process: the container's init.
     Process(ProcessRef),

@@ -263,6 +263,11 @@ impl Lab {
         self.ip(node, &format!("route add 224.0.0.0/4 dev {node}"));
     }
 
+    /// A named network namespace with nothing in it, as `ip netns add` makes one.
+    pub fn empty_namespace(&self, node: &'static str) {
+        self.add_node(node);
+    }
+
     /// A process on the container host with a network namespace of its own, and nothing in it: what
     /// a hook is handed. It ends with its owner.
     pub fn namespace_holder(&self) -> Background {

@@ -14,7 +14,7 @@ use mcrun::proxy::{
     CreatedInterface, GroupMembership, InterfaceTask, MembershipStatus, ProxyStatus, ProxyTask,
     query_all,
 };
-use mcrun::state::Store;
+use mcrun::state::{Lifetime, Store};
 use mcrun::sys::process::ProcessRef;
 use mcrun::sys::sockopt;
 use socket2::{Domain, Socket, Type};
@@ -94,8 +94,7 @@ impl<'l> FakeContainer<'l> {
         let upstream_index = self.lab.link(PARENT)["ifindex"].as_u64().expect("index") as u32;
         ProxyTask {
             container: self.id.clone(),
-            pid: self.pid(),
-            pid_start: ProcessRef::of(self.pid()).expect("it runs").start,
+            lifetime: Lifetime::Process(ProcessRef::of(self.pid()).expect("it runs")),
             notifications: lab::notifications(),
             mark: mcrun::proxy::random_packet_mark().expect("a mark"),
             takes_over: false,

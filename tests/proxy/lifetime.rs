@@ -6,6 +6,8 @@ use std::time::{Duration, Instant};
 
 use mcrun::multicast::FilterMode;
 use mcrun::proxy::{GroupMembership, ProxyTask, requery};
+use mcrun::state::Lifetime;
+use mcrun::sys::process::ProcessRef;
 
 use super::fake_container::{CHILD, FakeContainer, GROUP, SSM, source, wait_joined, wait_left};
 use crate::lab::{Igmp, Lab, PATIENCE, alive, run, wait_until};
@@ -24,8 +26,12 @@ fn what_cannot_be_served_is_refused_with_the_reason() {
         assert!(!container.directory().join("control.sock").exists());
     };
     let mut config = container.config();
-    config.pid_start += 1;
-    refused(&config, &format!("process {}", config.pid));
+    let process = config.lifetime.process().expect("a process");
+    config.lifetime = Lifetime::Process(ProcessRef { start: process.start + 1, ..process });
+    refused(&config, &format!("process {}", process.pid));
+    let mut config = container.config();
+    config.lifetime = Lifetime::NamespacePath("/run/netns/no-such-namespace".into());
+    refused(&config, "/run/netns/no-such-namespace");
     let mut config = container.config();
     config.interfaces.clear();
     refused(&config, "interfaces");

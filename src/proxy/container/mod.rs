@@ -1,6 +1,7 @@
 //! The container's side: interception of its IGMP, injection of queries, the nf_tables rules, and
 //! what its kernel shows in /proc.
 
+pub(crate) mod end_watch;
 pub(crate) mod injection;
 pub(crate) mod interception;
 pub(crate) mod membership_files;

@@ -10,8 +10,8 @@ const ANSWERS: u64 = 1 << 16;
 /// The descriptor that is ready.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum EventSource {
-    /// The pidfd of the container's init: the container has ended.
-    ContainerInit,
+    /// The watch for the end of the container.
+    EndWatch,
     /// The socket of the intercepted IGMP.
     Nflog,
     /// Notifications of the container's kernel.
@@ -45,7 +45,7 @@ impl EventSource {
     /// The data of an epoll entry.
     pub(super) fn to_data(self) -> u64 {
         let (kind, number) = match self {
-            EventSource::ContainerInit => (0, 0),
+            EventSource::EndWatch => (0, 0),
             EventSource::Nflog => (1, 0),
             EventSource::LinkMonitor => (2, 0),
             EventSource::ControlListener => (3, 0),
@@ -68,7 +68,7 @@ impl EventSource {
     pub(super) fn from_data(data: u64) -> Option<Self> {
         let number = data & ((1 << KIND_SHIFT) - 1);
         Some(match data >> KIND_SHIFT {
-            0 => EventSource::ContainerInit,
+            0 => EventSource::EndWatch,
             1 => EventSource::Nflog,
             2 => EventSource::LinkMonitor,
             3 => EventSource::ControlListener,
@@ -95,7 +95,7 @@ mod tests {
     fn every_source_is_read_back_from_its_data() {
         let relay = |socket| EventSource::Relay { interface: 63, socket };
         for source in [
-            EventSource::ContainerInit,
+            EventSource::EndWatch,
             EventSource::Nflog,
             EventSource::LinkMonitor,
             EventSource::ControlListener,

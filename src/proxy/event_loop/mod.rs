@@ -200,7 +200,7 @@ impl EventLoop {
     /// Watches all descriptors except the control socket and those of the relays.
     fn watch_all(&self) -> io::Result<()> {
         let EventLoop { epoll, container, interception, upstreams, .. } = self;
-        watch(epoll, &container.init, EventSource::ContainerInit)?;
+        watch(epoll, &container.end_watch, EventSource::EndWatch)?;
         watch(epoll, &container.link_monitor, EventSource::LinkMonitor)?;
         for (position, upstream) in (0..).zip(&upstreams.list) {
             watch(epoll, &upstream.query_socket, EventSource::QuerySocket(position))?;
@@ -229,7 +229,11 @@ impl EventLoop {
             let now = Instant::now();
             for event in events {
                 match EventSource::from_data(event.data()) {
-                    Some(EventSource::ContainerInit) => self.drain(now, log)?,
+                    Some(EventSource::EndWatch) if self.container.end_watch.has_ended() => {
+                        self.drain(now, log)?;
+                    }
+                    // Another file was removed beside the namespace's.
+                    Some(EventSource::EndWatch) => {}
                     Some(EventSource::Nflog) => self.receive_intercepted(now),
                     Some(EventSource::LinkMonitor) => {
                         self.handle_notifications(now, log);
@@ -306,7 +310,7 @@ impl EventLoop {
     /// The container has ended: leaves all groups, and keeps the rules so that none of its last
     /// reports reaches the LAN.
     fn drain(&mut self, now: Instant, log: &mut Log) -> io::Result<()> {
-        self.epoll.delete(&self.container.init)?;
+        self.epoll.delete(&self.container.end_watch)?;
         log.notice(now, Notice::ContainerEnded {});
         self.upstreams.list.clear();
         for interface in &mut self.interfaces {

@@ -1,6 +1,5 @@
 //! What the setup opens for the event loop.
 
-use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
 
 use crate::net::arp_announcement::Announcer;
@@ -9,6 +8,7 @@ use crate::net::netns::NetNs;
 use crate::net::nfnetlink::NfSocket;
 use crate::notice::Notice;
 use crate::proxy::config::InterfaceTask;
+use crate::proxy::container::end_watch::EndWatch;
 use crate::proxy::container::interception::NflogSocket;
 use crate::proxy::container::membership_files::MembershipFiles;
 use crate::proxy::container::receive_filter::ReceiveFilterSocket;
@@ -49,8 +49,8 @@ pub(crate) enum Role {
 pub(crate) struct Container {
     /// Its full id.
     pub(crate) id: String,
-    /// The pidfd of its init.
-    pub(crate) init: OwnedFd,
+    /// Tells when the container has ended.
+    pub(crate) end_watch: EndWatch,
     pub(crate) namespace: NetNs,
     pub(crate) link_monitor: LinkMonitor,
     pub(crate) membership_files: MembershipFiles,

@@ -7,7 +7,6 @@
 mod error;
 mod interception;
 
-use std::os::fd::OwnedFd;
 use std::time::Instant;
 
 use crate::attachment::IgmpMode;
@@ -17,6 +16,7 @@ use crate::net::netns::NetNs;
 use crate::net::sysctl::Sysctls;
 use crate::notice::Notice;
 use crate::proxy::config::{CreatedInterface, InterfaceTask, ProxyTask};
+use crate::proxy::container::end_watch::EndWatch;
 use crate::proxy::container::injection::QueryInjector;
 use crate::proxy::container::membership_files::MembershipFiles;
 use crate::proxy::container::receive_filter::ReceiveFilterSocket;
@@ -33,7 +33,7 @@ use crate::proxy::process::log::Log;
 use crate::proxy::relay::{ContainerSockets, HostSockets};
 pub(super) use crate::proxy::setup::error::{Context, StartError};
 use crate::proxy::setup::interception::{install_rules, open_interception};
-use crate::sys::process::ProcessRef;
+use crate::state::Lifetime;
 
 /// Everything that needs no interface of the container.
 pub(super) struct Setup {
@@ -83,11 +83,11 @@ struct InNamespace {
 impl Setup {
     /// Opens it all. The caller's thread is in the host's namespace.
     pub(super) fn open(mut task: ProxyTask, now: Instant) -> Result<Self, StartError> {
-        let (namespace, init) = find_container(&task)?;
+        let (namespace, end_watch) = find_container(&task)?;
         let mut notices = Vec::new();
         let inside = namespace
             .run(|| InNamespace::open(&mut task, &mut notices))
-            .context(|| format!("cannot enter the network namespace of process {}", task.pid))??;
+            .context(|| "cannot enter the container's network namespace".into())??;
         let id = &task.container;
         let container_dir = ContainerDir::open(&crate::state::state_dir(), id)
             .context(|| format!("cannot open the state directory of container {id}"))?;
@@ -108,7 +108,7 @@ impl Setup {
         Ok(Setup {
             container: Container {
                 id: id.clone(),
-                init,
+                end_watch,
                 namespace,
                 link_monitor: inside.link_monitor,
                 membership_files: inside.membership_files,
@@ -215,27 +215,34 @@ impl Installed {
     }
 }
 
-/// The container's namespace, and a pidfd of its init.
-fn find_container(task: &ProxyTask) -> Result<(NetNs, OwnedFd), StartError> {
-    let pid = task.pid;
-    let namespace = NetNs::of_pid(pid)
-        .context(|| format!("cannot open the network namespace of process {pid}"))?;
-    // This fails for a process that has got the pid of one that has ended. The process that is
-    // found has existed since before the namespace was opened, so the namespace is its own.
-    let init = ProcessRef { pid, start: task.pid_start }
-        .open()
-        .context(|| format!("cannot open a pidfd of the container's process {pid}"))?;
+/// The container's network namespace, and the watch for its end.
+fn find_container(task: &ProxyTask) -> Result<(NetNs, EndWatch), StartError> {
+    let (namespace, watch, what) = match &task.lifetime {
+        // The watch fails for a process that has got the pid of one that has ended. The process that
+        // is found has existed since before the namespace was opened: the namespace is its own.
+        Lifetime::Process(process) => {
+            let namespace = NetNs::of_pid(process.pid);
+            (namespace, EndWatch::open(&task.lifetime), format!("process {}", process.pid))
+        }
+        // A path that is removed after the watch was opened is noticed.
+        Lifetime::NamespacePath(path) => {
+            let watch = EndWatch::open(&task.lifetime);
+            (NetNs::open(path), watch, path.display().to_string())
+        }
+    };
+    let watch = watch.context(|| format!("cannot watch {what} for the end of the container"))?;
+    let namespace = namespace.context(|| format!("cannot open the network namespace of {what}"))?;
     let host = NetNs::current().and_then(|ns| ns.id());
     let host = host.context(|| "cannot identify the host's network namespace".into())?;
     let own = namespace.id();
     let own = own.context(|| "cannot identify the container's network namespace".into())?;
     if host == own {
         return Err(StartError::new(
-            format!("process {pid} shares the host's network namespace"),
+            format!("{what} is in the host's network namespace"),
             "a container needs one of its own",
         ));
     }
-    Ok((namespace, init.into()))
+    Ok((namespace, watch))
 }
 
 /// One socket for each upstream of a proxied interface.
