@@ -108,7 +108,11 @@ pub enum Command {
     Demo(demo::DemoArgs),
     /// Register mcrun with a container engine.
     Setup(setup::SetupArgs),
-    /// Apply a changed mcrun.toml to running containers.
+    /// Apply a changed mcrun.toml, or an upgrade, to running containers.
+    ///
+    /// A container gets a new proxy when its limits have changed, when its proxy is dead, and when
+    /// its proxy is not the installed program, as after an upgrade. The container stays joined to
+    /// its groups and loses no packet. Prints a line for each container that got a new proxy.
     Reload(reload::ReloadArgs),
     /// Remove what killed containers and proxies left behind.
     Gc(gc::GcArgs),

@@ -10,10 +10,6 @@ use crate::service::reload;
 use crate::state::{Store, config_dir};
 
 /// Arguments of `mcrun reload`.
-///
-/// Reads mcrun.toml anew. A container gets a new proxy when its rules have changed, when its proxy
-/// is dead, and, after an upgrade, when its proxy is not the installed program. The container stays
-/// joined to its groups and loses no packet meanwhile.
 #[derive(Debug, Args)]
 pub struct ReloadArgs {}
 

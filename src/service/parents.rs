@@ -8,6 +8,7 @@
 use std::collections::BTreeSet;
 use std::fs::File;
 
+use crate::attachment::Driver;
 use crate::link::apply::ApplyError;
 use crate::link::children;
 use crate::link::children::{Child, ChildKind};
@@ -16,7 +17,7 @@ use crate::net::netlink::RouteSocket;
 use crate::net::netns::NetNs;
 use crate::primitives::InterfaceName;
 use crate::service::AttachError;
-use crate::state::{Attached, AttachmentRecord, Store};
+use crate::state::{AttachmentRecord, RecordedContainer, Store};
 
 /// Checks that no planned ipvlan child changes the mode or flag of existing children. Hold the
 /// returned lock until the planned children are made: without it two hooks at the same time would
@@ -90,22 +91,27 @@ fn find(
     store: &Store,
 ) -> Option<(Child, String)> {
     let own = NetNs::current().ok()?;
-    let in_container = |attached: &Attached| {
-        let namespace = match attached.container.lifetime.process() {
+    let in_container = |container: &RecordedContainer| {
+        let namespace = match container.lifetime.process() {
             Some(process) => NetNs::of_pid(process.pid),
-            None => NetNs::open(attached.container.namespace_path()?),
+            None => NetNs::open(container.namespace_path()?),
         };
         let child = children::in_namespace(&namespace.ok()?, &own, parent).ok()??;
-        Some((child, format!("of container {}", attached.container.name)))
+        Some((child, format!("of container {}", container.name)))
     };
-    let has_child = |attached: &Attached| {
-        attached.interfaces.iter().any(|i| i.is_made() && i.attachment.parent_link() == name)
+    // The links of a planned attachment may exist already: another hook is making it.
+    let may_have_child = |record: &AttachmentRecord| {
+        record.attachments().any(|attachment| {
+            !matches!(attachment.driver, Driver::Relay { .. }) && attachment.parent_link() == name
+        })
     };
     let ids = store.list().unwrap_or_default();
     // A record that cannot be read is mcrun gc's business.
     let records = ids.iter().filter_map(|id| store.read(id).ok()?);
-    let recorded = records.filter_map(AttachmentRecord::into_attached).find_map(|attached| {
-        (has_child(&attached) && attached.container.is_alive()).then(|| in_container(&attached))?
+    let mut records = records.filter(may_have_child);
+    let recorded = records.find_map(|record| {
+        let container = record.container();
+        container.is_alive().then(|| in_container(container))?
     });
     let on_host = |host| {
         let child = children::on_host(host, parent).ok()??;

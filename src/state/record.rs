@@ -144,6 +144,16 @@ impl AttachmentRecord {
         }
     }
 
+    /// What was asked for, in the order of the interfaces.
+    pub fn attachments(&self) -> impl Iterator<Item = &Attachment> {
+        let (planned, attached) = match self {
+            AttachmentRecord::Planned(planned) => (planned.interfaces.as_slice(), &[][..]),
+            AttachmentRecord::Attached(attached) => (&[][..], attached.interfaces.as_slice()),
+        };
+        let planned = planned.iter().map(|interface| &interface.attachment);
+        planned.chain(attached.iter().map(|interface| &interface.attachment))
+    }
+
     /// Shared links of the host that the attachment uses.
     pub fn host_links(&self) -> &[HostLinkUse] {
         match self {

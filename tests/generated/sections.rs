@@ -301,7 +301,7 @@ pub(super) fn of(page: &str) -> Option<Sections> {
             see_also: &["mcrun(1)", "mcrun-probe(1)"],
         },
         "mcrun-reload" => Sections {
-            examples: &[("After a change of mcrun.toml:", "mcrun reload")],
+            examples: &[("After a change of mcrun.toml, and after an upgrade:", "mcrun reload")],
             files: &[CONFIG, STATE],
             environment: &[],
             exit: PARTLY,
