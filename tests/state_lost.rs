@@ -14,7 +14,7 @@ const GROUP: Ipv4Addr = Ipv4Addr::new(239, 8, 3, 1);
 const LATER: Ipv4Addr = Ipv4Addr::new(239, 8, 3, 2);
 const MAC: &str = "02:00:5e:10:08:03";
 /// Within what everything must be gone.
-const LIMIT: Duration = Duration::from_secs(3);
+const LIMIT: Duration = Duration::from_secs(10);
 
 fn attachment() -> String {
     format!("parent={PARENT},ip=10.99.0.11/24,mac={MAC}")
