@@ -71,6 +71,30 @@ fn a_namespace_is_detached_by_the_name_of_its_file() {
     assert_eq!(links.as_array().expect("links").len(), 1, "only lo: {links}");
 }
 
+/// Two files of one name, in different directories: the second must not take the first one's place.
+#[test]
+fn a_second_container_of_the_same_id_is_refused_and_the_first_stays_as_it_is() {
+    let lab = Lab::new(2);
+    lab.empty_namespace("blue");
+    lab.empty_namespace("green");
+    let id = attached(&lab);
+    let proxy = proxy_pid(&lab, &id).expect("a proxy");
+    let other = lab.directory().join(&id);
+    std::fs::write(&other, "").expect("a file");
+    let green = format!("/run/netns/{}", lab.namespace("green"));
+    run(std::process::Command::new("mount").arg("--bind").arg(green).arg(&other));
+    let path = other.to_str().expect("UTF-8");
+    let refused = output(&mut lab.mcrun(["attach", path, "--mcast", "parent=lan0"]));
+    let errors = String::from_utf8_lossy(&refused.stderr);
+    assert_eq!(refused.status.code(), Some(125), "{errors}");
+    assert!(
+        errors.contains(&format!("mcrun detach {id}")) && errors.lines().count() == 1,
+        "{errors}"
+    );
+    assert_eq!(proxy_pid(&lab, &id), Some(proxy));
+    assert_eq!(run(&mut lab.mcrun(["detach", &id])), "mc0\n");
+}
+
 #[test]
 fn a_path_that_is_no_namespace_of_its_own_is_refused() {
     let lab = Lab::new(2);

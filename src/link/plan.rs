@@ -436,14 +436,7 @@ mod tests {
             mtu: 1500,
             mac: Some("02:00:00:00:00:01".parse().unwrap()),
             up: true,
-            loopback: false,
-            port_of: None,
-            kind: None,
-            parent: None,
-            parent_namespace: None,
-            ipvlan: None,
-            vlan: None,
-            alias: None,
+            ..Link::default()
         }
     }
 

@@ -252,7 +252,7 @@ fn family(addr: IpAddr) -> AddressFamily {
 }
 
 /// A link as netlink shows it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Link {
     /// Interface index.
     pub index: u32,
@@ -288,18 +288,9 @@ pub fn read_link(message: RouteNetlinkMessage) -> Option<Link> {
     let RouteNetlinkMessage::NewLink(message) = message else { return None };
     let mut link = Link {
         index: message.header.index,
-        name: String::new(),
-        mtu: 0,
-        mac: None,
         up: message.header.flags.contains(LinkFlags::Up),
         loopback: message.header.flags.contains(LinkFlags::Loopback),
-        port_of: None,
-        kind: None,
-        parent: None,
-        parent_namespace: None,
-        ipvlan: None,
-        vlan: None,
-        alias: None,
+        ..Link::default()
     };
     let (mut controller, mut port_kind) = (None, None);
     for attribute in message.attributes {

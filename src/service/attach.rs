@@ -43,6 +43,7 @@ pub fn attach(request: AttachRequest, store: &Store) -> Result<(), AttachError> 
     let mut dir = store.lock_or_create(&id)?;
     // A record that cannot be read is of no use to anybody: it is replaced.
     if let Ok(Some(record)) = dir.read() {
+        container.refuse_another(&record)?;
         let same = record.container().lifetime == container.recorded.lifetime
             && record.attached().is_some_and(|attached| {
                 let recorded = attached.interfaces.iter().map(|i| &i.attachment);
@@ -80,7 +81,10 @@ pub fn attach_more(request: AttachRequest, store: &Store) -> Result<Vec<String>,
             Some(attached)
         }
         // Of an earlier container of this id, incomplete, or unreadable.
-        _ => {
+        unusable => {
+            if let Ok(Some(record)) = &unusable {
+                container.refuse_another(record)?;
+            }
             detach_all(dir, store)?;
             dir = store.lock_or_create(&id)?;
             None
@@ -185,6 +189,16 @@ impl<'s> OpenContainer<'s> {
             netns_path: request.namespace.path(),
         };
         Ok(OpenContainer { store, recorded, namespace, socket, host_links: Vec::new() })
+    }
+
+    /// Refuses to replace the record of another container of the same id that is alive: a second
+    /// container must not take the first one's attachment away.
+    fn refuse_another(&self, record: &AttachmentRecord) -> Result<(), AttachError> {
+        let recorded = record.container();
+        if recorded.lifetime != self.recorded.lifetime && recorded.is_alive() {
+            return Err(AttachError::IdInUse(recorded.id.clone()));
+        }
+        Ok(())
     }
 
     /// Another container that is alive and attached in this namespace.

@@ -39,6 +39,11 @@ pub enum AttachError {
         "the container shares the network namespace of container {0}, which is attached: an attachment needs one of its own"
     )]
     AttachedNetwork(ContainerId),
+    /// Another container that is alive is attached under this id.
+    #[error(
+        "a container {0} with another process or network namespace is attached; mcrun detach {0} detaches that one"
+    )]
+    IdInUse(ContainerId),
     /// The attachments contradict each other, or those that the container has.
     #[error(transparent)]
     Together(SpecError),

@@ -47,7 +47,7 @@ impl EndWatch {
         };
         let inotify = Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC)?;
         let removals =
-            AddWatchFlags::IN_DELETE | AddWatchFlags::IN_MOVED_FROM | AddWatchFlags::IN_DELETE_SELF;
+            AddWatchFlags::IN_DELETE | AddWatchFlags::IN_MOVED_FROM | AddWatchFlags::IN_MOVE_SELF;
         inotify.add_watch(directory, removals | AddWatchFlags::IN_ONLYDIR)?;
         Ok(EndWatch::NamespacePath { inotify, name: name.to_owned() })
     }
@@ -59,8 +59,9 @@ impl EndWatch {
             EndWatch::NamespacePath { inotify, name } => {
                 let events = inotify.read_events().unwrap_or_default();
                 events.iter().any(|event| {
-                    // Without its directory the file is gone too.
-                    event.mask.contains(AddWatchFlags::IN_DELETE_SELF)
+                    // The directory was renamed, removed or unmounted: the path is gone with it.
+                    // The kernel ends a watch by IN_IGNORED.
+                    event.mask.intersects(AddWatchFlags::IN_IGNORED | AddWatchFlags::IN_MOVE_SELF)
                         || event.name.as_deref() == Some(OsStr::new(name))
                 })
             }
@@ -104,8 +105,14 @@ mod tests {
         let path = directory.path().join("namespaces/blue");
         fs::create_dir(directory.path().join("namespaces")).unwrap();
         let watch = EndWatch::open(&Lifetime::NamespacePath(path)).unwrap();
+        assert!(!watch.has_ended());
         fs::remove_dir(directory.path().join("namespaces")).unwrap();
         assert!(watch.has_ended());
+        let before = directory.path().join("before");
+        fs::create_dir(&before).unwrap();
+        let watch = EndWatch::open(&Lifetime::NamespacePath(before.join("blue"))).unwrap();
+        fs::rename(&before, directory.path().join("after")).unwrap();
+        assert!(watch.has_ended(), "the directory has another name");
         let none = Lifetime::NamespacePath(directory.path().join("none/blue"));
         assert_eq!(EndWatch::open(&none).err().unwrap().kind(), io::ErrorKind::NotFound);
     }
