@@ -14,7 +14,7 @@ use serde_json::Value;
 const GROUP: Ipv4Addr = Ipv4Addr::new(239, 7, 1, 1);
 const OTHER: Ipv4Addr = Ipv4Addr::new(239, 7, 1, 2);
 /// Within what everything must be gone.
-const LIMIT: Duration = Duration::from_secs(10);
+const LIMIT: Duration = Duration::from_secs(1);
 
 fn attach(lab: &Lab, container: &str, spec: &str) -> String {
     run(&mut lab.mcrun(["attach", container, "--mcast", spec]))

@@ -9,7 +9,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 /// Within what everything must be gone.
-const LIMIT: Duration = Duration::from_secs(10);
+const LIMIT: Duration = Duration::from_secs(3);
 
 /// `docker run` and `mcrun run` with an attachment, to be completed with the same arguments, and
 /// how many containers of mcrun's there are then.

@@ -12,7 +12,7 @@ use crate::lab::{
 const GROUP: Ipv4Addr = Ipv4Addr::new(239, 8, 1, 1);
 const MAC: &str = "02:00:5e:10:08:01";
 /// Within what everything must be gone.
-const LIMIT: Duration = Duration::from_secs(10);
+const LIMIT: Duration = Duration::from_secs(3);
 
 fn attachment() -> String {
     format!("parent={PARENT},ip=10.99.0.11/24,mac={MAC}")

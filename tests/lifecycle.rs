@@ -14,7 +14,7 @@ use crate::lab::{
 const GROUP: Ipv4Addr = Ipv4Addr::new(239, 4, 1, 1);
 
 /// Within what everything must be gone.
-const LIMIT: Duration = Duration::from_secs(10);
+const LIMIT: Duration = Duration::from_secs(1);
 
 /// Asserts that everything is gone within the limit, counted from now.
 fn assert_gone(lab: &Lab, what: &str) {

@@ -14,7 +14,7 @@ const MAC: &str = "02:00:5e:10:08:02";
 /// Packets per second.
 const RATE: u32 = 1000;
 /// Within what everything must be gone.
-const LIMIT: Duration = Duration::from_secs(10);
+const LIMIT: Duration = Duration::from_secs(3);
 
 /// The interface is as it was asked for, and the running stream arrives whole.
 fn assert_receives(lab: &Lab, container: &Container) {

@@ -13,7 +13,7 @@ const GROUP: Ipv4Addr = Ipv4Addr::new(239, 8, 3, 1);
 /// Joined after the loss.
 const LATER: Ipv4Addr = Ipv4Addr::new(239, 8, 3, 2);
 const MAC: &str = "02:00:5e:10:08:03";
-/// Within what everything must be gone.
+/// Within what everything must be gone. Docker's own removal of a container is a part of it.
 const LIMIT: Duration = Duration::from_secs(10);
 
 fn attachment() -> String {
