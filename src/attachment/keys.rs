@@ -38,7 +38,8 @@ pub struct Key {
 }
 
 impl Key {
-    /// What most keys are.
+    /// The properties of a key that is not repeatable and goes with every driver; rows override
+    /// them.
     const PLAIN: Key = Key {
         name: "",
         value: "",

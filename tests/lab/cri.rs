@@ -172,7 +172,8 @@ fn unary(socket: &Path, path: &str, request: &[u8]) -> io::Result<Vec<u8>> {
     }
 }
 
-/// The request's headers, written out (RFC 7541 §6.2.2) but for what the static table has whole.
+/// The request's headers, written out (RFC 7541 §6.2.2) except the ones that the static table has
+/// whole.
 fn headers(path: &str) -> Vec<u8> {
     let mut block = vec![0x83, 0x86]; // :method POST, :scheme http
     let mut field = |name: &[u8], value: &str| {

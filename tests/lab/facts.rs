@@ -119,7 +119,7 @@ pub fn source_filters(text: &str) -> BTreeMap<Ipv4Addr, BTreeMap<Ipv4Addr, (u32,
 }
 
 impl Lab {
-    /// Groups the container host's kernel has joined on the parent, but for 224.0.0.0/24.
+    /// Groups the container host's kernel has joined on the parent, except those of 224.0.0.0/24.
     pub fn host_joins(&self) -> BTreeSet<Ipv4Addr> {
         let text = run(self.enter("host", "cat").arg("/proc/net/igmp"));
         parse_memberships(&text)

@@ -32,7 +32,7 @@ pub enum Event {
     Limited(MembershipEvent),
     /// The container wants a group that the host's kernel does not join.
     Failed(MembershipEvent),
-    /// The container wants a group no more.
+    /// The container has left a group.
     Left {
         /// Interface in the container.
         interface: String,
@@ -55,7 +55,7 @@ pub struct MembershipEvent {
     pub interface: String,
     /// The group.
     pub group: IpAddr,
-    /// How `sources` is meant.
+    /// Whether `sources` are the wanted or the excluded sources.
     pub mode: FilterMode,
     /// Source list.
     pub sources: Vec<IpAddr>,

@@ -14,12 +14,12 @@ use crate::notice::{Notice, Severity};
 pub struct ProxyStatus {
     /// Full container id.
     pub container: String,
-    /// Version of the proxy's program; `None` from proxies of before this field.
+    /// Version of the proxy's program; `None` from a program that did not have this field yet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub version: Option<String>,
     /// Process id of the proxy.
     pub pid: i32,
-    /// How it works.
+    /// Whether the proxy serves all interfaces as asked.
     pub state: ProxyState,
     /// What is wrong now: why the proxy is degraded, and what is missing on the LAN.
     ///
@@ -88,7 +88,8 @@ mod notices_and_warnings {
 pub enum ProxyState {
     /// All interfaces are served as asked for.
     Running,
-    /// IGMP cannot be intercepted: the container's kernel speaks it itself, and is observed.
+    /// IGMP cannot be intercepted. The container's kernel sends its own IGMP; the proxy only
+    /// observes.
     Degraded,
 }
 
