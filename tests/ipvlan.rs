@@ -20,8 +20,11 @@ const CHANNEL: Ipv4Addr = Ipv4Addr::new(232, 9, 1, 1);
 const SENT: Ipv4Addr = Ipv4Addr::new(239, 9, 2, 1);
 /// What one of two containers may not have.
 const DENIED: Ipv4Addr = Ipv4Addr::new(239, 9, 3, 1);
-/// Packets of a stream that must all arrive.
-const ALL: u32 = 10_000;
+/// Packets of a stream that must all arrive, and how many are sent in a second. The machine is
+/// emulated: its one processor sends, forwards and receives several streams at once, and a machine
+/// that is busy with other tests leaves it little.
+const ALL: u32 = 2_000;
+const RATE: u32 = 400;
 
 /// `driver=ipvlan` with what else is asked for, and an address.
 fn spec(host: u8, rest: &str) -> String {
@@ -89,9 +92,9 @@ fn both_receive(lab: &Lab, containers: [&Container; 2]) {
     lab.wait_forwarded(GROUP);
     lab.wait_forwarded(format!("{CHANNEL}@{wanted}"));
     for sender in [
-        lab.send_count(GROUP, wanted, 2000, ALL),
-        lab.send_count(CHANNEL, wanted, 2000, ALL),
-        lab.send_count(CHANNEL, other, 500, ALL / 4),
+        lab.send_count(GROUP, wanted, RATE, ALL),
+        lab.send_count(CHANNEL, wanted, RATE, ALL),
+        lab.send_count(CHANNEL, other, RATE / 4, ALL / 4),
     ] {
         assert!(sender.finish(Duration::from_secs(60)).status.success());
     }
@@ -166,17 +169,17 @@ fn one_leaves(mode: &str) {
     let lab = Lab::new(2);
     let stays = start(&lab, "stays", 11, mode);
     let leaves = start(&lab, "leaves", 12, mode);
-    let had = lab.receive_count(&stays, GROUP, None, 4000);
+    let had = lab.receive_count(&stays, GROUP, None, 2000);
     lab.wait_joined(&stays, GROUP);
-    let gone = lab.receive_count(&leaves, GROUP, None, 1000);
+    let gone = lab.receive_count(&leaves, GROUP, None, 500);
     lab.wait_joined(&leaves, GROUP);
     lab.wait_forwarded(GROUP);
-    let stream = lab.send_count(GROUP, SOURCES[0], 1000, 4000);
+    let stream = lab.send_count(GROUP, SOURCES[0], 500, 2000);
     // It reads in batches.
     let gone = gone.finish();
-    assert!(gone.packets >= 1000 && gone.lost == 0 && gone.duplicated == 0, "{gone:?}");
+    assert!(gone.packets >= 500 && gone.lost == 0 && gone.duplicated == 0, "{gone:?}");
     assert!(stream.finish(Duration::from_secs(60)).status.success());
-    assert_each_once("who stays", &had.finish(), 4000);
+    assert_each_once("who stays", &had.finish(), 2000);
     lab.wait_left(&leaves, GROUP);
 }
 
