@@ -43,6 +43,15 @@ pub enum Notice {
         /// The rule as the attachment or mcrun.toml has it: `deny=239.1.0.0/16`.
         rule: String,
     },
+    /// The relay does not carry what the container sends to a group.
+    SendDenied {
+        /// Interface in the container.
+        interface: String,
+        /// Destination of the packets.
+        group: IpAddr,
+        /// The rule that denies it: `deny=239.1.0.0/16`.
+        rule: String,
+    },
     /// A join waits until the container leaves another group.
     JoinLimited {
         /// Interface in the container.
@@ -196,6 +205,7 @@ impl Notice {
     pub fn code(&self) -> &str {
         match self {
             Notice::JoinDenied { .. } => "join-denied",
+            Notice::SendDenied { .. } => "send-denied",
             Notice::JoinLimited { .. } => "join-limited",
             Notice::SourcesLimited { .. } => "sources-limited",
             Notice::AnySourceJoinIgnored { .. } => "any-source-join-ignored",
@@ -225,6 +235,7 @@ impl Notice {
         match self {
             Notice::EventLoopFailed { .. } => Severity::Error,
             Notice::JoinDenied { .. }
+            | Notice::SendDenied { .. }
             | Notice::JoinLimited { .. }
             | Notice::SourcesLimited { .. }
             | Notice::AnySourceJoinIgnored { .. }
@@ -280,6 +291,9 @@ impl fmt::Display for Notice {
             ),
             Notice::JoinFailed { interface, upstream, group, error } => {
                 write!(f, "{interface}: cannot join {group} on {upstream}: {error}")
+            }
+            Notice::SendDenied { interface, group, rule } => {
+                write!(f, "{interface}: {group}: not sent to the LAN ({rule})")
             }
             Notice::ReceptionFailed { interface, group, error } => {
                 write!(f, "{interface}: cannot receive {group} for the container: {error}")

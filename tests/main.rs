@@ -36,6 +36,7 @@ mod prompt;
 mod proxy;
 
 mod relay;
+mod relay_limits;
 mod restart_policy;
 mod rogue;
 mod run;

@@ -19,6 +19,7 @@
 //! [relay]                          # limits for the relay of one attachment, in each direction
 //! max-pps = 100000                 # packets a second
 //! max-byterate = 125000000         # bytes a second
+//! ports = [5353, "6000-6100"]      # ports of the host that containers may take
 //!
 //! [proxy]
 //! notifications = false            # joins at the container's reports, not at the kernel's
@@ -40,6 +41,7 @@ use serde::{Deserialize, Serialize};
 use crate::attachment::values::{DriverName, driver_name};
 use crate::attachment::{Attachment, IgmpMode};
 use crate::multicast::{GroupPolicy, GroupRule, RateLimits};
+use crate::primitives::PortRanges;
 use crate::sys::toml_text;
 
 /// What the administrator allows.
@@ -66,6 +68,9 @@ pub struct EffectiveLimits {
     /// What the relay carries at most.
     #[serde(default, skip_serializing_if = "RateLimits::is_none")]
     pub rates: RateLimits,
+    /// Ports of the host that a relay may give to the container.
+    #[serde(default, skip_serializing_if = "PortRanges::is_empty")]
+    pub host_ports: PortRanges,
 }
 
 /// The part of the file that mcrun-runtime reads.
@@ -101,6 +106,8 @@ struct GroupRules {
 struct RelayRules {
     max_pps: Option<NonZeroU32>,
     max_byterate: Option<NonZeroU64>,
+    #[serde(default)]
+    ports: PortRanges,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
@@ -220,6 +227,7 @@ impl AdminConfig {
         Ok(EffectiveLimits {
             policy: self.restrict(&attachment.policy)?,
             rates: if relayed { attachment.rates.at_most(ceiling) } else { RateLimits::default() },
+            host_ports: if relayed { self.relay.ports.clone() } else { PortRanges::default() },
         })
     }
 
@@ -399,6 +407,16 @@ mod tests {
         assert_eq!(rates("parent=a,driver=relay").packets, Some(100));
         assert!(rates("parent=a").is_none());
         assert!(AdminConfig::parse("[relay]\nmax-pps = 0").is_err());
+    }
+
+    #[test]
+    fn a_relay_may_take_the_ports_that_the_file_names() {
+        let config = AdminConfig::parse("[relay]\nports = [5353, \"6000-6100\"]").unwrap();
+        let ports = |spec: &str| config.check(&parse_spec(spec).unwrap()).unwrap().host_ports;
+        assert_eq!(ports("parent=a,driver=relay").to_string(), "5353, 6000-6100");
+        assert!(ports("parent=a").is_empty());
+        let error = AdminConfig::parse("[relay]\nports = [5353, \"x\"]").unwrap_err();
+        assert!(error.starts_with("line 2: ") && error.contains("\"x\" is no port"), "{error}");
     }
 
     #[test]

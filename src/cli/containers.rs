@@ -120,7 +120,7 @@ pub(super) struct InterfaceSummary {
     mac: Option<MacAddr>,
     addresses: Vec<String>,
     igmp: IgmpMode,
-    /// `relayed`, `dropped` and `limited` packets in both directions, where a relay carries them.
+    /// `relayed`, `dropped`, `limited` and `denied` packets in both directions, where a relay carries them.
     #[serde(flatten)]
     relay: Option<RelayCounts>,
     /// The LAN's querier; absent when there is none, or nobody listens for it.

@@ -99,15 +99,18 @@ fn unattached(args: &InspectArgs, store: &Store, error: anyhow::Error) -> anyhow
 
 fn write_relay(out: &mut String, relay: &RelayStatus) -> std::fmt::Result {
     for (way, counts) in [("in", relay.inbound), ("out", relay.outbound)] {
-        let RelayCounts { relayed, dropped, limited } = counts;
-        writeln!(out, "  relay {way:<3} {relayed} relayed, {dropped} dropped, {limited} limited")?;
+        let RelayCounts { relayed, dropped, limited, denied } = counts;
+        writeln!(
+            out,
+            "  relay {way:<3} {relayed} relayed, {dropped} dropped, {limited} limited, {denied} \
+             denied"
+        )?;
     }
     if relay.overruns > 0 {
         writeln!(out, "  relay     {} lost to full buffers", relay.overruns)?;
     }
     for port in &relay.ports {
-        let answers =
-            if port.answered { "" } else { ", answers go to another program of the host" };
+        let answers = if port.answered { "" } else { ", answers to this port stay on the host" };
         writeln!(out, "  port      {} sent as {}{answers}", port.inside, port.outside)?;
     }
     Ok(())

@@ -117,8 +117,11 @@ impl GroupPolicy {
         .collect()
     }
 
-    /// Whether a pair of a group and a source is allowed.
-    fn check<A: Address>(&self, group: A, source: A) -> Result<(), String> {
+    /// Whether a pair of a group and a source is allowed. Link scope has no exception here.
+    ///
+    /// # Errors
+    /// The rule that denies it, as people are shown it: `deny=239.1.0.0/16`.
+    pub fn check<A: Address>(&self, group: A, source: A) -> Result<(), String> {
         if let Some(rule) = self.deny.iter().find(|r| r.covers(group, source)) {
             return Err(format!("deny={rule}"));
         }

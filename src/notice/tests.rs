@@ -22,6 +22,11 @@ fn examples() -> Vec<Notice> {
             group: group(),
             rule: "deny=239.1.0.0/16".into(),
         },
+        Notice::SendDenied {
+            interface: "eth0".into(),
+            group: group(),
+            rule: "deny=239.1.0.0/16".into(),
+        },
         Notice::JoinLimited {
             interface: interface(),
             group: group(),

@@ -4,8 +4,10 @@ mod interface_name;
 pub mod internet_checksum;
 mod link_modes;
 mod mac_address;
+mod port_ranges;
 pub mod token_bucket;
 
 pub use interface_name::InterfaceName;
 pub use link_modes::{IpvlanFlag, IpvlanMode, MacvlanMode};
 pub use mac_address::MacAddr;
+pub use port_ranges::PortRanges;

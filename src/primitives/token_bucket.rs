@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 /// Holds at most `capacity` tokens, and gets one more each `interval`.
 ///
-/// The bucket of `proxy::relay::rate` is another kind: it counts fractions of a token, since bytes
+/// The bucket of `proxy::relay::rate_limiter` is another kind: it counts fractions of a token, since bytes
 /// at some Gbit/s come faster than one a nanosecond, and a packet takes all its tokens or none.
 #[derive(Debug, Clone)]
 pub struct TokenBucket {

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::attachment::IgmpMode;
 use crate::multicast::{GroupPolicy, RateLimits};
-use crate::primitives::MacAddr;
+use crate::primitives::{MacAddr, PortRanges};
 use crate::state::Lifetime;
 
 /// The proxy's answer when its rules and sockets are in place.
@@ -103,4 +103,7 @@ pub struct RelayTask {
     /// Upper limits of the relayed data.
     #[serde(default, skip_serializing_if = "RateLimits::is_none")]
     pub rates: RateLimits,
+    /// Ports of the host that the container may take, beside those that the kernel gives away.
+    #[serde(default, skip_serializing_if = "PortRanges::is_empty")]
+    pub host_ports: PortRanges,
 }

@@ -104,7 +104,11 @@ fn announced(attachment: &Attachment) -> Vec<Ipv4Addr> {
 fn relay_task(attachment: &Attachment, limits: &EffectiveLimits) -> Option<RelayTask> {
     let driver = &attachment.driver;
     let translate = matches!(driver, Driver::Relay { .. });
-    driver.is_relayed().then_some(RelayTask { translate, rates: limits.rates })
+    driver.is_relayed().then_some(RelayTask {
+        translate,
+        rates: limits.rates,
+        host_ports: limits.host_ports.clone(),
+    })
 }
 
 /// Sends SIGTERM to a proxy and does not wait. The proxy's rules take some milliseconds to go, and

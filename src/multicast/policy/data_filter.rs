@@ -43,11 +43,14 @@ impl<A: Address> DataFilter<A> {
 
     /// Whether a packet from `source` to `group` passes.
     pub fn passes(&self, group: A, source: A) -> bool {
-        match self.groups.iter().find(|(range, _)| range.contains(&group)) {
+        let next = self.groups.partition_point(|(range, _)| *range.end() < group);
+        match self.groups.get(next).filter(|(range, _)| range.contains(&group)) {
             None => true,
             Some((_, DroppedSources::All)) => false,
             Some((_, DroppedSources::List(position))) => {
-                !self.source_lists[*position].iter().any(|range| range.contains(&source))
+                let list = &self.source_lists[*position];
+                let next = list.partition_point(|range| *range.end() < source);
+                !list.get(next).is_some_and(|range| range.contains(&source))
             }
         }
     }

@@ -123,6 +123,10 @@ pub struct RelayCounts {
     pub dropped: u64,
     /// Above the rate limit.
     pub limited: u64,
+    /// Sent to a group, or from an address, that the container may not send to or from; or an
+    /// answer that the container has not asked for. A proxy from before this field has none.
+    #[serde(default)]
+    pub denied: u64,
 }
 
 impl RelayCounts {
@@ -141,6 +145,7 @@ impl Add for RelayCounts {
             relayed: self.relayed + other.relayed,
             dropped: self.dropped + other.dropped,
             limited: self.limited + other.limited,
+            denied: self.denied + other.denied,
         }
     }
 }
@@ -175,8 +180,7 @@ pub struct TranslatedPort {
     pub inside: SocketAddr,
     /// Their source on the LAN.
     pub outside: SocketAddr,
-    /// Whether packets to `outside` reach the container. They do not if another program of the
-    /// host has bound the port.
+    /// Whether packets to `outside` reach the container. They do not if the port is the host's.
     pub answered: bool,
 }
 

@@ -243,7 +243,7 @@ impl EventLoop {
                     Some(EventSource::QuerySocket(position)) => self.receive_queries(now, position),
                     Some(EventSource::Client(id)) => self.serve_client(now, id, log),
                     Some(EventSource::Relay { interface, socket }) => {
-                        self.relay(now, interface, socket);
+                        self.relay(now, interface, socket, log);
                     }
                     None => {}
                 }

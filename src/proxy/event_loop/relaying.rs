@@ -6,6 +6,7 @@ use std::time::Instant;
 use crate::proxy::event_loop::event_source::{EventSource, RelaySocket};
 use crate::proxy::event_loop::interface::Interface;
 use crate::proxy::event_loop::{EventLoop, Phase, watch};
+use crate::proxy::process::log::Log;
 
 impl EventLoop {
     /// Watches the sockets of the relays: from now on this proxy relays.
@@ -28,10 +29,14 @@ impl EventLoop {
     }
 
     /// Relays the packets that wait in a socket.
-    pub(super) fn relay(&mut self, now: Instant, position: u32, socket: RelaySocket) {
-        let EventLoop { interfaces, relay_batch: Some(batch), epoll, buffer, .. } = self else {
-            return;
-        };
+    pub(super) fn relay(
+        &mut self,
+        now: Instant,
+        position: u32,
+        socket: RelaySocket,
+        log: &mut Log,
+    ) {
+        let EventLoop { interfaces, relay_batch: Some(batch), epoll, .. } = self else { return };
         let interface = interfaces.get_mut(position as usize);
         let Some(relay) = interface.and_then(Interface::relay) else { return };
         match socket {
@@ -42,7 +47,10 @@ impl EventLoop {
                 // If this fails, answers to the port do not arrive. The packet is sent anyway.
                 let _ = watch(epoll, socket, source);
             }),
-            RelaySocket::Answers(port) => relay.answer(now, port, buffer),
+            RelaySocket::Answers(port) => relay.answer(now, port, batch),
+        }
+        while let Some(notice) = relay.poll_notice() {
+            log.notice(now, notice);
         }
     }
 }

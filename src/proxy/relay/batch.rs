@@ -65,6 +65,16 @@ impl Batch {
         Ok(self.filled)
     }
 
+    /// The room of one packet, for bytes that are no part of a batch. The packets of the last batch
+    /// are gone.
+    pub(super) fn scratch(&mut self) -> &mut [u8] {
+        self.filled = 0;
+        self.queued = 0;
+        let bytes = self.part(0, SLOT);
+        // SAFETY: a part of `data`, which is initialized, and borrowed as long as `self` is.
+        unsafe { std::slice::from_raw_parts_mut(bytes.iov_base.cast(), bytes.iov_len) }
+    }
+
     /// The bytes of packet `position` of the last [`Batch::receive`]; empty past the last packet.
     pub(super) fn slot(&mut self, position: usize) -> &mut [u8] {
         if position >= self.filled {

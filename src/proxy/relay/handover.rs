@@ -37,6 +37,9 @@ pub(super) struct HandedOverPort {
     pub(super) host_port: u16,
     /// Whether an answer socket is passed along.
     pub(super) answered: bool,
+    /// Whether routers may have forwarded what was sent from the port.
+    #[serde(default)]
+    pub(super) reaches_far: bool,
 }
 
 impl RelayHandover {

@@ -1,46 +1,58 @@
 //! From the LAN into the container.
 
+use std::io;
 use std::net::Ipv4Addr;
 use std::time::Instant;
 
 use crate::multicast::Address;
 use crate::proxy::control::status::RelayCounts;
-use crate::proxy::relay::batch::Batch;
+use crate::proxy::relay::answers::Answer;
+use crate::proxy::relay::batch::{BATCH, Batch};
 use crate::proxy::relay::packet::{Integrity, Packet, build};
-use crate::proxy::relay::port_translation::Answer;
 use crate::proxy::relay::sockets::{send_fragments, socket_address};
-use crate::proxy::relay::{BATCHES_PER_TURN, Relay, RelayedGroup, admits};
+use crate::proxy::relay::{BATCHES_PER_TURN, Relay, RelayedGroup, admits, next};
 
 /// TTL of a unicast answer: it reaches the container's own sockets and is not forwarded.
 const ONE_HOP: u8 = 1;
+/// Answers that are read from one socket before the event loop serves the other descriptors.
+const ANSWERS_PER_TURN: usize = BATCHES_PER_TURN * BATCH;
+/// The interface by which packets reach the container's own addresses.
+const LOOPBACK: &str = "lo";
 
 impl Relay {
     /// Injects the packets that have arrived into the container.
     pub(crate) fn receive(&mut self, now: Instant, batch: &mut Batch) {
         for _ in 0..BATCHES_PER_TURN {
-            let Ok(count) = batch.receive(&self.host.receiver) else { return };
-            for position in 0..count {
-                if let Some(length) = self.prepare_inbound(now, batch.slot(position)) {
-                    // The route to 224.0.0.1 exists on every interface: see the query injector.
-                    batch.queue(position, 0, length, Ipv4Addr::ALL_SYSTEMS);
-                }
-            }
-            let Relay { container, interface, groups, inbound, .. } = self;
-            batch.send(&container.injector, |bytes, error| {
-                let Some(packet) = Packet::parse(bytes) else { return };
-                let group = packet.destination();
-                let injector = &container.injector;
-                if !send_fragments(injector, interface, &packet, Ipv4Addr::ALL_SYSTEMS, &error) {
-                    inbound.total.relayed_is_dropped();
-                    if let Some(received) = groups.get_mut(&group) {
-                        received.counts.relayed_is_dropped();
-                    }
-                }
-            });
-            if count < crate::proxy::relay::batch::BATCH {
+            if !self.receive_batch(now, batch) {
                 return;
             }
         }
+    }
+
+    /// Injects at most [`BATCH`] packets. Tells whether more may be waiting.
+    pub(super) fn receive_batch(&mut self, now: Instant, batch: &mut Batch) -> bool {
+        let Ok(count) = batch.receive(&self.host.receiver) else { return false };
+        self.refresh_upstream(now);
+        for position in 0..count {
+            if let Some(length) = self.prepare_inbound(now, batch.slot(position)) {
+                // The route to 224.0.0.1 exists on every interface: see the query injector.
+                batch.queue(position, 0, length, Ipv4Addr::ALL_SYSTEMS);
+            }
+        }
+        let Relay { container, interface, groups, inbound, identification, .. } = self;
+        batch.send(&container.injector, |bytes, error| {
+            let Some(packet) = Packet::parse(bytes) else { return };
+            let group = packet.destination();
+            let injector = &container.injector;
+            let (id, all) = (next(identification), Ipv4Addr::ALL_SYSTEMS);
+            if !send_fragments(injector, interface, packet, id, all, &error) {
+                inbound.total.relayed_is_dropped();
+                if let Some(received) = groups.get_mut(&group) {
+                    received.counts.relayed_is_dropped();
+                }
+            }
+        });
+        count == BATCH
     }
 
     /// Prepares a packet for injection and returns its length; `None` when the container does not
@@ -56,7 +68,14 @@ impl Relay {
             *of(counts) += 1;
             *of(total) += 1;
         };
-        if packet.check() == Integrity::Damaged {
+        let whole = match packet.check() {
+            Integrity::Damaged => false,
+            // A sender on this host has left the checksum to hardware. What is longer than the MTU
+            // was left to be cut too, into datagrams of a size that is not known here.
+            Integrity::Completed => packet.len() <= self.mtu,
+            Integrity::Intact | Integrity::Unknown => true,
+        };
+        if !whole {
             count(|counts| &mut counts.dropped);
             return None;
         }
@@ -70,21 +89,43 @@ impl Relay {
     }
 
     /// Injects unicast answers that arrived on the host port of the container's `port`.
-    pub(crate) fn answer(&mut self, now: Instant, port: u16, buffer: &mut [u8]) {
-        let Some(translation) = &mut self.translation else { return };
-        while let Ok(Answer { from, to, length }) = translation.receive(now, port, buffer) {
-            let Some(payload) = buffer.get(..length) else { continue };
-            let packet = build(from, to, ONE_HOP, payload);
-            let total = &mut self.inbound.total;
-            if !self.inbound.rate.admit(now, packet.len()) {
-                total.limited += 1;
-                continue;
-            }
-            let address = socket_address(to.0);
-            match self.container.injector.send_to(&packet, &address) {
-                Ok(_) => total.relayed += 1,
-                Err(_) => total.dropped += 1,
-            }
+    pub(crate) fn answer(&mut self, now: Instant, port: u16, batch: &mut Batch) {
+        let buffer = batch.scratch();
+        for _ in 0..ANSWERS_PER_TURN {
+            let Some(translation) = &self.translation else { return };
+            let answer = match translation.receive(port, buffer) {
+                Ok(answer) => answer,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                // It did not come whole.
+                Err(_) => {
+                    self.inbound.total.dropped += 1;
+                    continue;
+                }
+            };
+            self.refresh_neighbourhood(now);
+            let payload = buffer.get(..answer.length).unwrap_or(&[]);
+            *self.inject_answer(now, &answer, payload) += 1;
         }
+    }
+
+    /// Injects an answer. Returns what counts it.
+    fn inject_answer(&mut self, now: Instant, answer: &Answer, payload: &[u8]) -> &mut u64 {
+        let total = &mut self.inbound.total;
+        if !self.neighbourhood.has_heard(answer) {
+            return &mut total.denied;
+        }
+        let Answer { from, to, .. } = *answer;
+        let mut bytes = build(from, to, ONE_HOP, payload);
+        if !self.inbound.rate.admit(now, bytes.len()) {
+            return &mut total.limited;
+        }
+        let injector = &self.container.injector;
+        let Err(error) = injector.send_to(&bytes, &socket_address(to.0)) else {
+            return &mut total.relayed;
+        };
+        let id = next(&mut self.identification);
+        let whole = Packet::parse(&mut bytes)
+            .is_some_and(|packet| send_fragments(injector, LOOPBACK, packet, id, to.0, &error));
+        if whole { &mut total.relayed } else { &mut total.dropped }
     }
 }

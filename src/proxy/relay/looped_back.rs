@@ -2,15 +2,22 @@
 //! of the host that has joined the group: to the neighbours' relays, which want it, and to this
 //! relay.
 
+use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
+
+use crate::proxy::relay::batch::BATCH;
 
 /// The bytes that distinguish one datagram from others; see
 /// [`crate::proxy::relay::packet::Packet::fingerprint`].
 pub(super) type Fingerprint = [u8; 18];
 
-/// Most packets that are remembered. The packets of one batch come back before the next is sent.
-const MAX_REMEMBERED: usize = 4096;
+/// With so many packets that have not come back, those that have come back are read before more are
+/// sent.
+const CROWDED: usize = 4096;
+/// Most packets that are remembered: beside that number those of one batch, of which each may be
+/// cut into as many segments as the kernel allows (`UDP_MAX_SEGMENTS` of linux/udp.h).
+const MAX_REMEMBERED: usize = CROWDED + BATCH * 128;
 /// The kernel loops a packet back while it sends it. A packet that has not come back after this
 /// time was not looped back, or was lost.
 const LIFETIME: Duration = Duration::from_secs(1);
@@ -18,9 +25,19 @@ const LIFETIME: Duration = Duration::from_secs(1);
 /// Packets that were sent and have not come back.
 #[derive(Debug, Default)]
 pub(super) struct LoopedBack {
+    /// In the order in which they were sent. Packets mostly come back in this order, so those that
+    /// have come back are removed at the front only.
     order: VecDeque<(Instant, Fingerprint)>,
-    /// How many packets of each fingerprint are expected.
-    expected: HashMap<Fingerprint, u32>,
+    counts: HashMap<Fingerprint, Counts>,
+    /// Packets that are still expected.
+    expected: usize,
+}
+
+/// Packets of one fingerprint. Together they are its entries of the order.
+#[derive(Debug, Default)]
+struct Counts {
+    expected: u32,
+    come_back: u32,
 }
 
 impl LoopedBack {
@@ -29,44 +46,61 @@ impl LoopedBack {
         while self.order.len() >= MAX_REMEMBERED
             || self.order.front().is_some_and(|(sent, _)| *sent + LIFETIME <= now)
         {
-            if let Some((_, old)) = self.order.pop_front() {
-                self.forget(&old);
-            }
+            self.forget_first();
         }
         self.order.push_back((now, print));
-        *self.expected.entry(print).or_insert(0) += 1;
+        self.counts.entry(print).or_default().expected += 1;
+        self.expected += 1;
+    }
+
+    /// Whether so many packets have not come back that more are to wait.
+    pub(super) fn is_crowded(&self) -> bool {
+        self.expected >= CROWDED
     }
 
     /// Whether a received packet is a remembered one, which is then forgotten.
     pub(super) fn take(&mut self, print: impl FnOnce() -> Option<Fingerprint>) -> bool {
-        if self.expected.is_empty() {
+        if self.expected == 0 {
             return false;
         }
-        let Some(print) = print() else { return false };
-        let found = self.forget(&print);
-        // Packets come back in the order in which they were sent.
-        if found
-            && let Some((_, first)) = self.order.front()
-            && *first == print
-        {
-            self.order.pop_front();
+        let Some(counts) = print().and_then(|print| self.counts.get_mut(&print)) else {
+            return false;
+        };
+        if counts.expected == 0 {
+            return false;
         }
-        found
+        counts.expected -= 1;
+        counts.come_back += 1;
+        self.expected -= 1;
+        while let Some((_, first)) = self.order.front()
+            && self.counts.get(first).is_some_and(|counts| counts.come_back > 0)
+        {
+            self.forget_first();
+        }
+        true
     }
 
     /// Packets that have not come back, in no particular order.
     pub(super) fn outstanding(&self) -> Vec<Fingerprint> {
-        let each = self.expected.iter();
-        each.flat_map(|(print, count)| std::iter::repeat_n(*print, *count as usize)).collect()
+        let each = self.counts.iter();
+        each.flat_map(|(print, counts)| std::iter::repeat_n(*print, counts.expected as usize))
+            .collect()
     }
 
-    fn forget(&mut self, print: &Fingerprint) -> bool {
-        let Some(count) = self.expected.get_mut(print) else { return false };
-        *count -= 1;
-        if *count == 0 {
-            self.expected.remove(print);
+    /// Forgets the first packet, whether it has come back or not.
+    fn forget_first(&mut self) {
+        let Some((_, print)) = self.order.pop_front() else { return };
+        let Entry::Occupied(mut entry) = self.counts.entry(print) else { return };
+        let counts = entry.get_mut();
+        if counts.come_back > 0 {
+            counts.come_back -= 1;
+        } else {
+            counts.expected -= 1;
+            self.expected -= 1;
         }
-        true
+        if counts.expected + counts.come_back == 0 {
+            entry.remove();
+        }
     }
 }
 
@@ -104,7 +138,23 @@ mod tests {
         for n in 0..20_000 {
             packets.remember(now, print(n as u16));
         }
-        assert!(packets.order.len() <= MAX_REMEMBERED && packets.expected.len() <= MAX_REMEMBERED);
+        assert!(packets.order.len() <= MAX_REMEMBERED && packets.counts.len() <= MAX_REMEMBERED);
         assert!(packets.take(|| Some(print(19_999))) && !packets.take(|| Some(print(0))));
+    }
+
+    #[test]
+    fn packets_of_one_fingerprint_are_counted() {
+        let now = Instant::now();
+        let mut packets = LoopedBack::default();
+        // It is lost, so that nothing behind it is removed from the order.
+        packets.remember(now, print(0));
+        for _ in 0..MAX_REMEMBERED * 2 {
+            packets.remember(now, print(1));
+            packets.remember(now, print(1));
+            assert!(packets.take(|| Some(print(1))) && packets.take(|| Some(print(1))));
+            assert!(!packets.take(|| Some(print(1))));
+        }
+        assert!(packets.order.len() <= MAX_REMEMBERED && packets.expected <= 1);
+        assert!(!packets.is_crowded());
     }
 }

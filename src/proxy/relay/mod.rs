@@ -16,6 +16,7 @@
 //! by its fingerprint. The nf_tables rules drop UDP multicast that reaches the container's
 //! interface in any other way, so that no packet is delivered twice.
 
+mod answers;
 mod batch;
 mod handover;
 mod inbound;
@@ -24,19 +25,21 @@ mod outbound;
 mod packet;
 mod port_translation;
 mod rate_limiter;
+mod send_rules;
 mod socket_filter;
 mod sockets;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::net::{Ipv4Addr, UdpSocket};
 use std::os::fd::{AsFd, BorrowedFd};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use crate::multicast::GroupPolicy;
-use crate::multicast::{Address, FilterMode, SourceFilter};
+use crate::multicast::{FilterMode, SourceFilter};
+use crate::notice::Notice;
 use crate::proxy::config::InterfaceTask;
 use crate::proxy::control::status::{RelayCounts, RelayStatus, TranslatedPort};
+use crate::proxy::relay::answers::Neighbourhood;
 pub(crate) use crate::proxy::relay::batch::Batch;
 pub(crate) use crate::proxy::relay::handover::RelayHandover;
 use crate::proxy::relay::looped_back::LoopedBack;
@@ -44,14 +47,18 @@ use crate::proxy::relay::looped_back::LoopedBack;
 pub use crate::proxy::relay::packet::check_relayed_packet;
 use crate::proxy::relay::port_translation::PortTranslation;
 use crate::proxy::relay::rate_limiter::RateLimiter;
+use crate::proxy::relay::send_rules::SendRules;
 pub(crate) use crate::proxy::relay::sockets::{ContainerSockets, HostSockets};
-use crate::sys::sockopt;
+use crate::sys::{ifreq, sockopt};
 
 /// Batches that are read from one socket before the event loop serves the other descriptors.
 const BATCHES_PER_TURN: usize = 8;
 /// Most groups that the container sends to for which packets are counted per group. Packets to
 /// further groups are counted in the total only.
 const MAX_SENT_GROUPS: usize = 1024;
+/// How long the host's address, the MTU and the subnets are taken from memory before they are read
+/// again: they may change while a container runs.
+const LINK_FACTS_LIFETIME: Duration = Duration::from_secs(1);
 
 /// The relay of one interface.
 pub(crate) struct Relay {
@@ -59,18 +66,25 @@ pub(crate) struct Relay {
     upstream: String,
     host: HostSockets,
     container: ContainerSockets,
-    policy: GroupPolicy,
+    rules: SendRules,
     /// The groups that are injected into the container.
     groups: BTreeMap<Ipv4Addr, RelayedGroup>,
     /// Packets that the container sent, by group.
     sent: BTreeMap<Ipv4Addr, RelayCounts>,
+    /// Denials that nobody has been told of yet.
+    notices: VecDeque<Notice>,
     inbound: Direction,
     outbound: Direction,
     looped_back: LoopedBack,
     /// `None` when packets leave with the container's own address (ipvlan).
     translation: Option<PortTranslation>,
-    /// When the address of the upstream interface was last read.
-    host_address_read_at: Option<Instant>,
+    /// When the address and the MTU of the upstream interface were last read.
+    upstream_read_at: Option<Instant>,
+    /// MTU of the upstream interface.
+    mtu: usize,
+    /// Who may answer.
+    neighbourhood: Neighbourhood,
+    neighbourhood_read_at: Option<Instant>,
     identification: u16,
 }
 
@@ -100,14 +114,21 @@ impl Relay {
             upstream: config.upstream.clone(),
             host,
             container,
-            policy: config.policy.clone(),
+            rules: SendRules::new(config.policy.clone()),
             groups: BTreeMap::new(),
             sent: BTreeMap::new(),
+            notices: VecDeque::new(),
             inbound: direction(),
             outbound: direction(),
             looped_back: LoopedBack::default(),
-            translation: task.translate.then(PortTranslation::default),
-            host_address_read_at: None,
+            translation: task.translate.then(|| PortTranslation::new(task.host_ports.clone())),
+            upstream_read_at: None,
+            mtu: usize::from(u16::MAX),
+            neighbourhood: Neighbourhood {
+                upstream: config.upstream_index,
+                ..Neighbourhood::default()
+            },
+            neighbourhood_read_at: None,
             identification: 1,
         })
     }
@@ -193,11 +214,49 @@ impl Relay {
         }
     }
 
-    /// Whether packets to a group are relayed. Groups of 224.0.0.0/24 have link scope: they are
-    /// relayed only when an `allow` rule names them.
-    fn is_relayed(&self, group: Ipv4Addr) -> bool {
-        !group.is_link_scope() || self.policy.relays_link_scope(group)
+    /// The next thing that people are to be told.
+    pub(crate) fn poll_notice(&mut self) -> Option<Notice> {
+        self.notices.pop_front()
     }
+
+    /// Reads the address and the MTU of the upstream interface, unless they were read just now.
+    fn refresh_upstream(&mut self, now: Instant) {
+        if is_fresh(self.upstream_read_at, now) {
+            return;
+        }
+        self.upstream_read_at = Some(now);
+        if let Ok(mtu) = ifreq::mtu(&self.host.sender, &self.upstream) {
+            self.mtu = mtu;
+        }
+        if let Some(translation) = &mut self.translation {
+            let host = ifreq::address(&self.host.sender, &self.upstream);
+            translation.set_host(host.unwrap_or(None));
+        }
+    }
+
+    /// Reads the subnets whose stations may answer, unless they were read just now.
+    fn refresh_neighbourhood(&mut self, now: Instant) {
+        if is_fresh(self.neighbourhood_read_at, now) {
+            return;
+        }
+        self.neighbourhood_read_at = Some(now);
+        let Relay { host, container, upstream, interface, neighbourhood, .. } = self;
+        neighbourhood.host = ifreq::addresses(&host.sender).unwrap_or_default();
+        neighbourhood.lan = ifreq::networks(&host.sender, upstream).unwrap_or_default();
+        neighbourhood.container =
+            ifreq::networks(&container.injector, interface).unwrap_or_default();
+    }
+}
+
+/// The next IPv4 identification.
+fn next(identification: &mut u16) -> u16 {
+    *identification = identification.wrapping_add(1).max(1);
+    *identification
+}
+
+/// Whether what was read at some time still holds.
+fn is_fresh(read_at: Option<Instant>, now: Instant) -> bool {
+    read_at.is_some_and(|read| now.saturating_duration_since(read) < LINK_FACTS_LIFETIME)
 }
 
 /// Whether a filter lets a source through (RFC 9776 §3.2).

@@ -1,13 +1,17 @@
 //! From the container to the LAN.
 
 use std::net::{Ipv4Addr, UdpSocket};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
+use crate::multicast::Address;
+use crate::notice::Notice;
 use crate::proxy::control::status::RelayCounts;
 use crate::proxy::relay::batch::{BATCH, Batch};
 use crate::proxy::relay::packet::Packet;
+use crate::proxy::relay::port_translation::Destination;
+use crate::proxy::relay::send_rules::check_port;
 use crate::proxy::relay::sockets::{send_fragments, socket_address};
-use crate::proxy::relay::{BATCHES_PER_TURN, MAX_SENT_GROUPS, Relay, Watch};
+use crate::proxy::relay::{BATCHES_PER_TURN, MAX_SENT_GROUPS, Relay, Watch, next};
 use crate::sys::ifreq;
 
 /// `struct virtio_net_hdr` of linux/virtio_net.h: flags, type, header length, segment size,
@@ -20,9 +24,9 @@ const VNET_SEGMENT_UDP: u8 = 5;
 const ETHERNET_HEADER: usize = 14;
 const PACKET: usize = VNET_HEADER + ETHERNET_HEADER;
 
-/// How long the host's address is taken from memory before it is read again: the address may change
-/// while a container runs.
-const ADDRESS_LIFETIME: Duration = Duration::from_secs(1);
+/// Batches that are read at most to find the packets that the kernel has looped back: those of one
+/// batch that was cut into segments, and as many of other hosts.
+const READS_OF_OWN: usize = 256;
 
 /// Work that the kernel left to the network card, as `virtio_net_hdr` says.
 #[derive(Clone, Copy)]
@@ -49,7 +53,7 @@ impl Offload {
 impl Relay {
     /// Sends the captured packets to the LAN. `watch` gets each new socket that receives answers.
     pub(crate) fn send(&mut self, now: Instant, batch: &mut Batch, watch: Watch<'_>) {
-        self.refresh_host_address(now);
+        self.refresh_upstream(now);
         for _ in 0..BATCHES_PER_TURN {
             let Ok(count) = batch.receive(&self.container.capture) else { return };
             for position in 0..count {
@@ -70,13 +74,21 @@ impl Relay {
             batch.send(&host.sender, |bytes, error| {
                 let Some(packet) = Packet::parse(bytes) else { return };
                 let group = packet.destination();
-                if !send_fragments(&host.sender, upstream, &packet, group, &error) {
+                // It has been identified.
+                if !send_fragments(&host.sender, upstream, packet, 1, group, &error) {
                     outbound.total.relayed_is_dropped();
                     if let Some(counts) = sent.get_mut(&group) {
                         counts.relayed_is_dropped();
                     }
                 }
             });
+            // The kernel has looped the packets back. They are read before so many are sent that
+            // they would not be known for the container's own.
+            for _ in 0..READS_OF_OWN {
+                if !self.looped_back.is_crowded() || !self.receive_batch(now, batch) {
+                    break;
+                }
+            }
             if count < BATCH {
                 return;
             }
@@ -93,41 +105,97 @@ impl Relay {
         watch: Watch<'_>,
     ) -> Option<(usize, Ipv4Addr)> {
         let group = packet.destination();
-        if !self.is_relayed(group) {
+        if !self.rules.is_relayed(group) {
             return None;
         }
-        if !self.outbound.rate.admit(now, packet.len()) {
-            self.count_sent(group, |counts| &mut counts.limited);
+        if let Err(rule) = self.check(now, &packet) {
+            self.deny(group, rule);
+            return None;
+        }
+        let segments = packet.segment_lengths(offload.segment);
+        let (admitted, limited) = match offload.segment {
+            0 => {
+                let fragments = packet.fragments(self.mtu);
+                let admitted = self.outbound.rate.admit_fragments(now, fragments, packet.len());
+                (usize::from(admitted), usize::from(!admitted))
+            }
+            _ => {
+                let total = segments.size_hint().0;
+                let rate = &mut self.outbound.rate;
+                let admitted = segments.take_while(|length| rate.admit(now, *length)).count();
+                (admitted, total - admitted)
+            }
+        };
+        self.count_sent(group, limited, |counts| &mut counts.limited);
+        if admitted == 0 {
             return None;
         }
         if !self.translate(now, &mut packet, watch) {
-            self.count_sent(group, |counts| &mut counts.dropped);
+            self.count_sent(group, admitted, |counts| &mut counts.dropped);
             return None;
         }
         if offload.segment > 0 {
-            packet.segment(offload.segment, |segment| self.send_segment(now, segment));
+            let mut left = admitted;
+            packet.segment(offload.segment, |segment| {
+                if left > 0 {
+                    left -= 1;
+                    self.send_segment(now, segment);
+                }
+            });
             return None;
         }
         if offload.checksum {
             packet.complete();
         }
         self.identify(now, &mut packet);
-        self.count_sent(group, |counts| &mut counts.relayed);
+        self.count_sent(group, 1, |counts| &mut counts.relayed);
         Some((packet.len(), group))
     }
 
-    /// Sets the source address and port that the LAN sees; `false` when the host has no address.
+    /// Checks whether the container may send a packet to the LAN.
+    ///
+    /// # Errors
+    /// The rule that denies it, as people are shown it.
+    fn check(&mut self, now: Instant, packet: &Packet<'_>) -> Result<(), String> {
+        let Relay { rules, container, translation, .. } = self;
+        let source = packet.source();
+        if !rules.is_own(now, source, || ifreq::addresses(&container.injector)) {
+            return Err(format!("{source} is no address of the container"));
+        }
+        let Some(translation) = translation else {
+            return rules.check(source, packet.destination());
+        };
+        if let Some((_, port)) = packet.ports() {
+            check_port(port, translation.allowed())?;
+        }
+        // Without an address of the host nothing is sent.
+        translation.host().map_or(Ok(()), |host| rules.check(host, packet.destination()))
+    }
+
+    /// Counts a packet that is not sent, and tells of the first one to each group.
+    fn deny(&mut self, group: Ipv4Addr, rule: String) {
+        self.count_sent(group, 1, |counts| &mut counts.denied);
+        if self.sent.get(&group).is_some_and(|counts| counts.denied == 1) {
+            let (interface, group) = (self.interface.clone(), group.into());
+            self.notices.push_back(Notice::SendDenied { interface, group, rule });
+        }
+    }
+
+    /// Sets the source address and port that the LAN sees; `false` when the host has no address, or
+    /// no port to give.
     fn translate(&mut self, now: Instant, packet: &mut Packet<'_>, watch: Watch<'_>) -> bool {
         let Some(translation) = &mut self.translation else { return true };
         let inside = packet.source();
-        let Some((port, destination)) = packet.ports() else {
+        let Some((port, destination_port)) = packet.ports() else {
             // Not the first fragment: only the first has the ports.
             let Some(host) = translation.host() else { return false };
             packet.set_source(host, 0);
             return true;
         };
+        let is_far = packet.ttl() > 1 && !packet.destination().is_link_scope();
+        let to = Destination { port: destination_port, is_far };
         let opened = |socket: &UdpSocket| watch(socket, port);
-        match translation.outside(now, (inside, port), destination, opened) {
+        match translation.outside(now, (inside, port), to, opened) {
             Some((host, port)) => {
                 packet.set_source(host, port);
                 true
@@ -140,16 +208,16 @@ impl Relay {
         let group = segment.destination();
         self.identify(now, &mut segment);
         match self.host.sender.send_to(segment.bytes(), &socket_address(group)) {
-            Ok(_) => self.count_sent(group, |counts| &mut counts.relayed),
-            Err(_) => self.count_sent(group, |counts| &mut counts.dropped),
+            Ok(_) => self.count_sent(group, 1, |counts| &mut counts.relayed),
+            Err(_) => self.count_sent(group, 1, |counts| &mut counts.dropped),
         }
     }
 
     /// Gives the packet an IPv4 identification and remembers it, so that it is recognised when the
     /// host's kernel loops it back.
     fn identify(&mut self, now: Instant, packet: &mut Packet<'_>) {
-        self.identification = self.identification.wrapping_add(1);
-        packet.identify(self.identification);
+        let identification = next(&mut self.identification);
+        packet.identify(identification);
         // A looped-back packet of a group that this relay does not receive is never read.
         if self.groups.contains_key(&packet.destination())
             && let Some(print) = packet.fingerprint()
@@ -158,20 +226,16 @@ impl Relay {
         }
     }
 
-    fn count_sent(&mut self, group: Ipv4Addr, of: fn(&mut RelayCounts) -> &mut u64) {
-        *of(&mut self.outbound.total) += 1;
-        if self.sent.len() < MAX_SENT_GROUPS || self.sent.contains_key(&group) {
-            *of(self.sent.entry(group).or_default()) += 1;
-        }
-    }
-
-    fn refresh_host_address(&mut self, now: Instant) {
-        let Some(translation) = &mut self.translation else { return };
-        let fresh = |read: Instant| now.saturating_duration_since(read) < ADDRESS_LIFETIME;
-        if !self.host_address_read_at.is_some_and(fresh) {
-            self.host_address_read_at = Some(now);
-            let host = ifreq::address(&self.host.sender, &self.upstream);
-            translation.set_host(host.unwrap_or(None));
+    fn count_sent(
+        &mut self,
+        group: Ipv4Addr,
+        packets: usize,
+        of: fn(&mut RelayCounts) -> &mut u64,
+    ) {
+        let packets = packets as u64;
+        *of(&mut self.outbound.total) += packets;
+        if packets > 0 && (self.sent.len() < MAX_SENT_GROUPS || self.sent.contains_key(&group)) {
+            *of(self.sent.entry(group).or_default()) += packets;
         }
     }
 }

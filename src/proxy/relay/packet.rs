@@ -32,8 +32,10 @@ const OFFSET: u16 = 0x1fff;
 /// The result of a UDP checksum.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Integrity {
-    /// The checksum is right, absent, or was left to hardware and is complete now.
+    /// The checksum is right or absent.
     Intact,
+    /// The checksum was left to hardware and is complete now.
+    Completed,
     /// The checksum is wrong.
     Damaged,
     /// A fragment of a datagram: the checksum covers the whole datagram.
@@ -118,6 +120,11 @@ impl<'a> Packet<'a> {
         Some(print)
     }
 
+    /// Time to live.
+    pub(super) fn ttl(&self) -> u8 {
+        self.bytes[TTL]
+    }
+
     /// Sets the TTL. The kernel computes the header checksum when it sends.
     pub(super) fn set_ttl(&mut self, ttl: u8) {
         self.bytes[TTL] = ttl;
@@ -172,7 +179,7 @@ impl<'a> Packet<'a> {
         }
         if stored == pseudo.folded() {
             self.complete();
-            return Integrity::Intact;
+            return Integrity::Completed;
         }
         Integrity::Damaged
     }
@@ -221,12 +228,31 @@ impl<'a> Packet<'a> {
         }
     }
 
+    /// Number of packets that [`fragment`](Self::fragment) makes of it.
+    pub(super) fn fragments(&self, mtu: usize) -> usize {
+        match mtu.saturating_sub(HEADER) / 8 * 8 {
+            0 => 0,
+            room => self.payload().len().div_ceil(room).max(1),
+        }
+    }
+
+    /// Lengths of the packets that [`segment`](Self::segment) makes of it.
+    pub(super) fn segment_lengths(&self, size: usize) -> impl Iterator<Item = usize> + use<> {
+        let start = self.data_offset().filter(|_| size > 0);
+        let data = start.map_or(0, |start| self.bytes.len().saturating_sub(start));
+        let (start, size) = (start.unwrap_or(0), size.max(1));
+        (0..data.div_ceil(size)).map(move |n| start + size.min(data - n * size))
+    }
+
     /// Splits a datagram with segmentation offload (UDP_SEGMENT, udp(7)) into datagrams of `size`
-    /// payload bytes each.
+    /// payload bytes each, with ascending identifications, as `inet_gso_segment` of
+    /// net/ipv4/af_inet.c does. 0 stays 0.
     pub(super) fn segment(&self, size: usize, mut each: impl FnMut(Packet<'_>)) {
         let (Some(start), true) = (self.data_offset(), size > 0) else { return };
         let mut segment = Vec::with_capacity(start + size);
-        for chunk in self.bytes.get(start..).unwrap_or(&[]).chunks(size) {
+        let first = self.field(IDENTIFICATION);
+        let chunks = self.bytes.get(start..).unwrap_or(&[]).chunks(size);
+        for (position, chunk) in (0u16..=u16::MAX).zip(chunks) {
             segment.clear();
             segment.extend_from_slice(&self.bytes[..start]);
             segment.extend_from_slice(chunk);
@@ -235,6 +261,9 @@ impl<'a> Packet<'a> {
             let mut part = Packet { bytes: &mut segment, header: self.header };
             part.set(TOTAL_LENGTH, total);
             part.set(part.header + UDP_LENGTH, length);
+            if first != 0 {
+                part.set(IDENTIFICATION, first.wrapping_add(position));
+            }
             part.complete();
             each(part);
         }

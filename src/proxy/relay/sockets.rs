@@ -85,12 +85,14 @@ impl ContainerSockets {
 }
 
 /// Sends a packet in fragments after the kernel refused it for its length (EMSGSIZE): with
-/// IP_HDRINCL the kernel does not fragment (`raw_send_hdrinc` in net/ipv4/raw.c). Returns `false`
-/// when the refusal had another reason, or a fragment was refused.
+/// IP_HDRINCL the kernel does not fragment (`raw_send_hdrinc` in net/ipv4/raw.c). The packet gets
+/// the identification if it has none: the kernel would give each fragment another one. Returns
+/// `false` when the refusal had another reason, or a fragment was refused.
 pub(super) fn send_fragments(
     socket: &Socket,
     interface: &str,
-    packet: &Packet<'_>,
+    mut packet: Packet<'_>,
+    identification: u16,
     to: Ipv4Addr,
     refusal: &io::Error,
 ) -> bool {
@@ -98,6 +100,7 @@ pub(super) fn send_fragments(
         return false;
     }
     let Ok(mtu) = ifreq::mtu(socket, interface) else { return false };
+    packet.identify(identification);
     let mut whole = true;
     let to = socket_address(to);
     packet.fragment(mtu, |part| whole &= socket.send_to(part, &to).is_ok());

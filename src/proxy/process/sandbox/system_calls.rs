@@ -73,7 +73,16 @@ pub(super) const CHECKED: &[(c_long, &[OneOf])] = &[
     ),
     (
         libc::SYS_ioctl,
-        &[value(1, &[libc::SIOCGIFADDR as u32, libc::SIOCGIFMTU as u32, libc::FIONBIO as u32])],
+        &[value(
+            1,
+            &[
+                libc::SIOCGIFADDR as u32,
+                libc::SIOCGIFMTU as u32,
+                libc::SIOCGIFCONF as u32,
+                libc::SIOCGIFNETMASK as u32,
+                libc::FIONBIO as u32,
+            ],
+        )],
     ),
     // SO_MEMINFO: how many packets were lost because the receive buffer was full.
     (
@@ -101,6 +110,7 @@ pub(super) const OPTIONS: &[(&[u32], &[u32])] = &[
             libc::MCAST_MSFILTER as u32,
             libc::IP_MULTICAST_ALL as u32,
             libc::IP_MULTICAST_IF as u32,
+            libc::IP_PKTINFO as u32,
         ],
     ),
     (
