@@ -143,7 +143,7 @@ pub enum Notice {
         /// What the kernel answered to the nf_tables rules.
         error: String,
     },
-    /// Frames of the container's packet sockets are not intercepted.
+    /// What the container sends is not limited, and IGMP of its packet sockets is not intercepted.
     FramesNotIntercepted {
         /// What the kernel answered to the netdev rules.
         error: String,
@@ -335,8 +335,8 @@ impl fmt::Display for Notice {
             ),
             Notice::FramesNotIntercepted { error } => write!(
                 f,
-                "packet sockets of the container are not intercepted: this kernel does not take \
-                 netdev egress rules ({error}); they need Linux 5.16"
+                "what the container sends is not limited, and its packet sockets can send IGMP: this \
+                 kernel does not take netdev egress rules ({error}); they need Linux 5.16"
             ),
             Notice::InterfaceServed { interface, upstream } => {
                 write!(f, "serving {interface} on {upstream}")

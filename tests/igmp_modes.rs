@@ -27,7 +27,7 @@ fn speaks_for_itself(lab: &Lab, container: &lab::Container, while_joined: impl F
     for frame in about_the_group {
         assert_eq!(frame.mac, mac, "{frame:?}");
     }
-    assert_eq!(run(container.enter("nft").args(["list", "ruleset"])), "", "no interception");
+    assert_eq!(run(container.enter("nft").args(["list", "ruleset", "ip"])), "", "no interception");
 }
 
 #[test]

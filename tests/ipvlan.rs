@@ -12,6 +12,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use crate::lab;
+use crate::lab::frames::{FrameSender, IPV4, Ipv4, WAYS, Way, ethernet, mac, multicast_mac, udp};
 use crate::lab::{Bundle, Container, Lab, PATIENCE, Reception, SOURCES, run, wait_until};
 
 const GROUP: Ipv4Addr = Ipv4Addr::new(239, 9, 1, 1);
@@ -191,6 +192,62 @@ fn a_leave_takes_nothing_from_the_sibling_in_l2() {
 #[test]
 fn a_leave_takes_nothing_from_the_sibling_in_l3() {
     vm::run(|| one_leaves("mode=l3"));
+}
+
+/// What a process in a container with packet sockets sends, and the LAN sees of it.
+fn one_forges(mode: &str) {
+    let lab = Lab::new(3);
+    let capture = lab.capture_also("greater 1");
+    let container = start(&lab, "forges", 11, mode);
+    let own = mac(lab.host_mac());
+    let frames = FrameSender::open(&container.namespace(), "mc0");
+    let data = |from, to| {
+        let datagram = udp(9, 9, b"data");
+        let packet = Ipv4 { protocol: 17, from, to, options: &[], fragment: 0, payload: &datagram };
+        ethernet(multicast_mac(to), own, IPV4, &packet.bytes())
+    };
+    let address = Ipv4Addr::new(10, 99, 0, 11);
+    let pim = Ipv4 {
+        protocol: 103,
+        from: address,
+        to: Ipv4Addr::new(224, 0, 0, 13),
+        options: &[],
+        fragment: 0,
+        payload: &[0x20, 0, 0xde, 0x94, 0, 1, 0, 2, 0, 105],
+    };
+    let mut foreign = data(address, SENT);
+    foreign[6..12].copy_from_slice(&[2, 0, 0, 0, 0, 9]);
+    let forged = [
+        foreign,
+        data(lab::HOST, SENT),
+        ethernet(multicast_mac(pim.to), own, IPV4, &pim.bytes()),
+        [&data(address, SENT)[..12], &[0x81, 0, 0, 5], &data(address, SENT)[12..]].concat(),
+        ethernet([1, 0x80, 0xc2, 0, 0, 0x0e], own, 0x88cc, &[0; 46]),
+    ];
+    let marker = data(address, GROUP);
+    for way in WAYS {
+        forged.iter().for_each(|frame| frames.send(frame, way));
+    }
+    frames.send(&marker, Way::Ordinary);
+    let marker = move |frame: &[u8]| {
+        // In the modes of layer 3 the proxy relays it, from the host's MAC address.
+        frame.get(26..34) == Some(&marker[26..34]) && frame.get(34..46) == Some(&marker[34..46])
+    };
+    let arrived = wait_until("the marker is on the wire", PATIENCE, || {
+        let frames = capture.frames();
+        frames.iter().any(|frame| marker(frame)).then_some(frames)
+    });
+    let leaked: Vec<_> = arrived.iter().filter(|frame| forged.contains(frame)).collect();
+    assert!(leaked.is_empty(), "{mode}: {leaked:02x?}");
+    let relayed = arrived.iter().filter(|frame| frame.get(30..34) == Some(&SENT.octets())).count();
+    assert_eq!(relayed, 0, "{mode}: of forged data");
+    capture.finish();
+    lab.delete(&container);
+}
+
+#[test]
+fn forged_frames_do_not_leave() {
+    vm::run(|| ["mode=l2", "mode=l3"].into_iter().for_each(one_forges));
 }
 
 #[test]

@@ -14,6 +14,7 @@ mod demo;
 mod dependencies;
 mod docker_terminal;
 mod documentation;
+mod egress;
 mod engine_docker;
 mod engine_podman;
 mod engine_relay;

@@ -57,7 +57,7 @@ fn igmp_of_raw_and_packet_sockets_does_not_reach_the_wire() {
         let markers = frames.iter().filter(|f| f.get(30..34) == Some(&MARKER.octets())).count();
         (markers >= WAYS).then_some(markers)
     });
-    assert_eq!(markers, WAYS, "one marker by each way");
+    assert_eq!(markers, WAYS, "one marker by each way that is open");
     assert!(lab.forwarded().contains(&WANTED.to_string()), "{:?}", lab.forwarded());
     // Before the neighbour ends, whose own leave is none of the rogue's.
     let seen = capture.finish();
@@ -78,8 +78,9 @@ fn igmp_of_raw_and_packet_sockets_does_not_reach_the_wire() {
     }
 }
 
-/// Ways to send an IP packet that [`rogue`] takes.
-const WAYS: usize = 5;
+/// Ways of [`rogue`] that an IP packet gets through: all but that of the host's MAC address and that
+/// past the queueing discipline.
+const WAYS: usize = 3;
 
 /// Sends every kind of IGMP message by every kind of socket, and a marker by each.
 fn rogue(spoofed: &str) -> io::Result<()> {
@@ -164,7 +165,7 @@ fn rogue(spoofed: &str) -> io::Result<()> {
     let port = MARKER_PORT.to_be_bytes();
     let datagram = [port[0], port[1], port[0], port[1], 0, 8, 0, 0];
     let marker = packet(17, Ipv4Addr::new(10, 99, 0, 12), MARKER, &datagram, &[], 0);
-    by_every_way(&marker, MARKER).into_iter().collect()
+    by_every_way(&marker, MARKER).into_iter().try_for_each(stopped)
 }
 
 /// RFC 2113.

@@ -9,6 +9,7 @@
 //! drivers = ["macvlan"]
 //! igmp = ["proxy"]                 # native and off let a container speak IGMP on the LAN itself;
 //!                                  # where [groups] has rules this is the default
+//! l2 = ["closed"]                  # open lets a container send what a switch or a router sends
 //!
 //! [groups]                         # in force beside the rules of each attachment
 //! allow = ["239.0.0.0/8"]
@@ -39,7 +40,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::attachment::values::{DriverName, driver_name};
-use crate::attachment::{Attachment, IgmpMode};
+use crate::attachment::{Attachment, IgmpMode, LinkLayer};
 use crate::multicast::{GroupPolicy, GroupRule, RateLimits};
 use crate::primitives::PortRanges;
 use crate::sys::toml_text;
@@ -88,6 +89,7 @@ struct AttachRules {
     parents: Option<Vec<String>>,
     drivers: Option<Vec<DriverText>>,
     igmp: Option<Vec<IgmpMode>>,
+    l2: Option<Vec<LinkLayer>>,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
@@ -218,6 +220,13 @@ impl AdminConfig {
         {
             let names: Vec<_> = modes.iter().map(|mode| mode.name().to_owned()).collect();
             return forbid("igmp", attachment.igmp.name(), &names);
+        }
+        // What a container with an open interface sends concerns the whole LAN.
+        let closed = [LinkLayer::Closed];
+        let allowed = self.attach.l2.as_deref().unwrap_or(&closed);
+        if !attachment.l2.is_closed() && !allowed.contains(&attachment.l2) {
+            let names: Vec<_> = allowed.iter().map(|value| value.name().to_owned()).collect();
+            return forbid("l2", attachment.l2.name(), &names);
         }
         let ceiling = RateLimits {
             packets: self.relay.max_pps.map(NonZeroU32::get),
@@ -395,6 +404,20 @@ mod tests {
         write("[runtime]\npaht = \"/usr/bin/crun\"");
         let error = RuntimeConfig::read(directory.path()).unwrap_err().to_string();
         assert!(error.contains("line 2: unknown field `paht`"), "{error}");
+    }
+
+    #[test]
+    fn an_open_interface_needs_the_administrators_word() {
+        let open = parse_spec("parent=media0,l2=open").unwrap();
+        let check = |text: &str| {
+            let limits = AdminConfig::parse(text).unwrap().check(&open);
+            limits.map(drop).map_err(|e| e.to_string())
+        };
+        let refusal = "l2=open: the administrator allows closed (mcrun.toml)";
+        for text in ["", "[attach]\nparents = [\"media0\"]", "[attach]\nl2 = [\"closed\"]"] {
+            assert_eq!(check(text), Err(refusal.into()), "{text}");
+        }
+        assert_eq!(check("[attach]\nl2 = [\"closed\", \"open\"]"), Ok(()));
     }
 
     #[test]

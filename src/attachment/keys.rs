@@ -5,7 +5,8 @@
 //! docs/reference/attachment-keys.md read this table.
 
 use crate::attachment::values::{
-    Values, address, driver_name, gateway, igmp_mode, interface_name, number, parsed, route,
+    Values, address, driver_name, gateway, igmp_mode, interface_name, link_layer, number, parsed,
+    route,
 };
 use crate::attachment::{Driver, IgmpMode};
 use crate::primitives::IpvlanMode;
@@ -286,6 +287,24 @@ pub const KEYS: &[Key] = &[
                   driver=relay and ipvlan with mode l3 or l3s need proxy.",
         unique: true,
         parse: |values, text| set(&mut values.igmp, igmp_mode(text)),
+        ..Key::PLAIN
+    },
+    Key {
+        name: "l2",
+        value: "closed|open",
+        default: "closed",
+        drivers: Drivers::Links,
+        summary: "what the interface may send",
+        details: "closed: IPv4 and ARP, and IPv6 if there is an ip= of it, untagged and from the \
+                  interface's own MAC address. \
+                  With an ip=, only from the given addresses of its family, the link-local address \
+                  of IPv6, and 0.0.0.0 or ::. \
+                  No IGMP, MLD or PIM of a process, nothing of a router, a switch or a DHCP server. \
+                  open: everything; with igmp=proxy, everything except IGMP. \
+                  The administrator has to allow open in mcrun.toml. \
+                  closed needs Linux 5.16.",
+        unique: true,
+        parse: |values, text| set(&mut values.l2, link_layer(text)),
         ..Key::PLAIN
     },
     Key {

@@ -15,4 +15,4 @@ pub use host_link::{HostLink, HostLinkKind};
 pub(crate) use keys::unique_names;
 pub use keys::{Drivers, KEYS, Key, option_help};
 pub use syntax::{MAX_ATTACHMENTS, check_together, parse_all, parse_each, parse_list, parse_spec};
-pub use types::{Attachment, Driver, IgmpMode, IpAssignment, Route, Vlan};
+pub use types::{Attachment, Driver, IgmpMode, IpAssignment, LinkLayer, Route, Vlan};

@@ -43,6 +43,9 @@ pub struct Attachment {
     pub name: Option<InterfaceName>,
     /// What happens to the container's IGMP.
     pub igmp: IgmpMode,
+    /// What the interface may send. Always closed with relay, where it has no effect.
+    #[serde(default, skip_serializing_if = "LinkLayer::is_closed")]
+    pub l2: LinkLayer,
     /// Host interface where the proxy joins; the parent when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub upstream: Option<InterfaceName>,
@@ -80,6 +83,12 @@ impl Attachment {
         };
         let numbered = self.ip.addresses().iter().any(|net| net.addr().is_ipv4());
         self.igmp != IgmpMode::Off && ethernet && numbered
+    }
+
+    /// Whether what the interface sends is limited to IPv4 and ARP, and to IPv6 where the
+    /// attachment has such an address, from its own addresses.
+    pub fn is_limited(&self) -> bool {
+        self.l2.is_closed() && !matches!(self.driver, Driver::Relay { .. })
     }
 
     /// The host's link that the container is attached to: the parent, or its VLAN link.
@@ -211,6 +220,33 @@ impl fmt::Display for Route {
             Some(gateway) => write!(f, "{}@{gateway}", self.destination),
             None => write!(f, "{}", self.destination),
         }
+    }
+}
+
+/// What an interface may send.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LinkLayer {
+    /// IPv4 and ARP, and IPv6 where there is an address of it, untagged and from its own
+    /// addresses; nothing of a router, a switch or a DHCP server.
+    #[default]
+    Closed,
+    /// Everything except intercepted IGMP.
+    Open,
+}
+
+impl LinkLayer {
+    /// The value in the attachment syntax.
+    pub fn name(self) -> &'static str {
+        match self {
+            LinkLayer::Closed => "closed",
+            LinkLayer::Open => "open",
+        }
+    }
+
+    /// Whether it is the default.
+    pub fn is_closed(&self) -> bool {
+        *self == LinkLayer::Closed
     }
 }
 

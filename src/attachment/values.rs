@@ -7,7 +7,7 @@ use std::str::FromStr;
 use ipnet::IpNet;
 
 use crate::attachment::error::{SpecError, fail, suggestion};
-use crate::attachment::{Attachment, Driver, IgmpMode, IpAssignment, Route, Vlan};
+use crate::attachment::{Attachment, Driver, IgmpMode, IpAssignment, LinkLayer, Route, Vlan};
 use crate::multicast::{GroupPolicy, GroupRule, RateLimits};
 use crate::primitives::{InterfaceName, IpvlanFlag, IpvlanMode, MacAddr, MacvlanMode};
 
@@ -33,6 +33,7 @@ pub(super) struct Values {
     pub(super) mtu: Option<u32>,
     pub(super) name: Option<InterfaceName>,
     pub(super) igmp: Option<IgmpMode>,
+    pub(super) l2: Option<LinkLayer>,
     pub(super) upstream: Option<InterfaceName>,
     pub(super) allow: Vec<GroupRule>,
     pub(super) deny: Vec<GroupRule>,
@@ -103,6 +104,7 @@ impl Values {
             mtu: self.mtu,
             name: self.name,
             igmp,
+            l2: self.l2.unwrap_or_default(),
             upstream: self.upstream,
             policy: GroupPolicy {
                 allow: self.allow,
@@ -221,6 +223,11 @@ pub(super) fn driver_name(text: &str) -> Result<DriverName, String> {
 pub(super) fn igmp_mode(text: &str) -> Result<IgmpMode, String> {
     use IgmpMode::{Native, Off, Proxy};
     one_of("IGMP mode", text, [Proxy, Native, Off], IgmpMode::name)
+}
+
+pub(super) fn link_layer(text: &str) -> Result<LinkLayer, String> {
+    use LinkLayer::{Closed, Open};
+    one_of("value", text, [Closed, Open], LinkLayer::name)
 }
 
 pub(super) fn parsed<T: FromStr>(text: &str) -> Result<T, String>

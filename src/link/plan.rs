@@ -282,6 +282,8 @@ fn sysctls(name: &InterfaceName, attachment: &Attachment, link: &LinkPlan) -> Ve
         // The requested addresses and no others.
         list.push(Sysctl::Require(v6("accept_ra"), 0));
         list.push(Sysctl::Require(v6("autoconf"), 0));
+        // The link-local address is the one that the interface may send from.
+        list.push(Sysctl::Require(v6("addr_gen_mode"), 0));
     } else {
         // IPv6 was not asked for: no link-local address, and no IPv6 frame on the LAN.
         list.push(Sysctl::Set(v6("disable_ipv6"), 1));

@@ -1,6 +1,6 @@
 //! The proxy task: what the attachment service tells a new proxy.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::RawFd;
 
 use serde::{Deserialize, Serialize};
@@ -80,6 +80,9 @@ pub struct InterfaceTask {
     pub igmp: IgmpMode,
     /// Which groups and sources the container may join and receive.
     pub policy: GroupPolicy,
+    /// What the interface may send; absent: everything except IGMP that is intercepted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub egress: Option<EgressTask>,
     /// Set where the link carries no multicast, so that the proxy relays it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub relay: Option<RelayTask>,
@@ -92,6 +95,18 @@ pub struct CreatedInterface {
     pub index: u32,
     /// Hardware address; `None` where it is not known.
     pub mac: Option<MacAddr>,
+}
+
+/// What an interface may send: IPv4, ARP, and IPv6 where it has such an address, from its own MAC
+/// address, and nothing of a switch, a router or a DHCP server.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EgressTask {
+    /// The addresses that the attachment gives it, which are the only sources of their address
+    /// family.
+    pub addresses: Vec<IpAddr>,
+    /// Other interfaces have the same MAC address, as with ipvlan.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub shares_mac: bool,
 }
 
 /// How the proxy relays the multicast data of an interface.

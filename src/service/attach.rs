@@ -11,6 +11,7 @@ use crate::link::plan::{InterfacePlan, plan};
 use crate::net::netlink::RouteSocket;
 use crate::net::netns::NetNs;
 use crate::oci::ContainerId;
+use crate::proxy;
 use crate::proxy::{ProxyLaunch, random_packet_mark};
 use crate::service::detach::detach_all;
 use crate::service::host_links;
@@ -310,7 +311,7 @@ impl<'s> OpenContainer<'s> {
         // From here on a failure is handled below.
         restore.keep();
         attached.interfaces.extend(attached_interfaces(added, &plans, &applying));
-        match bring_up(attached, &mut applying, &mut launch, dir) {
+        match bring_up(attached, &mut applying, &mut launch, dir, &self.namespace) {
             Ok(()) => {
                 applying.commit();
                 if let Some(launch) = launch {
@@ -389,6 +390,7 @@ fn bring_up(
     applying: &mut Applying<'_>,
     launch: &mut Option<ProxyLaunch>,
     dir: &LockedDir,
+    namespace: &NetNs,
 ) -> Result<(), AttachError> {
     if let Some(launch) = launch {
         launch.send_interfaces(&proxies::made_interfaces(&attached))?;
@@ -396,12 +398,30 @@ fn bring_up(
     // What does not need the proxy is done while it installs its rules.
     applying.prepare()?;
     launch.as_mut().map(ProxyLaunch::wait_for_rules).transpose()?;
+    let added = attached.interfaces.len() - applying.created().len();
+    limit_unserved(&attached.interfaces[added..], namespace)?;
     // And what needs only the rules while it gives up its privileges.
     applying.activate()?;
     attached.proxy = launch.as_mut().map(ProxyLaunch::process).transpose()?;
     dir.write(&AttachmentRecord::Attached(attached))?;
     launch.as_mut().map(ProxyLaunch::wait_until_ready).transpose()?;
     Ok(())
+}
+
+/// Limits what those interfaces send that have no proxy, which limits the others.
+fn limit_unserved(interfaces: &[AttachedInterface], namespace: &NetNs) -> Result<(), AttachError> {
+    let mut limited = Vec::new();
+    for interface in interfaces.iter().filter(|i| !proxies::is_served(&i.attachment)) {
+        if let (Some(egress), Some(index), Some(mac)) =
+            (proxies::egress_task(&interface.attachment), interface.index, interface.mac)
+        {
+            limited.push((interface.name.as_str(), index, mac, egress));
+        }
+    }
+    let Some((first, ..)) = limited.first() else { return Ok(()) };
+    namespace
+        .run(|| proxy::limit_unserved(&limited))?
+        .map_err(|source| AttachError::Unlimited { interface: (*first).to_owned(), source })
 }
 
 fn seconds_since_1970() -> u64 {

@@ -79,6 +79,16 @@ pub enum AttachError {
     /// A step failed.
     #[error(transparent)]
     Apply(#[from] ApplyError),
+    /// What an interface without a proxy sends cannot be limited.
+    #[error(
+        "{interface}: this kernel does not take the rules that limit what an interface with igmp=off sends ({source}); they need netdev egress rules (Linux 5.16), and l2=open does without"
+    )]
+    Unlimited {
+        /// The interface in the container.
+        interface: String,
+        /// What the kernel answered.
+        source: io::Error,
+    },
     /// The proxy did not start.
     #[error(transparent)]
     Proxy(#[from] LaunchError),

@@ -8,7 +8,7 @@ use crate::attachment::{Attachment, Driver, EffectiveLimits, IgmpMode};
 use crate::primitives::MacAddr;
 use crate::proxy;
 use crate::proxy::{
-    CreatedInterface, InterfaceTask, LaunchError, ProxyLaunch, ProxyTask, RelayTask,
+    CreatedInterface, EgressTask, InterfaceTask, LaunchError, ProxyLaunch, ProxyTask, RelayTask,
     random_packet_mark,
 };
 use crate::service::AttachError;
@@ -76,6 +76,7 @@ fn interface_task(
         upstream_index,
         igmp: attachment.igmp,
         policy: limits.policy.clone(),
+        egress: egress_task(attachment),
         relay: relay_task(attachment, limits),
     }
 }
@@ -98,6 +99,13 @@ fn announced(attachment: &Attachment) -> Vec<Ipv4Addr> {
             IpAddr::V6(_) => None,
         })
         .collect()
+}
+
+/// What a limited interface may send.
+pub(super) fn egress_task(attachment: &Attachment) -> Option<EgressTask> {
+    let addresses = attachment.ip.addresses().iter().map(ipnet::IpNet::addr).collect();
+    let shares_mac = matches!(attachment.driver, Driver::Ipvlan { .. });
+    attachment.is_limited().then_some(EgressTask { addresses, shares_mac })
 }
 
 /// What the proxy relays for an interface whose link carries no multicast.

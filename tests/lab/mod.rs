@@ -15,6 +15,7 @@ mod cri;
 mod daemon;
 mod engine;
 mod facts;
+pub mod frames;
 mod igmp;
 mod numbered;
 mod probe;

@@ -108,6 +108,7 @@ impl<'l> FakeContainer<'l> {
                 upstream_index,
                 igmp: IgmpMode::Proxy,
                 policy: GroupPolicy::default(),
+                egress: None,
                 relay: None,
             }],
         }

@@ -74,6 +74,82 @@ fn raw_and_packet_senders_get_no_igmp_onto_the_wire() {
     assert!(lab.forwarded().contains(&GROUP.to_string()), "the leave was heard by nobody");
 }
 
+/// A process with CAP_NET_RAW reads the mark of an injected query, and sets it on its own packets.
+#[test]
+fn a_process_that_has_read_the_mark_gets_no_igmp_past_the_rules() {
+    let lab = Lab::new(3);
+    let container = FakeContainer::new(&lab, "c1", 11);
+    let config = container.config();
+    let proxy = container.serve(&config);
+    let _socket = container.join(GROUP);
+    proxy.wait_group(GROUP, MembershipStatus::Joined);
+    let capture = lab.capture_also("igmp or udp port 9");
+    let leave = [0x17, 0, 0xf8, 0xf8, 239, 5, 1, 1];
+    container
+        .ns
+        .run(|| {
+            let raw = Socket::new(Domain::IPV4, Type::RAW, Some(Protocol::from(2))).expect("raw");
+            let queries = std::net::UdpSocket::from(raw.try_clone().expect("another"));
+            queries.set_read_timeout(Some(PATIENCE)).expect("a limit");
+            receive_marks(&raw).expect("SO_RCVMARK");
+            requery(&proxy.directory).expect("asked for a query");
+            let mark = received_mark(&raw).expect("a query with its mark");
+            assert_eq!(mark, config.mark);
+
+            raw.set_mark(mark).expect("SO_MARK");
+            let to = SocketAddrV4::new(Ipv4Addr::new(224, 0, 0, 2), 0).into();
+            let refused = raw.send_to(&leave, &to).expect_err("dropped");
+            assert_eq!(refused.raw_os_error(), Some(libc::EPERM));
+            // With TTL 0 it comes back, and does not leave; to a group of nobody neither.
+            raw.set_header_included_v4(true).expect("IP_HDRINCL");
+            for group in [Ipv4Addr::new(224, 0, 0, 1), Ipv4Addr::new(239, 5, 7, 7)] {
+                let mut ip = vec![0x45, 0xc0, 0, 28, 0, 0, 0, 0, 0, 2, 0, 0, 10, 99, 0, 11];
+                ip.extend([group.octets(), [0x17, 0, 0xf8, 0xf8], [239, 5, 1, 1]].concat());
+                let _ = raw.send_to(&ip, &SocketAddrV4::new(group, 0).into());
+            }
+            let udp = Socket::new(Domain::IPV4, Type::DGRAM, None).expect("udp");
+            udp.send_to(b"x", &SocketAddrV4::new(Ipv4Addr::new(239, 5, 9, 9), 9).into())
+                .expect("udp send");
+        })
+        .expect("entered");
+    wait_until("the marker is on the wire", PATIENCE, || {
+        capture.frames().iter().any(|f| f.get(23) == Some(&17)).then_some(())
+    });
+    for frame in capture.finish() {
+        assert_eq!(frame.mac, lab.host_mac(), "{frame:?}");
+    }
+}
+
+/// SO_RCVMARK (Linux 5.19).
+fn receive_marks(socket: &Socket) -> std::io::Result<()> {
+    const SO_RCVMARK: libc::c_int = 75;
+    sockopt::set_int(socket, libc::SOL_SOCKET, SO_RCVMARK, 1)
+}
+
+/// The mark of the next packet; `None` when none comes in time.
+fn received_mark(socket: &Socket) -> Option<u32> {
+    use std::os::fd::AsRawFd;
+    let mut bytes = [0u8; 256];
+    let mut control = [0u64; 16];
+    let mut part = libc::iovec { iov_base: bytes.as_mut_ptr().cast(), iov_len: bytes.len() };
+    // SAFETY: an all-zero msghdr is valid.
+    let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
+    message.msg_iov = &raw mut part;
+    message.msg_iovlen = 1;
+    message.msg_control = control.as_mut_ptr().cast();
+    message.msg_controllen = size_of_val(&control);
+    // SAFETY: the buffers are live and have the stated lengths.
+    if unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut message, 0) } < 0 {
+        return None;
+    }
+    // SAFETY: the kernel has filled the message in.
+    let first = unsafe { libc::CMSG_FIRSTHDR(&raw const message) };
+    let header = unsafe { first.as_ref() }?;
+    let is_mark = header.cmsg_level == libc::SOL_SOCKET && header.cmsg_type == libc::SO_MARK;
+    // SAFETY: a control message of this kind holds a number of four bytes.
+    is_mark.then(|| unsafe { libc::CMSG_DATA(first).cast::<u32>().read_unaligned() })
+}
+
 #[test]
 fn without_nf_tables_the_container_speaks_for_itself_and_that_is_said() {
     let lab = Lab::new(3);

@@ -8,3 +8,4 @@ pub(crate) mod membership_files;
 pub(crate) mod receive_filter;
 pub(crate) mod rtnl_barrier;
 pub(crate) mod rules;
+pub(crate) mod unserved;

@@ -66,6 +66,7 @@ mod tests {
             upstream_index: 3,
             igmp: IgmpMode::Proxy,
             policy: GroupPolicy::default(),
+            egress: None,
             relay: None,
         }
     }

@@ -205,8 +205,8 @@ impl EventLoop {
         for (position, upstream) in (0..).zip(&upstreams.list) {
             watch(epoll, &upstream.query_socket, EventSource::QuerySocket(position))?;
         }
-        if let Some(interception) = interception {
-            watch(epoll, &interception.nflog, EventSource::Nflog)?;
+        if let Some(Interception { nflog: Some(nflog), .. }) = interception {
+            watch(epoll, nflog, EventSource::Nflog)?;
         }
         Ok(())
     }
@@ -316,8 +316,10 @@ impl EventLoop {
         for interface in &mut self.interfaces {
             interface.handle_removal(now);
         }
-        let rules = self.interception.take().map(|interception| interception.rules);
-        let until = if rules.is_some() { now + DRAIN_TIME } else { now };
+        let interception = self.interception.take();
+        let intercepts = interception.as_ref().is_some_and(|i| i.nflog.is_some());
+        let rules = interception.map(|interception| interception.rules);
+        let until = if intercepts { now + DRAIN_TIME } else { now };
         self.phase = Phase::Draining { until, _rules: rules };
         Ok(())
     }
@@ -327,8 +329,9 @@ impl EventLoop {
         let EventLoop { interception: Some(interception), interfaces, buffer, .. } = self else {
             return;
         };
+        let Interception { nflog: Some(nflog), .. } = interception else { return };
         for _ in 0..DATAGRAMS_PER_TURN {
-            let result = interception.nflog.receive(buffer, |packet| {
+            let result = nflog.receive(buffer, |packet| {
                 let interface = interfaces.iter_mut().find(|i| i.task.index == packet.interface);
                 if let Some(router) = interface.and_then(Interface::router) {
                     router.handle_packet(now, packet.bytes);

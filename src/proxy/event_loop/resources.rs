@@ -24,7 +24,7 @@ pub(crate) struct Resources {
     pub(crate) container_dir: ContainerDir,
     pub(crate) log: Log,
     pub(crate) container: Container,
-    /// `None`: the container's kernel speaks IGMP itself.
+    /// `None`: there are no rules.
     pub(crate) interception: Option<Interception>,
     /// An interface without sockets is only observed.
     pub(crate) interfaces: Vec<(InterfaceTask, Option<InterfaceSockets>)>,
@@ -59,9 +59,10 @@ pub(crate) struct Container {
     pub(crate) receive_filter_socket: Option<ReceiveFilterSocket>,
 }
 
-/// Interception of the container's IGMP.
+/// Interception of the container's IGMP, and of what else its interfaces may not send.
 pub(crate) struct Interception {
     /// Owns the nf_tables tables: they are removed when it is closed.
     pub(crate) rules: NfSocket,
-    pub(crate) nflog: NflogSocket,
+    /// `None`: the container's kernel speaks IGMP itself.
+    pub(crate) nflog: Option<NflogSocket>,
 }

@@ -8,73 +8,121 @@ use crate::notice::Notice;
 use crate::proxy::config::{InterfaceTask, ProxyTask};
 use crate::proxy::container::interception::NflogSocket;
 use crate::proxy::container::rules;
-use crate::proxy::container::rules::InterceptedInterface;
+use crate::proxy::container::rules::{Egress, Hooks, Intercept, RuledInterface};
 use crate::proxy::event_loop::Interception;
 use crate::proxy::setup::error::{Context, StartError};
 
 /// Name of the nf_tables tables.
 const TABLE: &str = "mcrun";
 
-/// Opens the sockets of the interception; `None`, with a notice, where the kernel lacks what the
-/// rules need.
+/// Opens the sockets of the interception. Without an NFLOG socket, the container's kernel speaks IGMP
+/// itself; a notice says so where the kernel lacks what the interception needs. `None`: there are
+/// no rules to install, or the kernel does not take any.
 pub(super) fn open_interception(
     task: &ProxyTask,
     notices: &mut Vec<Notice>,
 ) -> Result<Option<Interception>, StartError> {
-    let open = || Ok(Interception { nflog: NflogSocket::open()?, rules: NfSocket::open()? });
-    match open() {
-        Ok(interception) => Ok(Some(interception)),
-        Err(error) => {
-            notices.push(native_igmp_notice(error, is_relaying(&task.interfaces))?);
-            Ok(None)
-        }
+    let intercepts = task.interfaces.iter().any(|i| i.igmp == IgmpMode::Proxy);
+    if !intercepts && task.interfaces.iter().all(|i| i.egress.is_none()) {
+        return Ok(None);
     }
+    let mut refused = |error: io::Error| -> Result<(), StartError> {
+        notices.push(match intercepts {
+            true => native_igmp_notice(error, is_relaying(&task.interfaces))?,
+            false => Notice::FramesNotIntercepted { error: error.to_string() },
+        });
+        Ok(())
+    };
+    let rules = match NfSocket::open() {
+        Ok(rules) => rules,
+        Err(error) => return refused(error).map(|()| None),
+    };
+    let nflog = match intercepts.then(NflogSocket::open).transpose() {
+        Ok(nflog) => nflog,
+        Err(error) => {
+            refused(error)?;
+            None
+        }
+    };
+    Ok(Some(Interception { nflog, rules }))
 }
 
-/// Installs the rules; `false`, with a notice, where the kernel does not accept them.
+/// Installs the rules; with a notice, fewer where the kernel does not accept all of them. Where IGMP
+/// is not intercepted, `nflog` is `None` afterwards.
 pub(super) fn install_rules(
-    interception: &Interception,
+    interception: &mut Interception,
     interfaces: &[&InterfaceTask],
     mark: u32,
     notices: &mut Vec<Notice>,
-) -> Result<bool, StartError> {
+) -> Result<(), StartError> {
     let Interception { rules: socket, nflog } = interception;
-    let intercepted: Vec<InterceptedInterface<'_>> = interfaces
-        .iter()
-        .filter(|interface| interface.igmp == IgmpMode::Proxy)
-        .map(|interface| InterceptedInterface {
-            name: &interface.name,
-            index: interface.index,
-            data_filter: interface.policy.data_filter(),
-            relayed: interface.relay.as_ref().map(|_| interface.policy.relayed_link_scope_groups()),
-        })
-        .collect();
-    // The second name is for a container that has a table of the first name, such as that of the
-    // proxy that is being replaced. If that table has an owner, the error is EPERM.
-    let names = [TABLE.to_owned(), format!("{TABLE}-{}", std::process::id())];
-    let install = || -> io::Result<&str> {
-        let mut last = io::Error::from_raw_os_error(libc::EEXIST);
-        for name in &names {
-            let group = nflog.group();
-            match rules::install_interception(socket, name, &intercepted, mark, group) {
-                Ok(()) => return Ok(name),
-                Err(e) if matches!(e.raw_os_error(), Some(libc::EEXIST | libc::EPERM)) => last = e,
-                Err(e) => return Err(e),
+    let ruled = ruled_interfaces(interfaces, nflog.is_some())?;
+    let intercept = nflog.as_ref().map(|nflog| Intercept { mark, group: nflog.group() });
+    let frames = match install(socket, &ruled, intercept, Hooks::All) {
+        Ok(()) => return Ok(()),
+        Err(error) => error,
+    };
+    if intercept.is_some() {
+        match install(socket, &ruled, intercept, Hooks::WithoutFrames) {
+            Ok(()) => {}
+            Err(error) => {
+                notices.push(native_igmp_notice(error, is_relaying(interfaces.iter().copied()))?);
+                *nflog = None;
+                return Ok(());
             }
         }
-        Err(last)
-    };
-    let table = match install() {
-        Ok(table) => table,
-        Err(error) => {
-            notices.push(native_igmp_notice(error, is_relaying(interfaces.iter().copied()))?);
-            return Ok(false);
-        }
-    };
-    if let Err(e) = rules::install_egress_rules(socket, table, &intercepted) {
-        notices.push(Notice::FramesNotIntercepted { error: e.to_string() });
     }
-    Ok(true)
+    notices.push(Notice::FramesNotIntercepted { error: frames.to_string() });
+    Ok(())
+}
+
+/// The interfaces that have rules.
+fn ruled_interfaces<'t>(
+    interfaces: &[&'t InterfaceTask],
+    intercepts: bool,
+) -> Result<Vec<RuledInterface<'t>>, StartError> {
+    let mut ruled = Vec::new();
+    for task in interfaces {
+        let intercepted = intercepts && task.igmp == IgmpMode::Proxy;
+        if !intercepted && task.egress.is_none() {
+            continue;
+        }
+        let egress = match (&task.egress, task.mac) {
+            (Some(egress), Some(mac)) => Some(Egress::new(mac, egress)),
+            (Some(_), None) => {
+                let what = format!("{} has no known MAC address", task.name);
+                return Err(StartError::new(what, "its own is the only one that it may send from"));
+            }
+            (None, _) => None,
+        };
+        ruled.push(RuledInterface {
+            name: &task.name,
+            index: task.index,
+            intercepted,
+            data_filter: task.policy.data_filter(),
+            relayed: task.relay.as_ref().map(|_| task.policy.relayed_link_scope_groups()),
+            egress,
+        });
+    }
+    Ok(ruled)
+}
+
+/// Installs the rules in tables of a free name.
+fn install(
+    socket: &NfSocket,
+    interfaces: &[RuledInterface<'_>],
+    intercept: Option<Intercept>,
+    hooks: Hooks,
+) -> io::Result<()> {
+    // The second name is for a container that has a table of the first name, such as that of the
+    // proxy that is being replaced. If that table has an owner, the error is EPERM.
+    match rules::install(socket, TABLE, interfaces, intercept, hooks) {
+        Err(e) if matches!(e.raw_os_error(), Some(libc::EEXIST | libc::EPERM)) => {
+            let name = format!("{TABLE}-{}", std::process::id());
+            rules::install(socket, &name, interfaces, intercept, hooks)
+        }
+        result => result,
+    }
 }
 
 fn is_relaying<'i>(interfaces: impl IntoIterator<Item = &'i InterfaceTask>) -> bool {

@@ -92,10 +92,7 @@ impl Setup {
         let container_dir = ContainerDir::open(&crate::state::state_dir(), id)
             .context(|| format!("cannot open the state directory of container {id}"))?;
         let log = Log::open(&container_dir, id, now);
-        let query_sockets = match inside.interception {
-            Some(_) => open_query_sockets(&inside.interfaces)?,
-            None => Vec::new(),
-        };
+        let query_sockets = open_query_sockets(&inside.interfaces)?;
         let announcer = match inside.frame_socket {
             Some(container) => {
                 let host = FrameSocket::open().context(|| "cannot open a packet socket".into())?;
@@ -138,8 +135,8 @@ impl Setup {
         for (interface, CreatedInterface { index, mac }) in interfaces.iter_mut().zip(created) {
             let InterfaceSetup { task, sockets } = interface;
             task.mac = *mac;
-            // The index of a relayed interface was looked up in the namespace.
-            if task.relay.is_none() {
+            // The index of an interface that mcrun has not made was looked up in the namespace.
+            if task.relay.as_ref().is_none_or(|relay| !relay.translate) {
                 task.index = *index;
             }
             if let Some(sockets) = sockets
@@ -152,12 +149,12 @@ impl Setup {
             }
         }
         let tasks: Vec<_> = self.interfaces.iter().map(|interface| &interface.task).collect();
-        if let Some(interception) = &self.interception
-            && !install_rules(interception, &tasks, self.task.mark, &mut self.notices)?
-        {
-            self.interception = None;
-            self.interfaces.iter_mut().for_each(|interface| interface.sockets = None);
-            self.query_sockets.clear();
+        if let Some(interception) = &mut self.interception {
+            install_rules(interception, &tasks, self.task.mark, &mut self.notices)?;
+            if interception.nflog.is_none() {
+                self.interfaces.iter_mut().for_each(|interface| interface.sockets = None);
+                self.query_sockets.clear();
+            }
         }
         Ok(Installed(self))
     }
@@ -306,14 +303,11 @@ impl InNamespace {
         for interface in task.interfaces.iter_mut().filter(|i| i.relay.is_some()) {
             interface.index = nix::net::if_::if_nametoindex(interface.name.as_str()).unwrap_or(0);
         }
-        let proxies = |interface: &InterfaceTask| interface.igmp == IgmpMode::Proxy;
-        let interception = match task.interfaces.iter().any(proxies) {
-            true => open_interception(task, notices)?,
-            false => None,
-        };
+        let interception = open_interception(task, notices)?;
+        let intercepts = interception.as_ref().is_some_and(|i| i.nflog.is_some());
         let mut interfaces = Vec::new();
         for interface in std::mem::take(&mut task.interfaces) {
-            let proxied = interception.is_some() && proxies(&interface);
+            let proxied = intercepts && interface.igmp == IgmpMode::Proxy;
             let sockets =
                 proxied.then(|| InjectionSockets::open(&interface, task.mark)).transpose()?;
             interfaces.push(InterfaceSetup { task: interface, sockets });

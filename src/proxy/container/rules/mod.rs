@@ -1,5 +1,5 @@
-//! The nf_tables rules in the container's namespace: they intercept its IGMP, and drop data that
-//! the policy does not allow.
+//! The nf_tables rules in the container's namespace: they intercept its IGMP, drop data that the
+//! policy does not allow, and limit what leaves its interfaces.
 //!
 //! The tables have the *owner* flag (Linux 5.12): they belong to the proxy's netlink socket, and
 //! nobody else can change them. The kernel removes them when the socket is closed, however the
@@ -9,8 +9,10 @@
 //! ```text
 //! table ip mcrun { flags owner
 //!   chain output { type filter hook output priority -1000
+//!     ip protocol igmp oif IF ip ttl != 0 counter log group GROUP drop
 //!     ip protocol igmp oif IF meta mark != MARK counter log group GROUP drop }
 //!   chain input  { type filter hook input priority -1000
+//!     ip protocol igmp iif IF ip ttl != 0 counter drop
 //!     ip protocol igmp iif IF meta mark != MARK counter drop }
 //!   # Where data is relayed, so that data that also arrives by the link is not delivered twice:
 //!     meta mark != MARK @nh,128,8 >= 224 ip protocol udp iif IF jump native-IF
@@ -27,8 +29,7 @@
 //!   chain sources-IF-0 { ip saddr @sources-IF-0 counter drop }
 //! }
 //! table netdev mcrun { flags owner
-//!   chain egress-IF { type filter hook egress device IF priority -1000
-//!     ...all IGMP, also from packet sockets and with one VLAN tag: counter drop... }
+//!   ...see the module egress...
 //! }
 //! ```
 //!
@@ -38,57 +39,71 @@
 //!
 //! `MARK` is random for each container. The rules cannot test for "no mark", because the kernel's
 //! own IGMPv3 reports carry one (`igmpv3_newpack` keeps the MTU there). The mark must not be
-//! guessable, because a process with CAP_NET_RAW may set marks since Linux 5.17.
+//! guessable, because a process with CAP_NET_RAW may set marks since Linux 5.17. Such a process can
+//! read the mark of an injected query too (SO_RCVMARK), so that the mark alone is not enough: what
+//! is injected has TTL 0. A packet with TTL 0 does not leave the namespace.
 //!
 //! A policy costs each packet one look-up in a balanced tree, or two where it restricts sources,
 //! however long its lists are. Without a policy there is no chain for data. During a takeover both
 //! proxies have their tables, and a packet has to pass both: data that both policies allow arrives
 //! without a gap, and data that only one of them allows is dropped until the old tables are gone.
 
+mod egress;
 mod nftables;
 
 use std::io;
 
 use crate::multicast::{AddressRange, DataFilter, DroppedSources};
 use crate::net::nfnetlink::NfSocket;
-use crate::proxy::container::rules::nftables::{Base, Operator, Table, Verdict};
+pub(crate) use crate::proxy::container::rules::egress::Egress;
+use crate::proxy::container::rules::egress::add_egress_rules;
+use crate::proxy::container::rules::nftables::{Base, Operator, Tables, Verdict};
 
 const FAMILY_IPV4: u8 = libc::NFPROTO_IPV4 as u8;
 const FAMILY_NETDEV: u8 = libc::NFPROTO_NETDEV as u8;
 
-const HOOK_EGRESS: u32 = 1;
 const IGMP: u8 = libc::IPPROTO_IGMP as u8;
 const UDP: u8 = libc::IPPROTO_UDP as u8;
 /// Fields of an IPv4 header (RFC 791 §3.1).
+const IP_TTL: u32 = 8;
 const IP_PROTOCOL: u32 = 9;
 const IP_SOURCE: u32 = 12;
 const IP_DESTINATION: u32 = 16;
 /// First octet of the lowest multicast address. The rules compare it only.
 const MULTICAST: u8 = 224;
-const ETHERTYPE: u32 = 12;
-const ETH_HEADER: u32 = 14;
-const VLAN_TAG: u32 = 4;
 
 const META_IIF: u32 = libc::NFT_META_IIF as u32;
 const META_OIF: u32 = libc::NFT_META_OIF as u32;
 const META_IIFNAME: u32 = libc::NFT_META_IIFNAME as u32;
 const META_OIFNAME: u32 = libc::NFT_META_OIFNAME as u32;
 const META_MARK: u32 = libc::NFT_META_MARK as u32;
-const META_PROTOCOL: u32 = libc::NFT_META_PROTOCOL as u32;
 
-/// An interface in the container whose IGMP is intercepted.
-pub(crate) struct InterceptedInterface<'a> {
+/// An interface in the container that has rules.
+pub(crate) struct RuledInterface<'a> {
     /// Name in the container.
     pub(crate) name: &'a str,
     /// Index in the container; 0: the interface does not exist yet.
     pub(crate) index: u32,
+    /// Whether its IGMP is intercepted. If not, the next two have no effect.
+    pub(crate) intercepted: bool,
     /// The data that it may not receive.
     pub(crate) data_filter: DataFilter,
     /// Where its data is relayed: the groups of 224.0.0.0/24 that are relayed, ascending.
     pub(crate) relayed: Option<Vec<AddressRange>>,
+    /// What it may send; `None`: everything except IGMP that is intercepted.
+    pub(crate) egress: Option<Egress>,
 }
 
-impl InterceptedInterface<'_> {
+/// How IGMP is intercepted.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Intercept {
+    /// Mark of injected packets.
+    pub(crate) mark: u32,
+    /// NFLOG group that gets the container's IGMP.
+    pub(crate) group: u16,
+}
+
+impl RuledInterface<'_> {
     /// Adds the condition that a packet arrives by this interface, or leaves by it.
     fn add_match(&self, rule: &mut nftables::Rule<'_, '_>, direction: Direction) {
         let (index, name) = match direction {
@@ -114,41 +129,96 @@ enum Direction {
     Output,
 }
 
-/// Installs the rules for IGMP output and input, and those for data. Without them the proxy cannot
-/// serve the container.
+/// Which of the rules are installed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Hooks {
+    /// All.
+    All,
+    /// Those for frames are left out: they need Linux 5.16.
+    WithoutFrames,
+}
+
+/// Installs the rules, in one batch. Without those for IGMP the proxy cannot serve the container.
+///
+/// `intercept` is needed where the IGMP of an interface is intercepted.
 ///
 /// # Errors
-/// Those of nf_tables; then nothing is installed. `EEXIST` when the container has a table of this
-/// name.
-pub(crate) fn install_interception(
+/// Those of nf_tables; then nothing is installed. `EEXIST` or `EPERM` when the container has a
+/// table of this name.
+pub(crate) fn install(
     socket: &NfSocket,
     name: &str,
-    interfaces: &[InterceptedInterface<'_>],
-    mark: u32,
-    group: u16,
+    interfaces: &[RuledInterface<'_>],
+    intercept: Option<Intercept>,
+    hooks: Hooks,
 ) -> io::Result<()> {
-    let mut table = Table::new(FAMILY_IPV4, name);
-    table.add_base_chain("output", libc::NF_INET_LOCAL_OUT as u32, None);
-    table.add_base_chain("input", libc::NF_INET_LOCAL_IN as u32, None);
-    for interface in interfaces {
-        table.add_rule("output", |rule| {
-            rule.payload(Base::Network, IP_PROTOCOL, Operator::Equal, &[IGMP]);
-            interface.add_match(rule, Direction::Output);
-            rule.meta(META_MARK, Operator::NotEqual, &mark.to_ne_bytes());
-            rule.counter();
-            rule.log(group);
-            rule.verdict(&Verdict::Drop);
-        });
-        table.add_rule("input", |rule| {
-            rule.payload(Base::Network, IP_PROTOCOL, Operator::Equal, &[IGMP]);
-            interface.add_match(rule, Direction::Input);
-            rule.meta(META_MARK, Operator::NotEqual, &mark.to_ne_bytes());
-            rule.counter();
-            rule.verdict(&Verdict::Drop);
-        });
+    let mut tables = Tables::new(name);
+    if let Some(intercept) = intercept {
+        tables.add_table(FAMILY_IPV4);
+        let intercepted: Vec<_> = interfaces.iter().filter(|i| i.intercepted).collect();
+        add_interception(&mut tables, &intercepted, intercept);
+        add_data_rules(&mut tables, &intercepted, intercept.mark);
     }
-    add_data_rules(&mut table, interfaces, mark);
-    socket.transact(&table.finish())
+    if hooks == Hooks::All {
+        tables.add_table(FAMILY_NETDEV);
+        // A device that does not exist yet cannot be named.
+        for interface in interfaces.iter().filter(|interface| interface.index != 0) {
+            add_egress_rules(&mut tables, interface);
+        }
+    }
+    socket.transact(&tables.finish())
+}
+
+/// Limits what interfaces send that no proxy serves. The rules go with the container's namespace,
+/// and whoever has CAP_NET_ADMIN in it can remove them.
+///
+/// # Errors
+/// Those of nf_tables; then nothing is installed.
+pub(crate) fn install_unowned(interfaces: &[RuledInterface<'_>]) -> io::Result<()> {
+    /// Not the name of a proxy's table, which another attachment of the container may have.
+    const NAME: &str = "mcrun-frames";
+    let mut tables = Tables::new(NAME);
+    tables.extend_table(FAMILY_NETDEV);
+    for interface in interfaces {
+        add_egress_rules(&mut tables, interface);
+    }
+    NfSocket::open()?.transact(&tables.finish())
+}
+
+/// Adds the rules for IGMP output and input.
+///
+/// What the container's kernel sends and the LAN's queries have TTL 1, so that the rules on TTL
+/// meet most packets.
+fn add_interception(
+    tables: &mut Tables<'_>,
+    interfaces: &[&RuledInterface<'_>],
+    Intercept { mark, group }: Intercept,
+) {
+    let chains = [
+        ("output", libc::NF_INET_LOCAL_OUT, Direction::Output),
+        ("input", libc::NF_INET_LOCAL_IN, Direction::Input),
+    ];
+    for (chain, hook, direction) in chains {
+        tables.add_base_chain(chain, hook as u32, None);
+        for interface in interfaces {
+            for is_ttl in [true, false] {
+                tables.add_rule(chain, |rule| {
+                    rule.payload(Base::Network, IP_PROTOCOL, Operator::Equal, &[IGMP]);
+                    interface.add_match(rule, direction);
+                    if is_ttl {
+                        rule.payload(Base::Network, IP_TTL, Operator::NotEqual, &[0]);
+                    } else {
+                        rule.meta(META_MARK, Operator::NotEqual, &mark.to_ne_bytes());
+                    }
+                    rule.counter();
+                    if matches!(direction, Direction::Output) {
+                        rule.log(group);
+                    }
+                    rule.verdict(&Verdict::Drop);
+                });
+            }
+        }
+    }
 }
 
 /// Adds the rules for data, for the interfaces that have a policy or a relay.
@@ -156,9 +226,9 @@ pub(crate) fn install_interception(
 /// They are at prerouting, so that a dropped packet costs no route look-up and no conntrack entry,
 /// and is not forwarded. They do not apply to IGMP, whose queries have the group as their
 /// destination.
-fn add_data_rules(table: &mut Table<'_>, interfaces: &[InterceptedInterface<'_>], mark: u32) {
+fn add_data_rules(table: &mut Tables<'_>, interfaces: &[&RuledInterface<'_>], mark: u32) {
     const CHAIN: &str = "data";
-    let restricted = |interface: &&InterceptedInterface<'_>| !interface.data_filter.is_empty();
+    let restricted = |interface: &&&RuledInterface<'_>| !interface.data_filter.is_empty();
     if interfaces.iter().any(|interface| interface.relayed.is_some() || restricted(&interface)) {
         table.add_base_chain(CHAIN, libc::NF_INET_PRE_ROUTING as u32, None);
     }
@@ -200,9 +270,9 @@ fn add_data_rules(table: &mut Table<'_>, interfaces: &[InterceptedInterface<'_>]
 /// same bridge, whose relay, or the host, sends it to the LAN too, so that this container's relay
 /// receives it.
 fn add_native_data_rules(
-    table: &mut Table<'_>,
+    table: &mut Tables<'_>,
     base: &str,
-    interface: &InterceptedInterface<'_>,
+    interface: &RuledInterface<'_>,
     link_local: &[AddressRange],
     mark: u32,
 ) {
@@ -236,53 +306,6 @@ fn add_native_data_rules(
         interface.add_match(rule, Direction::Input);
         rule.verdict(&Verdict::Jump(chain));
     });
-}
-
-/// Installs the egress rules (Linux 5.16), which also drop the IGMP of packet sockets. No IGMP at
-/// all leaves: the proxy's injected packets are looped back before egress.
-///
-/// The rules read the frame itself, because a sender can choose `skb->protocol` (it comes from
-/// `sll_protocol`). The rule on the network header is for frames so short that the kernel does not
-/// know where their link header ends.
-///
-/// # Errors
-/// Those of nf_tables; then nothing is installed.
-pub(crate) fn install_egress_rules(
-    socket: &NfSocket,
-    name: &str,
-    interfaces: &[InterceptedInterface<'_>],
-) -> io::Result<()> {
-    use Operator::Equal;
-    let ipv4 = (libc::ETH_P_IP as u16).to_be_bytes();
-    let mut table = Table::new(FAMILY_NETDEV, name);
-    // A device that does not exist yet cannot be named.
-    for interface in interfaces.iter().filter(|interface| interface.index != 0) {
-        let chain = format!("egress-{}", interface.index);
-        table.add_base_chain(&chain, HOOK_EGRESS, Some(interface.name));
-        let mut rule = |conditions: &dyn Fn(&mut nftables::Rule<'_, '_>)| {
-            table.add_rule(&chain, |rule| {
-                conditions(rule);
-                rule.counter();
-                rule.verdict(&Verdict::Drop);
-            });
-        };
-        rule(&|r| {
-            r.payload(Base::Link, ETHERTYPE, Equal, &ipv4);
-            r.payload(Base::Link, ETH_HEADER + IP_PROTOCOL, Equal, &[IGMP]);
-        });
-        for tag in [libc::ETH_P_8021Q, libc::ETH_P_8021AD] {
-            rule(&|r| {
-                r.payload(Base::Link, ETHERTYPE, Equal, &(tag as u16).to_be_bytes());
-                r.payload(Base::Link, ETHERTYPE + VLAN_TAG, Equal, &ipv4);
-                r.payload(Base::Link, ETH_HEADER + VLAN_TAG + IP_PROTOCOL, Equal, &[IGMP]);
-            });
-        }
-        rule(&|r| {
-            r.meta(META_PROTOCOL, Equal, &ipv4);
-            r.payload(Base::Network, IP_PROTOCOL, Equal, &[IGMP]);
-        });
-    }
-    socket.transact(&table.finish())
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! nf_tables messages: tables, chains, sets, and the expressions of rules.
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 use crate::multicast::AddressRange;
 use crate::net::nfnetlink::{ACK, APPEND, Attributes, CREATE, EXCL, Messages};
@@ -18,10 +18,15 @@ const BATCH_END: u16 = libc::NFNL_MSG_BATCH_END as u16;
 const PRIORITY: i32 = -1000;
 const TABLE_F_OWNER: u32 = 0x2;
 const SET_INTERVAL: u32 = libc::NFT_SET_INTERVAL as u32;
+const LOOKUP_INVERTED: u32 = libc::NFT_LOOKUP_F_INV as u32;
 const SET_MAP: u32 = libc::NFT_SET_MAP as u32;
 const INTERVAL_END: u32 = libc::NFT_SET_ELEM_INTERVAL_END as u32;
-/// nft(8)'s number of the type `ipv4_addr`. The kernel stores it, and `nft list` prints by it.
+/// nft(8)'s numbers of the types of set elements. The kernel stores them, and `nft list` prints by
+/// them.
 const TYPE_IPV4_ADDRESS: u32 = 7;
+const TYPE_IPV6_ADDRESS: u32 = 8;
+const TYPE_PROTOCOL: u32 = 12;
+const TYPE_ICMPV6: u32 = 29;
 /// `NFT_DATA_VERDICT` of linux/netfilter/nf_tables.h.
 const DATA_TYPE_VERDICT: u32 = 0xffff_ff00;
 /// Ranges in one message, whose list of elements is one attribute of at most 64 KiB.
@@ -48,6 +53,8 @@ mod nfta {
     pub(super) const SET_KEY_LEN: u16 = 5;
     pub(super) const SET_DATA_TYPE: u16 = 6;
     pub(super) const SET_DATA_LEN: u16 = 7;
+    pub(super) const SET_DESCRIPTION: u16 = 9;
+    pub(super) const SET_DESCRIPTION_SIZE: u16 = 1;
     pub(super) const SET_ID: u16 = 10;
     pub(super) const ELEM_LIST_TABLE: u16 = 1;
     pub(super) const ELEM_LIST_SET: u16 = 2;
@@ -75,6 +82,12 @@ mod nfta {
     pub(super) const LOOKUP_SREG: u16 = 2;
     pub(super) const LOOKUP_DREG: u16 = 3;
     pub(super) const LOOKUP_SET_ID: u16 = 4;
+    pub(super) const LOOKUP_FLAGS: u16 = 5;
+    pub(super) const BITWISE_SREG: u16 = 1;
+    pub(super) const BITWISE_DREG: u16 = 2;
+    pub(super) const BITWISE_LEN: u16 = 3;
+    pub(super) const BITWISE_MASK: u16 = 4;
+    pub(super) const BITWISE_XOR: u16 = 5;
     pub(super) const LOG_GROUP: u16 = 1;
     pub(super) const IMMEDIATE_DREG: u16 = 1;
     pub(super) const IMMEDIATE_DATA: u16 = 2;
@@ -86,10 +99,11 @@ mod nfta {
     pub(super) const LIST_ELEM: u16 = 1;
 }
 
-/// A table under construction: a batch, which the kernel accepts or refuses as a whole.
-pub(super) struct Table<'t> {
+/// Tables under construction: a batch, which the kernel accepts or refuses as a whole.
+pub(super) struct Tables<'t> {
     batch: Messages,
     name: &'t str,
+    /// Of the table that is being filled.
     family: u8,
     sets: u32,
 }
@@ -109,23 +123,44 @@ pub(super) enum Verdict {
     Drop,
     /// Continues at this chain, and then at the next rule.
     Jump(String),
+    /// Continues at this chain. A packet that meets no rule of it is accepted.
+    Goto(String),
+    /// Ends this table's rules for the packet, which may leave as far as they are concerned.
+    Accept,
     /// Leaves the chain.
     Return,
 }
 
-impl<'t> Table<'t> {
-    /// Begins a new table with the owner flag.
-    ///
-    /// Only its first message requests an acknowledgement. The kernel reports errors anyway, and a
-    /// thousand acknowledgements would overflow the receive buffer.
-    pub(super) fn new(family: u8, name: &'t str) -> Self {
+impl<'t> Tables<'t> {
+    /// Begins tables of this name.
+    pub(super) fn new(name: &'t str) -> Self {
         let mut batch = Messages::default();
         push_batch_boundary(&mut batch, BATCH_BEGIN);
-        batch.push(NEW_TABLE, CREATE | EXCL | ACK, family, 0, |a| {
-            a.text(nfta::TABLE_NAME, name);
-            a.u32(nfta::TABLE_FLAGS, TABLE_F_OWNER);
+        Tables { batch, name, family: 0, sets: 0 }
+    }
+
+    /// Begins a new table of a family, with the owner flag. What is added from here on belongs to
+    /// it.
+    ///
+    /// Only the first message requests an acknowledgement. The kernel reports errors anyway, and a
+    /// thousand acknowledgements would overflow the receive buffer.
+    pub(super) fn add_table(&mut self, family: u8) {
+        self.push_table(family, EXCL, TABLE_F_OWNER);
+    }
+
+    /// Begins a table of a family that outlives the netlink socket, or adds to the one that there
+    /// is.
+    pub(super) fn extend_table(&mut self, family: u8) {
+        self.push_table(family, 0, 0);
+    }
+
+    fn push_table(&mut self, family: u8, flags: u16, table_flags: u32) {
+        let ack = if self.family == 0 { ACK } else { 0 };
+        self.family = family;
+        self.batch.push(NEW_TABLE, CREATE | flags | ack, family, 0, |a| {
+            a.text(nfta::TABLE_NAME, self.name);
+            a.u32(nfta::TABLE_FLAGS, table_flags);
         });
-        Table { batch, name, family, sets: 0 }
     }
 
     /// Ends the batch and returns it.
@@ -178,6 +213,36 @@ impl<'t> Table<'t> {
         self.new_set(name, ranges, |(range, verdict)| (range, Some(verdict)))
     }
 
+    /// Adds a set of single values.
+    pub(super) fn add_set_of<K: SetKey>(&mut self, name: String, values: &[K]) -> Set {
+        self.sets += 1;
+        let set = Set { name, id: self.sets };
+        self.add(NEW_SET, EXCL, |table, a| {
+            a.text(nfta::SET_TABLE, table);
+            a.text(nfta::SET_NAME, &set.name);
+            a.u32(nfta::SET_KEY_TYPE, K::TYPE);
+            a.u32(nfta::SET_KEY_LEN, K::LENGTH);
+            // A set of a known size is a plain hash table or a bitmap.
+            a.nest(nfta::SET_DESCRIPTION, |a| {
+                a.u32(nfta::SET_DESCRIPTION_SIZE, values.len() as u32);
+            });
+            a.u32(nfta::SET_ID, set.id);
+        });
+        self.add(NEW_ELEMENTS, 0, |table, a| {
+            a.text(nfta::ELEM_LIST_TABLE, table);
+            a.text(nfta::ELEM_LIST_SET, &set.name);
+            a.u32(nfta::ELEM_LIST_SET_ID, set.id);
+            a.nest(nfta::ELEM_LIST_ELEMENTS, |a| {
+                for value in values {
+                    a.nest(nfta::LIST_ELEM, |a| {
+                        a.nest(nfta::ELEM_KEY, |a| value.with(|key| a.raw(nfta::DATA_VALUE, key)));
+                    });
+                }
+            });
+        });
+        set
+    }
+
     fn new_set<E>(
         &mut self,
         name: String,
@@ -221,6 +286,56 @@ impl<'t> Table<'t> {
     }
 }
 
+/// A value that a set can hold.
+pub(super) trait SetKey {
+    /// nft(8)'s number of the type.
+    const TYPE: u32;
+    /// Bytes of a value.
+    const LENGTH: u32;
+    /// Passes the bytes of the value on, as they stand in a packet.
+    fn with(&self, use_key: impl FnOnce(&[u8]));
+}
+
+impl SetKey for Ipv4Addr {
+    const TYPE: u32 = TYPE_IPV4_ADDRESS;
+    const LENGTH: u32 = 4;
+    fn with(&self, use_key: impl FnOnce(&[u8])) {
+        use_key(&self.octets());
+    }
+}
+
+impl SetKey for Ipv6Addr {
+    const TYPE: u32 = TYPE_IPV6_ADDRESS;
+    const LENGTH: u32 = 16;
+    fn with(&self, use_key: impl FnOnce(&[u8])) {
+        use_key(&self.octets());
+    }
+}
+
+/// A protocol number of IPv4, or a next header of IPv6.
+#[derive(Clone, Copy)]
+pub(super) struct IpProtocol(pub(super) u8);
+
+impl SetKey for IpProtocol {
+    const TYPE: u32 = TYPE_PROTOCOL;
+    const LENGTH: u32 = 1;
+    fn with(&self, use_key: impl FnOnce(&[u8])) {
+        use_key(&[self.0]);
+    }
+}
+
+/// A type of ICMPv6 message.
+#[derive(Clone, Copy)]
+pub(super) struct Icmpv6Type(pub(super) u8);
+
+impl SetKey for Icmpv6Type {
+    const TYPE: u32 = TYPE_ICMPV6;
+    const LENGTH: u32 = 1;
+    fn with(&self, use_key: impl FnOnce(&[u8])) {
+        use_key(&[self.0]);
+    }
+}
+
 fn push_batch_boundary(batch: &mut Messages, kind: u16) {
     batch.push(kind, 0, libc::AF_UNSPEC as u8, libc::NFNL_SUBSYS_NFTABLES as u16, |_| {});
 }
@@ -245,8 +360,13 @@ fn add_range(list: &mut Attributes<'_>, range: &AddressRange, verdict: Option<&V
 fn add_verdict(data: &mut Attributes<'_>, verdict: &Verdict) {
     data.nest(nfta::DATA_VERDICT, |a| match verdict {
         Verdict::Drop => a.u32(nfta::VERDICT_CODE, libc::NF_DROP as u32),
+        Verdict::Accept => a.u32(nfta::VERDICT_CODE, libc::NF_ACCEPT as u32),
         Verdict::Jump(chain) => {
             a.u32(nfta::VERDICT_CODE, libc::NFT_JUMP.cast_unsigned());
+            a.text(nfta::VERDICT_CHAIN, chain);
+        }
+        Verdict::Goto(chain) => {
+            a.u32(nfta::VERDICT_CODE, libc::NFT_GOTO.cast_unsigned());
             a.text(nfta::VERDICT_CHAIN, chain);
         }
         Verdict::Return => a.u32(nfta::VERDICT_CODE, libc::NFT_RETURN.cast_unsigned()),
@@ -317,6 +437,14 @@ impl Rule<'_, '_> {
         self.compare(operator, value);
     }
 
+    /// Adds the condition that the packet has a property at all, whatever its value.
+    pub(super) fn has_meta(&mut self, key: u32) {
+        self.expression("meta", |a| {
+            a.u32(nfta::META_DREG, libc::NFT_REG_1 as u32);
+            a.u32(nfta::META_KEY, key);
+        });
+    }
+
     /// Adds the condition that the packet has a route. At prerouting only a packet that this
     /// namespace has sent and that was looped back has one (`nft_rt_get_eval` in
     /// net/netfilter/nft_rt.c, `ip_dev_loopback_xmit` in net/ipv4/ip_output.c).
@@ -331,6 +459,46 @@ impl Rule<'_, '_> {
     pub(super) fn payload(&mut self, base: Base, offset: u32, operator: Operator, value: &[u8]) {
         self.load(base, offset, value.len());
         self.compare(operator, value);
+    }
+
+    /// Adds the condition that the packet has a byte at this offset which can be read.
+    pub(super) fn has_byte(&mut self, base: Base, offset: u32) {
+        self.load(base, offset, 1);
+    }
+
+    /// Adds a condition on those bits of the packet that `mask` has; `mask` and `value` have the
+    /// same length.
+    pub(super) fn masked(
+        &mut self,
+        base: Base,
+        offset: u32,
+        mask: &[u8],
+        operator: Operator,
+        value: &[u8],
+    ) {
+        const NOTHING: [u8; 16] = [0; 16];
+        self.load(base, offset, mask.len());
+        self.expression("bitwise", |a| {
+            a.u32(nfta::BITWISE_SREG, libc::NFT_REG_1 as u32);
+            a.u32(nfta::BITWISE_DREG, libc::NFT_REG_1 as u32);
+            a.u32(nfta::BITWISE_LEN, mask.len() as u32);
+            a.nest(nfta::BITWISE_MASK, |a| a.raw(nfta::DATA_VALUE, mask));
+            a.nest(nfta::BITWISE_XOR, |a| a.raw(nfta::DATA_VALUE, &NOTHING[..mask.len()]));
+        });
+        self.compare(operator, value);
+    }
+
+    /// Adds the condition that the bytes at this offset are in the set; `length` is that of a value
+    /// of the set.
+    pub(super) fn in_set<K: SetKey>(&mut self, base: Base, offset: u32, set: &Set) {
+        self.load(base, offset, K::LENGTH as usize);
+        self.look_up(set, |_| {});
+    }
+
+    /// Adds the condition that the bytes at this offset are not in the set.
+    pub(super) fn not_in_set<K: SetKey>(&mut self, base: Base, offset: u32, set: &Set) {
+        self.load(base, offset, K::LENGTH as usize);
+        self.look_up(set, |a| a.u32(nfta::LOOKUP_FLAGS, LOOKUP_INVERTED));
     }
 
     /// Adds the condition that the IPv4 address at this offset is in the set.

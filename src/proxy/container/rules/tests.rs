@@ -36,13 +36,16 @@ fn namespace() -> NetNs {
 
 fn install(name: &str, policy: &GroupPolicy) -> NfSocket {
     let socket = NfSocket::open().unwrap();
-    let interface = InterceptedInterface {
+    let interface = RuledInterface {
         name: "lo",
         index: LOOPBACK,
+        intercepted: true,
         data_filter: policy.data_filter(),
         relayed: None,
+        egress: None,
     };
-    install_interception(&socket, name, &[interface], MARK, 1).unwrap();
+    let intercept = Intercept { mark: MARK, group: 1 };
+    super::install(&socket, name, &[interface], Some(intercept), Hooks::All).unwrap();
     socket
 }
 

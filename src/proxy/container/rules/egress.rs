@@ -1,0 +1,405 @@
+//! What may leave an interface: the table of the netdev family, at the egress hook (Linux 5.16).
+//!
+//! Every frame passes this hook, also one of a packet socket, and one that goes past the queueing
+//! discipline (PACKET_QDISC_BYPASS). As nft(8) shows the rules of an interface with index 7, the
+//! address ADDRESS and IPv6:
+//!
+//! ```text
+//! table netdev mcrun { flags owner
+//!   chain egress-7 { type filter hook egress device IF priority -1000
+//!     @ll,48,64 MAC 0x0800 goto ipv4-7
+//!     @ll,48,64 MAC 0x0806 goto arp-7
+//!     @ll,48,64 MAC 0x86dd goto ipv6-7      # where the attachment has an IPv6 address
+//!     counter drop }
+//!   chain ipv4-7 {
+//!     source address not ADDRESS or 0.0.0.0 counter drop       # where there is an ADDRESS
+//!     protocol udp goto udp-7
+//!     protocol igmp meta skuid exists counter drop             # where IGMP is not intercepted
+//!     protocol @routing counter drop }
+//!   chain udp-7 {
+//!     header with options counter drop
+//!     fragment offset not 0 accept
+//!     destination port 68 counter drop
+//!     source port 67 counter drop }
+//!   chain arp-7 {
+//!     not Ethernet and IPv4 counter drop
+//!     sender hardware address not MAC counter drop
+//!     sender address not ADDRESS or 0.0.0.0 counter drop }     # where there is an ADDRESS
+//!   chain ipv6-7, udp6-7, icmpv6-7, fragment6-7 { ... }
+//! }
+//! ```
+//!
+//! What is not named is dropped: other source addresses, VLAN tags, LLC and SNAP with the bridges'
+//! protocols, LLDP, and so on. The rules read the frame itself from its first byte on, because a
+//! sender can choose `skb->protocol` (it comes from `sll_protocol`).
+//!
+//! The first bytes of some frames cannot be read: those that go past the queueing discipline while
+//! `sll_protocol` names a protocol, so that the kernel does not look for the link header
+//! (`packet_parse_headers` in net/packet/af_packet.c, `nft_payload_eval`). They are dropped.
+//!
+//! A packet that the kernel makes on its own account, such as its IGMP and MLD reports, has no
+//! socket of a process, and so no `skuid`. Every packet of a process has one, also by a raw or a
+//! packet socket. So a process cannot forge what its kernel may say.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use crate::primitives::MacAddr;
+use crate::proxy::config::EgressTask;
+use crate::proxy::container::rules::nftables::{
+    Base, Icmpv6Type, IpProtocol, Operator, Rule, Set, Tables, Verdict,
+};
+use crate::proxy::container::rules::{IGMP, RuledInterface, UDP};
+
+const HOOK_EGRESS: u32 = 1;
+const META_SKUID: u32 = libc::NFT_META_SKUID as u32;
+
+/// Offsets in a frame without a tag (IEEE 802.3).
+const SOURCE_MAC: u32 = 6;
+const ETHERTYPE: u32 = 12;
+const PAYLOAD: u32 = 14;
+const VLAN_TAG: u32 = 4;
+/// Offsets in an IPv4 header (RFC 791 §3.1), behind the Ethernet header.
+const IPV4_VERSION_AND_LENGTH: u32 = PAYLOAD;
+const IPV4_FRAGMENT: u32 = PAYLOAD + 6;
+const IPV4_PROTOCOL: u32 = PAYLOAD + 9;
+const IPV4_SOURCE: u32 = PAYLOAD + 12;
+/// First byte of an IPv4 header without options.
+const IPV4_PLAIN: u8 = 0x45;
+const IPV4_PLAIN_LENGTH: u32 = 20;
+/// The offset in the field of flags and fragment offset.
+const IPV4_FRAGMENT_OFFSET: [u8; 2] = [0x1f, 0xff];
+/// Offsets in an ARP packet (RFC 826).
+const ARP_FORMAT: u32 = PAYLOAD;
+const ARP_SENDER_MAC: u32 = PAYLOAD + 8;
+const ARP_SENDER_ADDRESS: u32 = PAYLOAD + 14;
+/// Ethernet, IPv4, and the lengths of their addresses.
+const ETHERNET_AND_IPV4: [u8; 6] = [0, 1, 8, 0, 6, 4];
+/// Offsets in an IPv6 header (RFC 8200 §3), behind the Ethernet header.
+const IPV6_NEXT_HEADER: u32 = PAYLOAD + 6;
+const IPV6_SOURCE: u32 = PAYLOAD + 8;
+const IPV6_HEADER_LENGTH: u32 = 40;
+/// Offsets in a fragment header (RFC 8200 §4.5), where it follows the IPv6 header.
+const FRAGMENT_NEXT_HEADER: u32 = PAYLOAD + IPV6_HEADER_LENGTH;
+const FRAGMENT_OFFSET: u32 = FRAGMENT_NEXT_HEADER + 2;
+const FRAGMENT_OFFSET_BITS: [u8; 2] = [0xff, 0xf8];
+const FRAGMENT_HEADER_LENGTH: u32 = 8;
+/// Target of a neighbour advertisement, from the ICMPv6 header on (RFC 4861 §4.4).
+const ICMPV6_TARGET: u32 = 8;
+
+const ICMPV6: u8 = libc::IPPROTO_ICMPV6 as u8;
+const NEXT_HOP_BY_HOP: u8 = libc::IPPROTO_HOPOPTS as u8;
+const NEXT_FRAGMENT: u8 = libc::IPPROTO_FRAGMENT as u8;
+const NEIGHBOUR_ADVERTISEMENT: u8 = 136;
+
+/// Protocols of routers, and protocols that carry IPv4 or IPv6, and so IGMP and MLD, in IPv4:
+/// IP in IP, IPv6 in IPv4, EIGRP, OSPF, PIM, VRRP.
+const ROUTING: [u8; 6] = [4, 41, 88, 89, 103, 112];
+/// Next headers of IPv6 that may leave: TCP, UDP, DCCP, ESP, ICMPv6, none, SCTP, UDP-Lite.
+const IPV6_DATA: [u8; 8] = [6, UDP, 33, 50, ICMPV6, 59, 132, 136];
+/// MLD (RFC 9777), router advertisement and redirect (RFC 4861), and multicast router discovery
+/// (RFC 4286).
+const ICMPV6_OF_ROUTERS: [u8; 9] = [130, 131, 132, 134, 137, 143, 151, 152, 153];
+/// Ports of DHCP's client and server (RFC 2131 §4.1, RFC 8415 §7.2).
+const DHCP: ClientAndServer = ClientAndServer { client: 68, server: 67 };
+const DHCPV6: ClientAndServer = ClientAndServer { client: 546, server: 547 };
+
+struct ClientAndServer {
+    client: u16,
+    server: u16,
+}
+
+/// What an interface may send.
+#[derive(Debug, Clone)]
+pub(crate) struct Egress {
+    /// The only source of its frames.
+    pub(crate) mac: MacAddr,
+    /// The addresses that the attachment gives it. Without one of IPv4, the interface sends from
+    /// any IPv4 address; without one of IPv6, it sends no IPv6.
+    pub(crate) addresses: Vec<IpAddr>,
+    /// Other interfaces have the same MAC address, so that the kernel does not make the link-local
+    /// address from that address alone.
+    pub(crate) shares_mac: bool,
+}
+
+impl Egress {
+    /// What a task says of an interface that has this MAC address.
+    pub(crate) fn new(mac: MacAddr, task: &EgressTask) -> Self {
+        Egress { mac, addresses: task.addresses.clone(), shares_mac: task.shares_mac }
+    }
+}
+
+/// Adds the rules of one interface to the table of the netdev family.
+pub(super) fn add_egress_rules(tables: &mut Tables<'_>, interface: &RuledInterface<'_>) {
+    match &interface.egress {
+        Some(egress) => Chains { tables, interface, egress }.add(),
+        None => add_igmp_rules(tables, interface),
+    }
+}
+
+/// The chains of an interface that may send what an [`Egress`] says.
+struct Chains<'c, 't> {
+    tables: &'c mut Tables<'t>,
+    interface: &'c RuledInterface<'c>,
+    egress: &'c Egress,
+}
+
+impl Chains<'_, '_> {
+    fn add(mut self) {
+        let mac = self.egress.mac.octets();
+        let ipv6: Vec<_> = self.egress.addresses.iter().filter_map(ipv6).collect();
+        // A chain must exist before a rule leads to it.
+        let sources = self.ipv4_sources();
+        let sources = sources.as_ref();
+        let mut kinds =
+            vec![(libc::ETH_P_IP, self.ipv4(sources)), (libc::ETH_P_ARP, self.arp(sources))];
+        if !ipv6.is_empty() {
+            kinds.push((libc::ETH_P_IPV6, self.ipv6(ipv6)));
+        }
+        let base = self.name("egress");
+        self.tables.add_base_chain(&base, HOOK_EGRESS, Some(self.interface.name));
+        for (ethertype, chain) in kinds {
+            let [high, low] = (ethertype as u16).to_be_bytes();
+            let [a, b, c, d, e, f] = mac;
+            self.tables.add_rule(&base, |rule| {
+                let own = [a, b, c, d, e, f, high, low];
+                rule.payload(Base::Link, SOURCE_MAC, Operator::Equal, &own);
+                rule.verdict(&Verdict::Goto(chain));
+            });
+        }
+        self.drop_if(&base, |_| {});
+    }
+
+    fn ipv4(&mut self, sources: Option<&Set>) -> String {
+        let never = ROUTING.into_iter().chain(self.interface.intercepted.then_some(IGMP));
+        let never: Vec<_> = never.map(IpProtocol).collect();
+        let never = self.tables.add_set_of(self.name("routing"), &never);
+        let udp = self.udp();
+        let chain = self.new_chain("ipv4");
+        if let Some(sources) = sources {
+            self.drop_if(&chain, |r| r.not_in_set::<Ipv4Addr>(Base::Link, IPV4_SOURCE, sources));
+        }
+        let is = |r: &mut Rule<'_, '_>, protocol| {
+            r.payload(Base::Link, IPV4_PROTOCOL, Operator::Equal, &[protocol]);
+        };
+        self.tables.add_rule(&chain, |rule| {
+            is(rule, UDP);
+            rule.verdict(&Verdict::Goto(udp));
+        });
+        if !self.interface.intercepted {
+            self.drop_if(&chain, |rule| {
+                is(rule, IGMP);
+                rule.has_meta(META_SKUID);
+            });
+        }
+        self.drop_if(&chain, |rule| {
+            rule.in_set::<IpProtocol>(Base::Link, IPV4_PROTOCOL, &never);
+        });
+        chain
+    }
+
+    /// The set of source addresses, with the one that a host has before it has another.
+    fn ipv4_sources(&mut self) -> Option<Set> {
+        let own = self.egress.addresses.iter().filter_map(|address| match address {
+            IpAddr::V4(address) => Some(*address),
+            IpAddr::V6(_) => None,
+        });
+        let mut sources: Vec<_> = own.collect();
+        if sources.is_empty() {
+            return None;
+        }
+        sources.push(Ipv4Addr::UNSPECIFIED);
+        Some(self.tables.add_set_of(self.name("sources"), &sources))
+    }
+
+    /// With options, the ports are at another place. Nothing but IGMP and RSVP uses options in
+    /// earnest. Only the first fragment has ports.
+    fn udp(&mut self) -> String {
+        let chain = self.new_chain("udp");
+        self.drop_if(&chain, |rule| {
+            rule.payload(Base::Link, IPV4_VERSION_AND_LENGTH, Operator::NotEqual, &[IPV4_PLAIN]);
+        });
+        self.accept_fragments(&chain, IPV4_FRAGMENT, &IPV4_FRAGMENT_OFFSET);
+        self.drop_dhcp_answers(&chain, PAYLOAD + IPV4_PLAIN_LENGTH, &DHCP);
+        chain
+    }
+
+    fn arp(&mut self, sources: Option<&Set>) -> String {
+        let chain = self.new_chain("arp");
+        let mac = self.egress.mac.octets();
+        let differs = |r: &mut Rule<'_, '_>, offset, value: &[u8]| {
+            r.payload(Base::Link, offset, Operator::NotEqual, value);
+        };
+        self.drop_if(&chain, |rule| differs(rule, ARP_FORMAT, &ETHERNET_AND_IPV4));
+        self.drop_if(&chain, |rule| differs(rule, ARP_SENDER_MAC, &mac));
+        if let Some(sources) = sources {
+            self.drop_if(&chain, |rule| {
+                rule.not_in_set::<Ipv4Addr>(Base::Link, ARP_SENDER_ADDRESS, sources);
+            });
+        }
+        chain
+    }
+
+    fn ipv6(&mut self, addresses: Vec<Ipv6Addr>) -> String {
+        let mut sources = addresses;
+        if !self.egress.shares_mac {
+            sources.push(link_local(self.egress.mac));
+        }
+        let targets = self.tables.add_set_of(self.name("targets"), &sources);
+        sources.push(Ipv6Addr::UNSPECIFIED);
+        let sources = self.tables.add_set_of(self.name("sources6"), &sources);
+        let data = IPV6_DATA.map(IpProtocol);
+        let data = self.tables.add_set_of(self.name("data6"), &data);
+        let routers = ICMPV6_OF_ROUTERS.map(Icmpv6Type);
+        let routers = self.tables.add_set_of(self.name("routers6"), &routers);
+        let shares_mac = self.egress.shares_mac;
+        let foreign = |rule: &mut Rule<'_, '_>, offset, own| {
+            if shares_mac {
+                let prefix = [0xfe, 0x80, 0, 0, 0, 0, 0, 0];
+                rule.payload(Base::Link, offset, Operator::NotEqual, &prefix);
+            }
+            rule.not_in_set::<Ipv6Addr>(Base::Link, offset, own);
+        };
+        let next = |rule: &mut Rule<'_, '_>, operator, header: u8| {
+            rule.payload(Base::Link, IPV6_NEXT_HEADER, operator, &[header]);
+        };
+        let upper = PAYLOAD + IPV6_HEADER_LENGTH;
+
+        let udp = self.new_chain("udp6");
+        self.drop_dhcp_answers(&udp, upper, &DHCPV6);
+
+        let icmpv6 = self.new_chain("icmpv6");
+        self.drop_if(&icmpv6, |r| r.in_set::<Icmpv6Type>(Base::Link, upper, &routers));
+        self.drop_if(&icmpv6, |rule| {
+            rule.payload(Base::Link, upper, Operator::Equal, &[NEIGHBOUR_ADVERTISEMENT]);
+            foreign(rule, upper + ICMPV6_TARGET, &targets);
+        });
+
+        // The header of every fragment names the next one. What a first fragment may not be,
+        // nothing in fragments may be.
+        let fragment = self.new_chain("fragment6");
+        let behind = FRAGMENT_NEXT_HEADER + FRAGMENT_HEADER_LENGTH;
+        self.drop_if(&fragment, |rule| {
+            rule.not_in_set::<IpProtocol>(Base::Link, FRAGMENT_NEXT_HEADER, &data);
+        });
+        self.accept_fragments(&fragment, FRAGMENT_OFFSET, &FRAGMENT_OFFSET_BITS);
+        for (protocol, chain) in [(UDP, "udp6-fragment"), (ICMPV6, "icmpv6-fragment")] {
+            let chain = self.new_chain(chain);
+            match protocol {
+                UDP => self.drop_dhcp_answers(&chain, behind, &DHCPV6),
+                // Neighbour discovery is never fragmented (RFC 6980).
+                _ => {
+                    self.drop_if(&chain, |r| r.in_set::<Icmpv6Type>(Base::Link, behind, &routers));
+                    self.drop_if(&chain, |rule| {
+                        let kind = [NEIGHBOUR_ADVERTISEMENT];
+                        rule.payload(Base::Link, behind, Operator::Equal, &kind);
+                    });
+                }
+            }
+            self.tables.add_rule(&fragment, |rule| {
+                let named = [protocol];
+                rule.payload(Base::Link, FRAGMENT_NEXT_HEADER, Operator::Equal, &named);
+                rule.verdict(&Verdict::Goto(chain));
+            });
+        }
+
+        let chain = self.new_chain("ipv6");
+        self.drop_if(&chain, |rule| foreign(rule, IPV6_SOURCE, &sources));
+        for (header, to) in [(UDP, udp), (ICMPV6, icmpv6), (NEXT_FRAGMENT, fragment)] {
+            self.tables.add_rule(&chain, |rule| {
+                next(rule, Operator::Equal, header);
+                rule.verdict(&Verdict::Goto(to));
+            });
+        }
+        // The kernel's own MLD, which a switch must hear to forward neighbour discovery, is the only
+        // packet with options for every hop.
+        self.drop_if(&chain, |rule| {
+            next(rule, Operator::Equal, NEXT_HOP_BY_HOP);
+            rule.has_meta(META_SKUID);
+        });
+        self.drop_if(&chain, |rule| {
+            next(rule, Operator::NotEqual, NEXT_HOP_BY_HOP);
+            rule.not_in_set::<IpProtocol>(Base::Link, IPV6_NEXT_HEADER, &data);
+        });
+        chain
+    }
+
+    fn name(&self, what: &str) -> String {
+        format!("{what}-{}", self.interface.index)
+    }
+
+    fn new_chain(&mut self, what: &str) -> String {
+        let chain = self.name(what);
+        self.tables.add_chain(&chain);
+        chain
+    }
+
+    fn drop_if(&mut self, chain: &str, conditions: impl FnOnce(&mut Rule<'_, '_>)) {
+        drop_if(self.tables, chain, conditions);
+    }
+
+    /// Accepts fragments other than the first, which have no ports.
+    fn accept_fragments(&mut self, chain: &str, offset: u32, mask: &[u8; 2]) {
+        self.tables.add_rule(chain, |rule| {
+            rule.masked(Base::Link, offset, mask, Operator::NotEqual, &[0, 0]);
+            rule.verdict(&Verdict::Accept);
+        });
+    }
+
+    /// Drops what a DHCP server or relay says. Clients accept an answer from any port.
+    fn drop_dhcp_answers(&mut self, chain: &str, udp: u32, ports: &ClientAndServer) {
+        const DESTINATION_PORT: u32 = 2;
+        for (offset, port) in [(udp + DESTINATION_PORT, ports.client), (udp, ports.server)] {
+            self.drop_if(chain, |rule| {
+                rule.payload(Base::Link, offset, Operator::Equal, &port.to_be_bytes());
+            });
+        }
+    }
+}
+
+/// Drops all IGMP of an interface that may send everything else. None leaves where IGMP is
+/// intercepted: the proxy's injected packets are looped back before egress.
+fn add_igmp_rules(tables: &mut Tables<'_>, interface: &RuledInterface<'_>) {
+    use Operator::Equal;
+    let ipv4 = (libc::ETH_P_IP as u16).to_be_bytes();
+    let chain = format!("egress-{}", interface.index);
+    tables.add_base_chain(&chain, HOOK_EGRESS, Some(interface.name));
+    drop_if(tables, &chain, |rule| {
+        rule.payload(Base::Link, ETHERTYPE, Equal, &ipv4);
+        rule.payload(Base::Link, IPV4_PROTOCOL, Equal, &[IGMP]);
+    });
+    for tag in [libc::ETH_P_8021Q, libc::ETH_P_8021AD] {
+        drop_if(tables, &chain, |rule| {
+            rule.payload(Base::Link, ETHERTYPE, Equal, &(tag as u16).to_be_bytes());
+            rule.payload(Base::Link, ETHERTYPE + VLAN_TAG, Equal, &ipv4);
+            rule.payload(Base::Link, IPV4_PROTOCOL + VLAN_TAG, Equal, &[IGMP]);
+        });
+    }
+    tables.add_rule(&chain, |rule| {
+        rule.has_byte(Base::Link, 0);
+        rule.verdict(&Verdict::Accept);
+    });
+    drop_if(tables, &chain, |_| {});
+}
+
+fn drop_if(tables: &mut Tables<'_>, chain: &str, conditions: impl FnOnce(&mut Rule<'_, '_>)) {
+    tables.add_rule(chain, |rule| {
+        conditions(rule);
+        rule.counter();
+        rule.verdict(&Verdict::Drop);
+    });
+}
+
+fn ipv6(address: &IpAddr) -> Option<Ipv6Addr> {
+    match address {
+        IpAddr::V6(address) => Some(*address),
+        IpAddr::V4(_) => None,
+    }
+}
+
+/// The link-local address that the kernel makes from a MAC address (RFC 4291 appendix A).
+fn link_local(mac: MacAddr) -> Ipv6Addr {
+    let [a, b, c, d, e, f] = mac.octets();
+    let [first, last] = [[a ^ 2, b, c, 0xff], [0xfe, d, e, f]].map(u32::from_be_bytes);
+    let interface = u128::from(first) << 32 | u128::from(last);
+    Ipv6Addr::from(0xfe80_u128 << 112 | interface)
+}
