@@ -144,6 +144,7 @@ fn received_mark(socket: &Socket) -> Option<u32> {
     }
     // SAFETY: the kernel has filled the message in.
     let first = unsafe { libc::CMSG_FIRSTHDR(&raw const message) };
+    // SAFETY: it is null or points into the live control buffer, which is aligned.
     let header = unsafe { first.as_ref() }?;
     let is_mark = header.cmsg_level == libc::SOL_SOCKET && header.cmsg_type == libc::SO_MARK;
     // SAFETY: a control message of this kind holds a number of four bytes.
