@@ -77,6 +77,27 @@ pub enum Notice {
         /// Group of the join.
         group: IpAddr,
     },
+    /// The container changes its memberships so often that changes wait. The newest state of each
+    /// group is carried out.
+    ChangesDelayed {
+        /// Interface in the container.
+        interface: String,
+    },
+    /// More queries arrive from the LAN than a querier sends. Some are not read.
+    QueriesIgnored {
+        /// Interface of the host.
+        upstream: String,
+    },
+    /// The proxy has no descriptor for a client of its control socket. The client waits.
+    DescriptorsShort {
+        /// Error of accept(2).
+        error: String,
+    },
+    /// The proxy shares the control group of the program that started it.
+    ForeignControlGroup {
+        /// Why it has none of mcrun's.
+        error: String,
+    },
     /// The host's kernel refused a join on the LAN.
     JoinFailed {
         /// Interface in the container.
@@ -209,6 +230,10 @@ impl Notice {
             Notice::JoinLimited { .. } => "join-limited",
             Notice::SourcesLimited { .. } => "sources-limited",
             Notice::AnySourceJoinIgnored { .. } => "any-source-join-ignored",
+            Notice::ChangesDelayed { .. } => "changes-delayed",
+            Notice::QueriesIgnored { .. } => "queries-ignored",
+            Notice::DescriptorsShort { .. } => "descriptors-short",
+            Notice::ForeignControlGroup { .. } => "foreign-control-group",
             Notice::JoinFailed { .. } => "join-failed",
             Notice::ReceptionFailed { .. } => "reception-failed",
             Notice::RelayFailed { .. } => "relay-failed",
@@ -239,6 +264,9 @@ impl Notice {
             | Notice::JoinLimited { .. }
             | Notice::SourcesLimited { .. }
             | Notice::AnySourceJoinIgnored { .. }
+            | Notice::ChangesDelayed { .. }
+            | Notice::QueriesIgnored { .. }
+            | Notice::DescriptorsShort { .. }
             | Notice::JoinFailed { .. }
             | Notice::ReceptionFailed { .. }
             | Notice::RelayFailed { .. }
@@ -254,6 +282,7 @@ impl Notice {
             | Notice::InterfaceObserved { .. }
             | Notice::InterfaceGone { .. }
             | Notice::NoLandlock {}
+            | Notice::ForeignControlGroup { .. }
             | Notice::ContainerEnded {} => Severity::Info,
             Notice::Unknown { severity, .. } => *severity,
         }
@@ -288,6 +317,23 @@ impl fmt::Display for Notice {
                 "{interface}: {group}: join from any source ignored; a join in {} has to name its \
                  sources",
                 source_specific_range(group)
+            ),
+            Notice::ChangesDelayed { interface } => write!(
+                f,
+                "{interface}: the container joins and leaves so often that changes are delayed; the \
+                 newest state of each group is carried out"
+            ),
+            Notice::QueriesIgnored { upstream } => write!(
+                f,
+                "{upstream}: more IGMP queries arrive than a querier sends; some are ignored"
+            ),
+            Notice::DescriptorsShort { error } => {
+                write!(f, "a client of the control socket has to wait: {error}")
+            }
+            Notice::ForeignControlGroup { error } => write!(
+                f,
+                "the proxy is in the control group of the program that started it, and is limited \
+                 and ended with it: {error}"
             ),
             Notice::JoinFailed { interface, upstream, group, error } => {
                 write!(f, "{interface}: cannot join {group} on {upstream}: {error}")

@@ -20,6 +20,7 @@ mod engine_podman;
 mod engine_relay;
 mod generated;
 mod hand_configured;
+mod hardening;
 mod igmp_modes;
 mod install;
 mod interface;

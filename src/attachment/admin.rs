@@ -25,6 +25,7 @@
 //! [proxy]
 //! notifications = false            # joins at the container's reports, not at the kernel's
 //!                                  # notifications
+//! uids = "61184-65519"             # each proxy is a user of its own from this range
 //!
 //! [runtime]                        # the OCI runtime that mcrun-runtime calls
 //! path = "/usr/sbin/runc"
@@ -40,7 +41,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::attachment::values::{DriverName, driver_name};
-use crate::attachment::{Attachment, IgmpMode, LinkLayer};
+use crate::attachment::{Attachment, IgmpMode, LinkLayer, UidRange};
 use crate::multicast::{GroupPolicy, GroupRule, RateLimits};
 use crate::primitives::PortRanges;
 use crate::sys::toml_text;
@@ -116,6 +117,7 @@ struct RelayRules {
 #[serde(deny_unknown_fields)]
 struct ProxySettings {
     notifications: Option<bool>,
+    uids: Option<UidRange>,
 }
 
 /// The name of a driver.
@@ -246,6 +248,11 @@ impl AdminConfig {
         self.proxy.notifications.unwrap_or(true)
     }
 
+    /// The user ids from which proxies get theirs.
+    pub fn proxy_uids(&self) -> UidRange {
+        self.proxy.uids.unwrap_or_default()
+    }
+
     fn restrict(&self, own: &GroupPolicy) -> Result<GroupPolicy, AdminError> {
         let rules = |list: &[RuleText]| list.iter().map(|rule| rule.0).collect::<Vec<_>>();
         let ceiling = rules(&self.groups.allow);
@@ -357,6 +364,16 @@ mod tests {
         assert_eq!(read("[proxy]\nnotifications = false"), Ok(false));
         let error = read("[proxy]\nnotifications = \"off\"").unwrap_err();
         assert!(error.starts_with("line 2: ") && error.contains("boolean"), "{error}");
+    }
+
+    #[test]
+    fn the_user_ids_of_proxies_are_a_range() {
+        let read = |text: &str| AdminConfig::parse(text).map(|config| config.proxy_uids());
+        assert_eq!(read(FILE).unwrap().to_string(), "61184-65519");
+        let own = read("[proxy]\nuids = \"900000-900999\"").unwrap();
+        assert_eq!(own.to_string(), "900000-900999");
+        let error = read("[proxy]\nuids = \"0-99\"").unwrap_err();
+        assert!(error.starts_with("line 2: uids: \"0-99\": a range is FIRST-LAST"), "{error}");
     }
 
     #[test]

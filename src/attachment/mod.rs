@@ -6,6 +6,7 @@ mod host_link;
 mod keys;
 mod syntax;
 mod types;
+mod uid_range;
 mod values;
 
 pub use admin::{AdminConfig, AdminError, EffectiveLimits, RuntimeConfig};
@@ -16,3 +17,4 @@ pub(crate) use keys::unique_names;
 pub use keys::{Drivers, KEYS, Key, option_help};
 pub use syntax::{MAX_ATTACHMENTS, check_together, parse_all, parse_each, parse_list, parse_spec};
 pub use types::{Attachment, Driver, IgmpMode, IpAssignment, LinkLayer, Route, Vlan};
+pub use uid_range::UidRange;

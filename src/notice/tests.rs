@@ -41,6 +41,10 @@ fn examples() -> Vec<Notice> {
             interface: interface(),
             group: "232.1.1.1".parse().unwrap(),
         },
+        Notice::ChangesDelayed { interface: interface() },
+        Notice::QueriesIgnored { upstream: upstream() },
+        Notice::DescriptorsShort { error: error(libc::EMFILE) },
+        Notice::ForeignControlGroup { error: "/sys/fs/cgroup is read-only".into() },
         Notice::JoinFailed {
             interface: interface(),
             upstream: upstream(),

@@ -45,6 +45,9 @@ pub struct ProxyTask {
     /// The interfaces to serve. When the second line arrives, each exists in the container's
     /// namespace and is down. A relayed interface may exist later, and may be up.
     pub interfaces: Vec<InterfaceTask>,
+    /// User id and group id of the proxy once it has given up its privileges. The service has
+    /// reserved them until the proxy is ready.
+    pub user: u32,
     /// Mark of the packets that are injected into the container: above 65535, and a secret. A proxy
     /// that takes over uses the mark of the one before it, so that the rules of each accept what
     /// the other injects.

@@ -79,8 +79,9 @@ fn start(task: File, answer: &mut File) -> Result<Proxy, StartError> {
     // The links may come up from here on: the sockets that receive their notifications are open.
     write_line(answer, INSTALLED).context(|| "cannot answer the hook".into())?;
     let resources = installed.complete(now)?;
+    let user = resources.user.id;
     let mut proxy = Proxy::new(resources, now).context(|| "cannot set up the event loop".into())?;
-    let has_landlock = sandbox::enter(proxy.container_dir())
+    let has_landlock = sandbox::enter(proxy.container_dir(), user)
         .map_err(io::Error::other)
         .context(|| "cannot give up privileges".into())?;
     if !has_landlock {

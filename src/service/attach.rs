@@ -17,6 +17,7 @@ use crate::service::detach::detach_all;
 use crate::service::host_links;
 use crate::service::parents;
 use crate::service::proxies;
+use crate::service::proxies::ProxyUsers;
 use crate::service::{AttachError, AttachRequest};
 use crate::state::{
     Attached, AttachedInterface, AttachmentRecord, HostLinkUse, LockedDir, Planned,
@@ -262,13 +263,13 @@ impl<'s> OpenContainer<'s> {
                 host_links: self.host_links.clone(),
             };
             dir.write(&AttachmentRecord::Planned(planned))?;
-            dir.hand_to_proxy()?;
         }
         let mut attached = Attached {
             container: self.recorded.clone(),
             attached_at: seconds_since_1970(),
             interfaces: Vec::new(),
             proxy: None,
+            proxy_user: None,
             mark: None,
             notifications: true,
             host_links: Vec::new(),
@@ -276,6 +277,7 @@ impl<'s> OpenContainer<'s> {
         if let Some(previous) = &previous {
             attached.clone_from(previous);
             attached.proxy = None;
+            attached.proxy_user = None;
         }
         for used in &self.host_links {
             if attached.host_links.iter().all(|known| known.link != used.link) {
@@ -292,7 +294,11 @@ impl<'s> OpenContainer<'s> {
         };
         make_host_links(&mut plans, &mut host)?;
         attached.notifications = admin.notifications();
-        if let Some(launch) = &mut launch {
+        let users = ProxyUsers { store: self.store, range: admin.proxy_uids() };
+        let user = launch.as_ref().map(|_| users.reserve(&self.recorded.id)).transpose()?;
+        if let (Some(launch), Some(user)) = (&mut launch, &user) {
+            attached.proxy_user = Some(user.id);
+            dir.hand_to_proxy(user.id)?;
             let mark = match attached.mark {
                 Some(mark) => mark,
                 None => random_packet_mark().map_err(AttachError::Mark)?,
@@ -301,7 +307,7 @@ impl<'s> OpenContainer<'s> {
             let old = previous.as_ref().and_then(|previous| previous.proxy);
             let new =
                 added.iter().zip(&plans).map(|(i, plan)| (i, plan.upstream.index.unwrap_or(0)));
-            launch.send_task(&proxies::task(&attached, new, mark, old.is_some()))?;
+            launch.send_task(&proxies::task(&attached, new, user, mark, old.is_some()))?;
         }
 
         let lock = parents::check(&plans, &mut host, self.store, lock)?;
@@ -327,7 +333,7 @@ impl<'s> OpenContainer<'s> {
                     // The new proxy has replaced the control socket of the old one. Without another
                     // the container is served as before, but cannot be asked about.
                     Some(mut previous) if previous.proxy.is_some() => {
-                        let _ = proxies::replace(&mut previous, dir);
+                        let _ = proxies::replace(&mut previous, dir, users);
                     }
                     // The next detach would look for what is not there.
                     Some(previous) => {

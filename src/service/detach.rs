@@ -2,15 +2,17 @@
 
 use std::io;
 
+use crate::attachment::AdminConfig;
 use crate::link::apply::{delete_interfaces, keep_multicast_route};
 use crate::net::netlink::RouteSocket;
 use crate::net::netns::NetNs;
 use crate::oci::ContainerId;
 use crate::proxy;
+use crate::service::proxies::ProxyUsers;
 use crate::service::{AttachError, host_links, proxies};
 use crate::state::{
     Attached, AttachmentRecord, HostLinkUse, Lifetime, LockedDir, RecordedContainer, StateDirError,
-    Store,
+    Store, config_dir,
 };
 use crate::sys::process::ProcessRef;
 
@@ -132,7 +134,9 @@ pub fn detach(
     let (host_links, released) = attached.host_links.iter().cloned().partition(needed);
     attached.host_links = host_links;
     let released: Vec<HostLinkUse> = released;
-    proxies::replace(&mut attached, &dir)?;
+    // A file that cannot be understood keeps nobody from being detached.
+    let range = AdminConfig::read(&config_dir()).unwrap_or_default().proxy_uids();
+    proxies::replace(&mut attached, &dir, ProxyUsers { store, range })?;
     host_links::release(&released, store)?;
     Ok(vec![removed.name])
 }

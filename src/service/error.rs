@@ -10,7 +10,7 @@ use crate::link::apply::ApplyError;
 use crate::net::netlink::NetlinkError;
 use crate::oci::ContainerId;
 use crate::proxy::LaunchError;
-use crate::state::StateDirError;
+use crate::state::{ProxyUserError, StateDirError};
 
 /// Why the service refuses or fails: one line that names what is wrong.
 #[derive(Debug, thiserror::Error)]
@@ -92,6 +92,9 @@ pub enum AttachError {
     /// The proxy did not start.
     #[error(transparent)]
     Proxy(#[from] LaunchError),
+    /// No user for the proxy.
+    #[error(transparent)]
+    ProxyUser(#[from] ProxyUserError),
     /// The state directory.
     #[error(transparent)]
     StateDir(#[from] StateDirError),

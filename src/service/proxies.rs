@@ -4,7 +4,8 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
-use crate::attachment::{Attachment, Driver, EffectiveLimits, IgmpMode};
+use crate::attachment::{Attachment, Driver, EffectiveLimits, IgmpMode, UidRange};
+use crate::oci::ContainerId;
 use crate::primitives::MacAddr;
 use crate::proxy;
 use crate::proxy::{
@@ -12,11 +13,27 @@ use crate::proxy::{
     random_packet_mark,
 };
 use crate::service::AttachError;
-use crate::state::{Attached, AttachmentRecord, LockedDir, PlannedInterface};
+use crate::state::{
+    Attached, AttachmentRecord, LockedDir, PlannedInterface, ProxyUserError, ReservedUser, Store,
+};
 use crate::sys::process::ProcessRef;
 
 /// How long a proxy may take to end before it is killed.
 const PATIENCE: Duration = Duration::from_millis(500);
+
+/// Where proxies get their users from.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct ProxyUsers<'s> {
+    pub(super) store: &'s Store,
+    pub(super) range: UidRange,
+}
+
+impl ProxyUsers<'_> {
+    /// Reserves a user for a proxy of this container, until the value is dropped.
+    pub(super) fn reserve(&self, container: &ContainerId) -> Result<ReservedUser, ProxyUserError> {
+        self.store.reserve_proxy_user(container, self.range)
+    }
+}
 
 /// Starts a proxy for interfaces that need not exist yet; `None` if all have `igmp=off`.
 pub(super) fn spawn(interfaces: &[PlannedInterface]) -> Result<Option<ProxyLaunch>, LaunchError> {
@@ -35,6 +52,7 @@ pub(super) fn is_served(attachment: &Attachment) -> bool {
 pub(super) fn task<'a>(
     attached: &Attached,
     added: impl IntoIterator<Item = (&'a PlannedInterface, u32)>,
+    user: &ReservedUser,
     mark: u32,
     takes_over: bool,
 ) -> ProxyTask {
@@ -53,6 +71,7 @@ pub(super) fn task<'a>(
         lifetime: container.lifetime.clone(),
         notifications: attached.notifications,
         interfaces: there.chain(added).filter(|i| i.igmp != IgmpMode::Off).collect(),
+        user: user.id,
         mark,
         takes_over,
     }
@@ -134,21 +153,29 @@ pub(super) fn terminate(proxy: ProcessRef) -> io::Result<()> {
 /// The new proxy is ready before the old one ends: its rules take the container's IGMP from the
 /// moment they are installed, and it has joined what the kernel says the container has joined. The
 /// host's kernel always sees a member of each group, and sends no leave.
-pub(super) fn replace(attached: &mut Attached, dir: &LockedDir) -> Result<(), AttachError> {
+pub(super) fn replace(
+    attached: &mut Attached,
+    dir: &LockedDir,
+    users: ProxyUsers<'_>,
+) -> Result<(), AttachError> {
     let old = attached.proxy;
     let served = attached.interfaces.iter().any(|i| is_served(&i.attachment));
     let mut new = served.then(ProxyLaunch::spawn).transpose()?;
-    if let Some(new) = &mut new {
+    // The new proxy is another user than the old one, which runs until the new one is ready.
+    let user = served.then(|| users.reserve(&attached.container.id)).transpose()?;
+    if let (Some(new), Some(user)) = (&mut new, &user) {
         let mark = match attached.mark {
             Some(mark) => mark,
             None => random_packet_mark().map_err(AttachError::Mark)?,
         };
         attached.mark = Some(mark);
-        new.send_task(&task(attached, [], mark, old.is_some()))?;
+        new.send_task(&task(attached, [], user, mark, old.is_some()))?;
         new.send_interfaces(&made_interfaces(attached))?;
         new.wait_for_rules()?;
         new.wait_until_ready()?;
+        dir.hand_to_proxy(user.id)?;
     }
+    attached.proxy_user = user.as_ref().map(|user| user.id);
     attached.proxy = new.as_mut().map(ProxyLaunch::process).transpose()?;
     dir.write(&AttachmentRecord::Attached(attached.clone()))?;
     if let Some(new) = new {

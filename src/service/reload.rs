@@ -10,6 +10,7 @@ use std::thread;
 use crate::attachment::AdminConfig;
 use crate::oci::ContainerId;
 use crate::proxy;
+use crate::service::proxies::ProxyUsers;
 use crate::service::{AttachError, proxies};
 use crate::state::{Attached, AttachmentRecord, LockedDir, StateDirError, Store};
 use crate::sys::process::ProcessRef;
@@ -41,7 +42,7 @@ pub fn reload(store: &Store, admin: &AdminConfig) -> Result<Vec<Reloaded>, State
         let take = || waiting.lock().ok()?.next();
         while let Some((position, container)) = take() {
             let result = match store.lock(container) {
-                Ok(Some(dir)) => reload_one(&dir, admin, installed),
+                Ok(Some(dir)) => reload_one(&dir, store, admin, installed),
                 Ok(None) => continue,
                 Err(error) => Err(error.into()),
             };
@@ -62,6 +63,7 @@ pub fn reload(store: &Store, admin: &AdminConfig) -> Result<Vec<Reloaded>, State
 
 fn reload_one(
     dir: &LockedDir,
+    store: &Store,
     admin: &AdminConfig,
     installed: Option<ProgramFile>,
 ) -> Result<bool, AttachError> {
@@ -74,7 +76,8 @@ fn reload_one(
     if !outdated {
         return Ok(false);
     }
-    proxies::replace(&mut attached, dir)?;
+    let users = ProxyUsers { store, range: admin.proxy_uids() };
+    proxies::replace(&mut attached, dir, users)?;
     Ok(true)
 }
 

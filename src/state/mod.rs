@@ -6,30 +6,31 @@
 //!   containers/ID/control.sock    the proxy's control socket
 //!   containers/ID/proxy.log       the proxy's log where there is no syslog
 //!   bundles/ID/                   containers that `mcrun run --rootfs` started
+//!   proxy-users                   locks of the user ids of proxies
 //! ```
 //!
 //! A proxy removes its container's directory when the container has ended and nobody else
 //! does, though it runs without privileges then: `containers/ID` belongs to the proxy's user,
-//! and `containers` lets its group remove what is theirs (sticky). Only who was given a descriptor
-//! while it was root gets past the state directory itself, and the proxy's sandbox forbids it
-//! everything but the removal.
+//! and in `containers` everybody may remove what is theirs (sticky). Only who was given a
+//! descriptor while it was root gets past the state directory itself, and the proxy's sandbox
+//! forbids it everything except the removal.
 
 mod lifetime;
+mod lock;
+mod proxy_user;
 mod record;
 mod store;
 
 use std::path::PathBuf;
 
 pub use crate::state::lifetime::Lifetime;
+pub(crate) use crate::state::proxy_user::hold as hold_proxy_user;
+pub use crate::state::proxy_user::{ProxyUserError, ReservedUser};
 pub use crate::state::record::{
     Attached, AttachedInterface, AttachmentRecord, HostLinkUse, Planned, PlannedInterface,
     RecordedContainer,
 };
 pub use crate::state::store::{LockedDir, StateDirError, Store};
-
-/// User and group of a proxy once it has dropped its privileges: the kernel's overflow id,
-/// which owns nothing.
-pub const PROXY_ID: u32 = 65534;
 
 /// The state directory: `MCRUN_STATE_DIR`, else `/run/mcrun`.
 pub fn state_dir() -> PathBuf {

@@ -67,6 +67,8 @@ pub struct Attached {
     pub interfaces: Vec<AttachedInterface>,
     /// The proxy; none if every interface has `igmp=off`.
     pub proxy: Option<ProcessRef>,
+    /// User id of the proxy; none in records of early versions, whose proxies had 65534.
+    pub proxy_user: Option<u32>,
     /// Mark of the packets that proxies put into the container. All proxies of the container have
     /// the same. None before the first proxy, and in records of early versions.
     pub mark: Option<u32>,

@@ -7,14 +7,20 @@ use std::io::Read;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 
+use crate::attachment::UidRange;
 use crate::net::netns::NetNsId;
 use crate::oci::ContainerId;
-use crate::state::{AttachmentRecord, PROXY_ID, state_dir};
+use crate::state::lock;
+use crate::state::{AttachmentRecord, ProxyUserError, ReservedUser, state_dir};
 use crate::sys::files;
 use crate::sys::files::Replacement;
 
 /// Bytes of a record that are read; sixteen attachments with long rule lists stay below.
 const MAX_RECORD: u64 = 4 << 20;
+
+/// Mode of the directory that holds all containers' directories. Earlier versions wrote 1770 and
+/// group 65534, which was the group of all proxies. Their proxies may use this mode too.
+const CONTAINERS_MODE: u32 = 0o1733;
 
 /// What went wrong in the state directory, and where.
 #[derive(Debug, thiserror::Error)]
@@ -27,6 +33,18 @@ pub struct StateDirError {
 
 fn at<'p>(action: &'static str, path: &'p Path) -> impl FnOnce(io::Error) -> StateDirError + 'p {
     move |source| StateDirError { action, path: path.to_owned(), source }
+}
+
+/// The error of a lock that somebody does not release.
+fn held(file: &File, path: &Path) -> StateDirError {
+    let holders = lock::holders(file).unwrap_or_default();
+    let processes: Vec<_> = holders.iter().map(ToString::to_string).collect();
+    let who = match processes.as_slice() {
+        [] => "another process has locked it".to_owned(),
+        _ => format!("process {} has locked it", processes.join(", ")),
+    };
+    let why = format!("{who} for {} s", lock::LIMIT.as_secs());
+    at("lock", path)(io::Error::new(io::ErrorKind::TimedOut, why))
 }
 
 /// The state directory.
@@ -134,7 +152,7 @@ impl Store {
                 Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
                 Err(e) => return Err(at("open", &path)(e)),
             };
-            dir.lock().map_err(at("lock", &path))?;
+            self.lock_container(id, &dir)?;
             // Removed, or made anew, while we waited: that lock guards nothing.
             let same =
                 |a: &fs::Metadata, b: &fs::Metadata| (a.dev(), a.ino()) == (b.dev(), b.ino());
@@ -147,6 +165,26 @@ impl Store {
         }
     }
 
+    /// Locks a container's directory. A proxy holds the lock for microseconds, at its end. One that
+    /// does not let go is hung, or an attacker has taken it over: it is killed.
+    fn lock_container(&self, id: &ContainerId, dir: &File) -> Result<(), StateDirError> {
+        let path = self.container_dir(id);
+        if lock::lock_within(dir, lock::PATIENCE).map_err(at("lock", &path))? {
+            return Ok(());
+        }
+        let holders = lock::holders(dir).unwrap_or_default();
+        let record = self.read(id).ok().flatten();
+        let proxy = record.as_ref().and_then(AttachmentRecord::attached).and_then(|a| a.proxy);
+        if let Some(proxy) = proxy.filter(|proxy| holders.contains(&proxy.pid)) {
+            // If this fails, the lock is waited for all the same.
+            let _ = proxy.open().and_then(|process| process.signal(libc::SIGKILL));
+        }
+        match lock::lock_within(dir, lock::LIMIT - lock::PATIENCE).map_err(at("lock", &path))? {
+            true => Ok(()),
+            false => Err(held(dir, &path)),
+        }
+    }
+
     /// Locks out everybody else who asks for this lock, until the file is dropped: for what several
     /// containers share. It is held for a few milliseconds.
     ///
@@ -155,8 +193,22 @@ impl Store {
     pub fn lock_all(&self) -> Result<File, StateDirError> {
         self.make_parents()?;
         let file = File::open(&self.root).map_err(at("open", &self.root))?;
-        file.lock().map_err(at("lock", &self.root))?;
-        Ok(file)
+        match lock::lock_within(&file, lock::LIMIT).map_err(at("lock", &self.root))? {
+            true => Ok(file),
+            false => Err(held(&file, &self.root)),
+        }
+    }
+
+    /// Reserves a user id of `range` for a proxy of this container, which has a directory.
+    ///
+    /// # Errors
+    /// [`ProxyUserError`].
+    pub fn reserve_proxy_user(
+        &self,
+        container: &ContainerId,
+        range: UidRange,
+    ) -> Result<ReservedUser, ProxyUserError> {
+        ReservedUser::reserve(&self.root, container, range)
     }
 
     fn make_parents(&self) -> Result<(), StateDirError> {
@@ -172,10 +224,9 @@ impl Store {
             Ok(()) => {}
         }
         let meta = fs::metadata(&path).map_err(at("read", &path))?;
-        // Sticky, and writable for the proxies' group: see the module's text.
-        if meta.mode() & 0o7777 != 0o1770 || meta.gid() != PROXY_ID {
-            chown(&path, None, Some(PROXY_ID)).map_err(at("change the group of", &path))?;
-            fs::set_permissions(&path, Permissions::from_mode(0o1770))
+        // Sticky, and writable for the users of proxies: see the module's text.
+        if meta.mode() & 0o7777 != CONTAINERS_MODE {
+            fs::set_permissions(&path, Permissions::from_mode(CONTAINERS_MODE))
                 .map_err(at("change the mode of", &path))?;
         }
         Ok(())
@@ -196,13 +247,12 @@ impl LockedDir {
         &self.path
     }
 
-    /// Lets a proxy that has dropped its privileges remove the directory.
+    /// Lets a proxy of this user id remove the directory when it has dropped its privileges.
     ///
     /// # Errors
     /// `EPERM` without privilege.
-    pub fn hand_to_proxy(&self) -> Result<(), StateDirError> {
-        chown(&self.path, Some(PROXY_ID), Some(PROXY_ID))
-            .map_err(at("change the owner of", &self.path))
+    pub fn hand_to_proxy(&self, user: u32) -> Result<(), StateDirError> {
+        chown(&self.path, Some(user), Some(user)).map_err(at("change the owner of", &self.path))
     }
 
     /// The record, when there is one.
@@ -294,13 +344,13 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::at(dir.path().join("state"));
         let locked = store.lock_or_create(&id("c1")).unwrap();
-        locked.hand_to_proxy().unwrap();
+        locked.hand_to_proxy(61200).unwrap();
         let mode = |path: &Path| {
             fs::metadata(path).map(|m| (m.mode() & 0o7777, m.uid(), m.gid())).unwrap()
         };
         assert_eq!(mode(&dir.path().join("state")), (0o700, 0, 0));
-        assert_eq!(mode(&dir.path().join("state/containers")), (0o1770, 0, PROXY_ID));
-        assert_eq!(mode(locked.path()), (0o700, PROXY_ID, PROXY_ID));
+        assert_eq!(mode(&dir.path().join("state/containers")), (0o1733, 0, 0));
+        assert_eq!(mode(locked.path()), (0o700, 61200, 61200));
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use mcrun::attachment::IgmpMode;
+use mcrun::attachment::{IgmpMode, UidRange};
 use mcrun::multicast::GroupPolicy;
 use mcrun::net::netns::NetNs;
 use mcrun::proxy::{
@@ -97,6 +97,7 @@ impl<'l> FakeContainer<'l> {
             lifetime: Lifetime::Process(ProcessRef::of(self.pid()).expect("it runs")),
             notifications: lab::notifications(),
             mark: mcrun::proxy::random_packet_mark().expect("a mark"),
+            user: 0,
             takes_over: false,
             interfaces: vec![InterfaceTask {
                 name: CHILD.into(),
@@ -134,7 +135,9 @@ impl<'l> FakeContainer<'l> {
         let id = self.id.clone().try_into().expect("an id");
         let locked = store.lock_or_create(&id).expect("state directory");
         fs::write(locked.path().join("record.json"), "{}").expect("record");
-        locked.hand_to_proxy().expect("handed over");
+        let user = store.reserve_proxy_user(&id, UidRange::default()).expect("a user");
+        locked.hand_to_proxy(user.id).expect("handed over");
+        let config = &ProxyTask { user: user.id, ..config.clone() };
         drop(locked);
         let mut command = self.lab.enter("host", env!("CARGO_BIN_EXE_mcrun-proxy"));
         let mut child = change(command.stdin(Stdio::piped()).stdout(Stdio::piped()))

@@ -51,6 +51,11 @@ impl<A: Address> ChangeQueue<A> {
         }
     }
 
+    /// The first group.
+    pub(super) fn first(&self) -> Option<A> {
+        self.queue.first_key_value().map(|(_, group)| *group)
+    }
+
     /// Takes the first group. [`mark_sent`](Self::mark_sent) is to follow.
     pub(super) fn pop(&mut self) -> Option<A> {
         let (_, group) = self.queue.pop_first()?;

@@ -28,8 +28,16 @@ pub struct RouterConfig<A> {
     pub mtu: usize,
     /// The number of changes that may go upstream at once. Default 4096.
     pub change_burst: u32,
-    /// The time after which one more change may go upstream. Default 5 ms: 200 a second.
+    /// The time after which one more change may go upstream. Default 50 ms: 20 a second.
     pub change_interval: Duration,
+    /// The fourth change of a group, and each one after it, is a repeated change, if every change
+    /// came within this time after the one before it. Default 5 s.
+    pub repeat_window: Duration,
+    /// The number of repeated changes that may go upstream at once. Default 256: a viewer who
+    /// changes channels back and forth is not delayed.
+    pub repeat_burst: u32,
+    /// The time after which one more repeated change may go upstream. Default 100 ms: 10 a second.
+    pub repeat_interval: Duration,
     /// The number of messages and group records that are accepted from the container at once. More
     /// are dropped, and a general query asks for them again. Default 16384.
     pub record_burst: u32,
@@ -52,7 +60,10 @@ impl<A: Address> Default for RouterConfig<A> {
             link_scope: false,
             mtu: 1500,
             change_burst: 4096,
-            change_interval: Duration::from_millis(5),
+            change_interval: Duration::from_millis(50),
+            repeat_window: Duration::from_secs(5),
+            repeat_burst: 256,
+            repeat_interval: Duration::from_millis(100),
             record_burst: 16384,
             record_interval: Duration::from_micros(50),
             max_refused: 1024,

@@ -8,6 +8,7 @@ mod changes;
 mod config;
 mod diagnostics;
 mod entry;
+mod pace;
 mod querier;
 mod table;
 #[cfg(test)]
@@ -23,6 +24,7 @@ use crate::igmp::message::{Message, Query};
 use crate::igmp::protocol::{Protocol, ReceivedMessage};
 use crate::igmp::router::diagnostics::Diagnostics;
 use crate::igmp::router::entry::GroupMessage;
+use crate::igmp::router::pace::Pace;
 use crate::igmp::router::querier::Querier;
 use crate::igmp::router::table::Table;
 use crate::igmp::router::timer::{Timer, TimerTable};
@@ -79,7 +81,8 @@ pub struct OutgoingQuery<A> {
 ///   them.
 /// - Sources of a group: `max_sources`, and twice that while the sources of a replaced list are
 ///   queried for. Sources that a policy adds are not counted.
-/// - Changes: a token bucket. The newest filter of a group waits, and never a sequence.
+/// - Changes: two token buckets, one of them for groups that change again and again. The newest
+///   filter of a group waits, and never a sequence.
 /// - Records: another token bucket. Records beyond it are dropped, and a general query asks for
 ///   them again.
 /// - Relayed queries: one general query a second, and 32 specific queries. More are merged.
@@ -91,7 +94,7 @@ pub struct Router<P: Protocol> {
     diagnostics: Diagnostics,
     table: Table<P::Address>,
     querier: Querier<P>,
-    changes: TokenBucket,
+    pace: Pace<P::Address>,
     records: TokenBucket,
 }
 
@@ -113,7 +116,7 @@ impl<P: Protocol> Router<P> {
             diagnostics: Diagnostics::new(now),
             table: Table::new(policy),
             querier: Querier::new(now),
-            changes: TokenBucket::new(config.change_burst, config.change_interval, now),
+            pace: Pace::new(&config, now),
             records: TokenBucket::new(config.record_burst, config.record_interval, now),
             config,
         }
@@ -191,7 +194,7 @@ impl<P: Protocol> Router<P> {
     ) -> Option<SourceFilter<P::Address>> {
         let now = self.now.max(now);
         let is_due = self.timers.next().is_some_and(|at| at <= now);
-        let at_once = !is_due && !self.table.has_changes() && self.changes.is_ready(now);
+        let at_once = !is_due && !self.table.has_changes() && self.pace.is_ready(now, group);
         at_once.then(|| self.table.predict_join(group, filter))?
     }
 
@@ -239,12 +242,14 @@ impl<P: Protocol> Router<P> {
     /// A group and its source filter for upstream; [`SourceFilter::none`] leaves the group. Of
     /// several changes of a group only the newest is given.
     pub fn poll_change(&mut self) -> Option<(P::Address, SourceFilter<P::Address>)> {
-        if !self.table.has_changes() {
-            return None;
-        }
-        if !self.changes.take(self.now) {
+        let group = self.table.next_change()?;
+        if !self.pace.take(self.now, group) {
             self.diagnostics.count(counter::CHANGES_DELAYED);
-            self.timers.set_or_stop(Timer::Changes, self.changes.ready_at());
+            self.timers.set_or_stop(Timer::Changes, self.pace.ready_at(self.now, group));
+            if self.pace.takes_notice(self.now) {
+                let interface = self.config.interface.clone();
+                self.diagnostics.notice(self.now, Notice::ChangesDelayed { interface });
+            }
             return None;
         }
         self.diagnostics.count(counter::CHANGES);

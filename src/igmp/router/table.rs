@@ -171,6 +171,11 @@ impl<A: Address> Table<A> {
         !self.changes.is_empty()
     }
 
+    /// The group whose change goes upstream next.
+    pub(super) fn next_change(&self) -> Option<A> {
+        self.changes.first()
+    }
+
     /// The next change that goes upstream.
     pub(super) fn poll_change(&mut self) -> Option<(A, SourceFilter<A>)> {
         let group = self.changes.pop()?;

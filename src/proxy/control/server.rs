@@ -71,14 +71,24 @@ impl ControlServer {
         ControlServer { listener, clients: Vec::new(), next_id: 0 }
     }
 
-    /// Accepts one client, and returns its id and the descriptor to wait for.
-    pub(crate) fn accept(&mut self, now: Instant) -> Option<(u32, BorrowedFd<'_>)> {
+    /// Accepts one client, and returns its id and the descriptor to wait for. `None`: there are
+    /// too many clients, and this one is closed.
+    ///
+    /// # Errors
+    /// Those of accept(2). When descriptors or memory are short, the client stays in the queue, and
+    /// the listening socket stays readable.
+    pub(crate) fn accept(&mut self, now: Instant) -> io::Result<Option<(u32, BorrowedFd<'_>)>> {
         // One system call: the sandbox allows no other that makes a socket non-blocking.
         let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
-        let fd = accept4(self.listener.as_raw_fd(), flags).ok()?;
+        let fd = accept4(self.listener.as_raw_fd(), flags)?;
         // SAFETY: the call has just returned this descriptor, and nothing else owns it.
         let stream = UnixStream::from(unsafe { OwnedFd::from_raw_fd(fd) });
-        self.add(stream, now)
+        Ok(self.add(stream, now))
+    }
+
+    /// The listening socket.
+    pub(crate) fn listener(&self) -> BorrowedFd<'_> {
+        self.listener.as_fd()
     }
 
     fn add(&mut self, stream: UnixStream, now: Instant) -> Option<(u32, BorrowedFd<'_>)> {

@@ -1,10 +1,11 @@
 //! The clients of the control socket, as the event loop serves them.
 
 use std::os::fd::AsFd;
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use nix::sys::epoll::{EpollEvent, EpollFlags};
 
+use crate::notice::Notice;
 use crate::proxy::control::event::{Event, TimedEvent};
 use crate::proxy::control::protocol::{
     ControlRequest, empty_answer, namespace_answer, status_answer,
@@ -15,15 +16,32 @@ use crate::proxy::event_loop::status::KernelMemberships;
 use crate::proxy::event_loop::{EventLoop, Phase};
 use crate::proxy::process::log::Log;
 
+/// Errors of accept(2) that stay for a while.
+const IS_SHORT: [i32; 4] = [libc::EMFILE, libc::ENFILE, libc::ENOMEM, libc::ENOBUFS];
+/// Time until a client is accepted again after one of them.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
+
 impl EventLoop {
-    pub(super) fn accept_client(&mut self, now: Instant) {
-        if let Some((id, client)) = self.control.accept(now) {
-            // The server reads and writes until EAGAIN, so that no client is to be watched anew
-            // when its direction changes.
-            let flags = EpollFlags::EPOLLIN | EpollFlags::EPOLLOUT | EpollFlags::EPOLLET;
-            let event = EpollEvent::new(flags, EventSource::Client(id).to_data());
-            // A client that is not waited for is closed when its time is over.
-            let _ = self.epoll.add(client, event);
+    pub(super) fn accept_client(&mut self, now: Instant, log: &mut Log) {
+        match self.control.accept(now) {
+            Ok(Some((id, client))) => {
+                // The server reads and writes until EAGAIN, so that no client is to be watched anew
+                // when its direction changes.
+                let flags = EpollFlags::EPOLLIN | EpollFlags::EPOLLOUT | EpollFlags::EPOLLET;
+                let event = EpollEvent::new(flags, EventSource::Client(id).to_data());
+                // A client that is not waited for is closed when its time is over.
+                let _ = self.epoll.add(client, event);
+            }
+            Ok(None) => {}
+            Err(error) if IS_SHORT.contains(&error.raw_os_error().unwrap_or(0)) => {
+                let listener = self.control.listener();
+                if self.accept_pause.begin(&self.epoll, listener, now, ACCEPT_PAUSE) {
+                    let error = error.to_string();
+                    log.notice(now, Notice::DescriptorsShort { error });
+                }
+            }
+            // The client has gone.
+            Err(_) => {}
         }
     }
 

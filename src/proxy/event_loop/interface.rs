@@ -91,6 +91,11 @@ impl Interface {
         }
     }
 
+    /// Whether the kernel notifies of leaves from now on.
+    pub(super) fn set_notifies_leaves(&mut self, notifies_leaves: bool) {
+        self.notifies_leaves = notifies_leaves;
+    }
+
     fn proxied(&mut self) -> Option<&mut Proxied> {
         match &mut self.mode {
             Mode::Proxied(proxied) => Some(proxied),

@@ -9,6 +9,7 @@ mod interface;
 mod lan_notices;
 mod membership_events;
 mod notifications;
+mod pause;
 mod proxied;
 mod relaying;
 mod resources;
@@ -30,10 +31,13 @@ pub(crate) use crate::proxy::event_loop::handover::Predecessor;
 use crate::proxy::event_loop::interface::Interface;
 pub(crate) use crate::proxy::event_loop::interface::{InterfaceSockets, RelaySockets};
 use crate::proxy::event_loop::membership_events::PublishedGroups;
+use crate::proxy::event_loop::notifications::NotificationPace;
+use crate::proxy::event_loop::pause::Pause;
 pub(crate) use crate::proxy::event_loop::resources::{Container, Interception, Resources, Role};
 pub(crate) use crate::proxy::event_loop::upstreams::{Upstream, Upstreams};
 use crate::proxy::process::container_dir::ContainerDir;
 use crate::proxy::process::log::Log;
+use crate::proxy::process::user::ProxyUser;
 use crate::proxy::relay::Batch;
 
 /// Datagrams that are read from one socket before the other descriptors are served.
@@ -49,8 +53,12 @@ const BUFFER_SIZE: usize = 16 * 1024;
 /// address, would prune a group that another host on the same switch port receives.
 const DRAIN_TIME: Duration = Duration::from_millis(150);
 
+/// Time for which no query of the LAN is read after too many have arrived.
+const QUERY_PAUSE: Duration = Duration::from_millis(500);
+
 /// A running proxy.
 pub(crate) struct Proxy {
+    user: ProxyUser,
     container_dir: ContainerDir,
     log: Log,
     event_loop: EventLoop,
@@ -65,6 +73,9 @@ struct EventLoop {
     interfaces: Vec<Interface>,
     upstreams: Upstreams,
     control: ControlServer,
+    /// While no client can be accepted, the control socket is not watched.
+    accept_pause: Pause,
+    notification_pace: NotificationPace,
     /// The groups of each interface as the subscribers know them; empty without subscribers.
     published: Vec<PublishedGroups>,
     announcer: AddressAnnouncer,
@@ -95,7 +106,7 @@ impl Proxy {
     pub(crate) fn new(resources: Resources, now: Instant) -> io::Result<Self> {
         let Resources { container_dir, mut log, container, interception, interfaces, .. } =
             resources;
-        let Resources { upstreams, announcer, role, listener, notices, .. } = resources;
+        let Resources { user, upstreams, announcer, role, listener, notices, .. } = resources;
         let notifies_leaves = container.link_monitor.reports_memberships();
         let mut interfaces: Vec<_> = interfaces
             .into_iter()
@@ -130,6 +141,8 @@ impl Proxy {
             interfaces,
             upstreams,
             control: ControlServer::new(listener),
+            accept_pause: Pause::default(),
+            notification_pace: NotificationPace::new(now),
             published: Vec::new(),
             announcer: AddressAnnouncer::new(announcer),
             relay_batch,
@@ -143,7 +156,7 @@ impl Proxy {
                 event_loop.phase = Phase::WaitingForPredecessor(predecessor);
             }
         }
-        Ok(Proxy { container_dir, log, event_loop })
+        Ok(Proxy { user, container_dir, log, event_loop })
     }
 
     /// The only directory that the proxy may still change when it is confined.
@@ -177,7 +190,7 @@ impl Proxy {
 
     /// Serves until the container has ended, and then removes its directory.
     pub(crate) fn run(self) {
-        let Proxy { container_dir, mut log, mut event_loop } = self;
+        let Proxy { user: _user, container_dir, mut log, mut event_loop } = self;
         let end = event_loop.run(&mut log);
         // Its sockets hold the container's network namespace, and memberships of the host.
         drop(event_loop);
@@ -239,8 +252,10 @@ impl EventLoop {
                         self.handle_notifications(now, log);
                         self.end_announcing(now);
                     }
-                    Some(EventSource::ControlListener) => self.accept_client(now),
-                    Some(EventSource::QuerySocket(position)) => self.receive_queries(now, position),
+                    Some(EventSource::ControlListener) => self.accept_client(now, log),
+                    Some(EventSource::QuerySocket(position)) => {
+                        self.receive_queries(now, position, log);
+                    }
                     Some(EventSource::Client(id)) => self.serve_client(now, id, log),
                     Some(EventSource::Relay { interface, socket }) => {
                         self.relay(now, interface, socket, log);
@@ -280,6 +295,7 @@ impl EventLoop {
 
     /// Does what is due. Tells whether the event loop ends.
     fn handle_timeout(&mut self, now: Instant, log: &mut Log) -> bool {
+        self.end_pauses(now);
         for interface in &mut self.interfaces {
             let receive_filter_socket = self.container.receive_filter_socket.as_ref();
             interface.handle_timeout(now, &self.upstreams, receive_filter_socket);
@@ -292,6 +308,17 @@ impl EventLoop {
         matches!(self.phase, Phase::Draining { until, .. } if until <= now)
     }
 
+    /// Watches again what was not watched for a while, where it is time to.
+    fn end_pauses(&mut self, now: Instant) {
+        let EventLoop { epoll, control, accept_pause, upstreams, .. } = self;
+        accept_pause.end_if_due(epoll, control.listener(), EventSource::ControlListener, now);
+        for (position, upstream) in (0..).zip(&mut upstreams.list) {
+            let source = EventSource::QuerySocket(position);
+            upstream.query_pause.end_if_due(epoll, &upstream.query_socket, source, now);
+        }
+        self.resume_notifications(now);
+    }
+
     /// Time until something is due, rounded up to what epoll_wait(2) can wait for.
     fn timeout(&self) -> EpollTimeout {
         let drained = match self.phase {
@@ -299,8 +326,15 @@ impl EventLoop {
             Phase::WaitingForPredecessor(_) | Phase::Serving => None,
         };
         let interfaces = self.interfaces.iter().map(Interface::poll_timeout);
-        let others = [self.control.poll_timeout(), self.announcer.poll_timeout(), drained];
-        let Some(at) = interfaces.chain(others).flatten().min() else {
+        let queries = self.upstreams.list.iter().map(|u| u.query_pause.poll_timeout());
+        let others = [
+            self.control.poll_timeout(),
+            self.announcer.poll_timeout(),
+            self.accept_pause.poll_timeout(),
+            self.notification_pace.poll_timeout(),
+            drained,
+        ];
+        let Some(at) = interfaces.chain(queries).chain(others).flatten().min() else {
             return EpollTimeout::NONE;
         };
         let left = at.saturating_duration_since(Instant::now()) + Duration::from_micros(999);
@@ -349,10 +383,18 @@ impl EventLoop {
         }
     }
 
-    /// Receives queries of the LAN.
-    fn receive_queries(&mut self, now: Instant, position: u32) {
+    /// Receives queries of the LAN, at a limited rate.
+    fn receive_queries(&mut self, now: Instant, position: u32, log: &mut Log) {
         let Some(upstream) = self.upstreams.list.get_mut(position as usize) else { return };
         for _ in 0..DATAGRAMS_PER_TURN {
+            if !upstream.takes_query(now) {
+                let (socket, pause) = (&upstream.query_socket, &mut upstream.query_pause);
+                if pause.begin(&self.epoll, socket, now, QUERY_PAUSE) {
+                    let upstream = socket.name().to_owned();
+                    log.notice(now, Notice::QueriesIgnored { upstream });
+                }
+                return;
+            }
             match upstream.query_socket.receive(&mut self.buffer) {
                 Ok(Some((source, query))) => {
                     upstream.handle_query(now, &query);

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use crate::multicast::{Address, SourceFilter};
 use crate::net::link_monitor::LinkEvent;
 use crate::notice::Notice;
+use crate::primitives::token_bucket::TokenBucket;
 use crate::proxy::container::membership_files::KernelMembership;
 use crate::proxy::event_loop::interface::Interface;
 use crate::proxy::event_loop::{DATAGRAMS_PER_TURN, EventLoop};
@@ -20,6 +21,35 @@ const MAX_ROUNDS: usize = 8;
 /// system call to the next. Without the wait the proxy would still process the leave when the join
 /// arrives.
 const LEAVE_DELAY: Duration = Duration::from_micros(200);
+
+/// Joins and leaves that are handled at once: those of a thousand groups that are joined, left, and
+/// joined and left again.
+const NOTIFICATION_BURST: u32 = 4096;
+/// Time after which one more is handled.
+const NOTIFICATION_INTERVAL: Duration = Duration::from_millis(10);
+/// Time for which the container's reports are awaited instead, after too many.
+const SUSPENSION: Duration = Duration::from_secs(1);
+
+/// How many notifications of joins and leaves the proxy handles. A notification costs more than a
+/// report, which tells of all changes since the last one. A container that joins and leaves without
+/// end is served by its reports.
+pub(super) struct NotificationPace {
+    bucket: TokenBucket,
+    /// Notifications are not received until then.
+    suspended_until: Option<Instant>,
+}
+
+impl NotificationPace {
+    pub(super) fn new(now: Instant) -> Self {
+        let bucket = TokenBucket::new(NOTIFICATION_BURST, NOTIFICATION_INTERVAL, now);
+        NotificationPace { bucket, suspended_until: None }
+    }
+
+    /// When to call [`EventLoop::resume_notifications`].
+    pub(super) fn poll_timeout(&self) -> Option<Instant> {
+        self.suspended_until
+    }
+}
 
 /// The latest notification of a group on an interface.
 struct MembershipChange {
@@ -64,6 +94,9 @@ impl MembershipChange {
 impl EventLoop {
     /// Receives the notifications that are queued, and carries out what they tell.
     pub(super) fn handle_notifications(&mut self, now: Instant, log: &mut Log) {
+        if !self.notification_pace.bucket.is_ready(now) {
+            self.suspend_notifications(now);
+        }
         let mut changes = MembershipChanges::default();
         // One datagram first: a single join does not wait until the queue is known to be empty.
         self.receive_notifications(now, log, 1, &mut changes);
@@ -92,6 +125,30 @@ impl EventLoop {
             changes = later;
         }
         // The container's reports show what is left.
+    }
+
+    /// Stops to receive joins and leaves: the container's reports tell of them, some timer ticks
+    /// later.
+    fn suspend_notifications(&mut self, now: Instant) {
+        let monitor = &self.container.link_monitor;
+        if self.notification_pace.suspended_until.is_none()
+            && monitor.reports_memberships()
+            && monitor.unsubscribe_memberships().is_ok()
+        {
+            self.notification_pace.suspended_until = Some(now + SUSPENSION);
+            self.interfaces.iter_mut().for_each(|i| i.set_notifies_leaves(false));
+        }
+    }
+
+    /// Receives joins and leaves again, if it is time to.
+    pub(super) fn resume_notifications(&mut self, now: Instant) {
+        if self.notification_pace.suspended_until.take_if(|until| *until <= now).is_some()
+            && self.container.link_monitor.subscribe_memberships().is_ok()
+        {
+            self.interfaces.iter_mut().for_each(|i| i.set_notifies_leaves(true));
+            // What was missed without a report, because the container's kernel has lost it.
+            self.requery(now);
+        }
     }
 
     /// Looks up the source filters of groups that were joined, as far as the kernel's files show
@@ -165,7 +222,7 @@ impl EventLoop {
         max: usize,
         changes: &mut MembershipChanges,
     ) {
-        let EventLoop { container, interfaces, announcer, buffer, .. } = self;
+        let EventLoop { container, interfaces, announcer, buffer, notification_pace, .. } = self;
         for _ in 0..max {
             let result = container.link_monitor.receive_named(buffer, |event, name| {
                 let Some(interface) = interface_of(interfaces, event.index(), name, now, log)
@@ -181,11 +238,13 @@ impl EventLoop {
                         log.notice(now, Notice::InterfaceGone { interface });
                     }
                     LinkEvent::Joined(index, group) => {
+                        notification_pace.bucket.take(now);
                         if interface.handle_join(now, group) {
                             changes.record(index, group, true);
                         }
                     }
                     LinkEvent::Left(index, group) => {
+                        notification_pace.bucket.take(now);
                         if interface.handle_leave(now, group) {
                             changes.record(index, group, false);
                         }

@@ -18,9 +18,11 @@ use crate::proxy::event_loop::interface::InterfaceSockets;
 use crate::proxy::event_loop::upstreams::Upstreams;
 use crate::proxy::process::container_dir::ContainerDir;
 use crate::proxy::process::log::Log;
+use crate::proxy::process::user::ProxyUser;
 
 /// Everything that `setup` has opened for a proxy.
 pub(crate) struct Resources {
+    pub(crate) user: ProxyUser,
     pub(crate) container_dir: ContainerDir,
     pub(crate) log: Log,
     pub(crate) container: Container,

@@ -1,11 +1,18 @@
 //! The host interfaces on which the proxy joins, each with its sockets.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::igmp::wire::Query;
+use crate::primitives::token_bucket::TokenBucket;
+use crate::proxy::event_loop::pause::Pause;
 use crate::proxy::lan::early_report::EarlyReporter;
 use crate::proxy::lan::joins::LimitFiles;
 use crate::proxy::lan::query_socket::QuerySocket;
+
+/// Queries that are read at once. A switch sends two for each group that is left.
+const QUERY_BURST: u32 = 256;
+/// Time after which one more is read.
+const QUERY_INTERVAL: Duration = Duration::from_millis(10);
 
 /// One upstream. Several interfaces of the container may have the same.
 pub(crate) struct Upstream {
@@ -13,9 +20,28 @@ pub(crate) struct Upstream {
     pub(crate) query_socket: QuerySocket,
     /// Sends early reports; `None` where the kernel does not notify of joins.
     pub(crate) reporter: Option<EarlyReporter>,
+    /// Any station of the LAN can send queries, and every proxy of the host reads them.
+    queries: TokenBucket,
+    /// While too many arrive, the socket is not watched, and the kernel drops what does not fit.
+    pub(super) query_pause: Pause,
 }
 
 impl Upstream {
+    /// An upstream with these sockets.
+    pub(crate) fn new(
+        query_socket: QuerySocket,
+        reporter: Option<EarlyReporter>,
+        now: Instant,
+    ) -> Self {
+        let queries = TokenBucket::new(QUERY_BURST, QUERY_INTERVAL, now);
+        Upstream { query_socket, reporter, queries, query_pause: Pause::default() }
+    }
+
+    /// Whether one more query may be read.
+    pub(super) fn takes_query(&mut self, now: Instant) -> bool {
+        self.queries.take(now)
+    }
+
     /// Interface index on the host.
     pub(super) fn index(&self) -> u32 {
         self.query_socket.index

@@ -1,10 +1,10 @@
 //! The container's directory in the state directory. The proxy holds it open, so that it can remove
 //! the directory without privileges.
 //!
-//! The service makes `containers/` with owner root:65534 and mode 1770, in a state directory that
-//! only root may enter, and `containers/ID` with owner 65534:65534 and mode 0700. A process of user
-//! 65534 that holds both descriptors may remove `ID` and its files. Other processes of that user
-//! cannot reach them.
+//! The service makes `containers/` with owner root and mode 1733, in a state directory that only
+//! root may enter, and `containers/ID` with mode 0700 and the proxy's user as its owner. A process
+//! of that user that holds both descriptors may remove `ID` and its files. Other processes cannot
+//! reach them.
 
 use std::fs::File;
 use std::io;

@@ -1,5 +1,6 @@
-//! The proxy as a process: its log, its sandbox, and the container's directory.
+//! The proxy as a process: its user, its log, its sandbox, and the container's directory.
 
 pub(crate) mod container_dir;
 pub(crate) mod log;
 pub(crate) mod sandbox;
+pub(crate) mod user;

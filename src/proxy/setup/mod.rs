@@ -30,6 +30,7 @@ use crate::proxy::lan::joins::LimitFiles;
 use crate::proxy::lan::query_socket::QuerySocket;
 use crate::proxy::process::container_dir::{CONTROL_SOCKET, ContainerDir};
 use crate::proxy::process::log::Log;
+use crate::proxy::process::user::ProxyUser;
 use crate::proxy::relay::{ContainerSockets, HostSockets};
 pub(super) use crate::proxy::setup::error::{Context, StartError};
 use crate::proxy::setup::interception::{install_rules, open_interception};
@@ -39,6 +40,7 @@ use crate::state::Lifetime;
 pub(super) struct Setup {
     /// Without its interfaces.
     task: ProxyTask,
+    user: ProxyUser,
     container_dir: ContainerDir,
     log: Log,
     container: Container,
@@ -89,7 +91,10 @@ impl Setup {
             .run(|| InNamespace::open(&mut task, &mut notices))
             .context(|| "cannot enter the container's network namespace".into())??;
         let id = &task.container;
-        let container_dir = ContainerDir::open(&crate::state::state_dir(), id)
+        let state_dir = crate::state::state_dir();
+        let user = ProxyUser::hold(&state_dir, task.user)
+            .context(|| format!("cannot become user {}", task.user))?;
+        let container_dir = ContainerDir::open(&state_dir, id)
             .context(|| format!("cannot open the state directory of container {id}"))?;
         let log = Log::open(&container_dir, id, now);
         let query_sockets = open_query_sockets(&inside.interfaces)?;
@@ -113,6 +118,7 @@ impl Setup {
                 receive_filter_socket: inside.receive_filter_socket,
             },
             task,
+            user,
             container_dir,
             log,
             interception: inside.interception,
@@ -178,7 +184,7 @@ impl Installed {
                 true => open_reporter(&query_socket, &setup.sysctls, now)?,
                 false => None,
             };
-            Ok(Upstream { query_socket, reporter })
+            Ok(Upstream::new(query_socket, reporter, now))
         };
         let upstreams = setup.query_sockets.into_iter().map(open_upstream);
         let upstreams = upstreams.collect::<Result<Vec<_>, StartError>>()?;
@@ -198,6 +204,7 @@ impl Installed {
         let listener =
             setup.container_dir.listen().context(|| format!("cannot make {CONTROL_SOCKET}"))?;
         Ok(Resources {
+            user: setup.user,
             container_dir: setup.container_dir,
             log: setup.log,
             container: setup.container,

@@ -3,7 +3,8 @@
 //! Format 2 added `format`, `stage` and `host_links`. Format 1 has none of the three: `complete`
 //! stands for the stage. A version that knows format 1 reads format 2 too, because the fields of
 //! format 1 are still written. The exception is an attachment without a process, which it cannot
-//! represent: there `init` is missing.
+//! represent: there `init` is missing. `proxy_user` was added to format 2 later. A version that does
+//! not know it passes over it.
 
 use std::path::PathBuf;
 
@@ -55,6 +56,8 @@ pub(super) struct RecordFile {
     host_links: Vec<HostLinkUse>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     proxy: Option<ProcessRef>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    proxy_user: Option<u32>,
     /// Early versions did not write it.
     #[serde(default = "yes")]
     notifications: bool,
@@ -125,6 +128,7 @@ impl TryFrom<RecordFile> for AttachmentRecord {
                 attached_at: file.attached_at,
                 interfaces: file.interfaces.into_iter().map(InterfaceFile::attached).collect(),
                 proxy: file.proxy,
+                proxy_user: file.proxy_user,
                 mark: (file.mark != 0).then_some(file.mark),
                 notifications: file.notifications,
                 host_links: file.host_links,
@@ -151,6 +155,7 @@ impl From<AttachmentRecord> for RecordFile {
                     interfaces: interfaces.collect(),
                     host_links: attached.host_links,
                     proxy: attached.proxy,
+                    proxy_user: attached.proxy_user,
                     notifications: attached.notifications,
                     mark: attached.mark.unwrap_or(0),
                     ..RecordFile::about(attached.container, Stage::Attached)
@@ -176,6 +181,7 @@ impl RecordFile {
             interfaces: Vec::new(),
             host_links: Vec::new(),
             proxy: None,
+            proxy_user: None,
             notifications: true,
             mark: 0,
             complete: stage == Stage::Attached,

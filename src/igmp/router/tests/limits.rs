@@ -7,6 +7,7 @@ use crate::igmp::wire::RecordType::*;
 use crate::igmp::wire::{GroupRecord, Message};
 use crate::multicast::GroupPolicy;
 use crate::multicast::SourceFilter;
+use crate::notice::Notice;
 
 const GROUP: &str = "239.1.1.1";
 
@@ -181,6 +182,36 @@ fn changes_beyond_the_rate_wait_and_only_the_newest_state_is_told() {
     assert_eq!(lab.joined("239.1.1.4"), SourceFilter::none());
 }
 
+/// A channel changed forth and back is never late; a group that flaps is, and says so once.
+#[test]
+fn a_group_that_flaps_has_a_pace_of_its_own_and_its_newest_state_counts() {
+    let mut lab = Lab::new();
+    for _ in 0..2000 {
+        lab.join(GROUP);
+        lab.pass(ms(5));
+        lab.leave(GROUP);
+        lab.pass(ms(5));
+    }
+    // In 20 seconds: 3 changes that are free, 256 at once, and 10 a second.
+    let changes = lab.changes.len();
+    assert!((400..=470).contains(&changes), "{changes} of 4000 changes");
+    let notices: Vec<_> = lab.notices.iter().map(Notice::code).collect();
+    assert_eq!(notices, ["changes-delayed"]);
+    lab.join(GROUP);
+    lab.join("239.1.1.2");
+    lab.pass(ms(200));
+    assert_eq!(lab.joined(GROUP), SourceFilter::any());
+    assert_eq!(lab.joined("239.1.1.2"), SourceFilter::any());
+    // After a while it is a group like any other.
+    lab.pass(seconds(60));
+    let before = lab.changes.len();
+    for _ in 0..100 {
+        lab.leave(GROUP);
+        lab.join(GROUP);
+    }
+    assert_eq!(lab.changes.len() - before, 200);
+}
+
 #[test]
 fn groups_that_wait_for_the_rate_take_turns() {
     let config = RouterConfig { change_burst: 1, change_interval: ms(100), ..Default::default() };
@@ -245,6 +276,12 @@ fn a_thousand_groups_are_joined_at_once_and_left_again() {
     }
     assert_eq!(lab.upstream.len(), 0);
     assert_eq!(lab.router.poll_timeout(), None);
+    // The program starts anew.
+    for n in 0..1000 {
+        lab.join(&group(n));
+    }
+    assert_eq!(lab.upstream.len(), 1000);
+    assert_eq!(lab.counter(counter::CHANGES_DELAYED), 0);
 }
 
 #[test]

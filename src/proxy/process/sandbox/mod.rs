@@ -17,7 +17,6 @@ use landlock::{
 use nix::unistd::{Gid, Uid, setgroups, setresgid, setresuid};
 
 use crate::proxy::process::container_dir::ContainerDir;
-use crate::state::PROXY_ID;
 
 /// Why the process could not be confined.
 #[derive(Debug, thiserror::Error)]
@@ -32,17 +31,17 @@ fn failed<E: Into<io::Error>>(what: &'static str) -> impl FnOnce(E) -> SandboxEr
     move |e| SandboxError { what, source: e.into() }
 }
 
-/// Confines the process, irrevocably. It can use the descriptors that are open, remove the
+/// Confines the process, irrevocably. It becomes the user and the group of this id. It can use the descriptors that are open, remove the
 /// container's directory, and make the system calls of [`system_calls`].
 ///
 /// Returns whether landlock is in force.
 ///
 /// # Errors
 /// When a mandatory step fails. The process must end then.
-pub(crate) fn enter(container_dir: &ContainerDir) -> Result<bool, SandboxError> {
+pub(crate) fn enter(container_dir: &ContainerDir, id: u32) -> Result<bool, SandboxError> {
     setgroups(&[]).map_err(failed("drop the supplementary groups"))?;
     drop_bounding_set().map_err(failed("drop the capability bounding set"))?;
-    let (user, group) = (Uid::from_raw(PROXY_ID), Gid::from_raw(PROXY_ID));
+    let (user, group) = (Uid::from_raw(id), Gid::from_raw(id));
     setresgid(group, group, group).map_err(failed("change the group id"))?;
     setresuid(user, user, user).map_err(failed("change the user id"))?;
     drop_capabilities().map_err(failed("drop all capabilities"))?;

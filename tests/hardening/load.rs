@@ -1,0 +1,183 @@
+//! What a container or a station of the LAN can make a proxy cost.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, SocketAddrV4};
+use std::os::fd::AsRawFd;
+use std::os::unix::net::UnixStream;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use mcrun::igmp::wire::{Message, Query};
+use serde_json::Value;
+use socket2::{Domain, Protocol, Socket, Type};
+
+use super::{attached, processor_time};
+use crate::lab;
+use crate::lab::{Change, Container, Lab, PATIENCE, wait_until};
+
+const GROUP: Ipv4Addr = Ipv4Addr::new(239, 7, 1, 1);
+const LAST: Ipv4Addr = Ipv4Addr::new(239, 7, 1, 2);
+
+/// Time over which processor time and packets are measured.
+const WINDOW: Duration = Duration::from_secs(2);
+/// The most of a processor that a proxy may use meanwhile.
+const SHARE: f64 = 0.15;
+
+/// Stops what a thread does when it is dropped.
+struct Stop<'s>(&'s AtomicBool);
+
+impl Drop for Stop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// The share of a processor that a process uses over the window.
+fn share_of_processor(pid: i32) -> f64 {
+    let (begun, before) = (Instant::now(), processor_time(pid));
+    thread::sleep(WINDOW);
+    (processor_time(pid) - before).as_secs_f64() / begun.elapsed().as_secs_f64()
+}
+
+/// Codes of the notices in the proxy's log.
+fn log(lab: &Lab, container: &Container) -> String {
+    let directory = lab.state_dir().join("containers").join(&container.id);
+    fs::read_to_string(directory.join("proxy.log")).unwrap_or_default()
+}
+
+fn counters(lab: &Lab, container: &Container) -> Value {
+    let shown = lab::json(&mut lab.mcrun(["inspect", "--json", &container.name]));
+    shown["status"]["interfaces"][0]["counters"].clone()
+}
+
+#[test]
+fn a_container_that_flaps_costs_its_host_and_the_lan_little_and_its_last_state_counts() {
+    let lab = Lab::new(3);
+    let container = attached(&lab, "c", 11);
+    let proxy = lab.proxy_pid(&container);
+    let (member, other) = (container.member(), container.member());
+    let stop = AtomicBool::new(false);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            while !stop.load(Ordering::Relaxed) {
+                member.change(GROUP, &Change::Join);
+                member.change(GROUP, &Change::Leave);
+            }
+        });
+        let stopping = Stop(&stop);
+        // What a container may do at once is used up.
+        wait_until("changes are delayed", PATIENCE, || {
+            counters(&lab, &container)["changes_delayed"].as_u64()
+        });
+        thread::sleep(Duration::from_secs(1));
+        let capture = lab.capture();
+        let share = share_of_processor(proxy);
+        let packets = capture.finish().len() as f64 / WINDOW.as_secs_f64();
+        println!("{:.1} % of a processor, {packets:.0} IGMP packets a second", share * 100.0);
+        assert!(share < SHARE, "{share}");
+        assert!(packets < 60.0, "{packets}");
+        drop(stopping);
+    });
+    // The newest state of every group is carried out.
+    other.change(LAST, &Change::Join);
+    wait_until("the last join is carried out", PATIENCE, || {
+        (lab.host_joins() == [LAST].into()).then_some(())
+    });
+    member.change(GROUP, &Change::Join);
+    wait_until("the group is joined", PATIENCE, || {
+        (lab.host_joins() == [GROUP, LAST].into()).then_some(())
+    });
+    let log = log(&lab, &container);
+    if !log.is_empty() {
+        assert!(log.contains("joins and leaves so often that changes are delayed"), "{log}");
+    }
+}
+
+#[test]
+fn a_storm_of_queries_from_the_lan_costs_little_and_joins_go_on() {
+    const RATE: u32 = 20_000;
+    let lab = Lab::new(3);
+    let container = attached(&lab, "c", 11);
+    let proxy = lab.proxy_pid(&container);
+    let station = lab.net("src").run(|| {
+        let raw = Socket::new(Domain::IPV4, Type::RAW, Some(Protocol::from(2))).expect("raw");
+        raw.set_multicast_ttl_v4(1).expect("ttl");
+        raw.set_multicast_if_v4(&lab::SOURCES[0]).expect("interface");
+        raw
+    });
+    let station = station.expect("entered");
+    let stop = AtomicBool::new(false);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            let begun = Instant::now();
+            for n in 0u32.. {
+                if stop.load(Ordering::Relaxed) {
+                    break;
+                }
+                if n.is_multiple_of(RATE / 1000) {
+                    let due = begun + Duration::from_millis((n / (RATE / 1000)).into());
+                    thread::sleep(due.saturating_duration_since(Instant::now()));
+                }
+                let [_, _, high, low] = n.to_be_bytes();
+                let group = Ipv4Addr::new(239, 9, high, low);
+                let query = Query { group: Some(group), ..Query::general(Duration::from_secs(1)) };
+                let message = Message::Query(query);
+                let to = SocketAddrV4::new(Ipv4Addr::new(224, 0, 0, 1), 0);
+                for payload in message.emit(1500) {
+                    station.send_to(&payload, &to.into()).expect("sent");
+                }
+            }
+        });
+        let stopping = Stop(&stop);
+        wait_until("the storm arrives", PATIENCE, || {
+            counters(&lab, &container)["lan_queries"].as_u64().filter(|n| *n > 100)
+        });
+        thread::sleep(Duration::from_millis(200));
+        let before = counters(&lab, &container)["lan_queries"].as_u64().expect("counted");
+        let share = share_of_processor(proxy);
+        let read = counters(&lab, &container)["lan_queries"].as_u64().expect("counted") - before;
+        println!("{:.1} % of a processor, {read} queries were read", share * 100.0);
+        assert!(share < SHARE, "{share}");
+        assert!(read < 1000, "{read}");
+        let member = container.member();
+        member.change(GROUP, &Change::Join);
+        wait_until("the host joins", PATIENCE, || lab.host_joins().contains(&GROUP).then_some(()));
+        drop(stopping);
+    });
+    let before = counters(&lab, &container)["lan_queries"].as_u64();
+    wait_until("queries are read again", PATIENCE, || {
+        lab.query();
+        (counters(&lab, &container)["lan_queries"].as_u64() > before).then_some(())
+    });
+}
+
+#[test]
+fn a_client_waits_without_cost_while_the_proxy_has_no_descriptor_for_it() {
+    let lab = Lab::new(3);
+    let container = attached(&lab, "c", 11);
+    let proxy = lab.proxy_pid(&container);
+    let limit = |descriptors: u64| {
+        let limits = libc::rlimit { rlim_cur: descriptors, rlim_max: 1024 };
+        let none = std::ptr::null_mut();
+        // SAFETY: the kernel reads one structure, and writes none.
+        let result = unsafe { libc::prlimit(proxy, libc::RLIMIT_NOFILE, &raw const limits, none) };
+        assert_eq!(result, 0);
+    };
+    let open = fs::read_dir(format!("/proc/{proxy}/fd")).expect("descriptors").count();
+    let directory = lab.state_dir().join("containers").join(&container.id);
+    limit(open as u64);
+    let directory = fs::File::open(directory).expect("directory");
+    let path = format!("/proc/self/fd/{}/control.sock", directory.as_raw_fd());
+    let mut client = UnixStream::connect(path).expect("connected");
+    client.write_all(b"status\n").expect("request");
+    let share = share_of_processor(proxy);
+    println!("{:.1} % of a processor", share * 100.0);
+    assert!(share < 0.02, "{share}");
+    limit(1024);
+    let mut answer = String::new();
+    client.set_read_timeout(Some(PATIENCE)).expect("timeout");
+    client.read_to_string(&mut answer).expect("answer");
+    assert!(answer.contains(&container.id), "{answer}");
+}
