@@ -23,7 +23,7 @@ const LAST: Ipv4Addr = Ipv4Addr::new(239, 7, 1, 2);
 /// Time over which processor time and packets are measured.
 const WINDOW: Duration = Duration::from_secs(2);
 /// The most of a processor that a proxy may use meanwhile.
-const SHARE: f64 = 0.15;
+const SHARE: f64 = 0.05;
 
 /// Stops what a thread does when it is dropped.
 struct Stop<'s>(&'s AtomicBool);
@@ -67,15 +67,18 @@ fn a_container_that_flaps_costs_its_host_and_the_lan_little_and_its_last_state_c
             }
         });
         let stopping = Stop(&stop);
-        // What a container may do at once is used up.
-        wait_until("changes are delayed", PATIENCE, || {
-            counters(&lab, &container)["changes_delayed"].as_u64()
-        });
-        thread::sleep(Duration::from_secs(1));
+        // What a container may do at once is used up by then.
+        let (begun, before) = (Instant::now(), processor_time(proxy));
+        thread::sleep(Duration::from_secs(3));
+        let first = (processor_time(proxy) - before).as_secs_f64() / begun.elapsed().as_secs_f64();
         let capture = lab.capture();
         let share = share_of_processor(proxy);
         let packets = capture.finish().len() as f64 / WINDOW.as_secs_f64();
-        println!("{:.1} % of a processor, {packets:.0} IGMP packets a second", share * 100.0);
+        println!(
+            "{:.1} % of a processor at first, then {:.1} % and {packets:.0} IGMP packets a second",
+            first * 100.0,
+            share * 100.0
+        );
         assert!(share < SHARE, "{share}");
         assert!(packets < 60.0, "{packets}");
         drop(stopping);
@@ -99,6 +102,8 @@ fn a_container_that_flaps_costs_its_host_and_the_lan_little_and_its_last_state_c
 fn a_storm_of_queries_from_the_lan_costs_little_and_joins_go_on() {
     const RATE: u32 = 20_000;
     let lab = Lab::new(3);
+    // So that the switch lets the station's queries through.
+    lab.flood();
     let container = attached(&lab, "c", 11);
     let proxy = lab.proxy_pid(&container);
     let station = lab.net("src").run(|| {
@@ -156,28 +161,35 @@ fn a_storm_of_queries_from_the_lan_costs_little_and_joins_go_on() {
 #[test]
 fn a_client_waits_without_cost_while_the_proxy_has_no_descriptor_for_it() {
     let lab = Lab::new(3);
-    let container = attached(&lab, "c", 11);
-    let proxy = lab.proxy_pid(&container);
-    let limit = |descriptors: u64| {
-        let limits = libc::rlimit { rlim_cur: descriptors, rlim_max: 1024 };
-        let none = std::ptr::null_mut();
-        // SAFETY: the kernel reads one structure, and writes none.
-        let result = unsafe { libc::prlimit(proxy, libc::RLIMIT_NOFILE, &raw const limits, none) };
-        assert_eq!(result, 0);
-    };
-    let open = fs::read_dir(format!("/proc/{proxy}/fd")).expect("descriptors").count();
-    let directory = lab.state_dir().join("containers").join(&container.id);
-    limit(open as u64);
+    let descriptors = |pid: i32| fs::read_dir(format!("/proc/{pid}/fd")).expect("it runs").count();
+    let first = attached(&lab, "c1", 11);
+    let limit = descriptors(lab.proxy_pid(&first)) + 2;
+    // The second proxy inherits a limit that a few clients use up.
+    let name = lab.name("c2");
+    let mut command = lab.enter("host", "sh");
+    let script = format!("ulimit -n {limit}; exec \"$@\"");
+    command.args(["-c", &script, "sh"]).arg(lab.program("mcrun"));
+    command.args(["run", "-d", "--name", &name, "--mcast", "parent=lan0,ip=10.99.0.12/24"]);
+    command.arg("--rootfs").arg(lab.rootfs()).args(["sleep", "1000"]);
+    let second = lab.started("c2", &lab::output(&mut command));
+    let proxy = lab.proxy_pid(&second);
+    let directory = lab.state_dir().join("containers").join(&second.id);
     let directory = fs::File::open(directory).expect("directory");
-    let path = format!("/proc/self/fd/{}/control.sock", directory.as_raw_fd());
-    let mut client = UnixStream::connect(path).expect("connected");
+    let connect = || {
+        let path = format!("/proc/self/fd/{}/control.sock", directory.as_raw_fd());
+        UnixStream::connect(path).expect("connected")
+    };
+    // The proxy closes clients that say nothing after some seconds.
+    let _idle: Vec<_> = (0..8).map(|_| connect()).collect();
+    let mut client = connect();
     client.write_all(b"status\n").expect("request");
     let share = share_of_processor(proxy);
-    println!("{:.1} % of a processor", share * 100.0);
+    println!("{:.1} % of a processor, {} descriptors", share * 100.0, descriptors(proxy));
+    // Two sockets of its start may have been closed meanwhile.
+    assert!(descriptors(proxy) >= limit - 2);
     assert!(share < 0.02, "{share}");
-    limit(1024);
     let mut answer = String::new();
     client.set_read_timeout(Some(PATIENCE)).expect("timeout");
     client.read_to_string(&mut answer).expect("answer");
-    assert!(answer.contains(&container.id), "{answer}");
+    assert!(answer.contains(&second.id), "{answer}");
 }

@@ -4,6 +4,7 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::Command;
 
 use mcrun::sys::process::ProcessRef;
@@ -95,7 +96,8 @@ fn proxies_have_users_of_the_range_and_the_next_container_is_refused_when_all_ar
     let first = 1_800_000_000 + std::process::id() % 100_000 * 10;
     lab.configure(&format!("[proxy]\nuids = \"{first}-{}\"\n", first + 1));
     let container = attached(&lab, "c1", 11);
-    let before = user(lab.proxy_pid(&container)).0;
+    let first_proxy = lab.proxy_pid(&container);
+    let before = user(first_proxy).0;
     assert!((first..=first + 1).contains(&before), "{before}");
     assert_eq!(record(&lab, &container)["proxy_user"], before);
     let directory = lab.state_dir().join("containers").join(&container.id);
@@ -113,13 +115,22 @@ fn proxies_have_users_of_the_range_and_the_next_container_is_refused_when_all_ar
     assert!((first..=first + 1).contains(&after), "{after}");
     assert_eq!((owner(), &record(&lab, &container)["proxy_user"]), (after, &json!(after)));
 
+    // An id is free when the kernel knows no process of it any more, not even a zombie.
+    let wait_gone = |pid: i32| {
+        let process = format!("/proc/{pid}");
+        let gone = || (!Path::new(&process).exists()).then_some(());
+        wait_until("the proxy is gone", PATIENCE, gone);
+    };
+    wait_gone(first_proxy);
     let second = attached(&lab, "c2", 12);
     let refused = lab.try_start("c3", &["parent=lan0,ip=10.99.0.13/24"], &[]);
     let message = String::from_utf8_lossy(&refused.stderr).into_owned();
     let expected = format!("no user id is free for the proxy in {first}-{}", first + 1);
     assert!(!refused.status.success() && message.contains(&expected), "{message}");
     // A proxy that has ended has no user any more.
+    let second_proxy = lab.proxy_pid(&second);
     lab.delete(&second);
+    wait_gone(second_proxy);
     attached(&lab, "c4", 14);
 }
 
@@ -131,7 +142,9 @@ fn a_proxy_that_keeps_the_lock_of_its_directory_holds_nobody_up() {
     let directory = lab.state_dir().join("containers").join(&container.id);
     let proxy = lab.proxy_pid(&container);
     // In the place of the proxy stands a process that holds the lock.
-    let holder = Background::start(Command::new("flock").arg(&directory).args(["sleep", "1000"]));
+    let holder = Background::start(
+        Command::new("flock").arg("--no-fork").arg(&directory).args(["sleep", "1000"]),
+    );
     wait_until("the lock is held", PATIENCE, || {
         let probe = output(Command::new("flock").arg("--nonblock").arg(&directory).arg("true"));
         (!probe.status.success()).then_some(())

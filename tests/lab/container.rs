@@ -191,7 +191,7 @@ impl Lab {
     }
 
     /// The container that `mcrun run -d` has started.
-    fn started(&self, name: &str, output: &Output) -> Container {
+    pub fn started(&self, name: &str, output: &Output) -> Container {
         assert!(
             output.status.success(),
             "mcrun run: {}\n{}",

@@ -29,6 +29,8 @@ const NOTIFICATION_BURST: u32 = 4096;
 const NOTIFICATION_INTERVAL: Duration = Duration::from_millis(10);
 /// Time for which the container's reports are awaited instead, after too many.
 const SUSPENSION: Duration = Duration::from_secs(1);
+/// After so long without a suspension people are told of the next one.
+const NOTICE_SPACING: Duration = Duration::from_secs(60);
 
 /// How many notifications of joins and leaves the proxy handles. A notification costs more than a
 /// report, which tells of all changes since the last one. A container that joins and leaves without
@@ -37,12 +39,14 @@ pub(super) struct NotificationPace {
     bucket: TokenBucket,
     /// Notifications are not received until then.
     suspended_until: Option<Instant>,
+    /// When people were told last, or would have been.
+    noticed: Option<Instant>,
 }
 
 impl NotificationPace {
     pub(super) fn new(now: Instant) -> Self {
         let bucket = TokenBucket::new(NOTIFICATION_BURST, NOTIFICATION_INTERVAL, now);
-        NotificationPace { bucket, suspended_until: None }
+        NotificationPace { bucket, suspended_until: None, noticed: None }
     }
 
     /// When to call [`EventLoop::resume_notifications`].
@@ -95,7 +99,7 @@ impl EventLoop {
     /// Receives the notifications that are queued, and carries out what they tell.
     pub(super) fn handle_notifications(&mut self, now: Instant, log: &mut Log) {
         if !self.notification_pace.bucket.is_ready(now) {
-            self.suspend_notifications(now);
+            self.suspend_notifications(now, log);
         }
         let mut changes = MembershipChanges::default();
         // One datagram first: a single join does not wait until the queue is known to be empty.
@@ -129,7 +133,7 @@ impl EventLoop {
 
     /// Stops to receive joins and leaves: the container's reports tell of them, some timer ticks
     /// later.
-    fn suspend_notifications(&mut self, now: Instant) {
+    fn suspend_notifications(&mut self, now: Instant, log: &mut Log) {
         let monitor = &self.container.link_monitor;
         if self.notification_pace.suspended_until.is_none()
             && monitor.reports_memberships()
@@ -137,6 +141,13 @@ impl EventLoop {
         {
             self.notification_pace.suspended_until = Some(now + SUSPENSION);
             self.interfaces.iter_mut().for_each(|i| i.set_notifies_leaves(false));
+            let last = self.notification_pace.noticed.replace(now);
+            if last.is_none_or(|at| now >= at + NOTICE_SPACING)
+                && let Some(interface) = self.interfaces.first()
+            {
+                let interface = interface.task.name.clone();
+                log.notice(now, Notice::ChangesDelayed { interface });
+            }
         }
     }
 
