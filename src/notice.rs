@@ -159,6 +159,29 @@ pub enum Notice {
         /// Interface of the host.
         upstream: String,
     },
+    /// The upstream interface does not exist any more. What was joined there is joined again when an
+    /// interface of its name comes.
+    UpstreamGone {
+        /// Interface of the host.
+        upstream: String,
+    },
+    /// An interface of the upstream's name is there, and the proxy cannot use it.
+    UpstreamNotFollowed {
+        /// Interface of the host.
+        upstream: String,
+        /// Error of the system call.
+        error: String,
+    },
+    /// The upstream interface is there again, and its groups are joined.
+    UpstreamBack {
+        /// Interface of the host.
+        upstream: String,
+    },
+    /// The container has no interface of the name that is to be served, yet or any more.
+    InterfaceAwaited {
+        /// Interface in the container.
+        interface: String,
+    },
     /// IGMP is not intercepted: the proxy is degraded.
     IgmpNotIntercepted {
         /// What the kernel answered to the nf_tables rules.
@@ -241,6 +264,10 @@ impl Notice {
             Notice::NoQuerier { .. } => "no-querier",
             Notice::QuerierWithoutSourceLists { .. } => "querier-without-source-lists",
             Notice::UpstreamWithoutAddress { .. } => "upstream-without-address",
+            Notice::UpstreamGone { .. } => "upstream-gone",
+            Notice::UpstreamNotFollowed { .. } => "upstream-not-followed",
+            Notice::UpstreamBack { .. } => "upstream-back",
+            Notice::InterfaceAwaited { .. } => "interface-awaited",
             Notice::IgmpNotIntercepted { .. } => "igmp-not-intercepted",
             Notice::FramesNotIntercepted { .. } => "frames-not-intercepted",
             Notice::InterfaceServed { .. } => "interface-served",
@@ -274,11 +301,15 @@ impl Notice {
             | Notice::NoQuerier { .. }
             | Notice::QuerierWithoutSourceLists { .. }
             | Notice::UpstreamWithoutAddress { .. }
+            | Notice::UpstreamGone { .. }
+            | Notice::UpstreamNotFollowed { .. }
+            | Notice::InterfaceAwaited { .. }
             | Notice::IgmpNotIntercepted { .. }
             | Notice::FramesNotIntercepted { .. }
             | Notice::LogLinesSuppressed { .. }
             | Notice::StateNotRemoved { .. } => Severity::Warning,
-            Notice::InterfaceServed { .. }
+            Notice::UpstreamBack { .. }
+            | Notice::InterfaceServed { .. }
             | Notice::InterfaceObserved { .. }
             | Notice::InterfaceGone { .. }
             | Notice::NoLandlock {}
@@ -373,6 +404,21 @@ impl fmt::Display for Notice {
                 "{upstream} has no IPv4 address: the host's IGMP reports come from 0.0.0.0, which \
                  some switches ignore; give {upstream} an address of any kind"
             ),
+            Notice::UpstreamGone { upstream } => write!(
+                f,
+                "{upstream} is gone: nothing is joined or relayed until an interface of this name \
+                 comes"
+            ),
+            Notice::UpstreamNotFollowed { upstream, error } => write!(
+                f,
+                "{upstream} has come again, and this proxy cannot use it ({error}): run mcrun reload"
+            ),
+            Notice::UpstreamBack { upstream } => {
+                write!(f, "{upstream} has come again, and its groups are joined")
+            }
+            Notice::InterfaceAwaited { interface } => {
+                write!(f, "the container has no interface {interface}; it is served when it comes")
+            }
             Notice::IgmpNotIntercepted { error } => write!(
                 f,
                 "IGMP is not intercepted, the container speaks it natively: this kernel does not \

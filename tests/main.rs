@@ -39,6 +39,7 @@ mod proxy;
 
 mod relay;
 mod relay_limits;
+mod relay_parent;
 mod restart_policy;
 mod rogue;
 mod run;

@@ -106,7 +106,7 @@ pub(super) struct ProxySummary {
     /// Its process id; absent when there is none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) pid: Option<i32>,
-    /// `running`, `degraded`, `silent` (it does not answer), `dead`, or `off` (none asked for).
+    /// `running`, `waiting`, `degraded`, `silent` (it does not answer), `dead`, or `off` (none asked for).
     pub(super) state: &'static str,
 }
 
@@ -168,7 +168,7 @@ impl Container {
 
     /// What its proxy says of an interface that it serves, and so hears the LAN's querier on.
     pub(super) fn listening(&self, interface: &str) -> Option<&InterfaceStatus> {
-        let status = self.status.as_ref().filter(|s| s.state == ProxyState::Running)?;
+        let status = self.status.as_ref().filter(|s| s.state != ProxyState::Degraded)?;
         let served =
             |i: &AttachedInterface| i.name == interface && i.attachment.igmp == IgmpMode::Proxy;
         self.record.interfaces.iter().find(|i| served(i))?;
@@ -190,6 +190,7 @@ impl Container {
         let state = match (&self.status, self.record.proxy) {
             (Some(status), _) => match status.state {
                 ProxyState::Running => "running",
+                ProxyState::Waiting => "waiting",
                 ProxyState::Degraded => "degraded",
             },
             (None, Some(proxy)) if proxy.is_alive() => "silent",

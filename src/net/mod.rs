@@ -3,6 +3,7 @@
 pub mod arp_announcement;
 pub mod devconf;
 pub mod link_monitor;
+pub(crate) mod link_watch;
 pub mod messages;
 pub mod netlink;
 pub mod netns;

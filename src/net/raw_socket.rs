@@ -1,8 +1,11 @@
-//! Raw IPv4 sockets that only send.
+//! Raw IPv4 sockets that only send, and some that will receive later.
 
 use std::io;
+use std::net::{Ipv4Addr, SocketAddrV4};
 
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockFilter, Socket, Type};
+
+use crate::sys::sockopt;
 
 /// Opens a non-blocking socket for whole IPv4 packets, in the caller's namespace. Multicast that it
 /// sends is looped back to the namespace.
@@ -20,4 +23,41 @@ pub(crate) fn raw_ipv4_sender() -> io::Result<Socket> {
     socket.set_nonblocking(true)?;
     socket.set_recv_buffer_size(0)?;
     Ok(socket)
+}
+
+/// `SO_LOCK_FILTER` keeps a socket's filter as it is.
+const LOCKED: i32 = 1;
+/// A loopback address that nobody sends to. A socket that is bound to it receives nothing, and costs
+/// the kernel nothing for each packet.
+const NOBODY: Ipv4Addr = Ipv4Addr::new(127, 255, 255, 254);
+
+/// A raw socket that receives nothing yet. It can be turned to an interface once, without
+/// privileges, and never receives more than its filter lets through.
+#[derive(Debug)]
+pub(crate) struct SpareReceiver(Socket);
+
+impl SpareReceiver {
+    /// Opens one in the caller's namespace.
+    ///
+    /// # Errors
+    /// `EPERM` without CAP_NET_RAW.
+    pub(crate) fn open(protocol: i32, filter: &[SockFilter], buffer: usize) -> io::Result<Self> {
+        let socket = Socket::new(Domain::IPV4, Type::RAW, Some(Protocol::from(protocol)))?;
+        socket.attach_filter(filter)?;
+        sockopt::set_int(&socket, libc::SOL_SOCKET, libc::SO_LOCK_FILTER, LOCKED)?;
+        socket.bind(&SocketAddrV4::new(NOBODY, 0).into())?;
+        sockopt::grow_receive_buffer(&socket, buffer)?;
+        socket.set_nonblocking(true)?;
+        Ok(SpareReceiver(socket))
+    }
+
+    /// Receives from the interface of this name from now on.
+    ///
+    /// # Errors
+    /// `ENODEV` when there is no such interface; `EPERM` before Linux 5.7.
+    pub(crate) fn turn_to(self, name: &str) -> io::Result<Socket> {
+        self.0.bind_device(Some(name.as_bytes()))?;
+        self.0.bind(&SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 0).into())?;
+        Ok(self.0)
+    }
 }

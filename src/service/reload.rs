@@ -72,6 +72,7 @@ fn reload_one(
         return Ok(false);
     };
     let mut outdated = attached.proxy.is_some_and(|proxy| is_outdated(proxy, installed));
+    outdated |= find_upstreams(&mut attached);
     outdated |= apply_limits(&mut attached, admin)?;
     if !outdated {
         return Ok(false);
@@ -89,6 +90,21 @@ fn is_outdated(proxy: ProcessRef, installed: Option<ProgramFile>) -> bool {
     let running = ProgramFile::of_process(proxy.pid);
     // A proxy whose program cannot be told is left alone.
     matches!((running, installed), (Ok(running), Some(installed)) if running != installed)
+}
+
+/// Looks the upstream interfaces up again. One that was made anew has another index, and the proxy
+/// depends on the one that has gone. Returns whether there is any; one that does not exist now
+/// changes nothing.
+fn find_upstreams(attached: &mut Attached) -> bool {
+    let mut changed = false;
+    for interface in &mut attached.interfaces {
+        let name = interface.attachment.upstream().as_str();
+        if let Ok(index) = nix::net::if_::if_nametoindex(name) {
+            changed |= index != interface.upstream_index;
+            interface.upstream_index = index;
+        }
+    }
+    changed && attached.proxy.is_some()
 }
 
 /// Puts the administrator's limits into the record; returns whether any has changed.

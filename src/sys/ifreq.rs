@@ -53,6 +53,31 @@ pub fn networks(socket: impl AsFd, name: &str) -> io::Result<Vec<Ipv4Net>> {
     Ok(networks)
 }
 
+/// Index of an interface.
+///
+/// # Errors
+/// As ioctl(2): `ENODEV` when there is no such interface.
+pub fn index(socket: impl AsFd, name: &str) -> io::Result<u32> {
+    let request = ask(socket, libc::SIOCGIFINDEX as _, name)?;
+    // SAFETY: the kernel has filled in a number.
+    let index = unsafe { request.ifr_ifru.ifru_ifindex };
+    u32::try_from(index).map_err(io::Error::other)
+}
+
+/// Name of the interface of an index.
+///
+/// # Errors
+/// As ioctl(2): `ENODEV` when there is no such interface.
+pub fn name(socket: impl AsFd, index: u32) -> io::Result<String> {
+    // SAFETY: a plain C structure, for which all zero is a value.
+    let mut request: libc::ifreq = unsafe { MaybeUninit::zeroed().assume_init() };
+    request.ifr_ifru.ifru_ifindex = index.cast_signed();
+    ioctl(socket, libc::SIOCGIFNAME as _, &mut request)?;
+    let name: Vec<u8> = request.ifr_name.iter().map(|byte| byte.cast_unsigned()).collect();
+    let end = name.iter().position(|byte| *byte == 0).unwrap_or(name.len());
+    Ok(String::from_utf8_lossy(&name[..end]).into_owned())
+}
+
 /// MTU of an interface in bytes.
 ///
 /// # Errors
@@ -139,6 +164,9 @@ mod tests {
         let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         assert_eq!(address(&socket, "lo").unwrap(), Some(Ipv4Addr::LOCALHOST));
         assert!(mtu(&socket, "lo").unwrap() >= 1500);
+        assert_eq!(index(&socket, "lo").unwrap(), 1);
+        assert_eq!(name(&socket, 1).unwrap(), "lo");
+        assert_eq!(name(&socket, 0x7fff_fff0).unwrap_err().raw_os_error(), Some(libc::ENODEV));
         assert_eq!(networks(&socket, "lo").unwrap(), ["127.0.0.1/8".parse().unwrap()]);
         assert_eq!(networks(&socket, "l").unwrap(), []);
         assert!(addresses(&socket).unwrap().contains(&Ipv4Addr::LOCALHOST));

@@ -88,6 +88,8 @@ mod notices_and_warnings {
 pub enum ProxyState {
     /// All interfaces are served as asked for.
     Running,
+    /// An interface is missing, in the container or on the host. It is served when it comes.
+    Waiting,
     /// IGMP cannot be intercepted. The container's kernel sends its own IGMP; the proxy only
     /// observes.
     Degraded,

@@ -22,6 +22,8 @@ pub(super) enum EventSource {
     QuerySocket(u32),
     /// The client of the control socket with this id.
     Client(u32),
+    /// The link watch of the upstream at this position.
+    UpstreamLink(u32),
     /// A socket of a relay.
     Relay {
         /// Position of the interface.
@@ -51,6 +53,7 @@ impl EventSource {
             EventSource::ControlListener => (3, 0),
             EventSource::QuerySocket(position) => (4, position.into()),
             EventSource::Client(id) => (5, id.into()),
+            EventSource::UpstreamLink(position) => (7, position.into()),
             EventSource::Relay { interface, socket } => {
                 let socket = match socket {
                     RelaySocket::Receiver => 0,
@@ -82,6 +85,7 @@ impl EventSource {
                     socket => RelaySocket::Answers(u16::try_from(socket ^ ANSWERS).ok()?),
                 },
             },
+            7 => EventSource::UpstreamLink(u32::try_from(number).ok()?),
             _ => return None,
         })
     }
@@ -101,6 +105,7 @@ mod tests {
             EventSource::ControlListener,
             EventSource::QuerySocket(0),
             EventSource::QuerySocket(63),
+            EventSource::UpstreamLink(3),
             EventSource::Client(0),
             EventSource::Client(u32::MAX),
             relay(RelaySocket::Receiver),
@@ -111,7 +116,7 @@ mod tests {
         ] {
             assert_eq!(EventSource::from_data(source.to_data()), Some(source));
         }
-        for unknown in [7 << KIND_SHIFT, u64::MAX, 6 << KIND_SHIFT | 2, 5 << KIND_SHIFT | 1 << 32] {
+        for unknown in [8 << KIND_SHIFT, u64::MAX, 6 << KIND_SHIFT | 2, 5 << KIND_SHIFT | 1 << 32] {
             assert_eq!(EventSource::from_data(unknown), None, "{unknown:#x}");
         }
     }

@@ -15,7 +15,7 @@ use crate::proxy::container::injection::QueryInjector;
 use crate::proxy::container::receive_filter::{ReceiveFilter, ReceiveFilterSocket};
 use crate::proxy::event_loop::proxied::{Proxied, inject_query, new_router};
 use crate::proxy::event_loop::upstreams::Upstreams;
-use crate::proxy::lan::joins::JoinSockets;
+use crate::proxy::lan::joins::{JoinSockets, LimitFiles};
 use crate::proxy::process::log::Log;
 use crate::proxy::relay::{ContainerSockets, HostSockets, Relay, RelayHandover};
 
@@ -179,6 +179,11 @@ impl Interface {
         }
     }
 
+    /// Whether the interface is relayed to and does not exist.
+    pub(super) fn is_missing(&self) -> bool {
+        self.task.relay.is_some() && self.is_proxied() && self.task.index == 0
+    }
+
     /// Whether all addresses of the interface have been announced.
     pub(super) fn is_announced(&self) -> bool {
         self.task.announce.is_empty()
@@ -306,6 +311,19 @@ impl Interface {
         router.handle_membership(now, group, filter);
         self.has_changed = true;
         self.process_router_output(now, upstreams, log);
+    }
+
+    /// Joins all groups again, on the upstream interface of this index. The sockets of the last one
+    /// hold nothing any more. A join that fails shows in the status, and is tried again.
+    pub(super) fn rejoin(&mut self, now: Instant, upstream: u32, limits: &LimitFiles) {
+        self.task.upstream_index = upstream;
+        self.has_changed = true;
+        let Mode::Proxied(proxied) = &mut self.mode else { return };
+        let Proxied { router, joins, .. } = &mut **proxied;
+        *joins = JoinSockets::new(upstream);
+        for view in router.groups().filter(|view| !view.upstream.is_none()) {
+            let _ = joins.set_filter(now, view.group, view.upstream, limits);
+        }
     }
 
     /// Opens a spare socket for the next join, if there is none. Call it when nothing else is

@@ -14,6 +14,7 @@ mod proxied;
 mod relaying;
 mod resources;
 mod status;
+mod upstream_changes;
 mod upstreams;
 
 use std::io;
@@ -217,6 +218,9 @@ impl EventLoop {
         watch(epoll, &container.link_monitor, EventSource::LinkMonitor)?;
         for (position, upstream) in (0..).zip(&upstreams.list) {
             watch(epoll, &upstream.query_socket, EventSource::QuerySocket(position))?;
+            if let Some(link_watch) = &upstream.link_watch {
+                watch(epoll, link_watch, EventSource::UpstreamLink(position))?;
+            }
         }
         if let Some(Interception { nflog: Some(nflog), .. }) = interception {
             watch(epoll, nflog, EventSource::Nflog)?;
@@ -255,6 +259,9 @@ impl EventLoop {
                     Some(EventSource::ControlListener) => self.accept_client(now, log),
                     Some(EventSource::QuerySocket(position)) => {
                         self.receive_queries(now, position, log);
+                    }
+                    Some(EventSource::UpstreamLink(position)) => {
+                        self.handle_upstream_change(now, position, log);
                     }
                     Some(EventSource::Client(id)) => self.serve_client(now, id, log),
                     Some(EventSource::Relay { interface, socket }) => {

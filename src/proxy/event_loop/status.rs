@@ -24,8 +24,12 @@ impl EventLoop {
     /// The status of the proxy.
     pub(super) fn status(&mut self, now: Instant) -> ProxyStatus {
         let is_degraded = self.interfaces.iter().any(Interface::is_degraded);
+        let is_waiting = self.interfaces.iter().any(Interface::is_missing)
+            || self.upstreams.list.iter().any(|upstream| upstream.problem.is_some());
         let mut notices = self.start_notices.clone();
         notices.extend(self.interfaces.iter().filter_map(|i| i.querier_notice(now)));
+        notices.extend(self.upstreams.list.iter().filter_map(|u| u.problem.clone()));
+        notices.extend(self.interfaces.iter().filter_map(Interface::missing_notice));
         let memberships = if self.interfaces.iter().all(Interface::is_proxied) {
             KernelMemberships::new()
         } else {
@@ -36,7 +40,11 @@ impl EventLoop {
             container: self.container.id.clone(),
             version: Some(env!("CARGO_PKG_VERSION").to_owned()),
             pid: std::process::id().cast_signed(),
-            state: if is_degraded { ProxyState::Degraded } else { ProxyState::Running },
+            state: match (is_degraded, is_waiting) {
+                (true, _) => ProxyState::Degraded,
+                (false, true) => ProxyState::Waiting,
+                (false, false) => ProxyState::Running,
+            },
             notices,
             interfaces: interfaces.map(|interface| interface.status(now, &memberships)).collect(),
         }
@@ -44,6 +52,12 @@ impl EventLoop {
 }
 
 impl Interface {
+    /// A notice when the interface is relayed to and does not exist.
+    fn missing_notice(&self) -> Option<Notice> {
+        let interface = self.task.name.clone();
+        self.is_missing().then_some(Notice::InterfaceAwaited { interface })
+    }
+
     /// What is wrong with the querier of the interface's LAN now.
     fn querier_notice(&self, now: Instant) -> Option<Notice> {
         let Mode::Proxied(proxied) = &self.mode else { return None };

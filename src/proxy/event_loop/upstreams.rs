@@ -3,6 +3,8 @@
 use std::time::{Duration, Instant};
 
 use crate::igmp::wire::Query;
+use crate::net::link_watch::LinkWatch;
+use crate::notice::Notice;
 use crate::primitives::token_bucket::TokenBucket;
 use crate::proxy::event_loop::pause::Pause;
 use crate::proxy::lan::early_report::EarlyReporter;
@@ -20,6 +22,11 @@ pub(crate) struct Upstream {
     pub(crate) query_socket: QuerySocket,
     /// Sends early reports; `None` where the kernel does not notify of joins.
     pub(crate) reporter: Option<EarlyReporter>,
+    /// Tells when the interface has changed; `None` where nothing that depends on it can be made
+    /// again.
+    pub(crate) link_watch: Option<LinkWatch>,
+    /// Why nothing is joined there now; `None`: nothing is wrong.
+    pub(super) problem: Option<Notice>,
     /// Any station of the LAN can send queries, and every proxy of the host reads them.
     queries: TokenBucket,
     /// While too many arrive, the socket is not watched, and the kernel drops what does not fit.
@@ -31,10 +38,12 @@ impl Upstream {
     pub(crate) fn new(
         query_socket: QuerySocket,
         reporter: Option<EarlyReporter>,
+        link_watch: Option<LinkWatch>,
         now: Instant,
     ) -> Self {
         let queries = TokenBucket::new(QUERY_BURST, QUERY_INTERVAL, now);
-        Upstream { query_socket, reporter, queries, query_pause: Pause::default() }
+        let query_pause = Pause::default();
+        Upstream { query_socket, reporter, link_watch, problem: None, queries, query_pause }
     }
 
     /// Whether one more query may be read.

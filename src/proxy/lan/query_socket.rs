@@ -9,6 +9,7 @@ use socket2::{Domain, Protocol, SockFilter, Socket, Type};
 use crate::igmp::wire;
 use crate::igmp::wire::{Ipv4Packet, Message, Query};
 use crate::net::nfnetlink::receive;
+use crate::net::raw_socket::SpareReceiver;
 use crate::sys::{ifreq, sockopt};
 
 /// Room for a burst of group-specific queries.
@@ -26,6 +27,8 @@ pub(crate) struct QuerySocket {
     name: String,
     /// Index of the interface.
     pub(crate) index: u32,
+    /// For an interface of the same name that comes after this one has gone.
+    spares: Vec<SpareReceiver>,
 }
 
 impl QuerySocket {
@@ -41,7 +44,38 @@ impl QuerySocket {
         socket.bind_device(Some(name.as_bytes()))?;
         sockopt::grow_receive_buffer(&socket, RECEIVE_BUFFER)?;
         socket.set_nonblocking(true)?;
-        Ok(QuerySocket { socket, name: name.to_owned(), index })
+        Ok(QuerySocket { socket, name: name.to_owned(), index, spares: Vec::new() })
+    }
+
+    /// Prepares it for so many returns of an interface.
+    ///
+    /// # Errors
+    /// `EPERM` without CAP_NET_RAW.
+    pub(crate) fn prepare_returns(&mut self, count: usize) -> io::Result<()> {
+        let spare = || SpareReceiver::open(libc::IPPROTO_IGMP, &only_queries(), RECEIVE_BUFFER);
+        self.spares = std::iter::repeat_with(spare).take(count).collect::<io::Result<_>>()?;
+        Ok(())
+    }
+
+    /// Receives from the interface of this index, which has come again under the same name.
+    ///
+    /// # Errors
+    /// `ENODEV` when it has gone again; `ENOBUFS` when it has come more often than was prepared
+    /// for.
+    pub(crate) fn follow(&mut self, index: u32) -> io::Result<()> {
+        let spare = self.spares.pop().ok_or(io::Error::from_raw_os_error(libc::ENOBUFS))?;
+        self.socket = spare.turn_to(&self.name)?;
+        self.index = index;
+        Ok(())
+    }
+
+    /// The index that the interface has now, under whatever name, or that an interface of its name
+    /// has; `None` when there is neither.
+    pub(crate) fn index_now(&self) -> Option<u32> {
+        match ifreq::name(&self.socket, self.index) {
+            Ok(_) => Some(self.index),
+            Err(_) => ifreq::index(&self.socket, &self.name).ok(),
+        }
     }
 
     /// Name of the interface.

@@ -8,8 +8,8 @@ use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 
+use crate::proxy::relay::Relay;
 use crate::proxy::relay::looped_back::Fingerprint;
-use crate::proxy::relay::{Relay, socket_filter};
 
 /// The state of one relay, except its sockets. The sockets are passed beside it by SCM_RIGHTS in
 /// this order: receiver, capture, and the answer socket of each port that has one.
@@ -22,6 +22,12 @@ pub(crate) struct RelayHandover {
     pub(crate) interface: String,
     /// Name of the host's upstream interface.
     upstream: String,
+    /// Index of that interface; 0: a proxy from before this field.
+    #[serde(default)]
+    upstream_index: u32,
+    /// Whether the filter of the receiver can be set.
+    #[serde(default = "yes")]
+    is_filtered: bool,
     /// The address of the upstream interface, when ports are translated.
     host: Option<Ipv4Addr>,
     ports: Vec<HandedOverPort>,
@@ -40,6 +46,10 @@ pub(super) struct HandedOverPort {
     /// Whether routers may have forwarded what was sent from the port.
     #[serde(default)]
     pub(super) reaches_far: bool,
+}
+
+fn yes() -> bool {
+    true
 }
 
 impl RelayHandover {
@@ -62,6 +72,8 @@ impl Relay {
         let inheritance = RelayHandover {
             interface: self.interface.clone(),
             upstream: self.upstream.clone(),
+            upstream_index: self.neighbourhood.upstream,
+            is_filtered: self.host.is_filtered(),
             host: self.translation.as_ref().and_then(|translation| translation.host()),
             ports,
             looped_back: self.looped_back.outstanding(),
@@ -84,12 +96,15 @@ impl Relay {
         if from.upstream != self.upstream {
             return;
         }
-        self.host.receiver = receiver.into();
+        // A receiver of an interface that has gone receives nothing from the one of its name.
+        if [0, self.neighbourhood.upstream].contains(&from.upstream_index) {
+            self.host.take_over_receiver(receiver.into(), from.is_filtered);
+        }
         self.container.capture = capture.into();
         let groups: Vec<Ipv4Addr> = self.groups.keys().copied().collect();
         // When this fails, the predecessor's filter stays; packets of other groups are ignored
         // later.
-        let _ = self.host.receiver.attach_filter(&socket_filter::only(&groups));
+        let _ = self.host.receive_only(&groups);
         for print in from.looped_back {
             self.looped_back.remember(now, print);
         }

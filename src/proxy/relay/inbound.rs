@@ -31,7 +31,7 @@ impl Relay {
 
     /// Injects at most [`BATCH`] packets. Tells whether more may be waiting.
     pub(super) fn receive_batch(&mut self, now: Instant, batch: &mut Batch) -> bool {
-        let Ok(count) = batch.receive(&self.host.receiver) else { return false };
+        let Ok(count) = batch.receive(self.host.receiver()) else { return false };
         self.refresh_upstream(now);
         for position in 0..count {
             if let Some(length) = self.prepare_inbound(now, batch.slot(position)) {

@@ -48,7 +48,7 @@ pub use crate::proxy::relay::packet::check_relayed_packet;
 use crate::proxy::relay::port_translation::PortTranslation;
 use crate::proxy::relay::rate_limiter::RateLimiter;
 use crate::proxy::relay::send_rules::SendRules;
-pub(crate) use crate::proxy::relay::sockets::{ContainerSockets, HostSockets};
+pub(crate) use crate::proxy::relay::sockets::{ContainerSockets, HostSockets, RETURNS};
 use crate::sys::{ifreq, sockopt};
 
 /// Batches that are read from one socket before the event loop serves the other descriptors.
@@ -64,6 +64,8 @@ const LINK_FACTS_LIFETIME: Duration = Duration::from_secs(1);
 pub(crate) struct Relay {
     interface: String,
     upstream: String,
+    /// The name that the upstream interface has now.
+    upstream_now: String,
     host: HostSockets,
     container: ContainerSockets,
     rules: SendRules,
@@ -112,6 +114,7 @@ impl Relay {
         Some(Relay {
             interface: config.name.clone(),
             upstream: config.upstream.clone(),
+            upstream_now: config.upstream.clone(),
             host,
             container,
             rules: SendRules::new(config.policy.clone()),
@@ -135,7 +138,7 @@ impl Relay {
 
     /// The socket that receives packets for the container.
     pub(crate) fn receiver(&self) -> BorrowedFd<'_> {
-        self.host.receiver.as_fd()
+        self.host.receiver().as_fd()
     }
 
     /// The socket that captures what the container sends.
@@ -149,6 +152,19 @@ impl Relay {
     /// `ENODEV` when it is gone.
     pub(crate) fn set_interface(&mut self, index: u32) -> io::Result<()> {
         self.container.set_interface(index)
+    }
+
+    /// Relays by the upstream interface of this index from now on, which has come again under the same
+    /// name.
+    ///
+    /// # Errors
+    /// As [`HostSockets::follow`].
+    pub(crate) fn follow(&mut self, index: u32) -> io::Result<()> {
+        self.host.follow(&self.upstream, index)?;
+        self.neighbourhood.upstream = index;
+        self.upstream_read_at = None;
+        self.neighbourhood_read_at = None;
+        Ok(())
     }
 
     /// Sets the source filter of `group`. Call it before the group is joined upstream, and after it
@@ -167,14 +183,14 @@ impl Relay {
             self.groups.insert(group, received);
         }
         let groups: Vec<Ipv4Addr> = self.groups.keys().copied().collect();
-        self.host.receiver.attach_filter(&socket_filter::only(&groups))
+        self.host.receive_only(&groups)
     }
 
     /// Removes all groups.
     pub(crate) fn clear(&mut self) {
         self.groups.clear();
         // When this fails, packets still arrive and match no group.
-        let _ = self.host.receiver.attach_filter(&socket_filter::only(&[]));
+        let _ = self.host.receive_only(&[]);
     }
 
     /// When [`Relay::handle_timeout`] is to be called.
@@ -225,11 +241,15 @@ impl Relay {
             return;
         }
         self.upstream_read_at = Some(now);
-        if let Ok(mtu) = ifreq::mtu(&self.host.sender, &self.upstream) {
+        // It may have another name meanwhile.
+        if let Ok(name) = ifreq::name(&self.host.sender, self.neighbourhood.upstream) {
+            self.upstream_now = name;
+        }
+        if let Ok(mtu) = ifreq::mtu(&self.host.sender, &self.upstream_now) {
             self.mtu = mtu;
         }
         if let Some(translation) = &mut self.translation {
-            let host = ifreq::address(&self.host.sender, &self.upstream);
+            let host = ifreq::address(&self.host.sender, &self.upstream_now);
             translation.set_host(host.unwrap_or(None));
         }
     }
@@ -240,9 +260,9 @@ impl Relay {
             return;
         }
         self.neighbourhood_read_at = Some(now);
-        let Relay { host, container, upstream, interface, neighbourhood, .. } = self;
+        let Relay { host, container, upstream_now, interface, neighbourhood, .. } = self;
         neighbourhood.host = ifreq::addresses(&host.sender).unwrap_or_default();
-        neighbourhood.lan = ifreq::networks(&host.sender, upstream).unwrap_or_default();
+        neighbourhood.lan = ifreq::networks(&host.sender, upstream_now).unwrap_or_default();
         neighbourhood.container =
             ifreq::networks(&container.injector, interface).unwrap_or_default();
     }

@@ -70,12 +70,12 @@ impl Relay {
                     batch.queue(position, PACKET, length, group);
                 }
             }
-            let Relay { host, upstream, outbound, sent, .. } = self;
+            let Relay { host, upstream_now, outbound, sent, .. } = self;
             batch.send(&host.sender, |bytes, error| {
                 let Some(packet) = Packet::parse(bytes) else { return };
                 let group = packet.destination();
                 // It has been identified.
-                if !send_fragments(&host.sender, upstream, packet, 1, group, &error) {
+                if !send_fragments(&host.sender, upstream_now, packet, 1, group, &error) {
                     outbound.total.relayed_is_dropped();
                     if let Some(counts) = sent.get_mut(&group) {
                         counts.relayed_is_dropped();

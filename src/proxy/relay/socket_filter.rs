@@ -23,14 +23,21 @@ pub(super) fn only(groups: &[Ipv4Addr]) -> Vec<SockFilter> {
     let groups: Vec<u32> = groups.iter().map(|group| u32::from(*group)).collect();
     let mut program = vec![op(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, DESTINATION)];
     if groups.len() > MAX_GROUPS {
-        program.push(jump(libc::BPF_JGE, 0, 2, FIRST));
-        program.push(jump(libc::BPF_JGE, 1, 0, END));
-        program.push(accept());
-        program.push(reject());
-    } else {
-        search(&groups, &mut program);
+        return all();
     }
+    search(&groups, &mut program);
     program
+}
+
+/// A program that accepts all multicast.
+pub(super) fn all() -> Vec<SockFilter> {
+    vec![
+        op(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, DESTINATION),
+        jump(libc::BPF_JGE, 0, 2, FIRST),
+        jump(libc::BPF_JGE, 1, 0, END),
+        accept(),
+        reject(),
+    ]
 }
 
 /// Emits a binary search; every path ends with a return instruction.

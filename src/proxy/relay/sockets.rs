@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 
 use socket2::{Domain, Protocol, SockAddr, SockAddrStorage, SockFilter, Socket, Type};
 
-use crate::net::raw_socket::raw_ipv4_sender;
+use crate::net::raw_socket::{SpareReceiver, raw_ipv4_sender};
 use crate::proxy::relay::packet::{Packet, UDP};
 use crate::proxy::relay::socket_filter;
 use crate::sys::{ifreq, sockopt};
@@ -13,6 +13,9 @@ use crate::sys::{ifreq, sockopt};
 /// Receive buffer in bytes: 50 ms of a stream of 1 Gbit/s, whose packets occupy about twice their
 /// size.
 const RECEIVE_BUFFER: usize = 16 << 20;
+/// How often an upstream interface may go and come again while one proxy runs. Each return takes
+/// sockets that only a privileged process can open.
+pub(crate) const RETURNS: usize = 4;
 /// `PACKET_OUTGOING` and the option of linux/if_packet.h.
 const PACKET_OUTGOING: u32 = 4;
 const PACKET_VNET_HDR: i32 = 15;
@@ -23,9 +26,13 @@ const NETWORK: u32 = libc::SKF_NET_OFF.cast_unsigned();
 /// The sockets in the host's network namespace.
 pub(crate) struct HostSockets {
     /// Receives whole UDP packets that arrive on the upstream interface for any group.
-    pub(super) receiver: Socket,
+    receiver: Socket,
+    /// Whether the receiver's filter can be set. If not, packets of all groups are received.
+    is_filtered: bool,
     /// Sends whole IPv4 packets out of the upstream interface.
     pub(super) sender: Socket,
+    /// For an interface of the same name that comes after the upstream interface has gone.
+    spares: Vec<SpareReceiver>,
 }
 
 impl HostSockets {
@@ -42,7 +49,47 @@ impl HostSockets {
         receiver.set_nonblocking(true)?;
         let sender = raw_ipv4_sender()?;
         sockopt::set_multicast_interface(&sender, index, Ipv4Addr::UNSPECIFIED.into())?;
-        Ok(HostSockets { receiver, sender })
+        let spare = || SpareReceiver::open(i32::from(UDP), &socket_filter::all(), RECEIVE_BUFFER);
+        let spares = std::iter::repeat_with(spare).take(RETURNS).collect::<io::Result<_>>()?;
+        Ok(HostSockets { receiver, is_filtered: true, sender, spares })
+    }
+
+    /// The socket that receives.
+    pub(super) fn receiver(&self) -> &Socket {
+        &self.receiver
+    }
+
+    /// Whether the receiver's filter can be set.
+    pub(super) fn is_filtered(&self) -> bool {
+        self.is_filtered
+    }
+
+    /// Receives by the socket of the predecessor.
+    pub(super) fn take_over_receiver(&mut self, receiver: Socket, is_filtered: bool) {
+        self.receiver = receiver;
+        self.is_filtered = is_filtered;
+    }
+
+    /// Receives these groups from now on, and possibly others.
+    ///
+    /// # Errors
+    /// `ENOMEM`: the kernel has no room for the filter.
+    pub(super) fn receive_only(&self, groups: &[Ipv4Addr]) -> io::Result<()> {
+        match self.is_filtered {
+            true => self.receiver.attach_filter(&socket_filter::only(groups)),
+            false => Ok(()),
+        }
+    }
+
+    /// Turns to an interface that has come again under the same name.
+    ///
+    /// # Errors
+    /// `ENODEV` when it has gone again; `ENOBUFS` when it has come more often than [`RETURNS`].
+    pub(super) fn follow(&mut self, name: &str, index: u32) -> io::Result<()> {
+        let spare = self.spares.pop().ok_or(io::Error::from_raw_os_error(libc::ENOBUFS))?;
+        self.receiver = spare.turn_to(name)?;
+        self.is_filtered = false;
+        sockopt::set_multicast_interface(&self.sender, index, Ipv4Addr::UNSPECIFIED.into())
     }
 }
 

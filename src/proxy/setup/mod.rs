@@ -7,11 +7,13 @@
 mod error;
 mod interception;
 
+use std::collections::BTreeSet;
 use std::time::Instant;
 
 use crate::attachment::IgmpMode;
 use crate::net::arp_announcement::{Announcer, FrameSocket};
 use crate::net::link_monitor::LinkMonitor;
+use crate::net::link_watch::LinkWatch;
 use crate::net::netns::NetNs;
 use crate::net::sysctl::Sysctls;
 use crate::notice::Notice;
@@ -31,7 +33,7 @@ use crate::proxy::lan::query_socket::QuerySocket;
 use crate::proxy::process::container_dir::{CONTROL_SOCKET, ContainerDir};
 use crate::proxy::process::log::Log;
 use crate::proxy::process::user::ProxyUser;
-use crate::proxy::relay::{ContainerSockets, HostSockets};
+use crate::proxy::relay::{ContainerSockets, HostSockets, RETURNS};
 pub(super) use crate::proxy::setup::error::{Context, StartError};
 use crate::proxy::setup::interception::{install_rules, open_interception};
 use crate::state::Lifetime;
@@ -178,13 +180,19 @@ impl Installed {
                 Ok((task, sockets))
             })
             .collect::<Result<Vec<_>, StartError>>()?;
+        let relays = interfaces.iter().map(|(task, _)| task).filter(|task| task.relay.is_some());
+        let relayed: BTreeSet<u32> = relays.map(|task| task.upstream_index).collect();
         let open_upstream = |query_socket: QuerySocket| {
             // Only notifications show which joins are new to the host.
             let reporter = match setup.task.notifications {
                 true => open_reporter(&query_socket, &setup.sysctls, now)?,
                 false => None,
             };
-            Ok(Upstream::new(query_socket, reporter, now))
+            let (name, index) = (query_socket.name().to_owned(), query_socket.index);
+            let link_watch = relayed.contains(&index).then(|| LinkWatch::open(&name, index));
+            let link_watch =
+                link_watch.transpose().context(|| format!("cannot watch the link {name}"))?;
+            Ok(Upstream::new(query_socket, reporter, link_watch, now))
         };
         let upstreams = setup.query_sockets.into_iter().map(open_upstream);
         let upstreams = upstreams.collect::<Result<Vec<_>, StartError>>()?;
@@ -258,6 +266,14 @@ fn open_query_sockets(interfaces: &[InterfaceSetup]) -> Result<Vec<QuerySocket>,
             let socket = QuerySocket::open(name, index)
                 .context(|| format!("cannot listen for queries on {name}"))?;
             sockets.push(socket);
+        }
+        // The other links end with their parent.
+        if task.relay.is_some()
+            && let Some(socket) = sockets.iter_mut().find(|socket| socket.index == index)
+        {
+            socket
+                .prepare_returns(RETURNS)
+                .context(|| format!("cannot open the spare sockets of {name}"))?;
         }
     }
     Ok(sockets)

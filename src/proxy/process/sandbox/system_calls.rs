@@ -80,6 +80,8 @@ pub(super) const CHECKED: &[(c_long, &[OneOf])] = &[
                 libc::SIOCGIFMTU as u32,
                 libc::SIOCGIFCONF as u32,
                 libc::SIOCGIFNETMASK as u32,
+                libc::SIOCGIFINDEX as u32,
+                libc::SIOCGIFNAME as u32,
                 libc::FIONBIO as u32,
             ],
         )],
@@ -119,7 +121,12 @@ pub(super) const OPTIONS: &[(&[u32], &[u32])] = &[
     ),
     (
         &[libc::SOL_SOCKET as u32],
-        &[libc::SO_ATTACH_FILTER as u32, libc::SO_RCVBUF as u32, libc::SO_REUSEADDR as u32],
+        &[
+            libc::SO_ATTACH_FILTER as u32,
+            libc::SO_RCVBUF as u32,
+            libc::SO_REUSEADDR as u32,
+            libc::SO_BINDTODEVICE as u32,
+        ],
     ),
     (
         &[libc::SOL_PACKET as u32],

@@ -1,0 +1,143 @@
+//! Notices that one link of a namespace has changed, gone or come again.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+
+use netlink_sys::Socket;
+use netlink_sys::protocols::NETLINK_ROUTE;
+use socket2::{SockFilter, SockRef};
+
+const RTNLGRP_LINK: u32 = 1;
+const IFLA_IFNAME: u32 = 3;
+/// Offset of `ifi_index`, behind the header of 16 bytes.
+const INDEX: u32 = 20;
+/// Offset of the first attribute, behind `struct ifinfomsg`.
+const ATTRIBUTES: u32 = 32;
+/// Length of an attribute's header.
+const ATTRIBUTE_HEADER: u32 = 4;
+/// Finds an attribute: its type is in X, the offset to begin at in A (linux/filter.h).
+const FIND_ATTRIBUTE: u32 = (libc::SKF_AD_OFF + libc::SKF_AD_NLATTR).cast_unsigned();
+
+/// A netlink socket that is readable when the link of a name or of an index has changed. The
+/// changes of all other links of the host, of which there may be hundreds, are dropped by the
+/// kernel and wake nobody.
+pub(crate) struct LinkWatch {
+    socket: Socket,
+    name: String,
+}
+
+impl LinkWatch {
+    /// Watches the links of this name and of this index in the caller's namespace.
+    ///
+    /// # Errors
+    /// Those of socket(2), bind(2) and setsockopt(2).
+    pub(crate) fn open(name: &str, index: u32) -> io::Result<Self> {
+        let mut socket = Socket::new(NETLINK_ROUTE)?;
+        socket.bind_auto()?;
+        socket.set_non_blocking(true)?;
+        let watch = LinkWatch { socket, name: name.to_owned() };
+        watch.follow(index)?;
+        watch.socket.add_membership(RTNLGRP_LINK)?;
+        Ok(watch)
+    }
+
+    /// Watches another index from now on.
+    ///
+    /// # Errors
+    /// `ENOMEM`: the kernel has no room for the filter.
+    pub(crate) fn follow(&self, index: u32) -> io::Result<()> {
+        SockRef::from(&self.socket).attach_filter(&about(&self.name, index))
+    }
+
+    /// Takes what is queued. What has changed is to be looked up: notifications may be lost, and the
+    /// last one alone would not tell of a link that came and went.
+    pub(crate) fn drain(&self) {
+        let mut buffer = [0u8; 64];
+        while self.socket.recv(&mut &mut buffer[..], 0).is_ok() {}
+    }
+}
+
+impl AsFd for LinkWatch {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+/// A socket filter for messages about the link of this index, or of this name.
+fn about(name: &str, index: u32) -> Vec<SockFilter> {
+    let op = |code: u32, jt, jf, k| SockFilter::new(code as u16, jt, jf, k);
+    let equal = |jt, jf, k| op(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, jt, jf, k);
+    // The attribute ends with a zero and is filled up with zeros.
+    let mut padded = name.as_bytes().to_vec();
+    padded.push(0);
+    padded.resize(padded.len().next_multiple_of(4), 0);
+    let words: Vec<u32> =
+        padded.chunks_exact(4).map(|w| u32::from_be_bytes([w[0], w[1], w[2], w[3]])).collect();
+    // The comparisons, of two instructions each, and the acceptance.
+    let to_end = (words.len() * 2 + 1) as u8;
+    let mut program = vec![
+        op(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, INDEX),
+        equal(5 + to_end - 1, 0, u32::from_be_bytes(index.to_ne_bytes())),
+        op(libc::BPF_LD | libc::BPF_IMM, 0, 0, ATTRIBUTES),
+        op(libc::BPF_LDX | libc::BPF_IMM, 0, 0, IFLA_IFNAME),
+        op(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, FIND_ATTRIBUTE),
+        equal(to_end + 1, 0, 0),
+        op(libc::BPF_MISC | libc::BPF_TAX, 0, 0, 0),
+    ];
+    for (position, word) in (0u32..).zip(&words) {
+        let offset = ATTRIBUTE_HEADER + position * 4;
+        program.push(op(libc::BPF_LD | libc::BPF_W | libc::BPF_IND, 0, 0, offset));
+        let left = (words.len() - 1 - position as usize) * 2 + 1;
+        program.push(equal(0, left as u8, *word));
+    }
+    program.push(op(libc::BPF_RET | libc::BPF_K, 0, 0, u32::MAX));
+    program.push(op(libc::BPF_RET | libc::BPF_K, 0, 0, 0));
+    program
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    use nix::poll::{PollFd, PollFlags, poll};
+
+    use super::*;
+    use crate::net::netns::NetNs;
+
+    fn is_readable(watch: &LinkWatch) -> bool {
+        let mut polled = [PollFd::new(watch.as_fd(), PollFlags::POLLIN)];
+        poll(&mut polled, 0u8).unwrap() == 1
+    }
+
+    #[test]
+    fn only_the_link_of_the_name_or_of_the_index_is_noticed() {
+        let namespace = NetNs::create().unwrap();
+        let run = |words: &str| {
+            let mut command = Command::new("ip");
+            command.args(words.split(' '));
+            let status = namespace.run(|| command.status()).unwrap().unwrap();
+            assert!(status.success(), "{words}");
+        };
+        for name in ["lan", "lan0", "a-name-of-15-by"] {
+            let watch = namespace.run(|| LinkWatch::open(name, 0x7fff_fff0)).unwrap().unwrap();
+            run("link add other type bridge");
+            run("link add lan01 type bridge");
+            assert!(!is_readable(&watch), "{name}");
+            run(&format!("link add {name} type bridge"));
+            assert!(is_readable(&watch), "{name}");
+            watch.drain();
+            assert!(!is_readable(&watch));
+            run("link del other");
+            run("link del lan01");
+            assert!(!is_readable(&watch));
+            run(&format!("link del {name}"));
+            assert!(is_readable(&watch));
+            watch.drain();
+            // lo.
+            watch.follow(1).unwrap();
+            run("link set lo up");
+            assert!(is_readable(&watch));
+            run("link set lo down");
+        }
+    }
+}

@@ -1,0 +1,138 @@
+//! Relays whose interfaces go and come again, on the host and in the container.
+
+use std::net::Ipv4Addr;
+
+use crate::lab::{
+    Container, HOST, Lab, PATIENCE, SOURCES, assert_whole, json, run, stream, wait_until,
+};
+use crate::relay::relayed;
+
+const GROUP: Ipv4Addr = Ipv4Addr::new(239, 7, 7, 7);
+const OTHER: Ipv4Addr = Ipv4Addr::new(239, 7, 7, 8);
+const PORT: u16 = 6000;
+/// The last datagram of a part of a test.
+const END: &str = "end";
+/// How often a proxy follows its upstream interface.
+const RETURNS: usize = 4;
+
+/// The LAN interface goes, as when its adapter is unplugged.
+fn unplug(lab: &Lab) {
+    lab.ip("host", "link del lan0");
+}
+
+/// An interface of its name comes, with the same MAC address.
+fn plug_in(lab: &Lab) {
+    let host = lab.namespace("host");
+    lab.ip("sw", &format!("link add p-host type veth peer name lan0 netns {host}"));
+    lab.ip("sw", "link set p-host master br0 up");
+    let port = ["link", "set", "dev", "p-host", "fastleave", "on", "mcast_flood", "off"];
+    run(lab.enter("sw", "bridge").args(port));
+    lab.ip("host", &format!("link set lan0 address {}", lab.host_mac()));
+    lab.ip("host", &format!("addr add {HOST}/24 dev lan0"));
+    lab.ip("host", "link set lan0 up");
+    wait_until("the link comes up", PATIENCE, || {
+        (lab.link("lan0")["operstate"] == "UP").then_some(())
+    });
+}
+
+fn wait_state(lab: &Lab, container: &Container, state: &str) {
+    wait_until(&format!("the proxy is {state}"), PATIENCE, || {
+        (lab.ps(container)?["proxy"]["state"] == state).then_some(())
+    });
+}
+
+/// The codes of what is wrong with a container.
+fn codes(lab: &Lab, container: &Container) -> Vec<String> {
+    let ps = lab.ps(container).expect("listed");
+    let notices = ps["notices"].as_array().cloned().unwrap_or_default();
+    notices.iter().map(|notice| notice["code"].as_str().expect("a code").to_owned()).collect()
+}
+
+/// Streams pass in both directions, and an answer comes back.
+fn assert_relayed(lab: &Lab, container: &Container) {
+    let inside = container.socket(PORT);
+    inside.join(GROUP);
+    lab.wait_joined(container, GROUP);
+    lab.wait_forwarded(GROUP);
+    let sender = lab.socket("src", SOURCES[0], 0);
+    stream(&sender, "in", 200, (GROUP, PORT));
+    sender.send(END.as_bytes(), (GROUP, PORT));
+    assert_whole(&inside.receive_until(END), "in", 200, SOURCES[0]);
+    let lan = lab.socket("src", SOURCES[1], 0);
+    let ear = lab.socket("src", Ipv4Addr::UNSPECIFIED, PORT);
+    ear.join(OTHER);
+    lab.wait_forwarded_to_source(OTHER);
+    let outside = container.socket(0);
+    stream(&outside, "out", 200, (OTHER, PORT));
+    outside.send(END.as_bytes(), (OTHER, PORT));
+    let heard = ear.receive_until(END);
+    assert_whole(&heard, "out", 200, HOST);
+    lan.send(b"answer", (HOST, heard[0].1.port()));
+    assert_eq!(outside.receive(PATIENCE).expect("the answer").0, b"answer");
+}
+
+#[test]
+fn a_relay_follows_its_parent_that_goes_and_comes_again() {
+    let (lab, containers) = relayed(&["one"], "");
+    let container = &containers[0];
+    let kept = container.socket(PORT + 1);
+    kept.join(GROUP);
+    assert_relayed(&lab, container);
+    for round in 0..=RETURNS {
+        unplug(&lab);
+        wait_state(&lab, container, "waiting");
+        assert_eq!(codes(&lab, container), ["upstream-gone"]);
+        let status = |entry: &serde_json::Value| entry["status"].clone();
+        let groups: Vec<_> = lab.groups(container).iter().map(status).collect();
+        assert_eq!(groups, ["failed"], "nothing is joined");
+        plug_in(&lab);
+        if round == RETURNS {
+            wait_until("the proxy gives up", PATIENCE, || {
+                (codes(&lab, container) == ["upstream-not-followed"]).then_some(())
+            });
+            let before = lab.proxy_pid(container);
+            run(&mut lab.mcrun(["reload"]));
+            assert_ne!(lab.proxy_pid(container), before);
+        }
+        wait_state(&lab, container, "running");
+        assert_eq!(codes(&lab, container), [""; 0]);
+        assert_relayed(&lab, container);
+    }
+    // The record has the index of the interface that is there.
+    let pid = lab.proxy_pid(container);
+    run(&mut lab.mcrun(["reload"]));
+    assert_eq!(lab.proxy_pid(container), pid);
+}
+
+#[test]
+fn a_relay_goes_on_when_its_parent_is_renamed() {
+    let (lab, containers) = relayed(&["one"], "");
+    assert_relayed(&lab, &containers[0]);
+    for (name, new) in [("lan0", "wan0"), ("wan0", "lan0")] {
+        lab.ip("host", &format!("link set {name} down"));
+        lab.ip("host", &format!("link set {name} name {new}"));
+        lab.ip("host", &format!("link set {new} up"));
+        wait_until("the link comes up", PATIENCE, || {
+            (lab.link(new)["operstate"] == "UP").then_some(())
+        });
+        assert_relayed(&lab, &containers[0]);
+        assert_eq!(codes(&lab, &containers[0]), [""; 0]);
+    }
+}
+
+#[test]
+fn an_interface_that_is_not_there_is_shown_as_awaited() {
+    let lab = Lab::new(3);
+    lab.add_bridge();
+    let container = lab.start_with("one", &["parent=lan0,driver=relay,interface=eth9"], &[]);
+    lab.plug(&container, 10);
+    assert_eq!(lab.ps(&container).expect("listed")["proxy"]["state"], "waiting");
+    assert_eq!(codes(&lab, &container), ["interface-awaited"]);
+    let list = json(&mut lab.mcrun(["ps", "--json"]));
+    let warning = list[0]["warnings"][0].as_str().expect("a warning");
+    assert!(warning.contains("no interface eth9"), "{warning}");
+    lab.plug_on("host", &container, "eth9", 11);
+    wait_state(&lab, &container, "running");
+    run(container.enter("ip").args(["link", "del", "eth9"]));
+    wait_state(&lab, &container, "waiting");
+}
