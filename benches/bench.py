@@ -19,6 +19,7 @@ from pathlib import Path
 
 import attach
 import docker
+import egress
 import joins
 import loss
 import memory
@@ -35,6 +36,7 @@ SECTIONS = {
     "docker": docker.rows,
     "memory": memory.rows,
     "scale": scale.rows,
+    "egress": egress.rows,
     "loss": loss.rows,
     "relay": relay.rows,
 }

@@ -7,6 +7,8 @@
 //! ```text
 //! table netdev mcrun { flags owner
 //!   chain egress-7 { type filter hook egress device IF priority -1000
+//!     @ll,48,64 MAC 0x0800 @ll,112,128 & MASK == VALUE goto ports-7
+//!                # UDP from ADDRESS, no options, no later fragment: the usual packet
 //!     @ll,48,64 MAC 0x0800 goto ipv4-7
 //!     @ll,48,64 MAC 0x0806 goto arp-7
 //!     @ll,48,64 MAC 0x86dd goto ipv6-7      # where the attachment has an IPv6 address
@@ -19,6 +21,8 @@
 //!   chain udp-7 {
 //!     header with options counter drop
 //!     fragment offset not 0 accept
+//!     goto ports-7 }
+//!   chain ports-7 {
 //!     destination port 68 counter drop
 //!     source port 67 counter drop }
 //!   chain arp-7 {
@@ -145,23 +149,25 @@ struct Chains<'c, 't> {
 
 impl Chains<'_, '_> {
     fn add(mut self) {
-        let mac = self.egress.mac.octets();
         let ipv6: Vec<_> = self.egress.addresses.iter().filter_map(ipv6).collect();
         // A chain must exist before a rule leads to it.
-        let sources = self.ipv4_sources();
+        let addresses: Vec<_> = self.egress.addresses.iter().filter_map(ipv4).collect();
+        let sources = self.ipv4_sources(&addresses);
         let sources = sources.as_ref();
-        let mut kinds =
-            vec![(libc::ETH_P_IP, self.ipv4(sources)), (libc::ETH_P_ARP, self.arp(sources))];
+        let ports = self.ports();
+        let mut kinds = vec![
+            (libc::ETH_P_IP, self.ipv4(sources, &ports)),
+            (libc::ETH_P_ARP, self.arp(sources)),
+        ];
         if !ipv6.is_empty() {
             kinds.push((libc::ETH_P_IPV6, self.ipv6(ipv6)));
         }
         let base = self.name("egress");
         self.tables.add_base_chain(&base, HOOK_EGRESS, Some(self.interface.name));
+        self.usual(&base, addresses.first().copied(), ports);
         for (ethertype, chain) in kinds {
-            let [high, low] = (ethertype as u16).to_be_bytes();
-            let [a, b, c, d, e, f] = mac;
+            let own = self.source_and_type(ethertype);
             self.tables.add_rule(&base, |rule| {
-                let own = [a, b, c, d, e, f, high, low];
                 rule.payload(Base::Link, SOURCE_MAC, Operator::Equal, &own);
                 rule.verdict(&Verdict::Goto(chain));
             });
@@ -169,11 +175,42 @@ impl Chains<'_, '_> {
         self.drop_if(&base, |_| {});
     }
 
-    fn ipv4(&mut self, sources: Option<&Set>) -> String {
+    /// UDP as it is usually sent: two comparisons, so that a stream costs little.
+    fn usual(&mut self, base: &str, source: Option<Ipv4Addr>, ports: String) {
+        // The IPv4 header up to the destination.
+        let mut mask = [0u8; 16];
+        let mut value = [0u8; 16];
+        let mut field = |offset: u32, bits: &[u8], bytes: &[u8]| {
+            let start = (offset - PAYLOAD) as usize;
+            mask[start..start + bits.len()].copy_from_slice(bits);
+            value[start..start + bytes.len()].copy_from_slice(bytes);
+        };
+        field(IPV4_VERSION_AND_LENGTH, &[0xff], &[IPV4_PLAIN]);
+        field(IPV4_FRAGMENT, &IPV4_FRAGMENT_OFFSET, &[0, 0]);
+        field(IPV4_PROTOCOL, &[0xff], &[UDP]);
+        if let Some(source) = source {
+            field(IPV4_SOURCE, &[0xff; 4], &source.octets());
+        }
+        let own = self.source_and_type(libc::ETH_P_IP);
+        self.tables.add_rule(base, |rule| {
+            rule.payload(Base::Link, SOURCE_MAC, Operator::Equal, &own);
+            rule.masked(Base::Link, PAYLOAD, &mask, Operator::Equal, &value);
+            rule.verdict(&Verdict::Goto(ports));
+        });
+    }
+
+    /// What a frame has behind its destination.
+    fn source_and_type(&self, ethertype: i32) -> [u8; 8] {
+        let [a, b, c, d, e, f] = self.egress.mac.octets();
+        let [high, low] = (ethertype as u16).to_be_bytes();
+        [a, b, c, d, e, f, high, low]
+    }
+
+    fn ipv4(&mut self, sources: Option<&Set>, ports: &str) -> String {
         let never = ROUTING.into_iter().chain(self.interface.intercepted.then_some(IGMP));
         let never: Vec<_> = never.map(IpProtocol).collect();
         let never = self.tables.add_set_of(self.name("routing"), &never);
-        let udp = self.udp();
+        let udp = self.udp(ports);
         let chain = self.new_chain("ipv4");
         if let Some(sources) = sources {
             self.drop_if(&chain, |r| r.not_in_set::<Ipv4Addr>(Base::Link, IPV4_SOURCE, sources));
@@ -198,27 +235,29 @@ impl Chains<'_, '_> {
     }
 
     /// The set of source addresses, with the one that a host has before it has another.
-    fn ipv4_sources(&mut self) -> Option<Set> {
-        let own = self.egress.addresses.iter().filter_map(|address| match address {
-            IpAddr::V4(address) => Some(*address),
-            IpAddr::V6(_) => None,
-        });
-        let mut sources: Vec<_> = own.collect();
-        if sources.is_empty() {
+    fn ipv4_sources(&mut self, addresses: &[Ipv4Addr]) -> Option<Set> {
+        if addresses.is_empty() {
             return None;
         }
-        sources.push(Ipv4Addr::UNSPECIFIED);
+        let sources = [addresses, &[Ipv4Addr::UNSPECIFIED]].concat();
         Some(self.tables.add_set_of(self.name("sources"), &sources))
     }
 
     /// With options, the ports are at another place. Nothing but IGMP and RSVP uses options in
     /// earnest. Only the first fragment has ports.
-    fn udp(&mut self) -> String {
+    fn udp(&mut self, ports: &str) -> String {
         let chain = self.new_chain("udp");
         self.drop_if(&chain, |rule| {
             rule.payload(Base::Link, IPV4_VERSION_AND_LENGTH, Operator::NotEqual, &[IPV4_PLAIN]);
         });
         self.accept_fragments(&chain, IPV4_FRAGMENT, &IPV4_FRAGMENT_OFFSET);
+        self.tables.add_rule(&chain, |rule| rule.verdict(&Verdict::Goto(ports.to_owned())));
+        chain
+    }
+
+    /// For UDP in a packet without options.
+    fn ports(&mut self) -> String {
+        let chain = self.new_chain("ports");
         self.drop_dhcp_answers(&chain, PAYLOAD + IPV4_PLAIN_LENGTH, &DHCP);
         chain
     }
@@ -387,6 +426,13 @@ fn drop_if(tables: &mut Tables<'_>, chain: &str, conditions: impl FnOnce(&mut Ru
         rule.counter();
         rule.verdict(&Verdict::Drop);
     });
+}
+
+fn ipv4(address: &IpAddr) -> Option<Ipv4Addr> {
+    match address {
+        IpAddr::V4(address) => Some(*address),
+        IpAddr::V6(_) => None,
+    }
 }
 
 fn ipv6(address: &IpAddr) -> Option<Ipv6Addr> {

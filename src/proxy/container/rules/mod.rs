@@ -9,11 +9,9 @@
 //! ```text
 //! table ip mcrun { flags owner
 //!   chain output { type filter hook output priority -1000
-//!     ip protocol igmp oif IF ip ttl != 0 counter log group GROUP drop
-//!     ip protocol igmp oif IF meta mark != MARK counter log group GROUP drop }
+//!     ip protocol igmp oif IF meta mark . ip ttl != MARK . 0 counter log group GROUP drop }
 //!   chain input  { type filter hook input priority -1000
-//!     ip protocol igmp iif IF ip ttl != 0 counter drop
-//!     ip protocol igmp iif IF meta mark != MARK counter drop }
+//!     ip protocol igmp iif IF meta mark . ip ttl != MARK . 0 counter drop }
 //!   # Where data is relayed, so that data that also arrives by the link is not delivered twice:
 //!     meta mark != MARK @nh,128,8 >= 224 ip protocol udp iif IF jump native-IF
 //!   chain native-IF {
@@ -186,9 +184,6 @@ pub(crate) fn install_unowned(interfaces: &[RuledInterface<'_>]) -> io::Result<(
 }
 
 /// Adds the rules for IGMP output and input.
-///
-/// What the container's kernel sends and the LAN's queries have TTL 1, so that the rules on TTL
-/// meet most packets.
 fn add_interception(
     tables: &mut Tables<'_>,
     interfaces: &[&RuledInterface<'_>],
@@ -201,22 +196,16 @@ fn add_interception(
     for (chain, hook, direction) in chains {
         tables.add_base_chain(chain, hook as u32, None);
         for interface in interfaces {
-            for is_ttl in [true, false] {
-                tables.add_rule(chain, |rule| {
-                    rule.payload(Base::Network, IP_PROTOCOL, Operator::Equal, &[IGMP]);
-                    interface.add_match(rule, direction);
-                    if is_ttl {
-                        rule.payload(Base::Network, IP_TTL, Operator::NotEqual, &[0]);
-                    } else {
-                        rule.meta(META_MARK, Operator::NotEqual, &mark.to_ne_bytes());
-                    }
-                    rule.counter();
-                    if matches!(direction, Direction::Output) {
-                        rule.log(group);
-                    }
-                    rule.verdict(&Verdict::Drop);
-                });
-            }
+            tables.add_rule(chain, |rule| {
+                rule.payload(Base::Network, IP_PROTOCOL, Operator::Equal, &[IGMP]);
+                interface.add_match(rule, direction);
+                rule.mark_or_byte_differs(mark, IP_TTL, 0);
+                rule.counter();
+                if matches!(direction, Direction::Output) {
+                    rule.log(group);
+                }
+                rule.verdict(&Verdict::Drop);
+            });
         }
     }
 }

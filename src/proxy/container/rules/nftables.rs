@@ -18,6 +18,8 @@ const BATCH_END: u16 = libc::NFNL_MSG_BATCH_END as u16;
 const PRIORITY: i32 = -1000;
 const TABLE_F_OWNER: u32 = 0x2;
 const SET_INTERVAL: u32 = libc::NFT_SET_INTERVAL as u32;
+/// `NFT_REG32_01`: the second four bytes of register 1.
+const REGISTER_BEHIND_MARK: u32 = libc::NFT_REG32_01 as u32;
 const LOOKUP_INVERTED: u32 = libc::NFT_LOOKUP_F_INV as u32;
 const SET_MAP: u32 = libc::NFT_SET_MAP as u32;
 const INTERVAL_END: u32 = libc::NFT_SET_ELEM_INTERVAL_END as u32;
@@ -437,6 +439,21 @@ impl Rule<'_, '_> {
         self.compare(operator, value);
     }
 
+    /// Adds the condition that the packet has another mark, or another byte in its network header
+    /// at this offset: one comparison of two registers.
+    pub(super) fn mark_or_byte_differs(&mut self, mark: u32, offset: u32, byte: u8) {
+        self.has_meta(libc::NFT_META_MARK as u32);
+        self.expression("payload", |a| {
+            a.u32(nfta::PAYLOAD_DREG, REGISTER_BEHIND_MARK);
+            a.u32(nfta::PAYLOAD_BASE, Base::Network as u32);
+            a.u32(nfta::PAYLOAD_OFFSET, offset);
+            a.u32(nfta::PAYLOAD_LEN, 1);
+        });
+        let [a, b, c, d] = mark.to_ne_bytes();
+        // The kernel fills a register of four bytes up with zeros.
+        self.compare(Operator::NotEqual, &[a, b, c, d, byte, 0, 0, 0]);
+    }
+
     /// Adds the condition that the packet has a property at all, whatever its value.
     pub(super) fn has_meta(&mut self, key: u32) {
         self.expression("meta", |a| {
@@ -467,7 +484,7 @@ impl Rule<'_, '_> {
     }
 
     /// Adds a condition on those bits of the packet that `mask` has; `mask` and `value` have the
-    /// same length.
+    /// same length, of at most 16 bytes.
     pub(super) fn masked(
         &mut self,
         base: Base,
