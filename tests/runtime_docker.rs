@@ -4,7 +4,7 @@ use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use crate::lab;
-use crate::lab::{Dockerd, Lab, PARENT, PATIENCE, SOURCES, output, run, wait_until};
+use crate::lab::{Dockerd, Lab, PARENT, PATIENCE, output, run, wait_until};
 
 const GROUP: Ipv4Addr = Ipv4Addr::new(239, 6, 1, 1);
 const ATTACHMENT: &str = "parent=lan0,ip=10.99.0.11/24";
@@ -89,20 +89,14 @@ fn a_published_port_of_a_user_network_still_works() {
 fn a_restarted_dockerd_costs_no_packet_with_live_restore() {
     let mut lab = Lab::new(2);
     let mut docker = Dockerd::start_with(&mut lab, "{ \"live-restore\": true }");
-    let _stream = lab.send(GROUP, SOURCES[0], 500);
     let mut container = docker.run(&lab, "cam", ATTACHMENT, &[]);
     // What docker exec runs ends with dockerd's connections.
     container.enter_by_namespace();
-    let receiver = lab.receive(&container, GROUP, None, Duration::from_secs(8));
-    lab.wait_joined(&container, GROUP);
-    wait_until("the switch forwards", PATIENCE, || {
-        lab.forwarded().contains(&GROUP.to_string()).then_some(())
-    });
+    let stream = lab.stream(&container, GROUP, 500);
     docker.restart(&lab);
     let again = docker.container(&lab, &container.name, &container.id);
     assert_eq!(again.pid, container.pid, "it has run all the time");
-    let reception = receiver.finish();
-    assert!(reception.packets > 2000 && reception.lost == 0, "{reception:?}");
+    stream.assert_whole();
     lab.delete(&again);
     wait_until("nothing is left of it", PATIENCE, || lab.ps(&again).is_none().then_some(()));
 }

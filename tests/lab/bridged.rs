@@ -60,6 +60,11 @@ impl Lab {
         NetNs::open(Path::new(&file)).expect("the namespace is there")
     }
 
+    /// Runs a function in a namespace of the lab.
+    pub fn run_in<T>(&self, node: &str, function: impl FnOnce() -> T) -> T {
+        self.net(node).run(function).expect("entered")
+    }
+
     /// A UDP socket in a namespace of the lab that sends multicast by the LAN interface.
     pub fn socket(&self, node: &str, address: Ipv4Addr, port: u16) -> Udp {
         Udp::open(&self.net(node), address, port, PARENT)

@@ -1,6 +1,7 @@
 //! `mcrun probe` as the lab's sender and receivers.
 
 use std::collections::BTreeSet;
+use std::fs;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -22,6 +23,12 @@ pub struct Sender(#[expect(dead_code, reason = "ends when dropped")] Background)
 
 /// A running receiver.
 pub struct Receiver(Background);
+
+/// A stream to a container, from the first packet to [`Stream::assert_whole`].
+pub struct Stream {
+    sender: Background,
+    receiver: Receiver,
+}
 
 /// What a receiver reports at its end.
 #[derive(Debug, Clone)]
@@ -45,6 +52,22 @@ impl Lab {
             .args(["--duration", "120s"])
             .stdout(Stdio::null());
         Sender(Background::start(&mut command))
+    }
+
+    /// A stream of packets per second that a container receives from its first packet on, whatever
+    /// happens until [`Stream::assert_whole`].
+    pub fn stream(&self, container: &Container, group: Ipv4Addr, rate: u32) -> Stream {
+        let mut command = container.enter(env!("CARGO_BIN_EXE_mcrun"));
+        let receiver = receive(&mut command, group, None, Duration::from_secs(120));
+        self.wait_joined(container, group);
+        self.wait_forwarded(group);
+        let mut command = self.enter("src", env!("CARGO_BIN_EXE_mcrun"));
+        command
+            .args(["probe", "send", &format!("{group}:{PORT}"), "--interface", PARENT, "--json"])
+            .args(["--source", &SOURCES[0].to_string(), "--rate", &rate.to_string()])
+            .args(["--duration", "120s"])
+            .stdout(Stdio::piped());
+        Stream { sender: Background::start(&mut command), receiver }
     }
 
     /// Sends the same stream from the network behind the router.
@@ -118,6 +141,11 @@ impl Lab {
     pub fn receive_count_on_lan(&self, group: Ipv4Addr, count: u32) -> Receiver {
         let command = self.enter("src", env!("CARGO_BIN_EXE_mcrun"));
         receive_count(command, group, None, count, &["--interface", PARENT])
+    }
+
+    /// The same in a namespace of the lab.
+    pub fn receive_count_in(&self, node: &str, group: Ipv4Addr, count: u32) -> Receiver {
+        receive_count(self.enter(node, env!("CARGO_BIN_EXE_mcrun")), group, None, count, &[])
     }
 
     /// Receives in a container for a time, from any source or from one.
@@ -215,12 +243,52 @@ fn receive(
     Receiver(Background::start(command.stdout(Stdio::piped()).stderr(Stdio::piped())))
 }
 
+impl Stream {
+    /// Ends the stream. Each packet that was sent has been received once.
+    pub fn assert_whole(self) {
+        self.sender.signal(libc::SIGINT);
+        let output = self.sender.finish(PATIENCE);
+        let report: Value = serde_json::from_slice(&output.stdout).expect("a report");
+        let sent = report["groups"][0]["packets"].as_u64().expect("a number");
+        // What was sent is in the receiver's socket, or has been read, or was lost.
+        wait_until("the receiver has read its socket", PATIENCE, || {
+            self.receiver.is_drained().then_some(())
+        });
+        let reception = self.receiver.stop();
+        let seen = (reception.packets, reception.lost, reception.duplicated);
+        assert_eq!(seen, (sent, 0, 0), "packets, lost, duplicated: {reception:?}");
+    }
+}
+
 impl Receiver {
+    /// Process id.
+    pub fn pid(&self) -> i32 {
+        self.0.pid()
+    }
+
+    /// Whether no socket of a stream in its network namespace has anything that is not read.
+    fn is_drained(&self) -> bool {
+        let sockets = fs::read_to_string(format!("/proc/{}/net/udp", self.pid())).expect("sockets");
+        sockets.lines().skip(1).all(|line| {
+            // sl local_address rem_address st tx_queue:rx_queue
+            let columns: Vec<_> = line.split_whitespace().collect();
+            !columns[1].ends_with(&format!(":{PORT:04X}")) || columns[4].ends_with(":00000000")
+        })
+    }
+
     /// It has received each of so many packets once, all from one source.
     pub fn assert_each_once(self, packets: u32) {
         let reception = self.finish();
         let seen = (reception.packets, reception.lost, reception.duplicated);
         assert_eq!(seen, (packets.into(), 0, 0), "packets, lost, duplicated: {reception:?}");
+    }
+
+    /// Of a stream that runs it has received at least so many packets, without a gap and each once.
+    /// It reads several at a time, and so may have read more.
+    pub fn assert_none_lost(self, at_least: u32) {
+        let reception = self.finish();
+        assert!(reception.packets >= at_least.into(), "{reception:?}");
+        assert_eq!((reception.lost, reception.duplicated), (0, 0), "{reception:?}");
     }
 
     /// Ends it now; what it received.
