@@ -182,6 +182,11 @@ pub enum Notice {
         /// Interface in the container.
         interface: String,
     },
+    /// A join that names no interface does not go by the interface that is relayed to.
+    MulticastRouteElsewhere {
+        /// Interface in the container that is relayed to.
+        interface: String,
+    },
     /// IGMP is not intercepted: the proxy is degraded.
     IgmpNotIntercepted {
         /// What the kernel answered to the nf_tables rules.
@@ -268,6 +273,7 @@ impl Notice {
             Notice::UpstreamNotFollowed { .. } => "upstream-not-followed",
             Notice::UpstreamBack { .. } => "upstream-back",
             Notice::InterfaceAwaited { .. } => "interface-awaited",
+            Notice::MulticastRouteElsewhere { .. } => "multicast-route-elsewhere",
             Notice::IgmpNotIntercepted { .. } => "igmp-not-intercepted",
             Notice::FramesNotIntercepted { .. } => "frames-not-intercepted",
             Notice::InterfaceServed { .. } => "interface-served",
@@ -304,6 +310,7 @@ impl Notice {
             | Notice::UpstreamGone { .. }
             | Notice::UpstreamNotFollowed { .. }
             | Notice::InterfaceAwaited { .. }
+            | Notice::MulticastRouteElsewhere { .. }
             | Notice::IgmpNotIntercepted { .. }
             | Notice::FramesNotIntercepted { .. }
             | Notice::LogLinesSuppressed { .. }
@@ -419,6 +426,11 @@ impl fmt::Display for Notice {
             Notice::InterfaceAwaited { interface } => {
                 write!(f, "the container has no interface {interface}; it is served when it comes")
             }
+            Notice::MulticastRouteElsewhere { interface } => write!(
+                f,
+                "a join that names no interface does not go by {interface}: the program is to name \
+                 it, or the container needs the route 224.0.0.0/4 dev {interface}"
+            ),
             Notice::IgmpNotIntercepted { error } => write!(
                 f,
                 "IGMP is not intercepted, the container speaks it natively: this kernel does not \

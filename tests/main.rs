@@ -26,6 +26,7 @@ mod install;
 mod interface;
 mod ipvlan;
 mod lab;
+mod late_interfaces;
 mod lifecycle;
 mod machine;
 mod namespace_path;

@@ -8,7 +8,7 @@ mod entry;
 mod error;
 mod request;
 
-use crate::oci::ContainerState;
+use crate::oci::{ContainerId, ContainerState};
 use crate::service;
 use crate::state::Store;
 
@@ -30,6 +30,17 @@ pub fn create(state_json: &[u8], store: &Store) -> Result<(), HookError> {
         Some(request) => Ok(service::attach(request, store)?),
         None => Ok(()),
     }
+}
+
+/// Before the container's command runs: completes the attachment where interfaces of the container
+/// have come since it was created. A container that is not attached is left alone.
+///
+/// # Errors
+/// [`HookError`]; the container is not to be started then.
+pub fn before_start(id: &str) -> Result<(), HookError> {
+    // An id that cannot be one is for the runtime to refuse.
+    let Ok(id) = ContainerId::try_from(id.to_owned()) else { return Ok(()) };
+    Ok(service::complete(&id, &Store::from_env())?)
 }
 
 /// `poststop`: removes what is left of the container's attachment. A container that is not known

@@ -148,18 +148,7 @@ fn plan_one(
             "name={name}: the container has an interface of this name already; choose another with name="
         ));
     }
-    if let (Driver::Relay { interface }, Some(bridge)) =
-        (&attachment.driver, facts.bridges.get(&name))
-        && let Some(key) = [("parent", &parent_link), ("upstream", &upstream)]
-            .into_iter()
-            .find_map(|(key, link)| (link.index == Some(*bridge)).then_some(key))
-    {
-        return refuse(format!(
-            "{key}={}: the container's {interface} is on this bridge already, and everybody there would \
-             hear it twice; name a LAN interface",
-            parent.name
-        ));
-    }
+    refuse_own_bridge(attachment, facts)?;
     if let Some(mtu) = attachment.mtu
         && mtu > parent.mtu
     {
@@ -217,6 +206,24 @@ fn plan_one(
         link,
         name,
     })
+}
+
+/// Refuses a relay to the bridge that the container's interface is on.
+///
+/// # Errors
+/// The refusal, naming the key and the bridge.
+pub fn refuse_own_bridge(attachment: &Attachment, facts: &Facts) -> Result<(), PlanError> {
+    let Driver::Relay { interface } = &attachment.driver else { return Ok(()) };
+    let Some(bridge) = facts.bridges.get(interface) else { return Ok(()) };
+    let is_it = |name: &InterfaceName| facts.links.get(name).is_some_and(|l| l.index == *bridge);
+    let named = [("parent", attachment.parent_link()), ("upstream", attachment.upstream())];
+    match named.into_iter().find(|(_, name)| is_it(name)) {
+        Some((key, name)) => refuse(format!(
+            "{key}={name}: the container's {interface} is on this bridge already, and everybody there \
+             would hear it twice; name a LAN interface"
+        )),
+        None => Ok(()),
+    }
 }
 
 fn checked_link<'f>(

@@ -49,6 +49,8 @@ const COMMAND_VALUES: &[&str] = &[
 pub(super) struct RuntimeCommandLine {
     command: Option<OsString>,
     bundle: Option<PathBuf>,
+    /// The first argument of the command that is no option: the container's id.
+    container: Option<OsString>,
     /// Where the runtime is to log.
     pub(super) log: Option<PathBuf>,
     /// Whether it is to log JSON.
@@ -80,10 +82,14 @@ impl RuntimeCommandLine {
         }
         while let Some(argument) = rest.next() {
             if argument == "--" {
+                line.container = line.container.or_else(|| rest.next().cloned());
                 break;
             }
             // Options may stand behind the container's id for runtimes that are not Go's.
-            let Some((name, attached)) = option(argument) else { continue };
+            let Some((name, attached)) = option(argument) else {
+                line.container.get_or_insert_with(|| argument.clone());
+                continue;
+            };
             let takes_value = attached.is_none() && COMMAND_VALUES.iter().any(|n| *n == name);
             let value = if takes_value { rest.next().map(OsString::as_os_str) } else { attached };
             if let (Some("bundle" | "b"), Some(value)) = (name.to_str(), value) {
@@ -91,6 +97,11 @@ impl RuntimeCommandLine {
             }
         }
         line
+    }
+
+    /// The id of a container whose command is about to run; `None` for every other command.
+    pub(super) fn started(&self) -> Option<&OsStr> {
+        self.container.as_deref().filter(|_| self.command.as_deref() == Some(OsStr::new("start")))
     }
 
     /// The bundle of a container that is about to be made; `None` for every other command. Without
@@ -161,6 +172,21 @@ mod tests {
             assert_eq!(parse(text).bundle(), None, "{text}");
         }
         assert_eq!(parse("create -- --bundle /b").bundle(), Some(".".into()));
+    }
+
+    #[test]
+    fn the_container_that_is_started_is_found() {
+        for text in [
+            "--root /run/docker/runtime-runc/moby --log /l --log-format json start c1",
+            "start c1",
+            "start -- c1",
+            "--root start start c1 c2",
+        ] {
+            assert_eq!(parse(text).started(), Some(OsStr::new("c1")), "{text}");
+        }
+        for text in ["state c1", "start", "create --bundle /b start", "--root start"] {
+            assert_eq!(parse(text).started(), None, "{text}");
+        }
     }
 
     #[test]

@@ -2,8 +2,8 @@
 //! runtime, but not of hooks.
 //!
 //! Command line -> bundle -> does it ask for attachments? -> hooks into config.json -> the real
-//! runtime in place of this process. Other commands than `create`, `run` and `restore` are passed
-//! on unread.
+//! runtime in place of this process. Before `start`, interfaces that came after `create` are looked
+//! at. Other commands than these, `run` and `restore` are passed on unread.
 
 mod bundle;
 mod command_line;
@@ -11,13 +11,14 @@ mod real_runtime;
 mod report;
 
 use std::convert::Infallible;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
 use crate::attachment::AdminError;
+use crate::hook;
 use crate::hook::HookError;
 use crate::json_edit::EditError;
 use crate::oci::ConfigError;
@@ -70,6 +71,9 @@ fn exec_runtime(
     let runtime = real_runtime::find(config_dir)?;
     if let Some(bundle) = line.bundle() {
         bundle::prepare(&bundle)?;
+    }
+    if let Some(id) = line.started().and_then(OsStr::to_str) {
+        hook::before_start(id)?;
     }
     let source = Command::new(&runtime).args(arguments).exec();
     Err(WrapperError::Exec { path: runtime, source })

@@ -106,6 +106,11 @@ impl Udp {
         net.run(open).expect("entered").expect("socket")
     }
 
+    /// A socket that the test has opened.
+    pub fn of(socket: std::net::UdpSocket) -> Udp {
+        Udp { socket, index: 0 }
+    }
+
     pub fn join(&self, group: Ipv4Addr) {
         mcrun::sys::sockopt::join_group(&self.socket, self.index, group).expect("join");
     }

@@ -206,6 +206,11 @@ impl Lab {
         container
     }
 
+    /// Removes the container with the lab.
+    pub fn adopt(&self, container: &Container) {
+        self.containers.borrow_mut().push(container.clone());
+    }
+
     /// A container that sleeps, attached to the LAN with this IPv4 address.
     pub fn start(&self, name: &str, address: &str) -> Container {
         self.start_with(name, &[&format!("parent={PARENT},ip={address}/24")], &[])

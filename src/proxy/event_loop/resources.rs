@@ -4,6 +4,7 @@ use std::os::unix::net::UnixListener;
 
 use crate::net::arp_announcement::Announcer;
 use crate::net::link_monitor::LinkMonitor;
+use crate::net::netlink::RouteSocket;
 use crate::net::netns::NetNs;
 use crate::net::nfnetlink::NfSocket;
 use crate::notice::Notice;
@@ -55,6 +56,8 @@ pub(crate) struct Container {
     pub(crate) end_watch: EndWatch,
     pub(crate) namespace: NetNs,
     pub(crate) link_monitor: LinkMonitor,
+    /// Asks for the container's routes; `None`: nothing is relayed.
+    pub(crate) routes: Option<RouteSocket>,
     pub(crate) membership_files: MembershipFiles,
     pub(crate) rtnl_barrier: RtnlBarrier,
     /// `None`: no interface has a receive filter, or the kernel has no packet sockets.

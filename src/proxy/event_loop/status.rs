@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use crate::igmp::router::{GroupView, Status};
 use crate::multicast::Address;
+use crate::net::messages::{get_route, read_route};
 use crate::notice::Notice;
 use crate::proxy::container::membership_files::KernelMembership;
 use crate::proxy::control::status::{
@@ -30,6 +31,7 @@ impl EventLoop {
         notices.extend(self.interfaces.iter().filter_map(|i| i.querier_notice(now)));
         notices.extend(self.upstreams.list.iter().filter_map(|u| u.problem.clone()));
         notices.extend(self.interfaces.iter().filter_map(Interface::missing_notice));
+        notices.extend(self.route_notice());
         let memberships = if self.interfaces.iter().all(Interface::is_proxied) {
             KernelMemberships::new()
         } else {
@@ -48,6 +50,29 @@ impl EventLoop {
             notices,
             interfaces: interfaces.map(|interface| interface.status(now, &memberships)).collect(),
         }
+    }
+}
+
+/// A group of no protocol, for the question where a join would go.
+const ANY_GROUP: Ipv4Addr = Ipv4Addr::new(239, 255, 255, 255);
+
+impl EventLoop {
+    /// A notice when the first interface is relayed to, and joins that name no interface go by
+    /// another or fail. mcrun gives the first interface the route, if it exists when the container
+    /// starts.
+    fn route_notice(&mut self) -> Option<Notice> {
+        let interface = self.interfaces.first()?;
+        let (task, routes) = (&interface.task, self.container.routes.as_mut()?);
+        if task.relay.is_none() || interface.up_since.is_none() {
+            return None;
+        }
+        let by = match routes.get(get_route(ANY_GROUP)) {
+            Ok(route) => read_route(route),
+            Err(error) if error.errno == libc::ENETUNREACH => None,
+            Err(_) => return None,
+        };
+        let interface = task.name.clone();
+        (by != Some(task.index)).then_some(Notice::MulticastRouteElsewhere { interface })
     }
 }
 

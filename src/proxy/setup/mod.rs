@@ -14,6 +14,7 @@ use crate::attachment::IgmpMode;
 use crate::net::arp_announcement::{Announcer, FrameSocket};
 use crate::net::link_monitor::LinkMonitor;
 use crate::net::link_watch::LinkWatch;
+use crate::net::netlink::RouteSocket;
 use crate::net::netns::NetNs;
 use crate::net::sysctl::Sysctls;
 use crate::notice::Notice;
@@ -78,6 +79,7 @@ struct InNamespace {
     interception: Option<Interception>,
     interfaces: Vec<InterfaceSetup>,
     link_monitor: LinkMonitor,
+    routes: Option<RouteSocket>,
     membership_files: MembershipFiles,
     receive_filter_socket: Option<ReceiveFilterSocket>,
     /// The container's side of an [`Announcer`].
@@ -115,6 +117,7 @@ impl Setup {
                 end_watch,
                 namespace,
                 link_monitor: inside.link_monitor,
+                routes: inside.routes,
                 membership_files: inside.membership_files,
                 rtnl_barrier,
                 receive_filter_socket: inside.receive_filter_socket,
@@ -321,6 +324,9 @@ impl InNamespace {
     fn open(task: &mut ProxyTask, notices: &mut Vec<Notice>) -> Result<Self, StartError> {
         let link_monitor = LinkMonitor::open(task.notifications)
             .context(|| "cannot watch the container's interfaces".into())?;
+        let relays = task.interfaces.iter().any(|interface| interface.relay.is_some());
+        let routes = relays.then(RouteSocket::open).transpose();
+        let routes = routes.context(|| "cannot open a netlink socket".into())?;
         // A relayed interface is not made by mcrun. If it does not exist yet, a notification will
         // follow.
         for interface in task.interfaces.iter_mut().filter(|i| i.relay.is_some()) {
@@ -349,6 +355,7 @@ impl InNamespace {
             interception,
             interfaces,
             link_monitor,
+            routes,
             membership_files,
             receive_filter_socket,
             frame_socket,
