@@ -12,9 +12,10 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use crate::lab::frames::{FrameSender, IPV4, Ipv4, Way, ethernet, mac, multicast_mac, udp};
 use crate::lab::{
     Container, Igmp, IgmpFrame, Lab, PATIENCE, RecordKind, SOURCES, Udp, assert_whole, install,
-    numbered, run,
+    numbered, run, wait_until,
 };
 
 const GROUP: Ipv4Addr = Ipv4Addr::new(239, 8, 1, 1);
@@ -196,6 +197,57 @@ fn relay_with_igmpv2() {
 #[ignore = "needs the programs of an earlier version: make test-upgrade"]
 fn relay_with_igmpv3() {
     upgrade(3, "relay");
+}
+
+/// A process of the container that sends IGMP and PIM by a packet socket: no IGMP leaves at any
+/// moment, and no PIM from the upgrade on.
+#[test]
+#[ignore = "needs the programs of an earlier version: make test-upgrade"]
+fn frames_are_limited_from_the_upgrade_on() {
+    let lab = Lab::new(3);
+    let capture = lab.capture_also("greater 1");
+    let (container, _socket) = attached_by_old(&lab, "macvlan");
+    let silent = lab.start_with("silent", &["parent=lan0,ip=10.99.0.12/24,igmp=off"], &[]);
+    let own = |container: &Container| {
+        mac(container.ip("link show mc0")[0]["address"].as_str().expect("a MAC address"))
+    };
+    let frame = |from, host, protocol, to, payload: &[u8]| {
+        let from_address = Ipv4Addr::new(10, 99, 0, host);
+        let packet = Ipv4 { protocol, from: from_address, to, options: &[], fragment: 0, payload };
+        ethernet(multicast_mac(to), from, IPV4, &packet.bytes())
+    };
+    let senders = [(&container, 11), (&silent, 12)].map(|(container, host)| {
+        let (from, routers) = (own(container), Ipv4Addr::new(224, 0, 0, 13));
+        let leave = [0x17, 0, 0xf8, 0xf6, 239, 8, 1, 1];
+        (
+            FrameSender::open(&container.namespace(), "mc0"),
+            frame(from, host, 2, Ipv4Addr::new(224, 0, 0, 2), &leave),
+            frame(from, host, 103, routers, &[0x20, 0, 0xde, 0x94, 0, 1, 0, 2, 0, 105]),
+            frame(from, host, 17, Ipv4Addr::new(239, 8, 2, 2), &udp(9, 9, b"marker")),
+        )
+    });
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let (sender, leave, ..) = &senders[0];
+        let rogue = scope.spawn(|| {
+            while !stop.load(Ordering::Relaxed) {
+                sender.send(leave, Way::Ordinary);
+            }
+        });
+        install_programs(&lab, &new_programs());
+        reload(&lab, &container);
+        stop.store(true, Ordering::Relaxed);
+        rogue.join().expect("it has sent");
+    });
+    let count = |wanted: &Vec<u8>| capture.frames().iter().filter(|f| *f == wanted).count();
+    for (sender, leave, hello, marker) in &senders {
+        assert_eq!(count(hello), 0);
+        sender.send(hello, Way::Ordinary);
+        sender.send(marker, Way::Ordinary);
+        wait_until("the marker is on the wire", PATIENCE, || (count(marker) == 1).then_some(()));
+        assert_eq!((count(hello), count(leave)), (0, 0));
+    }
+    capture.finish();
 }
 
 /// Back to the earlier version. It shows the container and takes it over when its limits change;

@@ -26,7 +26,7 @@ mod setup;
 
 pub use crate::proxy::config::{CreatedInterface, EgressTask, InterfaceTask, ProxyTask, RelayTask};
 pub use crate::proxy::container::injection::random_packet_mark;
-pub use crate::proxy::container::unserved::limit_unserved;
+pub use crate::proxy::container::unserved::{Unserved, limit_unserved};
 pub use crate::proxy::control::client::{
     Subscription, namespace, query_all, requery, request_takeover, subscribe,
 };

@@ -11,13 +11,13 @@ use crate::link::plan::{InterfacePlan, plan};
 use crate::net::netlink::RouteSocket;
 use crate::net::netns::NetNs;
 use crate::oci::ContainerId;
-use crate::proxy;
 use crate::proxy::{ProxyLaunch, random_packet_mark};
 use crate::service::detach::detach_all;
 use crate::service::host_links;
 use crate::service::parents;
 use crate::service::proxies;
 use crate::service::proxies::ProxyUsers;
+use crate::service::unserved;
 use crate::service::{AttachError, AttachRequest};
 use crate::state::{
     Attached, AttachedInterface, AttachmentRecord, HostLinkUse, LockedDir, Planned,
@@ -405,29 +405,13 @@ fn bring_up(
     applying.prepare()?;
     launch.as_mut().map(ProxyLaunch::wait_for_rules).transpose()?;
     let added = attached.interfaces.len() - applying.created().len();
-    limit_unserved(&attached.interfaces[added..], namespace)?;
+    unserved::limit(&attached.interfaces[added..], namespace)?;
     // And what needs only the rules while it gives up its privileges.
     applying.activate()?;
     attached.proxy = launch.as_mut().map(ProxyLaunch::process).transpose()?;
     dir.write(&AttachmentRecord::Attached(attached))?;
     launch.as_mut().map(ProxyLaunch::wait_until_ready).transpose()?;
     Ok(())
-}
-
-/// Limits what those interfaces send that have no proxy, which limits the others.
-fn limit_unserved(interfaces: &[AttachedInterface], namespace: &NetNs) -> Result<(), AttachError> {
-    let mut limited = Vec::new();
-    for interface in interfaces.iter().filter(|i| !proxies::is_served(&i.attachment)) {
-        if let (Some(egress), Some(index), Some(mac)) =
-            (proxies::egress_task(&interface.attachment), interface.index, interface.mac)
-        {
-            limited.push((interface.name.as_str(), index, mac, egress));
-        }
-    }
-    let Some((first, ..)) = limited.first() else { return Ok(()) };
-    namespace
-        .run(|| proxy::limit_unserved(&limited))?
-        .map_err(|source| AttachError::Unlimited { interface: (*first).to_owned(), source })
 }
 
 fn seconds_since_1970() -> u64 {

@@ -72,7 +72,7 @@ fn delete_links(attached: &Attached, namespace: &NetNs) -> Result<(), AttachErro
 
 /// The container's network namespace, if there is still a way to it: through its process, through
 /// the path where it is mounted, or through the proxy, which holds it until it ends.
-fn reach_namespace(
+pub(super) fn reach_namespace(
     container: &RecordedContainer,
     proxy: Option<ProcessRef>,
     dir: &LockedDir,

@@ -13,6 +13,7 @@ mod parents;
 mod proxies;
 mod reload;
 mod request;
+mod unserved;
 
 pub use crate::state::Lifetime;
 pub use attach::{attach, attach_more};

@@ -10,8 +10,9 @@ use std::thread;
 use crate::attachment::AdminConfig;
 use crate::oci::ContainerId;
 use crate::proxy;
+use crate::service::detach::reach_namespace;
 use crate::service::proxies::ProxyUsers;
-use crate::service::{AttachError, proxies};
+use crate::service::{AttachError, proxies, unserved};
 use crate::state::{Attached, AttachmentRecord, LockedDir, StateDirError, Store};
 use crate::sys::process::ProcessRef;
 
@@ -71,6 +72,11 @@ fn reload_one(
     let Some(mut attached) = record.filter(|attached| attached.container.is_alive()) else {
         return Ok(false);
     };
+    if attached.interfaces.iter().any(|i| !proxies::is_served(&i.attachment))
+        && let Some(namespace) = reach_namespace(&attached.container, attached.proxy, dir)
+    {
+        unserved::limit_existing(&attached.interfaces, &namespace)?;
+    }
     let mut outdated = attached.proxy.is_some_and(|proxy| is_outdated(proxy, installed));
     outdated |= find_upstreams(&mut attached);
     outdated |= apply_limits(&mut attached, admin)?;
