@@ -93,9 +93,10 @@ pub enum Notice {
         /// Error of accept(2).
         error: String,
     },
-    /// The proxy shares the control group of the program that started it.
-    ForeignControlGroup {
-        /// Why it has none of mcrun's.
+    /// The proxy's control group is not the one of mcrun, or lacks limits or the filter of what
+    /// proxies send.
+    ControlGroupIncomplete {
+        /// What is missing.
         error: String,
     },
     /// The host's kernel refused a join on the LAN.
@@ -261,7 +262,7 @@ impl Notice {
             Notice::ChangesDelayed { .. } => "changes-delayed",
             Notice::QueriesIgnored { .. } => "queries-ignored",
             Notice::DescriptorsShort { .. } => "descriptors-short",
-            Notice::ForeignControlGroup { .. } => "foreign-control-group",
+            Notice::ControlGroupIncomplete { .. } => "control-group-incomplete",
             Notice::JoinFailed { .. } => "join-failed",
             Notice::ReceptionFailed { .. } => "reception-failed",
             Notice::RelayFailed { .. } => "relay-failed",
@@ -320,7 +321,7 @@ impl Notice {
             | Notice::InterfaceObserved { .. }
             | Notice::InterfaceGone { .. }
             | Notice::NoLandlock {}
-            | Notice::ForeignControlGroup { .. }
+            | Notice::ControlGroupIncomplete { .. }
             | Notice::ContainerEnded {} => Severity::Info,
             Notice::Unknown { severity, .. } => *severity,
         }
@@ -368,11 +369,9 @@ impl fmt::Display for Notice {
             Notice::DescriptorsShort { error } => {
                 write!(f, "a client of the control socket has to wait: {error}")
             }
-            Notice::ForeignControlGroup { error } => write!(
-                f,
-                "the proxy is in the control group of the program that started it, and is limited \
-                 and ended with it: {error}"
-            ),
+            Notice::ControlGroupIncomplete { error } => {
+                write!(f, "the proxy's control group is not as it should be: {error}")
+            }
             Notice::JoinFailed { interface, upstream, group, error } => {
                 write!(f, "{interface}: cannot join {group} on {upstream}: {error}")
             }

@@ -12,11 +12,14 @@
 //! the children.
 
 use std::io;
+use std::io::Write;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddrV6};
+use std::os::fd::{AsRawFd, FromRawFd, RawFd};
 
 use socket2::{Domain, Protocol, SockAddr, SockAddrStorage, Socket, Type};
 
 use crate::primitives::MacAddr;
+use crate::sys::sockopt;
 
 /// The advertisement: type 136, the override flag, the address, and the target link-layer
 /// address option. The kernel fills in the checksum of an ICMPv6 raw socket (RFC 3542 §3.1).
@@ -73,7 +76,7 @@ fn gratuitous_arp(operation: Operation, address: Ipv4Addr, mac: MacAddr) -> [u8;
     frame
 }
 
-/// A packet socket that receives nothing. Closing it takes some tens of milliseconds: the kernel
+/// A packet socket that can never receive anything. Closing it takes some tens of milliseconds: the kernel
 /// waits until no processor uses the socket any more (`packet_release` in net/packet/af_packet.c).
 #[derive(Debug)]
 pub struct FrameSocket(Socket);
@@ -85,31 +88,72 @@ impl FrameSocket {
     /// `EPERM` without CAP_NET_RAW.
     pub fn open() -> io::Result<Self> {
         let socket = Socket::new(Domain::PACKET, Type::RAW, None)?;
+        sockopt::receive_nothing(&socket)?;
         socket.set_nonblocking(true)?;
         Ok(FrameSocket(socket))
     }
 
     /// Sends a frame of ARP through the interface of this index.
     fn send(&self, index: u32, frame: &[u8]) -> io::Result<()> {
-        let mut storage = SockAddrStorage::zeroed();
-        // SAFETY: sockaddr_ll is one of the kernel's address types, which a storage holds, and the
-        // length given is its own.
-        let to = unsafe {
-            let link = storage.view_as::<libc::sockaddr_ll>();
-            link.sll_family = libc::AF_PACKET as u16;
-            link.sll_protocol = (libc::ETH_P_ARP as u16).to_be();
-            link.sll_ifindex = index.cast_signed();
-            SockAddr::new(storage, size_of::<libc::sockaddr_ll>() as libc::socklen_t)
-        };
+        let to = link_address(index, libc::ETH_P_ARP as u16);
         self.0.send_to(frame, &to).map(drop)
+    }
+}
+
+fn link_address(index: u32, protocol: u16) -> SockAddr {
+    let mut storage = SockAddrStorage::zeroed();
+    // SAFETY: sockaddr_ll is one of the kernel's address types, which a storage holds, and the
+    // length given is its own.
+    unsafe {
+        let link = storage.view_as::<libc::sockaddr_ll>();
+        link.sll_family = libc::AF_PACKET as u16;
+        link.sll_protocol = protocol.to_be();
+        link.sll_ifindex = index.cast_signed();
+        SockAddr::new(storage, size_of::<libc::sockaddr_ll>() as libc::socklen_t)
+    }
+}
+
+/// A [`FrameSocket`] that sends on one interface, without naming it at each frame. So a filter of
+/// system calls can forbid all other interfaces.
+#[derive(Debug)]
+pub struct BoundFrameSocket {
+    socket: Socket,
+    index: u32,
+}
+
+impl BoundFrameSocket {
+    /// Opens one in the caller's namespace for the interface of this index, as descriptor `number`,
+    /// which must not be in use.
+    ///
+    /// # Errors
+    /// `EPERM` without CAP_NET_RAW, `ENODEV` when there is no such interface, `EBADF` for a number
+    /// beyond the limit of the process.
+    pub fn open_as(index: u32, number: RawFd) -> io::Result<Self> {
+        let FrameSocket(opened) = FrameSocket::open()?;
+        // Protocol 0: nothing is received.
+        opened.bind(&link_address(index, 0))?;
+        // SAFETY: the caller says that nobody owns the number, and `opened` lives until the copy is
+        // made.
+        let socket = unsafe {
+            let copy = libc::dup3(opened.as_raw_fd(), number, libc::O_CLOEXEC);
+            if copy < 0 {
+                return Err(io::Error::last_os_error());
+            }
+            Socket::from_raw_fd(copy)
+        };
+        Ok(BoundFrameSocket { socket, index })
+    }
+
+    fn send(&self, frame: &[u8]) -> io::Result<()> {
+        (&self.socket).write(frame).map(drop)
     }
 }
 
 /// Announces a container's IPv4 addresses.
 #[derive(Debug)]
 pub struct Announcer {
-    /// In the host's namespace.
-    pub host: FrameSocket,
+    /// In the host's namespace, on one parent; `None` where no descriptor was left for it.
+    pub host: Option<BoundFrameSocket>,
     /// In the container's.
     pub container: FrameSocket,
 }
@@ -117,7 +161,7 @@ pub struct Announcer {
 impl Announcer {
     /// Announces an address on the container's Ethernet interface `child`, which is up, to the LAN
     /// by a request, and to the other children of the host's interface `parent` by a reply. Without
-    /// `parent` both get the same packets.
+    /// `parent`, or if the host's socket is one of another interface, both get the same packets.
     ///
     /// # Errors
     /// Those of sendto(2), such as `ENETDOWN`.
@@ -129,10 +173,10 @@ impl Announcer {
         mac: MacAddr,
     ) -> io::Result<()> {
         let request = gratuitous_arp(Operation::Request, address, mac);
-        let Some(parent) = parent else {
+        let Some(host) = self.host.as_ref().filter(|host| Some(host.index) == parent) else {
             return self.container.send(child, &request);
         };
-        let told = self.host.send(parent, &request);
+        let told = host.send(&request);
         self.container.send(child, &gratuitous_arp(Operation::Reply, address, mac)).and(told)
     }
 }

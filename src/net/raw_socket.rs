@@ -10,8 +10,8 @@ use crate::sys::sockopt;
 /// Opens a non-blocking socket for whole IPv4 packets, in the caller's namespace. Multicast that it
 /// sends is looped back to the namespace.
 ///
-/// The socket keeps nothing that it receives: its protocol is 255 (RFC 3692), which nobody sends,
-/// and its receive buffer is the kernel's smallest.
+/// The socket keeps nothing that it receives: its socket filter drops everything, and its receive
+/// buffer is the kernel's smallest.
 ///
 /// # Errors
 /// `EPERM` without CAP_NET_RAW.
@@ -22,11 +22,10 @@ pub(crate) fn raw_ipv4_sender() -> io::Result<Socket> {
     socket.set_multicast_all_v4(false)?;
     socket.set_nonblocking(true)?;
     socket.set_recv_buffer_size(0)?;
+    sockopt::receive_nothing(&socket)?;
     Ok(socket)
 }
 
-/// `SO_LOCK_FILTER` keeps a socket's filter as it is.
-const LOCKED: i32 = 1;
 /// A loopback address that nobody sends to. A socket that is bound to it receives nothing, and costs
 /// the kernel nothing for each packet.
 const NOBODY: Ipv4Addr = Ipv4Addr::new(127, 255, 255, 254);
@@ -44,7 +43,7 @@ impl SpareReceiver {
     pub(crate) fn open(protocol: i32, filter: &[SockFilter], buffer: usize) -> io::Result<Self> {
         let socket = Socket::new(Domain::IPV4, Type::RAW, Some(Protocol::from(protocol)))?;
         socket.attach_filter(filter)?;
-        sockopt::set_int(&socket, libc::SOL_SOCKET, libc::SO_LOCK_FILTER, LOCKED)?;
+        sockopt::lock_filter(&socket)?;
         socket.bind(&SocketAddrV4::new(NOBODY, 0).into())?;
         sockopt::grow_receive_buffer(&socket, buffer)?;
         socket.set_nonblocking(true)?;

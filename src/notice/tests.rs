@@ -44,7 +44,9 @@ fn examples() -> Vec<Notice> {
         Notice::ChangesDelayed { interface: interface() },
         Notice::QueriesIgnored { upstream: upstream() },
         Notice::DescriptorsShort { error: error(libc::EMFILE) },
-        Notice::ForeignControlGroup { error: "/sys/fs/cgroup is read-only".into() },
+        Notice::ControlGroupIncomplete {
+            error: "the controllers memory and cpu are not in cgroup2".into(),
+        },
         Notice::JoinFailed {
             interface: interface(),
             upstream: upstream(),

@@ -21,6 +21,12 @@ pub(super) const REFUSED: &str = "error: ";
 /// has no other use, so that the system call filter can forbid to send with this socket.
 pub(super) const PACKET_SOCKET: RawFd = libc::STDIN_FILENO;
 
+/// Descriptor of the packet socket that announces addresses on a parent. The system call filter lets
+/// it send only by write(2), so that every frame leaves by the interface to which the socket is
+/// bound. The number is beyond those of a usual proxy. A descriptor that gets it later, when the
+/// socket is closed, can still be read and written.
+pub(super) const PARENT_FRAME_SOCKET: RawFd = 127;
+
 /// The task of one proxy: the first line on its standard input, as JSON.
 ///
 /// The second line is a list of [`CreatedInterface`], in the order of `interfaces`. It is sent when
@@ -52,6 +58,9 @@ pub struct ProxyTask {
     /// that takes over uses the mark of the one before it, so that the rules of each accept what
     /// the other injects.
     pub mark: u32,
+    /// What the proxy's control group lacks, for people; `None`: nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub group_notice: Option<String>,
     /// Another proxy still relays for the container. This one starts to relay at the request
     /// `takeover` or `requery`.
     #[serde(default)]

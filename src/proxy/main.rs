@@ -62,7 +62,7 @@ fn start(task: File, answer: &mut File) -> Result<Proxy, StartError> {
         .context(|| "cannot reset SIGTERM".into())?;
     leave_session_and_directory().context(|| "cannot change to the root directory".into())?;
     redirect_standard_streams().context(|| "cannot open /dev/null".into())?;
-    reset_oom_score();
+    set_oom_score();
     shorten_time_slice();
 
     let mut lines = BufReader::with_capacity(READ_SIZE, task);
@@ -122,16 +122,12 @@ fn redirect_standard_streams() -> io::Result<()> {
     Ok(())
 }
 
-/// Raises a negative OOM score to 0. A runtime protects itself from the OOM killer, and its
-/// children inherit the score. A positive score stays, because to lower it needs CAP_SYS_RESOURCE.
-fn reset_oom_score() {
-    const FILE: &str = "/proc/self/oom_score_adj";
-    if let Ok(value) = std::fs::read_to_string(FILE)
-        && value.starts_with('-')
-    {
-        // If this fails, the proxy works all the same.
-        let _ = std::fs::write(FILE, "0");
-    }
+/// Sets the OOM score to 0, whatever the caller's is. A runtime protects itself from the OOM
+/// killer, and an engine may give its children up to it. Without CAP_SYS_RESOURCE a positive score
+/// stays.
+fn set_oom_score() {
+    // If this fails, the proxy works all the same.
+    let _ = std::fs::write("/proc/self/oom_score_adj", "0");
 }
 
 /// Asks the scheduler for a time slice of 0.1 ms, about what a join takes. On a processor that the

@@ -72,6 +72,7 @@ pub(super) fn task<'a>(
         notifications: attached.notifications,
         interfaces: there.chain(added).filter(|i| i.igmp != IgmpMode::Off).collect(),
         user: user.id,
+        group_notice: None,
         mark,
         takes_over,
     }

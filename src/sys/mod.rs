@@ -1,8 +1,10 @@
 //! The ground floor: system calls that no crate offers, kernel files, and what several modules need
 //! of files and processes. Nothing here knows what mcrun is.
 
+pub(crate) mod cgroup;
 #[cfg(test)]
 pub(crate) mod classic_bpf;
+pub(crate) mod egress_filter;
 pub(crate) mod fd_passing;
 pub(crate) mod files;
 pub mod ifreq;
@@ -11,4 +13,5 @@ pub(crate) mod mountinfo;
 pub mod process;
 pub(crate) mod procfs;
 pub mod sockopt;
+pub(crate) mod spawn;
 pub(crate) mod toml_text;

@@ -171,6 +171,25 @@ pub fn set_multicast_interface(fd: impl AsFd, ifindex: u32, group: IpAddr) -> io
     }
 }
 
+/// Makes a socket that is only written receive nothing, for as long as it exists: its socket filter
+/// drops everything, and nobody can change it (`SO_LOCK_FILTER`).
+///
+/// # Errors
+/// As setsockopt(2).
+pub fn receive_nothing(socket: &socket2::Socket) -> io::Result<()> {
+    let drop_all = socket2::SockFilter::new((libc::BPF_RET | libc::BPF_K) as u16, 0, 0, 0);
+    socket.attach_filter(&[drop_all])?;
+    lock_filter(socket)
+}
+
+/// Keeps a socket's filter as it is, for as long as the socket exists.
+///
+/// # Errors
+/// As setsockopt(2).
+pub fn lock_filter(fd: impl AsFd) -> io::Result<()> {
+    set_int(fd, libc::SOL_SOCKET, libc::SO_LOCK_FILTER, 1)
+}
+
 /// Sets an option whose value is a C `int`.
 ///
 /// # Errors

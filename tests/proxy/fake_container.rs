@@ -98,6 +98,7 @@ impl<'l> FakeContainer<'l> {
             notifications: lab::notifications(),
             mark: mcrun::proxy::random_packet_mark().expect("a mark"),
             user: 0,
+            group_notice: None,
             takes_over: false,
             interfaces: vec![InterfaceTask {
                 name: CHILD.into(),

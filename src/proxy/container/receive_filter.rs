@@ -37,6 +37,7 @@ impl ReceiveFilterSocket {
     /// `EPERM` without CAP_NET_RAW, `EAFNOSUPPORT` where the kernel has no packet sockets.
     pub(crate) fn open() -> io::Result<Self> {
         let socket = Socket::new(Domain::PACKET, Type::DGRAM, None)?;
+        sockopt::receive_nothing(&socket)?;
         nix::unistd::dup2_stdin(&socket)?;
         Ok(ReceiveFilterSocket(()))
     }

@@ -1,18 +1,27 @@
 //! ProxyLaunch a proxy: what the hook does.
 
+use std::ffi::CString;
+use std::fs::File;
 use std::io;
 use std::io::{Read, Write};
-use std::os::fd::AsFd;
-use std::path::PathBuf;
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::waitpid;
+use nix::unistd::{Pid, pipe2};
 use serde::Serialize;
 
 use crate::proxy::config::{CreatedInterface, INSTALLED, ProxyTask, READY, REFUSED};
+use crate::proxy::control::group;
 use crate::state::state_dir;
 use crate::sys::process::ProcessRef;
+use crate::sys::spawn;
 
 /// A proxy whose next answer takes longer is killed.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
@@ -56,14 +65,24 @@ pub enum LaunchError {
 /// works on between two of the calls, so that the caller can do something else meanwhile.
 #[derive(Debug)]
 pub struct ProxyLaunch {
-    child: Child,
-    stdin: Option<ChildStdin>,
-    stdout: ChildStdout,
+    child: ChildProcess,
+    stdin: Option<File>,
+    stdout: File,
     /// First error of writing to `stdin`. It counts only if the proxy gives no reason itself.
     write_result: io::Result<()>,
     /// Bytes received that [`ProxyLaunch::next_line`] has not returned.
     received: Vec<u8>,
     detached: bool,
+    /// What the proxy's control group lacks, for people.
+    group_notice: Option<String>,
+}
+
+/// The process of a proxy that is being launched.
+#[derive(Debug)]
+enum ChildProcess {
+    /// Started in the control group of proxies. Nobody has waited for it.
+    InGroup(i32),
+    Plain(Child),
 }
 
 /// The program file of proxies: `mcrun-proxy` in the directory of the running program.
@@ -86,21 +105,30 @@ impl ProxyLaunch {
     pub fn spawn() -> Result<Self, LaunchError> {
         let program =
             program().map_err(|source| LaunchError::Start { program: PROGRAM.into(), source })?;
-        // No `current_dir` and no `pre_exec`: with either, std forks and copies this process's
-        // page tables first; without them it uses posix_spawn.
-        let mut child = Command::new(&program)
-            .env_clear()
-            // Absolute, because the proxy changes its directory to `/`.
-            .env("MCRUN_STATE_DIR", std::path::absolute(state_dir())?)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .map_err(|source| LaunchError::Start { program, source })?;
-        let stdin = child.stdin.take();
-        let stdout = child.stdout.take().ok_or_else(closed_pipe)?;
-        let (write_result, received) = (Ok(()), Vec::new());
-        Ok(ProxyLaunch { child, stdin, stdout, write_result, received, detached: false })
+        // Absolute, because the proxy changes its directory to `/`.
+        let state_dir = std::path::absolute(state_dir())?;
+        let in_group = group::open().and_then(|(group, lacks)| {
+            let spawned = spawn_in_group(&program, &state_dir, group.as_fd());
+            spawned.map(|spawned| (spawned, lacks))
+        });
+        let ((child, stdin, stdout), group_notice) = match in_group {
+            Ok(spawned) => spawned,
+            // If the program cannot be executed, this says so.
+            Err(error) => {
+                let spawned = spawn(&program, &state_dir)
+                    .map_err(|source| LaunchError::Start { program, source })?;
+                (spawned, Some(format!("it is that of the program which started it: {error}")))
+            }
+        };
+        Ok(ProxyLaunch {
+            child,
+            stdin: Some(stdin),
+            stdout,
+            write_result: Ok(()),
+            received: Vec::new(),
+            detached: false,
+            group_notice,
+        })
     }
 
     /// Sends the task, the first line of the proxy's standard input.
@@ -109,7 +137,10 @@ impl ProxyLaunch {
     /// [`LaunchError::Pipe`] if the task cannot be serialized. An error of writing is returned by
     /// the next call that waits, unless the proxy gives a reason itself.
     pub fn send_task(&mut self, task: &ProxyTask) -> Result<(), LaunchError> {
-        self.send_line(task)
+        match &self.group_notice {
+            None => self.send_line(task),
+            notice => self.send_line(&ProxyTask { group_notice: notice.clone(), ..task.clone() }),
+        }
     }
 
     /// Sends the second and last line: for each interface of the task, in its order, the index in
@@ -145,7 +176,7 @@ impl ProxyLaunch {
     /// # Errors
     /// See [`LaunchError`]: if the process has ended, the reason that it gave.
     pub fn process(&mut self) -> Result<ProcessRef, LaunchError> {
-        match ProcessRef::of(self.child.id().cast_signed()) {
+        match ProcessRef::of(self.child.id()) {
             Ok(process) => Ok(process),
             Err(error) => {
                 self.expect_line(READY)?;
@@ -215,11 +246,64 @@ impl ProxyLaunch {
 impl Drop for ProxyLaunch {
     fn drop(&mut self) {
         if !self.detached {
-            // Both fail if the proxy has ended by itself; there is nothing left to do then.
-            let _ = self.child.kill();
-            let _ = self.child.wait();
+            self.child.end();
         }
     }
+}
+
+impl ChildProcess {
+    fn id(&self) -> i32 {
+        match self {
+            ChildProcess::InGroup(pid) => *pid,
+            ChildProcess::Plain(child) => child.id().cast_signed(),
+        }
+    }
+
+    /// Kills the process and waits for its end.
+    fn end(&mut self) {
+        // If it fails, the proxy has ended by itself, and there is nothing left to do.
+        match self {
+            ChildProcess::InGroup(pid) => {
+                let pid = Pid::from_raw(*pid);
+                let _ = kill(pid, Signal::SIGKILL);
+                let _ = waitpid(pid, None);
+            }
+            ChildProcess::Plain(child) => {
+                let _ = child.kill();
+                let _ = child.wait();
+            }
+        }
+    }
+}
+
+/// A process, and the other ends of its standard input and output.
+type Spawned = (ChildProcess, File, File);
+
+fn spawn_in_group(program: &Path, state_dir: &Path, group: BorrowedFd<'_>) -> io::Result<Spawned> {
+    let (task, stdin) = pipe2(OFlag::O_CLOEXEC)?;
+    let (stdout, answer) = pipe2(OFlag::O_CLOEXEC)?;
+    let null = File::options().write(true).open("/dev/null")?;
+    let program = CString::new(program.as_os_str().as_bytes())?;
+    let variable = [b"MCRUN_STATE_DIR=", state_dir.as_os_str().as_bytes()].concat();
+    let variable = CString::new(variable)?;
+    let streams = [task.as_fd(), answer.as_fd(), null.as_fd()];
+    let pid = spawn::spawn_in_group(&program, &variable, streams, group)?;
+    Ok((ChildProcess::InGroup(pid), stdin.into(), stdout.into()))
+}
+
+fn spawn(program: &Path, state_dir: &Path) -> io::Result<Spawned> {
+    // No `current_dir` and no `pre_exec`: with either, std forks and copies this process's page
+    // tables first; without them it uses posix_spawn.
+    let mut child = Command::new(program)
+        .env_clear()
+        .env("MCRUN_STATE_DIR", state_dir)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()?;
+    let stdin = OwnedFd::from(child.stdin.take().ok_or_else(closed_pipe)?);
+    let stdout = OwnedFd::from(child.stdout.take().ok_or_else(closed_pipe)?);
+    Ok((ChildProcess::Plain(child), stdin.into(), stdout.into()))
 }
 
 fn closed_pipe() -> io::Error {

@@ -3,6 +3,7 @@
 
 pub(crate) mod client;
 pub(crate) mod event;
+mod group;
 pub(crate) mod launch;
 pub(crate) mod protocol;
 mod send_queue;

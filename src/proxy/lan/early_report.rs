@@ -16,7 +16,7 @@ use std::io::{BufRead, BufReader};
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::time::{Duration, Instant};
 
-use socket2::{Domain, Protocol, SockFilter, Socket, Type};
+use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::igmp::wire::{GroupRecord, Message, Query, RecordType, Version};
 use crate::multicast::{FilterMode, SourceFilter};
@@ -69,7 +69,7 @@ impl EarlyReporter {
         joins.unsubscribe_memberships()?;
         let igmp = Protocol::from(libc::IPPROTO_IGMP);
         let socket = Socket::new(Domain::IPV4, Type::RAW, Some(igmp))?;
-        drop_everything(&socket)?;
+        sockopt::receive_nothing(&socket)?;
         socket.bind_device(Some(name.as_bytes()))?;
         sockopt::set_multicast_interface(&socket, index, Ipv4Addr::UNSPECIFIED.into())?;
         socket.set_multicast_ttl_v4(1)?;
@@ -151,11 +151,6 @@ impl EarlyReporter {
             None => Version::V3,
         }
     }
-}
-
-/// Makes a socket receive nothing, because it is only written.
-fn drop_everything(socket: &Socket) -> io::Result<()> {
-    socket.attach_filter(&[SockFilter::new((libc::BPF_RET | libc::BPF_K) as u16, 0, 0, 0)])
 }
 
 /// The kernel's report of a new membership. `None` for EXCLUDE of a list, which is left to the

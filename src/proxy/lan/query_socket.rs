@@ -41,6 +41,7 @@ impl QuerySocket {
         let socket = Socket::new(Domain::IPV4, Type::RAW, Some(igmp))?;
         // Before the socket is bound, so that it never queues anything else.
         socket.attach_filter(&only_queries())?;
+        sockopt::lock_filter(&socket)?;
         socket.bind_device(Some(name.as_bytes()))?;
         sockopt::grow_receive_buffer(&socket, RECEIVE_BUFFER)?;
         socket.set_nonblocking(true)?;

@@ -114,6 +114,7 @@ impl ContainerSockets {
         // Protocol 0: the socket receives nothing before it is bound.
         let capture = Socket::new(Domain::PACKET, Type::RAW, Some(Protocol::from(0)))?;
         capture.attach_filter(&outgoing_multicast())?;
+        sockopt::lock_filter(&capture)?;
         sockopt::set_int(&capture, libc::SOL_PACKET, PACKET_VNET_HDR, 1)?;
         sockopt::grow_receive_buffer(&capture, RECEIVE_BUFFER)?;
         capture.set_nonblocking(true)?;

@@ -11,14 +11,14 @@ use std::collections::BTreeSet;
 use std::time::Instant;
 
 use crate::attachment::IgmpMode;
-use crate::net::arp_announcement::{Announcer, FrameSocket};
+use crate::net::arp_announcement::{Announcer, BoundFrameSocket, FrameSocket};
 use crate::net::link_monitor::LinkMonitor;
 use crate::net::link_watch::LinkWatch;
 use crate::net::netlink::RouteSocket;
 use crate::net::netns::NetNs;
 use crate::net::sysctl::Sysctls;
 use crate::notice::Notice;
-use crate::proxy::config::{CreatedInterface, InterfaceTask, ProxyTask};
+use crate::proxy::config::{CreatedInterface, InterfaceTask, PARENT_FRAME_SOCKET, ProxyTask};
 use crate::proxy::container::end_watch::EndWatch;
 use crate::proxy::container::injection::QueryInjector;
 use crate::proxy::container::membership_files::MembershipFiles;
@@ -91,6 +91,11 @@ impl Setup {
     pub(super) fn open(mut task: ProxyTask, now: Instant) -> Result<Self, StartError> {
         let (namespace, end_watch) = find_container(&task)?;
         let mut notices = Vec::new();
+        if let Some(error) = task.group_notice.take() {
+            notices.push(Notice::ControlGroupIncomplete { error });
+        }
+        // First, while its number is free.
+        let parent_frame_socket = open_parent_frame_socket(&task.interfaces);
         let inside = namespace
             .run(|| InNamespace::open(&mut task, &mut notices))
             .context(|| "cannot enter the container's network namespace".into())??;
@@ -102,13 +107,8 @@ impl Setup {
             .context(|| format!("cannot open the state directory of container {id}"))?;
         let log = Log::open(&container_dir, id, now);
         let query_sockets = open_query_sockets(&inside.interfaces)?;
-        let announcer = match inside.frame_socket {
-            Some(container) => {
-                let host = FrameSocket::open().context(|| "cannot open a packet socket".into())?;
-                Some(Announcer { host, container })
-            }
-            None => None,
-        };
+        let announcer =
+            inside.frame_socket.map(|container| Announcer { host: parent_frame_socket, container });
         let rtnl_barrier = RtnlBarrier::open().context(|| "cannot open a UDP socket".into())?;
         let sysctls = Sysctls::default();
         Ok(Setup {
@@ -258,6 +258,15 @@ fn find_container(task: &ProxyTask) -> Result<(NetNs, EndWatch), StartError> {
         ));
     }
     Ok((namespace, watch))
+}
+
+/// The socket that announces addresses on the parent of the first interface that has any. `None`
+/// where it cannot be had: the container's own socket announces then, which costs other containers
+/// more.
+fn open_parent_frame_socket(interfaces: &[InterfaceTask]) -> Option<BoundFrameSocket> {
+    let is_on_parent = |i: &&InterfaceTask| !i.announce.is_empty() && i.parent == i.upstream;
+    let interface = interfaces.iter().find(is_on_parent)?;
+    BoundFrameSocket::open_as(interface.upstream_index, PARENT_FRAME_SOCKET).ok()
 }
 
 /// One socket for each upstream of a proxied interface.

@@ -14,6 +14,7 @@ use landlock::{
     ABI, Access, AccessFs, CompatLevel, Compatible, PathBeneath, Ruleset, RulesetAttr,
     RulesetCreatedAttr, RulesetStatus,
 };
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::unistd::{Gid, Uid, setgroups, setresgid, setresuid};
 
 use crate::proxy::process::container_dir::ContainerDir;
@@ -39,6 +40,7 @@ fn failed<E: Into<io::Error>>(what: &'static str) -> impl FnOnce(E) -> SandboxEr
 /// # Errors
 /// When a mandatory step fails. The process must end then.
 pub(crate) fn enter(container_dir: &ContainerDir, id: u32) -> Result<bool, SandboxError> {
+    limit_resources().map_err(failed("limit its resources"))?;
     setgroups(&[]).map_err(failed("drop the supplementary groups"))?;
     drop_bounding_set().map_err(failed("drop the capability bounding set"))?;
     let (user, group) = (Uid::from_raw(id), Gid::from_raw(id));
@@ -51,6 +53,22 @@ pub(crate) fn enter(container_dir: &ContainerDir, id: u32) -> Result<bool, Sandb
     let confined = landlock(container_dir).map_err(failed("enter landlock"))?;
     system_calls::restrict().map_err(failed("install the system call filter"))?;
     Ok(confined)
+}
+
+/// Bounds what the process can use up, beside what its control group bounds for all proxies.
+fn limit_resources() -> io::Result<()> {
+    /// Bytes of memory. A relay's batch and the largest tables take some 10 MiB.
+    const DATA: u64 = 256 << 20;
+    /// Bytes of a file. The log is emptied far below.
+    const FILE: u64 = 1 << 20;
+    for (resource, limit) in
+        [(Resource::RLIMIT_DATA, DATA), (Resource::RLIMIT_FSIZE, FILE), (Resource::RLIMIT_CORE, 0)]
+    {
+        let (_, hard) = getrlimit(resource)?;
+        let limit = limit.min(hard);
+        setrlimit(resource, limit, limit)?;
+    }
+    Ok(())
 }
 
 fn prctl(option: i32, value: libc::c_ulong) -> io::Result<()> {

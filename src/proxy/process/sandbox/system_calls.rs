@@ -54,10 +54,17 @@ pub(super) const ALWAYS: &[c_long] = &[
     libc::SYS_epoll_wait,
 ];
 
-/// Allowed with every descriptor except that of the [packet socket](config::PACKET_SOCKET), which
-/// could send any frame, and receive all frames once it is bound.
-pub(super) const NOT_BY_PACKET_SOCKET: &[c_long] =
-    &[libc::SYS_sendto, libc::SYS_write, libc::SYS_sendmsg, libc::SYS_sendmmsg, libc::SYS_bind];
+/// Allowed with every descriptor except these. A [packet socket](config::PACKET_SOCKET) could send
+/// any frame on any interface, and receive all frames once it is bound. The one of a
+/// [parent](config::PARENT_FRAME_SOCKET) may only be written: then it sends where it is bound.
+pub(super) const NOT_BY: &[(c_long, &[u32])] = &[
+    (libc::SYS_sendto, PACKET_SOCKETS),
+    (libc::SYS_sendmsg, PACKET_SOCKETS),
+    (libc::SYS_sendmmsg, PACKET_SOCKETS),
+    (libc::SYS_bind, PACKET_SOCKETS),
+    (libc::SYS_write, &[config::PACKET_SOCKET as u32]),
+];
+const PACKET_SOCKETS: &[u32] = &[config::PACKET_SOCKET as u32, config::PARENT_FRAME_SOCKET as u32];
 
 /// Allowed with these arguments only.
 pub(super) const CHECKED: &[(c_long, &[OneOf])] = &[
@@ -93,14 +100,12 @@ pub(super) const CHECKED: &[(c_long, &[OneOf])] = &[
     ),
 ];
 
-const PACKET_SOCKET: OneOf = value(0, &[config::PACKET_SOCKET as u32]);
-
 const NOT_EXECUTABLE: &[OneOf] =
     &[OneOf { argument: 2, mask: libc::PROT_EXEC as u32, values: &[0] }];
 
-/// The socket options that may be set, by their level. The filter compares them in this order, so
-/// those that a join sets come first.
-pub(super) const OPTIONS: &[(&[u32], &[u32])] = &[
+/// The socket options that may be set, by their level, and what else must hold. The filter compares
+/// them in this order, so those that a join sets come first.
+pub(super) const OPTIONS: &[(&[u32], &[u32], &[OneOf])] = &[
     (
         &[libc::IPPROTO_IP as u32],
         &[
@@ -114,10 +119,12 @@ pub(super) const OPTIONS: &[(&[u32], &[u32])] = &[
             libc::IP_MULTICAST_IF as u32,
             libc::IP_PKTINFO as u32,
         ],
+        &[],
     ),
     (
         &[libc::SOL_NETLINK as u32],
         &[libc::NETLINK_ADD_MEMBERSHIP as u32, libc::NETLINK_DROP_MEMBERSHIP as u32],
+        &[],
     ),
     (
         &[libc::SOL_SOCKET as u32],
@@ -127,10 +134,13 @@ pub(super) const OPTIONS: &[(&[u32], &[u32])] = &[
             libc::SO_REUSEADDR as u32,
             libc::SO_BINDTODEVICE as u32,
         ],
+        &[],
     ),
     (
         &[libc::SOL_PACKET as u32],
         &[libc::PACKET_ADD_MEMBERSHIP as u32, libc::PACKET_DROP_MEMBERSHIP as u32],
+        // Another one could make an interface of the host promiscuous.
+        &[value(0, &[config::PACKET_SOCKET as u32])],
     ),
 ];
 
@@ -142,15 +152,16 @@ const ASSEMBLED: Assembler = assemble();
 pub(super) static PROGRAM: [sock_filter; ASSEMBLED.len()] = ASSEMBLED.code();
 
 const fn assemble() -> Assembler {
-    const CALLS: usize = ALWAYS.len() + NOT_BY_PACKET_SOCKET.len() + CHECKED.len() + 1;
+    const CALLS: usize = ALWAYS.len() + NOT_BY.len() + CHECKED.len() + 1;
     let mut program = Assembler::new(libc::EPERM as u32);
 
     let mut options = program.deny;
     let mut left = OPTIONS.len();
     while left > 0 {
         left -= 1;
-        let (level, names) = OPTIONS[left];
-        let named = program.all(&[value(2, names)]);
+        let (level, names, checks) = OPTIONS[left];
+        let checked = program.all(checks);
+        let named = program.one_of(value(2, names), checked, program.deny);
         options = program.one_of(value(1, level), named, options);
     }
     let mut calls = [call(libc::SYS_setsockopt, options); CALLS];
@@ -160,10 +171,16 @@ const fn assemble() -> Assembler {
         calls[count] = call(ALWAYS[at], program.allow);
         (at, count) = (at + 1, count + 1);
     }
-    let not_by_packet_socket = program.one_of(PACKET_SOCKET, program.deny, program.allow);
     let mut at = 0;
-    while at < NOT_BY_PACKET_SOCKET.len() {
-        calls[count] = call(NOT_BY_PACKET_SOCKET[at], not_by_packet_socket);
+    while at < NOT_BY.len() {
+        let (number, descriptors) = NOT_BY[at];
+        // Calls in a row with the same descriptors share their check.
+        let same = at > 0 && NOT_BY[at - 1].1.len() == descriptors.len();
+        let target = match same {
+            true => calls[count - 1].target,
+            false => program.one_of(value(0, descriptors), program.deny, program.allow),
+        };
+        calls[count] = call(number, target);
         (at, count) = (at + 1, count + 1);
     }
     let mut at = 0;

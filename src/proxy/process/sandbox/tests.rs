@@ -11,7 +11,7 @@ use seccompiler::{
 use crate::proxy::config;
 use crate::proxy::process::sandbox::assembler::OneOf;
 use crate::proxy::process::sandbox::system_calls::{
-    ALWAYS, ARCHITECTURE, CHECKED, NOT_BY_PACKET_SOCKET, OPTIONS, PROGRAM, value,
+    ALWAYS, ARCHITECTURE, CHECKED, NOT_BY, OPTIONS, PROGRAM, value,
 };
 use crate::sys::classic_bpf;
 
@@ -56,15 +56,16 @@ static ORACLE: LazyLock<Vec<sock_filter>> = LazyLock::new(oracle);
 fn oracle() -> Vec<sock_filter> {
     let mut rules: BTreeMap<i64, Vec<SeccompRule>> =
         ALWAYS.iter().map(|number| (*number, Vec::new())).collect();
-    let packet_socket = config::PACKET_SOCKET as u64;
-    for number in NOT_BY_PACKET_SOCKET {
-        let other = condition(0, SeccompCmpOp::Ne, packet_socket);
-        rules.insert(*number, vec![SeccompRule::new(vec![other]).unwrap()]);
+    for (number, descriptors) in NOT_BY {
+        let others = descriptors.iter().map(|fd| condition(0, SeccompCmpOp::Ne, u64::from(*fd)));
+        rules.insert(*number, vec![SeccompRule::new(others.collect()).unwrap()]);
     }
     for (number, checks) in CHECKED {
         rules.insert(*number, alternatives(checks));
     }
-    let options = OPTIONS.iter().map(|(level, names)| [value(1, level), value(2, names)]);
+    let options = OPTIONS
+        .iter()
+        .map(|(level, names, checks)| [&[value(1, level), value(2, names)], *checks].concat());
     let options = options.flat_map(|checks| alternatives(&checks));
     rules.insert(libc::SYS_setsockopt, options.collect());
     let program: BpfProgram = SeccompFilter::new(
@@ -100,22 +101,25 @@ fn alternatives(checks: &[OneOf]) -> Vec<SeccompRule> {
 
 /// Values that a rule compares with, values that differ in a high bit, and others.
 fn argument() -> impl Strategy<Value = u64> {
-    let options = OPTIONS.iter().flat_map(|(levels, names)| levels.iter().chain(*names));
+    let options = OPTIONS.iter().flat_map(|(levels, names, _)| levels.iter().chain(*names));
     let checked = CHECKED.iter().flat_map(|(_, checks)| checks.iter().flat_map(|c| c.values));
     let known: Vec<_> = options.chain(checked).map(|value| u64::from(*value)).collect();
     prop_oneof![
         8 => proptest::sample::select(known.clone()),
         1 => proptest::sample::select(known).prop_map(|value| value ^ 1 << 35),
         1 => 0u64..300,
+        1 => proptest::sample::select(vec![
+            config::PACKET_SOCKET as u64,
+            config::PARENT_FRAME_SOCKET as u64,
+        ]),
         1 => any::<u64>(),
     ]
 }
 
 fn number() -> impl Strategy<Value = u32> {
     let checked = CHECKED.iter().map(|(number, _)| *number as u32);
-    let not_by_packet_socket = NOT_BY_PACKET_SOCKET.iter().map(|number| *number as u32);
-    let checked: Vec<_> =
-        checked.chain(not_by_packet_socket).chain([libc::SYS_setsockopt as u32]).collect();
+    let not_by = NOT_BY.iter().map(|(number, _)| *number as u32);
+    let checked: Vec<_> = checked.chain(not_by).chain([libc::SYS_setsockopt as u32]).collect();
     prop_oneof![
         3 => proptest::sample::select(checked),
         1 => 0u32..500,
@@ -149,12 +153,15 @@ fn what_a_proxy_does_is_allowed_and_the_rest_is_not() {
     let (inet, dgram) = (libc::AF_INET as u64, (libc::SOCK_DGRAM | libc::SOCK_CLOEXEC) as u64);
     let ip = libc::IPPROTO_IP as u64;
     let packet_socket = config::PACKET_SOCKET as u64;
+    let parent_socket = config::PARENT_FRAME_SOCKET as u64;
     let allowed = [
         call(libc::SYS_recvmsg, &[7, 1 << 40]),
         call(libc::SYS_socket, &[inet, dgram]),
         call(libc::SYS_setsockopt, &[7, ip, libc::MCAST_JOIN_GROUP as u64]),
         call(libc::SYS_mmap, &[0, 4096, libc::PROT_READ as u64]),
         call(libc::SYS_sendto, &[packet_socket + 1]),
+        call(libc::SYS_write, &[parent_socket]),
+        call(libc::SYS_close, &[parent_socket]),
         call(
             libc::SYS_setsockopt,
             &[packet_socket, libc::SOL_PACKET as u64, libc::PACKET_ADD_MEMBERSHIP as u64],
@@ -172,6 +179,14 @@ fn what_a_proxy_does_is_allowed_and_the_rest_is_not() {
         // The kernel uses the lower 32 bits of a descriptor.
         call(libc::SYS_sendmsg, &[packet_socket | 1 << 32]),
         call(libc::SYS_bind, &[packet_socket]),
+        call(libc::SYS_write, &[packet_socket]),
+        call(libc::SYS_sendto, &[parent_socket]),
+        call(libc::SYS_sendmmsg, &[parent_socket]),
+        call(libc::SYS_bind, &[parent_socket]),
+        call(
+            libc::SYS_setsockopt,
+            &[parent_socket, libc::SOL_PACKET as u64, libc::PACKET_ADD_MEMBERSHIP as u64],
+        ),
         // The x32 numbers of x86_64.
         call(libc::SYS_read | 0x4000_0000, &[]),
     ];
