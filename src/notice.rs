@@ -183,6 +183,13 @@ pub enum Notice {
         /// Interface in the container.
         interface: String,
     },
+    /// The container's interface is a port of the bridge that the relay is to serve as the LAN.
+    RelayOnOwnBridge {
+        /// Interface in the container.
+        interface: String,
+        /// The bridge.
+        upstream: String,
+    },
     /// A join that names no interface does not go by the interface that is relayed to.
     MulticastRouteElsewhere {
         /// Interface in the container that is relayed to.
@@ -274,6 +281,7 @@ impl Notice {
             Notice::UpstreamNotFollowed { .. } => "upstream-not-followed",
             Notice::UpstreamBack { .. } => "upstream-back",
             Notice::InterfaceAwaited { .. } => "interface-awaited",
+            Notice::RelayOnOwnBridge { .. } => "relay-on-own-bridge",
             Notice::MulticastRouteElsewhere { .. } => "multicast-route-elsewhere",
             Notice::IgmpNotIntercepted { .. } => "igmp-not-intercepted",
             Notice::FramesNotIntercepted { .. } => "frames-not-intercepted",
@@ -311,6 +319,7 @@ impl Notice {
             | Notice::UpstreamGone { .. }
             | Notice::UpstreamNotFollowed { .. }
             | Notice::InterfaceAwaited { .. }
+            | Notice::RelayOnOwnBridge { .. }
             | Notice::MulticastRouteElsewhere { .. }
             | Notice::IgmpNotIntercepted { .. }
             | Notice::FramesNotIntercepted { .. }
@@ -425,6 +434,11 @@ impl fmt::Display for Notice {
             Notice::InterfaceAwaited { interface } => {
                 write!(f, "the container has no interface {interface}; it is served when it comes")
             }
+            Notice::RelayOnOwnBridge { interface, upstream } => write!(
+                f,
+                "{interface} is on {upstream} already: what the container sends is not relayed, \
+                 because everybody there would hear it twice; name a LAN interface"
+            ),
             Notice::MulticastRouteElsewhere { interface } => write!(
                 f,
                 "a join that names no interface does not go by {interface}: the program is to name \

@@ -110,6 +110,36 @@ fn joins_go_by_the_relayed_interface_of_two() {
 }
 
 #[test]
+fn a_relay_to_the_containers_own_bridge_doubles_nothing() {
+    let lab = Lab::new(3);
+    lab.add_bridge();
+    // A container whose interface comes when nobody can refuse it any more, and a neighbour.
+    let attachment = format!("parent={BRIDGE},driver=relay");
+    let container = lab.start_with("one", &[&attachment], &[]);
+    lab.plug(&container, 10);
+    let neighbour = lab.start("two", "10.99.0.12");
+    lab.plug(&neighbour, 11);
+    wait_until("people are told", PATIENCE, || {
+        let ps = lab.ps(&container)?;
+        ps["notices"].to_string().contains("relay-on-own-bridge").then_some(())
+    });
+    let (own, other) = (container.socket(PORT), neighbour.socket(PORT));
+    own.join(GROUP);
+    other.join(GROUP);
+    lab.wait_joined(&container, GROUP);
+    stream(&own, "out", 300, (GROUP, PORT));
+    own.send(END.as_bytes(), (GROUP, PORT));
+    let one = Ipv4Addr::new(172, 30, 0, 10);
+    assert_whole(&other.receive_until(END), "out", 300, one);
+    assert_whole(&own.receive_until(END), "out", 300, one);
+    stream(&other, "in", 300, (GROUP, PORT));
+    other.send(END.as_bytes(), (GROUP, PORT));
+    let two = Ipv4Addr::new(172, 30, 0, 11);
+    assert_whole(&own.receive_until(END), "in", 300, two);
+    assert_whole(&other.receive_until(END), "in", 300, two);
+}
+
+#[test]
 fn a_relay_to_the_containers_own_bridge_is_refused_when_its_interface_comes() {
     let lab = Lab::new(3);
     lab.add_bridge();

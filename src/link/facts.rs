@@ -4,9 +4,8 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use crate::attachment::{Attachment, Driver};
-use crate::net::messages::{
-    Link, get_addresses, get_link, get_link_at, get_links, read_address, read_link,
-};
+use crate::net::bridge_port::bridge_of;
+use crate::net::messages::{Link, get_addresses, get_link, get_links, read_address, read_link};
 use crate::net::netlink::{NetlinkError, RouteSocket};
 use crate::primitives::InterfaceName;
 
@@ -47,11 +46,8 @@ impl Facts {
             }
             let name = attachment.interface_name(position);
             let Some(link) = link(container, name.as_str())? else { continue };
-            if let (Driver::Relay { .. }, Some(peer)) = (&attachment.driver, link.parent)
-                && let Ok(answer) = host.get(get_link_at(peer))
-                && let Some(Link { kind: Some(kind), port_of: Some((bridge, _)), .. }) =
-                    read_link(answer)
-                && kind == "veth"
+            if let Driver::Relay { .. } = attachment.driver
+                && let Some(bridge) = bridge_of(&link, host)
             {
                 facts.bridges.insert(name.clone(), bridge);
             }

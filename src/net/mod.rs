@@ -1,6 +1,7 @@
 //! Network namespaces and netlink. Only [`netns`] enters a namespace.
 
 pub mod arp_announcement;
+pub mod bridge_port;
 pub mod devconf;
 pub mod link_monitor;
 pub(crate) mod link_watch;

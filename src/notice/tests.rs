@@ -73,6 +73,7 @@ fn examples() -> Vec<Notice> {
         Notice::UpstreamNotFollowed { upstream: upstream(), error: error(libc::ENOBUFS) },
         Notice::UpstreamBack { upstream: upstream() },
         Notice::InterfaceAwaited { interface: "eth9".into() },
+        Notice::RelayOnOwnBridge { interface: "eth0".into(), upstream: "docker0".into() },
         Notice::MulticastRouteElsewhere { interface: "eth0".into() },
         Notice::IgmpNotIntercepted { error: error(libc::EOPNOTSUPP) },
         Notice::FramesNotIntercepted { error: error(libc::EOPNOTSUPP) },

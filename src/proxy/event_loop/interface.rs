@@ -46,6 +46,8 @@ pub(crate) struct Interface {
     receive_filter: Option<ReceiveFilter>,
     /// Whether the kernel notifies of leaves. If not, the container's reports show them.
     notifies_leaves: bool,
+    /// Whether the interface has come or come up, and nobody has looked at it yet.
+    pub(super) has_come: bool,
     /// Whether the groups may differ from those that the subscribers of the control socket know.
     pub(super) has_changed: bool,
     pub(super) mode: Mode,
@@ -86,6 +88,7 @@ impl Interface {
             up_since: None,
             receive_filter,
             notifies_leaves,
+            has_come: false,
             has_changed: false,
             mode,
         }
@@ -165,6 +168,7 @@ impl Interface {
             return;
         }
         self.up_since = Some(now);
+        self.has_come = true;
         let InterfaceTask { index, mac, announce, parent, upstream, upstream_index, .. } =
             &mut self.task;
         let parent = (parent == upstream).then_some(*upstream_index);

@@ -9,6 +9,7 @@ mod interface;
 mod lan_notices;
 mod membership_events;
 mod notifications;
+mod own_bridge;
 mod pause;
 mod proxied;
 mod relaying;
@@ -254,6 +255,7 @@ impl EventLoop {
                     Some(EventSource::Nflog) => self.receive_intercepted(now),
                     Some(EventSource::LinkMonitor) => {
                         self.handle_notifications(now, log);
+                        self.check_own_bridges(now, log);
                         self.end_announcing(now);
                     }
                     Some(EventSource::ControlListener) => self.accept_client(now, log),

@@ -32,6 +32,7 @@ impl EventLoop {
         notices.extend(self.upstreams.list.iter().filter_map(|u| u.problem.clone()));
         notices.extend(self.interfaces.iter().filter_map(Interface::missing_notice));
         notices.extend(self.route_notice());
+        notices.extend(self.interfaces.iter().filter_map(Interface::own_bridge_notice));
         let memberships = if self.interfaces.iter().all(Interface::is_proxied) {
             KernelMemberships::new()
         } else {
@@ -81,6 +82,14 @@ impl Interface {
     fn missing_notice(&self) -> Option<Notice> {
         let interface = self.task.name.clone();
         self.is_missing().then_some(Notice::InterfaceAwaited { interface })
+    }
+
+    /// A notice when the interface is on the bridge that it is relayed to.
+    pub(super) fn own_bridge_notice(&self) -> Option<Notice> {
+        let Mode::Proxied(proxied) = &self.mode else { return None };
+        proxied.relay.as_ref().filter(|relay| relay.is_on_upstream())?;
+        let (interface, upstream) = (self.task.name.clone(), self.task.upstream.clone());
+        Some(Notice::RelayOnOwnBridge { interface, upstream })
     }
 
     /// What is wrong with the querier of the interface's LAN now.

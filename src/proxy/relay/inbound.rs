@@ -33,6 +33,12 @@ impl Relay {
     pub(super) fn receive_batch(&mut self, now: Instant, batch: &mut Batch) -> bool {
         let Ok(count) = batch.receive(self.host.receiver()) else { return false };
         self.refresh_upstream(now);
+        // A packet of the container is captured before it is on the bridge. What was received just
+        // now is among what is known after this.
+        if let Some(mut own) = self.on_upstream.take() {
+            self.send_batches(now, &mut own, &mut |_, _| (), true);
+            self.on_upstream = Some(own);
+        }
         for position in 0..count {
             if let Some(length) = self.prepare_inbound(now, batch.slot(position)) {
                 // The route to 224.0.0.1 exists on every interface: see the query injector.

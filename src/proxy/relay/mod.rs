@@ -78,6 +78,9 @@ pub(crate) struct Relay {
     inbound: Direction,
     outbound: Direction,
     looped_back: LoopedBack,
+    /// Set when the container's interface is a port of the upstream bridge itself: room for what the
+    /// container sends, which is there without a relay.
+    on_upstream: Option<Box<Batch>>,
     /// `None` when packets leave with the container's own address (ipvlan).
     translation: Option<PortTranslation>,
     /// When the address and the MTU of the upstream interface were last read.
@@ -124,6 +127,7 @@ impl Relay {
             inbound: direction(),
             outbound: direction(),
             looped_back: LoopedBack::default(),
+            on_upstream: None,
             translation: task.translate.then(|| PortTranslation::new(task.host_ports.clone())),
             upstream_read_at: None,
             mtu: usize::from(u16::MAX),
@@ -152,6 +156,16 @@ impl Relay {
     /// `ENODEV` when it is gone.
     pub(crate) fn set_interface(&mut self, index: u32) -> io::Result<()> {
         self.container.set_interface(index)
+    }
+
+    /// Says whether the container's interface is a port of the upstream bridge itself.
+    pub(crate) fn set_on_upstream(&mut self, is_on_upstream: bool) {
+        self.on_upstream = is_on_upstream.then(|| Box::new(Batch::new()));
+    }
+
+    /// Whether the container's interface is a port of the upstream bridge itself.
+    pub(crate) fn is_on_upstream(&self) -> bool {
+        self.on_upstream.is_some()
     }
 
     /// Relays by the upstream interface of this index from now on, which has come again under the same

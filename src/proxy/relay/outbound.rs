@@ -53,6 +53,18 @@ impl Offload {
 impl Relay {
     /// Sends the captured packets to the LAN. `watch` gets each new socket that receives answers.
     pub(crate) fn send(&mut self, now: Instant, batch: &mut Batch, watch: Watch<'_>) {
+        let is_on_upstream = self.is_on_upstream();
+        self.send_batches(now, batch, watch, is_on_upstream);
+    }
+
+    /// The same. `only_remember`: the packets are on the upstream bridge already.
+    pub(super) fn send_batches(
+        &mut self,
+        now: Instant,
+        batch: &mut Batch,
+        watch: Watch<'_>,
+        only_remember: bool,
+    ) {
         self.refresh_upstream(now);
         for _ in 0..BATCHES_PER_TURN {
             let Ok(count) = batch.receive(&self.container.capture) else { return };
@@ -66,6 +78,10 @@ impl Relay {
                     self.outbound.total.dropped += 1;
                     continue;
                 };
+                if only_remember {
+                    self.remember(now, &packet);
+                    continue;
+                }
                 if let Some((length, group)) = self.prepare(now, packet, offload, watch) {
                     batch.queue(position, PACKET, length, group);
                 }
@@ -85,7 +101,10 @@ impl Relay {
             // The kernel has looped the packets back. They are read before so many are sent that
             // they would not be known for the container's own.
             for _ in 0..READS_OF_OWN {
-                if !self.looped_back.is_crowded() || !self.receive_batch(now, batch) {
+                if only_remember
+                    || !self.looped_back.is_crowded()
+                    || !self.receive_batch(now, batch)
+                {
                     break;
                 }
             }
@@ -218,6 +237,11 @@ impl Relay {
     fn identify(&mut self, now: Instant, packet: &mut Packet<'_>) {
         let identification = next(&mut self.identification);
         packet.identify(identification);
+        self.remember(now, packet);
+    }
+
+    /// Remembers a packet, so that it is recognised when it comes back.
+    fn remember(&mut self, now: Instant, packet: &Packet<'_>) {
         // A looped-back packet of a group that this relay does not receive is never read.
         if self.groups.contains_key(&packet.destination())
             && let Some(print) = packet.fingerprint()

@@ -199,6 +199,8 @@ impl Installed {
         };
         let upstreams = setup.query_sockets.into_iter().map(open_upstream);
         let upstreams = upstreams.collect::<Result<Vec<_>, StartError>>()?;
+        let links = (!relayed.is_empty()).then(RouteSocket::open).transpose();
+        let links = links.context(|| "cannot open a netlink socket".into())?;
         // The connection to the predecessor comes before this proxy's own socket takes its place. A
         // predecessor that has ended has no relays to take over.
         let relays = |(_, sockets): &(_, Option<InterfaceSockets>)| {
@@ -221,7 +223,7 @@ impl Installed {
             container: setup.container,
             interception: setup.interception,
             interfaces,
-            upstreams: Upstreams { list: upstreams, limits: setup.limits },
+            upstreams: Upstreams { list: upstreams, limits: setup.limits, links },
             announcer: setup.announcer,
             role,
             listener,
