@@ -225,8 +225,14 @@ impl Store {
         }
         let meta = fs::metadata(&path).map_err(at("read", &path))?;
         // Sticky, and writable for the users of proxies: see the module's text.
-        if meta.mode() & 0o7777 != CONTAINERS_MODE {
-            fs::set_permissions(&path, Permissions::from_mode(CONTAINERS_MODE))
+        let root = fs::metadata(&self.root).map_err(at("read", &self.root))?;
+        let mode = match root.mode() & 0o077 {
+            0 => CONTAINERS_MODE,
+            // Others would get at it too. Then proxies leave their directories to `mcrun gc`.
+            _ => 0o700,
+        };
+        if meta.mode() & 0o7777 != mode {
+            fs::set_permissions(&path, Permissions::from_mode(mode))
                 .map_err(at("change the mode of", &path))?;
         }
         Ok(())
@@ -351,6 +357,17 @@ mod tests {
         assert_eq!(mode(&dir.path().join("state")), (0o700, 0, 0));
         assert_eq!(mode(&dir.path().join("state/containers")), (0o1733, 0, 0));
         assert_eq!(mode(locked.path()), (0o700, 61200, 61200));
+    }
+
+    #[test]
+    fn where_others_may_enter_the_state_directory_they_may_not_write_below_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().join("state");
+        DirBuilder::new().mode(0o755).create(&root).unwrap();
+        fs::set_permissions(&root, Permissions::from_mode(0o755)).unwrap();
+        Store::at(&root).lock_or_create(&id("c1")).unwrap();
+        let meta = fs::metadata(root.join("containers")).unwrap();
+        assert_eq!(meta.mode() & 0o7777, 0o700);
     }
 
     #[test]

@@ -9,11 +9,13 @@ use crate::sys::egress_filter;
 
 /// At the top of the hierarchy, beside the groups of systemd and of engines.
 const NAME: &str = "mcrun";
-/// Memory of all proxies together, in bytes: some thousand proxies, or some relays with full
-/// buffers.
-const MEMORY_MAX: &str = "1073741824";
-/// Share of the processors beside the other groups, which have 100. A join is short and urgent.
-const CPU_WEIGHT: &str = "200";
+/// The limits, each a file and its value.
+const LIMITS: [(&str, &str); 2] = [
+    // Bytes of all proxies together: some thousand proxies, or some relays with full buffers.
+    ("memory.max", "1073741824"),
+    // Share of the processors beside other groups, which have 100. A join is short and urgent.
+    ("cpu.weight", "200"),
+];
 
 /// Opens the group; makes it, sets its limits and attaches its filter where that is not done yet.
 /// The second value says what the group lacks.
@@ -23,30 +25,25 @@ const CPU_WEIGHT: &str = "200";
 pub(super) fn open() -> io::Result<(ControlGroup, Option<String>)> {
     let group = ControlGroup::open_or_make(NAME)?;
     let mut lacks = Vec::new();
-    if !group.has("memory.max") || !group.has("cpu.weight") {
-        // Version 1 may have the controllers, or the level above may not pass them on.
+    // The filter is the last thing that a new group gets.
+    if !matches!(egress_filter::is_attached(group.as_fd()), Ok(true)) {
         for controller in ["+memory", "+cpu"] {
+            // Version 1 may have the controller. Whether its files are there is looked at below.
             let _ = group.enable(controller);
         }
-        if !group.has("memory.max") || !group.has("cpu.weight") {
-            lacks.push("the controllers memory and cpu are not in cgroup2".to_owned());
+        for (file, value) in LIMITS {
+            if group.has(file)
+                && let Err(error) = group.write(file, value)
+            {
+                lacks.push(format!("{file} cannot be set: {error}"));
+            }
+        }
+        if let Err(error) = egress_filter::attach(group.as_fd()) {
+            lacks.push(format!("a filter of what proxies send cannot be attached: {error}"));
         }
     }
-    let is_filtered = match egress_filter::is_attached(group.as_fd()) {
-        Ok(true) => return Ok((group, (!lacks.is_empty()).then(|| lacks.join("; ")))),
-        Ok(false) => egress_filter::attach(group.as_fd()),
-        Err(error) => Err(error),
-    };
-    // The filter is the last thing that a new group gets.
-    for (file, value) in [("memory.max", MEMORY_MAX), ("cpu.weight", CPU_WEIGHT)] {
-        if group.has(file)
-            && let Err(error) = group.write(file, value)
-        {
-            lacks.push(format!("{file}: {error}"));
-        }
-    }
-    if let Err(error) = is_filtered {
-        lacks.push(format!("a filter of what proxies send cannot be attached: {error}"));
+    if !LIMITS.iter().all(|(file, _)| group.has(file)) {
+        lacks.push("the controllers memory and cpu are not in cgroup2".to_owned());
     }
     Ok((group, (!lacks.is_empty()).then(|| lacks.join("; "))))
 }

@@ -11,8 +11,10 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
 use std::net::IpAddr;
+use std::os::fd::{AsRawFd, RawFd};
 use std::time::{Duration, Instant};
 
+use nix::sys::resource::{Resource, getrlimit};
 use socket2::{Domain, Socket, Type};
 
 use crate::multicast::{Address, FilterMode, SourceFilter};
@@ -25,6 +27,8 @@ use crate::sys::sockopt;
 /// A failed join is tried again after this long, then after twice as long, and so on.
 const FIRST_RETRY: Duration = Duration::from_secs(1);
 const LAST_RETRY: Duration = Duration::from_secs(60);
+/// Descriptors that are left to others, however many groups a container joins.
+const RESERVED_DESCRIPTORS: RawFd = 16;
 
 /// The limits of the host's kernel for IPv4. They may be raised while a proxy runs. So they are
 /// read again when one of them refuses a join, and when there is time.
@@ -76,6 +80,8 @@ pub(crate) struct JoinSockets<A> {
     spare: Option<Socket>,
     /// Whether the spare socket is there and the limits were read since the last change.
     is_prepared: bool,
+    /// Descriptors from this number on are left to the clients of the control socket.
+    descriptor_limit: RawFd,
     failures: BTreeMap<A, Failure<A>>,
 }
 
@@ -96,6 +102,7 @@ impl<A: Address> JoinSockets<A> {
             sockets: BTreeMap::new(),
             spare: None,
             is_prepared: false,
+            descriptor_limit: descriptor_limit(),
             failures: BTreeMap::new(),
         }
     }
@@ -195,13 +202,15 @@ impl<A: Address> JoinSockets<A> {
         limits.read();
         if self.spare.is_none() {
             // Without it the join opens one.
-            self.spare = open_socket::<A>().ok();
+            self.spare = open_socket::<A>(self.descriptor_limit).ok();
         }
     }
 
     /// Leaves everything.
     pub(crate) fn clear(&mut self) {
-        *self = JoinSockets::new(self.upstream);
+        // The limit cannot be looked up in the sandbox.
+        let descriptor_limit = self.descriptor_limit;
+        *self = JoinSockets { descriptor_limit, ..JoinSockets::new(self.upstream) };
     }
 
     fn try_set(
@@ -254,7 +263,7 @@ impl<A: Address> JoinSockets<A> {
                 }
                 let socket = match self.spare.take() {
                     Some(spare) => spare,
-                    None => open_socket::<A>()?,
+                    None => open_socket::<A>(self.descriptor_limit)?,
                 };
                 join(&socket, self.upstream, group, filter)?;
                 self.sockets.insert(*id, socket);
@@ -326,7 +335,14 @@ fn join<A: Address>(
     result
 }
 
-fn open_socket<A: Address>() -> io::Result<Socket> {
+/// The first descriptor number that no socket for joins may have.
+fn descriptor_limit() -> RawFd {
+    let (soft, _) = getrlimit(Resource::RLIMIT_NOFILE).unwrap_or((u64::MAX, u64::MAX));
+    RawFd::try_from(soft).unwrap_or(RawFd::MAX).saturating_sub(RESERVED_DESCRIPTORS)
+}
+
+/// Opens a socket for joins. Its number is below `descriptor_limit`.
+fn open_socket<A: Address>(descriptor_limit: RawFd) -> io::Result<Socket> {
     let socket = match A::UNSPECIFIED.into() {
         IpAddr::V4(_) => {
             let socket = Socket::new(Domain::IPV4, Type::DGRAM, None)?;
@@ -339,6 +355,10 @@ fn open_socket<A: Address>() -> io::Result<Socket> {
             socket
         }
     };
+    // The kernel gives the lowest number that is free.
+    if socket.as_raw_fd() >= descriptor_limit {
+        return Err(io::Error::from_raw_os_error(libc::EMFILE));
+    }
     // The kernel makes it its smallest.
     socket.set_recv_buffer_size(0)?;
     Ok(socket)
