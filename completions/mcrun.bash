@@ -19,6 +19,9 @@ _mcrun() {
             mcrun,attach)
                 cmd="mcrun__subcmd__attach"
                 ;;
+            mcrun,config)
+                cmd="mcrun__subcmd__config"
+                ;;
             mcrun,create)
                 cmd="mcrun__subcmd__create"
                 ;;
@@ -70,6 +73,12 @@ _mcrun() {
             mcrun,stop)
                 cmd="mcrun__subcmd__stop"
                 ;;
+            mcrun__subcmd__config,check)
+                cmd="mcrun__subcmd__config__subcmd__check"
+                ;;
+            mcrun__subcmd__config,show)
+                cmd="mcrun__subcmd__config__subcmd__show"
+                ;;
             mcrun__subcmd__probe,recv)
                 cmd="mcrun__subcmd__probe__subcmd__recv"
                 ;;
@@ -83,7 +92,7 @@ _mcrun() {
 
     case "${cmd}" in
         mcrun)
-            opts="-h -V --help --version run create start attach detach ps groups inspect exec logs stop kill rm probe demo setup reload gc"
+            opts="-h -V --help --version run create start attach detach ps groups inspect exec logs stop kill rm probe demo setup reload config gc"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -107,6 +116,48 @@ _mcrun() {
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        mcrun__subcmd__config)
+            opts="-h --help check show"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        mcrun__subcmd__config__subcmd__check)
+            opts="-h --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        mcrun__subcmd__config__subcmd__show)
+            opts="-h --json --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
                 *)
                     COMPREPLY=()
                     ;;

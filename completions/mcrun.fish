@@ -43,6 +43,7 @@ complete -c mcrun -n "__fish_mcrun_needs_command" -f -a "probe" -d 'Send or rece
 complete -c mcrun -n "__fish_mcrun_needs_command" -f -a "demo" -d 'Show what mcrun does, on a simulated LAN that leaves the host untouched'
 complete -c mcrun -n "__fish_mcrun_needs_command" -f -a "setup" -d 'Register mcrun with a container engine'
 complete -c mcrun -n "__fish_mcrun_needs_command" -f -a "reload" -d 'Apply a changed mcrun.toml, or an upgrade, to running containers'
+complete -c mcrun -n "__fish_mcrun_needs_command" -f -a "config" -d 'Check mcrun.toml, or show what is in force of it'
 complete -c mcrun -n "__fish_mcrun_needs_command" -f -a "gc" -d 'Remove what killed containers and proxies left behind'
 complete -c mcrun -n "__fish_mcrun_using_subcommand run" -l rootfs -d 'Root filesystem of the container: a directory, which is used in place' -r -F
 complete -c mcrun -n "__fish_mcrun_using_subcommand run" -l bundle -d 'OCI bundle: a directory with a config.json, which is not changed' -r -F
@@ -133,4 +134,10 @@ complete -c mcrun -n "__fish_mcrun_using_subcommand setup" -l remove -d 'Undo an
 complete -c mcrun -n "__fish_mcrun_using_subcommand setup" -l reload -d 'Make the running dockerd reload its configuration'
 complete -c mcrun -n "__fish_mcrun_using_subcommand setup" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c mcrun -n "__fish_mcrun_using_subcommand reload" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c mcrun -n "__fish_mcrun_using_subcommand config; and not __fish_seen_subcommand_from check show" -s h -l help -d 'Print help'
+complete -c mcrun -n "__fish_mcrun_using_subcommand config; and not __fish_seen_subcommand_from check show" -f -a "check" -d 'Check mcrun.toml'
+complete -c mcrun -n "__fish_mcrun_using_subcommand config; and not __fish_seen_subcommand_from check show" -f -a "show" -d 'Show what is in force'
+complete -c mcrun -n "__fish_mcrun_using_subcommand config; and __fish_seen_subcommand_from check" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c mcrun -n "__fish_mcrun_using_subcommand config; and __fish_seen_subcommand_from show" -l json -d 'Print JSON'
+complete -c mcrun -n "__fish_mcrun_using_subcommand config; and __fish_seen_subcommand_from show" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c mcrun -n "__fish_mcrun_using_subcommand gc" -s h -l help -d 'Print help'

@@ -34,6 +34,7 @@ fn sysctl(container: &Container, path: &str) -> u64 {
 #[test]
 fn each_macvlan_mode_is_what_was_asked_for() {
     let lab = Lab::new(2);
+    lab.configure("[attach]\nmode = [\"bridge\", \"private\", \"vepa\", \"passthru\"]\nip = [\"10.99.0.0/24\"]\n");
     for mode in ["bridge", "private", "vepa", "passthru"] {
         let container = lab.start_with(mode, &[&format!("parent={PARENT},mode={mode}")], &[]);
         let link = link(&container, "mc0");

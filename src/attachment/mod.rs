@@ -9,7 +9,9 @@ mod types;
 mod uid_range;
 mod values;
 
-pub use admin::{AdminConfig, AdminError, EffectiveLimits, RuntimeConfig};
+pub use admin::{
+    AdminConfig, AdminError, EffectiveLimits, Problem, RuntimeConfig, Setting, settings,
+};
 pub use error::SpecError;
 pub(crate) use error::nearest;
 pub use host_link::{HostLink, HostLinkKind};

@@ -54,7 +54,7 @@ impl FromStr for UidRange {
                 Ok(UidRange { first, last })
             }
             _ => Err(format!(
-                "uids: {text:?}: a range is FIRST-LAST, such as {}, and 0 is not part of it",
+                "{text:?}: a range is FIRST-LAST, such as {}, and 0 is not part of it",
                 UidRange::default()
             )),
         }

@@ -1,6 +1,7 @@
 //! The `mcrun` command line: one clap definition, from which help, man pages and completions come.
 
 mod attach;
+mod config;
 mod containers;
 mod create;
 mod demo;
@@ -114,6 +115,8 @@ pub enum Command {
     /// its proxy is not the installed program, as after an upgrade. The container stays joined to
     /// its groups and loses no packet. Prints a line for each container that got a new proxy.
     Reload(reload::ReloadArgs),
+    /// Check mcrun.toml, or show what is in force of it.
+    Config(config::ConfigArgs),
     /// Remove what killed containers and proxies left behind.
     Gc(gc::GcArgs),
 }
@@ -124,7 +127,7 @@ const GROUPS: [(&str, &[&str]); 5] = [
     ("What they do", &["ps", "groups", "inspect"]),
     ("Containers of mcrun run --rootfs", &["exec", "logs", "stop", "kill", "rm"]),
     ("Try and measure", &["demo", "probe"]),
-    ("Administration", &["setup", "reload", "gc"]),
+    ("Administration", &["setup", "config", "reload", "gc"]),
 ];
 
 /// clap's template, with the commands in their groups.
@@ -166,7 +169,7 @@ pub fn main() -> ExitCode {
 /// Refuses a command that needs root to another user, before the kernel refuses it halfway.
 fn check_root(command: &Command) -> anyhow::Result<()> {
     let needs_root = match command {
-        Command::Probe(_) | Command::Create(_) | Command::Start(_) => false,
+        Command::Probe(_) | Command::Create(_) | Command::Start(_) | Command::Config(_) => false,
         Command::Setup(args) => args.needs_root(),
         _ => true,
     };
@@ -253,6 +256,7 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Demo(args) => demo::run(args),
         Command::Reload(args) => reload::run(args),
         Command::Setup(args) => setup::run(args),
+        Command::Config(args) => config::run(args),
         Command::Gc(args) => gc::run(args),
     }
 }

@@ -17,6 +17,14 @@ pub(super) fn run(_args: ReloadArgs) -> anyhow::Result<ExitCode> {
     let admin = AdminConfig::read(&config_dir())?;
     let mut status = ExitCode::SUCCESS;
     for reloaded in reload(&Store::from_env(), &admin)? {
+        for (interface, why) in &reloaded.refusals {
+            let container = &reloaded.container;
+            eprintln!(
+                "mcrun: {container}: {why}: {interface} stays as it is; mcrun detach {container} \
+                 {interface} removes it"
+            );
+            status = ExitCode::FAILURE;
+        }
         match reloaded.result {
             Ok(true) => print(&format!("{}\n", reloaded.container))?,
             Ok(false) => {}

@@ -34,7 +34,7 @@ use crate::sys::process::ProcessRef;
 /// [`AttachError`]; nothing is left behind then.
 pub fn attach(request: AttachRequest, store: &Store) -> Result<(), AttachError> {
     let admin = AdminConfig::read(&config_dir())?;
-    let interfaces = within_limits(&request.attachments, &admin)?;
+    let interfaces = within_limits(&request.attachments, 0, &admin)?;
     let launch = proxies::spawn(&interfaces)?;
     let shared = request.namespace.may_be_shared();
     let mut container = OpenContainer::open(request, store)?;
@@ -95,7 +95,7 @@ pub fn attach_more(request: AttachRequest, store: &Store) -> Result<Vec<String>,
     let Some(previous) = previous else {
         let prepared = (|| {
             check_together(&attachments).map_err(AttachError::Together)?;
-            let interfaces = within_limits(&attachments, &admin)?;
+            let interfaces = within_limits(&attachments, 0, &admin)?;
             let launch = proxies::spawn(&interfaces)?;
             Ok((interfaces, launch))
         })();
@@ -114,7 +114,7 @@ pub fn attach_more(request: AttachRequest, store: &Store) -> Result<Vec<String>,
     let attachments = with_free_names(attachments, taken);
     check_together(&[with_their_names(&previous), attachments.clone()].concat())
         .map_err(AttachError::Together)?;
-    let added = within_limits(&attachments, &admin)?;
+    let added = within_limits(&attachments, previous.interfaces.len(), &admin)?;
     let names = added.iter().map(|i| i.name.clone()).collect();
     let served = previous.interfaces.iter().any(|i| proxies::is_served(&i.attachment));
     let launch = if served { Some(ProxyLaunch::spawn()?) } else { proxies::spawn(&added)? };
@@ -147,20 +147,22 @@ fn with_free_names(mut attachments: Vec<Attachment>, mut taken: Vec<String>) -> 
     attachments
 }
 
-/// The requested interfaces, each with what is in force of it within the administrator's limits.
+/// The interfaces that are added to a container with `present` of them, each with what is in force
+/// of it within the administrator's limits.
 fn within_limits(
     attachments: &[Attachment],
+    present: usize,
     admin: &AdminConfig,
 ) -> Result<Vec<PlannedInterface>, AdminError> {
-    let each = attachments.iter().enumerate();
-    each.map(|(position, attachment)| {
-        Ok(PlannedInterface {
+    let limits = admin.check_all(attachments, present)?;
+    let each = attachments.iter().zip(limits).enumerate();
+    Ok(each
+        .map(|(position, (attachment, limits))| PlannedInterface {
             name: attachment.interface_name(position).to_string(),
-            limits: admin.check(attachment)?,
+            limits,
             attachment: attachment.clone(),
         })
-    })
-    .collect()
+        .collect())
 }
 
 /// A container whose network namespace is open and is not the host's.

@@ -27,6 +27,9 @@ pub struct Reloaded {
     pub container: ContainerId,
     /// Whether its proxy was replaced.
     pub result: Result<bool, AttachError>,
+    /// What the administrator does not allow any more, and is not changed while the container runs:
+    /// the name of each interface, and why it would be refused.
+    pub refusals: Vec<(String, String)>,
 }
 
 /// Replaces the proxies of containers whose limits have changed, whose proxy is dead, or whose
@@ -42,14 +45,15 @@ pub fn reload(store: &Store, admin: &AdminConfig) -> Result<Vec<Reloaded>, State
     let work = |done: mpsc::Sender<_>| {
         let take = || waiting.lock().ok()?.next();
         while let Some((position, container)) = take() {
+            let mut refusals = Vec::new();
             let result = match store.lock(container) {
-                Ok(Some(dir)) => reload_one(&dir, store, admin, installed),
+                Ok(Some(dir)) => reload_one(&dir, store, admin, installed, &mut refusals),
                 Ok(None) => continue,
                 Err(error) => Err(error.into()),
             };
             let container = container.clone();
             // The receiver lives until the last sender is done.
-            let _ = done.send((position, Reloaded { container, result }));
+            let _ = done.send((position, Reloaded { container, result, refusals }));
         }
     };
     thread::scope(|scope| {
@@ -67,6 +71,7 @@ fn reload_one(
     store: &Store,
     admin: &AdminConfig,
     installed: Option<ProgramFile>,
+    refusals: &mut Vec<(String, String)>,
 ) -> Result<bool, AttachError> {
     let record = dir.read()?.and_then(AttachmentRecord::into_attached);
     let Some(mut attached) = record.filter(|attached| attached.container.is_alive()) else {
@@ -79,7 +84,7 @@ fn reload_one(
     }
     let mut outdated = attached.proxy.is_some_and(|proxy| is_outdated(proxy, installed));
     outdated |= find_upstreams(&mut attached);
-    outdated |= apply_limits(&mut attached, admin)?;
+    outdated |= apply_limits(&mut attached, admin, refusals);
     if !outdated {
         return Ok(false);
     }
@@ -113,16 +118,22 @@ fn find_upstreams(attached: &mut Attached) -> bool {
     changed && attached.proxy.is_some()
 }
 
-/// Puts the administrator's limits into the record; returns whether any has changed.
-fn apply_limits(attached: &mut Attached, admin: &AdminConfig) -> Result<bool, AttachError> {
+/// Puts the administrator's limits into the record as far as they go: what a proxy enforces. Returns
+/// whether any has changed.
+fn apply_limits(
+    attached: &mut Attached,
+    admin: &AdminConfig,
+    refusals: &mut Vec<(String, String)>,
+) -> bool {
     let mut changed = attached.proxy.is_some() && attached.notifications != admin.notifications();
     attached.notifications = admin.notifications();
     for interface in &mut attached.interfaces {
-        let limits = admin.check(&interface.attachment)?;
+        let (limits, refused) = admin.restrict(&interface.attachment);
+        refusals.extend(refused.into_iter().map(|why| (interface.name.clone(), why)));
         changed |= limits != interface.limits;
         interface.limits = limits;
     }
-    Ok(changed)
+    changed
 }
 
 /// A program's file. A file that is replaced by a new one of the same name is another file.

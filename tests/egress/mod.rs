@@ -219,7 +219,7 @@ fn with_l2_open_everything_leaves_but_igmp() {
     let refused = lab.try_start("refused", &[open], &[]);
     let reason = String::from_utf8_lossy(&refused.stderr).into_owned();
     assert!(reason.contains("l2=open: the administrator allows closed"), "{reason}");
-    lab.configure("[attach]\nl2 = [\"closed\", \"open\"]\n");
+    lab.configure("[attach]\nl2 = [\"closed\", \"open\"]\nip = [\"0.0.0.0/0\", \"::/0\"]\n");
     let container = lab.start_with("c", &[open], &[]);
     let station = Station::of(&lab, &container);
     let capture = capture(&lab);

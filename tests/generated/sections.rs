@@ -300,6 +300,30 @@ pub(super) fn of(page: &str) -> Option<Sections> {
             exit: &[],
             see_also: &["mcrun(1)", "mcrun-probe(1)"],
         },
+        "mcrun-config" => Sections {
+            examples: &[
+                ("Check a file before it is in force:", "mcrun config check new.toml"),
+                ("See what is in force:", "mcrun config show"),
+            ],
+            files: &[CONFIG],
+            environment: &[],
+            exit: USUAL,
+            see_also: &["mcrun.toml(5)", "mcrun-reload(1)"],
+        },
+        "mcrun-config-check" => Sections {
+            examples: &[("Check a file before it is in force:", "mcrun config check new.toml")],
+            files: &[CONFIG],
+            environment: &[],
+            exit: USUAL,
+            see_also: &["mcrun.toml(5)", "mcrun-reload(1)"],
+        },
+        "mcrun-config-show" => Sections {
+            examples: &[("See what is in force:", "mcrun config show")],
+            files: &[CONFIG],
+            environment: &[],
+            exit: USUAL,
+            see_also: &["mcrun.toml(5)", "mcrun-reload(1)"],
+        },
         "mcrun-reload" => Sections {
             examples: &[("After a change of mcrun.toml, and after an upgrade:", "mcrun reload")],
             files: &[CONFIG, STATE],

@@ -1,0 +1,92 @@
+//! `[groups]` of mcrun.toml: rules beside those of each attachment.
+
+use ipnet::IpNet;
+use serde::Deserialize;
+
+use crate::multicast::{GroupPolicy, GroupRule, RuleError};
+
+/// The administrator's rules of groups.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct GroupRules {
+    pub(super) allow: Vec<RuleText>,
+    pub(super) deny: Vec<RuleText>,
+    pub(super) max_groups: Option<u32>,
+    pub(super) max_sources: Option<u32>,
+}
+
+/// A rule as the attachment syntax writes it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub(super) struct RuleText(pub(super) GroupRule);
+
+impl TryFrom<String> for RuleText {
+    type Error = RuleError;
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        text.parse().map(RuleText)
+    }
+}
+
+impl GroupRules {
+    /// Whether there is any rule or limit.
+    pub(super) fn is_ruled(&self) -> bool {
+        *self != GroupRules::default()
+    }
+
+    /// An attachment's own rules within the administrator's. `None` where nothing of what the
+    /// attachment allows is left.
+    pub(super) fn restrict(&self, own: &GroupPolicy) -> Option<GroupPolicy> {
+        let rules = |list: &[RuleText]| list.iter().map(|rule| rule.0).collect::<Vec<_>>();
+        let ceiling = rules(&self.allow);
+        let allow: Vec<_> = match (own.allow.as_slice(), ceiling.as_slice()) {
+            (own, []) => own.to_vec(),
+            ([], ceiling) => ceiling.to_vec(),
+            (own, ceiling) => {
+                let pairs = own.iter().flat_map(|a| ceiling.iter().map(move |b| (a, b)));
+                pairs.filter_map(|(a, b)| intersection(a, b)).collect()
+            }
+        };
+        if !own.allow.is_empty() && allow.is_empty() {
+            return None;
+        }
+        let mut deny = rules(&self.deny);
+        deny.extend(&own.deny);
+        Some(self.limited(deny, allow, own))
+    }
+
+    /// The rules of an attachment of which nothing is left: every group is denied.
+    pub(super) fn nothing(&self, own: &GroupPolicy) -> GroupPolicy {
+        let whole = [
+            IpNet::new_assert([224, 0, 0, 0].into(), 4),
+            IpNet::new_assert([0xff00, 0, 0, 0, 0, 0, 0, 0].into(), 8),
+        ];
+        let deny = whole.map(|groups| GroupRule { groups, sources: None });
+        self.limited(deny.to_vec(), Vec::new(), own)
+    }
+
+    fn limited(
+        &self,
+        deny: Vec<GroupRule>,
+        allow: Vec<GroupRule>,
+        own: &GroupPolicy,
+    ) -> GroupPolicy {
+        GroupPolicy {
+            deny,
+            allow,
+            max_groups: own.max_groups.min(self.max_groups.unwrap_or(u32::MAX)),
+            max_sources: own.max_sources.min(self.max_sources.unwrap_or(u32::MAX)),
+        }
+    }
+}
+
+/// The groups and sources of both rules; `None` when they have none in common. Of two networks one
+/// contains the other, or they are disjoint.
+fn intersection(a: &GroupRule, b: &GroupRule) -> Option<GroupRule> {
+    fn both(a: IpNet, b: IpNet) -> Option<IpNet> {
+        if a.contains(&b) { Some(b) } else { b.contains(&a).then_some(a) }
+    }
+    let sources = match (a.sources, b.sources) {
+        (Some(a), Some(b)) => Some(both(a, b)?),
+        (one, other) => one.or(other),
+    };
+    Some(GroupRule { groups: both(a.groups, b.groups)?, sources })
+}
