@@ -6,7 +6,7 @@ use super::attached;
 use crate::lab::{Lab, json, run};
 
 /// The group of a process in the hierarchy of version 2.
-fn group(pid: i32) -> String {
+pub(super) fn group(pid: i32) -> String {
     let text = fs::read_to_string(format!("/proc/{pid}/cgroup")).expect("it runs");
     let line = text.lines().find_map(|line| line.strip_prefix("0::").map(str::to_owned));
     line.expect("cgroup2 is mounted")

@@ -1,6 +1,7 @@
 //! A proxy worth nothing to an attacker, and what a container or a station of the LAN can make a
 //! proxy cost.
 
+mod cgroup2;
 mod control_group;
 mod descriptors;
 mod load;

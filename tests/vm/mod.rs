@@ -28,7 +28,7 @@ use archive::Archive;
 use crate::timing::Timing;
 
 /// The modules whose tests run in the machine.
-const TOPICS: [&str; 2] = ["ipvlan::", "vlan::"];
+const TOPICS: [&str; 3] = ["ipvlan::", "vlan::", "hardening::cgroup2::"];
 
 /// What the kernel has as modules and the tests need, beside what these depend on.
 const MODULES: [&str; 9] = [
