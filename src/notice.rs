@@ -200,6 +200,11 @@ pub enum Notice {
         /// What the kernel answered to the nf_tables rules.
         error: String,
     },
+    /// Something in the container has a socket that sends past the rules.
+    LinkNotGuarded {
+        /// Interface in the container.
+        interface: String,
+    },
     /// What the container sends is not limited, and IGMP of its packet sockets is not intercepted.
     FramesNotIntercepted {
         /// What the kernel answered to the netdev rules.
@@ -284,6 +289,7 @@ impl Notice {
             Notice::RelayOnOwnBridge { .. } => "relay-on-own-bridge",
             Notice::MulticastRouteElsewhere { .. } => "multicast-route-elsewhere",
             Notice::IgmpNotIntercepted { .. } => "igmp-not-intercepted",
+            Notice::LinkNotGuarded { .. } => "link-not-guarded",
             Notice::FramesNotIntercepted { .. } => "frames-not-intercepted",
             Notice::InterfaceServed { .. } => "interface-served",
             Notice::InterfaceObserved { .. } => "interface-observed",
@@ -322,6 +328,7 @@ impl Notice {
             | Notice::RelayOnOwnBridge { .. }
             | Notice::MulticastRouteElsewhere { .. }
             | Notice::IgmpNotIntercepted { .. }
+            | Notice::LinkNotGuarded { .. }
             | Notice::FramesNotIntercepted { .. }
             | Notice::LogLinesSuppressed { .. }
             | Notice::StateNotRemoved { .. } => Severity::Warning,
@@ -449,6 +456,11 @@ impl fmt::Display for Notice {
                 "IGMP is not intercepted, the container speaks it natively: this kernel does not \
                  take the nf_tables rules ({error}); they need nf_tables with owned tables (Linux \
                  5.12) and nfnetlink_log"
+            ),
+            Notice::LinkNotGuarded { interface } => write!(
+                f,
+                "{interface}: a process of the container has an AF_XDP socket there, which sends past \
+                 the rules; end that process, then run `mcrun reload`"
             ),
             Notice::FramesNotIntercepted { error } => write!(
                 f,

@@ -76,6 +76,7 @@ fn examples() -> Vec<Notice> {
         Notice::RelayOnOwnBridge { interface: "eth0".into(), upstream: "docker0".into() },
         Notice::MulticastRouteElsewhere { interface: "eth0".into() },
         Notice::IgmpNotIntercepted { error: error(libc::EOPNOTSUPP) },
+        Notice::LinkNotGuarded { interface: interface() },
         Notice::FramesNotIntercepted { error: error(libc::EOPNOTSUPP) },
         Notice::InterfaceServed { interface: interface(), upstream: upstream() },
         Notice::InterfaceObserved { interface: interface(), upstream: upstream() },

@@ -2,6 +2,7 @@
 
 mod attacks;
 mod legitimate;
+mod xdp;
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, Ipv6Addr};
@@ -310,6 +311,43 @@ fn while_a_proxy_takes_over_nothing_leaves_that_may_not() {
     let leaked = capture.frames().iter().filter(|f| hellos.iter().any(|(_, h)| h == *f)).count();
     assert_eq!(leaked, 0, "of {sent} frames");
     capture.finish();
+}
+
+/// A socket of AF_XDP sends past all hooks of the kernel.
+#[test]
+fn an_af_xdp_socket_does_not_get_the_link() {
+    let lab = Lab::new(3);
+    let open = "[attach]\nl2 = [\"closed\", \"open\"]\nip = [\"0.0.0.0/0\", \"::/0\"]\n";
+    lab.configure(open);
+    for (name, rest) in [("closed", ""), ("native", ",igmp=native"), ("open", ",l2=open")] {
+        let container =
+            lab.start_with(name, &[&format!("parent=lan0,ip=10.99.0.11/24{rest}")], &[]);
+        let station = Station::of(&lab, &container);
+        let capture = capture(&lab);
+        let index = container.ip("link show mc0")[0]["ifindex"].as_u64().expect("index") as u32;
+        let (_, leave) = attacks::igmp(&station).remove(3);
+        let send = |frame: &[u8]| {
+            let result = container.namespace().run(|| xdp::send(index, frame)).expect("entered");
+            result.map_err(|error| error.raw_os_error())
+        };
+        let result = send(&leave);
+        station.frames.send(&station.marker(0), Way::Ordinary);
+        wait_until("the marker is on the wire", PATIENCE, || {
+            capture.frames().contains(&station.marker(0)).then_some(())
+        });
+        assert!(!capture.frames().contains(&leave), "{name}: a leave is on the wire");
+        assert_eq!(result, Err(Some(libc::EBUSY)), "{name}");
+        capture.finish();
+        if name == "closed" {
+            lab.configure(&format!("{open}[groups]\nmax-sources = 7\n"));
+            assert_eq!(run(&mut lab.mcrun(["reload"])).trim(), container.id);
+            wait_until("the next proxy occupies the link", PATIENCE, || {
+                (send(&station.marker(1)) == Err(Some(libc::EBUSY))).then_some(())
+            });
+            lab.configure(open);
+        }
+        lab.delete(&container);
+    }
 }
 
 /// Asserts that a station answers the container's echo requests, large ones in fragments too.

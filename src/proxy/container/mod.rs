@@ -9,3 +9,4 @@ pub(crate) mod receive_filter;
 pub(crate) mod rtnl_barrier;
 pub(crate) mod rules;
 pub(crate) mod unserved;
+pub(crate) mod xdp_guard;

@@ -26,6 +26,7 @@ use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTime
 
 use crate::net::nfnetlink::NfSocket;
 use crate::notice::Notice;
+use crate::proxy::container::xdp_guard::XdpGuards;
 use crate::proxy::control::server::ControlServer;
 use crate::proxy::event_loop::announcing::AddressAnnouncer;
 use crate::proxy::event_loop::event_source::EventSource;
@@ -97,7 +98,7 @@ enum Phase {
     /// It does everything.
     Serving,
     /// The container has ended. Nothing is joined, and the rules stay until the time is over.
-    Draining { until: Instant, _rules: Option<NfSocket> },
+    Draining { until: Instant, _rules: Option<(NfSocket, XdpGuards)> },
 }
 
 impl Proxy {
@@ -314,6 +315,12 @@ impl EventLoop {
         self.control.handle_timeout(now);
         self.publish_changes(now, log);
         self.announcer.handle_timeout(now);
+        if let Some(interception) = &mut self.interception {
+            for notice in interception.guards.handle_timeout(now) {
+                log.notice(now, notice.clone());
+                self.start_notices.push(notice);
+            }
+        }
         matches!(self.phase, Phase::Draining { until, .. } if until <= now)
     }
 
@@ -341,6 +348,7 @@ impl EventLoop {
             self.announcer.poll_timeout(),
             self.accept_pause.poll_timeout(),
             self.notification_pace.poll_timeout(),
+            self.interception.as_ref().and_then(|i| i.guards.poll_timeout()),
             drained,
         ];
         let Some(at) = interfaces.chain(queries).chain(others).flatten().min() else {
@@ -361,7 +369,7 @@ impl EventLoop {
         }
         let interception = self.interception.take();
         let intercepts = interception.as_ref().is_some_and(|i| i.nflog.is_some());
-        let rules = interception.map(|interception| interception.rules);
+        let rules = interception.map(|interception| (interception.rules, interception.guards));
         let until = if intercepts { now + DRAIN_TIME } else { now };
         self.phase = Phase::Draining { until, _rules: rules };
         Ok(())

@@ -14,6 +14,7 @@ use crate::proxy::container::interception::NflogSocket;
 use crate::proxy::container::membership_files::MembershipFiles;
 use crate::proxy::container::receive_filter::ReceiveFilterSocket;
 use crate::proxy::container::rtnl_barrier::RtnlBarrier;
+use crate::proxy::container::xdp_guard::XdpGuards;
 use crate::proxy::event_loop::handover::Predecessor;
 use crate::proxy::event_loop::interface::InterfaceSockets;
 use crate::proxy::event_loop::upstreams::Upstreams;
@@ -70,4 +71,6 @@ pub(crate) struct Interception {
     pub(crate) rules: NfSocket,
     /// `None`: the container's kernel speaks IGMP itself.
     pub(crate) nflog: Option<NflogSocket>,
+    /// Keep sockets away that send past the rules.
+    pub(crate) guards: XdpGuards,
 }

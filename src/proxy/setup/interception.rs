@@ -1,6 +1,7 @@
 //! The setup of the interception, and what happens where the kernel lacks what it needs.
 
 use std::io;
+use std::time::Instant;
 
 use crate::attachment::IgmpMode;
 use crate::net::nfnetlink::NfSocket;
@@ -9,6 +10,7 @@ use crate::proxy::config::{InterfaceTask, ProxyTask};
 use crate::proxy::container::interception::NflogSocket;
 use crate::proxy::container::rules;
 use crate::proxy::container::rules::{Egress, Hooks, Intercept, RuledInterface};
+use crate::proxy::container::xdp_guard::XdpGuards;
 use crate::proxy::event_loop::Interception;
 use crate::proxy::setup::error::{Context, StartError};
 
@@ -44,7 +46,10 @@ pub(super) fn open_interception(
             None
         }
     };
-    Ok(Some(Interception { nflog, rules }))
+    let made = task.interfaces.iter().filter(|interface| is_made(interface)).count();
+    let guards = XdpGuards::open(made)
+        .context(|| "cannot open a socket that keeps AF_XDP sockets away".into())?;
+    Ok(Some(Interception { nflog, rules, guards }))
 }
 
 /// Installs the rules; with a notice, fewer where the kernel does not accept all of them. Where IGMP
@@ -53,13 +58,20 @@ pub(super) fn install_rules(
     interception: &mut Interception,
     interfaces: &[&InterfaceTask],
     mark: u32,
+    now: Instant,
     notices: &mut Vec<Notice>,
 ) -> Result<(), StartError> {
-    let Interception { rules: socket, nflog } = interception;
+    let Interception { rules: socket, nflog, guards } = interception;
     let ruled = ruled_interfaces(interfaces, nflog.is_some())?;
     let intercept = nflog.as_ref().map(|nflog| Intercept { mark, group: nflog.group() });
     let frames = match install(socket, &ruled, intercept, Hooks::All) {
-        Ok(()) => return Ok(()),
+        Ok(()) => {
+            let ruled = |task: &&&InterfaceTask| ruled.iter().any(|r| r.index == task.index);
+            for task in interfaces.iter().filter(ruled).filter(|task| is_made(task)) {
+                guards.occupy(&task.name, task.index, now);
+            }
+            return Ok(());
+        }
         Err(error) => error,
     };
     if intercept.is_some() {
@@ -123,6 +135,11 @@ fn install(
         }
         result => result,
     }
+}
+
+/// Whether mcrun has made an interface. Others may have several queues, and users of their own.
+fn is_made(interface: &InterfaceTask) -> bool {
+    interface.relay.as_ref().is_none_or(|relay| !relay.translate)
 }
 
 fn is_relaying<'i>(interfaces: impl IntoIterator<Item = &'i InterfaceTask>) -> bool {

@@ -161,7 +161,8 @@ impl Setup {
         }
         let tasks: Vec<_> = self.interfaces.iter().map(|interface| &interface.task).collect();
         if let Some(interception) = &mut self.interception {
-            install_rules(interception, &tasks, self.task.mark, &mut self.notices)?;
+            let (mark, now) = (self.task.mark, Instant::now());
+            install_rules(interception, &tasks, mark, now, &mut self.notices)?;
             if interception.nflog.is_none() {
                 self.interfaces.iter_mut().for_each(|interface| interface.sockets = None);
                 self.query_sockets.clear();
