@@ -368,7 +368,7 @@ fn nothing_asked_for_is_nothing_done() {
     let stage = Stage::new();
     let id = stage.lab.name("c");
     let state = stage.lab.state(&id, stage.holder.pid(), &stage.bundle, None);
-    for hook in ["createRuntime", "prestart", "poststop"] {
+    for hook in ["createRuntime", "prestart", "poststart", "poststop"] {
         let output = stage.lab.hook(hook, &state);
         assert!(output.status.success(), "{hook}: {}", String::from_utf8_lossy(&output.stderr));
         assert!(output.stdout.is_empty() && output.stderr.is_empty(), "{hook}: {output:?}");

@@ -137,7 +137,7 @@ fn install_puts_a_working_set_in_place_and_uninstall_takes_exactly_that_away() {
     ] {
         assert!(prefix.join(file).is_file(), "{file}");
     }
-    for stage in ["createRuntime", "poststop"] {
+    for stage in ["createRuntime", "poststart", "poststop"] {
         let file = prefix.join(format!("share/containers/oci/hooks.d/mcrun-{stage}.json"));
         let hook: Value =
             serde_json::from_slice(&fs::read(file).expect("hook file")).expect("JSON");

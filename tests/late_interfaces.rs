@@ -6,8 +6,8 @@ use std::net::{Ipv4Addr, UdpSocket};
 use std::process::{Output, Stdio};
 
 use crate::lab::{
-    BRIDGE, Bundle, Container, EngineCommands, Lab, PATIENCE, SOURCES, Udp, assert_whole, output,
-    run, stream, wait_until,
+    BRIDGE, Bundle, Container, Engine, EngineCommands, Lab, PATIENCE, SOURCES, Udp, assert_whole,
+    output, run, stream, wait_until,
 };
 
 const GROUP: Ipv4Addr = Ipv4Addr::new(239, 7, 7, 7);
@@ -153,4 +153,19 @@ fn a_relay_to_the_containers_own_bridge_is_refused_when_its_interface_comes() {
         format!("mcrun-runtime: parent={BRIDGE}: the container's eth0 is on this bridge already");
     assert!(errors.starts_with(&expected), "{errors}");
     assert_eq!(errors.lines().count(), 1, "{errors}");
+}
+
+#[test]
+fn podmans_container_with_a_user_namespace_has_its_route() {
+    let lab = Lab::new(3);
+    let engine = Engine::podman_with_crun(&lab);
+    run(&mut engine.command(&["network", "create", "--internal", "inner"]));
+    let attachment = "parent=lan0,driver=relay,allow=239.0.0.0/8";
+    let options = ["--uidmap", "0:200000:65536", "--network", "inner", "--mcast", attachment];
+    let container = engine.start("cam", &options);
+    wait_until("the interface is served", PATIENCE, || {
+        (lab.ps(&container)?["proxy"]["state"] == "running").then_some(())
+    });
+    wait_until("the route is there", PATIENCE, || (!is_warned(&lab, &container)).then_some(()));
+    assert_stream_arrives(&lab, &container);
 }

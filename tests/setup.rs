@@ -140,6 +140,7 @@ fn what_is_delivered_for_packagers_is_what_setup_writes() {
         ("etc/cdi/mcrun.yaml", "cdi/mcrun.yaml"),
         ("etc/containers/containers.conf.d/mcrun.conf", "podman/mcrun.conf"),
         ("etc/containers/oci/hooks.d/mcrun-createRuntime.json", "mcrun-createRuntime.json"),
+        ("etc/containers/oci/hooks.d/mcrun-poststart.json", "mcrun-poststart.json"),
         ("etc/containers/oci/hooks.d/mcrun-poststop.json", "mcrun-poststop.json"),
     ]);
     assert_eq!(root.files().len(), written.len());

@@ -7,7 +7,7 @@ use mcrun::hook;
 use mcrun::oci::MAX_STATE;
 use mcrun::state::Store;
 
-const USAGE: &str = "usage: mcrun-hook createRuntime|prestart|poststop, with the container's OCI state on standard input";
+const USAGE: &str = "usage: mcrun-hook createRuntime|prestart|poststart|poststop, with the container's OCI state on standard input";
 
 fn main() -> ExitCode {
     let mut args = std::env::args_os().skip(1);
@@ -23,6 +23,7 @@ fn main() -> ExitCode {
             return ExitCode::SUCCESS;
         }
         Some("createRuntime" | "prestart") if !extra => hook::create,
+        Some("poststart") if !extra => hook::poststart,
         Some("poststop") if !extra => hook::poststop,
         _ => {
             eprintln!("mcrun-hook: {USAGE}");

@@ -20,8 +20,9 @@ const DEFAULT: &str = "/usr/share/containers/oci/hooks.d";
 /// Configuration files are read up to this many bytes.
 const MAX_FILE: u64 = 1 << 20;
 /// The hook definitions, as packages install them.
-const HOOKS: [(&str, &str); 2] = [
+const HOOKS: [(&str, &str); 3] = [
     ("mcrun-createRuntime.json", include_str!("../../hooks/mcrun-createRuntime.json")),
+    ("mcrun-poststart.json", include_str!("../../hooks/mcrun-poststart.json")),
     ("mcrun-poststop.json", include_str!("../../hooks/mcrun-poststop.json")),
 ];
 

@@ -43,6 +43,15 @@ pub fn before_start(id: &str) -> Result<(), HookError> {
     Ok(service::complete(&id, &Store::from_env())?)
 }
 
+/// `poststart`: the same where no wrapper stands before `start`. The command runs already.
+///
+/// # Errors
+/// [`HookError`]; what the runtime does then is its own: runc ends the container.
+pub fn poststart(state_json: &[u8], store: &Store) -> Result<(), HookError> {
+    let id = ContainerState::parse(state_json)?.id;
+    Ok(service::complete(&id, store)?)
+}
+
 /// `poststop`: removes what is left of the container's attachment. A container that is not known
 /// has nothing left.
 ///

@@ -172,6 +172,10 @@ impl Setup {
                         whole(include_str!("../../hooks/mcrun-createRuntime.json")),
                     ),
                     (
+                        "/etc/containers/oci/hooks.d/mcrun-poststart.json",
+                        whole(include_str!("../../hooks/mcrun-poststart.json")),
+                    ),
+                    (
                         "/etc/containers/oci/hooks.d/mcrun-poststop.json",
                         whole(include_str!("../../hooks/mcrun-poststop.json")),
                     ),

@@ -188,7 +188,9 @@ fn need(program: &str) {
 pub fn hooks_dir(lab: &Lab) -> PathBuf {
     let directory = lab.directory().join("hooks.d");
     fs::create_dir_all(&directory).expect("hooks.d");
-    for stage in ["createRuntime", "poststop"] {
+    for (stage, when) in
+        [("createRuntime", ".+"), ("poststart", "driver=relay"), ("poststop", ".+")]
+    {
         let definition = serde_json::json!({
             "version": "1.0.0",
             "hook": {
@@ -199,7 +201,7 @@ pub fn hooks_dir(lab: &Lab) -> PathBuf {
                     format!("MCRUN_CONFIG_DIR={}", lab.config_dir().display()),
                 ],
             },
-            "when": { "annotations": { "^io\\.mcrun\\.mcast$": ".+" } },
+            "when": { "annotations": { "^io\\.mcrun\\.mcast$": when } },
             "stages": [stage],
         });
         let file = directory.join(format!("mcrun-{stage}.json"));
