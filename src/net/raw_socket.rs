@@ -60,3 +60,39 @@ impl SpareReceiver {
         Ok(self.0)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::mem::MaybeUninit;
+    use std::net::UdpSocket;
+
+    use super::*;
+
+    const PASS_ALL: [SockFilter; 1] =
+        [SockFilter::new((libc::BPF_RET | libc::BPF_K) as u16, 0, 0, u32::MAX)];
+
+    fn packets(socket: &Socket) -> usize {
+        let mut buffer = [MaybeUninit::uninit(); 2048];
+        std::iter::from_fn(|| socket.recv(&mut buffer).ok()).count()
+    }
+
+    #[test]
+    fn a_spare_socket_receives_when_it_is_turned_to_an_interface_and_keeps_its_filter() {
+        let namespace = crate::net::netns::NetNs::create().unwrap();
+        let up = || std::process::Command::new("ip").args(["link", "set", "lo", "up"]).status();
+        assert!(namespace.run(up).unwrap().unwrap().success());
+        let open = || SpareReceiver::open(libc::IPPROTO_UDP, &PASS_ALL, 65_536);
+        let spare = namespace.run(open).unwrap().unwrap();
+        let refused = spare.0.attach_filter(&PASS_ALL).unwrap_err();
+        assert_eq!(refused.raw_os_error(), Some(libc::EPERM));
+        let sender = namespace.run(|| UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))).unwrap().unwrap();
+        let to = sender.local_addr().unwrap();
+        sender.send_to(b"before", to).unwrap();
+        assert_eq!(packets(&spare.0), 0);
+        let socket = namespace.run(|| spare.turn_to("lo")).unwrap().unwrap();
+        sender.send_to(b"behind", to).unwrap();
+        assert_eq!(packets(&socket), 1);
+        let none = namespace.run(|| open().unwrap().turn_to("nowhere")).unwrap();
+        assert_eq!(none.unwrap_err().raw_os_error(), Some(libc::ENODEV));
+    }
+}
