@@ -224,11 +224,9 @@ fn a_flood_of_hostile_messages_is_survived_and_a_neighbour_is_served_in_time() {
     });
     assert!(joins > 20, "{joins} joins");
     assert!(slowest < Duration::from_secs(1), "{slowest:?}");
-    // Once its tables are full it grows no more: the second half is as the first.
-    let (first, second) = memory.split_at(memory.len() / 2);
-    let most = |half: &[u64]| half.iter().copied().max().expect("measured");
-    assert!(most(second) <= most(first) + 64, "{memory:?}");
-    assert!(most(second) < 4096, "{memory:?}");
+    // Its tables are bounded. They fill slowly, since the proxy reads 500 of the messages a second.
+    let most = memory.iter().copied().max().expect("measured");
+    assert!(most < 2048, "{memory:?}");
 
     assert_eq!(lab.proxy_pid(&attacker), proxy, "the same proxy still answers");
     let shown = lab::json(&mut lab.mcrun(["inspect", "--json", &attacker.name]));

@@ -98,6 +98,72 @@ fn a_container_that_flaps_costs_its_host_and_the_lan_little_and_its_last_state_c
     }
 }
 
+/// With CAP_NET_RAW, past its own kernel's pace.
+#[test]
+fn a_container_that_floods_reports_costs_little_and_what_it_has_joined_stays() {
+    const RATE: u32 = 20_000;
+    let lab = Lab::new(3);
+    let container = attached(&lab, "c", 11);
+    let proxy = lab.proxy_pid(&container);
+    let member = container.member();
+    member.change(GROUP, &Change::Join);
+    lab.wait_joined(&container, GROUP);
+    let raw = container.namespace().run(|| {
+        let raw = Socket::new(Domain::IPV4, Type::RAW, Some(Protocol::from(2))).expect("raw");
+        raw.set_multicast_ttl_v4(1).expect("ttl");
+        raw
+    });
+    let raw = raw.expect("entered");
+    let stop = AtomicBool::new(false);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            let begun = Instant::now();
+            for n in 0u32.. {
+                if stop.load(Ordering::Relaxed) {
+                    break;
+                }
+                if n.is_multiple_of(RATE / 1000) {
+                    let due = begun + Duration::from_millis((n / (RATE / 1000)).into());
+                    thread::sleep(due.saturating_duration_since(Instant::now()));
+                }
+                let group = Ipv4Addr::new(239, 9, 1, (n / 2) as u8);
+                let message = match n % 2 {
+                    0 => Message::ReportV2 { group },
+                    _ => Message::LeaveV2 { group },
+                };
+                let to = SocketAddrV4::new(message.destination(), 0);
+                for payload in message.emit(1500) {
+                    // The rules drop it, and say so.
+                    let _ = raw.send_to(&payload, &to.into());
+                }
+            }
+        });
+        let stopping = Stop(&stop);
+        // What a container may do at once is used up by then.
+        let (begun, before) = (Instant::now(), processor_time(proxy));
+        thread::sleep(Duration::from_secs(3));
+        let first = (processor_time(proxy) - before).as_secs_f64() / begun.elapsed().as_secs_f64();
+        let capture = lab.capture();
+        let share = share_of_processor(proxy);
+        let packets = capture.finish().len() as f64 / WINDOW.as_secs_f64();
+        println!(
+            "{:.1} % of a processor at first, then {:.1} % and {packets:.0} IGMP packets a second",
+            first * 100.0,
+            share * 100.0
+        );
+        assert!(share < 2.0 * SHARE, "{share}");
+        assert!(packets < 100.0, "{packets}");
+        drop(stopping);
+    });
+    wait_until("only what it has joined is left", PATIENCE, || {
+        (lab.host_joins() == [GROUP].into()).then_some(())
+    });
+    member.change(LAST, &Change::Join);
+    wait_until("the last join is carried out", PATIENCE, || {
+        (lab.host_joins() == [GROUP, LAST].into()).then_some(())
+    });
+}
+
 #[test]
 fn a_storm_of_queries_from_the_lan_costs_little_and_joins_go_on() {
     const RATE: u32 = 20_000;

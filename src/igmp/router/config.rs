@@ -26,7 +26,8 @@ pub struct RouterConfig<A> {
     pub link_scope: bool,
     /// MTU of the container's interface in bytes; longer queries are split. Default 1500.
     pub mtu: usize,
-    /// The number of changes that may go upstream at once. Default 4096.
+    /// The number of changes that may go upstream at once. Default 4096: four for each of a thousand
+    /// groups.
     pub change_burst: u32,
     /// The time after which one more change may go upstream. Default 50 ms: 20 a second.
     pub change_interval: Duration,

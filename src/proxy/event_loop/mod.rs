@@ -26,6 +26,7 @@ use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTime
 
 use crate::net::nfnetlink::NfSocket;
 use crate::notice::Notice;
+use crate::primitives::token_bucket::TokenBucket;
 use crate::proxy::container::xdp_guard::XdpGuards;
 use crate::proxy::control::server::ControlServer;
 use crate::proxy::event_loop::announcing::AddressAnnouncer;
@@ -56,6 +57,13 @@ const BUFFER_SIZE: usize = 16 * 1024;
 /// address, would prune a group that another host on the same switch port receives.
 const DRAIN_TIME: Duration = Duration::from_millis(150);
 
+/// IGMP packets of the container that are read at once: a thousand groups in version 2, whose
+/// kernel sends two packets for each.
+const REPORT_BURST: u32 = 2048;
+/// Time after which one more is read.
+const REPORT_INTERVAL: Duration = Duration::from_millis(2);
+/// Time for which none is read after too many have come.
+const REPORT_PAUSE: Duration = Duration::from_millis(200);
 /// Time for which no query of the LAN is read after too many have arrived.
 const QUERY_PAUSE: Duration = Duration::from_millis(500);
 
@@ -79,6 +87,11 @@ struct EventLoop {
     /// While no client can be accepted, the control socket is not watched.
     accept_pause: Pause,
     notification_pace: NotificationPace,
+    /// The container's IGMP packets that are read.
+    reports: TokenBucket,
+    /// While the container sends too many, they are not read, and the kernel drops what does not
+    /// fit.
+    report_pause: Pause,
     /// The groups of each interface as the subscribers know them; empty without subscribers.
     published: Vec<PublishedGroups>,
     announcer: AddressAnnouncer,
@@ -146,6 +159,8 @@ impl Proxy {
             control: ControlServer::new(listener),
             accept_pause: Pause::default(),
             notification_pace: NotificationPace::new(now),
+            reports: TokenBucket::new(REPORT_BURST, REPORT_INTERVAL, now),
+            report_pause: Pause::default(),
             published: Vec::new(),
             announcer: AddressAnnouncer::new(announcer),
             relay_batch,
@@ -253,7 +268,7 @@ impl EventLoop {
                     }
                     // Another file was removed beside the namespace's.
                     Some(EventSource::EndWatch) => {}
-                    Some(EventSource::Nflog) => self.receive_intercepted(now),
+                    Some(EventSource::Nflog) => self.receive_intercepted(now, log),
                     Some(EventSource::LinkMonitor) => {
                         self.handle_notifications(now, log);
                         self.check_own_bridges(now, log);
@@ -333,6 +348,12 @@ impl EventLoop {
             upstream.query_pause.end_if_due(epoll, &upstream.query_socket, source, now);
         }
         self.resume_notifications(now);
+        if let Some(Interception { nflog: Some(nflog), .. }) = &self.interception
+            && self.report_pause.end_if_due(&self.epoll, nflog, EventSource::Nflog, now)
+        {
+            // The kernel does not tell of what it has dropped.
+            self.requery(now);
+        }
     }
 
     /// Time until something is due, rounded up to what epoll_wait(2) can wait for.
@@ -349,6 +370,7 @@ impl EventLoop {
             self.accept_pause.poll_timeout(),
             self.notification_pace.poll_timeout(),
             self.interception.as_ref().and_then(|i| i.guards.poll_timeout()),
+            self.report_pause.poll_timeout(),
             drained,
         ];
         let Some(at) = interfaces.chain(queries).chain(others).flatten().min() else {
@@ -375,13 +397,23 @@ impl EventLoop {
         Ok(())
     }
 
-    /// Receives the container's IGMP.
-    fn receive_intercepted(&mut self, now: Instant) {
+    /// Receives the container's IGMP, at a limited rate.
+    fn receive_intercepted(&mut self, now: Instant, log: &mut Log) {
         let EventLoop { interception: Some(interception), interfaces, buffer, .. } = self else {
             return;
         };
+        let EventLoop { epoll, reports, report_pause, .. } = self;
         let Interception { nflog: Some(nflog), .. } = interception else { return };
         for _ in 0..DATAGRAMS_PER_TURN {
+            if !reports.take(now) {
+                if report_pause.begin(epoll, &*nflog, now, REPORT_PAUSE)
+                    && let Some(interface) = interfaces.first()
+                {
+                    let interface = interface.task.name.clone();
+                    log.notice(now, Notice::ChangesDelayed { interface });
+                }
+                return;
+            }
             let result = nflog.receive(buffer, |packet| {
                 let interface = interfaces.iter_mut().find(|i| i.task.index == packet.interface);
                 if let Some(router) = interface.and_then(Interface::router) {

@@ -51,18 +51,20 @@ impl Pause {
         self.until
     }
 
-    /// Watches the descriptor again, if it is time to. If the kernel has no memory for that, it is
-    /// tried again later.
+    /// Watches the descriptor again, if it is time to, and returns whether it does so. If the kernel
+    /// has no memory for that, it is tried again later.
     pub(super) fn end_if_due(
         &mut self,
         epoll: &Epoll,
         descriptor: impl AsFd,
         source: EventSource,
         now: Instant,
-    ) {
+    ) -> bool {
         let is_due = self.until.take_if(|until| *until <= now).is_some();
-        if is_due && watch(epoll, descriptor, source).is_err() {
+        let is_watched = is_due && watch(epoll, descriptor, source).is_ok();
+        if is_due && !is_watched {
             self.until = Some(now + RETRY);
         }
+        is_watched
     }
 }

@@ -90,6 +90,8 @@ pub(super) fn new_router(task: &InterfaceTask, now: Instant) -> Router {
     let config = RouterConfig {
         interface: task.name.clone(),
         link_scope: task.relay.is_some(),
+        // All groups that the container may have: joined, left, joined and left again.
+        change_burst: task.policy.max_groups.saturating_mul(4).clamp(256, 4096),
         ..RouterConfig::default()
     };
     Router::new(config, task.policy.clone(), now)
