@@ -1,9 +1,14 @@
 //! nf_tables messages: tables, chains, sets, and the expressions of rules.
 
-use std::net::{Ipv4Addr, Ipv6Addr};
+mod set_key;
+
+use std::net::Ipv4Addr;
 
 use crate::multicast::AddressRange;
 use crate::net::nfnetlink::{ACK, APPEND, Attributes, CREATE, EXCL, Messages};
+pub(super) use crate::proxy::container::rules::nftables::set_key::{
+    Icmpv6Type, IpProtocol, SetKey,
+};
 
 const SUBSYSTEM: u16 = (libc::NFNL_SUBSYS_NFTABLES as u16) << 8;
 const NEW_TABLE: u16 = SUBSYSTEM | libc::NFT_MSG_NEWTABLE as u16;
@@ -23,12 +28,6 @@ const REGISTER_BEHIND_MARK: u32 = libc::NFT_REG32_01 as u32;
 const LOOKUP_INVERTED: u32 = libc::NFT_LOOKUP_F_INV as u32;
 const SET_MAP: u32 = libc::NFT_SET_MAP as u32;
 const INTERVAL_END: u32 = libc::NFT_SET_ELEM_INTERVAL_END as u32;
-/// nft(8)'s numbers of the types of set elements. The kernel stores them, and `nft list` prints by
-/// them.
-const TYPE_IPV4_ADDRESS: u32 = 7;
-const TYPE_IPV6_ADDRESS: u32 = 8;
-const TYPE_PROTOCOL: u32 = 12;
-const TYPE_ICMPV6: u32 = 29;
 /// `NFT_DATA_VERDICT` of linux/netfilter/nf_tables.h.
 const DATA_TYPE_VERDICT: u32 = 0xffff_ff00;
 /// Ranges in one message, whose list of elements is one attribute of at most 64 KiB.
@@ -259,7 +258,7 @@ impl<'t> Tables<'t> {
             a.text(nfta::SET_TABLE, table);
             a.text(nfta::SET_NAME, &set.name);
             a.u32(nfta::SET_FLAGS, SET_INTERVAL | if is_map { SET_MAP } else { 0 });
-            a.u32(nfta::SET_KEY_TYPE, TYPE_IPV4_ADDRESS);
+            a.u32(nfta::SET_KEY_TYPE, <Ipv4Addr as SetKey>::TYPE);
             a.u32(nfta::SET_KEY_LEN, ADDRESS);
             if is_map {
                 a.u32(nfta::SET_DATA_TYPE, DATA_TYPE_VERDICT);
@@ -285,56 +284,6 @@ impl<'t> Tables<'t> {
     fn add(&mut self, kind: u16, flags: u16, fill: impl FnOnce(&str, &mut Attributes<'_>)) {
         let name = self.name;
         self.batch.push(kind, CREATE | flags, self.family, 0, |a| fill(name, a));
-    }
-}
-
-/// A value that a set can hold.
-pub(super) trait SetKey {
-    /// nft(8)'s number of the type.
-    const TYPE: u32;
-    /// Bytes of a value.
-    const LENGTH: u32;
-    /// Passes the bytes of the value on, as they stand in a packet.
-    fn with(&self, use_key: impl FnOnce(&[u8]));
-}
-
-impl SetKey for Ipv4Addr {
-    const TYPE: u32 = TYPE_IPV4_ADDRESS;
-    const LENGTH: u32 = 4;
-    fn with(&self, use_key: impl FnOnce(&[u8])) {
-        use_key(&self.octets());
-    }
-}
-
-impl SetKey for Ipv6Addr {
-    const TYPE: u32 = TYPE_IPV6_ADDRESS;
-    const LENGTH: u32 = 16;
-    fn with(&self, use_key: impl FnOnce(&[u8])) {
-        use_key(&self.octets());
-    }
-}
-
-/// A protocol number of IPv4, or a next header of IPv6.
-#[derive(Clone, Copy)]
-pub(super) struct IpProtocol(pub(super) u8);
-
-impl SetKey for IpProtocol {
-    const TYPE: u32 = TYPE_PROTOCOL;
-    const LENGTH: u32 = 1;
-    fn with(&self, use_key: impl FnOnce(&[u8])) {
-        use_key(&[self.0]);
-    }
-}
-
-/// A type of ICMPv6 message.
-#[derive(Clone, Copy)]
-pub(super) struct Icmpv6Type(pub(super) u8);
-
-impl SetKey for Icmpv6Type {
-    const TYPE: u32 = TYPE_ICMPV6;
-    const LENGTH: u32 = 1;
-    fn with(&self, use_key: impl FnOnce(&[u8])) {
-        use_key(&[self.0]);
     }
 }
 
