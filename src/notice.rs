@@ -70,7 +70,16 @@ pub enum Notice {
         /// The limit: `max-sources=64`.
         limit: String,
     },
-    /// A join from any source in the range of source-specific multicast (RFC 4604 §2.2.1).
+    /// A join from any source in the range of source-specific multicast, joined as a host's kernel
+    /// joins it.
+    AnySourceJoin {
+        /// Interface in the container.
+        interface: String,
+        /// Group of the join.
+        group: IpAddr,
+    },
+    /// Such a join where `ssm-strict` is set and channels of the group are joined, which stay (RFC
+    /// 4604 §2.2.1).
     AnySourceJoinIgnored {
         /// Interface in the container.
         interface: String,
@@ -270,6 +279,7 @@ impl Notice {
             Notice::SendDenied { .. } => "send-denied",
             Notice::JoinLimited { .. } => "join-limited",
             Notice::SourcesLimited { .. } => "sources-limited",
+            Notice::AnySourceJoin { .. } => "any-source-join",
             Notice::AnySourceJoinIgnored { .. } => "any-source-join-ignored",
             Notice::ChangesDelayed { .. } => "changes-delayed",
             Notice::QueriesIgnored { .. } => "queries-ignored",
@@ -332,7 +342,8 @@ impl Notice {
             | Notice::FramesNotIntercepted { .. }
             | Notice::LogLinesSuppressed { .. }
             | Notice::StateNotRemoved { .. } => Severity::Warning,
-            Notice::UpstreamBack { .. }
+            Notice::AnySourceJoin { .. }
+            | Notice::UpstreamBack { .. }
             | Notice::InterfaceServed { .. }
             | Notice::InterfaceObserved { .. }
             | Notice::InterfaceGone { .. }
@@ -367,10 +378,16 @@ impl fmt::Display for Notice {
             Notice::SourcesLimited { interface, group, limit } => {
                 write!(f, "{interface}: {group}: sources left out ({limit})")
             }
+            Notice::AnySourceJoin { interface, group } => write!(
+                f,
+                "{interface}: {group} is joined from any source; in {} a join should name its \
+                 sources, and routers may not answer this one",
+                source_specific_range(group)
+            ),
             Notice::AnySourceJoinIgnored { interface, group } => write!(
                 f,
-                "{interface}: {group}: join from any source ignored; a join in {} has to name its \
-                 sources",
+                "{interface}: {group}: join from any source ignored (ssm-strict=true); the sources \
+                 that joins in {} name stay joined",
                 source_specific_range(group)
             ),
             Notice::ChangesDelayed { interface } => write!(

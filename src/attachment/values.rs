@@ -111,6 +111,8 @@ impl Values {
                 deny: self.deny,
                 max_groups: self.max_groups.unwrap_or(defaults.max_groups),
                 max_sources: self.max_sources.unwrap_or(defaults.max_sources),
+                // The administrator's word.
+                ssm_strict: false,
             },
             rates: self.rates,
             bcqueuelen: self.bcqueuelen,

@@ -46,16 +46,28 @@ pub struct GroupPolicy {
     pub max_groups: u32,
     /// The number of sources that it may name for one group.
     pub max_sources: u32,
+    /// Joins from any source in the range of source-specific multicast are denied, as RFC 4604
+    /// §2.2.1 has a router ignore them. If not, they are joined as a host's kernel joins them.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub ssm_strict: bool,
 }
 
 impl Default for GroupPolicy {
     fn default() -> Self {
-        GroupPolicy { deny: Vec::new(), allow: Vec::new(), max_groups: 256, max_sources: 64 }
+        GroupPolicy {
+            deny: Vec::new(),
+            allow: Vec::new(),
+            max_groups: 256,
+            max_sources: 64,
+            ssm_strict: false,
+        }
     }
 }
 
 /// The reason of a denial where there are `allow` rules and none covers the join.
 const NO_ALLOW: &str = "no allow rule names it";
+/// The reason of a denial of a join from any source in the range of source-specific multicast.
+const SSM_STRICT: &str = "ssm-strict=true";
 
 impl GroupPolicy {
     /// The part of a requested filter that is allowed. See the type for what rules mean. INCLUDE
@@ -64,6 +76,19 @@ impl GroupPolicy {
     /// # Errors
     /// The rule that denies all of it, as people are shown it: `deny=239.1.0.0/16`.
     pub fn apply<A: Address>(
+        &self,
+        group: A,
+        requested: &SourceFilter<A>,
+    ) -> Result<SourceFilter<A>, String> {
+        let filter = self.apply_rules(group, requested)?;
+        match filter.mode {
+            FilterMode::Exclude if self.ssm_strict && group.is_ssm() => Err(SSM_STRICT.into()),
+            _ => Ok(filter),
+        }
+    }
+
+    /// What `allow` and `deny` leave of a requested filter.
+    fn apply_rules<A: Address>(
         &self,
         group: A,
         requested: &SourceFilter<A>,
@@ -87,9 +112,11 @@ impl GroupPolicy {
         }
     }
 
-    /// Whether a join from any source of `group` becomes a join from named sources.
-    pub fn allows_named_sources_only<A: Address>(&self, group: A) -> bool {
-        matches!(self.apply(group, &SourceFilter::any()), Ok(f) if f.mode == FilterMode::Include)
+    /// Whether a join from any source of `group` is denied because of [`ssm_strict`](Self::ssm_strict)
+    /// alone.
+    pub fn denies_any_source<A: Address>(&self, group: A) -> bool {
+        self.ssm_strict
+            && self.apply(group, &SourceFilter::any()).is_err_and(|why| why == SSM_STRICT)
     }
 
     /// Whether an `allow` rule asks a relay to carry this group of link scope, and no `deny` rule

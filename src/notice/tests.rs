@@ -37,6 +37,7 @@ fn examples() -> Vec<Notice> {
             group: group(),
             limit: "max-sources=64".into(),
         },
+        Notice::AnySourceJoin { interface: interface(), group: "232.1.1.1".parse().unwrap() },
         Notice::AnySourceJoinIgnored {
             interface: interface(),
             group: "232.1.1.1".parse().unwrap(),

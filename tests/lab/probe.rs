@@ -137,6 +137,11 @@ impl Lab {
         receive_count(command, group, source, count, &[])
     }
 
+    /// The same in a namespace of the lab.
+    pub fn receive_in_count(&self, node: &str, group: Ipv4Addr, count: u32) -> Receiver {
+        receive_count(self.enter(node, env!("CARGO_BIN_EXE_mcrun")), group, None, count, &[])
+    }
+
     /// The same on the LAN, where the sender is.
     pub fn receive_count_on_lan(&self, group: Ipv4Addr, count: u32) -> Receiver {
         let command = self.enter("src", env!("CARGO_BIN_EXE_mcrun"));

@@ -76,6 +76,12 @@ pub(super) const FILE_KEYS: &[FileKey] = &[
         shown: |config| json!(config.groups.max_sources),
     },
     FileKey {
+        section: "groups",
+        name: "ssm-strict",
+        read: |config, value| set(&mut config.groups.ssm_strict, value),
+        shown: |config| json!(config.groups.ssm_strict == Some(true)),
+    },
+    FileKey {
         section: "relay",
         name: "max-pps",
         read: |config, value| set(&mut config.relay.max_pps, value),

@@ -12,6 +12,7 @@ pub(super) struct GroupRules {
     pub(super) deny: Vec<RuleText>,
     pub(super) max_groups: Option<u32>,
     pub(super) max_sources: Option<u32>,
+    pub(super) ssm_strict: Option<bool>,
 }
 
 /// A rule as the attachment syntax writes it.
@@ -74,6 +75,7 @@ impl GroupRules {
             allow,
             max_groups: own.max_groups.min(self.max_groups.unwrap_or(u32::MAX)),
             max_sources: own.max_sources.min(self.max_sources.unwrap_or(u32::MAX)),
+            ssm_strict: own.ssm_strict || self.ssm_strict == Some(true),
         }
     }
 }

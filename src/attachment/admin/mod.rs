@@ -17,6 +17,7 @@
 //! allow = ["239.0.0.0/8"]
 //! deny = ["239.255.0.0/16"]
 //! max-groups = 100
+//! ssm-strict = true                # joins from any source in 232.0.0.0/8 are denied (RFC 4604)
 //! max-sources = 20
 //!
 //! [relay]                          # limits for the relay of one attachment, in each direction

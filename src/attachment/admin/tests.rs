@@ -149,6 +149,16 @@ fn rules_of_both_are_in_force() {
 }
 
 #[test]
+fn ssm_strict_is_in_force_where_the_file_says_so() {
+    let strict = |text: &str| {
+        let limits = parse_whole(text).unwrap().check(&parse_spec("parent=a").unwrap());
+        limits.unwrap().policy.ssm_strict
+    };
+    assert!(strict("[groups]\nssm-strict = true"));
+    assert!(!strict("[groups]\nssm-strict = false") && !strict(""));
+}
+
+#[test]
 fn a_file_that_cannot_be_understood_stops_everything() {
     for (text, expected) in [
         (

@@ -34,7 +34,7 @@ pub mod counter {
     pub const UNKNOWN_RECORD_TYPE: &str = "unknown_record_type";
     /// Joins and leaves of 224.0.0.0/24, which need no proxy.
     pub const LINK_LOCAL: &str = "link_local";
-    /// Joins from any source in 232.0.0.0/8; ignored.
+    /// Joins and leaves without a source in 232.0.0.0/8.
     pub const SSM_ANY_SOURCE: &str = "ssm_any_source";
     /// Messages that the compatibility mode of their group ignores.
     pub const COMPATIBILITY_MODE: &str = "ignored_in_compatibility_mode";

@@ -117,7 +117,7 @@ impl<A: Address> Table<A> {
             && filter.sources.len() <= self.max_sources()
             && filter.sources.iter().all(|source| source.is_possible_source());
         let is_new = is_plain && self.has_room() && !self.entries.contains_key(&group);
-        let allowed = is_new.then(|| self.apply_policy(group, filter).ok())??;
+        let allowed = is_new.then(|| self.policy.apply(group, filter).ok())??;
         (!allowed.is_none()).then_some(allowed)
     }
 
@@ -216,8 +216,6 @@ impl<A: Address> Table<A> {
             cx.diagnostics.count(counter::LINK_LOCAL);
             return false;
         }
-        // RFC 4604 §2.2.1. A join from any source that the policy turns into a join from named
-        // sources counts as source-specific.
         let any_source = !matches!(
             message,
             GroupMessage::Record(
@@ -225,11 +223,16 @@ impl<A: Address> Table<A> {
                 _
             )
         );
-        if group.is_ssm() && any_source && !self.policy.allows_named_sources_only(group) {
+        if group.is_ssm() && any_source {
             cx.diagnostics.count(counter::SSM_ANY_SOURCE);
-            let (interface, group) = (cx.config.interface.clone(), group.into());
-            cx.diagnostics.notice(cx.now, Notice::AnySourceJoinIgnored { interface, group });
-            return false;
+            // RFC 4604 §2.2.1: such a join leaves the channels as they are. Where there are none, it
+            // is shown as denied.
+            let joined = self.entries.get(&group).is_some_and(|e| !e.allowed.is_none());
+            if joined && self.policy.denies_any_source(group) {
+                let (interface, group) = (cx.config.interface.clone(), group.into());
+                cx.diagnostics.notice(cx.now, Notice::AnySourceJoinIgnored { interface, group });
+                return false;
+            }
         }
         true
     }
@@ -307,7 +310,7 @@ impl<A: Address> Table<A> {
             wanted.sources = wanted.sources.into_iter().take(self.max_sources()).collect();
             entry.is_truncated = true;
         }
-        (entry.admission, entry.allowed) = match self.apply_policy(group, &wanted) {
+        (entry.admission, entry.allowed) = match self.policy.apply(group, &wanted) {
             Err(rule) => (Admission::Denied(rule), SourceFilter::none()),
             Ok(filter) if self.has_room() => (Admission::Admitted, filter),
             Ok(filter) => (Admission::Waiting, filter),
@@ -319,6 +322,10 @@ impl<A: Address> Table<A> {
                 return;
             }
         }
+        if before == Admission::Undecided && is_any_source(group, &entry) {
+            let (interface, group) = (cx.config.interface.clone(), group.into());
+            cx.diagnostics.notice(cx.now, Notice::AnySourceJoin { interface, group });
+        }
         match entry.admission {
             Admission::Admitted => self.admitted += 1,
             Admission::Waiting => _ = self.waiting.insert((entry.since, group)),
@@ -329,15 +336,6 @@ impl<A: Address> Table<A> {
         self.entries.insert(group, entry);
         self.update_change(group);
         self.admit_waiting();
-    }
-
-    /// The part of a filter that the policy allows; never EXCLUDE in the source-specific range.
-    fn apply_policy(&self, group: A, wanted: &SourceFilter<A>) -> Result<SourceFilter<A>, String> {
-        let filter = self.policy.apply(group, wanted)?;
-        if group.is_ssm() && filter.mode == FilterMode::Exclude {
-            return Err(format!("{} is for joins that name their sources", A::SSM_RANGE));
-        }
-        Ok(filter)
     }
 
     fn note_refusal(&self, cx: &mut Context<'_, A>, group: A, admission: &Admission) {
@@ -413,6 +411,13 @@ impl<A: Address> Table<A> {
     fn sources_limit(&self) -> String {
         format!("max-sources={}", self.policy.max_sources)
     }
+}
+
+/// Whether the entry is joined from any source although its group is in the range of source-specific
+/// multicast.
+fn is_any_source<A: Address>(group: A, entry: &Entry<A>) -> bool {
+    let is_joined = entry.admission == Admission::Admitted;
+    is_joined && group.is_ssm() && entry.allowed.mode == FilterMode::Exclude
 }
 
 fn group_config<A>(cx: &Context<'_, A>) -> GroupConfig {

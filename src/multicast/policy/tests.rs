@@ -100,8 +100,20 @@ fn an_allow_with_a_source_turns_any_source_into_it() {
         Ok(include(&["10.0.0.5"]))
     );
     assert_eq!(apply(&policy, group, include(&["10.0.0.9"])), denied("no allow rule names it"));
-    assert!(policy.allows_named_sources_only::<Ipv4Addr>(group.parse().unwrap()));
-    assert!(!policy.allows_named_sources_only::<Ipv4Addr>("232.1.1.2".parse().unwrap()));
+}
+
+#[test]
+fn ssm_strict_denies_what_names_no_source_and_nothing_else() {
+    let rules = policy(&[], &["232.1.1.1@10.0.0.5", "232.2.0.0/16", "239.0.0.0/8"]);
+    let strict = GroupPolicy { ssm_strict: true, ..rules };
+    let any = |group| apply(&strict, group, SourceFilter::any());
+    assert_eq!(any("232.1.1.1"), Ok(include(&["10.0.0.5"])));
+    assert_eq!(any("232.2.1.1"), denied("ssm-strict=true"));
+    assert_eq!(any("232.3.1.1"), denied("no allow rule names it"));
+    assert_eq!(any("239.1.1.1"), Ok(SourceFilter::any()));
+    assert_eq!(apply(&strict, "232.2.1.1", include(&["10.0.0.9"])), Ok(include(&["10.0.0.9"])));
+    let denies = |group: &str| strict.denies_any_source::<Ipv4Addr>(group.parse().unwrap());
+    assert!(denies("232.2.1.1") && !denies("232.1.1.1") && !denies("239.1.1.1"));
 }
 
 #[test]
@@ -190,7 +202,6 @@ fn rules_apply_to_both_families_alike<A: Address, Other: Address>() {
     let from_one = rule(Some(group(1)), Some(source(1)));
     let named = SourceFilter::include([source(1)]);
     assert_eq!(allow(&[from_one]).apply(group(1), &any()), Ok(named.clone()));
-    assert!(allow(&[from_one]).allows_named_sources_only(group(1)));
     let both = SourceFilter::include([source(1), source(2)]);
     assert_eq!(allow(&[from_one]).apply(group(1), &both), Ok(named));
     let without = SourceFilter::exclude([source(1)]);

@@ -213,7 +213,7 @@ pub struct GroupMembership {
     pub version: u8,
     /// Whether the group is joined on the LAN.
     pub status: MembershipStatus,
-    /// The rule, the limit or the error behind any status but `joined`.
+    /// The rule, the limit or the error behind any status but `joined`; a note on what is joined.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
     /// Seconds since the container joined.

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::time::Instant;
 
 use crate::igmp::router::{GroupView, Status};
-use crate::multicast::Address;
+use crate::multicast::{Address, FilterMode, SourceFilter};
 use crate::net::messages::{get_route, read_route};
 use crate::notice::Notice;
 use crate::proxy::container::membership_files::KernelMembership;
@@ -160,7 +160,7 @@ impl Proxied {
             Status::Limited(limit) => (MembershipStatus::Limited, Some(limit)),
             Status::Allowed => match self.joins.failure(view.group) {
                 Some(reason) => (MembershipStatus::Failed, Some(reason.to_owned())),
-                None => (MembershipStatus::Joined, None),
+                None => (MembershipStatus::Joined, any_source_note(view.group, &view.upstream)),
             },
         };
         GroupMembership {
@@ -174,6 +174,12 @@ impl Proxied {
             relay: self.relay.as_ref().and_then(|relay| relay.counts(view.group)),
         }
     }
+}
+
+/// What people are told of a join from any source in the range of source-specific multicast.
+fn any_source_note(group: Ipv4Addr, joined: &SourceFilter) -> Option<String> {
+    let any_source = group.is_ssm() && joined.mode == FilterMode::Exclude;
+    any_source.then(|| format!("any source in {}", Ipv4Addr::SSM_RANGE))
 }
 
 /// The groups of an interface that is only observed. `joined_at` is brought up to date with them.

@@ -155,6 +155,7 @@ fn memberships_within_policy_and_limits<P: Host>(ssm: &str, querier: &str) {
         ],
         max_groups: 2,
         max_sources: 2,
+        ssm_strict: true,
         ..GroupPolicy::default()
     });
     lab.router.handle_link_up(lab.now);
@@ -190,7 +191,8 @@ fn memberships_within_policy_and_limits<P: Host>(ssm: &str, querier: &str) {
     // Groups of the source-specific range, and those that need no report.
     let ssm: P::Address = ssm.parse().unwrap();
     lab.record(RecordType::ToEx, ssm, &[]);
-    assert_eq!((lab.joined(ssm), lab.status(ssm)), (SourceFilter::none(), None));
+    assert_eq!(lab.joined(ssm), SourceFilter::none());
+    assert_eq!(lab.status(ssm), Some(Status::Denied("ssm-strict=true".into())));
     lab.record(RecordType::ToIn, ssm, &[source(1)]);
     assert_eq!(lab.joined(ssm), SourceFilter::include([source(1)]));
     lab.record(RecordType::ToEx, P::Address::ALL_SYSTEMS, &[]);

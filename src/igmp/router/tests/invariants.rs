@@ -42,6 +42,7 @@ fn policies() -> Vec<GroupPolicy> {
         small.clone(),
         GroupPolicy { max_groups: 0, ..small },
         policy(&["239.1.0.0/16", "239.2.0.0/16@10.0.0.0/8"], &[]),
+        GroupPolicy { ssm_strict: true, ..GroupPolicy::default() },
         GroupPolicy { max_groups: 2, ..policy(&["239.0.0.0/8@10.0.0.1"], &[]) },
         GroupPolicy { max_sources: 1, ..policy(&["239.0.0.0/8@10.0.0.4"], &[]) },
         policy(&["239.0.0.0/8@10.0.0.1"], &["239.0.0.0/8", "232.0.0.0/8@10.0.0.0/30"]),
@@ -149,7 +150,8 @@ fn check(lab: &Lab, policy: &GroupPolicy, config: &RouterConfig) -> Result<(), T
     prop_assert!(refused <= config.max_refused + 256);
     for (group, filter) in &lab.upstream {
         let ssm = group.octets()[0] == 232;
-        prop_assert!(!ssm || filter.mode == FilterMode::Include, "{} from any source", group);
+        let any_source = filter.mode == FilterMode::Exclude;
+        prop_assert!(!(ssm && any_source && policy.ssm_strict), "{} from any source", group);
         let again = policy.apply(*group, filter);
         prop_assert_eq!(again.as_ref(), Ok(filter), "upstream holds what is denied");
     }

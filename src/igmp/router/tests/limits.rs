@@ -313,7 +313,6 @@ fn a_predicted_join_is_the_next_change_and_none_is_predicted_beyond_a_limit_or_a
         ("239.1.1.2", include(&["10.0.0.1", "10.0.0.2", "10.0.0.3"]), "to be cut"),
         ("239.1.1.2", include(&["10.0.0.1", "224.0.0.1"]), "not a source"),
         ("239.9.9.9", SourceFilter::any(), "denied"),
-        ("232.1.1.1", SourceFilter::any(), "not source-specific"),
         ("224.0.0.251", SourceFilter::any(), "link-local"),
         ("10.0.0.1", SourceFilter::any(), "not multicast"),
     ];

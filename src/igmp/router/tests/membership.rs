@@ -4,7 +4,7 @@ use crate::igmp::router::tests::lab::*;
 use crate::igmp::router::{Status, counter};
 use crate::igmp::wire::RecordType::*;
 use crate::igmp::wire::{Message, Version};
-use crate::multicast::SourceFilter;
+use crate::multicast::{GroupPolicy, SourceFilter};
 use crate::notice::Notice;
 
 const GROUP: &str = "239.1.1.1";
@@ -173,24 +173,50 @@ fn line_3_5_modes_are_each_groups_own() {
 }
 
 #[test]
-fn line_3_6_in_the_ssm_range_joins_from_any_source_are_ignored_and_told() {
+fn line_3_6_in_the_ssm_range_a_join_from_any_source_is_joined_and_told() {
     let group = "232.1.1.1";
+    let record = |kind| Message::ReportV3(vec![record(kind, group, &[])]);
+    for join in [v1(group), v2(group), record(ToEx), record(IsEx)] {
+        let mut lab = Lab::new();
+        lab.send(join);
+        assert_eq!(lab.joined(group), SourceFilter::any());
+        let interface = String::new();
+        let notice = Notice::AnySourceJoin { interface, group: ip(group).into() };
+        assert_eq!(lab.notices, [notice]);
+        assert_eq!(lab.counter(counter::SSM_ANY_SOURCE), 1);
+    }
     let mut lab = Lab::new();
-    lab.report(IsEx, group, &[]);
-    lab.report(ToEx, group, &[A]);
-    lab.send(v1(group));
     lab.send(v2(group));
     lab.send(leave_v2(group));
+    assert_eq!(lab.joined(group), SourceFilter::none());
+    // A channel does not become wider than its join.
+    lab.report(Allow, "232.1.1.2", &[A]);
+    assert_eq!(lab.joined("232.1.1.2"), include(&[A]));
+}
+
+fn strict() -> Lab {
+    Lab::with_policy(GroupPolicy { ssm_strict: true, ..GroupPolicy::default() })
+}
+
+#[test]
+fn line_3_6_ssm_strict_denies_joins_from_any_source_and_keeps_channels() {
+    let group = "232.1.1.1";
+    let mut lab = strict();
+    lab.report(ToEx, group, &[A]);
+    lab.send(v2(group));
     assert_eq!(lab.changes, []);
-    assert_eq!(lab.counter(counter::SSM_ANY_SOURCE), 5);
-    assert!(lab.notices.contains(&Notice::AnySourceJoinIgnored {
-        interface: String::new(),
-        group: ip(group).into(),
-    }));
+    assert_eq!(lab.counter(counter::SSM_ANY_SOURCE), 2);
+    let view = lab.router.groups().next().expect("the group is shown");
+    assert_eq!(view.status, Status::Denied("ssm-strict=true".into()));
+    let mut lab = strict();
     // Joins that name their sources are what the range is for.
     lab.report(Allow, group, &[A]);
     assert_eq!(lab.joined(group), include(&[A]));
     lab.report(ToEx, group, &[]);
+    assert!(lab.notices.contains(&Notice::AnySourceJoinIgnored {
+        interface: String::new(),
+        group: ip(group).into(),
+    }));
     lab.send(leave_v2(group));
     assert_eq!(lab.joined(group), include(&[A]));
     lab.report(Block, group, &[A]);
@@ -201,7 +227,8 @@ fn line_3_6_in_the_ssm_range_joins_from_any_source_are_ignored_and_told() {
 
 #[test]
 fn line_3_6_the_log_is_rate_limited() {
-    let mut lab = Lab::new();
+    let mut lab = strict();
+    lab.report(Allow, "232.1.1.1", &[A]);
     for _ in 0..10_000 {
         lab.join("232.1.1.1");
     }
@@ -295,7 +322,7 @@ fn a_membership_known_from_elsewhere_counts_like_a_report() {
     learn(&mut lab, GROUP, SourceFilter::none());
     assert_eq!(lab.joined(GROUP), SourceFilter::none());
     assert_eq!(lab.queries, [], "the kernel's own word needs no question");
-    for group in ["224.0.0.251", "10.0.0.1", "232.1.1.1"] {
+    for group in ["224.0.0.251", "10.0.0.1"] {
         learn(&mut lab, group, SourceFilter::any());
         assert_eq!(lab.joined(group), SourceFilter::none());
     }
