@@ -21,6 +21,7 @@ mod engine_relay;
 mod generated;
 mod hand_configured;
 mod hardening;
+mod haste;
 mod igmp_modes;
 mod install;
 mod interface;

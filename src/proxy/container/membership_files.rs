@@ -7,7 +7,10 @@ use std::io;
 use std::net::Ipv4Addr;
 use std::os::unix::fs::FileExt;
 
+use socket2::{Domain, Socket, Type};
+
 use crate::multicast::{Address, FilterMode, SourceFilter};
+use crate::sys::sockopt;
 
 /// The most that is read of a file: about 8000 groups.
 const READ_LIMIT: usize = 1024 * 1024;
@@ -17,6 +20,9 @@ const READ_LIMIT: usize = 1024 * 1024;
 const PAGE: usize = 4096;
 /// Longest line of these files, and longest pair of lines with which an interface begins.
 const LONGEST_LINE: usize = 512;
+/// Index of the loopback interface, the first of every namespace (`LOOPBACK_IFINDEX` in
+/// include/net/flow.h).
+const LOOPBACK: u32 = 1;
 
 /// One membership: a group on one interface.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,6 +33,8 @@ pub(crate) struct KernelMembership<A = Ipv4Addr> {
     pub(crate) version: u8,
     /// How many sockets have joined.
     users: u64,
+    /// Whether a source list would show.
+    lists_show: bool,
 }
 
 impl<A: Address> KernelMembership<A> {
@@ -41,7 +49,7 @@ impl<A: Address> KernelMembership<A> {
 
     /// The filter, where the files show it exactly: a single socket has joined.
     pub(crate) fn exact_filter(&self) -> Option<&SourceFilter<A>> {
-        (self.users == 1).then_some(&self.filter)
+        (self.users == 1 && self.lists_show).then_some(&self.filter)
     }
 }
 
@@ -51,6 +59,8 @@ impl<A: Address> KernelMembership<A> {
 pub(crate) struct MembershipFiles {
     igmp: File,
     mcfilter: File,
+    /// Makes the kernel show all lists; see [`MembershipFiles::show_all_lists`].
+    anchor: Socket,
 }
 
 impl MembershipFiles {
@@ -62,7 +72,24 @@ impl MembershipFiles {
         Ok(MembershipFiles {
             igmp: File::open("/proc/thread-self/net/igmp")?,
             mcfilter: File::open("/proc/thread-self/net/mcfilter")?,
+            anchor: Socket::new(Domain::IPV4, Type::DGRAM, None)?,
         })
+    }
+
+    /// Makes the kernel show the source lists of all groups. /proc/net/mcfilter begins with the
+    /// first interface whose newest group has a source list (`igmp_mcf_get_first` in
+    /// net/ipv4/igmp.c), and shows nothing of the interfaces before it. So loopback, the first
+    /// interface, gets a source in its 224.0.0.1, which no host reports.
+    ///
+    /// Where this fails, or the container has joined another group on loopback, a group without a
+    /// list counts as unknown.
+    pub(crate) fn show_all_lists(&self) {
+        let _ = sockopt::join_source_group(
+            &self.anchor,
+            LOOPBACK,
+            Ipv4Addr::ALL_SYSTEMS,
+            Ipv4Addr::DOCUMENTATION,
+        );
     }
 
     /// All memberships now, by interface index and group.
@@ -83,7 +110,11 @@ impl MembershipFiles {
     /// As [`MembershipFiles::memberships`].
     pub(crate) fn source_entries(&self, buffer: &mut [u8]) -> io::Result<SourceEntries> {
         let room = buffer.len().min(PAGE);
-        Ok(SourceEntries::parse(&read(&self.mcfilter, &mut buffer[..room])?))
+        let text = read(&self.mcfilter, &mut buffer[..room])?;
+        Ok(SourceEntries {
+            in_one_read: matches!(text, Cow::Borrowed(_)),
+            ..SourceEntries::parse(&text)
+        })
     }
 }
 
@@ -115,29 +146,44 @@ impl SourceEntry<Ipv4Addr> {
 
 /// The lines of /proc/net/mcfilter (`igmp_mcf_seq_show` in net/ipv4/igmp.c).
 #[derive(Debug)]
-pub(crate) struct SourceEntries<A = Ipv4Addr>(Vec<SourceEntry<A>>);
+pub(crate) struct SourceEntries<A = Ipv4Addr> {
+    lines: Vec<SourceEntry<A>>,
+    /// Between two reads a line may move, and be missed.
+    in_one_read: bool,
+}
 
 impl SourceEntries<Ipv4Addr> {
     fn parse(mcfilter: &[u8]) -> Self {
-        SourceEntries(
-            mcfilter.split(|byte| *byte == b'\n').skip(1).filter_map(SourceEntry::parse).collect(),
-        )
+        let lines = mcfilter.split(|byte| *byte == b'\n').skip(1).filter_map(SourceEntry::parse);
+        SourceEntries { lines: lines.collect(), in_one_read: true }
     }
 }
 
 impl<A: Address> SourceEntries<A> {
     /// The entries of one group.
     fn of(&self, interface: u32, group: A) -> impl Iterator<Item = &SourceEntry<A>> + Clone {
-        self.0.iter().filter(move |of| (of.interface, of.group) == (interface, group))
+        self.lines.iter().filter(move |of| (of.interface, of.group) == (interface, group))
+    }
+
+    /// Whether the groups of an interface have their lists here: the kernel shows those of all
+    /// interfaces from the first that it shows at all.
+    fn lists_show(&self, interface: u32) -> bool {
+        self.in_one_read
+            && self.lines.iter().any(|of| [LOOPBACK, interface].contains(&of.interface))
+    }
+
+    /// Whether no source of the group is here.
+    pub(crate) fn has_none_of(&self, interface: u32, group: A) -> bool {
+        self.of(interface, group).next().is_none()
     }
 
     /// The source filter of a group that is known to be joined. `None` where the entries do not
-    /// show it: other sockets may have joined without a source list. In the SSM range none has (RFC
-    /// 4607 §4.3).
+    /// show it: the list may be hidden, or other sockets may have joined without a source list. In
+    /// the SSM range that is rare, and the report that follows tells (RFC 4607 §4.3).
     pub(crate) fn filter_of_joined(&self, interface: u32, group: A) -> Option<SourceFilter<A>> {
         let list = self.of(interface, group);
-        if list.clone().next().is_none() {
-            return Some(SourceFilter::any());
+        if self.has_none_of(interface, group) {
+            return self.lists_show(interface).then(SourceFilter::any);
         }
         let settled = group.is_ssm() && list.clone().all(|of| of.excluding == 0);
         settled.then(|| SourceFilter::include(list.map(|of| of.source)))
@@ -201,13 +247,18 @@ fn parse(igmp: &str, lists: &SourceEntries) -> BTreeMap<(u32, Ipv4Addr), KernelM
             if group != Ipv4Addr::ALL_SYSTEMS {
                 groups.insert(
                     (index, group),
-                    KernelMembership { filter: SourceFilter::any(), version, users },
+                    KernelMembership {
+                        filter: SourceFilter::any(),
+                        version,
+                        users,
+                        lists_show: lists.lists_show(index),
+                    },
                 );
             }
         }
     }
     let mut by_group: BTreeMap<_, Vec<&SourceEntry<Ipv4Addr>>> = BTreeMap::new();
-    for of in &lists.0 {
+    for of in &lists.lines {
         by_group.entry((of.interface, of.group)).or_default().push(of);
     }
     for (key, list) in by_group {
@@ -275,7 +326,12 @@ mod tests {
         let of = |interface, group| lists.filter_of_joined(interface, Ipv4Addr::from(group));
         assert_eq!(of(7, [239, 1, 2, 3]), Some(SourceFilter::any()));
         assert_eq!(of(7, [232, 1, 1, 1]), Some(SourceFilter::include([source(5), source(6)])));
-        assert_eq!(of(8, [232, 1, 1, 1]), Some(SourceFilter::any()), "another interface's");
+        assert_eq!(of(8, [232, 1, 1, 1]), None, "the lists of this interface may be hidden");
+        let anchored = SourceEntries::parse(b"Idx\n  1  lo 0xe0000001 0xc0000200      1      0\n");
+        let group = Ipv4Addr::new(232, 1, 1, 1);
+        assert_eq!(anchored.filter_of_joined(8, group), Some(SourceFilter::any()));
+        let torn = SourceEntries { in_one_read: false, ..anchored };
+        assert_eq!(torn.filter_of_joined(8, group), None);
         assert_eq!(of(7, [239, 1, 2, 4]), None, "another socket may want any source");
         assert_eq!(of(7, [232, 1, 1, 2]), None, "a source is excluded in the SSM range");
     }
@@ -296,7 +352,7 @@ mod tests {
 
     #[test]
     fn an_invalid_line_is_no_membership() {
-        assert!(parse("", &SourceEntries(Vec::new())).is_empty());
+        assert!(parse("", &SourceEntries::parse(b"")).is_empty());
         for line in [
             "1 2 3",
             "7 mc0 0xe8010101",
@@ -308,10 +364,10 @@ mod tests {
             "7 mc0 0x 0x0a000005 1 0",
             "7 mc0 0xe8010101 0x0a000005 1 18446744073709551616",
         ] {
-            assert_eq!(SourceEntries::parse(format!("y\n{line}\n").as_bytes()).0, [], "{line}");
+            assert_eq!(SourceEntries::parse(format!("y\n{line}\n").as_bytes()).lines, [], "{line}");
         }
         let lists = SourceEntries::parse(b"\xff\n\n\xff 7 \n7 mc0 0xe8010101 0x0a000005 1 0");
-        assert_eq!(lists.0.len(), 1, "a valid line after invalid ones is parsed");
+        assert_eq!(lists.lines.len(), 1, "a valid line after invalid ones is parsed");
         assert!(parse("x\n\t\t\t\tE0000002\n7\n zz\n", &lists).is_empty());
     }
 }

@@ -246,6 +246,7 @@ impl EventLoop {
     }
 
     fn run(&mut self, log: &mut Log) -> io::Result<()> {
+        self.container.membership_files.show_all_lists();
         self.request_link_states()?;
         self.check_upstream_addresses(log);
         loop {

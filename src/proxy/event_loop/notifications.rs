@@ -178,24 +178,22 @@ impl EventLoop {
         let specific = changes.joins().all(|change| change.group.is_ssm());
         let mut complete = !specific && barrier.wait();
         let mut entries = files.source_entries(&mut self.buffer)?;
-        let any = Some(SourceFilter::any());
-        if !complete && changes.joins().any(|c| entries.filter_of_joined(c.index, c.group) == any) {
+        if !complete && changes.joins().any(|c| entries.has_none_of(c.index, c.group)) {
             complete = barrier.wait();
             entries = files.source_entries(&mut self.buffer)?;
         }
         let mut memberships = None;
         for change in changes.0.iter_mut().filter(|change| change.joined) {
             let (index, group) = (change.index, change.group);
-            change.filter = match entries.filter_of_joined(index, group) {
-                Some(filter) => {
-                    Some(filter).filter(|filter| complete || *filter != SourceFilter::any())
-                }
+            let filter = match entries.filter_of_joined(index, group) {
+                Some(filter) => Some(filter),
                 None => memberships
                     .get_or_insert_with(|| files.memberships().unwrap_or_default())
                     .get(&(index, group))
                     .and_then(KernelMembership::exact_filter)
                     .cloned(),
             };
+            change.filter = filter.filter(|filter| complete || *filter != SourceFilter::any());
         }
         Ok(())
     }
