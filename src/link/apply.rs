@@ -16,8 +16,8 @@ use crate::link::removal;
 use crate::net::arp_announcement::neighbour_advertisement;
 use crate::net::devconf::DevConf;
 use crate::net::messages::{
-    Ipvlan, Macvlan, all_multicast, new_address, new_ipvlan, new_macvlan, new_route, set_devconf,
-    set_up,
+    CHILD_GROUP, Ipvlan, Link, Macvlan, all_multicast, get_links, new_address, new_ipvlan,
+    new_macvlan, new_route, read_link, set_devconf, set_up,
 };
 use crate::net::netlink::{NLM_F_CREATE, NLM_F_EXCL, NetlinkError, RouteSocket};
 use crate::net::netns::NetNs;
@@ -391,6 +391,27 @@ pub fn keep_multicast_route(container: &mut RouteSocket, index: u32) -> Result<(
         Err(error) if error.errno != libc::EEXIST => Err(error),
         _ => Ok(()),
     }
+}
+
+/// Deletes those child links of a container that mcrun has made and that `is_unwanted` says are to
+/// go. Returns whether there was one.
+///
+/// # Errors
+/// The kernel's first refusal.
+pub fn delete_made(
+    container: &mut RouteSocket,
+    is_unwanted: impl Fn(&Link) -> bool,
+) -> Result<bool, NetlinkError> {
+    let links = container.dump(get_links())?.into_iter().filter_map(read_link);
+    let made = links.filter(|link| link.group == Some(CHILD_GROUP) && is_unwanted(link));
+    let mut any = false;
+    for link in made.collect::<Vec<_>>() {
+        match removal::delete(container, link.index) {
+            Err(error) if error.errno != libc::ENODEV => return Err(error),
+            _ => any = true,
+        }
+    }
+    Ok(any)
 }
 
 /// Deletes interfaces of a container by name and hardware address; one that is gone, or is another

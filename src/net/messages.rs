@@ -92,6 +92,11 @@ pub fn new_ipvlan(child: &Ipvlan<'_>, target: BorrowedFd<'_>) -> RouteNetlinkMes
     RouteNetlinkMessage::NewLink(new_child(child.name, child.parent, child.mtu, target, info))
 }
 
+/// Group of the child links that mcrun makes (`IFLA_GROUP`). The kernel sets the group in the request
+/// that creates a link, unlike an alias. So a link of a program that was killed is recognised. The
+/// number is "mcru"; groups that people use are small numbers (`/etc/iproute2/group`).
+pub const CHILD_GROUP: u32 = 0x6d63_7275;
+
 fn new_child(
     name: &str,
     parent: u32,
@@ -107,6 +112,7 @@ fn new_child(
         LinkAttribute::LinkInfo(vec![LinkInfo::Kind(kind), LinkInfo::Data(data)]),
     ];
     link.attributes.extend(mtu.map(LinkAttribute::Mtu));
+    link.attributes.push(LinkAttribute::Group(CHILD_GROUP));
     link
 }
 
@@ -299,6 +305,8 @@ pub struct Link {
     pub vlan: Option<u16>,
     /// Its alias.
     pub alias: Option<String>,
+    /// Its group.
+    pub group: Option<u32>,
 }
 
 /// Reads a link from an answer; `None` when the answer is about something else.
@@ -316,6 +324,7 @@ pub fn read_link(message: RouteNetlinkMessage) -> Option<Link> {
             LinkAttribute::IfName(name) => link.name = name,
             LinkAttribute::IfAlias(alias) => link.alias = Some(alias),
             LinkAttribute::Mtu(mtu) => link.mtu = mtu,
+            LinkAttribute::Group(group) => link.group = Some(group),
             LinkAttribute::Address(bytes) => link.mac = MacAddr::from_slice(&bytes),
             LinkAttribute::Controller(index) => controller = Some(index),
             LinkAttribute::Link(index) => link.parent = Some(index),

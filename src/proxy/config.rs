@@ -14,6 +14,8 @@ use crate::state::Lifetime;
 pub(super) const INSTALLED: &str = "installed";
 /// The proxy's answer when it is confined and serves the container.
 pub(super) const READY: &str = "ready";
+/// The third line of the proxy's standard input: the record names the proxy.
+pub(super) const KEEP: &str = "keep";
 /// Begins the proxy's answer when it cannot start; the reason follows.
 pub(super) const REFUSED: &str = "error: ";
 
@@ -32,6 +34,10 @@ pub(super) const PARENT_FRAME_SOCKET: RawFd = 127;
 /// The second line is a list of [`CreatedInterface`], in the order of `interfaces`. It is sent when
 /// the interfaces exist. Before it arrives, the proxy opens everything that does not need an
 /// interface.
+///
+/// The third line is `keep`. It is sent when the container's record names the proxy. Until it
+/// arrives, the proxy serves nobody. At the end of its input the proxy ends: the program that
+/// launched it was killed, and nobody would know of it.
 ///
 /// The proxy answers on its standard output with the lines `installed` and `ready`, or with `error:
 /// ...`, and closes it. No descriptor of the container's network namespace is passed: the proxy opens

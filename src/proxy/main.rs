@@ -11,7 +11,7 @@ use nix::sys::signal::{SigHandler, Signal, signal};
 use serde::de::DeserializeOwned;
 
 use crate::notice::Notice;
-use crate::proxy::config::{CreatedInterface, INSTALLED, ProxyTask, READY, REFUSED};
+use crate::proxy::config::{CreatedInterface, INSTALLED, KEEP, ProxyTask, READY, REFUSED};
 use crate::proxy::event_loop::Proxy;
 use crate::proxy::process::sandbox;
 use crate::proxy::setup::{Context, Setup, StartError};
@@ -37,13 +37,15 @@ pub fn main() -> ExitCode {
     let (Ok(task), Ok(mut answer)) = (own(io::stdin().as_fd()), own(io::stdout().as_fd())) else {
         return ExitCode::FAILURE;
     };
-    match start(task, &mut answer) {
+    let mut lines = BufReader::with_capacity(READ_SIZE, task);
+    match start(&mut lines, &mut answer) {
         Ok(proxy) => {
-            if write_line(&mut answer, READY).is_err() {
-                // Nobody reads the answer: the hook was killed.
+            // Who launched this proxy was killed, and no record names it, if nobody reads the
+            // answer, or if the task ends without its last line.
+            if write_line(&mut answer, READY).is_err() || !is_kept(&mut lines) {
                 return ExitCode::FAILURE;
             }
-            drop(answer);
+            drop((lines, answer));
             proxy.run();
             ExitCode::SUCCESS
         }
@@ -55,7 +57,7 @@ pub fn main() -> ExitCode {
     }
 }
 
-fn start(task: File, answer: &mut File) -> Result<Proxy, StartError> {
+fn start(lines: &mut BufReader<File>, answer: &mut File) -> Result<Proxy, StartError> {
     // SIGTERM must end the proxy, even where its parent ignored the signal. Whoever sends it cleans
     // up. SAFETY: no handler is installed or replaced.
     unsafe { signal(Signal::SIGTERM, SigHandler::SigDfl) }
@@ -65,16 +67,14 @@ fn start(task: File, answer: &mut File) -> Result<Proxy, StartError> {
     set_oom_score();
     shorten_time_slice();
 
-    let mut lines = BufReader::with_capacity(READ_SIZE, task);
-    let task: ProxyTask = read_line(&mut lines)?;
+    let task: ProxyTask = read_line(lines)?;
     if task.interfaces.is_empty() || task.interfaces.len() > MAX_INTERFACES {
         let what = format!("{} interfaces", task.interfaces.len());
         return Err(StartError::new(what, "a proxy serves 1 to 64"));
     }
     let now = Instant::now();
     let setup = Setup::open(task, now)?;
-    let created: Vec<CreatedInterface> = read_line(&mut lines)?;
-    drop(lines);
+    let created: Vec<CreatedInterface> = read_line(lines)?;
     let installed = setup.install(&created)?;
     // The links may come up from here on: the sockets that receive their notifications are open.
     write_line(answer, INSTALLED).context(|| "cannot answer the hook".into())?;
@@ -97,6 +97,13 @@ fn read_line<T: DeserializeOwned>(lines: &mut BufReader<File>) -> Result<T, Star
     let read = lines.by_ref().take(MAX_LINE).read_until(b'\n', &mut line);
     read.context(|| "cannot read the task on standard input".into())?;
     serde_json::from_slice(&line).context(|| "the task on standard input is not valid".into())
+}
+
+/// Waits for the last line of the task. `false`: the input has ended without it.
+fn is_kept(lines: &mut BufReader<File>) -> bool {
+    let mut line = Vec::new();
+    let read = lines.by_ref().take(KEEP.len() as u64 + 1).read_until(b'\n', &mut line);
+    read.is_ok() && line.trim_ascii_end() == KEEP.as_bytes()
 }
 
 /// Writes a line with one system call, so that the reader is woken once.

@@ -28,10 +28,11 @@ pub use crate::proxy::config::{CreatedInterface, EgressTask, InterfaceTask, Prox
 pub use crate::proxy::container::injection::random_packet_mark;
 pub use crate::proxy::container::unserved::{Unserved, limit_unserved};
 pub use crate::proxy::control::client::{
-    Subscription, namespace, query_all, requery, request_takeover, subscribe,
+    Subscription, has_successor_socket, namespace, place_successor_socket, query_all, requery,
+    request_takeover, subscribe, successor_answers,
 };
 pub use crate::proxy::control::event::{Event, MembershipEvent, TimedEvent};
-pub use crate::proxy::control::launch::{LaunchError, ProxyLaunch, program};
+pub use crate::proxy::control::launch::{LaunchError, PROGRAM, ProxyLaunch, program};
 pub use crate::proxy::control::status::{
     GroupMembership, InterfaceStatus, MembershipStatus, ProxyState, ProxyStatus, QuerierStatus,
     RelayCounts, RelayStatus, TranslatedPort,

@@ -17,11 +17,12 @@ use crate::service::host_links;
 use crate::service::parents;
 use crate::service::proxies;
 use crate::service::proxies::ProxyUsers;
+use crate::service::unfinished;
 use crate::service::unserved;
 use crate::service::{AttachError, AttachRequest};
 use crate::state::{
     Attached, AttachedInterface, AttachmentRecord, HostLinkUse, LockedDir, Planned,
-    PlannedInterface, RecordedContainer, Store, config_dir,
+    PlannedInterface, RecordedContainer, Store, boot_id, config_dir,
 };
 use crate::sys::process::ProcessRef;
 
@@ -46,12 +47,14 @@ pub fn attach(request: AttachRequest, store: &Store) -> Result<(), AttachError> 
     // A record that cannot be read is of no use to anybody: it is replaced.
     if let Ok(Some(record)) = dir.read() {
         container.refuse_another(&record)?;
-        let same = record.container().lifetime == container.recorded.lifetime
-            && record.attached().is_some_and(|attached| {
-                let recorded = attached.interfaces.iter().map(|i| &i.attachment);
-                recorded.eq(interfaces.iter().map(|i| &i.attachment))
-                    && is_intact(attached, &mut container.socket)
-            });
+        let same = record.container().is_same(&container.recorded)
+            && record.attached().filter(|attached| !attached.is_unfinished()).is_some_and(
+                |attached| {
+                    let recorded = attached.interfaces.iter().map(|i| &i.attachment);
+                    recorded.eq(interfaces.iter().map(|i| &i.attachment))
+                        && is_intact(attached, &mut container.socket)
+                },
+            );
         if same {
             return Ok(());
         }
@@ -77,9 +80,12 @@ pub fn attach_more(request: AttachRequest, store: &Store) -> Result<Vec<String>,
     let mut dir = store.lock_or_create(&id)?;
     let previous = match dir.read() {
         Ok(None) => None,
-        Ok(Some(AttachmentRecord::Attached(attached)))
-            if attached.container.lifetime == container.recorded.lifetime =>
+        Ok(Some(AttachmentRecord::Attached(mut attached)))
+            if attached.container.is_same(&container.recorded)
+                && !attached.interfaces.is_empty() =>
         {
+            let users = ProxyUsers { store, range: admin.proxy_uids() };
+            unfinished::finish(&mut attached, &dir, users)?;
             Some(attached)
         }
         // Of an earlier container of this id, incomplete, or unreadable.
@@ -188,6 +194,7 @@ impl<'s> OpenContainer<'s> {
             id: request.id,
             name: request.name,
             lifetime: request.lifetime,
+            boot: boot_id().map(str::to_owned),
             bundle: request.directory,
             netns: id,
             netns_path: request.namespace.path(),
@@ -199,7 +206,7 @@ impl<'s> OpenContainer<'s> {
     /// container must not take the first one's attachment away.
     fn refuse_another(&self, record: &AttachmentRecord) -> Result<(), AttachError> {
         let recorded = record.container();
-        if recorded.lifetime != self.recorded.lifetime && recorded.is_alive() {
+        if !recorded.is_same(&self.recorded) && recorded.is_alive() {
             return Err(AttachError::IdInUse(recorded.id.clone()));
         }
         Ok(())
@@ -256,8 +263,7 @@ impl<'s> OpenContainer<'s> {
         let facts = Facts::gather(&attachments, &mut host, &mut self.socket)?;
         let mut plans = plan(&attachments, &facts)?;
         self.host_links = host_links::uses(&plans);
-        // Whoever finds the record knows what to remove. Of what is added to an attachment only
-        // shared links are recorded: the other links go with the container.
+        // Whoever finds the record knows what to remove.
         if previous.is_none() {
             let planned = Planned {
                 container: self.recorded.clone(),
@@ -271,13 +277,17 @@ impl<'s> OpenContainer<'s> {
             attached_at: seconds_since_1970(),
             interfaces: Vec::new(),
             proxy: None,
+            replaced: None,
             proxy_user: None,
             mark: None,
             notifications: true,
             host_links: Vec::new(),
+            adding: Vec::new(),
+            leaving: Vec::new(),
         };
         if let Some(previous) = &previous {
             attached.clone_from(previous);
+            attached.replaced = previous.replaced_proxy();
             attached.proxy = None;
             attached.proxy_user = None;
         }
@@ -286,70 +296,60 @@ impl<'s> OpenContainer<'s> {
                 attached.host_links.push(used.clone());
             }
         }
-        let restore = match &previous {
-            Some(previous) if previous.host_links != attached.host_links => {
-                let both = Attached { host_links: attached.host_links.clone(), ..previous.clone() };
-                dir.write(&AttachmentRecord::Attached(both))?;
-                RestoreRecord { dir, record: Some(AttachmentRecord::Attached(previous.clone())) }
-            }
-            _ => RestoreRecord { dir, record: None },
-        };
+        let mut restore = RestoreRecord { dir, record: None };
+        if let Some(previous) = previous {
+            let both = Attached {
+                host_links: attached.host_links.clone(),
+                adding: added.clone(),
+                ..previous.clone()
+            };
+            dir.write(&AttachmentRecord::Attached(both))?;
+            restore.record = Some(AttachmentRecord::Attached(previous));
+        }
         make_host_links(&mut plans, &mut host)?;
         attached.notifications = admin.notifications();
         let users = ProxyUsers { store: self.store, range: admin.proxy_uids() };
         let user = launch.as_ref().map(|_| users.reserve(&self.recorded.id)).transpose()?;
         if let (Some(launch), Some(user)) = (&mut launch, &user) {
             attached.proxy_user = Some(user.id);
-            dir.hand_to_proxy(user.id)?;
+            if restore.record.is_none() {
+                dir.hand_to_proxy(user.id)?;
+            }
             let mark = match attached.mark {
                 Some(mark) => mark,
                 None => random_packet_mark().map_err(AttachError::Mark)?,
             };
             attached.mark = Some(mark);
-            let old = previous.as_ref().and_then(|previous| previous.proxy);
             let new =
                 added.iter().zip(&plans).map(|(i, plan)| (i, plan.upstream.index.unwrap_or(0)));
-            launch.send_task(&proxies::task(&attached, new, user, mark, old.is_some()))?;
+            let takes_over = attached.replaced.is_some();
+            launch.send_task(&proxies::task(&attached, new, user, mark, takes_over))?;
         }
 
         let lock = parents::check(&plans, &mut host, self.store, lock)?;
         let mut applying = Applying::create(&plans, &mut host, &mut self.socket, &self.namespace)
             .map_err(|error| parents::explain(error, self.store))?;
         drop(lock);
-        // From here on a failure is handled below.
-        restore.keep();
         attached.interfaces.extend(attached_interfaces(added, &plans, &applying));
-        match bring_up(attached, &mut applying, &mut launch, dir, &self.namespace) {
-            Ok(()) => {
-                applying.commit();
-                if let Some(launch) = launch {
-                    launch.detach_child();
-                }
-                proxies::hand_over_and_end(previous.and_then(|previous| previous.proxy), dir)
-            }
-            Err(error) => {
-                // The links go while the new proxy's rules stand.
-                drop(applying);
-                drop(launch);
-                match previous {
-                    // The new proxy has replaced the control socket of the old one. Without another
-                    // the container is served as before, but cannot be asked about.
-                    Some(mut previous) if previous.proxy.is_some() => {
-                        let _ = proxies::replace(&mut previous, dir, users);
-                    }
-                    // The next detach would look for what is not there.
-                    Some(previous) => {
-                        let _ = dir.write(&AttachmentRecord::Attached(previous));
-                    }
-                    None => {}
-                }
-                Err(error)
-            }
+        if let Err(error) =
+            bring_up(&mut attached, &mut applying, &mut launch, dir, &self.namespace)
+        {
+            // The links go while the new proxy's rules stand.
+            drop(applying);
+            drop(launch);
+            return Err(error);
         }
+        applying.commit();
+        restore.keep();
+        if let Some(launch) = launch {
+            launch.detach_child();
+        }
+        proxies::complete_replacement(&mut attached, dir)
     }
 }
 
-/// Restores a container's record when it is dropped.
+/// Restores a container's record when it is dropped. That comes last when an addition fails: the
+/// record names the links until they are gone.
 struct RestoreRecord<'d> {
     dir: &'d LockedDir,
     record: Option<AttachmentRecord>,
@@ -394,14 +394,14 @@ fn attached_interfaces(
 /// The order matters: one native IGMPv2 query would hold the container's kernel in that version
 /// for minutes (RFC 9776 §7.2.1).
 fn bring_up(
-    mut attached: Attached,
+    attached: &mut Attached,
     applying: &mut Applying<'_>,
     launch: &mut Option<ProxyLaunch>,
     dir: &LockedDir,
     namespace: &NetNs,
 ) -> Result<(), AttachError> {
     if let Some(launch) = launch {
-        launch.send_interfaces(&proxies::made_interfaces(&attached))?;
+        launch.send_interfaces(&proxies::made_interfaces(attached))?;
     }
     // What does not need the proxy is done while it installs its rules.
     applying.prepare()?;
@@ -410,9 +410,20 @@ fn bring_up(
     unserved::limit(&attached.interfaces[added..], namespace)?;
     // And what needs only the rules while it gives up its privileges.
     applying.activate()?;
+    let replaces = attached.replaced.is_some();
+    if replaces {
+        // Whoever finds a record that names both proxies knows that the new one is ready.
+        launch.as_mut().map(ProxyLaunch::wait_until_ready).transpose()?;
+        attached.proxy_user.map_or(Ok(()), |user| dir.hand_to_proxy(user))?;
+    }
     attached.proxy = launch.as_mut().map(ProxyLaunch::process).transpose()?;
-    dir.write(&AttachmentRecord::Attached(attached))?;
-    launch.as_mut().map(ProxyLaunch::wait_until_ready).transpose()?;
+    dir.write(&AttachmentRecord::Attached(attached.clone()))?;
+    if let Some(launch) = launch {
+        launch.keep();
+        if !replaces {
+            launch.wait_until_ready()?;
+        }
+    }
     Ok(())
 }
 

@@ -1,18 +1,14 @@
 //! Removing attachments: of a container that has ended, and of one that runs.
 
-use std::io;
-
 use crate::attachment::AdminConfig;
-use crate::link::apply::{delete_interfaces, keep_multicast_route};
-use crate::net::netlink::RouteSocket;
 use crate::net::netns::NetNs;
 use crate::oci::ContainerId;
 use crate::proxy;
 use crate::service::proxies::ProxyUsers;
-use crate::service::{AttachError, host_links, proxies};
+use crate::service::{AttachError, host_links, proxies, unfinished};
 use crate::state::{
-    Attached, AttachmentRecord, HostLinkUse, Lifetime, LockedDir, RecordedContainer, StateDirError,
-    Store, config_dir,
+    Attached, AttachmentRecord, Lifetime, LockedDir, RecordedContainer, StateDirError, Store,
+    config_dir,
 };
 use crate::sys::process::ProcessRef;
 
@@ -55,35 +51,53 @@ pub(super) fn detach_all(dir: LockedDir, store: &Store) -> Result<(), AttachErro
 /// Deletes the links, then ends the proxy. In this order the proxy's rules are still there when the
 /// kernel tears the namespace down: its leaves must not reach the LAN.
 fn undo(record: &AttachmentRecord, dir: &LockedDir) -> Result<(), AttachError> {
-    let Some(attached) = record.attached() else { return Ok(()) };
-    let deleted = match reach_namespace(&attached.container, attached.proxy, dir) {
-        Some(namespace) => delete_links(attached, &namespace),
+    let attached = record.attached();
+    let proxies = || attached.into_iter().flat_map(Attached::proxies);
+    // Whoever finds the record of a container that runs knows that the rest is to be removed.
+    if let Some(attached) = attached
+        && attached.container.is_alive()
+        && !attached.interfaces.is_empty()
+    {
+        let leaving = [attached.leaving.clone(), attached.interfaces.clone()].concat();
+        let none = Attached { interfaces: Vec::new(), leaving, ..attached.clone() };
+        dir.write(&AttachmentRecord::Attached(none))?;
+    }
+    let deleted = match reach_namespace(record.container(), proxies(), dir) {
+        Some(namespace) => match record {
+            AttachmentRecord::Planned(planned) => {
+                unfinished::delete_links(&namespace, [].iter(), &planned.interfaces)
+            }
+            AttachmentRecord::Attached(attached) => {
+                let interfaces = attached.interfaces.iter().chain(&attached.leaving);
+                unfinished::delete_links(&namespace, interfaces, &attached.adding)
+            }
+        },
         None => Ok(()),
     };
-    attached.proxy.map_or(Ok(()), proxies::terminate)?;
+    for proxy in proxies() {
+        proxies::terminate(proxy)?;
+    }
     deleted
-}
-
-fn delete_links(attached: &Attached, namespace: &NetNs) -> Result<(), AttachError> {
-    let mut socket = RouteSocket::open_in(namespace)?;
-    let made = attached.interfaces.iter().filter(|i| i.index.is_some() && i.is_made());
-    Ok(delete_interfaces(&mut socket, made.map(|i| (i.name.as_str(), i.mac)))?)
 }
 
 /// The container's network namespace, if there is still a way to it: through its process, through
 /// the path where it is mounted, or through the proxy, which holds it until it ends.
 pub(super) fn reach_namespace(
     container: &RecordedContainer,
-    proxy: Option<ProcessRef>,
+    mut proxies: impl Iterator<Item = ProcessRef>,
     dir: &LockedDir,
 ) -> Option<NetNs> {
+    if !container.is_of_this_boot() {
+        return None;
+    }
     let is_it = |namespace: &NetNs| namespace.id().is_ok_and(|id| id == container.netns);
     let of_process = || match container.lifetime {
         Lifetime::Process(process) if process.is_alive() => NetNs::of_pid(process.pid).ok(),
         _ => None,
     };
     let mounted = || NetNs::open(container.namespace_path()?).ok();
-    let of_proxy = || proxy?.is_alive().then(|| proxy::namespace(dir.path()).ok()).flatten();
+    let mut of_proxy =
+        || proxies.any(ProcessRef::is_alive).then(|| proxy::namespace(dir.path()).ok()).flatten();
     of_process()
         .filter(is_it)
         .or_else(|| mounted().filter(is_it))
@@ -105,6 +119,12 @@ pub fn detach(
     let dir = store.lock(id)?.ok_or_else(not_attached)?;
     let record = dir.read()?.and_then(AttachmentRecord::into_attached);
     let mut attached = record.ok_or_else(not_attached)?;
+    // A file that cannot be understood keeps nobody from being detached.
+    let range = AdminConfig::read(&config_dir()).unwrap_or_default().proxy_uids();
+    let users = ProxyUsers { store, range };
+    if attached.container.is_alive() && !attached.interfaces.is_empty() {
+        unfinished::finish(&mut attached, &dir, users)?;
+    }
     let names: Vec<String> = attached.interfaces.iter().map(|i| i.name.clone()).collect();
     let position = match name {
         Some(name) => Some(names.iter().position(|n| n == name).ok_or_else(|| {
@@ -117,28 +137,13 @@ pub fn detach(
         detach_all(dir, store)?;
         return Ok(names);
     };
-    let namespace = reach_namespace(&attached.container, attached.proxy, &dir);
-    let namespace = namespace.ok_or_else(|| io::Error::from_raw_os_error(libc::ENOENT))?;
-    let mut socket = RouteSocket::open_in(&namespace)?;
-    let interface = &attached.interfaces[position];
-    if interface.is_made() {
-        delete_interfaces(&mut socket, [(interface.name.as_str(), interface.mac)])?;
-    }
     let removed = attached.interfaces.remove(position);
-    if let Some(index) = attached.interfaces.first().and_then(|first| first.index) {
-        keep_multicast_route(&mut socket, index)?;
-    }
-    let needed = |used: &HostLinkUse| {
-        attached.interfaces.iter().any(|i| i.attachment.host_link().as_ref() == Some(&used.link))
-    };
-    let (host_links, released) = attached.host_links.iter().cloned().partition(needed);
-    attached.host_links = host_links;
-    let released: Vec<HostLinkUse> = released;
-    // A file that cannot be understood keeps nobody from being detached.
-    let range = AdminConfig::read(&config_dir()).unwrap_or_default().proxy_uids();
-    proxies::replace(&mut attached, &dir, ProxyUsers { store, range })?;
-    host_links::release(&released, store)?;
-    Ok(vec![removed.name])
+    let name = removed.name.clone();
+    attached.leaving.push(removed);
+    dir.write(&AttachmentRecord::Attached(attached.clone()))?;
+    unfinished::finish(&mut attached, &dir, users)?;
+    host_links::collect(store)?;
+    Ok(vec![name])
 }
 
 /// What [`collect_garbage`] did about one container.
@@ -153,7 +158,7 @@ pub struct Collected {
 /// What [`collect_garbage`] did.
 #[derive(Debug)]
 pub struct Garbage {
-    /// The containers that had ended.
+    /// The containers that had ended, and those of which something was removed.
     pub containers: Vec<Collected>,
     /// Names of the shared links of the host that nobody used any more; or what kept them from
     /// being deleted.
@@ -161,18 +166,29 @@ pub struct Garbage {
 }
 
 /// Removes the attachments of containers that have ended, what programs that were killed have left,
-/// and shared links of the host that nobody uses. Containers that run are left alone.
+/// and shared links of the host that nobody uses. What the record of a container that runs names
+/// is left alone.
 ///
 /// # Errors
 /// If the state directory cannot be listed.
 pub fn collect_garbage(store: &Store) -> Result<Garbage, StateDirError> {
     let mut collected = Vec::new();
+    let range = AdminConfig::read(&config_dir()).unwrap_or_default().proxy_uids();
     for container in store.list()? {
         let result = match store.lock(&container) {
             Ok(Some(dir)) => match dir.read() {
-                Ok(Some(record)) if record.container().is_alive() => continue,
+                Ok(Some(AttachmentRecord::Attached(mut attached)))
+                    if attached.container.is_alive() && !attached.interfaces.is_empty() =>
+                {
+                    let users = ProxyUsers { store, range };
+                    match unfinished::collect(&mut attached, &dir, users) {
+                        Ok(false) => continue,
+                        other => other.map(drop),
+                    }
+                }
                 // It is unknown whether the container of an unreadable record is alive.
                 Err(error) => Err(error.into()),
+                // The container has ended, or whoever was attaching or detaching it was killed.
                 Ok(_) => detach_all(dir, store),
             },
             Ok(None) => continue,

@@ -13,6 +13,7 @@ mod parents;
 mod proxies;
 mod reload;
 mod request;
+mod unfinished;
 mod unserved;
 
 pub use crate::state::Lifetime;

@@ -149,6 +149,11 @@ pub(super) fn terminate(proxy: ProcessRef) -> io::Result<()> {
     }
 }
 
+/// Ends a proxy, and waits for it.
+pub(super) fn end(proxy: ProcessRef) -> io::Result<()> {
+    proxy.end(PATIENCE)
+}
+
 /// Starts a proxy for the interfaces of a record as they are now, in place of the one it has.
 ///
 /// The new proxy is ready before the old one ends: its rules take the container's IGMP from the
@@ -159,7 +164,8 @@ pub(super) fn replace(
     dir: &LockedDir,
     users: ProxyUsers<'_>,
 ) -> Result<(), AttachError> {
-    let old = attached.proxy;
+    let mut next = attached.clone();
+    next.replaced = attached.replaced_proxy();
     let served = attached.interfaces.iter().any(|i| is_served(&i.attachment));
     let mut new = served.then(ProxyLaunch::spawn).transpose()?;
     // The new proxy is another user than the old one, which runs until the new one is ready.
@@ -169,35 +175,45 @@ pub(super) fn replace(
             Some(mark) => mark,
             None => random_packet_mark().map_err(AttachError::Mark)?,
         };
-        attached.mark = Some(mark);
-        new.send_task(&task(attached, [], user, mark, old.is_some()))?;
-        new.send_interfaces(&made_interfaces(attached))?;
+        next.mark = Some(mark);
+        new.send_task(&task(&next, [], user, mark, next.replaced.is_some()))?;
+        new.send_interfaces(&made_interfaces(&next))?;
         new.wait_for_rules()?;
         new.wait_until_ready()?;
         dir.hand_to_proxy(user.id)?;
     }
-    attached.proxy_user = user.as_ref().map(|user| user.id);
-    attached.proxy = new.as_mut().map(ProxyLaunch::process).transpose()?;
-    dir.write(&AttachmentRecord::Attached(attached.clone()))?;
-    if let Some(new) = new {
+    next.proxy_user = user.as_ref().map(|user| user.id);
+    next.proxy = new.as_mut().map(ProxyLaunch::process).transpose()?;
+    dir.write(&AttachmentRecord::Attached(next.clone()))?;
+    *attached = next;
+    if let Some(mut new) = new {
+        new.keep();
         new.detach_child();
     }
-    hand_over_and_end(old, dir)
+    complete_replacement(attached, dir)
 }
 
-/// Makes the new proxy of a container, if there is one, take over the relays of the old proxy, and
-/// ends the old one.
-pub(super) fn hand_over_and_end(
-    old: Option<ProcessRef>,
+/// Makes the proxy of a record take the place of the one that the record says it replaces, and ends
+/// that one. If the record names no new one, nobody serves from then on.
+///
+/// It may be called again when it was not completed.
+pub(super) fn complete_replacement(
+    attached: &mut Attached,
     dir: &LockedDir,
 ) -> Result<(), AttachError> {
-    let Some(old) = old else { return Ok(()) };
-    // Each packet is relayed by one of the two proxies, and none by both. If there is no new one,
-    // nothing is relayed. A new one that fails to take over relays from the request below on.
-    let _ = proxy::request_takeover(dir.path());
-    old.end(PATIENCE)?;
-    // While both were there, the container's reports went to the old one: the new one asks again.
-    // If there is no new one, nobody answers.
-    let _ = proxy::requery(dir.path());
-    Ok(())
+    let Some(old) = attached.replaced else { return Ok(()) };
+    if attached.proxy.is_some() {
+        proxy::place_successor_socket(dir.path())?;
+        // Each packet is relayed by one of the two proxies, and none by both. A new one that fails
+        // to take over relays from the request below on.
+        let _ = proxy::request_takeover(dir.path());
+    }
+    old.process.end(PATIENCE)?;
+    if attached.proxy.is_some() {
+        // While both were there, the container's reports went to the old one: the new one asks
+        // again.
+        let _ = proxy::requery(dir.path());
+    }
+    attached.replaced = None;
+    Ok(dir.write(&AttachmentRecord::Attached(attached.clone()))?)
 }

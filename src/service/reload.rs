@@ -12,7 +12,7 @@ use crate::oci::ContainerId;
 use crate::proxy;
 use crate::service::detach::reach_namespace;
 use crate::service::proxies::ProxyUsers;
-use crate::service::{AttachError, proxies, unserved};
+use crate::service::{AttachError, proxies, unfinished, unserved};
 use crate::state::{Attached, AttachmentRecord, LockedDir, StateDirError, Store};
 use crate::sys::process::ProcessRef;
 
@@ -32,8 +32,8 @@ pub struct Reloaded {
     pub refusals: Vec<(String, String)>,
 }
 
-/// Replaces the proxies of containers whose limits have changed, whose proxy is dead, or whose
-/// proxy runs another program file than the installed one, as after an upgrade.
+/// Replaces the proxies of containers whose limits have changed, whose proxy is dead or does not
+/// answer, or whose proxy runs another program file than the installed one, as after an upgrade.
 ///
 /// # Errors
 /// If the state directory cannot be listed.
@@ -74,23 +74,35 @@ fn reload_one(
     refusals: &mut Vec<(String, String)>,
 ) -> Result<bool, AttachError> {
     let record = dir.read()?.and_then(AttachmentRecord::into_attached);
-    let Some(mut attached) = record.filter(|attached| attached.container.is_alive()) else {
-        return Ok(false);
+    let of_running = |attached: &Attached| {
+        // What is being detached is the business of `mcrun gc`.
+        attached.container.is_alive() && !attached.interfaces.is_empty()
     };
+    let Some(mut attached) = record.filter(of_running) else { return Ok(false) };
+    let users = ProxyUsers { store, range: admin.proxy_uids() };
+    unfinished::finish(&mut attached, dir, users)?;
     if attached.interfaces.iter().any(|i| !proxies::is_served(&i.attachment))
-        && let Some(namespace) = reach_namespace(&attached.container, attached.proxy, dir)
+        && let Some(namespace) = reach_namespace(&attached.container, attached.proxies(), dir)
     {
         unserved::limit_existing(&attached.interfaces, &namespace)?;
     }
     let mut outdated = attached.proxy.is_some_and(|proxy| is_outdated(proxy, installed));
     outdated |= find_upstreams(&mut attached);
     outdated |= apply_limits(&mut attached, admin, refusals);
+    if !outdated && attached.proxy.is_some_and(|_| is_hung(dir)) {
+        // It keeps its memberships until the new one has them, and is killed then.
+        outdated = true;
+    }
     if !outdated {
         return Ok(false);
     }
-    let users = ProxyUsers { store, range: admin.proxy_uids() };
     proxies::replace(&mut attached, dir, users)?;
     Ok(true)
+}
+
+/// Whether the proxy of a container does not answer within 2 s.
+fn is_hung(dir: &LockedDir) -> bool {
+    proxy::query_all(&[dir.path()]).iter().any(Result::is_err)
 }
 
 /// Whether a proxy is dead or runs another program file than the installed one.

@@ -28,7 +28,7 @@ pub(crate) use crate::state::proxy_user::hold as hold_proxy_user;
 pub use crate::state::proxy_user::{ProxyUserError, ReservedUser};
 pub use crate::state::record::{
     Attached, AttachedInterface, AttachmentRecord, HostLinkUse, Planned, PlannedInterface,
-    RecordedContainer,
+    RecordedContainer, ReplacedProxy, boot_id,
 };
 pub use crate::state::store::{LockedDir, StateDirError, Store};
 

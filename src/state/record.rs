@@ -7,6 +7,7 @@
 mod file;
 
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use serde::{Deserialize, Serialize, Serializer};
 
@@ -37,6 +38,9 @@ pub struct RecordedContainer {
     pub name: String,
     /// What the attachment lasts as long as.
     pub lifetime: Lifetime,
+    /// The boot of the machine (`/proc/sys/kernel/random/boot_id`). Process ids, start times and
+    /// the numbers of namespaces repeat from boot to boot. None in records of early versions.
+    pub boot: Option<String>,
     /// Directory that the container's engine keeps about it, such as an OCI bundle.
     pub bundle: Option<PathBuf>,
     /// The network namespace.
@@ -67,6 +71,8 @@ pub struct Attached {
     pub interfaces: Vec<AttachedInterface>,
     /// The proxy; none if every interface has `igmp=off`.
     pub proxy: Option<ProcessRef>,
+    /// The proxy that `proxy` replaces, until it has ended.
+    pub replaced: Option<ReplacedProxy>,
     /// User id of the proxy; none in records of early versions, whose proxies had 65534.
     pub proxy_user: Option<u32>,
     /// Mark of the packets that proxies put into the container. All proxies of the container have
@@ -76,6 +82,21 @@ pub struct Attached {
     pub notifications: bool,
     /// Shared links of the host that the attachment uses.
     pub host_links: Vec<HostLinkUse>,
+    /// Interfaces that are being added. They may not exist yet.
+    pub adding: Vec<PlannedInterface>,
+    /// Interfaces that are being removed. They may still exist.
+    pub leaving: Vec<AttachedInterface>,
+}
+
+/// A proxy whose place another one takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReplacedProxy {
+    /// Its process.
+    #[serde(flatten)]
+    pub process: ProcessRef,
+    /// Its user id, as [`Attached::proxy_user`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user: Option<u32>,
 }
 
 /// One interface that is to be made.
@@ -168,7 +189,17 @@ impl AttachmentRecord {
 impl RecordedContainer {
     /// Whether the container may still use its attachment.
     pub fn is_alive(&self) -> bool {
-        self.lifetime.is_alive(self.netns)
+        self.is_of_this_boot() && self.lifetime.is_alive(self.netns)
+    }
+
+    /// Whether the record was made since the machine was booted, as far as that is known.
+    pub fn is_of_this_boot(&self) -> bool {
+        self.boot.as_deref().is_none_or(|boot| boot_id().is_none_or(|now| now == boot))
+    }
+
+    /// Whether the record is about the same container as another one, not only of the same id.
+    pub fn is_same(&self, other: &Self) -> bool {
+        self.lifetime == other.lifetime && self.is_of_this_boot() && other.is_of_this_boot()
     }
 
     /// Where the network namespace is mounted, if that is known.
@@ -178,6 +209,39 @@ impl RecordedContainer {
             (None, Lifetime::Process(_)) => None,
         }
     }
+}
+
+impl Attached {
+    /// The processes of its proxies: the one that serves, and the one that is being replaced.
+    pub fn proxies(&self) -> impl Iterator<Item = ProcessRef> {
+        self.proxy.into_iter().chain(self.replaced.map(|replaced| replaced.process))
+    }
+
+    /// Its proxy as the one that another proxy replaces.
+    pub fn replaced_proxy(&self) -> Option<ReplacedProxy> {
+        self.proxy.map(|process| ReplacedProxy { process, user: self.proxy_user })
+    }
+
+    /// The proxy that serves: the replaced one as long as the other one does not run.
+    pub fn serving_proxy(&self) -> Option<ProcessRef> {
+        let mut alive = self.proxies().filter(|proxy| proxy.is_alive());
+        alive.next().or(self.proxy)
+    }
+
+    /// Whether the program that changed the attachment last was killed before its end.
+    pub fn is_unfinished(&self) -> bool {
+        self.replaced.is_some()
+            || !self.adding.is_empty()
+            || !self.leaving.is_empty()
+            || self.interfaces.is_empty()
+    }
+}
+
+/// Which boot of the machine this is; none where /proc does not say.
+pub fn boot_id() -> Option<&'static str> {
+    static ID: OnceLock<Option<String>> = OnceLock::new();
+    let read = || std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok();
+    ID.get_or_init(|| read().map(|text| text.trim_end().to_owned())).as_deref()
 }
 
 impl AttachedInterface {

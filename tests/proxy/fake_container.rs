@@ -150,7 +150,8 @@ impl<'l> FakeContainer<'l> {
             .map(|i| CreatedInterface { index: i.index, mac: i.mac })
             .collect();
         let task = [serde_json::to_vec(config), serde_json::to_vec(&created)];
-        let text = task.map(|line| line.expect("JSON")).join(&b'\n');
+        let mut text = task.map(|line| line.expect("JSON")).join(&b'\n');
+        text.extend_from_slice(b"\nkeep\n");
         child.stdin.take().expect("stdin").write_all(&text).expect("task");
         let mut answer = String::new();
         // It closes its output when it is ready.

@@ -3,6 +3,7 @@
 //! Each call asks in version 1 of the protocol. A proxy that was launched by an earlier mcrun and
 //! does not know version 1 is asked again, in the format before it.
 
+use std::fs;
 use std::fs::File;
 use std::io;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -20,6 +21,7 @@ use crate::proxy::control::protocol::{
     AnswerError, ControlRequest, EmptyPayload, NamespacePayload, StatusPayload, parse_answer,
 };
 use crate::proxy::control::status::ProxyStatus;
+use crate::proxy::process::container_dir::{CONTROL_SOCKET, SUCCESSOR_SOCKET};
 use crate::sys::fd_passing::receive_with_fds;
 
 /// A proxy answers from memory; one that takes longer is stuck.
@@ -86,6 +88,31 @@ pub fn namespace(dir: &Path) -> io::Result<NetNs> {
         }
     }
     NetNs::try_from(descriptor.ok_or(io::ErrorKind::UnexpectedEof)?)
+}
+
+/// Whether the proxy answers that is to replace the one of this directory: it serves, and its
+/// socket does not have its place yet.
+pub fn successor_answers(dir: &Path) -> bool {
+    let line = ControlRequest::Status.to_line();
+    let answer = send_to(dir, SUCCESSOR_SOCKET, &line).and_then(receive);
+    answer.is_ok_and(|answer| parse_answer::<StatusPayload<ProxyStatus>>(&answer).is_ok())
+}
+
+/// Puts the socket of a proxy that replaces another into its place. It is no error if it is there
+/// already.
+///
+/// # Errors
+/// Those of rename(2).
+pub fn place_successor_socket(dir: &Path) -> io::Result<()> {
+    match fs::rename(dir.join(SUCCESSOR_SOCKET), dir.join(CONTROL_SOCKET)) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// Whether a proxy that is to replace another has left its socket beside the other's.
+pub fn has_successor_socket(dir: &Path) -> bool {
+    dir.join(SUCCESSOR_SOCKET).symlink_metadata().is_ok()
 }
 
 /// Subscribes to the proxy of this directory. The status is that at which the events begin.
@@ -159,11 +186,14 @@ fn ask_by_word<P: DeserializeOwned>(dir: &Path, request: ControlRequest) -> io::
 }
 
 fn send(dir: &Path, line: &str) -> io::Result<UnixStream> {
+    send_to(dir, CONTROL_SOCKET, line)
+}
+
+fn send_to(dir: &Path, socket: &str, line: &str) -> io::Result<UnixStream> {
     // By way of a descriptor: a socket's path has 107 bytes at most (unix(7)), a directory's 4096.
     let dir =
         File::options().read(true).custom_flags(libc::O_PATH | libc::O_DIRECTORY).open(dir)?;
-    let mut stream =
-        UnixStream::connect(format!("/proc/self/fd/{}/control.sock", dir.as_raw_fd()))?;
+    let mut stream = UnixStream::connect(format!("/proc/self/fd/{}/{socket}", dir.as_raw_fd()))?;
     stream.set_read_timeout(Some(ANSWER_TIMEOUT))?;
     stream.set_write_timeout(Some(ANSWER_TIMEOUT))?;
     stream.write_all(line.as_bytes())?;

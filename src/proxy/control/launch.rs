@@ -17,7 +17,7 @@ use nix::sys::wait::waitpid;
 use nix::unistd::{Pid, pipe2};
 use serde::Serialize;
 
-use crate::proxy::config::{CreatedInterface, INSTALLED, ProxyTask, READY, REFUSED};
+use crate::proxy::config::{CreatedInterface, INSTALLED, KEEP, ProxyTask, READY, REFUSED};
 use crate::proxy::control::group;
 use crate::state::state_dir;
 use crate::sys::process::ProcessRef;
@@ -28,7 +28,7 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 /// Longest answer of a proxy, in bytes.
 const MAX_ANSWER: usize = 4096;
 /// File name of the proxy, in the directory of the running program.
-const PROGRAM: &str = "mcrun-proxy";
+pub const PROGRAM: &str = "mcrun-proxy";
 
 /// Why a proxy was not launched.
 #[derive(Debug, thiserror::Error)]
@@ -56,13 +56,16 @@ pub enum LaunchError {
 }
 
 /// A proxy that is being launched. Dropping this value kills the proxy, unless
-/// [`detach_child`](Self::detach_child) was called.
+/// [`detach_child`](Self::detach_child) was called. If this process is killed before
+/// [`keep`](Self::keep), the proxy ends by itself.
 ///
 /// # Order of calls
 /// [`spawn`](Self::spawn), [`send_task`](Self::send_task),
 /// [`send_interfaces`](Self::send_interfaces), [`wait_for_rules`](Self::wait_for_rules),
-/// [`wait_until_ready`](Self::wait_until_ready), [`detach_child`](Self::detach_child). The proxy
-/// works on between two of the calls, so that the caller can do something else meanwhile.
+/// [`wait_until_ready`](Self::wait_until_ready), [`keep`](Self::keep),
+/// [`detach_child`](Self::detach_child). `keep` may come before `wait_until_ready`, as soon as a
+/// record names the proxy. The proxy works on between two of the calls, so that the caller can do
+/// something else meanwhile.
 #[derive(Debug)]
 pub struct ProxyLaunch {
     child: ChildProcess,
@@ -143,16 +146,21 @@ impl ProxyLaunch {
         }
     }
 
-    /// Sends the second and last line: for each interface of the task, in its order, the index in
+    /// Sends the second line: for each interface of the task, in its order, the index in
     /// the container's namespace and the MAC address. The index is 0 where a relay's interface
     /// does not exist yet.
     ///
     /// # Errors
     /// As [`send_task`](Self::send_task).
     pub fn send_interfaces(&mut self, created: &[CreatedInterface]) -> Result<(), LaunchError> {
-        self.send_line(&created)?;
+        self.send_line(&created)
+    }
+
+    /// Tells the proxy that the record of its container names it. From here on it serves the
+    /// container, also if this process ends. An error is returned by the next call that waits.
+    pub fn keep(&mut self) {
+        self.send_bytes(format!("{KEEP}\n").as_bytes());
         self.stdin = None;
-        Ok(())
     }
 
     /// Waits until the rules are installed. Links may be set up from then on.
@@ -193,12 +201,16 @@ impl ProxyLaunch {
     fn send_line(&mut self, message: &impl Serialize) -> Result<(), LaunchError> {
         let mut line = serde_json::to_vec(message).map_err(io::Error::from)?;
         line.push(b'\n');
+        self.send_bytes(&line);
+        Ok(())
+    }
+
+    fn send_bytes(&mut self, bytes: &[u8]) {
         let pipe = self.stdin.as_mut().ok_or_else(closed_pipe);
-        let result = pipe.and_then(|pipe| pipe.write_all(&line));
+        let result = pipe.and_then(|pipe| pipe.write_all(bytes));
         if self.write_result.is_ok() {
             self.write_result = result;
         }
-        Ok(())
     }
 
     fn expect_line(&mut self, wanted: &str) -> Result<(), LaunchError> {

@@ -129,6 +129,7 @@ mod tests {
     use std::thread::JoinHandle;
 
     use super::*;
+    use crate::proxy::process::container_dir::CONTROL_SOCKET;
     use crate::sys::fd_passing::send_with_fds;
 
     /// What a relay leaves, as a proxy from before version 1 writes it.
@@ -163,13 +164,13 @@ mod tests {
         let base = tempfile::tempdir().unwrap();
         std::fs::create_dir_all(base.path().join("containers/c1")).unwrap();
         let dir = ContainerDir::open(base.path(), "c1").unwrap();
-        let listener = dir.listen().unwrap();
+        let listener = dir.listen(CONTROL_SOCKET).unwrap();
         listener.set_nonblocking(false).unwrap();
         let answers = answers.iter().map(|answer| (*answer).to_owned()).collect();
         let asked = predecessor(listener, answers);
         let new = Predecessor::connect(&dir).unwrap();
         // The path of the socket leads to the new proxy by then.
-        let _own = dir.listen().unwrap();
+        let _own = dir.listen(CONTROL_SOCKET).unwrap();
         let taken = new.take_relays().map(|(relays, sockets)| {
             (relays.into_iter().map(|relay| relay.interface).collect(), sockets.len())
         });

@@ -19,10 +19,13 @@ use nix::unistd::{UnlinkatFlags, unlinkat};
 
 /// The proxy's control socket in the container's directory.
 pub(crate) const CONTROL_SOCKET: &str = "control.sock";
+/// The control socket of a proxy that is to replace another. The service renames it.
+pub(crate) const SUCCESSOR_SOCKET: &str = "control.sock.new";
 /// The log file, where there is no syslog.
 pub(crate) const LOG_FILE: &str = "proxy.log";
 /// All files that may be in the directory.
-const FILES: [&str; 4] = [CONTROL_SOCKET, LOG_FILE, "record.json", "record.json.new"];
+const FILES: [&str; 5] =
+    [CONTROL_SOCKET, SUCCESSOR_SOCKET, LOG_FILE, "record.json", "record.json.new"];
 
 /// The directory of one container, and the one that holds all containers' directories.
 #[derive(Debug)]
@@ -58,17 +61,17 @@ impl ContainerDir {
         self.own.as_fd()
     }
 
-    /// Makes the control socket, with mode 0600, in place of an earlier proxy's.
+    /// Makes a control socket of this name, with mode 0600, in place of an earlier one.
     ///
     /// # Errors
     /// Those of unlink(2) and bind(2).
-    pub(crate) fn listen(&self) -> io::Result<UnixListener> {
-        match unlinkat(&self.own, CONTROL_SOCKET, UnlinkatFlags::NoRemoveDir) {
+    pub(crate) fn listen(&self, name: &str) -> io::Result<UnixListener> {
+        match unlinkat(&self.own, name, UnlinkatFlags::NoRemoveDir) {
             Ok(()) | Err(Errno::ENOENT) => {}
             Err(e) => return Err(e.into()),
         }
         let before = umask(Mode::from_bits_truncate(0o177));
-        let listener = UnixListener::bind(short_path(&self.own, CONTROL_SOCKET));
+        let listener = UnixListener::bind(short_path(&self.own, name));
         umask(before);
         let listener = listener?;
         listener.set_nonblocking(true)?;
@@ -142,10 +145,10 @@ mod tests {
         std::fs::create_dir_all(&own).unwrap();
         std::fs::write(own.join("record.json"), "{}").unwrap();
         let container_dir = ContainerDir::open(&state, "c1").unwrap();
-        let first = container_dir.listen().unwrap();
+        let first = container_dir.listen(CONTROL_SOCKET).unwrap();
         assert!(UnixStream::connect(short_path(&container_dir.own, CONTROL_SOCKET)).is_ok());
         drop(first);
-        let _second = container_dir.listen().unwrap();
+        let _second = container_dir.listen(CONTROL_SOCKET).unwrap();
         assert!(UnixStream::connect(short_path(&container_dir.own, CONTROL_SOCKET)).is_ok());
         container_dir.log_file().unwrap();
         container_dir.remove().unwrap();

@@ -31,7 +31,7 @@ use crate::proxy::event_loop::{
 use crate::proxy::lan::early_report::EarlyReporter;
 use crate::proxy::lan::joins::LimitFiles;
 use crate::proxy::lan::query_socket::QuerySocket;
-use crate::proxy::process::container_dir::{CONTROL_SOCKET, ContainerDir};
+use crate::proxy::process::container_dir::{CONTROL_SOCKET, ContainerDir, SUCCESSOR_SOCKET};
 use crate::proxy::process::log::Log;
 use crate::proxy::process::user::ProxyUser;
 use crate::proxy::relay::{ContainerSockets, HostSockets, RETURNS};
@@ -215,8 +215,10 @@ impl Installed {
             false => Role::First,
         };
         // The control socket comes last, so that nobody connects to a proxy that does not start.
-        let listener =
-            setup.container_dir.listen().context(|| format!("cannot make {CONTROL_SOCKET}"))?;
+        // The one of a successor gets its place when the record names the successor.
+        let name = if setup.task.takes_over { SUCCESSOR_SOCKET } else { CONTROL_SOCKET };
+        let listener = setup.container_dir.listen(name);
+        let listener = listener.context(|| format!("cannot make {name}"))?;
         Ok(Resources {
             user: setup.user,
             container_dir: setup.container_dir,

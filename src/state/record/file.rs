@@ -3,8 +3,8 @@
 //! Format 2 added `format`, `stage` and `host_links`. Format 1 has none of the three: `complete`
 //! stands for the stage. A version that knows format 1 reads format 2 too, because the fields of
 //! format 1 are still written. The exception is an attachment without a process, which it cannot
-//! represent: there `init` is missing. `proxy_user` was added to format 2 later. A version that does
-//! not know it passes over it.
+//! represent: there `init` is missing. `proxy_user`, `boot_id`, `replaced`, `adding` and `leaving`
+//! were added to format 2 later. A version that does not know them passes over them.
 
 use std::path::PathBuf;
 
@@ -18,7 +18,7 @@ use crate::primitives::MacAddr;
 use crate::state::Lifetime;
 use crate::state::record::{
     Attached, AttachedInterface, AttachmentRecord, HostLinkUse, Planned, PlannedInterface,
-    RecordedContainer,
+    RecordedContainer, ReplacedProxy,
 };
 use crate::sys::process::ProcessRef;
 
@@ -48,6 +48,8 @@ pub(super) struct RecordFile {
     bundle: Option<PathBuf>,
     netns: NetNsId,
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    boot_id: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     netns_path: Option<PathBuf>,
     /// 0 in the planned stage.
     attached_at: u64,
@@ -58,6 +60,12 @@ pub(super) struct RecordFile {
     proxy: Option<ProcessRef>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     proxy_user: Option<u32>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    replaced: Option<ReplacedProxy>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    adding: Vec<InterfaceFile>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    leaving: Vec<InterfaceFile>,
     /// Early versions did not write it.
     #[serde(default = "yes")]
     notifications: bool,
@@ -110,6 +118,7 @@ impl TryFrom<RecordFile> for AttachmentRecord {
             name: file.name,
             lifetime,
             bundle: file.bundle,
+            boot: file.boot_id,
             netns: file.netns,
             netns_path: file.netns_path,
         };
@@ -124,10 +133,13 @@ impl TryFrom<RecordFile> for AttachmentRecord {
                 host_links: file.host_links,
             }),
             Stage::Attached => AttachmentRecord::Attached(Attached {
+                replaced: file.replaced.filter(|_| container.is_of_this_boot()),
+                proxy: file.proxy.filter(|_| container.is_of_this_boot()),
+                adding: file.adding.into_iter().map(InterfaceFile::planned).collect(),
+                leaving: file.leaving.into_iter().map(InterfaceFile::attached).collect(),
                 container,
                 attached_at: file.attached_at,
                 interfaces: file.interfaces.into_iter().map(InterfaceFile::attached).collect(),
-                proxy: file.proxy,
                 proxy_user: file.proxy_user,
                 mark: (file.mark != 0).then_some(file.mark),
                 notifications: file.notifications,
@@ -155,6 +167,13 @@ impl From<AttachmentRecord> for RecordFile {
                     interfaces: interfaces.collect(),
                     host_links: attached.host_links,
                     proxy: attached.proxy,
+                    replaced: attached.replaced,
+                    adding: attached.adding.into_iter().map(InterfaceFile::from_planned).collect(),
+                    leaving: attached
+                        .leaving
+                        .into_iter()
+                        .map(InterfaceFile::from_attached)
+                        .collect(),
                     proxy_user: attached.proxy_user,
                     notifications: attached.notifications,
                     mark: attached.mark.unwrap_or(0),
@@ -176,12 +195,16 @@ impl RecordFile {
             init: container.lifetime.process(),
             bundle: container.bundle,
             netns: container.netns,
+            boot_id: container.boot,
             netns_path,
             attached_at: 0,
             interfaces: Vec::new(),
             host_links: Vec::new(),
             proxy: None,
             proxy_user: None,
+            replaced: None,
+            adding: Vec::new(),
+            leaving: Vec::new(),
             notifications: true,
             mark: 0,
             complete: stage == Stage::Attached,
