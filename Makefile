@@ -1,4 +1,4 @@
-# mcrun: make demo | test | test-upgrade | install | uninstall | lint | fmt | man | fuzz | bench
+# mcrun: make demo | test | chaos | test-upgrade | install | uninstall | lint | fmt | man | fuzz | bench
 
 SHELL  := /bin/bash
 PREFIX ?= /usr/local
@@ -35,7 +35,7 @@ bench_packages := iproute2 util-linux python3-minimal docker.io busybox-static c
 # of tests/main.rs that are left out then start none, follow the commands of the documentation, start one
 # that is configured otherwise (demo), or run in a virtual machine, whose kernel does not tell of joins
 # anyway (ipvlan).
-once := architecture delivered demo dependencies documentation generated install ipvlan options probe run \
+once := architecture chaos delivered demo dependencies documentation generated install ipvlan options probe run \
     run_exec run_lifetime run_terminal setup static_binaries
 # Tests that run beside each other: they wait most of the time.
 TEST_THREADS ?= 4
@@ -45,7 +45,7 @@ test_packages := runc crun docker.io containerd podman netavark iptables busybox
 vm_kernel := linux-image-6.12.*-cloud-amd64
 
 .DEFAULT_GOAL := build
-.PHONY: build demo test test-upgrade lint fmt man fuzz bench install uninstall
+.PHONY: build demo test chaos test-upgrade lint fmt man fuzz bench install uninstall
 
 build:
 	@scripts/need-toolchain
@@ -66,6 +66,14 @@ test: need-root
 	RUST_TEST_THREADS=$(TEST_THREADS) env --default-signal=INT,QUIT cargo test --locked
 	MCRUN_TEST_NOTIFICATIONS=off RUST_TEST_THREADS=$(TEST_THREADS) env --default-signal=INT,QUIT \
 	    cargo test --locked --test main -- $(addprefix --skip ,$(addsuffix ::,$(once)))
+
+# Commands are killed at random moments, for so many seconds. CHAOS_SEED repeats a run.
+CHAOS_SECONDS ?= 1200
+chaos: need-root
+	@scripts/apt-install $(test_packages)
+	@scripts/need-toolchain
+	CHAOS_SECONDS=$(CHAOS_SECONDS) env --default-signal=INT,QUIT cargo test --locked --test main -- \
+	    --ignored --exact --nocapture chaos::commands_that_are_killed_for_twenty_minutes_leave_nothing
 
 # Containers of an earlier version, REV, are taken over by this one. scripts/test-upgrade has the default.
 test-upgrade: need-root

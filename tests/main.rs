@@ -8,6 +8,7 @@ mod architecture;
 mod attach;
 mod bad_input;
 mod blackout;
+mod chaos;
 mod cri;
 mod delivered;
 mod demo;

@@ -1,16 +1,11 @@
 //! Removing attachments: of a container that has ended, and of one that runs.
 
 use crate::attachment::AdminConfig;
-use crate::net::netns::NetNs;
 use crate::oci::ContainerId;
-use crate::proxy;
+use crate::service::namespace::reach_namespace;
 use crate::service::proxies::ProxyUsers;
 use crate::service::{AttachError, host_links, proxies, unfinished};
-use crate::state::{
-    Attached, AttachmentRecord, Lifetime, LockedDir, RecordedContainer, StateDirError, Store,
-    config_dir,
-};
-use crate::sys::process::ProcessRef;
+use crate::state::{Attached, AttachmentRecord, LockedDir, StateDirError, Store, config_dir};
 
 /// Removes what is left of a container's attachment. A container that is not known has nothing
 /// left.
@@ -78,30 +73,6 @@ fn undo(record: &AttachmentRecord, dir: &LockedDir) -> Result<(), AttachError> {
         proxies::terminate(proxy)?;
     }
     deleted
-}
-
-/// The container's network namespace, if there is still a way to it: through its process, through
-/// the path where it is mounted, or through the proxy, which holds it until it ends.
-pub(super) fn reach_namespace(
-    container: &RecordedContainer,
-    mut proxies: impl Iterator<Item = ProcessRef>,
-    dir: &LockedDir,
-) -> Option<NetNs> {
-    if !container.is_of_this_boot() {
-        return None;
-    }
-    let is_it = |namespace: &NetNs| namespace.id().is_ok_and(|id| id == container.netns);
-    let of_process = || match container.lifetime {
-        Lifetime::Process(process) if process.is_alive() => NetNs::of_pid(process.pid).ok(),
-        _ => None,
-    };
-    let mounted = || NetNs::open(container.namespace_path()?).ok();
-    let mut of_proxy =
-        || proxies.any(ProcessRef::is_alive).then(|| proxy::namespace(dir.path()).ok()).flatten();
-    of_process()
-        .filter(is_it)
-        .or_else(|| mounted().filter(is_it))
-        .or_else(|| of_proxy().filter(is_it))
 }
 
 /// Removes interfaces of a container that runs: all of them, or the one of this name. The others

@@ -9,6 +9,7 @@ mod detach;
 mod error;
 mod host_links;
 mod late;
+mod namespace;
 mod parents;
 mod proxies;
 mod reload;

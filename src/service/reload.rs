@@ -10,7 +10,7 @@ use std::thread;
 use crate::attachment::AdminConfig;
 use crate::oci::ContainerId;
 use crate::proxy;
-use crate::service::detach::reach_namespace;
+use crate::service::namespace::reach_namespace;
 use crate::service::proxies::ProxyUsers;
 use crate::service::{AttachError, proxies, unfinished, unserved};
 use crate::state::{Attached, AttachmentRecord, LockedDir, StateDirError, Store};

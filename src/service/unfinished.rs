@@ -12,7 +12,7 @@ use crate::link::apply::{delete_interfaces, delete_made, keep_multicast_route};
 use crate::net::netlink::RouteSocket;
 use crate::net::netns::NetNs;
 use crate::proxy;
-use crate::service::detach::reach_namespace;
+use crate::service::namespace::reach_namespace;
 use crate::service::proxies::ProxyUsers;
 use crate::service::{AttachError, proxies};
 use crate::state::{Attached, AttachedInterface, AttachmentRecord, LockedDir, PlannedInterface};
