@@ -190,6 +190,8 @@ impl Chaos {
             Victim::Proxy => {
                 if let Some(proxy) = entry.and_then(|entry| entry["proxy"]["pid"].as_i64()) {
                     kill(proxy as i32);
+                    let ended = || (!alive(proxy as i32)).then_some(());
+                    wait_until("the proxy ends", PATIENCE, ended);
                     *self.kills.entry(victim).or_default() += 1;
                 }
             }
