@@ -182,6 +182,7 @@ fn attachments_of_one_interface_name_are_refused_wherever_they_are_written() {
         format!(r#"{{"ociVersion":"1.0.2","process":{{"cwd":"/","env":["MCRUN_MCAST={both}"]}}}}"#);
     fs::write(stage.bundle.join("config.json"), config).expect("config.json");
     let Stage { lab, holder, bundle } = &stage;
+    lab.configure("[attach]\nenvironment = true\n");
     let state = lab.state(&lab.name("c"), holder.pid(), bundle, None);
     assert_one_line(&lab.hook("createRuntime", &state), "mcrun-hook", words);
     stage.assert_untouched();

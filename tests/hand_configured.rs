@@ -41,6 +41,7 @@ fn runc_with_the_variable() {
     let mut bundle = Bundle::new(&lab, "c");
     bundle.add_hooks(&lab);
     bundle.set_variable("parent=lan0,ip=10.99.0.11/24");
+    lab.configure("[attach]\nip = [\"10.99.0.0/24\"]\nenvironment = true\n");
     works(&lab, &bundle, Runtime::Runc);
 }
 
@@ -59,6 +60,7 @@ fn crun_with_the_variable() {
     let mut bundle = Bundle::new(&lab, "c");
     bundle.add_hooks(&lab);
     bundle.set_variable("parent=lan0,ip=10.99.0.11/24");
+    lab.configure("[attach]\nip = [\"10.99.0.0/24\"]\nenvironment = true\n");
     works(&lab, &bundle, Runtime::Crun);
 }
 

@@ -19,6 +19,7 @@ mod egress;
 mod engine_docker;
 mod engine_podman;
 mod engine_relay;
+mod environment;
 mod generated;
 mod hand_configured;
 mod hardening;

@@ -54,7 +54,7 @@ impl Stage {
 fn asking() -> String {
     json!({
         "ociVersion": "1.0.2",
-        "process": { "env": [format!("MCRUN_MCAST={WISH}")] },
+        "annotations": { "io.mcrun.mcast": WISH },
         "hooks": { "prestart": [{ "path": "/usr/bin/dockerd", "args": ["libnetwork-setkey"] }] },
         "linux": { "namespaces": [{ "type": "network" }] },
     })
@@ -124,9 +124,9 @@ fn only_what_makes_a_container_that_asks_changes_config_json() {
 fn a_pods_containers_and_those_that_ask_for_nothing_are_not_touched() {
     for (key, value) in [("x", "y"), ("io.kubernetes.cri.container-type", "container")] {
         let mut config: Value = serde_json::from_str(&asking()).expect("JSON");
-        config["annotations"] = json!({ key: value });
-        if key == "x" {
-            config["process"] = Value::Null;
+        match key {
+            "x" => config["annotations"] = json!({ key: value }),
+            _ => config["annotations"][key] = value.into(),
         }
         let stage = Stage::new(&config.to_string());
         let before = fs::metadata(stage.at("config.json")).expect("there").ino();
@@ -142,7 +142,7 @@ fn errors_are_one_line_there_where_engines_look() {
     let log = stage.at("log");
     let path = log.to_str().expect("text");
     let expected =
-        "mcrun-runtime: MCRUN_MCAST: attachment key \"parnt\" is unknown; did you mean parent?";
+        "mcrun-runtime: io.mcrun.mcast: attachment key \"parnt\" is unknown; did you mean parent?";
     let failed = stage.call(&["--log", path, "--log-format", "json", "create", "c1"]);
     assert_eq!((failed.status.code(), &failed.stdout[..]), (Some(1), &b""[..]));
     assert_eq!(String::from_utf8_lossy(&failed.stderr), format!("{expected}\n"));

@@ -75,13 +75,13 @@ fn a_killed_shim_leaves_nothing() {
 fn a_wrong_wish_is_told_in_one_line() {
     let mut lab = Lab::new(2);
     let containerd = Containerd::start(&mut lab);
-    let wish = "MCRUN_MCAST=parent=lan0,drivr=x";
-    let refused = output(&mut ctr_run(&lab, &containerd, &lab.name("cam"), ["--env", wish]));
+    let wish = "io.mcrun.mcast=parent=lan0,drivr=x";
+    let refused = output(&mut ctr_run(&lab, &containerd, &lab.name("cam"), ["--annotation", wish]));
     let error = String::from_utf8_lossy(&refused.stderr);
     assert!(!refused.status.success());
     assert!(
         error.contains(
-            "mcrun-runtime: MCRUN_MCAST: attachment key \"drivr\" is unknown; did you mean driver?"
+            "mcrun-runtime: io.mcrun.mcast: attachment key \"drivr\" is unknown; did you mean driver?"
         ),
         "{error}"
     );

@@ -78,7 +78,8 @@ fn in_force(target: SetupTarget) -> &'static str {
     match target {
         SetupTarget::Docker => {
             "In force after: systemctl reload docker (or mcrun setup docker --reload)\n\
-             Then: docker run --runtime mcrun --env MCRUN_MCAST=parent=INTERFACE ...\n"
+             Then: docker run --runtime mcrun --annotation io.mcrun.mcast=parent=INTERFACE ...\n\
+             (before docker 24: --env MCRUN_MCAST=parent=INTERFACE)\n"
         }
         SetupTarget::Podman => "In force for the next container.\n",
         SetupTarget::Containerd => {
@@ -86,7 +87,8 @@ fn in_force(target: SetupTarget) -> &'static str {
         }
         SetupTarget::Crio => "In force after: systemctl restart crio (containers keep running)\n",
         SetupTarget::Cdi => {
-            "In force for the next container: --device mcrun.io/mcast=hook --env MCRUN_MCAST=...\n"
+            "In force for the next container: --device mcrun.io/mcast=hook --annotation \
+             io.mcrun.mcast=...\n"
         }
     }
 }

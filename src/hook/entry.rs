@@ -3,6 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
+use crate::hook::Caller;
 use crate::oci::spec::DEFAULT_PATH;
 
 /// `mcrun-hook`, which stands beside the running program.
@@ -22,8 +23,9 @@ pub fn program() -> io::Result<PathBuf> {
 }
 
 /// The environment of the hook as `NAME=VALUE`: runtimes run hooks with that of config.json, and
-/// no other. Directories are absolute: hooks run in a directory of the runtime's choice.
-pub fn environment() -> Vec<String> {
+/// no other. Directories are absolute: hooks run in a directory of the runtime's choice. `caller`
+/// decides whether the container's variable counts.
+pub fn environment(caller: Caller) -> Vec<String> {
     let path = std::env::var("PATH").ok().filter(|path| !path.is_empty());
     let mut env = vec![format!("PATH={}", path.as_deref().unwrap_or(DEFAULT_PATH))];
     for name in ["MCRUN_STATE_DIR", "MCRUN_CONFIG_DIR"] {
@@ -33,5 +35,6 @@ pub fn environment() -> Vec<String> {
             env.push(format!("{name}={}", path.display()));
         }
     }
+    env.extend(caller.for_hook());
     env
 }

@@ -3,7 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
-use crate::attachment::SpecError;
+use crate::attachment::{AdminError, SpecError};
 use crate::oci::{ConfigError, StateError};
 use crate::service::AttachError;
 
@@ -49,6 +49,9 @@ pub enum HookError {
          commas, so quote the whole: --annotation '\"io.mcrun.mcast=...\"'"
     )]
     SplitAnnotation(&'static str),
+    /// mcrun.toml, which says whether the variable counts.
+    #[error(transparent)]
+    Admin(#[from] AdminError),
     /// The attachment service.
     #[error(transparent)]
     Attach(#[from] AttachError),

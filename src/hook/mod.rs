@@ -7,6 +7,7 @@
 mod entry;
 mod error;
 mod request;
+mod variable;
 
 use crate::oci::{ContainerId, ContainerState};
 use crate::service;
@@ -15,6 +16,7 @@ use crate::state::Store;
 pub use entry::{environment, program};
 pub use error::HookError;
 pub use request::asks_for_attachment;
+pub use variable::Caller;
 
 /// `createRuntime` and `prestart`: attaches the container to what it asks for. For a container that
 /// asks for nothing, its annotations and its environment are read, and that is all.
@@ -26,7 +28,7 @@ pub use request::asks_for_attachment;
 /// [`HookError`]; nothing is left behind then, and the runtime does not start the container.
 pub fn create(state_json: &[u8], store: &Store) -> Result<(), HookError> {
     let state = ContainerState::parse(state_json)?;
-    match request::of(&state)? {
+    match request::of(&state, Caller::of_hook())? {
         Some(request) => Ok(service::attach(request, store)?),
         None => Ok(()),
     }

@@ -1,16 +1,19 @@
-//! What a container asks for: its annotation, else its environment.
+//! What a container asks for: its annotation, or its variable where that counts.
 
 use crate::attachment::{Attachment, parse_list, unique_names};
-use crate::hook::HookError;
-use crate::oci::{ANNOTATION, BundleConfig, ContainerState};
+use crate::hook::{Caller, HookError};
+use crate::oci::{ANNOTATION, BundleConfig, ContainerState, VARIABLE};
 use crate::service::{AttachError, AttachRequest, NetworkNamespace};
 
 /// What the container of a state asks for; `None` if it asks for nothing.
-pub(super) fn of(state: &ContainerState) -> Result<Option<AttachRequest>, HookError> {
+pub(super) fn of(
+    state: &ContainerState,
+    caller: Caller,
+) -> Result<Option<AttachRequest>, HookError> {
     let bundle = state.bundle.as_deref().ok_or(HookError::NoBundle)?;
     let mut config = BundleConfig::read(bundle)?;
     config.add_annotations(&state.annotations);
-    let Some(attachments) = attachments(&config)? else { return Ok(None) };
+    let Some(attachments) = attachments(&config, caller, "mcrun-hook")? else { return Ok(None) };
     let pid = state.pid.ok_or(HookError::NoPid)?;
     let name = config.name(state.id.as_str()).unwrap_or_else(|| state.id.to_string());
     // The name is shown on terminals.
@@ -24,12 +27,13 @@ pub(super) fn of(state: &ContainerState) -> Result<Option<AttachRequest>, HookEr
 }
 
 /// Whether a container asks for attachments, told from its config.json alone: before the container
-/// exists, and before a runtime wraps an error in its own words.
+/// exists, and before a runtime wraps an error in its own words. `caller` is asked if the container
+/// has the variable and no annotation.
 ///
 /// # Errors
 /// What is wrong with what is asked for, or with the network that the container is to have.
-pub fn asks_for_attachment(config: &BundleConfig) -> Result<bool, HookError> {
-    if attachments(config)?.is_none() {
+pub fn asks_for_attachment(config: &BundleConfig, caller: Caller) -> Result<bool, HookError> {
+    if attachments(config, caller, "mcrun-runtime")?.is_none() {
         return Ok(false);
     }
     // The host's network is no namespace, or the host's own by a path.
@@ -45,8 +49,15 @@ pub fn asks_for_attachment(config: &BundleConfig) -> Result<bool, HookError> {
 }
 
 /// The attachments asked for, at least one.
-fn attachments(config: &BundleConfig) -> Result<Option<Vec<Attachment>>, HookError> {
+fn attachments(
+    config: &BundleConfig,
+    caller: Caller,
+    program: &str,
+) -> Result<Option<Vec<Attachment>>, HookError> {
     let Some((origin, text)) = config.attachment_text() else { return Ok(None) };
+    if origin == VARIABLE && !caller.variable_counts(program)? {
+        return Ok(None);
+    }
     // podman before 5.0 splits `--annotation io.mcrun.mcast=parent=eth1,ip=...` at the comma. The
     // container is not to run with the part that is left.
     if origin == ANNOTATION
@@ -80,7 +91,7 @@ mod tests {
             r#"{{"id":"c1","pid":1,"bundle":{:?},"annotations":{{{annotations}}}}}"#,
             dir.path()
         );
-        of(&ContainerState::parse(json.as_bytes()).unwrap())
+        of(&ContainerState::parse(json.as_bytes()).unwrap(), Caller::WithoutAnnotations)
     }
 
     #[test]
@@ -103,6 +114,17 @@ mod tests {
     }
 
     #[test]
+    fn the_variable_counts_where_nothing_else_can_ask() {
+        let dir = tempfile::tempdir().unwrap();
+        let config = r#"{"process":{"env":["MCRUN_MCAST=parent=eth1"]}}"#;
+        std::fs::write(dir.path().join("config.json"), config).unwrap();
+        let state = format!(r#"{{"id":"c1","pid":1,"bundle":{:?}}}"#, dir.path());
+        let state = ContainerState::parse(state.as_bytes()).unwrap();
+        assert!(of(&state, Caller::WithoutAnnotations).unwrap().is_some());
+        assert!(of(&state, Caller::ByDefault).unwrap().is_none());
+    }
+
+    #[test]
     fn an_annotation_that_was_split_at_its_commas_is_refused() {
         let error = ask(r#""io.mcrun.mcast":"parent=eth0","ip":"10.0.0.1/8""#, "").unwrap_err();
         assert!(error.to_string().contains("ip has become an annotation of its own"), "{error}");
@@ -119,7 +141,7 @@ mod tests {
             );
             std::fs::write(dir.path().join("config.json"), config).unwrap();
             let state = format!(r#"{{"id":"c1","pid":1,"bundle":{:?}}}"#, dir.path());
-            of(&ContainerState::parse(state.as_bytes()).unwrap())
+            of(&ContainerState::parse(state.as_bytes()).unwrap(), Caller::WithoutAnnotations)
         };
         let error = ask("/proc/4711/ns/net").unwrap_err().to_string();
         assert!(error.contains("/proc/4711/ns/net"), "{error}");

@@ -129,8 +129,8 @@ impl BundleConfig {
 
     /// The text of the attachments, and the annotation or variable that has it. The annotation
     /// comes from whoever starts the container, and takes precedence over the variable, which may
-    /// come from an image. A container that shares a pod's network has none: the pod's annotation
-    /// is for the sandbox.
+    /// come from an image: the caller decides whether the variable counts. A container that shares
+    /// a pod's network has none: the pod's annotation is for the sandbox.
     pub fn attachment_text(&self) -> Option<(&'static str, &str)> {
         if self.pod_role() == Some(PodRole::Member) {
             return None;

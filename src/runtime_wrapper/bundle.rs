@@ -11,23 +11,28 @@ use crate::json_edit;
 use crate::json_edit::EditError;
 use crate::oci::{BundleConfig, ConfigError, has_mcrun_hook, hook_entries};
 use crate::runtime_wrapper::WrapperError;
+use crate::runtime_wrapper::docker;
 use crate::sys::files;
 use crate::sys::files::Replacement;
 
 /// Adds the hooks when the container asks for attachments, once however often it is called. A
-/// bundle that asks for nothing is not touched.
+/// bundle that asks for nothing is not touched. `config_dir` is mcrun's configuration directory.
 ///
 /// # Errors
 /// When what is asked for is wrong, or config.json cannot be read or written. A bundle without
 /// config.json is left to the runtime, which has its own words for that.
-pub(super) fn prepare(bundle: &Path) -> Result<(), WrapperError> {
+pub(super) fn prepare(bundle: &Path, config_dir: &Path) -> Result<(), WrapperError> {
     let (config, text) = match BundleConfig::read_with_text(bundle) {
         Err(ConfigError::Read { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
             return Ok(());
         }
         other => other?,
     };
-    if !hook::asks_for_attachment(&config)? {
+    if config.attachment_text().is_none() {
+        return Ok(());
+    }
+    let caller = docker::caller(bundle, config_dir);
+    if !hook::asks_for_attachment(&config, caller)? {
         return Ok(());
     }
     let program = hook::program().map_err(WrapperError::Hook)?;
@@ -35,7 +40,7 @@ pub(super) fn prepare(bundle: &Path) -> Result<(), WrapperError> {
     let edit = |source| WrapperError::Edit { path: path.clone(), source };
     let text = String::from_utf8(text)
         .map_err(|error| edit(EditError::Json(serde::de::Error::custom(error))))?;
-    let changed = add_hooks(&text, &program, &hook::environment()).map_err(edit)?;
+    let changed = add_hooks(&text, &program, &hook::environment(caller)).map_err(edit)?;
     if changed == text {
         return Ok(());
     }

@@ -7,6 +7,7 @@
 
 mod bundle;
 mod command_line;
+mod docker;
 mod real_runtime;
 mod report;
 
@@ -23,6 +24,8 @@ use crate::hook::HookError;
 use crate::json_edit::EditError;
 use crate::oci::ConfigError;
 use crate::runtime_wrapper::command_line::RuntimeCommandLine;
+
+pub use crate::runtime_wrapper::docker::{FACTS_FILE, facts_file};
 
 /// Why the real runtime was not run.
 #[derive(Debug, thiserror::Error)]
@@ -70,7 +73,7 @@ fn exec_runtime(
 ) -> Result<Infallible, WrapperError> {
     let runtime = real_runtime::find(config_dir)?;
     if let Some(bundle) = line.bundle() {
-        bundle::prepare(&bundle)?;
+        bundle::prepare(&bundle, config_dir)?;
     }
     if let Some(id) = line.started().and_then(OsStr::to_str) {
         hook::before_start(id)?;

@@ -2,10 +2,12 @@
 
 use std::fs;
 use std::path::Path;
+use std::process::Command;
 
 use serde_json::json;
 
 use crate::json_edit;
+use crate::runtime_wrapper;
 use crate::setup::files::Edit;
 use crate::setup::{SetupError, content};
 
@@ -39,6 +41,21 @@ fn add(text: &str, program: &str) -> Result<String, json_edit::EditError> {
     }
 }
 
+/// What mcrun-runtime is to know of docker. Without dockerd's version, nothing.
+pub(super) fn facts(daemon_json: &str) -> Option<Edit> {
+    let output = Command::new("dockerd").arg("--version").output().ok()?;
+    let text = String::from_utf8(output.stdout).ok()?;
+    let version = version(&text)?;
+    Some(Edit::Whole(runtime_wrapper::facts_file(version, daemon_json)))
+}
+
+/// The version in "Docker version 20.10.24+dfsg1, build 297e128".
+fn version(text: &str) -> Option<&str> {
+    let word = text.strip_prefix("Docker version ")?.split([',', ' ', '\n']).next()?;
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || ".+-~".contains(c);
+    (word.starts_with(|c: char| c.is_ascii_digit()) && word.chars().all(is_plain)).then_some(word)
+}
+
 /// Sends SIGHUP to the dockerd that a pid file names. Returns its process id.
 pub(super) fn reload(pid_file: &Path) -> Result<i32, SetupError> {
     let failed = |source| SetupError::File { action: "read", path: pid_file.to_owned(), source };
@@ -58,4 +75,21 @@ pub(super) fn reload(pid_file: &Path) -> Result<i32, SetupError> {
         content(pid_file)(format!("cannot send SIGHUP to process {pid}: {source}"))
     })?;
     Ok(pid)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_version_of_dockerd_is_read_as_it_prints_it() {
+        assert_eq!(
+            version("Docker version 20.10.24+dfsg1, build 297e128\n"),
+            Some("20.10.24+dfsg1")
+        );
+        assert_eq!(version("Docker version 28.5.2, build 1\n"), Some("28.5.2"));
+        for text in ["", "dockerd 1", "Docker version ", "Docker version 1\";x, build"] {
+            assert_eq!(version(text), None, "{text}");
+        }
+    }
 }

@@ -69,6 +69,11 @@ pub struct Setup {
 /// The directory of the programs as the files in `hooks/` have it.
 const DELIVERED: &str = "/usr/local/bin";
 
+/// dockerd's configuration.
+const DAEMON_JSON: &str = "/etc/docker/daemon.json";
+/// What mcrun-runtime knows of engines.
+const ENGINE_FACTS: &str = "/etc/mcrun/engines.toml";
+
 impl Setup {
     /// A setup of the programs beside the running one, in the tree below `root`.
     ///
@@ -154,7 +159,13 @@ impl Setup {
     ) -> Result<Vec<(&'static str, Edit)>, SetupError> {
         let whole = |text: &str| Edit::Whole(text.replace(DELIVERED, &self.programs));
         Ok(match target {
-            SetupTarget::Docker => vec![("/etc/docker/daemon.json", docker::edit(&self.programs))],
+            SetupTarget::Docker => {
+                let mut files = vec![(DAEMON_JSON, docker::edit(&self.programs))];
+                let facts = docker::facts(DAEMON_JSON);
+                let none = || all.then(|| Edit::Whole(String::new()));
+                files.extend(facts.or_else(none).map(|edit| (ENGINE_FACTS, edit)));
+                files
+            }
             SetupTarget::Containerd => {
                 vec![("/etc/containerd/config.toml", containerd::edit(&self.programs))]
             }

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Map, Value, json};
 
 use crate::attachment::parse_all;
+use crate::hook::Caller;
 use crate::oci::{ANNOTATION, ConfigDocument, NAME_ANNOTATION, VARIABLE};
 use crate::oci::{capabilities, spec, user};
 use crate::standalone::container::{Container, ContainerRecord, seconds_since_epoch};
@@ -271,11 +272,19 @@ fn add_hook(
         let Some((place, text)) = asked.iter().find_map(|(p, t)| Some((p, (*t)?))) else {
             return Ok(None);
         };
-        parse_all([text])
+        let text = text.to_owned();
+        parse_all([text.as_str()])
             .map_err(|error| StandaloneError::new(format_args!("{place}: {error}")))?;
+        // All variables of a container that is made from a directory are the caller's own words,
+        // and become the annotation. Those of a bundle may come from an image: the hook decides.
+        if matches!(options.source, Some(ContainerSource::Rootfs(_))) {
+            config.set(&["annotations", ANNOTATION], text).map_err(StandaloneError::new)?;
+        }
     }
     let hook = crate::hook::program().map_err(StandaloneError::new)?;
-    config.add_hooks(&hook, &crate::hook::environment()).map_err(StandaloneError::new)?;
+    config
+        .add_hooks(&hook, &crate::hook::environment(Caller::WithAnnotations))
+        .map_err(StandaloneError::new)?;
     if runtime.kind() == RuntimeKind::Crun {
         // crun's error has only the exit status of the hook; this file gets its stderr.
         let log = Container::path_for(id).join("hook.log");

@@ -132,7 +132,7 @@ fn run_poststop(hook: &Path, container: &Container, reaper: &mut Reaper) -> io::
     stdin.rewind()?;
     let mut command = Command::new(hook);
     command.arg("poststop").stdin(stdin).current_dir("/").env_clear();
-    let environment = crate::hook::environment();
+    let environment = crate::hook::environment(crate::hook::Caller::WithAnnotations);
     command.envs(environment.iter().filter_map(|entry| entry.split_once('=')));
     reset_signals(&mut command);
     match run_captured(reaper, &mut command, STEP)? {

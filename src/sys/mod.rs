@@ -14,4 +14,5 @@ pub mod process;
 pub(crate) mod procfs;
 pub mod sockopt;
 pub(crate) mod spawn;
+pub(crate) mod syslog;
 pub(crate) mod toml_text;

@@ -84,6 +84,13 @@ The container does not start then.
 .It Ev MCRUN_MCAST
 In the environment of the container: its attachments, when it has no annotation
 .Dq io.mcrun.mcast .
+An image can set variables too.
+So this one counts only if the engine has no annotations, as docker before 24, or if
+.Ql environment = true
+stands in the section
+.Ql [attach]
+of
+.Xr mcrun.toml 5 .
 .El
 .Sh FILES
 .Bl -tag -width Ds
@@ -105,7 +112,7 @@ No link: multicast for the interface that the engine has made, and only some gro
 .Pp
 The same from Docker:
 .Pp
-.Dl docker run --runtime mcrun -e MCRUN_MCAST=parent=eth1,driver=relay IMAGE
+.Dl docker run --runtime mcrun --annotation io.mcrun.mcast=parent=eth1,driver=relay IMAGE
 .Sh SEE ALSO
 .Xr mcrun-attach 1 ,
 .Xr mcrun-run 1 ,

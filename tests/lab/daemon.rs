@@ -83,6 +83,7 @@ impl Dockerd {
         docker.start_daemon(lab);
         // While it runs, as people do it.
         run(lab.mcrun(["setup", "docker", "--reload", "--root"]).arg(&docker.directory));
+        docker.write_facts(lab);
         wait_until("dockerd knows the runtime", PATIENCE, || {
             let format = ["info", "--format", "{{json .Runtimes}}"];
             run(&mut docker.command(lab, format)).contains("mcrun-runtime").then_some(())
@@ -92,6 +93,26 @@ impl Dockerd {
         run(docker.command(lab, ["import"]).arg(&archive).arg(IMAGE));
         lab.settle();
         docker
+    }
+
+    /// What `mcrun setup docker` has written about this dockerd, where mcrun-runtime looks for it.
+    fn write_facts(&self, lab: &Lab) {
+        let written = self.directory.join("etc/mcrun/engines.toml");
+        let facts = fs::read_to_string(written).expect("mcrun setup docker writes it");
+        let daemon_json = self.directory.join("etc/docker/daemon.json");
+        let facts = facts.replace("/etc/docker/daemon.json", daemon_json.to_str().expect("text"));
+        fs::write(lab.config_dir().join("engines.toml"), facts).expect("engines.toml");
+    }
+
+    /// Makes mcrun's runtime the default of containers to come, without `mcrun setup`.
+    pub fn make_mcrun_the_default(&mut self, lab: &mut Lab) {
+        let file = self.directory.join("etc/docker/daemon.json");
+        let text = fs::read(&file).expect("daemon.json");
+        let mut config: Value = serde_json::from_slice(&text).expect("JSON");
+        config["default-runtime"] = "mcrun".into();
+        fs::write(&file, config.to_string()).expect("daemon.json");
+        self.restart(lab);
+        lab.settle();
     }
 
     fn start_daemon(&mut self, lab: &Lab) {

@@ -2,15 +2,13 @@
 
 use std::fs::File;
 use std::io::Write;
-use std::os::unix::net::UnixDatagram;
 use std::time::{Duration, Instant, SystemTime};
 
 use crate::notice::{Notice, Severity};
 use crate::primitives::token_bucket::TokenBucket;
 use crate::proxy::process::container_dir::ContainerDir;
+use crate::sys::syslog::Syslog;
 
-/// The socket of syslogd and journald.
-const DEV_LOG: &str = "/dev/log";
 /// Most bytes of the file. When it is full it is emptied.
 const FILE_LIMIT: u64 = 64 * 1024;
 /// Most lines at once, and the time after which one more is allowed.
@@ -21,7 +19,7 @@ const INTERVAL: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub(crate) struct Log {
     sink: Sink,
-    /// Begins every line.
+    /// The program with its process id, and the container. They begin every line.
     prefix: String,
     bucket: TokenBucket,
     /// Lines left out since the last one that was written.
@@ -33,7 +31,7 @@ pub(crate) struct Log {
 
 #[derive(Debug)]
 enum Sink {
-    Syslog(UnixDatagram),
+    Syslog(Syslog),
     File { file: File, size: u64 },
     None,
 }
@@ -43,9 +41,11 @@ impl Log {
     /// discarded.
     pub(crate) fn open(container_dir: &ContainerDir, container: &str, now: Instant) -> Self {
         let short: String = container.chars().take(12).collect();
-        let prefix = format!("mcrun-proxy[{}]: {short}: ", std::process::id());
+        let prefix = format!("mcrun-proxy[{}]: {short}", std::process::id());
         Log::new(
-            open_syslog().or_else(|| open_file(container_dir)).unwrap_or(Sink::None),
+            (Syslog::connect().ok().map(Sink::Syslog))
+                .or_else(|| open_file(container_dir))
+                .unwrap_or(Sink::None),
             prefix,
             now,
         )
@@ -86,18 +86,13 @@ impl Log {
     }
 
     fn write(&mut self, notice: &Notice) {
-        /// Facility daemon (RFC 5424 §6.2.1).
-        const DAEMON: u8 = 3;
         let prefix = &self.prefix;
         match &mut self.sink {
-            Sink::Syslog(socket) => {
-                let priority = DAEMON << 3 | notice.severity() as u8;
-                let _ = socket.send(format!("<{priority}>{prefix}{notice}").as_bytes());
-            }
+            Sink::Syslog(syslog) => syslog.send(notice.severity() as u8, prefix, notice),
             Sink::File { file, size } => {
                 let time = humantime::format_rfc3339_millis(SystemTime::now());
                 let severity = severity_name(notice.severity());
-                let line = format!("{time} {severity} {prefix}{notice}\n");
+                let line = format!("{time} {severity} {prefix}: {notice}\n");
                 let length = line.len() as u64;
                 if *size + length > FILE_LIMIT && file.set_len(0).is_ok() {
                     *size = 0;
@@ -119,13 +114,6 @@ fn severity_name(severity: Severity) -> &'static str {
     }
 }
 
-fn open_syslog() -> Option<Sink> {
-    let socket = UnixDatagram::unbound().ok()?;
-    socket.connect(DEV_LOG).ok()?;
-    socket.set_nonblocking(true).ok()?;
-    Some(Sink::Syslog(socket))
-}
-
 fn open_file(container_dir: &ContainerDir) -> Option<Sink> {
     let file = File::from(container_dir.log_file().ok()?);
     let size = file.metadata().ok()?.len();
@@ -143,7 +131,7 @@ mod tests {
     fn file_log(base: &std::path::Path, now: Instant) -> Log {
         std::fs::create_dir_all(base.join("containers/c")).unwrap();
         let container_dir = ContainerDir::open(base, "c").unwrap();
-        Log::new(open_file(&container_dir).unwrap(), "p: ".into(), now)
+        Log::new(open_file(&container_dir).unwrap(), "p".into(), now)
     }
 
     fn lines_of_file(base: &std::path::Path) -> Vec<String> {
@@ -167,17 +155,6 @@ mod tests {
         let suppressed = Notice::LogLinesSuppressed { count: 80 };
         assert!(missing.ends_with(&format!(" warning p: {suppressed}")), "{missing}");
         assert!(last.ends_with(" warning p: later"), "{last}");
-    }
-
-    #[test]
-    fn a_line_is_a_syslog_message() {
-        let (ours, theirs) = UnixDatagram::pair().unwrap();
-        let now = Instant::now();
-        let mut log = Log::new(Sink::Syslog(ours), "mcrun-proxy[7]: c1: ".into(), now);
-        log.notice(now, warning("text"));
-        let mut message = [0; 128];
-        let length = theirs.recv(&mut message).unwrap();
-        assert_eq!(message[..length], *b"<28>mcrun-proxy[7]: c1: text");
     }
 
     #[test]
