@@ -143,7 +143,10 @@ fn what_is_delivered_for_packagers_is_what_setup_writes() {
         ("etc/containers/oci/hooks.d/mcrun-poststart.json", "mcrun-poststart.json"),
         ("etc/containers/oci/hooks.d/mcrun-poststop.json", "mcrun-poststop.json"),
     ]);
-    assert_eq!(root.files().len(), written.len());
+    // Of this machine's dockerd, and so not delivered.
+    let facts = root.text("etc/mcrun/engines.toml");
+    assert!(facts.contains("[docker]\nversion = \"20.10."), "{facts}");
+    assert_eq!(root.files().len(), written.len() + 1);
     for (path, original) in written {
         assert_eq!(root.text(path), delivered(original), "{path}");
     }
