@@ -9,6 +9,8 @@ use std::process::{Command, Output};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+use crate::lab::run;
+
 const TARGETS: [&str; 5] = ["docker", "podman", "containerd", "crio", "cdi"];
 const DAEMON: &str = "etc/docker/daemon.json";
 const CONTAINERD: &str = "etc/containerd/config.toml";
@@ -255,6 +257,118 @@ fn containerd_config_with_comments_and_other_runtimes() {
         let binary = runtime["options"]["BinaryName"].as_str();
         assert_eq!(binary, Some(&*program("mcrun-runtime")));
     }
+}
+
+/// The tables of the runtimes of a config.toml.
+fn containerd_runtimes(text: &str, plugin: &str) -> toml::Table {
+    let config: toml::Table = toml::from_str(text).expect("TOML");
+    let runtimes = &config["plugins"][plugin]["containerd"]["runtimes"];
+    runtimes.as_table().expect("a table").clone()
+}
+
+/// What is to be of a handler: the model with the other program and mcrun's annotations.
+fn handler_like(model: &toml::Value, annotations: &[&str]) -> toml::Value {
+    let mut handler = model.as_table().expect("a table").clone();
+    handler.insert("pod_annotations".into(), annotations.to_vec().into());
+    let options = handler.entry("options").or_insert_with(|| toml::Table::new().into());
+    let options = options.as_table_mut().expect("a table");
+    options.insert("BinaryName".into(), program("mcrun-runtime").into());
+    handler.into()
+}
+
+#[test]
+fn the_handler_of_containerd_is_like_the_default_runtime() {
+    for (version, plugin) in [
+        ("", "cri"),
+        ("version = 1\n", "cri"),
+        ("version = 2\n", "io.containerd.grpc.v1.cri"),
+        ("version = 3\n", "io.containerd.cri.v1.runtime"),
+    ] {
+        // As kubeadm's documentation has it, and what nodes have besides.
+        let table = format!("plugins.\"{plugin}\".containerd");
+        let text = format!(
+            "{version}[{table}]\ndefault_runtime_name = \"fast\"\n\
+             [{table}.runtimes.runc]\nruntime_type = \"io.containerd.runc.v2\"\n\
+             [{table}.runtimes.runc.options]\nSystemdCgroup = false\n\
+             [{table}.runtimes.fast]\nruntime_type = \"io.containerd.runc.v2\"\n\
+             base_runtime_spec = \"/etc/containerd/spec.json\"\nsnapshotter = \"zfs\"\n\
+             sandboxer = \"podsandbox\"\ncni_max_conf_num = 2\n\
+             privileged_without_host_devices = true\npod_annotations = [\"a.b/*\"]\n\
+             container_annotations = [\"it's \\\"so\\\"\"]\n\
+             [{table}.runtimes.fast.options]\nBinaryName = \"/usr/bin/crun\"\n\
+             SystemdCgroup = true\nShimCgroup = \"/shims\"\n\
+             [{table}.runtimes.kata]\nruntime_type = \"io.containerd.kata.v2\"\n"
+        );
+        let root = Root::with(&[(CONTAINERD, &text)]);
+        root.there_and_back("containerd");
+        root.setup(&["containerd"]);
+        let handlers = |root: &Root| containerd_runtimes(&root.text(CONTAINERD), plugin);
+        let annotations = ["a.b/*", "io.mcrun.*"];
+        let runtimes = handlers(&root);
+        assert_eq!(runtimes["mcrun"], handler_like(&runtimes["fast"], &annotations), "{plugin}");
+        assert_eq!(runtimes.len(), 4);
+
+        // A runtime with another shim has no use for mcrun's program: runc is the model.
+        let other = text.replace("\"fast\"", "\"kata\"").replace("= false", "= true");
+        let root = Root::with(&[(CONTAINERD, &other)]);
+        root.setup(&["containerd"]);
+        let runtimes = handlers(&root);
+        assert_eq!(runtimes["mcrun"], handler_like(&runtimes["runc"], &["io.mcrun.*"]));
+
+        // Without a name runc is the default. What changes later is copied by the next setup.
+        let unnamed = text.replace("default_runtime_name = \"fast\"", "");
+        let root = Root::with(&[(CONTAINERD, &unnamed)]);
+        root.setup(&["containerd"]);
+        let runtimes = handlers(&root);
+        assert_eq!(runtimes["mcrun"], handler_like(&runtimes["runc"], &["io.mcrun.*"]));
+        let changed =
+            root.text(CONTAINERD).replacen("SystemdCgroup = false", "SystemdCgroup = true", 1);
+        root.write(CONTAINERD, &changed);
+        root.setup(&["containerd"]);
+        let runtimes = handlers(&root);
+        assert_eq!(runtimes["mcrun"]["options"]["SystemdCgroup"].as_bool(), Some(true));
+        root.setup(&["containerd", "--remove"]);
+        let restored = unnamed.replacen("SystemdCgroup = false", "SystemdCgroup = true", 1);
+        assert_eq!(root.text(CONTAINERD), restored);
+    }
+}
+
+#[test]
+fn the_default_runtime_of_containerd_in_its_older_form() {
+    let table = "plugins.cri.containerd";
+    let text = format!(
+        "[{table}.default_runtime]\nruntime_type = \"io.containerd.runc.v1\"\n\
+         [{table}.default_runtime.options]\nSystemdCgroup = true\n"
+    );
+    let root = Root::with(&[(CONTAINERD, &text)]);
+    root.there_and_back("containerd");
+    root.setup(&["containerd"]);
+    let config: toml::Table = toml::from_str(&root.text(CONTAINERD)).expect("TOML");
+    let model = &config["plugins"]["cri"]["containerd"]["default_runtime"];
+    let handler = &config["plugins"]["cri"]["containerd"]["runtimes"]["mcrun"];
+    assert_eq!(*handler, handler_like(model, &["io.mcrun.*"]));
+}
+
+/// The file that containerd itself writes, read again by containerd after the setup.
+#[test]
+fn containerd_reads_the_handler_as_it_was_meant() {
+    let containerd = |arguments: &[&str]| run(Command::new("containerd").args(arguments));
+    let text = containerd(&["config", "default"]);
+    let text = text.replace("SystemdCgroup = false", "SystemdCgroup = true");
+    let config: toml::Table = toml::from_str(&text).expect("TOML");
+    let version = config["version"].as_integer().expect("a version");
+    let plugin = match version {
+        2 => "io.containerd.grpc.v1.cri",
+        _ => "io.containerd.cri.v1.runtime",
+    };
+    let root = Root::with(&[(CONTAINERD, &text)]);
+    root.there_and_back("containerd");
+    root.setup(&["containerd"]);
+    let file = root.at(CONTAINERD);
+    let read = containerd(&["-c", file.to_str().expect("UTF-8"), "config", "dump"]);
+    let runtimes = containerd_runtimes(&read, plugin);
+    assert_eq!(runtimes["runc"]["options"]["SystemdCgroup"].as_bool(), Some(true));
+    assert_eq!(runtimes["mcrun"], handler_like(&runtimes["runc"], &["io.mcrun.*"]));
 }
 
 #[test]
