@@ -240,6 +240,10 @@ pub enum Notice {
     },
     /// The kernel has no landlock.
     NoLandlock {},
+    /// A keeper has all that must outlive the proxy.
+    KeeperHolds {},
+    /// The keeper has ended: if the proxy dies now, its memberships and rules end with it.
+    KeeperGone {},
     /// Lines of the log were left out, to keep a container from filling the log.
     LogLinesSuppressed {
         /// How many.
@@ -305,6 +309,8 @@ impl Notice {
             Notice::InterfaceObserved { .. } => "interface-observed",
             Notice::InterfaceGone { .. } => "interface-gone",
             Notice::NoLandlock {} => "no-landlock",
+            Notice::KeeperHolds {} => "keeper-holds",
+            Notice::KeeperGone {} => "keeper-gone",
             Notice::LogLinesSuppressed { .. } => "log-lines-suppressed",
             Notice::ContainerEnded {} => "container-ended",
             Notice::EventLoopFailed { .. } => "event-loop-failed",
@@ -341,6 +347,7 @@ impl Notice {
             | Notice::LinkNotGuarded { .. }
             | Notice::FramesNotIntercepted { .. }
             | Notice::LogLinesSuppressed { .. }
+            | Notice::KeeperGone {}
             | Notice::StateNotRemoved { .. } => Severity::Warning,
             Notice::AnySourceJoin { .. }
             | Notice::UpstreamBack { .. }
@@ -349,6 +356,7 @@ impl Notice {
             | Notice::InterfaceGone { .. }
             | Notice::NoLandlock {}
             | Notice::ControlGroupIncomplete { .. }
+            | Notice::KeeperHolds {}
             | Notice::ContainerEnded {} => Severity::Info,
             Notice::Unknown { severity, .. } => *severity,
         }
@@ -494,6 +502,12 @@ impl fmt::Display for Notice {
             Notice::NoLandlock {} => {
                 f.write_str("this kernel has no landlock; confined by user and seccomp alone")
             }
+            Notice::KeeperHolds {} => {
+                f.write_str("a keeper holds memberships and rules: the proxy may die without a loss")
+            }
+            Notice::KeeperGone {} => f.write_str(
+                "the keeper has ended: if the proxy dies, its memberships and rules end with it",
+            ),
             Notice::LogLinesSuppressed { count } => write!(f, "{count} lines left out"),
             Notice::ContainerEnded {} => f.write_str("the container has ended"),
             Notice::EventLoopFailed { error } => write!(f, "cannot wait for events: {error}"),

@@ -83,6 +83,8 @@ fn examples() -> Vec<Notice> {
         Notice::InterfaceObserved { interface: interface(), upstream: upstream() },
         Notice::InterfaceGone { interface: interface() },
         Notice::NoLandlock {},
+        Notice::KeeperHolds {},
+        Notice::KeeperGone {},
         Notice::LogLinesSuppressed { count: 80 },
         Notice::ContainerEnded {},
         Notice::EventLoopFailed { error: error(libc::EBADF) },

@@ -178,6 +178,20 @@ impl<P: Protocol> Router<P> {
         self.finish_event();
     }
 
+    /// The container has joined a group of the table at this time already, which another router has
+    /// seen.
+    pub fn restore_age(&mut self, group: P::Address, since: Instant) {
+        self.table.set_since(group, since);
+    }
+
+    /// Another router has heard the LAN's querier. If that was too long ago, nothing happens.
+    pub fn restore_querier(&mut self, now: Instant, querier: LanQuerier<P::Address>) {
+        self.advance(now);
+        let (own, mut cx) = self.querier_mut();
+        own.restore_lan(&mut cx, querier);
+        self.finish_event();
+    }
+
     /// The filter that [`poll_change`](Self::poll_change) gives next if
     /// [`handle_membership`](Self::handle_membership) follows with the same arguments, so that the
     /// caller can join upstream first. `None` if another change comes first, the group is in the

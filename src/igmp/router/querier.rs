@@ -92,6 +92,22 @@ impl<P: Protocol> Querier<P> {
         self.lan.filter(|lan| now.saturating_duration_since(lan.last_query) < present)
     }
 
+    /// Another router of this container knew the LAN's querier.
+    pub(super) fn restore_lan(
+        &mut self,
+        cx: &mut Context<'_, P::Address>,
+        lan: LanQuerier<P::Address>,
+    ) {
+        self.lan = Some(lan);
+        match self.lan(cx.config, cx.now) {
+            Some(lan) => {
+                let present = cx.config.timing.other_querier_present_interval();
+                cx.timers.set(Timer::OtherQuerierPresent, lan.last_query + present);
+            }
+            None => self.lan = None,
+        }
+    }
+
     /// Sends the first startup query, also while the LAN has a querier: it makes the container
     /// use v3, and its answer is all that the container has joined.
     pub(super) fn handle_link_up(&mut self, cx: &mut Context<'_, P::Address>) {

@@ -105,6 +105,15 @@ impl<A: Address> Table<A> {
         self.store(cx, group, entry);
     }
 
+    /// The container has joined a group at this time already.
+    pub(super) fn set_since(&mut self, group: A, since: Instant) {
+        let Some(entry) = self.entries.get_mut(&group) else { return };
+        if self.waiting.remove(&(entry.since, group)) {
+            self.waiting.insert((since, group));
+        }
+        entry.since = since;
+    }
+
     /// The source filter for upstream that follows from [`set_membership`](Self::set_membership),
     /// if the group is new and no limit applies.
     pub(super) fn predict_join(

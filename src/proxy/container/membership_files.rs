@@ -47,6 +47,16 @@ impl<A: Address> KernelMembership<A> {
         if self.users > 1 && !source_specific { SourceFilter::any() } else { self.filter.clone() }
     }
 
+    /// As [`widest_filter`](Self::widest_filter), except that what another proxy knew settles
+    /// whether each of several sockets has a source list.
+    pub(crate) fn filter_after(&self, group: A, known: Option<&SourceFilter<A>>) -> SourceFilter<A> {
+        let is_settled = known.is_some_and(|known| {
+            *known == self.filter
+                || known.mode == FilterMode::Include && self.filter.mode == FilterMode::Include
+        });
+        if is_settled { self.filter.clone() } else { self.widest_filter(group) }
+    }
+
     /// The filter, where the files show it exactly: a single socket has joined.
     pub(crate) fn exact_filter(&self) -> Option<&SourceFilter<A>> {
         (self.users == 1 && self.lists_show).then_some(&self.filter)

@@ -32,6 +32,9 @@ pub(crate) enum ControlRequest {
     Takeover,
     /// The sockets and the state of the relays. This proxy relays nothing from then on.
     Handover,
+    /// Descriptors of all that must outlive the proxy, and the status; then what is added, as it is
+    /// added. On the same connection the client may ask for the status again and again.
+    Hold,
     /// The status, and then each [`Event`](crate::proxy::control::event::Event) as it happens.
     Subscribe,
 }
@@ -45,6 +48,7 @@ impl ControlRequest {
             ControlRequest::Namespace => "namespace",
             ControlRequest::Takeover => "takeover",
             ControlRequest::Handover => "handover",
+            ControlRequest::Hold => "hold",
             ControlRequest::Subscribe => "subscribe",
         }
     }
@@ -57,7 +61,8 @@ impl ControlRequest {
 
     /// The request in the format before version 1; `None` if that has no such request.
     pub(crate) fn to_word_line(self) -> Option<String> {
-        (self != ControlRequest::Subscribe).then(|| format!("{}\n", self.word()))
+        let is_new = matches!(self, ControlRequest::Subscribe | ControlRequest::Hold);
+        (!is_new).then(|| format!("{}\n", self.word()))
     }
 }
 
@@ -140,8 +145,8 @@ fn parse_json(line: &[u8]) -> Received {
         Err(_) => {
             let request: String = request.chars().take(32).collect();
             let message = format!(
-                "unknown request {request:?}; there are status, requery, namespace, takeover, handover \
-                 and subscribe"
+                "unknown request {request:?}; there are status, requery, namespace, takeover, handover, \
+                 hold and subscribe"
             );
             refuse(ErrorCode::UnknownRequest, message)
         }
@@ -197,6 +202,67 @@ pub(crate) struct HandoverPayload<R> {
     pub(crate) descriptors: usize,
     /// What the relays leave, in the order of their descriptors.
     pub(crate) relays: Vec<R>,
+}
+
+/// What a descriptor of a [`HoldPayload`] is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum HeldKind {
+    /// The owner of the rules in the container's namespace: they last as long as it is open.
+    Rules,
+    /// A socket with memberships on the LAN, or a spare one.
+    Join,
+    /// A socket of a relay.
+    Relay,
+    /// Of a later version.
+    #[serde(other)]
+    Unknown,
+}
+
+/// What `hold` gives, and each line that follows. Descriptors come with the first byte of a line
+/// (`SCM_RIGHTS`).
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct HoldPayload<S, R> {
+    /// The lines before this one count no more.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub(crate) begins: bool,
+    /// With this line the client has all that there is now.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub(crate) is_complete: bool,
+    /// What the descriptors of the line are, in their order.
+    #[serde(default = "Vec::new", skip_serializing_if = "Vec::is_empty")]
+    pub(crate) held: Vec<HeldKind>,
+    /// The relays, in the order of their descriptors. Those of an earlier line count no more.
+    #[serde(default = "none", skip_serializing_if = "Option::is_none")]
+    pub(crate) relays: Option<Vec<R>>,
+    /// The status now.
+    #[serde(default = "none", skip_serializing_if = "Option::is_none")]
+    pub(crate) status: Option<S>,
+}
+
+impl<S, R> Default for HoldPayload<S, R> {
+    fn default() -> Self {
+        HoldPayload {
+            begins: false,
+            is_complete: false,
+            held: Vec::new(),
+            relays: None,
+            status: None,
+        }
+    }
+}
+
+fn none<T>() -> Option<T> {
+    None
+}
+
+fn is_false(value: &bool) -> bool {
+    !value
+}
+
+/// A line of `hold`.
+pub(crate) fn hold_line<S: Serialize, R: Serialize>(payload: &HoldPayload<S, R>) -> Vec<u8> {
+    answer_line(payload)
 }
 
 /// The answer to `status`.

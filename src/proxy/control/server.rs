@@ -56,6 +56,8 @@ enum Phase {
     Answered,
     /// Events are sent until the client closes the connection.
     Subscribed,
+    /// A keeper: it gets descriptors, and may ask for the status, until it closes the connection.
+    Holding,
 }
 
 /// Whether a connection stays.
@@ -92,7 +94,8 @@ impl ControlServer {
     }
 
     fn add(&mut self, stream: UnixStream, now: Instant) -> Option<(u32, BorrowedFd<'_>)> {
-        if self.clients.len() - self.subscribers().count() >= MAX_CLIENTS {
+        let lasting = self.clients.iter().filter(|client| client.deadline.is_none()).count();
+        if self.clients.len() - lasting >= MAX_CLIENTS {
             return None;
         }
         self.next_id = self.next_id.wrapping_add(1);
@@ -116,6 +119,10 @@ impl ControlServer {
             Phase::Requesting(_) => client.receive_request(&mut request),
             Phase::Waiting => Connection::Open,
             Phase::Answered => client.send(),
+            Phase::Holding => match client.receive_questions(&mut request) {
+                Connection::Open => client.send(),
+                Connection::Closed => Connection::Closed,
+            },
             Phase::Subscribed => match client.expect_silence() {
                 Connection::Open => client.send(),
                 Connection::Closed => Connection::Closed,
@@ -161,6 +168,45 @@ impl ControlServer {
             client.queue = SendQueue::new(answer, MAX_QUEUED);
             client.send()
         });
+    }
+
+    /// Makes a client the keeper, in place of an earlier one. [`push`](Self::push) sends to it.
+    pub(crate) fn hold(&mut self, id: u32) {
+        self.clients.retain(|client| !matches!(client.phase, Phase::Holding));
+        self.with(id, |client| {
+            client.phase = Phase::Holding;
+            client.deadline = None;
+            Connection::Open
+        });
+    }
+
+    /// The keeper, if there is one.
+    pub(crate) fn keeper(&self) -> Option<u32> {
+        let keeper = self.clients.iter().find(|client| matches!(client.phase, Phase::Holding))?;
+        Some(keeper.id)
+    }
+
+    /// Sends a line to the keeper, with descriptors. `false`: the keeper has not read what was sent
+    /// before, or has gone.
+    pub(crate) fn push(&mut self, mut line: Vec<u8>, descriptors: &[BorrowedFd<'_>]) -> bool {
+        let Some(id) = self.keeper() else { return false };
+        let mut is_sent = false;
+        self.with(id, |client| {
+            if !client.queue.unsent().is_empty() {
+                return Connection::Open;
+            }
+            match send_with_fds(&client.stream, &line, descriptors) {
+                Ok(sent) => {
+                    is_sent = true;
+                    client.queue = SendQueue::new(line.split_off(sent), 0);
+                    client.send()
+                }
+                // Too many descriptors are on their way.
+                Err(error) if error.raw_os_error() == Some(libc::ETOOMANYREFS) => Connection::Open,
+                Err(error) => after(&error),
+            }
+        });
+        is_sent
     }
 
     /// Whether an event would be sent to anybody.
@@ -252,6 +298,22 @@ impl Client {
         match self.phase {
             Phase::Answered => Connection::Closed,
             _ => Connection::Open,
+        }
+    }
+
+    /// Reads what a keeper asks for: every line is a request for the status.
+    fn receive_questions(&mut self, request: &mut Option<(ControlRequest, Format)>) -> Connection {
+        loop {
+            let mut buffer = [0; READ_SIZE];
+            match self.stream.read(&mut buffer) {
+                Ok(0) => return Connection::Closed,
+                Ok(n) if buffer[..n].contains(&b'\n') => {
+                    *request = Some((ControlRequest::Status, Format::Json));
+                }
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return after(&error),
+            }
         }
     }
 

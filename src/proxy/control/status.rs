@@ -21,6 +21,9 @@ pub struct ProxyStatus {
     pub pid: i32,
     /// Whether the proxy serves all interfaces as asked.
     pub state: ProxyState,
+    /// Whether a keeper has all that must outlive the proxy.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub held: bool,
     /// What is wrong now: why the proxy is degraded, and what is missing on the LAN.
     ///
     /// As JSON two fields, both absent when nothing is wrong: `notices`, an array of objects, and
@@ -249,6 +252,7 @@ mod tests {
             version: Some("1.0.0".into()),
             pid: 7,
             state: ProxyState::Running,
+            held: false,
             notices,
             interfaces: Vec::new(),
         }

@@ -48,6 +48,9 @@ impl EventLoop {
     pub(super) fn serve_client(&mut self, now: Instant, id: u32, log: &mut Log) {
         let Some((request, format)) = self.control.handle_ready(id) else { return };
         match request {
+            ControlRequest::Status if self.control.keeper() == Some(id) => {
+                self.holding.ask_status(now);
+            }
             ControlRequest::Status => {
                 let answer = status_answer(&self.status(now), format);
                 self.control.answer(id, answer);
@@ -70,6 +73,8 @@ impl EventLoop {
                 self.control.answer(id, empty_answer(format));
             }
             ControlRequest::Handover => self.hand_over_relays(id, format),
+            // What there is is sent before the next event is waited for.
+            ControlRequest::Hold => self.control.hold(id),
             ControlRequest::Subscribe => {
                 // The events begin at the status, for this subscriber and for those before it.
                 self.publish_changes(now, log);

@@ -6,7 +6,7 @@
 
 use std::io;
 use std::io::{Read, Write};
-use std::os::fd::OwnedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
@@ -17,7 +17,7 @@ use crate::proxy::control::protocol::{
 use crate::proxy::event_loop::interface::Interface;
 use crate::proxy::event_loop::{EventLoop, Phase};
 use crate::proxy::process::container_dir::ContainerDir;
-use crate::proxy::relay::RelayHandover;
+use crate::proxy::relay::{Relay, RelayHandover};
 use crate::sys::fd_passing::{MAX_FDS, receive_with_fds};
 
 /// Bytes of an answer that are read. One relay has at most 4096 echoes of some 70 bytes.
@@ -89,6 +89,7 @@ impl EventLoop {
                 interface.take_over_relay(now, handover, own);
             }
         }
+        self.holding.note_relays(now);
         // If this fails, the next `requery` tries again.
         let _ = self.start_relaying();
     }
@@ -96,11 +97,7 @@ impl EventLoop {
     /// Hands all relays over to a client. If the client does not get them, they stay here.
     pub(super) fn hand_over_relays(&mut self, client: u32, format: Format) {
         let relays: Vec<_> = self.interfaces.iter_mut().filter_map(Interface::relay).collect();
-        let ports =
-            MAX_FDS.saturating_sub(relays.len() * RelayHandover::FIXED) / relays.len().max(1);
-        let (handovers, sockets): (Vec<_>, Vec<_>) =
-            relays.iter().map(|relay| relay.hand_over(ports)).unzip();
-        let sockets = sockets.concat();
+        let (handovers, sockets) = all(&relays);
         let answer = handover_answer(handovers, sockets.len(), format);
         if !self.control.answer_with_descriptors(client, answer, &sockets) {
             return;
@@ -116,7 +113,16 @@ impl EventLoop {
         for interface in &mut self.interfaces {
             interface.drop_relay();
         }
+        self.holding.note_relays(Instant::now());
     }
+}
+
+/// What these relays leave, and all their sockets in the same order: as many as one message takes.
+pub(super) fn all<'r>(relays: &'r [&mut Relay]) -> (Vec<RelayHandover>, Vec<BorrowedFd<'r>>) {
+    let ports = MAX_FDS.saturating_sub(relays.len() * RelayHandover::FIXED) / relays.len().max(1);
+    let (handovers, sockets): (Vec<_>, Vec<_>) =
+        relays.iter().map(|relay| relay.hand_over(ports)).unzip();
+    (handovers, sockets.concat())
 }
 
 #[cfg(test)]

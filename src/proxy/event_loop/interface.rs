@@ -53,6 +53,9 @@ pub(crate) struct Interface {
     pub(super) mode: Mode,
 }
 
+/// The sockets that hold the memberships of an interface.
+pub(super) type InterfaceJoins = JoinSockets<Ipv4Addr>;
+
 /// Who speaks IGMP for the interface.
 pub(super) enum Mode {
     /// The proxy: it is the router towards the container, and a host towards the LAN.
@@ -79,7 +82,13 @@ impl Interface {
                     relay.and_then(|relay| Relay::new(&task, relay.host, relay.container, now));
                 let router = new_router(&task, now);
                 let joins = JoinSockets::new(task.upstream_index);
-                Mode::Proxied(Box::new(Proxied { router, injector, joins, relay }))
+                Mode::Proxied(Box::new(Proxied {
+                    router,
+                    injector,
+                    joins,
+                    relay,
+                    inherited_counters: BTreeMap::new(),
+                }))
             }
             None => Mode::Observed { joined_at: BTreeMap::new() },
         };
@@ -125,6 +134,11 @@ impl Interface {
     /// Its relay, if it has one.
     pub(super) fn relay(&mut self) -> Option<&mut Relay> {
         self.proxied()?.relay.as_mut()
+    }
+
+    /// The sockets that hold its memberships, if it is proxied.
+    pub(super) fn joins(&mut self) -> Option<&mut InterfaceJoins> {
+        self.proxied().map(|proxied| &mut proxied.joins)
     }
 
     /// Takes over from the relay of another proxy, if this interface has a relay.
@@ -252,17 +266,17 @@ impl Interface {
         }
     }
 
-    /// Does what is due.
+    /// Does what is due. Tells whether the sockets of a relay may have changed.
     pub(super) fn handle_timeout(
         &mut self,
         now: Instant,
         upstreams: &Upstreams,
         receive_filter_socket: Option<&ReceiveFilterSocket>,
-    ) {
+    ) -> bool {
         if let Some(filter) = &mut self.receive_filter {
             filter.handle_timeout(now, receive_filter_socket, self.task.index);
         }
-        let Mode::Proxied(proxied) = &mut self.mode else { return };
+        let Mode::Proxied(proxied) = &mut self.mode else { return false };
         if proxied.router.poll_timeout().is_some_and(|at| at <= now) {
             proxied.router.handle_timeout(now);
             self.has_changed = true;
@@ -275,7 +289,9 @@ impl Interface {
             && relay.poll_timeout().is_some_and(|at| at <= now)
         {
             relay.handle_timeout(now);
+            return true;
         }
+        false
     }
 
     /// When to call [`Interface::handle_timeout`].

@@ -5,6 +5,8 @@ mod announcing;
 mod clients;
 mod event_source;
 mod handover;
+mod holding;
+mod inheritance;
 mod interface;
 mod lan_notices;
 mod membership_events;
@@ -29,9 +31,12 @@ use crate::notice::Notice;
 use crate::primitives::token_bucket::TokenBucket;
 use crate::proxy::container::xdp_guard::XdpGuards;
 use crate::proxy::control::server::ControlServer;
+use crate::proxy::control::status::ProxyStatus;
 use crate::proxy::event_loop::announcing::AddressAnnouncer;
 use crate::proxy::event_loop::event_source::EventSource;
 pub(crate) use crate::proxy::event_loop::handover::Predecessor;
+use crate::proxy::event_loop::holding::Holding;
+pub(crate) use crate::proxy::event_loop::inheritance::predecessors_status;
 use crate::proxy::event_loop::interface::Interface;
 pub(crate) use crate::proxy::event_loop::interface::{InterfaceSockets, RelaySockets};
 use crate::proxy::event_loop::membership_events::PublishedGroups;
@@ -72,6 +77,8 @@ pub(crate) struct Proxy {
     user: ProxyUser,
     container_dir: ContainerDir,
     log: Log,
+    /// What the proxy before this one knew.
+    inherited: Option<ProxyStatus>,
     event_loop: EventLoop,
 }
 
@@ -86,6 +93,7 @@ struct EventLoop {
     control: ControlServer,
     /// While no client can be accepted, the control socket is not watched.
     accept_pause: Pause,
+    holding: Holding,
     notification_pace: NotificationPace,
     /// The container's IGMP packets that are read.
     reports: TokenBucket,
@@ -122,7 +130,8 @@ impl Proxy {
     pub(crate) fn new(resources: Resources, now: Instant) -> io::Result<Self> {
         let Resources { container_dir, mut log, container, interception, interfaces, .. } =
             resources;
-        let Resources { user, upstreams, announcer, role, listener, notices, .. } = resources;
+        let Resources { user, upstreams, announcer, role, listener, notices, inherited, .. } =
+            resources;
         let notifies_leaves = container.link_monitor.reports_memberships();
         let mut interfaces: Vec<_> = interfaces
             .into_iter()
@@ -158,6 +167,7 @@ impl Proxy {
             upstreams,
             control: ControlServer::new(listener),
             accept_pause: Pause::default(),
+            holding: Holding::default(),
             notification_pace: NotificationPace::new(now),
             reports: TokenBucket::new(REPORT_BURST, REPORT_INTERVAL, now),
             report_pause: Pause::default(),
@@ -174,7 +184,7 @@ impl Proxy {
                 event_loop.phase = Phase::WaitingForPredecessor(predecessor);
             }
         }
-        Ok(Proxy { user, container_dir, log, event_loop })
+        Ok(Proxy { user, container_dir, log, inherited, event_loop })
     }
 
     /// The only directory that the proxy may still change when it is confined.
@@ -191,16 +201,23 @@ impl Proxy {
     /// proxy has ended or while it is about to. The container's own reports correct what is joined.
     pub(crate) fn join_existing_memberships(&mut self, now: Instant) {
         let EventLoop { container, interfaces, upstreams, .. } = &mut self.event_loop;
+        let inherited = self.inherited.take();
         // If the files cannot be read, the container's reports to the first query show all groups.
         let memberships = container.membership_files.memberships().unwrap_or_default();
         for interface in interfaces {
             let interface_index = interface.task.index;
+            let known = inherited.as_ref().map(|status| interface.inherited_filters(status));
+            let known = known.unwrap_or_default();
             if let Some(router) = interface.router() {
                 for ((index, group), membership) in &memberships {
                     if *index == interface_index {
-                        router.handle_membership(now, *group, &membership.widest_filter(*group));
+                        let filter = membership.filter_after(*group, known.get(group));
+                        router.handle_membership(now, *group, &filter);
                     }
                 }
+            }
+            if let Some(status) = &inherited {
+                interface.inherit(now, status);
             }
             interface.process_router_output(now, upstreams, &mut self.log);
         }
@@ -208,7 +225,7 @@ impl Proxy {
 
     /// Serves until the container has ended, and then removes its directory.
     pub(crate) fn run(self) {
-        let Proxy { user: _user, container_dir, mut log, mut event_loop } = self;
+        let Proxy { user: _user, container_dir, mut log, mut event_loop, .. } = self;
         let end = event_loop.run(&mut log);
         // Its sockets hold the container's network namespace, and memberships of the host.
         drop(event_loop);
@@ -324,11 +341,14 @@ impl EventLoop {
         self.end_pauses(now);
         for interface in &mut self.interfaces {
             let receive_filter_socket = self.container.receive_filter_socket.as_ref();
-            interface.handle_timeout(now, &self.upstreams, receive_filter_socket);
+            if interface.handle_timeout(now, &self.upstreams, receive_filter_socket) {
+                self.holding.note_relays(now);
+            }
             interface.process_router_output(now, &self.upstreams, log);
             interface.prepare_spare_join(&self.upstreams);
         }
         self.control.handle_timeout(now);
+        self.update_keeper(now, log);
         self.publish_changes(now, log);
         self.announcer.handle_timeout(now);
         if let Some(interception) = &mut self.interception {
@@ -372,6 +392,7 @@ impl EventLoop {
             self.notification_pace.poll_timeout(),
             self.interception.as_ref().and_then(|i| i.guards.poll_timeout()),
             self.report_pause.poll_timeout(),
+            self.holding.poll_timeout(),
             drained,
         ];
         let Some(at) = interfaces.chain(queries).chain(others).flatten().min() else {

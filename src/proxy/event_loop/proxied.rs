@@ -1,5 +1,6 @@
 //! The router of a proxied interface, with the sockets that carry out its decisions.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::net::Ipv4Addr;
 use std::time::Instant;
@@ -22,6 +23,8 @@ pub(super) struct Proxied {
     pub(super) joins: JoinSockets<Ipv4Addr>,
     /// Carries the data where the link carries none.
     pub(super) relay: Option<Relay>,
+    /// Counters of the proxies before this one.
+    pub(super) inherited_counters: BTreeMap<String, u64>,
 }
 
 impl Proxied {

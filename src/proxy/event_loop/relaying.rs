@@ -36,7 +36,9 @@ impl EventLoop {
         socket: RelaySocket,
         log: &mut Log,
     ) {
-        let EventLoop { interfaces, relay_batch: Some(batch), epoll, .. } = self else { return };
+        let EventLoop { interfaces, relay_batch: Some(batch), epoll, holding, .. } = self else {
+            return;
+        };
         let interface = interfaces.get_mut(position as usize);
         let Some(relay) = interface.and_then(Interface::relay) else { return };
         match socket {
@@ -46,6 +48,7 @@ impl EventLoop {
                 let source = EventSource::Relay { interface: position, socket: socket_of_port };
                 // If this fails, answers to the port do not arrive. The packet is sent anyway.
                 let _ = watch(epoll, socket, source);
+                holding.note_relays(now);
             }),
             RelaySocket::Answers(port) => relay.answer(now, port, batch),
         }

@@ -43,6 +43,7 @@ impl EventLoop {
             container: self.container.id.clone(),
             version: Some(env!("CARGO_PKG_VERSION").to_owned()),
             pid: std::process::id().cast_signed(),
+            held: self.holding.is_complete(),
             state: match (is_degraded, is_waiting) {
                 (true, _) => ProxyState::Degraded,
                 (false, true) => ProxyState::Waiting,
@@ -113,13 +114,17 @@ impl Interface {
             Mode::Proxied(proxied) => Some(proxied),
             Mode::Observed { .. } => None,
         };
-        let counters = proxied.map(|proxied| proxied.router.counters().iter());
+        let mut counters = proxied.map(|p| p.inherited_counters.clone()).unwrap_or_default();
+        for (&name, &count) in proxied.iter().flat_map(|proxied| proxied.router.counters()) {
+            let counter = counters.entry(name.to_owned()).or_default();
+            *counter = counter.saturating_add(count);
+        }
         InterfaceStatus {
             interface: self.task.name.clone(),
             parent: self.task.parent.clone(),
             querier: proxied.and_then(|proxied| proxied.querier(now)),
             groups,
-            counters: counters.into_iter().flatten().map(|(&name, &n)| (name.into(), n)).collect(),
+            counters,
             relay: proxied.and_then(|proxied| proxied.relay.as_ref()).map(Relay::status),
         }
     }

@@ -244,6 +244,21 @@ impl Relay {
         }
     }
 
+    /// Adds what an earlier relay of the interface has counted. The groups are known by now.
+    pub(crate) fn restore_counts(
+        &mut self,
+        status: &RelayStatus,
+        groups: impl Iterator<Item = (Ipv4Addr, RelayCounts)>,
+    ) {
+        self.inbound.total = self.inbound.total + status.inbound;
+        self.outbound.total = self.outbound.total + status.outbound;
+        for (group, counts) in groups {
+            if let Some(received) = self.groups.get_mut(&group) {
+                received.counts = received.counts + counts;
+            }
+        }
+    }
+
     /// The next thing that people are to be told.
     pub(crate) fn poll_notice(&mut self) -> Option<Notice> {
         self.notices.pop_front()

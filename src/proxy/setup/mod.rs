@@ -26,7 +26,7 @@ use crate::proxy::container::receive_filter::ReceiveFilterSocket;
 use crate::proxy::container::rtnl_barrier::RtnlBarrier;
 use crate::proxy::event_loop::{
     Container, Interception, InterfaceSockets, Predecessor, RelaySockets, Resources, Role,
-    Upstream, Upstreams,
+    Upstream, Upstreams, predecessors_status,
 };
 use crate::proxy::lan::early_report::EarlyReporter;
 use crate::proxy::lan::joins::LimitFiles;
@@ -214,6 +214,7 @@ impl Installed {
             true => Role::Successor(None),
             false => Role::First,
         };
+        let inherited = setup.task.takes_over.then(|| predecessors_status(&setup.container_dir));
         // The control socket comes last, so that nobody connects to a proxy that does not start.
         // The one of a successor gets its place when the record names the successor.
         let name = if setup.task.takes_over { SUCCESSOR_SOCKET } else { CONTROL_SOCKET };
@@ -229,6 +230,7 @@ impl Installed {
             upstreams: Upstreams { list: upstreams, limits: setup.limits, links },
             announcer: setup.announcer,
             role,
+            inherited: inherited.flatten(),
             listener,
             notices: setup.notices,
         })

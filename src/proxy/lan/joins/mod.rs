@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
 use std::net::IpAddr;
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::time::{Duration, Instant};
 
 use nix::sys::resource::{Resource, getrlimit};
@@ -75,14 +75,26 @@ impl LimitFiles {
 pub(crate) struct JoinSockets<A> {
     upstream: u32,
     memberships: Memberships<A>,
-    sockets: BTreeMap<SocketId, Socket>,
-    /// For the next join that needs a socket: opening one takes longer than joining.
-    spare: Option<Socket>,
+    sockets: BTreeMap<SocketId, JoinSocket>,
+    /// For the next joins that need a socket: opening one takes longer than joining. More than one
+    /// only while sockets are shared.
+    spares: Vec<JoinSocket>,
+    /// Whether a keeper has descriptors of the sockets. Their memberships then do not end with this
+    /// process: each is left explicitly, and empty sockets are used again, so that the keeper does
+    /// not gather more and more of them.
+    is_shared: bool,
     /// Whether the spare socket is there and the limits were read since the last change.
     is_prepared: bool,
     /// Descriptors from this number on are left to the clients of the control socket.
     descriptor_limit: RawFd,
     failures: BTreeMap<A, Failure<A>>,
+}
+
+#[derive(Debug)]
+struct JoinSocket {
+    socket: Socket,
+    /// Whether the keeper has a descriptor of the socket.
+    is_held: bool,
 }
 
 #[derive(Debug)]
@@ -100,7 +112,8 @@ impl<A: Address> JoinSockets<A> {
             upstream,
             memberships: Memberships::default(),
             sockets: BTreeMap::new(),
-            spare: None,
+            spares: Vec::new(),
+            is_shared: false,
             is_prepared: false,
             descriptor_limit: descriptor_limit(),
             failures: BTreeMap::new(),
@@ -200,9 +213,9 @@ impl<A: Address> JoinSockets<A> {
         }
         self.is_prepared = true;
         limits.read();
-        if self.spare.is_none() {
+        if self.spares.is_empty() {
             // Without it the join opens one.
-            self.spare = open_socket::<A>(self.descriptor_limit).ok();
+            self.spares.extend(open_socket::<A>(self.descriptor_limit).ok());
         }
     }
 
@@ -210,7 +223,39 @@ impl<A: Address> JoinSockets<A> {
     pub(crate) fn clear(&mut self) {
         // The limit cannot be looked up in the sandbox.
         let descriptor_limit = self.descriptor_limit;
-        *self = JoinSockets { descriptor_limit, ..JoinSockets::new(self.upstream) };
+        let mut cleared = JoinSockets { descriptor_limit, ..JoinSockets::new(self.upstream) };
+        if self.is_shared {
+            for (group, step) in self.memberships.leave_all() {
+                // If this fails, the membership lasts until the keeper closes the socket.
+                let _ = self.perform(group, &step);
+            }
+            let sockets = std::mem::take(&mut self.sockets).into_values();
+            cleared.spares = sockets.chain(std::mem::take(&mut self.spares)).collect();
+            cleared.is_shared = true;
+        }
+        *self = cleared;
+    }
+
+    /// The sockets that the keeper does not have, spare ones included.
+    pub(crate) fn not_held(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        let all = self.sockets.values().chain(&self.spares);
+        all.filter(|socket| !socket.is_held).map(|socket| socket.socket.as_fd())
+    }
+
+    /// The keeper has descriptors of all sockets from now on.
+    pub(crate) fn set_held(&mut self) {
+        self.is_shared = true;
+        self.all_mut().for_each(|socket| socket.is_held = true);
+    }
+
+    /// There is no keeper, or another one.
+    pub(crate) fn set_not_held(&mut self) {
+        self.all_mut().for_each(|socket| socket.is_held = false);
+        self.spares.truncate(1);
+    }
+
+    fn all_mut(&mut self) -> impl Iterator<Item = &mut JoinSocket> {
+        self.sockets.values_mut().chain(&mut self.spares)
     }
 
     fn try_set(
@@ -231,7 +276,9 @@ impl<A: Address> JoinSockets<A> {
                             && let Some(socket) = self.sockets.remove(&id)
                         {
                             // The socket has no membership any more.
-                            self.spare.get_or_insert(socket);
+                            if self.spares.is_empty() || self.is_shared {
+                                self.spares.push(socket);
+                            }
                         }
                     }
                     Err(error) => {
@@ -258,14 +305,14 @@ impl<A: Address> JoinSockets<A> {
     fn perform(&mut self, group: A, step: &Step<A>) -> io::Result<()> {
         match step {
             Step::Join(id, filter) => {
-                if let Some(socket) = self.sockets.get(id) {
+                if let Some(JoinSocket { socket, .. }) = self.sockets.get(id) {
                     return join(socket, self.upstream, group, filter);
                 }
-                let socket = match self.spare.take() {
+                let socket = match self.spares.pop() {
                     Some(spare) => spare,
                     None => open_socket::<A>(self.descriptor_limit)?,
                 };
-                join(&socket, self.upstream, group, filter)?;
+                join(&socket.socket, self.upstream, group, filter)?;
                 self.sockets.insert(*id, socket);
                 Ok(())
             }
@@ -287,7 +334,8 @@ impl<A: Address> JoinSockets<A> {
     }
 
     fn socket(&self, id: SocketId) -> io::Result<&Socket> {
-        self.sockets.get(&id).ok_or_else(|| io::Error::from_raw_os_error(libc::EBADF))
+        let socket = self.sockets.get(&id).map(|socket| &socket.socket);
+        socket.ok_or_else(|| io::Error::from_raw_os_error(libc::EBADF))
     }
 }
 
@@ -342,7 +390,7 @@ fn descriptor_limit() -> RawFd {
 }
 
 /// Opens a socket for joins. Its number is below `descriptor_limit`.
-fn open_socket<A: Address>(descriptor_limit: RawFd) -> io::Result<Socket> {
+fn open_socket<A: Address>(descriptor_limit: RawFd) -> io::Result<JoinSocket> {
     let socket = match A::UNSPECIFIED.into() {
         IpAddr::V4(_) => {
             let socket = Socket::new(Domain::IPV4, Type::DGRAM, None)?;
@@ -361,7 +409,7 @@ fn open_socket<A: Address>(descriptor_limit: RawFd) -> io::Result<Socket> {
     }
     // The kernel makes it its smallest.
     socket.set_recv_buffer_size(0)?;
-    Ok(socket)
+    Ok(JoinSocket { socket, is_held: false })
 }
 
 fn describe<A: Address>(error: &io::Error) -> String {

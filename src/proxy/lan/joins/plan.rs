@@ -303,6 +303,11 @@ impl<A: Address> Memberships<A> {
         }
     }
 
+    /// The leaves that end all memberships.
+    pub(crate) fn leave_all(&self) -> Vec<(A, Step<A>)> {
+        self.filters.keys().map(|(group, id)| (*group, Step::Leave(*id))).collect()
+    }
+
     /// Notes that the kernel refused another group on this socket. `false` if the socket has
     /// joined none: then another socket would not take the group either.
     pub(crate) fn mark_full(&mut self, id: SocketId) -> bool {

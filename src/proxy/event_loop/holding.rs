@@ -1,0 +1,189 @@
+//! What a keeper holds for this proxy: descriptors of all that must outlive it, and its status.
+//!
+//! A keeper (`mcrun keep`) asks with `hold`. It gets everything at once, and then what is added: a
+//! spare join socket before it is used, new sockets of relays, the status when memberships have
+//! changed. No join waits for the keeper.
+
+use std::os::fd::{AsFd, BorrowedFd};
+use std::time::{Duration, Instant};
+
+use crate::notice::Notice;
+use crate::proxy::control::protocol::{HeldKind, HoldPayload, hold_line};
+use crate::proxy::control::status::ProxyStatus;
+use crate::proxy::event_loop::interface::Interface;
+use crate::proxy::event_loop::{EventLoop, Phase};
+use crate::proxy::process::log::Log;
+use crate::proxy::relay::RelayHandover;
+use crate::sys::fd_passing::MAX_FDS;
+
+type Line = HoldPayload<ProxyStatus, RelayHandover>;
+
+/// Descriptors of one line.
+const PER_LINE: usize = 64;
+/// Time from a change of memberships to the status for the keeper. Further changes are told
+/// together with it.
+const STATUS_DELAY: Duration = Duration::from_millis(20);
+/// Time from a change of a relay's ports to its sockets for the keeper.
+const RELAY_DELAY: Duration = Duration::from_millis(20);
+/// Time after which a keeper that has not read is sent everything anew.
+const RETRY: Duration = Duration::from_millis(200);
+
+/// What the keeper has been sent.
+#[derive(Default)]
+pub(super) struct Holding {
+    /// Client of the control socket.
+    keeper: Option<u32>,
+    /// Whether the keeper has everything, except what the fields below say.
+    is_complete: bool,
+    /// When everything is sent, while it is not complete.
+    retry_at: Option<Instant>,
+    status_at: Option<Instant>,
+    relays_at: Option<Instant>,
+}
+
+impl Holding {
+    /// Whether the proxy may die without a loss.
+    pub(super) fn is_complete(&self) -> bool {
+        self.is_complete
+    }
+
+    /// The ports or the sockets of a relay have changed.
+    pub(super) fn note_relays(&mut self, now: Instant) {
+        if self.is_complete && self.relays_at.is_none() {
+            self.relays_at = Some(now + RELAY_DELAY);
+        }
+    }
+
+    /// The memberships may have changed.
+    fn note_status(&mut self, now: Instant) {
+        if self.is_complete && self.status_at.is_none() {
+            self.status_at = Some(now + STATUS_DELAY);
+        }
+    }
+
+    /// The keeper asks whether the proxy answers.
+    pub(super) fn ask_status(&mut self, now: Instant) {
+        self.status_at = Some(now);
+    }
+
+    pub(super) fn poll_timeout(&self) -> Option<Instant> {
+        [self.retry_at, self.status_at, self.relays_at].into_iter().flatten().min()
+    }
+
+    fn reset(&mut self, keeper: Option<u32>, now: Instant) {
+        *self = Holding { keeper, retry_at: keeper.map(|_| now), ..Holding::default() };
+    }
+
+    fn is_due(at: Option<Instant>, now: Instant) -> bool {
+        at.is_some_and(|at| at <= now)
+    }
+}
+
+impl EventLoop {
+    /// Sends the keeper what it does not have.
+    pub(super) fn update_keeper(&mut self, now: Instant, log: &mut Log) {
+        let keeper = self.control.keeper();
+        if keeper != self.holding.keeper {
+            let was_complete = self.holding.is_complete;
+            self.holding.reset(keeper, now);
+            self.joins().for_each(|joins| joins.set_not_held());
+            if was_complete && keeper.is_none() {
+                log.notice(now, Notice::KeeperGone {});
+            }
+        }
+        if keeper.is_none() || matches!(self.phase, Phase::Draining { .. }) {
+            return;
+        }
+        if !self.holding.is_complete {
+            if Holding::is_due(self.holding.retry_at, now) {
+                self.send_all(now, log);
+            }
+            return;
+        }
+        if self.interfaces.iter().any(|interface| interface.has_changed) {
+            self.holding.note_status(now);
+            // Subscribers are told of changes by another way, which resets the mark itself.
+            if !self.control.has_subscribers() {
+                self.interfaces.iter_mut().for_each(|interface| interface.has_changed = false);
+            }
+        }
+        let relays = Holding::is_due(self.holding.relays_at, now);
+        let status = Holding::is_due(self.holding.status_at, now);
+        let is_sent = self.send_join_sockets()
+            && (!relays || self.send_relays())
+            && (!status || self.send_status(false));
+        if !is_sent {
+            self.holding.is_complete = false;
+            self.holding.retry_at = Some(now + RETRY);
+            return;
+        }
+        if relays {
+            self.holding.relays_at = None;
+        }
+        if status {
+            self.holding.status_at = None;
+        }
+    }
+
+    fn joins(&mut self) -> impl Iterator<Item = &mut super::interface::InterfaceJoins> {
+        self.interfaces.iter_mut().filter_map(Interface::joins)
+    }
+
+    /// Sends everything. What cannot be sent now is sent anew later.
+    fn send_all(&mut self, now: Instant, log: &mut Log) {
+        self.joins().for_each(|joins| joins.set_not_held());
+        self.holding.reset(self.holding.keeper, now);
+        let is_sent = self.send_status(true)
+            && self.send_rules()
+            && self.send_join_sockets()
+            && self.send_relays()
+            && self.control.push(hold_line(&Line { is_complete: true, ..Line::default() }), &[]);
+        self.holding.is_complete = is_sent;
+        self.holding.retry_at = (!is_sent).then_some(now + RETRY);
+        if is_sent {
+            log.notice(now, Notice::KeeperHolds {});
+        }
+    }
+
+    fn send_status(&mut self, begins: bool) -> bool {
+        let now = Instant::now();
+        let status = Some(self.status(now));
+        self.control.push(hold_line(&Line { begins, status, ..Line::default() }), &[])
+    }
+
+    fn send_rules(&mut self) -> bool {
+        let Some(interception) = &self.interception else { return true };
+        let line = Line { held: vec![HeldKind::Rules], ..Line::default() };
+        self.control.push(hold_line(&line), &[interception.rules.as_fd()])
+    }
+
+    /// Sends the join sockets that the keeper does not have.
+    fn send_join_sockets(&mut self) -> bool {
+        let EventLoop { interfaces, control, .. } = self;
+        for joins in interfaces.iter_mut().filter_map(Interface::joins) {
+            let sockets: Vec<BorrowedFd<'_>> = joins.not_held().collect();
+            if sockets.is_empty() {
+                continue;
+            }
+            for sockets in sockets.chunks(PER_LINE) {
+                let held = vec![HeldKind::Join; sockets.len()];
+                if !control.push(hold_line(&Line { held, ..Line::default() }), sockets) {
+                    return false;
+                }
+            }
+            joins.set_held();
+        }
+        true
+    }
+
+    /// Sends all relays.
+    fn send_relays(&mut self) -> bool {
+        let EventLoop { interfaces, control, .. } = self;
+        let relays: Vec<_> = interfaces.iter_mut().filter_map(Interface::relay).collect();
+        let (handovers, sockets) = super::handover::all(&relays);
+        debug_assert!(sockets.len() <= MAX_FDS);
+        let held = vec![HeldKind::Relay; sockets.len()];
+        let line = Line { held, relays: Some(handovers), ..Line::default() };
+        control.push(hold_line(&line), &sockets)
+    }
+}

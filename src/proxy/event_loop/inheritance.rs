@@ -1,0 +1,107 @@
+//! What a new proxy inherits from the one before it: which groups the container wanted and since
+//! when, the LAN's querier, the counters. It is the status of that proxy, as it or the keeper gives
+//! it. The container's kernel says what is joined now; the status settles what the kernel does not
+//! show.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::io::Read;
+use std::net::{IpAddr, Ipv4Addr};
+use std::time::{Duration, Instant};
+
+use crate::igmp::message::Version;
+use crate::igmp::router::LanQuerier;
+use crate::multicast::SourceFilter;
+use crate::proxy::control::protocol::{ControlRequest, StatusPayload, parse_answer};
+use crate::proxy::control::status::{InterfaceStatus, ProxyStatus};
+use crate::proxy::event_loop::interface::{Interface, Mode};
+use crate::proxy::process::container_dir::ContainerDir;
+
+/// Bytes of a status that are read. The status of 256 groups with 64 sources each has 300,000.
+const MAX_STATUS: u64 = 4 << 20;
+/// The other proxy answers from memory. One that hangs is not waited for longer.
+const ANSWER_TIMEOUT: Duration = Duration::from_millis(500);
+
+/// The status of the proxy that is replaced; `None` if it does not give one.
+pub(crate) fn predecessors_status(container_dir: &ContainerDir) -> Option<ProxyStatus> {
+    let ask = || -> io::Result<ProxyStatus> {
+        let mut stream = container_dir.connect()?;
+        stream.set_read_timeout(Some(ANSWER_TIMEOUT))?;
+        stream.set_write_timeout(Some(ANSWER_TIMEOUT))?;
+        io::Write::write_all(&mut stream, ControlRequest::Status.to_line().as_bytes())?;
+        let mut answer = Vec::new();
+        stream.take(MAX_STATUS).read_to_end(&mut answer)?;
+        let payload: StatusPayload<ProxyStatus> =
+            parse_answer(&answer).map_err(io::Error::other)?;
+        Ok(payload.status)
+    };
+    ask().ok()
+}
+
+impl Interface {
+    /// The source filters that the container wanted on this interface, by group.
+    pub(super) fn inherited_filters(
+        &self,
+        status: &ProxyStatus,
+    ) -> BTreeMap<Ipv4Addr, SourceFilter> {
+        let Some(own) = self.find_in(status) else { return BTreeMap::new() };
+        let filters = own.groups.iter().filter_map(|membership| {
+            let sources = membership.sources.iter().filter_map(|source| ipv4(*source)).collect();
+            Some((ipv4(membership.group)?, SourceFilter { mode: membership.mode, sources }))
+        });
+        filters.collect()
+    }
+
+    /// Carries on what the other proxy knew of this interface. The groups are known by now.
+    pub(super) fn inherit(&mut self, now: Instant, status: &ProxyStatus) {
+        let Some(own) = self.find_in(status) else { return };
+        let ages = own.groups.iter().filter_map(|membership| {
+            Some((ipv4(membership.group)?, before(now, membership.age_s)?))
+        });
+        match &mut self.mode {
+            Mode::Proxied(proxied) => {
+                for (group, since) in ages {
+                    proxied.router.restore_age(group, since);
+                }
+                if let Some(querier) = querier(now, own) {
+                    proxied.router.restore_querier(now, querier);
+                }
+                proxied.inherited_counters.clone_from(&own.counters);
+                if let (Some(relay), Some(counts)) = (&mut proxied.relay, &own.relay) {
+                    let groups = own.groups.iter().filter_map(|membership| {
+                        Some((ipv4(membership.group)?, membership.relay?))
+                    });
+                    relay.restore_counts(counts, groups);
+                }
+            }
+            Mode::Observed { joined_at } => joined_at.extend(ages),
+        }
+    }
+
+    fn find_in<'s>(&self, status: &'s ProxyStatus) -> Option<&'s InterfaceStatus> {
+        status.interfaces.iter().find(|other| other.interface == self.task.name)
+    }
+}
+
+fn querier(now: Instant, own: &InterfaceStatus) -> Option<LanQuerier<Ipv4Addr>> {
+    let querier = own.querier.as_ref()?;
+    Some(LanQuerier {
+        address: ipv4(querier.address)?,
+        version: [Version::V1, Version::V2, Version::V3]
+            .into_iter()
+            .find(|version| version.number() == querier.version)?,
+        interval: querier.interval_s.map(|seconds| Duration::from_secs(seconds.into())),
+        last_query: before(now, querier.last_query_s)?,
+    })
+}
+
+fn before(now: Instant, seconds: u64) -> Option<Instant> {
+    now.checked_sub(Duration::from_secs(seconds))
+}
+
+fn ipv4(address: IpAddr) -> Option<Ipv4Addr> {
+    match address {
+        IpAddr::V4(address) => Some(address),
+        IpAddr::V6(_) => None,
+    }
+}
