@@ -12,7 +12,7 @@ use crate::proxy::{
     CreatedInterface, EgressTask, InterfaceTask, LaunchError, ProxyLaunch, ProxyTask, RelayTask,
     random_packet_mark,
 };
-use crate::service::AttachError;
+use crate::service::{AttachError, keeper_socket};
 use crate::state::{
     Attached, AttachmentRecord, LockedDir, PlannedInterface, ProxyUserError, ReservedUser, Store,
 };
@@ -209,6 +209,7 @@ pub(super) fn complete_replacement(
         let _ = proxy::request_takeover(dir.path());
     }
     old.process.end(PATIENCE)?;
+    keeper_socket::release(dir.path(), old.process);
     if attached.proxy.is_some() {
         // While both were there, the container's reports went to the old one: the new one asks
         // again.

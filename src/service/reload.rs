@@ -4,10 +4,11 @@
 use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 use std::sync::{Mutex, mpsc};
 use std::thread;
 
-use crate::attachment::AdminConfig;
+use crate::attachment::{AdminConfig, UidRange};
 use crate::oci::ContainerId;
 use crate::proxy;
 use crate::service::namespace::reach_namespace;
@@ -64,6 +65,44 @@ pub fn reload(store: &Store, admin: &AdminConfig) -> Result<Vec<Reloaded>, State
     let mut reloaded: Vec<_> = results.into_iter().collect();
     reloaded.sort_by_key(|(position, _)| *position);
     Ok(reloaded.into_iter().map(|(_, reloaded)| reloaded).collect())
+}
+
+/// What [`revive`] found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Revived {
+    /// The proxy was dead, and a new one serves.
+    Replaced,
+    /// Nothing was to be done: the proxy lives, or the container has none.
+    Unchanged,
+    /// The container has ended.
+    Ended,
+}
+
+/// Starts a new proxy in place of a container's dead one. `before` is called with the container's
+/// directory, which is locked, when it is certain that the proxy is dead and the container is not.
+///
+/// The administrator's limits stay as they are in the record.
+///
+/// # Errors
+/// [`AttachError`]: the container has no proxy then, or a proxy that the record does not name.
+pub fn revive<T>(
+    id: &ContainerId,
+    store: &Store,
+    users: UidRange,
+    before: impl FnOnce(&Path) -> T,
+) -> Result<Revived, AttachError> {
+    let Some(dir) = store.lock(id)? else { return Ok(Revived::Ended) };
+    let record = dir.read()?.and_then(AttachmentRecord::into_attached);
+    let Some(mut attached) = record else { return Ok(Revived::Unchanged) };
+    if !attached.container.is_alive() {
+        return Ok(Revived::Ended);
+    }
+    if attached.proxy.is_none_or(ProcessRef::is_alive) {
+        return Ok(Revived::Unchanged);
+    }
+    let _stand_in = before(dir.path());
+    proxies::replace(&mut attached, &dir, ProxyUsers { store, range: users })?;
+    Ok(Revived::Replaced)
 }
 
 fn reload_one(

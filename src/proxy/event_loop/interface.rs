@@ -340,7 +340,7 @@ impl Interface {
         self.has_changed = true;
         let Mode::Proxied(proxied) = &mut self.mode else { return };
         let Proxied { router, joins, .. } = &mut **proxied;
-        *joins = JoinSockets::new(upstream);
+        joins.turn_to(upstream);
         for view in router.groups().filter(|view| !view.upstream.is_none()) {
             let _ = joins.set_filter(now, view.group, view.upstream, limits);
         }

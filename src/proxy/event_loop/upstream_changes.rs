@@ -43,6 +43,7 @@ impl EventLoop {
 
     /// The interface has come again, with another index.
     fn follow_upstream(&mut self, now: Instant, position: u32, index: u32, log: &mut Log) {
+        self.holding.note_relays(now);
         let Some(upstream) = self.upstreams.list.get_mut(position as usize) else { return };
         let name = upstream.query_socket.name().to_owned();
         let old = upstream.index();

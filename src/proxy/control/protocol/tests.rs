@@ -21,6 +21,7 @@ fn refusal(request: &[u8]) -> serde_json::Value {
 
 fn status() -> ProxyStatus {
     ProxyStatus {
+        held: false,
         container: "c1".into(),
         version: Some("1.2.3".into()),
         pid: 7,

@@ -236,6 +236,12 @@ impl<A: Address> JoinSockets<A> {
         *self = cleared;
     }
 
+    /// Leaves everything, and joins on the host's interface of this index from now on.
+    pub(crate) fn turn_to(&mut self, upstream: u32) {
+        self.clear();
+        self.upstream = upstream;
+    }
+
     /// The sockets that the keeper does not have, spare ones included.
     pub(crate) fn not_held(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
         let all = self.sockets.values().chain(&self.spares);

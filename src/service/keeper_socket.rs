@@ -1,0 +1,53 @@
+//! The socket of the keeper, `keeper.sock` in the state directory, as the attachment service uses
+//! it: when it has replaced a proxy, the keeper lets go of what the old one has left.
+
+use std::io;
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::state::state_dir;
+use crate::sys::process::ProcessRef;
+
+/// The keeper answers from memory. One that hangs lets go later, by itself.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// The request, one line of JSON. The answer is an empty object.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "request", rename_all = "kebab-case")]
+pub(crate) enum KeeperRequest {
+    /// The proxy has ended, and another one has taken over from it.
+    Release {
+        /// The container.
+        container: String,
+        /// The proxy that has ended.
+        proxy: ProcessRef,
+    },
+}
+
+/// Where the keeper listens.
+pub(crate) fn path() -> PathBuf {
+    state_dir().join("keeper.sock")
+}
+
+/// Makes the keeper let go of what a proxy has left that was replaced and has ended. Without a
+/// keeper there is nothing to let go of. `dir` is the directory of the container.
+pub(super) fn release(dir: &Path, proxy: ProcessRef) {
+    let Some(container) = dir.file_name().and_then(|name| name.to_str()) else { return };
+    let request = KeeperRequest::Release { container: container.to_owned(), proxy };
+    // If this fails, the keeper notices by itself that the proxy was replaced.
+    let _ = ask(&request);
+}
+
+fn ask(request: &KeeperRequest) -> io::Result<()> {
+    let mut stream = UnixStream::connect(path())?;
+    stream.set_read_timeout(Some(ANSWER_TIMEOUT))?;
+    stream.set_write_timeout(Some(ANSWER_TIMEOUT))?;
+    let mut line = serde_json::to_vec(request)?;
+    line.push(b'\n');
+    stream.write_all(&line)?;
+    stream.read_exact(&mut [0])
+}
