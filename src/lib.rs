@@ -23,6 +23,7 @@ pub mod engine;
 pub mod hook;
 pub mod igmp;
 pub mod json_edit;
+pub mod keeper;
 pub mod link;
 pub mod lookup;
 pub mod multicast;

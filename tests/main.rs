@@ -28,6 +28,7 @@ mod igmp_modes;
 mod install;
 mod interface;
 mod ipvlan;
+mod keeper;
 mod lab;
 mod late_interfaces;
 mod lifecycle;

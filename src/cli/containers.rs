@@ -108,6 +108,8 @@ pub(super) struct ProxySummary {
     pub(super) pid: Option<i32>,
     /// `running`, `waiting`, `degraded`, `silent` (it does not answer), `dead`, or `off` (none asked for).
     pub(super) state: &'static str,
+    /// Whether a keeper holds what must outlive the proxy.
+    pub(super) held: bool,
 }
 
 /// An interface as `mcrun ps --json` shows it.
@@ -198,7 +200,8 @@ impl Container {
             (None, None) => "off",
         };
         let pid = self.record.proxy.map(|proxy| proxy.pid).filter(|_| state != "dead");
-        ProxySummary { pid, state }
+        let held = self.status.as_ref().is_some_and(|status| status.held);
+        ProxySummary { pid, state, held }
     }
 
     /// Number of groups on all its interfaces.

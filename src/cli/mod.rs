@@ -10,6 +10,7 @@ mod exec;
 mod gc;
 mod groups;
 mod inspect;
+mod keep;
 mod kill;
 mod logs;
 mod output;
@@ -117,6 +118,11 @@ pub enum Command {
     Reload(reload::ReloadArgs),
     /// Check mcrun.toml, or show what is in force of it.
     Config(config::ConfigArgs),
+    /// Keep memberships and rules of proxies that die, and replace those proxies.
+    ///
+    /// Runs until it is ended by a signal; one for each host. Without it, the memberships and rules
+    /// of a proxy end with the proxy. See mcrun-keeper.service.
+    Keep(keep::KeepArgs),
     /// Remove what killed containers and proxies left behind.
     Gc(gc::GcArgs),
 }
@@ -127,7 +133,7 @@ const GROUPS: [(&str, &[&str]); 5] = [
     ("What they do", &["ps", "groups", "inspect"]),
     ("Containers of mcrun run --rootfs", &["exec", "logs", "stop", "kill", "rm"]),
     ("Try and measure", &["demo", "probe"]),
-    ("Administration", &["setup", "config", "reload", "gc"]),
+    ("Administration", &["setup", "config", "reload", "keep", "gc"]),
 ];
 
 /// clap's template, with the commands in their groups.
@@ -257,6 +263,7 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Reload(args) => reload::run(args),
         Command::Setup(args) => setup::run(args),
         Command::Config(args) => config::run(args),
+        Command::Keep(args) => keep::run(args),
         Command::Gc(args) => gc::run(args),
     }
 }

@@ -80,7 +80,7 @@ impl<'a> Row<'a> {
             exit_status: record.exit_status,
             finished_at: record.finished,
             interfaces: Vec::new(),
-            proxy: ProxySummary { pid: None, state: "off" },
+            proxy: ProxySummary { pid: None, state: "off", held: false },
             groups: 0,
             warnings: Vec::new(),
             notices: &[],

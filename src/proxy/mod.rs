@@ -25,6 +25,7 @@ mod relay;
 mod setup;
 
 pub use crate::proxy::config::{CreatedInterface, EgressTask, InterfaceTask, ProxyTask, RelayTask};
+pub(crate) use crate::proxy::container::end_watch::EndWatch;
 pub use crate::proxy::container::injection::random_packet_mark;
 pub use crate::proxy::container::unserved::{Unserved, limit_unserved};
 pub use crate::proxy::control::client::{
@@ -32,6 +33,7 @@ pub use crate::proxy::control::client::{
     request_takeover, subscribe, successor_answers,
 };
 pub use crate::proxy::control::event::{Event, MembershipEvent, TimedEvent};
+pub(crate) use crate::proxy::control::hold::{HoldEvent, HoldStream, StandIn};
 pub use crate::proxy::control::launch::{LaunchError, PROGRAM, ProxyLaunch, program};
 pub use crate::proxy::control::status::{
     GroupMembership, InterfaceStatus, MembershipStatus, ProxyState, ProxyStatus, QuerierStatus,

@@ -23,6 +23,5 @@ pub use attach::{attach, attach_more};
 pub use detach::{Collected, Garbage, collect_garbage, detach, remove};
 pub use error::AttachError;
 pub use late::complete;
-pub use reload::{Reloaded, reload};
 pub use reload::{Reloaded, Revived, reload, revive};
 pub use request::{AttachRequest, NetworkNamespace};

@@ -64,7 +64,7 @@ impl Store {
         Store { root: root.into() }
     }
 
-    fn containers(&self) -> PathBuf {
+    pub(crate) fn containers(&self) -> PathBuf {
         self.root.join("containers")
     }
 

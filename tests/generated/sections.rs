@@ -324,6 +324,13 @@ pub(super) fn of(page: &str) -> Option<Sections> {
             exit: USUAL,
             see_also: &["mcrun.toml(5)", "mcrun-reload(1)"],
         },
+        "mcrun-keep" => Sections {
+            examples: &[("Hold for all containers, until a signal ends it:", "mcrun keep")],
+            files: &[CONFIG, STATE],
+            environment: &[],
+            exit: USUAL,
+            see_also: &["mcrun-reload(1)", "mcrun-proxy(8)"],
+        },
         "mcrun-reload" => Sections {
             examples: &[("After a change of mcrun.toml, and after an upgrade:", "mcrun reload")],
             files: &[CONFIG, STATE],

@@ -3,6 +3,7 @@
 
 pub(crate) mod client;
 pub(crate) mod event;
+pub(crate) mod hold;
 mod group;
 pub(crate) mod launch;
 pub(crate) mod protocol;

@@ -1,0 +1,121 @@
+//! The keeper, `mcrun keep`: it holds what must outlive a proxy, and starts a successor of a proxy
+//! that dies or hangs. One for each host, as root; optional.
+//!
+//! The keeper asks every proxy to `hold`: it gets a descriptor of each socket with memberships on
+//! the LAN, of the owner of the rules in the container, and of the relays' sockets. As long as one
+//! descriptor of a socket is open, the kernel's memberships and rules last. The keeper does nothing
+//! with them. No join and no packet waits for it.
+
+mod container;
+mod containers;
+mod listener;
+mod notify;
+
+use std::fs::File;
+use std::fs::TryLockError;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd};
+use std::time::Duration;
+
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::attachment::UidRange;
+use crate::keeper::containers::Containers;
+use crate::keeper::listener::Listener;
+use crate::service::keeper_socket;
+use crate::state::Store;
+
+/// How the keeper works.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Time between two questions to a proxy. One that leaves two of them unanswered is killed and
+    /// replaced.
+    pub watchdog: Duration,
+    /// A proxy that dies earlier than this after its start is in a crash loop: its successor waits,
+    /// longer each time.
+    pub stable_after: Duration,
+    /// User ids of proxies.
+    pub users: UidRange,
+}
+
+/// Keeps until a signal ends the process.
+///
+/// # Errors
+/// Another keeper runs; the state directory cannot be made or watched.
+pub fn keep(store: &Store, options: Options) -> anyhow::Result<()> {
+    // Makes the directories that are watched.
+    drop(store.lock_all()?);
+    let _lock = lock()?;
+    raise_descriptor_limit();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .max_blocking_threads(8)
+        .build()?;
+    runtime.block_on(async {
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let mut containers = Containers::watch(store, options)?;
+        let listener = Listener::bind(&keeper_socket::path())?;
+        containers.find_all();
+        notify::send("READY=1");
+        let mut alive = notify::watchdog().map(tokio::time::interval);
+        loop {
+            tokio::select! {
+                _ = terminate.recv() => return Ok(()),
+                _ = interrupt.recv() => return Ok(()),
+                changed = containers.changed() => changed?,
+                request = listener.next() => containers.command(request),
+                () = tick(&mut alive) => notify::send("WATCHDOG=1"),
+            }
+        }
+    })
+}
+
+async fn tick(interval: &mut Option<tokio::time::Interval>) {
+    match interval {
+        Some(interval) => _ = interval.tick().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Holds off other keepers until the file is dropped.
+fn lock() -> anyhow::Result<File> {
+    let path = keeper_socket::path().with_extension("lock");
+    let file = File::options().create(true).truncate(false).write(true).open(&path)?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => {
+            anyhow::bail!("another keeper has locked {}; one is enough for a host", path.display())
+        }
+        Err(TryLockError::Error(error)) => Err(error.into()),
+    }
+}
+
+/// Some 10 descriptors are held for a container, and hundreds for one with many groups.
+fn raise_descriptor_limit() {
+    if let Ok((_, most)) = getrlimit(Resource::RLIMIT_NOFILE) {
+        // If it fails, fewer containers are held, and `mcrun ps` shows which.
+        let _ = setrlimit(Resource::RLIMIT_NOFILE, most, most);
+    }
+}
+
+/// Writes a line to standard error, where a service manager reads it.
+fn log(container: &str, text: &str) {
+    eprintln!("mcrun: keep: {container}: {text}");
+}
+
+/// Registers what becomes readable with the runtime.
+fn readable_fd<T: AsFd + AsRawFd>(descriptor: T) -> io::Result<AsyncFd<T>> {
+    // SAFETY: each type that the keeper registers owns one descriptor, gives always the same number
+    // of it, and closes it when it is dropped, which is after `AsyncFd` has taken it out.
+    let registered = unsafe { AsyncFd::register_with_interest(descriptor, Interest::READABLE) };
+    Ok(registered?)
+}
+
+/// Runs what blocks in another thread.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> io::Result<T> {
+    tokio::task::spawn_blocking(work).await.map_err(io::Error::other)
+}

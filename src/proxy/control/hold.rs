@@ -1,0 +1,293 @@
+//! The keeper's side of `hold`, and what stands in for a proxy that is dead.
+
+use std::collections::VecDeque;
+use std::fs::File;
+use std::io;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::proxy::control::protocol::{
+    ControlRequest, ErrorCode, Format, HeldKind, HoldPayload, MAX_LINE, Received, error_answer,
+    handover_answer, parse_answer, parse_request,
+};
+use crate::sys::fd_passing::{MAX_FDS, receive_with_fds, send_with_fds};
+
+/// Most descriptors that are held for one proxy. A proxy that works has less than a quarter.
+const MAX_HELD: usize = 2048;
+/// Longest line. The status of 256 groups with 64 sources each has 300,000 bytes.
+const MAX_BYTES: usize = 8 << 20;
+/// Bytes of one read.
+const READ_SIZE: usize = 16 << 10;
+/// How long the stand-in waits for a request.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// What is held for one proxy.
+#[derive(Debug, Default)]
+pub(crate) struct Held {
+    /// Owners of rules.
+    pub(crate) rules: Vec<OwnedFd>,
+    /// Join sockets.
+    pub(crate) joins: Vec<OwnedFd>,
+    relays: Vec<Value>,
+    relay_sockets: Vec<OwnedFd>,
+    status: Option<Value>,
+}
+
+impl Held {
+    fn len(&self) -> usize {
+        self.rules.len() + self.joins.len() + self.relay_sockets.len()
+    }
+}
+
+/// The connection to one proxy, and what is held for it.
+#[derive(Debug)]
+pub(crate) struct HoldStream {
+    stream: UnixStream,
+    received: Vec<u8>,
+    descriptors: VecDeque<OwnedFd>,
+    /// What is being received in place of `held`.
+    coming: Held,
+    held: Held,
+    is_complete: bool,
+}
+
+/// What was received.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum HoldEvent {
+    /// Lines of the proxy, which is alive.
+    Lines,
+    /// The proxy has closed the connection.
+    Closed,
+    /// The proxy does not know the request: it is of an earlier version.
+    Refused,
+}
+
+impl HoldStream {
+    /// Asks the proxy of this directory to hand over what must outlive it. Does not wait.
+    ///
+    /// # Errors
+    /// Those of connect(2).
+    pub(crate) fn open(dir: &Path) -> io::Result<Self> {
+        let dir = open_directory(dir)?;
+        let mut stream = UnixStream::connect(socket_path(&dir))?;
+        stream.set_nonblocking(true)?;
+        stream.write_all(ControlRequest::Hold.to_line().as_bytes())?;
+        Ok(HoldStream {
+            stream,
+            received: Vec::new(),
+            descriptors: VecDeque::new(),
+            coming: Held::default(),
+            held: Held::default(),
+            is_complete: false,
+        })
+    }
+
+    /// Whether everything is held that must outlive the proxy.
+    pub(crate) fn is_complete(&self) -> bool {
+        self.is_complete
+    }
+
+    /// Asks whether the proxy answers: a line follows.
+    ///
+    /// # Errors
+    /// Those of write(2).
+    pub(crate) fn ask(&mut self) -> io::Result<()> {
+        self.stream.write_all(ControlRequest::Status.to_line().as_bytes())
+    }
+
+    /// Receives what waits.
+    ///
+    /// # Errors
+    /// Those of recvmsg(2); `WouldBlock` if nothing waits; `InvalidData` for what no proxy sends.
+    pub(crate) fn receive(&mut self) -> io::Result<HoldEvent> {
+        let mut buffer = [0; READ_SIZE];
+        let (length, descriptors) = receive_with_fds(&self.stream, &mut buffer, MAX_FDS)?;
+        if length == 0 {
+            return Ok(HoldEvent::Closed);
+        }
+        self.descriptors.extend(descriptors);
+        self.received.extend_from_slice(&buffer[..length]);
+        let held = self.descriptors.len() + self.coming.len() + self.held.len();
+        if self.received.len() > MAX_BYTES || held > MAX_HELD {
+            return Err(io::ErrorKind::InvalidData.into());
+        }
+        while let Some(end) = self.received.iter().position(|byte| *byte == b'\n') {
+            let line: Vec<u8> = self.received.drain(..=end).collect();
+            match parse_answer::<HoldPayload<Value, Value>>(&line) {
+                Ok(payload) => self.take(payload)?,
+                Err(_) => return Ok(HoldEvent::Refused),
+            }
+        }
+        Ok(HoldEvent::Lines)
+    }
+
+    fn take(&mut self, line: HoldPayload<Value, Value>) -> io::Result<()> {
+        if line.begins {
+            self.coming = Held::default();
+        }
+        // After the first complete set, lines add to it; a new set is gathered beside it.
+        let is_addition = self.is_complete && !line.begins && self.coming.status.is_none();
+        let held = if is_addition { &mut self.held } else { &mut self.coming };
+        if let Some(relays) = line.relays {
+            held.relays = relays;
+            held.relay_sockets.clear();
+        }
+        for kind in line.held {
+            let descriptor = self.descriptors.pop_front().ok_or(io::ErrorKind::InvalidData)?;
+            match kind {
+                HeldKind::Rules => held.rules.push(descriptor),
+                HeldKind::Join => held.joins.push(descriptor),
+                HeldKind::Relay => held.relay_sockets.push(descriptor),
+                HeldKind::Unknown => {}
+            }
+        }
+        if line.status.is_some() {
+            held.status = line.status;
+        }
+        if line.is_complete {
+            self.held = std::mem::take(&mut self.coming);
+            self.is_complete = true;
+        }
+        Ok(())
+    }
+
+    /// Lets go of everything except the rules.
+    pub(crate) fn release_joins(&mut self) {
+        self.held.joins.clear();
+        self.held.relay_sockets.clear();
+        self.coming = Held::default();
+    }
+}
+
+impl AsFd for HoldStream {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.stream.as_fd()
+    }
+}
+
+impl AsRawFd for HoldStream {
+    fn as_raw_fd(&self) -> i32 {
+        self.stream.as_raw_fd()
+    }
+}
+
+/// Answers at the control socket of a dead proxy what the proxy's successor asks: the last status,
+/// and the relays. Dropping it ends that.
+#[derive(Debug)]
+pub(crate) struct StandIn {
+    listener: UnixListener,
+    dead: Arc<Dead>,
+}
+
+/// What a dead proxy has left.
+#[derive(Debug, Default)]
+struct Dead {
+    status: Option<Value>,
+    relays: Vec<Value>,
+    sockets: Vec<OwnedFd>,
+}
+
+impl StandIn {
+    /// A stand-in for the proxy that this connection was with. It does not listen yet.
+    ///
+    /// # Errors
+    /// `EMFILE`.
+    pub(crate) fn of(stream: &HoldStream) -> io::Result<StandInPlan> {
+        let held = &stream.held;
+        let mut status = held.status.clone();
+        if let Some(held) = status.as_mut().and_then(|status| status.get_mut("held")) {
+            *held = false.into();
+        }
+        let sockets = held.relay_sockets.iter().map(OwnedFd::try_clone);
+        Ok(StandInPlan(Dead {
+            status,
+            relays: held.relays.clone(),
+            sockets: sockets.collect::<io::Result<_>>()?,
+        }))
+    }
+}
+
+/// A stand-in that does not listen yet.
+#[derive(Debug)]
+pub(crate) struct StandInPlan(Dead);
+
+impl StandInPlan {
+    /// Listens in this directory of a container, in place of the dead proxy.
+    ///
+    /// # Errors
+    /// Those of bind(2).
+    pub(crate) fn listen(self, dir: &Path) -> io::Result<StandIn> {
+        let dir = open_directory(dir)?;
+        let path = socket_path(&dir);
+        match std::fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let stand_in = StandIn { listener: UnixListener::bind(path)?, dead: Arc::new(self.0) };
+        let (listener, dead) = (stand_in.listener.try_clone()?, Arc::clone(&stand_in.dead));
+        thread::Builder::new().spawn(move || {
+            // `Drop` ends the wait.
+            while let Ok((client, _)) = listener.accept() {
+                let dead = Arc::clone(&dead);
+                // A client that is not served asks in vain, as at a dead proxy.
+                let _ = thread::Builder::new().spawn(move || dead.serve(client));
+            }
+        })?;
+        Ok(stand_in)
+    }
+}
+
+impl Drop for StandIn {
+    fn drop(&mut self) {
+        // If this fails, the thread waits for a client that never comes.
+        let _ = rustix::net::shutdown(&self.listener, rustix::net::Shutdown::Both);
+    }
+}
+
+impl Dead {
+    fn serve(&self, client: UnixStream) {
+        let answer = || -> io::Result<()> {
+            client.set_read_timeout(Some(REQUEST_TIMEOUT))?;
+            client.set_write_timeout(Some(REQUEST_TIMEOUT))?;
+            let mut line = Vec::new();
+            BufReader::new(&client).take(MAX_LINE as u64).read_until(b'\n', &mut line)?;
+            let Received::Request(request, Format::Json) = parse_request(&line) else {
+                return Ok(());
+            };
+            let none: &[BorrowedFd<'_>] = &[];
+            let sockets: Vec<_> = self.sockets.iter().map(AsFd::as_fd).collect();
+            let (bytes, descriptors) = match (request, &self.status) {
+                (ControlRequest::Status, Some(status)) => {
+                    let answer = serde_json::json!({ "version": 1, "status": status });
+                    (format!("{answer}\n").into_bytes(), none)
+                }
+                (ControlRequest::Handover, _) => {
+                    let relays = self.relays.clone();
+                    (handover_answer(relays, sockets.len(), Format::Json), &sockets[..])
+                }
+                _ => (error_answer(ErrorCode::UnknownRequest, "the proxy has ended"), none),
+            };
+            let sent = send_with_fds(&client, &bytes, descriptors)?;
+            (&client).write_all(&bytes[sent..])
+        };
+        // A client that has gone needs no answer.
+        let _ = answer();
+    }
+}
+
+fn open_directory(dir: &Path) -> io::Result<File> {
+    File::options().read(true).custom_flags(libc::O_PATH | libc::O_DIRECTORY).open(dir)
+}
+
+/// By way of a descriptor: a socket's path has 107 bytes at most (unix(7)).
+fn socket_path(dir: &File) -> PathBuf {
+    format!("/proc/self/fd/{}/control.sock", dir.as_raw_fd()).into()
+}

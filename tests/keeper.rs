@@ -1,0 +1,206 @@
+//! The keeper: a proxy that is killed, hangs or loops costs no packet and no membership.
+//!
+//! `KEEPER_KILLS` sets how often a proxy is killed in each case; 100 takes about a minute each.
+
+use std::net::Ipv4Addr;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use crate::lab::{
+    Background, Container, Igmp, IgmpFrame, Lab, PATIENCE, RecordKind, SOURCES, Udp, alive,
+    assert_whole, kill, numbered, wait_until,
+};
+
+const GROUP: Ipv4Addr = Ipv4Addr::new(239, 8, 1, 1);
+const DENIED: Ipv4Addr = Ipv4Addr::new(239, 8, 2, 1);
+const PORT: u16 = 6000;
+/// Time between two packets.
+const INTERVAL: Duration = Duration::from_millis(1);
+/// The last packet.
+const END: &str = "end";
+
+fn kills() -> u32 {
+    std::env::var("KEEPER_KILLS").map_or(3, |text| text.parse().expect("a number of kills"))
+}
+
+fn keeper(lab: &Lab) -> Background {
+    Background::start(&mut lab.mcrun(["keep", "--watchdog", "300ms", "--stable-after", "50ms"]))
+}
+
+/// The container's proxy, once a keeper holds for it.
+fn held(lab: &Lab, container: &Container) -> i32 {
+    wait_until("the keeper holds", PATIENCE, || {
+        let proxy = lab.ps(container)?["proxy"].clone();
+        (proxy["held"] == true).then(|| proxy["pid"].as_i64().expect("a pid") as i32)
+    })
+}
+
+fn is_leave(frame: &IgmpFrame) -> bool {
+    match &frame.message {
+        Igmp::Leave { .. } => true,
+        Igmp::ReportV3(records) => records.iter().any(|record| {
+            matches!(record.kind, RecordKind::Block)
+                || record.kind == RecordKind::ToInclude && record.sources.is_empty()
+        }),
+        _ => false,
+    }
+}
+
+/// Sends numbered packets until `changes` returns, and asserts that each arrives once at each
+/// socket, and that the switch sees no leave and no IGMP of a container.
+fn assert_nothing_is_lost_during(lab: &Lab, sockets: &[&Udp], changes: impl FnOnce()) {
+    let sender = lab.socket("src", SOURCES[0], 0);
+    let stop = AtomicBool::new(false);
+    let capture = lab.capture();
+    std::thread::scope(|scope| {
+        let receiving: Vec<_> =
+            sockets.iter().map(|socket| scope.spawn(|| socket.receive_until(END))).collect();
+        let sending = scope.spawn(|| {
+            let start = Instant::now();
+            let mut number = 0;
+            while !stop.load(Ordering::Relaxed) {
+                sender.send(&numbered("in", number), (GROUP, PORT));
+                sender.send(b"denied", (DENIED, PORT));
+                number += 1;
+                let next = start + INTERVAL * number;
+                std::thread::sleep(next.saturating_duration_since(Instant::now()));
+            }
+            sender.send(END.as_bytes(), (GROUP, PORT));
+            number
+        });
+        let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(changes));
+        stop.store(true, Ordering::Relaxed);
+        let sent = sending.join().expect("it has sent");
+        let received: Vec<_> = receiving.into_iter().map(|r| r.join().expect("received")).collect();
+        match result {
+            Ok(()) => received.iter().for_each(|r| assert_whole(r, "in", sent, SOURCES[0])),
+            Err(panic) => std::panic::resume_unwind(panic),
+        }
+    });
+    let seen = capture.finish();
+    assert_eq!(seen.iter().find(|frame| is_leave(frame)), None);
+    assert_eq!(seen.iter().find(|frame| frame.mac != lab.host_mac()), None);
+}
+
+/// Kills the proxies of containers that receive a stream, and lets the keeper replace them.
+fn proxies_are_killed(version: u8, driver: &str, containers: u8) {
+    let lab = Lab::new(version);
+    if driver == "relay" {
+        lab.add_bridge();
+    }
+    let _keeper = keeper(&lab);
+    let containers: Vec<_> = (0..containers)
+        .map(|number| match driver {
+            "relay" => {
+                let rules = format!("parent=lan0,driver=relay,deny={DENIED}");
+                let container = lab.start_with(&format!("c{number}"), &[&rules], &[]);
+                lab.plug(&container, 10 + number);
+                container
+            }
+            _ => {
+                let rules = format!("parent=lan0,ip=10.99.0.{}/24,deny={DENIED}", 11 + number);
+                lab.start_with(&format!("c{number}"), &[&rules], &[])
+            }
+        })
+        .collect();
+    let interface = if driver == "relay" { "eth0" } else { "mc0" };
+    let sockets: Vec<_> = containers
+        .iter()
+        .map(|container| {
+            let socket = container.socket_on(interface, PORT);
+            socket.join(GROUP);
+            socket.join(DENIED);
+            lab.wait_joined(container, GROUP);
+            socket
+        })
+        .collect();
+    lab.wait_forwarded(GROUP);
+    for container in &containers {
+        held(&lab, container);
+    }
+    assert_nothing_is_lost_during(&lab, &sockets.iter().collect::<Vec<_>>(), || {
+        for _ in 0..kills() {
+            for container in &containers {
+                let proxy = held(&lab, container);
+                kill(proxy);
+                wait_until("a successor is held", PATIENCE, || {
+                    (held(&lab, container) != proxy).then_some(())
+                });
+            }
+        }
+    });
+    for container in &containers {
+        lab.wait_joined(container, GROUP);
+    }
+}
+
+#[test]
+fn a_killed_proxy_costs_nothing_in_igmpv2() {
+    proxies_are_killed(2, "macvlan", 1);
+}
+
+#[test]
+fn a_killed_proxy_costs_nothing_in_igmpv3() {
+    proxies_are_killed(3, "macvlan", 1);
+}
+
+#[test]
+fn killed_proxies_of_two_containers_cost_nothing() {
+    proxies_are_killed(2, "macvlan", 2);
+}
+
+#[test]
+fn a_killed_proxy_with_a_relay_costs_nothing() {
+    proxies_are_killed(3, "relay", 1);
+}
+
+#[test]
+fn a_hung_proxy_and_a_killed_keeper_cost_nothing() {
+    let lab = Lab::new(2);
+    let mut first = keeper(&lab);
+    let container = lab.start_with("c", &["parent=lan0,ip=10.99.0.11/24"], &[]);
+    let socket = container.socket_on("mc0", PORT);
+    socket.join(GROUP);
+    lab.wait_joined(&container, GROUP);
+    lab.wait_forwarded(GROUP);
+    let proxy = held(&lab, &container);
+    let mut _second = None;
+    assert_nothing_is_lost_during(&lab, &[&socket], || {
+        // SAFETY: a system call; the process is the lab's.
+        unsafe { libc::kill(proxy, libc::SIGSTOP) };
+        wait_until("the hung proxy is replaced", PATIENCE, || {
+            (!alive(proxy) && held(&lab, &container) != proxy).then_some(())
+        });
+        let successor = held(&lab, &container);
+        first.signal(libc::SIGKILL);
+        first.wait(PATIENCE);
+        wait_until("the proxy knows that nobody holds", PATIENCE, || {
+            (lab.ps(&container)?["proxy"]["held"] == false).then_some(())
+        });
+        _second = Some(keeper(&lab));
+        assert_eq!(held(&lab, &container), successor);
+        kill(successor);
+        wait_until("a successor is held", PATIENCE, || {
+            (held(&lab, &container) != successor).then_some(())
+        });
+    });
+}
+
+#[test]
+fn a_container_that_ends_while_its_proxy_is_dead_leaves_nothing() {
+    let lab = Lab::new(3);
+    // A proxy is in a crash loop at once, so that there is a time without one.
+    let keeper = Background::start(&mut lab.mcrun(["keep", "--stable-after", "1h"]));
+    let container = lab.start("c", "10.99.0.11");
+    let socket = container.socket_on("mc0", PORT);
+    socket.join(GROUP);
+    lab.wait_joined(&container, GROUP);
+    for _ in 0..6 {
+        kill(held(&lab, &container));
+    }
+    drop(socket);
+    lab.delete(&container);
+    wait_until("the host leaves", PATIENCE, || (!lab.host_joins().contains(&GROUP)).then_some(()));
+    drop(keeper);
+    lab.assert_clean(PATIENCE);
+}
