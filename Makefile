@@ -6,6 +6,7 @@ DESTDIR ?=
 
 bindir   := $(PREFIX)/bin
 mandir   := $(PREFIX)/share/man
+unitdir  := $(PREFIX)/lib/systemd/system
 hooksdir := $(PREFIX)/share/containers/oci/hooks.d
 docdir   := $(PREFIX)/share/doc/mcrun
 bashdir  := $(PREFIX)/share/bash-completion/completions
@@ -116,6 +117,8 @@ install:
 	for page in $(pages); do \
 	    install -D -m 0644 man/$$page $(DESTDIR)$(mandir)/man$${page##*.}/$$page || exit; \
 	done
+	install -D -m 0644 contrib/systemd/mcrun-keeper.service $(DESTDIR)$(unitdir)/mcrun-keeper.service
+	sed -i 's|/usr/local/bin/mcrun|$(bindir)/mcrun|' $(DESTDIR)$(unitdir)/mcrun-keeper.service
 	install -m 0644 $(docs) $(DESTDIR)$(docdir)
 	for file in $(manual); do \
 	    install -D -m 0644 $$file $(DESTDIR)$(docdir)/$$file || exit; \
@@ -135,7 +138,7 @@ uninstall:
 	rm -f $(addprefix $(DESTDIR)$(bindir)/,$(binaries)) \
 	    $(addprefix $(DESTDIR)$(mandir)/,man?/mcrun.[1-8] man?/mcrun-*.[1-8] man5/mcrun.toml.5) \
 	    $(addprefix $(DESTDIR)$(docdir)/,$(notdir $(docs)) $(examples)) \
-	    $(DESTDIR)$(bashdir)/mcrun $(DESTDIR)$(zshdir)/_mcrun $(DESTDIR)$(fishdir)/mcrun.fish \
+	    $(DESTDIR)$(unitdir)/mcrun-keeper.service $(DESTDIR)$(bashdir)/mcrun $(DESTDIR)$(zshdir)/_mcrun $(DESTDIR)$(fishdir)/mcrun.fish \
 	    $(addprefix $(DESTDIR)$(hooksdir)/,$(hooks))
 	rm -rf $(DESTDIR)$(docdir)/docs
 	-rmdir $(addprefix $(DESTDIR)$(docdir)/,$(sort $(dir $(examples)))) $(DESTDIR)$(docdir)

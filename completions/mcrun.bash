@@ -43,6 +43,9 @@ _mcrun() {
             mcrun,inspect)
                 cmd="mcrun__subcmd__inspect"
                 ;;
+            mcrun,keep)
+                cmd="mcrun__subcmd__keep"
+                ;;
             mcrun,kill)
                 cmd="mcrun__subcmd__kill"
                 ;;
@@ -92,7 +95,7 @@ _mcrun() {
 
     case "${cmd}" in
         mcrun)
-            opts="-h -V --help --version run create start attach detach ps groups inspect exec logs stop kill rm probe demo setup reload config gc"
+            opts="-h -V --help --version run create start attach detach ps groups inspect exec logs stop kill rm probe demo setup reload config keep gc"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -296,6 +299,28 @@ _mcrun() {
                 return 0
             fi
             case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        mcrun__subcmd__keep)
+            opts="-h --watchdog --stable-after --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --watchdog)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --stable-after)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
                 *)
                     COMPREPLY=()
                     ;;

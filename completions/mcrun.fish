@@ -44,6 +44,7 @@ complete -c mcrun -n "__fish_mcrun_needs_command" -f -a "demo" -d 'Show what mcr
 complete -c mcrun -n "__fish_mcrun_needs_command" -f -a "setup" -d 'Register mcrun with a container engine'
 complete -c mcrun -n "__fish_mcrun_needs_command" -f -a "reload" -d 'Apply a changed mcrun.toml, or an upgrade, to running containers'
 complete -c mcrun -n "__fish_mcrun_needs_command" -f -a "config" -d 'Check mcrun.toml, or show what is in force of it'
+complete -c mcrun -n "__fish_mcrun_needs_command" -f -a "keep" -d 'Keep memberships and rules of proxies that die, and replace those proxies'
 complete -c mcrun -n "__fish_mcrun_needs_command" -f -a "gc" -d 'Remove what killed containers and proxies left behind'
 complete -c mcrun -n "__fish_mcrun_using_subcommand run" -l rootfs -d 'Root filesystem of the container: a directory, which is used in place' -r -F
 complete -c mcrun -n "__fish_mcrun_using_subcommand run" -l bundle -d 'OCI bundle: a directory with a config.json, which is not changed' -r -F
@@ -140,4 +141,7 @@ complete -c mcrun -n "__fish_mcrun_using_subcommand config; and not __fish_seen_
 complete -c mcrun -n "__fish_mcrun_using_subcommand config; and __fish_seen_subcommand_from check" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c mcrun -n "__fish_mcrun_using_subcommand config; and __fish_seen_subcommand_from show" -l json -d 'Print JSON'
 complete -c mcrun -n "__fish_mcrun_using_subcommand config; and __fish_seen_subcommand_from show" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c mcrun -n "__fish_mcrun_using_subcommand keep" -l watchdog -d 'Time between two questions to a proxy; one that leaves two unanswered is replaced' -r
+complete -c mcrun -n "__fish_mcrun_using_subcommand keep" -l stable-after -d 'A proxy that dies sooner after its start is in a crash loop: its successor waits, 30 s at most' -r
+complete -c mcrun -n "__fish_mcrun_using_subcommand keep" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c mcrun -n "__fish_mcrun_using_subcommand gc" -s h -l help -d 'Print help'

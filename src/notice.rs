@@ -502,9 +502,9 @@ impl fmt::Display for Notice {
             Notice::NoLandlock {} => {
                 f.write_str("this kernel has no landlock; confined by user and seccomp alone")
             }
-            Notice::KeeperHolds {} => {
-                f.write_str("a keeper holds memberships and rules: the proxy may die without a loss")
-            }
+            Notice::KeeperHolds {} => f.write_str(
+                "a keeper holds memberships and rules: the proxy may die without a loss",
+            ),
             Notice::KeeperGone {} => f.write_str(
                 "the keeper has ended: if the proxy dies, its memberships and rules end with it",
             ),

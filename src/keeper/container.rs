@@ -273,7 +273,8 @@ impl Kept {
         if self.again_at.is_some() {
             return;
         }
-        let lived = self.holdings.iter().rev().find(|h| h.process == proxy).map(|h| h.since.elapsed());
+        let lived =
+            self.holdings.iter().rev().find(|h| h.process == proxy).map(|h| h.since.elapsed());
         let is_stable = lived.is_some_and(|lived| lived >= self.options.stable_after);
         if is_stable {
             self.backoff = Duration::ZERO;

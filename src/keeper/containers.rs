@@ -9,9 +9,9 @@ use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, WatchDescriptor};
 use tokio::io::unix::AsyncFd;
 use tokio::sync::mpsc;
 
-use crate::keeper::{Options, readable_fd};
 use crate::keeper::container::{Command, Kept};
 use crate::keeper::listener::Asked;
+use crate::keeper::{Options, readable_fd};
 use crate::oci::ContainerId;
 use crate::service::keeper_socket::KeeperRequest;
 use crate::state::Store;
@@ -44,10 +44,8 @@ impl Containers {
     /// Watches the directory of all containers, which exists.
     pub(super) fn watch(store: &Store, options: Options) -> io::Result<Self> {
         let inotify = Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC)?;
-        inotify.add_watch(
-            &store.containers(),
-            AddWatchFlags::IN_CREATE | AddWatchFlags::IN_ONLYDIR,
-        )?;
+        inotify
+            .add_watch(&store.containers(), AddWatchFlags::IN_CREATE | AddWatchFlags::IN_ONLYDIR)?;
         Ok(Containers {
             store: store.clone(),
             options,

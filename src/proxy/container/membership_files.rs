@@ -49,7 +49,11 @@ impl<A: Address> KernelMembership<A> {
 
     /// As [`widest_filter`](Self::widest_filter), except that what another proxy knew settles
     /// whether each of several sockets has a source list.
-    pub(crate) fn filter_after(&self, group: A, known: Option<&SourceFilter<A>>) -> SourceFilter<A> {
+    pub(crate) fn filter_after(
+        &self,
+        group: A,
+        known: Option<&SourceFilter<A>>,
+    ) -> SourceFilter<A> {
         let is_settled = known.is_some_and(|known| {
             *known == self.filter
                 || known.mode == FilterMode::Include && self.filter.mode == FilterMode::Include

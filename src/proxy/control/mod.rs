@@ -3,8 +3,8 @@
 
 pub(crate) mod client;
 pub(crate) mod event;
-pub(crate) mod hold;
 mod group;
+pub(crate) mod hold;
 pub(crate) mod launch;
 pub(crate) mod protocol;
 mod send_queue;
