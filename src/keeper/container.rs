@@ -209,6 +209,10 @@ impl Kept {
             self.settle(proxy).await;
             return true;
         }
+        // Until the replacement is complete, the control socket is the old proxy's.
+        if attached.replaced.is_some() {
+            return true;
+        }
         if self.holdings.last().is_none_or(|h| h.process != proxy || h.is_closed) {
             self.hold(proxy);
         }

@@ -97,11 +97,16 @@ pub fn revive<T>(
     if !attached.container.is_alive() {
         return Ok(Revived::Ended);
     }
-    if attached.proxy.is_none_or(ProcessRef::is_alive) {
+    // What is being detached is the business of `mcrun gc`.
+    if attached.interfaces.is_empty() || attached.serving_proxy().is_none_or(ProcessRef::is_alive) {
         return Ok(Revived::Unchanged);
     }
     let _stand_in = before(dir.path());
-    proxies::replace(&mut attached, &dir, ProxyUsers { store, range: users })?;
+    let users = ProxyUsers { store, range: users };
+    unfinished::finish(&mut attached, &dir, users)?;
+    if attached.proxy.is_some_and(|proxy| !proxy.is_alive()) {
+        proxies::replace(&mut attached, &dir, users)?;
+    }
     Ok(Revived::Replaced)
 }
 
