@@ -109,8 +109,8 @@ fn what_is_no_request_of_version_1_is_refused_by_code() {
     );
     assert_eq!(
         answer["error"]["message"],
-        "unknown request \"stop\"; there are status, requery, namespace, takeover, handover and \
-         subscribe"
+        "unknown request \"stop\"; there are status, requery, namespace, takeover, handover, hold \
+         and subscribe"
     );
     // A later version may add fields.
     assert_eq!(
