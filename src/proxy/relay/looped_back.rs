@@ -53,9 +53,12 @@ impl LoopedBack {
         self.expected += 1;
     }
 
-    /// Whether so many packets have not come back that more are to wait.
-    pub(super) fn is_crowded(&self) -> bool {
+    /// Whether those that have come back are to be read before more are sent: too many have not
+    /// been read, or the next call of [`Self::remember`] forgets some. A process that gets no
+    /// processor for a second has not read what came back in time.
+    pub(super) fn must_be_read(&self, now: Instant) -> bool {
         self.expected >= CROWDED
+            || self.order.front().is_some_and(|(sent, _)| *sent + LIFETIME <= now)
     }
 
     /// Whether a received packet is a remembered one, which is then forgotten.
@@ -155,6 +158,6 @@ mod tests {
             assert!(!packets.take(|| Some(print(1))));
         }
         assert!(packets.order.len() <= MAX_REMEMBERED && packets.expected <= 1);
-        assert!(!packets.is_crowded());
+        assert!(!packets.must_be_read(now) && packets.must_be_read(now + LIFETIME));
     }
 }

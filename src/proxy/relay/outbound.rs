@@ -67,6 +67,9 @@ impl Relay {
     ) {
         self.refresh_upstream(now);
         for _ in 0..BATCHES_PER_TURN {
+            if !only_remember {
+                self.read_looped_back(now, batch);
+            }
             let Ok(count) = batch.receive(&self.container.capture) else { return };
             for position in 0..count {
                 let frame = batch.slot(position);
@@ -98,17 +101,17 @@ impl Relay {
                     }
                 }
             });
-            // The kernel has looped the packets back. They are read before so many are sent that
-            // they would not be known for the container's own.
-            for _ in 0..READS_OF_OWN {
-                if only_remember
-                    || !self.looped_back.is_crowded()
-                    || !self.receive_batch(now, batch)
-                {
-                    break;
-                }
-            }
             if count < BATCH {
+                return;
+            }
+        }
+    }
+
+    /// Reads the packets that the kernel has looped back, before so many are sent, or so much time
+    /// has passed, that they would no longer be known for the container's own.
+    fn read_looped_back(&mut self, now: Instant, batch: &mut Batch) {
+        for _ in 0..READS_OF_OWN {
+            if !self.looped_back.must_be_read(now) || !self.receive_batch(now, batch) {
                 return;
             }
         }
