@@ -47,7 +47,8 @@ fn is_leave(frame: &IgmpFrame) -> bool {
 }
 
 /// Sends numbered packets until `changes` returns, and asserts that each arrives once at each
-/// socket, and that the switch sees no leave and no IGMP of a container.
+/// socket and nothing else does, such as the denied stream, and that the switch sees no leave and no
+/// IGMP of a container.
 fn assert_nothing_is_lost_during(lab: &Lab, sockets: &[&Udp], changes: impl FnOnce()) {
     let sender = lab.socket("src", SOURCES[0], 0);
     let stop = AtomicBool::new(false);
@@ -114,7 +115,11 @@ fn proxies_are_killed(version: u8, driver: &str, containers: u8) {
             socket
         })
         .collect();
+    // A program of the host has joined the denied group: the stream is on the parent.
+    let neighbour = lab.socket("host", Ipv4Addr::UNSPECIFIED, PORT);
+    neighbour.join(DENIED);
     lab.wait_forwarded(GROUP);
+    lab.wait_forwarded(DENIED);
     for container in &containers {
         held(&lab, container);
     }
@@ -129,6 +134,8 @@ fn proxies_are_killed(version: u8, driver: &str, containers: u8) {
             }
         }
     });
+    let (payload, _) = neighbour.receive(PATIENCE).expect("the denied stream is on the parent");
+    assert_eq!(payload, b"denied");
     for container in &containers {
         lab.wait_joined(container, GROUP);
     }
