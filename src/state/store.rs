@@ -1,10 +1,10 @@
 //! The state directory: one directory for each container, locked by who changes it.
 
 use std::fs;
-use std::fs::{DirBuilder, File, Permissions};
+use std::fs::{DirBuilder, File, OpenOptions, Permissions};
 use std::io;
 use std::io::Read;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt, chown};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 
 use crate::attachment::UidRange;
@@ -308,9 +308,18 @@ fn read_record(path: &Path) -> Result<Option<AttachmentRecord>, StateDirError> {
 }
 
 fn read_text(path: &Path) -> io::Result<Vec<u8>> {
+    // The directory is the proxy's user's. A proxy that was taken over must not have root wait for a
+    // FIFO, or read another file in place of the record.
+    let file = OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
+        .open(path)?;
+    if !file.metadata()?.is_file() {
+        return Err(io::Error::other("it is not a regular file"));
+    }
     // A usual record fits: one call reads it.
     let mut text = Vec::with_capacity(4096);
-    File::open(path)?.take(MAX_RECORD).read_to_end(&mut text)?;
+    file.take(MAX_RECORD).read_to_end(&mut text)?;
     Ok(text)
 }
 
@@ -368,6 +377,21 @@ mod tests {
         Store::at(&root).lock_or_create(&id("c1")).unwrap();
         let meta = fs::metadata(root.join("containers")).unwrap();
         assert_eq!(meta.mode() & 0o7777, 0o700);
+    }
+
+    #[test]
+    fn a_record_that_is_no_file_is_an_error_and_nobody_waits_for_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::at(dir.path().join("state"));
+        let locked = store.lock_or_create(&id("c1")).unwrap();
+        let record = locked.path().join("record.json");
+        nix::unistd::mkfifo(&record, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        let error = store.read(&id("c1")).unwrap_err().to_string();
+        assert!(error.ends_with("/record.json: it is not a regular file"), "{error}");
+        fs::remove_file(&record).unwrap();
+        std::os::unix::fs::symlink("/etc/hostname", &record).unwrap();
+        let error = store.read(&id("c1")).unwrap_err().to_string();
+        assert!(error.contains("cannot read ") && error.contains("symbolic links"), "{error}");
     }
 
     #[test]
