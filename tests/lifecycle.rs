@@ -258,6 +258,31 @@ fn empty_bundle(lab: &Lab) -> PathBuf {
 }
 
 #[test]
+fn the_end_of_another_container_of_the_same_id_takes_nothing_away() {
+    let lab = Lab::new(2);
+    let holder = lab.namespace_holder();
+    let id = lab.name("c");
+    let attachment = Some("parent=lan0,ip=10.99.0.11/24");
+    let bundle = empty_bundle(&lab);
+    let own = lab.state(&id, holder.pid(), &bundle, attachment);
+    // As containerd's namespaces and runc's roots have it: one id, another bundle.
+    let other = lab.state(&id, 0, &bundle.join("other"), attachment);
+    let attached = || {
+        let listed = json(&mut lab.mcrun(["ps", "--json"]));
+        listed.as_array().expect("containers").iter().any(|c| c["container"] == id.as_str())
+    };
+    for (stage, state, expected) in
+        [("createRuntime", &own, true), ("poststop", &other, true), ("poststop", &own, false)]
+    {
+        let output = lab.hook(stage, state);
+        assert!(output.status.success(), "{stage}: {output:?}");
+        assert_eq!(attached(), expected, "{stage}");
+    }
+    drop(holder);
+    lab.assert_clean(LIMIT);
+}
+
+#[test]
 fn a_hook_called_twice_with_one_id_attaches_once() {
     let lab = Lab::new(2);
     let holder = lab.namespace_holder();

@@ -55,11 +55,11 @@ pub fn poststart(state_json: &[u8], store: &Store) -> Result<(), HookError> {
 }
 
 /// `poststop`: removes what is left of the container's attachment. A container that is not known
-/// has nothing left.
+/// has nothing left, and one of the same id that runs from another bundle keeps what it has.
 ///
 /// # Errors
 /// [`HookError`], if the state cannot be parsed or something could not be removed.
 pub fn poststop(state_json: &[u8], store: &Store) -> Result<(), HookError> {
-    let id = ContainerState::parse(state_json)?.id;
-    Ok(service::remove(&id, store)?)
+    let state = ContainerState::parse(state_json)?;
+    Ok(service::remove_stopped(&state.id, state.bundle.as_deref(), store)?)
 }

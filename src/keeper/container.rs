@@ -9,7 +9,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::keeper::{Options, blocking, log, readable_fd};
 use crate::oci::ContainerId;
 use crate::proxy::{EndWatch, HoldEvent, HoldStream, StandIn, requery};
-use crate::service::{Revived, remove, revive};
+use crate::service::{Revived, remove_stopped, revive};
 use crate::state::{Attached, AttachmentRecord, Store};
 use crate::sys::process::ProcessRef;
 
@@ -329,7 +329,7 @@ impl Kept {
         tokio::time::sleep(DRAIN_TIME).await;
         self.holdings.clear();
         let (id, store) = (self.id.clone(), self.store.clone());
-        if let Ok(Err(error)) = blocking(move || remove(&id, &store)).await {
+        if let Ok(Err(error)) = blocking(move || remove_stopped(&id, None, &store)).await {
             log(self.id.as_str(), &error.to_string());
         }
         false

@@ -1,5 +1,7 @@
 //! Removing attachments: of a container that has ended, and of one that runs.
 
+use std::path::Path;
+
 use crate::attachment::AdminConfig;
 use crate::oci::ContainerId;
 use crate::service::namespace::reach_namespace;
@@ -7,14 +9,31 @@ use crate::service::proxies::ProxyUsers;
 use crate::service::{AttachError, host_links, proxies, unfinished};
 use crate::state::{Attached, AttachmentRecord, LockedDir, StateDirError, Store, config_dir};
 
-/// Removes what is left of a container's attachment. A container that is not known has nothing
-/// left.
+/// Removes what is left of the attachment of a container that has stopped. A container that is not
+/// known has nothing left.
+///
+/// Ids are unique below one root of a runtime, or in one namespace of containerd, not on a host: a
+/// container of this id that is alive and has another bundle than `bundle` is another container,
+/// and keeps its attachment.
 ///
 /// # Errors
 /// [`AttachError`] if something could not be removed.
-pub fn remove(id: &ContainerId, store: &Store) -> Result<(), AttachError> {
+pub fn remove_stopped(
+    id: &ContainerId,
+    bundle: Option<&Path>,
+    store: &Store,
+) -> Result<(), AttachError> {
     match store.lock(id)? {
-        Some(dir) => detach_all(dir, store),
+        Some(dir) => {
+            if let Ok(Some(record)) = dir.read()
+                && let (Some(recorded), Some(stopped)) = (&record.container().bundle, bundle)
+                && recorded != stopped
+                && record.container().is_alive()
+            {
+                return Ok(());
+            }
+            detach_all(dir, store)
+        }
         // The proxy may have removed the directory first. It cannot delete shared links.
         None => host_links::collect(store).map(drop),
     }

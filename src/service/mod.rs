@@ -20,7 +20,7 @@ mod unserved;
 
 pub use crate::state::Lifetime;
 pub use attach::{attach, attach_more};
-pub use detach::{Collected, Garbage, collect_garbage, detach, remove};
+pub use detach::{Collected, Garbage, collect_garbage, detach, remove_stopped};
 pub use error::AttachError;
 pub use late::complete;
 pub use reload::{Reloaded, Revived, reload, revive};
