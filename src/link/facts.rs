@@ -1,11 +1,11 @@
 //! The state of the host and the container, read before anything is changed.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
 
 use crate::attachment::{Attachment, Driver};
+use crate::link::taken::Taken;
 use crate::net::bridge_port::bridge_of;
-use crate::net::messages::{Link, get_addresses, get_link, get_links, read_address, read_link};
+use crate::net::messages::{Link, get_link, get_links, read_link};
 use crate::net::netlink::{NetlinkError, RouteSocket};
 use crate::primitives::InterfaceName;
 
@@ -17,8 +17,8 @@ pub struct Facts {
     pub links: BTreeMap<InterfaceName, Link>,
     /// The names of all links of the host. They are read only if a named link does not exist.
     pub link_names: Vec<String>,
-    /// The host's addresses, each with the index of its interface.
-    pub host_addresses: Vec<(u32, IpAddr)>,
+    /// Addresses that somebody has already.
+    pub taken: Taken,
     /// The container's links that have one of the wanted names already.
     pub container_links: BTreeMap<InterfaceName, Link>,
     /// For interfaces that a relay uses: index of the host's bridge to which the interface belongs.
@@ -59,10 +59,11 @@ impl Facts {
             let answers = host.dump(get_links())?;
             facts.link_names = answers.into_iter().filter_map(read_link).map(|l| l.name).collect();
         }
-        if attachments.iter().any(|a| !a.ip.addresses().is_empty()) {
-            let answers = host.dump(get_addresses())?;
-            facts.host_addresses = answers.into_iter().filter_map(read_address).collect();
-        }
+        let indexes = attachments.iter().filter_map(|a| facts.links.get(a.parent_link()));
+        let mut parents: Vec<_> = indexes.map(|link| link.index).collect();
+        parents.sort_unstable();
+        parents.dedup();
+        facts.taken = Taken::gather(attachments, &parents, host)?;
         Ok(facts)
     }
 }

@@ -8,5 +8,6 @@ pub mod facts;
 pub mod host_link;
 pub mod plan;
 mod removal;
+pub mod taken;
 
 pub use crate::link::error::PlanError;

@@ -10,6 +10,7 @@ use crate::link::error::{PlanError, refuse};
 use crate::link::facts::Facts;
 use crate::link::host_link;
 use crate::link::host_link::PlannedHostLink;
+use crate::link::taken;
 use crate::net::devconf::DevConf;
 use crate::net::messages::{Link, all_multicast};
 use crate::net::sysctl::Sysctl;
@@ -169,22 +170,7 @@ fn plan_one(
             LinkPlan::Existing { there: there.map(|link| (link.index, link.mac)) }
         }
     };
-    if let LinkPlan::Macvlan { mode, mac: Some(mac), .. } = link
-        && mode != MacvlanMode::Passthru
-        && parent.mac == Some(mac)
-    {
-        return refuse(format!("mac={mac}: this is the address of {} itself", parent.name));
-    }
-    for net in attachment.ip.addresses() {
-        if let Some((index, _)) = facts.host_addresses.iter().find(|(_, a)| *a == net.addr()) {
-            let owner = facts.links.values().find(|l| l.index == *index);
-            let owner = owner.map_or_else(|| format!("interface {index}"), |l| l.name.clone());
-            return refuse(format!(
-                "ip={net}: {} is the host's own address, on {owner}",
-                net.addr()
-            ));
-        }
-    }
+    taken::check(attachment, parent, facts)?;
     Ok(InterfacePlan {
         parent: parent_link,
         upstream,
@@ -437,6 +423,8 @@ impl fmt::Display for InterfacePlan {
 mod tests {
     use super::*;
     use crate::attachment::parse_list;
+    use crate::link::taken::Taken;
+    use crate::net::messages::Neighbour;
 
     fn link(index: u32, name: &str) -> Link {
         Link {
@@ -449,6 +437,10 @@ mod tests {
         }
     }
 
+    fn mac(last: u8) -> MacAddr {
+        format!("02:00:00:00:00:{last:02x}").parse().unwrap()
+    }
+
     fn facts() -> Facts {
         let down = Link { up: false, ..link(4, "down") };
         let lo = Link { loopback: true, mac: None, ..link(1, "lo") };
@@ -458,7 +450,15 @@ mod tests {
         Facts {
             link_names: links.iter().map(|l| l.name.clone()).collect(),
             links: links.into_iter().map(|l| (l.name.parse().unwrap(), l)).collect(),
-            host_addresses: vec![(2, "10.0.0.1".parse().unwrap())],
+            taken: Taken {
+                host_addresses: vec![(2, "10.0.0.1".parse().unwrap())],
+                host_links: vec![Link { mac: Some(mac(9)), ..link(9, "wan0") }],
+                gateways: vec![(2, "10.0.0.3".parse().unwrap())],
+                neighbours: vec![
+                    Neighbour { index: 2, address: "10.0.0.3".parse().unwrap(), mac: mac(3) },
+                    Neighbour { index: 2, address: "fd00::4".parse().unwrap(), mac: mac(4) },
+                ],
+            },
             container_links: [("eth0".parse().unwrap(), link(2, "eth0"))].into(),
             bridges: [("eth0".parse().unwrap(), 3)].into(),
         }
@@ -562,6 +562,29 @@ mod tests {
                 "parent=eth1,ip=10.0.0.1/24",
                 "ip=10.0.0.1/24: 10.0.0.1 is the host's own address, on eth0",
             ),
+            (
+                "parent=eth0,ip=10.0.0.3/24",
+                "ip=10.0.0.3/24: 10.0.0.3 is a gateway of the host, on eth0",
+            ),
+            (
+                "parent=eth0,ip=fd00::4/64",
+                "ip=fd00::4/64: fd00::4 is the address of a neighbour of the host on eth0, \
+                 02:00:00:00:00:04 (ip neigh)",
+            ),
+            (
+                "parent=eth0,ip=10.0.0.8/24,gw=10.0.0.8",
+                "ip=10.0.0.8/24: 10.0.0.8 is the gateway that gw= names",
+            ),
+            (
+                "parent=eth0,ip=10.0.0.8/24,route=10.9.0.0/16@10.0.0.8",
+                "10.0.0.8 is the gateway of route=10.9.0.0/16@10.0.0.8",
+            ),
+            ("parent=eth0,mac=02:00:00:00:00:09", "this is the address of the host's wan0"),
+            (
+                "parent=eth0,mac=02:00:00:00:00:03",
+                "mac=02:00:00:00:00:03: this is the address of the gateway on eth0, 10.0.0.3",
+            ),
+            ("parent=eth0,mac=02:00:00:00:00:04", "of a neighbour of the host on eth0, fd00::4"),
         ] {
             let error = plan(&parse_list(spec).unwrap(), &facts()).unwrap_err().to_string();
             assert!(error.contains(expected), "{spec}: {error}");

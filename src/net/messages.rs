@@ -10,9 +10,13 @@ use netlink_packet_route::link::{
     AfSpecInet, AfSpecUnspec, InfoData, InfoIpVlan, InfoKind, InfoMacVlan, InfoPortKind, InfoVlan,
     IpVlanFlags, IpVlanMode, LinkAttribute, LinkFlags, LinkInfo, LinkMessage, MacVlanMode,
 };
+use netlink_packet_route::neighbour::{
+    NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState,
+};
 use netlink_packet_route::nsid::{NsidAttribute, NsidMessage};
 use netlink_packet_route::route::{
-    RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
+    RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
+    RouteVia,
 };
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
@@ -406,4 +410,92 @@ pub fn read_address(message: RouteNetlinkMessage) -> Option<(u32, IpAddr)> {
         }
     }
     address.map(|address| (index, address))
+}
+
+/// A neighbour whose address on the link is known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Neighbour {
+    /// Index of the link.
+    pub index: u32,
+    /// Its address.
+    pub address: IpAddr,
+    /// Its MAC address.
+    pub mac: MacAddr,
+}
+
+/// Time since its last answer after which a neighbour is not known any more, in the kernel's units
+/// for programs, hundredths of a second: ten minutes. The kernel keeps few entries without end.
+const NEIGHBOUR_AGE: u32 = 10 * 60 * 100;
+
+/// Asks for the neighbours on one link, of both address families.
+pub fn get_neighbours(index: u32) -> RouteNetlinkMessage {
+    let mut message = NeighbourMessage::default();
+    message.attributes.push(NeighbourAttribute::IfIndex(index));
+    RouteNetlinkMessage::GetNeighbour(message)
+}
+
+/// Reads a neighbour that has answered lately, or is permanent, from an answer.
+pub fn read_neighbour(message: RouteNetlinkMessage) -> Option<Neighbour> {
+    let RouteNetlinkMessage::NewNeighbour(message) = message else { return None };
+    use NeighbourState::{Delay, Permanent, Probe, Reachable, Stale};
+    let state = message.header.state;
+    if !matches!(state, Reachable | Stale | Delay | Probe | Permanent) {
+        return None;
+    }
+    let (mut address, mut mac, mut age) = (None, None, 0);
+    for attribute in message.attributes {
+        match attribute {
+            NeighbourAttribute::Destination(NeighbourAddress::Inet(v4)) => {
+                address = Some(v4.into())
+            }
+            NeighbourAttribute::Destination(NeighbourAddress::Inet6(v6)) => {
+                address = Some(v6.into());
+            }
+            NeighbourAttribute::LinkLayerAddress(bytes) => mac = MacAddr::from_slice(&bytes),
+            NeighbourAttribute::CacheInfo(info) => age = info.confirmed,
+            _ => {}
+        }
+    }
+    if state != Permanent && age > NEIGHBOUR_AGE {
+        return None;
+    }
+    Some(Neighbour { index: message.header.ifindex, address: address?, mac: mac? })
+}
+
+/// Asks for the routes of one address family through a link.
+pub fn get_routes_through(index: u32, v6: bool) -> RouteNetlinkMessage {
+    let mut message = RouteMessage::default();
+    message.header.address_family = if v6 { AddressFamily::Inet6 } else { AddressFamily::Inet };
+    message.attributes.push(RouteAttribute::Oif(index));
+    RouteNetlinkMessage::GetRoute(message)
+}
+
+/// Reads the next hops of a route from an answer, each with the index of its link.
+pub fn read_gateways(message: RouteNetlinkMessage) -> Vec<(u32, IpAddr)> {
+    let RouteNetlinkMessage::NewRoute(message) = message else { return Vec::new() };
+    let mut gateways = Vec::new();
+    let through = message.attributes.iter().find_map(|attribute| match attribute {
+        RouteAttribute::Oif(index) => Some(*index),
+        _ => None,
+    });
+    gateways.extend(through.zip(gateway(&message.attributes)));
+    for attribute in &message.attributes {
+        if let RouteAttribute::MultiPath(hops) = attribute {
+            let each =
+                hops.iter().map(|hop| Some((hop.interface_index, gateway(&hop.attributes)?)));
+            gateways.extend(each.flatten());
+        }
+    }
+    gateways
+}
+
+/// The gateway among the attributes of a route or of a next hop.
+fn gateway(attributes: &[RouteAttribute]) -> Option<IpAddr> {
+    attributes.iter().find_map(|attribute| match attribute {
+        RouteAttribute::Gateway(RouteAddress::Inet(v4)) => Some((*v4).into()),
+        RouteAttribute::Gateway(RouteAddress::Inet6(v6)) => Some((*v6).into()),
+        RouteAttribute::Via(RouteVia::Inet(v4)) => Some((*v4).into()),
+        RouteAttribute::Via(RouteVia::Inet6(v6)) => Some((*v6).into()),
+        _ => None,
+    })
 }

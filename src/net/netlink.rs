@@ -161,6 +161,23 @@ impl RouteSocket {
         self.transact(message, NLM_F_DUMP)
     }
 
+    /// As [`RouteSocket::dump`], with the kernel's filter of what the message names (Linux 4.20). An
+    /// older kernel gives all objects of the kind.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn filtered_dump(
+        &mut self,
+        message: RouteNetlinkMessage,
+    ) -> Result<Vec<RouteNetlinkMessage>, NetlinkError> {
+        let strict = self.socket.set_netlink_get_strict_chk(true).is_ok();
+        let answers = self.dump(message);
+        if strict {
+            self.socket.set_netlink_get_strict_chk(false)?;
+        }
+        answers
+    }
+
     fn transact(
         &mut self,
         message: RouteNetlinkMessage,
