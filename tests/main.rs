@@ -4,6 +4,7 @@
 // `pub` says what a module is for others; the program itself has no users.
 #![allow(unreachable_pub)]
 
+mod admission;
 mod architecture;
 mod attach;
 mod bad_input;

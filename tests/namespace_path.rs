@@ -103,6 +103,7 @@ fn a_path_that_is_no_namespace_of_its_own_is_refused() {
         ("/run/netns/no-such-namespace", "No such file"),
         ("/dev/null", "network namespace"),
         ("/proc/self/ns/net", "process"),
+        ("/run/../proc/self/ns/net", "process"),
         (&host, "host's network namespace"),
     ] {
         let refused = output(&mut lab.mcrun(["attach", path, "--mcast", "parent=lan0"]));

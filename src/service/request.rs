@@ -9,6 +9,7 @@ use crate::net::netns::NetNs;
 use crate::oci::ContainerId;
 use crate::service::AttachError;
 use crate::state::Lifetime;
+use crate::sys::files::is_in_proc;
 use crate::sys::process::ProcessRef;
 
 /// A container, and what it is to be attached to. Each adapter makes one from what it is told: the
@@ -76,7 +77,7 @@ impl AttachRequest {
         attachments: Vec<Attachment>,
     ) -> Result<Self, AttachError> {
         let refuse = |why| AttachError::NamespacePath { path: path.clone(), why };
-        if path.starts_with("/proc") {
+        if is_in_proc(&path) {
             return Err(refuse("name the process by its id instead"));
         }
         let name = path.file_name().and_then(|name| name.to_str()).map(str::to_owned);

@@ -8,6 +8,17 @@ use std::io::Write;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 
+use nix::sys::statfs::{PROC_SUPER_MAGIC, statfs};
+
+/// Whether a file is in a /proc, by whatever way its path leads there. The name of such a file says
+/// nothing of what it is about later: process ids are used again. The last part of the path is not
+/// followed if it is a symbolic link.
+pub(crate) fn is_in_proc(path: &Path) -> bool {
+    // Of a directory that is not there, the first above that is counts.
+    let above = path.ancestors().skip(1).find_map(|directory| statfs(directory).ok());
+    above.is_some_and(|info| info.filesystem_type() == PROC_SUPER_MAGIC)
+}
+
 /// How a file is replaced.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Replacement<'m> {

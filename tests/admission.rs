@@ -1,0 +1,168 @@
+//! Who may ask for what: addresses of others, the administrator's file, and the channel of an image.
+
+use std::fs;
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::lab::{Lab, PARENT, output, run};
+
+const SOON: Duration = Duration::from_secs(1);
+
+/// `ip ARGUMENTS` on the container host.
+fn ip(lab: &Lab, arguments: &str) {
+    run(lab.enter("host", "ip").args(arguments.split(' ')));
+}
+
+/// Asserts that an attachment is refused with these words, and that nothing is left of it.
+fn assert_refused(lab: &Lab, attachment: &str, words: &str) {
+    let refused = lab.try_start("refused", &[attachment], &[]);
+    let errors = String::from_utf8_lossy(&refused.stderr);
+    assert!(!refused.status.success(), "{attachment}");
+    assert!(errors.contains(words), "{attachment}: {errors}");
+    lab.assert_clean(SOON);
+}
+
+#[test]
+fn what_somebody_else_has_is_refused_with_and_without_the_administrators_file() {
+    let mut lab = Lab::new(2);
+    ip(&lab, "link add other0 address 02:00:5e:20:00:01 type veth peer name other1");
+    ip(&lab, "address add 10.98.0.1/24 dev other0");
+    ip(&lab, "link set other0 up");
+    ip(&lab, &format!("route add 198.51.100.0/24 via 10.99.0.78 dev {PARENT}"));
+    for (address, mac) in [("10.99.0.77", "77"), ("10.99.0.78", "78"), ("fd00::77", "79")] {
+        let entry = format!("{address} lladdr 02:00:5e:20:00:{mac} dev {PARENT} nud reachable");
+        ip(&lab, &format!("neigh replace {entry}"));
+    }
+    lab.settle();
+    let cases = [
+        ("ip=10.98.0.1/24", "10.98.0.1 is the host's own address, on "),
+        ("ip=10.99.0.77/24", "10.99.0.77 is the address of a neighbour of the host on lan0, 02:"),
+        ("ip=10.99.0.78/24", "10.99.0.78 is a gateway of the host, on lan0"),
+        ("ip=10.99.0.79/24,gw=10.99.0.79", "10.99.0.79 is the gateway that gw= names"),
+        ("ip=fd00::77/64", "fd00::77 is the address of a neighbour of the host on lan0"),
+        ("mac=02:00:5e:20:00:01", "this is the address of the host's other0"),
+        ("mac=02:00:5e:20:00:77", "a neighbour of the host on lan0, 10.99.0.77"),
+        ("mac=02:00:5e:20:00:78", "this is the address of the gateway on lan0, 10.99.0.78"),
+    ];
+    for file in
+        ["", "[attach]\nip = [\"0.0.0.0/0\", \"::/0\"]\ngw = \"0.0.0.0/0\"\nmac = [\"*\"]\n"]
+    {
+        lab.configure(file);
+        for (pair, words) in cases {
+            assert_refused(&lab, &format!("parent={PARENT},{pair}"), words);
+        }
+    }
+    // Somebody who does not answer any more has nothing.
+    ip(&lab, &format!("neigh replace 10.99.0.77 dev {PARENT} nud failed"));
+    lab.start_with("c", &[&format!("parent={PARENT},ip=10.99.0.77/24")], &[]);
+}
+
+#[test]
+fn passthru_needs_the_word_of_the_administrators_file() {
+    let lab = Lab::new(2);
+    let passthru = format!("parent={PARENT},mode=passthru");
+    let words = "mode=passthru: the administrator allows bridge, private, vepa, l2, l3, l3s";
+    assert_refused(&lab, &passthru, words);
+    lab.configure("[groups]\nmax-groups = 5\n");
+    assert_refused(&lab, &passthru, words);
+    let holder = lab.start_with("holder", &[&format!("parent={PARENT}")], &[]);
+    let pid = holder.pid.to_string();
+    let refused = output(&mut lab.mcrun(["attach", &pid, "--mcast", &passthru]));
+    let errors = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert_eq!(refused.status.code(), Some(125), "{errors}");
+    assert!(errors.contains(words), "{errors}");
+}
+
+#[test]
+fn the_file_is_the_list_of_what_is_allowed() {
+    let lab = Lab::new(2);
+    lab.configure("[attach]\nparents = [\"lan0\"]\nip = [\"10.99.0.0/28\"]\nmax-attachments = 1\n");
+    for (pairs, words) in [
+        (
+            "ip=10.99.0.16/24",
+            "ip=10.99.0.16/24: the administrator allows 10.99.0.0/28 (mcrun.toml)",
+        ),
+        ("mac=02:00:5e:20:00:01", "allows none ([attach] of mcrun.toml has no mac)"),
+        ("route=10.7.0.0/16", "allows none ([attach] of mcrun.toml has no route)"),
+        ("bclim=3", "bclim=3: the administrator allows -1 (mcrun.toml)"),
+    ] {
+        assert_refused(&lab, &format!("parent={PARENT},{pairs}"), words);
+    }
+    let both = format!("parent={PARENT};parent={PARENT},name=two");
+    assert_refused(&lab, &both, "2 attachments: the administrator allows a container 1");
+    lab.start_with("c", &[&format!("parent={PARENT},ip=10.99.0.11/24")], &[]);
+}
+
+#[test]
+fn a_tightened_file_is_in_force_as_far_as_it_goes_and_reload_says_what_is_not() {
+    let lab = Lab::new(3);
+    let container = lab.start_with(
+        "c",
+        &[&format!("parent={PARENT},ip=10.99.0.11/24,allow=239.1.0.0/16")],
+        &[],
+    );
+    let neighbour = lab.start_with("n", &[&format!("parent={PARENT},ip=10.99.0.12/24")], &[]);
+    lab.configure(
+        "[attach]\nip = [\"10.98.0.0/24\"]\n[groups]\nallow = [\"239.2.0.0/16\"]\nmax-groups = 5\n",
+    );
+    let reloaded = output(&mut lab.mcrun(["reload"]));
+    let errors = String::from_utf8_lossy(&reloaded.stderr).into_owned();
+    assert!(!reloaded.status.success(), "{errors}");
+    assert_eq!(String::from_utf8_lossy(&reloaded.stdout).lines().count(), 2, "both are replaced");
+    for (name, words) in [
+        (&container.id, "ip=10.99.0.11/24: the administrator allows 10.98.0.0/24 (mcrun.toml)"),
+        (&container.id, "allow=239.1.0.0/16: the administrator allows 239.2.0.0/16 (mcrun.toml)"),
+        (&neighbour.id, "ip=10.99.0.12/24: the administrator allows 10.98.0.0/24 (mcrun.toml)"),
+    ] {
+        let line = format!("mcrun: {name}: {words}: mc0 stays as it is");
+        assert!(errors.contains(&line), "{line}: {errors}");
+    }
+    assert_eq!(errors.lines().count(), 3, "{errors}");
+    // Of the rules nothing is left to the one; the other has the administrator's.
+    let policy = |id: &str| {
+        let path = lab.state_dir().join("containers").join(id).join("record.json");
+        let record: Value = serde_json::from_slice(&fs::read(path).expect("record")).expect("JSON");
+        record["interfaces"][0]["policy"].clone()
+    };
+    let denied = policy(&container.id);
+    assert_eq!(denied["deny"].as_array().map(Vec::len), Some(2), "{denied}");
+    assert_eq!(denied["max_groups"], 5, "{denied}");
+    assert_eq!(policy(&neighbour.id)["allow"].as_array().map(Vec::len), Some(1));
+    // Nothing has changed since, and it is said again.
+    let again = output(&mut lab.mcrun(["reload"]));
+    assert!(again.stdout.is_empty() && !again.status.success());
+}
+
+#[test]
+fn config_names_every_problem_and_shows_what_is_in_force() {
+    let lab = Lab::new(2);
+    let file = lab.config_dir().join("new.toml");
+    fs::write(&file, "[attach]\nmodes = [\"bridge\"]\nip = [\"10.0.0.1/8\"]\n").expect("file");
+    let mut check = lab.mcrun(["config", "check"]);
+    let checked = output(check.arg(&file));
+    let errors = String::from_utf8_lossy(&checked.stderr).into_owned();
+    assert_eq!(checked.status.code(), Some(1), "{errors}");
+    let lines: Vec<_> = errors.lines().collect();
+    let file = file.display();
+    assert_eq!(
+        lines,
+        [
+            format!("{file}:2: unknown key modes in [attach]; did you mean mode?"),
+            format!(
+                "{file}:3: ip: \"10.0.0.1/8\": bits are set behind the prefix; did you mean 10.0.0.0/8?"
+            ),
+        ]
+    );
+    let rules = "[attach]\nparents = [\"lan0\"]\n";
+    fs::write(lab.config_dir().join("mcrun.toml"), rules).expect("file");
+    assert!(output(&mut lab.mcrun(["config", "check"])).status.success());
+    let shown: Value =
+        serde_json::from_str(&run(&mut lab.mcrun(["config", "show", "--json"]))).expect("JSON");
+    let expected = serde_json::json!({ "value": ["lan0"], "from": "file", "line": 2 });
+    assert_eq!(shown["attach"]["parents"], expected);
+    let expected = serde_json::json!({ "value": [], "from": "default", "line": null });
+    assert_eq!(shown["attach"]["ip"], expected);
+    let text = run(&mut lab.mcrun(["config", "show"]));
+    assert!(text.contains("ip = []") && text.contains("# default"), "{text}");
+}
