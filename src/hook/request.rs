@@ -4,6 +4,7 @@ use crate::attachment::{Attachment, parse_list, unique_names};
 use crate::hook::{Caller, HookError};
 use crate::oci::{ANNOTATION, BundleConfig, ContainerState, VARIABLE};
 use crate::service::{AttachError, AttachRequest, NetworkNamespace};
+use crate::sys::files::is_in_proc;
 
 /// What the container of a state asks for; `None` if it asks for nothing.
 pub(super) fn of(
@@ -72,7 +73,7 @@ fn attachments(
     // An engine that makes a namespace for a container keeps it in a file; a process is named
     // where somebody else's is to be shared.
     match config.network_namespace_path() {
-        Some(path) if path.starts_with("/proc") => Err(HookError::SharedNetwork(path.into())),
+        Some(path) if is_in_proc(path) => Err(HookError::SharedNetwork(path.into())),
         _ => Ok(Some(attachments)),
     }
 }
@@ -143,8 +144,10 @@ mod tests {
             let state = format!(r#"{{"id":"c1","pid":1,"bundle":{:?}}}"#, dir.path());
             of(&ContainerState::parse(state.as_bytes()).unwrap(), Caller::WithoutAnnotations)
         };
-        let error = ask("/proc/4711/ns/net").unwrap_err().to_string();
-        assert!(error.contains("/proc/4711/ns/net"), "{error}");
+        for path in ["/proc/4711/ns/net", "/run/../proc/4711/ns/net"] {
+            let error = ask(path).unwrap_err().to_string();
+            assert!(error.contains(path), "{error}");
+        }
         let kept = ask("/var/run/netns/cni-1").unwrap().unwrap();
         let NetworkNamespace::Path(path) = kept.namespace else { panic!("{kept:?}") };
         assert_eq!(path, Path::new("/var/run/netns/cni-1"));

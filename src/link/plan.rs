@@ -170,7 +170,7 @@ fn plan_one(
             LinkPlan::Existing { there: there.map(|link| (link.index, link.mac)) }
         }
     };
-    taken::check(attachment, parent, facts)?;
+    taken::check(attachment, parent, &facts.taken, &facts.links)?;
     Ok(InterfacePlan {
         parent: parent_link,
         upstream,

@@ -1,17 +1,17 @@
 //! Addresses and MAC addresses that somebody on the LAN has already: the host, a gateway, a
 //! neighbour of the host. An attachment must not take one of them.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use crate::attachment::{Attachment, Driver};
 use crate::link::error::{PlanError, refuse};
-use crate::link::facts::Facts;
 use crate::net::messages::{
     Link, Neighbour, get_addresses, get_links, get_neighbours, get_routes_through, read_address,
     read_gateways, read_link, read_neighbour,
 };
 use crate::net::netlink::{NetlinkError, RouteSocket};
-use crate::primitives::MacvlanMode;
+use crate::primitives::{InterfaceName, MacvlanMode};
 
 /// What is known of those on the LAN. It is read as far as attachments name an address or a MAC
 /// address.
@@ -58,7 +58,8 @@ impl Taken {
             // Kernels before 4.20 do not filter.
             taken.neighbours.extend(known.filter(|neighbour| neighbour.index == *index));
             for v6 in [false, true] {
-                if addresses().any(|net| net.addr().is_ipv6() == v6) {
+                // Who takes a MAC address is told if it is the gateway's.
+                if addresses().any(|net| net.addr().is_ipv6() == v6) || (with_mac && !v6) {
                     let answers = host.filtered_dump(get_routes_through(*index, v6))?;
                     let gateways = answers.into_iter().flat_map(read_gateways);
                     taken.gateways.extend(gateways.filter(|(through, _)| through == index));
@@ -76,20 +77,28 @@ impl Taken {
 pub(super) fn check(
     attachment: &Attachment,
     parent: &Link,
-    facts: &Facts,
+    taken: &Taken,
+    links: &BTreeMap<InterfaceName, Link>,
 ) -> Result<(), PlanError> {
-    check_addresses(attachment, facts)?;
-    check_mac(attachment, parent, facts)
+    let name_of = |index: u32| {
+        let link = links.values().chain(&taken.host_links).find(|link| link.index == index);
+        link.map_or_else(|| format!("interface {index}"), |link| link.name.clone())
+    };
+    check_addresses(attachment, taken, name_of)?;
+    check_mac(attachment, parent, taken, name_of)
 }
 
-fn check_addresses(attachment: &Attachment, facts: &Facts) -> Result<(), PlanError> {
-    let taken = &facts.taken;
+fn check_addresses(
+    attachment: &Attachment,
+    taken: &Taken,
+    name_of: impl Fn(u32) -> String,
+) -> Result<(), PlanError> {
     for net in attachment.ip.addresses() {
         let address = net.addr();
         let has =
             |list: &[(u32, IpAddr)]| list.iter().find(|(_, a)| *a == address).map(|(i, _)| *i);
         if let Some(index) = has(&taken.host_addresses) {
-            let on = name_of(index, facts);
+            let on = name_of(index);
             return refuse(format!("ip={net}: {address} is the host's own address, on {on}"));
         }
         if attachment.gateways.contains(&address) {
@@ -100,11 +109,11 @@ fn check_addresses(attachment: &Attachment, facts: &Facts) -> Result<(), PlanErr
             return refuse(format!("ip={net}: {address} is the gateway of route={route}"));
         }
         if let Some(index) = has(&taken.gateways) {
-            let on = name_of(index, facts);
+            let on = name_of(index);
             return refuse(format!("ip={net}: {address} is a gateway of the host, on {on}"));
         }
         if let Some(neighbour) = taken.neighbours.iter().find(|n| n.address == address) {
-            let on = name_of(neighbour.index, facts);
+            let on = name_of(neighbour.index);
             return refuse(format!(
                 "ip={net}: {address} is the address of a neighbour of the host on {on}, {} (ip \
                  neigh)",
@@ -115,7 +124,12 @@ fn check_addresses(attachment: &Attachment, facts: &Facts) -> Result<(), PlanErr
     Ok(())
 }
 
-fn check_mac(attachment: &Attachment, parent: &Link, facts: &Facts) -> Result<(), PlanError> {
+fn check_mac(
+    attachment: &Attachment,
+    parent: &Link,
+    taken: &Taken,
+    name_of: impl Fn(u32) -> String,
+) -> Result<(), PlanError> {
     let Some(mac) = attachment.mac else { return Ok(()) };
     // With passthru the container has the parent for itself, and with it the parent's address.
     let passthru = matches!(attachment.driver, Driver::Macvlan(MacvlanMode::Passthru));
@@ -125,7 +139,6 @@ fn check_mac(attachment: &Attachment, parent: &Link, facts: &Facts) -> Result<()
             false => refuse(format!("mac={mac}: this is the address of {} itself", parent.name)),
         };
     }
-    let taken = &facts.taken;
     if let Some(link) = taken.host_links.iter().find(|link| link.mac == Some(mac)) {
         return refuse(format!("mac={mac}: this is the address of the host's {}", link.name));
     }
@@ -134,17 +147,10 @@ fn check_mac(attachment: &Attachment, parent: &Link, facts: &Facts) -> Result<()
         let is_gateway = attachment.gateways.contains(&address)
             || taken.gateways.iter().any(|(_, gateway)| *gateway == address);
         let who = if is_gateway { "the gateway" } else { "a neighbour of the host" };
-        let on = name_of(neighbour.index, facts);
+        let on = name_of(neighbour.index);
         return refuse(format!(
             "mac={mac}: this is the address of {who} on {on}, {address} (ip neigh)"
         ));
     }
     Ok(())
-}
-
-/// The name of a link of the host, as far as it is known.
-fn name_of(index: u32, facts: &Facts) -> String {
-    let mut links = facts.links.values().chain(&facts.taken.host_links);
-    let link = links.find(|link| link.index == index);
-    link.map_or_else(|| format!("interface {index}"), |link| link.name.clone())
 }
