@@ -12,7 +12,6 @@
 //! the children.
 
 use std::io;
-use std::io::Write;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddrV6};
 use std::os::fd::{AsRawFd, FromRawFd, RawFd};
 
@@ -144,8 +143,10 @@ impl BoundFrameSocket {
         Ok(BoundFrameSocket { socket, index })
     }
 
+    /// By write(2). The `Write` of socket2 calls sendto(2), which the proxy's filter denies here.
     fn send(&self, frame: &[u8]) -> io::Result<()> {
-        (&self.socket).write(frame).map(drop)
+        nix::unistd::write(&self.socket, frame)?;
+        Ok(())
     }
 }
 
