@@ -93,7 +93,8 @@ fn a_container_that_flaps_costs_its_host_and_the_lan_little_and_its_last_state_c
         (lab.host_joins() == [GROUP, LAST].into()).then_some(())
     });
     let log = log(&lab, &container);
-    if !log.is_empty() {
+    // Without notifications the proxy follows the reports, which the container's kernel delays itself.
+    if !log.is_empty() && lab::notifications() {
         assert!(log.contains("joins and leaves so often that changes are delayed"), "{log}");
     }
 }

@@ -230,9 +230,14 @@ impl Lab {
     /// Writes the administrator's `mcrun.toml`. Where the tests are to do without notifications, it
     /// turns them off, whatever else it says.
     pub fn configure(&self, rules: &str) {
-        let setting = if notifications() { "" } else { "\n[proxy]\nnotifications = false\n" };
+        const OFF: &str = "[proxy]\nnotifications = false\n";
         let file = self.config_dir().join("mcrun.toml");
-        let text = format!("{rules}{setting}");
+        let text = match notifications() {
+            true => rules.to_owned(),
+            // A section stands once.
+            false if rules.contains("[proxy]\n") => rules.replace("[proxy]\n", OFF),
+            false => format!("{rules}\n{OFF}"),
+        };
         if text.is_empty() {
             // As on most hosts: without the file.
             let _ = fs::remove_file(file);
