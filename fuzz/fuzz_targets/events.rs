@@ -97,6 +97,7 @@ impl<'a> Input<'a> {
             ),
             max_groups: u32::from(self.byte() % 16),
             max_sources: u32::from(self.byte() % 8),
+            ssm_strict: self.byte() & 1 != 0,
         }
     }
 }
