@@ -3,21 +3,14 @@
 //! `KEEPER_KILLS` sets how often a proxy is killed in each case; 100 takes about a minute each.
 
 use std::net::Ipv4Addr;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
 
 use crate::lab::{
-    Background, Container, Igmp, IgmpFrame, Lab, PATIENCE, RecordKind, SOURCES, Udp, alive,
-    assert_whole, kill, numbered, wait_until,
+    Background, Container, Lab, PATIENCE, Udp, alive, assert_whole_while, kill, wait_until,
 };
 
 const GROUP: Ipv4Addr = Ipv4Addr::new(239, 8, 1, 1);
 const DENIED: Ipv4Addr = Ipv4Addr::new(239, 8, 2, 1);
 const PORT: u16 = 6000;
-/// Time between two packets.
-const INTERVAL: Duration = Duration::from_millis(1);
-/// The last packet.
-const END: &str = "end";
 
 fn kills() -> u32 {
     std::env::var("KEEPER_KILLS").map_or(3, |text| text.parse().expect("a number of kills"))
@@ -35,51 +28,15 @@ fn held(lab: &Lab, container: &Container) -> i32 {
     })
 }
 
-fn is_leave(frame: &IgmpFrame) -> bool {
-    match &frame.message {
-        Igmp::Leave { .. } => true,
-        Igmp::ReportV3(records) => records.iter().any(|record| {
-            matches!(record.kind, RecordKind::Block)
-                || record.kind == RecordKind::ToInclude && record.sources.is_empty()
-        }),
-        _ => false,
-    }
-}
-
-/// Sends numbered packets until `changes` returns, and asserts that each arrives once at each
-/// socket and nothing else does, such as the denied stream, and that the switch sees no leave and no
-/// IGMP of a container.
+/// A numbered stream, and a denied one beside it, reach each socket as they should until `changes`
+/// returns: of the first each packet once, of the second none. The switch sees no leave and no IGMP
+/// of a container.
 fn assert_nothing_is_lost_during(lab: &Lab, sockets: &[&Udp], changes: impl FnOnce()) {
-    let sender = lab.socket("src", SOURCES[0], 0);
-    let stop = AtomicBool::new(false);
     let capture = lab.capture();
-    std::thread::scope(|scope| {
-        let receiving: Vec<_> =
-            sockets.iter().map(|socket| scope.spawn(|| socket.receive_until(END))).collect();
-        let sending = scope.spawn(|| {
-            let start = Instant::now();
-            let mut number = 0;
-            while !stop.load(Ordering::Relaxed) {
-                sender.send(&numbered("in", number), (GROUP, PORT));
-                sender.send(b"denied", (DENIED, PORT));
-                number += 1;
-                let next = start + INTERVAL * number;
-                std::thread::sleep(next.saturating_duration_since(Instant::now()));
-            }
-            sender.send(END.as_bytes(), (GROUP, PORT));
-            number
-        });
-        let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(changes));
-        stop.store(true, Ordering::Relaxed);
-        let sent = sending.join().expect("it has sent");
-        let received: Vec<_> = receiving.into_iter().map(|r| r.join().expect("received")).collect();
-        match result {
-            Ok(()) => received.iter().for_each(|r| assert_whole(r, "in", sent, SOURCES[0])),
-            Err(panic) => std::panic::resume_unwind(panic),
-        }
-    });
+    let denied = |sender: &Udp| sender.send(b"denied", (DENIED, PORT));
+    assert_whole_while(lab, sockets, (GROUP, PORT), denied, changes);
     let seen = capture.finish();
-    assert_eq!(seen.iter().find(|frame| is_leave(frame)), None);
+    assert_eq!(seen.iter().find(|frame| frame.is_leave()), None);
     assert_eq!(seen.iter().find(|frame| frame.mac != lab.host_mac()), None);
 }
 

@@ -3,11 +3,11 @@
 use std::fs;
 use std::io;
 use std::net::Ipv4Addr;
-use std::os::fd::AsRawFd;
 
 use crate::lab;
+use crate::lab::frames::{IPV4, bypass_queueing, link_address, mac};
 use crate::lab::{Igmp, Lab, PATIENCE, wait_until};
-use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+use socket2::{Domain, Protocol, Socket, Type};
 
 /// A group that the neighbour of the rogue receives.
 const WANTED: Ipv4Addr = Ipv4Addr::new(239, 3, 1, 1);
@@ -107,30 +107,17 @@ fn rogue(spoofed: &str) -> io::Result<()> {
     let frame = |packet: &[u8], source: [u8; 6], bypass: bool| -> io::Result<()> {
         let socket = Socket::new(Domain::PACKET, Type::RAW, None)?;
         if bypass {
-            let on: libc::c_int = 1;
-            // SAFETY: the value is a live int of the stated size.
-            let result = unsafe {
-                libc::setsockopt(
-                    socket.as_raw_fd(),
-                    libc::SOL_PACKET,
-                    libc::PACKET_QDISC_BYPASS,
-                    (&raw const on).cast(),
-                    size_of_val(&on) as libc::socklen_t,
-                )
-            };
-            if result != 0 {
-                return Err(io::Error::last_os_error());
-            }
+            bypass_queueing(&socket)?;
         }
         let destination = [0x01, 0x00, 0x5e, packet[17] & 0x7f, packet[18], packet[19]];
         let frame = [&destination[..], &source, &[0x08, 0x00], packet].concat();
-        socket.send_to(&frame, &link_address(index, destination)?)?;
+        socket.send_to(&frame, &link_address(index, destination, IPV4))?;
         Ok(())
     };
     let datagram = |packet: &[u8]| -> io::Result<()> {
         let socket = Socket::new(Domain::PACKET, Type::DGRAM, None)?;
         let destination = [0x01, 0x00, 0x5e, packet[17] & 0x7f, packet[18], packet[19]];
-        socket.send_to(packet, &link_address(index, destination)?)?;
+        socket.send_to(packet, &link_address(index, destination, IPV4))?;
         Ok(())
     };
     let by_every_way = |packet: &[u8], destination: Ipv4Addr| {
@@ -170,30 +157,6 @@ fn stopped<T>(result: io::Result<T>) -> io::Result<()> {
         Err(e) if !matches!(e.raw_os_error(), Some(libc::EPERM | libc::ENOBUFS)) => Err(e),
         _ => Ok(()),
     }
-}
-
-fn link_address(index: u32, destination: [u8; 6]) -> io::Result<SockAddr> {
-    // SAFETY: a zeroed sockaddr_ll is valid; it is smaller than the storage it is written to, and
-    // the length set is its own.
-    let ((), address) = unsafe {
-        SockAddr::try_init(|storage, length| {
-            let link = &mut *storage.cast::<libc::sockaddr_ll>();
-            link.sll_family = libc::AF_PACKET as u16;
-            link.sll_protocol = (libc::ETH_P_IP as u16).to_be();
-            link.sll_ifindex = index as i32;
-            link.sll_halen = 6;
-            link.sll_addr[..6].copy_from_slice(&destination);
-            *length = size_of::<libc::sockaddr_ll>() as libc::socklen_t;
-            Ok(())
-        })?
-    };
-    Ok(address)
-}
-
-fn mac(text: &str) -> [u8; 6] {
-    let bytes: Vec<u8> =
-        text.split(':').map(|byte| u8::from_str_radix(byte, 16).expect("hexadecimal")).collect();
-    bytes.try_into().expect("six bytes")
 }
 
 /// Type, code, checksum, group and what follows.

@@ -10,20 +10,14 @@ use std::net::Ipv4Addr;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
 
 use crate::lab::frames::{FrameSender, IPV4, Ipv4, Way, ethernet, mac, multicast_mac, udp};
 use crate::lab::{
-    Container, Igmp, IgmpFrame, Lab, PATIENCE, RecordKind, SOURCES, Udp, assert_whole, install,
-    numbered, run, wait_until,
+    Container, IgmpFrame, Lab, PATIENCE, Udp, assert_whole_while, install, run, wait_until,
 };
 
 const GROUP: Ipv4Addr = Ipv4Addr::new(239, 8, 1, 1);
 const PORT: u16 = 6000;
-/// Time between two packets.
-const INTERVAL: Duration = Duration::from_millis(1);
-/// The last packet: no more of the others come.
-const END: &str = "end";
 const PROGRAMS: [&str; 4] = ["mcrun", "mcrun-hook", "mcrun-proxy", "mcrun-runtime"];
 
 /// The directory of the other version's programs.
@@ -91,47 +85,6 @@ fn attached_by_old(lab: &Lab, driver: &str) -> (Container, Udp) {
     (container, socket)
 }
 
-/// Sends numbered packets until `changes` returns, and asserts that each arrives once.
-fn assert_nothing_is_lost_during(lab: &Lab, socket: &Udp, changes: impl FnOnce()) {
-    let sender = lab.socket("src", SOURCES[0], 0);
-    let stop = AtomicBool::new(false);
-    std::thread::scope(|scope| {
-        let receiving = scope.spawn(|| socket.receive_until(END));
-        let sending = scope.spawn(|| {
-            let start = Instant::now();
-            let mut number = 0;
-            while !stop.load(Ordering::Relaxed) {
-                sender.send(&numbered("in", number), (GROUP, PORT));
-                number += 1;
-                let next = start + INTERVAL * number;
-                std::thread::sleep(next.saturating_duration_since(Instant::now()));
-            }
-            sender.send(END.as_bytes(), (GROUP, PORT));
-            number
-        });
-        let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(changes));
-        stop.store(true, Ordering::Relaxed);
-        let sent = sending.join().expect("it has sent");
-        let received = receiving.join().expect("it has received");
-        match result {
-            Ok(()) => assert_whole(&received, "in", sent, SOURCES[0]),
-            Err(panic) => std::panic::resume_unwind(panic),
-        }
-    });
-}
-
-/// Whether a message tells the switch that somebody leaves.
-fn is_leave(frame: &IgmpFrame) -> bool {
-    match &frame.message {
-        Igmp::Leave { .. } => true,
-        Igmp::ReportV3(records) => records.iter().any(|record| {
-            matches!(record.kind, RecordKind::Block)
-                || record.kind == RecordKind::ToInclude && record.sources.is_empty()
-        }),
-        _ => false,
-    }
-}
-
 /// `mcrun reload` of the installed programs replaces the container's proxy by the installed one.
 fn reload(lab: &Lab, container: &Container) {
     let before = lab.proxy_pid(container);
@@ -159,14 +112,20 @@ fn upgrade(igmp_version: u8, driver: &str) {
     }
     let capture = lab.capture();
     let (container, socket) = attached_by_old(&lab, driver);
-    assert_nothing_is_lost_during(&lab, &socket, || {
-        install_programs(&lab, &new_programs());
-        assert_joined(&lab, &container);
-        reload(&lab, &container);
-        assert_joined(&lab, &container);
-    });
+    assert_whole_while(
+        &lab,
+        &[&socket],
+        (GROUP, PORT),
+        |_| {},
+        || {
+            install_programs(&lab, &new_programs());
+            assert_joined(&lab, &container);
+            reload(&lab, &container);
+            assert_joined(&lab, &container);
+        },
+    );
     let igmp = capture.igmp();
-    assert!(!igmp.iter().any(is_leave), "a leave is on the wire: {igmp:#?}");
+    assert!(!igmp.iter().any(IgmpFrame::is_leave), "a leave is on the wire: {igmp:#?}");
     lab.assert_one_igmp_host(&igmp);
     drop(socket);
     lab.wait_left(&container, GROUP);
@@ -257,18 +216,24 @@ fn frames_are_limited_from_the_upgrade_on() {
 fn downgrade() {
     let lab = Lab::new(3);
     let (container, socket) = attached_by_old(&lab, "macvlan");
-    assert_nothing_is_lost_during(&lab, &socket, || {
-        install_programs(&lab, &new_programs());
-        reload(&lab, &container);
-        install_programs(&lab, &old_programs());
-        assert!(lab.ps(&container).is_some(), "the earlier version reads the record");
-        lab.configure("[groups]\nmax-groups = 7\n");
-        let before = lab.proxy_pid(&container);
-        assert_eq!(run(&mut lab.mcrun(["reload"])).trim(), container.id);
-        let after = lab.proxy_pid(&container);
-        assert!(after != before && runs_installed_proxy(&lab, after));
-        assert_joined(&lab, &container);
-    });
+    assert_whole_while(
+        &lab,
+        &[&socket],
+        (GROUP, PORT),
+        |_| {},
+        || {
+            install_programs(&lab, &new_programs());
+            reload(&lab, &container);
+            install_programs(&lab, &old_programs());
+            assert!(lab.ps(&container).is_some(), "the earlier version reads the record");
+            lab.configure("[groups]\nmax-groups = 7\n");
+            let before = lab.proxy_pid(&container);
+            assert_eq!(run(&mut lab.mcrun(["reload"])).trim(), container.id);
+            let after = lab.proxy_pid(&container);
+            assert!(after != before && runs_installed_proxy(&lab, after));
+            assert_joined(&lab, &container);
+        },
+    );
     drop(socket);
     lab.delete(&container);
     lab.assert_clean(PATIENCE);

@@ -106,7 +106,8 @@ pub(super) struct ProxySummary {
     /// Its process id; absent when there is none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) pid: Option<i32>,
-    /// `running`, `waiting`, `degraded`, `silent` (it does not answer), `dead`, or `off` (none asked for).
+    /// `running`, `waiting`, `degraded`, `silent` (it does not answer), `dead`, or `off` (none asked
+    /// for).
     pub(super) state: &'static str,
     /// Whether a keeper holds what must outlive the proxy.
     pub(super) held: bool,
@@ -122,7 +123,8 @@ pub(super) struct InterfaceSummary {
     mac: Option<MacAddr>,
     addresses: Vec<String>,
     igmp: IgmpMode,
-    /// `relayed`, `dropped`, `limited` and `denied` packets in both directions, where a relay carries them.
+    /// `relayed`, `dropped`, `limited` and `denied` packets in both directions, where a relay carries
+    /// them.
     #[serde(flatten)]
     relay: Option<RelayCounts>,
     /// The LAN's querier; absent when there is none, or nobody listens for it.

@@ -39,7 +39,8 @@ struct Row<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<&'a str>,
     age_s: u64,
-    /// `relayed`, `dropped`, `limited` and `denied` packets in both directions, where a relay carries them.
+    /// `relayed`, `dropped`, `limited` and `denied` packets in both directions, where a relay carries
+    /// them.
     #[serde(flatten)]
     relay: Option<RelayCounts>,
     /// What is wrong at the container, as `mcrun ps` shows it.

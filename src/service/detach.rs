@@ -1,11 +1,13 @@
 //! Removing attachments: of a container that has ended, and of one that runs.
 
+use std::io;
 use std::path::Path;
 
 use crate::attachment::AdminConfig;
 use crate::oci::ContainerId;
 use crate::service::namespace::reach_namespace;
 use crate::service::proxies::ProxyUsers;
+use crate::service::unfinished::RunningProxies;
 use crate::service::{AttachError, host_links, proxies, unfinished};
 use crate::state::{Attached, AttachmentRecord, LockedDir, StateDirError, Store, config_dir};
 
@@ -164,14 +166,23 @@ pub struct Garbage {
 pub fn collect_garbage(store: &Store) -> Result<Garbage, StateDirError> {
     let mut collected = Vec::new();
     let range = AdminConfig::read(&config_dir()).unwrap_or_default().proxy_uids();
-    for container in store.list()? {
+    let containers = store.list()?;
+    // One look for all containers. Whoever has the lock of a container knows that the launcher of a
+    // proxy that was found before, and that the record does not name, has ended.
+    let running = RunningProxies::find();
+    for container in containers {
         let result = match store.lock(&container) {
             Ok(Some(dir)) => match dir.read() {
                 Ok(Some(AttachmentRecord::Attached(mut attached)))
                     if attached.container.is_alive() && !attached.interfaces.is_empty() =>
                 {
                     let users = ProxyUsers { store, range };
-                    match unfinished::collect(&mut attached, &dir, users) {
+                    let found =
+                        running.as_ref().map_err(|e| io::Error::new(e.kind(), e.to_string()));
+                    let removed = found.map_err(AttachError::from).and_then(|running| {
+                        unfinished::collect(&mut attached, &dir, users, running)
+                    });
+                    match removed {
                         Ok(false) => continue,
                         other => other.map(drop),
                     }

@@ -55,8 +55,8 @@ pub(super) fn finish(
     Ok(changed)
 }
 
-/// The same, and removes what the record does not name: links that mcrun has made, and proxies.
-/// Returns whether there was anything.
+/// The same, and removes what the record does not name: links that mcrun has made, and those of
+/// `running`, the proxies of the host. Returns whether there was anything.
 ///
 /// # Errors
 /// What could not be done.
@@ -64,6 +64,7 @@ pub(super) fn collect(
     attached: &mut Attached,
     dir: &LockedDir,
     users: ProxyUsers<'_>,
+    running: &RunningProxies,
 ) -> Result<bool, AttachError> {
     let mut changed = finish(attached, dir, users)?;
     if let Some(namespace) = reach_namespace(&attached.container, attached.proxies(), dir) {
@@ -71,8 +72,8 @@ pub(super) fn collect(
         let mut socket = RouteSocket::open_in(&namespace)?;
         changed |= delete_made(&mut socket, |link| !known(link.index))?;
     }
-    for process in proxies_of(dir)? {
-        if attached.proxies().all(|proxy| proxy != process) {
+    for process in running.of(dir)? {
+        if process.is_alive() && attached.proxies().all(|proxy| proxy != process) {
             proxies::end(process)?;
             changed = true;
         }
@@ -125,19 +126,42 @@ pub(super) fn delete_links<'i>(
     Ok(deleted?)
 }
 
-/// The proxies that hold this container's directory, whatever its record says.
-fn proxies_of(dir: &LockedDir) -> io::Result<Vec<ProcessRef>> {
-    let own = fs::metadata(dir.path())?;
-    let is_own = |descriptor: fs::DirEntry| {
-        let meta = fs::metadata(descriptor.path());
-        meta.is_ok_and(|meta| (meta.dev(), meta.ino()) == (own.dev(), own.ino()))
-    };
-    let holds = |pid: i32| {
-        let comm = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
-        comm.trim_end() == proxy::PROGRAM
-            && fs::read_dir(format!("/proc/{pid}/fd")).is_ok_and(|fds| fds.flatten().any(is_own))
-    };
-    let processes = fs::read_dir("/proc")?.flatten();
-    let pids = processes.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
-    Ok(pids.filter(|pid| holds(*pid)).filter_map(|pid| ProcessRef::of(pid).ok()).collect())
+/// The proxies of the host, whatever the records say of them.
+pub(super) struct RunningProxies {
+    /// Each with the device and the inode of every directory that it has open.
+    directories: Vec<(ProcessRef, (u64, u64))>,
+}
+
+impl RunningProxies {
+    /// Looks through all processes, which takes some time on a busy host.
+    ///
+    /// # Errors
+    /// If /proc cannot be read.
+    pub(super) fn find() -> io::Result<Self> {
+        let is_proxy = |pid: i32| {
+            let comm = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+            comm.trim_end() == proxy::PROGRAM
+        };
+        let entries = fs::read_dir("/proc")?.flatten();
+        let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+        let mut directories = Vec::new();
+        for process in pids.filter(|pid| is_proxy(*pid)).filter_map(|pid| ProcessRef::of(pid).ok())
+        {
+            // A process that ends meanwhile has none.
+            let descriptors = fs::read_dir(format!("/proc/{}/fd", process.pid)).into_iter();
+            let open =
+                descriptors.flatten().flatten().filter_map(|fd| fs::metadata(fd.path()).ok());
+            let open = open.filter(fs::Metadata::is_dir);
+            directories.extend(open.map(|meta| (process, (meta.dev(), meta.ino()))));
+        }
+        Ok(RunningProxies { directories })
+    }
+
+    /// Those that have the directory of a container open.
+    fn of(&self, dir: &LockedDir) -> io::Result<impl Iterator<Item = ProcessRef>> {
+        let meta = fs::metadata(dir.path())?;
+        let own = (meta.dev(), meta.ino());
+        let of_own = self.directories.iter().filter(move |(_, directory)| *directory == own);
+        Ok(of_own.map(|(process, _)| *process))
+    }
 }

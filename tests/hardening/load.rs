@@ -34,6 +34,36 @@ impl Drop for Stop<'_> {
     }
 }
 
+/// Calls `send` with 0, 1 and so on, 20 000 times a second, until it is stopped.
+fn flood(stop: &AtomicBool, mut send: impl FnMut(u32)) {
+    const A_MILLISECOND: u32 = 20;
+    let begun = Instant::now();
+    for n in (0u32..).take_while(|_| !stop.load(Ordering::Relaxed)) {
+        if n.is_multiple_of(A_MILLISECOND) {
+            let due = begun + Duration::from_millis((n / A_MILLISECOND).into());
+            thread::sleep(due.saturating_duration_since(Instant::now()));
+        }
+        send(n);
+    }
+}
+
+/// What a proxy costs when the container has used up what it may do at once: the share of a
+/// processor, and the IGMP packets that reach the switch in a second.
+fn cost_of(lab: &Lab, proxy: i32) -> (f64, f64) {
+    let (begun, before) = (Instant::now(), processor_time(proxy));
+    thread::sleep(Duration::from_secs(3));
+    let first = (processor_time(proxy) - before).as_secs_f64() / begun.elapsed().as_secs_f64();
+    let capture = lab.capture();
+    let share = share_of_processor(proxy);
+    let packets = capture.finish().len() as f64 / WINDOW.as_secs_f64();
+    println!(
+        "{:.1} % of a processor at first, then {:.1} % and {packets:.0} IGMP packets a second",
+        first * 100.0,
+        share * 100.0
+    );
+    (share, packets)
+}
+
 /// The share of a processor that a process uses over the window.
 fn share_of_processor(pid: i32) -> f64 {
     let (begun, before) = (Instant::now(), processor_time(pid));
@@ -67,18 +97,7 @@ fn a_container_that_flaps_costs_its_host_and_the_lan_little_and_its_last_state_c
             }
         });
         let stopping = Stop(&stop);
-        // What a container may do at once is used up by then.
-        let (begun, before) = (Instant::now(), processor_time(proxy));
-        thread::sleep(Duration::from_secs(3));
-        let first = (processor_time(proxy) - before).as_secs_f64() / begun.elapsed().as_secs_f64();
-        let capture = lab.capture();
-        let share = share_of_processor(proxy);
-        let packets = capture.finish().len() as f64 / WINDOW.as_secs_f64();
-        println!(
-            "{:.1} % of a processor at first, then {:.1} % and {packets:.0} IGMP packets a second",
-            first * 100.0,
-            share * 100.0
-        );
+        let (share, packets) = cost_of(&lab, proxy);
         assert!(share < SHARE, "{share}");
         assert!(packets < 60.0, "{packets}");
         drop(stopping);
@@ -102,7 +121,6 @@ fn a_container_that_flaps_costs_its_host_and_the_lan_little_and_its_last_state_c
 /// With CAP_NET_RAW, past its own kernel's pace.
 #[test]
 fn a_container_that_floods_reports_costs_little_and_what_it_has_joined_stays() {
-    const RATE: u32 = 20_000;
     let lab = Lab::new(3);
     let container = attached(&lab, "c", 11);
     let proxy = lab.proxy_pid(&container);
@@ -118,15 +136,7 @@ fn a_container_that_floods_reports_costs_little_and_what_it_has_joined_stays() {
     let stop = AtomicBool::new(false);
     thread::scope(|scope| {
         scope.spawn(|| {
-            let begun = Instant::now();
-            for n in 0u32.. {
-                if stop.load(Ordering::Relaxed) {
-                    break;
-                }
-                if n.is_multiple_of(RATE / 1000) {
-                    let due = begun + Duration::from_millis((n / (RATE / 1000)).into());
-                    thread::sleep(due.saturating_duration_since(Instant::now()));
-                }
+            flood(&stop, |n| {
                 let group = Ipv4Addr::new(239, 9, 1, (n / 2) as u8);
                 let message = match n % 2 {
                     0 => Message::ReportV2 { group },
@@ -137,21 +147,10 @@ fn a_container_that_floods_reports_costs_little_and_what_it_has_joined_stays() {
                     // The rules drop it, and say so.
                     let _ = raw.send_to(&payload, &to.into());
                 }
-            }
+            });
         });
         let stopping = Stop(&stop);
-        // What a container may do at once is used up by then.
-        let (begun, before) = (Instant::now(), processor_time(proxy));
-        thread::sleep(Duration::from_secs(3));
-        let first = (processor_time(proxy) - before).as_secs_f64() / begun.elapsed().as_secs_f64();
-        let capture = lab.capture();
-        let share = share_of_processor(proxy);
-        let packets = capture.finish().len() as f64 / WINDOW.as_secs_f64();
-        println!(
-            "{:.1} % of a processor at first, then {:.1} % and {packets:.0} IGMP packets a second",
-            first * 100.0,
-            share * 100.0
-        );
+        let (share, packets) = cost_of(&lab, proxy);
         assert!(share < 2.0 * SHARE, "{share}");
         assert!(packets < 100.0, "{packets}");
         drop(stopping);
@@ -167,7 +166,6 @@ fn a_container_that_floods_reports_costs_little_and_what_it_has_joined_stays() {
 
 #[test]
 fn a_storm_of_queries_from_the_lan_costs_little_and_joins_go_on() {
-    const RATE: u32 = 20_000;
     let lab = Lab::new(3);
     // So that the switch lets the station's queries through.
     lab.flood();
@@ -183,15 +181,7 @@ fn a_storm_of_queries_from_the_lan_costs_little_and_joins_go_on() {
     let stop = AtomicBool::new(false);
     thread::scope(|scope| {
         scope.spawn(|| {
-            let begun = Instant::now();
-            for n in 0u32.. {
-                if stop.load(Ordering::Relaxed) {
-                    break;
-                }
-                if n.is_multiple_of(RATE / 1000) {
-                    let due = begun + Duration::from_millis((n / (RATE / 1000)).into());
-                    thread::sleep(due.saturating_duration_since(Instant::now()));
-                }
+            flood(&stop, |n| {
                 let [_, _, high, low] = n.to_be_bytes();
                 let group = Ipv4Addr::new(239, 9, high, low);
                 let query = Query { group: Some(group), ..Query::general(Duration::from_secs(1)) };
@@ -200,7 +190,7 @@ fn a_storm_of_queries_from_the_lan_costs_little_and_joins_go_on() {
                 for payload in message.emit(1500) {
                     station.send_to(&payload, &to.into()).expect("sent");
                 }
-            }
+            });
         });
         let stopping = Stop(&stop);
         wait_until("the storm arrives", PATIENCE, || {

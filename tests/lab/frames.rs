@@ -106,6 +106,25 @@ pub fn mac(text: &str) -> Mac {
     bytes.try_into().expect("six bytes")
 }
 
+/// Frames of a packet socket go past the queueing discipline (PACKET_QDISC_BYPASS).
+///
+/// # Errors
+/// Those of setsockopt(2).
+pub fn bypass_queueing(socket: &Socket) -> io::Result<()> {
+    let on: libc::c_int = 1;
+    // SAFETY: the value is a live int of the stated size.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_PACKET,
+            libc::PACKET_QDISC_BYPASS,
+            (&raw const on).cast(),
+            size_of_val(&on) as libc::socklen_t,
+        )
+    };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
 /// How a frame is sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Way {
@@ -131,20 +150,7 @@ impl FrameSender {
     pub fn open(net: &NetNs, interface: &str) -> FrameSender {
         let open = || -> io::Result<FrameSender> {
             let bypass = Socket::new(Domain::PACKET, Type::RAW, None)?;
-            let on: libc::c_int = 1;
-            // SAFETY: the value is a live int of the stated size.
-            let result = unsafe {
-                libc::setsockopt(
-                    bypass.as_raw_fd(),
-                    libc::SOL_PACKET,
-                    libc::PACKET_QDISC_BYPASS,
-                    (&raw const on).cast(),
-                    size_of_val(&on) as libc::socklen_t,
-                )
-            };
-            if result != 0 {
-                return Err(io::Error::last_os_error());
-            }
+            bypass_queueing(&bypass)?;
             Ok(FrameSender {
                 index: nix::net::if_::if_nametoindex(interface)?,
                 ordinary: Socket::new(Domain::PACKET, Type::RAW, None)?,

@@ -52,6 +52,18 @@ pub enum RecordKind {
 }
 
 impl IgmpFrame {
+    /// Whether it tells the switch that somebody wants a group or a source no more.
+    pub fn is_leave(&self) -> bool {
+        match &self.message {
+            Igmp::Leave { .. } => true,
+            Igmp::ReportV3(records) => records.iter().any(|record| {
+                matches!(record.kind, RecordKind::Block)
+                    || record.kind == RecordKind::ToInclude && record.sources.is_empty()
+            }),
+            _ => false,
+        }
+    }
+
     /// Reads an Ethernet frame; `None` when it is not IGMP over IPv4.
     ///
     /// Panics on IGMP that is cut short or lies about its counts: a capture has none.

@@ -2,9 +2,16 @@
 
 use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, SocketAddrV4};
-use std::time::Duration;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
-use super::Udp;
+use super::{Lab, SOURCES, Udp};
+
+/// Time between two packets of [`assert_whole_while`].
+const INTERVAL: Duration = Duration::from_millis(1);
+/// The last of its packets.
+const END: &str = "end";
 
 /// The packet of this number.
 pub fn numbered(stream: &str, number: u32) -> Vec<u8> {
@@ -36,4 +43,43 @@ pub fn assert_whole(received: &[(Vec<u8>, SocketAddrV4)], name: &str, count: u32
     assert_eq!(got.len(), expected.len(), "packets of {name}");
     let sources: BTreeSet<Ipv4Addr> = received.iter().map(|(_, from)| *from.ip()).collect();
     assert_eq!(sources, BTreeSet::from([from]));
+}
+
+/// Sends a numbered packet each millisecond until `changes` returns, and asserts that each arrives
+/// once at each socket, and nothing else does. `beside` sends more by the same socket, behind each
+/// packet.
+pub fn assert_whole_while(
+    lab: &Lab,
+    sockets: &[&Udp],
+    to: (Ipv4Addr, u16),
+    beside: impl Fn(&Udp) + Sync,
+    changes: impl FnOnce(),
+) {
+    let sender = lab.socket("src", SOURCES[0], 0);
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let receiving: Vec<_> =
+            sockets.iter().map(|socket| scope.spawn(|| socket.receive_until(END))).collect();
+        let sending = scope.spawn(|| {
+            let start = Instant::now();
+            let mut number = 0;
+            while !stop.load(Ordering::Relaxed) {
+                sender.send(&numbered("in", number), to);
+                beside(&sender);
+                number += 1;
+                let next = start + INTERVAL * number;
+                std::thread::sleep(next.saturating_duration_since(Instant::now()));
+            }
+            sender.send(END.as_bytes(), to);
+            number
+        });
+        let result = catch_unwind(AssertUnwindSafe(changes));
+        stop.store(true, Ordering::Relaxed);
+        let sent = sending.join().expect("it has sent");
+        let received: Vec<_> = receiving.into_iter().map(|r| r.join().expect("received")).collect();
+        match result {
+            Ok(()) => received.iter().for_each(|r| assert_whole(r, "in", sent, SOURCES[0])),
+            Err(panic) => resume_unwind(panic),
+        }
+    });
 }
