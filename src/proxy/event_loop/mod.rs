@@ -7,6 +7,7 @@ mod event_source;
 mod handover;
 mod holding;
 mod inheritance;
+mod intercepted;
 mod interface;
 mod lan_notices;
 mod membership_events;
@@ -372,8 +373,7 @@ impl EventLoop {
         if let Some(Interception { nflog: Some(nflog), .. }) = &self.interception
             && self.report_pause.end_if_due(&self.epoll, nflog, EventSource::Nflog, now)
         {
-            // The kernel does not tell of what it has dropped.
-            self.requery(now);
+            self.make_up_for_lost_reports(now);
         }
     }
 
@@ -419,41 +419,6 @@ impl EventLoop {
         Ok(())
     }
 
-    /// Receives the container's IGMP, at a limited rate.
-    fn receive_intercepted(&mut self, now: Instant, log: &mut Log) {
-        let EventLoop { interception: Some(interception), interfaces, buffer, .. } = self else {
-            return;
-        };
-        let EventLoop { epoll, reports, report_pause, .. } = self;
-        let Interception { nflog: Some(nflog), .. } = interception else { return };
-        for _ in 0..DATAGRAMS_PER_TURN {
-            if !reports.take(now) {
-                if report_pause.begin(epoll, &*nflog, now, REPORT_PAUSE)
-                    && let Some(interface) = interfaces.first()
-                {
-                    let interface = interface.task.name.clone();
-                    log.notice(now, Notice::ChangesDelayed { interface });
-                }
-                return;
-            }
-            let result = nflog.receive(buffer, |packet| {
-                let interface = interfaces.iter_mut().find(|i| i.task.index == packet.interface);
-                if let Some(router) = interface.and_then(Interface::router) {
-                    router.handle_packet(now, packet.bytes);
-                }
-            });
-            match result {
-                Ok(true) => {}
-                Ok(false) => return,
-                // Packets were lost: the container reports all groups again.
-                Err(_) => {
-                    self.requery(now);
-                    return;
-                }
-            }
-        }
-    }
-
     /// Receives queries of the LAN, at a limited rate.
     fn receive_queries(&mut self, now: Instant, position: u32, log: &mut Log) {
         let Some(upstream) = self.upstreams.list.get_mut(position as usize) else { return };
@@ -482,13 +447,6 @@ impl EventLoop {
                 // None is waiting, or the interface is down: another event follows.
                 Err(_) => return,
             }
-        }
-    }
-
-    /// Has the container report all its groups.
-    fn requery(&mut self, now: Instant) {
-        for router in self.interfaces.iter_mut().filter_map(Interface::router) {
-            router.requery(now);
         }
     }
 }
