@@ -116,7 +116,9 @@ impl Kept {
     pub(super) async fn run(mut self) {
         let mut ask = tokio::time::interval(self.options.watchdog);
         ask.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        while self.look().await {
+        let mut is_known = false;
+        while is_known || self.look().await {
+            is_known = false;
             match self.wait(&mut ask).await {
                 Wake::Command(None) => return,
                 Wake::Command(Some(Command::Release(proxy, done))) => {
@@ -125,9 +127,17 @@ impl Kept {
                     let _ = done.send(());
                 }
                 Wake::Command(Some(Command::Changed)) | Wake::Other => {}
-                Wake::Readable => self.receive(),
+                Wake::Readable => {
+                    self.receive();
+                    self.release_replaced().await;
+                    // A question and its answer, and a status, say nothing of the record.
+                    is_known = self.holdings.last().is_some_and(|holding| !holding.is_closed);
+                }
                 Wake::Ended(position) => self.holdings[position].has_ended = true,
-                Wake::Ask => self.ask(),
+                Wake::Ask => {
+                    self.ask();
+                    is_known = true;
+                }
             }
         }
     }

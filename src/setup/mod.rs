@@ -127,10 +127,12 @@ impl Setup {
     /// # Errors
     /// As [`Setup::preview`], and when something cannot be written.
     pub fn apply(&self, target: SetupTarget) -> Result<Vec<Change>, SetupError> {
+        let planned = self.plan(target, false)?;
         // Every file is read and checked before the first is written.
-        self.preview(target)?;
-        let planned = self.plan(target, false)?.into_iter();
-        planned.map(|(path, edit)| files::apply(&self.at(path), &edit)).collect()
+        for (path, edit) in &planned {
+            files::preview(&self.at(path), edit)?;
+        }
+        planned.iter().map(|(path, edit)| files::apply(&self.at(path), edit)).collect()
     }
 
     /// Removes what [`Setup::apply`] wrote.
@@ -161,9 +163,12 @@ impl Setup {
         Ok(match target {
             SetupTarget::Docker => {
                 let mut files = vec![(DAEMON_JSON, docker::edit(&self.programs))];
-                let facts = docker::facts(DAEMON_JSON);
-                let none = || all.then(|| Edit::Whole(String::new()));
-                files.extend(facts.or_else(none).map(|edit| (ENGINE_FACTS, edit)));
+                let facts = match all {
+                    // What is removed needs no content.
+                    true => Some(Edit::Whole(String::new())),
+                    false => docker::facts(DAEMON_JSON),
+                };
+                files.extend(facts.map(|edit| (ENGINE_FACTS, edit)));
                 files
             }
             SetupTarget::Containerd => {
