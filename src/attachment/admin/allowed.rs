@@ -17,6 +17,8 @@ use crate::attachment::error::suggestion;
 pub(super) enum Kind {
     /// Names; in the file patterns, where `*` at the end stands for anything.
     Names,
+    /// MAC addresses; in the file whole ones, or their beginning and `*`.
+    MacAddresses,
     /// One of these words.
     Words(&'static [&'static str]),
     /// Addresses, with or without a prefix length; in the file networks that contain them.
@@ -56,11 +58,8 @@ impl Kind {
             _ => vec![value],
         };
         match self {
-            // MAC addresses are shown in lower case.
-            Kind::Names if key == "mac" => {
-                each(items, |text: String| pattern(text.to_lowercase())).map(Allowed::Names)
-            }
             Kind::Names => each(items, pattern).map(Allowed::Names),
+            Kind::MacAddresses => each(items, mac_pattern).map(Allowed::Names),
             Kind::Words(words) => {
                 each(items, |text: String| match words.iter().any(|word| *word == text) {
                     true => Ok(text),
@@ -80,7 +79,7 @@ impl Kind {
     pub(super) fn everything(self) -> Allowed {
         let networks = || vec![IpNet::V4(Default::default()), IpNet::V6(Default::default())];
         match self {
-            Kind::Names => Allowed::Names(vec!["*".into()]),
+            Kind::Names | Kind::MacAddresses => Allowed::Names(vec!["*".into()]),
             Kind::Words(words) => Allowed::Words(words.iter().map(|w| (*w).to_owned()).collect()),
             Kind::Addresses => Allowed::Addresses(networks()),
             Kind::Networks => Allowed::Networks(networks()),
@@ -91,7 +90,7 @@ impl Kind {
     /// No value.
     pub(super) fn nothing(self) -> Allowed {
         match self {
-            Kind::Names => Allowed::Names(Vec::new()),
+            Kind::Names | Kind::MacAddresses => Allowed::Names(Vec::new()),
             Kind::Words(_) => Allowed::Words(Vec::new()),
             Kind::Addresses => Allowed::Addresses(Vec::new()),
             Kind::Networks => Allowed::Networks(Vec::new()),
@@ -191,6 +190,26 @@ fn pattern(text: String) -> Result<String, String> {
         Some(at) if at + 1 < text.len() => Err("* can only be the last character".into()),
         _ if text.is_empty() => Err("a name, or the beginning of a name and *".into()),
         _ => Ok(text),
+    }
+}
+
+/// A pattern of MAC addresses, as they are shown: in lower case.
+fn mac_pattern(text: String) -> Result<String, String> {
+    const LENGTH: usize = "02:00:00:00:00:07".len();
+    let text = text.to_lowercase();
+    let (beginning, is_whole) = match text.strip_suffix('*') {
+        Some(beginning) => (beginning, false),
+        None => (text.as_str(), true),
+    };
+    let fits = |(at, byte): (usize, u8)| match at % 3 {
+        2 => byte == b':',
+        _ => byte.is_ascii_hexdigit(),
+    };
+    let length = beginning.len();
+    let has_length = if is_whole { length == LENGTH } else { length < LENGTH };
+    match has_length && beginning.bytes().enumerate().all(fits) {
+        true => Ok(text),
+        false => Err("not a MAC address, as in 02:00:00:00:00:07, or its beginning and *".into()),
     }
 }
 

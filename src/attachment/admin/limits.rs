@@ -106,7 +106,7 @@ pub(super) const LIMITS: &[Limit] = &[
     Limit {
         name: "mac",
         key: "mac",
-        kind: Kind::Names,
+        kind: Kind::MacAddresses,
         default: Default::Listed,
         asked: |attachment| attachment.mac.iter().map(ToString::to_string).collect(),
     },

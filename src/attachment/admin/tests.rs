@@ -287,6 +287,18 @@ fn what_harms_others_needs_the_administrators_word() {
 }
 
 #[test]
+fn what_is_no_mac_address_and_no_beginning_of_one_is_wrong() {
+    for good in ["*", "02:*", "02:0*", "02:00:00:00:00:0*", "02:00:5E:00:00:07"] {
+        assert!(parse_whole(&format!("[attach]\nmac = [\"{good}\"]")).is_ok(), "{good}");
+    }
+    for bad in ["", "zz", "02", "02:00:00:00:00", "0200:*", "02:*:07", "02:00:00:00:00:07*"] {
+        let error = parse_whole(&format!("[attach]\nmac = [\"{bad}\"]")).unwrap_err();
+        let expected = "not a MAC address, as in 02:00:00:00:00:07, or its beginning and *";
+        assert_eq!(error, format!("line 2: mac: \"{bad}\": {expected}"));
+    }
+}
+
+#[test]
 fn the_number_of_attachments_can_be_limited() {
     let config = parse_whole("[attach]\nmax-attachments = 2").unwrap();
     let one = [parse_spec("parent=a").unwrap()];
