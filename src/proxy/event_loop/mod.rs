@@ -373,7 +373,8 @@ impl EventLoop {
         if let Some(Interception { nflog: Some(nflog), .. }) = &self.interception
             && self.report_pause.end_if_due(&self.epoll, nflog, EventSource::Nflog, now)
         {
-            self.make_up_for_lost_reports(now);
+            // The kernel does not tell of what it has dropped.
+            self.requery(now);
         }
     }
 
