@@ -14,8 +14,9 @@ use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, open, openat};
-use nix::sys::stat::{Mode, fstatat, umask};
+use nix::sys::stat::{Mode, fchmod, fstatat};
 use nix::unistd::{UnlinkatFlags, unlinkat};
+use socket2::{Domain, SockAddr, Socket, Type};
 
 /// The proxy's control socket in the container's directory.
 pub(crate) const CONTROL_SOCKET: &str = "control.sock";
@@ -64,18 +65,19 @@ impl ContainerDir {
     /// Makes a control socket of this name, with mode 0600, in place of an earlier one.
     ///
     /// # Errors
-    /// Those of unlink(2) and bind(2).
+    /// Those of unlink(2), socket(2), fchmod(2) and bind(2).
     pub(crate) fn listen(&self, name: &str) -> io::Result<UnixListener> {
         match unlinkat(&self.own, name, UnlinkatFlags::NoRemoveDir) {
             Ok(()) | Err(Errno::ENOENT) => {}
             Err(e) => return Err(e.into()),
         }
-        let before = umask(Mode::from_bits_truncate(0o177));
-        let listener = UnixListener::bind(short_path(&self.own, name));
-        umask(before);
-        let listener = listener?;
-        listener.set_nonblocking(true)?;
-        Ok(listener)
+        let socket = Socket::new(Domain::UNIX, Type::STREAM.nonblocking(), None)?;
+        // bind(2) gives the file the socket's own mode (net/unix/af_unix.c, unix_bind_bsd). The
+        // umask would do as well, except that all threads of a process share it.
+        fchmod(&socket, Mode::from_bits_truncate(0o600))?;
+        socket.bind(&SockAddr::unix(short_path(&self.own, name))?)?;
+        socket.listen(libc::SOMAXCONN)?;
+        Ok(OwnedFd::from(socket).into())
     }
 
     /// Connects to the control socket.
@@ -135,6 +137,8 @@ fn short_path(directory: &File, name: &str) -> PathBuf {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
 
     #[test]
@@ -146,6 +150,8 @@ mod tests {
         std::fs::write(own.join("record.json"), "{}").unwrap();
         let container_dir = ContainerDir::open(&state, "c1").unwrap();
         let first = container_dir.listen(CONTROL_SOCKET).unwrap();
+        let mode = std::fs::metadata(own.join(CONTROL_SOCKET)).unwrap().permissions().mode();
+        assert_eq!(mode & 0o7777, 0o600);
         assert!(UnixStream::connect(short_path(&container_dir.own, CONTROL_SOCKET)).is_ok());
         drop(first);
         let _second = container_dir.listen(CONTROL_SOCKET).unwrap();
