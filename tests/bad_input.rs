@@ -311,7 +311,7 @@ fn mount_state_dir(lab: &Lab, options: &str) {
 #[test]
 fn a_read_only_state_directory_is_refused() {
     let stage = Stage::new();
-    mount_state_dir(&stage.lab, "ro");
+    mount_state_dir(&stage.lab, "ro,mode=700");
     let directory = stage.lab.state_dir().display().to_string();
     stage.refused(&format!("parent={PARENT},ip=10.99.0.11/24"), &[&directory, "ead-only"]);
     let output = stage.lab.try_start("c", &[&format!("parent={PARENT}")], &[]);
@@ -322,7 +322,7 @@ fn a_read_only_state_directory_is_refused() {
 #[test]
 fn a_full_disk_is_refused() {
     // No block and no inode is left; then some inodes are, but no block to write a record to.
-    for options in ["size=4k,nr_inodes=2", "size=4k,nr_inodes=100"] {
+    for options in ["size=4k,nr_inodes=2,mode=700", "size=4k,nr_inodes=100,mode=700"] {
         let stage = Stage::new();
         mount_state_dir(&stage.lab, options);
         fs::write(stage.lab.state_dir().join("ballast"), [0; 4096]).expect("the last block");

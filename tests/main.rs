@@ -43,6 +43,7 @@ mod probe;
 mod prompt;
 mod proxy;
 
+mod records;
 mod relay;
 mod relay_limits;
 mod relay_parent;
@@ -59,6 +60,7 @@ mod scale;
 mod setup;
 mod ssm;
 mod state_lost;
+mod state_root;
 mod static_binaries;
 mod terminal;
 mod timing;

@@ -1,5 +1,6 @@
 //! The attached containers as people and programs are shown them: records and proxies put together.
 
+use std::process::ExitCode;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::Serialize;
@@ -9,13 +10,14 @@ use crate::cli::output::age;
 use crate::lookup;
 use crate::lookup::{LookupError, Names, engine_name};
 use crate::notice::Notice;
+use crate::oci::ContainerId;
 use crate::primitives::MacAddr;
 use crate::proxy::{
     InterfaceStatus, ProxyState, ProxyStatus, QuerierStatus, RelayCounts, RelayStatus, query_all,
 };
 use crate::standalone;
 use crate::standalone::ContainerRecord;
-use crate::state::{Attached, AttachedInterface, AttachmentRecord, Store};
+use crate::state::{Attached, AttachedInterface, AttachmentRecord, StateDirError, Store};
 
 /// A container that runs, and what its proxy says.
 #[derive(Debug)]
@@ -26,15 +28,26 @@ pub(super) struct Container {
     pub(super) status: Option<ProxyStatus>,
 }
 
-/// All attached containers that run, by name.
-pub(super) fn all(store: &Store) -> anyhow::Result<Vec<Container>> {
-    let mut records = Vec::new();
+/// A container whose record cannot be read.
+#[derive(Debug)]
+pub(super) struct Unreadable {
+    /// Its id.
+    pub(super) id: ContainerId,
+    /// What is wrong with the record.
+    pub(super) error: StateDirError,
+}
+
+/// All attached containers that run, by name, and those of which that cannot be told.
+pub(super) fn all(store: &Store) -> anyhow::Result<(Vec<Container>, Vec<Unreadable>)> {
+    let (mut records, mut unreadable) = (Vec::new(), Vec::new());
     for id in store.list()? {
-        // One that is being attached or removed just now is not there yet, or no more.
-        if let Ok(Some(AttachmentRecord::Attached(attached))) = store.read(&id)
-            && attached.container.is_alive()
-        {
-            records.push(attached);
+        match store.read(&id) {
+            Ok(Some(AttachmentRecord::Attached(attached))) if attached.container.is_alive() => {
+                records.push(attached);
+            }
+            // One that is being attached or removed just now is not there yet, or no more.
+            Ok(_) => {}
+            Err(error) => unreadable.push(Unreadable { id, error }),
         }
     }
     for Attached { container, .. } in &mut records {
@@ -48,7 +61,17 @@ pub(super) fn all(store: &Store) -> anyhow::Result<Vec<Container>> {
     let dirs: Vec<_> = records.iter().map(|r| store.container_dir(&r.container.id)).collect();
     let answers = query_all(&dirs);
     let pairs = records.into_iter().zip(answers);
-    Ok(pairs.map(|(record, answer)| Container { record, status: answer.ok() }).collect())
+    let all = pairs.map(|(record, answer)| Container { record, status: answer.ok() }).collect();
+    Ok((all, unreadable))
+}
+
+/// Names the records that cannot be read on standard error, a line for each. The status of a command
+/// that shows all containers.
+pub(super) fn tell(unreadable: &[Unreadable]) -> ExitCode {
+    for Unreadable { id, error } in unreadable {
+        eprintln!("mcrun: {id}: {error}");
+    }
+    if unreadable.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 /// The containers of `mcrun run --rootfs` and `--bundle` that are not among these, stopped ones
@@ -76,7 +99,7 @@ pub(super) fn status(record: &ContainerRecord) -> String {
 
 /// The attached container of this name, id, or unique beginning of an id.
 pub(super) fn find(store: &Store, wanted: &str) -> anyhow::Result<Container> {
-    let mut containers = all(store)?;
+    let (mut containers, unreadable) = all(store)?;
     let names = |c: &Container| Names {
         id: c.record.container.id.to_string(),
         names: vec![c.record.container.name.clone()],
@@ -85,6 +108,9 @@ pub(super) fn find(store: &Store, wanted: &str) -> anyhow::Result<Container> {
     match lookup::select(wanted, &names)? {
         Some(position) => Ok(containers.swap_remove(position)),
         None => {
+            if let Some(found) = unreadable.into_iter().find(|u| u.id.as_str() == wanted) {
+                return Err(found.error.into());
+            }
             let found = lookup::find(wanted, store)?;
             Err(LookupError::NotAttached(found.id.to_string()).into())
         }

@@ -53,8 +53,8 @@ struct Row<'a> {
 
 pub(super) fn run(args: GroupsArgs) -> anyhow::Result<ExitCode> {
     let store = Store::from_env();
-    let containers = match &args.container {
-        Some(wanted) => vec![containers::find(&store, wanted)?],
+    let (containers, unreadable) = match &args.container {
+        Some(wanted) => (vec![containers::find(&store, wanted)?], Vec::new()),
         None => containers::all(&store)?,
     };
     let memberships = memberships(&containers);
@@ -76,7 +76,7 @@ pub(super) fn run(args: GroupsArgs) -> anyhow::Result<ExitCode> {
             notices: container.notices(),
         });
         print_json(&rows.collect::<Vec<_>>())?;
-        return Ok(ExitCode::SUCCESS);
+        return Ok(containers::tell(&unreadable));
     }
     let memberships: Vec<_> = memberships.collect();
     let relayed = memberships.iter().any(|(_, _, entry)| entry.relay.is_some());
@@ -112,7 +112,7 @@ pub(super) fn run(args: GroupsArgs) -> anyhow::Result<ExitCode> {
             container.record.container.name
         );
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(containers::tell(&unreadable))
 }
 
 fn memberships(

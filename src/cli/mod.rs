@@ -32,7 +32,7 @@ use clap::{Parser, Subcommand};
 use crate::engine;
 use crate::engine::EngineError;
 use crate::lookup::LookupError;
-use crate::state::state_dir;
+use crate::state::{Store, state_dir};
 
 /// Multicast for containers: each one a host of its own on the LAN.
 #[derive(Debug, Parser)]
@@ -172,7 +172,8 @@ pub fn main() -> ExitCode {
     })
 }
 
-/// Refuses a command that needs root to another user, before the kernel refuses it halfway.
+/// Refuses a command that needs root to another user, before the kernel refuses it halfway; and to
+/// root, if the state directory is somebody else's.
 fn check_root(command: &Command) -> anyhow::Result<()> {
     let needs_root = match command {
         Command::Probe(_) | Command::Create(_) | Command::Start(_) | Command::Config(_) => false,
@@ -182,6 +183,9 @@ fn check_root(command: &Command) -> anyhow::Result<()> {
     if needs_root && !nix::unistd::geteuid().is_root() {
         let name = std::env::args().nth(1).unwrap_or_default();
         anyhow::bail!("{name} needs root: run it with sudo");
+    }
+    if needs_root && !matches!(command, Command::Setup(_)) {
+        Store::from_env().check()?;
     }
     Ok(())
 }

@@ -6,7 +6,7 @@ use clap::Args;
 use serde::Serialize;
 
 use crate::cli::containers;
-use crate::cli::containers::{Container, InterfaceSummary, ProxySummary};
+use crate::cli::containers::{Container, InterfaceSummary, ProxySummary, Unreadable};
 use crate::cli::output::{print, print_json, table};
 use crate::notice::Notice;
 use crate::proxy::InterfaceStatus;
@@ -32,7 +32,8 @@ struct Row<'a> {
     /// `null` for a container that has stopped, or that is a named network namespace and no
     /// process.
     pid: Option<i32>,
-    status: ContainerState,
+    /// `unknown` if the record cannot be read.
+    status: &'static str,
     /// Of a container that has stopped: its code, or 128 + signal.
     #[serde(skip_serializing_if = "Option::is_none")]
     exit_status: Option<i32>,
@@ -48,7 +49,13 @@ struct Row<'a> {
     /// The same as objects, with the notices that are no warnings.
     #[serde(skip_serializing_if = "<[Notice]>::is_empty")]
     notices: &'a [Notice],
+    /// Why the record cannot be read.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<String>,
 }
+
+/// The status of a container whose record cannot be read.
+const UNKNOWN: &str = "unknown";
 
 impl<'a> Row<'a> {
     fn of(container: &'a Container) -> Self {
@@ -56,7 +63,7 @@ impl<'a> Row<'a> {
             container: container.record.container.id.as_str(),
             name: &container.record.container.name,
             pid: container.pid(),
-            status: ContainerState::Running,
+            status: ContainerState::Running.name(),
             exit_status: None,
             finished_at: None,
             interfaces: container.interfaces(),
@@ -64,6 +71,7 @@ impl<'a> Row<'a> {
             groups: container.group_count(),
             warnings: container.warnings(),
             notices: container.notices(),
+            error: None,
         }
     }
 }
@@ -73,28 +81,47 @@ impl<'a> Row<'a> {
         let status = record.state();
         let running = status == ContainerState::Running;
         Row {
-            container: &record.id,
-            name: &record.id,
             pid: record.init.filter(|_| running).map(|init| init.pid),
-            status,
             exit_status: record.exit_status,
             finished_at: record.finished,
+            ..Row::without_attachment(&record.id, status.name(), "off")
+        }
+    }
+
+    fn of_unreadable(unreadable: &'a Unreadable) -> Self {
+        Row {
+            error: Some(unreadable.error.to_string()),
+            ..Row::without_attachment(unreadable.id.as_str(), UNKNOWN, UNKNOWN)
+        }
+    }
+
+    fn without_attachment(id: &'a str, status: &'static str, proxy: &'static str) -> Self {
+        Row {
+            container: id,
+            name: id,
+            pid: None,
+            status,
+            exit_status: None,
+            finished_at: None,
             interfaces: Vec::new(),
-            proxy: ProxySummary { pid: None, state: "off", held: false },
+            proxy: ProxySummary { pid: None, state: proxy, held: false },
             groups: 0,
             warnings: Vec::new(),
             notices: &[],
+            error: None,
         }
     }
 }
 
 pub(super) fn run(args: PsArgs) -> anyhow::Result<ExitCode> {
-    let containers = containers::all(&Store::from_env())?;
-    let others = if args.all { containers::unattached(&containers) } else { Vec::new() };
+    let (containers, unreadable) = containers::all(&Store::from_env())?;
+    let mut others = if args.all { containers::unattached(&containers) } else { Vec::new() };
+    others.retain(|other| unreadable.iter().all(|u| u.id.as_str() != other.id));
     if args.json {
         let rows = containers.iter().map(Row::of);
+        let rows = rows.chain(unreadable.iter().map(Row::of_unreadable));
         print_json(&rows.chain(others.iter().map(Row::of_standalone)).collect::<Vec<_>>())?;
-        return Ok(ExitCode::SUCCESS);
+        return Ok(containers::tell(&unreadable));
     }
     let mut headings =
         vec!["CONTAINER", "NAME", "PID", "INTERFACE", "ADDRESSES", "PROXY", "QUERIER", "GROUPS"];
@@ -129,13 +156,18 @@ pub(super) fn run(args: PsArgs) -> anyhow::Result<ExitCode> {
         row.push(containers::status(record));
         row
     });
-    let rows = rows.chain(others).map(|mut row| {
+    let unknown = unreadable.iter().map(|Unreadable { id, .. }| {
+        let mut row = vec![id.to_string(), id.to_string()];
+        row.extend(["-", "-", "-", "unreadable", "-", "-", UNKNOWN].map(str::to_owned));
+        row
+    });
+    let rows = rows.chain(unknown).chain(others).map(|mut row| {
         row.truncate(headings.len());
         row
     });
     print(&table(&headings, rows))?;
     containers::warn(&containers);
-    Ok(ExitCode::SUCCESS)
+    Ok(containers::tell(&unreadable))
 }
 
 /// The querier of the interface's LAN: `10.0.0.1 v3`, `none`, or `-` where nobody listens for it.

@@ -19,10 +19,10 @@ pub(super) fn uses(plans: &[InterfacePlan]) -> Vec<HostLinkUse> {
 }
 
 /// Deletes those of the links that no record names any more. Links that somebody else has made
-/// stay.
+/// stay. While a record cannot be read, which may be that of a user, all stay: `mcrun gc` names it.
 ///
 /// # Errors
-/// A record that cannot be read, which may be that of a user; and the kernel's refusal.
+/// The kernel's refusal, and a state directory that cannot be listed.
 pub(super) fn release(released: &[HostLinkUse], store: &Store) -> Result<(), AttachError> {
     let made = released.iter().filter(|released| released.made);
     let names: Vec<&str> = made.map(|released| released.link.name.as_str()).collect();
@@ -43,7 +43,7 @@ fn delete_unused(names: &[&str], store: &Store) -> Result<Vec<String>, AttachErr
         return Ok(Vec::new());
     }
     let _lock = store.lock_all()?;
-    let used = used(store)?;
+    let Some(used) = used(store)? else { return Ok(Vec::new()) };
     let mut host = RouteSocket::open()?;
     let mut deleted = Vec::new();
     for name in names.iter().filter(|name| !used.iter().any(|used| used == *name)) {
@@ -54,13 +54,17 @@ fn delete_unused(names: &[&str], store: &Store) -> Result<Vec<String>, AttachErr
     Ok(deleted)
 }
 
-/// Names of the shared links that records name.
-fn used(store: &Store) -> Result<Vec<String>, StateDirError> {
+/// Names of the shared links that records name; `None` if one of the records cannot be read.
+fn used(store: &Store) -> Result<Option<Vec<String>>, StateDirError> {
     let mut used = Vec::new();
     for id in store.list()? {
-        if let Some(record) = store.read(&id)? {
-            used.extend(record.host_links().iter().map(|used| used.link.name.to_string()));
+        match store.read(&id) {
+            Ok(Some(record)) => {
+                used.extend(record.host_links().iter().map(|used| used.link.name.to_string()));
+            }
+            Ok(None) => {}
+            Err(_) => return Ok(None),
         }
     }
-    Ok(used)
+    Ok(Some(used))
 }

@@ -20,6 +20,7 @@ use serde::{Deserialize, Serialize};
 use crate::oci::ConfigDocument;
 use crate::standalone::StandaloneError;
 use crate::standalone::runtime::Runtime;
+use crate::state::Store;
 use crate::sys::files;
 use crate::sys::files::Replacement;
 use crate::sys::process::ProcessRef;
@@ -136,6 +137,7 @@ impl Container {
     /// # Errors
     /// When a container of this name exists, or the state directory cannot be written.
     pub(super) fn claim(id: &str) -> Result<Self, StandaloneError> {
+        Store::from_env().make().map_err(StandaloneError::new)?;
         let bundles = bundles_dir();
         let failed = |dir: &Path, error: io::Error| {
             StandaloneError::new(format_args!("cannot create {}: {error}", dir.display()))
@@ -162,6 +164,10 @@ impl Container {
 
     /// All containers, by id.
     pub fn list() -> Vec<Container> {
+        // Commands check the state directory first, and tell.
+        if !Store::from_env().check().is_ok_and(|exists| exists) {
+            return Vec::new();
+        }
         let Ok(entries) = std::fs::read_dir(bundles_dir()) else { return Vec::new() };
         let directories = entries.flatten().filter(|e| e.file_type().is_ok_and(|t| t.is_dir()));
         let mut all: Vec<_> = directories.map(|e| Container { dir: e.path() }).collect();
@@ -227,6 +233,7 @@ impl Container {
 
     /// Makes the directory anew when it is lost.
     pub(super) fn make_dir(&self) -> io::Result<()> {
+        Store::from_env().make().map_err(io::Error::other)?;
         std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&self.dir)
     }
 

@@ -19,6 +19,7 @@ mod lifetime;
 mod lock;
 mod proxy_user;
 mod record;
+mod root;
 mod store;
 
 use std::path::PathBuf;

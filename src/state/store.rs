@@ -7,16 +7,22 @@ use std::io::Read;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 
+use nix::fcntl::{OFlag, openat};
+use nix::sys::stat::Mode;
+
 use crate::attachment::UidRange;
 use crate::net::netns::NetNsId;
 use crate::oci::ContainerId;
 use crate::state::lock;
+use crate::state::root;
 use crate::state::{AttachmentRecord, ProxyUserError, ReservedUser, state_dir};
 use crate::sys::files;
 use crate::sys::files::Replacement;
 
 /// Bytes of a record that are read; sixteen attachments with long rule lists stay below.
 const MAX_RECORD: u64 = 4 << 20;
+/// The file in a container's directory.
+const RECORD: &str = "record.json";
 
 /// Mode of the directory that holds all containers' directories. Earlier versions wrote 1770 and
 /// group 65534, which was the group of all proxies. Their proxies may use this mode too.
@@ -76,8 +82,12 @@ impl Store {
     /// Ids of all containers that have a directory, sorted.
     ///
     /// # Errors
-    /// That of readdir(3); a state directory that does not exist is empty.
+    /// That of readdir(3), and those of [`Store::check`]; a state directory that does not exist is
+    /// empty.
     pub fn list(&self) -> Result<Vec<ContainerId>, StateDirError> {
+        if !self.check()? {
+            return Ok(Vec::new());
+        }
         let path = self.containers();
         let entries = match fs::read_dir(&path) {
             Ok(entries) => entries,
@@ -97,7 +107,15 @@ impl Store {
     /// # Errors
     /// When it exists and cannot be read or understood.
     pub fn read(&self, id: &ContainerId) -> Result<Option<AttachmentRecord>, StateDirError> {
-        read_record(&self.container_dir(id).join("record.json"))
+        if !self.check()? {
+            return Ok(None);
+        }
+        let path = self.container_dir(id);
+        match open_container(&path, libc::O_PATH) {
+            Ok(dir) => read_record(&dir, &path),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(at("open", &path)(e)),
+        }
     }
 
     /// The records that name this network namespace. What cannot be read or understood is `mcrun
@@ -111,8 +129,10 @@ impl Store {
         let named =
             |text: &Vec<u8>| std::str::from_utf8(text).is_ok_and(|text| text.contains(&number));
         let ids = self.list()?.into_iter();
-        let texts =
-            ids.filter_map(|id| read_text(&self.container_dir(&id).join("record.json")).ok());
+        let texts = ids.filter_map(|id| {
+            let dir = open_container(&self.container_dir(&id), libc::O_PATH).ok()?;
+            read_text(&dir).ok()
+        });
         let records = texts.filter(named).filter_map(|text| serde_json::from_slice(&text).ok());
         Ok(records
             .filter(|record: &AttachmentRecord| record.container().netns == namespace)
@@ -143,11 +163,14 @@ impl Store {
     /// Locks the directory of a container; `None` when it has none.
     ///
     /// # Errors
-    /// When it exists and cannot be locked.
+    /// When it exists and cannot be locked, and those of [`Store::check`].
     pub fn lock(&self, id: &ContainerId) -> Result<Option<LockedDir>, StateDirError> {
+        if !self.check()? {
+            return Ok(None);
+        }
         let path = self.container_dir(id);
         loop {
-            let dir = match File::open(&path) {
+            let dir = match open_container(&path, 0) {
                 Ok(dir) => dir,
                 Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
                 Err(e) => return Err(at("open", &path)(e)),
@@ -158,7 +181,7 @@ impl Store {
                 |a: &fs::Metadata, b: &fs::Metadata| (a.dev(), a.ino()) == (b.dev(), b.ino());
             match (dir.metadata(), fs::metadata(&path)) {
                 (Ok(held), Ok(named)) if same(&held, &named) => {
-                    return Ok(Some(LockedDir { path, _dir: dir }));
+                    return Ok(Some(LockedDir { path, dir }));
                 }
                 _ => {}
             }
@@ -211,12 +234,46 @@ impl Store {
         ReservedUser::reserve(&self.root, container, range)
     }
 
-    fn make_parents(&self) -> Result<(), StateDirError> {
+    /// Checks that nobody but root can replace the state directory, the directory of all containers,
+    /// or a directory on the way to them. `false`: the state directory does not exist, and may be
+    /// made.
+    ///
+    /// # Errors
+    /// What must not be followed, and why. Nothing may be made then.
+    pub fn check(&self) -> Result<bool, StateDirError> {
+        let refuse = |found: root::Unsafe| at("use", &found.path)(found.source);
+        if !root::check(&self.root).map_err(refuse)? {
+            return Ok(false);
+        }
+        let path = self.containers();
+        match fs::symlink_metadata(&path) {
+            // Proxies may write it: see the module's text.
+            Ok(meta) => root::check_kind_and_owner(&meta).map_err(at("use", &path))?,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+            Err(e) => return Err(at("read", &path)(e)),
+        }
+        Ok(true)
+    }
+
+    /// Makes the state directory where there is none.
+    ///
+    /// # Errors
+    /// Those of mkdir(2) and of [`Store::check`].
+    pub fn make(&self) -> Result<(), StateDirError> {
+        if self.check()? {
+            return Ok(());
+        }
         DirBuilder::new()
             .recursive(true)
             .mode(0o700)
             .create(&self.root)
             .map_err(at("make", &self.root))?;
+        // Whoever was faster may have been somebody else.
+        self.check().map(drop)
+    }
+
+    fn make_parents(&self) -> Result<(), StateDirError> {
+        self.make()?;
         let path = self.containers();
         match DirBuilder::new().mode(0o700).create(&path) {
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
@@ -244,7 +301,7 @@ impl Store {
 #[derive(Debug)]
 pub struct LockedDir {
     path: PathBuf,
-    _dir: File,
+    dir: File,
 }
 
 impl LockedDir {
@@ -266,7 +323,7 @@ impl LockedDir {
     /// # Errors
     /// When it exists and cannot be read or understood.
     pub fn read(&self) -> Result<Option<AttachmentRecord>, StateDirError> {
-        read_record(&self.path.join("record.json"))
+        read_record(&self.dir, &self.path)
     }
 
     /// Replaces the record whole.
@@ -274,7 +331,7 @@ impl LockedDir {
     /// # Errors
     /// `ENOSPC`, `EROFS` and their like.
     pub fn write(&self, record: &AttachmentRecord) -> Result<(), StateDirError> {
-        let path = self.path.join("record.json");
+        let path = self.path.join(RECORD);
         let write = || -> io::Result<()> {
             let mut text = serde_json::to_vec_pretty(record)?;
             text.push(b'\n');
@@ -297,25 +354,40 @@ impl LockedDir {
     }
 }
 
-fn read_record(path: &Path) -> Result<Option<AttachmentRecord>, StateDirError> {
-    match read_text(path) {
+/// Opens a container's directory. What else may be in its place is not followed and not waited for.
+fn open_container(path: &Path, flags: i32) -> io::Result<File> {
+    let flags = flags | libc::O_DIRECTORY | libc::O_NOFOLLOW;
+    let opened = OpenOptions::new().read(true).custom_flags(flags).open(path);
+    opened.map_err(|error| match error.raw_os_error() {
+        Some(libc::ENOTDIR) => io::Error::other("it is no directory"),
+        _ => error,
+    })
+}
+
+/// Reads the record in a container's directory, whose path is only told.
+fn read_record(dir: &File, path: &Path) -> Result<Option<AttachmentRecord>, StateDirError> {
+    let path = path.join(RECORD);
+    match read_text(dir) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(e) => Err(at("read", path)(e)),
+        Err(e) => Err(at("read", &path)(e)),
         Ok(text) => {
-            serde_json::from_slice(&text).map(Some).map_err(|e| at("understand", path)(e.into()))
+            serde_json::from_slice(&text).map(Some).map_err(|e| at("understand", &path)(e.into()))
         }
     }
 }
 
-fn read_text(path: &Path) -> io::Result<Vec<u8>> {
+fn read_text(dir: &File) -> io::Result<Vec<u8>> {
     // The directory is the proxy's user's. A proxy that was taken over must not have root wait for a
     // FIFO, or read another file in place of the record.
-    let file = OpenOptions::new()
-        .read(true)
-        .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
-        .open(path)?;
-    if !file.metadata()?.is_file() {
+    let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
+    let file = File::from(openat(dir, RECORD, flags, Mode::empty())?);
+    let meta = file.metadata()?;
+    if !meta.is_file() {
         return Err(io::Error::other("it is not a regular file"));
+    }
+    // Nor believe what a proxy has written.
+    if !root::is_trusted(meta.uid()) {
+        return Err(io::Error::other(format!("it belongs to user {}", meta.uid())));
     }
     // A usual record fits: one call reads it.
     let mut text = Vec::with_capacity(4096);
