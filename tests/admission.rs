@@ -1,11 +1,13 @@
 //! Who may ask for what: addresses of others, the administrator's file, and the channel of an image.
 
 use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::lab::{Lab, PARENT, output, run};
+use crate::lab::{Lab, PARENT, PATIENCE, alive, output, run, wait_until};
 
 const SOON: Duration = Duration::from_secs(1);
 
@@ -56,6 +58,114 @@ fn what_somebody_else_has_is_refused_with_and_without_the_administrators_file() 
     // Somebody who does not answer any more has nothing.
     ip(&lab, &format!("neigh replace 10.99.0.77 dev {PARENT} nud failed"));
     lab.start_with("c", &[&format!("parent={PARENT},ip=10.99.0.77/24")], &[]);
+}
+
+/// Names of the claims on addresses.
+fn claims(lab: &Lab) -> Vec<String> {
+    let entries = fs::read_dir(lab.state_dir().join("addresses")).into_iter().flatten().flatten();
+    let mut names: Vec<_> = entries.map(|e| e.file_name().into_string().expect("text")).collect();
+    names.sort();
+    names
+}
+
+fn record(lab: &Lab, id: &str) -> PathBuf {
+    lab.state_dir().join("containers").join(id).join("record.json")
+}
+
+#[test]
+fn the_address_of_another_container_is_refused_until_that_one_gives_it_up() {
+    let mut lab = Lab::new(2);
+    let with = |address: &str| format!("parent={PARENT},ip={address}/24");
+    let first = lab.start_with("first", &[&with("10.99.0.11"), &with("fd00::11")], &[]);
+    let second = lab.start("second", "10.99.0.12");
+    lab.settle();
+    let name = &first.name;
+    for file in ["", "[attach]\nip = [\"0.0.0.0/0\", \"::/0\"]\n"] {
+        lab.configure(file);
+        let words = format!("ip=10.99.0.11/16: 10.99.0.11 is the address of container {name}, on");
+        assert_refused(&lab, &format!("parent={PARENT},ip=10.99.0.11/16"), &words);
+        let words = format!("fd00::11 is the address of container {name}, on {PARENT}");
+        assert_refused(&lab, &format!("parent={PARENT},ip=10.99.0.13/24,ip=fd00::11/64"), &words);
+        let refused = output(&mut lab.mcrun(["attach", &second.id, "--mcast", &with("fd00::11")]));
+        let errors = String::from_utf8_lossy(&refused.stderr).into_owned();
+        assert!(refused.status.code() == Some(125) && errors.contains(&words), "{errors}");
+    }
+    // Nothing is left of what was refused.
+    assert_eq!(claims(&lab), ["lan0@10.99.0.11", "lan0@10.99.0.12", "lan0@fd00::11"]);
+    // On another LAN the address is another one.
+    ip(&lab, "link add other0 type veth peer name other1");
+    ip(&lab, "link set other0 up");
+    let other = ["attach", &second.id, "--mcast", "parent=other0,ip=10.99.0.11/24,name=elsewhere"];
+    run(&mut lab.mcrun(other));
+    run(&mut lab.mcrun(["detach", &second.id, "elsewhere"]));
+    // What is detached is free, and so is what a container had that has ended.
+    run(&mut lab.mcrun(["detach", &first.id, "mc1"]));
+    assert_eq!(claims(&lab), ["lan0@10.99.0.11", "lan0@10.99.0.12"]);
+    run(&mut lab.mcrun(["attach", &second.id, "--mcast", &with("fd00::11")]));
+    run(&mut lab.mcrun(["detach", &first.id]));
+    let third = lab.start("third", "10.99.0.11");
+    lab.delete(&third);
+    lab.delete(&second);
+    assert_eq!(claims(&lab), [""; 0]);
+}
+
+#[test]
+fn a_claim_of_nobody_refuses_nobody() {
+    let lab = Lab::new(2);
+    let attachment = format!("parent={PARENT},ip=10.99.0.11/24");
+    let other = lab.start("other", "10.99.0.12");
+    let claim = lab.state_dir().join("addresses/lan0@10.99.0.11");
+    // A container that has gone, one that has another address, and what is no container.
+    for owner in ["gone", &other.id, "../.."] {
+        symlink(owner, &claim).expect("claim");
+        let next = lab.start_with("next", &[&attachment], &[]);
+        assert_eq!(fs::read_link(&claim).expect("claim").to_str(), Some(next.id.as_str()));
+        lab.delete(&next);
+        symlink(owner, &claim).expect("claim");
+        run(&mut lab.mcrun(["gc"]));
+        assert_eq!(claims(&lab), ["lan0@10.99.0.12"], "{owner}");
+    }
+    // A proxy that has removed the directory of its container by itself cannot remove the claim.
+    let ended = lab.start_with("ended", &[&attachment], &[]);
+    let proxy = lab.proxy_pid(&ended);
+    let aside = lab.directory().join("aside");
+    fs::rename(&claim, &aside).expect("kept");
+    lab.delete(&ended);
+    wait_until("the proxy ends", PATIENCE, || (!alive(proxy)).then_some(()));
+    fs::rename(&aside, &claim).expect("claim");
+    // Programs that were killed: while they attached a container that runs, and while they changed
+    // what it has.
+    let killed = lab.start_with("killed", &[&attachment], &[]);
+    for stage in ["planned", "adding", "leaving", "detaching"] {
+        let text = fs::read_to_string(record(&lab, &killed.id)).expect("record");
+        let mut value: Value = serde_json::from_str(&text).expect("JSON");
+        let more = format!("parent={PARENT},ip=10.99.0.15/24,name=more");
+        match stage {
+            "planned" => {
+                (value["stage"], value["complete"]) = ("planned".into(), false.into());
+            }
+            "detaching" => {
+                value["leaving"] = value["interfaces"].take();
+                value["interfaces"] = serde_json::json!([]);
+            }
+            _ => {
+                let mut changing = value["interfaces"][0].clone();
+                changing["name"] = "more".into();
+                changing["attachment"]["ip"] = serde_json::json!({ "static": ["10.99.0.15/24"] });
+                value[stage] = serde_json::json!([changing]);
+                symlink(&killed.id, claim.with_file_name("lan0@10.99.0.15")).expect("claim");
+            }
+        }
+        let is_change = ["adding", "leaving"].contains(&stage);
+        fs::write(record(&lab, &killed.id), value.to_string()).expect("record");
+        let wanted = if is_change { &more } else { &attachment };
+        let next = lab.start_with("next", &[wanted], &[]);
+        lab.delete(&next);
+        assert_eq!(record(&lab, &killed.id).exists(), is_change, "{stage}");
+        if stage == "planned" {
+            run(&mut lab.mcrun(["attach", &killed.id, "--mcast", &attachment]));
+        }
+    }
 }
 
 #[test]

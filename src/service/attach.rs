@@ -12,6 +12,7 @@ use crate::net::netlink::RouteSocket;
 use crate::net::netns::NetNs;
 use crate::oci::ContainerId;
 use crate::proxy::{ProxyLaunch, random_packet_mark};
+use crate::service::claims;
 use crate::service::detach::detach_all;
 use crate::service::host_links;
 use crate::service::parents;
@@ -125,7 +126,7 @@ pub fn attach_more(request: AttachRequest, store: &Store) -> Result<Vec<String>,
     let served = previous.interfaces.iter().any(|i| proxies::is_served(&i.attachment));
     let launch = if served { Some(ProxyLaunch::spawn()?) } else { proxies::spawn(&added)? };
     if let Err(error) = container.make(Some(previous), added, &admin, &dir, launch) {
-        container.release_host_links();
+        container.release(&attachments);
         return Err(error);
     }
     Ok(names)
@@ -228,13 +229,21 @@ impl<'s> OpenContainer<'s> {
         dir: LockedDir,
         launch: Option<ProxyLaunch>,
     ) -> Result<(), AttachError> {
+        let attachments: Vec<_> = interfaces.iter().map(|i| i.attachment.clone()).collect();
         let result = self.make(None, interfaces, admin, &dir, launch);
         if result.is_err() {
             // The reason is more useful than that its traces could not be removed either.
             let _ = dir.remove();
-            self.release_host_links();
+            self.release(&attachments);
         }
         result
+    }
+
+    /// Releases what is outside of the container of an attachment that failed.
+    fn release(&self, attachments: &[Attachment]) {
+        self.release_host_links();
+        // A claim that stays holds nothing.
+        let _ = self.store.release_claims(&self.recorded.id, attachments);
     }
 
     /// Deletes the shared links that were made for an attachment that failed. The reason of the
@@ -306,9 +315,10 @@ impl<'s> OpenContainer<'s> {
             dir.write(&AttachmentRecord::Attached(both))?;
             restore.record = Some(AttachmentRecord::Attached(previous));
         }
+        let users = ProxyUsers { store: self.store, range: admin.proxy_uids() };
+        claims::claim(&self.recorded.id, &attachments, users)?;
         make_host_links(&mut plans, &mut host)?;
         attached.notifications = admin.notifications();
-        let users = ProxyUsers { store: self.store, range: admin.proxy_uids() };
         let user = launch.as_ref().map(|_| users.reserve(&self.recorded.id)).transpose()?;
         if let (Some(launch), Some(user)) = (&mut launch, &user) {
             attached.proxy_user = Some(user.id);

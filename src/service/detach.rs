@@ -48,17 +48,22 @@ pub fn remove_stopped(
 /// The first failure.
 pub(super) fn detach_all(dir: LockedDir, store: &Store) -> Result<(), AttachError> {
     let mut shared = Vec::new();
-    let undone = match dir.read() {
+    let record = dir.read();
+    let undone = match &record {
         Ok(Some(record)) => {
             shared.extend_from_slice(record.host_links());
-            undo(&record, &dir)
+            undo(record, &dir)
         }
-        Ok(None) => Ok(()),
-        Err(error) => Err(error.into()),
+        _ => Ok(()),
     };
     let removed = dir.remove();
+    if let Ok(Some(record)) = &record {
+        // A claim that stays holds nothing.
+        let _ = store.release_claims(&record.container().id, record.all_attachments());
+    }
     // A link is in use as long as a record names it.
     let released = host_links::release(&shared, store);
+    record?;
     undone?;
     removed?;
     released
@@ -66,7 +71,7 @@ pub(super) fn detach_all(dir: LockedDir, store: &Store) -> Result<(), AttachErro
 
 /// Deletes the links, then ends the proxy. In this order the proxy's rules are still there when the
 /// kernel tears the namespace down: its leaves must not reach the LAN.
-fn undo(record: &AttachmentRecord, dir: &LockedDir) -> Result<(), AttachError> {
+pub(super) fn undo(record: &AttachmentRecord, dir: &LockedDir) -> Result<(), AttachError> {
     let attached = record.attached();
     let proxies = || attached.into_iter().flat_map(Attached::proxies);
     // Whoever finds the record of a container that runs knows that the rest is to be removed.
@@ -131,9 +136,11 @@ pub fn detach(
     };
     let removed = attached.interfaces.remove(position);
     let name = removed.name.clone();
-    attached.leaving.push(removed);
+    attached.leaving.push(removed.clone());
     dir.write(&AttachmentRecord::Attached(attached.clone()))?;
     unfinished::finish(&mut attached, &dir, users)?;
+    // A claim that stays holds nothing.
+    let _ = store.release_claims(id, [&removed.attachment]);
     host_links::collect(store)?;
     Ok(vec![name])
 }
@@ -177,6 +184,8 @@ pub fn collect_garbage(store: &Store) -> Result<Garbage, StateDirError> {
                     if attached.container.is_alive() && !attached.interfaces.is_empty() =>
                 {
                     let users = ProxyUsers { store, range };
+                    // An earlier version made none. What somebody else has is not to be had.
+                    let _ = store.restore_claims(&AttachmentRecord::Attached(attached.clone()));
                     let found =
                         running.as_ref().map_err(|e| io::Error::new(e.kind(), e.to_string()));
                     let removed = found.map_err(AttachError::from).and_then(|running| {
@@ -197,5 +206,7 @@ pub fn collect_garbage(store: &Store) -> Result<Garbage, StateDirError> {
         };
         collected.push(Collected { container, result });
     }
-    Ok(Garbage { containers: collected, host_links: host_links::collect(store) })
+    let claims = store.collect_claims();
+    let host_links = claims.map_err(AttachError::from).and_then(|()| host_links::collect(store));
+    Ok(Garbage { containers: collected, host_links })
 }

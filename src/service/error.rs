@@ -3,12 +3,15 @@
 use std::io;
 use std::path::PathBuf;
 
+use ipnet::IpNet;
+
 use crate::attachment::{AdminError, SpecError};
 use crate::link::PlanError;
 use crate::link::apply::ApplyError;
 
 use crate::net::netlink::NetlinkError;
 use crate::oci::ContainerId;
+use crate::primitives::InterfaceName;
 use crate::proxy::LaunchError;
 use crate::state::{ProxyUserError, StateDirError};
 
@@ -44,6 +47,18 @@ pub enum AttachError {
         "a container {0} with another process or network namespace is attached; mcrun detach {0} detaches that one"
     )]
     IdInUse(ContainerId),
+    /// Another container has the address.
+    #[error("ip={net}: {} is the address of container {container}{what}, on {parent}", net.addr())]
+    AddressInUse {
+        /// What was asked for.
+        net: IpNet,
+        /// On which LAN.
+        parent: InterfaceName,
+        /// The name of the container.
+        container: String,
+        /// What is special about it, with a comma before it.
+        what: &'static str,
+    },
     /// The attachments contradict each other, or those that the container has.
     #[error(transparent)]
     Together(SpecError),

@@ -5,6 +5,7 @@
 //! [`AttachRequest`].
 
 mod attach;
+mod claims;
 mod detach;
 mod error;
 mod host_links;

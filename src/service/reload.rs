@@ -123,6 +123,8 @@ fn reload_one(
         attached.container.is_alive() && !attached.interfaces.is_empty()
     };
     let Some(mut attached) = record.filter(of_running) else { return Ok(false) };
+    // An earlier version made none. What somebody else has is not to be had.
+    let _ = store.restore_claims(&AttachmentRecord::Attached(attached.clone()));
     let users = ProxyUsers { store, range: admin.proxy_uids() };
     unfinished::finish(&mut attached, dir, users)?;
     if attached.interfaces.iter().any(|i| !proxies::is_served(&i.attachment))

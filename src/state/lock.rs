@@ -28,6 +28,9 @@ pub(super) fn lock_within(file: &File, limit: Duration) -> io::Result<bool> {
         Err(TryLockError::WouldBlock) => {}
         Err(TryLockError::Error(error)) => return Err(error),
     }
+    if limit.is_zero() {
+        return Ok(false);
+    }
     // flock(2) has no time limit. A lock belongs to the open file, which the thread shares. If the
     // time is over, the thread gives back what it gets after all, or ends with the process.
     let (sender, receiver) = mpsc::channel();

@@ -5,6 +5,7 @@
 //!   containers/ID/record.json     what was attached
 //!   containers/ID/control.sock    the proxy's control socket
 //!   containers/ID/proxy.log       the proxy's log where there is no syslog
+//!   addresses/PARENT@ADDRESS      whose address it is
 //!   bundles/ID/                   containers that `mcrun run --rootfs` started
 //!   proxy-users                   locks of the user ids of proxies
 //! ```
@@ -15,6 +16,7 @@
 //! descriptor while it was root gets past the state directory itself, and the proxy's sandbox
 //! forbids it everything except the removal.
 
+mod claims;
 mod lifetime;
 mod lock;
 mod proxy_user;
@@ -24,6 +26,7 @@ mod store;
 
 use std::path::PathBuf;
 
+pub use crate::state::claims::Claimed;
 pub use crate::state::lifetime::Lifetime;
 pub(crate) use crate::state::proxy_user::hold as hold_proxy_user;
 pub use crate::state::proxy_user::{ProxyUserError, ReservedUser};

@@ -177,6 +177,15 @@ impl AttachmentRecord {
         planned.chain(attached.iter().map(|interface| &interface.attachment))
     }
 
+    /// The same, and what is being added and removed.
+    pub fn all_attachments(&self) -> impl Iterator<Item = &Attachment> {
+        let changing = self.attached().into_iter().flat_map(|attached| {
+            let adding = attached.adding.iter().map(|interface| &interface.attachment);
+            adding.chain(attached.leaving.iter().map(|interface| &interface.attachment))
+        });
+        self.attachments().chain(changing)
+    }
+
     /// Shared links of the host that the attachment uses.
     pub fn host_links(&self) -> &[HostLinkUse] {
         match self {

@@ -6,6 +6,7 @@ use std::io;
 use std::io::Read;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use nix::fcntl::{OFlag, openat};
 use nix::sys::stat::Mode;
@@ -37,12 +38,15 @@ pub struct StateDirError {
     source: io::Error,
 }
 
-fn at<'p>(action: &'static str, path: &'p Path) -> impl FnOnce(io::Error) -> StateDirError + 'p {
+pub(super) fn at<'p>(
+    action: &'static str,
+    path: &'p Path,
+) -> impl FnOnce(io::Error) -> StateDirError + 'p {
     move |source| StateDirError { action, path: path.to_owned(), source }
 }
 
 /// The error of a lock that somebody does not release.
-fn held(file: &File, path: &Path) -> StateDirError {
+pub(super) fn held(file: &File, path: &Path) -> StateDirError {
     let holders = lock::holders(file).unwrap_or_default();
     let processes: Vec<_> = holders.iter().map(ToString::to_string).collect();
     let who = match processes.as_slice() {
@@ -68,6 +72,10 @@ impl Store {
     /// One at a path.
     pub fn at(root: impl Into<PathBuf>) -> Self {
         Store { root: root.into() }
+    }
+
+    pub(super) fn root(&self) -> &Path {
+        &self.root
     }
 
     pub(crate) fn containers(&self) -> PathBuf {
@@ -168,6 +176,23 @@ impl Store {
         if !self.check()? {
             return Ok(None);
         }
+        self.lock_by(id, |dir| self.lock_container(id, dir).map(|()| true))
+    }
+
+    /// The same, without waiting; `None` also when somebody else has the lock.
+    ///
+    /// # Errors
+    /// As [`Store::lock`].
+    pub fn try_lock(&self, id: &ContainerId) -> Result<Option<LockedDir>, StateDirError> {
+        let path = self.container_dir(id);
+        self.lock_by(id, |dir| lock::lock_within(dir, Duration::ZERO).map_err(at("lock", &path)))
+    }
+
+    fn lock_by(
+        &self,
+        id: &ContainerId,
+        lock: impl Fn(&File) -> Result<bool, StateDirError>,
+    ) -> Result<Option<LockedDir>, StateDirError> {
         let path = self.container_dir(id);
         loop {
             let dir = match open_container(&path, 0) {
@@ -175,7 +200,9 @@ impl Store {
                 Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
                 Err(e) => return Err(at("open", &path)(e)),
             };
-            self.lock_container(id, &dir)?;
+            if !lock(&dir)? {
+                return Ok(None);
+            }
             // Removed, or made anew, while we waited: that lock guards nothing.
             let same =
                 |a: &fs::Metadata, b: &fs::Metadata| (a.dev(), a.ino()) == (b.dev(), b.ino());
