@@ -3,6 +3,7 @@
 //! `KEEPER_KILLS` sets how often a proxy is killed in each case; 100 takes about a minute each.
 
 use std::net::Ipv4Addr;
+use std::os::unix::fs::MetadataExt;
 
 use crate::lab::{
     Background, Container, Lab, PATIENCE, Udp, alive, assert_whole_while, kill, wait_until,
@@ -167,4 +168,22 @@ fn a_container_that_ends_while_its_proxy_is_dead_leaves_nothing() {
     wait_until("the host leaves", PATIENCE, || (!lab.host_joins().contains(&GROUP)).then_some(()));
     drop(keeper);
     lab.assert_clean(PATIENCE);
+}
+
+#[test]
+fn the_keeper_follows_a_change_of_the_range_of_users() {
+    let lab = Lab::new(3);
+    let _keeper = keeper(&lab);
+    let container = lab.start("c", "10.99.0.11");
+    let user = |pid: i32| std::fs::metadata(format!("/proc/{pid}")).expect("it runs").uid();
+    for number in 0..2 {
+        let proxy = held(&lab, &container);
+        let first = 1_800_000_000 + std::process::id() % 100_000 * 100 + number * 10;
+        lab.configure(&format!("[proxy]\nuids = \"{first}-{}\"\n", first + 9));
+        kill(proxy);
+        let successor = wait_until("a successor is held", PATIENCE, || {
+            Some(held(&lab, &container)).filter(|successor| *successor != proxy)
+        });
+        assert!((first..first + 10).contains(&user(successor)), "{}", user(successor));
+    }
 }

@@ -30,6 +30,7 @@ mod install;
 mod interface;
 mod ipvlan;
 mod keeper;
+mod kept_state;
 mod lab;
 mod late_interfaces;
 mod lifecycle;

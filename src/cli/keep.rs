@@ -6,7 +6,7 @@ use std::time::Duration;
 use clap::Args;
 
 use crate::attachment::AdminConfig;
-use crate::keeper::{Options, keep};
+use crate::keeper::{Options, ProxyUids, keep};
 use crate::state::{Store, config_dir};
 
 /// Arguments of `mcrun keep`.
@@ -21,7 +21,7 @@ pub struct KeepArgs {
 }
 
 pub(super) fn run(args: KeepArgs) -> anyhow::Result<ExitCode> {
-    let users = AdminConfig::read(&config_dir())?.proxy_uids();
+    let users = ProxyUids::of(&AdminConfig::read(&config_dir())?);
     let KeepArgs { watchdog, stable_after } = args;
     keep(&Store::from_env(), Options { watchdog, stable_after, users })?;
     Ok(ExitCode::SUCCESS)

@@ -311,8 +311,11 @@ impl Kept {
         self.backoff = (self.backoff * 2).clamp(FIRST_BACKOFF, LAST_BACKOFF);
         let held = self.holdings.iter().rev().find(|holding| holding.is_complete());
         let stand_in = held.and_then(|holding| StandIn::of(holding.stream.get_ref()).ok());
-        let (id, store, users) = (self.id.clone(), self.store.clone(), self.options.users);
+        let (id, store, users) = (self.id.clone(), self.store.clone(), self.options.users.clone());
         let revived = blocking(move || {
+            // The range may have changed. While mcrun.toml cannot be understood, the last one that
+            // was read stays in force.
+            let users = users.current();
             revive(&id, &store, users, |dir| stand_in.and_then(|plan| plan.listen(dir).ok()))
         });
         match revived.await {

@@ -15,6 +15,7 @@ use std::fs::File;
 use std::fs::TryLockError;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -22,11 +23,11 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::attachment::UidRange;
+use crate::attachment::{AdminConfig, UidRange};
 use crate::keeper::containers::Containers;
 use crate::keeper::listener::Listener;
 use crate::service::keeper_socket;
-use crate::state::Store;
+use crate::state::{Store, config_dir};
 
 /// How the keeper works.
 #[derive(Debug, Clone)]
@@ -38,7 +39,27 @@ pub struct Options {
     /// longer each time.
     pub stable_after: Duration,
     /// User ids of proxies.
-    pub users: UidRange,
+    pub users: ProxyUids,
+}
+
+/// The user ids of proxies, as mcrun.toml has them now.
+#[derive(Debug, Clone)]
+pub struct ProxyUids(Arc<Mutex<UidRange>>);
+
+impl ProxyUids {
+    /// Those of a file that was read.
+    pub fn of(admin: &AdminConfig) -> Self {
+        ProxyUids(Arc::new(Mutex::new(admin.proxy_uids())))
+    }
+
+    /// Reads mcrun.toml again. If it cannot be understood, the range that was read before.
+    fn current(&self) -> UidRange {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Ok(admin) = AdminConfig::read(&config_dir()) {
+            *known = admin.proxy_uids();
+        }
+        *known
+    }
 }
 
 /// Keeps until a signal ends the process.

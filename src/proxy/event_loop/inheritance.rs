@@ -67,14 +67,23 @@ impl Interface {
                     proxied.router.restore_querier(now, querier);
                 }
                 proxied.inherited_counters.clone_from(&own.counters);
-                if let (Some(relay), Some(counts)) = (&mut proxied.relay, &own.relay) {
-                    let groups = own.groups.iter().filter_map(|membership| {
-                        Some((ipv4(membership.group)?, membership.relay?))
-                    });
-                    relay.restore_counts(counts, groups);
-                }
             }
             Mode::Observed { joined_at } => joined_at.extend(ages),
+        }
+    }
+
+    /// Carries on what the other proxy has counted of relayed packets. The relay has its groups by
+    /// now.
+    pub(super) fn inherit_relayed(&mut self, status: &ProxyStatus) {
+        let Some(own) = self.find_in(status) else { return };
+        if let Mode::Proxied(proxied) = &mut self.mode
+            && let (Some(relay), Some(counts)) = (&mut proxied.relay, &own.relay)
+        {
+            let groups = own
+                .groups
+                .iter()
+                .filter_map(|membership| Some((ipv4(membership.group)?, membership.relay?)));
+            relay.restore_counts(counts, groups);
         }
     }
 

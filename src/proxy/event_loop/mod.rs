@@ -221,6 +221,9 @@ impl Proxy {
                 interface.inherit(now, status);
             }
             interface.process_router_output(now, upstreams, &mut self.log);
+            if let Some(status) = &inherited {
+                interface.inherit_relayed(status);
+            }
         }
     }
 
