@@ -30,6 +30,7 @@ mod install;
 mod interface;
 mod ipvlan;
 mod keeper;
+mod keeper_fd_store;
 mod kept_state;
 mod lab;
 mod late_interfaces;

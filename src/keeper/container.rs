@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use tokio::io::unix::AsyncFd;
 use tokio::sync::{mpsc, oneshot};
 
+use crate::keeper::fd_store::{FdStore, Stored};
 use crate::keeper::{Options, blocking, log, readable_fd};
 use crate::oci::ContainerId;
 use crate::proxy::{EndWatch, HoldEvent, HoldStream, StandIn, requery};
@@ -35,8 +36,8 @@ pub(super) enum Command {
 /// A proxy, and what is held for it.
 struct Holding {
     process: ProcessRef,
-    /// A pidfd, readable when the proxy has ended.
-    end: AsyncFd<OwnedFd>,
+    /// A pidfd, readable when the proxy has ended; none of one that had ended before.
+    end: Option<AsyncFd<OwnedFd>>,
     stream: AsyncFd<HoldStream>,
     /// The connection has ended, or the proxy does not know `hold`.
     is_closed: bool,
@@ -73,6 +74,9 @@ pub(super) struct Kept {
     commands: mpsc::UnboundedReceiver<Command>,
     /// In the order of their start. All except the last were replaced, or are dead.
     holdings: Vec<Holding>,
+    fd_store: FdStore,
+    /// What the service manager has, by proxy.
+    stored: Vec<Stored>,
     /// `None`: not known yet, or it cannot be watched.
     container_end: Option<AsyncFd<End>>,
     /// Wait before the next successor.
@@ -98,6 +102,7 @@ impl Kept {
         store: Store,
         options: Options,
         commands: mpsc::UnboundedReceiver<Command>,
+        fd_store: FdStore,
     ) -> Self {
         Kept {
             id,
@@ -105,11 +110,51 @@ impl Kept {
             options,
             commands,
             holdings: Vec::new(),
+            fd_store,
+            stored: Vec::new(),
             container_end: None,
             backoff: Duration::ZERO,
             waiting_for: None,
             again_at: None,
         }
+    }
+
+    /// Holds what an earlier keeper held for a proxy. One that lives is asked for everything anew.
+    pub(super) fn restore(&mut self, process: ProcessRef, stream: HoldStream) {
+        self.stored.push(Stored::new(self.fd_store.clone(), self.id.clone(), process));
+        let end = process.open().and_then(|end| readable_fd(end.into())).ok();
+        if let Ok(stream) = readable_fd(stream) {
+            self.holdings.push(Holding {
+                process,
+                has_ended: end.is_none(),
+                end,
+                stream,
+                is_closed: true,
+                since: Instant::now(),
+                unanswered: 0,
+            });
+        }
+    }
+
+    /// Makes the service manager have what is held, and nothing else.
+    fn update_store(&mut self) {
+        let Kept { holdings, stored, fd_store, id, .. } = self;
+        stored.retain_mut(|stored| {
+            let is_held = holdings.iter().any(|holding| holding.process == stored.process);
+            if !is_held {
+                stored.remove();
+            }
+            is_held
+        });
+        let Some(last) = holdings.last().filter(|h| h.is_complete() && !h.is_closed) else {
+            return;
+        };
+        let position = stored.iter().position(|stored| stored.process == last.process);
+        let position = position.unwrap_or_else(|| {
+            stored.push(Stored::new(fd_store.clone(), id.clone(), last.process));
+            stored.len() - 1
+        });
+        stored[position].update(last.stream.get_ref());
     }
 
     /// Keeps until the container has no directory any more.
@@ -119,10 +164,12 @@ impl Kept {
         let mut is_known = false;
         while is_known || self.look().await {
             is_known = false;
+            self.update_store();
             match self.wait(&mut ask).await {
                 Wake::Command(None) => return,
                 Wake::Command(Some(Command::Release(proxy, done))) => {
                     self.holdings.retain(|h| h.process != proxy || proxy.is_alive());
+                    self.update_store();
                     // Who asked may have given up.
                     let _ = done.send(());
                 }
@@ -140,6 +187,8 @@ impl Kept {
                 }
             }
         }
+        self.holdings.clear();
+        self.update_store();
     }
 
     async fn wait(&mut self, ask: &mut tokio::time::Interval) -> Wake {
@@ -240,7 +289,7 @@ impl Kept {
         let holding = (|| -> std::io::Result<Holding> {
             Ok(Holding {
                 process,
-                end: readable_fd(process.open()?.into())?,
+                end: Some(readable_fd(process.open()?.into())?),
                 stream: readable_fd(stream?)?,
                 is_closed: false,
                 has_ended: false,
@@ -339,8 +388,10 @@ impl Kept {
             return self.store.container_dir(&self.id).is_dir();
         }
         self.holdings.iter_mut().for_each(|holding| holding.stream.get_mut().release_joins());
+        self.stored.iter().for_each(Stored::remove_joins);
         tokio::time::sleep(DRAIN_TIME).await;
         self.holdings.clear();
+        self.update_store();
         let (id, store) = (self.id.clone(), self.store.clone());
         if let Ok(Err(error)) = blocking(move || remove_stopped(&id, None, &store)).await {
             log(self.id.as_str(), &error.to_string());
@@ -353,7 +404,8 @@ impl Kept {
 async fn ended(holdings: &[Holding]) -> usize {
     std::future::poll_fn(|cx| {
         let ready = |holding: &&(usize, &Holding)| {
-            !holding.1.has_ended && holding.1.end.poll_read_ready(cx).is_ready()
+            let end = holding.1.end.as_ref();
+            !holding.1.has_ended && end.is_some_and(|end| end.poll_read_ready(cx).is_ready())
         };
         let all: Vec<_> = holdings.iter().enumerate().collect();
         match all.iter().find(ready) {

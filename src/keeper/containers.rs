@@ -10,6 +10,7 @@ use tokio::io::unix::AsyncFd;
 use tokio::sync::mpsc;
 
 use crate::keeper::container::{Command, Kept};
+use crate::keeper::fd_store::{FdStore, Restored, Stored};
 use crate::keeper::listener::Asked;
 use crate::keeper::{Options, readable_fd};
 use crate::oci::ContainerId;
@@ -37,12 +38,15 @@ pub(super) struct Containers {
     /// Whose directory is watched.
     watched: HashMap<WatchDescriptor, ContainerId>,
     tasks: HashMap<ContainerId, mpsc::UnboundedSender<Command>>,
+    fd_store: FdStore,
+    /// What an earlier keeper held, of containers that have no task yet.
+    restored: Restored,
     ended: (mpsc::UnboundedSender<ContainerId>, mpsc::UnboundedReceiver<ContainerId>),
 }
 
 impl Containers {
     /// Watches the directory of all containers, which exists.
-    pub(super) fn watch(store: &Store, options: Options) -> io::Result<Self> {
+    pub(super) fn watch(store: &Store, options: Options, restored: Restored) -> io::Result<Self> {
         let inotify = Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC)?;
         inotify
             .add_watch(&store.containers(), AddWatchFlags::IN_CREATE | AddWatchFlags::IN_ONLYDIR)?;
@@ -52,6 +56,8 @@ impl Containers {
             watch: readable_fd(Watch(inotify))?,
             watched: HashMap::new(),
             tasks: HashMap::new(),
+            fd_store: FdStore::from_env(),
+            restored,
             ended: mpsc::unbounded_channel(),
         })
     }
@@ -60,6 +66,15 @@ impl Containers {
     pub(super) fn find_all(&mut self) {
         for id in self.store.list().unwrap_or_default() {
             self.look_at(id);
+        }
+    }
+
+    /// Lets go of what an earlier keeper held of containers that there are no more.
+    pub(super) fn forget_unknown(&mut self) {
+        for (id, proxies) in std::mem::take(&mut self.restored) {
+            for (process, _) in proxies {
+                Stored::new(self.fd_store.clone(), id.clone(), process).remove();
+            }
         }
     }
 
@@ -126,7 +141,16 @@ impl Containers {
             return;
         }
         let (sender, commands) = mpsc::unbounded_channel();
-        let kept = Kept::new(id.clone(), self.store.clone(), self.options.clone(), commands);
+        let mut kept = Kept::new(
+            id.clone(),
+            self.store.clone(),
+            self.options.clone(),
+            commands,
+            self.fd_store.clone(),
+        );
+        for (process, stream) in self.restored.remove(&id).unwrap_or_default() {
+            kept.restore(process, stream);
+        }
         let ended = self.ended.0.clone();
         self.tasks.insert(id.clone(), sender);
         tokio::spawn(async move {

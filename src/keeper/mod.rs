@@ -8,6 +8,7 @@
 
 mod container;
 mod containers;
+mod fd_store;
 mod listener;
 mod notify;
 
@@ -78,9 +79,10 @@ pub fn keep(store: &Store, options: Options) -> anyhow::Result<()> {
     runtime.block_on(async {
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
-        let mut containers = Containers::watch(store, options)?;
+        let mut containers = Containers::watch(store, options, fd_store::take())?;
         let listener = Listener::bind(&keeper_socket::path())?;
         containers.find_all();
+        containers.forget_unknown();
         notify::send("READY=1");
         let mut alive = notify::watchdog().map(tokio::time::interval);
         loop {

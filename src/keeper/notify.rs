@@ -7,14 +7,21 @@ use std::time::Duration;
 /// Sends a state to the socket of `NOTIFY_SOCKET`. Without one, or if it cannot be reached, nobody
 /// is told.
 pub(super) fn send(state: &str) {
-    let Ok(path) = std::env::var("NOTIFY_SOCKET") else { return };
+    if let Some(socket) = connect() {
+        let _ = socket.send(state.as_bytes());
+    }
+}
+
+/// A socket that is connected to that of `NOTIFY_SOCKET`, if there is one.
+pub(super) fn connect() -> Option<UnixDatagram> {
+    let path = std::env::var("NOTIFY_SOCKET").ok()?;
     let address = match path.strip_prefix('@') {
         Some(name) => SocketAddr::from_abstract_name(name),
         None => SocketAddr::from_pathname(&path),
     };
-    if let (Ok(socket), Ok(address)) = (UnixDatagram::unbound(), address) {
-        let _ = socket.send_to_addr(state.as_bytes(), &address);
-    }
+    let socket = UnixDatagram::unbound().ok()?;
+    socket.connect_addr(&address.ok()?).ok()?;
+    Some(socket)
 }
 
 /// How often the service manager wants to hear of the keeper, halved; `None`: never.

@@ -35,6 +35,7 @@ pub use crate::proxy::control::client::{
 pub use crate::proxy::control::event::{Event, MembershipEvent, TimedEvent};
 pub(crate) use crate::proxy::control::hold::{HoldEvent, HoldStream, StandIn};
 pub use crate::proxy::control::launch::{LaunchError, PROGRAM, ProxyLaunch, program};
+pub(crate) use crate::proxy::control::protocol::HeldKind;
 pub use crate::proxy::control::status::{
     GroupMembership, InterfaceStatus, MembershipStatus, ProxyState, ProxyStatus, QuerierStatus,
     RelayCounts, RelayStatus, TranslatedPort,

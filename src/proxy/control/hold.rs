@@ -9,6 +9,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -42,6 +43,15 @@ pub(crate) struct Held {
 }
 
 impl Held {
+    fn push(&mut self, kind: HeldKind, descriptor: OwnedFd) {
+        match kind {
+            HeldKind::Rules => self.rules.push(descriptor),
+            HeldKind::Join => self.joins.push(descriptor),
+            HeldKind::Relay => self.relay_sockets.push(descriptor),
+            HeldKind::Unknown => {}
+        }
+    }
+
     fn len(&self) -> usize {
         self.rules.len() + self.joins.len() + self.relay_sockets.len()
     }
@@ -57,6 +67,14 @@ pub(crate) struct HoldStream {
     coming: Held,
     held: Held,
     is_complete: bool,
+    generation: u64,
+    status_version: u64,
+}
+
+/// A number that no other call gives.
+fn unique() -> u64 {
+    static LAST: AtomicU64 = AtomicU64::new(0);
+    LAST.fetch_add(1, Ordering::Relaxed) + 1
 }
 
 /// What was received.
@@ -87,7 +105,64 @@ impl HoldStream {
             coming: Held::default(),
             held: Held::default(),
             is_complete: false,
+            generation: unique(),
+            status_version: unique(),
         })
+    }
+
+    /// What another keeper held for a proxy, and that keeper's [`HoldStream::status_text`]. The proxy
+    /// is not connected.
+    ///
+    /// # Errors
+    /// Those of socketpair(2).
+    pub(crate) fn restored(
+        descriptors: Vec<(HeldKind, OwnedFd)>,
+        status: &[u8],
+    ) -> io::Result<Self> {
+        let (stream, _) = UnixStream::pair()?;
+        let mut held = Held::default();
+        for (kind, descriptor) in descriptors {
+            held.push(kind, descriptor);
+        }
+        // A text that was being written when the keeper died is none.
+        let (relays, status) = serde_json::from_slice(status).unwrap_or_default();
+        held.relays = relays;
+        held.status = status;
+        Ok(HoldStream {
+            stream,
+            received: Vec::new(),
+            descriptors: VecDeque::new(),
+            coming: Held::default(),
+            held,
+            is_complete: true,
+            generation: unique(),
+            status_version: unique(),
+        })
+    }
+
+    /// Changes whenever descriptors are replaced. While it stays, they only become more.
+    pub(crate) fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    /// The descriptors of a kind.
+    pub(crate) fn held(&self, kind: HeldKind) -> &[OwnedFd] {
+        match kind {
+            HeldKind::Rules => &self.held.rules,
+            HeldKind::Join => &self.held.joins,
+            HeldKind::Relay => &self.held.relay_sockets,
+            HeldKind::Unknown => &[],
+        }
+    }
+
+    /// Changes whenever [`HoldStream::status_text`] does.
+    pub(crate) fn status_version(&self) -> u64 {
+        self.status_version
+    }
+
+    /// The status and the relays of the proxy, for [`HoldStream::restored`].
+    pub(crate) fn status_text(&self) -> Vec<u8> {
+        serde_json::to_vec(&(&self.held.relays, &self.held.status)).unwrap_or_default()
     }
 
     /// Whether everything is held that must outlive the proxy.
@@ -139,28 +214,28 @@ impl HoldStream {
         if let Some(relays) = line.relays {
             held.relays = relays;
             held.relay_sockets.clear();
+            self.generation = unique();
+            self.status_version = unique();
         }
         for kind in line.held {
             let descriptor = self.descriptors.pop_front().ok_or(io::ErrorKind::InvalidData)?;
-            match kind {
-                HeldKind::Rules => held.rules.push(descriptor),
-                HeldKind::Join => held.joins.push(descriptor),
-                HeldKind::Relay => held.relay_sockets.push(descriptor),
-                HeldKind::Unknown => {}
-            }
+            held.push(kind, descriptor);
         }
         if line.status.is_some() {
             held.status = line.status;
+            self.status_version = unique();
         }
         if line.is_complete {
             self.held = std::mem::take(&mut self.coming);
             self.is_complete = true;
+            self.generation = unique();
         }
         Ok(())
     }
 
     /// Lets go of everything except the rules.
     pub(crate) fn release_joins(&mut self) {
+        self.generation = unique();
         self.held.joins.clear();
         self.held.relay_sockets.clear();
         self.coming = Held::default();
