@@ -357,7 +357,7 @@ fn a_state_directory_that_cannot_be_made_is_named() {
         .unwrap();
     assert_status(&output, 125);
     let line = stderr(&output);
-    assert!(line.starts_with("mcrun: cannot create /proc/no-such/bundles: "), "{line}");
+    assert!(line.starts_with("mcrun: state directory: cannot make /proc/no-such: "), "{line}");
     machine.assert_nothing_left();
 }
 

@@ -1,7 +1,8 @@
 //! Claims on addresses: which container has an address on a parent.
 //!
-//! `addresses/PARENT@ADDRESS` is a symbolic link to the id of the container, which symlink(2) makes
-//! whole or not at all. So an attachment need not read the records of all others.
+//! `addresses/PARENT@ADDRESS` is a link to the container's record of that time. link(2) makes it whole
+//! or not at all, and needs no new file, which may take longer than all the rest. What counts of that
+//! record is the container's id. So an attachment need not read the records of all others.
 //!
 //! A record names an address before the address is claimed, and no more before the claim is
 //! released. So a claim whose container has no such record, or has ended, holds nothing: whoever
@@ -12,13 +13,16 @@ use std::fs;
 use std::fs::{DirBuilder, File};
 use std::io;
 use std::net::IpAddr;
-use std::os::unix::fs::{DirBuilderExt, symlink};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
+
+use nix::fcntl::AT_FDCWD;
+use serde::Deserialize;
 
 use crate::attachment::Attachment;
 use crate::oci::ContainerId;
 use crate::primitives::InterfaceName;
-use crate::state::store::{at, held};
+use crate::state::store::{RECORD, at, held, is_no_record, read_file};
 use crate::state::{AttachmentRecord, StateDirError, Store, lock};
 
 /// What came of a claim.
@@ -47,7 +51,7 @@ impl Store {
     /// Claims an address on a parent for a container whose record names it.
     ///
     /// # Errors
-    /// Those of symlink(2), and a record of the claim's container that cannot be read: it is unknown
+    /// Those of link(2), and a record of the claim's container that cannot be read: it is unknown
     /// whether that container is alive.
     pub fn claim(
         &self,
@@ -56,7 +60,8 @@ impl Store {
         address: IpAddr,
     ) -> Result<Claimed, StateDirError> {
         let path = self.claim_path(parent, address);
-        match make(&path, container) {
+        let record = self.container_dir(container).join(RECORD);
+        match fs::hard_link(&record, &path) {
             Ok(()) => return Ok(Claimed::Ours),
             Err(e) if e.kind() == io::ErrorKind::NotFound => {
                 self.make()?;
@@ -73,7 +78,7 @@ impl Store {
         let _lock = self.lock_claims()?;
         // Who makes a new claim does not ask for the lock.
         loop {
-            match make(&path, container) {
+            match fs::hard_link(&record, &path) {
                 Ok(()) => return Ok(Claimed::Ours),
                 Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
                 Err(e) => return Err(at("make", &path)(e)),
@@ -212,21 +217,15 @@ fn addresses<'a>(
     })
 }
 
-fn make(path: &Path, owner: &ContainerId) -> io::Result<()> {
-    symlink(owner.as_str(), path)
-}
-
-/// Whose claim it is; `None` if there is none, or it names no container.
+/// Whose claim it is; `None` if there is none, or what is there is no record of root's.
 fn owner(path: &Path) -> Result<Option<ContainerId>, StateDirError> {
-    match fs::read_link(path) {
-        Ok(target) => {
-            let id = target.into_os_string().into_string().ok();
-            Ok(id.and_then(|id| id.try_into().ok()))
-        }
-        // EINVAL: it is no link.
-        Err(e) if e.kind() == io::ErrorKind::NotFound || e.raw_os_error() == Some(libc::EINVAL) => {
-            Ok(None)
-        }
+    #[derive(Deserialize)]
+    struct Claim {
+        container: ContainerId,
+    }
+    match read_file(AT_FDCWD, path) {
+        Ok(text) => Ok(serde_json::from_slice(&text).ok().map(|claim: Claim| claim.container)),
+        Err(e) if e.kind() == io::ErrorKind::NotFound || is_no_record(&e) => Ok(None),
         Err(e) => Err(at("read", path)(e)),
     }
 }
@@ -242,27 +241,44 @@ fn remove(path: &Path) -> Result<(), StateDirError> {
 mod tests {
     use super::*;
 
+    /// A container with a directory and something that is a record as far as claims go.
+    fn container(store: &Store, name: &str) -> ContainerId {
+        let id = ContainerId::try_from(name.to_owned()).unwrap();
+        let dir = store.lock_or_create(&id).unwrap();
+        fs::write(dir.path().join(RECORD), format!("{{\"container\":\"{id}\"}}")).unwrap();
+        id
+    }
+
+    /// A claim of a container that has gone.
+    fn claim_of_nobody(store: &Store, parent: &InterfaceName, address: IpAddr) {
+        let gone = container(store, "gone");
+        assert_eq!(store.claim(&gone, parent, address).unwrap(), Claimed::Ours);
+        store.lock(&gone).unwrap().unwrap().remove().unwrap();
+    }
+
     #[test]
-    fn of_many_that_take_over_a_claim_that_holds_nothing_one_gets_it() {
+    fn of_many_that_take_over_a_claim_that_holds_nothing_each_claim_is_whole() {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::at(dir.path().join("state"));
         let parent: InterfaceName = "lan0".parse().unwrap();
         let address = IpAddr::from([192, 0, 2, 7]);
-        let id = |name: String| ContainerId::try_from(name).unwrap();
-        for round in 0..20 {
-            let gone = id(format!("gone-{round}"));
-            store.claim(&gone, &parent, address).unwrap();
+        for _ in 0..20 {
+            claim_of_nobody(&store, &parent, address);
             std::thread::scope(|scope| {
                 for n in 0..4 {
-                    let (store, parent, own) = (&store, &parent, id(format!("c{n}")));
-                    scope.spawn(move || store.claim(&own, parent, address).unwrap());
+                    let (store, parent) = (&store, &parent);
+                    scope.spawn(move || {
+                        let own = container(store, &format!("c{n}"));
+                        // The record of whoever was faster is none: that is said, or it has gone.
+                        let _ = store.claim(&own, parent, address);
+                    });
                 }
             });
             let path = store.claim_path(&parent, address);
             assert!(owner(&path).unwrap().unwrap().as_str().starts_with('c'));
             remove(&path).unwrap();
         }
-        store.claim(&id("gone".into()), &parent, address).unwrap();
+        claim_of_nobody(&store, &parent, address);
         store.collect_claims().unwrap();
         assert_eq!(fs::read_dir(store.claims()).unwrap().count(), 0);
     }
@@ -270,16 +286,24 @@ mod tests {
     #[test]
     fn a_claim_that_names_no_container_holds_nothing() {
         let dir = tempfile::tempdir().unwrap();
-        let store = Store::at(dir.path());
+        let store = Store::at(dir.path().join("state"));
         let parent: InterfaceName = "lan0".parse().unwrap();
-        let own = ContainerId::try_from("c1".to_owned()).unwrap();
-        fs::create_dir(store.claims()).unwrap();
+        let own = container(&store, "c1");
         let address = IpAddr::from([192, 0, 2, 7]);
-        symlink("../../etc", store.claim_path(&parent, address)).unwrap();
-        assert_eq!(store.claim(&own, &parent, address).unwrap(), Claimed::Ours);
-        fs::write(store.claims().join("x"), "").unwrap();
-        symlink("../../etc", store.claims().join("lan0@192.0.2.8")).unwrap();
-        store.collect_claims().unwrap();
-        assert_eq!(fs::read_dir(store.claims()).unwrap().count(), 0);
+        fs::create_dir(store.claims()).unwrap();
+        let path = store.claim_path(&parent, address);
+        let fifo = || nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        let text = |text: &str| fs::write(&path, text).unwrap();
+        let link = || std::os::unix::fs::symlink("/etc/passwd", &path).unwrap();
+        let makes: [&dyn Fn(); 4] =
+            [&fifo, &|| text(""), &|| text("{\"container\":\"..\"}"), &link];
+        for make in makes {
+            make();
+            assert_eq!(store.claim(&own, &parent, address).unwrap(), Claimed::Ours);
+            remove(&path).unwrap();
+            make();
+            store.collect_claims().unwrap();
+            assert_eq!(fs::read_dir(store.claims()).unwrap().count(), 0);
+        }
     }
 }

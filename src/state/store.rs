@@ -4,6 +4,7 @@ use std::fs;
 use std::fs::{DirBuilder, File, OpenOptions, Permissions};
 use std::io;
 use std::io::Read;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -23,7 +24,7 @@ use crate::sys::files::Replacement;
 /// Bytes of a record that are read; sixteen attachments with long rule lists stay below.
 const MAX_RECORD: u64 = 4 << 20;
 /// The file in a container's directory.
-const RECORD: &str = "record.json";
+pub(super) const RECORD: &str = "record.json";
 
 /// Mode of the directory that holds all containers' directories. Earlier versions wrote 1770 and
 /// group 65534, which was the group of all proxies. Their proxies may use this mode too.
@@ -404,10 +405,18 @@ fn read_record(dir: &File, path: &Path) -> Result<Option<AttachmentRecord>, Stat
 }
 
 fn read_text(dir: &File) -> io::Result<Vec<u8>> {
-    // The directory is the proxy's user's. A proxy that was taken over must not have root wait for a
-    // FIFO, or read another file in place of the record.
+    read_file(dir.as_fd(), Path::new(RECORD))
+}
+
+/// Reads a record.
+///
+/// # Errors
+/// Those of openat(2), and [`is_no_record`].
+pub(super) fn read_file(dir: BorrowedFd<'_>, path: &Path) -> io::Result<Vec<u8>> {
+    // A container's directory is the proxy's user's. A proxy that was taken over must not have root
+    // wait for a FIFO, or read another file in place of the record.
     let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
-    let file = File::from(openat(dir, RECORD, flags, Mode::empty())?);
+    let file = File::from(openat(dir, path, flags, Mode::empty())?);
     let meta = file.metadata()?;
     if !meta.is_file() {
         return Err(io::Error::other("it is not a regular file"));
@@ -420,6 +429,11 @@ fn read_text(dir: &File) -> io::Result<Vec<u8>> {
     let mut text = Vec::with_capacity(4096);
     file.take(MAX_RECORD).read_to_end(&mut text)?;
     Ok(text)
+}
+
+/// Whether [`read_file`] has found something that is no record.
+pub(super) fn is_no_record(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::Other || error.raw_os_error() == Some(libc::ELOOP)
 }
 
 #[cfg(test)]
