@@ -68,13 +68,16 @@ test: need-root
 	MCRUN_TEST_NOTIFICATIONS=off RUST_TEST_THREADS=$(TEST_THREADS) env --default-signal=INT,QUIT \
 	    cargo test --locked --test main -- $(addprefix --skip ,$(addsuffix ::,$(once)))
 
-# Commands are killed at random moments, for so many seconds. CHAOS_SEED repeats a run.
-CHAOS_SECONDS ?= 1200
+# Commands, the keeper and proxies are killed at random moments, each so often, in so many seconds at the most.
+# CHAOS_SEED repeats a run.
+CHAOS_KILLS ?= 500
+CHAOS_SECONDS ?= 2400
 chaos: need-root
 	@scripts/apt-install $(test_packages)
 	@scripts/need-toolchain
-	CHAOS_SECONDS=$(CHAOS_SECONDS) env --default-signal=INT,QUIT cargo test --locked --test main -- \
-	    --ignored --exact --nocapture chaos::commands_that_are_killed_for_twenty_minutes_leave_nothing
+	CHAOS_KILLS=$(CHAOS_KILLS) CHAOS_SECONDS=$(CHAOS_SECONDS) env --default-signal=INT,QUIT \
+	    cargo test --locked --test main -- --ignored --exact --nocapture \
+	    chaos::everything_is_killed_five_hundred_times_and_leaves_nothing
 
 # Containers of an earlier version, REV, are taken over by this one. scripts/test-upgrade has the default.
 test-upgrade: need-root

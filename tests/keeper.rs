@@ -6,12 +6,15 @@ use std::net::Ipv4Addr;
 use std::os::unix::fs::MetadataExt;
 
 use crate::lab::{
-    Background, Container, Lab, PATIENCE, Udp, alive, assert_whole_while, kill, wait_until,
+    Background, Container, Lab, PATIENCE, Udp, alive, assert_nearly_whole_while, kill, wait_until,
 };
 
 const GROUP: Ipv4Addr = Ipv4Addr::new(239, 8, 1, 1);
 const DENIED: Ipv4Addr = Ipv4Addr::new(239, 8, 2, 1);
 const PORT: u16 = 6000;
+/// Packets that a relay may have in its hands when it is killed: received, and not injected yet. At
+/// the stream's 1000 a second that is seldom one.
+const IN_HAND: u32 = 4;
 
 fn kills() -> u32 {
     std::env::var("KEEPER_KILLS").map_or(3, |text| text.parse().expect("a number of kills"))
@@ -33,9 +36,14 @@ fn held(lab: &Lab, container: &Container) -> i32 {
 /// returns: of the first each packet once, of the second none. The switch sees no leave and no IGMP
 /// of a container.
 fn assert_nothing_is_lost_during(lab: &Lab, sockets: &[&Udp], changes: impl FnOnce()) {
+    assert_at_most_is_lost_during(lab, sockets, 0, changes);
+}
+
+/// The same, with so many packets of the stream at the most that are lost.
+fn assert_at_most_is_lost_during(lab: &Lab, sockets: &[&Udp], lost: u32, changes: impl FnOnce()) {
     let capture = lab.capture();
     let denied = |sender: &Udp| sender.send(b"denied", (DENIED, PORT));
-    assert_whole_while(lab, sockets, (GROUP, PORT), denied, changes);
+    assert_nearly_whole_while(lab, sockets, (GROUP, PORT), denied, lost, changes);
     let seen = capture.finish();
     assert_eq!(seen.iter().find(|frame| frame.is_leave()), None);
     assert_eq!(seen.iter().find(|frame| frame.mac != lab.host_mac()), None);
@@ -81,7 +89,8 @@ fn proxies_are_killed(version: u8, driver: &str, containers: u8) {
     for container in &containers {
         held(&lab, container);
     }
-    assert_nothing_is_lost_during(&lab, &sockets.iter().collect::<Vec<_>>(), || {
+    let lost = if driver == "relay" { IN_HAND * kills() } else { 0 };
+    assert_at_most_is_lost_during(&lab, &sockets.iter().collect::<Vec<_>>(), lost, || {
         for _ in 0..kills() {
             for container in &containers {
                 let proxy = held(&lab, container);
@@ -110,13 +119,63 @@ fn a_killed_proxy_costs_nothing_in_igmpv3() {
 }
 
 #[test]
-fn killed_proxies_of_two_containers_cost_nothing() {
+fn killed_proxies_of_two_containers_cost_nothing_in_igmpv2() {
     proxies_are_killed(2, "macvlan", 2);
 }
 
 #[test]
-fn a_killed_proxy_with_a_relay_costs_nothing() {
+fn killed_proxies_of_two_containers_cost_nothing_in_igmpv3() {
+    proxies_are_killed(3, "macvlan", 2);
+}
+
+#[test]
+fn a_killed_proxy_with_a_relay_costs_nothing_in_igmpv2() {
+    proxies_are_killed(2, "relay", 1);
+}
+
+#[test]
+fn a_killed_proxy_with_a_relay_costs_nothing_in_igmpv3() {
     proxies_are_killed(3, "relay", 1);
+}
+
+#[test]
+fn killed_proxies_of_two_relays_cost_nothing_in_igmpv2() {
+    proxies_are_killed(2, "relay", 2);
+}
+
+#[test]
+fn killed_proxies_of_two_relays_cost_nothing_in_igmpv3() {
+    proxies_are_killed(3, "relay", 2);
+}
+
+#[test]
+fn a_killed_keeper_costs_nothing_and_the_next_one_holds() {
+    let lab = Lab::new(2);
+    let mut keepers = vec![keeper(&lab)];
+    let container = lab.start_with("c", &["parent=lan0,ip=10.99.0.11/24"], &[]);
+    let socket = container.socket_on("mc0", PORT);
+    socket.join(GROUP);
+    lab.wait_joined(&container, GROUP);
+    lab.wait_forwarded(GROUP);
+    let mut proxy = held(&lab, &container);
+    assert_nothing_is_lost_during(&lab, &[&socket], || {
+        for _ in 0..kills() {
+            let mut killed = keepers.pop().expect("a keeper");
+            killed.signal(libc::SIGKILL);
+            killed.wait(PATIENCE);
+            wait_until("the proxy knows that nobody holds", PATIENCE, || {
+                (lab.ps(&container)?["proxy"]["held"] == false).then_some(())
+            });
+            keepers.push(keeper(&lab));
+            assert_eq!(held(&lab, &container), proxy);
+            // What the next keeper holds is enough.
+            kill(proxy);
+            wait_until("a successor is held", PATIENCE, || {
+                (held(&lab, &container) != proxy).then_some(())
+            });
+            proxy = held(&lab, &container);
+        }
+    });
 }
 
 #[test]

@@ -1,15 +1,15 @@
 //! One container: what is held for its proxies, and when they are replaced.
 
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::time::{Duration, Instant};
 
 use tokio::io::unix::AsyncFd;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::keeper::fd_store::{FdStore, Stored};
+use crate::keeper::holding::{End, Holding, ended, readable};
 use crate::keeper::{Options, blocking, log, readable_fd};
 use crate::oci::ContainerId;
-use crate::proxy::{EndWatch, HoldEvent, HoldStream, StandIn, requery};
+use crate::proxy::{EndWatch, HoldStream, StandIn, requery};
 use crate::service::{Revived, remove_stopped, revive};
 use crate::state::{Attached, AttachmentRecord, Store};
 use crate::sys::process::ProcessRef;
@@ -19,11 +19,11 @@ use crate::sys::process::ProcessRef;
 const DRAIN_TIME: Duration = Duration::from_millis(150);
 /// Time after which a proxy that could not be reached is tried again.
 const RETRY: Duration = Duration::from_millis(200);
+/// Time after which a replacement that is not complete is looked at: its program may have died.
+const REPLACEMENT: Duration = Duration::from_secs(1);
 /// The first and the longest wait before a successor in a crash loop.
 const FIRST_BACKOFF: Duration = Duration::from_millis(100);
 const LAST_BACKOFF: Duration = Duration::from_secs(30);
-/// Questions that a proxy may leave unanswered.
-const MAX_UNANSWERED: u32 = 2;
 
 /// What a task is told.
 pub(super) enum Command {
@@ -31,39 +31,6 @@ pub(super) enum Command {
     Changed,
     /// This proxy was replaced, and has ended.
     Release(ProcessRef, oneshot::Sender<()>),
-}
-
-/// A proxy, and what is held for it.
-struct Holding {
-    process: ProcessRef,
-    /// A pidfd, readable when the proxy has ended; none of one that had ended before.
-    end: Option<AsyncFd<OwnedFd>>,
-    stream: AsyncFd<HoldStream>,
-    /// The connection has ended, or the proxy does not know `hold`.
-    is_closed: bool,
-    has_ended: bool,
-    since: Instant,
-    unanswered: u32,
-}
-
-impl Holding {
-    fn is_complete(&self) -> bool {
-        self.stream.get_ref().is_complete()
-    }
-}
-
-struct End(EndWatch);
-
-impl AsFd for End {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
-    }
-}
-
-impl AsRawFd for End {
-    fn as_raw_fd(&self) -> RawFd {
-        self.as_fd().as_raw_fd()
-    }
 }
 
 /// One container.
@@ -83,6 +50,8 @@ pub(super) struct Kept {
     backoff: Duration,
     /// The dead proxy whose successor waits.
     waiting_for: Option<ProcessRef>,
+    /// Since when the record says that a proxy is being replaced.
+    replaced_since: Option<Instant>,
     /// When to look again.
     again_at: Option<Instant>,
 }
@@ -115,6 +84,7 @@ impl Kept {
             container_end: None,
             backoff: Duration::ZERO,
             waiting_for: None,
+            replaced_since: None,
             again_at: None,
         }
     }
@@ -122,17 +92,8 @@ impl Kept {
     /// Holds what an earlier keeper held for a proxy. One that lives is asked for everything anew.
     pub(super) fn restore(&mut self, process: ProcessRef, stream: HoldStream) {
         self.stored.push(Stored::new(self.fd_store.clone(), self.id.clone(), process));
-        let end = process.open().and_then(|end| readable_fd(end.into())).ok();
-        if let Ok(stream) = readable_fd(stream) {
-            self.holdings.push(Holding {
-                process,
-                has_ended: end.is_none(),
-                end,
-                stream,
-                is_closed: true,
-                since: Instant::now(),
-                unanswered: 0,
-            });
+        if let Ok(holding) = Holding::restored(process, stream) {
+            self.holdings.push(holding);
         }
     }
 
@@ -168,10 +129,7 @@ impl Kept {
             match self.wait(&mut ask).await {
                 Wake::Command(None) => return,
                 Wake::Command(Some(Command::Release(proxy, done))) => {
-                    self.holdings.retain(|h| h.process != proxy || proxy.is_alive());
-                    self.update_store();
-                    // Who asked may have given up.
-                    let _ = done.send(());
+                    self.release(proxy, done);
                 }
                 Wake::Command(Some(Command::Changed)) | Wake::Other => {}
                 Wake::Readable => {
@@ -207,41 +165,30 @@ impl Kept {
         }
     }
 
+    /// Lets go of what a proxy has left that was replaced and has ended.
+    fn release(&mut self, proxy: ProcessRef, done: oneshot::Sender<()>) {
+        self.holdings.retain(|holding| holding.process != proxy || proxy.is_alive());
+        self.update_store();
+        // Who asked may have given up.
+        let _ = done.send(());
+    }
+
     /// Receives what the last proxy has sent.
     fn receive(&mut self) {
         let Some(holding) = self.holdings.last_mut() else { return };
-        loop {
-            match holding.stream.get_mut().receive() {
-                Ok(HoldEvent::Lines) => holding.unanswered = 0,
-                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
-                    return clear(&holding.stream);
-                }
-                Ok(HoldEvent::Refused) => {
-                    log(self.id.as_str(), "the proxy cannot be held; run mcrun reload");
-                    holding.is_closed = true;
-                    return;
-                }
-                Ok(HoldEvent::Closed) | Err(_) => {
-                    holding.is_closed = true;
-                    return;
-                }
-            }
+        if !holding.receive() {
+            log(self.id.as_str(), "the proxy cannot be held; run mcrun reload");
         }
     }
 
-    /// Asks the proxy whether it answers. One that has not answered twice is killed: its death costs
-    /// nothing.
+    /// Asks the last proxy whether it answers. One that does not is killed: its death costs nothing.
     fn ask(&mut self) {
         let Some(holding) = self.holdings.last_mut().filter(|h| !h.has_ended) else { return };
-        if holding.unanswered >= MAX_UNANSWERED {
+        if !holding.ask() {
             log(self.id.as_str(), &format!("proxy {} does not answer", holding.process.pid));
             // If this fails, the process has ended.
             let _ = holding.process.open().and_then(|process| process.signal(libc::SIGKILL));
-            return;
         }
-        holding.unanswered += 1;
-        // A proxy whose buffer is full has not answered either.
-        let _ = holding.stream.get_mut().ask();
     }
 
     /// Does what follows from the record, the proxies and the container as they are now; `false`:
@@ -270,8 +217,10 @@ impl Kept {
         }
         // Until the replacement is complete, the control socket is the old proxy's.
         if attached.replaced.is_some() {
+            self.finish_replacement().await;
             return true;
         }
+        self.replaced_since = None;
         if self.holdings.last().is_none_or(|h| h.process != proxy || h.is_closed) {
             self.hold(proxy);
         }
@@ -285,18 +234,7 @@ impl Kept {
             return;
         }
         let known = self.holdings.last().is_some_and(|h| h.process == process && h.is_closed);
-        let stream = HoldStream::open(&self.store.container_dir(&self.id));
-        let holding = (|| -> std::io::Result<Holding> {
-            Ok(Holding {
-                process,
-                end: Some(readable_fd(process.open()?.into())?),
-                stream: readable_fd(stream?)?,
-                is_closed: false,
-                has_ended: false,
-                since: Instant::now(),
-                unanswered: 0,
-            })
-        })();
+        let holding = Holding::open(process, &self.store.container_dir(&self.id));
         match holding {
             Ok(holding) if !known => self.holdings.push(holding),
             // The connection was closed: what was held stays until everything has come again.
@@ -325,6 +263,54 @@ impl Kept {
             // While the old rules were there, the container's reports may have gone to nobody.
             let dir = self.store.container_dir(&self.id);
             let _ = blocking(move || requery(&dir)).await;
+        }
+    }
+
+    /// Finishes a replacement if the program that has begun it does not. A program that lives has the
+    /// lock of the container until it is done.
+    async fn finish_replacement(&mut self) {
+        let since = *self.replaced_since.get_or_insert_with(Instant::now);
+        if since.elapsed() < REPLACEMENT {
+            self.again_at = Some(since + REPLACEMENT);
+            return;
+        }
+        self.replaced_since = None;
+        self.again_at = Some(match self.revive(None).await {
+            Ok(_) => Instant::now(),
+            Err(error) => {
+                log(self.id.as_str(), &error);
+                Instant::now() + RETRY
+            }
+        });
+    }
+
+    /// Calls the attachment service, and answers its requests meanwhile. What is held for the
+    /// `dead` proxy stays held: its successor has not handed over anything yet.
+    async fn revive(&mut self, dead: Option<ProcessRef>) -> Result<Revived, String> {
+        let held = self.holdings.iter().rev().find(|holding| holding.is_complete());
+        let held = held.filter(|_| dead.is_some());
+        let stand_in = held.and_then(|holding| StandIn::of(holding.stream.get_ref()).ok());
+        let (id, store, users) = (self.id.clone(), self.store.clone(), self.options.users.clone());
+        let mut revived = std::pin::pin!(blocking(move || {
+            // The range may have changed. While mcrun.toml cannot be understood, the last one that
+            // was read stays in force.
+            let users = users.current();
+            revive(&id, &store, users, |dir| stand_in.and_then(|plan| plan.listen(dir).ok()))
+        }));
+        loop {
+            tokio::select! {
+                result = &mut revived => return match result {
+                    Ok(Ok(revived)) => Ok(revived),
+                    Ok(Err(error)) => Err(error.to_string()),
+                    Err(error) => Err(error.to_string()),
+                },
+                Some(command) = self.commands.recv() => match command {
+                    Command::Release(proxy, done) if Some(proxy) == dead => _ = done.send(()),
+                    Command::Release(proxy, done) => self.release(proxy, done),
+                    // Whoever calls looks at the record again.
+                    Command::Changed => {}
+                },
+            }
         }
     }
 
@@ -358,23 +344,12 @@ impl Kept {
         }
         self.waiting_for = None;
         self.backoff = (self.backoff * 2).clamp(FIRST_BACKOFF, LAST_BACKOFF);
-        let held = self.holdings.iter().rev().find(|holding| holding.is_complete());
-        let stand_in = held.and_then(|holding| StandIn::of(holding.stream.get_ref()).ok());
-        let (id, store, users) = (self.id.clone(), self.store.clone(), self.options.users.clone());
-        let revived = blocking(move || {
-            // The range may have changed. While mcrun.toml cannot be understood, the last one that
-            // was read stays in force.
-            let users = users.current();
-            revive(&id, &store, users, |dir| stand_in.and_then(|plan| plan.listen(dir).ok()))
-        });
-        match revived.await {
-            Ok(Ok(Revived::Replaced)) => {
+        match self.revive(Some(proxy)).await {
+            Ok(Revived::Replaced) => {
                 log(self.id.as_str(), &format!("proxy {} has died and was replaced", proxy.pid));
-                self.again_at = None;
             }
-            Ok(Ok(Revived::Unchanged | Revived::Ended)) => {}
-            Ok(Err(error)) => log(self.id.as_str(), &error.to_string()),
-            Err(error) => log(self.id.as_str(), &error.to_string()),
+            Ok(Revived::Unchanged | Revived::Ended) => {}
+            Err(error) => log(self.id.as_str(), &error),
         }
         // The record says what there is now.
         self.again_at = Some(Instant::now());
@@ -400,41 +375,8 @@ impl Kept {
     }
 }
 
-/// Waits until one of the proxies ends that have not ended.
-async fn ended(holdings: &[Holding]) -> usize {
-    std::future::poll_fn(|cx| {
-        let ready = |holding: &&(usize, &Holding)| {
-            let end = holding.1.end.as_ref();
-            !holding.1.has_ended && end.is_some_and(|end| end.poll_read_ready(cx).is_ready())
-        };
-        let all: Vec<_> = holdings.iter().enumerate().collect();
-        match all.iter().find(ready) {
-            Some((position, _)) => std::task::Poll::Ready(*position),
-            None => std::task::Poll::Pending,
-        }
-    })
-    .await
-}
-
-/// Waits until a descriptor is readable, and leaves it so.
-async fn readable<T: AsRawFd>(descriptor: Option<&AsyncFd<T>>) {
-    match descriptor {
-        Some(descriptor) => _ = descriptor.readable().await,
-        None => std::future::pending().await,
-    }
-}
-
 async fn sleep_until(at: Option<tokio::time::Instant>) {
     if let Some(at) = at {
         tokio::time::sleep_until(at).await;
-    }
-}
-
-/// Nothing waits to be read any more.
-fn clear(stream: &AsyncFd<HoldStream>) {
-    let now = std::task::Waker::noop();
-    let mut context = std::task::Context::from_waker(now);
-    if let std::task::Poll::Ready(Ok(mut guard)) = stream.poll_read_ready(&mut context) {
-        guard.clear_ready();
     }
 }

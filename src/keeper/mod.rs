@@ -9,6 +9,7 @@
 mod container;
 mod containers;
 mod fd_store;
+mod holding;
 mod listener;
 mod notify;
 

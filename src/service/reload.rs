@@ -72,7 +72,7 @@ pub fn reload(store: &Store, admin: &AdminConfig) -> Result<Vec<Reloaded>, State
 pub enum Revived {
     /// The proxy was dead, and a new one serves.
     Replaced,
-    /// Nothing was to be done: the proxy lives, or the container has none.
+    /// The proxy lives, or the container has none. What was unfinished is finished.
     Unchanged,
     /// The container has ended.
     Ended,
@@ -80,6 +80,8 @@ pub enum Revived {
 
 /// Starts a new proxy in place of a container's dead one. `before` is called with the container's
 /// directory, which is locked, when it is certain that the proxy is dead and the container is not.
+///
+/// If the proxy lives, and the program that was replacing it has died, its work is finished.
 ///
 /// The administrator's limits stay as they are in the record.
 ///
@@ -98,11 +100,17 @@ pub fn revive<T>(
         return Ok(Revived::Ended);
     }
     // What is being detached is the business of `mcrun gc`.
-    if attached.interfaces.is_empty() || attached.serving_proxy().is_none_or(ProcessRef::is_alive) {
+    if attached.interfaces.is_empty() {
+        return Ok(Revived::Unchanged);
+    }
+    let users = ProxyUsers { store, range: users };
+    if attached.serving_proxy().is_none_or(ProcessRef::is_alive) {
+        if attached.replaced.is_some() {
+            unfinished::finish(&mut attached, &dir, users)?;
+        }
         return Ok(Revived::Unchanged);
     }
     let _stand_in = before(dir.path());
-    let users = ProxyUsers { store, range: users };
     unfinished::finish(&mut attached, &dir, users)?;
     if attached.proxy.is_some_and(|proxy| !proxy.is_alive()) {
         proxies::replace(&mut attached, &dir, users)?;

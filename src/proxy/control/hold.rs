@@ -14,6 +14,7 @@ use std::thread;
 use std::time::Duration;
 
 use serde_json::Value;
+use serde_json::value::RawValue;
 
 use crate::proxy::control::protocol::{
     ControlRequest, ErrorCode, Format, HeldKind, HoldPayload, MAX_LINE, Received, error_answer,
@@ -37,9 +38,10 @@ pub(crate) struct Held {
     pub(crate) rules: Vec<OwnedFd>,
     /// Join sockets.
     pub(crate) joins: Vec<OwnedFd>,
-    relays: Vec<Value>,
+    // As text: a parsed value takes ten times as much memory.
+    relays: Vec<Box<RawValue>>,
     relay_sockets: Vec<OwnedFd>,
-    status: Option<Value>,
+    status: Option<Box<RawValue>>,
 }
 
 impl Held {
@@ -196,15 +198,19 @@ impl HoldStream {
         }
         while let Some(end) = self.received.iter().position(|byte| *byte == b'\n') {
             let line: Vec<u8> = self.received.drain(..=end).collect();
-            match parse_answer::<HoldPayload<Value, Value>>(&line) {
+            match parse_answer::<HoldPayload<Box<RawValue>, Box<RawValue>>>(&line) {
                 Ok(payload) => self.take(payload)?,
                 Err(_) => return Ok(HoldEvent::Refused),
             }
         }
+        if self.received.is_empty() {
+            // Some hundred streams wait for months.
+            self.received = Vec::new();
+        }
         Ok(HoldEvent::Lines)
     }
 
-    fn take(&mut self, line: HoldPayload<Value, Value>) -> io::Result<()> {
+    fn take(&mut self, line: HoldPayload<Box<RawValue>, Box<RawValue>>) -> io::Result<()> {
         if line.begins {
             self.coming = Held::default();
         }
@@ -266,7 +272,7 @@ pub(crate) struct StandIn {
 #[derive(Debug, Default)]
 struct Dead {
     status: Option<Value>,
-    relays: Vec<Value>,
+    relays: Vec<Box<RawValue>>,
     sockets: Vec<OwnedFd>,
 }
 
@@ -277,7 +283,10 @@ impl StandIn {
     /// `EMFILE`.
     pub(crate) fn of(stream: &HoldStream) -> io::Result<StandInPlan> {
         let held = &stream.held;
-        let mut status = held.status.clone();
+        // A status that is no JSON object is none.
+        let status = held.status.as_ref();
+        let mut status: Option<Value> =
+            status.and_then(|text| serde_json::from_str(text.get()).ok());
         if let Some(held) = status.as_mut().and_then(|status| status.get_mut("held")) {
             *held = false.into();
         }
