@@ -420,7 +420,7 @@ fn chaos(seconds: u64, kills: u64) {
     let mut chaos = Chaos::new(seed, kills as usize);
     while !chaos.is_done() && begun.elapsed() < Duration::from_secs(seconds) {
         chaos.round();
-        if chaos.rounds % 100 == 0 {
+        if chaos.rounds.is_multiple_of(100) {
             println!("{:?} gone", begun.elapsed());
             chaos.tell();
         }

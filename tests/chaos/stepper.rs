@@ -42,6 +42,8 @@ pub fn run_until(command: &mut Command, input: Option<&str>, moment: Moment) -> 
             _ => Ok(()),
         });
     }
+    // The stepper waits for it, by the number of its group.
+    #[expect(clippy::zombie_processes)]
     let mut child = command.spawn().expect("the command starts");
     let leader = child.id().cast_signed();
     if let (Some(text), Some(mut pipe)) = (input, child.stdin.take()) {
