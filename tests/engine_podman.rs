@@ -161,6 +161,23 @@ fn the_hook_refuses_a_namespace_that_is_not_the_containers_own() {
     lab.assert_clean(LIMIT);
 }
 
+/// Before 5.0 podman splits an annotation at its commas unless it is quoted; since then the quotes
+/// are a part of it.
+#[test]
+fn the_quoted_annotation_of_podman_4_counts_on_every_podman() {
+    let lab = Lab::new(2);
+    let hooks = hooks_dir(&lab);
+    let engine = Engine::podman(&lab, "runc", &[&hooks]);
+    let annotation = format!("\"io.mcrun.mcast={}\"", attachment());
+    let name = lab.name("cam");
+    let mut command = engine.command(&["run", "-d", "--network=none", "--name", &name]);
+    run(command.args(["--annotation", &annotation, IMAGE, "sleep", "1000"]));
+    let container = engine.container("cam");
+    assert_receives(&lab, &container);
+    engine.run(&["rm", "-f", "-t", "0"], &container);
+    lab.assert_clean(LIMIT);
+}
+
 /// Restart, pause, rename; with hooks that podman is configured to read.
 #[test]
 fn a_container_is_attached_through_all_of_its_life() {

@@ -25,6 +25,7 @@ mod generated;
 mod hand_configured;
 mod hardening;
 mod haste;
+mod hook_errors;
 mod igmp_modes;
 mod install;
 mod interface;

@@ -117,7 +117,7 @@ fn what_cannot_be_is_refused_in_one_line() {
     let other = docker.run(&lab, "other", ATTACHMENT, &[]);
     let shared = format!("container:{}", other.name);
     for (attachment, network, expected) in [
-        ("parnt=lan0", "bridge", "MCRUN_MCAST: attachment key \"parnt\" is unknown"),
+        ("parnt=lan0", "bridge", ": attachment key \"parnt\" is unknown"),
         ("parent=lan7", "bridge", "parent=lan7: the host has no interface of this name"),
         (ATTACHMENT, "host", "the container shares the host's network namespace"),
         (ATTACHMENT, &shared, "of another one: an attachment needs one of its own"),
@@ -127,6 +127,8 @@ fn what_cannot_be_is_refused_in_one_line() {
         assert_eq!(refused.status.code(), Some(125), "{error}");
         let line = error.lines().find(|line| line.contains("mcrun")).expect("a line of ours");
         assert!(line.contains(expected), "{error}");
+        let origin = format!("{}{expected}", docker.origin());
+        assert!(!expected.starts_with(": ") || line.contains(&origin), "{error}");
         run(&mut docker.command(&lab, ["rm", "--force", &lab.name("refused")]));
     }
     lab.delete(&other);
@@ -136,8 +138,8 @@ fn what_cannot_be_is_refused_in_one_line() {
 #[test]
 fn docker_run_passes_output_and_status_through() {
     let (lab, docker) = lab_with_docker(2);
-    let mcast = format!("MCRUN_MCAST={ATTACHMENT}");
-    let mut command = docker.command(&lab, ["run", "--rm", "--runtime", "mcrun", "--env", &mcast]);
+    let mut command = docker.command(&lab, ["run", "--rm", "--runtime", "mcrun"]);
+    command.args(docker.request(ATTACHMENT));
     let ended = output(command.args([lab::IMAGE, "sh", "-c", "echo out; echo err >&2; exit 7"]));
     assert_eq!(ended.status.code(), Some(7));
     assert_eq!((&ended.stdout[..], &ended.stderr[..]), (&b"out\n"[..], &b"err\n"[..]));

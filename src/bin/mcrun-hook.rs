@@ -38,7 +38,7 @@ fn main() -> ExitCode {
     match run(&state, &Store::from_env()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("mcrun-hook: {error}");
+            hook::report(&state, &error);
             // The container has stopped: a failure now could only keep the runtime from
             // forgetting it. mcrun gc finds what is left.
             let harmless = stage == "poststop" && !matches!(error, hook::HookError::State(_));

@@ -22,6 +22,8 @@ use crate::engine::command_line::{CommandLineError, EngineCommandLine};
 use crate::engine::delivery::{EngineFacts, arguments, plain_arguments};
 use crate::engine::detect::{Engine, EngineKind};
 use crate::engine::option_table::OptionTable;
+use crate::oci::caller;
+use crate::oci::caller::CALLER_ANNOTATION;
 
 /// Why no engine was started.
 #[derive(Debug, thiserror::Error)]
@@ -90,6 +92,9 @@ pub enum EngineError {
         /// Why.
         source: io::Error,
     },
+    /// The note of this process for the hook.
+    #[error("cannot note in the state directory who waits for the container: {0}")]
+    Caller(io::Error),
     /// The engine's program.
     #[error("cannot run {}: {source}", program.display())]
     Exec {
@@ -137,8 +142,16 @@ pub fn create(
         plain
     } else {
         let facts = engine.facts(state_dir)?;
-        if matches!(facts, EngineFacts::Podman { .. }) && !nix::unistd::geteuid().is_root() {
-            return Err(EngineError::Rootless);
+        if matches!(facts, EngineFacts::Podman { .. }) {
+            if !nix::unistd::geteuid().is_root() {
+                return Err(EngineError::Rootless);
+            }
+            // `create` ends before any hook runs.
+            if command == "run" {
+                let caller = caller::announce(state_dir).map_err(EngineError::Caller)?;
+                let annotation = format!("{CALLER_ANNOTATION}={caller}");
+                line.options.extend(["--annotation".into(), annotation.into()]);
+            }
         }
         arguments(command, &line, &facts)?
     };

@@ -6,6 +6,7 @@
 
 mod entry;
 mod error;
+mod report;
 mod request;
 mod variable;
 
@@ -15,6 +16,7 @@ use crate::state::Store;
 
 pub use entry::{environment, program};
 pub use error::HookError;
+pub use report::report;
 pub use request::asks_for_attachment;
 pub use variable::Caller;
 

@@ -13,6 +13,10 @@ use crate::oci::{ANNOTATION, NAME_ANNOTATION, VARIABLE};
 /// Most bytes of config.json that are read. Engines write some ten thousand.
 const MAX_CONFIG: u64 = 16 << 20;
 
+/// The key that podman since 5.0 makes of `--annotation '"io.mcrun.mcast=..."'`, the form that podman
+/// needed before: the quotes are a part of key and value.
+const QUOTED: &str = "\"io.mcrun.mcast";
+
 /// The parts of config.json that a hook reads. Other keys and values are ignored.
 #[derive(Debug, Clone, Default, Deserialize)]
 pub struct BundleConfig {
@@ -135,8 +139,11 @@ impl BundleConfig {
         if self.pod_role() == Some(PodRole::Member) {
             return None;
         }
-        let annotation = self.annotation(ANNOTATION).map(|text| (ANNOTATION, text));
-        annotation.or_else(|| Some((VARIABLE, self.variable(VARIABLE)?)))
+        let quoted = || self.annotation(QUOTED).map(|text| text.strip_suffix('"').unwrap_or(text));
+        let annotation = self.annotation(ANNOTATION).or_else(quoted);
+        annotation
+            .map(|text| (ANNOTATION, text))
+            .or_else(|| Some((VARIABLE, self.variable(VARIABLE)?)))
     }
 
     /// What the container is to its pod; `None` when there is no pod. containerd and CRI-O say it
@@ -236,6 +243,15 @@ mod tests {
             Some(("MCRUN_MCAST", "b"))
         );
         assert_eq!(parse("{}").attachment_text(), None);
+    }
+
+    #[test]
+    fn the_quoted_form_of_podman_4_is_understood_on_podman_5() {
+        let config = |annotations| parse(&format!(r#"{{"annotations":{{{annotations}}}}}"#));
+        let asked = config(r#""\"io.mcrun.mcast":"parent=eth0,ip=none\"""#);
+        assert_eq!(asked.attachment_text(), Some(("io.mcrun.mcast", "parent=eth0,ip=none")));
+        let both = config(r#""\"io.mcrun.mcast":"a\"","io.mcrun.mcast":"b""#);
+        assert_eq!(both.attachment_text(), Some(("io.mcrun.mcast", "b")));
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! What OCI runtimes hand over and read: a hook's state JSON and the bundle's config.json.
 
+pub mod caller;
 pub mod capabilities;
 mod config;
 mod document;

@@ -12,39 +12,52 @@ use crate::json_edit::EditError;
 use crate::oci::{BundleConfig, ConfigError, has_mcrun_hook, hook_entries};
 use crate::runtime_wrapper::WrapperError;
 use crate::runtime_wrapper::docker;
+use crate::runtime_wrapper::hook_output;
 use crate::sys::files;
 use crate::sys::files::Replacement;
 
 /// Adds the hooks when the container asks for attachments, once however often it is called. A
 /// bundle that asks for nothing is not touched. `config_dir` is mcrun's configuration directory.
+/// `output` is the file that crun is to give to hooks as their standard error; the result says
+/// whether it does. A file that somebody else has named stays.
 ///
 /// # Errors
 /// When what is asked for is wrong, or config.json cannot be read or written. A bundle without
 /// config.json is left to the runtime, which has its own words for that.
-pub(super) fn prepare(bundle: &Path, config_dir: &Path) -> Result<(), WrapperError> {
+pub(super) fn prepare(
+    bundle: &Path,
+    config_dir: &Path,
+    output: Option<&Path>,
+) -> Result<bool, WrapperError> {
     let (config, text) = match BundleConfig::read_with_text(bundle) {
         Err(ConfigError::Read { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
-            return Ok(());
+            return Ok(false);
         }
         other => other?,
     };
     if config.attachment_text().is_none() {
-        return Ok(());
+        return Ok(false);
     }
     let caller = docker::caller(bundle, config_dir);
     if !hook::asks_for_attachment(&config, caller)? {
-        return Ok(());
+        return Ok(false);
     }
     let program = hook::program().map_err(WrapperError::Hook)?;
     let path = bundle.join("config.json");
     let edit = |source| WrapperError::Edit { path: path.clone(), source };
     let text = String::from_utf8(text)
         .map_err(|error| edit(EditError::Json(serde::de::Error::custom(error))))?;
-    let changed = add_hooks(&text, &program, &hook::environment(caller)).map_err(edit)?;
-    if changed == text {
-        return Ok(());
+    let mut changed = add_hooks(&text, &program, &hook::environment(caller)).map_err(edit)?;
+    let named = config.annotation(hook_output::ANNOTATION).map(Path::new);
+    if let (Some(file), None) = (output, named) {
+        let value = Value::from(file.to_string_lossy());
+        changed = json_edit::set(&changed, &["annotations", hook_output::ANNOTATION], &value)
+            .map_err(edit)?;
     }
-    replace(&path, &changed).map_err(|source| WrapperError::Write { path, source })
+    if changed != text {
+        replace(&path, &changed).map_err(|source| WrapperError::Write { path, source })?;
+    }
+    Ok(output.is_some() && (named.is_none() || named == output))
 }
 
 fn add_hooks(text: &str, program: &Path, env: &[String]) -> Result<String, EditError> {

@@ -104,6 +104,11 @@ impl RuntimeCommandLine {
         self.container.as_deref().filter(|_| self.command.as_deref() == Some(OsStr::new("start")))
     }
 
+    /// Whether a container is about to be made and not yet started: the runtime ends soon.
+    pub(super) fn creates(&self) -> bool {
+        self.command.as_deref() == Some(OsStr::new("create"))
+    }
+
     /// The bundle of a container that is about to be made; `None` for every other command. Without
     /// `--bundle` it is the working directory.
     pub(super) fn bundle(&self) -> Option<PathBuf> {

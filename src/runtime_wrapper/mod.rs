@@ -2,16 +2,16 @@
 //! runtime, but not of hooks.
 //!
 //! Command line -> bundle -> does it ask for attachments? -> hooks into config.json -> the real
-//! runtime in place of this process. Before `start`, interfaces that came after `create` are looked
-//! at. Other commands than these, `run` and `restore` are passed on unread.
+//! runtime in place of this process, or below it where what hooks say would be lost. Before `start`,
+//! interfaces that came after `create` are looked at. Other commands than these, `run` and `restore` are passed on unread.
 
 mod bundle;
 mod command_line;
 mod docker;
+mod hook_output;
 mod real_runtime;
 mod report;
 
-use std::convert::Infallible;
 use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::unix::process::CommandExt;
@@ -61,19 +61,25 @@ enum WrapperError {
 pub fn main(config_dir: &Path) -> ExitCode {
     let arguments: Vec<OsString> = std::env::args_os().skip(1).collect();
     let line = RuntimeCommandLine::parse(&arguments);
-    let Err(error) = exec_runtime(&line, &arguments, config_dir);
-    report::failure(&line, &error.to_string());
-    ExitCode::FAILURE
+    exec_runtime(&line, &arguments, config_dir).unwrap_or_else(|error| {
+        report::failure(&line, &format!("mcrun-runtime: {error}"));
+        ExitCode::FAILURE
+    })
 }
 
 fn exec_runtime(
     line: &RuntimeCommandLine,
     arguments: &[OsString],
     config_dir: &Path,
-) -> Result<Infallible, WrapperError> {
+) -> Result<ExitCode, WrapperError> {
     let runtime = real_runtime::find(config_dir)?;
     if let Some(bundle) = line.bundle() {
-        bundle::prepare(&bundle, config_dir)?;
+        let output = hook_output::file(line, &bundle, &runtime);
+        let in_use = bundle::prepare(&bundle, config_dir, output.as_deref())?;
+        if let Some(output) = output.filter(|_| in_use) {
+            return hook_output::run(&runtime, arguments, line, &output)
+                .map_err(|source| WrapperError::Exec { path: runtime, source });
+        }
     }
     if let Some(id) = line.started().and_then(OsStr::to_str) {
         hook::before_start(id)?;

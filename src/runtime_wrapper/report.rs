@@ -15,12 +15,11 @@ use serde_json::json;
 use crate::runtime_wrapper::command_line::RuntimeCommandLine;
 
 /// Reports one line on standard error and in the log that was asked for.
-pub(super) fn failure(line: &RuntimeCommandLine, error: &str) {
-    let message = format!("mcrun-runtime: {error}");
+pub(super) fn failure(line: &RuntimeCommandLine, message: &str) {
     eprintln!("{message}");
     if let Some(path) = &line.log {
         // Nothing more can be done: the line is on standard error.
-        let _ = append(path, &entry(line.log_json, &message, SystemTime::now()));
+        let _ = append(path, &entry(line.log_json, message, SystemTime::now()));
     }
 }
 

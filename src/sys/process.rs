@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
 use serde::{Deserialize, Serialize};
 
 /// A process by number and start time: a number alone may by now be another's.
@@ -129,6 +129,15 @@ impl PidFd {
     /// Those of pidfd_open(2): `EMFILE`, `ENOSYS` before Linux 5.3.
     pub(crate) fn of_child(child: &Child) -> io::Result<Self> {
         Ok(PidFd(pidfd_open(Pid::from_child(child), PidfdFlags::empty())?))
+    }
+
+    /// A duplicate of one of the process's descriptors, with the same offset.
+    ///
+    /// # Errors
+    /// Those of pidfd_getfd(2): `EBADF` if it has none of this number, `EPERM` without privilege
+    /// over the process, `ENOSYS` before Linux 5.6.
+    pub(crate) fn descriptor(&self, number: i32) -> io::Result<OwnedFd> {
+        Ok(pidfd_getfd(&self.0, number, PidfdGetfdFlags::empty())?)
     }
 
     /// Sends a signal; a process that has ended is no error.

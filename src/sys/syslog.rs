@@ -35,8 +35,18 @@ impl Syslog {
 pub(crate) fn warn(program: &str, line: &str) {
     const WARNING: u8 = 4;
     eprintln!("{program}: {line}");
+    log(WARNING, program, line);
+}
+
+/// One line in syslog with severity error.
+pub(crate) fn error(program: &str, line: impl std::fmt::Display) {
+    const ERROR: u8 = 3;
+    log(ERROR, program, line);
+}
+
+fn log(severity: u8, program: &str, line: impl std::fmt::Display) {
     if let Ok(syslog) = Syslog::connect() {
-        syslog.send(WARNING, &format!("{program}[{}]", std::process::id()), line);
+        syslog.send(severity, &format!("{program}[{}]", std::process::id()), line);
     }
 }
 

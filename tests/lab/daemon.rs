@@ -55,6 +55,8 @@ pub struct Dockerd {
     cgroup: Cgroup,
     directory: PathBuf,
     filters: bool,
+    /// Whether `run` has `--annotation`: since docker 24.
+    annotations: bool,
 }
 
 impl Dockerd {
@@ -79,8 +81,10 @@ impl Dockerd {
             fs::create_dir_all(directory.join(parent)).expect("directory");
         }
         fs::write(directory.join("etc/docker/daemon.json"), config).expect("file");
-        let mut docker = Dockerd { daemon: None, cgroup: Cgroup::of(lab), directory, filters };
+        let cgroup = Cgroup::of(lab);
+        let mut docker = Dockerd { daemon: None, cgroup, directory, filters, annotations: false };
         docker.start_daemon(lab);
+        docker.annotations = docker.major(lab) >= 24;
         // While it runs, as people do it.
         run(lab.mcrun(["setup", "docker", "--reload", "--root"]).arg(&docker.directory));
         docker.write_facts(lab);
@@ -113,6 +117,24 @@ impl Dockerd {
         fs::write(&file, config.to_string()).expect("daemon.json");
         self.restart(lab);
         lab.settle();
+    }
+
+    fn major(&self, lab: &Lab) -> u32 {
+        let version = run(&mut self.command(lab, ["version", "--format", "{{.Server.Version}}"]));
+        let major = version.split('.').next().and_then(|number| number.parse().ok());
+        major.unwrap_or_else(|| panic!("docker's version: {version}"))
+    }
+
+    /// What asks for an attachment by hand: the annotation, or the variable of a docker that has no
+    /// annotations.
+    pub fn origin(&self) -> &'static str {
+        if self.annotations { "io.mcrun.mcast" } else { "MCRUN_MCAST" }
+    }
+
+    /// The option of `docker run` that asks so.
+    pub fn request(&self, attachment: &str) -> [String; 2] {
+        let option = if self.annotations { "--annotation" } else { "--env" };
+        [option.to_owned(), format!("{}={attachment}", self.origin())]
     }
 
     fn start_daemon(&mut self, lab: &Lab) {
@@ -173,7 +195,8 @@ impl Dockerd {
     pub fn try_run(&self, lab: &Lab, name: &str, attachment: &str, options: &[&str]) -> Output {
         let mut command = self.command(lab, ["run", "-d", "--runtime", "mcrun"]);
         command
-            .args(["--name", &lab.name(name), "--env", &format!("MCRUN_MCAST={attachment}")])
+            .args(["--name", &lab.name(name)])
+            .args(self.request(attachment))
             .args(options)
             .args([IMAGE, "sleep", "1000"]);
         output(&mut command)

@@ -201,7 +201,7 @@ pub fn hooks_dir(lab: &Lab) -> PathBuf {
                     format!("MCRUN_CONFIG_DIR={}", lab.config_dir().display()),
                 ],
             },
-            "when": { "annotations": { "^io\\.mcrun\\.mcast$": when } },
+            "when": { "annotations": { "^\"?io\\.mcrun\\.mcast$": when } },
             "stages": [stage],
         });
         let file = directory.join(format!("mcrun-{stage}.json"));

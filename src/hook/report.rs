@@ -1,0 +1,27 @@
+//! A failure of the hook, told to everybody who may be listening.
+
+use crate::hook::HookError;
+use crate::oci::ContainerState;
+use crate::oci::caller;
+use crate::oci::caller::CALLER_ANNOTATION;
+use crate::state::state_dir;
+use crate::sys::syslog;
+
+const PROGRAM: &str = "mcrun-hook";
+
+/// Tells why a hook has failed: on standard error, which runc repeats; in syslog with the
+/// container's id; and to the process that waits for the start of the container, where crun throws
+/// the hook's standard error away.
+pub fn report(state_json: &[u8], error: &HookError) {
+    let line = format!("{PROGRAM}: {error}");
+    eprintln!("{line}");
+    let Ok(state) = ContainerState::parse(state_json) else {
+        syslog::error(PROGRAM, error);
+        return;
+    };
+    syslog::error(PROGRAM, format_args!("container {}: {error}", state.id));
+    let value = state.annotations.get(CALLER_ANNOTATION);
+    if let Some(process) = value.and_then(|value| caller::find(&state_dir(), value)) {
+        caller::tell(process, &line);
+    }
+}
