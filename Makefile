@@ -1,4 +1,4 @@
-# mcrun: make demo | test | chaos | test-upgrade | install | uninstall | lint | fmt | man | fuzz | bench
+# mcrun: make demo | test | test-engines | chaos | test-upgrade | install | uninstall | lint | fmt | man | fuzz | bench
 
 SHELL  := /bin/bash
 PREFIX ?= /usr/local
@@ -36,7 +36,7 @@ bench_packages := iproute2 util-linux python3-minimal docker.io busybox-static c
 # of tests/main.rs that are left out then start none, follow the commands of the documentation, start one
 # that is configured otherwise (demo), kill at random moments (chaos), or run in a virtual machine, whose
 # kernel does not tell of joins anyway (ipvlan).
-once := architecture chaos delivered demo dependencies documentation generated install ipvlan options probe run \
+once := architecture chaos delivered demo dependencies documentation generated hook_errors install ipvlan options probe run \
     run_exec run_lifetime run_terminal setup static_binaries
 # Tests that run beside each other: they wait most of the time.
 TEST_THREADS ?= 4
@@ -46,7 +46,7 @@ test_packages := runc crun docker.io containerd podman netavark iptables busybox
 vm_kernel := linux-image-6.12.*-cloud-amd64
 
 .DEFAULT_GOAL := build
-.PHONY: build demo test chaos test-upgrade lint fmt man fuzz bench install uninstall
+.PHONY: build demo test test-engines chaos test-upgrade lint fmt man fuzz bench install uninstall
 
 build:
 	@scripts/need-toolchain
@@ -67,6 +67,12 @@ test: need-root
 	RUST_TEST_THREADS=$(TEST_THREADS) env --default-signal=INT,QUIT cargo test --locked
 	MCRUN_TEST_NOTIFICATIONS=off RUST_TEST_THREADS=$(TEST_THREADS) env --default-signal=INT,QUIT \
 	    cargo test --locked --test main -- $(addprefix --skip ,$(addsuffix ::,$(once)))
+
+# The tests that talk to engines once more, with the engines of these Debian releases.
+ENGINE_SUITES ?= sid trixie
+test-engines: need-root
+	@scripts/need-toolchain
+	scripts/test-engines $(ENGINE_SUITES)
 
 # Commands, the keeper and proxies are killed at random moments, each so often, in so many seconds at the most.
 # CHAOS_SEED repeats a run.
