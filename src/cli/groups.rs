@@ -156,9 +156,10 @@ fn queriers(containers: &[Container]) -> String {
     for interface in interfaces {
         let line = match &interface.querier {
             Some(q) => format!(
-                "{}: querier {} (IGMPv{}), last query {} ago\n",
+                "{}: querier {} ({}IGMPv{}), last query {} ago\n",
                 interface.parent,
                 q.address,
+                if q.address.is_unspecified() { "proxy querier, " } else { "" },
                 q.version,
                 age(q.last_query_s)
             ),

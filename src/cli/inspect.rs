@@ -165,7 +165,8 @@ fn text(container: &Container) -> Result<String, std::fmt::Error> {
         if let Some(q) =
             container.listening(&interface.name).and_then(|entry| entry.querier.as_ref())
         {
-            writeln!(out, "  querier   {} IGMPv{}", q.address, q.version)?;
+            let kind = if q.address.is_unspecified() { " (proxy querier)" } else { "" };
+            writeln!(out, "  querier   {} IGMPv{}{kind}", q.address, q.version)?;
         }
         let entries = container.status.iter().flat_map(|s| &s.interfaces);
         for entry in entries.filter(|entry| entry.interface == interface.name) {

@@ -173,7 +173,10 @@ pub(super) fn run(args: PsArgs) -> anyhow::Result<ExitCode> {
 /// The querier of the interface's LAN: `10.0.0.1 v3`, `none`, or `-` where nobody listens for it.
 fn querier(container: &Container, interface: &str) -> String {
     match container.listening(interface) {
-        Some(InterfaceStatus { querier: Some(q), .. }) => format!("{} v{}", q.address, q.version),
+        Some(InterfaceStatus { querier: Some(q), .. }) => {
+            let kind = if q.address.is_unspecified() { " (proxy querier)" } else { "" };
+            format!("{} v{}{kind}", q.address, q.version)
+        }
         Some(_) => "none".into(),
         None => "-".into(),
     }

@@ -241,6 +241,20 @@ impl<A: Ord + Copy> GroupState<A> {
         }
     }
 
+    /// Whether a record that tells of a change tells nothing new.
+    pub fn confirms(&self, kind: RecordType, record: &BTreeSet<A>) -> bool {
+        match (&self.members, kind) {
+            (Members::Include { sources }, RecordType::Allow) => {
+                record.iter().all(|source| sources.contains_key(source))
+            }
+            (Members::Include { sources }, RecordType::ToIn) => sources.keys().eq(record),
+            (Members::Exclude { requested, excluded, .. }, RecordType::ToEx) => {
+                requested.is_empty() && excluded == record
+            }
+            _ => false,
+        }
+    }
+
     /// Number of source records.
     pub fn source_count(&self) -> usize {
         match &self.members {

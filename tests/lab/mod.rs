@@ -54,7 +54,7 @@ pub use numbered::{
 pub use probe::{Receiver, Reception};
 pub use process::{Background, alive, json, kill, output, run, wait_until};
 pub use router::{FAR, ROUTER};
-pub use sockets::{Change, after, set_source_filter, union};
+pub use sockets::{Change, Member, after, joined_by_one, set_source_filter, union};
 
 /// The LAN interface in the host's and the sender's namespace.
 pub const PARENT: &str = "lan0";

@@ -132,6 +132,18 @@ fn merged(
 }
 
 impl Lab {
+    /// Makes the host's kernel show all source lists for as long as the socket lives: it begins with
+    /// the first interface whose newest group has a list, and loopback comes first.
+    pub fn show_all_lists(&self) -> Socket {
+        const LOOPBACK: u32 = 1;
+        self.run_in("host", || {
+            let socket = Socket::new(Domain::IPV4, Type::DGRAM, None).expect("socket");
+            let (group, source) = (Ipv4Addr::new(224, 0, 0, 1), Ipv4Addr::new(192, 0, 2, 1));
+            sockopt::join_source_group(&socket, LOOPBACK, group, source).expect("joined");
+            socket
+        })
+    }
+
     /// What the container's kernel has joined of a group while this many of its sockets exclude.
     pub fn wanted(
         &self,
@@ -148,9 +160,17 @@ impl Lab {
     /// What the host's kernel has joined of a group for a single container.
     pub fn upstream(&self, group: Ipv4Addr) -> Option<SourceFilter> {
         let lists = self.host_filters().remove(&group);
-        let including = lists.as_ref().is_some_and(|l| l.values().all(|(_, exc)| *exc == 0));
-        self.host_joins().contains(&group).then(|| merged(lists, u32::from(!including)))
+        self.host_joins().contains(&group).then(|| joined_by_one(lists))
     }
+}
+
+/// What the host's kernel has joined of a group that a single socket has joined, from the lines of
+/// /proc/net/mcfilter.
+pub fn joined_by_one(
+    lists: Option<std::collections::BTreeMap<Ipv4Addr, (u32, u32)>>,
+) -> SourceFilter {
+    let including = lists.as_ref().is_some_and(|l| l.values().all(|(_, exc)| *exc == 0));
+    merged(lists, u32::from(!including))
 }
 
 /// What all sockets of a container together receive (RFC 9776 §3.2).

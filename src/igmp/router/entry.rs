@@ -60,6 +60,9 @@ pub(super) struct Entry<A> {
     pub(super) allowed: SourceFilter<A>,
     /// Sources were left out because of `max_sources`.
     pub(super) is_truncated: bool,
+    /// Nothing has changed since the filter was known from the container's kernel, or from its first
+    /// report.
+    pub(super) is_fresh: bool,
     /// The first timer of the state, as the table's index of deadlines has it.
     pub(super) deadline: Option<Instant>,
 }
@@ -86,6 +89,7 @@ impl<A: Address> Entry<A> {
             admission: Admission::Undecided,
             allowed: SourceFilter::none(),
             is_truncated: false,
+            is_fresh: true,
             deadline: None,
         }
     }

@@ -10,6 +10,8 @@ mod diagnostics;
 mod entry;
 mod pace;
 mod querier;
+mod records;
+mod settling;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -26,6 +28,7 @@ use crate::igmp::router::diagnostics::Diagnostics;
 use crate::igmp::router::entry::GroupMessage;
 use crate::igmp::router::pace::Pace;
 use crate::igmp::router::querier::Querier;
+use crate::igmp::router::records::OpenList;
 use crate::igmp::router::table::Table;
 use crate::igmp::router::timer::{Timer, TimerTable};
 use crate::multicast::{GroupPolicy, SourceFilter};
@@ -96,6 +99,7 @@ pub struct Router<P: Protocol> {
     querier: Querier<P>,
     pace: Pace<P::Address>,
     records: TokenBucket,
+    open_list: Option<OpenList<P::Address>>,
 }
 
 /// The fields of a router that its table and its querier use.
@@ -118,6 +122,7 @@ impl<P: Protocol> Router<P> {
             querier: Querier::new(now),
             pace: Pace::new(&config, now),
             records: TokenBucket::new(config.record_burst, config.record_interval, now),
+            open_list: None,
             config,
         }
     }
@@ -128,7 +133,9 @@ impl<P: Protocol> Router<P> {
         self.advance(now);
         self.diagnostics.count(counter::PACKETS);
         match self.parse(packet) {
-            Ok(Some(message)) if self.take_tokens_for(&message) => self.receive(&message),
+            Ok(Some(message)) if self.take_tokens_for(&message) => {
+                self.receive(&message, packet.len());
+            }
             Ok(Some(_)) => {
                 self.diagnostics.count(counter::RATE_LIMITED);
                 let (querier, mut cx) = self.querier_mut();
@@ -140,8 +147,8 @@ impl<P: Protocol> Router<P> {
         self.finish_event();
     }
 
-    /// Receives a query of the LAN: remembers the querier (a source of 0.0.0.0 is none,
-    /// RFC 4541 §2.1.1), and relays the query to the container in v3.
+    /// Receives a query of the LAN: remembers the querier (a source of 0.0.0.0 takes no part in the
+    /// election, RFC 4541 §2.1.1), and relays the query to the container in v3.
     ///
     /// The query does not lower the timers of the container's groups, which are those of another
     /// link.
@@ -149,6 +156,9 @@ impl<P: Protocol> Router<P> {
         self.advance(now);
         let (querier, mut cx) = self.querier_mut();
         querier.receive_lan_query(&mut cx, src, query);
+        if let Some(group) = query.group.filter(|_| !query.sources.is_empty()) {
+            self.table.note_partial_query(self.now, group, query.max_resp);
+        }
         self.finish_event();
     }
 
@@ -190,6 +200,19 @@ impl<P: Protocol> Router<P> {
         let (own, mut cx) = self.querier_mut();
         own.restore_lan(&mut cx, querier);
         self.finish_event();
+    }
+
+    /// The groups that the next [`handle_timeout`](Self::handle_timeout) forgets, in full or in a part
+    /// of their sources, because the container has not reported them for the group membership
+    /// interval; each with its filter. [`handle_membership`](Self::handle_membership) keeps a group
+    /// that the container's kernel still lists.
+    pub fn expiring(
+        &self,
+        now: Instant,
+    ) -> impl Iterator<Item = (P::Address, SourceFilter<P::Address>)> + '_ {
+        // Otherwise timers of the state are those of queries, too.
+        let is_lone = self.config.fast_leave;
+        self.table.expiring(now).filter(move |_| is_lone)
     }
 
     /// The filter that [`poll_change`](Self::poll_change) gives next if
@@ -281,9 +304,10 @@ impl<P: Protocol> Router<P> {
         self.table.views(self.now)
     }
 
-    /// The LAN's querier, if a query of it came within the other-querier-present interval.
+    /// The LAN's querier, if a query of it came within the other-querier-present interval. Where none
+    /// takes part in the election, one without an address counts: switches live on it.
     pub fn querier(&self, now: Instant) -> Option<LanQuerier<P::Address>> {
-        self.querier.lan(&self.config, now)
+        self.querier.present(&self.config, now)
     }
 
     /// Counters by stable names: those of [`counter`] and of
@@ -302,6 +326,10 @@ impl<P: Protocol> Router<P> {
             let (table, mut cx) = self.table_mut();
             table.handle_timeout(&mut cx);
         }
+        if self.timers.take_expired(Timer::OpenList, self.now) {
+            self.close_list();
+        }
+        self.ask_for_unsettled();
         let (querier, mut cx) = self.querier_mut();
         querier.handle_timeout(&mut cx);
         // If a change waited for a token, the caller polls it now.
@@ -316,6 +344,7 @@ impl<P: Protocol> Router<P> {
             querier.send_specific(&mut cx, group, query);
         }
         self.timers.set_or_stop(Timer::Groups, self.table.poll_timeout());
+        self.timers.set_or_stop(Timer::Settling, self.table.poll_settling());
         if !self.table.has_changes() {
             self.timers.stop(Timer::Changes);
         }
@@ -357,20 +386,15 @@ impl<P: Protocol> Router<P> {
         self.records.take_many(self.now, records)
     }
 
-    /// Applies a report or a leave to the groups.
-    fn receive(&mut self, message: &Message<P::Address>) {
+    /// Applies a report or a leave to the groups. Its packet has `length` bytes.
+    fn receive(&mut self, message: &Message<P::Address>, length: usize) {
         let (table, mut cx) = self.table_mut();
         match message {
             Message::Query(_) => {}
             Message::ReportV1 { group } => table.receive(&mut cx, *group, GroupMessage::ReportV1),
             Message::ReportV2 { group } => table.receive(&mut cx, *group, GroupMessage::ReportV2),
             Message::LeaveV2 { group } => table.receive(&mut cx, *group, GroupMessage::LeaveV2),
-            Message::ReportV3(records) => {
-                for record in records {
-                    let message = GroupMessage::Record(record.kind, &record.sources);
-                    table.receive(&mut cx, record.group, message);
-                }
-            }
+            Message::ReportV3(records) => self.receive_records(records, length),
         }
     }
 

@@ -16,7 +16,7 @@ use crate::primitives::token_bucket::TokenBucket;
 /// The querier of the LAN, as in its last general query.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LanQuerier<A> {
-    /// Its address; never the unspecified one.
+    /// Its address; the unspecified one of a proxy querier (RFC 4541 §2.1.1), which has none.
     pub address: A,
     /// The version it speaks.
     pub version: Version,
@@ -55,6 +55,8 @@ type WaitingSpecific<A> = (A, Query<A>);
 pub(super) struct Querier<P: Protocol> {
     link_up: bool,
     lan: Option<LanQuerier<P::Address>>,
+    /// The querier without an address that was heard last.
+    proxy: Option<LanQuerier<P::Address>>,
     startup_left: u8,
     last_general: Option<Instant>,
     waiting_general: Option<WaitingGeneral<P::Address>>,
@@ -69,6 +71,7 @@ impl<P: Protocol> Querier<P> {
         Querier {
             link_up: false,
             lan: None,
+            proxy: None,
             startup_left: 0,
             last_general: None,
             waiting_general: None,
@@ -82,8 +85,21 @@ impl<P: Protocol> Querier<P> {
         self.queue.pop_front()
     }
 
-    /// The LAN's querier, unless it has been silent for the other-querier-present interval.
-    pub(super) fn lan(
+    /// The LAN's querier; if there is none, a proxy querier. `None` if it has been silent for the
+    /// other-querier-present interval.
+    pub(super) fn present(
+        &self,
+        config: &RouterConfig<P::Address>,
+        now: Instant,
+    ) -> Option<LanQuerier<P::Address>> {
+        let present = config.timing.other_querier_present_interval();
+        let is_present =
+            |lan: &LanQuerier<_>| now.saturating_duration_since(lan.last_query) < present;
+        self.lan(config, now).or(self.proxy.filter(is_present))
+    }
+
+    /// The LAN's elected querier, unless it has been silent for the other-querier-present interval.
+    fn lan(
         &self,
         config: &RouterConfig<P::Address>,
         now: Instant,
@@ -98,6 +114,10 @@ impl<P: Protocol> Querier<P> {
         cx: &mut Context<'_, P::Address>,
         lan: LanQuerier<P::Address>,
     ) {
+        if lan.address == P::Address::UNSPECIFIED {
+            self.proxy = Some(lan);
+            return;
+        }
         self.lan = Some(lan);
         match self.lan(cx.config, cx.now) {
             Some(lan) => {
@@ -138,6 +158,9 @@ impl<P: Protocol> Querier<P> {
         }
         if src == P::Address::UNSPECIFIED {
             cx.diagnostics.count(counter::LAN_PROXY_QUERIES);
+            if query.group.is_none() {
+                self.proxy = Some(lan_querier(cx.now, src, query));
+            }
         } else if query.group.is_none() {
             self.update_lan_querier(cx, src, query);
         }
@@ -165,9 +188,21 @@ impl<P: Protocol> Querier<P> {
         group: P::Address,
         specific: SpecificQuery<P::Address>,
     ) {
+        let max_resp = cx.config.timing.last_member_query_interval();
+        self.send_specific_within(cx, group, specific, max_resp);
+    }
+
+    /// Sends a query of a group with this response time.
+    pub(super) fn send_specific_within(
+        &mut self,
+        cx: &mut Context<'_, P::Address>,
+        group: P::Address,
+        specific: SpecificQuery<P::Address>,
+        max_resp: Duration,
+    ) {
         let query = Query {
             group: Some(group),
-            max_resp: cx.config.timing.last_member_query_interval(),
+            max_resp,
             suppress: specific.suppress,
             sources: specific.sources,
             ..own_query(cx.config)
@@ -212,9 +247,7 @@ impl<P: Protocol> Querier<P> {
         if self.lan(cx.config, cx.now).is_some_and(|known| known.address < src) {
             return;
         }
-        let interval = (query.version == Version::V3).then(|| query.query_interval());
-        let (address, version) = (src, query.version);
-        self.lan = Some(LanQuerier { address, version, interval, last_query: cx.now });
+        self.lan = Some(lan_querier(cx.now, src, query));
         let silent_at = cx.now + cx.config.timing.other_querier_present_interval();
         cx.timers.set(Timer::OtherQuerierPresent, silent_at);
         cx.timers.stop(Timer::GeneralQuery);
@@ -322,6 +355,11 @@ impl<P: Protocol> Querier<P> {
     }
 }
 
+fn lan_querier<A: Address>(now: Instant, address: A, query: &Query<A>) -> LanQuerier<A> {
+    let interval = (query.version == Version::V3).then(|| query.query_interval());
+    LanQuerier { address, version: query.version, interval, last_query: now }
+}
+
 fn own_query<A: Address>(config: &RouterConfig<A>) -> Query<A> {
     Query {
         qrv: config.timing.robustness(),
@@ -330,12 +368,15 @@ fn own_query<A: Address>(config: &RouterConfig<A>) -> Query<A> {
     }
 }
 
-/// The same query in v3, so that the container's kernel stays in v3 (RFC 9776 §7.2.1).
+/// The same query in v3, so that the container's kernel stays in v3 (RFC 9776 §7.2.1). Its robustness
+/// is the router's own: the container's kernel repeats its reports as often, and between the two
+/// nothing is lost. What it would still repeat after the end of the container would leave with the
+/// container's own MAC address.
 fn for_container<A: Address>(config: &RouterConfig<A>, query: &Query<A>) -> Query<A> {
     let mut relayed =
         Query { version: Version::V3, max_resp: query.max_resp.min(MAX_RESP), ..query.clone() };
+    relayed.qrv = config.timing.robustness();
     if query.version < Version::V3 {
-        relayed.qrv = config.timing.robustness();
         relayed.qqi = config.timing.query_interval();
     }
     relayed

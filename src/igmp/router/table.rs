@@ -2,7 +2,7 @@
 //! source filters for upstream.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::igmp::group::{GroupConfig, SpecificQuery};
 use crate::igmp::message::{RecordType, Version};
@@ -12,6 +12,7 @@ use crate::igmp::router::diagnostics::counter;
 use crate::igmp::router::entry::{
     Admission, Entry, GroupMessage, GroupView, Status, joins, translate,
 };
+use crate::igmp::router::settling::Settling;
 use crate::multicast::{Address, FilterMode, GroupPolicy, SourceFilter};
 use crate::notice::Notice;
 
@@ -29,6 +30,7 @@ pub(super) struct Table<A> {
     changes: ChangeQueue<A>,
     /// Last-member queries to be sent.
     queries: Vec<(A, SpecificQuery<A>)>,
+    settling: Settling<A>,
 }
 
 impl<A: Address> Table<A> {
@@ -41,6 +43,7 @@ impl<A: Address> Table<A> {
             deadlines: BTreeSet::new(),
             changes: ChangeQueue::new(),
             queries: Vec::new(),
+            settling: Settling::new(),
         }
     }
 
@@ -73,8 +76,74 @@ impl<A: Address> Table<A> {
             GroupMessage::LeaveV2 | GroupMessage::Record(..) => {}
         }
         let sources = self.limit_sources(cx, group, &mut entry, kind, list);
+        if is_known && cx.config.fast_leave && version == Version::V3 {
+            self.note_change(now, group, &mut entry, kind, &sources);
+        }
         entry.state.apply(now, &group_config(cx), kind, &sources);
         self.store(cx, group, entry);
+    }
+
+    /// Notes that records of changes of a source list may not add up.
+    fn note_change(
+        &mut self,
+        now: Instant,
+        group: A,
+        entry: &mut Entry<A>,
+        kind: RecordType,
+        sources: &BTreeSet<A>,
+    ) {
+        let is_change = matches!(
+            kind,
+            RecordType::ToIn | RecordType::ToEx | RecordType::Allow | RecordType::Block
+        );
+        let has_sources = !sources.is_empty() || entry.state.source_count() > 0;
+        entry.is_fresh &= !is_change || entry.state.confirms(kind, sources);
+        if is_change && has_sources && !entry.is_fresh {
+            self.settling.note(now, group);
+        }
+    }
+
+    /// The groups that the container is to be asked for now.
+    pub(super) fn take_unsettled(&mut self, now: Instant) -> Vec<A> {
+        self.settling.take_due(now, |group| self.entries.contains_key(group))
+    }
+
+    /// When [`take_unsettled`](Self::take_unsettled) gives something.
+    pub(super) fn poll_settling(&self) -> Option<Instant> {
+        self.settling.poll_timeout()
+    }
+
+    /// The LAN asks for sources of a group.
+    pub(super) fn note_partial_query(&mut self, now: Instant, group: A, max_resp: Duration) {
+        self.settling.note_partial_query(now, group, max_resp);
+    }
+
+    /// The type of a record: where the whole list of a group is awaited, what is current is what the
+    /// group has changed to (RFC 9776 §4.2.13).
+    pub(super) fn kind_of(&mut self, group: A, kind: RecordType) -> RecordType {
+        let changed_to = match kind {
+            RecordType::IsIn => RecordType::ToIn,
+            RecordType::IsEx => RecordType::ToEx,
+            _ => return kind,
+        };
+        if !self.settling.take_answer(&group) {
+            return kind;
+        }
+        if let Some(entry) = self.entries.get_mut(&group) {
+            entry.is_fresh = true;
+        }
+        changed_to
+    }
+
+    /// Whether the records of the group mean what they say (RFC 9776 §7.3.2).
+    pub(super) fn is_v3(&self, now: Instant, group: A) -> bool {
+        self.entries.get(&group).is_none_or(|entry| entry.version(now) == Version::V3)
+    }
+
+    /// The groups that are forgotten by now unless they are reported.
+    pub(super) fn expiring(&self, now: Instant) -> impl Iterator<Item = (A, SourceFilter<A>)> + '_ {
+        let due = self.deadlines.iter().take_while(move |(at, _)| *at <= now);
+        due.filter_map(|(_, group)| Some((*group, self.entries.get(group)?.state.filter())))
     }
 
     /// Replaces the state of a group by the filter that the container's kernel has.
@@ -95,8 +164,12 @@ impl<A: Address> Table<A> {
         if filter.is_none() && !self.entries.contains_key(&group) {
             return;
         }
+        let is_known = self.entries.contains_key(&group);
         let mut entry = self.take(cx.now, group);
         let sources = self.limit_sources(cx, group, &mut entry, kind, &list);
+        if is_known && cx.config.fast_leave {
+            self.note_change(cx.now, group, &mut entry, kind, &sources);
+        }
         entry.state.replace(
             cx.now,
             &group_config(cx),

@@ -17,16 +17,22 @@ pub(super) enum Timer {
     Groups,
     /// Changes that had to wait for a token.
     Changes,
+    /// The container is asked for groups that have changed.
+    Settling,
+    /// The rest of a source list that fills a report has not come.
+    OpenList,
 }
 
 impl Timer {
-    pub(super) const ALL: [Timer; 6] = [
+    pub(super) const ALL: [Timer; 8] = [
         Timer::GeneralQuery,
         Timer::OtherQuerierPresent,
         Timer::RelayGeneral,
         Timer::RelaySpecific,
         Timer::Groups,
         Timer::Changes,
+        Timer::Settling,
+        Timer::OpenList,
     ];
 }
 

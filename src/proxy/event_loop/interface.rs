@@ -213,14 +213,14 @@ impl Interface {
     }
 
     /// The interface is gone, and with it all memberships of the container on it.
-    pub(super) fn handle_removal(&mut self, now: Instant) {
+    pub(super) fn handle_removal(&mut self, now: Instant, upstreams: &Upstreams) {
         self.has_changed = true;
         self.up_since = None;
         self.receive_filter = self.receive_filter.take().map(|_| ReceiveFilter::default());
         match &mut self.mode {
             Mode::Proxied(proxied) => {
                 proxied.router = new_router(&self.task, now);
-                proxied.joins.clear();
+                proxied.leave_all(now, self.task.upstream_index, upstreams);
                 if let Some(relay) = &mut proxied.relay {
                     relay.clear();
                     // Another interface of the same name may be created.

@@ -371,6 +371,7 @@ impl EventLoop {
         for (position, upstream) in (0..).zip(&mut upstreams.list) {
             let source = EventSource::QuerySocket(position);
             upstream.query_pause.end_if_due(epoll, &upstream.query_socket, source, now);
+            upstream.handle_timeout(now);
         }
         self.resume_notifications(now);
         if let Some(Interception { nflog: Some(nflog), .. }) = &self.interception
@@ -388,7 +389,7 @@ impl EventLoop {
             Phase::WaitingForPredecessor(_) | Phase::Serving => None,
         };
         let interfaces = self.interfaces.iter().map(Interface::poll_timeout);
-        let queries = self.upstreams.list.iter().map(|u| u.query_pause.poll_timeout());
+        let upstreams = self.upstreams.list.iter().map(Upstream::poll_timeout);
         let others = [
             self.control.poll_timeout(),
             self.announcer.poll_timeout(),
@@ -399,7 +400,7 @@ impl EventLoop {
             self.holding.poll_timeout(),
             drained,
         ];
-        let Some(at) = interfaces.chain(queries).chain(others).flatten().min() else {
+        let Some(at) = interfaces.chain(upstreams).chain(others).flatten().min() else {
             return EpollTimeout::NONE;
         };
         let left = at.saturating_duration_since(Instant::now()) + Duration::from_micros(999);
@@ -411,10 +412,10 @@ impl EventLoop {
     fn drain(&mut self, now: Instant, log: &mut Log) -> io::Result<()> {
         self.epoll.delete(&self.container.end_watch)?;
         log.notice(now, Notice::ContainerEnded {});
-        self.upstreams.list.clear();
         for interface in &mut self.interfaces {
-            interface.handle_removal(now);
+            interface.handle_removal(now, &self.upstreams);
         }
+        self.upstreams.list.clear();
         let interception = self.interception.take();
         let intercepts = interception.as_ref().is_some_and(|i| i.nflog.is_some());
         let rules = interception.map(|interception| (interception.rules, interception.guards));

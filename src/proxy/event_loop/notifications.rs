@@ -232,6 +232,7 @@ impl EventLoop {
         changes: &mut MembershipChanges,
     ) {
         let EventLoop { container, interfaces, announcer, buffer, notification_pace, .. } = self;
+        let upstreams = &self.upstreams;
         for _ in 0..max {
             let result = container.link_monitor.receive_named(buffer, |event, name| {
                 let Some(interface) = interface_of(interfaces, event.index(), name, now, log)
@@ -242,7 +243,7 @@ impl EventLoop {
                     LinkEvent::Up(_) => interface.handle_link_up(now, announcer.sockets()),
                     LinkEvent::Down(_) => interface.handle_link_down(),
                     LinkEvent::Removed(_) => {
-                        interface.handle_removal(now);
+                        interface.handle_removal(now, upstreams);
                         let interface = interface.task.name.clone();
                         log.notice(now, Notice::InterfaceGone { interface });
                     }

@@ -47,6 +47,9 @@ impl Proxied {
                 let wanted = filter.clone();
                 reporter.join(now, group, &filter, || joins.set_filter(now, group, wanted, limits))
             }
+            Some(reporter) if leaving => {
+                reporter.leave(now, group, || joins.set_filter(now, group, filter, limits))
+            }
             _ => joins.set_filter(now, group, filter, limits),
         };
         if leaving {
@@ -62,6 +65,25 @@ impl Proxied {
             let group = group.into();
             log.notice(now, Notice::JoinFailed { interface, upstream, group, error });
         }
+    }
+
+    /// Leaves everything. What was reported just now is left one by one: the kernel may have sent no
+    /// report of its own, and sends no leave then.
+    pub(super) fn leave_all(&mut self, now: Instant, upstream: u32, upstreams: &Upstreams) {
+        let joins = &mut self.joins;
+        if let Some(reporter) = upstreams.reporter(upstream) {
+            for group in reporter.recent(now) {
+                if joins.is_joined(group) {
+                    let leave = || {
+                        let none = SourceFilter::none();
+                        joins.set_filter(now, group, none, &upstreams.limits)
+                    };
+                    // What cannot be left goes with its socket.
+                    let _ = reporter.leave(now, group, leave);
+                }
+            }
+        }
+        joins.clear();
     }
 
     fn set_relay_filter(&mut self, group: Ipv4Addr, filter: &SourceFilter) -> io::Result<()> {

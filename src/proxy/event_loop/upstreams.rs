@@ -57,6 +57,19 @@ impl Upstream {
         self.query_socket.index
     }
 
+    /// When to call [`handle_timeout`](Self::handle_timeout).
+    pub(super) fn poll_timeout(&self) -> Option<Instant> {
+        let reporter = self.reporter.as_ref().and_then(EarlyReporter::poll_timeout);
+        [self.query_pause.poll_timeout(), reporter].into_iter().flatten().min()
+    }
+
+    /// Does what is due, except what ends pauses.
+    pub(super) fn handle_timeout(&mut self, now: Instant) {
+        if let Some(reporter) = &mut self.reporter {
+            reporter.handle_timeout(now);
+        }
+    }
+
     /// Takes note of a query: the version of early reports follows the querier's.
     pub(super) fn handle_query(&mut self, now: Instant, query: &Query) {
         if let Some(reporter) = &mut self.reporter {

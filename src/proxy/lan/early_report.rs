@@ -9,10 +9,14 @@
 //! An early report contains nothing that the kernel would not report. It is sent only for a group
 //! that no other socket of the host has joined, in the version that the kernel uses on the
 //! interface, and only if the host's merged filter cannot differ from it.
+//!
+//! Whatever was reported is left. In version 2 the kernel sends no leave of a group that it has not
+//! reported itself (`igmp_group_dropped`). So the leave of a group that was reported early just now
+//! is sent here.
 
-use std::fs::File;
+use std::cell::RefCell;
+use std::collections::VecDeque;
 use std::io;
-use std::io::{BufRead, BufReader};
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::time::{Duration, Instant};
 
@@ -22,6 +26,7 @@ use crate::igmp::wire::{GroupRecord, Message, Query, RecordType, Version};
 use crate::multicast::{FilterMode, SourceFilter};
 use crate::net::link_monitor::{LinkEvent, LinkMonitor};
 use crate::net::sysctl::Sysctls;
+use crate::proxy::lan::host_version::HostVersion;
 use crate::sys::sockopt;
 
 /// Router Alert (RFC 2113 §2.1), as the socket option takes it.
@@ -30,13 +35,13 @@ const ROUTER_ALERT: [u8; 4] = [148, 4, 0, 0];
 const TOS: u32 = 0xc0;
 /// Bytes of an IP packet. The kernel reports a source list that does not fit, in several packets.
 const MTU: usize = 1500;
-/// Bytes of one read: the kernel returns no more of a file in /proc.
-const PAGE: usize = 4096;
 /// Room for a notification, which has fewer than a hundred bytes.
 const NOTIFICATION: usize = 512;
-/// Older-version-querier-present time: robustness 2 times 125 s, and 10 s (RFC 9776 §8.12, and
-/// `igmp_heard_query`).
-const OLDER_QUERIER_PRESENT: Duration = Duration::from_secs(260);
+/// After this time the kernel has reported a group itself, however busy the host is. It does so two
+/// or three timer ticks after the join.
+const REPORTED_BY_KERNEL: Duration = Duration::from_secs(1);
+/// Early reports that are remembered. More in so short a time come from a flood of joins.
+const MAX_RECENT: usize = 4096;
 
 /// Sends early reports on one interface of the host.
 pub(crate) struct EarlyReporter {
@@ -44,10 +49,10 @@ pub(crate) struct EarlyReporter {
     index: u32,
     /// Receives notifications of the host's joins, only while a join is made.
     joins: LinkMonitor,
-    /// `force_igmp_version` of the interface.
-    forced: Option<Version>,
-    v1_querier_until: Option<Instant>,
-    v2_querier_until: Option<Instant>,
+    version: HostVersion,
+    /// Groups that were reported early in version 2, and when: those of the last
+    /// [`REPORTED_BY_KERNEL`].
+    recent: RefCell<VecDeque<(Ipv4Addr, Instant)>>,
 }
 
 impl EarlyReporter {
@@ -76,29 +81,28 @@ impl EarlyReporter {
         socket.set_multicast_loop_v4(false)?;
         socket.set_tos_v4(TOS)?;
         sockopt::set_bytes(&socket, libc::IPPROTO_IP, libc::IP_OPTIONS, &ROUTER_ALERT)?;
-        let (v1, v2) = match version_now(index) {
-            Some(Version::V1) => (true, false),
-            Some(Version::V2) => (false, true),
-            _ => (false, false),
-        };
-        let until = now + OLDER_QUERIER_PRESENT;
         Ok(Some(EarlyReporter {
             socket,
             index,
             joins,
-            forced: forced_version(name, host),
-            v1_querier_until: v1.then_some(until),
-            v2_querier_until: v2.then_some(until),
+            version: HostVersion::open(name, index, host, now),
+            recent: RefCell::default(),
         }))
     }
 
     /// Receives a query of the LAN: an older querier sets the version.
     pub(crate) fn receive_query(&mut self, now: Instant, query: &Query) {
-        match query.version {
-            Version::V1 => self.v1_querier_until = Some(now + OLDER_QUERIER_PRESENT),
-            Version::V2 => self.v2_querier_until = Some(now + OLDER_QUERIER_PRESENT),
-            Version::V3 => {}
-        }
+        self.version.receive_query(now, query);
+    }
+
+    /// When to call [`handle_timeout`](Self::handle_timeout).
+    pub(crate) fn poll_timeout(&self) -> Option<Instant> {
+        self.version.poll_timeout()
+    }
+
+    /// Does what is due.
+    pub(crate) fn handle_timeout(&mut self, now: Instant) {
+        self.version.handle_timeout(now);
     }
 
     /// Calls `join`, and reports the join if it is the host's first of the group.
@@ -112,7 +116,7 @@ impl EarlyReporter {
         filter: &SourceFilter,
         join: impl FnOnce() -> Result<(), E>,
     ) -> Result<(), E> {
-        let Some(message) = report(self.version(now), group, filter) else { return join() };
+        let Some(message) = report(self.version.get(now), group, filter) else { return join() };
         let is_notified = self.joins.subscribe_memberships().is_ok();
         let result = join();
         let mut first = false;
@@ -126,6 +130,9 @@ impl EarlyReporter {
             while !first && receive(&mut first) {}
             if first && result.is_ok() {
                 self.send(&message);
+                if matches!(message, Message::ReportV2 { .. }) {
+                    self.remember(now, group);
+                }
             }
             // Notifications that came in the meantime do not belong to the next join.
             let _ = self.joins.unsubscribe_memberships();
@@ -141,15 +148,69 @@ impl EarlyReporter {
         }
     }
 
-    /// The version that the kernel uses on the interface (`IGMP_V1_SEEN` and `IGMP_V2_SEEN`).
-    fn version(&self, now: Instant) -> Version {
-        let present = |until: Option<Instant>| until.is_some_and(|until| now < until);
-        match self.forced {
-            Some(version) => version,
-            None if present(self.v1_querier_until) => Version::V1,
-            None if present(self.v2_querier_until) => Version::V2,
-            None => Version::V3,
+    /// Calls `leave`, and sends a leave to the LAN if the group was the host's last membership and
+    /// the kernel may not do so.
+    ///
+    /// # Errors
+    /// Those of `leave`.
+    pub(crate) fn leave<E>(
+        &self,
+        now: Instant,
+        group: Ipv4Addr,
+        leave: impl FnOnce() -> Result<(), E>,
+    ) -> Result<(), E> {
+        if !self.must_leave(now, group) || self.joins.subscribe_memberships().is_err() {
+            return leave();
         }
+        let result = leave();
+        let mut buffer = [0; NOTIFICATION];
+        let mut is_left = false;
+        let mut receive = |is_left: &mut bool| {
+            let mut follow = |event| match event {
+                LinkEvent::Left(index, left) if (index, left) == (self.index, group) => {
+                    *is_left = true;
+                }
+                // Somebody else of the host has joined meanwhile.
+                LinkEvent::Joined(index, joined) if (index, joined) == (self.index, group) => {
+                    *is_left = false;
+                }
+                _ => {}
+            };
+            matches!(self.joins.receive(&mut buffer, &mut follow), Ok(true))
+        };
+        while receive(&mut is_left) {}
+        if is_left {
+            self.send(&Message::LeaveV2 { group });
+        }
+        // Notifications that came in the meantime do not belong to the next join.
+        let _ = self.joins.unsubscribe_memberships();
+        while receive(&mut is_left) {}
+        result
+    }
+
+    /// The groups of which the kernel may not have sent a report of its own yet.
+    pub(crate) fn recent(&self, now: Instant) -> Vec<Ipv4Addr> {
+        let recent = self.recent.borrow();
+        let is_recent = |at: Instant| now.saturating_duration_since(at) < REPORTED_BY_KERNEL;
+        recent.iter().filter(|(_, at)| is_recent(*at)).map(|(group, _)| *group).collect()
+    }
+
+    /// Whether the kernel may keep the leave of a group to itself.
+    fn must_leave(&self, now: Instant, group: Ipv4Addr) -> bool {
+        self.version.get(now) == Version::V2
+            && (self.version.is_turning(now) || self.recent(now).contains(&group))
+    }
+
+    #[cold]
+    fn remember(&self, now: Instant, group: Ipv4Addr) {
+        let mut recent = self.recent.borrow_mut();
+        while let Some((_, at)) = recent.front()
+            && (now.saturating_duration_since(*at) >= REPORTED_BY_KERNEL
+                || recent.len() >= MAX_RECENT)
+        {
+            recent.pop_front();
+        }
+        recent.push_back((group, now));
     }
 }
 
@@ -172,37 +233,6 @@ fn report(version: Version, group: Ipv4Addr, filter: &SourceFilter) -> Option<Me
             let sources = filter.sources.iter().copied().collect();
             Some(Message::ReportV3(vec![GroupRecord { kind, group, sources }]))
         }
-    }
-}
-
-/// `net.ipv4.conf.*.force_igmp_version` of the host; 3 stands for none (`IGMP_V2_SEEN` in
-/// net/ipv4/igmp.c).
-fn forced_version(name: &str, host: &Sysctls) -> Option<Version> {
-    let read = |interface| host.number(&format!("ipv4/conf/{interface}/force_igmp_version"));
-    ["all", name].into_iter().filter_map(read).find_map(|version| match version {
-        1 => Some(Version::V1),
-        2 => Some(Version::V2),
-        _ => None,
-    })
-}
-
-/// The version of an interface as `/proc/net/igmp` of the caller's namespace shows it. The groups
-/// of the interface, which may be many, follow its line and are not read.
-fn version_now(index: u32) -> Option<Version> {
-    let file = File::open("/proc/thread-self/net/igmp").ok()?;
-    version_in(BufReader::with_capacity(PAGE, file), index)
-}
-
-fn version_in(text: impl BufRead, index: u32) -> Option<Version> {
-    let own = |line: &String| {
-        let first = line.split_ascii_whitespace().next();
-        line.starts_with(|c: char| c.is_ascii_digit()) && first == Some(&index.to_string())
-    };
-    let line = text.lines().map_while(Result::ok).find(own)?;
-    match line.split_ascii_whitespace().last()? {
-        "V1" => Some(Version::V1),
-        "V2" => Some(Version::V2),
-        _ => Some(Version::V3),
     }
 }
 
@@ -230,15 +260,5 @@ mod tests {
         }
         let v2 = report(Version::V2, GROUP, &SourceFilter::include([SOURCE]));
         assert_eq!(v2, Some(Message::ReportV2 { group: GROUP }));
-    }
-
-    #[test]
-    fn the_version_of_an_interface_is_read() {
-        let text = "Idx\tDevice    : Count Querier\tGroup    Users Timer\tReporter\n\
-                    1\tlo        :     1      V3\n\t\t\t\t010000E0     1 0:00000000\t\t0\n\
-                    12\tlan0      :     2      V2\n\t\t\t\t010000E0     1 0:00000000\t\t0\n";
-        assert_eq!(version_in(text.as_bytes(), 1), Some(Version::V3));
-        assert_eq!(version_in(text.as_bytes(), 12), Some(Version::V2));
-        assert_eq!(version_in(text.as_bytes(), 2), None);
     }
 }

@@ -1,5 +1,6 @@
 //! The LAN's side: joins, early reports and queries.
 
 pub(crate) mod early_report;
+mod host_version;
 pub(crate) mod joins;
 pub(crate) mod query_socket;

@@ -1,0 +1,145 @@
+//! Queriers whose version, robustness or address is not what a host expects.
+
+use std::net::{Ipv4Addr, SocketAddrV4};
+use std::time::Duration;
+
+use crate::lab;
+use crate::lab::{Change, Igmp, Lab, PARENT, PATIENCE, SOURCES, SWITCH, wait_until};
+use mcrun::igmp::wire::{Message, Query, Version};
+use socket2::{Domain, Protocol, Socket, Type};
+
+/// The switch asks once, and not by itself.
+fn ask(lab: &Lab, query: Query) {
+    lab.run_in("sw", || {
+        let socket = Socket::new(Domain::IPV4, Type::RAW, Some(Protocol::from(2))).expect("raw");
+        socket.set_multicast_if_v4(&SWITCH).expect("interface");
+        let message = Message::Query(query);
+        let to = SocketAddrV4::new(message.destination(), 0).into();
+        for packet in message.emit(1500) {
+            socket.send_to(&packet, &to).expect("sent");
+        }
+    });
+}
+
+/// A general query of this version, whose other values make the kernel wait for one second only
+/// until it forgets an older querier.
+fn general(version: Version) -> Query {
+    let second = Duration::from_secs(1);
+    Query { version, qrv: 1, qqi: second, ..Query::general(second) }
+}
+
+/// The version that the host's kernel speaks on the LAN.
+fn hosts_version(lab: &Lab) -> String {
+    let text = lab::run(lab.enter("host", "cat").arg("/proc/net/igmp"));
+    let line = text.lines().find(|line| line.split_whitespace().nth(1) == Some(PARENT));
+    line.and_then(|line| line.split_whitespace().last()).expect("the interface").to_owned()
+}
+
+/// A querier that speaks version 2 once makes the host speak it, and the host comes back to
+/// version 3 when its kernel does: minutes before it would with the values of the standard.
+#[test]
+fn joins_are_reported_in_the_version_that_the_hosts_kernel_speaks() {
+    let lab = Lab::new(3);
+    lab.ip("sw", "link set br0 type bridge mcast_querier 0");
+    let container = lab.start("c", "10.99.0.11");
+    let member = container.member();
+    ask(&lab, general(Version::V3));
+    ask(&lab, general(Version::V2));
+    wait_until("the host speaks version 2", PATIENCE, || {
+        (hosts_version(&lab) == "V2").then_some(())
+    });
+    let capture = lab.capture();
+    let reported = |group: Ipv4Addr| {
+        let seen = wait_until("the host has reported the group", PATIENCE, || {
+            let seen = capture.igmp();
+            seen.iter().any(|frame| frame.message.groups().contains(&group)).then_some(seen)
+        });
+        let about = seen.into_iter().filter(|frame| frame.message.groups().contains(&group));
+        about
+            .map(|frame| match frame.message {
+                Igmp::Report { version, .. } => version,
+                Igmp::ReportV3(_) => 3,
+                other => panic!("{other:?}"),
+            })
+            .collect::<Vec<_>>()
+    };
+    let old = Ipv4Addr::new(232, 54, 0, 1);
+    member.change(old, &Change::JoinSource(SOURCES[0]));
+    assert!(reported(old).iter().all(|version| *version == 2), "{:?}", reported(old));
+    ask(&lab, general(Version::V3));
+    wait_until("the host speaks version 3 again", PATIENCE, || {
+        (hosts_version(&lab) == "V3").then_some(())
+    });
+    for n in 2..6 {
+        let new = Ipv4Addr::new(232, 54, 0, n);
+        member.change(new, &Change::JoinSource(SOURCES[0]));
+        let versions = reported(new);
+        assert!(versions.iter().all(|version| *version == 3), "{new}: {versions:?}");
+    }
+}
+
+/// A querier that trusts its LAN little (robustness 7) makes hosts say everything seven times. A
+/// container that has just died says its leaves when its rules are gone.
+#[test]
+fn nothing_of_dying_containers_leaves_with_their_mac_under_a_querier_of_robustness_7() {
+    const CONTAINERS: u8 = 8;
+    let lab = Lab::new(3);
+    let capture = lab.capture();
+    let names = (1..=CONTAINERS).map(|n| (format!("c{n}"), format!("10.99.0.{}", 20 + n)));
+    let containers: Vec<_> = names.map(|(name, address)| lab.start(&name, &address)).collect();
+    let relayed = |container: &lab::Container| {
+        let shown = lab::json(&mut lab.mcrun(["inspect", "--json", &container.name]));
+        shown["status"]["interfaces"][0]["counters"]["queries_relayed"].as_u64().unwrap_or(0)
+    };
+    let before: Vec<_> = containers.iter().map(relayed).collect();
+    let second = Duration::from_secs(1);
+    ask(&lab, Query { qrv: 7, ..Query::general(second) });
+    for (container, before) in containers.iter().zip(before) {
+        wait_until("the query is relayed", PATIENCE, || {
+            (relayed(container) > before).then_some(())
+        });
+    }
+    let members: Vec<_> = containers.iter().map(lab::Container::member).collect();
+    for (n, member) in (1..).zip(&members) {
+        for m in 1..=8 {
+            member.change(Ipv4Addr::new(239, 55, n, m), &Change::Join);
+        }
+    }
+    lab.wait_forwarded(Ipv4Addr::new(239, 55, CONTAINERS, 8));
+    drop(members);
+    for container in &containers {
+        lab.delete(container);
+    }
+    lab.assert_clean(PATIENCE);
+    let seen = capture.finish();
+    lab.assert_one_igmp_host(&seen);
+}
+
+/// The default of the Linux bridge and of many switches: a querier without an address takes no part
+/// in an election, and the switches that only snoop live on it.
+#[test]
+fn a_querier_without_an_address_is_shown_as_one() {
+    let lab = Lab::new(3);
+    lab.ip("sw", "link set br0 type bridge mcast_query_use_ifaddr 0");
+    let container = lab.start("c", "10.99.0.11");
+    lab.query();
+    let querier = wait_until("the querier is shown", PATIENCE, || {
+        let querier = lab.ps(&container)?["interfaces"][0]["querier"].clone();
+        querier.is_object().then_some(querier)
+    });
+    assert_eq!(querier["address"], "0.0.0.0", "{querier}");
+    assert_eq!(querier["version"], 3, "{querier}");
+    let ps = lab::run(&mut lab.mcrun(["ps"]));
+    assert!(ps.contains("0.0.0.0 v3 (proxy querier)"), "{ps}");
+    let groups = lab::run(&mut lab.mcrun(["groups"]));
+    assert!(groups.contains("lan0: querier 0.0.0.0 (proxy querier, IGMPv3)"), "{groups}");
+    let inspect = lab::run(&mut lab.mcrun(["inspect", &container.name]));
+    assert!(inspect.contains("querier   0.0.0.0 IGMPv3 (proxy querier)"), "{inspect}");
+    // One with an address wins, whatever the other says.
+    lab.ip("sw", "link set br0 type bridge mcast_query_use_ifaddr 1");
+    lab.query();
+    wait_until("the other querier is shown", PATIENCE, || {
+        let shown = lab.ps(&container)?["interfaces"][0]["querier"]["address"].clone();
+        (shown == SWITCH.to_string()).then_some(())
+    });
+}
