@@ -202,19 +202,6 @@ impl<P: Protocol> Router<P> {
         self.finish_event();
     }
 
-    /// The groups that the next [`handle_timeout`](Self::handle_timeout) forgets, in full or in a part
-    /// of their sources, because the container has not reported them for the group membership
-    /// interval; each with its filter. [`handle_membership`](Self::handle_membership) keeps a group
-    /// that the container's kernel still lists.
-    pub fn expiring(
-        &self,
-        now: Instant,
-    ) -> impl Iterator<Item = (P::Address, SourceFilter<P::Address>)> + '_ {
-        // Otherwise timers of the state are those of queries, too.
-        let is_lone = self.config.fast_leave;
-        self.table.expiring(now).filter(move |_| is_lone)
-    }
-
     /// The filter that [`poll_change`](Self::poll_change) gives next if
     /// [`handle_membership`](Self::handle_membership) follows with the same arguments, so that the
     /// caller can join upstream first. `None` if another change comes first, the group is in the

@@ -140,12 +140,6 @@ impl<A: Address> Table<A> {
         self.entries.get(&group).is_none_or(|entry| entry.version(now) == Version::V3)
     }
 
-    /// The groups that are forgotten by now unless they are reported.
-    pub(super) fn expiring(&self, now: Instant) -> impl Iterator<Item = (A, SourceFilter<A>)> + '_ {
-        let due = self.deadlines.iter().take_while(move |(at, _)| *at <= now);
-        due.filter_map(|(_, group)| Some((*group, self.entries.get(group)?.state.filter())))
-    }
-
     /// Replaces the state of a group by the filter that the container's kernel has.
     pub(super) fn set_membership(
         &mut self,

@@ -73,7 +73,9 @@ fn line_2_4_a_query_from_0_0_0_0_is_relayed_and_no_querier() {
     lab.take_queries();
     lab.lan_query(ip("0.0.0.0"), &general(Version::V2));
     assert_eq!(lab.take_queries().len(), 1);
-    assert_eq!(lab.router.querier(lab.now), None);
+    // It is shown, and takes no part in the election.
+    let shown = lab.router.querier(lab.now).map(|querier| querier.address);
+    assert_eq!(shown, Some(ip("0.0.0.0")));
     assert_eq!(lab.counter(counter::LAN_PROXY_QUERIES), 1);
     // Our own queries go on as if nothing had been heard.
     lab.pass(seconds(300));
