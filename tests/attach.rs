@@ -1,7 +1,8 @@
 //! `mcrun attach` and `mcrun detach`: containers that run already.
 
+use std::fs;
 use std::net::Ipv4Addr;
-use std::process::Output;
+use std::process::{Command, Output};
 use std::time::Duration;
 
 use crate::lab;
@@ -202,6 +203,26 @@ fn a_wish_that_cannot_be_changes_nothing() {
     lab.delete(&container);
     lab.delete(&host);
     lab.assert_clean(LIMIT);
+}
+
+/// A container in a user namespace, as rootless engines start them: the host's root attaches it.
+#[test]
+fn a_rootless_container_is_attached_by_root() {
+    let lab = Lab::new(2);
+    let mut command = Command::new("unshare");
+    command.args(["--user", "--map-root-user", "--net", "sleep", "1000"]);
+    let mut container = plain(&lab, "c", false);
+    let process = lab::Background::start(&mut command);
+    let own = fs::read_link("/proc/self/ns/net").expect("readable");
+    let its = format!("/proc/{}/ns/net", process.pid());
+    wait_until("the namespace is there", PATIENCE, || {
+        fs::read_link(&its).ok().filter(|link| *link != own)
+    });
+    container.pid = process.pid();
+    let container = by_pid(&container);
+    attach(&lab, &container.pid.to_string(), "parent=lan0,ip=10.99.0.11/24");
+    let mcrun = container.enter(env!("CARGO_BIN_EXE_mcrun"));
+    lab.assert_stream_arrives_by(mcrun, &container, Ipv4Addr::new(239, 7, 3, 9), || {});
 }
 
 /// No proxy to notice the end of the container: gc does.

@@ -346,6 +346,19 @@ fn a_missing_capability_is_named() {
     stage.assert_untouched();
 }
 
+/// As the hook of a rootless engine: root of a user namespace with all capabilities there, and a
+/// container in a network namespace of that user namespace. `unshare` stands for the engine.
+#[test]
+fn a_rootless_engine_is_told_what_to_do() {
+    let stage = Stage::new();
+    let mut command = stage.lab.enter("host", "unshare");
+    command.args(["--user", "--map-root-user", env!("CARGO_BIN_EXE_mcrun-hook")]);
+    let state = stage.state(&format!("parent={PARENT},ip=10.99.0.11/24"));
+    let output = stage.lab.hook_by(command, "createRuntime", &state);
+    assert_one_line(&output, "mcrun-hook", &["rootless engine", "mcrun attach CONTAINER"]);
+    stage.assert_untouched();
+}
+
 #[test]
 fn a_missing_runtime_is_named() {
     let lab = Lab::new(2);

@@ -25,7 +25,7 @@ const READ: [&str; 10] = [
 ];
 
 /// Blocks that are not run: the page, the first line, and why.
-const NOT_RUN: [(&str, &str, &str); 10] = [
+const NOT_RUN: [(&str, &str, &str); 11] = [
     ("README.md", "make demo      #", "`.ci/run` and demo.rs run it"),
     ("README.md", "make && sudo make install", "install.rs runs it, into a directory of its own"),
     (
@@ -44,6 +44,11 @@ const NOT_RUN: [(&str, &str, &str); 10] = [
         "Debian 12's docker has no annotations; runtime_containerd.rs has one",
     ),
     ("docs/engines.md", "sudo mcrun setup crio", "Debian 12 has no CRI-O; setup.rs has the rest"),
+    (
+        "docs/engines.md",
+        "sudo mcrun attach \"$(podman inspect",
+        "there is no rootless podman; attach.rs attaches a container of a user namespace",
+    ),
     ("docs/engines.md", "sudo podman run --rm --device", "podman 4.3 reads the machine's /etc/cdi"),
     ("docs/performance.md", "make bench", "it takes minutes, and reports instead of testing"),
     ("CONTRIBUTING.md", "make lint", "`.ci/run` runs it"),

@@ -267,3 +267,89 @@ fn the_bridge_network_its_route_and_its_ports_are_untouched() {
     });
     engine.run(&["rm", "-f", "-t", "0"], &container);
 }
+
+/// podman gives annotations to the members of a pod only, and they share the network namespace of
+/// the pod's infra container.
+#[test]
+fn a_pod_is_attached_by_the_first_of_its_members_that_asks() {
+    let lab = Lab::new(2);
+    let hooks = hooks_dir(&lab);
+    let engine = Engine::podman(&lab, "runc", &[&hooks]);
+    let pod = lab.name("pod");
+    run(engine.command(&["pod", "create", "--network=none", "--name"]).arg(&pod));
+    let member =
+        |name: &str, attachment: &str| {
+            let annotation = format!("\"io.mcrun.mcast={attachment}\"");
+            output(
+                engine
+                    .command(&["run", "--detach", "--pod", &pod, "--name", &lab.name(name)])
+                    .args(["--annotation", &annotation, IMAGE, "sleep", "1000"]),
+            )
+        };
+    assert!(member("first", &attachment()).status.success());
+    let infra = infra_of_the_pod(&engine);
+    let first = engine.container("first");
+    assert_receives_in_pod(&lab, &first, &infra);
+
+    // Another member asks for the same, a third for something else.
+    assert!(member("second", &attachment()).status.success());
+    assert_receives_in_pod(&lab, &engine.container("second"), &infra);
+    let refused = member("third", &format!("parent={PARENT},ip=10.99.0.12/24"));
+    let errors = String::from_utf8_lossy(&refused.stderr);
+    assert!(errors.contains("the pod of container"), "{errors}");
+    assert!(errors.contains("is attached to something else"), "{errors}");
+
+    // The attachment is the pod's, whoever of its members ends.
+    engine.run(&["rm", "-f", "-t", "0"], &first);
+    assert_receives_in_pod(&lab, &engine.container("second"), &infra);
+    run(engine.command(&["pod", "rm", "-f", "-t", "0"]).arg(&pod));
+    lab.assert_clean(LIMIT);
+}
+
+fn infra_of_the_pod(engine: &Engine) -> Container {
+    let list = &["ps", "-q", "--no-trunc", "--filter", "name=-infra$"];
+    engine.container_of_any_name(run(&mut engine.command(list)).trim())
+}
+
+/// A stream reaches a member, and the only attachment is that of the pod.
+fn assert_receives_in_pod(lab: &Lab, member: &Container, infra: &Container) {
+    let entries = lab::json(&mut lab.mcrun(["ps", "--json"]));
+    let entries = entries.as_array().expect("an array");
+    let ids: Vec<_> = entries.iter().filter_map(|entry| entry["container"].as_str()).collect();
+    assert_eq!(ids, [&infra.id]);
+    let name = entries[0]["name"].as_str().expect("a name");
+    assert!(name.ends_with("-infra"), "{name}");
+    let mcrun = member.enter(env!("CARGO_BIN_EXE_mcrun"));
+    lab.assert_stream_arrives_by(mcrun, infra, GROUP, || {});
+}
+
+/// A pod as Kubernetes describes it: its annotation is for all of its containers.
+#[test]
+fn a_pod_of_kube_play_is_attached_by_its_annotation() {
+    let lab = Lab::new(2);
+    let hooks = hooks_dir(&lab);
+    let engine = Engine::podman(&lab, "runc", &[&hooks]);
+    let pod = lab.name("pod");
+    let file = lab.directory().join("pod.yaml");
+    let container = |name: &str| {
+        format!(
+            "  - name: {name}\n    image: {IMAGE}\n    imagePullPolicy: Never\n    \
+             command: [/bin/sleep, \"1000\"]\n"
+        )
+    };
+    let text = format!(
+        "apiVersion: v1\nkind: Pod\nmetadata:\n  name: {pod}\n  annotations:\n    \
+         io.mcrun.mcast: {}\nspec:\n  containers:\n{}{}",
+        attachment(),
+        container("a"),
+        container("b")
+    );
+    std::fs::write(&file, text).expect("written");
+    run(engine.command(&["kube", "play", "--network=none"]).arg(&file));
+    let infra = infra_of_the_pod(&engine);
+    for name in ["pod-a", "pod-b"] {
+        assert_receives_in_pod(&lab, &engine.container(name), &infra);
+    }
+    run(engine.command(&["kube", "down"]).arg(&file));
+    lab.assert_clean(LIMIT);
+}

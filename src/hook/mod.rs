@@ -6,6 +6,7 @@
 
 mod entry;
 mod error;
+mod pod;
 mod report;
 mod request;
 mod variable;

@@ -1,6 +1,7 @@
 //! What a container asks for: its annotation, or its variable where that counts.
 
 use crate::attachment::{Attachment, parse_list, unique_names};
+use crate::hook::pod::Sandbox;
 use crate::hook::{Caller, HookError};
 use crate::oci::{ANNOTATION, BundleConfig, ContainerState, VARIABLE};
 use crate::service::{AttachError, AttachRequest, NetworkNamespace};
@@ -19,6 +20,11 @@ pub(super) fn of(
     let name = config.name(state.id.as_str()).unwrap_or_else(|| state.id.to_string());
     // The name is shown on terminals.
     let name = name.chars().filter(|c| !c.is_control()).take(255).collect();
+    if let Some(sandbox) = Sandbox::of(&config) {
+        let mut request = AttachRequest::of_pod(sandbox.id.clone(), sandbox.pid, attachments)?;
+        request.directory = sandbox.bundle(bundle);
+        return Ok(Some(request));
+    }
     let mut request = AttachRequest::of_process(state.id.clone(), name, pid, attachments)?;
     request.directory = Some(bundle.to_owned());
     if let Some(path) = config.network_namespace_path() {
@@ -73,7 +79,9 @@ fn attachments(
     // An engine that makes a namespace for a container keeps it in a file; a process is named
     // where somebody else's is to be shared.
     match config.network_namespace_path() {
-        Some(path) if is_in_proc(path) => Err(HookError::SharedNetwork(path.into())),
+        Some(path) if is_in_proc(path) && Sandbox::of(config).is_none() => {
+            Err(HookError::SharedNetwork(path.into()))
+        }
         _ => Ok(Some(attachments)),
     }
 }

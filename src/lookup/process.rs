@@ -4,7 +4,7 @@ use std::fs;
 use std::path::PathBuf;
 
 use crate::lookup::RunningContainer;
-use crate::oci::ContainerId;
+use crate::oci::{ContainerId, container_id_of};
 use crate::sys::process::Stat;
 
 /// Ancestors of a process that are looked at.
@@ -21,45 +21,10 @@ pub(super) fn find(pid: i32) -> Option<RunningContainer> {
             _ => break,
         }
     }
-    let cgroups = fs::read_to_string(format!("/proc/{init}/cgroup")).unwrap_or_default();
-    let id = container_of_cgroups(&cgroups).unwrap_or_else(|| format!("pid-{init}"));
+    let id = container_id_of(init).unwrap_or_else(|| format!("pid-{init}"));
     Some(RunningContainer {
         id: ContainerId::try_from(id).ok()?,
         pid: init,
         bundle: None::<PathBuf>,
     })
-}
-
-/// The id in a cgroup's path: `docker/ID`, `libpod-ID.scope`, `cri-containerd-ID.scope`.
-fn container_of_cgroups(text: &str) -> Option<String> {
-    let parts = text.lines().flat_map(|line| line.rsplit(['/', ':']));
-    parts
-        .map(|part| part.strip_suffix(".scope").unwrap_or(part))
-        .map(|part| part.rsplit('-').next().unwrap_or(part))
-        .find(|part| part.len() == 64 && part.bytes().all(|b| b.is_ascii_hexdigit()))
-        .map(str::to_owned)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_id_is_found_in_the_cgroups() {
-        let id = "9f6e0d7f2fd304cf3af98aa70d8175a1330ef72a4b3b95601bea6937f43f8c3e";
-        for line in [
-            format!("12:pids:/docker/{id}\n0::/\n"),
-            format!("0::/machine.slice/libpod-{id}.scope/container\n"),
-            format!("0::/kubepods.slice/cri-containerd-{id}.scope\n"),
-        ] {
-            assert_eq!(container_of_cgroups(&line).as_deref(), Some(id), "{line}");
-        }
-        assert_eq!(container_of_cgroups("0::/user.slice/session-1.scope\n"), None);
-    }
-
-    #[test]
-    fn a_process_that_is_not_there_is_none() {
-        assert_eq!(find(i32::MAX), None);
-        assert_eq!(find(-1), None);
-    }
 }

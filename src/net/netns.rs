@@ -8,7 +8,7 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
@@ -108,6 +108,27 @@ impl NetNs {
     pub fn id(&self) -> io::Result<NetNsId> {
         let meta = self.file.metadata()?;
         Ok(NetNsId { dev: meta.dev(), ino: meta.ino() })
+    }
+
+    /// Whether the caller's user namespace owns the network namespace, or is an ancestor of the one
+    /// that does: only then the caller's capabilities count for the network
+    /// (`user_namespaces(7)`).
+    ///
+    /// # Errors
+    /// That of `NS_GET_USERNS`, which `ioctl_ns(2)` describes.
+    pub fn is_of_this_user_namespace(&self) -> io::Result<bool> {
+        // SAFETY: NS_GET_USERNS takes no argument; it gives a new descriptor or an error.
+        let owner = unsafe { libc::ioctl(self.file.as_raw_fd(), libc::NS_GET_USERNS as _) };
+        if owner >= 0 {
+            // SAFETY: the descriptor was just opened, and belongs to nobody else.
+            drop(unsafe { OwnedFd::from_raw_fd(owner) });
+            return Ok(true);
+        }
+        match io::Error::last_os_error() {
+            // The owner is out of the caller's scope.
+            error if error.raw_os_error() == Some(libc::EPERM) => Ok(false),
+            error => Err(error),
+        }
     }
 }
 

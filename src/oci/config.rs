@@ -134,9 +134,10 @@ impl BundleConfig {
     /// The text of the attachments, and the annotation or variable that has it. The annotation
     /// comes from whoever starts the container, and takes precedence over the variable, which may
     /// come from an image: the caller decides whether the variable counts. A container that shares
-    /// a pod's network has none: the pod's annotation is for the sandbox.
+    /// a Kubernetes pod's network has none: the pod's annotation is for the sandbox. podman gives
+    /// annotations to the members only.
     pub fn attachment_text(&self) -> Option<(&'static str, &str)> {
-        if self.pod_role() == Some(PodRole::Member) {
+        if self.pod_role() == Some(PodRole::Member) && self.podman_sandbox().is_none() {
             return None;
         }
         let quoted = || self.annotation(QUOTED).map(|text| text.strip_suffix('"').unwrap_or(text));
@@ -154,6 +155,13 @@ impl BundleConfig {
             "sandbox" => Some(PodRole::Sandbox),
             _ => Some(PodRole::Member),
         }
+    }
+
+    /// The id of the container that holds the network namespace of the podman pod that this
+    /// container is a member of (podman calls that one infra).
+    pub fn podman_sandbox(&self) -> Option<&str> {
+        let is_podmans = self.annotation("io.container.manager") == Some("libpod");
+        self.annotation("io.kubernetes.cri-o.SandboxID").filter(|_| is_podmans)
     }
 
     /// The container's name: mcrun's annotation, else the pod's name, else docker's name, which
@@ -264,6 +272,21 @@ mod tests {
             assert_eq!(config("container").attachment_text(), None);
             assert_eq!(config("container").pod_role(), Some(PodRole::Member));
         }
+    }
+
+    #[test]
+    fn a_member_of_a_podman_pod_asks_for_itself() {
+        let config = |manager: &str| {
+            parse(&format!(
+                r#"{{"annotations":{{"io.container.manager":"{manager}","io.mcrun.mcast":"a",
+                    "io.kubernetes.cri-o.ContainerType":"container",
+                    "io.kubernetes.cri-o.SandboxID":"166d"}}}}"#
+            ))
+        };
+        assert_eq!(config("libpod").podman_sandbox(), Some("166d"));
+        assert_eq!(config("libpod").attachment_text(), Some(("io.mcrun.mcast", "a")));
+        assert_eq!(config("cri-o").podman_sandbox(), None);
+        assert_eq!(config("cri-o").attachment_text(), None);
     }
 
     #[test]

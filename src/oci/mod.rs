@@ -1,10 +1,12 @@
-//! What OCI runtimes hand over and read: a hook's state JSON and the bundle's config.json.
+//! What OCI runtimes hand over and read: a hook's state JSON, the bundle's config.json, and the
+//! container's id in the name of a control group.
 
 pub mod caller;
 pub mod capabilities;
 mod config;
 mod document;
 mod hooks;
+mod process;
 mod seccomp;
 pub mod spec;
 mod state;
@@ -13,6 +15,7 @@ pub mod user;
 pub use crate::oci::config::{BundleConfig, ConfigError, PodRole};
 pub use crate::oci::document::{ConfigDocument, DocumentError};
 pub use crate::oci::hooks::{has_mcrun_hook, hook_entries};
+pub use crate::oci::process::container_id_of;
 pub use crate::oci::state::{ContainerId, ContainerState, MAX_STATE, StateError};
 
 /// The annotation that asks for attachments.

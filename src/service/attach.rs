@@ -39,6 +39,7 @@ pub fn attach(request: AttachRequest, store: &Store) -> Result<(), AttachError> 
     let interfaces = within_limits(&request.attachments, 0, &admin)?;
     let launch = proxies::spawn(&interfaces)?;
     let shared = request.namespace.may_be_shared();
+    let in_pod = request.namespace.is_pods();
     let mut container = OpenContainer::open(request, store)?;
     if shared && let Some(other) = container.other_attached()? {
         return Err(AttachError::AttachedNetwork(other));
@@ -48,16 +49,27 @@ pub fn attach(request: AttachRequest, store: &Store) -> Result<(), AttachError> 
     // A record that cannot be read is of no use to anybody: it is replaced.
     if let Ok(Some(record)) = dir.read() {
         container.refuse_another(&record)?;
-        let same = record.container().is_same(&container.recorded)
-            && record.attached().filter(|attached| !attached.is_unfinished()).is_some_and(
-                |attached| {
-                    let recorded = attached.interfaces.iter().map(|i| &i.attachment);
-                    recorded.eq(interfaces.iter().map(|i| &i.attachment))
-                        && is_intact(attached, &mut container.socket)
-                },
-            );
-        if same {
-            return Ok(());
+        let complete = record
+            .attached()
+            .filter(|attached| attached.container.is_same(&container.recorded))
+            .filter(|attached| !attached.is_unfinished())
+            // The other containers of a pod go on with their links without a proxy.
+            .filter(|attached| in_pod || attached.proxy.is_none_or(ProcessRef::is_alive));
+        if let Some(attached) = complete
+            && has_its_links(attached, &mut container.socket)
+        {
+            let has = |wanted: &PlannedInterface| {
+                attached.interfaces.iter().any(|i| i.attachment == wanted.attachment)
+            };
+            let recorded = attached.interfaces.iter().map(|i| &i.attachment);
+            if recorded.eq(interfaces.iter().map(|i| &i.attachment))
+                || (in_pod && interfaces.iter().all(has))
+            {
+                return Ok(());
+            }
+            if in_pod {
+                return Err(AttachError::PodAttached(id));
+            }
         }
         // Left by an earlier container of this id, or by a hook that was killed.
         detach_all(dir, store)?;
@@ -441,13 +453,12 @@ fn seconds_since_1970() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
-/// Whether everything is there as the record says.
-fn is_intact(attached: &Attached, container: &mut RouteSocket) -> bool {
-    attached.proxy.is_none_or(ProcessRef::is_alive)
-        && attached.interfaces.iter().filter(|interface| interface.is_made()).all(|interface| {
-            link(container, &interface.name)
-                .is_ok_and(|found| found.is_some_and(|found| Some(found.index) == interface.index))
-        })
+/// Whether the links are there as the record says.
+fn has_its_links(attached: &Attached, container: &mut RouteSocket) -> bool {
+    attached.interfaces.iter().filter(|interface| interface.is_made()).all(|interface| {
+        link(container, &interface.name)
+            .is_ok_and(|found| found.is_some_and(|found| Some(found.index) == interface.index))
+    })
 }
 
 /// The capabilities without which an attachment fails halfway. They are checked at the start, so
@@ -461,9 +472,13 @@ fn check_privileges() -> Result<(), AttachError> {
         (Capability::CAP_SETGID, "CAP_SETGID"),
     ];
     let have = caps::read(None, CapSet::Effective).unwrap_or_default();
-    match NEEDED.iter().find(|(capability, _)| !have.contains(capability)) {
-        Some((_, name)) => Err(AttachError::Privilege(name)),
-        None => Ok(()),
+    if let Some((_, name)) = NEEDED.iter().find(|(capability, _)| !have.contains(capability)) {
+        return Err(AttachError::Privilege(name));
+    }
+    // Root of a user namespace has all capabilities, and none over the host's network.
+    match NetNs::current()?.is_of_this_user_namespace()? {
+        true => Ok(()),
+        false => Err(AttachError::Rootless),
     }
 }
 

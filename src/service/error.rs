@@ -42,6 +42,11 @@ pub enum AttachError {
         "the container shares the network namespace of container {0}, which is attached: an attachment needs one of its own"
     )]
     AttachedNetwork(ContainerId),
+    /// Another container of the pod has asked for something else.
+    #[error(
+        "the pod of container {0} is attached to something else: all of its containers share that, so ask for the same, or use mcrun attach {0} for more"
+    )]
+    PodAttached(ContainerId),
     /// Another container that is alive is attached under this id.
     #[error(
         "a container {0} with another process or network namespace is attached; mcrun detach {0} detaches that one"
@@ -76,6 +81,11 @@ pub enum AttachError {
     /// Missing privileges.
     #[error("{0} is missing: attaching a container takes root")]
     Privilege(&'static str),
+    /// The caller is root of a user namespace.
+    #[error(
+        "a rootless engine cannot attach a container: root is needed in the host's user namespace; start the container without attachments, then as root: mcrun attach CONTAINER --mcast ..."
+    )]
+    Rootless,
     /// The namespace of the container.
     #[error("cannot reach the container's network namespace: {0}")]
     Namespace(#[from] io::Error),

@@ -36,6 +36,8 @@ pub struct AttachRequest {
 pub enum NetworkNamespace {
     /// That of a process.
     OfProcess(i32),
+    /// That of a process, for all containers of a pod.
+    OfPod(i32),
     /// Mounted at a path. Other containers may use it too.
     Path(PathBuf),
     /// A descriptor of its file. Other containers may use it too.
@@ -66,6 +68,22 @@ impl AttachRequest {
 }
 
 impl AttachRequest {
+    /// A pod, by the container that holds its network namespace and the process of that container.
+    /// Each of the pod's containers may ask for the same attachments; they are made once, and last
+    /// as long as the process.
+    ///
+    /// # Errors
+    /// [`AttachError::Ended`] if there is no such process.
+    pub fn of_pod(
+        id: ContainerId,
+        pid: i32,
+        attachments: Vec<Attachment>,
+    ) -> Result<Self, AttachError> {
+        let mut request = AttachRequest::of_process(id.clone(), id.to_string(), pid, attachments)?;
+        request.namespace = NetworkNamespace::OfPod(pid);
+        Ok(request)
+    }
+
     /// A container that is known by the path of its network namespace only, such as
     /// `/run/netns/NAME`. The attachment lasts until the file is removed. The container's id is the
     /// name of the file.
@@ -101,7 +119,7 @@ impl NetworkNamespace {
     /// That of open(2), and `EINVAL` if it is no network namespace.
     pub(super) fn open(&self) -> io::Result<NetNs> {
         match self {
-            NetworkNamespace::OfProcess(pid) => NetNs::of_pid(*pid),
+            NetworkNamespace::OfProcess(pid) | NetworkNamespace::OfPod(pid) => NetNs::of_pid(*pid),
             NetworkNamespace::Path(path) => NetNs::open(path),
             NetworkNamespace::Descriptor(descriptor) => descriptor.try_clone()?.try_into(),
         }
@@ -117,7 +135,12 @@ impl NetworkNamespace {
 
     /// Whether another container may be attached in it.
     pub(super) fn may_be_shared(&self) -> bool {
-        !matches!(self, NetworkNamespace::OfProcess(_))
+        matches!(self, NetworkNamespace::Path(_) | NetworkNamespace::Descriptor(_))
+    }
+
+    /// Whether several containers may ask for the same attachments in it.
+    pub(super) fn is_pods(&self) -> bool {
+        matches!(self, NetworkNamespace::OfPod(_))
     }
 
     /// Where it is mounted, if the adapter said so.

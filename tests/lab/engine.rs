@@ -115,8 +115,12 @@ impl<'l> Engine<'l> {
 
     /// A running container, as the engine describes it.
     pub fn container(&self, name: &str) -> Container {
-        let name = self.lab.name(name);
-        let (id, pid) = self.inspect(&name, "{{.Id}} {{.State.Pid}}").split_once(' ').map_or_else(
+        self.container_of_any_name(&self.lab.name(name))
+    }
+
+    /// A container whose name or id the engine chose.
+    pub fn container_of_any_name(&self, name: &str) -> Container {
+        let (id, pid) = self.inspect(name, "{{.Id}} {{.State.Pid}}").split_once(' ').map_or_else(
             || panic!("{name} is not there"),
             |(id, pid)| (id.to_owned(), pid.parse().expect("a pid")),
         );
@@ -131,7 +135,7 @@ impl<'l> Engine<'l> {
             exec: commands(&["exec", &id]),
             delete: commands(&["rm", "--force", &id]),
         };
-        Container::of_engine(&name, &id, pid, engine)
+        Container::of_engine(name, &id, pid, engine)
     }
 
     /// `inspect --format`.
