@@ -28,3 +28,14 @@ pub(super) fn find(pid: i32) -> Option<RunningContainer> {
         bundle: None::<PathBuf>,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_that_is_not_there_is_none() {
+        assert_eq!(find(i32::MAX), None);
+        assert_eq!(find(-1), None);
+    }
+}

@@ -37,7 +37,6 @@ mod tests {
 
     #[test]
     fn a_process_that_is_not_there_is_none() {
-        assert_eq!(find(i32::MAX), None);
-        assert_eq!(find(-1), None);
+        assert_eq!(container_id_of(i32::MAX), None);
     }
 }
