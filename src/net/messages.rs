@@ -248,24 +248,6 @@ pub fn new_route(
     RouteNetlinkMessage::NewRoute(message)
 }
 
-/// Asks which route packets to an address take.
-pub fn get_route(destination: Ipv4Addr) -> RouteNetlinkMessage {
-    let mut message = RouteMessage::default();
-    message.header.address_family = AddressFamily::Inet;
-    message.header.destination_prefix_length = 32;
-    message.attributes.push(RouteAttribute::Destination(IpAddr::from(destination).into()));
-    RouteNetlinkMessage::GetRoute(message)
-}
-
-/// Index of the interface of a route.
-pub fn read_route(message: RouteNetlinkMessage) -> Option<u32> {
-    let RouteNetlinkMessage::NewRoute(message) = message else { return None };
-    message.attributes.into_iter().find_map(|attribute| match attribute {
-        RouteAttribute::Oif(index) => Some(index),
-        _ => None,
-    })
-}
-
 /// 224.0.0.0/4, so that a join on INADDR_ANY picks the interface (`ip_mc_find_dev` in
 /// net/ipv4/igmp.c asks the routing table).
 pub fn all_multicast() -> IpNet {

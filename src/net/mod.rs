@@ -10,4 +10,5 @@ pub mod netlink;
 pub mod netns;
 pub(crate) mod nfnetlink;
 pub(crate) mod raw_socket;
+pub(crate) mod route_query;
 pub mod sysctl;

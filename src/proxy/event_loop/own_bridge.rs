@@ -3,9 +3,7 @@
 
 use std::time::Instant;
 
-use crate::net::bridge_port::bridge_of;
-use crate::net::messages::{get_link_at, read_link};
-use crate::net::netlink::RouteSocket;
+use crate::net::route_query::RouteQuery;
 use crate::proxy::event_loop::EventLoop;
 use crate::proxy::process::log::Log;
 
@@ -13,8 +11,7 @@ impl EventLoop {
     /// Looks at interfaces that have come or come up: one that is on the upstream bridge itself has
     /// its packets relayed in one direction only.
     pub(super) fn check_own_bridges(&mut self, now: Instant, log: &mut Log) {
-        let (Some(host), Some(container)) = (&mut self.upstreams.links, &mut self.container.routes)
-        else {
+        let (Some(host), Some(container)) = (&self.upstreams.links, &self.container.routes) else {
             return;
         };
         for interface in &mut self.interfaces {
@@ -34,7 +31,9 @@ impl EventLoop {
     }
 }
 
-/// Index of the host's bridge that a container's interface is on.
-fn bridge(container: &mut RouteSocket, host: &mut RouteSocket, index: u32) -> Option<u32> {
-    bridge_of(&read_link(container.get(get_link_at(index)).ok()?)?, host)
+/// Index of the host's bridge that a container's interface is on, as
+/// [`bridge_of`](crate::net::bridge_port::bridge_of) has it for the hook.
+fn bridge(container: &RouteQuery, host: &RouteQuery, index: u32) -> Option<u32> {
+    let other_end = host.link(container.link(index).ok()?.parent?).ok()?;
+    other_end.port_of.filter(|_| other_end.is_veth)
 }

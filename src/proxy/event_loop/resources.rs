@@ -4,9 +4,9 @@ use std::os::unix::net::UnixListener;
 
 use crate::net::arp_announcement::Announcer;
 use crate::net::link_monitor::LinkMonitor;
-use crate::net::netlink::RouteSocket;
 use crate::net::netns::NetNs;
 use crate::net::nfnetlink::NfSocket;
+use crate::net::route_query::RouteQuery;
 use crate::notice::Notice;
 use crate::proxy::config::InterfaceTask;
 use crate::proxy::container::end_watch::EndWatch;
@@ -61,7 +61,7 @@ pub(crate) struct Container {
     pub(crate) namespace: NetNs,
     pub(crate) link_monitor: LinkMonitor,
     /// Asks for the container's routes; `None`: nothing is relayed.
-    pub(crate) routes: Option<RouteSocket>,
+    pub(crate) routes: Option<RouteQuery>,
     pub(crate) membership_files: MembershipFiles,
     pub(crate) rtnl_barrier: RtnlBarrier,
     /// `None`: no interface has a receive filter, or the kernel has no packet sockets.

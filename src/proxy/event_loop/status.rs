@@ -6,7 +6,6 @@ use std::time::Instant;
 
 use crate::igmp::router::{GroupView, Status};
 use crate::multicast::{Address, FilterMode, SourceFilter};
-use crate::net::messages::{get_route, read_route};
 use crate::notice::Notice;
 use crate::proxy::container::membership_files::KernelMembership;
 use crate::proxy::control::status::{
@@ -62,15 +61,15 @@ impl EventLoop {
     /// A notice when the first interface is relayed to, and joins that name no interface go by
     /// another or fail. mcrun gives the first interface the route, if it exists when the container
     /// starts.
-    fn route_notice(&mut self) -> Option<Notice> {
+    fn route_notice(&self) -> Option<Notice> {
         let interface = self.interfaces.first()?;
-        let (task, routes) = (&interface.task, self.container.routes.as_mut()?);
+        let (task, routes) = (&interface.task, self.container.routes.as_ref()?);
         if task.relay.is_none() || interface.up_since.is_none() {
             return None;
         }
-        let by = match routes.get(get_route(ANY_GROUP)) {
-            Ok(route) => read_route(route),
-            Err(error) if error.errno == libc::ENETUNREACH => None,
+        let by = match routes.interface_towards(ANY_GROUP) {
+            Ok(by) => by,
+            Err(error) if error.raw_os_error() == Some(libc::ENETUNREACH) => None,
             Err(_) => return None,
         };
         let interface = task.name.clone();

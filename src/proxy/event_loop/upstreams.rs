@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use crate::igmp::wire::Query;
 use crate::net::link_watch::LinkWatch;
-use crate::net::netlink::RouteSocket;
+use crate::net::route_query::RouteQuery;
 use crate::notice::Notice;
 use crate::primitives::token_bucket::TokenBucket;
 use crate::proxy::event_loop::pause::Pause;
@@ -83,7 +83,7 @@ pub(crate) struct Upstreams {
     pub(crate) list: Vec<Upstream>,
     pub(crate) limits: LimitFiles,
     /// Asks for the host's links; `None`: nothing is relayed.
-    pub(crate) links: Option<RouteSocket>,
+    pub(crate) links: Option<RouteQuery>,
 }
 
 impl Upstreams {

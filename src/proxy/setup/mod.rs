@@ -14,8 +14,8 @@ use crate::attachment::IgmpMode;
 use crate::net::arp_announcement::{Announcer, BoundFrameSocket, FrameSocket};
 use crate::net::link_monitor::LinkMonitor;
 use crate::net::link_watch::LinkWatch;
-use crate::net::netlink::RouteSocket;
 use crate::net::netns::NetNs;
+use crate::net::route_query::RouteQuery;
 use crate::net::sysctl::Sysctls;
 use crate::notice::Notice;
 use crate::proxy::config::{CreatedInterface, InterfaceTask, PARENT_FRAME_SOCKET, ProxyTask};
@@ -79,7 +79,7 @@ struct InNamespace {
     interception: Option<Interception>,
     interfaces: Vec<InterfaceSetup>,
     link_monitor: LinkMonitor,
-    routes: Option<RouteSocket>,
+    routes: Option<RouteQuery>,
     membership_files: MembershipFiles,
     receive_filter_socket: Option<ReceiveFilterSocket>,
     /// The container's side of an [`Announcer`].
@@ -200,7 +200,7 @@ impl Installed {
         };
         let upstreams = setup.query_sockets.into_iter().map(open_upstream);
         let upstreams = upstreams.collect::<Result<Vec<_>, StartError>>()?;
-        let links = (!relayed.is_empty()).then(RouteSocket::open).transpose();
+        let links = (!relayed.is_empty()).then(RouteQuery::open).transpose();
         let links = links.context(|| "cannot open a netlink socket".into())?;
         // The connection to the predecessor comes before this proxy's own socket takes its place. A
         // predecessor that has ended has no relays to take over.
@@ -341,7 +341,7 @@ impl InNamespace {
         let link_monitor = LinkMonitor::open(task.notifications)
             .context(|| "cannot watch the container's interfaces".into())?;
         let relays = task.interfaces.iter().any(|interface| interface.relay.is_some());
-        let routes = relays.then(RouteSocket::open).transpose();
+        let routes = relays.then(RouteQuery::open).transpose();
         let routes = routes.context(|| "cannot open a netlink socket".into())?;
         // A relayed interface is not made by mcrun. If it does not exist yet, a notification will
         // follow.

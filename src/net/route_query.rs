@@ -1,0 +1,191 @@
+//! Questions about one link or one route of a namespace: NETLINK_ROUTE, written and read by hand.
+//!
+//! A proxy asks nothing else. The parser of [`crate::net::netlink`] knows every attribute of every
+//! message. In a proxy that was 0.45 MB of code, a quarter of its memory, and 9 KiB more of pages that
+//! each proxy has of its own.
+
+use std::io;
+use std::net::Ipv4Addr;
+use std::os::fd::AsFd;
+
+use netlink_sys::protocols::NETLINK_ROUTE;
+use netlink_sys::{Socket, SocketAddr};
+
+use crate::net::nfnetlink::{AttributeIter, messages, receive};
+
+const NLMSG_HEADER: usize = 16;
+const NLMSG_ERROR: u16 = libc::NLMSG_ERROR as u16;
+/// Length of `struct ifinfomsg`.
+const IFINFOMSG: usize = 16;
+/// Length of `struct rtmsg`.
+const RTMSG: usize = 12;
+const IFLA_LINK: u16 = 5;
+const IFLA_MASTER: u16 = 10;
+const IFLA_LINKINFO: u16 = 18;
+const IFLA_INFO_KIND: u16 = 1;
+const IFLA_INFO_SLAVE_KIND: u16 = 4;
+/// Longest answer that is read, in bytes. A link without virtual functions, which the kernel does not
+/// show unless asked, takes some 2 KiB.
+const ANSWER: usize = 8192;
+
+/// Where a link is.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct LinkPlace {
+    /// Index of its parent link, or of a veth link's other end.
+    pub(crate) parent: Option<u32>,
+    /// Whether it is one end of a veth link.
+    pub(crate) is_veth: bool,
+    /// Index of the bridge, bond or team whose port it is. A VRF is none of these.
+    pub(crate) port_of: Option<u32>,
+}
+
+/// A socket that asks in one network namespace.
+pub(crate) struct RouteQuery {
+    socket: Socket,
+}
+
+impl RouteQuery {
+    /// Opens a socket in the caller's namespace.
+    ///
+    /// # Errors
+    /// Those of socket(2), bind(2) and connect(2).
+    pub(crate) fn open() -> io::Result<Self> {
+        let mut socket = Socket::new(NETLINK_ROUTE)?;
+        socket.bind_auto()?;
+        socket.connect(&SocketAddr::new(0, 0))?;
+        Ok(RouteQuery { socket })
+    }
+
+    /// Where the link of this index is.
+    ///
+    /// # Errors
+    /// The kernel's, such as `ENODEV`; `ENOMSG` when the answer is not understood.
+    pub(crate) fn link(&self, index: u32) -> io::Result<LinkPlace> {
+        let mut body = [0; IFINFOMSG];
+        body[4..8].copy_from_slice(&index.to_ne_bytes());
+        self.ask(libc::RTM_GETLINK, libc::RTM_NEWLINK, &body, |payload| {
+            Some(link_place(AttributeIter::new(payload.get(IFINFOMSG..)?)))
+        })
+    }
+
+    /// Index of the interface by which packets to this address leave; `None` where the route has none.
+    ///
+    /// # Errors
+    /// The kernel's, such as `ENETUNREACH`; `ENOMSG` when the answer is not understood.
+    pub(crate) fn interface_towards(&self, destination: Ipv4Addr) -> io::Result<Option<u32>> {
+        let mut body = [0; RTMSG + 8];
+        body[..2].copy_from_slice(&[libc::AF_INET as u8, 32]);
+        let attribute = &mut body[RTMSG..];
+        attribute[..2].copy_from_slice(&8u16.to_ne_bytes());
+        attribute[2..4].copy_from_slice(&libc::RTA_DST.to_ne_bytes());
+        attribute[4..].copy_from_slice(&destination.octets());
+        self.ask(libc::RTM_GETROUTE, libc::RTM_NEWROUTE, &body, |payload| {
+            let mut attributes = AttributeIter::new(payload.get(RTMSG..)?);
+            Some(attributes.find(|(kind, _)| *kind == libc::RTA_OIF).and_then(|(_, v)| number(v)))
+        })
+    }
+
+    /// Sends a request, and reads the answer of the kind `answer`. The kernel handles a request before
+    /// sendto(2) returns, so that the answer is there, and nothing is left of it for the next one.
+    fn ask<T>(
+        &self,
+        request: u16,
+        answer: u16,
+        body: &[u8],
+        read: impl Fn(&[u8]) -> Option<T>,
+    ) -> io::Result<T> {
+        let mut bytes = [0; NLMSG_HEADER].to_vec();
+        bytes.extend_from_slice(body);
+        let length = bytes.len() as u32;
+        bytes[..4].copy_from_slice(&length.to_ne_bytes());
+        bytes[4..6].copy_from_slice(&request.to_ne_bytes());
+        bytes[6..8].copy_from_slice(&(libc::NLM_F_REQUEST as u16).to_ne_bytes());
+        self.socket.send(&bytes, 0)?;
+        let mut result = Err(libc::ENOMSG);
+        let mut buffer = [0; ANSWER];
+        while let Some(datagram) = receive(self.socket.as_fd(), &mut buffer)? {
+            for message in messages(datagram) {
+                if message.kind == answer {
+                    result = read(message.payload).ok_or(libc::ENOMSG);
+                } else if message.kind == NLMSG_ERROR {
+                    let code = number(message.payload.get(..4).unwrap_or(&[])).unwrap_or(0);
+                    result = Err(code.cast_signed().wrapping_neg());
+                }
+            }
+        }
+        result.map_err(io::Error::from_raw_os_error)
+    }
+}
+
+fn link_place(attributes: AttributeIter<'_>) -> LinkPlace {
+    let mut place = LinkPlace::default();
+    let mut is_in_vrf = false;
+    for (kind, value) in attributes {
+        match kind {
+            IFLA_LINK => place.parent = number(value),
+            IFLA_MASTER => place.port_of = number(value),
+            IFLA_LINKINFO => {
+                for (kind, value) in AttributeIter::new(value) {
+                    match kind {
+                        IFLA_INFO_KIND => place.is_veth = text(value) == b"veth",
+                        IFLA_INFO_SLAVE_KIND => is_in_vrf = text(value) == b"vrf",
+                        _ => {}
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+    if is_in_vrf {
+        place.port_of = None;
+    }
+    place
+}
+
+fn number(value: &[u8]) -> Option<u32> {
+    value.try_into().ok().map(u32::from_ne_bytes)
+}
+
+/// A string without its final zero.
+fn text(value: &[u8]) -> &[u8] {
+    value.strip_suffix(&[0]).unwrap_or(value)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::net::netns::NetNs;
+
+    #[test]
+    fn a_link_a_missing_link_and_a_missing_route() {
+        let query = NetNs::create().unwrap().run(RouteQuery::open).unwrap().unwrap();
+        let missing = query.link(77).unwrap_err();
+        assert_eq!(missing.raw_os_error(), Some(libc::ENODEV));
+        assert_eq!(query.link(1).unwrap(), LinkPlace::default());
+        let unreachable = query.interface_towards(Ipv4Addr::new(239, 1, 1, 1)).unwrap_err();
+        assert_eq!(unreachable.raw_os_error(), Some(libc::ENETUNREACH));
+    }
+
+    #[test]
+    fn a_port_of_a_bridge_is_one_and_a_member_of_a_vrf_is_none() {
+        let attribute = |kind: u16, value: &[u8]| {
+            let mut bytes = [(4 + value.len() as u16).to_ne_bytes(), kind.to_ne_bytes()].concat();
+            bytes.extend_from_slice(value);
+            bytes.resize(bytes.len().next_multiple_of(4), 0);
+            bytes
+        };
+        let place = |port_kind: &[u8]| {
+            let info =
+                [attribute(IFLA_INFO_KIND, b"veth\0"), attribute(IFLA_INFO_SLAVE_KIND, port_kind)];
+            let link = [
+                attribute(IFLA_LINK, &5u32.to_ne_bytes()),
+                attribute(IFLA_MASTER, &9u32.to_ne_bytes()),
+                attribute(IFLA_LINKINFO, &info.concat()),
+            ];
+            link_place(AttributeIter::new(&link.concat()))
+        };
+        let port_of = |port_of| LinkPlace { parent: Some(5), is_veth: true, port_of };
+        assert_eq!(place(b"bridge\0"), port_of(Some(9)));
+        assert_eq!(place(b"vrf\0"), port_of(None));
+    }
+}
