@@ -9,11 +9,13 @@ use std::io::Read;
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::{Duration, Instant};
 
+use serde::Deserialize;
+
 use crate::igmp::message::Version;
 use crate::igmp::router::LanQuerier;
 use crate::multicast::SourceFilter;
 use crate::proxy::control::protocol::{ControlRequest, StatusPayload, parse_answer};
-use crate::proxy::control::status::{InterfaceStatus, ProxyStatus};
+use crate::proxy::control::status::InterfaceStatus;
 use crate::proxy::event_loop::interface::{Interface, Mode};
 use crate::proxy::process::container_dir::ContainerDir;
 
@@ -22,16 +24,23 @@ const MAX_STATUS: u64 = 4 << 20;
 /// The other proxy answers from memory. One that hangs is not waited for longer.
 const ANSWER_TIMEOUT: Duration = Duration::from_millis(500);
 
+/// What a proxy reads of a [`ProxyStatus`](crate::proxy::control::status::ProxyStatus). To read the
+/// notices too would take 0.12 MB of code.
+#[derive(Debug, Deserialize)]
+pub(crate) struct InheritedStatus {
+    interfaces: Vec<InterfaceStatus>,
+}
+
 /// The status of the proxy that is replaced; `None` if it does not give one.
-pub(crate) fn predecessors_status(container_dir: &ContainerDir) -> Option<ProxyStatus> {
-    let ask = || -> io::Result<ProxyStatus> {
+pub(crate) fn predecessors_status(container_dir: &ContainerDir) -> Option<InheritedStatus> {
+    let ask = || -> io::Result<InheritedStatus> {
         let mut stream = container_dir.connect()?;
         stream.set_read_timeout(Some(ANSWER_TIMEOUT))?;
         stream.set_write_timeout(Some(ANSWER_TIMEOUT))?;
         io::Write::write_all(&mut stream, ControlRequest::Status.to_line().as_bytes())?;
         let mut answer = Vec::new();
         stream.take(MAX_STATUS).read_to_end(&mut answer)?;
-        let payload: StatusPayload<ProxyStatus> =
+        let payload: StatusPayload<InheritedStatus> =
             parse_answer(&answer).map_err(io::Error::other)?;
         Ok(payload.status)
     };
@@ -42,7 +51,7 @@ impl Interface {
     /// The source filters that the container wanted on this interface, by group.
     pub(super) fn inherited_filters(
         &self,
-        status: &ProxyStatus,
+        status: &InheritedStatus,
     ) -> BTreeMap<Ipv4Addr, SourceFilter> {
         let Some(own) = self.find_in(status) else { return BTreeMap::new() };
         let filters = own.groups.iter().filter_map(|membership| {
@@ -53,7 +62,7 @@ impl Interface {
     }
 
     /// Carries on what the other proxy knew of this interface. The groups are known by now.
-    pub(super) fn inherit(&mut self, now: Instant, status: &ProxyStatus) {
+    pub(super) fn inherit(&mut self, now: Instant, status: &InheritedStatus) {
         let Some(own) = self.find_in(status) else { return };
         let ages = own.groups.iter().filter_map(|membership| {
             Some((ipv4(membership.group)?, before(now, membership.age_s)?))
@@ -74,7 +83,7 @@ impl Interface {
 
     /// Carries on what the other proxy has counted of relayed packets. The relay has its groups by
     /// now.
-    pub(super) fn inherit_relayed(&mut self, status: &ProxyStatus) {
+    pub(super) fn inherit_relayed(&mut self, status: &InheritedStatus) {
         let Some(own) = self.find_in(status) else { return };
         if let Mode::Proxied(proxied) = &mut self.mode
             && let (Some(relay), Some(counts)) = (&mut proxied.relay, &own.relay)
@@ -87,7 +96,7 @@ impl Interface {
         }
     }
 
-    fn find_in<'s>(&self, status: &'s ProxyStatus) -> Option<&'s InterfaceStatus> {
+    fn find_in<'s>(&self, status: &'s InheritedStatus) -> Option<&'s InterfaceStatus> {
         status.interfaces.iter().find(|other| other.interface == self.task.name)
     }
 }

@@ -32,11 +32,11 @@ use crate::notice::Notice;
 use crate::primitives::token_bucket::TokenBucket;
 use crate::proxy::container::xdp_guard::XdpGuards;
 use crate::proxy::control::server::ControlServer;
-use crate::proxy::control::status::ProxyStatus;
 use crate::proxy::event_loop::announcing::AddressAnnouncer;
 use crate::proxy::event_loop::event_source::EventSource;
 pub(crate) use crate::proxy::event_loop::handover::Predecessor;
 use crate::proxy::event_loop::holding::Holding;
+use crate::proxy::event_loop::inheritance::InheritedStatus;
 pub(crate) use crate::proxy::event_loop::inheritance::predecessors_status;
 use crate::proxy::event_loop::interface::Interface;
 pub(crate) use crate::proxy::event_loop::interface::{InterfaceSockets, RelaySockets};
@@ -79,7 +79,7 @@ pub(crate) struct Proxy {
     container_dir: ContainerDir,
     log: Log,
     /// What the proxy before this one knew.
-    inherited: Option<ProxyStatus>,
+    inherited: Option<InheritedStatus>,
     event_loop: EventLoop,
 }
 

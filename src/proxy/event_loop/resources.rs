@@ -15,8 +15,8 @@ use crate::proxy::container::membership_files::MembershipFiles;
 use crate::proxy::container::receive_filter::ReceiveFilterSocket;
 use crate::proxy::container::rtnl_barrier::RtnlBarrier;
 use crate::proxy::container::xdp_guard::XdpGuards;
-use crate::proxy::control::status::ProxyStatus;
 use crate::proxy::event_loop::handover::Predecessor;
+use crate::proxy::event_loop::inheritance::InheritedStatus;
 use crate::proxy::event_loop::interface::InterfaceSockets;
 use crate::proxy::event_loop::upstreams::Upstreams;
 use crate::proxy::process::container_dir::ContainerDir;
@@ -38,7 +38,7 @@ pub(crate) struct Resources {
     pub(crate) announcer: Option<Announcer>,
     pub(crate) role: Role,
     /// What the proxy before this one knew.
-    pub(crate) inherited: Option<ProxyStatus>,
+    pub(crate) inherited: Option<InheritedStatus>,
     pub(crate) listener: UnixListener,
     /// What does not work as asked for.
     pub(crate) notices: Vec<Notice>,
