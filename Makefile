@@ -34,9 +34,9 @@ demo_packages := runc
 bench_packages := iproute2 util-linux python3-minimal docker.io busybox-static containernetworking-plugins igmpproxy smcroute gcc libc6-dev
 # All tests that start a proxy run once more with a proxy as on kernels that do not tell of joins. The topics
 # of tests/main.rs that are left out then start none, follow the commands of the documentation, start one
-# that is configured otherwise (demo), kill at random moments (chaos), or run in a virtual machine, whose
-# kernel does not tell of joins anyway (ipvlan).
-once := architecture chaos delivered demo dependencies documentation generated hook_errors install ipvlan options probe run \
+# that is configured otherwise (demo), kill at random moments (chaos), run in a virtual machine, whose
+# kernel does not tell of joins anyway (ipvlan), or want more than reports alone can tell (haste::bursts).
+once := architecture chaos delivered demo dependencies documentation generated haste::bursts hook_errors install ipvlan options probe run \
     run_exec run_lifetime run_terminal setup static_binaries
 # Tests that run beside each other: they wait most of the time.
 TEST_THREADS ?= 4

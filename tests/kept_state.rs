@@ -70,6 +70,7 @@ fn container(lab: &Lab) -> (Container, [Udp; 2]) {
 
 /// Asserts that a change of the proxy changes nothing of what is shown.
 fn assert_kept(lab: &Lab, container: &Container, change: impl FnOnce()) {
+    let _lists = lab.show_all_lists();
     let proxy = lab.proxy_pid(container);
     let (groups, heard) = (lab.groups(container), querier(lab, container));
     let relayed_queries = queries(lab, container);
@@ -100,7 +101,8 @@ fn assert_kept(lab: &Lab, container: &Container, change: impl FnOnce()) {
     assert!(queries(lab, container) >= relayed_queries);
     // The channel was never asked for from any source.
     let filters = lab.host_filters();
-    let sources: Vec<_> = filters[&CHANNEL].iter().collect();
+    let list = filters.get(&CHANNEL).unwrap_or_else(|| panic!("{filters:?}"));
+    let sources: Vec<_> = list.iter().collect();
     assert!(matches!(&sources[..], [(source, (1.., 0))] if **source == SOURCES[0]), "{sources:?}");
 }
 
