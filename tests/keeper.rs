@@ -6,7 +6,7 @@ use std::net::Ipv4Addr;
 use std::os::unix::fs::MetadataExt;
 
 use crate::lab::{
-    Background, Container, Lab, PATIENCE, Udp, alive, assert_nearly_whole_while, kill, wait_until,
+    Background, Lab, PATIENCE, Udp, alive, assert_nearly_whole_while, kill, wait_until,
 };
 
 const GROUP: Ipv4Addr = Ipv4Addr::new(239, 8, 1, 1);
@@ -14,7 +14,7 @@ const DENIED: Ipv4Addr = Ipv4Addr::new(239, 8, 2, 1);
 const PORT: u16 = 6000;
 /// Packets that a relay may have in its hands when it is killed: received, and not injected yet. At
 /// the stream's 1000 a second that is seldom one.
-const IN_HAND: u32 = 4;
+const IN_HAND: u32 = 2;
 
 fn kills() -> u32 {
     std::env::var("KEEPER_KILLS").map_or(3, |text| text.parse().expect("a number of kills"))
@@ -22,14 +22,6 @@ fn kills() -> u32 {
 
 fn keeper(lab: &Lab) -> Background {
     Background::start(&mut lab.mcrun(["keep", "--watchdog", "300ms", "--stable-after", "50ms"]))
-}
-
-/// The container's proxy, once a keeper holds for it.
-fn held(lab: &Lab, container: &Container) -> i32 {
-    wait_until("the keeper holds", PATIENCE, || {
-        let proxy = lab.ps(container)?["proxy"].clone();
-        (proxy["held"] == true).then(|| proxy["pid"].as_i64().expect("a pid") as i32)
-    })
 }
 
 /// A numbered stream, and a denied one beside it, reach each socket as they should until `changes`
@@ -44,9 +36,7 @@ fn assert_at_most_is_lost_during(lab: &Lab, sockets: &[&Udp], lost: u32, changes
     let capture = lab.capture();
     let denied = |sender: &Udp| sender.send(b"denied", (DENIED, PORT));
     assert_nearly_whole_while(lab, sockets, (GROUP, PORT), denied, lost, changes);
-    let seen = capture.finish();
-    assert_eq!(seen.iter().find(|frame| frame.is_leave()), None);
-    assert_eq!(seen.iter().find(|frame| frame.mac != lab.host_mac()), None);
+    lab.assert_nothing_was_left(&capture.finish());
 }
 
 /// Kills the proxies of containers that receive a stream, and lets the keeper replace them.
@@ -87,16 +77,16 @@ fn proxies_are_killed(version: u8, driver: &str, containers: u8) {
     lab.wait_forwarded(GROUP);
     lab.wait_forwarded(DENIED);
     for container in &containers {
-        held(&lab, container);
+        lab.wait_held(container);
     }
     let lost = if driver == "relay" { IN_HAND * kills() } else { 0 };
     assert_at_most_is_lost_during(&lab, &sockets.iter().collect::<Vec<_>>(), lost, || {
         for _ in 0..kills() {
             for container in &containers {
-                let proxy = held(&lab, container);
+                let proxy = lab.wait_held(container);
                 kill(proxy);
                 wait_until("a successor is held", PATIENCE, || {
-                    (held(&lab, container) != proxy).then_some(())
+                    (lab.wait_held(container) != proxy).then_some(())
                 });
             }
         }
@@ -157,7 +147,7 @@ fn a_killed_keeper_costs_nothing_and_the_next_one_holds() {
     socket.join(GROUP);
     lab.wait_joined(&container, GROUP);
     lab.wait_forwarded(GROUP);
-    let mut proxy = held(&lab, &container);
+    let mut proxy = lab.wait_held(&container);
     assert_nothing_is_lost_during(&lab, &[&socket], || {
         for _ in 0..kills() {
             let mut killed = keepers.pop().expect("a keeper");
@@ -167,13 +157,13 @@ fn a_killed_keeper_costs_nothing_and_the_next_one_holds() {
                 (lab.ps(&container)?["proxy"]["held"] == false).then_some(())
             });
             keepers.push(keeper(&lab));
-            assert_eq!(held(&lab, &container), proxy);
+            assert_eq!(lab.wait_held(&container), proxy);
             // What the next keeper holds is enough.
             kill(proxy);
             wait_until("a successor is held", PATIENCE, || {
-                (held(&lab, &container) != proxy).then_some(())
+                (lab.wait_held(&container) != proxy).then_some(())
             });
-            proxy = held(&lab, &container);
+            proxy = lab.wait_held(&container);
         }
     });
 }
@@ -187,25 +177,25 @@ fn a_hung_proxy_and_a_killed_keeper_cost_nothing() {
     socket.join(GROUP);
     lab.wait_joined(&container, GROUP);
     lab.wait_forwarded(GROUP);
-    let proxy = held(&lab, &container);
+    let proxy = lab.wait_held(&container);
     let mut _second = None;
     assert_nothing_is_lost_during(&lab, &[&socket], || {
         // SAFETY: a system call; the process is the lab's.
         unsafe { libc::kill(proxy, libc::SIGSTOP) };
         wait_until("the hung proxy is replaced", PATIENCE, || {
-            (!alive(proxy) && held(&lab, &container) != proxy).then_some(())
+            (!alive(proxy) && lab.wait_held(&container) != proxy).then_some(())
         });
-        let successor = held(&lab, &container);
+        let successor = lab.wait_held(&container);
         first.signal(libc::SIGKILL);
         first.wait(PATIENCE);
         wait_until("the proxy knows that nobody holds", PATIENCE, || {
             (lab.ps(&container)?["proxy"]["held"] == false).then_some(())
         });
         _second = Some(keeper(&lab));
-        assert_eq!(held(&lab, &container), successor);
+        assert_eq!(lab.wait_held(&container), successor);
         kill(successor);
         wait_until("a successor is held", PATIENCE, || {
-            (held(&lab, &container) != successor).then_some(())
+            (lab.wait_held(&container) != successor).then_some(())
         });
     });
 }
@@ -220,7 +210,7 @@ fn a_container_that_ends_while_its_proxy_is_dead_leaves_nothing() {
     socket.join(GROUP);
     lab.wait_joined(&container, GROUP);
     for _ in 0..6 {
-        kill(held(&lab, &container));
+        kill(lab.wait_held(&container));
     }
     drop(socket);
     lab.delete(&container);
@@ -236,12 +226,12 @@ fn the_keeper_follows_a_change_of_the_range_of_users() {
     let container = lab.start("c", "10.99.0.11");
     let user = |pid: i32| std::fs::metadata(format!("/proc/{pid}")).expect("it runs").uid();
     for number in 0..2 {
-        let proxy = held(&lab, &container);
+        let proxy = lab.wait_held(&container);
         let first = 1_800_000_000 + std::process::id() % 100_000 * 100 + number * 10;
         lab.configure(&format!("[proxy]\nuids = \"{first}-{}\"\n", first + 9));
         kill(proxy);
         let successor = wait_until("a successor is held", PATIENCE, || {
-            Some(held(&lab, &container)).filter(|successor| *successor != proxy)
+            Some(lab.wait_held(&container)).filter(|successor| *successor != proxy)
         });
         assert!((first..first + 10).contains(&user(successor)), "{}", user(successor));
     }

@@ -138,14 +138,6 @@ fn receive(socket: &UnixDatagram, stored: &Descriptors) -> bool {
     true
 }
 
-/// The container's proxy, once a keeper holds for it.
-fn held(lab: &Lab, container: &Container) -> i32 {
-    wait_until("the keeper holds", PATIENCE, || {
-        let proxy = lab.ps(container)?["proxy"].clone();
-        (proxy["held"] == true).then(|| proxy["pid"].as_i64().expect("a pid") as i32)
-    })
-}
-
 #[test]
 fn a_keeper_and_a_proxy_that_are_killed_at_once_cost_nothing() {
     for version in [2, 3] {
@@ -157,7 +149,7 @@ fn a_keeper_and_a_proxy_that_are_killed_at_once_cost_nothing() {
         socket.join(GROUP);
         lab.wait_joined(&container, GROUP);
         lab.wait_forwarded(GROUP);
-        let mut proxy = held(&lab, &container);
+        let mut proxy = lab.wait_held(&container);
         manager.wait_for(&container, proxy);
         let age = |lab: &Lab| lab.groups(&container)[0]["age_s"].as_u64();
         wait_until("the group is old", PATIENCE, || (age(&lab) >= Some(2)).then_some(()));
@@ -177,7 +169,7 @@ fn a_keeper_and_a_proxy_that_are_killed_at_once_cost_nothing() {
                     wait_until("the proxy is dead", PATIENCE, || (!alive(proxy)).then_some(()));
                     keeper = manager.keeper(&lab);
                     let before = proxy;
-                    proxy = held(&lab, &container);
+                    proxy = lab.wait_held(&container);
                     assert_ne!(proxy, before);
                     manager.wait_for(&container, proxy);
                 }
@@ -185,9 +177,7 @@ fn a_keeper_and_a_proxy_that_are_killed_at_once_cost_nothing() {
                 assert!(age(&lab) >= Some(2), "{:?}", age(&lab));
             },
         );
-        let seen = capture.finish();
-        assert_eq!(seen.iter().find(|frame| frame.is_leave()), None);
-        assert_eq!(seen.iter().find(|frame| frame.mac != lab.host_mac()), None);
+        lab.assert_nothing_was_left(&capture.finish());
         // Nothing outlives the container.
         drop(socket);
         lab.delete(&container);
@@ -207,7 +197,7 @@ fn what_is_stored_of_a_container_that_has_ended_is_let_go() {
     let socket = container.socket_on("mc0", PORT);
     socket.join(GROUP);
     lab.wait_joined(&container, GROUP);
-    manager.wait_for(&container, held(&lab, &container));
+    manager.wait_for(&container, lab.wait_held(&container));
     keeper.signal(libc::SIGKILL);
     keeper.wait(PATIENCE);
     drop(socket);

@@ -122,9 +122,7 @@ fn a_keeper_keeps_ages_counters_the_querier_and_source_lists_of_a_killed_proxy()
     let options = ["keep", "--watchdog", "300ms", "--stable-after", "50ms"];
     let _keeper = Background::start(&mut lab.mcrun(options));
     let (container, _sockets) = container(&lab);
-    wait_until("the keeper holds", PATIENCE, || {
-        (lab.ps(&container)?["proxy"]["held"] == true).then_some(())
-    });
+    lab.wait_held(&container);
     // What the keeper knows is as old as the last answer to its question.
     std::thread::sleep(Duration::from_millis(700));
     assert_kept(&lab, &container, || kill(lab.proxy_pid(&container)));

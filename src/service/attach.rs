@@ -196,10 +196,11 @@ struct OpenContainer<'s> {
 
 impl<'s> OpenContainer<'s> {
     fn open(request: AttachRequest, store: &'s Store) -> Result<Self, AttachError> {
-        check_privileges()?;
+        let host = NetNs::current()?;
+        check_privileges(&host)?;
         let namespace = request.namespace.open()?;
         let id = namespace.id()?;
-        if id == NetNs::current()?.id()? {
+        if id == host.id()? {
             return Err(AttachError::HostNetwork);
         }
         let socket = RouteSocket::open_in(&namespace)?;
@@ -463,7 +464,7 @@ fn has_its_links(attached: &Attached, container: &mut RouteSocket) -> bool {
 
 /// The capabilities without which an attachment fails halfway. They are checked at the start, so
 /// that the missing one is named.
-fn check_privileges() -> Result<(), AttachError> {
+fn check_privileges(host: &NetNs) -> Result<(), AttachError> {
     const NEEDED: [(Capability, &str); 5] = [
         (Capability::CAP_NET_ADMIN, "CAP_NET_ADMIN"),
         (Capability::CAP_SYS_ADMIN, "CAP_SYS_ADMIN"),
@@ -476,7 +477,7 @@ fn check_privileges() -> Result<(), AttachError> {
         return Err(AttachError::Privilege(name));
     }
     // Root of a user namespace has all capabilities, and none over the host's network.
-    match NetNs::current()?.is_of_this_user_namespace()? {
+    match host.is_of_this_user_namespace()? {
         true => Ok(()),
         false => Err(AttachError::Rootless),
     }

@@ -230,6 +230,14 @@ impl Lab {
         answer.as_array()?.iter().find(|entry| entry["container"] == container.id).cloned()
     }
 
+    /// The container's proxy, once a keeper holds for it.
+    pub fn wait_held(&self, container: &Container) -> i32 {
+        wait_until("the keeper holds", PATIENCE, || {
+            let proxy = self.ps(container)?["proxy"].clone();
+            (proxy["held"] == true).then(|| proxy["pid"].as_i64().expect("a pid") as i32)
+        })
+    }
+
     /// The process id of a container's proxy.
     pub fn proxy_pid(&self, container: &Container) -> i32 {
         let entry = self.ps(container).expect("mcrun ps knows the container");

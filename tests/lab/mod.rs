@@ -377,6 +377,12 @@ impl Lab {
         }
     }
 
+    /// Asserts that the port has seen no leave, and no IGMP of another MAC address than the host's.
+    pub fn assert_nothing_was_left(&self, seen: &[IgmpFrame]) {
+        assert_eq!(seen.iter().find(|frame| frame.is_leave()), None);
+        assert_eq!(seen.iter().find(|frame| frame.mac != self.host_mac), None);
+    }
+
     /// Takes what is on the host now for what belongs there.
     pub fn settled(mut self) -> Lab {
         self.settle();
