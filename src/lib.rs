@@ -38,4 +38,5 @@ pub mod service;
 pub mod setup;
 pub mod standalone;
 pub mod state;
+pub mod survey;
 pub mod sys;

@@ -261,6 +261,33 @@ pub enum Notice {
         /// Error of unlink(2) or flock(2).
         error: String,
     },
+    /// An address of an attachment is in no subnet of the parent.
+    AddressOutsideSubnet {
+        /// Interface in the container.
+        interface: String,
+        /// Its parent.
+        parent: String,
+        /// The address, with its prefix length.
+        address: String,
+        /// A subnet of the parent.
+        subnet: String,
+    },
+    /// The parent is a bridge that leads to no LAN.
+    ParentWithoutLan {
+        /// Interface in the container.
+        interface: String,
+        /// The bridge.
+        parent: String,
+    },
+    /// A rule without a prefix length names an address that looks like a range.
+    RuleForOneAddress {
+        /// Interface in the container.
+        interface: String,
+        /// The rule: `allow=239.1.0.0`.
+        rule: String,
+        /// The range that may be meant: `239.1.0.0/16`.
+        range: String,
+    },
     /// A notice of a proxy of another version.
     #[serde(skip)]
     Unknown {
@@ -315,6 +342,9 @@ impl Notice {
             Notice::ContainerEnded {} => "container-ended",
             Notice::EventLoopFailed { .. } => "event-loop-failed",
             Notice::StateNotRemoved { .. } => "state-not-removed",
+            Notice::AddressOutsideSubnet { .. } => "address-outside-subnet",
+            Notice::ParentWithoutLan { .. } => "parent-without-lan",
+            Notice::RuleForOneAddress { .. } => "rule-for-one-address",
             Notice::Unknown { code, .. } => code,
         }
     }
@@ -348,6 +378,9 @@ impl Notice {
             | Notice::FramesNotIntercepted { .. }
             | Notice::LogLinesSuppressed { .. }
             | Notice::KeeperGone {}
+            | Notice::AddressOutsideSubnet { .. }
+            | Notice::ParentWithoutLan { .. }
+            | Notice::RuleForOneAddress { .. }
             | Notice::StateNotRemoved { .. } => Severity::Warning,
             Notice::AnySourceJoin { .. }
             | Notice::UpstreamBack { .. }
@@ -514,6 +547,20 @@ impl fmt::Display for Notice {
             Notice::StateNotRemoved { error } => write!(
                 f,
                 "cannot remove the container's state directory: {error}; `mcrun gc` removes it"
+            ),
+            Notice::AddressOutsideSubnet { interface, parent, address, subnet } => write!(
+                f,
+                "{interface}: ip={address} is outside of {subnet}, the subnet of {parent}: hosts \
+                 there do not answer it without a route"
+            ),
+            Notice::ParentWithoutLan { interface, parent } => write!(
+                f,
+                "{interface}: parent={parent} is a bridge that leads to no LAN, such as a container \
+                 engine's; name the interface that is on the LAN"
+            ),
+            Notice::RuleForOneAddress { interface, rule, range } => write!(
+                f,
+                "{interface}: {rule} covers this one address; write {range} if the range is meant"
             ),
             Notice::Unknown { text, .. } => f.write_str(text),
         }

@@ -38,6 +38,7 @@ mod late_interfaces;
 mod lifecycle;
 mod machine;
 mod namespace_path;
+mod operate;
 mod options;
 mod peers;
 mod policy;

@@ -10,6 +10,7 @@ use crate::cli::output::print;
 use crate::lookup;
 use crate::service::{AttachError, AttachRequest, attach_more};
 use crate::state::Store;
+use crate::survey;
 
 /// Arguments of `mcrun attach`.
 #[derive(Debug, Args)]
@@ -24,6 +25,7 @@ pub struct AttachArgs {
 
 pub(super) fn run(args: AttachArgs) -> anyhow::Result<ExitCode> {
     let attachments = parse_each(args.mcast.iter().map(String::as_str)).context("--mcast")?;
+    survey::warn(&attachments);
     let store = Store::from_env();
     let request = request(&args.container, attachments, &store)?;
     let names = match attach_more(request, &store) {

@@ -1,5 +1,6 @@
 //! The attached containers as people and programs are shown them: records and proxies put together.
 
+use std::collections::BTreeMap;
 use std::process::ExitCode;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -9,7 +10,7 @@ use crate::attachment::IgmpMode;
 use crate::cli::output::age;
 use crate::lookup;
 use crate::lookup::{LookupError, Names, engine_name};
-use crate::notice::Notice;
+use crate::notice::{Notice, Severity};
 use crate::oci::ContainerId;
 use crate::primitives::MacAddr;
 use crate::proxy::{
@@ -18,6 +19,7 @@ use crate::proxy::{
 use crate::standalone;
 use crate::standalone::ContainerRecord;
 use crate::state::{Attached, AttachedInterface, AttachmentRecord, StateDirError, Store};
+use crate::survey::{HostLinks, advice};
 
 /// A container that runs, and what its proxy says.
 #[derive(Debug)]
@@ -26,6 +28,8 @@ pub(super) struct Container {
     pub(super) record: Attached,
     /// The proxy's answer; none when it has none, is dead, or does not answer.
     pub(super) status: Option<ProxyStatus>,
+    /// What is odd of its attachments.
+    pub(super) advice: Vec<Notice>,
 }
 
 /// A container whose record cannot be read.
@@ -61,8 +65,66 @@ pub(super) fn all(store: &Store) -> anyhow::Result<(Vec<Container>, Vec<Unreadab
     let dirs: Vec<_> = records.iter().map(|r| store.container_dir(&r.container.id)).collect();
     let answers = query_all(&dirs);
     let pairs = records.into_iter().zip(answers);
-    let all = pairs.map(|(record, answer)| Container { record, status: answer.ok() }).collect();
+    let mut all: Vec<_> =
+        pairs.map(|(record, answer)| Container::new(record, answer.ok())).collect();
+    // Without the host's links nothing is odd.
+    if let Ok(links) = HostLinks::read() {
+        for container in &mut all {
+            let interfaces = &container.record.interfaces;
+            let each = interfaces.iter().flat_map(|i| advice(&i.name, &i.attachment, &links));
+            container.advice = each.collect();
+        }
+    }
+    share_queriers(&mut all);
     Ok((all, unreadable))
+}
+
+/// A proxy that has started after the last general query has not heard the querier that others on
+/// the same LAN have: what they know is shown for it too.
+fn share_queriers(containers: &mut [Container]) {
+    let mut heard: BTreeMap<String, QuerierStatus> = BTreeMap::new();
+    for container in containers.iter() {
+        for interface in &container.record.interfaces {
+            let Some(entry) = container.listening(&interface.name) else { continue };
+            let Some(querier) = &entry.querier else { continue };
+            let upstream = interface.attachment.upstream().to_string();
+            let known = heard.entry(upstream).or_insert_with(|| querier.clone());
+            // One without an address is none that was elected.
+            let rank = |q: &QuerierStatus| (q.address.is_unspecified(), q.last_query_s);
+            if rank(querier) < rank(known) {
+                known.clone_from(querier);
+            }
+        }
+    }
+    for Container { record, status, .. } in containers {
+        let Some(status) = status.as_mut().filter(|s| s.state != ProxyState::Degraded) else {
+            continue;
+        };
+        for entry in &mut status.interfaces {
+            let interface = record.interfaces.iter().find(|i| i.name == entry.interface);
+            let attachment = interface.map(|i| &i.attachment);
+            let Some(attachment) = attachment.filter(|a| a.igmp == IgmpMode::Proxy) else {
+                continue;
+            };
+            // One that has listened for longer than a querier may be silent knows better.
+            let listens = entry.listening_s.is_some_and(|seconds| seconds < QUERIER_SILENCE_S);
+            if entry.querier.is_none() && listens {
+                entry.querier = heard.get(attachment.upstream().as_str()).cloned();
+            }
+        }
+    }
+}
+
+/// Seconds after which a LAN has no querier (RFC 9776 §8.5, with its default values).
+const QUERIER_SILENCE_S: u64 = 255;
+
+/// What is said of a querier that was not heard: for how long, until the time is over after which
+/// there is none.
+pub(super) fn unheard(entry: &InterfaceStatus) -> String {
+    match entry.listening_s {
+        Some(seconds) if seconds < QUERIER_SILENCE_S => format!(" heard for {seconds} s"),
+        _ => String::new(),
+    }
 }
 
 /// Names the records that cannot be read on standard error, a line for each. The status of a command
@@ -156,9 +218,16 @@ pub(super) struct InterfaceSummary {
     /// The LAN's querier; absent when there is none, or nobody listens for it.
     #[serde(skip_serializing_if = "Option::is_none")]
     querier: Option<QuerierStatus>,
+    /// Seconds for which a querier was listened for; absent where nobody listens.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    listening_s: Option<u64>,
 }
 
 impl Container {
+    fn new(record: Attached, status: Option<ProxyStatus>) -> Self {
+        Container { record, status, advice: Vec::new() }
+    }
+
     /// Its init, as far as the attachment lasts as long as a process.
     pub(super) fn pid(&self) -> Option<i32> {
         self.record.container.lifetime.process().map(|init| init.pid)
@@ -186,6 +255,7 @@ impl Container {
                 .and_then(|entry| entry.relay.as_ref())
                 .map(RelayStatus::total),
             querier: self.listening(&interface.name).and_then(|entry| entry.querier.clone()),
+            listening_s: self.listening(&interface.name).and_then(|entry| entry.listening_s),
         })
         .collect()
     }
@@ -205,14 +275,15 @@ impl Container {
         status.interfaces.iter().find(|entry| entry.interface == interface)
     }
 
-    /// What its proxy says is wrong now.
-    pub(super) fn notices(&self) -> &[Notice] {
-        self.status.as_ref().map_or(&[], |status| &status.notices)
+    /// What its proxy says is wrong now, and what is odd of its attachments.
+    pub(super) fn notices(&self) -> Vec<&Notice> {
+        self.status.iter().flat_map(|status| &status.notices).chain(&self.advice).collect()
     }
 
     /// The texts of those notices that are warnings or errors.
     pub(super) fn warnings(&self) -> Vec<String> {
-        self.status.as_ref().map(ProxyStatus::warnings).unwrap_or_default()
+        let serious = |notice: &&Notice| notice.severity() <= Severity::Warning;
+        self.notices().into_iter().filter(serious).map(ToString::to_string).collect()
     }
 
     /// Its proxy.

@@ -47,8 +47,8 @@ struct Row<'a> {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     warnings: Vec<String>,
     /// The same as objects, with the notices that are no warnings.
-    #[serde(skip_serializing_if = "<[Notice]>::is_empty")]
-    notices: &'a [Notice],
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    notices: Vec<&'a Notice>,
 }
 
 pub(super) fn run(args: GroupsArgs) -> anyhow::Result<ExitCode> {
@@ -146,6 +146,8 @@ fn status(entry: &GroupMembership) -> String {
     }
 }
 
+const NO_QUERIER: &str = "no querier";
+
 /// A line for each LAN with the querier that its containers hear.
 fn queriers(containers: &[Container]) -> String {
     let mut lines: Vec<(&str, String)> = Vec::new();
@@ -163,11 +165,15 @@ fn queriers(containers: &[Container]) -> String {
                 q.version,
                 age(q.last_query_s)
             ),
-            None => format!("{}: no querier heard\n", interface.parent),
+            None => {
+                format!("{}: {NO_QUERIER}{}\n", interface.parent, containers::unheard(interface))
+            }
         };
         // Proxies of one LAN hear the same; the first that has heard anything speaks for all.
         match lines.iter_mut().find(|(parent, _)| *parent == interface.parent) {
-            Some((_, known)) if known.ends_with("no querier heard\n") => *known = line,
+            Some((parent, known)) if known.starts_with(&format!("{parent}: {NO_QUERIER}")) => {
+                *known = line;
+            }
             Some(_) => {}
             None => lines.push((&interface.parent, line)),
         }

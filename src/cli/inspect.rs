@@ -162,11 +162,14 @@ fn text(container: &Container) -> Result<String, std::fmt::Error> {
         }
         let limits = &interface.limits.policy;
         writeln!(out, "  limits    {} groups, {} sources", limits.max_groups, limits.max_sources)?;
-        if let Some(q) =
-            container.listening(&interface.name).and_then(|entry| entry.querier.as_ref())
-        {
-            let kind = if q.address.is_unspecified() { " (proxy querier)" } else { "" };
-            writeln!(out, "  querier   {} IGMPv{}{kind}", q.address, q.version)?;
+        if let Some(entry) = container.listening(&interface.name) {
+            match &entry.querier {
+                Some(q) => {
+                    let kind = if q.address.is_unspecified() { " (proxy querier)" } else { "" };
+                    writeln!(out, "  querier   {} IGMPv{}{kind}", q.address, q.version)?;
+                }
+                None => writeln!(out, "  querier   none{}", containers::unheard(entry))?,
+            }
         }
         let entries = container.status.iter().flat_map(|s| &s.interfaces);
         for entry in entries.filter(|entry| entry.interface == interface.name) {

@@ -33,6 +33,7 @@ use crate::engine;
 use crate::engine::EngineError;
 use crate::lookup::LookupError;
 use crate::state::{Store, state_dir};
+use crate::survey;
 
 /// Multicast for containers: each one a host of its own on the LAN.
 #[derive(Debug, Parser)]
@@ -79,9 +80,9 @@ pub enum Command {
     Detach(detach::DetachArgs),
     /// List attached containers.
     ///
-    /// QUERIER is the IGMP querier of the LAN and the IGMP version that it speaks: `none` if no
-    /// query came within 255 seconds, `-` if no proxy listens. Warnings are printed on standard
-    /// error, one a line.
+    /// QUERIER is the IGMP querier of the LAN and the IGMP version that it speaks, as any proxy on
+    /// the same parent has heard it: `none heard for 12 s` until 255 seconds are over, then `none`;
+    /// `-` if no proxy listens. Warnings are printed on standard error, one a line.
     Ps(ps::PsArgs),
     /// List the multicast groups that containers have joined.
     ///
@@ -176,7 +177,8 @@ pub fn main() -> ExitCode {
 /// root, if the state directory is somebody else's.
 fn check_root(command: &Command) -> anyhow::Result<()> {
     let needs_root = match command {
-        Command::Probe(_) | Command::Create(_) | Command::Start(_) | Command::Config(_) => false,
+        Command::Probe(args) => args.needs_root(),
+        Command::Create(_) | Command::Start(_) | Command::Config(_) => false,
         Command::Setup(args) => args.needs_root(),
         _ => true,
     };
@@ -214,7 +216,9 @@ fn hand_on(arguments: &[OsString]) -> Result<(), EngineError> {
         return Ok(());
     };
     match command.to_str() {
-        Some(command @ ("run" | "create")) => engine::create(command, rest, &state_dir()),
+        Some(command @ ("run" | "create")) => {
+            engine::create(command, rest, &state_dir(), survey::warn)
+        }
         Some("start") => engine::start(rest, &state_dir()),
         _ => Ok(()),
     }

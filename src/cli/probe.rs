@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 use std::io;
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 use std::net::{IpAddr, Ipv4Addr};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -11,10 +11,13 @@ use anyhow::{Context, bail};
 use clap::{Args, Subcommand};
 use serde::Serialize;
 
+use crate::lookup;
+use crate::net::netns::NetNs;
 use crate::probe::{
-    Destination, Ended, Line, LossLimit, MAX_PAYLOAD, ReceiveOptions, ReceiveResult, SendOptions,
-    Thresholds, parse_duration, parse_positive_duration, receive, send,
+    Destination, Ended, IntervalLine, Joined, Line, LossLimit, MAX_PAYLOAD, ReceiveOptions,
+    ReceiveResult, SendOptions, Thresholds, parse_duration, parse_positive_duration, receive, send,
 };
+use crate::state::Store;
 
 /// Nothing came.
 const NOTHING_CAME: u8 = 1;
@@ -41,6 +44,9 @@ enum Direction {
     /// the join to the first packet, for each group and each source of it. Loss needs RTP;
     /// other UDP is counted, with its gaps. The gap includes the time from the last packet to
     /// the end. SIGINT and SIGTERM end the measurement early; its result is printed.
+    ///
+    /// Without --json, standard error says what was joined where, and on a terminal a line shows
+    /// each second what comes.
     #[command(after_help = RECV_HELP)]
     Recv(RecvArgs),
 }
@@ -115,6 +121,11 @@ struct SendArgs {
 struct RecvArgs {
     #[command(flatten)]
     common: Common,
+    /// Join and receive in the network namespace of a running container, which need not have a
+    /// program for it; by name, id, beginning of an id, or process id. The container's rules and
+    /// limits apply to the join.
+    #[arg(long, value_name = "NAME")]
+    container: Option<String>,
     /// Join from this source only (SSM); may be repeated.
     #[arg(long, value_name = "ADDRESS")]
     source: Vec<Ipv4Addr>,
@@ -134,6 +145,13 @@ struct RecvArgs {
     /// (RFC 3551), 90000 for the dynamic ones.
     #[arg(long, value_name = "HZ", value_parser = clap::value_parser!(u32).range(1..))]
     clock_rate: Option<u32>,
+}
+
+impl ProbeArgs {
+    /// Only who enters a container needs root.
+    pub(super) fn needs_root(&self) -> bool {
+        matches!(&self.direction, Direction::Recv(RecvArgs { container: Some(_), .. }))
+    }
 }
 
 pub(super) fn run(args: ProbeArgs) -> anyhow::Result<ExitCode> {
@@ -165,6 +183,19 @@ fn run_send(args: SendArgs) -> anyhow::Result<ExitCode> {
 }
 
 fn run_recv(args: RecvArgs) -> anyhow::Result<ExitCode> {
+    let Some(container) = &args.container else { return receive_here(args) };
+    let found = lookup::find(container, &Store::from_env())?;
+    let namespace = NetNs::of_pid(found.pid)
+        .with_context(|| format!("cannot open the network namespace of {container}"))?;
+    namespace
+        .run(|| receive_here(args))
+        .with_context(|| "cannot enter the network namespace of the container")?
+}
+
+/// Time between two updates of the line on a terminal.
+const LIVE: Duration = Duration::from_secs(1);
+
+fn receive_here(args: RecvArgs) -> anyhow::Result<ExitCode> {
     let Common { groups, interface, duration, count, json } = args.common;
     let mut sources: Vec<IpAddr> = Vec::new();
     for source in args.source {
@@ -176,6 +207,13 @@ fn run_recv(args: RecvArgs) -> anyhow::Result<ExitCode> {
         }
         sources.push(source.into());
     }
+    let live = !json && args.interval.is_none() && io::stderr().is_terminal();
+    let from = match sources.as_slice() {
+        [] => String::new(),
+        list => {
+            format!(" from {}", list.iter().map(IpAddr::to_string).collect::<Vec<_>>().join(", "))
+        }
+    };
     let options = ReceiveOptions {
         destinations: distinct(groups)?,
         sources,
@@ -183,14 +221,29 @@ fn run_recv(args: RecvArgs) -> anyhow::Result<ExitCode> {
         duration,
         count,
         timeout: args.timeout,
-        interval: args.interval,
+        interval: args.interval.or(live.then_some(LIVE)),
         clock_rate: args.clock_rate,
         limits: Thresholds { max_gap: args.max_gap, max_loss: args.max_loss },
     };
-    let result = receive(&options, |line| match json {
-        true => print_json(&Line::Interval(line)),
-        false => print(format_args!("{line}\n")),
-    })?;
+    let tell = |joined: &[Joined]| {
+        for Joined { destination, interface } in joined.iter().filter(|_| !json) {
+            let on = interface.as_deref().unwrap_or("an interface that is gone");
+            eprintln!(
+                "mcrun probe: joined {} on {on}{from}, port {}",
+                destination.group, destination.port
+            );
+        }
+    };
+    let mut total = Total::default();
+    let result = receive(&options, tell, |line| match (json, live) {
+        (true, _) => print_json(&Line::Interval(line)),
+        (false, true) => total.show(&line),
+        (false, false) => print(format_args!("{line}\n")),
+    });
+    if live {
+        total.clear();
+    }
+    let result = result?;
     let status = status_of(&result);
     for sentence in &result.broken {
         eprintln!("mcrun probe: {sentence}");
@@ -201,6 +254,47 @@ fn run_recv(args: RecvArgs) -> anyhow::Result<ExitCode> {
         print(format_args!("{result}")).context("cannot print the result")?;
     }
     Ok(status)
+}
+
+/// What has come, as one line of a terminal that is written again and again.
+#[derive(Default)]
+struct Total {
+    packets: u64,
+    lost: Option<u64>,
+    /// Length of what is shown, in characters.
+    shown: usize,
+}
+
+impl Total {
+    /// Shows one more interval. Packets and bytes are those of the last second.
+    fn show(&mut self, line: &IntervalLine) -> io::Result<()> {
+        let groups = || line.groups.iter().map(|group| &group.report);
+        let packets: u64 = groups().map(|report| report.packets).sum();
+        let bits = groups().map(|report| report.bytes).sum::<u64>() as f64 * 8.0;
+        self.packets += packets;
+        for lost in groups().filter_map(|report| report.lost) {
+            *self.lost.get_or_insert(0) += lost;
+        }
+        let lost = self.lost.map_or("loss unknown".to_owned(), |lost| format!("{lost} lost"));
+        let text = match self.packets {
+            0 => format!("{:.0} s: nothing has come", line.elapsed.as_secs_f64()),
+            all => format!(
+                "{:.0} s: {all} packets, {lost}; {packets}/s, {:.1} Mbit/s",
+                line.elapsed.as_secs_f64(),
+                bits / 1e6
+            ),
+        };
+        let width = self.shown;
+        self.shown = text.chars().count();
+        let mut err = io::stderr().lock();
+        write!(err, "\r{text:<width$}")?;
+        err.flush()
+    }
+
+    /// Leaves the line free.
+    fn clear(&self) {
+        eprint!("\r{:width$}\r", "", width = self.shown);
+    }
 }
 
 fn status_of(result: &ReceiveResult) -> ExitCode {

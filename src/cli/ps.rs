@@ -47,8 +47,8 @@ struct Row<'a> {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     warnings: Vec<String>,
     /// The same as objects, with the notices that are no warnings.
-    #[serde(skip_serializing_if = "<[Notice]>::is_empty")]
-    notices: &'a [Notice],
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    notices: Vec<&'a Notice>,
     /// Why the record cannot be read.
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<String>,
@@ -107,7 +107,7 @@ impl<'a> Row<'a> {
             proxy: ProxySummary { pid: None, state: proxy, held: false },
             groups: 0,
             warnings: Vec::new(),
-            notices: &[],
+            notices: Vec::new(),
             error: None,
         }
     }
@@ -170,14 +170,15 @@ pub(super) fn run(args: PsArgs) -> anyhow::Result<ExitCode> {
     Ok(containers::tell(&unreadable))
 }
 
-/// The querier of the interface's LAN: `10.0.0.1 v3`, `none`, or `-` where nobody listens for it.
+/// The querier of the interface's LAN: `10.0.0.1 v3`, `none heard for 12 s`, `none` when that is
+/// certain, or `-` where nobody listens for it.
 fn querier(container: &Container, interface: &str) -> String {
     match container.listening(interface) {
         Some(InterfaceStatus { querier: Some(q), .. }) => {
             let kind = if q.address.is_unspecified() { " (proxy querier)" } else { "" };
             format!("{} v{}{kind}", q.address, q.version)
         }
-        Some(_) => "none".into(),
+        Some(entry) => format!("none{}", containers::unheard(entry)),
         None => "-".into(),
     }
 }

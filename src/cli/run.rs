@@ -5,9 +5,10 @@ use std::process::ExitCode;
 
 use clap::{ArgGroup, Args};
 
-use crate::attachment::option_help;
+use crate::attachment::{option_help, parse_each};
 use crate::standalone;
 use crate::standalone::{ContainerSource, RunOptions};
+use crate::survey;
 
 /// The two forms of `mcrun run`.
 const USAGE: &str =
@@ -108,6 +109,10 @@ pub struct RunArgs {
 }
 
 pub(super) fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
+    // What cannot be parsed is told when the container is made.
+    if let Ok(attachments) = parse_each(args.mcast.iter().map(String::as_str)) {
+        survey::warn(&attachments);
+    }
     let source = match (args.rootfs, args.bundle) {
         (Some(rootfs), _) => Some(ContainerSource::Rootfs(rootfs)),
         (None, bundle) => bundle.map(ContainerSource::Bundle),

@@ -17,7 +17,7 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::attachment::{SpecError, parse_all};
+use crate::attachment::{Attachment, SpecError, parse_all};
 use crate::engine::command_line::{CommandLineError, EngineCommandLine};
 use crate::engine::delivery::{EngineFacts, arguments, plain_arguments};
 use crate::engine::detect::{Engine, EngineKind};
@@ -112,18 +112,21 @@ pub enum EngineError {
 /// `run` is an OCI runtime's when `--rootfs` or `--bundle` is among the options (podman has a
 /// `--rootfs` of its own: with `--engine podman` that is meant), or `--engine` names a runtime.
 ///
+/// `before` is called with the attachments just before the engine takes this process's place.
+///
 /// # Errors
 /// [`EngineError`]; no engine has been started then.
 pub fn create(
     command: &str,
     arguments_given: &[OsString],
     state_dir: &Path,
+    before: impl FnOnce(&[Attachment]),
 ) -> Result<(), EngineError> {
     let mut line = EngineCommandLine::parse(arguments_given, &OptionTable::default())?;
     if is_help(arguments_given, &line) || is_runtimes(&line) {
         return Ok(());
     }
-    check_attachments(&line)?;
+    let mut attachments = check_attachments(&line)?;
     let mut engine = choose(line.engine.as_deref(), state_dir)?;
     if line.unknown.is_some() {
         // The image may be the unknown option's value, and flags of ours may stand behind it.
@@ -131,7 +134,7 @@ pub fn create(
             arguments_given,
             &OptionTable::with_help(engine.help(command)),
         )?;
-        check_attachments(&line)?;
+        attachments = check_attachments(&line)?;
         if line.engine.is_some() {
             engine = choose(line.engine.as_deref(), state_dir)?;
         }
@@ -155,6 +158,7 @@ pub fn create(
         }
         arguments(command, &line, &facts)?
     };
+    before(&attachments);
     match execute(engine, &arguments)? {}
 }
 
@@ -209,13 +213,12 @@ fn is_runtimes(line: &EngineCommandLine) -> bool {
 }
 
 /// Checks the attachments before anything is started.
-fn check_attachments(line: &EngineCommandLine) -> Result<(), EngineError> {
+fn check_attachments(line: &EngineCommandLine) -> Result<Vec<Attachment>, EngineError> {
     let texts = line.mcast.iter().map(|text| {
         text.to_str().ok_or_else(|| EngineError::NotText(text.to_string_lossy().into()))
     });
     let texts = texts.collect::<Result<Vec<_>, EngineError>>()?;
-    parse_all(texts)?;
-    Ok(())
+    Ok(parse_all(texts)?)
 }
 
 /// The engine that was named, by the flag or by the environment; else the first that can be used.

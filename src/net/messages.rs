@@ -274,6 +274,10 @@ pub struct Link {
     pub mac: Option<MacAddr>,
     /// Set up by the administrator (IFF_UP).
     pub up: bool,
+    /// Whether the kernel has a carrier on it (IFF_LOWER_UP).
+    pub carrier: bool,
+    /// How many have asked for all frames of the wire.
+    pub promiscuity: u32,
     /// IFF_LOOPBACK.
     pub loopback: bool,
     /// Index of the bridge, bond or team whose port it is, and that one's kind.
@@ -301,6 +305,7 @@ pub fn read_link(message: RouteNetlinkMessage) -> Option<Link> {
     let mut link = Link {
         index: message.header.index,
         up: message.header.flags.contains(LinkFlags::Up),
+        carrier: message.header.flags.contains(LinkFlags::LowerUp),
         loopback: message.header.flags.contains(LinkFlags::Loopback),
         ..Link::default()
     };
@@ -310,6 +315,7 @@ pub fn read_link(message: RouteNetlinkMessage) -> Option<Link> {
             LinkAttribute::IfName(name) => link.name = name,
             LinkAttribute::IfAlias(alias) => link.alias = Some(alias),
             LinkAttribute::Mtu(mtu) => link.mtu = mtu,
+            LinkAttribute::Promiscuity(count) => link.promiscuity = count,
             LinkAttribute::Group(group) => link.group = Some(group),
             LinkAttribute::Address(bytes) => link.mac = MacAddr::from_slice(&bytes),
             LinkAttribute::Controller(index) => controller = Some(index),
@@ -392,6 +398,16 @@ pub fn read_address(message: RouteNetlinkMessage) -> Option<(u32, IpAddr)> {
         }
     }
     address.map(|address| (index, address))
+}
+
+/// Reads an interface index, its address and the prefix length from an answer.
+pub fn read_network(message: RouteNetlinkMessage) -> Option<(u32, IpNet)> {
+    let length = match &message {
+        RouteNetlinkMessage::NewAddress(message) => message.header.prefix_len,
+        _ => return None,
+    };
+    let (index, address) = read_address(message)?;
+    Some((index, IpNet::new(address, length).ok()?))
 }
 
 /// A neighbour whose address on the link is known.

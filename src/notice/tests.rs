@@ -89,6 +89,18 @@ fn examples() -> Vec<Notice> {
         Notice::ContainerEnded {},
         Notice::EventLoopFailed { error: error(libc::EBADF) },
         Notice::StateNotRemoved { error: error(libc::EACCES) },
+        Notice::AddressOutsideSubnet {
+            interface: interface(),
+            parent: upstream(),
+            address: "10.1.0.11/24".into(),
+            subnet: "10.0.0.0/24".into(),
+        },
+        Notice::ParentWithoutLan { interface: interface(), parent: "docker0".into() },
+        Notice::RuleForOneAddress {
+            interface: interface(),
+            rule: "allow=239.1.0.0".into(),
+            range: "239.1.0.0/16".into(),
+        },
     ]
 }
 

@@ -18,7 +18,7 @@ mod units;
 use std::io;
 
 pub use crate::probe::arrival::Arrival;
-pub use crate::probe::recv::{ReceiveOptions, Thresholds, receive};
+pub use crate::probe::recv::{Joined, ReceiveOptions, Thresholds, receive};
 pub use crate::probe::report::{
     Ended, GroupReport, Interval, IntervalLine, Line, PerGroup, ReceiveResult, SendReport,
     SendResult, SourceReport,

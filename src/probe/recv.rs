@@ -7,6 +7,7 @@ use std::time::{Duration, Instant, SystemTime};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use socket2::{Domain, Protocol, Socket, Type};
 
+use crate::net::route_query::RouteQuery;
 use crate::probe::arrival::Arrival;
 use crate::probe::batch::{BATCH, Receiver};
 use crate::probe::report::{Ended, GroupReport, IntervalLine, PerGroup, ReceiveResult};
@@ -81,16 +82,19 @@ impl Thresholds {
 
 /// Joins, receives until the options or a signal say it is enough, and leaves.
 ///
-/// `on_interval` is called once per interval; an error of its ends the measurement as a signal
-/// does: nobody listens any more.
+/// `on_joined` is called once, when all groups are joined, with the interface of each. `on_interval`
+/// is called once per interval; an error of its ends the measurement as a signal does: nobody
+/// listens any more.
 ///
 /// # Errors
 /// When a group cannot be joined. That nothing came is not an error but a result.
 pub fn receive(
     options: &ReceiveOptions,
+    on_joined: impl FnOnce(&[Joined]),
     mut on_interval: impl FnMut(IntervalLine) -> io::Result<()>,
 ) -> Result<ReceiveResult, ProbeError> {
     let mut session = Session::open(options)?;
+    on_joined(&joined(options));
     let mut receiver = Receiver::new();
     let mut next_interval = options.interval;
     let (ended, until) = loop {
@@ -127,6 +131,33 @@ pub fn receive(
     };
     session.drain(&mut receiver, until);
     Ok(session.result(options, ended, until))
+}
+
+/// A group that is joined, and where.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Joined {
+    /// The group and the port.
+    pub destination: Destination,
+    /// Name of the interface; `None` if it is gone again.
+    pub interface: Option<String>,
+}
+
+fn joined(options: &ReceiveOptions) -> Vec<Joined> {
+    let routes = RouteQuery::open().ok();
+    let interface_of = |group: IpAddr| {
+        let index = match (options.ifindex, group) {
+            (0, IpAddr::V4(group)) => routes.as_ref()?.interface_towards(group).ok()??,
+            (index, _) => index,
+        };
+        let name = nix::net::if_::if_indextoname(index).ok()?;
+        Some(name.to_string_lossy().into_owned())
+    };
+    let each = options.destinations.iter();
+    each.map(|&destination| {
+        let interface = interface_of(destination.group);
+        Joined { destination, interface }
+    })
+    .collect()
 }
 
 struct Session {

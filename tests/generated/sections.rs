@@ -284,6 +284,10 @@ pub(super) fn of(page: &str) -> Option<Sections> {
                     "mcrun probe recv 239.1.2.3:5004 --duration 10s --max-loss 0",
                 ),
                 (
+                    "What a container gets, from inside of it:",
+                    "mcrun probe recv --container receiver 239.1.2.3:5004",
+                ),
+                (
                     "Join from one source:",
                     "mcrun probe recv 232.1.2.3:5004 --source 192.0.2.5 --interval 1s",
                 ),

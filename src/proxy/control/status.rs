@@ -109,6 +109,10 @@ pub struct InterfaceStatus {
     /// (RFC 9776 §8.5).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub querier: Option<QuerierStatus>,
+    /// Seconds since a proxy of the container began to listen for a querier. `None`: the link is
+    /// down, nobody listens, or the proxy is from before this field.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub listening_s: Option<u64>,
     /// Groups that the container wants, in the order of their addresses.
     pub groups: Vec<GroupMembership>,
     /// Messages counted by their result. Names are stable; what is zero is left out.

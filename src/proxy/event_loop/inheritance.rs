@@ -67,6 +67,7 @@ impl Interface {
         let ages = own.groups.iter().filter_map(|membership| {
             Some((ipv4(membership.group)?, before(now, membership.age_s)?))
         });
+        self.listened_before = own.listening_s.and_then(|seconds| before(now, seconds));
         match &mut self.mode {
             Mode::Proxied(proxied) => {
                 for (group, since) in ages {

@@ -42,6 +42,8 @@ pub(crate) struct Interface {
     /// Since when the link is administratively up, according to the notifications; `None`: it is
     /// down.
     pub(super) up_since: Option<Instant>,
+    /// When an earlier proxy began to listen for the LAN's querier; the link was up then.
+    pub(super) listened_before: Option<Instant>,
     /// `None`: the interface has no receive filter, because no multicast arrives by the link.
     receive_filter: Option<ReceiveFilter>,
     /// Whether the kernel notifies of leaves. If not, the container's reports show them.
@@ -95,6 +97,7 @@ impl Interface {
         Interface {
             task,
             up_since: None,
+            listened_before: None,
             receive_filter,
             notifies_leaves,
             has_come: false,
@@ -207,15 +210,24 @@ impl Interface {
         self.task.announce.is_empty()
     }
 
+    /// Since when this proxy, or one before it, listens for the LAN's querier; `None`: the link is
+    /// down.
+    pub(super) fn listening_since(&self) -> Option<Instant> {
+        let up_since = self.up_since?;
+        Some(self.listened_before.map_or(up_since, |before| before.min(up_since)))
+    }
+
     /// The link is down. Memberships stay until they time out, because a link often comes up again.
     pub(super) fn handle_link_down(&mut self) {
         self.up_since = None;
+        self.listened_before = None;
     }
 
     /// The interface is gone, and with it all memberships of the container on it.
     pub(super) fn handle_removal(&mut self, now: Instant, upstreams: &Upstreams) {
         self.has_changed = true;
         self.up_since = None;
+        self.listened_before = None;
         self.receive_filter = self.receive_filter.take().map(|_| ReceiveFilter::default());
         match &mut self.mode {
             Mode::Proxied(proxied) => {

@@ -12,12 +12,12 @@ use crate::proxy::control::status::QuerierStatus;
 /// A notice when the LAN has no querier, or when its querier speaks a version without source lists
 /// while groups are joined with one.
 ///
-/// `up_since` is when the interface came up, `querier` the querier that is present, `with_sources`
+/// `listening_since` is when a proxy of the container began to listen, `querier` the querier that is present, `with_sources`
 /// the groups that are joined with a source list.
 pub(super) fn querier_notice(
     now: Instant,
     config: &InterfaceTask,
-    up_since: Option<Instant>,
+    listening_since: Option<Instant>,
     querier: Option<&QuerierStatus>,
     with_sources: &[IpAddr],
 ) -> Option<Notice> {
@@ -25,7 +25,7 @@ pub(super) fn querier_notice(
     let Some(querier) = querier else {
         // RFC 9776 §8.5: a querier that was there counts as gone after this time.
         let interval = Timing::default().other_querier_present_interval();
-        let listened = up_since.map(|since| now.saturating_duration_since(since));
+        let listened = listening_since.map(|since| now.saturating_duration_since(since));
         return listened.filter(|time| *time >= interval).map(|_| Notice::NoQuerier {
             interface,
             upstream,

@@ -102,7 +102,7 @@ impl Interface {
             .map(|view| view.group.into())
             .collect();
         let querier = proxied.querier(now);
-        querier_notice(now, &self.task, self.up_since, querier.as_ref(), &with_sources)
+        querier_notice(now, &self.task, self.listening_since(), querier.as_ref(), &with_sources)
     }
 
     /// The status of the interface. Where the container's kernel speaks IGMP itself, the groups are
@@ -122,6 +122,9 @@ impl Interface {
             interface: self.task.name.clone(),
             parent: self.task.parent.clone(),
             querier: proxied.and_then(|proxied| proxied.querier(now)),
+            listening_s: proxied
+                .and_then(|_| self.listening_since())
+                .map(|since| seconds_since(since, now)),
             groups,
             counters,
             relay: proxied.and_then(|proxied| proxied.relay.as_ref()).map(Relay::status),

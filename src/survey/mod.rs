@@ -1,0 +1,24 @@
+//! What the host is, as far as people ask: what is odd of an attachment there.
+
+mod advice;
+mod links;
+
+use crate::attachment::Attachment;
+
+pub use advice::advice;
+pub use links::HostLinks;
+
+/// Tells on standard error what is odd of attachments that are about to be made, a line each.
+pub fn warn(attachments: &[Attachment]) {
+    if attachments.is_empty() {
+        return;
+    }
+    // What cannot be read is not odd.
+    let Ok(links) = HostLinks::read() else { return };
+    for (position, attachment) in attachments.iter().enumerate() {
+        let name = attachment.interface_name(position);
+        for notice in advice(name.as_str(), attachment, &links) {
+            eprintln!("mcrun: {notice}");
+        }
+    }
+}
