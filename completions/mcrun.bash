@@ -387,7 +387,7 @@ _mcrun() {
             return 0
             ;;
         mcrun__subcmd__probe__subcmd__recv)
-            opts="-i -d -c -h --interface --duration --count --json --source --timeout --interval --max-gap --max-loss --clock-rate --help"
+            opts="-i -d -c -h --interface --duration --count --json --container --source --timeout --interval --max-gap --max-loss --clock-rate --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -414,6 +414,10 @@ _mcrun() {
                     return 0
                     ;;
                 -c)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --container)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;

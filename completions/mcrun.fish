@@ -118,6 +118,7 @@ complete -c mcrun -n "__fish_mcrun_using_subcommand probe; and __fish_seen_subco
 complete -c mcrun -n "__fish_mcrun_using_subcommand probe; and __fish_seen_subcommand_from recv" -s i -l interface -d 'Interface to use; without it the kernel\'s route to the group decides' -r
 complete -c mcrun -n "__fish_mcrun_using_subcommand probe; and __fish_seen_subcommand_from recv" -s d -l duration -d 'End after this long, such as 500ms, 10s or 2m; seconds where no unit is named' -r
 complete -c mcrun -n "__fish_mcrun_using_subcommand probe; and __fish_seen_subcommand_from recv" -s c -l count -d 'End after so many packets of each group' -r
+complete -c mcrun -n "__fish_mcrun_using_subcommand probe; and __fish_seen_subcommand_from recv" -l container -d 'Join and receive in the network namespace of a running container, which need not have a program for it; by name, id, beginning of an id, or process id. The container\'s rules and limits apply to the join' -r
 complete -c mcrun -n "__fish_mcrun_using_subcommand probe; and __fish_seen_subcommand_from recv" -l source -d 'Join from this source only (SSM); may be repeated' -r
 complete -c mcrun -n "__fish_mcrun_using_subcommand probe; and __fish_seen_subcommand_from recv" -l timeout -d 'End when no packet of any group came for this long' -r
 complete -c mcrun -n "__fish_mcrun_using_subcommand probe; and __fish_seen_subcommand_from recv" -l interval -d 'Print what came each time this is over; with --json as a JSON object per line' -r
