@@ -41,7 +41,7 @@ once := architecture chaos delivered demo dependencies documentation generated h
 # Tests that run beside each other: they wait most of the time.
 TEST_THREADS ?= 4
 test_packages := runc crun docker.io containerd podman netavark iptables busybox-static iproute2 nftables tcpdump util-linux libcap2-bin make \
-    qemu-system-x86 docker-compose mandoc catatonit
+    ufw firewalld dbus-daemon qemu-system-x86 docker-compose mandoc catatonit
 # The kernel of the virtual machine in which tests/ipvlan.rs runs.
 vm_kernel := linux-image-6.12.*-cloud-amd64
 

@@ -151,6 +151,18 @@ pub enum Notice {
         /// Length of that interval in seconds.
         silent_s: u64,
     },
+    /// The queries of the LAN reach the containers and not the host.
+    QueriesFiltered {
+        /// Interface of the host.
+        upstream: String,
+        /// Address of the querier.
+        querier: IpAddr,
+    },
+    /// The host's firewall drops the reports that the host sends.
+    ReportsFiltered {
+        /// Interface of the host.
+        upstream: String,
+    },
     /// The LAN's querier speaks a version without source lists, and groups are joined with one.
     QuerierWithoutSourceLists {
         /// Interface in the container.
@@ -321,6 +333,8 @@ impl Notice {
             Notice::RelayFailed { .. } => "relay-failed",
             Notice::QueryFailed { .. } => "query-failed",
             Notice::NoQuerier { .. } => "no-querier",
+            Notice::QueriesFiltered { .. } => "queries-filtered",
+            Notice::ReportsFiltered { .. } => "reports-filtered",
             Notice::QuerierWithoutSourceLists { .. } => "querier-without-source-lists",
             Notice::UpstreamWithoutAddress { .. } => "upstream-without-address",
             Notice::UpstreamGone { .. } => "upstream-gone",
@@ -366,6 +380,8 @@ impl Notice {
             | Notice::RelayFailed { .. }
             | Notice::QueryFailed { .. }
             | Notice::NoQuerier { .. }
+            | Notice::QueriesFiltered { .. }
+            | Notice::ReportsFiltered { .. }
             | Notice::QuerierWithoutSourceLists { .. }
             | Notice::UpstreamWithoutAddress { .. }
             | Notice::UpstreamGone { .. }
@@ -464,7 +480,18 @@ impl fmt::Display for Notice {
             Notice::NoQuerier { interface, upstream, silent_s } => write!(
                 f,
                 "{interface}: no IGMP querier on {upstream} for {silent_s} s: snooping switches \
-                 forget what is joined; enable one on the LAN"
+                 forget what is joined; enable one on the LAN, or let IGMP in if a firewall drops it"
+            ),
+            Notice::QueriesFiltered { upstream, querier } => write!(
+                f,
+                "{upstream}: the host's firewall or rp_filter drops the queries of {querier}: mcrun \
+                 answers for the containers, nobody for programs of the host; let IGMP in, such as by \
+                 iptables -I INPUT -p igmp -j ACCEPT"
+            ),
+            Notice::ReportsFiltered { upstream } => write!(
+                f,
+                "{upstream}: the host's firewall drops the IGMP that the host sends: switches do not \
+                 learn what is joined; let IGMP out, such as by iptables -I OUTPUT -p igmp -j ACCEPT"
             ),
             Notice::QuerierWithoutSourceLists {
                 interface,

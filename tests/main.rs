@@ -21,6 +21,7 @@ mod engine_docker;
 mod engine_podman;
 mod engine_relay;
 mod environment;
+mod firewall;
 mod generated;
 mod hand_configured;
 mod hardening;

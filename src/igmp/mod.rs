@@ -5,7 +5,8 @@
 //!
 //! [`wire`] parses and emits packets. [`group`] is the state of one group (the table of
 //! RFC 9776 §6.4). [`router`] is the router of one container interface: it applies the messages
-//! to the groups within the policy and the limits, and is the querier.
+//! to the groups within the policy and the limits, and is the querier. [`responder`] is the host
+//! towards the LAN.
 //!
 //! Everything except [`wire`] and [`Igmp`] is generic over the address family, for MLD (RFC 9777):
 //! a [`Protocol`] supplies the packets.
@@ -13,6 +14,7 @@
 pub mod group;
 pub mod message;
 mod protocol;
+pub mod responder;
 pub mod router;
 mod timing;
 pub mod wire;

@@ -92,6 +92,11 @@ impl Attributes<'_> {
     }
 
     /// A number in network byte order.
+    pub(crate) fn u64(&mut self, kind: u16, value: u64) {
+        self.raw(kind, &value.to_be_bytes());
+    }
+
+    /// A number in network byte order.
     pub(crate) fn u16(&mut self, kind: u16, value: u16) {
         self.raw(kind, &value.to_be_bytes());
     }

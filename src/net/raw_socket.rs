@@ -46,6 +46,8 @@ impl SpareReceiver {
         sockopt::lock_filter(&socket)?;
         socket.bind(&SocketAddrV4::new(NOBODY, 0).into())?;
         sockopt::grow_receive_buffer(&socket, buffer)?;
+        // Whatever is sent to a group by it does not leave the host.
+        socket.set_multicast_ttl_v4(0)?;
         socket.set_nonblocking(true)?;
         Ok(SpareReceiver(socket))
     }

@@ -106,6 +106,14 @@ pub struct InterfaceTask {
     pub relay: Option<RelayTask>,
 }
 
+impl InterfaceTask {
+    /// Whether the container's link is one of the interface on which the proxy joins, so that what
+    /// it hears is of the same LAN.
+    pub(crate) fn is_on_upstream(&self) -> bool {
+        self.relay.is_none() && self.parent == self.upstream
+    }
+}
+
 /// An interface of the task that exists: one element of the second line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CreatedInterface {

@@ -19,15 +19,18 @@ const RECEIVE_BUFFER: usize = 256 * 1024;
 const CONFIG: u16 = ((libc::NFNL_SUBSYS_ULOG as u16) << 8) | libc::NFULNL_MSG_CONFIG as u16;
 const PACKET: u16 = ((libc::NFNL_SUBSYS_ULOG as u16) << 8) | libc::NFULNL_MSG_PACKET as u16;
 
-/// Receives copies of the IGMP packets that the container wanted to send.
+/// Receives copies of the IGMP packets that the container wanted to send, and of the queries that
+/// its links hear.
 pub(crate) struct NflogSocket {
     socket: NfSocket,
     group: u16,
 }
 
-/// One packet of the container.
+/// One packet.
 pub(crate) struct LoggedPacket<'a> {
-    /// Index of the interface that the packet would have left by.
+    /// Whether it is a query that has arrived; if not, the container wanted to send it.
+    pub(crate) has_arrived: bool,
+    /// Index of the interface that the packet arrived by, or would have left by.
     pub(crate) interface: u32,
     /// The packet, from the IPv4 header on.
     pub(crate) bytes: &'a [u8],
@@ -74,10 +77,12 @@ impl NflogSocket {
         let Some(datagram) = self.socket.receive(buffer)? else { return Ok(false) };
         for message in messages(datagram).filter(|m| m.kind == PACKET) {
             let mut interface = None;
+            let mut has_arrived = false;
             let mut bytes = None;
             for (kind, value) in message.attributes() {
                 match i32::from(kind) {
-                    libc::NFULA_IFINDEX_OUTDEV => {
+                    libc::NFULA_IFINDEX_OUTDEV | libc::NFULA_IFINDEX_INDEV => {
+                        has_arrived = i32::from(kind) == libc::NFULA_IFINDEX_INDEV;
                         interface = value.try_into().ok().map(u32::from_be_bytes);
                     }
                     libc::NFULA_PAYLOAD => bytes = Some(value),
@@ -85,7 +90,7 @@ impl NflogSocket {
                 }
             }
             if let (Some(interface), Some(bytes)) = (interface, bytes) {
-                each(LoggedPacket { interface, bytes });
+                each(LoggedPacket { has_arrived, interface, bytes });
             }
         }
         Ok(true)

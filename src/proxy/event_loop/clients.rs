@@ -52,6 +52,7 @@ impl EventLoop {
                 self.holding.ask_status(now);
             }
             ControlRequest::Status => {
+                self.check_firewall_now(now, log);
                 let answer = status_answer(&self.status(now), format);
                 self.control.answer(id, answer);
             }

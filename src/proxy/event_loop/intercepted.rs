@@ -1,10 +1,11 @@
-//! The container's own IGMP, as the rules log it.
+//! The container's own IGMP, and the queries that its links hear, as the rules log them.
 
 use std::time::Instant;
 
 use crate::notice::Notice;
 use crate::proxy::event_loop::interface::Interface;
 use crate::proxy::event_loop::{DATAGRAMS_PER_TURN, EventLoop, Interception, REPORT_PAUSE};
+use crate::proxy::lan::query_socket::query;
 use crate::proxy::process::log::Log;
 
 impl EventLoop {
@@ -13,7 +14,7 @@ impl EventLoop {
         let EventLoop { interception: Some(interception), interfaces, buffer, .. } = self else {
             return;
         };
-        let EventLoop { epoll, reports, report_pause, .. } = self;
+        let EventLoop { epoll, reports, report_pause, upstreams, .. } = self;
         let Interception { nflog: Some(nflog), .. } = interception else { return };
         for _ in 0..DATAGRAMS_PER_TURN {
             if !reports.take(now) {
@@ -27,7 +28,13 @@ impl EventLoop {
             }
             let result = nflog.receive(buffer, |packet| {
                 let interface = interfaces.iter_mut().find(|i| i.task.index == packet.interface);
-                if let Some(router) = interface.and_then(Interface::router) {
+                let Some(interface) = interface else { return };
+                if packet.has_arrived {
+                    if let Some((source, query)) = query(packet.bytes) {
+                        let index = interface.task.upstream_index;
+                        upstreams.hear_on_link(now, index, source, query);
+                    }
+                } else if let Some(router) = interface.router() {
                     router.handle_packet(now, packet.bytes);
                 }
             });

@@ -90,6 +90,7 @@ impl Interface {
                     joins,
                     relay,
                     inherited_counters: BTreeMap::new(),
+                    reports_filtered: false,
                 }))
             }
             None => Mode::Observed { joined_at: BTreeMap::new() },
@@ -132,6 +133,14 @@ impl Interface {
     pub(super) fn router(&mut self) -> Option<&mut Router> {
         self.has_changed = true;
         self.proxied().map(|proxied| &mut proxied.router)
+    }
+
+    /// The host's firewall drops what the host reports, or does so no more.
+    pub(super) fn set_reports_filtered(&mut self, reports_filtered: bool) {
+        self.has_changed = true;
+        if let Some(proxied) = self.proxied() {
+            proxied.reports_filtered = reports_filtered;
+        }
     }
 
     /// Its relay, if it has one.

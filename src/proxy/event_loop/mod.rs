@@ -2,6 +2,7 @@
 //! parts.
 
 mod announcing;
+mod answering;
 mod clients;
 mod event_source;
 mod handover;
@@ -33,6 +34,7 @@ use crate::primitives::token_bucket::TokenBucket;
 use crate::proxy::container::xdp_guard::XdpGuards;
 use crate::proxy::control::server::ControlServer;
 use crate::proxy::event_loop::announcing::AddressAnnouncer;
+use crate::proxy::event_loop::answering::deliver_query;
 use crate::proxy::event_loop::event_source::EventSource;
 pub(crate) use crate::proxy::event_loop::handover::Predecessor;
 use crate::proxy::event_loop::holding::Holding;
@@ -343,6 +345,7 @@ impl EventLoop {
     /// Does what is due. Tells whether the event loop ends.
     fn handle_timeout(&mut self, now: Instant, log: &mut Log) -> bool {
         self.end_pauses(now);
+        self.handle_firewall(now, log);
         for interface in &mut self.interfaces {
             let receive_filter_socket = self.container.receive_filter_socket.as_ref();
             if interface.handle_timeout(now, &self.upstreams, receive_filter_socket) {
@@ -389,7 +392,9 @@ impl EventLoop {
             Phase::WaitingForPredecessor(_) | Phase::Serving => None,
         };
         let interfaces = self.interfaces.iter().map(Interface::poll_timeout);
+        let now = Instant::now();
         let upstreams = self.upstreams.list.iter().map(Upstream::poll_timeout);
+        let firewalls = self.upstreams.list.iter().map(|u| u.firewall.poll_timeout(now));
         let others = [
             self.control.poll_timeout(),
             self.announcer.poll_timeout(),
@@ -400,10 +405,11 @@ impl EventLoop {
             self.holding.poll_timeout(),
             drained,
         ];
-        let Some(at) = interfaces.chain(upstreams).chain(others).flatten().min() else {
+        let Some(at) = interfaces.chain(upstreams).chain(firewalls).chain(others).flatten().min()
+        else {
             return EpollTimeout::NONE;
         };
-        let left = at.saturating_duration_since(Instant::now()) + Duration::from_micros(999);
+        let left = at.saturating_duration_since(now) + Duration::from_micros(999);
         EpollTimeout::try_from(left).unwrap_or(EpollTimeout::MAX)
     }
 
@@ -438,14 +444,9 @@ impl EventLoop {
             }
             match upstream.query_socket.receive(&mut self.buffer) {
                 Ok(Some((source, query))) => {
+                    upstream.firewall.hearing.heard_by_host(now, source, &query);
                     upstream.handle_query(now, &query);
-                    for interface in &mut self.interfaces {
-                        if interface.task.upstream_index == upstream.index()
-                            && let Some(router) = interface.router()
-                        {
-                            router.handle_lan_query(now, source, &query);
-                        }
-                    }
+                    deliver_query(now, upstream, &mut self.interfaces, source, &query);
                 }
                 // A packet that is no valid query.
                 Ok(None) => {}

@@ -25,6 +25,8 @@ pub(super) struct Proxied {
     pub(super) relay: Option<Relay>,
     /// Counters of the proxies before this one.
     pub(super) inherited_counters: BTreeMap<String, u64>,
+    /// Whether the host's firewall drops what the host reports.
+    pub(super) reports_filtered: bool,
 }
 
 impl Proxied {
@@ -52,6 +54,9 @@ impl Proxied {
             }
             _ => joins.set_filter(now, group, filter, limits),
         };
+        if !leaving {
+            upstreams.want_check(task.upstream_index);
+        }
         if leaving {
             relayed = self.set_relay_filter(group, &SourceFilter::none());
         }

@@ -29,6 +29,7 @@ impl EventLoop {
         let mut notices = self.start_notices.clone();
         notices.extend(self.interfaces.iter().filter_map(|i| i.querier_notice(now)));
         notices.extend(self.upstreams.list.iter().filter_map(|u| u.problem.clone()));
+        notices.extend(self.upstreams.list.iter().flat_map(|u| u.firewall_notices(now)));
         notices.extend(self.interfaces.iter().filter_map(Interface::missing_notice));
         notices.extend(self.route_notice());
         notices.extend(self.interfaces.iter().filter_map(Interface::own_bridge_notice));
@@ -167,6 +168,9 @@ impl Proxied {
             Status::Limited(limit) => (MembershipStatus::Limited, Some(limit)),
             Status::Allowed => match self.joins.failure(view.group) {
                 Some(reason) => (MembershipStatus::Failed, Some(reason.to_owned())),
+                None if self.reports_filtered => {
+                    (MembershipStatus::Failed, Some(REPORTS_FILTERED.to_owned()))
+                }
                 None => (MembershipStatus::Joined, any_source_note(view.group, &view.upstream)),
             },
         };
@@ -182,6 +186,9 @@ impl Proxied {
         }
     }
 }
+
+/// What people are told of a group that is joined, and that the LAN does not hear of.
+const REPORTS_FILTERED: &str = "the host's firewall drops IGMP reports";
 
 /// What people are told of a join from any source in the range of source-specific multicast.
 fn any_source_note(group: Ipv4Addr, joined: &SourceFilter) -> Option<String> {

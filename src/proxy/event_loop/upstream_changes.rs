@@ -30,6 +30,7 @@ impl EventLoop {
                 let name = upstream.query_socket.name().to_owned();
                 // What it knows of the interface is past.
                 upstream.reporter = None;
+                upstream.report_socket = None;
                 self.set_upstream_problem(
                     now,
                     position,
@@ -48,6 +49,7 @@ impl EventLoop {
         let name = upstream.query_socket.name().to_owned();
         let old = upstream.index();
         upstream.reporter = None;
+        upstream.report_socket = None;
         let followed = upstream.query_socket.follow(index).and_then(|()| {
             // The new socket is watched from the start.
             upstream.query_pause = Pause::default();

@@ -7,10 +7,12 @@ use crate::net::link_watch::LinkWatch;
 use crate::net::route_query::RouteQuery;
 use crate::notice::Notice;
 use crate::primitives::token_bucket::TokenBucket;
+use crate::proxy::event_loop::answering::Firewall;
 use crate::proxy::event_loop::pause::Pause;
 use crate::proxy::lan::early_report::EarlyReporter;
 use crate::proxy::lan::joins::LimitFiles;
 use crate::proxy::lan::query_socket::QuerySocket;
+use crate::proxy::lan::report_socket::ReportSocket;
 
 /// Queries that are read at once. A switch sends two for each group that is left.
 const QUERY_BURST: u32 = 256;
@@ -23,6 +25,10 @@ pub(crate) struct Upstream {
     pub(crate) query_socket: QuerySocket,
     /// Sends early reports; `None` where the kernel does not notify of joins.
     pub(crate) reporter: Option<EarlyReporter>,
+    /// Answers queries where there is no reporter.
+    pub(crate) report_socket: Option<ReportSocket>,
+    /// What the host's firewall lets through.
+    pub(super) firewall: Firewall,
     /// Tells when the interface has changed; `None` where nothing that depends on it can be made
     /// again.
     pub(crate) link_watch: Option<LinkWatch>,
@@ -39,12 +45,22 @@ impl Upstream {
     pub(crate) fn new(
         query_socket: QuerySocket,
         reporter: Option<EarlyReporter>,
+        report_socket: Option<ReportSocket>,
         link_watch: Option<LinkWatch>,
         now: Instant,
     ) -> Self {
         let queries = TokenBucket::new(QUERY_BURST, QUERY_INTERVAL, now);
         let query_pause = Pause::default();
-        Upstream { query_socket, reporter, link_watch, problem: None, queries, query_pause }
+        Upstream {
+            query_socket,
+            reporter,
+            report_socket,
+            firewall: Firewall::new(now),
+            link_watch,
+            problem: None,
+            queries,
+            query_pause,
+        }
     }
 
     /// Whether one more query may be read.

@@ -17,24 +17,16 @@
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::io;
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
-
-use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::igmp::wire::{GroupRecord, Message, Query, RecordType, Version};
 use crate::multicast::{FilterMode, SourceFilter};
 use crate::net::link_monitor::{LinkEvent, LinkMonitor};
 use crate::net::sysctl::Sysctls;
 use crate::proxy::lan::host_version::HostVersion;
-use crate::sys::sockopt;
+use crate::proxy::lan::report_socket::ReportSocket;
 
-/// Router Alert (RFC 2113 §2.1), as the socket option takes it.
-const ROUTER_ALERT: [u8; 4] = [148, 4, 0, 0];
-/// Internetwork control (RFC 9776 §4).
-const TOS: u32 = 0xc0;
-/// Bytes of an IP packet. The kernel reports a source list that does not fit, in several packets.
-const MTU: usize = 1500;
 /// Room for a notification, which has fewer than a hundred bytes.
 const NOTIFICATION: usize = 512;
 /// After this time the kernel has reported a group itself, however busy the host is. It does so two
@@ -45,7 +37,7 @@ const MAX_RECENT: usize = 4096;
 
 /// Sends early reports on one interface of the host.
 pub(crate) struct EarlyReporter {
-    socket: Socket,
+    socket: ReportSocket,
     index: u32,
     /// Receives notifications of the host's joins, only while a join is made.
     joins: LinkMonitor,
@@ -72,15 +64,7 @@ impl EarlyReporter {
             return Ok(None);
         }
         joins.unsubscribe_memberships()?;
-        let igmp = Protocol::from(libc::IPPROTO_IGMP);
-        let socket = Socket::new(Domain::IPV4, Type::RAW, Some(igmp))?;
-        sockopt::receive_nothing(&socket)?;
-        socket.bind_device(Some(name.as_bytes()))?;
-        sockopt::set_multicast_interface(&socket, index, Ipv4Addr::UNSPECIFIED.into())?;
-        socket.set_multicast_ttl_v4(1)?;
-        socket.set_multicast_loop_v4(false)?;
-        socket.set_tos_v4(TOS)?;
-        sockopt::set_bytes(&socket, libc::IPPROTO_IP, libc::IP_OPTIONS, &ROUTER_ALERT)?;
+        let socket = ReportSocket::open(name, index)?;
         Ok(Some(EarlyReporter {
             socket,
             index,
@@ -129,7 +113,7 @@ impl EarlyReporter {
             };
             while !first && receive(&mut first) {}
             if first && result.is_ok() {
-                self.send(&message);
+                self.socket.send_whole(&message);
                 if matches!(message, Message::ReportV2 { .. }) {
                     self.remember(now, group);
                 }
@@ -141,11 +125,9 @@ impl EarlyReporter {
         result
     }
 
-    fn send(&self, message: &Message) {
-        if let [payload] = message.emit(MTU).as_slice() {
-            let target = SocketAddrV4::new(message.destination(), 0);
-            let _ = self.socket.send_to(payload, &target.into());
-        }
+    /// What it sends with.
+    pub(crate) fn socket(&self) -> &ReportSocket {
+        &self.socket
     }
 
     /// Calls `leave`, and sends a leave to the LAN if the group was the host's last membership and
@@ -180,7 +162,7 @@ impl EarlyReporter {
         };
         while receive(&mut is_left) {}
         if is_left {
-            self.send(&Message::LeaveV2 { group });
+            self.socket.send_whole(&Message::LeaveV2 { group });
         }
         // Notifications that came in the meantime do not belong to the next join.
         let _ = self.joins.unsubscribe_memberships();

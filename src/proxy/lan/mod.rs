@@ -1,6 +1,8 @@
 //! The LAN's side: joins, early reports and queries.
 
 pub(crate) mod early_report;
+pub(crate) mod hearing;
 mod host_version;
 pub(crate) mod joins;
 pub(crate) mod query_socket;
+pub(crate) mod report_socket;

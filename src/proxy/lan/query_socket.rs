@@ -1,7 +1,8 @@
-//! Queries of the LAN: a raw socket that receives them and never sends.
+//! Queries of the LAN: a raw socket that receives them. What it sends does not leave the host, and
+//! shows whether the host's firewall would let it out.
 
 use std::io;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddrV4};
 use std::os::fd::{AsFd, BorrowedFd};
 
 use socket2::{Domain, Protocol, SockFilter, Socket, Type};
@@ -14,6 +15,8 @@ use crate::sys::{ifreq, sockopt};
 
 /// Room for a burst of group-specific queries.
 const RECEIVE_BUFFER: usize = 64 * 1024;
+/// Bytes of an IP packet, far more than an empty report has.
+const MTU: usize = 1500;
 /// A membership query (RFC 9776 §4).
 const QUERY: u32 = 0x11;
 /// `PACKET_LOOPBACK` of linux/if_packet.h: packets of this host that were looped back.
@@ -43,6 +46,7 @@ impl QuerySocket {
         socket.attach_filter(&only_queries())?;
         sockopt::lock_filter(&socket)?;
         socket.bind_device(Some(name.as_bytes()))?;
+        socket.set_multicast_ttl_v4(0)?;
         sockopt::grow_receive_buffer(&socket, RECEIVE_BUFFER)?;
         socket.set_nonblocking(true)?;
         Ok(QuerySocket { socket, name: name.to_owned(), index, spares: Vec::new() })
@@ -89,6 +93,21 @@ impl QuerySocket {
         !matches!(ifreq::address(&self.socket, &self.name), Ok(None))
     }
 
+    /// Whether the host's netfilter lets reports out by the interface: `false` where a rule at the
+    /// output hook drops one.
+    ///
+    /// The report that is sent is empty and has TTL 0: it passes the hook, and the kernel drops it
+    /// behind the hook (`ip_mc_output` in net/ipv4/ip_output.c).
+    pub(crate) fn may_report(&self) -> bool {
+        let report = Message::ReportV3(Vec::new());
+        let target = SocketAddrV4::new(report.destination(), 0).into();
+        let payloads = report.emit(MTU);
+        payloads.iter().all(|payload| match self.socket.send_to(payload, &target) {
+            Err(error) => error.raw_os_error() != Some(libc::EPERM),
+            Ok(_) => true,
+        })
+    }
+
     /// Receives one packet; `None`: it is no valid query.
     ///
     /// # Errors
@@ -99,7 +118,8 @@ impl QuerySocket {
     }
 }
 
-fn query(packet: &[u8]) -> Option<(Ipv4Addr, Query)> {
+/// The query in an IPv4 packet, and who sent it; `None`: it is no valid query.
+pub(crate) fn query(packet: &[u8]) -> Option<(Ipv4Addr, Query)> {
     let packet = Ipv4Packet::parse(packet).ok()?;
     match wire::parse(packet.igmp().ok()?) {
         Ok(Message::Query(query)) => Some((packet.src(), query)),

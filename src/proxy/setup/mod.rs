@@ -31,6 +31,7 @@ use crate::proxy::event_loop::{
 use crate::proxy::lan::early_report::EarlyReporter;
 use crate::proxy::lan::joins::LimitFiles;
 use crate::proxy::lan::query_socket::QuerySocket;
+use crate::proxy::lan::report_socket::ReportSocket;
 use crate::proxy::process::container_dir::{CONTROL_SOCKET, ContainerDir, SUCCESSOR_SOCKET};
 use crate::proxy::process::log::Log;
 use crate::proxy::process::user::ProxyUser;
@@ -193,10 +194,14 @@ impl Installed {
                 false => None,
             };
             let (name, index) = (query_socket.name().to_owned(), query_socket.index);
+            let report_socket = reporter.is_none().then(|| ReportSocket::open(&name, index));
+            let report_socket = report_socket
+                .transpose()
+                .context(|| format!("cannot open the report socket of {name}"))?;
             let link_watch = relayed.contains(&index).then(|| LinkWatch::open(&name, index));
             let link_watch =
                 link_watch.transpose().context(|| format!("cannot watch the link {name}"))?;
-            Ok(Upstream::new(query_socket, reporter, link_watch, now))
+            Ok(Upstream::new(query_socket, reporter, report_socket, link_watch, now))
         };
         let upstreams = setup.query_sockets.into_iter().map(open_upstream);
         let upstreams = upstreams.collect::<Result<Vec<_>, StartError>>()?;

@@ -11,7 +11,10 @@
 //!   chain output { type filter hook output priority -1000
 //!     ip protocol igmp oif IF meta mark . ip ttl != MARK . 0 counter log group GROUP drop }
 //!   chain input  { type filter hook input priority -1000
-//!     ip protocol igmp iif IF meta mark . ip ttl != MARK . 0 counter drop }
+//!     ip protocol igmp iif IF meta mark . ip ttl != MARK . 0 counter drop
+//!     # Where the link is one of the LAN that is joined on, instead of `drop`:
+//!       goto queries }
+//!   chain queries { ...see the module queries... }
 //!   # Where data is relayed, so that data that also arrives by the link is not delivered twice:
 //!     meta mark != MARK @nh,128,8 >= 224 ip protocol udp iif IF jump native-IF
 //!   chain native-IF {
@@ -48,6 +51,7 @@
 
 mod egress;
 mod nftables;
+mod queries;
 
 use std::io;
 
@@ -56,6 +60,7 @@ use crate::net::nfnetlink::NfSocket;
 pub(crate) use crate::proxy::container::rules::egress::Egress;
 use crate::proxy::container::rules::egress::add_egress_rules;
 use crate::proxy::container::rules::nftables::{Base, Operator, Tables, Verdict};
+use crate::proxy::container::rules::queries::{QUERIES, add_queries};
 
 const FAMILY_IPV4: u8 = libc::NFPROTO_IPV4 as u8;
 const FAMILY_NETDEV: u8 = libc::NFPROTO_NETDEV as u8;
@@ -82,8 +87,10 @@ pub(crate) struct RuledInterface<'a> {
     pub(crate) name: &'a str,
     /// Index in the container; 0: the interface does not exist yet.
     pub(crate) index: u32,
-    /// Whether its IGMP is intercepted. If not, the next two have no effect.
+    /// Whether its IGMP is intercepted. If not, the next three have no effect.
     pub(crate) intercepted: bool,
+    /// Whether queries that arrive there are logged.
+    pub(crate) hears_queries: bool,
     /// The data that it may not receive.
     pub(crate) data_filter: DataFilter,
     /// Where its data is relayed: the groups of 224.0.0.0/24 that are relayed, ascending.
@@ -193,18 +200,26 @@ fn add_interception(
         ("output", libc::NF_INET_LOCAL_OUT, Direction::Output),
         ("input", libc::NF_INET_LOCAL_IN, Direction::Input),
     ];
+    if interfaces.iter().any(|interface| interface.hears_queries) {
+        add_queries(tables, group);
+    }
     for (chain, hook, direction) in chains {
         tables.add_base_chain(chain, hook as u32, None);
         for interface in interfaces {
+            let is_input = matches!(direction, Direction::Input);
+            let verdict = match is_input && interface.hears_queries {
+                true => Verdict::Goto(QUERIES.to_owned()),
+                false => Verdict::Drop,
+            };
             tables.add_rule(chain, |rule| {
                 rule.payload(Base::Network, IP_PROTOCOL, Operator::Equal, &[IGMP]);
                 interface.add_match(rule, direction);
                 rule.mark_or_byte_differs(mark, IP_TTL, 0);
                 rule.counter();
-                if matches!(direction, Direction::Output) {
+                if !is_input {
                     rule.log(group);
                 }
-                rule.verdict(&Verdict::Drop);
+                rule.verdict(&verdict);
             });
         }
     }

@@ -90,6 +90,9 @@ mod nfta {
     pub(super) const BITWISE_MASK: u16 = 4;
     pub(super) const BITWISE_XOR: u16 = 5;
     pub(super) const LOG_GROUP: u16 = 1;
+    pub(super) const LIMIT_RATE: u16 = 1;
+    pub(super) const LIMIT_UNIT: u16 = 2;
+    pub(super) const LIMIT_BURST: u16 = 3;
     pub(super) const IMMEDIATE_DREG: u16 = 1;
     pub(super) const IMMEDIATE_DATA: u16 = 2;
     pub(super) const VERDICT_CODE: u16 = 1;
@@ -337,6 +340,7 @@ pub(super) enum Operator {
 pub(super) enum Base {
     Link = 0,
     Network = 1,
+    Transport = 2,
 }
 
 /// The expressions of a rule under construction. All use register 1. A rule ends at the first
@@ -482,6 +486,17 @@ impl Rule<'_, '_> {
     /// Counts packets and bytes that meet all conditions so far.
     pub(super) fn counter(&mut self) {
         self.expression("counter", |_| {});
+    }
+
+    /// Adds the condition that so many packets a second, and at most so many at once, have met all
+    /// conditions so far.
+    pub(super) fn at_most(&mut self, per_second: u32, burst: u32) {
+        self.expression("limit", |a| {
+            a.u64(nfta::LIMIT_RATE, per_second.into());
+            // The unit, in seconds.
+            a.u64(nfta::LIMIT_UNIT, 1);
+            a.u32(nfta::LIMIT_BURST, burst);
+        });
     }
 
     /// Sends a copy to the NFLOG socket of this group.

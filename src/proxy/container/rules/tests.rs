@@ -40,6 +40,7 @@ fn install(name: &str, policy: &GroupPolicy) -> NfSocket {
         name: "lo",
         index: LOOPBACK,
         intercepted: true,
+        hears_queries: true,
         data_filter: policy.data_filter(),
         relayed: None,
         egress: None,

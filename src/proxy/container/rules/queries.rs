@@ -1,0 +1,42 @@
+//! The queries of the LAN as the container's own link hears them: before the host's firewall, which
+//! does not stand there.
+//!
+//! ```text
+//!   chain queries {
+//!     @th,0,8 0x11 @ll,0,24 0x01005e limit rate 64/second burst 128 packets log group GROUP
+//!     drop }
+//! ```
+//!
+//! Only a frame that has arrived by the link has a link header. What the container sends itself, and
+//! what its kernel loops back to it, has none (`dev_loopback_xmit` in net/core/dev.c,
+//! `nft_payload_eval` in net/netfilter/nft_payload.c), so that no process of the container makes the
+//! proxy believe in a query. One with CAP_NET_ADMIN can move frames between its interfaces: it gets
+//! no more than reports of what the container has joined, at the rate that the proxy sends them.
+//!
+//! A packet that is no IGMP is never compared here.
+
+use crate::proxy::container::rules::nftables::{Base, Operator, Tables, Verdict};
+
+/// Name of the chain.
+pub(super) const QUERIES: &str = "queries";
+
+/// A membership query (RFC 9776 §4).
+const QUERY: u8 = 0x11;
+/// First bytes of the MAC addresses of IPv4 groups (RFC 1112 §6.4).
+const MULTICAST_MAC: [u8; 3] = [0x01, 0x00, 0x5e];
+/// Queries that are logged in a second, and at once: any station of the LAN can send them, and they
+/// share the socket's buffer with the container's own reports.
+const PER_SECOND: u32 = 64;
+const BURST: u32 = 128;
+
+/// Adds the chain, which drops all, and logs queries to the NFLOG socket of this group.
+pub(super) fn add_queries(tables: &mut Tables<'_>, group: u16) {
+    tables.add_chain(QUERIES);
+    tables.add_rule(QUERIES, |rule| {
+        rule.payload(Base::Transport, 0, Operator::Equal, &[QUERY]);
+        rule.payload(Base::Link, 0, Operator::Equal, &MULTICAST_MAC);
+        rule.at_most(PER_SECOND, BURST);
+        rule.log(group);
+    });
+    tables.add_rule(QUERIES, |rule| rule.verdict(&Verdict::Drop));
+}

@@ -1,0 +1,275 @@
+//! The host's firewall: queries that it drops are heard on the container's own link, and answered by
+//! the proxy for what the proxy has joined. Reports that it drops are told of.
+//!
+//! Where the host hears a query, its kernel answers, and the proxy sends nothing.
+
+use std::cell::Cell;
+use std::net::Ipv4Addr;
+use std::time::{Duration, Instant};
+
+use rustix::rand::{GetRandomFlags, getrandom};
+
+use crate::igmp::responder::{Memberships, Responder};
+use crate::igmp::wire::Query;
+use crate::multicast::{FilterMode, SourceFilter};
+use crate::notice::Notice;
+use crate::proxy::event_loop::EventLoop;
+use crate::proxy::event_loop::interface::{Interface, Mode};
+use crate::proxy::event_loop::upstreams::{Upstream, Upstreams};
+use crate::proxy::lan::hearing::{HOST_DELAY, Hearing};
+use crate::proxy::process::log::Log;
+
+/// The least time between two checks whether reports get out.
+const CHECK_SPACING: Duration = Duration::from_secs(1);
+/// Time between two checks while none get out: what is joined is told as soon as one does.
+const RECHECK: Duration = Duration::from_secs(5);
+
+/// What is known of the firewall on one upstream.
+pub(super) struct Firewall {
+    pub(super) hearing: Hearing,
+    responder: Responder,
+    /// Whether somebody wants to know if reports get out.
+    check_wanted: Cell<bool>,
+    checked: Option<Instant>,
+    drops_reports: bool,
+}
+
+impl Firewall {
+    pub(super) fn new(now: Instant) -> Self {
+        Firewall {
+            hearing: Hearing::default(),
+            responder: Responder::new(now),
+            check_wanted: Cell::new(false),
+            checked: None,
+            drops_reports: false,
+        }
+    }
+
+    /// Something is reported or asked now: a check whether reports get out is due.
+    pub(super) fn want_check(&self) {
+        self.check_wanted.set(true);
+    }
+
+    /// When a check is due.
+    fn check_at(&self, now: Instant) -> Option<Instant> {
+        match self.checked {
+            _ if !self.check_wanted.get() && !self.drops_reports => None,
+            None => Some(now),
+            Some(last) if self.check_wanted.get() => Some(last + CHECK_SPACING),
+            Some(last) => Some(last + RECHECK),
+        }
+    }
+
+    /// When to call [`EventLoop::handle_firewall`].
+    pub(super) fn poll_timeout(&self, now: Instant) -> Option<Instant> {
+        let Firewall { hearing, responder, .. } = self;
+        [hearing.poll_timeout(), responder.poll_timeout(), self.check_at(now)]
+            .into_iter()
+            .flatten()
+            .min()
+    }
+}
+
+impl Upstream {
+    /// What is wrong with the host's firewall here.
+    pub(super) fn firewall_notices(&self, now: Instant) -> impl Iterator<Item = Notice> {
+        let upstream = || self.query_socket.name().to_owned();
+        let querier = self.firewall.hearing.unheard_querier(now);
+        let queries = querier.map(|querier| queries_filtered(upstream(), querier));
+        let drops = self.firewall.drops_reports;
+        let reports = drops.then(|| Notice::ReportsFiltered { upstream: upstream() });
+        queries.into_iter().chain(reports)
+    }
+}
+
+impl Upstreams {
+    /// The link of the container has heard a query of the upstream of this index.
+    pub(super) fn hear_on_link(
+        &mut self,
+        now: Instant,
+        index: u32,
+        source: Ipv4Addr,
+        query: Query,
+    ) {
+        if let Some(upstream) = self.list.iter_mut().find(|upstream| upstream.index() == index) {
+            upstream.firewall.hearing.heard_on_link(now, source, query);
+        }
+    }
+
+    /// Something is joined on the upstream of this index.
+    pub(super) fn want_check(&self, index: u32) {
+        if let Some(upstream) = self.list.iter().find(|upstream| upstream.index() == index) {
+            upstream.firewall.want_check();
+        }
+    }
+}
+
+impl EventLoop {
+    /// Somebody wants to know what is wrong.
+    pub(super) fn check_firewall_now(&mut self, now: Instant, log: &mut Log) {
+        self.upstreams.list.iter().for_each(|upstream| upstream.firewall.want_check());
+        self.handle_firewall(now, log);
+    }
+
+    /// Does what is due: checks the firewall, and answers queries that it drops.
+    pub(super) fn handle_firewall(&mut self, now: Instant, log: &mut Log) {
+        for position in 0..self.upstreams.list.len() {
+            let firewall = &self.upstreams.list[position].firewall;
+            let is_due = |at: Option<Instant>| at.is_some_and(|at| at <= now);
+            if !is_due(firewall.poll_timeout(now)) {
+                continue;
+            }
+            if is_due(firewall.hearing.poll_timeout()) {
+                // What the host has heard by now is not read yet.
+                self.receive_queries(now, position as u32, log);
+                self.take_unheard(now, position, log);
+            }
+            if is_due(self.upstreams.list[position].firewall.check_at(now)) {
+                self.check_reports(now, position, log);
+            }
+            self.send_answers(now, position);
+        }
+    }
+
+    /// Takes the queries that the host has not heard for heard.
+    fn take_unheard(&mut self, now: Instant, position: usize, log: &mut Log) {
+        let EventLoop { upstreams, interfaces, .. } = self;
+        let upstream = &mut upstreams.list[position];
+        let was_known = upstream.firewall.hearing.unheard_querier(now).is_some();
+        while let Some((source, query)) = upstream.firewall.hearing.take_unheard(now) {
+            deliver_query(now, upstream, interfaces, source, &query);
+            let memberships = memberships(interfaces, upstream.index());
+            let max_resp = query.max_resp.saturating_sub(HOST_DELAY);
+            let query = Query { max_resp, ..query };
+            upstream.firewall.responder.receive_query(now, &query, &memberships, random);
+        }
+        if !was_known && let Some(querier) = upstream.firewall.hearing.unheard_querier(now) {
+            let name = upstream.query_socket.name().to_owned();
+            log.notice(now, queries_filtered(name, querier));
+        }
+    }
+
+    /// Checks whether reports get out. What was joined while none did is told when one does.
+    fn check_reports(&mut self, now: Instant, position: usize, log: &mut Log) {
+        let EventLoop { upstreams, interfaces, .. } = self;
+        let upstream = &mut upstreams.list[position];
+        let drops_reports = !upstream.query_socket.may_report();
+        let index = upstream.index();
+        let firewall = &mut upstream.firewall;
+        firewall.check_wanted.set(false);
+        firewall.checked = Some(now);
+        if firewall.drops_reports == drops_reports {
+            return;
+        }
+        firewall.drops_reports = drops_reports;
+        if drops_reports {
+            let upstream = upstream.query_socket.name().to_owned();
+            log.notice(now, Notice::ReportsFiltered { upstream });
+        } else {
+            firewall.responder.report_all(now, &memberships(interfaces, index));
+        }
+        for interface in interfaces.iter_mut().filter(|i| i.task.upstream_index == index) {
+            interface.set_reports_filtered(drops_reports);
+        }
+    }
+
+    /// Sends the answers that are due.
+    fn send_answers(&mut self, now: Instant, position: usize) {
+        let EventLoop { upstreams, interfaces, .. } = self;
+        let upstream = &mut upstreams.list[position];
+        if upstream.firewall.responder.poll_timeout().is_none_or(|at| at > now) {
+            return;
+        }
+        let memberships = memberships(interfaces, upstream.index());
+        let Upstream { firewall, reporter, report_socket, .. } = upstream;
+        let socket = reporter.as_ref().map(|reporter| reporter.socket()).or(report_socket.as_ref());
+        firewall.responder.handle_timeout(now, &memberships, |message| {
+            if let Some(socket) = socket {
+                socket.send(message);
+            }
+        });
+    }
+}
+
+/// Tells the routers of the upstream of a query.
+pub(super) fn deliver_query(
+    now: Instant,
+    upstream: &Upstream,
+    interfaces: &mut [Interface],
+    source: Ipv4Addr,
+    query: &Query,
+) {
+    upstream.firewall.want_check();
+    for interface in interfaces {
+        if interface.task.upstream_index == upstream.index()
+            && let Some(router) = interface.router()
+        {
+            router.handle_lan_query(now, source, query);
+        }
+    }
+}
+
+/// What the proxy has joined on the upstream of this index.
+fn memberships(interfaces: &[Interface], index: u32) -> Memberships {
+    let mut all = Memberships::new();
+    for interface in interfaces.iter().filter(|i| i.task.upstream_index == index) {
+        let Mode::Proxied(proxied) = &interface.mode else { continue };
+        for view in proxied.router.groups() {
+            if !view.upstream.is_none() && proxied.joins.failure(view.group).is_none() {
+                let merged = match all.remove(&view.group) {
+                    Some(other) => merged(&other, &view.upstream),
+                    None => view.upstream,
+                };
+                all.insert(view.group, merged);
+            }
+        }
+    }
+    all
+}
+
+/// What two sockets receive together (RFC 9776 §3.2).
+fn merged(a: &SourceFilter, b: &SourceFilter) -> SourceFilter {
+    match (a.mode, b.mode) {
+        (FilterMode::Include, FilterMode::Include) => {
+            SourceFilter::include(&a.sources | &b.sources)
+        }
+        (FilterMode::Exclude, FilterMode::Exclude) => {
+            SourceFilter::exclude(&a.sources & &b.sources)
+        }
+        (FilterMode::Exclude, FilterMode::Include) => {
+            SourceFilter::exclude(&a.sources - &b.sources)
+        }
+        (FilterMode::Include, FilterMode::Exclude) => {
+            SourceFilter::exclude(&b.sources - &a.sources)
+        }
+    }
+}
+
+fn queries_filtered(upstream: String, querier: Ipv4Addr) -> Notice {
+    Notice::QueriesFiltered { upstream, querier: querier.into() }
+}
+
+/// A random number from 0 up to 1.
+fn random() -> f64 {
+    let mut bytes = [0u8; 4];
+    // If it fails, the answer is sent at once.
+    let _ = getrandom(&mut bytes, GetRandomFlags::empty());
+    f64::from(u32::from_ne_bytes(bytes)) / f64::from(u32::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn filters_of_several_interfaces_are_merged_as_the_kernel_merges_sockets() {
+        let s = |n| Ipv4Addr::new(10, 0, 0, n);
+        let in_12 = SourceFilter::include([s(1), s(2)]);
+        let in_3 = SourceFilter::include([s(3)]);
+        let ex_23 = SourceFilter::exclude([s(2), s(3)]);
+        assert_eq!(merged(&in_12, &in_3), SourceFilter::include([s(1), s(2), s(3)]));
+        assert_eq!(merged(&in_12, &ex_23), SourceFilter::exclude([s(3)]));
+        assert_eq!(merged(&ex_23, &in_3), SourceFilter::exclude([s(2)]));
+        assert_eq!(merged(&ex_23, &SourceFilter::any()), SourceFilter::any());
+    }
+}
