@@ -158,6 +158,11 @@ pub enum Notice {
         /// Address of the querier.
         querier: IpAddr,
     },
+    /// The host's firewall drops IGMP that arrives, where data is relayed.
+    ArrivalsFiltered {
+        /// Interface of the host.
+        upstream: String,
+    },
     /// The host's firewall drops the reports that the host sends.
     ReportsFiltered {
         /// Interface of the host.
@@ -334,6 +339,7 @@ impl Notice {
             Notice::QueryFailed { .. } => "query-failed",
             Notice::NoQuerier { .. } => "no-querier",
             Notice::QueriesFiltered { .. } => "queries-filtered",
+            Notice::ArrivalsFiltered { .. } => "arrivals-filtered",
             Notice::ReportsFiltered { .. } => "reports-filtered",
             Notice::QuerierWithoutSourceLists { .. } => "querier-without-source-lists",
             Notice::UpstreamWithoutAddress { .. } => "upstream-without-address",
@@ -381,6 +387,7 @@ impl Notice {
             | Notice::QueryFailed { .. }
             | Notice::NoQuerier { .. }
             | Notice::QueriesFiltered { .. }
+            | Notice::ArrivalsFiltered { .. }
             | Notice::ReportsFiltered { .. }
             | Notice::QuerierWithoutSourceLists { .. }
             | Notice::UpstreamWithoutAddress { .. }
@@ -486,6 +493,12 @@ impl fmt::Display for Notice {
                 f,
                 "{upstream}: the host's firewall or rp_filter drops the queries of {querier}: mcrun \
                  answers for the containers, nobody for programs of the host; let IGMP in, such as by \
+                 iptables -I INPUT -p igmp -j ACCEPT"
+            ),
+            Notice::ArrivalsFiltered { upstream } => write!(
+                f,
+                "{upstream}: the host's firewall drops IGMP that arrives, and a relay hears no query: \
+                 mcrun reports every 5 s what is joined; let IGMP and the streams in, such as by \
                  iptables -I INPUT -p igmp -j ACCEPT"
             ),
             Notice::ReportsFiltered { upstream } => write!(

@@ -9,6 +9,7 @@ use std::time::Duration;
 use crate::lab;
 use crate::lab::{Container, Igmp, Lab, PARENT, PATIENCE, Record, RecordKind, SOURCES, SWITCH};
 use crate::lab::{run, wait_until};
+use crate::relay::relayed;
 
 const GROUP: Ipv4Addr = Ipv4Addr::new(239, 17, 1, 1);
 const RATE: u32 = 200;
@@ -25,13 +26,17 @@ const MUTE: &str = "table ip firewall { chain out {
 /// A facility whose switch asks every second, and forgets a group within [`MEMBERSHIP`].
 fn facility(igmp_version: u8) -> Lab {
     let lab = Lab::new(igmp_version);
+    shorten(&lab);
+    lab
+}
+
+fn shorten(lab: &Lab) {
     lab.ip(
         "sw",
         "link set br0 type bridge mcast_query_interval 100 mcast_startup_query_interval 100 \
          mcast_query_response_interval 10 mcast_membership_interval 250",
     );
-    start_querier(&lab);
-    lab
+    start_querier(lab);
 }
 
 /// Makes the switch ask. It takes its own querier for present after the response interval, for which
@@ -383,4 +388,59 @@ fn a_query_that_the_container_forges_is_answered_by_nobody() {
     let counters = lab.mcrun(["inspect", &container.name]).output().expect("inspect");
     let text = String::from_utf8_lossy(&counters.stdout).into_owned();
     assert!(!text.contains("10.99.0.11\",\"version\":1"), "{text}");
+}
+
+/// A relay hears behind the firewall. Where the firewall lets streams in and no IGMP, the proxy
+/// reports what is joined without being asked; the stream goes on.
+#[test]
+fn a_relays_stream_outlives_dropped_queries() {
+    const PORT: u16 = 6100;
+    let (lab, containers) = relayed(&["relayed"], "");
+    let container = &containers[0];
+    shorten(&lab);
+    lab.ip("sw", "link set br0 type bridge mcast_membership_interval 600");
+    load(&lab, DEAF);
+    let inside = container.socket(PORT);
+    inside.join(GROUP);
+    lab.wait_joined(container, GROUP);
+    lab.wait_forwarded(GROUP);
+    wait_until("the firewall is told of", PATIENCE, || {
+        (notices(&lab, container) == ["arrivals-filtered"]).then_some(())
+    });
+    lab::assert_whole_while(
+        &lab,
+        &[&inside],
+        (GROUP, PORT),
+        |_| {},
+        || {
+            std::thread::sleep(Duration::from_secs(13));
+        },
+    );
+    flush(&lab);
+    wait_until("the host hears again", PATIENCE, || {
+        notices(&lab, container).is_empty().then_some(())
+    });
+}
+
+/// Where the firewall drops the stream too, nothing can pass, and people are told within a moment.
+#[test]
+fn a_relay_behind_ufw_says_so_within_a_moment() {
+    const PORT: u16 = 6101;
+    let (lab, containers) = relayed(&["relayed"], "");
+    let container = &containers[0];
+    rule_sets::load_ufw(&lab);
+    let inside = container.socket(PORT);
+    inside.join(GROUP);
+    lab.wait_joined(container, GROUP);
+    lab.wait_forwarded(GROUP);
+    // One check a second is made.
+    wait_until("the firewall is told of", Duration::from_secs(3), || {
+        (notices(&lab, container) == ["arrivals-filtered"]).then_some(())
+    });
+    let sender = lab.socket("src", SOURCES[0], 0);
+    sender.send(b"dropped by ufw", (GROUP, PORT));
+    let accept = ["-I", "INPUT", "-p", "udp", "--dport", "6101", "-j", "ACCEPT"];
+    run(lab.enter("host", "iptables").args(accept));
+    sender.send(b"let in", (GROUP, PORT));
+    assert_eq!(inside.receive(PATIENCE).expect("a packet").0, b"let in");
 }

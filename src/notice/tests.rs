@@ -63,6 +63,7 @@ fn examples() -> Vec<Notice> {
         Notice::QueryFailed { interface: interface(), error: error(libc::EPERM) },
         Notice::NoQuerier { interface: interface(), upstream: upstream(), silent_s: 255 },
         Notice::QueriesFiltered { upstream: upstream(), querier: "192.0.2.1".parse().unwrap() },
+        Notice::ArrivalsFiltered { upstream: upstream() },
         Notice::ReportsFiltered { upstream: upstream() },
         Notice::QuerierWithoutSourceLists {
             interface: interface(),

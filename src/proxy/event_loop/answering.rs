@@ -3,72 +3,20 @@
 //!
 //! Where the host hears a query, its kernel answers, and the proxy sends nothing.
 
-use std::cell::Cell;
 use std::net::Ipv4Addr;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use rustix::rand::{GetRandomFlags, getrandom};
 
-use crate::igmp::responder::{Memberships, Responder};
+use crate::igmp::responder::Memberships;
 use crate::igmp::wire::Query;
 use crate::multicast::{FilterMode, SourceFilter};
 use crate::notice::Notice;
 use crate::proxy::event_loop::EventLoop;
 use crate::proxy::event_loop::interface::{Interface, Mode};
 use crate::proxy::event_loop::upstreams::{Upstream, Upstreams};
-use crate::proxy::lan::hearing::{HOST_DELAY, Hearing};
+use crate::proxy::lan::hearing::HOST_DELAY;
 use crate::proxy::process::log::Log;
-
-/// The least time between two checks whether reports get out.
-const CHECK_SPACING: Duration = Duration::from_secs(1);
-/// Time between two checks while none get out: what is joined is told as soon as one does.
-const RECHECK: Duration = Duration::from_secs(5);
-
-/// What is known of the firewall on one upstream.
-pub(super) struct Firewall {
-    pub(super) hearing: Hearing,
-    responder: Responder,
-    /// Whether somebody wants to know if reports get out.
-    check_wanted: Cell<bool>,
-    checked: Option<Instant>,
-    drops_reports: bool,
-}
-
-impl Firewall {
-    pub(super) fn new(now: Instant) -> Self {
-        Firewall {
-            hearing: Hearing::default(),
-            responder: Responder::new(now),
-            check_wanted: Cell::new(false),
-            checked: None,
-            drops_reports: false,
-        }
-    }
-
-    /// Something is reported or asked now: a check whether reports get out is due.
-    pub(super) fn want_check(&self) {
-        self.check_wanted.set(true);
-    }
-
-    /// When a check is due.
-    fn check_at(&self, now: Instant) -> Option<Instant> {
-        match self.checked {
-            _ if !self.check_wanted.get() && !self.drops_reports => None,
-            None => Some(now),
-            Some(last) if self.check_wanted.get() => Some(last + CHECK_SPACING),
-            Some(last) => Some(last + RECHECK),
-        }
-    }
-
-    /// When to call [`EventLoop::handle_firewall`].
-    pub(super) fn poll_timeout(&self, now: Instant) -> Option<Instant> {
-        let Firewall { hearing, responder, .. } = self;
-        [hearing.poll_timeout(), responder.poll_timeout(), self.check_at(now)]
-            .into_iter()
-            .flatten()
-            .min()
-    }
-}
 
 impl Upstream {
     /// What is wrong with the host's firewall here.
@@ -78,7 +26,9 @@ impl Upstream {
         let queries = querier.map(|querier| queries_filtered(upstream(), querier));
         let drops = self.firewall.drops_reports;
         let reports = drops.then(|| Notice::ReportsFiltered { upstream: upstream() });
-        queries.into_iter().chain(reports)
+        let arrivals = self.firewall.drops_queries;
+        let arrivals = arrivals.then(|| Notice::ArrivalsFiltered { upstream: upstream() });
+        queries.into_iter().chain(reports).chain(arrivals)
     }
 }
 
@@ -125,7 +75,7 @@ impl EventLoop {
                 self.take_unheard(now, position, log);
             }
             if is_due(self.upstreams.list[position].firewall.check_at(now)) {
-                self.check_reports(now, position, log);
+                self.check_firewall(now, position, log);
             }
             self.send_answers(now, position);
         }
@@ -149,22 +99,28 @@ impl EventLoop {
         }
     }
 
-    /// Checks whether reports get out. What was joined while none did is told when one does.
-    fn check_reports(&mut self, now: Instant, position: usize, log: &mut Log) {
+    /// Checks what gets through. What was joined while no report got out is told when one does; and
+    /// where no query gets in, what is joined is told again and again, as the answers to queries
+    /// would.
+    fn check_firewall(&mut self, now: Instant, position: usize, log: &mut Log) {
         let EventLoop { upstreams, interfaces, .. } = self;
-        let upstream = &mut upstreams.list[position];
-        let drops_reports = !upstream.query_socket.may_report();
-        let index = upstream.index();
-        let firewall = &mut upstream.firewall;
-        firewall.check_wanted.set(false);
-        firewall.checked = Some(now);
+        let Upstream { query_socket, firewall, .. } = &mut upstreams.list[position];
+        let index = query_socket.index;
+        let upstream = || query_socket.name().to_owned();
+        let dropped_queries = firewall.drops_queries;
+        if firewall.check_input(now) {
+            firewall.responder.report_all(now, &memberships(interfaces, index));
+            if !dropped_queries {
+                log.notice(now, Notice::ArrivalsFiltered { upstream: upstream() });
+            }
+        }
+        let drops_reports = !query_socket.may_report();
         if firewall.drops_reports == drops_reports {
             return;
         }
         firewall.drops_reports = drops_reports;
         if drops_reports {
-            let upstream = upstream.query_socket.name().to_owned();
-            log.notice(now, Notice::ReportsFiltered { upstream });
+            log.notice(now, Notice::ReportsFiltered { upstream: upstream() });
         } else {
             firewall.responder.report_all(now, &memberships(interfaces, index));
         }

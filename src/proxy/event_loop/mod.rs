@@ -5,6 +5,7 @@ mod announcing;
 mod answering;
 mod clients;
 mod event_source;
+mod firewall;
 mod handover;
 mod holding;
 mod inheritance;
@@ -444,7 +445,7 @@ impl EventLoop {
             }
             match upstream.query_socket.receive(&mut self.buffer) {
                 Ok(Some((source, query))) => {
-                    upstream.firewall.hearing.heard_by_host(now, source, &query);
+                    upstream.firewall.heard_by_host(now, source, &query);
                     upstream.handle_query(now, &query);
                     deliver_query(now, upstream, &mut self.interfaces, source, &query);
                 }

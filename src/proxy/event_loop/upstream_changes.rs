@@ -31,6 +31,7 @@ impl EventLoop {
                 // What it knows of the interface is past.
                 upstream.reporter = None;
                 upstream.report_socket = None;
+                upstream.firewall.close_probe();
                 self.set_upstream_problem(
                     now,
                     position,
@@ -50,6 +51,7 @@ impl EventLoop {
         let old = upstream.index();
         upstream.reporter = None;
         upstream.report_socket = None;
+        upstream.firewall.close_probe();
         let followed = upstream.query_socket.follow(index).and_then(|()| {
             // The new socket is watched from the start.
             upstream.query_pause = Pause::default();

@@ -7,9 +7,10 @@ use crate::net::link_watch::LinkWatch;
 use crate::net::route_query::RouteQuery;
 use crate::notice::Notice;
 use crate::primitives::token_bucket::TokenBucket;
-use crate::proxy::event_loop::answering::Firewall;
+use crate::proxy::event_loop::firewall::Firewall;
 use crate::proxy::event_loop::pause::Pause;
 use crate::proxy::lan::early_report::EarlyReporter;
+use crate::proxy::lan::input_probe::InputProbe;
 use crate::proxy::lan::joins::LimitFiles;
 use crate::proxy::lan::query_socket::QuerySocket;
 use crate::proxy::lan::report_socket::ReportSocket;
@@ -46,6 +47,7 @@ impl Upstream {
         query_socket: QuerySocket,
         reporter: Option<EarlyReporter>,
         report_socket: Option<ReportSocket>,
+        input_probe: Option<InputProbe>,
         link_watch: Option<LinkWatch>,
         now: Instant,
     ) -> Self {
@@ -55,7 +57,7 @@ impl Upstream {
             query_socket,
             reporter,
             report_socket,
-            firewall: Firewall::new(now),
+            firewall: Firewall::new(input_probe, now),
             link_watch,
             problem: None,
             queries,

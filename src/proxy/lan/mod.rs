@@ -3,6 +3,7 @@
 pub(crate) mod early_report;
 pub(crate) mod hearing;
 mod host_version;
+pub(crate) mod input_probe;
 pub(crate) mod joins;
 pub(crate) mod query_socket;
 pub(crate) mod report_socket;

@@ -29,6 +29,7 @@ use crate::proxy::event_loop::{
     Upstream, Upstreams, predecessors_status,
 };
 use crate::proxy::lan::early_report::EarlyReporter;
+use crate::proxy::lan::input_probe::InputProbe;
 use crate::proxy::lan::joins::LimitFiles;
 use crate::proxy::lan::query_socket::QuerySocket;
 use crate::proxy::lan::report_socket::ReportSocket;
@@ -198,10 +199,14 @@ impl Installed {
             let report_socket = report_socket
                 .transpose()
                 .context(|| format!("cannot open the report socket of {name}"))?;
+            let input_probe = relayed.contains(&index).then(|| InputProbe::open(&name));
+            let input_probe = input_probe
+                .transpose()
+                .context(|| format!("cannot open the firewall's probe on {name}"))?;
             let link_watch = relayed.contains(&index).then(|| LinkWatch::open(&name, index));
             let link_watch =
                 link_watch.transpose().context(|| format!("cannot watch the link {name}"))?;
-            Ok(Upstream::new(query_socket, reporter, report_socket, link_watch, now))
+            Ok(Upstream::new(query_socket, reporter, report_socket, input_probe, link_watch, now))
         };
         let upstreams = setup.query_sockets.into_iter().map(open_upstream);
         let upstreams = upstreams.collect::<Result<Vec<_>, StartError>>()?;
