@@ -373,6 +373,7 @@ impl Lab {
         for frame in seen {
             assert_eq!(frame.mac, self.host_mac, "{frame:?}");
             assert_eq!(frame.source, HOST, "{frame:?}");
+            assert_eq!(frame.ttl, 1, "{frame:?}");
             assert!(!matches!(frame.message, Igmp::Query { .. }), "{frame:?}");
         }
     }

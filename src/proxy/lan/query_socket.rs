@@ -47,6 +47,7 @@ impl QuerySocket {
         sockopt::lock_filter(&socket)?;
         socket.bind_device(Some(name.as_bytes()))?;
         socket.set_multicast_ttl_v4(0)?;
+        socket.set_multicast_loop_v4(false)?;
         sockopt::grow_receive_buffer(&socket, RECEIVE_BUFFER)?;
         socket.set_nonblocking(true)?;
         Ok(QuerySocket { socket, name: name.to_owned(), index, spares: Vec::new() })
@@ -96,12 +97,13 @@ impl QuerySocket {
     /// Whether the host's netfilter lets reports out by the interface: `false` where a rule at the
     /// output hook drops one.
     ///
-    /// The report that is sent is empty and has TTL 0: it passes the hook, and the kernel drops it
-    /// behind the hook (`ip_mc_output` in net/ipv4/ip_output.c).
+    /// The report that is sent is empty and has TTL 0. The group is the one of all hosts, which
+    /// every interface has joined: only packets of joined groups take the kernel's path that drops
+    /// TTL 0 behind the hook (`__mkroute_output` in net/ipv4/route.c, `ip_mc_output` in
+    /// net/ipv4/ip_output.c). To 224.0.0.22 the report would leave the host.
     pub(crate) fn may_report(&self) -> bool {
-        let report = Message::ReportV3(Vec::new());
-        let target = SocketAddrV4::new(report.destination(), 0).into();
-        let payloads = report.emit(MTU);
+        let target = SocketAddrV4::new(Ipv4Addr::new(224, 0, 0, 1), 0).into();
+        let payloads = Message::ReportV3(Vec::new()).emit(MTU);
         payloads.iter().all(|payload| match self.socket.send_to(payload, &target) {
             Err(error) => error.raw_os_error() != Some(libc::EPERM),
             Ok(_) => true,
