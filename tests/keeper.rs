@@ -5,22 +5,17 @@
 use std::net::Ipv4Addr;
 use std::os::unix::fs::MetadataExt;
 
-use crate::lab::{
-    Background, Lab, PATIENCE, Udp, alive, assert_nearly_whole_while, kill, wait_until,
-};
+use crate::lab::{Background, Lab, PATIENCE, Udp, alive, assert_whole_while, kill, wait_until};
 
 const GROUP: Ipv4Addr = Ipv4Addr::new(239, 8, 1, 1);
 const DENIED: Ipv4Addr = Ipv4Addr::new(239, 8, 2, 1);
 const PORT: u16 = 6000;
-/// Packets that a relay may have in its hands when it is killed: received, and not injected yet. At
-/// the stream's 1000 a second that is seldom one.
-const IN_HAND: u32 = 2;
 
 fn kills() -> u32 {
     std::env::var("KEEPER_KILLS").map_or(3, |text| text.parse().expect("a number of kills"))
 }
 
-fn keeper(lab: &Lab) -> Background {
+pub fn keeper(lab: &Lab) -> Background {
     Background::start(&mut lab.mcrun(["keep", "--watchdog", "300ms", "--stable-after", "50ms"]))
 }
 
@@ -28,14 +23,9 @@ fn keeper(lab: &Lab) -> Background {
 /// returns: of the first each packet once, of the second none. The switch sees no leave and no IGMP
 /// of a container.
 fn assert_nothing_is_lost_during(lab: &Lab, sockets: &[&Udp], changes: impl FnOnce()) {
-    assert_at_most_is_lost_during(lab, sockets, 0, changes);
-}
-
-/// The same, with so many packets of the stream at the most that are lost.
-fn assert_at_most_is_lost_during(lab: &Lab, sockets: &[&Udp], lost: u32, changes: impl FnOnce()) {
     let capture = lab.capture();
     let denied = |sender: &Udp| sender.send(b"denied", (DENIED, PORT));
-    assert_nearly_whole_while(lab, sockets, (GROUP, PORT), denied, lost, changes);
+    assert_whole_while(lab, sockets, (GROUP, PORT), denied, changes);
     lab.assert_nothing_was_left(&capture.finish());
 }
 
@@ -79,8 +69,7 @@ fn proxies_are_killed(version: u8, driver: &str, containers: u8) {
     for container in &containers {
         lab.wait_held(container);
     }
-    let lost = if driver == "relay" { IN_HAND * kills() } else { 0 };
-    assert_at_most_is_lost_during(&lab, &sockets.iter().collect::<Vec<_>>(), lost, || {
+    assert_nothing_is_lost_during(&lab, &sockets.iter().collect::<Vec<_>>(), || {
         for _ in 0..kills() {
             for container in &containers {
                 let proxy = lab.wait_held(container);

@@ -28,6 +28,7 @@ mod hardening;
 mod haste;
 mod hook_errors;
 mod igmp_modes;
+mod in_hand;
 mod install;
 mod interface;
 mod ipvlan;

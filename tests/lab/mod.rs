@@ -22,6 +22,7 @@ mod probe;
 mod process;
 mod router;
 mod sockets;
+pub mod tracer;
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
@@ -48,9 +49,7 @@ pub use daemon::{Containerd, Dockerd, IMAGE};
 pub use engine::{Engine, hooks_dir};
 pub use facts::{Leftovers, memberships};
 pub use igmp::{Igmp, IgmpFrame, Record, RecordKind};
-pub use numbered::{
-    assert_nearly_whole_while, assert_whole, assert_whole_while, numbered, payloads, stream,
-};
+pub use numbered::{assert_whole, assert_whole_while, numbered, payloads, stream};
 pub use probe::{Receiver, Reception};
 pub use process::{Background, alive, json, kill, output, run, wait_until};
 pub use router::{FAR, ROUTER};

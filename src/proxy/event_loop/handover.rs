@@ -17,7 +17,7 @@ use crate::proxy::control::protocol::{
 use crate::proxy::event_loop::interface::Interface;
 use crate::proxy::event_loop::{EventLoop, Phase};
 use crate::proxy::process::container_dir::ContainerDir;
-use crate::proxy::relay::{Relay, RelayHandover};
+use crate::proxy::relay::{InHand, Relay, RelayHandover};
 use crate::sys::fd_passing::{MAX_FDS, receive_with_fds};
 
 /// Bytes of an answer that are read. One relay has at most 4096 echoes of some 70 bytes.
@@ -90,8 +90,27 @@ impl EventLoop {
             }
         }
         self.holding.note_relays(now);
+        if let Some(file) = sockets.next() {
+            self.succeed_dead(now, file);
+        }
         // If this fails, the next `requery` tries again.
         let _ = self.start_relaying();
+    }
+
+    /// The proxy before this one has died, and somebody has held its relays and this file for it.
+    /// What it had in hand goes first.
+    fn succeed_dead(&mut self, now: Instant, file: OwnedFd) {
+        let EventLoop { interfaces, relay_batch: Some(batch), .. } = self else { return };
+        interfaces
+            .iter_mut()
+            .filter_map(Interface::relay)
+            .for_each(|relay| relay.succeed_dead(now));
+        let Some(in_hand) = InHand::take(file) else { return };
+        let is_same = |i: &&mut Interface| i.task.name == in_hand.interface;
+        if let Some(relay) = interfaces.iter_mut().find(is_same).and_then(Interface::relay) {
+            // All sockets are watched as soon as this one relays.
+            relay.resume(now, &in_hand, batch, &mut |_, _| ());
+        }
     }
 
     /// Hands all relays over to a client. If the client does not get them, they stay here.
@@ -117,9 +136,11 @@ impl EventLoop {
     }
 }
 
-/// What these relays leave, and all their sockets in the same order: as many as one message takes.
+/// What these relays leave, and all their sockets in the same order: as many as one message takes
+/// with one descriptor more.
 pub(super) fn all<'r>(relays: &'r [&mut Relay]) -> (Vec<RelayHandover>, Vec<BorrowedFd<'r>>) {
-    let ports = MAX_FDS.saturating_sub(relays.len() * RelayHandover::FIXED) / relays.len().max(1);
+    let room = MAX_FDS.saturating_sub(1 + relays.len() * RelayHandover::FIXED);
+    let ports = room / relays.len().max(1);
     let (handovers, sockets): (Vec<_>, Vec<_>) =
         relays.iter().map(|relay| relay.hand_over(ports)).unzip();
     (handovers, sockets.concat())

@@ -13,7 +13,7 @@ use crate::proxy::control::status::ProxyStatus;
 use crate::proxy::event_loop::interface::Interface;
 use crate::proxy::event_loop::{EventLoop, Phase};
 use crate::proxy::process::log::Log;
-use crate::proxy::relay::RelayHandover;
+use crate::proxy::relay::{Batch, RelayHandover};
 use crate::sys::fd_passing::MAX_FDS;
 
 type Line = HoldPayload<ProxyStatus, RelayHandover>;
@@ -176,11 +176,12 @@ impl EventLoop {
         true
     }
 
-    /// Sends all relays.
+    /// Sends all relays, and the file of what they have in hand.
     fn send_relays(&mut self) -> bool {
-        let EventLoop { interfaces, control, .. } = self;
+        let EventLoop { interfaces, control, relay_batch, .. } = self;
         let relays: Vec<_> = interfaces.iter_mut().filter_map(Interface::relay).collect();
-        let (handovers, sockets) = super::handover::all(&relays);
+        let (handovers, mut sockets) = super::handover::all(&relays);
+        sockets.extend(relay_batch.as_ref().filter(|_| !relays.is_empty()).and_then(Batch::file));
         debug_assert!(sockets.len() <= MAX_FDS);
         let held = vec![HeldKind::Relay; sockets.len()];
         let line = Line { held, relays: Some(handovers), ..Line::default() };

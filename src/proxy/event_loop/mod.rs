@@ -161,7 +161,7 @@ impl Proxy {
         }
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
         watch(&epoll, &listener, EventSource::ControlListener)?;
-        let relay_batch = interfaces.iter_mut().any(|i| i.relay().is_some()).then(Batch::new);
+        let relay_batch = interfaces.iter_mut().any(|i| i.relay().is_some()).then(Batch::in_file);
         let mut event_loop = EventLoop {
             epoll,
             phase: Phase::WaitingForPredecessor(None),

@@ -3,61 +3,80 @@
 
 use std::io;
 use std::net::Ipv4Addr;
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::ptr;
 
-/// Most packets of one system call.
-pub(super) const BATCH: usize = 32;
-/// Bytes for one packet: the largest IPv4 packet, behind a `virtio_net_hdr` and a link header.
-const SLOT: usize = 64 * 1024 + 64;
+pub(super) use crate::proxy::relay::batch::memory::BATCH;
+use crate::proxy::relay::batch::memory::{MAX_PARTS, Memory, ORIGINAL, SLOT, mark_header};
+
+pub(super) mod memory;
+
+/// Which way packets go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Flow {
+    /// From the LAN into the container.
+    Inbound = 1,
+    /// From the container to the LAN.
+    Outbound = 2,
+}
 
 /// Buffers for one batch. A page of them occupies memory once a packet was written to it: 128 KiB
 /// in all for packets of the usual size.
 pub(crate) struct Batch {
-    /// The slots. No reference to the whole is ever made: `incoming` and `outgoing` point into it.
-    data: Vec<u8>,
-    incoming: Messages,
+    /// No reference to it is ever made, except to the bytes of a packet.
+    memory: Memory,
     filled: usize,
-    outgoing: Messages,
     queued: usize,
+    /// A packet that was received by another proxy, and how many parts of it were sent by that one.
+    sent_before: Option<(usize, usize)>,
 }
 
 impl Batch {
     /// An empty batch. None of its slots occupies memory yet.
     pub(crate) fn new() -> Self {
-        let mut batch = Batch {
-            // Zeroed memory comes from the kernel page by page as it is written to.
-            data: vec![0; BATCH * SLOT],
-            incoming: Messages::new(false),
-            filled: 0,
-            outgoing: Messages::new(true),
-            queued: 0,
-        };
-        for position in 0..BATCH {
-            let bytes = batch.part(position * SLOT, SLOT);
-            batch.incoming.set_bytes(position, bytes);
-        }
-        batch
+        Batch::with(Memory::private())
+    }
+
+    /// An empty batch in a file that somebody else can hold. Where the kernel gives no file, packets
+    /// that were received and not sent die with the process.
+    pub(crate) fn in_file() -> Self {
+        Batch::with(Memory::file().unwrap_or_else(|_| Memory::private()))
+    }
+
+    fn with(memory: Memory) -> Self {
+        Batch { memory, filled: 0, queued: 0, sent_before: None }
+    }
+
+    /// The file, for [`InHand::take`](crate::proxy::relay::InHand::take) when this process is dead.
+    pub(crate) fn file(&self) -> Option<BorrowedFd<'_>> {
+        self.memory.as_file()
     }
 
     /// Receives the packets that are queued in a socket, at most [`BATCH`], without blocking.
-    /// Returns their number.
+    /// Returns their number. `flow` and the name of the container's interface say where they go.
     ///
     /// # Errors
     /// As recvmmsg(2): `WouldBlock` when nothing is queued.
-    pub(super) fn receive(&mut self, socket: impl AsFd) -> io::Result<usize> {
-        self.filled = 0;
-        self.queued = 0;
+    pub(super) fn receive(
+        &mut self,
+        socket: impl AsFd,
+        flow: Flow,
+        interface: &str,
+    ) -> io::Result<usize> {
+        self.clear();
+        self.memory.set_flow(flow as u32, interface);
         // SAFETY: the descriptor is borrowed; each header points to its vector, and each vector to
-        // a slot of `data` with its length, all of which outlive the call. Nobody else has a
-        // reference to any of them.
+        // a slot of the memory with its length, all of which outlive the call. Nobody else has a
+        // reference to any of them. The call of the kernel, not of a library, which might make
+        // several of it.
         let received = unsafe {
-            libc::recvmmsg(
+            libc::syscall(
+                libc::SYS_recvmmsg,
                 socket.as_fd().as_raw_fd(),
-                self.incoming.headers.as_mut_ptr(),
+                self.memory.incoming(0),
                 BATCH as libc::c_uint,
-                libc::MSG_DONTWAIT as _,
-                ptr::null_mut(),
+                libc::MSG_DONTWAIT,
+                ptr::null_mut::<libc::timespec>(),
             )
         };
         let count = usize::try_from(received).map_err(|_| io::Error::last_os_error())?;
@@ -65,146 +84,178 @@ impl Batch {
         Ok(self.filled)
     }
 
-    /// The room of one packet, for bytes that are no part of a batch. The packets of the last batch
-    /// are gone.
-    pub(super) fn scratch(&mut self) -> &mut [u8] {
-        self.filled = 0;
-        self.queued = 0;
-        let bytes = self.part(0, SLOT);
-        // SAFETY: a part of `data`, which is initialized, and borrowed as long as `self` is.
-        unsafe { std::slice::from_raw_parts_mut(bytes.iov_base.cast(), bytes.iov_len) }
-    }
-
-    /// The bytes of packet `position` of the last [`Batch::receive`]; empty past the last packet.
-    pub(super) fn slot(&mut self, position: usize) -> &mut [u8] {
-        if position >= self.filled {
-            return &mut [];
+    /// Puts packets in place of those of [`Batch::receive`], at most [`BATCH`]. Of one, so many parts
+    /// were sent before.
+    pub(super) fn load(
+        &mut self,
+        flow: Flow,
+        interface: &str,
+        packets: &[Vec<u8>],
+        sent_before: Option<(usize, usize)>,
+    ) -> usize {
+        self.clear();
+        self.memory.set_flow(flow as u32, interface);
+        for (position, packet) in packets.iter().take(BATCH).enumerate() {
+            let length = packet.len().min(SLOT);
+            let bytes = self.memory.part(position * SLOT, length);
+            // SAFETY: a part of the memory, with as many bytes.
+            unsafe {
+                bytes.iov_base.cast::<u8>().copy_from_nonoverlapping(packet.as_ptr(), length)
+            };
+            mark_header(self.memory.incoming(position), length as u32);
+            self.filled += 1;
         }
-        let length = (self.incoming.headers[position].msg_len as usize).min(SLOT);
-        let bytes = self.part(position * SLOT, length);
-        // SAFETY: a part of `data`, which is initialized, and borrowed as long as `self` is.
-        unsafe { std::slice::from_raw_parts_mut(bytes.iov_base.cast(), bytes.iov_len) }
+        self.sent_before = sent_before;
+        self.filled
     }
 
-    /// Queues `length` bytes of a slot from `offset` on, to be sent to an address.
+    /// The room of one packet, for bytes that are no part of a batch, and a way to send it in parts.
+    /// The packets of the last batch are gone.
+    pub(super) fn scratch(&mut self) -> (&mut [u8], Parts<'_>) {
+        self.clear();
+        let parts = Parts { memory: &self.memory, position: 0, next: 0, skipped: 0 };
+        let bytes = self.memory.part(0, SLOT);
+        // SAFETY: a part of the memory, which is initialized, and borrowed as long as `self` is;
+        // `parts` changes none of it.
+        let bytes = unsafe { std::slice::from_raw_parts_mut(bytes.iov_base.cast(), bytes.iov_len) };
+        (bytes, parts)
+    }
+
+    /// The bytes of packet `position` of the last [`Batch::receive`], to be changed and then queued,
+    /// sent in parts, or dropped; empty past the last packet.
+    pub(super) fn open(&mut self, position: usize) -> (&mut [u8], Parts<'_>) {
+        let sent_before = self.sent_before.filter(|(of, _)| *of == position);
+        let skipped = sent_before.map_or(0, |(_, sent)| sent);
+        let parts = Parts { memory: &self.memory, position, next: 0, skipped };
+        if position >= self.filled {
+            return (&mut [], parts);
+        }
+        self.memory.save(position);
+        let bytes = self.memory.part(position * SLOT, self.memory.length(position));
+        // SAFETY: a part of the memory, which is initialized, and borrowed as long as `self` is;
+        // `parts` changes none of it.
+        let bytes = unsafe { std::slice::from_raw_parts_mut(bytes.iov_base.cast(), bytes.iov_len) };
+        (bytes, parts)
+    }
+
+    /// Packet `position` needs nothing more.
+    pub(super) fn drop_packet(&mut self, position: usize) {
+        if position < self.filled {
+            mark_header(self.memory.incoming(position), 0);
+        }
+    }
+
+    /// Queues `length` bytes of a packet from `offset` on, to be sent to an address.
     pub(super) fn queue(&mut self, position: usize, offset: usize, length: usize, to: Ipv4Addr) {
         let within = position < BATCH && offset.saturating_add(length) <= SLOT;
         if within && self.queued < BATCH {
-            let bytes = self.part(position * SLOT + offset, length);
-            self.outgoing.set_bytes(self.queued, bytes);
-            self.outgoing.set_name(self.queued, socket_address(to));
+            let bytes = self.memory.part(position * SLOT + offset, length);
+            self.memory.enqueue(self.queued, position, bytes, to);
             self.queued += 1;
         }
     }
 
     /// Sends the queued packets. `refused` gets each packet that the socket refuses, with the
-    /// reason; the others are sent.
+    /// reason; the others are sent. Then nothing of the batch is left.
     pub(super) fn send(
         &mut self,
         socket: impl AsFd,
-        mut refused: impl FnMut(&mut [u8], io::Error),
+        mut refused: impl FnMut(&mut [u8], &mut Parts<'_>, io::Error),
     ) {
-        let fd = socket.as_fd().as_raw_fd();
         let mut sent = 0;
         while sent < self.queued {
-            // SAFETY: the descriptor is borrowed; each of the headers from `sent` to `queued`,
-            // which there are, points to its vector and name, and each vector to a part of `data`,
-            // all of which outlive the call. Nobody else has a reference to any of them.
-            let result = unsafe {
-                libc::sendmmsg(
-                    fd,
-                    self.outgoing.headers.as_mut_ptr().add(sent),
-                    (self.queued - sent) as libc::c_uint,
-                    libc::MSG_DONTWAIT as _,
-                )
-            };
-            match usize::try_from(result) {
-                Ok(0) => return,
+            match send_messages(&socket, self.memory.outgoing(sent), self.queued - sent) {
+                Ok(0) => break,
                 Ok(more) => sent += more,
-                Err(_) => {
-                    let error = io::Error::last_os_error();
-                    if error.kind() != io::ErrorKind::Interrupted {
-                        let bytes = self.outgoing.bytes(sent);
-                        // SAFETY: a part of `data`, which is initialized, and lent to nobody else.
-                        let bytes = unsafe {
-                            std::slice::from_raw_parts_mut(bytes.iov_base.cast(), bytes.iov_len)
-                        };
-                        refused(bytes, error);
-                        sent += 1;
-                    }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => {
+                    let (position, bytes) = self.memory.enqueued(sent);
+                    // SAFETY: a part of the memory, which is initialized, and lent to nobody else.
+                    let bytes = unsafe {
+                        std::slice::from_raw_parts_mut(bytes.iov_base.cast(), bytes.iov_len)
+                    };
+                    let mut parts = Parts { memory: &self.memory, position, next: 0, skipped: 0 };
+                    refused(bytes, &mut parts, error);
+                    mark_header(self.memory.outgoing(sent), 1);
+                    sent += 1;
                 }
             }
         }
+        self.clear();
     }
 
-    /// `length` bytes of `data` from `start` on, which must be within it.
-    fn part(&mut self, start: usize, length: usize) -> libc::iovec {
-        debug_assert!(start + length <= BATCH * SLOT);
-        // SAFETY: within `data`, as every caller has checked.
-        let base = unsafe { self.data.as_mut_ptr().add(start) };
-        libc::iovec { iov_base: base.cast(), iov_len: length }
-    }
-}
-
-/// The arguments of recvmmsg(2) and sendmmsg(2) for a batch, built once: the kernel changes none of
-/// the pointers.
-struct Messages {
-    /// Each points to its element of the others, so that no reference to these is made (see
-    /// `Vec::as_mut_ptr`).
-    headers: Vec<libc::mmsghdr>,
-    vectors: Vec<libc::iovec>,
-    names: Vec<libc::sockaddr_in>,
-}
-
-impl Messages {
-    /// Messages without bytes yet; `named` messages have a destination address.
-    fn new(named: bool) -> Self {
-        // SAFETY: a plain C structure, for which all zero is a value.
-        let header: libc::mmsghdr = unsafe { std::mem::zeroed() };
-        let vector = libc::iovec { iov_base: ptr::null_mut(), iov_len: 0 };
-        let name = socket_address(Ipv4Addr::UNSPECIFIED);
-        let mut headers = vec![header; BATCH];
-        let mut vectors = vec![vector; BATCH];
-        let mut names = vec![name; if named { BATCH } else { 0 }];
-        for (position, message) in headers.iter_mut().enumerate() {
-            let header = &mut message.msg_hdr;
-            // SAFETY: there are as many vectors as headers.
-            header.msg_iov = unsafe { vectors.as_mut_ptr().add(position) };
-            header.msg_iovlen = 1;
-            if named {
-                // SAFETY: there are as many names as headers.
-                header.msg_name = unsafe { names.as_mut_ptr().add(position) }.cast();
-                header.msg_namelen = size_of::<libc::sockaddr_in>() as libc::socklen_t;
-            }
+    /// Everything was sent or dropped. In this order: a packet whose sending is not marked any more
+    /// is not marked as received any more.
+    fn clear(&mut self) {
+        for position in 0..self.filled {
+            mark_header(self.memory.incoming(position), 0);
         }
-        Messages { headers, vectors, names }
-    }
-
-    /// The bytes of a message.
-    fn bytes(&mut self, position: usize) -> libc::iovec {
-        assert!(position < self.vectors.len());
-        // SAFETY: within the vectors.
-        unsafe { *self.vectors.as_mut_ptr().add(position) }
-    }
-
-    fn set_bytes(&mut self, position: usize, bytes: libc::iovec) {
-        assert!(position < self.vectors.len());
-        // SAFETY: within the vectors.
-        unsafe { *self.vectors.as_mut_ptr().add(position) = bytes };
-    }
-
-    fn set_name(&mut self, position: usize, name: libc::sockaddr_in) {
-        assert!(position < self.names.len());
-        // SAFETY: within the names.
-        unsafe { *self.names.as_mut_ptr().add(position) = name };
+        for place in 0..self.queued {
+            mark_header(self.memory.outgoing(place), 0);
+        }
+        if self.filled > 0 {
+            self.memory.forget();
+        }
+        self.filled = 0;
+        self.queued = 0;
+        self.sent_before = None;
     }
 }
 
-fn socket_address(address: Ipv4Addr) -> libc::sockaddr_in {
-    libc::sockaddr_in {
-        sin_family: libc::AF_INET as libc::sa_family_t,
-        sin_port: 0,
-        sin_addr: libc::in_addr { s_addr: u32::from(address).to_be() },
-        sin_zero: [0; 8],
+/// A packet that is sent as several.
+pub(super) struct Parts<'b> {
+    memory: &'b Memory,
+    position: usize,
+    next: usize,
+    /// Parts that were sent before.
+    skipped: usize,
+}
+
+impl Parts<'_> {
+    /// Says that parts follow. `together`: of no use before that many were sent, so that all are sent
+    /// again if the process is killed before; `None`: each is one of its own.
+    pub(super) fn begin(&mut self, together: Option<usize>) {
+        self.next = 0;
+        self.memory.begin_parts(self.position, together.unwrap_or(0));
+    }
+
+    /// Sends the next part.
+    ///
+    /// # Errors
+    /// Those of sendmmsg(2).
+    pub(super) fn send(&mut self, socket: impl AsFd, bytes: &[u8], to: Ipv4Addr) -> io::Result<()> {
+        let part = self.next;
+        self.next += 1;
+        // What is beyond the marks is sent with the last of them.
+        let header = self.memory.part_header(part.min(MAX_PARTS - 1), bytes, to);
+        if part < self.skipped {
+            mark_header(header, 1);
+            return Ok(());
+        }
+        let sent = send_messages(socket, header, 1);
+        if sent.is_err() {
+            mark_header(header, 1);
+        }
+        sent.map(|_| ())
     }
 }
+
+/// Sends the messages of so many headers, without blocking. Returns how many were sent.
+fn send_messages(socket: impl AsFd, first: *mut libc::mmsghdr, count: usize) -> io::Result<usize> {
+    // SAFETY: the descriptor is borrowed; the caller has as many headers in a row, each of which
+    // points to its vector and name, and each vector to bytes, all of which outlive the call. The
+    // call of the kernel, not of a library, which might make several of it.
+    let sent = unsafe {
+        libc::syscall(
+            libc::SYS_sendmmsg,
+            socket.as_fd().as_raw_fd(),
+            first,
+            count as libc::c_uint,
+            libc::MSG_DONTWAIT,
+        )
+    };
+    usize::try_from(sent).map_err(|_| io::Error::last_os_error())
+}
+
+/// What is saved of a packet covers all that is changed.
+const _: () = assert!(ORIGINAL >= 10 + 14 + 60 + 8);

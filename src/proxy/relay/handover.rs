@@ -4,12 +4,18 @@
 
 use std::net::{Ipv4Addr, UdpSocket};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
 use crate::proxy::relay::Relay;
 use crate::proxy::relay::looped_back::Fingerprint;
+use crate::proxy::relay::packet::Packet;
+use crate::sys::ifreq;
+
+/// How long the successor of a dead relay does not inject packets with a source of its own. What
+/// was looped back to the dead one waits in the socket and is read at once.
+const LOOPED_BACK: Duration = Duration::from_secs(1);
 
 /// The state of one relay, except its sockets. The sockets are passed beside it by SCM_RIGHTS in
 /// this order: receiver, capture, and the answer socket of each port that has one.
@@ -113,6 +119,30 @@ impl Relay {
             for port in from.ports {
                 let socket = if port.answered { sockets.next() } else { None };
                 translation.take_over_port(now, port, socket.map(UdpSocket::from));
+            }
+        }
+    }
+
+    /// The relay before this one has died: which of its packets are still to be looped back, only
+    /// their sources show.
+    pub(crate) fn succeed_dead(&mut self, now: Instant) {
+        self.own_sources_until = Some(now + LOOPED_BACK);
+    }
+
+    /// Whether a received packet is one that the relay before this one has sent.
+    pub(super) fn is_of_dead(&mut self, now: Instant, packet: &Packet<'_>) -> bool {
+        if self.own_sources_until.is_none_or(|until| until <= now) {
+            self.own_sources_until = None;
+            return false;
+        }
+        let source = packet.source();
+        match &self.translation {
+            Some(translation) => {
+                packet.ports().is_some_and(|(port, _)| translation.is_own(source, port))
+            }
+            None => {
+                let injector = &self.container.injector;
+                self.rules.is_own(now, source, || ifreq::addresses(injector))
             }
         }
     }

@@ -7,7 +7,7 @@ use std::time::Instant;
 use crate::multicast::Address;
 use crate::proxy::control::status::RelayCounts;
 use crate::proxy::relay::answers::Answer;
-use crate::proxy::relay::batch::{BATCH, Batch};
+use crate::proxy::relay::batch::{BATCH, Batch, Flow, Parts};
 use crate::proxy::relay::packet::{Integrity, Packet, build};
 use crate::proxy::relay::sockets::{send_fragments, socket_address};
 use crate::proxy::relay::{BATCHES_PER_TURN, Relay, RelayedGroup, admits, next};
@@ -31,7 +31,8 @@ impl Relay {
 
     /// Injects at most [`BATCH`] packets. Tells whether more may be waiting.
     pub(super) fn receive_batch(&mut self, now: Instant, batch: &mut Batch) -> bool {
-        let Ok(count) = batch.receive(self.host.receiver()) else { return false };
+        let received = batch.receive(self.host.receiver(), Flow::Inbound, &self.interface);
+        let Ok(count) = received else { return false };
         self.refresh_upstream(now);
         // A packet of the container is captured before it is on the bridge. What was received just
         // now is among what is known after this.
@@ -39,32 +40,41 @@ impl Relay {
             self.send_batches(now, &mut own, &mut |_, _| (), true);
             self.on_upstream = Some(own);
         }
+        self.inject(now, batch, count);
+        count == BATCH
+    }
+
+    /// Injects the packets of a batch.
+    pub(super) fn inject(&mut self, now: Instant, batch: &mut Batch, count: usize) {
         for position in 0..count {
-            if let Some(length) = self.prepare_inbound(now, batch.slot(position)) {
+            match self.prepare_inbound(now, batch.open(position).0) {
                 // The route to 224.0.0.1 exists on every interface: see the query injector.
-                batch.queue(position, 0, length, Ipv4Addr::ALL_SYSTEMS);
+                Some(length) => batch.queue(position, 0, length, Ipv4Addr::ALL_SYSTEMS),
+                None => batch.drop_packet(position),
             }
         }
         let Relay { container, interface, groups, inbound, identification, .. } = self;
-        batch.send(&container.injector, |bytes, error| {
+        batch.send(&container.injector, |bytes, parts, error| {
             let Some(packet) = Packet::parse(bytes) else { return };
             let group = packet.destination();
             let injector = &container.injector;
             let (id, all) = (next(identification), Ipv4Addr::ALL_SYSTEMS);
-            if !send_fragments(injector, interface, packet, id, all, &error) {
+            if !send_fragments(injector, interface, packet, id, all, &error, parts) {
                 inbound.total.relayed_is_dropped();
                 if let Some(received) = groups.get_mut(&group) {
                     received.counts.relayed_is_dropped();
                 }
             }
         });
-        count == BATCH
     }
 
     /// Prepares a packet for injection and returns its length; `None` when the container does not
     /// get it.
     fn prepare_inbound(&mut self, now: Instant, bytes: &mut [u8]) -> Option<usize> {
         let mut packet = Packet::parse(bytes)?;
+        if self.is_of_dead(now, &packet) {
+            return None;
+        }
         let RelayedGroup { filter, counts } = self.groups.get_mut(&packet.destination())?;
         if !admits(filter, packet.source()) || self.looped_back.take(|| packet.fingerprint()) {
             return None;
@@ -96,7 +106,7 @@ impl Relay {
 
     /// Injects unicast answers that arrived on the host port of the container's `port`.
     pub(crate) fn answer(&mut self, now: Instant, port: u16, batch: &mut Batch) {
-        let buffer = batch.scratch();
+        let (buffer, mut parts) = batch.scratch();
         for _ in 0..ANSWERS_PER_TURN {
             let Some(translation) = &self.translation else { return };
             let answer = match translation.receive(port, buffer) {
@@ -110,12 +120,18 @@ impl Relay {
             };
             self.refresh_neighbourhood(now);
             let payload = buffer.get(..answer.length).unwrap_or(&[]);
-            *self.inject_answer(now, &answer, payload) += 1;
+            *self.inject_answer(now, &answer, payload, &mut parts) += 1;
         }
     }
 
     /// Injects an answer. Returns what counts it.
-    fn inject_answer(&mut self, now: Instant, answer: &Answer, payload: &[u8]) -> &mut u64 {
+    fn inject_answer(
+        &mut self,
+        now: Instant,
+        answer: &Answer,
+        payload: &[u8],
+        parts: &mut Parts<'_>,
+    ) -> &mut u64 {
         let total = &mut self.inbound.total;
         if !self.neighbourhood.has_heard(answer) {
             return &mut total.denied;
@@ -130,8 +146,9 @@ impl Relay {
             return &mut total.relayed;
         };
         let id = next(&mut self.identification);
-        let whole = Packet::parse(&mut bytes)
-            .is_some_and(|packet| send_fragments(injector, LOOPBACK, packet, id, to.0, &error));
+        let whole = Packet::parse(&mut bytes).is_some_and(|packet| {
+            send_fragments(injector, LOOPBACK, packet, id, to.0, &error, parts)
+        });
         if whole { &mut total.relayed } else { &mut total.dropped }
     }
 }

@@ -19,6 +19,7 @@
 mod answers;
 mod batch;
 mod handover;
+mod in_hand;
 mod inbound;
 mod looped_back;
 mod outbound;
@@ -42,6 +43,7 @@ use crate::proxy::control::status::{RelayCounts, RelayStatus, TranslatedPort};
 use crate::proxy::relay::answers::Neighbourhood;
 pub(crate) use crate::proxy::relay::batch::Batch;
 pub(crate) use crate::proxy::relay::handover::RelayHandover;
+pub(crate) use crate::proxy::relay::in_hand::InHand;
 use crate::proxy::relay::looped_back::LoopedBack;
 #[cfg(any(test, feature = "fuzzing"))]
 pub use crate::proxy::relay::packet::check_relayed_packet;
@@ -78,6 +80,8 @@ pub(crate) struct Relay {
     inbound: Direction,
     outbound: Direction,
     looped_back: LoopedBack,
+    /// Until then, a packet with a source of this relay is one that a dead relay has sent.
+    own_sources_until: Option<Instant>,
     /// Set when the container's interface is a port of the upstream bridge itself: room for what the
     /// container sends, which is there without a relay.
     on_upstream: Option<Box<Batch>>,
@@ -127,6 +131,7 @@ impl Relay {
             inbound: direction(),
             outbound: direction(),
             looped_back: LoopedBack::default(),
+            own_sources_until: None,
             on_upstream: None,
             translation: task.translate.then(|| PortTranslation::new(task.host_ports.clone())),
             upstream_read_at: None,

@@ -6,11 +6,11 @@ use std::time::Instant;
 use crate::multicast::Address;
 use crate::notice::Notice;
 use crate::proxy::control::status::RelayCounts;
-use crate::proxy::relay::batch::{BATCH, Batch};
+use crate::proxy::relay::batch::{BATCH, Batch, Flow, Parts};
 use crate::proxy::relay::packet::Packet;
 use crate::proxy::relay::port_translation::Destination;
 use crate::proxy::relay::send_rules::check_port;
-use crate::proxy::relay::sockets::{send_fragments, socket_address};
+use crate::proxy::relay::sockets::send_fragments;
 use crate::proxy::relay::{BATCHES_PER_TURN, MAX_SENT_GROUPS, Relay, Watch, next};
 use crate::sys::ifreq;
 
@@ -70,41 +70,66 @@ impl Relay {
             if !only_remember {
                 self.read_looped_back(now, batch);
             }
-            let Ok(count) = batch.receive(&self.container.capture) else { return };
-            for position in 0..count {
-                let frame = batch.slot(position);
-                let Some(offload) = Offload::parse(frame) else {
-                    self.outbound.total.dropped += 1;
-                    continue;
-                };
-                let Some(packet) = frame.get_mut(PACKET..).and_then(Packet::parse) else {
-                    self.outbound.total.dropped += 1;
-                    continue;
-                };
-                if only_remember {
-                    self.remember(now, &packet);
-                    continue;
-                }
-                if let Some((length, group)) = self.prepare(now, packet, offload, watch) {
-                    batch.queue(position, PACKET, length, group);
-                }
-            }
-            let Relay { host, upstream_now, outbound, sent, .. } = self;
-            batch.send(&host.sender, |bytes, error| {
-                let Some(packet) = Packet::parse(bytes) else { return };
-                let group = packet.destination();
-                // It has been identified.
-                if !send_fragments(&host.sender, upstream_now, packet, 1, group, &error) {
-                    outbound.total.relayed_is_dropped();
-                    if let Some(counts) = sent.get_mut(&group) {
-                        counts.relayed_is_dropped();
-                    }
-                }
-            });
+            let capture = &self.container.capture;
+            let received = batch.receive(capture, Flow::Outbound, &self.interface);
+            let Ok(count) = received else { return };
+            self.send_batch(now, batch, count, watch, only_remember);
             if count < BATCH {
                 return;
             }
         }
+    }
+
+    /// Sends the packets of a batch; see [`Relay::send_batches`].
+    pub(super) fn send_batch(
+        &mut self,
+        now: Instant,
+        batch: &mut Batch,
+        count: usize,
+        watch: Watch<'_>,
+        only_remember: bool,
+    ) {
+        for position in 0..count {
+            let (frame, mut parts) = batch.open(position);
+            match self.prepare_frame(now, frame, &mut parts, watch, only_remember) {
+                Some((length, group)) => batch.queue(position, PACKET, length, group),
+                None => batch.drop_packet(position),
+            }
+        }
+        let Relay { host, upstream_now, outbound, sent, .. } = self;
+        batch.send(&host.sender, |bytes, parts, error| {
+            let Some(packet) = Packet::parse(bytes) else { return };
+            let group = packet.destination();
+            // It has been identified.
+            if !send_fragments(&host.sender, upstream_now, packet, 1, group, &error, parts) {
+                outbound.total.relayed_is_dropped();
+                if let Some(counts) = sent.get_mut(&group) {
+                    counts.relayed_is_dropped();
+                }
+            }
+        });
+    }
+
+    /// As [`Relay::prepare`], for a captured frame.
+    fn prepare_frame(
+        &mut self,
+        now: Instant,
+        frame: &mut [u8],
+        parts: &mut Parts<'_>,
+        watch: Watch<'_>,
+        only_remember: bool,
+    ) -> Option<(usize, Ipv4Addr)> {
+        let offload = Offload::parse(frame);
+        let packet = frame.get_mut(PACKET..).and_then(Packet::parse);
+        let (Some(offload), Some(packet)) = (offload, packet) else {
+            self.outbound.total.dropped += 1;
+            return None;
+        };
+        if only_remember {
+            self.remember(now, &packet);
+            return None;
+        }
+        self.prepare(now, packet, offload, parts, watch)
     }
 
     /// Reads the packets that the kernel has looped back, before so many are sent, or so much time
@@ -124,6 +149,7 @@ impl Relay {
         now: Instant,
         mut packet: Packet<'_>,
         offload: Offload,
+        parts: &mut Parts<'_>,
         watch: Watch<'_>,
     ) -> Option<(usize, Ipv4Addr)> {
         let group = packet.destination();
@@ -157,11 +183,12 @@ impl Relay {
             return None;
         }
         if offload.segment > 0 {
+            parts.begin(None);
             let mut left = admitted;
             packet.segment(offload.segment, |segment| {
                 if left > 0 {
                     left -= 1;
-                    self.send_segment(now, segment);
+                    self.send_segment(now, segment, parts);
                 }
             });
             return None;
@@ -226,11 +253,11 @@ impl Relay {
         }
     }
 
-    fn send_segment(&mut self, now: Instant, mut segment: Packet<'_>) {
+    fn send_segment(&mut self, now: Instant, mut segment: Packet<'_>, parts: &mut Parts<'_>) {
         let group = segment.destination();
         self.identify(now, &mut segment);
-        match self.host.sender.send_to(segment.bytes(), &socket_address(group)) {
-            Ok(_) => self.count_sent(group, 1, |counts| &mut counts.relayed),
+        match parts.send(&self.host.sender, segment.bytes(), group) {
+            Ok(()) => self.count_sent(group, 1, |counts| &mut counts.relayed),
             Err(_) => self.count_sent(group, 1, |counts| &mut counts.dropped),
         }
     }

@@ -224,6 +224,12 @@ impl PortTranslation {
         self.ports.iter().map(|(port, mapping)| (*port, mapping.socket.as_fd()))
     }
 
+    /// Whether nobody else sends from this address and port of the host.
+    pub(super) fn is_own(&self, address: Ipv4Addr, port: u16) -> bool {
+        let mut mappings = self.ports.values();
+        self.host == Some(address) && mappings.any(|mapping| mapping.host_port == port)
+    }
+
     /// All mappings, by the container's port.
     pub(super) fn mappings(&self) -> impl Iterator<Item = PortMapping> + '_ {
         let host = self.host.unwrap_or(Ipv4Addr::UNSPECIFIED);

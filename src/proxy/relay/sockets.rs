@@ -6,6 +6,7 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 use socket2::{Domain, Protocol, SockAddr, SockAddrStorage, SockFilter, Socket, Type};
 
 use crate::net::raw_socket::{SpareReceiver, raw_ipv4_sender};
+use crate::proxy::relay::batch::Parts;
 use crate::proxy::relay::packet::{Packet, UDP};
 use crate::proxy::relay::socket_filter;
 use crate::sys::{ifreq, sockopt};
@@ -143,6 +144,7 @@ pub(super) fn send_fragments(
     identification: u16,
     to: Ipv4Addr,
     refusal: &io::Error,
+    parts: &mut Parts<'_>,
 ) -> bool {
     if refusal.raw_os_error() != Some(libc::EMSGSIZE) {
         return false;
@@ -150,8 +152,8 @@ pub(super) fn send_fragments(
     let Ok(mtu) = ifreq::mtu(socket, interface) else { return false };
     packet.identify(identification);
     let mut whole = true;
-    let to = socket_address(to);
-    packet.fragment(mtu, |part| whole &= socket.send_to(part, &to).is_ok());
+    parts.begin(Some(packet.fragments(mtu)));
+    packet.fragment(mtu, |part| whole &= parts.send(socket, part, to).is_ok());
     whole
 }
 
