@@ -122,7 +122,7 @@ impl Batch {
     }
 
     /// The bytes of packet `position` of the last [`Batch::receive`], to be changed and then queued,
-    /// sent in parts, or dropped; empty past the last packet.
+    /// sent in parts, or dropped; empty past the last packet. Open them in their order.
     pub(super) fn open(&mut self, position: usize) -> (&mut [u8], Parts<'_>) {
         let sent_before = self.sent_before.filter(|(of, _)| *of == position);
         let skipped = sent_before.map_or(0, |(_, sent)| sent);
