@@ -26,16 +26,19 @@ impl Tracer {
         request(libc::PTRACE_SEIZE, pid, options as usize);
         request(libc::PTRACE_INTERRUPT, pid, 0);
         let tracer = Tracer { pid };
-        tracer.wait_stopped();
+        assert!(tracer.wait_stopped(), "process {pid} has ended");
         tracer
     }
 
-    /// Lets it run to a place.
+    /// Lets it run to a place. On a machine under load the keeper may take the process for hung on
+    /// the way: then it was killed there, and that is the place.
     pub fn run_to(&self, place: Place) {
         let (mut call, mut count) = (-1, 0);
         while count < place.count {
             request(libc::PTRACE_SYSCALL, self.pid, 0);
-            self.wait_stopped();
+            if !self.wait_stopped() {
+                return;
+            }
             match self.system_call() {
                 Stop::Entry(number) => call = number,
                 Stop::Exit(value) => count += u32::from(call == place.call && value > 0),
@@ -44,7 +47,9 @@ impl Tracer {
         }
         for _ in 0..place.steps {
             request(libc::PTRACE_SINGLESTEP, self.pid, 0);
-            self.wait_stopped();
+            if !self.wait_stopped() {
+                return;
+            }
         }
     }
 
@@ -59,9 +64,22 @@ impl Tracer {
         assert!(libc::WIFSIGNALED(status), "it was killed: {status:#x}");
     }
 
-    fn wait_stopped(&self) {
+    /// Waits until it is stopped; `false`: it was killed.
+    fn wait_stopped(&self) -> bool {
+        // SAFETY: all zero is a value of the structure, which the call writes. The process is not
+        // reaped, so that its number stays its own.
+        let (waited, info) = unsafe {
+            let mut info: libc::siginfo_t = std::mem::zeroed();
+            let flags = libc::WSTOPPED | libc::WEXITED | libc::WNOWAIT | libc::__WALL;
+            (libc::waitid(libc::P_PID, self.pid.cast_unsigned(), &raw mut info, flags), info)
+        };
+        assert_eq!(waited, 0, "waitid: {}", std::io::Error::last_os_error());
+        if info.si_code == libc::CLD_KILLED {
+            return false;
+        }
         let status = wait(self.pid);
         assert!(libc::WIFSTOPPED(status), "process {} has ended: {status:#x}", self.pid);
+        true
     }
 
     fn system_call(&self) -> Stop {
