@@ -48,7 +48,7 @@ const PROGRAMS: [&str; 10] =
     ["bash", "bridge", "busybox", "env", "ip", "nft", "nsenter", "runc", "tcpdump", "unshare"];
 
 /// How long the machine may take for all tests.
-const LIMIT: Duration = Duration::from_secs(480);
+const LIMIT: Duration = Duration::from_secs(900);
 /// How long it may take for one.
 const TEST_LIMIT: Duration = Duration::from_secs(120);
 
