@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use crate::attachment::IgmpMode;
 use crate::cli::output::age;
+use crate::igmp::Timing;
 use crate::lookup;
 use crate::lookup::{LookupError, Names, engine_name};
 use crate::notice::{Notice, Severity};
@@ -107,7 +108,7 @@ fn share_queriers(containers: &mut [Container]) {
                 continue;
             };
             // One that has listened for longer than a querier may be silent knows better.
-            let listens = entry.listening_s.is_some_and(|seconds| seconds < QUERIER_SILENCE_S);
+            let listens = entry.listening_s.is_some_and(|seconds| !is_long_silence(seconds));
             if entry.querier.is_none() && listens {
                 entry.querier = heard.get(attachment.upstream().as_str()).cloned();
             }
@@ -115,14 +116,17 @@ fn share_queriers(containers: &mut [Container]) {
     }
 }
 
-/// Seconds after which a LAN has no querier (RFC 9776 §8.5, with its default values).
-const QUERIER_SILENCE_S: u64 = 255;
+/// Whether a LAN without a query for so many seconds has no querier (RFC 9776 §8.5, with its default
+/// values).
+fn is_long_silence(seconds: u64) -> bool {
+    seconds >= Timing::default().other_querier_present_interval().as_secs()
+}
 
 /// What is said of a querier that was not heard: for how long, until the time is over after which
 /// there is none.
 pub(super) fn unheard(entry: &InterfaceStatus) -> String {
     match entry.listening_s {
-        Some(seconds) if seconds < QUERIER_SILENCE_S => format!(" heard for {seconds} s"),
+        Some(seconds) if !is_long_silence(seconds) => format!(" heard for {seconds} s"),
         _ => String::new(),
     }
 }

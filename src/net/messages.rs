@@ -274,10 +274,6 @@ pub struct Link {
     pub mac: Option<MacAddr>,
     /// Set up by the administrator (IFF_UP).
     pub up: bool,
-    /// Whether the kernel has a carrier on it (IFF_LOWER_UP).
-    pub carrier: bool,
-    /// How many have asked for all frames of the wire.
-    pub promiscuity: u32,
     /// IFF_LOOPBACK.
     pub loopback: bool,
     /// Index of the bridge, bond or team whose port it is, and that one's kind.
@@ -305,7 +301,6 @@ pub fn read_link(message: RouteNetlinkMessage) -> Option<Link> {
     let mut link = Link {
         index: message.header.index,
         up: message.header.flags.contains(LinkFlags::Up),
-        carrier: message.header.flags.contains(LinkFlags::LowerUp),
         loopback: message.header.flags.contains(LinkFlags::Loopback),
         ..Link::default()
     };
@@ -315,7 +310,6 @@ pub fn read_link(message: RouteNetlinkMessage) -> Option<Link> {
             LinkAttribute::IfName(name) => link.name = name,
             LinkAttribute::IfAlias(alias) => link.alias = Some(alias),
             LinkAttribute::Mtu(mtu) => link.mtu = mtu,
-            LinkAttribute::Promiscuity(count) => link.promiscuity = count,
             LinkAttribute::Group(group) => link.group = Some(group),
             LinkAttribute::Address(bytes) => link.mac = MacAddr::from_slice(&bytes),
             LinkAttribute::Controller(index) => controller = Some(index),

@@ -1,6 +1,6 @@
 //! What is odd of an attachment: it works, and often means something else than was wanted.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::Ipv4Addr;
 
 use ipnet::IpNet;
 
@@ -88,11 +88,10 @@ fn meant_range(rule: &GroupRule) -> Option<String> {
 fn trailing(address: Ipv4Addr) -> Option<u8> {
     let octets = address.octets();
     let zeros = octets.iter().rev().take_while(|octet| **octet == 0).count() as u8;
-    match (zeros, IpAddr::V4(address)) {
-        (0, _) => None,
-        // 224.0.0.0 is all groups, and 240.0.0.0 no group.
-        (3, IpAddr::V4(address)) if address == Ipv4Addr::new(224, 0, 0, 0) => Some(4),
-        (zeros, _) => Some(32 - 8 * zeros),
+    match octets {
+        // All groups.
+        [224, 0, 0, 0] => Some(4),
+        _ => (zeros > 0).then_some(32 - 8 * zeros),
     }
 }
 

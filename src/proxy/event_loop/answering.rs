@@ -10,7 +10,7 @@ use rustix::rand::{GetRandomFlags, getrandom};
 
 use crate::igmp::responder::Memberships;
 use crate::igmp::wire::Query;
-use crate::multicast::{FilterMode, SourceFilter};
+use crate::multicast::SourceFilter;
 use crate::notice::Notice;
 use crate::proxy::event_loop::EventLoop;
 use crate::proxy::event_loop::interface::{Interface, Mode};
@@ -172,33 +172,12 @@ fn memberships(interfaces: &[Interface], index: u32) -> Memberships {
         let Mode::Proxied(proxied) = &interface.mode else { continue };
         for view in proxied.router.groups() {
             if !view.upstream.is_none() && proxied.joins.failure(view.group).is_none() {
-                let merged = match all.remove(&view.group) {
-                    Some(other) => merged(&other, &view.upstream),
-                    None => view.upstream,
-                };
-                all.insert(view.group, merged);
+                let other = all.remove(&view.group).unwrap_or_else(SourceFilter::none);
+                all.insert(view.group, other.merged(&view.upstream));
             }
         }
     }
     all
-}
-
-/// What two sockets receive together (RFC 9776 §3.2).
-fn merged(a: &SourceFilter, b: &SourceFilter) -> SourceFilter {
-    match (a.mode, b.mode) {
-        (FilterMode::Include, FilterMode::Include) => {
-            SourceFilter::include(&a.sources | &b.sources)
-        }
-        (FilterMode::Exclude, FilterMode::Exclude) => {
-            SourceFilter::exclude(&a.sources & &b.sources)
-        }
-        (FilterMode::Exclude, FilterMode::Include) => {
-            SourceFilter::exclude(&a.sources - &b.sources)
-        }
-        (FilterMode::Include, FilterMode::Exclude) => {
-            SourceFilter::exclude(&b.sources - &a.sources)
-        }
-    }
 }
 
 fn queries_filtered(upstream: String, querier: Ipv4Addr) -> Notice {
@@ -211,21 +190,4 @@ fn random() -> f64 {
     // If it fails, the answer is sent at once.
     let _ = getrandom(&mut bytes, GetRandomFlags::empty());
     f64::from(u32::from_ne_bytes(bytes)) / f64::from(u32::MAX)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn filters_of_several_interfaces_are_merged_as_the_kernel_merges_sockets() {
-        let s = |n| Ipv4Addr::new(10, 0, 0, n);
-        let in_12 = SourceFilter::include([s(1), s(2)]);
-        let in_3 = SourceFilter::include([s(3)]);
-        let ex_23 = SourceFilter::exclude([s(2), s(3)]);
-        assert_eq!(merged(&in_12, &in_3), SourceFilter::include([s(1), s(2), s(3)]));
-        assert_eq!(merged(&in_12, &ex_23), SourceFilter::exclude([s(3)]));
-        assert_eq!(merged(&ex_23, &in_3), SourceFilter::exclude([s(2)]));
-        assert_eq!(merged(&ex_23, &SourceFilter::any()), SourceFilter::any());
-    }
 }

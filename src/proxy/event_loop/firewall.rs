@@ -4,6 +4,7 @@ use std::cell::Cell;
 use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
+use crate::igmp::Timing;
 use crate::igmp::responder::Responder;
 use crate::igmp::wire::Query;
 use crate::proxy::lan::hearing::Hearing;
@@ -16,8 +17,6 @@ const CHECK_SPACING: Duration = Duration::from_secs(1);
 const RECHECK: Duration = Duration::from_secs(5);
 /// Time between two checks of a relay whose host lets IGMP in.
 const WATCH: Duration = Duration::from_secs(20);
-/// Without a query for so long there is no querier (RFC 9776 §8.5).
-const QUERIER_GONE: Duration = Duration::from_secs(255);
 
 /// What the host's firewall lets through.
 pub(super) struct Firewall {
@@ -68,7 +67,8 @@ impl Firewall {
     pub(super) fn check_input(&mut self, now: Instant) -> bool {
         self.check_wanted.set(false);
         self.checked = Some(now);
-        let is_silent = self.heard.is_none_or(|heard| heard + QUERIER_GONE <= now);
+        let gone = Timing::default().other_querier_present_interval();
+        let is_silent = self.heard.is_none_or(|heard| heard + gone <= now);
         let may_judge = is_silent || !self.is_probe_wrong;
         let arrives = self.input_probe.as_ref().filter(|_| may_judge).map(InputProbe::arrives);
         if let Some(Some(arrives)) = arrives {

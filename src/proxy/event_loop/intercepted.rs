@@ -5,7 +5,7 @@ use std::time::Instant;
 use crate::notice::Notice;
 use crate::proxy::event_loop::interface::Interface;
 use crate::proxy::event_loop::{DATAGRAMS_PER_TURN, EventLoop, Interception, REPORT_PAUSE};
-use crate::proxy::lan::query_socket::query;
+use crate::proxy::lan::query_socket::parse_query;
 use crate::proxy::process::log::Log;
 
 impl EventLoop {
@@ -30,7 +30,7 @@ impl EventLoop {
                 let interface = interfaces.iter_mut().find(|i| i.task.index == packet.interface);
                 let Some(interface) = interface else { return };
                 if packet.has_arrived {
-                    if let Some((source, query)) = query(packet.bytes) {
+                    if let Some((source, query)) = parse_query(packet.bytes) {
                         let index = interface.task.upstream_index;
                         upstreams.hear_on_link(now, index, source, query);
                     }

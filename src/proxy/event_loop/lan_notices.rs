@@ -12,8 +12,8 @@ use crate::proxy::control::status::QuerierStatus;
 /// A notice when the LAN has no querier, or when its querier speaks a version without source lists
 /// while groups are joined with one.
 ///
-/// `listening_since` is when a proxy of the container began to listen, `querier` the querier that is present, `with_sources`
-/// the groups that are joined with a source list.
+/// `listening_since` is when a proxy of the container began to listen, `querier` the querier that is
+/// present, `with_sources` the groups that are joined with a source list.
 pub(super) fn querier_notice(
     now: Instant,
     config: &InterfaceTask,

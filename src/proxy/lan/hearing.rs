@@ -10,6 +10,7 @@ use std::hash::{Hash, Hasher};
 use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
+use crate::igmp::Timing;
 use crate::igmp::wire::Query;
 
 /// How long the host may take longer than the container's link. The link is usually the later one:
@@ -19,9 +20,6 @@ pub(crate) const HOST_DELAY: Duration = Duration::from_millis(20);
 const SAME_QUERY: Duration = Duration::from_millis(500);
 /// Queries that are remembered, and those that wait.
 const MAX_QUERIES: usize = 64;
-/// A host that has heard no query for so long while the container's link has heard some: after the
-/// other-querier-present interval (RFC 9776 §8.5) that is not known any more.
-const KNOWN_FOR: Duration = Duration::from_secs(255);
 
 /// What was heard on one LAN, and by whom.
 #[derive(Debug, Default)]
@@ -61,9 +59,7 @@ impl Hearing {
 
     /// A link of the container has heard a query.
     pub(crate) fn heard_on_link(&mut self, now: Instant, source: Ipv4Addr, query: Query) {
-        if self.overflown_until.take_if(|until| *until <= now).is_none()
-            && self.overflown_until.is_some()
-        {
+        if self.overflown_until.is_some_and(|until| now < until) {
             return;
         }
         let print = print(source, &query);
@@ -90,9 +86,11 @@ impl Hearing {
         Some((source, query))
     }
 
-    /// Who asked last, where the host does not hear it.
+    /// Who asked last, where the host does not hear it. After the other-querier-present interval
+    /// (RFC 9776 §8.5) that is not known any more.
     pub(crate) fn unheard_querier(&self, now: Instant) -> Option<Ipv4Addr> {
-        self.unheard.filter(|unheard| now < unheard.at + KNOWN_FOR).map(|unheard| unheard.source)
+        let known_for = Timing::default().other_querier_present_interval();
+        self.unheard.filter(|unheard| now < unheard.at + known_for).map(|unheard| unheard.source)
     }
 
     fn remember(&mut self, now: Instant, print: u64) {
@@ -158,7 +156,7 @@ mod tests {
         assert_eq!(hearing.unheard_querier(ms(22)), Some(QUERIER));
         hearing.heard_on_link(ms(100), QUERIER, general());
         assert_eq!(hearing.poll_timeout(), None, "another link heard the same later");
-        assert_eq!(hearing.unheard_querier(ms(21) + KNOWN_FOR), None);
+        assert_eq!(hearing.unheard_querier(ms(21 + 255_000)), None);
         hearing.heard_by_host(ms(30_000), QUERIER, &general());
         assert_eq!(hearing.unheard_querier(ms(30_000)), None, "the host hears again");
     }

@@ -11,12 +11,11 @@ use crate::igmp::wire;
 use crate::igmp::wire::{Ipv4Packet, Message, Query};
 use crate::net::nfnetlink::receive;
 use crate::net::raw_socket::SpareReceiver;
+use crate::proxy::lan::report_socket;
 use crate::sys::{ifreq, sockopt};
 
 /// Room for a burst of group-specific queries.
 const RECEIVE_BUFFER: usize = 64 * 1024;
-/// Bytes of an IP packet, far more than an empty report has.
-const MTU: usize = 1500;
 /// A membership query (RFC 9776 §4).
 const QUERY: u32 = 0x11;
 /// `PACKET_LOOPBACK` of linux/if_packet.h: packets of this host that were looped back.
@@ -103,7 +102,7 @@ impl QuerySocket {
     /// net/ipv4/ip_output.c). To 224.0.0.22 the report would leave the host.
     pub(crate) fn may_report(&self) -> bool {
         let target = SocketAddrV4::new(Ipv4Addr::new(224, 0, 0, 1), 0).into();
-        let payloads = Message::ReportV3(Vec::new()).emit(MTU);
+        let payloads = Message::ReportV3(Vec::new()).emit(report_socket::MTU);
         payloads.iter().all(|payload| match self.socket.send_to(payload, &target) {
             Err(error) => error.raw_os_error() != Some(libc::EPERM),
             Ok(_) => true,
@@ -116,12 +115,12 @@ impl QuerySocket {
     /// That of recv(2); `WouldBlock`: no packet waits.
     pub(crate) fn receive(&self, buffer: &mut [u8]) -> io::Result<Option<(Ipv4Addr, Query)>> {
         let packet = receive(self.socket.as_fd(), buffer)?.ok_or(io::ErrorKind::WouldBlock)?;
-        Ok(query(packet))
+        Ok(parse_query(packet))
     }
 }
 
 /// The query in an IPv4 packet, and who sent it; `None`: it is no valid query.
-pub(crate) fn query(packet: &[u8]) -> Option<(Ipv4Addr, Query)> {
+pub(crate) fn parse_query(packet: &[u8]) -> Option<(Ipv4Addr, Query)> {
     let packet = Ipv4Packet::parse(packet).ok()?;
     match wire::parse(packet.igmp().ok()?) {
         Ok(Message::Query(query)) => Some((packet.src(), query)),

@@ -14,7 +14,7 @@ const ROUTER_ALERT: [u8; 4] = [148, 4, 0, 0];
 /// Internetwork control (RFC 9776 §4).
 const TOS: u32 = 0xc0;
 /// Bytes of an IP packet.
-const MTU: usize = 1500;
+pub(crate) const MTU: usize = 1500;
 
 /// Sends reports on one interface of the host. The kernel makes the IP header, with the address of
 /// the interface and a TTL of 1.

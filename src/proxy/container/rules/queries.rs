@@ -7,11 +7,13 @@
 //!     drop }
 //! ```
 //!
-//! Only a frame that has arrived by the link has a link header. What the container sends itself, and
-//! what its kernel loops back to it, has none (`dev_loopback_xmit` in net/core/dev.c,
-//! `nft_payload_eval` in net/netfilter/nft_payload.c), so that no process of the container makes the
-//! proxy believe in a query. One with CAP_NET_ADMIN can move frames between its interfaces: it gets
-//! no more than reports of what the container has joined, at the rate that the proxy sends them.
+//! Only a frame to a group counts. One to the container's own address never comes to the host, and
+//! says nothing of the host's firewall. What the container sends itself is dropped at the output
+//! hook, and what its kernel would loop back has no link header (`dev_loopback_xmit` in
+//! net/core/dev.c, `nft_payload_eval` in net/netfilter/nft_payload.c): no process of the container
+//! makes the proxy believe in a query. One with CAP_NET_ADMIN can move frames between its
+//! interfaces: it gets no more than reports of what the container has joined, at the rate that the
+//! proxy sends them.
 //!
 //! A packet that is no IGMP is never compared here.
 
