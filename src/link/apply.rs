@@ -29,8 +29,9 @@ use crate::primitives::MacvlanMode;
 pub use crate::link::apply::host_links::{delete_host_link, made_host_links, make_host_links};
 
 /// How long the MAC address of an ended container may stay busy. The proxy keeps the namespace for
-/// a moment, and a loaded kernel removes namespaces one after the other.
-const BUSY_PATIENCE: Duration = Duration::from_secs(2);
+/// a moment, and the kernel removes namespaces one after the other: 0.1 to 0.3 s for one alone, and
+/// more than 2 s were seen while many ended. A live container that mcrun knows is refused at once.
+const BUSY_PATIENCE: Duration = Duration::from_secs(10);
 const LONGEST_PAUSE: Duration = Duration::from_millis(256);
 
 /// What went wrong while a plan was carried out.
