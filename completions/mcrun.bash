@@ -52,6 +52,9 @@ _mcrun() {
             mcrun,logs)
                 cmd="mcrun__subcmd__logs"
                 ;;
+            mcrun,parents)
+                cmd="mcrun__subcmd__parents"
+                ;;
             mcrun,probe)
                 cmd="mcrun__subcmd__probe"
                 ;;
@@ -95,7 +98,7 @@ _mcrun() {
 
     case "${cmd}" in
         mcrun)
-            opts="-h -V --help --version run create start attach detach ps groups inspect exec logs stop kill rm probe demo setup reload config keep gc"
+            opts="-h -V --help --version run create start attach detach ps groups parents inspect exec logs stop kill rm probe demo setup reload config keep gc"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -365,6 +368,20 @@ _mcrun() {
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        mcrun__subcmd__parents)
+            opts="-h --json --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
                 *)
                     COMPREPLY=()
                     ;;

@@ -33,6 +33,7 @@ complete -c mcrun -n "__fish_mcrun_needs_command" -f -a "attach" -d 'Attach a ru
 complete -c mcrun -n "__fish_mcrun_needs_command" -f -a "detach" -d 'Remove attached interfaces from a running container'
 complete -c mcrun -n "__fish_mcrun_needs_command" -f -a "ps" -d 'List attached containers'
 complete -c mcrun -n "__fish_mcrun_needs_command" -f -a "groups" -d 'List the multicast groups that containers have joined'
+complete -c mcrun -n "__fish_mcrun_needs_command" -f -a "parents" -d 'List the interfaces of the host that can be parents'
 complete -c mcrun -n "__fish_mcrun_needs_command" -f -a "inspect" -d 'Show everything known about a container'
 complete -c mcrun -n "__fish_mcrun_needs_command" -f -a "exec" -d 'Run a command in a container that mcrun run started'
 complete -c mcrun -n "__fish_mcrun_needs_command" -f -a "logs" -d 'Show the output of a detached container that mcrun run started'
@@ -82,6 +83,8 @@ complete -c mcrun -n "__fish_mcrun_using_subcommand ps" -l json -d 'Print an arr
 complete -c mcrun -n "__fish_mcrun_using_subcommand ps" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c mcrun -n "__fish_mcrun_using_subcommand groups" -l json -d 'Print an array of objects instead of a table'
 complete -c mcrun -n "__fish_mcrun_using_subcommand groups" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c mcrun -n "__fish_mcrun_using_subcommand parents" -l json -d 'Print an array of objects instead of a table'
+complete -c mcrun -n "__fish_mcrun_using_subcommand parents" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c mcrun -n "__fish_mcrun_using_subcommand inspect" -l json -d 'Print an object instead of text'
 complete -c mcrun -n "__fish_mcrun_using_subcommand inspect" -s h -l help -d 'Print help'
 complete -c mcrun -n "__fish_mcrun_using_subcommand exec" -s e -l env -d 'Set an environment variable: NAME=VALUE, or NAME for the value that it has here (repeatable)' -r

@@ -122,6 +122,18 @@ fn is_long_silence(seconds: u64) -> bool {
     seconds >= Timing::default().other_querier_present_interval().as_secs()
 }
 
+/// The querier of the interface's LAN: `10.0.0.1 v3`, `none heard for 12 s`, or `none` when that is
+/// certain.
+pub(super) fn querier(entry: &InterfaceStatus) -> String {
+    match &entry.querier {
+        Some(q) => {
+            let kind = if q.address.is_unspecified() { " (proxy querier)" } else { "" };
+            format!("{} v{}{kind}", q.address, q.version)
+        }
+        None => format!("none{}", unheard(entry)),
+    }
+}
+
 /// What is said of a querier that was not heard: for how long, until the time is over after which
 /// there is none.
 pub(super) fn unheard(entry: &InterfaceStatus) -> String {

@@ -14,6 +14,7 @@ mod keep;
 mod kill;
 mod logs;
 mod output;
+mod parents;
 mod probe;
 mod ps;
 mod reload;
@@ -90,6 +91,12 @@ pub enum Command {
     /// reached; or failed, with what the kernel of the host lacks. With --json these are "status"
     /// and "reason".
     Groups(groups::GroupsArgs),
+    /// List the interfaces of the host that can be parents.
+    ///
+    /// USERS is the number of containers' interfaces on the parent, QUERIER the LAN's querier as their
+    /// proxies have heard it, and LIMITS what keeps containers from the LAN, or may. Ports of a
+    /// bridge, bond or team are left out: that one is the parent.
+    Parents(parents::ParentsArgs),
     /// Show everything known about a container.
     Inspect(inspect::InspectArgs),
     /// Run a command in a container that mcrun run started.
@@ -131,7 +138,7 @@ pub enum Command {
 /// The commands as `mcrun --help` groups them.
 const GROUPS: [(&str, &[&str]); 5] = [
     ("Containers on a LAN", &["run", "create", "start", "attach", "detach"]),
-    ("What they do", &["ps", "groups", "inspect"]),
+    ("What they do", &["ps", "groups", "inspect", "parents"]),
     ("Containers of mcrun run --rootfs", &["exec", "logs", "stop", "kill", "rm"]),
     ("Try and measure", &["demo", "probe"]),
     ("Administration", &["setup", "config", "reload", "keep", "gc"]),
@@ -265,6 +272,7 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Rm(args) => rm::run(args),
         Command::Ps(args) => ps::run(args),
         Command::Groups(args) => groups::run(args),
+        Command::Parents(args) => parents::run(args),
         Command::Inspect(args) => inspect::run(args),
         Command::Probe(args) => probe::run(args),
         Command::Demo(args) => demo::run(args),

@@ -9,7 +9,6 @@ use crate::cli::containers;
 use crate::cli::containers::{Container, InterfaceSummary, ProxySummary, Unreadable};
 use crate::cli::output::{print, print_json, table};
 use crate::notice::Notice;
-use crate::proxy::InterfaceStatus;
 use crate::standalone::{ContainerRecord, ContainerState};
 use crate::state::Store;
 
@@ -170,15 +169,7 @@ pub(super) fn run(args: PsArgs) -> anyhow::Result<ExitCode> {
     Ok(containers::tell(&unreadable))
 }
 
-/// The querier of the interface's LAN: `10.0.0.1 v3`, `none heard for 12 s`, `none` when that is
-/// certain, or `-` where nobody listens for it.
+/// The querier of the interface's LAN, or `-` where nobody listens for it.
 fn querier(container: &Container, interface: &str) -> String {
-    match container.listening(interface) {
-        Some(InterfaceStatus { querier: Some(q), .. }) => {
-            let kind = if q.address.is_unspecified() { " (proxy querier)" } else { "" };
-            format!("{} v{}{kind}", q.address, q.version)
-        }
-        Some(entry) => format!("none{}", containers::unheard(entry)),
-        None => "-".into(),
-    }
+    container.listening(interface).map_or_else(|| "-".into(), containers::querier)
 }

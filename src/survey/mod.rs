@@ -1,7 +1,9 @@
-//! What the host is, as far as people ask: what is odd of an attachment there.
+//! What the host is, as far as people ask: its interfaces that can be parents, and what is odd of an
+//! attachment there.
 
 mod advice;
 mod links;
+mod parents;
 
 use crate::attachment::Attachment;
 

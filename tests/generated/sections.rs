@@ -250,6 +250,16 @@ pub(super) fn of(page: &str) -> Option<Sections> {
             exit: OF_A_CONTAINER,
             see_also: &["mcrun-ps(1)", "mcrun-groups(1)"],
         },
+        "mcrun-parents" => Sections {
+            examples: &[
+                ("Find the interface to name as parent:", "mcrun parents"),
+                ("The same for a program:", "mcrun parents --json"),
+            ],
+            files: &[STATE],
+            environment: &[],
+            exit: PARTLY,
+            see_also: &["mcrun-ps(1)", "mcrun-attachment(7)"],
+        },
         "mcrun-probe" => Sections {
             examples: &[
                 ("Send a stream:", "mcrun probe send 239.1.2.3:5004 --interface eth1"),

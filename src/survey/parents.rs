@@ -1,0 +1,75 @@
+//! The host's interfaces that can be parents, and what limits them.
+
+use std::path::Path;
+
+use crate::net::messages::Link;
+use crate::survey::HostLinks;
+
+/// Drivers of adapters in virtual machines. Their hypervisors know one MAC address by default.
+const VIRTUAL: [&str; 5] = ["vmxnet3", "virtio_net", "hv_netvsc", "ena", "xen-netfront"];
+
+impl HostLinks {
+    /// The links that can be parents, in the order of their indexes: not the loopback interface, and
+    /// no port of a bridge, bond or team, whose frames are not its own.
+    pub fn parents(&self) -> impl Iterator<Item = &Link> {
+        self.links.iter().filter(|link| !link.loopback && link.port_of.is_none())
+    }
+
+    /// What keeps containers on this parent from their LAN, or may, one line each.
+    pub fn limits(&self, parent: &Link) -> Vec<String> {
+        let mut limits = Vec::new();
+        let mut limit = |applies: bool, text: &str| {
+            if applies {
+                limits.push(text.to_owned());
+            }
+        };
+        limit(!parent.up, "down: set it up first");
+        limit(parent.up && !parent.carrier, "no carrier");
+        limit(parent.mac.is_none(), "no Ethernet: driver=relay alone");
+        limit(self.is_bridge_without_lan(parent), "a bridge that leads to no LAN");
+        let has_v4 = self.networks_of(parent.index).any(|network| network.addr().is_ipv4());
+        limit(!has_v4, "no IPv4 address: reports come from 0.0.0.0");
+        let directory = Path::new("/sys/class/net").join(&parent.name);
+        limit(
+            directory.join("phy80211").exists(),
+            "Wi-Fi: access points drop other MAC addresses, use driver=ipvlan or relay",
+        );
+        let driver = std::fs::read_link(directory.join("device/driver")).unwrap_or_default();
+        let is_virtual = VIRTUAL.iter().any(|name| driver.file_name() == Some(name.as_ref()));
+        limit(
+            is_virtual,
+            "of a virtual machine: its host may drop other MAC addresses, use driver=ipvlan or relay",
+        );
+        limits
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ports_and_the_loopback_interface_are_no_parents_and_limits_are_named() {
+        let link = |index, name: &str| Link { index, name: name.to_owned(), ..Link::default() };
+        let links = HostLinks {
+            links: vec![
+                Link { loopback: true, ..link(1, "lo") },
+                Link { port_of: Some((4, "bond".into())), ..link(2, "test-eth1") },
+                Link { up: true, mac: "02:00:00:00:00:01".parse().ok(), ..link(3, "test-eth2") },
+                link(4, "test-bond0"),
+            ],
+            networks: vec![(3, "10.0.0.1/24".parse().unwrap())],
+        };
+        let parents: Vec<_> = links.parents().map(|link| link.name.as_str()).collect();
+        assert_eq!(parents, ["test-eth2", "test-bond0"]);
+        assert_eq!(links.limits(&links.links[2]), ["no carrier"]);
+        assert_eq!(
+            links.limits(&links.links[3]),
+            [
+                "down: set it up first",
+                "no Ethernet: driver=relay alone",
+                "no IPv4 address: reports come from 0.0.0.0"
+            ]
+        );
+    }
+}
