@@ -13,12 +13,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
 
+use nix::time::{ClockId, clock_gettime};
 use serde_json::Value;
 use serde_json::value::RawValue;
 
 use crate::proxy::control::protocol::{
-    ControlRequest, ErrorCode, Format, HeldKind, HoldPayload, MAX_LINE, Received, error_answer,
-    handover_answer, parse_answer, parse_request,
+    ALIVE_QUESTION, ControlRequest, ErrorCode, Format, HeldKind, HoldPayload, MAX_LINE, Received,
+    error_answer, handover_answer, parse_answer, parse_request,
 };
 use crate::sys::fd_passing::{MAX_FDS, receive_with_fds, send_with_fds};
 
@@ -42,6 +43,8 @@ pub(crate) struct Held {
     relays: Vec<Box<RawValue>>,
     relay_sockets: Vec<OwnedFd>,
     status: Option<Box<RawValue>>,
+    /// When the status came, in seconds of the host's monotonic clock.
+    status_time: u64,
 }
 
 impl Held {
@@ -127,9 +130,14 @@ impl HoldStream {
             held.push(kind, descriptor);
         }
         // A text that was being written when the keeper died is none.
-        let (relays, status) = serde_json::from_slice(status).unwrap_or_default();
-        held.relays = relays;
-        held.status = status;
+        (held.relays, held.status, held.status_time) = match serde_json::from_slice(status) {
+            Ok(known) => known,
+            // Of a keeper from before the time.
+            Err(_) => {
+                let (relays, status) = serde_json::from_slice(status).unwrap_or_default();
+                (relays, status, monotonic_seconds())
+            }
+        };
         Ok(HoldStream {
             stream,
             received: Vec::new(),
@@ -164,7 +172,8 @@ impl HoldStream {
 
     /// The status and the relays of the proxy, for [`HoldStream::restored`].
     pub(crate) fn status_text(&self) -> Vec<u8> {
-        serde_json::to_vec(&(&self.held.relays, &self.held.status)).unwrap_or_default()
+        let Held { relays, status, status_time, .. } = &self.held;
+        serde_json::to_vec(&(relays, status, status_time)).unwrap_or_default()
     }
 
     /// Whether everything is held that must outlive the proxy.
@@ -177,7 +186,7 @@ impl HoldStream {
     /// # Errors
     /// Those of write(2).
     pub(crate) fn ask(&mut self) -> io::Result<()> {
-        self.stream.write_all(ControlRequest::Status.to_line().as_bytes())
+        self.stream.write_all(ALIVE_QUESTION.as_bytes())
     }
 
     /// Receives what waits.
@@ -229,6 +238,7 @@ impl HoldStream {
         }
         if line.status.is_some() {
             held.status = line.status;
+            held.status_time = monotonic_seconds();
             self.status_version = unique();
         }
         if line.is_complete {
@@ -287,8 +297,11 @@ impl StandIn {
         let status = held.status.as_ref();
         let mut status: Option<Value> =
             status.and_then(|text| serde_json::from_str(text.get()).ok());
-        if let Some(held) = status.as_mut().and_then(|status| status.get_mut("held")) {
-            *held = false.into();
+        if let Some(status) = &mut status {
+            if let Some(held) = status.get_mut("held") {
+                *held = false.into();
+            }
+            add_time(status, monotonic_seconds().saturating_sub(held.status_time));
         }
         let sockets = held.relay_sockets.iter().map(OwnedFd::try_clone);
         Ok(StandInPlan(Dead {
@@ -367,6 +380,30 @@ impl Dead {
     }
 }
 
+/// Seconds of a clock that all processes of the host share, and that nobody sets.
+fn monotonic_seconds() -> u64 {
+    // The clock cannot fail (clock_gettime(2)).
+    clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(0, |time| time.tv_sec().cast_unsigned())
+}
+
+/// Adds the seconds that have passed since a status to the times in it: a proxy that has nothing to
+/// do sends none.
+fn add_time(status: &mut Value, seconds: u64) {
+    let add = |value: Option<&mut Value>| {
+        if let Some(value) = value
+            && let Some(before) = value.as_u64()
+        {
+            *value = before.saturating_add(seconds).into();
+        }
+    };
+    let interfaces = status.get_mut("interfaces").and_then(Value::as_array_mut);
+    for interface in interfaces.into_iter().flatten() {
+        add(interface.get_mut("querier").and_then(|querier| querier.get_mut("last_query_s")));
+        let groups = interface.get_mut("groups").and_then(Value::as_array_mut);
+        groups.into_iter().flatten().for_each(|group| add(group.get_mut("age_s")));
+    }
+}
+
 fn open_directory(dir: &Path) -> io::Result<File> {
     File::options().read(true).custom_flags(libc::O_PATH | libc::O_DIRECTORY).open(dir)
 }
@@ -374,4 +411,34 @@ fn open_directory(dir: &Path) -> io::Result<File> {
 /// By way of a descriptor: a socket's path has 107 bytes at most (unix(7)).
 fn socket_path(dir: &File) -> PathBuf {
     format!("/proc/self/fd/{}/control.sock", dir.as_raw_fd()).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn the_times_of_a_status_go_on() {
+        let status = |query: u64, age: u64| {
+            json!({"pid": 7, "interfaces": [
+                {"querier": {"version": 2, "last_query_s": query}, "groups": [{"age_s": age}]},
+                {"groups": []},
+            ]})
+        };
+        let mut known = status(3, 40);
+        add_time(&mut known, 120);
+        assert_eq!(known, status(123, 160));
+    }
+
+    #[test]
+    fn what_a_keeper_from_before_the_time_of_a_status_has_left_is_known() {
+        let restored = |text: &[u8]| HoldStream::restored(Vec::new(), text).unwrap().held;
+        let held = restored(br#"[[{"groups":[]}],{"pid":7}]"#);
+        assert_eq!((held.relays.len(), held.status.unwrap().get()), (1, r#"{"pid":7}"#));
+        let held = restored(br#"[[],{"pid":7},5]"#);
+        assert_eq!((held.status.unwrap().get(), held.status_time), (r#"{"pid":7}"#, 5));
+        assert!(restored(br#"[[],{"pi"#).status.is_none());
+    }
 }

@@ -39,6 +39,20 @@ pub(crate) enum ControlRequest {
     Subscribe,
 }
 
+/// What a keeper writes on the connection of a `hold` to ask whether the proxy answers. The answer
+/// has the status only if the proxy has done anything since the last one. A proxy that does not
+/// know this question takes every line for one for the status.
+pub(crate) const ALIVE_QUESTION: &str = "alive\n";
+
+/// A question of a keeper on the connection of its `hold`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum HoldQuestion {
+    /// Whether the proxy answers: [`ALIVE_QUESTION`].
+    Alive,
+    /// Any other line: the status.
+    Status,
+}
+
 impl ControlRequest {
     /// The word of this request, which is its name in JSON too.
     pub(crate) fn word(self) -> &'static str {

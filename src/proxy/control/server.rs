@@ -13,7 +13,8 @@ use nix::sys::socket::{SockFlag, accept4};
 
 use crate::proxy::control::event::{Event, TimedEvent};
 use crate::proxy::control::protocol::{
-    ControlRequest, ErrorCode, Format, Received, error_answer, parse_request,
+    ALIVE_QUESTION, ControlRequest, ErrorCode, Format, HoldQuestion, Received, error_answer,
+    parse_request,
 };
 use crate::proxy::control::send_queue::SendQueue;
 use crate::sys::fd_passing::send_with_fds;
@@ -57,7 +58,8 @@ enum Phase {
     /// Events are sent until the client closes the connection.
     Subscribed,
     /// A keeper: it gets descriptors, and may ask for the status, until it closes the connection.
-    Holding,
+    /// Its last question that the caller has not taken.
+    Holding(Option<HoldQuestion>),
 }
 
 /// Whether a connection stays.
@@ -119,7 +121,7 @@ impl ControlServer {
             Phase::Requesting(_) => client.receive_request(&mut request),
             Phase::Waiting => Connection::Open,
             Phase::Answered => client.send(),
-            Phase::Holding => match client.receive_questions(&mut request) {
+            Phase::Holding(_) => match client.receive_questions() {
                 Connection::Open => client.send(),
                 Connection::Closed => Connection::Closed,
             },
@@ -172,9 +174,9 @@ impl ControlServer {
 
     /// Makes a client the keeper, in place of an earlier one. [`push`](Self::push) sends to it.
     pub(crate) fn hold(&mut self, id: u32) {
-        self.clients.retain(|client| !matches!(client.phase, Phase::Holding));
+        self.clients.retain(|client| !matches!(client.phase, Phase::Holding(_)));
         self.with(id, |client| {
-            client.phase = Phase::Holding;
+            client.phase = Phase::Holding(None);
             client.deadline = None;
             Connection::Open
         });
@@ -182,8 +184,17 @@ impl ControlServer {
 
     /// The keeper, if there is one.
     pub(crate) fn keeper(&self) -> Option<u32> {
-        let keeper = self.clients.iter().find(|client| matches!(client.phase, Phase::Holding))?;
+        let keeper =
+            self.clients.iter().find(|client| matches!(client.phase, Phase::Holding(_)))?;
         Some(keeper.id)
+    }
+
+    /// Takes what the keeper has asked.
+    pub(crate) fn take_question(&mut self) -> Option<HoldQuestion> {
+        self.clients.iter_mut().find_map(|client| match &mut client.phase {
+            Phase::Holding(question) => question.take(),
+            _ => None,
+        })
     }
 
     /// Sends a line to the keeper, with descriptors. `false`: the keeper has not read what was sent
@@ -301,15 +312,17 @@ impl Client {
         }
     }
 
-    /// Reads what a keeper asks for: every line is a request for the status.
-    fn receive_questions(&mut self, request: &mut Option<(ControlRequest, Format)>) -> Connection {
+    /// Reads what a keeper asks. Every line is a question; one for the status answers all.
+    fn receive_questions(&mut self) -> Connection {
+        let Phase::Holding(question) = &mut self.phase else { return Connection::Open };
         loop {
             let mut buffer = [0; READ_SIZE];
             match self.stream.read(&mut buffer) {
                 Ok(0) => return Connection::Closed,
-                Ok(n) if buffer[..n].contains(&b'\n') => {
-                    *request = Some((ControlRequest::Status, Format::Json));
+                Ok(n) if buffer[..n] == *ALIVE_QUESTION.as_bytes() => {
+                    question.get_or_insert(HoldQuestion::Alive);
                 }
+                Ok(n) if buffer[..n].contains(&b'\n') => *question = Some(HoldQuestion::Status),
                 Ok(_) => {}
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return after(&error),

@@ -46,11 +46,12 @@ impl EventLoop {
     }
 
     pub(super) fn serve_client(&mut self, now: Instant, id: u32, log: &mut Log) {
-        let Some((request, format)) = self.control.handle_ready(id) else { return };
+        let request = self.control.handle_ready(id);
+        if let Some(question) = self.control.take_question() {
+            self.holding.ask(question, now);
+        }
+        let Some((request, format)) = request else { return };
         match request {
-            ControlRequest::Status if self.control.keeper() == Some(id) => {
-                self.holding.ask_status(now);
-            }
             ControlRequest::Status => {
                 self.check_firewall_now(now, log);
                 let answer = status_answer(&self.status(now), format);

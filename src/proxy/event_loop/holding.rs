@@ -8,7 +8,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
 use crate::notice::Notice;
-use crate::proxy::control::protocol::{HeldKind, HoldPayload, hold_line};
+use crate::proxy::control::protocol::{HeldKind, HoldPayload, HoldQuestion, hold_line};
 use crate::proxy::control::status::ProxyStatus;
 use crate::proxy::event_loop::interface::Interface;
 use crate::proxy::event_loop::{EventLoop, Phase};
@@ -38,6 +38,11 @@ pub(super) struct Holding {
     /// When everything is sent, while it is not complete.
     retry_at: Option<Instant>,
     status_at: Option<Instant>,
+    /// The keeper has asked whether the proxy answers.
+    is_asked: bool,
+    /// Whether the proxy may have done anything since the last status: counters, times and all else
+    /// that is shown change with an event only.
+    is_stale: bool,
     relays_at: Option<Instant>,
 }
 
@@ -61,9 +66,16 @@ impl Holding {
         }
     }
 
-    /// The keeper asks whether the proxy answers.
-    pub(super) fn ask_status(&mut self, now: Instant) {
-        self.status_at = Some(now);
+    /// The event loop has woken for something else than the keeper.
+    pub(super) fn note_work(&mut self) {
+        self.is_stale = true;
+    }
+
+    pub(super) fn ask(&mut self, question: HoldQuestion, now: Instant) {
+        match question {
+            HoldQuestion::Alive if !self.is_stale => self.is_asked = true,
+            HoldQuestion::Alive | HoldQuestion::Status => self.status_at = Some(now),
+        }
     }
 
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
@@ -111,12 +123,17 @@ impl EventLoop {
         let status = Holding::is_due(self.holding.status_at, now);
         let is_sent = self.send_join_sockets()
             && (!relays || self.send_relays())
-            && (!status || self.send_status(false));
+            && match (status, self.holding.is_asked) {
+                (true, _) => self.send_status(false),
+                (false, true) => self.control.push(hold_line(&Line::default()), &[]),
+                (false, false) => true,
+            };
         if !is_sent {
             self.holding.is_complete = false;
             self.holding.retry_at = Some(now + RETRY);
             return;
         }
+        self.holding.is_asked = false;
         if relays {
             self.holding.relays_at = None;
         }
@@ -148,6 +165,8 @@ impl EventLoop {
     fn send_status(&mut self, begins: bool) -> bool {
         let now = Instant::now();
         let status = Some(self.status(now));
+        // Nobody tells what the container's kernel does on an interface that is only observed.
+        self.holding.is_stale = !self.interfaces.iter().all(Interface::is_proxied);
         self.control.push(hold_line(&Line { begins, status, ..Line::default() }), &[])
     }
 

@@ -286,6 +286,11 @@ impl EventLoop {
             };
             let events = events.get(..count).unwrap_or(&[]);
             let now = Instant::now();
+            let keeper = self.control.keeper().map(EventSource::Client);
+            let is_work = |event: &EpollEvent| EventSource::from_data(event.data()) != keeper;
+            if events.is_empty() || events.iter().any(is_work) {
+                self.holding.note_work();
+            }
             for event in events {
                 match EventSource::from_data(event.data()) {
                     Some(EventSource::EndWatch) if self.container.end_watch.has_ended() => {
