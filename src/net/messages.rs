@@ -274,6 +274,8 @@ pub struct Link {
     pub mac: Option<MacAddr>,
     /// Set up by the administrator (IFF_UP).
     pub up: bool,
+    /// Whether the kernel has a carrier on it (IFF_LOWER_UP).
+    pub carrier: bool,
     /// IFF_LOOPBACK.
     pub loopback: bool,
     /// Index of the bridge, bond or team whose port it is, and that one's kind.
@@ -301,6 +303,7 @@ pub fn read_link(message: RouteNetlinkMessage) -> Option<Link> {
     let mut link = Link {
         index: message.header.index,
         up: message.header.flags.contains(LinkFlags::Up),
+        carrier: message.header.flags.contains(LinkFlags::LowerUp),
         loopback: message.header.flags.contains(LinkFlags::Loopback),
         ..Link::default()
     };
