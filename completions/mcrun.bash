@@ -52,6 +52,9 @@ _mcrun() {
             mcrun,logs)
                 cmd="mcrun__subcmd__logs"
                 ;;
+            mcrun,network)
+                cmd="mcrun__subcmd__network"
+                ;;
             mcrun,parents)
                 cmd="mcrun__subcmd__parents"
                 ;;
@@ -85,6 +88,21 @@ _mcrun() {
             mcrun__subcmd__config,show)
                 cmd="mcrun__subcmd__config__subcmd__show"
                 ;;
+            mcrun__subcmd__network,check)
+                cmd="mcrun__subcmd__network__subcmd__check"
+                ;;
+            mcrun__subcmd__network,create)
+                cmd="mcrun__subcmd__network__subcmd__create"
+                ;;
+            mcrun__subcmd__network,inspect)
+                cmd="mcrun__subcmd__network__subcmd__inspect"
+                ;;
+            mcrun__subcmd__network,ls)
+                cmd="mcrun__subcmd__network__subcmd__ls"
+                ;;
+            mcrun__subcmd__network,rm)
+                cmd="mcrun__subcmd__network__subcmd__rm"
+                ;;
             mcrun__subcmd__probe,recv)
                 cmd="mcrun__subcmd__probe__subcmd__recv"
                 ;;
@@ -98,7 +116,7 @@ _mcrun() {
 
     case "${cmd}" in
         mcrun)
-            opts="-h -V --help --version run create start attach detach ps groups parents inspect exec logs stop kill rm probe demo setup reload config keep gc"
+            opts="-h -V --help --version run create start attach detach ps groups parents inspect exec logs stop kill rm probe demo setup reload network config keep gc"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -368,6 +386,110 @@ _mcrun() {
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        mcrun__subcmd__network)
+            opts="-h --help create ls inspect rm check"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        mcrun__subcmd__network__subcmd__check)
+            opts="-h --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        mcrun__subcmd__network__subcmd__create)
+            opts="-h --mcast --subnet --exclude --gateway --description --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --mcast)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --subnet)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --exclude)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --gateway)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --description)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        mcrun__subcmd__network__subcmd__inspect)
+            opts="-h --json --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        mcrun__subcmd__network__subcmd__ls)
+            opts="-h --json --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        mcrun__subcmd__network__subcmd__rm)
+            opts="-f -h --force --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
                 *)
                     COMPREPLY=()
                     ;;

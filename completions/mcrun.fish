@@ -44,6 +44,7 @@ complete -c mcrun -n "__fish_mcrun_needs_command" -f -a "probe" -d 'Send or rece
 complete -c mcrun -n "__fish_mcrun_needs_command" -f -a "demo" -d 'Show what mcrun does, on a simulated LAN that leaves the host untouched'
 complete -c mcrun -n "__fish_mcrun_needs_command" -f -a "setup" -d 'Register mcrun with a container engine'
 complete -c mcrun -n "__fish_mcrun_needs_command" -f -a "reload" -d 'Apply a changed mcrun.toml, or an upgrade, to running containers'
+complete -c mcrun -n "__fish_mcrun_needs_command" -f -a "network" -d 'Make, show, check and remove named networks'
 complete -c mcrun -n "__fish_mcrun_needs_command" -f -a "config" -d 'Check mcrun.toml, or show what is in force of it'
 complete -c mcrun -n "__fish_mcrun_needs_command" -f -a "keep" -d 'Keep memberships and rules of proxies that die, and replace those proxies'
 complete -c mcrun -n "__fish_mcrun_needs_command" -f -a "gc" -d 'Remove what killed containers and proxies left behind'
@@ -139,6 +140,25 @@ complete -c mcrun -n "__fish_mcrun_using_subcommand setup" -l remove -d 'Undo an
 complete -c mcrun -n "__fish_mcrun_using_subcommand setup" -l reload -d 'Make the running dockerd reload its configuration'
 complete -c mcrun -n "__fish_mcrun_using_subcommand setup" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c mcrun -n "__fish_mcrun_using_subcommand reload" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c mcrun -n "__fish_mcrun_using_subcommand network; and not __fish_seen_subcommand_from create ls inspect rm check" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c mcrun -n "__fish_mcrun_using_subcommand network; and not __fish_seen_subcommand_from create ls inspect rm check" -f -a "create" -d 'Make a network: write its file'
+complete -c mcrun -n "__fish_mcrun_using_subcommand network; and not __fish_seen_subcommand_from create ls inspect rm check" -f -a "ls" -d 'List networks'
+complete -c mcrun -n "__fish_mcrun_using_subcommand network; and not __fish_seen_subcommand_from create ls inspect rm check" -f -a "inspect" -d 'Show a network and the containers on it'
+complete -c mcrun -n "__fish_mcrun_using_subcommand network; and not __fish_seen_subcommand_from create ls inspect rm check" -f -a "rm" -d 'Remove networks: remove their files'
+complete -c mcrun -n "__fish_mcrun_using_subcommand network; and not __fish_seen_subcommand_from create ls inspect rm check" -f -a "check" -d 'Check the files of networks'
+complete -c mcrun -n "__fish_mcrun_using_subcommand network; and __fish_seen_subcommand_from create" -l mcast -d 'The attachment keys of the network: KEY=VALUE[,KEY=VALUE...], with parent=' -r
+complete -c mcrun -n "__fish_mcrun_using_subcommand network; and __fish_seen_subcommand_from create" -l subnet -d 'The subnet, as in 192.0.2.0/24; one of each address family' -r
+complete -c mcrun -n "__fish_mcrun_using_subcommand network; and __fish_seen_subcommand_from create" -l exclude -d 'Addresses that no container can have' -r
+complete -c mcrun -n "__fish_mcrun_using_subcommand network; and __fish_seen_subcommand_from create" -l gateway -d 'The gateway; a container with an address of the subnet gets a default route through it' -r
+complete -c mcrun -n "__fish_mcrun_using_subcommand network; and __fish_seen_subcommand_from create" -l description -d 'What people are told about the network' -r
+complete -c mcrun -n "__fish_mcrun_using_subcommand network; and __fish_seen_subcommand_from create" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c mcrun -n "__fish_mcrun_using_subcommand network; and __fish_seen_subcommand_from ls" -l json -d 'Print an array of objects instead of a table'
+complete -c mcrun -n "__fish_mcrun_using_subcommand network; and __fish_seen_subcommand_from ls" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c mcrun -n "__fish_mcrun_using_subcommand network; and __fish_seen_subcommand_from inspect" -l json -d 'Print an object instead of text'
+complete -c mcrun -n "__fish_mcrun_using_subcommand network; and __fish_seen_subcommand_from inspect" -s h -l help -d 'Print help'
+complete -c mcrun -n "__fish_mcrun_using_subcommand network; and __fish_seen_subcommand_from rm" -s f -l force -d 'Also remove a network that running containers are on'
+complete -c mcrun -n "__fish_mcrun_using_subcommand network; and __fish_seen_subcommand_from rm" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c mcrun -n "__fish_mcrun_using_subcommand network; and __fish_seen_subcommand_from check" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c mcrun -n "__fish_mcrun_using_subcommand config; and not __fish_seen_subcommand_from check show" -s h -l help -d 'Print help'
 complete -c mcrun -n "__fish_mcrun_using_subcommand config; and not __fish_seen_subcommand_from check show" -f -a "check" -d 'Check mcrun.toml'
 complete -c mcrun -n "__fish_mcrun_using_subcommand config; and not __fish_seen_subcommand_from check show" -f -a "show" -d 'Show what is in force'

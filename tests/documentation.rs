@@ -11,7 +11,7 @@ use self::page::{Block, Page, page, pages, root};
 use self::reader::{Needs, read};
 
 /// Pages whose commands are run, each by a test below.
-const READ: [&str; 10] = [
+const READ: [&str; 11] = [
     "README.md",
     "docs/engines.md",
     "docs/how-it-works.md",
@@ -19,6 +19,7 @@ const READ: [&str; 10] = [
     "docs/reference/commands.md",
     "docs/reference/configuration.md",
     "docs/reference/drivers.md",
+    "docs/reference/networks.md",
     "docs/reference/policy.md",
     "docs/security.md",
     "docs/troubleshooting.md",
@@ -91,6 +92,7 @@ fn the_commands_of_pages_that_need_no_engine() {
         "docs/reference/attachment.md",
         "docs/reference/commands.md",
         "docs/reference/configuration.md",
+        "docs/reference/networks.md",
         "docs/reference/policy.md",
         "docs/security.md",
     ] {

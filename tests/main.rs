@@ -40,6 +40,7 @@ mod late_interfaces;
 mod lifecycle;
 mod machine;
 mod namespace_path;
+mod networks;
 mod operate;
 mod options;
 mod peers;

@@ -119,15 +119,24 @@ impl Drivers {
     }
 }
 
-/// Keys of the syntax that this version does not carry out, and refuses.
-pub(super) const RESERVED: [&str; 1] = ["net"];
-
 /// The keys, in the order in which people read about them.
 pub const KEYS: &[Key] = &[
     Key {
+        name: "net",
+        value: "NAME",
+        default: "none, or default-network of mcrun.toml where there is no parent",
+        summary: "named network, whose file has keys for the attachment",
+        details: "Keys that are written beside it come first; of allow, deny, max-groups, \
+                  max-sources, max-pps and max-byterate the narrower one counts. \
+                  mcrun network ls shows the networks.",
+        unique: true,
+        parse: |values, text| set(&mut values.net, parsed(text)),
+        ..Key::PLAIN
+    },
+    Key {
         name: "parent",
         value: "INTERFACE",
-        default: "required",
+        default: "required without net",
         summary: "LAN interface of the host",
         details: "It must exist and be up. It is not changed.",
         unique: true,
@@ -469,7 +478,7 @@ mod tests {
     fn names_are_unique_and_every_key_is_described() {
         for (position, key) in KEYS.iter().enumerate() {
             let twice = KEYS[..position].iter().any(|other| other.name == key.name);
-            assert!(!twice && !RESERVED.contains(&key.name), "{}", key.name);
+            assert!(!twice, "{}", key.name);
             for text in [key.name, key.value, key.default, key.summary] {
                 assert!(!text.is_empty() && !text.contains('\n'), "{}", key.name);
             }

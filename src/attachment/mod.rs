@@ -4,6 +4,7 @@ mod admin;
 mod error;
 mod host_link;
 mod keys;
+mod network;
 mod syntax;
 mod types;
 mod uid_range;
@@ -17,6 +18,12 @@ pub(crate) use error::nearest;
 pub use host_link::{HostLink, HostLinkKind};
 pub(crate) use keys::unique_names;
 pub use keys::{Drivers, KEYS, Key, option_help};
-pub use syntax::{MAX_ATTACHMENTS, check_together, parse_all, parse_each, parse_list, parse_spec};
-pub use types::{Attachment, Driver, IgmpMode, IpAssignment, LinkLayer, Route, Vlan};
+pub use network::{
+    AddressRange, Addressing, Network, NetworkError, NetworkName, NetworkNameError, Networks,
+    file_text,
+};
+pub use syntax::{check_together, parse_all, parse_each, parse_list, parse_spec};
+pub use types::{
+    Attachment, Driver, IgmpMode, IpAssignment, LinkLayer, MAX_ATTACHMENTS, NetworkUse, Route, Vlan,
+};
 pub use uid_range::UidRange;

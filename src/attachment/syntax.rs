@@ -2,25 +2,25 @@
 
 use crate::attachment::error::{SpecError, fail, suggestion};
 use crate::attachment::keys::Key;
+use crate::attachment::network::{Network, NetworkName, Networks};
 use crate::attachment::values::Values;
-use crate::attachment::{Attachment, Driver, keys};
+use crate::attachment::{Attachment, Driver, MAX_ATTACHMENTS, NetworkUse, keys};
 use crate::primitives::InterfaceName;
 
-/// Attachments of one container; a host has fewer media LANs than this.
-pub const MAX_ATTACHMENTS: usize = 16;
 /// Bytes of a whole attachment text.
 const MAX_TEXT: usize = 64 * 1024;
 
 /// Parses the attachments of one container, from whatever source: the values of a repeated flag, an
 /// annotation, or a variable. Each text holds attachments separated by `;`. All are checked against
-/// each other. An empty text is no attachment.
+/// each other. An empty text is no attachment. A `net=` is one of `networks`.
 ///
 /// # Errors
 /// That of the first bad attachment, and those of [`check_together`].
 pub fn parse_all<'t>(
     texts: impl IntoIterator<Item = &'t str>,
+    networks: &Networks,
 ) -> Result<Vec<Attachment>, SpecError> {
-    let attachments = parse_each(texts)?;
+    let attachments = parse_each(texts, networks)?;
     check_together(&attachments)?;
     Ok(attachments)
 }
@@ -32,6 +32,14 @@ pub fn parse_all<'t>(
 /// That of the first bad attachment.
 pub fn parse_each<'t>(
     texts: impl IntoIterator<Item = &'t str>,
+    networks: &Networks,
+) -> Result<Vec<Attachment>, SpecError> {
+    each(texts, Some(networks))
+}
+
+fn each<'t>(
+    texts: impl IntoIterator<Item = &'t str>,
+    networks: Option<&Networks>,
 ) -> Result<Vec<Attachment>, SpecError> {
     let mut attachments = Vec::new();
     for text in texts {
@@ -45,18 +53,20 @@ pub fn parse_each<'t>(
             continue;
         }
         for spec in text.split(';') {
-            attachments.push(parse_spec(spec)?);
+            attachments.push(parse_one(spec, networks)?);
         }
     }
     Ok(attachments)
 }
 
-/// [`parse_all`] of one text.
+/// [`parse_all`] of one text that names no network.
 ///
 /// # Errors
 /// As [`parse_all`].
 pub fn parse_list(text: &str) -> Result<Vec<Attachment>, SpecError> {
-    parse_all([text])
+    let attachments = each([text], None)?;
+    check_together(&attachments)?;
+    Ok(attachments)
 }
 
 /// Checks the attachments of one container against each other: their number, their interface names,
@@ -116,13 +126,17 @@ fn check_parents(attachments: &[Attachment]) -> Result<(), SpecError> {
     Ok(())
 }
 
-/// Parses one attachment.
+/// Parses one attachment that names no network.
 ///
 /// # Errors
 /// A line that names the key, the value and what would be right.
 pub fn parse_spec(text: &str) -> Result<Attachment, SpecError> {
+    parse_one(text, None)
+}
+
+fn parse_one(text: &str, networks: Option<&Networks>) -> Result<Attachment, SpecError> {
     let mut values = Values::default();
-    let mut given: Vec<(&Key, &str)> = Vec::new();
+    let mut given: Vec<(&'static Key, String)> = Vec::new();
     for pair in text.trim().split(',') {
         let pair = pair.trim();
         let (name, value) = match pair.split_once('=') {
@@ -134,7 +148,7 @@ pub fn parse_spec(text: &str) -> Result<Attachment, SpecError> {
             }
             None => return fail(format!("{pair:?} is not KEY=VALUE; did you mean parent={pair}?")),
         };
-        let Some(key) = keys::find(name) else { return fail(unknown(name, value)) };
+        let Some(key) = keys::find(name) else { return fail(unknown(name)) };
         if value.is_empty() {
             return fail(format!("{name}= has no value; write {name}={}", key.value));
         }
@@ -142,22 +156,54 @@ pub fn parse_spec(text: &str) -> Result<Attachment, SpecError> {
             return fail(format!("{name}={value}: {name} is given twice"));
         }
         key.parse(&mut values, value).or_else(|why| fail(format!("{name}={value}: {why}")))?;
-        given.push((key, value));
+        given.push((key, value.to_owned()));
+    }
+    let mut used = None;
+    let own = given.len();
+    if let Some((name, network)) = network_of(&values, networks)? {
+        let own = given.iter().map(|(key, _)| key.name.to_owned()).filter(|key| key != "net");
+        used = Some(NetworkUse { name, own: own.collect() });
+        let others: Vec<_> = network.others(&given).collect();
+        given.extend(others);
+        values = network.beside(values);
     }
     let driver = values.driver()?;
-    for (key, value) in given {
+    for (position, (key, value)) in given.into_iter().enumerate() {
         if let Some(why) = key.refusal(&driver, values.igmp_mode()) {
-            return fail(format!("{}={value}: {why}", key.name));
+            let of = match &used {
+                Some(network) if position >= own => format!(" (of network {})", network.name),
+                _ => String::new(),
+            };
+            return fail(format!("{}={value}{of}: {why}", key.name));
         }
     }
-    values.finish(driver)
+    values.finish(driver, used)
+}
+
+/// The network that values are on: the one that they name, or the default where they name no
+/// parent.
+fn network_of(
+    values: &Values,
+    networks: Option<&Networks>,
+) -> Result<Option<(NetworkName, Network)>, SpecError> {
+    let (name, networks) = match (&values.net, &values.parent, networks) {
+        (Some(name), _, Some(networks)) => (name.clone(), networks),
+        (Some(name), _, None) => return fail(format!("net={name}: networks are not known here")),
+        (None, None, Some(networks)) => match networks.default_name() {
+            Ok(Some(name)) => (name, networks),
+            Ok(None) => return Ok(None),
+            Err(error) => return fail(error.to_string()),
+        },
+        _ => return Ok(None),
+    };
+    match networks.read(&name) {
+        Ok(network) => Ok(Some((name, network))),
+        Err(error) => fail(format!("net={name}: {error}")),
+    }
 }
 
 /// Why a key that the table does not have is refused.
-fn unknown(name: &str, value: &str) -> String {
-    if keys::RESERVED.contains(&name) {
-        return format!("{name}={value}: {name} is not supported by this version of mcrun");
-    }
+fn unknown(name: &str) -> String {
     let names: Vec<_> = keys::KEYS.iter().map(|key| key.name).collect();
     format!("attachment key {name:?} is unknown; {}", suggestion(name, &names))
 }

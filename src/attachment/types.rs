@@ -6,15 +6,21 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use crate::attachment::{HostLink, HostLinkKind};
+use crate::attachment::{HostLink, HostLinkKind, NetworkName};
 use crate::multicast::{GroupPolicy, RateLimits};
 use crate::primitives::{InterfaceName, IpvlanFlag, IpvlanMode, MacAddr, MacvlanMode};
+
+/// Attachments of one container; a host has fewer media LANs than this.
+pub const MAX_ATTACHMENTS: usize = 16;
 
 /// One attachment of a container to a LAN, complete and checked by itself.
 ///
 /// It is not compared with the host yet: [`crate::link`] does that.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Attachment {
+    /// The named network, if the attachment is on one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub network: Option<NetworkUse>,
     /// LAN interface on the host.
     pub parent: InterfaceName,
     /// VLAN of the parent on which the container is; untagged if absent.
@@ -73,6 +79,13 @@ impl Attachment {
         }
     }
 
+    /// Whether the value of a key is that of who asked for the attachment, rather than that of the
+    /// administrator's network. On another LAN than the network's, all values are.
+    pub fn is_own(&self, key: &str) -> bool {
+        let Some(network) = &self.network else { return true };
+        network.own.iter().any(|own| own == key || own == "parent" || own == "vlan")
+    }
+
     /// Whether the proxy announces the IPv4 addresses by ARP. Without a proxy the kernel does it.
     pub fn is_announced_by_proxy(&self) -> bool {
         // Links of the other ipvlan modes do not use ARP.
@@ -107,6 +120,16 @@ impl Attachment {
         let kind = HostLinkKind::Vlan { parent: self.parent.clone(), id: vlan.id };
         Some(HostLink { name: vlan.link.clone(), kind })
     }
+}
+
+/// The network that an attachment is on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NetworkUse {
+    /// Its name.
+    pub name: NetworkName,
+    /// The attachment keys that were written beside it. The others are the administrator's word.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub own: Vec<String>,
 }
 
 /// A VLAN of the parent (IEEE 802.1Q).

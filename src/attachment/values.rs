@@ -6,8 +6,12 @@ use std::str::FromStr;
 
 use ipnet::IpNet;
 
+use crate::attachment::admin::GroupRules;
 use crate::attachment::error::{SpecError, fail, suggestion};
-use crate::attachment::{Attachment, Driver, IgmpMode, IpAssignment, LinkLayer, Route, Vlan};
+use crate::attachment::network::addressing::Addressing;
+use crate::attachment::{
+    Attachment, Driver, IgmpMode, IpAssignment, LinkLayer, NetworkName, NetworkUse, Route, Vlan,
+};
 use crate::multicast::{GroupPolicy, GroupRule, RateLimits};
 use crate::primitives::{InterfaceName, IpvlanFlag, IpvlanMode, MacAddr, MacvlanMode};
 
@@ -15,8 +19,14 @@ use crate::primitives::{InterfaceName, IpvlanFlag, IpvlanMode, MacAddr, MacvlanM
 const DEFAULT_METRIC: u32 = 500;
 
 /// The values as they are met.
-#[derive(Default)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct Values {
+    pub(super) net: Option<NetworkName>,
+    /// The rules of groups and the rates of the network: the values of the attachment cannot go
+    /// beyond them.
+    pub(super) ceiling: Option<(GroupRules, RateLimits)>,
+    /// The addresses of the network.
+    pub(super) addressing: Addressing,
     pub(super) parent: Option<InterfaceName>,
     pub(super) vlan: Option<u16>,
     pub(super) driver: Option<DriverName>,
@@ -63,11 +73,16 @@ impl DriverName {
 }
 
 impl Values {
-    /// The attachment; `driver` is what [`Values::driver`] returned.
+    /// The attachment; `driver` is what [`Values::driver`] returned, and `network` the one that the
+    /// values are on.
     ///
     /// # Errors
     /// When a value is missing, or values do not go together.
-    pub(super) fn finish(self, driver: Driver) -> Result<Attachment, SpecError> {
+    pub(super) fn finish(
+        mut self,
+        driver: Driver,
+        network: Option<NetworkUse>,
+    ) -> Result<Attachment, SpecError> {
         let igmp = self.igmp_mode();
         if driver.is_relayed() && igmp != IgmpMode::Proxy {
             let mode = Some(driver.mode()).filter(|mode| !mode.is_empty());
@@ -79,10 +94,12 @@ impl Values {
                 driver.name(),
             ));
         }
+        self.add_gateways_of_network();
         self.check_addresses()?;
         let Some(parent) = self.parent else {
             return fail(
-                "parent= is missing: name the LAN interface of the host, as in parent=eth0",
+                "parent= is missing: name the LAN interface of the host, as in parent=eth0, or a \
+                 network, as in net=NAME",
             );
         };
         let vlan = match self.vlan {
@@ -92,7 +109,27 @@ impl Values {
             None => None,
         };
         let defaults = GroupPolicy::default();
+        let mut policy = GroupPolicy {
+            allow: self.allow,
+            deny: self.deny,
+            max_groups: self.max_groups.unwrap_or(defaults.max_groups),
+            max_sources: self.max_sources.unwrap_or(defaults.max_sources),
+            // The administrator's word.
+            ssm_strict: false,
+        };
+        let mut rates = self.rates;
+        if let Some((rules, most)) = self.ceiling {
+            policy = rules.restrict(&policy).map_or_else(
+                || {
+                    let first = policy.allow.first().map(ToString::to_string).unwrap_or_default();
+                    fail(format!("allow={first}: the network allows {}", rules.allowed()))
+                },
+                Ok,
+            )?;
+            rates = rates.at_most(most);
+        }
         Ok(Attachment {
+            network,
             parent,
             vlan,
             driver,
@@ -106,15 +143,8 @@ impl Values {
             igmp,
             l2: self.l2.unwrap_or_default(),
             upstream: self.upstream,
-            policy: GroupPolicy {
-                allow: self.allow,
-                deny: self.deny,
-                max_groups: self.max_groups.unwrap_or(defaults.max_groups),
-                max_sources: self.max_sources.unwrap_or(defaults.max_sources),
-                // The administrator's word.
-                ssm_strict: false,
-            },
-            rates: self.rates,
+            policy,
+            rates,
             bcqueuelen: self.bcqueuelen,
             bclim: self.bclim,
         })
@@ -155,7 +185,24 @@ impl Values {
         })
     }
 
+    /// The gateways of the network are those of default routes where the interface has an address of
+    /// the subnet, and no other default gateway of the family.
+    fn add_gateways_of_network(&mut self) {
+        for gateway in &self.addressing.gateways {
+            let is_on_link = self.ip.iter().any(|net| net.contains(gateway));
+            let has_one = self.gateways.iter().any(|own| own.is_ipv4() == gateway.is_ipv4());
+            if is_on_link && !has_one {
+                self.gateways.push(*gateway);
+            }
+        }
+    }
+
     fn check_addresses(&self) -> Result<(), SpecError> {
+        for net in &self.ip {
+            if let Some(why) = self.addressing.refusal(net) {
+                return fail(format!("ip={net}: the network does not have it: {why}"));
+            }
+        }
         if self.ip_none
             && let Some(ip) = self.ip.first()
         {

@@ -5,11 +5,11 @@ use std::process::ExitCode;
 use anyhow::Context;
 use clap::Args;
 
-use crate::attachment::{Attachment, option_help, parse_each};
+use crate::attachment::{Attachment, Networks, option_help, parse_each};
 use crate::cli::output::print;
 use crate::lookup;
 use crate::service::{AttachError, AttachRequest, attach_more};
-use crate::state::Store;
+use crate::state::{Store, config_dir};
 use crate::survey;
 
 /// Arguments of `mcrun attach`.
@@ -24,7 +24,9 @@ pub struct AttachArgs {
 }
 
 pub(super) fn run(args: AttachArgs) -> anyhow::Result<ExitCode> {
-    let attachments = parse_each(args.mcast.iter().map(String::as_str)).context("--mcast")?;
+    let networks = Networks::of(config_dir());
+    let attachments =
+        parse_each(args.mcast.iter().map(String::as_str), &networks).context("--mcast")?;
     survey::warn(&attachments);
     let store = Store::from_env();
     let request = request(&args.container, attachments, &store)?;

@@ -13,6 +13,7 @@ mod inspect;
 mod keep;
 mod kill;
 mod logs;
+mod network;
 mod output;
 mod parents;
 mod probe;
@@ -30,10 +31,11 @@ use std::process::ExitCode;
 use clap::error::ErrorKind;
 use clap::{Parser, Subcommand};
 
+use crate::attachment::Networks;
 use crate::engine;
 use crate::engine::EngineError;
 use crate::lookup::LookupError;
-use crate::state::{Store, state_dir};
+use crate::state::{Store, config_dir, state_dir};
 use crate::survey;
 
 /// Multicast for containers: each one a host of its own on the LAN.
@@ -124,6 +126,11 @@ pub enum Command {
     /// its proxy is not the installed program, as after an upgrade. The container stays joined to
     /// its groups and loses no packet. Prints a line for each container that got a new proxy.
     Reload(reload::ReloadArgs),
+    /// Make, show, check and remove named networks.
+    ///
+    /// A network is a file of the administrator's that says how containers are attached which ask for
+    /// net=NAME.
+    Network(network::NetworkArgs),
     /// Check mcrun.toml, or show what is in force of it.
     Config(config::ConfigArgs),
     /// Keep memberships and rules of proxies that die, and replace those proxies.
@@ -141,7 +148,7 @@ const GROUPS: [(&str, &[&str]); 5] = [
     ("What they do", &["ps", "groups", "inspect", "parents"]),
     ("Containers of mcrun run --rootfs", &["exec", "logs", "stop", "kill", "rm"]),
     ("Try and measure", &["demo", "probe"]),
-    ("Administration", &["setup", "config", "reload", "keep", "gc"]),
+    ("Administration", &["setup", "config", "network", "reload", "keep", "gc"]),
 ];
 
 /// clap's template, with the commands in their groups.
@@ -187,6 +194,7 @@ fn check_root(command: &Command) -> anyhow::Result<()> {
         Command::Probe(args) => args.needs_root(),
         Command::Create(_) | Command::Start(_) | Command::Config(_) => false,
         Command::Setup(args) => args.needs_root(),
+        Command::Network(args) => args.needs_root(),
         _ => true,
     };
     if needs_root && !nix::unistd::geteuid().is_root() {
@@ -224,7 +232,8 @@ fn hand_on(arguments: &[OsString]) -> Result<(), EngineError> {
     };
     match command.to_str() {
         Some(command @ ("run" | "create")) => {
-            engine::create(command, rest, &state_dir(), survey::warn)
+            let networks = Networks::of(config_dir());
+            engine::create(command, rest, &state_dir(), &networks, survey::warn)
         }
         Some("start") => engine::start(rest, &state_dir()),
         _ => Ok(()),
@@ -279,6 +288,7 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Reload(args) => reload::run(args),
         Command::Setup(args) => setup::run(args),
         Command::Config(args) => config::run(args),
+        Command::Network(args) => network::run(args),
         Command::Keep(args) => keep::run(args),
         Command::Gc(args) => gc::run(args),
     }

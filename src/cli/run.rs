@@ -5,9 +5,10 @@ use std::process::ExitCode;
 
 use clap::{ArgGroup, Args};
 
-use crate::attachment::{option_help, parse_each};
+use crate::attachment::{Networks, option_help, parse_each};
 use crate::standalone;
 use crate::standalone::{ContainerSource, RunOptions};
+use crate::state::config_dir;
 use crate::survey;
 
 /// The two forms of `mcrun run`.
@@ -110,7 +111,9 @@ pub struct RunArgs {
 
 pub(super) fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
     // What cannot be parsed is told when the container is made.
-    if let Ok(attachments) = parse_each(args.mcast.iter().map(String::as_str)) {
+    let networks = Networks::of(config_dir());
+    let given = args.mcast.iter().map(String::as_str);
+    if let Ok(attachments) = parse_each(given, &networks) {
         survey::warn(&attachments);
     }
     let source = match (args.rootfs, args.bundle) {

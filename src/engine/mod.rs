@@ -17,7 +17,7 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::attachment::{Attachment, SpecError, parse_all};
+use crate::attachment::{Attachment, Networks, SpecError, parse_all};
 use crate::engine::command_line::{CommandLineError, EngineCommandLine};
 use crate::engine::delivery::{EngineFacts, arguments, plain_arguments};
 use crate::engine::detect::{Engine, EngineKind};
@@ -120,13 +120,14 @@ pub fn create(
     command: &str,
     arguments_given: &[OsString],
     state_dir: &Path,
+    networks: &Networks,
     before: impl FnOnce(&[Attachment]),
 ) -> Result<(), EngineError> {
     let mut line = EngineCommandLine::parse(arguments_given, &OptionTable::default())?;
     if is_help(arguments_given, &line) || is_runtimes(&line) {
         return Ok(());
     }
-    let mut attachments = check_attachments(&line)?;
+    let mut attachments = check_attachments(&line, networks)?;
     let mut engine = choose(line.engine.as_deref(), state_dir)?;
     if line.unknown.is_some() {
         // The image may be the unknown option's value, and flags of ours may stand behind it.
@@ -134,7 +135,7 @@ pub fn create(
             arguments_given,
             &OptionTable::with_help(engine.help(command)),
         )?;
-        attachments = check_attachments(&line)?;
+        attachments = check_attachments(&line, networks)?;
         if line.engine.is_some() {
             engine = choose(line.engine.as_deref(), state_dir)?;
         }
@@ -213,12 +214,15 @@ fn is_runtimes(line: &EngineCommandLine) -> bool {
 }
 
 /// Checks the attachments before anything is started.
-fn check_attachments(line: &EngineCommandLine) -> Result<Vec<Attachment>, EngineError> {
+fn check_attachments(
+    line: &EngineCommandLine,
+    networks: &Networks,
+) -> Result<Vec<Attachment>, EngineError> {
     let texts = line.mcast.iter().map(|text| {
         text.to_str().ok_or_else(|| EngineError::NotText(text.to_string_lossy().into()))
     });
     let texts = texts.collect::<Result<Vec<_>, EngineError>>()?;
-    Ok(parse_all(texts)?)
+    Ok(parse_all(texts, networks)?)
 }
 
 /// The engine that was named, by the flag or by the environment; else the first that can be used.

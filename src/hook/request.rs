@@ -1,10 +1,11 @@
 //! What a container asks for: its annotation, or its variable where that counts.
 
-use crate::attachment::{Attachment, parse_list, unique_names};
+use crate::attachment::{Attachment, Networks, parse_all, unique_names};
 use crate::hook::pod::Sandbox;
 use crate::hook::{Caller, HookError};
 use crate::oci::{ANNOTATION, BundleConfig, ContainerState, VARIABLE};
 use crate::service::{AttachError, AttachRequest, NetworkNamespace};
+use crate::state::config_dir;
 use crate::sys::files::is_in_proc;
 
 /// What the container of a state asks for; `None` if it asks for nothing.
@@ -72,7 +73,8 @@ fn attachments(
     {
         return Err(HookError::SplitAnnotation(key));
     }
-    let attachments = parse_list(text).map_err(|source| HookError::Spec { origin, source })?;
+    let attachments = parse_all([text], &Networks::of(config_dir()))
+        .map_err(|source| HookError::Spec { origin, source })?;
     if attachments.is_empty() {
         return Ok(None);
     }

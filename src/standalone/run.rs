@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value, json};
 
-use crate::attachment::parse_all;
+use crate::attachment::{Networks, parse_all};
 use crate::hook::Caller;
 use crate::oci::{ANNOTATION, ConfigDocument, NAME_ANNOTATION, VARIABLE};
 use crate::oci::{capabilities, spec, user};
@@ -13,6 +13,7 @@ use crate::standalone::options;
 use crate::standalone::options::{ContainerSource, RunOptions};
 use crate::standalone::runtime::{Runtime, RuntimeKind};
 use crate::standalone::{StandaloneError, cgroup, id, shim_client};
+use crate::state::config_dir;
 use crate::sys::process::ProcessRef;
 
 /// Runs a container; returns its exit status (0 for a detached one that runs, whose id was
@@ -252,8 +253,9 @@ fn add_hook(
     runtime: &Runtime,
     id: &str,
 ) -> Result<Option<PathBuf>, StandaloneError> {
+    let networks = Networks::of(config_dir());
     if !options.mcast.is_empty() {
-        parse_all(options.mcast.iter().map(String::as_str))
+        parse_all(options.mcast.iter().map(String::as_str), &networks)
             .map_err(|error| StandaloneError::new(format_args!("--mcast: {error}")))?;
         let given = options.annotation.iter().filter_map(|text| text.split_once('='));
         if given.clone().any(|(key, _)| key == ANNOTATION) {
@@ -273,7 +275,7 @@ fn add_hook(
             return Ok(None);
         };
         let text = text.to_owned();
-        parse_all([text.as_str()])
+        parse_all([text.as_str()], &networks)
             .map_err(|error| StandaloneError::new(format_args!("{place}: {error}")))?;
         // All variables of a container that is made from a directory are the caller's own words,
         // and become the annotation. Those of a bundle may come from an image: the hook decides.

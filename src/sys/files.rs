@@ -58,6 +58,21 @@ pub(crate) fn replace(path: &Path, content: &[u8], how: Replacement<'_>) -> io::
     written
 }
 
+/// Makes a file whole, or not at all: whatever is at `path` already stays. The content is on the disk
+/// then.
+///
+/// # Errors
+/// `AlreadyExists`, and those of [`replace`] and of link(2).
+pub(crate) fn create(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
+    let temporary = temporary(path, false)?;
+    let how = Replacement { mode, fsync: true, ..Replacement::PRIVATE };
+    let made = create_new(&temporary)
+        .and_then(|file| fill(file, content, how))
+        .and_then(|()| fs::hard_link(&temporary, path));
+    let _ = fs::remove_file(&temporary);
+    made
+}
+
 /// The ending keeps programs that read `*.json` or `*.toml` of the directory away from it.
 fn temporary(path: &Path, locked: bool) -> io::Result<PathBuf> {
     let mut name = OsString::new();
@@ -149,6 +164,17 @@ mod tests {
         replace(&path, b"ours", how).unwrap();
         assert_eq!(state(&path).2, "ours");
         assert_eq!(state(&elsewhere).2, "theirs");
+    }
+
+    #[test]
+    fn what_is_there_is_not_replaced_by_what_is_created() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("media.toml");
+        create(&path, b"one", 0o644).unwrap();
+        let error = create(&path, b"two", 0o644).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::AlreadyExists);
+        assert_eq!(state(&path), (0o644, 0, "one".into()));
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
     }
 
     #[test]

@@ -16,3 +16,4 @@ pub mod sockopt;
 pub(crate) mod spawn;
 pub(crate) mod syslog;
 pub(crate) mod toml_text;
+pub(crate) mod trusted;

@@ -157,6 +157,13 @@ impl<'l> Reader<'l> {
                 fs::write(self.directory.join("compose.yaml"), &text).expect("compose.yaml");
                 self.run(self.directory.clone(), "docker compose config --quiet", &at);
             }
+            // A file of another name says so in its first line.
+            "toml" if text.starts_with("# /etc/mcrun/") => {
+                let name = text.lines().next().and_then(|line| line.strip_prefix("# /etc/mcrun/"));
+                let file = self.lab.config_dir().join(name.expect("a name"));
+                fs::create_dir_all(file.parent().expect("a directory")).expect("directory");
+                fs::write(file, &text).expect("file");
+            }
             "toml" => {
                 fs::write(self.lab.config_dir().join("mcrun.toml"), &text).expect("mcrun.toml");
             }

@@ -14,7 +14,7 @@ pub(super) struct Sections {
 }
 
 /// Files and what they hold.
-pub(super) const FILES: [(&str, &str); 9] = [
+pub(super) const FILES: [(&str, &str); 10] = [
     ("/etc/mcrun/mcrun.toml", "The administrator's limits, see mcrun.toml(5)."),
     ("/run/mcrun", "What mcrun knows of running containers."),
     (
@@ -33,17 +33,19 @@ pub(super) const FILES: [(&str, &str); 9] = [
         "/run/mcrun/bundles/ID/output.log, output.log.1",
         "Output of a detached container that mcrun run started, in two files of at most some 5 MiB.",
     ),
+    ("/etc/mcrun/networks/NAME.toml", "A named network."),
 ];
 
 const CONFIG: &str = FILES[0].0;
 const STATE: &str = FILES[1].0;
 const LOG: &str = FILES[2].0;
 const OUTPUT: &str = FILES[8].0;
+const NETWORK: &str = FILES[9].0;
 
 /// Variables and what they do.
 pub(super) const ENVIRONMENT: [(&str, &str); 4] = [
     ("MCRUN_STATE_DIR", "Directory of the state instead of /run/mcrun."),
-    ("MCRUN_CONFIG_DIR", "Directory of mcrun.toml instead of /etc/mcrun."),
+    ("MCRUN_CONFIG_DIR", "Directory of mcrun.toml and networks instead of /etc/mcrun."),
     ("MCRUN_ENGINE", "Engine or OCI runtime if --engine names none."),
     (
         "DOCKER_HOST, CONTAINERS_CONF",
@@ -71,6 +73,12 @@ const OF_A_CONTAINER: &[(&str, &str)] = &[
 const PARTLY: &[(&str, &str)] = &[
     ("0", "Success for each container."),
     ("1", "Something failed for a container; standard error says what."),
+    ("2", "Wrong usage."),
+    ("125", "An error of mcrun."),
+];
+const OF_NETWORKS: &[(&str, &str)] = &[
+    ("0", "Success for each network."),
+    ("1", "Something is wrong with a network; standard error says what."),
     ("2", "Wrong usage."),
     ("125", "An error of mcrun."),
 ];
@@ -337,6 +345,58 @@ pub(super) fn of(page: &str) -> Option<Sections> {
             environment: &[],
             exit: USUAL,
             see_also: &["mcrun.toml(5)", "mcrun-reload(1)"],
+        },
+        "mcrun-network" => Sections {
+            examples: &[
+                ("Make a network:", "mcrun network create media --mcast parent=eth1"),
+                ("Run a container on it:", "mcrun run --engine docker --mcast net=media alpine sh"),
+                ("See the networks:", "mcrun network ls"),
+            ],
+            files: &[NETWORK, CONFIG],
+            environment: &[],
+            exit: USUAL,
+            see_also: &["mcrun-attachment(7)", "mcrun.toml(5)"],
+        },
+        "mcrun-network-create" => Sections {
+            examples: &[(
+                "Make a network with a subnet:",
+                "mcrun network create media --mcast parent=eth1 --subnet 192.0.2.0/24",
+            )],
+            files: &[NETWORK],
+            environment: &[],
+            exit: USUAL,
+            see_also: &["mcrun-attachment(7)", "mcrun-network-rm(1)"],
+        },
+        "mcrun-network-ls" => Sections {
+            examples: &[("For a program:", "mcrun network ls --json")],
+            files: &[NETWORK],
+            environment: &[],
+            exit: OF_NETWORKS,
+            see_also: &["mcrun-network-inspect(1)"],
+        },
+        "mcrun-network-inspect" => Sections {
+            examples: &[("See who is on a network:", "mcrun network inspect media")],
+            files: &[NETWORK],
+            environment: &[],
+            exit: USUAL,
+            see_also: &["mcrun-inspect(1)"],
+        },
+        "mcrun-network-rm" => Sections {
+            examples: &[("Remove a network:", "mcrun network rm media")],
+            files: &[NETWORK],
+            environment: &[],
+            exit: OF_NETWORKS,
+            see_also: &["mcrun-network-create(1)"],
+        },
+        "mcrun-network-check" => Sections {
+            examples: &[
+                ("Check all networks:", "mcrun network check"),
+                ("Check a file before it is in force:", "mcrun network check ./media.toml"),
+            ],
+            files: &[NETWORK],
+            environment: &[],
+            exit: OF_NETWORKS,
+            see_also: &["mcrun-config-check(1)"],
         },
         "mcrun-keep" => Sections {
             examples: &[("Hold for all containers, until a signal ends it:", "mcrun keep")],

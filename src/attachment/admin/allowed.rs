@@ -180,7 +180,7 @@ fn each<'t, I: Deserialize<'t> + fmt::Debug, T>(
 }
 
 /// The text of an error of the TOML parser as one line.
-pub(super) fn one_line(message: &str) -> String {
+pub(in crate::attachment) fn one_line(message: &str) -> String {
     message.replace('\n', " ")
 }
 

@@ -13,7 +13,7 @@ use crate::attachment::admin::allowed::{ReadError, one_line};
 use crate::attachment::admin::limits::LIMITS;
 use crate::attachment::admin::{AdminConfig, MAX_ATTACHMENTS_KEY, Problem};
 use crate::attachment::error::suggestion;
-use crate::attachment::syntax::MAX_ATTACHMENTS;
+use crate::attachment::types::MAX_ATTACHMENTS;
 
 /// One key of the file.
 pub(super) struct FileKey {
@@ -44,6 +44,12 @@ pub(super) const FILE_KEYS: &[FileKey] = &[
             }
         },
         shown: |config| json!(config.max_attachments()),
+    },
+    FileKey {
+        section: "attach",
+        name: "default-network",
+        read: |config, value| set(&mut config.default_network, value),
+        shown: |config| json!(config.default_network),
     },
     FileKey {
         section: "attach",

@@ -5,9 +5,9 @@ use serde::Deserialize;
 
 use crate::multicast::{GroupPolicy, GroupRule, RuleError};
 
-/// The administrator's rules of groups.
+/// The administrator's rules of groups: of mcrun.toml, or of a network.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct GroupRules {
+pub(in crate::attachment) struct GroupRules {
     pub(super) allow: Vec<RuleText>,
     pub(super) deny: Vec<RuleText>,
     pub(super) max_groups: Option<u32>,
@@ -28,6 +28,24 @@ impl TryFrom<String> for RuleText {
 }
 
 impl GroupRules {
+    /// Rules and limits as a network has them.
+    pub(in crate::attachment) fn of(
+        allow: &[GroupRule],
+        deny: &[GroupRule],
+        max_groups: Option<u32>,
+        max_sources: Option<u32>,
+    ) -> Self {
+        let rules = |list: &[GroupRule]| list.iter().copied().map(RuleText).collect();
+        let (allow, deny) = (rules(allow), rules(deny));
+        GroupRules { allow, deny, max_groups, max_sources, ssm_strict: None }
+    }
+
+    /// What is allowed, in words.
+    pub(in crate::attachment) fn allowed(&self) -> String {
+        let rules: Vec<_> = self.allow.iter().map(|rule| rule.0.to_string()).collect();
+        rules.join(", ")
+    }
+
     /// Whether there is any rule or limit.
     pub(super) fn is_ruled(&self) -> bool {
         *self != GroupRules::default()
@@ -35,7 +53,7 @@ impl GroupRules {
 
     /// An attachment's own rules within the administrator's. `None` where nothing of what the
     /// attachment allows is left.
-    pub(super) fn restrict(&self, own: &GroupPolicy) -> Option<GroupPolicy> {
+    pub(in crate::attachment) fn restrict(&self, own: &GroupPolicy) -> Option<GroupPolicy> {
         let rules = |list: &[RuleText]| list.iter().map(|rule| rule.0).collect::<Vec<_>>();
         let ceiling = rules(&self.allow);
         let allow: Vec<_> = match (own.allow.as_slice(), ceiling.as_slice()) {

@@ -35,6 +35,13 @@ enum Default {
 /// The limits, in the order in which they are checked.
 pub(super) const LIMITS: &[Limit] = &[
     Limit {
+        name: "networks",
+        key: "net",
+        kind: Kind::Names,
+        default: Default::Everything,
+        asked: |attachment| attachment.network.iter().map(|n| n.name.to_string()).collect(),
+    },
+    Limit {
         name: "parents",
         key: "parent",
         kind: Kind::Names,
@@ -191,6 +198,10 @@ impl Limit {
         if let Some(allowed) = config.attach.get(self.name) {
             return allowed.clone();
         }
+        // Who lists networks does not mean all parents.
+        if self.name == "parents" && config.attach.contains_key("networks") {
+            return self.kind.nothing();
+        }
         // The proxy enforces [groups]. Without a proxy the rules would have no effect.
         if self.name == "igmp" && config.groups.is_ruled() {
             return Allowed::Words(vec![IgmpMode::Proxy.name().to_owned()]);
@@ -212,6 +223,12 @@ impl Limit {
     /// Why an attachment is refused: each value that is not allowed. In the file `vlan` beside
     /// `parents` may name the VLANs of a parent that is listed by its own name.
     pub(super) fn refusals(&self, attachment: &Attachment, config: &AdminConfig) -> Vec<String> {
+        // A network is the administrator's word. So are the rules of [groups], which have no effect
+        // without a proxy.
+        let is_for_rules = self.name == "igmp" && config.groups.is_ruled();
+        if self.key != "net" && !attachment.is_own(self.key) && !is_for_rules {
+            return Vec::new();
+        }
         let asked = (self.asked)(attachment);
         if asked.is_empty() {
             return Vec::new();

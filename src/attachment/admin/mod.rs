@@ -6,6 +6,8 @@
 //!
 //! ```toml
 //! [attach]
+//! networks = ["media"]             # named networks; without parents, nothing else
+//! default-network = "media"        # of an attachment that names no network and no parent
 //! parents = ["media0", "video*"]   # LAN interfaces, also as upstream; * stands for any ending
 //! drivers = ["macvlan"]
 //! igmp = ["proxy"]                 # native and off let a container speak IGMP on the LAN itself;
@@ -49,13 +51,14 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::attachment::admin::allowed::Allowed;
-use crate::attachment::admin::groups::GroupRules;
 use crate::attachment::admin::limits::LIMITS;
-use crate::attachment::syntax::MAX_ATTACHMENTS;
-use crate::attachment::{Attachment, UidRange};
+use crate::attachment::types::MAX_ATTACHMENTS;
+use crate::attachment::{Attachment, NetworkName, UidRange};
 use crate::multicast::{GroupPolicy, RateLimits};
 use crate::primitives::PortRanges;
 
+pub(super) use crate::attachment::admin::allowed::one_line;
+pub(super) use crate::attachment::admin::groups::GroupRules;
 pub use crate::attachment::admin::shown::{Setting, settings};
 
 /// The key that limits the number of attachments.
@@ -67,6 +70,7 @@ pub struct AdminConfig {
     /// The lists of `[attach]` that the file has, by their names there.
     attach: BTreeMap<&'static str, Allowed>,
     max_attachments: Option<usize>,
+    default_network: Option<NetworkName>,
     environment: Option<bool>,
     groups: GroupRules,
     relay: RelayRules,
@@ -205,10 +209,9 @@ impl AdminConfig {
         let own = &attachment.policy;
         let policy = self.groups.restrict(own).unwrap_or_else(|| {
             let first = own.allow.first().map(ToString::to_string).unwrap_or_default();
-            let ceiling: Vec<_> = self.groups.allow.iter().map(|r| r.0.to_string()).collect();
             refusals.push(format!(
                 "allow={first}: the administrator allows {} (mcrun.toml)",
-                ceiling.join(", ")
+                self.groups.allowed()
             ));
             self.groups.nothing(own)
         });
@@ -223,6 +226,11 @@ impl AdminConfig {
             host_ports: if relayed { self.relay.ports.clone() } else { PortRanges::default() },
         };
         (limits, refusals)
+    }
+
+    /// The network of attachments that name neither a network nor a parent.
+    pub fn default_network(&self) -> Option<&NetworkName> {
+        self.default_network.as_ref()
     }
 
     /// Whether a container may ask for attachments by its environment, which an image may set too.

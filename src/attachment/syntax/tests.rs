@@ -43,7 +43,7 @@ fn every_wrong_value_is_named_with_its_key() {
         ("", "empty part"),
         ("eth0", "did you mean parent=eth0?"),
         ("parnet=eth0", "did you mean parent?"),
-        ("xyzzyxyzzy=1", "there are parent, vlan, driver"),
+        ("xyzzyxyzzy=1", "there are net, parent, vlan, driver"),
         ("parent=", "parent= has no value; write parent=INTERFACE"),
         ("parent=a/b", "parent=a/b: has '/'"),
         ("parent=sixteencharacter", "parent=sixteencharacter: 16 characters long"),
@@ -82,7 +82,8 @@ fn every_wrong_value_is_named_with_its_key() {
             "parent=enp130s0f0np0,vlan=1000",
             "vlan=1000: its link would be called enp130s0f0np0.1000, of 18 characters; an interface name has at most 15",
         ),
-        ("parent=a,net=red", "net=red: net is not supported"),
+        ("parent=a,net=red", "net=red: networks are not known here"),
+        ("parent=a,net=a/b", "net=a/b: not the name of a network"),
         ("parent=a,ip=10.0.0.5", "prefix length is missing"),
         ("parent=a,ip=10.0.0.0/24", "network's own"),
         ("parent=a,ip=10.0.0.255/24", "broadcast"),
@@ -161,6 +162,7 @@ fn several_attachments() {
 
 #[test]
 fn attachments_of_one_container_are_checked_together_whatever_holds_them() {
+    let networks = Networks::of("/nonexistent");
     let bad = "name=mc0: two attachments of the container have this interface name";
     // Repeated flags, one flag with several, an annotation or a variable.
     for texts in [
@@ -168,11 +170,11 @@ fn attachments_of_one_container_are_checked_together_whatever_holds_them() {
         &["parent=a;parent=b,name=mc0"],
         &["parent=a", "", "parent=b;parent=c,name=mc0"],
     ] {
-        let error = parse_all(texts.iter().copied()).unwrap_err().to_string();
+        let error = parse_all(texts.iter().copied(), &networks).unwrap_err().to_string();
         assert!(error.starts_with(bad), "{texts:?}: {error}");
-        assert!(parse_each(texts.iter().copied()).is_ok());
+        assert!(parse_each(texts.iter().copied(), &networks).is_ok());
     }
-    let both = parse_all(["parent=a;parent=b"]).unwrap();
+    let both = parse_all(["parent=a;parent=b"], &networks).unwrap();
     assert_eq!(both.iter().map(|a| a.parent.as_str()).collect::<Vec<_>>(), ["a", "b"]);
 }
 

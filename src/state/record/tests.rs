@@ -45,6 +45,8 @@ fn records_of_format_1_are_read() {
 
     let early = attached(EARLY);
     assert_eq!((early.mark, early.notifications), (None, true));
+    assert_eq!(early.interfaces[0].attachment.network, None);
+    assert!(early.interfaces[0].attachment.is_own("ip"), "all keys were written by who asked");
 }
 
 #[test]
