@@ -20,6 +20,7 @@ pub mod attachment;
 pub mod cli;
 pub mod demo;
 pub mod engine;
+pub mod events;
 pub mod hook;
 pub mod igmp;
 pub mod json_edit;

@@ -215,6 +215,8 @@ pub(super) struct ProxySummary {
     pub(super) state: &'static str,
     /// Whether a keeper holds what must outlive the proxy.
     pub(super) held: bool,
+    /// Proxies of the container that have died and were replaced.
+    pub(super) deaths: u32,
 }
 
 /// An interface as `mcrun ps --json` shows it.
@@ -316,7 +318,8 @@ impl Container {
         };
         let pid = self.record.proxy.map(|proxy| proxy.pid).filter(|_| state != "dead");
         let held = self.status.as_ref().is_some_and(|status| status.held);
-        ProxySummary { pid, state, held }
+        let deaths = self.record.proxy_deaths;
+        ProxySummary { pid, state, held, deaths }
     }
 
     /// Number of groups on all its interfaces.

@@ -6,6 +6,7 @@ mod containers;
 mod create;
 mod demo;
 mod detach;
+mod events;
 mod exec;
 mod gc;
 mod groups;
@@ -101,6 +102,9 @@ pub enum Command {
     Parents(parents::ParentsArgs),
     /// Show everything known about a container.
     Inspect(inspect::InspectArgs),
+    /// Show what has happened to containers.
+    #[command(long_about = events::ABOUT)]
+    Events(events::EventsArgs),
     /// Run a command in a container that mcrun run started.
     Exec(exec::ExecArgs),
     /// Show the output of a detached container that mcrun run started.
@@ -136,7 +140,8 @@ pub enum Command {
     /// Keep memberships and rules of proxies that die, and replace those proxies.
     ///
     /// Runs until it is ended by a signal; one for each host. Without it, the memberships and rules
-    /// of a proxy end with the proxy. See mcrun-keeper.service.
+    /// of a proxy end with the proxy. The keeper also keeps events, which mcrun events shows. See
+    /// mcrun-keeper.service.
     Keep(keep::KeepArgs),
     /// Remove what killed containers and proxies left behind.
     Gc(gc::GcArgs),
@@ -145,7 +150,7 @@ pub enum Command {
 /// The commands as `mcrun --help` groups them.
 const GROUPS: [(&str, &[&str]); 5] = [
     ("Containers on a LAN", &["run", "create", "start", "attach", "detach"]),
-    ("What they do", &["ps", "groups", "inspect", "parents"]),
+    ("What they do", &["ps", "groups", "inspect", "parents", "events"]),
     ("Containers of mcrun run --rootfs", &["exec", "logs", "stop", "kill", "rm"]),
     ("Try and measure", &["demo", "probe"]),
     ("Administration", &["setup", "config", "network", "reload", "keep", "gc"]),
@@ -283,6 +288,7 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Groups(args) => groups::run(args),
         Command::Parents(args) => parents::run(args),
         Command::Inspect(args) => inspect::run(args),
+        Command::Events(args) => events::run(args),
         Command::Probe(args) => probe::run(args),
         Command::Demo(args) => demo::run(args),
         Command::Reload(args) => reload::run(args),

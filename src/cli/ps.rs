@@ -103,7 +103,7 @@ impl<'a> Row<'a> {
             exit_status: None,
             finished_at: None,
             interfaces: Vec::new(),
-            proxy: ProxySummary { pid: None, state: proxy, held: false },
+            proxy: ProxySummary { pid: None, state: proxy, held: false, deaths: 0 },
             groups: 0,
             warnings: Vec::new(),
             notices: Vec::new(),

@@ -7,12 +7,13 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::keeper::fd_store::{FdStore, Stored};
 use crate::keeper::holding::{End, Holding, ended, readable};
-use crate::keeper::{Options, blocking, log, readable_fd};
+use crate::keeper::{Options, blocking, log};
 use crate::oci::ContainerId;
 use crate::proxy::{EndWatch, HoldStream, StandIn, requery};
 use crate::service::{Revived, remove_stopped, revive};
 use crate::state::{Attached, AttachmentRecord, Store};
 use crate::sys::process::ProcessRef;
+use crate::sys::readable_fd::readable_fd;
 
 /// The rules outlive the container by this time: its kernel still reports leaves. The proxy waits as
 /// long (`DRAIN_TIME`).

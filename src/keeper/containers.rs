@@ -1,42 +1,22 @@
-//! All containers of the state directory: a task for each. inotify(7) tells of directories and
-//! records that come and go.
+//! All containers of the state directory: a task for each.
 
 use std::collections::HashMap;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 
-use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, WatchDescriptor};
-use tokio::io::unix::AsyncFd;
 use tokio::sync::mpsc;
 
+use crate::keeper::Options;
 use crate::keeper::container::{Command, Kept};
 use crate::keeper::fd_store::{FdStore, Restored, Stored};
 use crate::keeper::listener::Asked;
-use crate::keeper::{Options, readable_fd};
 use crate::oci::ContainerId;
 use crate::service::keeper_socket::KeeperRequest;
-use crate::state::Store;
-
-struct Watch(Inotify);
-
-impl AsFd for Watch {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
-    }
-}
-
-impl AsRawFd for Watch {
-    fn as_raw_fd(&self) -> RawFd {
-        self.as_fd().as_raw_fd()
-    }
-}
+use crate::state::{Change, StateWatch, Store};
 
 pub(super) struct Containers {
     store: Store,
     options: Options,
-    watch: AsyncFd<Watch>,
-    /// Whose directory is watched.
-    watched: HashMap<WatchDescriptor, ContainerId>,
+    watch: StateWatch,
     tasks: HashMap<ContainerId, mpsc::UnboundedSender<Command>>,
     fd_store: FdStore,
     /// What an earlier keeper held, of containers that have no task yet.
@@ -47,14 +27,10 @@ pub(super) struct Containers {
 impl Containers {
     /// Watches the directory of all containers, which exists.
     pub(super) fn watch(store: &Store, options: Options, restored: Restored) -> io::Result<Self> {
-        let inotify = Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC)?;
-        inotify
-            .add_watch(&store.containers(), AddWatchFlags::IN_CREATE | AddWatchFlags::IN_ONLYDIR)?;
         Ok(Containers {
             store: store.clone(),
             options,
-            watch: readable_fd(Watch(inotify))?,
-            watched: HashMap::new(),
+            watch: StateWatch::open(store)?,
             tasks: HashMap::new(),
             fd_store: FdStore::from_env(),
             restored,
@@ -80,8 +56,8 @@ impl Containers {
 
     /// Waits for a change, and tells the tasks.
     pub(super) async fn changed(&mut self) -> io::Result<()> {
-        tokio::select! {
-            ready = self.watch.readable() => ready?.clear_ready(),
+        let changes = tokio::select! {
+            changes = self.watch.changed() => changes?,
             Some(id) = self.ended.1.recv() => {
                 self.tasks.remove(&id);
                 if self.store.container_dir(&id).is_dir() {
@@ -89,29 +65,12 @@ impl Containers {
                 }
                 return Ok(());
             }
-        }
-        while let Ok(events) = self.watch.get_ref().0.read_events() {
-            for event in events {
-                if event.mask.contains(AddWatchFlags::IN_Q_OVERFLOW) {
-                    self.find_all();
-                    continue;
-                }
-                if event.mask.contains(AddWatchFlags::IN_IGNORED) {
-                    if let Some(id) = self.watched.remove(&event.wd) {
-                        self.tell(&id);
-                    }
-                    continue;
-                }
-                match (self.watched.get(&event.wd).cloned(), event.name) {
-                    (Some(id), _) => _ = self.tell(&id),
-                    (None, Some(name)) => {
-                        let id = name.into_string().ok().and_then(|name| name.try_into().ok());
-                        if let Some(id) = id {
-                            self.look_at(id);
-                        }
-                    }
-                    (None, None) => {}
-                }
+        };
+        for change in changes {
+            match change {
+                Change::Appeared(id) => self.look_at(id),
+                Change::Changed(id) => _ = self.tell(&id),
+                Change::Overflow => self.find_all(),
             }
         }
         Ok(())
@@ -129,14 +88,7 @@ impl Containers {
 
     /// Watches the directory of a container, and starts its task.
     fn look_at(&mut self, id: ContainerId) {
-        let flags = AddWatchFlags::IN_MOVED_TO | AddWatchFlags::IN_DELETE_SELF;
-        let path = self.store.container_dir(&id);
-        // A directory that has gone already needs no watch: the task sees that.
-        if let Ok(descriptor) =
-            self.watch.get_ref().0.add_watch(&path, flags | AddWatchFlags::IN_ONLYDIR)
-        {
-            self.watched.insert(descriptor, id.clone());
-        }
+        self.watch.add(&id);
         if self.tell(&id) {
             return;
         }

@@ -7,9 +7,9 @@ use std::time::Instant;
 
 use tokio::io::unix::AsyncFd;
 
-use crate::keeper::readable_fd;
 use crate::proxy::{EndWatch, HoldEvent, HoldStream};
 use crate::sys::process::ProcessRef;
+use crate::sys::readable_fd::readable_fd;
 
 /// Questions that a proxy may leave unanswered.
 const MAX_UNANSWERED: u32 = 2;

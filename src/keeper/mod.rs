@@ -16,20 +16,21 @@ mod notify;
 use std::fs::File;
 use std::fs::TryLockError;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::attachment::{AdminConfig, UidRange};
+use crate::events;
 use crate::keeper::containers::Containers;
 use crate::keeper::listener::Listener;
 use crate::service::keeper_socket;
-use crate::state::{Store, config_dir};
+use crate::state::{Store, config_dir, log_dir};
+
+/// Time after which events are kept again when that has failed.
+const RECORD_RETRY: Duration = Duration::from_secs(10);
 
 /// How the keeper works.
 #[derive(Debug, Clone)]
@@ -73,6 +74,7 @@ pub fn keep(store: &Store, options: Options) -> anyhow::Result<()> {
     drop(store.lock_all()?);
     let _lock = lock()?;
     raise_descriptor_limit();
+    record_events(store);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .max_blocking_threads(8)
@@ -96,6 +98,26 @@ pub fn keep(store: &Store, options: Options) -> anyhow::Result<()> {
             }
         }
     })
+}
+
+/// Keeps events, in a thread of its own: no proxy waits for a slow disk. The keeper's own work goes on
+/// if this fails.
+fn record_events(store: &Store) {
+    let store = store.clone();
+    let record = move || loop {
+        let tell = |text: &str| log("events", text);
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let ended = runtime
+            .map_err(Into::into)
+            .and_then(|runtime| runtime.block_on(events::record(store.clone(), log_dir(), tell)));
+        if let Err(error) = ended {
+            log("events", &error.to_string());
+        }
+        std::thread::sleep(RECORD_RETRY);
+    };
+    if let Err(error) = std::thread::Builder::new().name("events".into()).spawn(record) {
+        log("events", &error.to_string());
+    }
 }
 
 async fn tick(interval: &mut Option<tokio::time::Interval>) {
@@ -129,14 +151,6 @@ fn raise_descriptor_limit() {
 /// Writes a line to standard error, where a service manager reads it.
 fn log(container: &str, text: &str) {
     eprintln!("mcrun: keep: {container}: {text}");
-}
-
-/// Registers what becomes readable with the runtime.
-fn readable_fd<T: AsFd + AsRawFd>(descriptor: T) -> io::Result<AsyncFd<T>> {
-    // SAFETY: each type that the keeper registers owns one descriptor, gives always the same number
-    // of it, and closes it when it is dropped, which is after `AsyncFd` has taken it out.
-    let registered = unsafe { AsyncFd::register_with_interest(descriptor, Interest::READABLE) };
-    Ok(registered?)
 }
 
 /// Runs what blocks in another thread.

@@ -28,6 +28,10 @@ pub use crate::proxy::config::{CreatedInterface, EgressTask, InterfaceTask, Prox
 pub(crate) use crate::proxy::container::end_watch::EndWatch;
 pub use crate::proxy::container::injection::random_packet_mark;
 pub use crate::proxy::container::unserved::{Unserved, limit_unserved};
+pub(crate) use crate::proxy::control::changes::{PublishedGroups, PublishedState};
+pub(crate) use crate::proxy::control::client::{
+    MAX_ANSWER, MAX_EVENT, open_subscription, parse_subscription,
+};
 pub use crate::proxy::control::client::{
     Subscription, has_successor_socket, namespace, place_successor_socket, query_all, requery,
     request_takeover, subscribe, successor_answers,

@@ -300,6 +300,7 @@ impl<'s> OpenContainer<'s> {
             interfaces: Vec::new(),
             proxy: None,
             replaced: None,
+            proxy_deaths: 0,
             proxy_user: None,
             mark: None,
             notifications: true,
@@ -309,9 +310,7 @@ impl<'s> OpenContainer<'s> {
         };
         if let Some(previous) = &previous {
             attached.clone_from(previous);
-            attached.replaced = previous.replaced_proxy();
-            attached.proxy = None;
-            attached.proxy_user = None;
+            attached.begin_replacement();
         }
         for used in &self.host_links {
             if attached.host_links.iter().all(|known| known.link != used.link) {

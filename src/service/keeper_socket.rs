@@ -33,6 +33,11 @@ pub(crate) fn path() -> PathBuf {
     state_dir().join("keeper.sock")
 }
 
+/// Whether a keeper runs.
+pub(crate) fn is_served() -> bool {
+    UnixStream::connect(path()).is_ok()
+}
+
 /// Makes the keeper let go of what a proxy has left that was replaced and has ended. Without a
 /// keeper there is nothing to let go of. `dir` is the directory of the container.
 pub(super) fn release(dir: &Path, proxy: ProcessRef) {

@@ -165,7 +165,7 @@ pub(super) fn replace(
     users: ProxyUsers<'_>,
 ) -> Result<(), AttachError> {
     let mut next = attached.clone();
-    next.replaced = attached.replaced_proxy();
+    next.begin_replacement();
     let served = attached.interfaces.iter().any(|i| is_served(&i.attachment));
     let mut new = served.then(ProxyLaunch::spawn).transpose()?;
     // The new proxy is another user than the old one, which runs until the new one is ready.

@@ -23,6 +23,7 @@ mod proxy_user;
 mod record;
 mod root;
 mod store;
+mod watch;
 
 use std::path::PathBuf;
 
@@ -35,6 +36,7 @@ pub use crate::state::record::{
     RecordedContainer, ReplacedProxy, boot_id,
 };
 pub use crate::state::store::{LockedDir, StateDirError, Store};
+pub(crate) use crate::state::watch::{Change, StateWatch};
 
 /// The state directory: `MCRUN_STATE_DIR`, else `/run/mcrun`.
 pub fn state_dir() -> PathBuf {
@@ -44,6 +46,11 @@ pub fn state_dir() -> PathBuf {
 /// The administrator's directory: `MCRUN_CONFIG_DIR`, else `/etc/mcrun`.
 pub fn config_dir() -> PathBuf {
     directory("MCRUN_CONFIG_DIR", "/etc/mcrun")
+}
+
+/// Where the history of events is: `MCRUN_LOG_DIR`, else `/var/log/mcrun`.
+pub fn log_dir() -> PathBuf {
+    directory("MCRUN_LOG_DIR", "/var/log/mcrun")
 }
 
 fn directory(variable: &str, default: &str) -> PathBuf {

@@ -73,6 +73,8 @@ pub struct Attached {
     pub proxy: Option<ProcessRef>,
     /// The proxy that `proxy` replaces, until it has ended.
     pub replaced: Option<ReplacedProxy>,
+    /// Proxies that have ended while the container ran and were replaced.
+    pub proxy_deaths: u32,
     /// User id of the proxy; none in records of early versions, whose proxies had 65534.
     pub proxy_user: Option<u32>,
     /// Mark of the packets that proxies put into the container. All proxies of the container have
@@ -226,9 +228,13 @@ impl Attached {
         self.proxy.into_iter().chain(self.replaced.map(|replaced| replaced.process))
     }
 
-    /// Its proxy as the one that another proxy replaces.
-    pub fn replaced_proxy(&self) -> Option<ReplacedProxy> {
-        self.proxy.map(|process| ReplacedProxy { process, user: self.proxy_user })
+    /// Makes its proxy the one that another proxy replaces.
+    pub fn begin_replacement(&mut self) {
+        let (proxy, user) = (self.proxy.take(), self.proxy_user.take());
+        if proxy.is_some_and(|proxy| !proxy.is_alive()) {
+            self.proxy_deaths = self.proxy_deaths.saturating_add(1);
+        }
+        self.replaced = proxy.map(|process| ReplacedProxy { process, user });
     }
 
     /// The proxy that serves: the replaced one as long as the other one does not run.

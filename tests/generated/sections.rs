@@ -14,7 +14,7 @@ pub(super) struct Sections {
 }
 
 /// Files and what they hold.
-pub(super) const FILES: [(&str, &str); 10] = [
+pub(super) const FILES: [(&str, &str); 11] = [
     ("/etc/mcrun/mcrun.toml", "The administrator's limits, see mcrun.toml(5)."),
     ("/run/mcrun", "What mcrun knows of running containers."),
     (
@@ -34,6 +34,10 @@ pub(super) const FILES: [(&str, &str); 10] = [
         "Output of a detached container that mcrun run started, in two files of at most some 5 MiB.",
     ),
     ("/etc/mcrun/networks/NAME.toml", "A named network."),
+    (
+        "/var/log/mcrun/events.jsonl, events.jsonl.1",
+        "The events that mcrun keep has kept, in two files of at most 4 MiB.",
+    ),
 ];
 
 const CONFIG: &str = FILES[0].0;
@@ -41,9 +45,10 @@ const STATE: &str = FILES[1].0;
 const LOG: &str = FILES[2].0;
 const OUTPUT: &str = FILES[8].0;
 const NETWORK: &str = FILES[9].0;
+const EVENTS: &str = FILES[10].0;
 
 /// Variables and what they do.
-pub(super) const ENVIRONMENT: [(&str, &str); 4] = [
+pub(super) const ENVIRONMENT: [(&str, &str); 5] = [
     ("MCRUN_STATE_DIR", "Directory of the state instead of /run/mcrun."),
     ("MCRUN_CONFIG_DIR", "Directory of mcrun.toml and networks instead of /etc/mcrun."),
     ("MCRUN_ENGINE", "Engine or OCI runtime if --engine names none."),
@@ -51,10 +56,12 @@ pub(super) const ENVIRONMENT: [(&str, &str); 4] = [
         "DOCKER_HOST, CONTAINERS_CONF",
         "As all variables of the engine, they reach the engine unchanged.",
     ),
+    ("MCRUN_LOG_DIR", "Directory of kept events instead of /var/log/mcrun."),
 ];
 
 const ENGINE: &str = ENVIRONMENT[2].0;
 const ENGINES_OWN: &str = ENVIRONMENT[3].0;
+const LOG_DIR: &str = ENVIRONMENT[4].0;
 
 const USUAL: &[(&str, &str)] =
     &[("0", "Success."), ("2", "Wrong usage."), ("125", "An error of mcrun.")];
@@ -191,6 +198,22 @@ pub(super) fn of(page: &str) -> Option<Sections> {
             environment: &[],
             exit: OF_A_CONTAINER,
             see_also: &["mcrun-attach(1)", "mcrun-ps(1)"],
+        },
+        "mcrun-events" => Sections {
+            examples: &[
+                (
+                    "What happened last night:",
+                    "mcrun events --since 2026-01-31T02:50:00Z --until 2026-01-31T03:10:00Z",
+                ),
+                (
+                    "What happens to one container, for a program:",
+                    "mcrun events --follow --json receiver",
+                ),
+            ],
+            files: &[STATE, EVENTS],
+            environment: &[LOG_DIR],
+            exit: USUAL,
+            see_also: &["mcrun-keep(1)", "mcrun-groups(1)", "mcrun-ps(1)", "journalctl(1)"],
         },
         "mcrun-exec" => Sections {
             examples: &[("A shell in a running container:", "mcrun exec -it receiver sh")],
@@ -400,10 +423,10 @@ pub(super) fn of(page: &str) -> Option<Sections> {
         },
         "mcrun-keep" => Sections {
             examples: &[("Hold for all containers, until a signal ends it:", "mcrun keep")],
-            files: &[CONFIG, STATE],
-            environment: &[],
+            files: &[CONFIG, STATE, EVENTS],
+            environment: &[LOG_DIR],
             exit: USUAL,
-            see_also: &["mcrun-reload(1)", "mcrun-proxy(8)"],
+            see_also: &["mcrun-reload(1)", "mcrun-events(1)", "mcrun-proxy(8)"],
         },
         "mcrun-reload" => Sections {
             examples: &[("After a change of mcrun.toml, and after an upgrade:", "mcrun reload")],

@@ -120,6 +120,10 @@ impl Udp {
             .expect("join");
     }
 
+    pub fn leave(&self, group: Ipv4Addr) {
+        mcrun::sys::sockopt::leave_group(&self.socket, self.index, group).expect("leave");
+    }
+
     pub fn set_ttl(&self, ttl: u32) {
         self.socket.set_multicast_ttl_v4(ttl).expect("ttl");
     }

@@ -185,7 +185,8 @@ impl Lab {
             .arg(format!("--net=/run/netns/{}", self.namespace(node)))
             .arg(program)
             .env("MCRUN_STATE_DIR", self.state_dir())
-            .env("MCRUN_CONFIG_DIR", self.config_dir());
+            .env("MCRUN_CONFIG_DIR", self.config_dir())
+            .env("MCRUN_LOG_DIR", self.log_dir());
         command
     }
 
@@ -221,6 +222,11 @@ impl Lab {
     /// `MCRUN_STATE_DIR`.
     pub fn state_dir(&self) -> PathBuf {
         self.directory().join("state")
+    }
+
+    /// `MCRUN_LOG_DIR`.
+    pub fn log_dir(&self) -> PathBuf {
+        self.directory().join("log")
     }
 
     /// `MCRUN_CONFIG_DIR`.

@@ -27,9 +27,9 @@ use crate::sys::fd_passing::receive_with_fds;
 /// A proxy answers from memory; one that takes longer is stuck.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
 /// Bytes of an answer that are read; a thousand groups of 64 sources stay far below.
-const MAX_ANSWER: u64 = 64 << 20;
+pub(crate) const MAX_ANSWER: u64 = 64 << 20;
 /// Longest event in bytes: one with a source list of some 4000 addresses.
-const MAX_EVENT: u64 = 64 << 10;
+pub(crate) const MAX_EVENT: u64 = 64 << 10;
 
 /// Asks the proxies whose sockets are in these directories for their status. All of them are asked
 /// before the first answer is waited for. The answers come in the order of the directories.
@@ -120,12 +120,30 @@ pub fn has_successor_socket(dir: &Path) -> bool {
 /// # Errors
 /// As [`requery`]; a proxy from before version 1 of the protocol has no events.
 pub fn subscribe(dir: &Path) -> io::Result<(ProxyStatus, Subscription)> {
-    let mut stream = BufReader::new(send(dir, &ControlRequest::Subscribe.to_line())?);
+    let mut stream = BufReader::new(open_subscription(dir)?);
     let mut answer = Vec::new();
     stream.by_ref().take(MAX_ANSWER).read_until(b'\n', &mut answer)?;
-    let payload: StatusPayload<ProxyStatus> = parse_answer(&answer).map_err(io::Error::other)?;
+    let status = parse_subscription(&answer)?;
     stream.get_ref().set_read_timeout(None)?;
-    Ok((payload.status, Subscription { stream, line: Vec::new() }))
+    Ok((status, Subscription { stream, line: Vec::new() }))
+}
+
+/// Asks the proxy of this directory for a subscription, and reads nothing yet: the first line is for
+/// [`parse_subscription`], each line after it is an event.
+///
+/// # Errors
+/// When the proxy cannot be reached.
+pub(crate) fn open_subscription(dir: &Path) -> io::Result<UnixStream> {
+    send(dir, &ControlRequest::Subscribe.to_line())
+}
+
+/// The status at which the events of a subscription begin.
+///
+/// # Errors
+/// When the proxy has refused, or is from before version 1 of the protocol.
+pub(crate) fn parse_subscription(answer: &[u8]) -> io::Result<ProxyStatus> {
+    let payload: StatusPayload<ProxyStatus> = parse_answer(answer).map_err(io::Error::other)?;
+    Ok(payload.status)
 }
 
 /// The events of one proxy. Dropping it ends the subscription.

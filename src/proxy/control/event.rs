@@ -39,6 +39,24 @@ pub enum Event {
         /// The group.
         group: IpAddr,
     },
+    /// The LAN has a querier, another one than before, or one that speaks another version.
+    Querier {
+        /// Interface in the container.
+        interface: String,
+        /// The querier's address; 0.0.0.0 for one that only switches send (RFC 4541 §2.1.1).
+        address: IpAddr,
+        /// IGMP version that it speaks, 1 to 3.
+        version: u8,
+    },
+    /// The LAN has no querier any more.
+    QuerierGone {
+        /// Interface in the container.
+        interface: String,
+    },
+    /// Something is wrong from now on: a warning or an error of the status.
+    Alarm(Notice),
+    /// It is wrong no more.
+    AlarmCleared(Notice),
     /// A notice was written to the log, or left out there because there were too many lines.
     Notice(Notice),
     /// The last line for a subscriber that did not read fast enough.

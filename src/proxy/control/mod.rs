@@ -1,6 +1,7 @@
 //! The control protocol: its values, the proxy's server, the client for all other programs, and
 //! the launch of a proxy.
 
+pub(crate) mod changes;
 pub(crate) mod client;
 pub(crate) mod event;
 mod group;

@@ -6,12 +6,12 @@ use std::time::{Duration, Instant, SystemTime};
 use nix::sys::epoll::{EpollEvent, EpollFlags};
 
 use crate::notice::Notice;
+use crate::proxy::control::changes::{PublishedGroups, PublishedState};
 use crate::proxy::control::event::{Event, TimedEvent};
 use crate::proxy::control::protocol::{
     ControlRequest, empty_answer, namespace_answer, status_answer,
 };
 use crate::proxy::event_loop::event_source::EventSource;
-use crate::proxy::event_loop::membership_events::PublishedGroups;
 use crate::proxy::event_loop::status::KernelMemberships;
 use crate::proxy::event_loop::{EventLoop, Phase};
 use crate::proxy::process::log::Log;
@@ -20,6 +20,10 @@ use crate::proxy::process::log::Log;
 const IS_SHORT: [i32; 4] = [libc::EMFILE, libc::ENFILE, libc::ENOMEM, libc::ENOBUFS];
 /// Time until a client is accepted again after one of them.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
+
+/// Time between two looks at queriers and alarms, for subscribers. They begin and end by the clock
+/// too, of which nothing else tells.
+const STATE_INTERVAL: Duration = Duration::from_secs(2);
 
 impl EventLoop {
     pub(super) fn accept_client(&mut self, now: Instant, log: &mut Log) {
@@ -83,6 +87,8 @@ impl EventLoop {
                 let status = self.status(now);
                 let interfaces = status.interfaces.iter();
                 self.published = interfaces.map(|i| PublishedGroups::new(&i.groups)).collect();
+                self.published_state = PublishedState::new(&status);
+                self.state_due = Some(now + STATE_INTERVAL);
                 self.control.subscribe(id, status_answer(&status, format));
                 log.set_copying(self.control.has_subscribers());
             }
@@ -94,6 +100,7 @@ impl EventLoop {
         let notices = log.take_copies();
         if !self.control.has_subscribers() {
             self.published.clear();
+            self.state_due = None;
             log.set_copying(false);
             return;
         }
@@ -110,6 +117,12 @@ impl EventLoop {
                 let groups = interface.groups(now, &memberships);
                 events.extend(published.update(&interface.task.name, groups));
             }
+        }
+        if self.state_due.is_some_and(|due| due <= now) {
+            self.state_due = Some(now + STATE_INTERVAL);
+            let (queriers, alarms) = (self.queriers(now), self.standing_notices(now));
+            let queriers: Vec<_> = queriers.collect();
+            events.extend(self.published_state.update(queriers.into_iter(), &alarms));
         }
         events.extend(notices.into_iter().map(Event::Notice));
         for event in events {

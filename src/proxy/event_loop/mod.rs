@@ -12,7 +12,6 @@ mod inheritance;
 mod intercepted;
 mod interface;
 mod lan_notices;
-mod membership_events;
 mod notifications;
 mod own_bridge;
 mod pause;
@@ -33,6 +32,7 @@ use crate::net::nfnetlink::NfSocket;
 use crate::notice::Notice;
 use crate::primitives::token_bucket::TokenBucket;
 use crate::proxy::container::xdp_guard::XdpGuards;
+use crate::proxy::control::changes::{PublishedGroups, PublishedState};
 use crate::proxy::control::server::ControlServer;
 use crate::proxy::event_loop::announcing::AddressAnnouncer;
 use crate::proxy::event_loop::answering::deliver_query;
@@ -43,7 +43,6 @@ use crate::proxy::event_loop::inheritance::InheritedStatus;
 pub(crate) use crate::proxy::event_loop::inheritance::predecessors_status;
 use crate::proxy::event_loop::interface::Interface;
 pub(crate) use crate::proxy::event_loop::interface::{InterfaceSockets, RelaySockets};
-use crate::proxy::event_loop::membership_events::PublishedGroups;
 use crate::proxy::event_loop::notifications::NotificationPace;
 use crate::proxy::event_loop::pause::Pause;
 pub(crate) use crate::proxy::event_loop::resources::{Container, Interception, Resources, Role};
@@ -106,6 +105,10 @@ struct EventLoop {
     report_pause: Pause,
     /// The groups of each interface as the subscribers know them; empty without subscribers.
     published: Vec<PublishedGroups>,
+    /// The queriers and alarms as the subscribers know them.
+    published_state: PublishedState,
+    /// When queriers and alarms are looked at again; `None` without subscribers.
+    state_due: Option<Instant>,
     announcer: AddressAnnouncer,
     /// Packets on their way through a relay; `None`: no interface has a relay.
     relay_batch: Option<Batch>,
@@ -176,6 +179,8 @@ impl Proxy {
             reports: TokenBucket::new(REPORT_BURST, REPORT_INTERVAL, now),
             report_pause: Pause::default(),
             published: Vec::new(),
+            published_state: PublishedState::default(),
+            state_due: None,
             announcer: AddressAnnouncer::new(announcer),
             relay_batch,
             start_notices: notices,
@@ -409,6 +414,7 @@ impl EventLoop {
             self.interception.as_ref().and_then(|i| i.guards.poll_timeout()),
             self.report_pause.poll_timeout(),
             self.holding.poll_timeout(),
+            self.state_due,
             drained,
         ];
         let Some(at) = interfaces.chain(upstreams).chain(firewalls).chain(others).flatten().min()

@@ -26,13 +26,7 @@ impl EventLoop {
         let is_degraded = self.interfaces.iter().any(Interface::is_degraded);
         let is_waiting = self.interfaces.iter().any(Interface::is_missing)
             || self.upstreams.list.iter().any(|upstream| upstream.problem.is_some());
-        let mut notices = self.start_notices.clone();
-        notices.extend(self.interfaces.iter().filter_map(|i| i.querier_notice(now)));
-        notices.extend(self.upstreams.list.iter().filter_map(|u| u.problem.clone()));
-        notices.extend(self.upstreams.list.iter().flat_map(|u| u.firewall_notices(now)));
-        notices.extend(self.interfaces.iter().filter_map(Interface::missing_notice));
-        notices.extend(self.route_notice());
-        notices.extend(self.interfaces.iter().filter_map(Interface::own_bridge_notice));
+        let notices = self.standing_notices(now);
         let memberships = if self.interfaces.iter().all(Interface::is_proxied) {
             KernelMemberships::new()
         } else {
@@ -52,6 +46,28 @@ impl EventLoop {
             notices,
             interfaces: interfaces.map(|interface| interface.status(now, &memberships)).collect(),
         }
+    }
+}
+
+impl EventLoop {
+    /// What is wrong now.
+    pub(super) fn standing_notices(&self, now: Instant) -> Vec<Notice> {
+        let mut notices = self.start_notices.clone();
+        notices.extend(self.interfaces.iter().filter_map(|i| i.querier_notice(now)));
+        notices.extend(self.upstreams.list.iter().filter_map(|u| u.problem.clone()));
+        notices.extend(self.upstreams.list.iter().flat_map(|u| u.firewall_notices(now)));
+        notices.extend(self.interfaces.iter().filter_map(Interface::missing_notice));
+        notices.extend(self.route_notice());
+        notices.extend(self.interfaces.iter().filter_map(Interface::own_bridge_notice));
+        notices
+    }
+
+    /// The queriers that are present, by interface in the container.
+    pub(super) fn queriers(&self, now: Instant) -> impl Iterator<Item = (String, QuerierStatus)> {
+        self.interfaces.iter().filter_map(move |interface| {
+            let Mode::Proxied(proxied) = &interface.mode else { return None };
+            Some((interface.task.name.clone(), proxied.querier(now)?))
+        })
     }
 }
 

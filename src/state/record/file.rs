@@ -3,8 +3,8 @@
 //! Format 2 added `format`, `stage` and `host_links`. Format 1 has none of the three: `complete`
 //! stands for the stage. A version that knows format 1 reads format 2 too, because the fields of
 //! format 1 are still written. The exception is an attachment without a process, which it cannot
-//! represent: there `init` is missing. `proxy_user`, `boot_id`, `replaced`, `adding` and `leaving`
-//! were added to format 2 later. A version that does not know them passes over them.
+//! represent: there `init` is missing. `proxy_user`, `boot_id`, `replaced`, `proxy_deaths`,
+//! `adding` and `leaving` were added to format 2 later. A version that does not know them passes over them.
 
 use std::path::PathBuf;
 
@@ -62,6 +62,8 @@ pub(super) struct RecordFile {
     proxy_user: Option<u32>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     replaced: Option<ReplacedProxy>,
+    #[serde(default, skip_serializing_if = "is_zero")]
+    proxy_deaths: u32,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     adding: Vec<InterfaceFile>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -92,6 +94,10 @@ struct InterfaceFile {
 
 fn first_format() -> u32 {
     1
+}
+
+fn is_zero(number: &u32) -> bool {
+    *number == 0
 }
 
 fn yes() -> bool {
@@ -143,6 +149,7 @@ impl TryFrom<RecordFile> for AttachmentRecord {
                 proxy_user: file.proxy_user,
                 mark: (file.mark != 0).then_some(file.mark),
                 notifications: file.notifications,
+                proxy_deaths: file.proxy_deaths,
                 host_links: file.host_links,
             }),
         })
@@ -168,6 +175,7 @@ impl From<AttachmentRecord> for RecordFile {
                     host_links: attached.host_links,
                     proxy: attached.proxy,
                     replaced: attached.replaced,
+                    proxy_deaths: attached.proxy_deaths,
                     adding: attached.adding.into_iter().map(InterfaceFile::from_planned).collect(),
                     leaving: attached
                         .leaving
@@ -203,6 +211,7 @@ impl RecordFile {
             proxy: None,
             proxy_user: None,
             replaced: None,
+            proxy_deaths: 0,
             adding: Vec::new(),
             leaving: Vec::new(),
             notifications: true,

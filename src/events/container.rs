@@ -1,0 +1,314 @@
+//! The events of one container.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::time::Duration;
+
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
+use tokio::net::UnixStream;
+use tokio::sync::mpsc;
+
+use crate::events::{AttachmentChange, HostEvent, Occurrence};
+use crate::lookup::engine_name;
+use crate::oci::ContainerId;
+use crate::proxy::{
+    Event, MAX_ANSWER, MAX_EVENT, ProxyStatus, PublishedGroups, PublishedState, TimedEvent,
+    open_subscription, parse_subscription,
+};
+use crate::state::{Attached, AttachedInterface, AttachmentRecord, Store};
+use crate::sys::process::ProcessRef;
+
+/// Time after which a proxy that could not be reached is tried again, the first time and at most.
+const FIRST_RETRY: Duration = Duration::from_millis(20);
+const LAST_RETRY: Duration = Duration::from_secs(5);
+
+/// The receiver of the events is closed.
+struct Closed;
+
+/// A container whose events are followed.
+pub(super) struct Followed {
+    id: ContainerId,
+    store: Store,
+    events: mpsc::Sender<HostEvent>,
+    /// The record or the directory has changed.
+    changes: mpsc::Receiver<()>,
+    name: String,
+    interfaces: Vec<String>,
+    /// The proxy that was followed last.
+    proxy: Option<ProcessRef>,
+    /// Whether its death was told.
+    has_died: bool,
+    deaths: u32,
+    groups: BTreeMap<String, PublishedGroups>,
+    state: PublishedState,
+}
+
+impl Followed {
+    pub(super) fn new(
+        id: ContainerId,
+        store: Store,
+        events: mpsc::Sender<HostEvent>,
+        changes: mpsc::Receiver<()>,
+    ) -> Self {
+        Followed {
+            name: id.to_string(),
+            id,
+            store,
+            events,
+            changes,
+            interfaces: Vec::new(),
+            proxy: None,
+            has_died: false,
+            deaths: 0,
+            groups: BTreeMap::new(),
+            state: PublishedState::default(),
+        }
+    }
+
+    /// Follows the container until its directory has gone or nobody wants its events. `is_new`: it
+    /// is told what is attached and joined already.
+    pub(super) async fn run(mut self, is_new: bool) {
+        // `Closed`: there is nobody to tell.
+        let _ = self.follow(is_new).await;
+    }
+
+    async fn follow(&mut self, is_new: bool) -> Result<(), Closed> {
+        let mut tells = is_new;
+        let mut retry = FIRST_RETRY;
+        loop {
+            let Some(attached) = self.read() else {
+                if !self.store.container_dir(&self.id).is_dir() {
+                    return self.compare_interfaces(None, tells).await;
+                }
+                // The first attachment is an event, though the directory was there before.
+                tells = true;
+                self.changed().await?;
+                continue;
+            };
+            self.compare_interfaces(Some(&attached), tells).await?;
+            let Some(proxy) = attached.proxy else {
+                tells = true;
+                self.changed().await?;
+                continue;
+            };
+            if proxy.is_alive() {
+                self.note_proxy(proxy, attached.proxy_deaths).await?;
+                match self.subscribe(tells).await {
+                    Ok(Some(lines)) => {
+                        retry = FIRST_RETRY;
+                        self.forward(lines).await?;
+                    }
+                    Ok(None) => {}
+                    Err(closed) => return Err(closed),
+                }
+                tells = true;
+            } else if attached.container.is_alive() && !self.has_died {
+                self.has_died = true;
+                let pid = proxy.pid;
+                self.tell(AttachmentChange::ProxyDied { pid }).await?;
+            }
+            // A directory that is being removed and a proxy that is being replaced are looked at
+            // again when they change, and in time if nothing tells of it.
+            let _ = tokio::time::timeout(retry, self.changed()).await;
+            retry = (retry * 2).min(LAST_RETRY);
+            if self.events.is_closed() {
+                return Err(Closed);
+            }
+        }
+    }
+
+    fn read(&self) -> Option<Attached> {
+        // A record that cannot be read is the business of `mcrun ps`.
+        let record = self.store.read(&self.id).ok().flatten();
+        record.and_then(AttachmentRecord::into_attached)
+    }
+
+    async fn changed(&mut self) -> Result<(), Closed> {
+        tokio::select! {
+            change = self.changes.recv() => change.ok_or(Closed),
+            () = self.events.closed() => Err(Closed),
+        }
+    }
+
+    /// Tells of interfaces that have come and gone. `None`: all have gone.
+    async fn compare_interfaces(
+        &mut self,
+        attached: Option<&Attached>,
+        tells: bool,
+    ) -> Result<(), Closed> {
+        let interfaces =
+            attached.map(|attached| attached.interfaces.as_slice()).unwrap_or_default();
+        if let Some(Attached { container, .. }) = attached {
+            // It may have been renamed.
+            let name = engine_name(container.id.as_str(), container.bundle.as_deref());
+            self.name = name.unwrap_or_else(|| container.name.clone());
+        }
+        let new: Vec<_> = interfaces.iter().map(|interface| interface.name.clone()).collect();
+        let old = std::mem::replace(&mut self.interfaces, new.clone());
+        if !tells {
+            return Ok(());
+        }
+        for interface in old.iter().filter(|name| !new.contains(name)) {
+            // What its proxy has not told any more.
+            let mut groups = self.groups.remove(interface).unwrap_or_default();
+            for event in groups.update(interface, Vec::new()) {
+                self.tell_of(event).await?;
+            }
+            self.tell(AttachmentChange::Detached { interface: interface.clone() }).await?;
+        }
+        for interface in interfaces.iter().filter(|interface| !old.contains(&interface.name)) {
+            self.tell(attachment(interface)).await?;
+        }
+        Ok(())
+    }
+
+    /// Tells of a proxy that is not the one of before. `deaths` is that of the record: a keeper may
+    /// have replaced a dead proxy before anybody else has noticed.
+    async fn note_proxy(&mut self, proxy: ProcessRef, deaths: u32) -> Result<(), Closed> {
+        let before = self.proxy.replace(proxy).filter(|before| *before != proxy);
+        let has_died = std::mem::replace(&mut self.deaths, deaths) != deaths;
+        let was_told = std::mem::take(&mut self.has_died);
+        let Some(before) = before else { return Ok(()) };
+        if has_died && !was_told {
+            self.tell(AttachmentChange::ProxyDied { pid: before.pid }).await?;
+        }
+        let (pid, before) = (proxy.pid, before.pid);
+        self.tell(AttachmentChange::ProxyReplaced { pid, before }).await
+    }
+
+    /// Subscribes to the proxy, and tells what its status has that was not told yet, if `tells`.
+    /// `None`: the proxy cannot be reached, or does not know events.
+    async fn subscribe(&mut self, tells: bool) -> Result<Option<Lines>, Closed> {
+        let Ok((status, lines)) = Lines::open(&self.store.container_dir(&self.id)).await else {
+            return Ok(None);
+        };
+        let mut events = Vec::new();
+        for interface in &status.interfaces {
+            let known = self.groups.entry(interface.interface.clone()).or_default();
+            events.extend(known.update(&interface.interface, interface.groups.clone()));
+        }
+        events.extend(self.state.update_from(&status));
+        if tells {
+            for event in events {
+                self.tell_of(event).await?;
+            }
+        }
+        Ok(Some(lines))
+    }
+
+    /// Forwards the events of a proxy until the connection ends.
+    async fn forward(&mut self, mut lines: Lines) -> Result<(), Closed> {
+        loop {
+            tokio::select! {
+                line = lines.next() => match line {
+                    Ok(Some(TimedEvent { time_ms, event })) => {
+                        self.note(&event);
+                        let event = HostEvent {
+                            time_ms,
+                            container: self.id.to_string(),
+                            name: self.name.clone(),
+                            what: Occurrence::Proxy(event),
+                        };
+                        self.events.send(event).await.map_err(|_| Closed)?;
+                    }
+                    Ok(None) | Err(_) => return Ok(()),
+                },
+                change = self.changes.recv() => {
+                    change.ok_or(Closed)?;
+                    if let Some(attached) = self.read() {
+                        self.compare_interfaces(Some(&attached), true).await?;
+                    }
+                }
+                () = self.events.closed() => return Err(Closed),
+            }
+        }
+    }
+
+    /// Remembers what an event tells, for the comparison with the status of the next connection.
+    fn note(&mut self, event: &Event) {
+        match event {
+            Event::Joined(m) | Event::Denied(m) | Event::Limited(m) | Event::Failed(m) => {
+                self.groups.entry(m.interface.clone()).or_default().note(event);
+            }
+            Event::Left { interface, .. } => {
+                if let Some(groups) = self.groups.get_mut(interface) {
+                    groups.note(event);
+                }
+            }
+            Event::Querier { .. }
+            | Event::QuerierGone { .. }
+            | Event::Alarm(_)
+            | Event::AlarmCleared(_) => self.state.note(event),
+            Event::Notice(_) | Event::Lost { .. } => {}
+        }
+    }
+
+    async fn tell(&self, change: AttachmentChange) -> Result<(), Closed> {
+        self.send(Occurrence::Attachment(change)).await
+    }
+
+    async fn tell_of(&self, event: Event) -> Result<(), Closed> {
+        self.send(Occurrence::Proxy(event)).await
+    }
+
+    async fn send(&self, what: Occurrence) -> Result<(), Closed> {
+        let event = HostEvent::now(self.id.as_str(), &self.name, what);
+        self.events.send(event).await.map_err(|_| Closed)
+    }
+}
+
+fn attachment(interface: &AttachedInterface) -> AttachmentChange {
+    let AttachedInterface { name, mac, attachment, .. } = interface;
+    AttachmentChange::Attached {
+        interface: name.clone(),
+        parent: attachment.parent_link().to_string(),
+        driver: attachment.driver.name().to_owned(),
+        mac: *mac,
+        addresses: attachment.ip.addresses().iter().map(ToString::to_string).collect(),
+    }
+}
+
+/// The lines of one subscription.
+struct Lines {
+    stream: BufReader<UnixStream>,
+    /// The beginning of a line whose end has not arrived.
+    line: Vec<u8>,
+}
+
+impl Lines {
+    /// Subscribes, and reads the status at which the events begin.
+    async fn open(dir: &std::path::Path) -> io::Result<(ProxyStatus, Self)> {
+        let stream = open_subscription(dir)?;
+        stream.set_nonblocking(true)?;
+        let stream = BufReader::new(UnixStream::from_std(stream)?);
+        let mut lines = Lines { stream, line: Vec::new() };
+        let answer = tokio::time::timeout(LAST_RETRY, lines.read_line(MAX_ANSWER));
+        let answer = answer.await.map_err(|_| io::ErrorKind::TimedOut)??;
+        Ok((parse_subscription(&answer)?, lines))
+    }
+
+    /// The next event; `None` at the end. Events that this version does not know are left out.
+    async fn next(&mut self) -> io::Result<Option<TimedEvent>> {
+        loop {
+            let line = self.read_line(MAX_EVENT).await?;
+            if line.is_empty() {
+                return Ok(None);
+            }
+            if let Ok(event) = serde_json::from_slice(&line) {
+                return Ok(Some(event));
+            }
+        }
+    }
+
+    /// Reads up to a line end. When the caller stops waiting, what has arrived stays for the next
+    /// call.
+    async fn read_line(&mut self, limit: u64) -> io::Result<Vec<u8>> {
+        let room = limit.saturating_sub(self.line.len() as u64);
+        (&mut self.stream).take(room).read_until(b'\n', &mut self.line).await?;
+        match self.line.last() {
+            Some(b'\n') | None => Ok(std::mem::take(&mut self.line)),
+            // Longer than a proxy writes, or the proxy has died in the middle of a line.
+            Some(_) => Err(io::ErrorKind::InvalidData.into()),
+        }
+    }
+}

@@ -1,0 +1,93 @@
+//! The events of all containers, as they happen.
+
+use std::collections::HashMap;
+use std::io;
+
+use tokio::sync::mpsc;
+
+use crate::events::HostEvent;
+use crate::events::container::Followed;
+use crate::oci::ContainerId;
+use crate::state::{Change, StateWatch, Store};
+
+/// Sends the events of all containers until the receiver is closed. What is attached and joined
+/// already is no event. A receiver that is too slow makes proxies drop events; a `lost` event says
+/// how many, and what has changed meanwhile follows it.
+///
+/// # Errors
+/// The state directory cannot be made or watched.
+pub async fn follow(store: Store, events: mpsc::Sender<HostEvent>) -> anyhow::Result<()> {
+    // Makes the directories that are watched.
+    drop(store.lock_all()?);
+    let (ended, tasks_end) = mpsc::unbounded_channel();
+    let watch = StateWatch::open(&store)?;
+    let mut all = All { store, events, watch, tasks: HashMap::new(), ended };
+    all.find(false);
+    Ok(all.run(tasks_end).await?)
+}
+
+struct All {
+    store: Store,
+    events: mpsc::Sender<HostEvent>,
+    watch: StateWatch,
+    /// A task for each container, which is told that something has changed.
+    tasks: HashMap<ContainerId, mpsc::Sender<()>>,
+    ended: mpsc::UnboundedSender<ContainerId>,
+}
+
+impl All {
+    async fn run(&mut self, mut tasks_end: mpsc::UnboundedReceiver<ContainerId>) -> io::Result<()> {
+        loop {
+            let changes = tokio::select! {
+                changes = self.watch.changed() => changes?,
+                Some(id) = tasks_end.recv() => {
+                    self.tasks.remove(&id);
+                    if self.store.container_dir(&id).is_dir() {
+                        self.start(id, true);
+                    }
+                    continue;
+                }
+                () = self.events.closed() => return Ok(()),
+            };
+            for change in changes {
+                match change {
+                    Change::Appeared(id) => self.start(id, true),
+                    Change::Changed(id) => self.tell(&id),
+                    Change::Overflow => self.find(true),
+                }
+            }
+        }
+    }
+
+    /// Follows every container that there is. `is_new`: what is found now came while its coming was
+    /// followed.
+    fn find(&mut self, is_new: bool) {
+        for id in self.store.list().unwrap_or_default() {
+            self.start(id, is_new);
+        }
+    }
+
+    fn start(&mut self, id: ContainerId, is_new: bool) {
+        self.watch.add(&id);
+        if self.tasks.contains_key(&id) {
+            return self.tell(&id);
+        }
+        // One change that waits tells everything: the task looks at all there is.
+        let (sender, changes) = mpsc::channel(1);
+        self.tasks.insert(id.clone(), sender);
+        let followed = Followed::new(id.clone(), self.store.clone(), self.events.clone(), changes);
+        let ended = self.ended.clone();
+        tokio::spawn(async move {
+            followed.run(is_new).await;
+            // Nobody waits any more when the receiver is closed.
+            let _ = ended.send(id);
+        });
+    }
+
+    fn tell(&self, id: &ContainerId) {
+        if let Some(task) = self.tasks.get(id) {
+            // A full queue has a change that was not looked at yet.
+            let _ = task.try_send(());
+        }
+    }
+}

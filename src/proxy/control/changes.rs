@@ -1,0 +1,269 @@
+//! Events are the differences between two states of a proxy: its groups, the queriers that it hears,
+//! and what is wrong. The proxy finds them for its subscribers, and a subscriber finds those that it
+//! missed while it was not connected.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use crate::multicast::FilterMode;
+use crate::notice::{Notice, Severity};
+use crate::proxy::control::event::{Event, MembershipEvent};
+use crate::proxy::control::status::{
+    GroupMembership, MembershipStatus, ProxyStatus, QuerierStatus,
+};
+
+/// The groups of one interface as the subscribers know them.
+#[derive(Debug, Default)]
+pub(crate) struct PublishedGroups(BTreeMap<IpAddr, Published>);
+
+#[derive(Debug, PartialEq, Eq)]
+struct Published {
+    mode: FilterMode,
+    sources: Vec<IpAddr>,
+    status: MembershipStatus,
+    reason: Option<String>,
+}
+
+impl PublishedGroups {
+    /// The groups of a status that the subscribers have got.
+    pub(crate) fn new(groups: &[GroupMembership]) -> Self {
+        let groups = groups.iter().cloned();
+        PublishedGroups(groups.map(|group| (group.group, published(group))).collect())
+    }
+
+    /// The events that lead to these groups: leaves before joins, by address.
+    pub(crate) fn update(&mut self, interface: &str, groups: Vec<GroupMembership>) -> Vec<Event> {
+        let new: BTreeMap<_, _> =
+            groups.into_iter().map(|group| (group.group, published(group))).collect();
+        let old = std::mem::replace(&mut self.0, new);
+        let left = old
+            .keys()
+            .filter(|group| !self.0.contains_key(group))
+            .map(|group| Event::Left { interface: interface.to_owned(), group: *group });
+        let changed = self.0.iter().filter(|(group, published)| old.get(group) != Some(published));
+        left.chain(changed.map(|(group, published)| event(interface, *group, published))).collect()
+    }
+}
+
+/// The queriers and the alarms of a proxy as the subscribers know them.
+#[derive(Debug, Default)]
+pub(crate) struct PublishedState {
+    /// Address and version of the querier, by interface in the container.
+    queriers: BTreeMap<String, (IpAddr, u8)>,
+    alarms: BTreeMap<AlarmKey, Notice>,
+}
+
+/// What makes two notices the same alarm: a field that counts seconds or lists groups does not.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct AlarmKey {
+    code: String,
+    interface: Option<String>,
+    upstream: Option<String>,
+}
+
+impl PublishedState {
+    /// The state of a status that the subscribers have got.
+    pub(crate) fn new(status: &ProxyStatus) -> Self {
+        let mut state = PublishedState::default();
+        let _ = state.update(queriers(status), &status.notices);
+        state
+    }
+
+    /// The events that lead to this status.
+    pub(crate) fn update_from(&mut self, status: &ProxyStatus) -> Vec<Event> {
+        self.update(queriers(status), &status.notices)
+    }
+
+    /// The events that lead to these queriers and notices. A notice that is no warning is no alarm.
+    pub(crate) fn update(
+        &mut self,
+        queriers: impl Iterator<Item = (String, QuerierStatus)>,
+        notices: &[Notice],
+    ) -> Vec<Event> {
+        let new =
+            queriers.map(|(interface, querier)| (interface, (querier.address, querier.version)));
+        let old = std::mem::replace(&mut self.queriers, new.collect());
+        let gone = old.keys().filter(|interface| !self.queriers.contains_key(*interface));
+        let mut events: Vec<_> =
+            gone.map(|interface| Event::QuerierGone { interface: interface.clone() }).collect();
+        for (interface, (address, version)) in &self.queriers {
+            if old.get(interface) != Some(&(*address, *version)) {
+                let (interface, address, version) = (interface.clone(), *address, *version);
+                events.push(Event::Querier { interface, address, version });
+            }
+        }
+        let serious = notices.iter().filter(|notice| notice.severity() <= Severity::Warning);
+        let new = serious.map(|notice| (alarm_key(notice), notice.clone()));
+        let old = std::mem::replace(&mut self.alarms, new.collect());
+        let cleared = old.iter().filter(|(key, _)| !self.alarms.contains_key(key));
+        events.extend(cleared.map(|(_, notice)| Event::AlarmCleared(notice.clone())));
+        let raised = self.alarms.iter().filter(|(key, _)| !old.contains_key(key));
+        events.extend(raised.map(|(_, notice)| Event::Alarm(notice.clone())));
+        events
+    }
+}
+
+fn queriers(status: &ProxyStatus) -> impl Iterator<Item = (String, QuerierStatus)> {
+    let each = status.interfaces.iter();
+    each.filter_map(|entry| Some((entry.interface.clone(), entry.querier.clone()?)))
+}
+
+fn alarm_key(notice: &Notice) -> AlarmKey {
+    // Strings, numbers and lists, which JSON takes without an error.
+    let value = serde_json::to_value(notice).unwrap_or_default();
+    let text = |field: &str| value[field].as_str().map(str::to_owned);
+    AlarmKey {
+        code: notice.code().to_owned(),
+        interface: text("interface"),
+        upstream: text("upstream"),
+    }
+}
+
+impl PublishedGroups {
+    /// Remembers what an event of a proxy tells.
+    pub(crate) fn note(&mut self, event: &Event) {
+        let (membership, status) = match event {
+            Event::Joined(membership) => (membership, MembershipStatus::Joined),
+            Event::Denied(membership) => (membership, MembershipStatus::Denied),
+            Event::Limited(membership) => (membership, MembershipStatus::Limited),
+            Event::Failed(membership) => (membership, MembershipStatus::Failed),
+            Event::Left { group, .. } => {
+                self.0.remove(group);
+                return;
+            }
+            _ => return,
+        };
+        let MembershipEvent { group, mode, sources, reason, .. } = membership.clone();
+        self.0.insert(group, Published { mode, sources, status, reason });
+    }
+}
+
+impl PublishedState {
+    /// Remembers what an event of a proxy tells.
+    pub(crate) fn note(&mut self, event: &Event) {
+        match event {
+            Event::Querier { interface, address, version } => {
+                self.queriers.insert(interface.clone(), (*address, *version));
+            }
+            Event::QuerierGone { interface } => _ = self.queriers.remove(interface),
+            Event::Alarm(notice) => _ = self.alarms.insert(alarm_key(notice), notice.clone()),
+            Event::AlarmCleared(notice) => _ = self.alarms.remove(&alarm_key(notice)),
+            _ => {}
+        }
+    }
+}
+
+fn published(group: GroupMembership) -> Published {
+    let GroupMembership { mode, sources, status, reason, .. } = group;
+    Published { mode, sources, status, reason }
+}
+
+fn event(interface: &str, group: IpAddr, published: &Published) -> Event {
+    let membership = MembershipEvent {
+        interface: interface.to_owned(),
+        group,
+        mode: published.mode,
+        sources: published.sources.clone(),
+        reason: published.reason.clone(),
+    };
+    match published.status {
+        MembershipStatus::Joined => Event::Joined(membership),
+        MembershipStatus::Denied => Event::Denied(membership),
+        MembershipStatus::Limited => Event::Limited(membership),
+        MembershipStatus::Failed => Event::Failed(membership),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn group(last: u8, status: MembershipStatus) -> GroupMembership {
+        GroupMembership {
+            group: [239, 1, 1, last].into(),
+            mode: FilterMode::Exclude,
+            sources: Vec::new(),
+            version: 3,
+            status,
+            reason: None,
+            age_s: 0,
+            relay: None,
+        }
+    }
+
+    /// The events of the change, as `joined 1`.
+    fn events(published: &mut PublishedGroups, groups: &[GroupMembership]) -> Vec<String> {
+        let name = |event: Event| {
+            let event = serde_json::to_value(event).unwrap();
+            assert_eq!(event["interface"], "mc0");
+            let group = event["group"].as_str().unwrap().rsplit('.').next().unwrap().to_owned();
+            format!("{} {group}", event["event"].as_str().unwrap())
+        };
+        published.update("mc0", groups.to_vec()).into_iter().map(name).collect()
+    }
+
+    #[test]
+    fn each_change_is_told_once() {
+        use MembershipStatus::{Denied, Failed, Joined, Limited};
+        let mut published = PublishedGroups::new(&[group(1, Joined)]);
+        assert!(events(&mut published, &[group(1, Joined)]).is_empty());
+        let all = [group(1, Joined), group(2, Denied), group(3, Limited), group(4, Failed)];
+        assert_eq!(events(&mut published, &all), ["denied 2", "limited 3", "failed 4"]);
+        assert!(events(&mut published, &all).is_empty());
+        assert_eq!(
+            events(&mut published, &[group(2, Joined), group(3, Limited), group(5, Joined)]),
+            ["left 1", "left 4", "joined 2", "joined 5"]
+        );
+    }
+
+    #[test]
+    fn a_source_list_that_changes_is_an_event_and_an_age_is_none() {
+        let mut published = PublishedGroups::new(&[]);
+        let mut one = group(1, MembershipStatus::Joined);
+        assert_eq!(events(&mut published, &[one.clone()]), ["joined 1"]);
+        one.age_s = 100;
+        assert!(events(&mut published, &[one.clone()]).is_empty());
+        one.sources.push([10, 0, 0, 1].into());
+        assert_eq!(events(&mut published, &[one]), ["joined 1"]);
+    }
+
+    fn no_querier(interface: &str, silent_s: u64) -> Notice {
+        let (interface, upstream) = (interface.to_owned(), "eth1".to_owned());
+        Notice::NoQuerier { interface, upstream, silent_s }
+    }
+
+    #[test]
+    fn an_alarm_is_told_when_it_begins_and_when_it_ends() {
+        let mut state = PublishedState::default();
+        let none = || std::iter::empty::<(String, QuerierStatus)>();
+        let raised = no_querier("mc0", 255);
+        // A notice that is no warning is none.
+        let notices = [raised.clone(), Notice::NoLandlock {}];
+        assert_eq!(state.update(none(), &notices), [Event::Alarm(raised.clone())]);
+        // The same with another number, and one of another interface.
+        let other = no_querier("mc1", 255);
+        let notices = [no_querier("mc0", 256), other.clone()];
+        assert_eq!(state.update(none(), &notices), [Event::Alarm(other.clone())]);
+        let cleared = [Event::AlarmCleared(no_querier("mc0", 256))];
+        assert_eq!(state.update(none(), &[other]), cleared);
+    }
+
+    #[test]
+    fn a_querier_comes_changes_and_goes() {
+        let mut state = PublishedState::default();
+        let address: IpAddr = [10, 0, 0, 1].into();
+        let interface = || "mc0".to_owned();
+        let mut update = |querier: Option<(u8, u64)>| {
+            let querier = querier.map(|(version, last_query_s)| {
+                (interface(), QuerierStatus { address, version, interval_s: None, last_query_s })
+            });
+            state.update(querier.into_iter(), &[])
+        };
+        let came = |version| Event::Querier { interface: interface(), address, version };
+        assert_eq!(update(Some((3, 0))), [came(3)]);
+        assert_eq!(update(Some((3, 9))), []);
+        assert_eq!(update(Some((2, 0))), [came(2)]);
+        assert_eq!(update(None), [Event::QuerierGone { interface: interface() }]);
+        assert_eq!(update(None), []);
+    }
+}
