@@ -1,4 +1,4 @@
-# mcrun: make demo | test | test-engines | chaos | test-upgrade | install | uninstall | lint | fmt | man | fuzz | bench
+# mcrun: make demo | test | test-engines | chaos | test-upgrade | install | uninstall | lint | fmt | man | bpf | fuzz | bench
 
 SHELL  := /bin/bash
 PREFIX ?= /usr/local
@@ -46,7 +46,7 @@ test_packages := runc crun docker.io containerd podman netavark iptables busybox
 vm_kernel := linux-image-6.12.*-cloud-amd64
 
 .DEFAULT_GOAL := build
-.PHONY: build demo test test-engines chaos test-upgrade lint fmt man fuzz bench install uninstall
+.PHONY: build demo test test-engines chaos test-upgrade lint fmt man bpf bpf-check count-million fuzz bench install uninstall
 
 build:
 	@scripts/need-toolchain
@@ -117,6 +117,20 @@ fuzz:
 # definition and the table of attachment keys.
 man:
 	MCRUN_REGENERATE=1 cargo test --locked --test main generated:: -- --test-threads=1
+
+# Compiles the BPF programs anew, with the clang of Debian 12. Their objects are committed, so that whoever
+# builds mcrun needs no clang.
+bpf:
+	@scripts/bpf-objects bpf
+	cd bpf && sha256sum *.bpf.c *.h *.o >SHA256SUMS
+
+# A million packets, counted beside what the container receives.
+count-million:
+	cargo test --locked --test main counting:: -- --ignored
+
+# The committed objects are those of the committed sources.
+bpf-check:
+	@scripts/bpf-objects --check
 
 # Builds nothing: root need not have cargo. Refuses binaries that are older than their sources.
 install:

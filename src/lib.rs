@@ -17,6 +17,7 @@
 //! ARCHITECTURE.md has the whole map, with who may use whom.
 
 pub mod attachment;
+pub mod bpf;
 pub mod cli;
 pub mod demo;
 pub mod engine;
@@ -39,5 +40,6 @@ pub mod service;
 pub mod setup;
 pub mod standalone;
 pub mod state;
+pub mod stream_count;
 pub mod survey;
 pub mod sys;

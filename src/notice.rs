@@ -257,6 +257,16 @@ pub enum Notice {
     },
     /// The kernel has no landlock.
     NoLandlock {},
+    /// What arrives is not counted, as it is asked for.
+    NotCounted {
+        /// Error of the system call.
+        error: String,
+    },
+    /// The proxy could not give up its privileges; it ends.
+    NotConfined {
+        /// Error of the system call.
+        error: String,
+    },
     /// A keeper has all that must outlive the proxy.
     KeeperHolds {},
     /// The keeper has ended: if the proxy dies now, its memberships and rules end with it.
@@ -356,6 +366,8 @@ impl Notice {
             Notice::InterfaceObserved { .. } => "interface-observed",
             Notice::InterfaceGone { .. } => "interface-gone",
             Notice::NoLandlock {} => "no-landlock",
+            Notice::NotCounted { .. } => "not-counted",
+            Notice::NotConfined { .. } => "not-confined",
             Notice::KeeperHolds {} => "keeper-holds",
             Notice::KeeperGone {} => "keeper-gone",
             Notice::LogLinesSuppressed { .. } => "log-lines-suppressed",
@@ -372,7 +384,7 @@ impl Notice {
     /// How much it matters.
     pub fn severity(&self) -> Severity {
         match self {
-            Notice::EventLoopFailed { .. } => Severity::Error,
+            Notice::EventLoopFailed { .. } | Notice::NotConfined { .. } => Severity::Error,
             Notice::JoinDenied { .. }
             | Notice::SendDenied { .. }
             | Notice::JoinLimited { .. }
@@ -411,6 +423,7 @@ impl Notice {
             | Notice::InterfaceObserved { .. }
             | Notice::InterfaceGone { .. }
             | Notice::NoLandlock {}
+            | Notice::NotCounted { .. }
             | Notice::ControlGroupIncomplete { .. }
             | Notice::KeeperHolds {}
             | Notice::ContainerEnded {} => Severity::Info,
@@ -575,6 +588,12 @@ impl fmt::Display for Notice {
             Notice::NoLandlock {} => {
                 f.write_str("this kernel has no landlock; confined by user and seccomp alone")
             }
+            Notice::NotCounted { error } => write!(
+                f,
+                "what arrives is not counted: this kernel does not take the BPF program ({error}); \
+                 it needs Linux 5.12, and that neither a sysctl nor a lockdown forbids it"
+            ),
+            Notice::NotConfined { error } => write!(f, "the proxy ends: {error}"),
             Notice::KeeperHolds {} => f.write_str(
                 "a keeper holds memberships and rules: the proxy may die without a loss",
             ),

@@ -1,6 +1,6 @@
 //! `mcrun groups`.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::process::ExitCode;
 
 use clap::Args;
@@ -8,11 +8,12 @@ use serde::Serialize;
 
 use crate::cli::containers;
 use crate::cli::containers::Container;
-use crate::cli::output::{age, print, print_json, table};
+use crate::cli::output::{age, bit_rate, print, print_json, table};
 use crate::multicast::FilterMode;
 use crate::notice::Notice;
 use crate::proxy::{GroupMembership, InterfaceStatus, MembershipStatus, RelayCounts};
 use crate::state::Store;
+use crate::stream_count::{RtpCount, StreamCount};
 
 /// Arguments of `mcrun groups`.
 #[derive(Debug, Args)]
@@ -39,6 +40,20 @@ struct Row<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<&'a str>,
     age_s: u64,
+    /// What has arrived for the group from the sources that the container wants. All are null where
+    /// nothing is counted.
+    packets: Option<u64>,
+    /// Of UDP payload, as `byte_rate`.
+    bytes: Option<u64>,
+    /// Packets a second.
+    packet_rate: Option<u64>,
+    byte_rate: Option<u64>,
+    /// Null also before the first packet.
+    last_packet_ms: Option<u64>,
+    /// Null also where most of it is not RTP.
+    rtp: Option<RtpCount>,
+    /// From each source, also from those that the container does not want.
+    streams: Option<Vec<Source>>,
     /// `relayed`, `dropped`, `limited` and `denied` packets in both directions, where a relay carries
     /// them.
     #[serde(flatten)]
@@ -51,6 +66,69 @@ struct Row<'a> {
     notices: Vec<&'a Notice>,
 }
 
+/// What has arrived from one source.
+#[derive(Serialize)]
+struct Source {
+    source: Ipv4Addr,
+    packets: u64,
+    bytes: u64,
+    packet_rate: u64,
+    byte_rate: u64,
+    last_packet_ms: u64,
+    rtp: Option<RtpCount>,
+}
+
+impl From<&StreamCount> for Source {
+    fn from(stream: &StreamCount) -> Self {
+        Source {
+            source: stream.source,
+            packets: stream.packets,
+            bytes: stream.bytes,
+            packet_rate: stream.packet_rate,
+            byte_rate: stream.byte_rate,
+            last_packet_ms: stream.last_packet_ms,
+            rtp: stream.rtp,
+        }
+    }
+}
+
+/// What has arrived for a group.
+struct Arrived<'s> {
+    streams: Vec<&'s StreamCount>,
+    /// From the sources that the container wants; `None`: nothing.
+    wanted: Option<StreamCount>,
+}
+
+impl<'s> Arrived<'s> {
+    /// `None`: nothing is counted.
+    fn of(
+        container: &'s Container,
+        interface: &InterfaceStatus,
+        entry: &GroupMembership,
+    ) -> Option<Self> {
+        let counts = &container.status.as_ref()?.counts;
+        let counts = counts.iter().find(|counts| counts.interface == interface.interface)?;
+        let streams =
+            counts.streams.iter().filter(|stream| IpAddr::V4(stream.group) == entry.group);
+        let streams: Vec<_> = streams.collect();
+        let is_wanted = |stream: &&&StreamCount| {
+            let is_listed = entry.sources.contains(&IpAddr::V4(stream.source));
+            is_listed == (entry.mode == FilterMode::Include)
+        };
+        let wanted = streams.iter().filter(is_wanted).map(|stream| **stream);
+        let wanted = wanted.reduce(|mut sum, stream| {
+            sum.add(&stream);
+            sum
+        });
+        Some(Arrived { streams, wanted })
+    }
+
+    /// A number of what is wanted.
+    fn sum(&self, number: impl Fn(&StreamCount) -> u64) -> u64 {
+        self.wanted.as_ref().map_or(0, number)
+    }
+}
+
 pub(super) fn run(args: GroupsArgs) -> anyhow::Result<ExitCode> {
     let store = Store::from_env();
     let (containers, unreadable) = match &args.container {
@@ -59,28 +137,43 @@ pub(super) fn run(args: GroupsArgs) -> anyhow::Result<ExitCode> {
     };
     let memberships = memberships(&containers);
     if args.json {
-        let rows = memberships.map(|(container, interface, entry)| Row {
-            container: container.record.container.id.as_str(),
-            name: &container.record.container.name,
-            interface: &interface.interface,
-            parent: &interface.parent,
-            group: entry.group,
-            mode: entry.mode,
-            sources: &entry.sources,
-            version: entry.version,
-            status: entry.status,
-            reason: entry.reason.as_deref(),
-            age_s: entry.age_s,
-            relay: entry.relay,
-            warnings: container.warnings(),
-            notices: container.notices(),
+        let rows = memberships.map(|(container, interface, entry)| {
+            let arrived = Arrived::of(container, interface, entry);
+            let sum = |number: fn(&StreamCount) -> u64| arrived.as_ref().map(|a| a.sum(number));
+            let wanted = arrived.as_ref().and_then(|arrived| arrived.wanted.as_ref());
+            Row {
+                container: container.record.container.id.as_str(),
+                name: &container.record.container.name,
+                interface: &interface.interface,
+                parent: &interface.parent,
+                group: entry.group,
+                mode: entry.mode,
+                sources: &entry.sources,
+                version: entry.version,
+                status: entry.status,
+                reason: entry.reason.as_deref(),
+                age_s: entry.age_s,
+                packets: sum(|s| s.packets),
+                bytes: sum(|s| s.bytes),
+                packet_rate: sum(|s| s.packet_rate),
+                byte_rate: sum(|s| s.byte_rate),
+                last_packet_ms: wanted.map(|s| s.last_packet_ms),
+                rtp: wanted.and_then(|s| s.rtp),
+                streams: arrived
+                    .as_ref()
+                    .map(|a| a.streams.iter().map(|s| Source::from(*s)).collect()),
+                relay: entry.relay,
+                warnings: container.warnings(),
+                notices: container.notices(),
+            }
         });
         print_json(&rows.collect::<Vec<_>>())?;
         return Ok(containers::tell(&unreadable));
     }
     let memberships: Vec<_> = memberships.collect();
     let relayed = memberships.iter().any(|(_, _, entry)| entry.relay.is_some());
-    let mut headings = vec!["NAME", "INTERFACE", "GROUP", "SOURCES", "VERSION", "STATUS", "AGE"];
+    let mut headings =
+        vec!["NAME", "INTERFACE", "GROUP", "SOURCES", "VERSION", "STATUS", "AGE", "RATE", "LAST"];
     if relayed {
         headings.extend(["RELAYED", "DROPPED", "LIMITED"]);
     }
@@ -94,6 +187,7 @@ pub(super) fn run(args: GroupsArgs) -> anyhow::Result<ExitCode> {
             status(entry),
             age(entry.age_s),
         ];
+        row.extend(arrival(Arrived::of(container, interface, entry).as_ref()));
         if relayed {
             let counts = entry.relay.map(|counts| [counts.relayed, counts.dropped, counts.limited]);
             let cells =
@@ -113,6 +207,15 @@ pub(super) fn run(args: GroupsArgs) -> anyhow::Result<ExitCode> {
         );
     }
     Ok(containers::tell(&unreadable))
+}
+
+/// The columns RATE and LAST.
+fn arrival(arrived: Option<&Arrived<'_>>) -> [String; 2] {
+    let Some(arrived) = arrived else { return ["-".into(), "-".into()] };
+    match &arrived.wanted {
+        Some(wanted) => [bit_rate(wanted.byte_rate), age(wanted.last_packet_ms / 1000)],
+        None => [bit_rate(0), "never".into()],
+    }
 }
 
 fn memberships(

@@ -44,6 +44,18 @@ pub(super) fn age(seconds: u64) -> String {
     }
 }
 
+/// A rate of bytes a second, as people call it: in bits.
+pub(super) fn bit_rate(bytes: u64) -> String {
+    let bits = u128::from(bytes) * 8;
+    let (unit, name) = match bits {
+        0..1_000 => return format!("{bits} bit/s"),
+        1_000..1_000_000 => (1_000, "kbit/s"),
+        1_000_000..1_000_000_000 => (1_000_000, "Mbit/s"),
+        _ => (1_000_000_000, "Gbit/s"),
+    };
+    format!("{}.{} {name}", bits / unit, bits % unit / (unit / 10))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -55,6 +67,14 @@ mod tests {
             [vec!["one".into(), "1".into()], vec!["b".into(), String::new()]],
         );
         assert_eq!(text, "A    LONG\none  1\nb\n");
+    }
+
+    #[test]
+    fn bit_rates() {
+        let rates: Vec<_> = [0, 124, 125, 1_250_000, 1_249_999, 400_000_000].map(bit_rate).into();
+        let wanted =
+            ["0 bit/s", "992 bit/s", "1.0 kbit/s", "10.0 Mbit/s", "9.9 Mbit/s", "3.2 Gbit/s"];
+        assert_eq!(rates, wanted);
     }
 
     #[test]

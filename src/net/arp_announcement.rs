@@ -99,7 +99,9 @@ impl FrameSocket {
     }
 }
 
-fn link_address(index: u32, protocol: u16) -> SockAddr {
+/// The address of the interface of this index, for bind(2) and sendto(2) of a packet socket of this
+/// protocol.
+pub fn link_address(index: u32, protocol: u16) -> SockAddr {
     let mut storage = SockAddrStorage::zeroed();
     // SAFETY: sockaddr_ll is one of the kernel's address types, which a storage holds, and the
     // length given is its own.

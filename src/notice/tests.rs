@@ -86,6 +86,10 @@ fn examples() -> Vec<Notice> {
         Notice::InterfaceObserved { interface: interface(), upstream: upstream() },
         Notice::InterfaceGone { interface: interface() },
         Notice::NoLandlock {},
+        Notice::NotCounted { error: error(libc::EPERM) },
+        Notice::NotConfined {
+            error: "cannot install the system call filter: out of memory".into(),
+        },
         Notice::KeeperHolds {},
         Notice::KeeperGone {},
         Notice::LogLinesSuppressed { count: 80 },

@@ -1,6 +1,7 @@
 //! The proxy task: what the attachment service tells a new proxy.
 
 use std::net::{IpAddr, Ipv4Addr};
+use std::ops::Range;
 use std::os::fd::RawFd;
 
 use serde::{Deserialize, Serialize};
@@ -29,6 +30,10 @@ pub(super) const PACKET_SOCKET: RawFd = libc::STDIN_FILENO;
 /// socket is closed, can still be read and written.
 pub(super) const PARENT_FRAME_SOCKET: RawFd = 127;
 
+/// Descriptors of the packet sockets that count what arrives, one for each link. The system call
+/// filter lets none of them send, nor be bound to another link.
+pub(super) const COUNT_SOCKETS: Range<RawFd> = 120..127;
+
 /// The task of one proxy: the first line on its standard input, as JSON.
 ///
 /// The second line is a list of [`CreatedInterface`], in the order of `interfaces`. It is sent when
@@ -54,6 +59,9 @@ pub struct ProxyTask {
     /// Whether a join is carried out as soon as the kernel notifies of it (Linux 6.14). If not, or
     /// where the kernel does not notify, the container's report starts it.
     pub notifications: bool,
+    /// Whether what arrives is counted, where the kernel can.
+    #[serde(default)]
+    pub count: bool,
     /// The interfaces to serve. When the second line arrives, each exists in the container's
     /// namespace and is down. A relayed interface may exist later, and may be up.
     pub interfaces: Vec<InterfaceTask>,

@@ -14,6 +14,7 @@ use crate::notice::Notice;
 use crate::proxy::config::{CreatedInterface, INSTALLED, KEEP, ProxyTask, READY, REFUSED};
 use crate::proxy::event_loop::Proxy;
 use crate::proxy::process::sandbox;
+use crate::proxy::process::sandbox::Confined;
 use crate::proxy::setup::{Context, Setup, StartError};
 use crate::sys::inherited_fds::close_inherited;
 
@@ -39,13 +40,20 @@ pub fn main() -> ExitCode {
     };
     let mut lines = BufReader::with_capacity(READ_SIZE, task);
     match start(&mut lines, &mut answer) {
-        Ok(proxy) => {
+        Ok((mut proxy, confined)) => {
             // Who launched this proxy was killed, and no record names it, if nobody reads the
             // answer, or if the task ends without its last line.
             if write_line(&mut answer, READY).is_err() || !is_kept(&mut lines) {
                 return ExitCode::FAILURE;
             }
             drop((lines, answer));
+            // Nobody waits for this any more.
+            let now = Instant::now();
+            proxy.start_counting(now);
+            if let Err(error) = confined.complete() {
+                proxy.log(now, Notice::NotConfined { error: error.to_string() });
+                return ExitCode::FAILURE;
+            }
             proxy.run();
             ExitCode::SUCCESS
         }
@@ -57,7 +65,7 @@ pub fn main() -> ExitCode {
     }
 }
 
-fn start(lines: &mut BufReader<File>, answer: &mut File) -> Result<Proxy, StartError> {
+fn start(lines: &mut BufReader<File>, answer: &mut File) -> Result<(Proxy, Confined), StartError> {
     // SIGTERM must end the proxy, even where its parent ignored the signal. Whoever sends it cleans
     // up. SAFETY: no handler is installed or replaced.
     unsafe { signal(Signal::SIGTERM, SigHandler::SigDfl) }
@@ -81,14 +89,14 @@ fn start(lines: &mut BufReader<File>, answer: &mut File) -> Result<Proxy, StartE
     let resources = installed.complete(now)?;
     let user = resources.user.id;
     let mut proxy = Proxy::new(resources, now).context(|| "cannot set up the event loop".into())?;
-    let has_landlock = sandbox::enter(proxy.container_dir(), user)
+    let confined = sandbox::enter(proxy.container_dir(), user)
         .map_err(io::Error::other)
         .context(|| "cannot give up privileges".into())?;
-    if !has_landlock {
+    if !confined.has_landlock {
         proxy.log(now, Notice::NoLandlock {});
     }
     proxy.join_existing_memberships(now);
-    Ok(proxy)
+    Ok((proxy, confined))
 }
 
 /// Reads and parses the next line of the task.

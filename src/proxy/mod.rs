@@ -41,8 +41,8 @@ pub(crate) use crate::proxy::control::hold::{HoldEvent, HoldStream, StandIn};
 pub use crate::proxy::control::launch::{LaunchError, PROGRAM, ProxyLaunch, program};
 pub(crate) use crate::proxy::control::protocol::HeldKind;
 pub use crate::proxy::control::status::{
-    GroupMembership, InterfaceStatus, MembershipStatus, ProxyState, ProxyStatus, QuerierStatus,
-    RelayCounts, RelayStatus, TranslatedPort,
+    GroupMembership, InterfaceCounts, InterfaceStatus, MembershipStatus, ProxyState, ProxyStatus,
+    QuerierStatus, RelayCounts, RelayStatus, TranslatedPort,
 };
 pub use crate::proxy::main::main;
 #[cfg(any(test, feature = "fuzzing"))]

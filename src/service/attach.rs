@@ -304,6 +304,7 @@ impl<'s> OpenContainer<'s> {
             proxy_user: None,
             mark: None,
             notifications: true,
+            count: true,
             host_links: Vec::new(),
             adding: Vec::new(),
             leaving: Vec::new(),
@@ -331,6 +332,7 @@ impl<'s> OpenContainer<'s> {
         claims::claim(&self.recorded.id, &attachments, users)?;
         make_host_links(&mut plans, &mut host)?;
         attached.notifications = admin.notifications();
+        attached.count = admin.count();
         let user = launch.as_ref().map(|_| users.reserve(&self.recorded.id)).transpose()?;
         if let (Some(launch), Some(user)) = (&mut launch, &user) {
             attached.proxy_user = Some(user.id);

@@ -70,6 +70,7 @@ pub(super) fn task<'a>(
         container: container.id.to_string(),
         lifetime: container.lifetime.clone(),
         notifications: attached.notifications,
+        count: attached.count,
         interfaces: there.chain(added).filter(|i| i.igmp != IgmpMode::Off).collect(),
         user: user.id,
         group_notice: None,

@@ -191,8 +191,10 @@ fn apply_limits(
     admin: &AdminConfig,
     refusals: &mut Vec<(String, String)>,
 ) -> bool {
-    let mut changed = attached.proxy.is_some() && attached.notifications != admin.notifications();
-    attached.notifications = admin.notifications();
+    let settings = (admin.notifications(), admin.count());
+    let mut changed =
+        attached.proxy.is_some() && (attached.notifications, attached.count) != settings;
+    (attached.notifications, attached.count) = settings;
     for interface in &mut attached.interfaces {
         let (limits, refused) = admin.restrict(&interface.attachment);
         refusals.extend(refused.into_iter().map(|why| (interface.name.clone(), why)));

@@ -82,6 +82,8 @@ pub struct Attached {
     pub mark: Option<u32>,
     /// Whether the proxy acts on the kernel's notifications of joins.
     pub notifications: bool,
+    /// Whether the proxy counts what arrives.
+    pub count: bool,
     /// Shared links of the host that the attachment uses.
     pub host_links: Vec<HostLinkUse>,
     /// Interfaces that are being added. They may not exist yet.

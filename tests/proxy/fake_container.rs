@@ -96,6 +96,7 @@ impl<'l> FakeContainer<'l> {
             container: self.id.clone(),
             lifetime: Lifetime::Process(ProcessRef::of(self.pid()).expect("it runs")),
             notifications: lab::notifications(),
+            count: true,
             mark: mcrun::proxy::random_packet_mark().expect("a mark"),
             user: 0,
             group_notice: None,

@@ -5,11 +5,12 @@ use std::io::{Read, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 
-use mcrun::proxy::query_all;
+use mcrun::proxy::{ProxyState, ProxyTask, query_all};
 
-use super::fake_container::{FakeContainer, GROUP, wait_joined};
+use super::fake_container::{FakeContainer, GROUP, Proxy, wait_joined};
 use crate::lab::{Lab, PATIENCE, alive, wait_until};
 
 #[test]
@@ -17,6 +18,8 @@ fn the_proxy_has_no_privileges() {
     let lab = Lab::new(3);
     let container = FakeContainer::new(&lab, "c1", 11);
     let proxy = container.serve(&container.config());
+    // It answers when it has loaded its program and given up the rest.
+    proxy.status();
     let status = fs::read_to_string(format!("/proc/{}/status", proxy.pid())).expect("status");
     let field = |name: &str| {
         let line = status.lines().find(|l| l.starts_with(name)).unwrap_or_else(|| panic!("{name}"));
@@ -86,4 +89,62 @@ fn the_control_socket_is_patient_with_nobody() {
         assert_eq!(stream.read(&mut [0; 8]).unwrap_or(0), 0);
     }
     assert!(alive(proxy.pid()));
+}
+
+/// What a proxy has open, by number.
+fn open_files(proxy: &Proxy) -> Vec<(i32, String)> {
+    let directory = fs::read_dir(format!("/proc/{}/fd", proxy.pid())).expect("it runs");
+    let files = directory.flatten().filter_map(|file| {
+        let number = file.file_name().to_str()?.parse().ok()?;
+        Some((number, fs::read_link(file.path()).ok()?.display().to_string()))
+    });
+    files.collect()
+}
+
+#[test]
+fn without_counting_nothing_of_it_is_open() {
+    let lab = Lab::new(3);
+    let container = FakeContainer::new(&lab, "c1", 11);
+    let counts = |count: bool| {
+        let proxy = container.start(&ProxyTask { count, ..container.config() }).expect("ready");
+        let counts = proxy.status().counts.len();
+        let files = open_files(&proxy);
+        (counts, files.iter().filter(|(n, file)| *n >= 120 || file.contains("bpf")).count())
+    };
+    assert_eq!(counts(false), (0, 0));
+    // The socket and the table. The program lives by the socket.
+    assert_eq!(counts(true), (1, 2));
+}
+
+#[test]
+fn a_kernel_without_bpf_counts_nothing_and_everything_else_works() {
+    let lab = Lab::new(3);
+    let container = FakeContainer::new(&lab, "c1", 11);
+    // As far as the proxy can tell.
+    let program: seccompiler::BpfProgram = seccompiler::SeccompFilter::new(
+        [(libc::SYS_bpf, Vec::new())].into(),
+        seccompiler::SeccompAction::Allow,
+        seccompiler::SeccompAction::Errno(libc::EPERM as u32),
+        std::env::consts::ARCH.try_into().expect("architecture"),
+    )
+    .and_then(TryInto::try_into)
+    .expect("filter");
+    let proxy = container
+        .start_as(&container.config(), |command| {
+            // SAFETY: two system calls on a program made before; nothing is allocated.
+            unsafe {
+                command.pre_exec(move || {
+                    seccompiler::apply_filter(&program).map_err(std::io::Error::other)
+                })
+            }
+        })
+        .expect("ready");
+    container.up();
+    let status = proxy.status();
+    assert_eq!((status.state, &status.counts), (ProxyState::Running, &Vec::new()));
+    let told: Vec<_> = status.notices.iter().filter(|n| n.code() == "not-counted").collect();
+    assert_eq!(told.len(), 1, "{:?}", status.notices);
+    assert!(told[0].to_string().contains("Operation not permitted"), "{}", told[0]);
+    let _socket = container.join(GROUP);
+    wait_joined(&lab, GROUP);
 }

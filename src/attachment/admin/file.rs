@@ -118,6 +118,12 @@ pub(super) const FILE_KEYS: &[FileKey] = &[
         shown: |config| json!(config.proxy_uids().to_string()),
     },
     FileKey {
+        section: "count",
+        name: "enabled",
+        read: |config, value| set(&mut config.count, value),
+        shown: |config| json!(config.count()),
+    },
+    FileKey {
         section: "runtime",
         name: "path",
         read: |config, value| set(&mut config.runtime.path, value),

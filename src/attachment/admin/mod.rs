@@ -32,6 +32,9 @@
 //!                                  # notifications
 //! uids = "61184-65519"             # each proxy is a user of its own from this range
 //!
+//! [count]
+//! enabled = false                  # what arrives is not counted
+//!
 //! [runtime]                        # the OCI runtime that mcrun-runtime calls
 //! path = "/usr/sbin/runc"
 //! ```
@@ -75,6 +78,7 @@ pub struct AdminConfig {
     groups: GroupRules,
     relay: RelayRules,
     proxy: ProxySettings,
+    count: Option<bool>,
     runtime: RuntimeConfig,
 }
 
@@ -248,6 +252,11 @@ impl AdminConfig {
     /// for the report that follows it. The default is yes.
     pub fn notifications(&self) -> bool {
         self.proxy.notifications.unwrap_or(true)
+    }
+
+    /// Whether proxies count what arrives, where the kernel has BPF. The default is yes.
+    pub fn count(&self) -> bool {
+        self.count.unwrap_or(true)
     }
 
     /// The user ids from which proxies get theirs.

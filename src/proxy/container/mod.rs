@@ -8,5 +8,6 @@ pub(crate) mod membership_files;
 pub(crate) mod receive_filter;
 pub(crate) mod rtnl_barrier;
 pub(crate) mod rules;
+pub(crate) mod stream_counter;
 pub(crate) mod unserved;
 pub(crate) mod xdp_guard;

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::multicast::FilterMode;
 use crate::notice::{Notice, Severity};
+use crate::stream_count::StreamCount;
 
 /// Everything a proxy knows.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -33,6 +34,19 @@ pub struct ProxyStatus {
     pub notices: Vec<Notice>,
     /// Its interfaces, in the order of attachment.
     pub interfaces: Vec<InterfaceStatus>,
+    /// What has arrived at the interfaces that are counted. They are not in [`InterfaceStatus`],
+    /// because a proxy that takes over reads that and needs no counts.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub counts: Vec<InterfaceCounts>,
+}
+
+/// What has arrived at an interface of the container.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InterfaceCounts {
+    /// Name in the container.
+    pub interface: String,
+    /// In the order of group and source; also of groups that the container has not joined.
+    pub streams: Vec<StreamCount>,
 }
 
 impl ProxyStatus {
@@ -259,6 +273,7 @@ mod tests {
             held: false,
             notices,
             interfaces: Vec::new(),
+            counts: Vec::new(),
         }
     }
 

@@ -11,6 +11,7 @@ use crate::proxy::control::event::{Event, TimedEvent};
 use crate::proxy::control::protocol::{
     ControlRequest, empty_answer, namespace_answer, status_answer,
 };
+use crate::proxy::control::status::ProxyStatus;
 use crate::proxy::event_loop::event_source::EventSource;
 use crate::proxy::event_loop::status::KernelMemberships;
 use crate::proxy::event_loop::{EventLoop, Phase};
@@ -58,7 +59,9 @@ impl EventLoop {
         match request {
             ControlRequest::Status => {
                 self.check_firewall_now(now, log);
-                let answer = status_answer(&self.status(now), format);
+                let counts = self.counts();
+                let status = ProxyStatus { counts, ..self.status(now) };
+                let answer = status_answer(&status, format);
                 self.control.answer(id, answer);
             }
             ControlRequest::Requery => {

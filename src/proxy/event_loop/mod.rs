@@ -31,6 +31,7 @@ use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTime
 use crate::net::nfnetlink::NfSocket;
 use crate::notice::Notice;
 use crate::primitives::token_bucket::TokenBucket;
+use crate::proxy::container::stream_counter::StreamCounter;
 use crate::proxy::container::xdp_guard::XdpGuards;
 use crate::proxy::control::changes::{PublishedGroups, PublishedState};
 use crate::proxy::control::server::ControlServer;
@@ -110,6 +111,8 @@ struct EventLoop {
     /// When queriers and alarms are looked at again; `None` without subscribers.
     state_due: Option<Instant>,
     announcer: AddressAnnouncer,
+    /// `None`: nothing is counted.
+    counter: Option<StreamCounter>,
     /// Packets on their way through a relay; `None`: no interface has a relay.
     relay_batch: Option<Batch>,
     /// What was found wrong at the start.
@@ -182,6 +185,7 @@ impl Proxy {
             published_state: PublishedState::default(),
             state_due: None,
             announcer: AddressAnnouncer::new(announcer),
+            counter: None,
             relay_batch,
             start_notices: notices,
             buffer: vec![0; BUFFER_SIZE],
@@ -231,6 +235,21 @@ impl Proxy {
             interface.process_router_output(now, upstreams, &mut self.log);
             if let Some(status) = &inherited {
                 interface.inherit_relayed(status);
+            }
+        }
+    }
+
+    /// Counts what arrives at the links from here on, if that is asked for and the kernel lets it.
+    pub(crate) fn start_counting(&mut self, now: Instant) {
+        let EventLoop { container, interfaces, counter, start_notices, .. } = &mut self.event_loop;
+        let Some(sockets) = &container.count_sockets else { return };
+        let links = interfaces.iter().map(|i| &i.task).filter(|task| task.relay.is_none());
+        match StreamCounter::start(sockets, links) {
+            Ok(started) => *counter = Some(started),
+            Err(error) => {
+                let notice = Notice::NotCounted { error: error.to_string() };
+                self.log.notice(now, notice.clone());
+                start_notices.push(notice);
             }
         }
     }

@@ -14,6 +14,7 @@ use crate::proxy::container::interception::NflogSocket;
 use crate::proxy::container::membership_files::MembershipFiles;
 use crate::proxy::container::receive_filter::ReceiveFilterSocket;
 use crate::proxy::container::rtnl_barrier::RtnlBarrier;
+use crate::proxy::container::stream_counter::CountSockets;
 use crate::proxy::container::xdp_guard::XdpGuards;
 use crate::proxy::event_loop::handover::Predecessor;
 use crate::proxy::event_loop::inheritance::InheritedStatus;
@@ -66,6 +67,8 @@ pub(crate) struct Container {
     pub(crate) rtnl_barrier: RtnlBarrier,
     /// `None`: no interface has a receive filter, or the kernel has no packet sockets.
     pub(crate) receive_filter_socket: Option<ReceiveFilterSocket>,
+    /// `None`: nothing is counted.
+    pub(crate) count_sockets: Option<CountSockets>,
 }
 
 /// Interception of the container's IGMP, and of what else its interfaces may not send.

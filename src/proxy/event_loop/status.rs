@@ -9,7 +9,8 @@ use crate::multicast::{Address, FilterMode, SourceFilter};
 use crate::notice::Notice;
 use crate::proxy::container::membership_files::KernelMembership;
 use crate::proxy::control::status::{
-    GroupMembership, InterfaceStatus, MembershipStatus, ProxyState, ProxyStatus, QuerierStatus,
+    GroupMembership, InterfaceCounts, InterfaceStatus, MembershipStatus, ProxyState, ProxyStatus,
+    QuerierStatus,
 };
 use crate::proxy::event_loop::EventLoop;
 use crate::proxy::event_loop::interface::{Interface, MAX_OBSERVED_GROUPS, Mode};
@@ -45,7 +46,20 @@ impl EventLoop {
             },
             notices,
             interfaces: interfaces.map(|interface| interface.status(now, &memberships)).collect(),
+            counts: Vec::new(),
         }
+    }
+
+    /// What has arrived at the interfaces that are counted. A client alone asks for this, so that the
+    /// table is read for nobody else.
+    pub(super) fn counts(&self) -> Vec<InterfaceCounts> {
+        // Without memory nothing is known.
+        let counts = self.counter.as_ref().and_then(|counter| counter.read().ok());
+        let of = |interface: &Interface| {
+            let streams = counts.as_ref()?.of(interface.task.index)?;
+            Some(InterfaceCounts { interface: interface.task.name.clone(), streams })
+        };
+        self.interfaces.iter().filter_map(of).collect()
     }
 }
 

@@ -24,6 +24,7 @@ use crate::proxy::container::injection::QueryInjector;
 use crate::proxy::container::membership_files::MembershipFiles;
 use crate::proxy::container::receive_filter::ReceiveFilterSocket;
 use crate::proxy::container::rtnl_barrier::RtnlBarrier;
+use crate::proxy::container::stream_counter::CountSockets;
 use crate::proxy::event_loop::{
     Container, Interception, InterfaceSockets, Predecessor, RelaySockets, Resources, Role,
     Upstream, Upstreams, predecessors_status,
@@ -84,6 +85,7 @@ struct InNamespace {
     routes: Option<RouteQuery>,
     membership_files: MembershipFiles,
     receive_filter_socket: Option<ReceiveFilterSocket>,
+    count_sockets: Option<CountSockets>,
     /// The container's side of an [`Announcer`].
     frame_socket: Option<FrameSocket>,
 }
@@ -123,6 +125,7 @@ impl Setup {
                 membership_files: inside.membership_files,
                 rtnl_barrier,
                 receive_filter_socket: inside.receive_filter_socket,
+                count_sockets: inside.count_sockets,
             },
             task,
             user,
@@ -348,6 +351,15 @@ impl InjectionSockets {
 impl InNamespace {
     /// The caller's thread is in the container's namespace.
     fn open(task: &mut ProxyTask, notices: &mut Vec<Notice>) -> Result<Self, StartError> {
+        // First, while their numbers are free.
+        let links = task.interfaces.iter().filter(|interface| interface.relay.is_none()).count();
+        let count_sockets = match task.count.then(|| CountSockets::open(links)).transpose() {
+            Ok(sockets) => sockets,
+            Err(error) => {
+                notices.push(Notice::NotCounted { error: error.to_string() });
+                None
+            }
+        };
         let link_monitor = LinkMonitor::open(task.notifications)
             .context(|| "cannot watch the container's interfaces".into())?;
         let relays = task.interfaces.iter().any(|interface| interface.relay.is_some());
@@ -384,6 +396,7 @@ impl InNamespace {
             routes,
             membership_files,
             receive_filter_socket,
+            count_sockets,
             frame_socket,
         })
     }

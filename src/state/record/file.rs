@@ -71,6 +71,9 @@ pub(super) struct RecordFile {
     /// Early versions did not write it.
     #[serde(default = "yes")]
     notifications: bool,
+    /// Records of proxies that cannot count do not have it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    count: bool,
     /// 0: none.
     #[serde(default)]
     mark: u32,
@@ -150,6 +153,7 @@ impl TryFrom<RecordFile> for AttachmentRecord {
                 mark: (file.mark != 0).then_some(file.mark),
                 notifications: file.notifications,
                 proxy_deaths: file.proxy_deaths,
+                count: file.count,
                 host_links: file.host_links,
             }),
         })
@@ -184,6 +188,7 @@ impl From<AttachmentRecord> for RecordFile {
                         .collect(),
                     proxy_user: attached.proxy_user,
                     notifications: attached.notifications,
+                    count: attached.count,
                     mark: attached.mark.unwrap_or(0),
                     ..RecordFile::about(attached.container, Stage::Attached)
                 }
@@ -215,6 +220,7 @@ impl RecordFile {
             adding: Vec::new(),
             leaving: Vec::new(),
             notifications: true,
+            count: false,
             mark: 0,
             complete: stage == Stage::Attached,
         }

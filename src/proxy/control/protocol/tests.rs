@@ -28,6 +28,7 @@ fn status() -> ProxyStatus {
         state: ProxyState::Running,
         notices: Vec::new(),
         interfaces: Vec::new(),
+        counts: Vec::new(),
     }
 }
 

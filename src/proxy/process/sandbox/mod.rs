@@ -32,28 +32,60 @@ fn failed<E: Into<io::Error>>(what: &'static str) -> impl FnOnce(E) -> SandboxEr
     move |e| SandboxError { what, source: e.into() }
 }
 
-/// Confines the process, irrevocably. It becomes the user and the group of this id. It can use the descriptors that are open, remove the
-/// container's directory, and make the system calls of [`system_calls`].
-///
-/// Returns whether landlock is in force.
+/// A process that has given up everything except CAP_BPF and CAP_PERFMON, if it had them, and its
+/// system calls.
+#[must_use = "the process is to be confined wholly"]
+pub(crate) struct Confined {
+    /// Whether landlock is in force.
+    pub(crate) has_landlock: bool,
+}
+
+/// Confines the process, irrevocably. It becomes the user and the group of this id. It can use the
+/// descriptors that are open, remove the container's directory, and load BPF programs. It is to read
+/// nothing that others write until [`Confined::complete`].
 ///
 /// # Errors
-/// When a mandatory step fails. The process must end then.
-pub(crate) fn enter(container_dir: &ContainerDir, id: u32) -> Result<bool, SandboxError> {
+/// When a mandatory step fails, or one of [`Confined::complete`] would. The process must end then.
+pub(crate) fn enter(container_dir: &ContainerDir, id: u32) -> Result<Confined, SandboxError> {
+    system_calls::check().map_err(failed("install a system call filter"))?;
     limit_resources().map_err(failed("limit its resources"))?;
     setgroups(&[]).map_err(failed("drop the supplementary groups"))?;
     drop_bounding_set().map_err(failed("drop the capability bounding set"))?;
     let (user, group) = (Uid::from_raw(id), Gid::from_raw(id));
+    // The change of user leaves the capabilities that are permitted.
+    prctl(libc::PR_SET_KEEPCAPS, 1).map_err(failed("keep a capability"))?;
     setresgid(group, group, group).map_err(failed("change the group id"))?;
     setresuid(user, user, user).map_err(failed("change the user id"))?;
-    drop_capabilities().map_err(failed("drop all capabilities"))?;
+    prctl(libc::PR_SET_KEEPCAPS, 0).map_err(failed("keep no capability"))?;
+    match drop_capabilities(BPF_CAPABILITIES) {
+        // They are not permitted, in a user namespace for example, or unknown (Linux 5.8).
+        Err(error) if error.raw_os_error() == Some(libc::EPERM) => drop_capabilities(0),
+        dropped => dropped,
+    }
+    .map_err(failed("drop its capabilities"))?;
     prctl(libc::PR_SET_NO_NEW_PRIVS, 1).map_err(failed("set no_new_privs"))?;
     // Other processes of this user may not trace it.
     prctl(libc::PR_SET_DUMPABLE, 0).map_err(failed("become undumpable"))?;
-    let confined = landlock(container_dir).map_err(failed("enter landlock"))?;
-    system_calls::restrict().map_err(failed("install the system call filter"))?;
-    Ok(confined)
+    let has_landlock = landlock(container_dir).map_err(failed("enter landlock"))?;
+    Ok(Confined { has_landlock })
 }
+
+impl Confined {
+    /// Gives up the rest: the process has no capability, and makes the system calls of
+    /// [`system_calls`].
+    ///
+    /// # Errors
+    /// When a step fails. The process must end then.
+    pub(crate) fn complete(self) -> Result<(), SandboxError> {
+        drop_capabilities(0).map_err(failed("drop all capabilities"))?;
+        system_calls::restrict().map_err(failed("install the system call filter"))
+    }
+}
+
+/// CAP_BPF and CAP_PERFMON, as bits of the second word (linux/capability.h). Without the second one
+/// the verifier also follows what a processor may do speculatively, which takes it 100 ms, and it
+/// accepts less.
+const BPF_CAPABILITIES: u32 = 1 << (39 - 32) | 1 << (38 - 32);
 
 /// Bounds what the process can use up, beside what its control group bounds for all proxies.
 fn limit_resources() -> io::Result<()> {
@@ -94,9 +126,9 @@ fn drop_bounding_set() -> io::Result<()> {
     Ok(())
 }
 
-/// Empties the effective, permitted, inheritable and ambient sets. The change of user has emptied
-/// all except the inheritable one, unless securebits were inherited.
-fn drop_capabilities() -> io::Result<()> {
+/// Empties the effective, permitted, inheritable and ambient sets, except these capabilities of the
+/// second word in the first two.
+fn drop_capabilities(kept: u32) -> io::Result<()> {
     /// `_LINUX_CAPABILITY_VERSION_3`: two words of 32 capabilities each.
     const VERSION: u32 = 0x2008_0522;
     #[repr(C)]
@@ -105,10 +137,11 @@ fn drop_capabilities() -> io::Result<()> {
         pid: i32,
     }
     let header = Header { version: VERSION, pid: 0 };
-    let none = [[0u32; 3]; 2];
+    // Effective, permitted, inheritable.
+    let sets = [[0, 0, 0], [kept, kept, 0]];
     prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_CLEAR_ALL as libc::c_ulong)?;
     // SAFETY: capset(2) reads a header and, for this version, two structures of three words.
-    match unsafe { libc::syscall(libc::SYS_capset, &raw const header, none.as_ptr()) } {
+    match unsafe { libc::syscall(libc::SYS_capset, &raw const header, sets.as_ptr()) } {
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()),
     }

@@ -56,15 +56,30 @@ pub(super) const ALWAYS: &[c_long] = &[
 
 /// Allowed with every descriptor except these. A [packet socket](config::PACKET_SOCKET) could send
 /// any frame on any interface, and receive all frames once it is bound. The one of a
-/// [parent](config::PARENT_FRAME_SOCKET) may only be written: then it sends where it is bound.
+/// [parent](config::PARENT_FRAME_SOCKET) may only be written: then it sends where it is bound. Those
+/// that [count](config::COUNT_SOCKETS) may do neither.
 pub(super) const NOT_BY: &[(c_long, &[u32])] = &[
     (libc::SYS_sendto, PACKET_SOCKETS),
     (libc::SYS_sendmsg, PACKET_SOCKETS),
     (libc::SYS_sendmmsg, PACKET_SOCKETS),
     (libc::SYS_bind, PACKET_SOCKETS),
-    (libc::SYS_write, &[config::PACKET_SOCKET as u32]),
+    (libc::SYS_write, NEVER_WRITTEN),
 ];
-const PACKET_SOCKETS: &[u32] = &[config::PACKET_SOCKET as u32, config::PARENT_FRAME_SOCKET as u32];
+const PACKET_SOCKETS: &[u32] = &packet_sockets::<{ COUNTING + 2 }>();
+const NEVER_WRITTEN: &[u32] = &packet_sockets::<{ COUNTING + 1 }>();
+const COUNTING: usize = (config::COUNT_SOCKETS.end - config::COUNT_SOCKETS.start) as usize;
+
+/// So many of the packet sockets; that of a parent is the last.
+const fn packet_sockets<const N: usize>() -> [u32; N] {
+    let mut sockets = [config::PARENT_FRAME_SOCKET as u32; N];
+    sockets[0] = config::PACKET_SOCKET as u32;
+    let mut at = 0;
+    while at < COUNTING {
+        sockets[at + 1] = config::COUNT_SOCKETS.start as u32 + at as u32;
+        at += 1;
+    }
+    sockets
+}
 
 /// Allowed with these arguments only.
 pub(super) const CHECKED: &[(c_long, &[OneOf])] = &[
@@ -195,6 +210,19 @@ const fn assemble() -> Assembler {
 
 const fn call(number: c_long, target: Label) -> Call {
     Call { number: number as u32, target }
+}
+
+/// Whether the kernel takes such a filter.
+///
+/// # Errors
+/// Those of seccomp(2): the kernel has no filters.
+pub(super) fn check() -> io::Result<()> {
+    let action = libc::SECCOMP_RET_ERRNO;
+    // SAFETY: the kernel reads the action.
+    let result = unsafe {
+        libc::syscall(libc::SYS_seccomp, libc::SECCOMP_GET_ACTION_AVAIL, 0, &raw const action)
+    };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 /// Restricts the process to the calls of this file: it cannot open a file, start a program or trace

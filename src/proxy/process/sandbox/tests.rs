@@ -111,6 +111,8 @@ fn argument() -> impl Strategy<Value = u64> {
         1 => proptest::sample::select(vec![
             config::PACKET_SOCKET as u64,
             config::PARENT_FRAME_SOCKET as u64,
+            config::COUNT_SOCKETS.start as u64,
+            config::COUNT_SOCKETS.end as u64 - 1,
         ]),
         1 => any::<u64>(),
     ]
@@ -154,6 +156,7 @@ fn what_a_proxy_does_is_allowed_and_the_rest_is_not() {
     let ip = libc::IPPROTO_IP as u64;
     let packet_socket = config::PACKET_SOCKET as u64;
     let parent_socket = config::PARENT_FRAME_SOCKET as u64;
+    let counting: Vec<_> = config::COUNT_SOCKETS.map(|socket| socket as u64).collect();
     let allowed = [
         call(libc::SYS_recvmsg, &[7, 1 << 40]),
         call(libc::SYS_socket, &[inet, dgram]),
@@ -190,6 +193,11 @@ fn what_a_proxy_does_is_allowed_and_the_rest_is_not() {
         // The x32 numbers of x86_64.
         call(libc::SYS_read | 0x4000_0000, &[]),
     ];
+    let by_counting = counting.iter().flat_map(|socket| {
+        let numbers = [libc::SYS_sendto, libc::SYS_sendmsg, libc::SYS_sendmmsg, libc::SYS_bind];
+        numbers.into_iter().chain([libc::SYS_write]).map(|number| call(number, &[*socket]))
+    });
+    let denied = denied.into_iter().chain(by_counting).collect::<Vec<_>>();
     allowed.iter().for_each(|data| assert_eq!(verdict(&PROGRAM, data), ALLOWED, "{data:?}"));
     denied.iter().for_each(|data| assert_eq!(verdict(&PROGRAM, data), DENIED, "{data:?}"));
 }
