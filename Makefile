@@ -78,12 +78,19 @@ test-engines: need-root
 # CHAOS_SEED repeats a run.
 CHAOS_KILLS ?= 500
 CHAOS_SECONDS ?= 2400
+# Then so much happens to the host's link, its firewall and the proxies, and what is shown as joined is true
+# within so many milliseconds. TRUTH_SEED repeats a run.
+TRUTH_DISTURBANCES ?= 200
+TRUTH_LIMIT ?= 1500
 chaos: need-root
 	@scripts/apt-install $(test_packages)
 	@scripts/need-toolchain
 	CHAOS_KILLS=$(CHAOS_KILLS) CHAOS_SECONDS=$(CHAOS_SECONDS) env --default-signal=INT,QUIT \
 	    cargo test --locked --test main -- --ignored --exact --nocapture \
 	    chaos::everything_is_killed_five_hundred_times_and_leaves_nothing
+	TRUTH_DISTURBANCES=$(TRUTH_DISTURBANCES) TRUTH_LIMIT=$(TRUTH_LIMIT) env --default-signal=INT,QUIT \
+	    cargo test --locked --test main -- --exact --nocapture \
+	    truth::what_is_shown_as_joined_is_joined_whatever_happens
 
 # Containers of an earlier version, REV, are taken over by this one. scripts/test-upgrade has the default.
 test-upgrade: need-root

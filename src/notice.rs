@@ -192,6 +192,18 @@ pub enum Notice {
         /// Interface of the host.
         upstream: String,
     },
+    /// The upstream interface is down or has no carrier.
+    UpstreamDown {
+        /// Interface of the host.
+        upstream: String,
+    },
+    /// The upstream interface is a port of a bridge, bond or team.
+    UpstreamBridged {
+        /// Interface of the host.
+        upstream: String,
+        /// The bridge, bond or team.
+        bridge: String,
+    },
     /// An interface of the upstream's name is there, and the proxy cannot use it.
     UpstreamNotFollowed {
         /// Interface of the host.
@@ -206,6 +218,19 @@ pub enum Notice {
     },
     /// The container has no interface of the name that is to be served, yet or any more.
     InterfaceAwaited {
+        /// Interface in the container.
+        interface: String,
+    },
+    /// An interface that was made for the container, or is to be, is not there.
+    InterfaceWaiting {
+        /// Interface in the container.
+        interface: String,
+        /// What keeps it from being made.
+        reason: String,
+    },
+    /// An interface of the container was made anew. Programs that have joined on the old one do not
+    /// know of it: a membership belongs to the interface's index.
+    InterfaceRemade {
         /// Interface in the container.
         interface: String,
     },
@@ -354,9 +379,13 @@ impl Notice {
             Notice::QuerierWithoutSourceLists { .. } => "querier-without-source-lists",
             Notice::UpstreamWithoutAddress { .. } => "upstream-without-address",
             Notice::UpstreamGone { .. } => "upstream-gone",
+            Notice::UpstreamDown { .. } => "upstream-down",
+            Notice::UpstreamBridged { .. } => "upstream-bridged",
             Notice::UpstreamNotFollowed { .. } => "upstream-not-followed",
             Notice::UpstreamBack { .. } => "upstream-back",
             Notice::InterfaceAwaited { .. } => "interface-awaited",
+            Notice::InterfaceWaiting { .. } => "interface-waiting",
+            Notice::InterfaceRemade { .. } => "interface-remade",
             Notice::RelayOnOwnBridge { .. } => "relay-on-own-bridge",
             Notice::MulticastRouteElsewhere { .. } => "multicast-route-elsewhere",
             Notice::IgmpNotIntercepted { .. } => "igmp-not-intercepted",
@@ -404,7 +433,10 @@ impl Notice {
             | Notice::QuerierWithoutSourceLists { .. }
             | Notice::UpstreamWithoutAddress { .. }
             | Notice::UpstreamGone { .. }
+            | Notice::UpstreamDown { .. }
+            | Notice::UpstreamBridged { .. }
             | Notice::UpstreamNotFollowed { .. }
+            | Notice::InterfaceWaiting { .. }
             | Notice::InterfaceAwaited { .. }
             | Notice::RelayOnOwnBridge { .. }
             | Notice::MulticastRouteElsewhere { .. }
@@ -419,6 +451,7 @@ impl Notice {
             | Notice::StateNotRemoved { .. } => Severity::Warning,
             Notice::AnySourceJoin { .. }
             | Notice::UpstreamBack { .. }
+            | Notice::InterfaceRemade { .. }
             | Notice::InterfaceServed { .. }
             | Notice::InterfaceObserved { .. }
             | Notice::InterfaceGone { .. }
@@ -542,6 +575,14 @@ impl fmt::Display for Notice {
                 "{upstream} is gone: nothing is joined or relayed until an interface of this name \
                  comes"
             ),
+            Notice::UpstreamDown { upstream } => {
+                write!(f, "{upstream} is down or has no carrier: nothing arrives until it is up")
+            }
+            Notice::UpstreamBridged { upstream, bridge } => write!(
+                f,
+                "{upstream} is a port of {bridge} now, which takes what arrives there: name {bridge} as \
+                 the parent"
+            ),
             Notice::UpstreamNotFollowed { upstream, error } => write!(
                 f,
                 "{upstream} has come again, and this proxy cannot use it ({error}): run mcrun reload"
@@ -552,6 +593,15 @@ impl fmt::Display for Notice {
             Notice::InterfaceAwaited { interface } => {
                 write!(f, "the container has no interface {interface}; it is served when it comes")
             }
+            Notice::InterfaceWaiting { interface, reason } => write!(
+                f,
+                "{interface} waits: {reason}; mcrun keep makes it when its parent is there, or mcrun \
+                 reload does"
+            ),
+            Notice::InterfaceRemade { interface } => write!(
+                f,
+                "{interface} was made anew: programs that had joined there are to join again"
+            ),
             Notice::RelayOnOwnBridge { interface, upstream } => write!(
                 f,
                 "{interface} is on {upstream} already: what the container sends is not relayed, \

@@ -2,6 +2,7 @@
 
 use std::net::Ipv4Addr;
 
+use crate::keeper::keeper;
 use crate::lab::{
     Container, HOST, Lab, PATIENCE, SOURCES, assert_whole, json, run, stream, wait_until,
 };
@@ -16,12 +17,12 @@ const END: &str = "end";
 const RETURNS: usize = 4;
 
 /// The LAN interface goes, as when its adapter is unplugged.
-fn unplug(lab: &Lab) {
+pub fn unplug(lab: &Lab) {
     lab.ip("host", "link del lan0");
 }
 
 /// An interface of its name comes, with the same MAC address.
-fn plug_in(lab: &Lab) {
+pub fn plug_in(lab: &Lab) {
     let host = lab.namespace("host");
     lab.ip("sw", &format!("link add p-host type veth peer name lan0 netns {host}"));
     lab.ip("sw", "link set p-host master br0 up");
@@ -35,7 +36,7 @@ fn plug_in(lab: &Lab) {
     });
 }
 
-fn wait_state(lab: &Lab, container: &Container, state: &str) {
+pub fn wait_state(lab: &Lab, container: &Container, state: &str) {
     wait_until(&format!("the proxy is {state}"), PATIENCE, || {
         (lab.ps(container)?["proxy"]["state"] == state).then_some(())
     });
@@ -43,7 +44,7 @@ fn wait_state(lab: &Lab, container: &Container, state: &str) {
 
 /// The codes of what is wrong with a container's links. What the machine's control groups lack is
 /// another matter.
-fn codes(lab: &Lab, container: &Container) -> Vec<String> {
+pub fn codes(lab: &Lab, container: &Container) -> Vec<String> {
     let ps = lab.ps(container).expect("listed");
     let notices = ps["notices"].as_array().cloned().unwrap_or_default();
     let codes = notices.iter().map(|notice| notice["code"].as_str().expect("a code").to_owned());
@@ -137,4 +138,58 @@ fn an_interface_that_is_not_there_is_shown_as_awaited() {
     wait_state(&lab, &container, "running");
     run(container.enter("ip").args(["link", "del", "eth9"]));
     wait_state(&lab, &container, "waiting");
+}
+
+#[test]
+fn a_keeper_replaces_a_relay_whose_parent_has_come_again() {
+    let (lab, containers) = relayed(&["one"], "");
+    let container = &containers[0];
+    let _keeper = keeper(&lab);
+    lab.wait_held(container);
+    assert_relayed(&lab, container);
+    // More often than one proxy can follow.
+    for _ in 0..RETURNS + 2 {
+        let before = lab.proxy_pid(container);
+        unplug(&lab);
+        wait_state(&lab, container, "waiting");
+        plug_in(&lab);
+        wait_until("the keeper replaces the proxy", PATIENCE, || {
+            (lab.ps(container)?["proxy"]["pid"] != before).then_some(())
+        });
+        wait_state(&lab, container, "running");
+        assert_eq!(codes(&lab, container), [""; 0]);
+    }
+    assert_relayed(&lab, container);
+    // What the proxy tells of its own goes by the new interface.
+    let socket = container.socket(PORT);
+    socket.join(GROUP);
+    lab.wait_joined(container, GROUP);
+    lab.ip("sw", "link set br0 type bridge mcast_querier 0");
+    lab.ip("sw", "link set p-host down");
+    wait_state(&lab, container, "waiting");
+    lab.ip("sw", "link set p-host up");
+    lab.wait_forwarded(GROUP);
+}
+
+#[test]
+fn a_parent_that_becomes_a_port_of_a_bridge_is_told_of() {
+    let (lab, containers) = relayed(&["one"], "");
+    let container = &containers[0];
+    let kept = container.socket(PORT + 1);
+    kept.join(GROUP);
+    assert_relayed(&lab, container);
+    lab.ip("host", "link add br9 type bridge");
+    lab.ip("host", "link set lan0 master br9");
+    wait_until("it is told of", PATIENCE, || {
+        (codes(&lab, container) == ["upstream-bridged"]).then_some(())
+    });
+    wait_state(&lab, container, "waiting");
+    let groups = lab.groups(container);
+    assert_eq!(groups[0]["status"], "failed");
+    let reason = groups[0]["reason"].as_str().expect("a reason");
+    assert!(reason.contains("lan0 is a port of br9 now"), "{reason}");
+    lab.ip("host", "link set lan0 nomaster");
+    wait_state(&lab, container, "running");
+    assert_eq!(codes(&lab, container), [""; 0]);
+    assert_relayed(&lab, container);
 }

@@ -327,6 +327,18 @@ pub const KEYS: &[Key] = &[
         ..Key::PLAIN
     },
     Key {
+        name: "optional",
+        value: "true|false",
+        default: "false",
+        drivers: Drivers::Links,
+        summary: "whether the container may start while the parent is not there or is down",
+        details: "The interface is then made when the parent is there: by mcrun keep at once, or by \
+                  mcrun reload. \
+                  Until then mcrun ps shows it as waiting.",
+        parse: |values, text| set(&mut values.optional, true_or_false(text)),
+        ..Key::PLAIN
+    },
+    Key {
         name: "allow",
         value: "GROUPS[/PREFIX][@SOURCES[/PREFIX]]",
         default: "every group",
@@ -444,6 +456,10 @@ pub fn option_help() -> String {
          mcrun-attachment(7) describes them.",
         names.join(", ")
     )
+}
+
+fn true_or_false(text: &str) -> Result<bool, String> {
+    text.parse().map_err(|_| "true or false is needed".to_owned())
 }
 
 fn set<T>(field: &mut Option<T>, value: Result<T, String>) -> Result<(), String> {

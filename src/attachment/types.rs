@@ -67,6 +67,9 @@ pub struct Attachment {
     /// them at once; -1: it never queues (`IFLA_MACVLAN_BC_CUTOFF`, Linux 6.4).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bclim: Option<i32>,
+    /// Whether the container may run while the parent is not there.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub optional: bool,
 }
 
 impl Attachment {

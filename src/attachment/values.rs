@@ -52,6 +52,7 @@ pub(super) struct Values {
     pub(super) rates: RateLimits,
     pub(super) bcqueuelen: Option<u32>,
     pub(super) bclim: Option<i32>,
+    pub(super) optional: Option<bool>,
 }
 
 /// A driver without its mode.
@@ -147,6 +148,7 @@ impl Values {
             rates,
             bcqueuelen: self.bcqueuelen,
             bclim: self.bclim,
+            optional: self.optional.unwrap_or(false),
         })
     }
 

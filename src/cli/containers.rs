@@ -229,6 +229,9 @@ pub(super) struct InterfaceSummary {
     mac: Option<MacAddr>,
     addresses: Vec<String>,
     igmp: IgmpMode,
+    /// Why the interface is not there; absent when it is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    waiting: Option<String>,
     /// `relayed`, `dropped`, `limited` and `denied` packets in both directions, where a relay carries
     /// them.
     #[serde(flatten)]
@@ -268,6 +271,7 @@ impl Container {
                 .map(ToString::to_string)
                 .collect(),
             igmp: interface.attachment.igmp,
+            waiting: interface.waiting.clone().filter(|_| interface.is_waiting()),
             relay: self
                 .entry(&interface.name)
                 .and_then(|entry| entry.relay.as_ref())
@@ -293,20 +297,40 @@ impl Container {
         status.interfaces.iter().find(|entry| entry.interface == interface)
     }
 
-    /// What its proxy says is wrong now, and what is odd of its attachments.
-    pub(super) fn notices(&self) -> Vec<&Notice> {
-        self.status.iter().flat_map(|status| &status.notices).chain(&self.advice).collect()
+    /// What its record says is missing, what its proxy says is wrong now, and what is odd of its
+    /// attachments.
+    pub(super) fn notices(&self) -> Vec<Notice> {
+        let waiting = self.record.interfaces.iter().filter(|i| i.is_waiting());
+        let mut notices: Vec<_> = waiting
+            .map(|i| Notice::InterfaceWaiting {
+                interface: i.name.clone(),
+                reason: i.waiting.clone().unwrap_or_else(|| "it is not there".into()),
+            })
+            .collect();
+        let is_known = |notice: &Notice| match notice {
+            Notice::InterfaceWaiting { interface, .. } => {
+                self.record.interfaces.iter().any(|i| i.is_waiting() && i.name == *interface)
+            }
+            _ => false,
+        };
+        let of_proxy = self.status.iter().flat_map(|status| &status.notices);
+        notices.extend(of_proxy.filter(|notice| !is_known(notice)).cloned());
+        notices.extend(self.advice.iter().cloned());
+        notices
     }
 
     /// The texts of those notices that are warnings or errors.
     pub(super) fn warnings(&self) -> Vec<String> {
-        let serious = |notice: &&Notice| notice.severity() <= Severity::Warning;
-        self.notices().into_iter().filter(serious).map(ToString::to_string).collect()
+        let notices = self.notices().into_iter();
+        notices.filter(|n| n.severity() <= Severity::Warning).map(|n| n.to_string()).collect()
     }
 
     /// Its proxy.
     pub(super) fn proxy(&self) -> ProxySummary {
+        let is_waiting = self.record.interfaces.iter().any(AttachedInterface::is_waiting);
         let state = match (&self.status, self.record.proxy) {
+            (Some(status), _) if is_waiting && status.state == ProxyState::Running => "waiting",
+            (None, None) if is_waiting => "waiting",
             (Some(status), _) => match status.state {
                 ProxyState::Running => "running",
                 ProxyState::Waiting => "waiting",

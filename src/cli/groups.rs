@@ -63,7 +63,7 @@ struct Row<'a> {
     warnings: Vec<String>,
     /// The same as objects, with the notices that are no warnings.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    notices: Vec<&'a Notice>,
+    notices: Vec<Notice>,
 }
 
 /// What has arrived from one source.

@@ -47,7 +47,7 @@ struct Row<'a> {
     warnings: Vec<String>,
     /// The same as objects, with the notices that are no warnings.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    notices: Vec<&'a Notice>,
+    notices: Vec<Notice>,
     /// Why the record cannot be read.
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<String>,

@@ -61,11 +61,7 @@ impl Responder {
         memberships: &Memberships,
         mut random: impl FnMut() -> f64,
     ) {
-        match query.version {
-            Version::V1 => self.v1_querier_until = Some(now + OLDER_QUERIER_PRESENT),
-            Version::V2 => self.v2_querier_until = Some(now + OLDER_QUERIER_PRESENT),
-            Version::V3 => {}
-        }
+        self.follow_version(now, query.version);
         // The last part is for the way.
         let span = query.max_resp - query.max_resp / 8;
         let mut delay = || now + span.mul_f64(random().clamp(0.0, 1.0));
@@ -89,6 +85,16 @@ impl Responder {
                 }
             }
             Some(_) => {}
+        }
+    }
+
+    /// Speaks an older version from now on, for as long as a querier of that version counts as
+    /// present.
+    pub fn follow_version(&mut self, now: Instant, version: Version) {
+        match version {
+            Version::V1 => self.v1_querier_until = Some(now + OLDER_QUERIER_PRESENT),
+            Version::V2 => self.v2_querier_until = Some(now + OLDER_QUERIER_PRESENT),
+            Version::V3 => {}
         }
     }
 

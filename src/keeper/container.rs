@@ -1,5 +1,6 @@
 //! One container: what is held for its proxies, and when they are replaced.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::io::unix::AsyncFd;
@@ -7,6 +8,8 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::keeper::fd_store::{FdStore, Stored};
 use crate::keeper::holding::{End, Holding, ended, readable};
+use crate::keeper::links::{ChangedLinks, Dependence};
+use crate::keeper::repair::Repair;
 use crate::keeper::{Options, blocking, log};
 use crate::oci::ContainerId;
 use crate::proxy::{EndWatch, HoldStream, StandIn, requery};
@@ -30,6 +33,8 @@ const LAST_BACKOFF: Duration = Duration::from_secs(30);
 pub(super) enum Command {
     /// The record or the directory has changed.
     Changed,
+    /// Links of the host have changed.
+    LinksChanged(Arc<ChangedLinks>),
     /// This proxy was replaced, and has ended.
     Release(ProcessRef, oneshot::Sender<()>),
 }
@@ -55,6 +60,9 @@ pub(super) struct Kept {
     replaced_since: Option<Instant>,
     /// When to look again.
     again_at: Option<Instant>,
+    /// What its links depend on.
+    dependence: Dependence,
+    repair: Repair,
 }
 
 /// Why a task wakes up.
@@ -87,6 +95,8 @@ impl Kept {
             waiting_for: None,
             replaced_since: None,
             again_at: None,
+            dependence: Dependence::default(),
+            repair: Repair::default(),
         }
     }
 
@@ -132,6 +142,9 @@ impl Kept {
                 Wake::Command(Some(Command::Release(proxy, done))) => {
                     self.release(proxy, done);
                 }
+                Wake::Command(Some(Command::LinksChanged(changed))) => {
+                    is_known = !self.links_changed(&changed);
+                }
                 Wake::Command(Some(Command::Changed)) | Wake::Other => {}
                 Wake::Readable => {
                     self.receive();
@@ -151,7 +164,7 @@ impl Kept {
     }
 
     async fn wait(&mut self, ask: &mut tokio::time::Interval) -> Wake {
-        let Kept { commands, holdings, container_end, again_at, .. } = self;
+        let Kept { commands, holdings, container_end, again_at, repair, .. } = self;
         let again = again_at.map(tokio::time::Instant::from_std);
         let holdings = &*holdings;
         let last = holdings.last().filter(|holding| !holding.is_closed);
@@ -161,6 +174,7 @@ impl Kept {
             position = ended(holdings) => Wake::Ended(position),
             () = readable(last.map(|holding| &holding.stream)) => Wake::Readable,
             () = readable(container_end.as_ref()) => Wake::Other,
+            () = repair.wait() => Wake::Other,
             () = sleep_until(again), if again.is_some() => { *again_at = None; Wake::Other }
             _ = ask.tick(), if last.is_some() => Wake::Ask,
         }
@@ -207,6 +221,10 @@ impl Kept {
         if self.container_end.is_none() {
             let watch = EndWatch::open(&attached.container.lifetime).ok();
             self.container_end = watch.and_then(|watch| readable_fd(End(watch)).ok());
+        }
+        self.dependence = Dependence::of(&attached);
+        if self.repair.is_due(Instant::now()) {
+            self.repair.start(&self.id, &self.store);
         }
         let Some(proxy) = attached.proxy else {
             self.holdings.retain(|holding| !holding.has_ended);
@@ -285,6 +303,18 @@ impl Kept {
         });
     }
 
+    /// Whether there may be something to do now that these links have changed.
+    fn links_changed(&mut self, changed: &ChangedLinks) -> bool {
+        let is_touched = self.dependence.is_touched_by(changed);
+        if is_touched {
+            self.repair.request();
+            // A successor that could not start without the link may start now.
+            self.backoff = Duration::ZERO;
+            self.again_at = None;
+        }
+        is_touched
+    }
+
     /// Calls the attachment service, and answers its requests meanwhile. What is held for the
     /// `dead` proxy stays held: its successor has not handed over anything yet.
     async fn revive(&mut self, dead: Option<ProcessRef>) -> Result<Revived, String> {
@@ -310,6 +340,7 @@ impl Kept {
                     Command::Release(proxy, done) => self.release(proxy, done),
                     // Whoever calls looks at the record again.
                     Command::Changed => {}
+                    Command::LinksChanged(changed) => _ = self.links_changed(&changed),
                 },
             }
         }

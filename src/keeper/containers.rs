@@ -2,12 +2,14 @@
 
 use std::collections::HashMap;
 use std::io;
+use std::sync::Arc;
 
 use tokio::sync::mpsc;
 
 use crate::keeper::Options;
 use crate::keeper::container::{Command, Kept};
 use crate::keeper::fd_store::{FdStore, Restored, Stored};
+use crate::keeper::links::ChangedLinks;
 use crate::keeper::listener::Asked;
 use crate::oci::ContainerId;
 use crate::service::keeper_socket::KeeperRequest;
@@ -83,6 +85,14 @@ impl Containers {
         if let Some(task) = task {
             // A task that has ended holds nothing.
             let _ = task.send(Command::Release(proxy, done));
+        }
+    }
+
+    /// Links of the host have changed.
+    pub(super) fn links_changed(&self, changed: &Arc<ChangedLinks>) {
+        for task in self.tasks.values() {
+            // A task that has ended makes nothing.
+            let _ = task.send(Command::LinksChanged(Arc::clone(changed)));
         }
     }
 

@@ -1,5 +1,6 @@
-//! The keeper, `mcrun keep`: it holds what must outlive a proxy, and starts a successor of a proxy
-//! that dies or hangs. One for each host, as root; optional.
+//! The keeper, `mcrun keep`: it holds what must outlive a proxy, starts a successor of a proxy that
+//! dies or hangs, and makes links anew that went with their parents. One for each host, as root;
+//! optional.
 //!
 //! The keeper asks every proxy to `hold`: it gets a descriptor of each socket with memberships on
 //! the LAN, of the owner of the rules in the container, and of the relays' sockets. As long as one
@@ -10,8 +11,10 @@ mod container;
 mod containers;
 mod fd_store;
 mod holding;
+mod links;
 mod listener;
 mod notify;
+mod repair;
 
 use std::fs::File;
 use std::fs::TryLockError;
@@ -25,6 +28,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use crate::attachment::{AdminConfig, UidRange};
 use crate::events;
 use crate::keeper::containers::Containers;
+use crate::keeper::links::HostLinks;
 use crate::keeper::listener::Listener;
 use crate::service::keeper_socket;
 use crate::state::{Store, config_dir, log_dir};
@@ -83,6 +87,7 @@ pub fn keep(store: &Store, options: Options) -> anyhow::Result<()> {
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
         let mut containers = Containers::watch(store, options, fd_store::take())?;
+        let links = HostLinks::open()?;
         let listener = Listener::bind(&keeper_socket::path())?;
         containers.find_all();
         containers.forget_unknown();
@@ -93,6 +98,7 @@ pub fn keep(store: &Store, options: Options) -> anyhow::Result<()> {
                 _ = terminate.recv() => return Ok(()),
                 _ = interrupt.recv() => return Ok(()),
                 changed = containers.changed() => changed?,
+                changed = links.changed() => containers.links_changed(&changed?),
                 request = listener.next() => containers.command(request),
                 () = tick(&mut alive) => notify::send("WATCHDOG=1"),
             }

@@ -24,6 +24,8 @@ pub struct InterfacePlan {
     pub name: InterfaceName,
     /// The parent, or its VLAN link.
     pub parent: HostInterface,
+    /// Permanent MAC address of the LAN interface, if it has one.
+    pub permanent_mac: Option<MacAddr>,
     /// Where the proxy joins.
     pub upstream: HostInterface,
     /// The shared link of the host that the interface needs.
@@ -173,6 +175,7 @@ fn plan_one(
     taken::check(attachment, parent, &facts.taken, &facts.links)?;
     Ok(InterfacePlan {
         parent: parent_link,
+        permanent_mac: parent.permanent_mac,
         upstream,
         host_link,
         mtu: attachment.mtu,
@@ -210,6 +213,20 @@ pub fn refuse_own_bridge(attachment: &Attachment, facts: &Facts) -> Result<(), P
         )),
         None => Ok(()),
     }
+}
+
+/// Why an attachment cannot be made before something changes on the host: the parent or the upstream
+/// interface is not there, or is down. `None`: both are there.
+pub fn missing_link(attachment: &Attachment, facts: &Facts) -> Option<String> {
+    let named = [Some(&attachment.parent), attachment.upstream.as_ref()];
+    let others = attachment.vlan.as_ref().map(|vlan| &vlan.link);
+    let others = others.filter(|name| facts.links.contains_key(*name));
+    named.into_iter().flatten().chain(others).find_map(|name| match facts.links.get(name) {
+        None => Some(format!("the host has no interface {name}")),
+        // A VLAN link of ours is set up with the attachment.
+        Some(link) if !link.up && !host_link::is_made(link) => Some(format!("{name} is down")),
+        Some(_) => None,
+    })
 }
 
 fn checked_link<'f>(

@@ -9,8 +9,15 @@ use socket2::{SockFilter, SockRef};
 
 const RTNLGRP_LINK: u32 = 1;
 const IFLA_IFNAME: u32 = 3;
+const IFLA_MASTER: u32 = 10;
 /// Offset of `ifi_index`, behind the header of 16 bytes.
 const INDEX: u32 = 20;
+/// Offset of `ifi_flags`, behind the index.
+const FLAGS: u32 = 24;
+/// Offset of the message type in its header, of 16 bits.
+const TYPE: u32 = 4;
+/// The flags whose changes are noticed.
+const NOTICED: u32 = (libc::IFF_UP | libc::IFF_RUNNING).cast_unsigned();
 /// Offset of the first attribute, behind `struct ifinfomsg`.
 const ATTRIBUTES: u32 = 32;
 /// Length of an attribute's header.
@@ -18,9 +25,9 @@ const ATTRIBUTE_HEADER: u32 = 4;
 /// Finds an attribute: its type is in X, the offset to begin at in A (linux/filter.h).
 const FIND_ATTRIBUTE: u32 = (libc::SKF_AD_OFF + libc::SKF_AD_NLATTR).cast_unsigned();
 
-/// A netlink socket that is readable when the link of a name or of an index has changed. The
-/// changes of all other links of the host, of which there may be hundreds, are dropped by the
-/// kernel and wake nobody.
+/// A netlink socket that is readable when the link of an index has gone, has come or has changed
+/// between up and down or in having a bridge, bond or team, and when one of another index has a name. All other changes are dropped by
+/// the kernel and wake nobody, such as the new child links of a parent with hundreds of them.
 pub(crate) struct LinkWatch {
     socket: Socket,
     name: String,
@@ -36,17 +43,19 @@ impl LinkWatch {
         socket.bind_auto()?;
         socket.set_non_blocking(true)?;
         let watch = LinkWatch { socket, name: name.to_owned() };
-        watch.follow(index)?;
+        watch.follow(index, None)?;
         watch.socket.add_membership(RTNLGRP_LINK)?;
         Ok(watch)
     }
 
-    /// Watches another index from now on.
+    /// Watches this index from now on. Messages that show these flags of the link (`IFF_UP`,
+    /// `IFF_RUNNING`; others do not count), and that it has a bridge, bond or team (or a VRF) or has
+    /// none, tell nothing new; `None`: nothing is known of it.
     ///
     /// # Errors
     /// `ENOMEM`: the kernel has no room for the filter.
-    pub(crate) fn follow(&self, index: u32) -> io::Result<()> {
-        SockRef::from(&self.socket).attach_filter(&about(&self.name, index))
+    pub(crate) fn follow(&self, index: u32, known: Option<(u32, bool)>) -> io::Result<()> {
+        SockRef::from(&self.socket).attach_filter(&about(&self.name, index, known))
     }
 
     /// Takes what is queued. What has changed is to be looked up: notifications may be lost, and the
@@ -63,8 +72,9 @@ impl AsFd for LinkWatch {
     }
 }
 
-/// A socket filter for messages about the link of this index, or of this name.
-fn about(name: &str, index: u32) -> Vec<SockFilter> {
+/// A socket filter for messages about the link of this index, except those that show these flags and
+/// whether it has a master, and about links of this name.
+fn about(name: &str, index: u32, known: Option<(u32, bool)>) -> Vec<SockFilter> {
     let op = |code: u32, jt, jf, k| SockFilter::new(code as u16, jt, jf, k);
     let equal = |jt, jf, k| op(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, jt, jf, k);
     // The attribute ends with a zero and is filled up with zeros.
@@ -75,9 +85,27 @@ fn about(name: &str, index: u32) -> Vec<SockFilter> {
         padded.chunks_exact(4).map(|w| u32::from_be_bytes([w[0], w[1], w[2], w[3]])).collect();
     // The comparisons, of two instructions each, and the acceptance.
     let to_end = (words.len() * 2 + 1) as u8;
+    // A load takes the bytes in network order, and the kernel writes them in the machine's.
+    let native = |number: u32| u32::from_be_bytes(number.to_ne_bytes());
+    let new_link = u32::from(u16::from_be_bytes(libc::RTM_NEWLINK.to_ne_bytes()));
+    // No link has all bits and none.
+    let flags = known.map_or(u32::MAX, |(flags, _)| native(flags & NOTICED));
+    // Without the attribute it is found at 0.
+    let as_known = if known.is_some_and(|(_, has_master)| has_master) { (1, 0) } else { (0, 1) };
     let mut program = vec![
         op(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, INDEX),
-        equal(5 + to_end - 1, 0, u32::from_be_bytes(index.to_ne_bytes())),
+        equal(0, 11, native(index)),
+        op(libc::BPF_LD | libc::BPF_H | libc::BPF_ABS, 0, 0, TYPE),
+        equal(0, 8, new_link),
+        op(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, FLAGS),
+        op(libc::BPF_ALU | libc::BPF_AND | libc::BPF_K, 0, 0, native(NOTICED)),
+        equal(0, 5, flags),
+        op(libc::BPF_LD | libc::BPF_IMM, 0, 0, ATTRIBUTES),
+        op(libc::BPF_LDX | libc::BPF_IMM, 0, 0, IFLA_MASTER),
+        op(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, FIND_ATTRIBUTE),
+        equal(as_known.0, as_known.1, 0),
+        op(libc::BPF_RET | libc::BPF_K, 0, 0, 0),
+        op(libc::BPF_RET | libc::BPF_K, 0, 0, u32::MAX),
         op(libc::BPF_LD | libc::BPF_IMM, 0, 0, ATTRIBUTES),
         op(libc::BPF_LDX | libc::BPF_IMM, 0, 0, IFLA_IFNAME),
         op(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, FIND_ATTRIBUTE),
@@ -134,10 +162,35 @@ mod tests {
             assert!(is_readable(&watch));
             watch.drain();
             // lo.
-            watch.follow(1).unwrap();
+            watch.follow(1, Some((0, false))).unwrap();
+            run("link set lo mtu 60000");
+            assert!(!is_readable(&watch), "lo is down, as before");
             run("link set lo up");
             assert!(is_readable(&watch));
+            watch.drain();
+            watch.follow(1, Some((NOTICED, false))).unwrap();
+            run("link set lo mtu 65536");
+            assert!(!is_readable(&watch), "lo is up, as before");
             run("link set lo down");
+            assert!(is_readable(&watch));
+            watch.drain();
+            // A port of a bridge.
+            run("link add br0 type bridge");
+            run("link add port0 index 700 type veth peer name end0");
+            watch.follow(700, Some((0, false))).unwrap();
+            watch.drain();
+            run("link set port0 mtu 1400");
+            assert!(!is_readable(&watch), "nothing that counts");
+            run("link set port0 master br0");
+            assert!(is_readable(&watch));
+            watch.follow(700, Some((0, true))).unwrap();
+            watch.drain();
+            run("link set port0 mtu 1300");
+            assert!(!is_readable(&watch), "a port as before");
+            run("link set port0 nomaster");
+            assert!(is_readable(&watch));
+            run("link del port0");
+            run("link del br0");
         }
     }
 }

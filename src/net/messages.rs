@@ -272,6 +272,8 @@ pub struct Link {
     pub mtu: u32,
     /// Ethernet address; none on links of other kinds.
     pub mac: Option<MacAddr>,
+    /// Address that the hardware was made with; none on virtual links.
+    pub permanent_mac: Option<MacAddr>,
     /// Set up by the administrator (IFF_UP).
     pub up: bool,
     /// Whether the kernel has a carrier on it (IFF_LOWER_UP).
@@ -315,6 +317,7 @@ pub fn read_link(message: RouteNetlinkMessage) -> Option<Link> {
             LinkAttribute::Mtu(mtu) => link.mtu = mtu,
             LinkAttribute::Group(group) => link.group = Some(group),
             LinkAttribute::Address(bytes) => link.mac = MacAddr::from_slice(&bytes),
+            LinkAttribute::PermAddress(bytes) => link.permanent_mac = MacAddr::from_slice(&bytes),
             LinkAttribute::Controller(index) => controller = Some(index),
             LinkAttribute::Link(index) => link.parent = Some(index),
             LinkAttribute::LinkNetNsId(id) => link.parent_namespace = Some(id),

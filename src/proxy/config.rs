@@ -109,6 +109,9 @@ pub struct InterfaceTask {
     /// What the interface may send; absent: everything except IGMP that is intercepted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub egress: Option<EgressTask>,
+    /// The interface is made in place of one that has gone.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub remade: bool,
     /// Set where the link carries no multicast, so that the proxy relays it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub relay: Option<RelayTask>,

@@ -7,7 +7,8 @@ use caps::{CapSet, Capability};
 use crate::attachment::{AdminConfig, AdminError, Attachment, Driver, check_together};
 use crate::link::apply::{Applying, make_host_links};
 use crate::link::facts::{Facts, link};
-use crate::link::plan::{InterfacePlan, plan};
+use crate::link::plan::{InterfacePlan, missing_link, plan};
+use crate::net::messages::all_multicast;
 use crate::net::netlink::RouteSocket;
 use crate::net::netns::NetNs;
 use crate::oci::ContainerId;
@@ -135,9 +136,10 @@ pub fn attach_more(request: AttachRequest, store: &Store) -> Result<Vec<String>,
         .map_err(AttachError::Together)?;
     let added = within_limits(&attachments, previous.interfaces.len(), &admin)?;
     let names = added.iter().map(|i| i.name.clone()).collect();
-    let served = previous.interfaces.iter().any(|i| proxies::is_served(&i.attachment));
+    let served = proxies::has_task(&previous);
     let launch = if served { Some(ProxyLaunch::spawn()?) } else { proxies::spawn(&added)? };
-    if let Err(error) = container.make(Some(previous), added, &admin, &dir, launch) {
+    let wanted = added.into_iter().map(Wanted::new).collect();
+    if let Err(error) = container.make(Some(previous), wanted, &admin, &dir, launch) {
         container.release(&attachments);
         return Err(error);
     }
@@ -185,13 +187,31 @@ fn within_limits(
 }
 
 /// A container whose network namespace is open and is not the host's.
-struct OpenContainer<'s> {
-    store: &'s Store,
-    recorded: RecordedContainer,
-    namespace: NetNs,
-    socket: RouteSocket,
+pub(super) struct OpenContainer<'s> {
+    pub(super) store: &'s Store,
+    pub(super) recorded: RecordedContainer,
+    pub(super) namespace: NetNs,
+    pub(super) socket: RouteSocket,
     /// Shared links of the host that are recorded for what is being attached.
-    host_links: Vec<HostLinkUse>,
+    pub(super) host_links: Vec<HostLinkUse>,
+}
+
+/// An interface that is to be made.
+pub(super) struct Wanted {
+    /// What is recorded.
+    pub(super) planned: PlannedInterface,
+    /// What is made: what was asked for, with what has turned out since, such as the MAC address of
+    /// a link that is made anew.
+    pub(super) attachment: Attachment,
+    /// Whether it may be made later, when the parent is there.
+    pub(super) may_wait: bool,
+}
+
+impl Wanted {
+    fn new(planned: PlannedInterface) -> Self {
+        let may_wait = planned.attachment.optional;
+        Wanted { attachment: planned.attachment.clone(), planned, may_wait }
+    }
 }
 
 impl<'s> OpenContainer<'s> {
@@ -243,7 +263,8 @@ impl<'s> OpenContainer<'s> {
         launch: Option<ProxyLaunch>,
     ) -> Result<(), AttachError> {
         let attachments: Vec<_> = interfaces.iter().map(|i| i.attachment.clone()).collect();
-        let result = self.make(None, interfaces, admin, &dir, launch);
+        let wanted = interfaces.into_iter().map(Wanted::new).collect();
+        let result = self.make(None, wanted, admin, &dir, launch);
         if result.is_err() {
             // The reason is more useful than that its traces could not be removed either.
             let _ = dir.remove();
@@ -261,35 +282,48 @@ impl<'s> OpenContainer<'s> {
 
     /// Deletes the shared links that were made for an attachment that failed. The reason of the
     /// failure is more useful than that of a link that stays: `mcrun gc` deletes it.
-    fn release_host_links(&self) {
+    pub(super) fn release_host_links(&self) {
         let _ = host_links::release(&self.host_links, self.store);
     }
 
-    /// Makes the interfaces of `added`. Those of `previous` exist.
+    /// Makes the wanted interfaces. Those of `previous` exist, except the wanted ones among them.
     ///
     /// A proxy that serves the previous interfaces is replaced by one that serves all: the new one
     /// is ready before the old one ends.
-    fn make(
+    pub(super) fn make(
         &mut self,
         previous: Option<Attached>,
-        added: Vec<PlannedInterface>,
+        wanted: Vec<Wanted>,
         admin: &AdminConfig,
         dir: &LockedDir,
         mut launch: Option<ProxyLaunch>,
     ) -> Result<(), AttachError> {
-        let attachments: Vec<_> = added.iter().map(|i| i.attachment.clone()).collect();
+        let order = names_in_order(previous.as_ref(), &wanted);
+        let mut attachments: Vec<_> = wanted.iter().map(|i| i.attachment.clone()).collect();
+        let mut added: Vec<_> = wanted.iter().map(|i| i.planned.clone()).collect();
         let mut host = RouteSocket::open()?;
         // Between the look at shared links and their use nobody else may make or delete one.
         let shared = attachments.iter().any(|attachment| attachment.vlan.is_some());
         let lock = shared.then(|| self.store.lock_all()).transpose()?;
         let facts = Facts::gather(&attachments, &mut host, &mut self.socket)?;
+        let mut waiting = Vec::new();
+        if wanted.iter().any(|i| i.may_wait) {
+            waiting = take_waiting(&wanted, &mut attachments, &mut added, &facts);
+        }
         let mut plans = plan(&attachments, &facts)?;
+        // Joins that name no interface go by the first of the container's, also if that one comes
+        // later.
+        if let (Some(first), Some(plan)) = (order.first(), plans.first_mut())
+            && first != plan.name.as_str()
+        {
+            plan.routes.retain(|route| route.destination != all_multicast());
+        }
         self.host_links = host_links::uses(&plans);
         // Whoever finds the record knows what to remove.
         if previous.is_none() {
             let planned = Planned {
                 container: self.recorded.clone(),
-                interfaces: added.clone(),
+                interfaces: wanted.into_iter().map(|i| i.planned).collect(),
                 host_links: self.host_links.clone(),
             };
             dir.write(&AttachmentRecord::Planned(planned))?;
@@ -311,6 +345,7 @@ impl<'s> OpenContainer<'s> {
         };
         if let Some(previous) = &previous {
             attached.clone_from(previous);
+            attached.interfaces.retain(|i| added.iter().all(|added| added.name != i.name));
             attached.begin_replacement();
         }
         for used in &self.host_links {
@@ -318,6 +353,10 @@ impl<'s> OpenContainer<'s> {
                 attached.host_links.push(used.clone());
             }
         }
+        // An interface that has never been there has had no upstream.
+        let there = previous.iter().flat_map(|previous| &previous.interfaces);
+        let remade: Vec<_> =
+            there.filter(|i| i.upstream_index != 0).map(|i| i.name.clone()).collect();
         let mut restore = RestoreRecord { dir, record: None };
         if let Some(previous) = previous {
             let both = Attached {
@@ -330,13 +369,20 @@ impl<'s> OpenContainer<'s> {
         }
         let users = ProxyUsers { store: self.store, range: admin.proxy_uids() };
         claims::claim(&self.recorded.id, &attachments, users)?;
+        let later: Vec<_> = waiting.iter().map(|i| i.attachment.clone()).collect();
+        claims::claim(&self.recorded.id, &later, users)?;
         make_host_links(&mut plans, &mut host)?;
+        attached.interfaces.extend(waiting);
+        if !proxies::has_task(&attached) && !added.iter().any(|i| proxies::is_served(&i.attachment))
+        {
+            launch = None;
+        }
         attached.notifications = admin.notifications();
         attached.count = admin.count();
         let user = launch.as_ref().map(|_| users.reserve(&self.recorded.id)).transpose()?;
         if let (Some(launch), Some(user)) = (&mut launch, &user) {
             attached.proxy_user = Some(user.id);
-            if restore.record.is_none() {
+            if attached.replaced.is_none() {
                 dir.hand_to_proxy(user.id)?;
             }
             let mark = match attached.mark {
@@ -344,8 +390,9 @@ impl<'s> OpenContainer<'s> {
                 None => random_packet_mark().map_err(AttachError::Mark)?,
             };
             attached.mark = Some(mark);
+            let is_remade = |name: &String| remade.contains(name);
             let new =
-                added.iter().zip(&plans).map(|(i, plan)| (i, plan.upstream.index.unwrap_or(0)));
+                added.iter().zip(&plans).map(|(i, plan)| (i, &plan.upstream, is_remade(&i.name)));
             let takes_over = attached.replaced.is_some();
             launch.send_task(&proxies::task(&attached, new, user, mark, takes_over))?;
         }
@@ -356,7 +403,7 @@ impl<'s> OpenContainer<'s> {
         drop(lock);
         attached.interfaces.extend(attached_interfaces(added, &plans, &applying));
         if let Err(error) =
-            bring_up(&mut attached, &mut applying, &mut launch, dir, &self.namespace)
+            bring_up(&mut attached, &mut applying, &mut launch, &order, dir, &self.namespace)
         {
             // The links go while the new proxy's rules stand.
             drop(applying);
@@ -395,6 +442,51 @@ impl Drop for RestoreRecord<'_> {
     }
 }
 
+/// The names of all interfaces in the order of the record.
+fn names_in_order(previous: Option<&Attached>, wanted: &[Wanted]) -> Vec<String> {
+    let there = previous.iter().flat_map(|previous| &previous.interfaces).map(|i| &i.name);
+    let mut order: Vec<String> = there.cloned().collect();
+    for Wanted { planned, .. } in wanted {
+        if !order.contains(&planned.name) {
+            order.push(planned.name.clone());
+        }
+    }
+    order
+}
+
+/// Takes out the interfaces that may wait and whose parent is not there. The others keep their
+/// names.
+fn take_waiting(
+    wanted: &[Wanted],
+    attachments: &mut Vec<Attachment>,
+    added: &mut Vec<PlannedInterface>,
+    facts: &Facts,
+) -> Vec<AttachedInterface> {
+    let mut waiting = Vec::new();
+    attachments.clear();
+    added.clear();
+    for Wanted { planned, attachment, may_wait } in wanted {
+        match missing_link(attachment, facts).filter(|_| *may_wait) {
+            Some(reason) => waiting.push(AttachedInterface {
+                name: planned.name.clone(),
+                index: None,
+                upstream_index: 0,
+                mac: attachment.mac,
+                parent_mac: None,
+                waiting: Some(reason),
+                attachment: planned.attachment.clone(),
+                limits: planned.limits.clone(),
+            }),
+            None => {
+                let name = planned.name.parse().ok();
+                attachments.push(Attachment { name, ..attachment.clone() });
+                added.push(planned.clone());
+            }
+        }
+    }
+    waiting
+}
+
 /// What the planned interfaces have become.
 fn attached_interfaces(
     planned: Vec<PlannedInterface>,
@@ -407,6 +499,8 @@ fn attached_interfaces(
         index: created.index,
         upstream_index: plan.upstream.index.unwrap_or(0),
         mac: created.mac,
+        parent_mac: plan.permanent_mac,
+        waiting: None,
         attachment: planned.attachment,
         limits: planned.limits,
     })
@@ -421,6 +515,7 @@ fn bring_up(
     attached: &mut Attached,
     applying: &mut Applying<'_>,
     launch: &mut Option<ProxyLaunch>,
+    order: &[String],
     dir: &LockedDir,
     namespace: &NetNs,
 ) -> Result<(), AttachError> {
@@ -441,6 +536,7 @@ fn bring_up(
         attached.proxy_user.map_or(Ok(()), |user| dir.hand_to_proxy(user))?;
     }
     attached.proxy = launch.as_mut().map(ProxyLaunch::process).transpose()?;
+    attached.interfaces.sort_by_key(|i| order.iter().position(|name| *name == i.name));
     dir.write(&AttachmentRecord::Attached(attached.clone()))?;
     if let Some(launch) = launch {
         launch.keep();
@@ -457,7 +553,7 @@ fn seconds_since_1970() -> u64 {
 
 /// Whether the links are there as the record says.
 fn has_its_links(attached: &Attached, container: &mut RouteSocket) -> bool {
-    attached.interfaces.iter().filter(|interface| interface.is_made()).all(|interface| {
+    attached.interfaces.iter().filter(|i| i.is_made() && !i.is_waiting()).all(|interface| {
         link(container, &interface.name)
             .is_ok_and(|found| found.is_some_and(|found| Some(found.index) == interface.index))
     })

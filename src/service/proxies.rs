@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
 use crate::attachment::{Attachment, Driver, EffectiveLimits, IgmpMode, UidRange};
+use crate::link::plan::HostInterface;
 use crate::oci::ContainerId;
 use crate::primitives::MacAddr;
 use crate::proxy;
@@ -14,7 +15,8 @@ use crate::proxy::{
 };
 use crate::service::{AttachError, keeper_socket};
 use crate::state::{
-    Attached, AttachmentRecord, LockedDir, PlannedInterface, ProxyUserError, ReservedUser, Store,
+    Attached, AttachedInterface, AttachmentRecord, LockedDir, PlannedInterface, ProxyUserError,
+    ReservedUser, Store,
 };
 use crate::sys::process::ProcessRef;
 
@@ -45,25 +47,40 @@ pub(super) fn is_served(attachment: &Attachment) -> bool {
     attachment.igmp != IgmpMode::Off
 }
 
+/// Whether an interface is in the task of its container's proxy.
+fn is_in_task(interface: &AttachedInterface) -> bool {
+    is_served(&interface.attachment) && !interface.is_waiting()
+}
+
+/// Whether a container has an interface for a proxy.
+pub(super) fn has_task(attached: &Attached) -> bool {
+    attached.interfaces.iter().any(is_in_task)
+}
+
 /// The task of a proxy that serves the interfaces of a container and the `added` ones, which do
-/// not exist yet. Each of those comes with the index of its upstream interface.
+/// not exist yet. Each of those comes with its upstream interface, and whether another one has gone in
+/// whose place it is made.
 ///
 /// `takes_over`: another proxy serves the container, and the new one takes over from it.
 pub(super) fn task<'a>(
     attached: &Attached,
-    added: impl IntoIterator<Item = (&'a PlannedInterface, u32)>,
+    added: impl IntoIterator<Item = (&'a PlannedInterface, &'a HostInterface, bool)>,
     user: &ReservedUser,
     mark: u32,
     takes_over: bool,
 ) -> ProxyTask {
-    let there = attached.interfaces.iter().map(|i| {
+    let there = attached.interfaces.iter().filter(|i| is_in_task(i)).map(|i| {
         let existing = (i.index, i.mac);
-        interface_task(&i.name, &i.attachment, &i.limits, i.upstream_index, existing, Vec::new())
+        let upstream = (present_name(i), i.upstream_index);
+        interface_task(&i.name, &i.attachment, &i.limits, upstream, existing, Vec::new())
     });
-    let added = added.into_iter().map(|(i, upstream_index)| {
+    let added = added.into_iter().map(|(i, upstream, remade)| {
         // The LAN is told of the addresses of a link when the link comes up for the first time.
         let announce = announced(&i.attachment);
-        interface_task(&i.name, &i.attachment, &i.limits, upstream_index, (None, None), announce)
+        let upstream = (upstream.name.to_string(), upstream.index.unwrap_or(0));
+        let limits = &i.limits;
+        let task = interface_task(&i.name, &i.attachment, limits, upstream, (None, None), announce);
+        InterfaceTask { remade, ..task }
     });
     let container = &attached.container;
     ProxyTask {
@@ -79,11 +96,41 @@ pub(super) fn task<'a>(
     }
 }
 
+/// The name that an upstream interface has now: it may have been renamed.
+fn present_name(interface: &AttachedInterface) -> String {
+    name_of(interface.upstream_index).unwrap_or_else(|| interface.attachment.upstream().to_string())
+}
+
+/// The name of the host's interface of this index, if there is one. The function of `nix` takes the
+/// null of a missing interface for success, and gives an empty name.
+pub(super) fn name_of(index: u32) -> Option<String> {
+    let name = nix::net::if_::if_indextoname(index).ok()?.into_string().ok()?;
+    Some(name).filter(|name| !name.is_empty())
+}
+
+/// Looks the upstream interfaces up again. One that was made anew has another index, and the proxy
+/// depends on the one that has gone. One that is there under another name is the same. Returns
+/// whether there is any; one that does not exist now changes nothing.
+pub(super) fn find_upstreams(attached: &mut Attached) -> bool {
+    let mut changed = false;
+    for interface in attached.interfaces.iter_mut().filter(|i| !i.is_waiting()) {
+        if name_of(interface.upstream_index).is_some() {
+            continue;
+        }
+        let name = interface.attachment.upstream().as_str();
+        if let Ok(index) = nix::net::if_::if_nametoindex(name) {
+            changed |= index != interface.upstream_index;
+            interface.upstream_index = index;
+        }
+    }
+    changed && attached.proxy.is_some()
+}
+
 fn interface_task(
     name: &str,
     attachment: &Attachment,
     limits: &EffectiveLimits,
-    upstream_index: u32,
+    (upstream, upstream_index): (String, u32),
     (index, mac): (Option<u32>, Option<MacAddr>),
     announce: Vec<Ipv4Addr>,
 ) -> InterfaceTask {
@@ -92,19 +139,23 @@ fn interface_task(
         index: index.unwrap_or(0),
         mac,
         announce,
-        parent: attachment.parent_link().to_string(),
-        upstream: attachment.upstream().to_string(),
+        parent: match &attachment.upstream {
+            Some(_) => attachment.parent_link().to_string(),
+            None => upstream.clone(),
+        },
+        upstream,
         upstream_index,
         igmp: attachment.igmp,
         policy: limits.policy.clone(),
         egress: egress_task(attachment),
+        remade: false,
         relay: relay_task(attachment, limits),
     }
 }
 
 /// Index and MAC address of each served interface, in the order of the task.
 pub(super) fn made_interfaces(attached: &Attached) -> Vec<CreatedInterface> {
-    let served = attached.interfaces.iter().filter(|i| is_served(&i.attachment));
+    let served = attached.interfaces.iter().filter(|i| is_in_task(i));
     served.map(|i| CreatedInterface { index: i.index.unwrap_or(0), mac: i.mac }).collect()
 }
 
@@ -167,7 +218,7 @@ pub(super) fn replace(
 ) -> Result<(), AttachError> {
     let mut next = attached.clone();
     next.begin_replacement();
-    let served = attached.interfaces.iter().any(|i| is_served(&i.attachment));
+    let served = has_task(attached);
     let mut new = served.then(ProxyLaunch::spawn).transpose()?;
     // The new proxy is another user than the old one, which runs until the new one is ready.
     let user = served.then(|| users.reserve(&attached.container.id)).transpose()?;

@@ -13,7 +13,7 @@ use crate::oci::ContainerId;
 use crate::proxy;
 use crate::service::namespace::reach_namespace;
 use crate::service::proxies::ProxyUsers;
-use crate::service::{AttachError, proxies, unfinished, unserved};
+use crate::service::{AttachError, proxies, repair, unfinished, unserved};
 use crate::state::{Attached, AttachmentRecord, LockedDir, StateDirError, Store};
 use crate::sys::process::ProcessRef;
 
@@ -113,6 +113,7 @@ pub fn revive<T>(
     let _stand_in = before(dir.path());
     unfinished::finish(&mut attached, &dir, users)?;
     if attached.proxy.is_some_and(|proxy| !proxy.is_alive()) {
+        proxies::find_upstreams(&mut attached);
         proxies::replace(&mut attached, &dir, users)?;
     }
     Ok(Revived::Replaced)
@@ -140,18 +141,19 @@ fn reload_one(
     {
         unserved::limit_existing(&attached.interfaces, &namespace)?;
     }
+    // What keeps a link from being made keeps nothing else from being done.
+    let repaired = repair::repair_locked(&mut attached, dir, store, admin);
     let mut outdated = attached.proxy.is_some_and(|proxy| is_outdated(proxy, installed));
-    outdated |= find_upstreams(&mut attached);
+    outdated |= proxies::find_upstreams(&mut attached);
     outdated |= apply_limits(&mut attached, admin, refusals);
     if !outdated && attached.proxy.is_some_and(|_| is_hung(dir)) {
         // It keeps its memberships until the new one has them, and is killed then.
         outdated = true;
     }
-    if !outdated {
-        return Ok(false);
+    if outdated {
+        proxies::replace(&mut attached, dir, users)?;
     }
-    proxies::replace(&mut attached, dir, users)?;
-    Ok(true)
+    Ok(!repaired?.is_empty() || outdated)
 }
 
 /// Whether the proxy of a container does not answer within 2 s.
@@ -167,21 +169,6 @@ fn is_outdated(proxy: ProcessRef, installed: Option<ProgramFile>) -> bool {
     let running = ProgramFile::of_process(proxy.pid);
     // A proxy whose program cannot be told is left alone.
     matches!((running, installed), (Ok(running), Some(installed)) if running != installed)
-}
-
-/// Looks the upstream interfaces up again. One that was made anew has another index, and the proxy
-/// depends on the one that has gone. Returns whether there is any; one that does not exist now
-/// changes nothing.
-fn find_upstreams(attached: &mut Attached) -> bool {
-    let mut changed = false;
-    for interface in &mut attached.interfaces {
-        let name = interface.attachment.upstream().as_str();
-        if let Ok(index) = nix::net::if_::if_nametoindex(name) {
-            changed |= index != interface.upstream_index;
-            interface.upstream_index = index;
-        }
-    }
-    changed && attached.proxy.is_some()
 }
 
 /// Puts the administrator's limits into the record as far as they go: what a proxy enforces. Returns

@@ -120,14 +120,21 @@ pub struct AttachedInterface {
     /// Its name in the container.
     pub name: String,
     /// Its index in the container's namespace; none for a relay's interface that the container
-    /// gets later. In JSON that is 0.
+    /// gets later, and for a link that cannot be made now. In JSON that is 0.
     #[serde(serialize_with = "index_or_zero")]
     pub index: Option<u32>,
     /// Index of the host interface where the proxy joins.
     pub upstream_index: u32,
-    /// Its MAC address.
+    /// Its MAC address. A link that is made anew gets the same.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mac: Option<MacAddr>,
+    /// Permanent MAC address of the parent, by which it is found under another name. A virtual
+    /// parent has none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parent_mac: Option<MacAddr>,
+    /// Why the link is not there; none: it is there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub waiting: Option<String>,
     /// What was asked for.
     pub attachment: Attachment,
     /// What is in force of it, within the administrator's limits.
@@ -266,6 +273,11 @@ impl AttachedInterface {
     /// anyway.
     pub fn is_made(&self) -> bool {
         !matches!(self.attachment.driver, Driver::Relay { .. })
+    }
+
+    /// Whether it is to be made for the container when its parent is there.
+    pub fn is_waiting(&self) -> bool {
+        self.is_made() && self.index.is_none()
     }
 }
 

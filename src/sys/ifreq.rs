@@ -78,6 +78,17 @@ pub fn name(socket: impl AsFd, index: u32) -> io::Result<String> {
     Ok(String::from_utf8_lossy(&name[..end]).into_owned())
 }
 
+/// Whether an interface is up and has a carrier (`IFF_UP`, `IFF_RUNNING`): its flags.
+///
+/// # Errors
+/// As ioctl(2): `ENODEV` when there is no such interface.
+pub fn flags(socket: impl AsFd, name: &str) -> io::Result<u32> {
+    let request = ask(socket, libc::SIOCGIFFLAGS as _, name)?;
+    // SAFETY: the kernel has filled in a number.
+    let flags = unsafe { request.ifr_ifru.ifru_flags };
+    Ok(u32::from(flags.cast_unsigned()))
+}
+
 /// MTU of an interface in bytes.
 ///
 /// # Errors

@@ -8,7 +8,7 @@
 //! its end, `CHAOS_SECONDS` at the most.
 
 mod checks;
-mod random;
+pub mod random;
 mod stepper;
 
 use std::collections::BTreeMap;

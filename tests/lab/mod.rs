@@ -286,7 +286,8 @@ impl Lab {
         self.wait_forwarded_to("p-src", &wanted.to_string());
     }
 
-    fn wait_forwarded_to(&self, port: &str, wanted: &str) {
+    /// The same, to this port of the switch.
+    pub fn wait_forwarded_to(&self, port: &str, wanted: &str) {
         wait_until(&format!("the switch forwards {wanted} to {port}"), PATIENCE, || {
             let forwarded = self.forwarded_to(port);
             let is_it = |e: &String| e == wanted || e.split('@').next() == Some(wanted);

@@ -102,6 +102,7 @@ impl<'l> FakeContainer<'l> {
             group_notice: None,
             takes_over: false,
             interfaces: vec![InterfaceTask {
+                remade: false,
                 name: CHILD.into(),
                 index: self.index,
                 mac: None,

@@ -40,6 +40,7 @@ impl Network {
             igmp: own.igmp.or(theirs.igmp),
             l2: own.l2.or(theirs.l2),
             upstream: own.upstream.or(theirs.upstream),
+            optional: own.optional.or(theirs.optional),
             allow: own.allow,
             deny: own.deny,
             max_groups: own.max_groups.or(theirs.max_groups),

@@ -48,12 +48,16 @@ impl<A: Address> KernelMembership<A> {
     }
 
     /// As [`widest_filter`](Self::widest_filter), except that what another proxy knew settles
-    /// whether each of several sockets has a source list.
+    /// whether each of several sockets has a source list, and counts where no list would show.
     pub(crate) fn filter_after(
         &self,
         group: A,
         known: Option<&SourceFilter<A>>,
     ) -> SourceFilter<A> {
+        let may_be_hidden = !self.lists_show && self.filter == SourceFilter::any();
+        if let Some(known) = known.filter(|_| may_be_hidden) {
+            return known.clone();
+        }
         let is_settled = known.is_some_and(|known| {
             *known == self.filter
                 || known.mode == FilterMode::Include && self.filter.mode == FilterMode::Include
@@ -115,6 +119,22 @@ impl MembershipFiles {
         let lists = self.source_entries(&mut page)?;
         let groups = read(&self.igmp, &mut page)?;
         Ok(parse(&String::from_utf8_lossy(&groups), &lists))
+    }
+
+    /// The same, with the lists of all groups. A proxy that has died has taken with it what made the
+    /// kernel show them. Where nothing is joined, nothing is done.
+    ///
+    /// # Errors
+    /// As [`MembershipFiles::memberships`].
+    pub(crate) fn memberships_with_lists(
+        &self,
+    ) -> io::Result<BTreeMap<(u32, Ipv4Addr), KernelMembership>> {
+        let memberships = self.memberships()?;
+        if memberships.values().all(|membership| membership.lists_show) {
+            return Ok(memberships);
+        }
+        self.show_all_lists();
+        self.memberships()
     }
 
     /// The source lists now. This is part of carrying out a join, and is fast: the file has no line
@@ -322,6 +342,11 @@ mod tests {
         let ssm = &groups[&(7, Ipv4Addr::new(232, 1, 1, 1))];
         assert_eq!(ssm.filter, SourceFilter::include([Ipv4Addr::new(10, 0, 0, 5)]));
         assert_eq!(ssm.version, 2);
+        let hidden = parse(&igmp, &SourceEntries::parse(b""));
+        let (group, known) = (Ipv4Addr::new(232, 1, 1, 1), ssm.filter.clone());
+        let hidden = &hidden[&(7, group)];
+        assert_eq!(hidden.filter_after(group, Some(&known)), known, "the list may be hidden");
+        assert_eq!(hidden.filter_after(group, None), SourceFilter::any());
         let excluded = &groups[&(7, Ipv4Addr::new(239, 1, 2, 3))];
         assert_eq!(excluded.filter, SourceFilter::exclude([Ipv4Addr::new(10, 0, 0, 6)]));
         assert_eq!(groups[&(7, Ipv4Addr::new(239, 1, 2, 4))].filter, SourceFilter::any());

@@ -30,6 +30,14 @@ impl Upstream {
         let arrivals = arrivals.then(|| Notice::ArrivalsFiltered { upstream: upstream() });
         queries.into_iter().chain(reports).chain(arrivals)
     }
+
+    /// All that is joined here is told, in the version that the host's kernel speaks.
+    fn report_all(&mut self, now: Instant, interfaces: &[Interface]) {
+        if let Some(reporter) = &self.reporter {
+            self.firewall.responder.follow_version(now, reporter.version(now));
+        }
+        self.firewall.responder.report_all(now, &memberships(interfaces, self.index()));
+    }
 }
 
 impl Upstreams {
@@ -41,7 +49,10 @@ impl Upstreams {
         source: Ipv4Addr,
         query: Query,
     ) {
-        if let Some(upstream) = self.list.iter_mut().find(|upstream| upstream.index() == index) {
+        // A host that has lost its interface hears nothing, and its firewall is not the reason.
+        let is_there = |upstream: &&mut Upstream| upstream.problem.is_none();
+        let mut upstreams = self.list.iter_mut().filter(is_there);
+        if let Some(upstream) = upstreams.find(|upstream| upstream.index() == index) {
             upstream.firewall.hearing.heard_on_link(now, source, query);
         }
     }
@@ -77,7 +88,25 @@ impl EventLoop {
             if is_due(self.upstreams.list[position].firewall.check_at(now)) {
                 self.check_firewall(now, position, log);
             }
+            let EventLoop { upstreams, interfaces, .. } = &mut *self;
+            let upstream = &mut upstreams.list[position];
+            if upstream.firewall.take_repeat(now) {
+                upstream.report_all(now, interfaces);
+            }
             self.send_answers(now, position);
+        }
+    }
+
+    /// The LAN may have forgotten the host: a switch port that was down has. The kernel tells of its
+    /// memberships when the interface is set up, and not when a carrier is there again
+    /// (`inetdev_event` in net/ipv4/devinet.c). A switch that does not ask would not forward until
+    /// the querier's next query.
+    pub(super) fn report_again(&mut self, now: Instant, position: u32) {
+        let EventLoop { upstreams, interfaces, .. } = self;
+        if let Some(upstream) = upstreams.list.get_mut(position as usize) {
+            upstream.report_all(now, interfaces);
+            upstream.firewall.repeat(now);
+            upstream.firewall.want_check();
         }
     }
 

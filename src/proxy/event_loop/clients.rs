@@ -71,6 +71,12 @@ impl EventLoop {
                     let _ = self.start_relaying();
                 }
                 self.requery(now);
+                // What the other proxy has joined is let go of. Where the interface had gone and come
+                // again meanwhile, that counts for what this one has joined (`ip_mc_drop_socket` in
+                // net/ipv4/igmp.c).
+                for position in (0..).take(self.upstreams.list.len()) {
+                    self.handle_upstream_change(now, position, log);
+                }
                 self.control.answer(id, empty_answer(format));
             }
             ControlRequest::Namespace => {

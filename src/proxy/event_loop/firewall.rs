@@ -18,10 +18,16 @@ const RECHECK: Duration = Duration::from_secs(5);
 /// Time between two checks of a relay whose host lets IGMP in.
 const WATCH: Duration = Duration::from_secs(20);
 
+/// Time after which what is told unasked is told once more (RFC 9776 §8.10): a switch port that has
+/// just come up may not learn yet.
+const REPEAT: Duration = Duration::from_secs(1);
+
 /// What the host's firewall lets through.
 pub(super) struct Firewall {
     pub(super) hearing: Hearing,
     pub(super) responder: Responder,
+    /// When all is told again.
+    repeat_at: Option<Instant>,
     /// Where data is relayed, so that no link of the container hears the LAN.
     input_probe: Option<InputProbe>,
     /// When the host has heard a query.
@@ -41,6 +47,7 @@ impl Firewall {
         Firewall {
             hearing: Hearing::default(),
             responder: Responder::new(now),
+            repeat_at: None,
             input_probe,
             heard: None,
             is_probe_wrong: false,
@@ -56,6 +63,16 @@ impl Firewall {
         self.hearing.heard_by_host(now, source, query);
         self.heard = Some(now);
         self.is_probe_wrong |= std::mem::take(&mut self.drops_queries);
+    }
+
+    /// All that is told now is told once more.
+    pub(super) fn repeat(&mut self, now: Instant) {
+        self.repeat_at = Some(now + REPEAT);
+    }
+
+    /// Whether to tell all once more.
+    pub(super) fn take_repeat(&mut self, now: Instant) -> bool {
+        self.repeat_at.take_if(|at| *at <= now).is_some()
     }
 
     /// Something is reported or asked now: a check is due.
@@ -96,8 +113,8 @@ impl Firewall {
 
     /// When something is due.
     pub(super) fn poll_timeout(&self, now: Instant) -> Option<Instant> {
-        let Firewall { hearing, responder, .. } = self;
-        [hearing.poll_timeout(), responder.poll_timeout(), self.check_at(now)]
+        let Firewall { hearing, responder, repeat_at, .. } = self;
+        [hearing.poll_timeout(), responder.poll_timeout(), *repeat_at, self.check_at(now)]
             .into_iter()
             .flatten()
             .min()

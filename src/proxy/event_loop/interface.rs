@@ -1,6 +1,6 @@
 //! One interface of the container: its IGMP router, and the sockets on both sides of it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::Ipv4Addr;
 use std::os::fd::OwnedFd;
@@ -50,6 +50,10 @@ pub(crate) struct Interface {
     notifies_leaves: bool,
     /// Whether the interface has come or come up, and nobody has looked at it yet.
     pub(super) has_come: bool,
+    /// Whether it was made for the container and is gone.
+    is_lost: bool,
+    /// What is wrong with the upstream interface, for people; `None`: nothing.
+    upstream_problem: Option<String>,
     /// Whether the groups may differ from those that the subscribers of the control socket know.
     pub(super) has_changed: bool,
     pub(super) mode: Mode,
@@ -102,6 +106,8 @@ impl Interface {
             receive_filter,
             notifies_leaves,
             has_come: false,
+            is_lost: false,
+            upstream_problem: None,
             has_changed: false,
             mode,
         }
@@ -209,9 +215,27 @@ impl Interface {
         }
     }
 
-    /// Whether the interface is relayed to and does not exist.
+    /// Whether the interface is relayed to and does not exist, or was made for the container and does
+    /// not exist any more.
     pub(super) fn is_missing(&self) -> bool {
-        self.task.relay.is_some() && self.is_proxied() && self.task.index == 0
+        self.is_lost || (self.task.relay.is_some() && self.is_proxied() && self.task.index == 0)
+    }
+
+    /// Whether it was made for the container and is gone. Another proxy serves the one that is made
+    /// in its place.
+    pub(super) fn is_lost(&self) -> bool {
+        self.is_lost
+    }
+
+    /// What is wrong with the upstream interface from now on; `None`: nothing.
+    pub(super) fn set_upstream_problem(&mut self, problem: Option<String>) {
+        self.has_changed |= self.upstream_problem != problem;
+        self.upstream_problem = problem;
+    }
+
+    /// What is wrong with the upstream interface.
+    pub(super) fn upstream_problem(&self) -> Option<&str> {
+        self.upstream_problem.as_deref()
     }
 
     /// Whether all addresses of the interface have been announced.
@@ -237,6 +261,7 @@ impl Interface {
         self.has_changed = true;
         self.up_since = None;
         self.listened_before = None;
+        self.is_lost = self.task.relay.as_ref().is_none_or(|relay| !relay.translate);
         self.receive_filter = self.receive_filter.take().map(|_| ReceiveFilter::default());
         match &mut self.mode {
             Mode::Proxied(proxied) => {
@@ -363,6 +388,26 @@ impl Interface {
         let Proxied { router, joins, .. } = &mut **proxied;
         joins.turn_to(upstream);
         for view in router.groups().filter(|view| !view.upstream.is_none()) {
+            let _ = joins.set_filter(now, view.group, view.upstream, limits);
+        }
+    }
+
+    /// Joins again what is not among the groups that the host's kernel has joined. Nothing is left
+    /// on the LAN.
+    pub(super) fn rejoin_missing(
+        &mut self,
+        now: Instant,
+        joined: &BTreeSet<Ipv4Addr>,
+        limits: &LimitFiles,
+    ) {
+        let Mode::Proxied(proxied) = &mut self.mode else { return };
+        let Proxied { router, joins, .. } = &mut **proxied;
+        let wanted = router.groups().filter(|view| !view.upstream.is_none());
+        for view in wanted.filter(|view| !joined.contains(&view.group)) {
+            self.has_changed = true;
+            // The kernel has forgotten it, and the socket has not. A join that fails shows in the
+            // status, and is tried again.
+            let _ = joins.set_filter(now, view.group, SourceFilter::none(), limits);
             let _ = joins.set_filter(now, view.group, view.upstream, limits);
         }
     }

@@ -67,6 +67,7 @@ mod tests {
             igmp: IgmpMode::Proxy,
             policy: GroupPolicy::default(),
             egress: None,
+            remade: false,
             relay: None,
         }
     }

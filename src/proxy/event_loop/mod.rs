@@ -161,6 +161,10 @@ impl Proxy {
                     false => Notice::InterfaceObserved { interface: interface_name, upstream },
                 },
             );
+            if interface.task.remade {
+                let interface = interface.task.name.clone();
+                log.notice(now, Notice::InterfaceRemade { interface });
+            }
         }
         for notice in &notices {
             log.notice(now, notice.clone());
@@ -216,7 +220,7 @@ impl Proxy {
         let EventLoop { container, interfaces, upstreams, .. } = &mut self.event_loop;
         let inherited = self.inherited.take();
         // If the files cannot be read, the container's reports to the first query show all groups.
-        let memberships = container.membership_files.memberships().unwrap_or_default();
+        let memberships = container.membership_files.memberships_with_lists().unwrap_or_default();
         for interface in interfaces {
             let interface_index = interface.task.index;
             let known = inherited.as_ref().map(|status| interface.inherited_filters(status));
@@ -283,9 +287,7 @@ impl EventLoop {
         watch(epoll, &container.link_monitor, EventSource::LinkMonitor)?;
         for (position, upstream) in (0..).zip(&upstreams.list) {
             watch(epoll, &upstream.query_socket, EventSource::QuerySocket(position))?;
-            if let Some(link_watch) = &upstream.link_watch {
-                watch(epoll, link_watch, EventSource::UpstreamLink(position))?;
-            }
+            watch(epoll, &upstream.link_watch, EventSource::UpstreamLink(position))?;
         }
         if let Some(Interception { nflog: Some(nflog), .. }) = interception {
             watch(epoll, nflog, EventSource::Nflog)?;
@@ -296,6 +298,9 @@ impl EventLoop {
     fn run(&mut self, log: &mut Log) -> io::Result<()> {
         self.container.membership_files.show_all_lists();
         self.request_link_states()?;
+        for position in (0..).take(self.upstreams.list.len()) {
+            self.handle_upstream_change(Instant::now(), position, log);
+        }
         self.check_upstream_addresses(log);
         loop {
             let now = Instant::now();

@@ -109,9 +109,13 @@ impl EventLoop {
 }
 
 impl Interface {
-    /// A notice when the interface is relayed to and does not exist.
+    /// A notice when the interface does not exist.
     fn missing_notice(&self) -> Option<Notice> {
         let interface = self.task.name.clone();
+        if self.is_lost() {
+            let reason = format!("it is gone, as when its parent {} goes", self.task.parent);
+            return Some(Notice::InterfaceWaiting { interface, reason });
+        }
         self.is_missing().then_some(Notice::InterfaceAwaited { interface })
     }
 
@@ -169,10 +173,12 @@ impl Interface {
         now: Instant,
         memberships: &KernelMemberships,
     ) -> Vec<GroupMembership> {
+        let problem = self.upstream_problem().map(str::to_owned);
         match &mut self.mode {
             Mode::Proxied(proxied) => {
                 let groups = proxied.router.groups();
-                groups.map(|view| proxied.membership(now, view)).collect()
+                let problem = problem.as_deref();
+                groups.map(|view| proxied.membership(now, view, problem)).collect()
             }
             Mode::Observed { joined_at } => {
                 observed_memberships(now, self.task.index, memberships, joined_at)
@@ -192,11 +198,17 @@ impl Proxied {
         })
     }
 
-    fn membership(&self, now: Instant, view: GroupView<Ipv4Addr>) -> GroupMembership {
+    /// A group as people are shown it. `problem` is what is wrong with the upstream interface.
+    fn membership(
+        &self,
+        now: Instant,
+        view: GroupView<Ipv4Addr>,
+        problem: Option<&str>,
+    ) -> GroupMembership {
         let (status, reason) = match view.status {
             Status::Denied(rule) => (MembershipStatus::Denied, Some(rule)),
             Status::Limited(limit) => (MembershipStatus::Limited, Some(limit)),
-            Status::Allowed => match self.joins.failure(view.group) {
+            Status::Allowed => match problem.or(self.joins.failure(view.group)) {
                 Some(reason) => (MembershipStatus::Failed, Some(reason.to_owned())),
                 None if self.reports_filtered => {
                     (MembershipStatus::Failed, Some(REPORTS_FILTERED.to_owned()))

@@ -2,44 +2,121 @@
 //! unplugged, a VLAN interface that is made anew.
 //!
 //! Memberships and sockets belong to an interface, and a new one of the same name knows nothing of
-//! them. So what depends on the interface is made again when it is there again. Until then the
-//! groups are not shown as joined.
+//! them. So what depends on the interface is made again when it is there again. Until then, and
+//! while the interface is down, the groups are not shown as joined.
+//!
+//! An interface that comes back from another network namespace has its index, and has lost its
+//! memberships (`ip_mc_destroy_dev` in net/ipv4/igmp.c): so /proc/net/igmp is compared with what is
+//! to be joined.
 
 use std::time::Instant;
 
+use crate::net::route_query::RouteQuery;
 use crate::notice::Notice;
 use crate::proxy::event_loop::event_source::{EventSource, RelaySocket};
 use crate::proxy::event_loop::interface::Interface;
 use crate::proxy::event_loop::pause::Pause;
+use crate::proxy::event_loop::upstreams::Upstream;
 use crate::proxy::event_loop::{EventLoop, Phase, watch};
+use crate::proxy::lan::hearing::Hearing;
 use crate::proxy::process::log::Log;
+
+/// What an interface needs to be of use.
+const UP: u32 = (libc::IFF_UP | libc::IFF_RUNNING).cast_unsigned();
+
+/// What is known of an upstream's link.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct LinkState {
+    flags: u32,
+    /// Index of the bridge, bond or team whose port it is.
+    port_of: Option<u32>,
+}
+
+impl LinkState {
+    /// As it is now; none if there is no such interface.
+    fn of(upstream: &Upstream, links: Option<&RouteQuery>) -> Option<Self> {
+        let flags = upstream.query_socket.flags_now()?;
+        let port_of = links.and_then(|links| links.link(upstream.index()).ok()?.port_of);
+        Some(LinkState { flags, port_of })
+    }
+
+    /// The same; from now on the upstream's watch tells of another one.
+    fn watched(upstream: &Upstream, links: Option<&RouteQuery>) -> Option<Self> {
+        let mut state = LinkState::of(upstream, links)?;
+        loop {
+            let known = Some((state.flags, state.port_of.is_some()));
+            // Where this fails, what is known already is told too.
+            let _ = upstream.link_watch.follow(upstream.index(), known);
+            // It may have changed meanwhile.
+            match LinkState::of(upstream, links)? {
+                same if same == state => return Some(state),
+                other => state = other,
+            }
+        }
+    }
+}
 
 impl EventLoop {
     /// The link of the upstream at this position may have changed.
     pub(super) fn handle_upstream_change(&mut self, now: Instant, position: u32, log: &mut Log) {
         let Some(upstream) = self.upstreams.list.get_mut(position as usize) else { return };
-        if let Some(watch) = &upstream.link_watch {
-            watch.drain();
-        }
+        upstream.link_watch.drain();
         let index = upstream.index();
+        let is_known_gone = matches!(upstream.problem, Some(Notice::UpstreamGone { .. }));
+        let name = upstream.query_socket.name().to_owned();
         match upstream.query_socket.index_now() {
-            Some(now_index) if now_index == index => {}
+            Some(now_index) if now_index == index => self.look_at_upstream(now, position, log),
+            // The child links have gone with it. Another proxy serves those that are made anew.
+            Some(_) if self.are_lost(index) => {}
             Some(new) => self.follow_upstream(now, position, new, log),
-            None if upstream.problem.is_some() => {}
+            None if is_known_gone => {}
             None => {
-                let name = upstream.query_socket.name().to_owned();
-                // What it knows of the interface is past.
-                upstream.reporter = None;
-                upstream.report_socket = None;
-                upstream.firewall.close_probe();
-                self.set_upstream_problem(
-                    now,
-                    position,
-                    Notice::UpstreamGone { upstream: name },
-                    log,
-                );
+                let upstreams = &mut self.upstreams.list;
+                upstreams[position as usize].firewall.drops_queries = false;
+                let problem = Notice::UpstreamGone { upstream: name };
+                self.set_upstream_problem(now, position, problem, log);
                 self.rejoin(now, index, index);
             }
+        }
+    }
+
+    /// Whether all interfaces of the container on an upstream are gone that were made for it.
+    fn are_lost(&self, upstream: u32) -> bool {
+        let mut own = self.interfaces.iter().filter(|i| i.task.upstream_index == upstream);
+        own.all(Interface::is_lost)
+    }
+
+    /// The interface is there: it may have come up or gone down, or have come back with its index.
+    fn look_at_upstream(&mut self, now: Instant, position: u32, log: &mut Log) {
+        let Some(upstream) = self.upstreams.list.get_mut(position as usize) else { return };
+        let name = upstream.query_socket.name().to_owned();
+        let index = upstream.index();
+        let Some(state) = LinkState::watched(upstream, self.upstreams.links.as_ref()) else {
+            return;
+        };
+        if state.flags & UP != UP {
+            let problem = Notice::UpstreamDown { upstream: name };
+            return self.set_upstream_problem(now, position, problem, log);
+        }
+        // The bridge takes everything that arrives, before the host's own sockets see it.
+        if let Some(bridge) = state.port_of {
+            let bridge = upstream.query_socket.name_of(bridge);
+            let problem = Notice::UpstreamBridged { upstream: name, bridge };
+            return self.set_upstream_problem(now, position, problem, log);
+        }
+        let was_away = upstream.problem.is_some();
+        if was_away {
+            self.clear_upstream_problem(now, position, log);
+        }
+        // Where this fails, the next change of the link shows the difference.
+        let files = self.upstreams.host_groups.as_ref();
+        if let Some(Ok(joined)) = files.map(|files| files.joined_on(index)) {
+            for interface in self.interfaces.iter_mut().filter(|i| i.task.upstream_index == index) {
+                interface.rejoin_missing(now, &joined, &self.upstreams.limits);
+            }
+        }
+        if was_away {
+            self.report_again(now, position);
         }
     }
 
@@ -57,7 +134,7 @@ impl EventLoop {
             upstream.query_pause = Pause::default();
             let source = EventSource::QuerySocket(position);
             watch(&self.epoll, &upstream.query_socket, source)?;
-            upstream.link_watch.iter().try_for_each(|watch| watch.follow(index))?;
+            upstream.link_watch.follow(index, None)?;
             let relays = (0..).zip(&mut self.interfaces);
             for (position, interface) in relays.filter(|(_, i)| i.task.upstream_index == old) {
                 let Some(relay) = interface.relay() else { continue };
@@ -76,9 +153,22 @@ impl EventLoop {
             self.set_upstream_problem(now, position, problem, log);
             return;
         }
-        upstream.problem = None;
-        log.notice(now, Notice::UpstreamBack { upstream: name });
         self.rejoin(now, old, index);
+        // It may be down still.
+        self.look_at_upstream(now, position, log);
+    }
+
+    /// Nothing is wrong with an upstream any more.
+    fn clear_upstream_problem(&mut self, now: Instant, position: u32, log: &mut Log) {
+        let Some(upstream) = self.upstreams.list.get_mut(position as usize) else { return };
+        let index = upstream.index();
+        if upstream.problem.take().is_some() {
+            let upstream = upstream.query_socket.name().to_owned();
+            log.notice(now, Notice::UpstreamBack { upstream });
+        }
+        for interface in self.interfaces.iter_mut().filter(|i| i.task.upstream_index == index) {
+            interface.set_upstream_problem(None);
+        }
     }
 
     /// Remembers what is wrong with an upstream, and tells of it.
@@ -92,6 +182,11 @@ impl EventLoop {
         let Some(upstream) = self.upstreams.list.get_mut(position as usize) else { return };
         if upstream.problem.as_ref() != Some(&problem) {
             upstream.problem = Some(problem.clone());
+            upstream.firewall.hearing = Hearing::default();
+            let index = upstream.index();
+            for interface in self.interfaces.iter_mut().filter(|i| i.task.upstream_index == index) {
+                interface.set_upstream_problem(Some(problem.to_string()));
+            }
             log.notice(now, problem);
         }
     }

@@ -10,6 +10,7 @@ use crate::primitives::token_bucket::TokenBucket;
 use crate::proxy::event_loop::firewall::Firewall;
 use crate::proxy::event_loop::pause::Pause;
 use crate::proxy::lan::early_report::EarlyReporter;
+use crate::proxy::lan::host_groups::HostGroups;
 use crate::proxy::lan::input_probe::InputProbe;
 use crate::proxy::lan::joins::LimitFiles;
 use crate::proxy::lan::query_socket::QuerySocket;
@@ -30,9 +31,8 @@ pub(crate) struct Upstream {
     pub(crate) report_socket: Option<ReportSocket>,
     /// What the host's firewall lets through.
     pub(super) firewall: Firewall,
-    /// Tells when the interface has changed; `None` where nothing that depends on it can be made
-    /// again.
-    pub(crate) link_watch: Option<LinkWatch>,
+    /// Tells when the interface has changed.
+    pub(crate) link_watch: LinkWatch,
     /// Why nothing is joined there now; `None`: nothing is wrong.
     pub(super) problem: Option<Notice>,
     /// Any station of the LAN can send queries, and every proxy of the host reads them.
@@ -48,7 +48,7 @@ impl Upstream {
         reporter: Option<EarlyReporter>,
         report_socket: Option<ReportSocket>,
         input_probe: Option<InputProbe>,
-        link_watch: Option<LinkWatch>,
+        link_watch: LinkWatch,
         now: Instant,
     ) -> Self {
         let queries = TokenBucket::new(QUERY_BURST, QUERY_INTERVAL, now);
@@ -88,11 +88,12 @@ impl Upstream {
         }
     }
 
-    /// Takes note of a query: the version of early reports follows the querier's.
+    /// Takes note of a query: the version of reports follows the querier's.
     pub(super) fn handle_query(&mut self, now: Instant, query: &Query) {
         if let Some(reporter) = &mut self.reporter {
             reporter.receive_query(now, query);
         }
+        self.firewall.responder.follow_version(now, query.version);
     }
 }
 
@@ -102,6 +103,8 @@ pub(crate) struct Upstreams {
     pub(crate) limits: LimitFiles,
     /// Asks for the host's links; `None`: nothing is relayed.
     pub(crate) links: Option<RouteQuery>,
+    /// What the host's kernel has joined; `None` where that cannot be read.
+    pub(crate) host_groups: Option<HostGroups>,
 }
 
 impl Upstreams {

@@ -125,6 +125,11 @@ impl EarlyReporter {
         result
     }
 
+    /// The version that the host's kernel speaks.
+    pub(crate) fn version(&self, now: Instant) -> Version {
+        self.version.get(now)
+    }
+
     /// What it sends with.
     pub(crate) fn socket(&self) -> &ReportSocket {
         &self.socket

@@ -2,6 +2,7 @@
 
 pub(crate) mod early_report;
 pub(crate) mod hearing;
+pub(crate) mod host_groups;
 mod host_version;
 pub(crate) mod input_probe;
 pub(crate) mod joins;

@@ -83,6 +83,17 @@ impl QuerySocket {
         }
     }
 
+    /// The flags of the interface, under whatever name; none if there is no such interface.
+    pub(crate) fn flags_now(&self) -> Option<u32> {
+        let name = ifreq::name(&self.socket, self.index).ok()?;
+        ifreq::flags(&self.socket, &name).ok()
+    }
+
+    /// Name of another interface of the host, or its index if there is no such interface.
+    pub(crate) fn name_of(&self, index: u32) -> String {
+        ifreq::name(&self.socket, index).unwrap_or_else(|_| index.to_string())
+    }
+
     /// Name of the interface.
     pub(crate) fn name(&self) -> &str {
         &self.name

@@ -30,6 +30,7 @@ use crate::proxy::event_loop::{
     Upstream, Upstreams, predecessors_status,
 };
 use crate::proxy::lan::early_report::EarlyReporter;
+use crate::proxy::lan::host_groups::HostGroups;
 use crate::proxy::lan::input_probe::InputProbe;
 use crate::proxy::lan::joins::LimitFiles;
 use crate::proxy::lan::query_socket::QuerySocket;
@@ -206,9 +207,8 @@ impl Installed {
             let input_probe = input_probe
                 .transpose()
                 .context(|| format!("cannot open the firewall's probe on {name}"))?;
-            let link_watch = relayed.contains(&index).then(|| LinkWatch::open(&name, index));
-            let link_watch =
-                link_watch.transpose().context(|| format!("cannot watch the link {name}"))?;
+            let link_watch = LinkWatch::open(&name, index)
+                .context(|| format!("cannot watch the link {name}"))?;
             Ok(Upstream::new(query_socket, reporter, report_socket, input_probe, link_watch, now))
         };
         let upstreams = setup.query_sockets.into_iter().map(open_upstream);
@@ -240,7 +240,12 @@ impl Installed {
             container: setup.container,
             interception: setup.interception,
             interfaces,
-            upstreams: Upstreams { list: upstreams, limits: setup.limits, links },
+            upstreams: Upstreams {
+                list: upstreams,
+                limits: setup.limits,
+                links,
+                host_groups: HostGroups::open().ok(),
+            },
             announcer: setup.announcer,
             role,
             inherited: inherited.flatten(),

@@ -3,8 +3,9 @@
 //! Format 2 added `format`, `stage` and `host_links`. Format 1 has none of the three: `complete`
 //! stands for the stage. A version that knows format 1 reads format 2 too, because the fields of
 //! format 1 are still written. The exception is an attachment without a process, which it cannot
-//! represent: there `init` is missing. `proxy_user`, `boot_id`, `replaced`, `proxy_deaths`,
-//! `adding` and `leaving` were added to format 2 later. A version that does not know them passes over them.
+//! represent: there `init` is missing. `proxy_user`, `boot_id`, `replaced`, `proxy_deaths`, `adding`,
+//! `leaving`, `parent_mac` and `waiting` were added to format 2 later. A version that does not know them passes
+//! over them.
 
 use std::path::PathBuf;
 
@@ -90,6 +91,10 @@ struct InterfaceFile {
     upstream_index: u32,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     mac: Option<MacAddr>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    parent_mac: Option<MacAddr>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    waiting: Option<String>,
     attachment: Attachment,
     #[serde(flatten)]
     limits: EffectiveLimits,
@@ -238,6 +243,8 @@ impl InterfaceFile {
             index: (self.index != 0).then_some(self.index),
             upstream_index: self.upstream_index,
             mac: self.mac,
+            parent_mac: self.parent_mac,
+            waiting: self.waiting,
             attachment: self.attachment,
             limits: self.limits,
         }
@@ -249,6 +256,8 @@ impl InterfaceFile {
             index: 0,
             upstream_index: 0,
             mac: None,
+            parent_mac: None,
+            waiting: None,
             attachment: interface.attachment,
             limits: interface.limits,
         }
@@ -260,6 +269,8 @@ impl InterfaceFile {
             index: interface.index.unwrap_or(0),
             upstream_index: interface.upstream_index,
             mac: interface.mac,
+            parent_mac: interface.parent_mac,
+            waiting: interface.waiting,
             attachment: interface.attachment,
             limits: interface.limits,
         }

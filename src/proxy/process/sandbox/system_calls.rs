@@ -104,6 +104,7 @@ pub(super) const CHECKED: &[(c_long, &[OneOf])] = &[
                 libc::SIOCGIFNETMASK as u32,
                 libc::SIOCGIFINDEX as u32,
                 libc::SIOCGIFNAME as u32,
+                libc::SIOCGIFFLAGS as u32,
                 libc::FIONBIO as u32,
             ],
         )],
