@@ -28,6 +28,7 @@ mod hand_configured;
 mod hardening;
 mod haste;
 mod hook_errors;
+mod host_fence;
 mod igmp_modes;
 mod in_hand;
 mod install;

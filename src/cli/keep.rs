@@ -21,9 +21,10 @@ pub struct KeepArgs {
 }
 
 pub(super) fn run(args: KeepArgs) -> anyhow::Result<ExitCode> {
-    let users = ProxyUids::of(&AdminConfig::read(&config_dir())?);
+    let admin = AdminConfig::read(&config_dir())?;
+    let users = ProxyUids::of(&admin);
     let KeepArgs { watchdog, stable_after } = args;
-    keep(&Store::from_env(), Options { watchdog, stable_after, users })?;
+    keep(&Store::from_env(), Options { watchdog, stable_after, users, fence: admin.fence() })?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -140,8 +140,8 @@ pub enum Command {
     /// Keep memberships and rules of proxies that die, and replace those proxies.
     ///
     /// Runs until it is ended by a signal; one for each host. Without it, the memberships and rules
-    /// of a proxy end with the proxy. The keeper also keeps events, which mcrun events shows. See
-    /// mcrun-keeper.service.
+    /// of a proxy end with the proxy. The keeper also keeps events, which mcrun events shows, and keeps
+    /// from the host's sockets what only containers have joined. See mcrun-keeper.service.
     Keep(keep::KeepArgs),
     /// Remove what killed containers and proxies left behind.
     Gc(gc::GcArgs),

@@ -7,6 +7,7 @@ use tokio::io::unix::AsyncFd;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::keeper::fd_store::{FdStore, Stored};
+use crate::keeper::fence::{Board, BoardEntry};
 use crate::keeper::holding::{End, Holding, ended, readable};
 use crate::keeper::links::{ChangedLinks, Dependence};
 use crate::keeper::repair::Repair;
@@ -50,6 +51,8 @@ pub(super) struct Kept {
     fd_store: FdStore,
     /// What the service manager has, by proxy.
     stored: Vec<Stored>,
+    /// What the proxies have joined.
+    board_entry: BoardEntry,
     /// `None`: not known yet, or it cannot be watched.
     container_end: Option<AsyncFd<End>>,
     /// Wait before the next successor.
@@ -81,15 +84,17 @@ impl Kept {
         options: Options,
         commands: mpsc::UnboundedReceiver<Command>,
         fd_store: FdStore,
+        board: Option<Board>,
     ) -> Self {
         Kept {
-            id,
             store,
             options,
             commands,
             holdings: Vec::new(),
             fd_store,
             stored: Vec::new(),
+            board_entry: BoardEntry::new(id.clone(), board),
+            id,
             container_end: None,
             backoff: Duration::ZERO,
             waiting_for: None,
@@ -137,6 +142,7 @@ impl Kept {
         while is_known || self.look().await {
             is_known = false;
             self.update_store();
+            self.board_entry.update(&self.holdings);
             match self.wait(&mut ask).await {
                 Wake::Command(None) => return,
                 Wake::Command(Some(Command::Release(proxy, done))) => {
@@ -155,6 +161,7 @@ impl Kept {
                 Wake::Ended(position) => self.holdings[position].has_ended = true,
                 Wake::Ask => {
                     self.ask();
+                    self.board_entry.doubt();
                     is_known = true;
                 }
             }
@@ -215,6 +222,7 @@ impl Kept {
             Err(_) => None,
         };
         let Some(attached) = record else { return self.store.container_dir(&self.id).is_dir() };
+        self.board_entry.set_interfaces(&attached);
         if !attached.container.is_alive() {
             return self.end_if_without_proxy(&attached).await;
         }

@@ -9,6 +9,7 @@ use tokio::sync::mpsc;
 use crate::keeper::Options;
 use crate::keeper::container::{Command, Kept};
 use crate::keeper::fd_store::{FdStore, Restored, Stored};
+use crate::keeper::fence::Board;
 use crate::keeper::links::ChangedLinks;
 use crate::keeper::listener::Asked;
 use crate::oci::ContainerId;
@@ -21,6 +22,7 @@ pub(super) struct Containers {
     watch: StateWatch,
     tasks: HashMap<ContainerId, mpsc::UnboundedSender<Command>>,
     fd_store: FdStore,
+    board: Option<Board>,
     /// What an earlier keeper held, of containers that have no task yet.
     restored: Restored,
     ended: (mpsc::UnboundedSender<ContainerId>, mpsc::UnboundedReceiver<ContainerId>),
@@ -28,13 +30,19 @@ pub(super) struct Containers {
 
 impl Containers {
     /// Watches the directory of all containers, which exists.
-    pub(super) fn watch(store: &Store, options: Options, restored: Restored) -> io::Result<Self> {
+    pub(super) fn watch(
+        store: &Store,
+        options: Options,
+        board: Option<Board>,
+        restored: Restored,
+    ) -> io::Result<Self> {
         Ok(Containers {
             store: store.clone(),
             options,
             watch: StateWatch::open(store)?,
             tasks: HashMap::new(),
             fd_store: FdStore::from_env(),
+            board,
             restored,
             ended: mpsc::unbounded_channel(),
         })
@@ -109,6 +117,7 @@ impl Containers {
             self.options.clone(),
             commands,
             self.fd_store.clone(),
+            self.board.clone(),
         );
         for (process, stream) in self.restored.remove(&id).unwrap_or_default() {
             kept.restore(process, stream);

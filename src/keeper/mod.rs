@@ -4,12 +4,16 @@
 //!
 //! The keeper asks every proxy to `hold`: it gets a descriptor of each socket with memberships on
 //! the LAN, of the owner of the rules in the container, and of the relays' sockets. As long as one
-//! descriptor of a socket is open, the kernel's memberships and rules last. The keeper does nothing
-//! with them. No join and no packet waits for it.
+//! descriptor of a socket is open, the kernel's memberships and rules last. No join and no packet
+//! waits for the keeper.
+//!
+//! Since it knows which memberships of the host are proxies', it also keeps the data of containers'
+//! groups from the host's own sockets (`fence`).
 
 mod container;
 mod containers;
 mod fd_store;
+mod fence;
 mod holding;
 mod links;
 mod listener;
@@ -47,6 +51,8 @@ pub struct Options {
     pub stable_after: Duration,
     /// User ids of proxies.
     pub users: ProxyUids,
+    /// Whether the host's sockets are kept from what only containers have joined.
+    pub fence: bool,
 }
 
 /// The user ids of proxies, as mcrun.toml has them now.
@@ -86,7 +92,11 @@ pub fn keep(store: &Store, options: Options) -> anyhow::Result<()> {
     runtime.block_on(async {
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
-        let mut containers = Containers::watch(store, options, fd_store::take())?;
+        let board = options.fence.then(fence::Board::default);
+        let mut containers = Containers::watch(store, options, board.clone(), fd_store::take())?;
+        if let Some(board) = board {
+            tokio::spawn(fence::run(board));
+        }
         let links = HostLinks::open()?;
         let listener = Listener::bind(&keeper_socket::path())?;
         containers.find_all();

@@ -27,6 +27,8 @@ mod setup;
 pub use crate::proxy::config::{CreatedInterface, EgressTask, InterfaceTask, ProxyTask, RelayTask};
 pub(crate) use crate::proxy::container::end_watch::EndWatch;
 pub use crate::proxy::container::injection::random_packet_mark;
+pub(crate) use crate::proxy::container::membership_files::MembershipFiles;
+pub(crate) use crate::proxy::container::rules::host_fence::HostFence;
 pub use crate::proxy::container::unserved::{Unserved, limit_unserved};
 pub(crate) use crate::proxy::control::changes::{PublishedGroups, PublishedState};
 pub(crate) use crate::proxy::control::client::{

@@ -10,7 +10,7 @@
 
 use std::io;
 use std::mem::{offset_of, size_of, size_of_val};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::{AsFd, AsRawFd};
 
 /// Joins `group` from any source: EXCLUDE of nothing.
@@ -109,6 +109,26 @@ fn set_filter<A: Into<IpAddr>>(
 ) -> io::Result<()> {
     let sources: Vec<IpAddr> = sources.into_iter().map(Into::into).collect();
     set(fd, group, libc::MCAST_MSFILTER, &group_filter(ifindex, group, mode, &sources))
+}
+
+/// Whether the socket itself has joined `group` on the interface, with whatever source filter. The
+/// call waits for the kernel's lock of interfaces (rtnl).
+pub fn is_member(fd: impl AsFd, ifindex: u32, group: Ipv4Addr) -> bool {
+    let mut filter = group_filter(ifindex, group.into(), 0, &[]);
+    let mut length = filter.len() as libc::socklen_t;
+    // SAFETY: the descriptor is borrowed for the call, and the kernel writes at most `length` bytes
+    // at `filter`, which is that long.
+    let result = unsafe {
+        libc::getsockopt(
+            fd.as_fd().as_raw_fd(),
+            libc::IPPROTO_IP,
+            libc::MCAST_MSFILTER,
+            filter.as_mut_ptr().cast(),
+            &raw mut length,
+        )
+    };
+    // EADDRNOTAVAIL without a membership (`ip_mc_gsfget` in net/ipv4/igmp.c).
+    result == 0
 }
 
 /// Asks for a receive buffer of `bytes`, beyond `net.core.rmem_max` where the process has
@@ -286,7 +306,7 @@ fn put_address(slot: &mut [u8], address: IpAddr) {
 
 #[cfg(test)]
 mod tests {
-    use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
+    use std::net::{SocketAddrV4, UdpSocket};
     use std::time::Duration;
 
     use super::*;
@@ -345,6 +365,21 @@ mod tests {
         include_sources(&socket, loopback(), GROUP4, []).unwrap();
         let gone = leave_group(&socket, loopback(), GROUP4).unwrap_err();
         assert_eq!(gone.raw_os_error(), Some(libc::EADDRNOTAVAIL), "INCLUDE of nothing left it");
+    }
+
+    #[test]
+    fn a_socket_tells_of_its_own_memberships() {
+        let (receiver, _) = pair();
+        let (other, _) = pair();
+        join_group(&other, loopback(), GROUP4).unwrap();
+        assert!(!is_member(&receiver, loopback(), GROUP4));
+        join_group(&receiver, loopback(), GROUP4).unwrap();
+        assert!(is_member(&receiver, loopback(), GROUP4));
+        assert!(!is_member(&receiver, loopback() + 1, GROUP4));
+        exclude_sources(&receiver, loopback(), GROUP4, [Ipv4Addr::new(10, 0, 0, 1)]).unwrap();
+        assert!(is_member(&receiver, loopback(), GROUP4));
+        leave_group(&receiver, loopback(), GROUP4).unwrap();
+        assert!(!is_member(&receiver, loopback(), GROUP4));
     }
 
     #[test]

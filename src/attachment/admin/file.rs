@@ -124,6 +124,12 @@ pub(super) const FILE_KEYS: &[FileKey] = &[
         shown: |config| json!(config.count()),
     },
     FileKey {
+        section: "keeper",
+        name: "fence",
+        read: |config, value| set(&mut config.fence, value),
+        shown: |config| json!(config.fence()),
+    },
+    FileKey {
         section: "runtime",
         name: "path",
         read: |config, value| set(&mut config.runtime.path, value),

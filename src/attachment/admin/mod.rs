@@ -35,6 +35,9 @@
 //! [count]
 //! enabled = false                  # what arrives is not counted
 //!
+//! [keeper]
+//! fence = true                     # what only containers join does not reach the host's sockets
+//!
 //! [runtime]                        # the OCI runtime that mcrun-runtime calls
 //! path = "/usr/sbin/runc"
 //! ```
@@ -79,6 +82,7 @@ pub struct AdminConfig {
     relay: RelayRules,
     proxy: ProxySettings,
     count: Option<bool>,
+    fence: Option<bool>,
     runtime: RuntimeConfig,
 }
 
@@ -257,6 +261,12 @@ impl AdminConfig {
     /// Whether proxies count what arrives, where the kernel has BPF. The default is yes.
     pub fn count(&self) -> bool {
         self.count.unwrap_or(true)
+    }
+
+    /// Whether the keeper keeps from the host's sockets what only containers have joined. The
+    /// default is yes.
+    pub fn fence(&self) -> bool {
+        self.fence.unwrap_or(true)
     }
 
     /// The user ids from which proxies get theirs.

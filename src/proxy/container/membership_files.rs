@@ -137,6 +137,17 @@ impl MembershipFiles {
         self.memberships()
     }
 
+    /// How many sockets have joined each group now, by interface index and group.
+    ///
+    /// # Errors
+    /// As [`MembershipFiles::memberships`].
+    pub(crate) fn users(&self) -> io::Result<BTreeMap<(u32, Ipv4Addr), u64>> {
+        let mut page = [0; PAGE];
+        let groups = read(&self.igmp, &mut page)?;
+        let memberships = parse(&String::from_utf8_lossy(&groups), &SourceEntries::parse(b""));
+        Ok(memberships.into_iter().map(|(key, membership)| (key, membership.users)).collect())
+    }
+
     /// The source lists now. This is part of carrying out a join, and is fast: the file has no line
     /// for a group without a list. `buffer` is scratch space.
     ///

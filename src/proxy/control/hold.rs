@@ -21,6 +21,7 @@ use crate::proxy::control::protocol::{
     ALIVE_QUESTION, ControlRequest, ErrorCode, Format, HeldKind, HoldPayload, MAX_LINE, Received,
     error_answer, handover_answer, parse_answer, parse_request,
 };
+use crate::proxy::control::status::{InterfaceStatus, ProxyStatus};
 use crate::sys::fd_passing::{MAX_FDS, receive_with_fds, send_with_fds};
 
 /// Most descriptors that are held for one proxy. A proxy that works has less than a quarter.
@@ -174,6 +175,13 @@ impl HoldStream {
     pub(crate) fn status_text(&self) -> Vec<u8> {
         let Held { relays, status, status_time, .. } = &self.held;
         serde_json::to_vec(&(relays, status, status_time)).unwrap_or_default()
+    }
+
+    /// The interfaces and groups of the last status; none of one that cannot be understood.
+    pub(crate) fn interfaces(&self) -> Vec<InterfaceStatus> {
+        let status = self.held.status.as_ref();
+        let status = status.and_then(|text| serde_json::from_str::<ProxyStatus>(text.get()).ok());
+        status.map_or_else(Vec::new, |status| status.interfaces)
     }
 
     /// Whether everything is held that must outlive the proxy.

@@ -50,6 +50,7 @@
 //! without a gap, and data that only one of them allows is dropped until the old tables are gone.
 
 mod egress;
+pub(crate) mod host_fence;
 mod nftables;
 mod queries;
 

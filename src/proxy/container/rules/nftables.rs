@@ -12,6 +12,7 @@ pub(super) use crate::proxy::container::rules::nftables::set_key::{
 
 const SUBSYSTEM: u16 = (libc::NFNL_SUBSYS_NFTABLES as u16) << 8;
 const NEW_TABLE: u16 = SUBSYSTEM | libc::NFT_MSG_NEWTABLE as u16;
+const DELETE_TABLE: u16 = SUBSYSTEM | libc::NFT_MSG_DELTABLE as u16;
 const NEW_CHAIN: u16 = SUBSYSTEM | libc::NFT_MSG_NEWCHAIN as u16;
 const NEW_RULE: u16 = SUBSYSTEM | libc::NFT_MSG_NEWRULE as u16;
 const NEW_SET: u16 = SUBSYSTEM | libc::NFT_MSG_NEWSET as u16;
@@ -32,6 +33,8 @@ const INTERVAL_END: u32 = libc::NFT_SET_ELEM_INTERVAL_END as u32;
 const DATA_TYPE_VERDICT: u32 = 0xffff_ff00;
 /// Ranges in one message, whose list of elements is one attribute of at most 64 KiB.
 const RANGES_PER_MESSAGE: usize = 256;
+/// Single values in one message.
+const ELEMENTS_PER_MESSAGE: usize = 1024;
 /// `enum nft_rt_keys`.
 const RT_NEXTHOP4: u32 = 1;
 
@@ -158,6 +161,13 @@ impl<'t> Tables<'t> {
         self.push_table(family, 0, 0);
     }
 
+    /// Removes the table of a family, which is there. A table that is begun after this one takes
+    /// its place at once.
+    pub(super) fn remove_table(&mut self, family: u8) {
+        let name = self.name;
+        self.batch.push(DELETE_TABLE, ACK, family, 0, |a| a.text(nfta::TABLE_NAME, name));
+    }
+
     fn push_table(&mut self, family: u8, flags: u16, table_flags: u32) {
         let ack = if self.family == 0 { ACK } else { 0 };
         self.family = family;
@@ -232,18 +242,22 @@ impl<'t> Tables<'t> {
             });
             a.u32(nfta::SET_ID, set.id);
         });
-        self.add(NEW_ELEMENTS, 0, |table, a| {
-            a.text(nfta::ELEM_LIST_TABLE, table);
-            a.text(nfta::ELEM_LIST_SET, &set.name);
-            a.u32(nfta::ELEM_LIST_SET_ID, set.id);
-            a.nest(nfta::ELEM_LIST_ELEMENTS, |a| {
-                for value in values {
-                    a.nest(nfta::LIST_ELEM, |a| {
-                        a.nest(nfta::ELEM_KEY, |a| value.with(|key| a.raw(nfta::DATA_VALUE, key)));
-                    });
-                }
+        for chunk in values.chunks(ELEMENTS_PER_MESSAGE) {
+            self.add(NEW_ELEMENTS, 0, |table, a| {
+                a.text(nfta::ELEM_LIST_TABLE, table);
+                a.text(nfta::ELEM_LIST_SET, &set.name);
+                a.u32(nfta::ELEM_LIST_SET_ID, set.id);
+                a.nest(nfta::ELEM_LIST_ELEMENTS, |a| {
+                    for value in chunk {
+                        a.nest(nfta::LIST_ELEM, |a| {
+                            a.nest(nfta::ELEM_KEY, |a| {
+                                value.with(|key| a.raw(nfta::DATA_VALUE, key));
+                            });
+                        });
+                    }
+                });
             });
-        });
+        }
         set
     }
 
