@@ -7,31 +7,24 @@
 //! ```text
 //! table netdev mcrun { flags owner
 //!   chain egress-7 { type filter hook egress device IF priority -1000
-//!     @ll,48,64 MAC 0x0800 @ll,112,128 & MASK == VALUE goto ports-7
-//!                # UDP from ADDRESS, no options, no later fragment: the usual packet
-//!     @ll,48,64 MAC 0x0800 goto ipv4-7
-//!     @ll,48,64 MAC 0x0806 goto arp-7
+//!     @ll,48,64 MAC 0x0800 jump ipv4-7
+//!     # Ethernet and IPv4, and each address that it may name as its own; 0.0.0.0 is one.
+//!     @ll,48,112 MAC 0x0806 0x0001 0x0800 0x0604 @ll,176,80 MAC ADDRESS accept
 //!     @ll,48,64 MAC 0x86dd goto ipv6-7      # where the attachment has an IPv6 address
 //!     counter drop }
 //!   chain ipv4-7 {
-//!     source address not ADDRESS or 0.0.0.0 counter drop       # where there is an ADDRESS
-//!     protocol udp goto udp-7
-//!     protocol igmp meta skuid exists counter drop             # where IGMP is not intercepted
-//!     protocol @routing counter drop }
-//!   chain udp-7 {
-//!     header with options counter drop
-//!     fragment offset not 0 accept
-//!     goto ports-7 }
-//!   chain ports-7 {
-//!     destination port 68 counter drop
-//!     source port 67 counter drop }
-//!   chain arp-7 {
-//!     not Ethernet and IPv4 counter drop
-//!     sender hardware address not MAC counter drop
-//!     sender address not ADDRESS or 0.0.0.0 counter drop }     # where there is an ADDRESS
+//!     source address != ADDRESS != 0.0.0.0 return       # where there is an ADDRESS; many: a set
+//!     UDP, no options, no later fragment, source port != 67, destination port != 68 accept
+//!     protocol igmp meta skuid exists return                   # where IGMP is not intercepted
+//!     protocol != UDP != ROUTING ... accept
+//!     UDP, no options, fragment offset != 0 accept }
 //!   chain ipv6-7, udp6-7, icmpv6-7, fragment6-7 { ... }
 //! }
 //! ```
+//!
+//! The start of a container waits for these rules, and the kernel takes about a microsecond for each
+//! expression, and several for a chain or a set. So there are few: a rule names what may leave, and
+//! one counter at the end counts the rest.
 //!
 //! What is not named is dropped: other source addresses, VLAN tags, LLC and SNAP with the bridges'
 //! protocols, LLDP, and so on. The rules read the frame itself from its first byte on, because a
@@ -51,9 +44,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use crate::primitives::MacAddr;
 use crate::proxy::config::EgressTask;
-use crate::proxy::container::rules::nftables::{
-    Base, IpProtocol, Operator, Rule, Set, Tables, Verdict,
-};
+use crate::proxy::container::rules::nftables::{Base, Operator, Rule, Tables, Verdict};
 use crate::proxy::container::rules::{IGMP, RuledInterface, UDP};
 
 const HOOK_EGRESS: u32 = 1;
@@ -71,14 +62,14 @@ const IPV4_PROTOCOL: u32 = PAYLOAD + 9;
 const IPV4_SOURCE: u32 = PAYLOAD + 12;
 /// First byte of an IPv4 header without options.
 const IPV4_PLAIN: u8 = 0x45;
-const IPV4_PLAIN_LENGTH: u32 = 20;
+/// The ports of UDP behind such a header.
+const IPV4_SOURCE_PORT: u32 = PAYLOAD + 20;
+const IPV4_DESTINATION_PORT: u32 = IPV4_SOURCE_PORT + 2;
 /// The offset in the field of flags and fragment offset.
 const IPV4_FRAGMENT_OFFSET: [u8; 2] = [0x1f, 0xff];
 /// Offsets in an ARP packet (RFC 826).
-const ARP_FORMAT: u32 = PAYLOAD;
-const ARP_SENDER_MAC: u32 = PAYLOAD + 8;
-const ARP_SENDER_ADDRESS: u32 = PAYLOAD + 14;
-/// Ethernet, IPv4, and the lengths of their addresses.
+const ARP_SENDER: u32 = PAYLOAD + 8;
+/// Ethernet, IPv4, and the lengths of their addresses: an ARP packet begins so.
 const ETHERNET_AND_IPV4: [u8; 6] = [0, 1, 8, 0, 6, 4];
 
 /// Protocols of routers, and protocols that carry IPv4 or IPv6, and so IGMP and MLD, in IPv4:
@@ -86,6 +77,9 @@ const ETHERNET_AND_IPV4: [u8; 6] = [0, 1, 8, 0, 6, 4];
 const ROUTING: [u8; 6] = [4, 41, 88, 89, 103, 112];
 /// Ports of DHCP's client and server (RFC 2131 §4.1).
 const DHCP: ClientAndServer = ClientAndServer { client: 68, server: 67 };
+
+/// Most addresses that one rule compares.
+const MOST_COMPARED: usize = 16;
 
 struct ClientAndServer {
     client: u16,
@@ -130,52 +124,30 @@ struct Chains<'c, 't> {
 impl Chains<'_, '_> {
     fn add(mut self) {
         let ipv6: Vec<_> = self.egress.addresses.iter().filter_map(ipv6).collect();
-        // A chain must exist before a rule leads to it.
-        let addresses: Vec<_> = self.egress.addresses.iter().filter_map(ipv4).collect();
-        let sources = self.ipv4_sources(&addresses);
-        let sources = sources.as_ref();
-        let ports = self.ports();
-        let mut kinds = vec![
-            (libc::ETH_P_IP, self.ipv4(sources, &ports)),
-            (libc::ETH_P_ARP, self.arp(sources)),
-        ];
-        if !ipv6.is_empty() {
-            kinds.push((libc::ETH_P_IPV6, self.ipv6(ipv6)));
+        let mut sources: Vec<_> = self.egress.addresses.iter().filter_map(ipv4).collect();
+        if !sources.is_empty() {
+            // A host has this one before it has another.
+            sources.push(Ipv4Addr::UNSPECIFIED);
         }
+        // A chain must exist before a rule leads to it.
+        let ipv4 = Verdict::Jump(self.ipv4(&sources));
+        let ipv6 = (!ipv6.is_empty()).then(|| Verdict::Goto(self.ipv6(ipv6)));
         let base = self.name("egress");
         self.tables.add_base_chain(&base, HOOK_EGRESS, Some(self.interface.name));
-        self.usual(&base, addresses.first().copied(), ports);
-        for (ethertype, chain) in kinds {
-            let own = self.source_and_type(ethertype);
-            self.tables.add_rule(&base, |rule| {
-                rule.payload(Base::Link, SOURCE_MAC, Operator::Equal, &own);
-                rule.verdict(&Verdict::Goto(chain));
-            });
+        self.add_kind(&base, libc::ETH_P_IP, &ipv4);
+        self.arp(&base, &sources);
+        if let Some(ipv6) = ipv6 {
+            self.add_kind(&base, libc::ETH_P_IPV6, &ipv6);
         }
         self.drop_if(&base, |_| {});
     }
 
-    /// UDP as it is usually sent: two comparisons, so that a stream costs little.
-    fn usual(&mut self, base: &str, source: Option<Ipv4Addr>, ports: String) {
-        // The IPv4 header up to the destination.
-        let mut mask = [0u8; 16];
-        let mut value = [0u8; 16];
-        let mut field = |offset: u32, bits: &[u8], bytes: &[u8]| {
-            let start = (offset - PAYLOAD) as usize;
-            mask[start..start + bits.len()].copy_from_slice(bits);
-            value[start..start + bytes.len()].copy_from_slice(bytes);
-        };
-        field(IPV4_VERSION_AND_LENGTH, &[0xff], &[IPV4_PLAIN]);
-        field(IPV4_FRAGMENT, &IPV4_FRAGMENT_OFFSET, &[0, 0]);
-        field(IPV4_PROTOCOL, &[0xff], &[UDP]);
-        if let Some(source) = source {
-            field(IPV4_SOURCE, &[0xff; 4], &source.octets());
-        }
-        let own = self.source_and_type(libc::ETH_P_IP);
+    /// Adds the rule for frames of one kind from the interface's own address.
+    fn add_kind(&mut self, base: &str, ethertype: i32, verdict: &Verdict) {
+        let own = self.source_and_type(ethertype);
         self.tables.add_rule(base, |rule| {
             rule.payload(Base::Link, SOURCE_MAC, Operator::Equal, &own);
-            rule.masked(Base::Link, PAYLOAD, &mask, Operator::Equal, &value);
-            rule.verdict(&Verdict::Goto(ports));
+            rule.verdict(verdict);
         });
     }
 
@@ -186,76 +158,93 @@ impl Chains<'_, '_> {
         [a, b, c, d, e, f, high, low]
     }
 
-    fn ipv4(&mut self, sources: Option<&Set>, ports: &str) -> String {
-        let never = ROUTING.into_iter().chain(self.interface.intercepted.then_some(IGMP));
-        let never: Vec<_> = never.map(IpProtocol).collect();
-        let never = self.tables.add_set_of(self.name("routing"), &never);
-        let udp = self.udp(ports);
+    /// Adds the chain that accepts what may leave of IPv4, and returns its name.
+    fn ipv4(&mut self, sources: &[Ipv4Addr]) -> String {
+        use Operator::{Equal, NotEqual};
+        // A few comparisons are made faster than a set. A rule has room for 128 expressions.
+        let set = sources.len() > MOST_COMPARED;
+        let set = set.then(|| self.tables.add_set_of(self.name("sources"), sources));
         let chain = self.new_chain("ipv4");
-        if let Some(sources) = sources {
-            self.drop_if(&chain, |r| r.not_in_set::<Ipv4Addr>(Base::Link, IPV4_SOURCE, sources));
+        if !sources.is_empty() {
+            let octets: Vec<_> = sources.iter().map(Ipv4Addr::octets).collect();
+            self.tables.add_rule(&chain, |rule| {
+                match &set {
+                    Some(set) => rule.not_in_set::<Ipv4Addr>(Base::Link, IPV4_SOURCE, set),
+                    None => rule.payload_is_none_of(Base::Link, IPV4_SOURCE, &octets),
+                }
+                rule.verdict(&Verdict::Return);
+            });
         }
-        let is = |r: &mut Rule<'_, '_>, protocol| {
-            r.payload(Base::Link, IPV4_PROTOCOL, Operator::Equal, &[protocol]);
-        };
-        self.tables.add_rule(&chain, |rule| {
-            is(rule, UDP);
-            rule.verdict(&Verdict::Goto(udp));
+        // The usual packet, so that a stream costs little.
+        self.add_plain_udp(&chain, IPV4_FRAGMENT_OFFSET, |rule| {
+            rule.payload(Base::Link, IPV4_SOURCE_PORT, NotEqual, &DHCP.server.to_be_bytes());
+            rule.payload(Base::Link, IPV4_DESTINATION_PORT, NotEqual, &DHCP.client.to_be_bytes());
         });
         if !self.interface.intercepted {
-            self.drop_if(&chain, |rule| {
-                is(rule, IGMP);
+            self.tables.add_rule(&chain, |rule| {
+                rule.payload(Base::Link, IPV4_PROTOCOL, Equal, &[IGMP]);
                 rule.has_meta(META_SKUID);
+                rule.verdict(&Verdict::Return);
             });
         }
-        self.drop_if(&chain, |rule| {
-            rule.in_set::<IpProtocol>(Base::Link, IPV4_PROTOCOL, &never);
+        let others = [UDP].into_iter().chain(self.interface.intercepted.then_some(IGMP));
+        let others: Vec<_> = others.chain(ROUTING).map(|protocol| [protocol]).collect();
+        self.tables.add_rule(&chain, |rule| {
+            rule.payload_is_none_of(Base::Link, IPV4_PROTOCOL, &others);
+            rule.verdict(&Verdict::Accept);
+        });
+        // Only the first fragment has ports.
+        self.add_plain_udp(&chain, [0; 2], |rule| {
+            let mask = &IPV4_FRAGMENT_OFFSET;
+            rule.masked(Base::Link, IPV4_FRAGMENT, mask, NotEqual, &[0, 0]);
         });
         chain
     }
 
-    /// The set of source addresses, with the one that a host has before it has another.
-    fn ipv4_sources(&mut self, addresses: &[Ipv4Addr]) -> Option<Set> {
-        if addresses.is_empty() {
-            return None;
-        }
-        let sources = [addresses, &[Ipv4Addr::UNSPECIFIED]].concat();
-        Some(self.tables.add_set_of(self.name("sources"), &sources))
-    }
-
-    /// With options, the ports are at another place. Nothing but IGMP and RSVP uses options in
-    /// earnest. Only the first fragment has ports.
-    fn udp(&mut self, ports: &str) -> String {
-        let chain = self.new_chain("udp");
-        self.drop_if(&chain, |rule| {
-            rule.payload(Base::Link, IPV4_VERSION_AND_LENGTH, Operator::NotEqual, &[IPV4_PLAIN]);
-        });
-        self.accept_fragments(&chain, IPV4_FRAGMENT, &IPV4_FRAGMENT_OFFSET);
-        self.tables.add_rule(&chain, |rule| rule.verdict(&Verdict::Goto(ports.to_owned())));
-        chain
-    }
-
-    /// For UDP in a packet without options.
-    fn ports(&mut self) -> String {
-        let chain = self.new_chain("ports");
-        self.drop_dhcp_answers(&chain, PAYLOAD + IPV4_PLAIN_LENGTH, &DHCP);
-        chain
-    }
-
-    fn arp(&mut self, sources: Option<&Set>) -> String {
-        let chain = self.new_chain("arp");
-        let mac = self.egress.mac.octets();
-        let differs = |r: &mut Rule<'_, '_>, offset, value: &[u8]| {
-            r.payload(Base::Link, offset, Operator::NotEqual, value);
+    /// Accepts UDP in a packet without options whose fragment offset, as far as this mask goes, is
+    /// 0. With options the ports are at another place, and nothing but IGMP and RSVP uses options in
+    /// earnest.
+    fn add_plain_udp(
+        &mut self,
+        chain: &str,
+        offset: [u8; 2],
+        conditions: impl FnOnce(&mut Rule<'_, '_>),
+    ) {
+        // The IPv4 header up to the protocol.
+        const LENGTH: usize = 10;
+        let mut mask = [0u8; LENGTH];
+        let mut value = [0u8; LENGTH];
+        let mut field = |at: u32, bits: &[u8], bytes: &[u8]| {
+            let start = (at - PAYLOAD) as usize;
+            mask[start..start + bits.len()].copy_from_slice(bits);
+            value[start..start + bytes.len()].copy_from_slice(bytes);
         };
-        self.drop_if(&chain, |rule| differs(rule, ARP_FORMAT, &ETHERNET_AND_IPV4));
-        self.drop_if(&chain, |rule| differs(rule, ARP_SENDER_MAC, &mac));
-        if let Some(sources) = sources {
-            self.drop_if(&chain, |rule| {
-                rule.not_in_set::<Ipv4Addr>(Base::Link, ARP_SENDER_ADDRESS, sources);
+        field(IPV4_VERSION_AND_LENGTH, &[0xff], &[IPV4_PLAIN]);
+        field(IPV4_FRAGMENT, &offset, &[0, 0]);
+        field(IPV4_PROTOCOL, &[0xff], &[UDP]);
+        self.tables.add_rule(chain, |rule| {
+            rule.masked(Base::Link, PAYLOAD, &mask, Operator::Equal, &value);
+            conditions(rule);
+            rule.verdict(&Verdict::Accept);
+        });
+    }
+
+    /// Accepts ARP of Ethernet and IPv4 whose sender is the interface's own.
+    fn arp(&mut self, base: &str, sources: &[Ipv4Addr]) {
+        let kind = [&self.source_and_type(libc::ETH_P_ARP)[..], &ETHERNET_AND_IPV4].concat();
+        let mac = self.egress.mac.octets();
+        let named = sources.iter().map(|source| [&mac[..], &source.octets()].concat());
+        let senders: Vec<_> = match sources {
+            [] => vec![mac.to_vec()],
+            _ => named.collect(),
+        };
+        for sender in senders {
+            self.tables.add_rule(base, |rule| {
+                rule.payload(Base::Link, SOURCE_MAC, Operator::Equal, &kind);
+                rule.payload(Base::Link, ARP_SENDER, Operator::Equal, &sender);
+                rule.verdict(&Verdict::Accept);
             });
         }
-        chain
     }
 
     fn name(&self, what: &str) -> String {

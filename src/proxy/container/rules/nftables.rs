@@ -445,6 +445,19 @@ impl Rule<'_, '_> {
         self.compare(operator, value);
     }
 
+    /// Adds the condition that bytes of the packet are none of these values, which have one length.
+    pub(super) fn payload_is_none_of<const N: usize>(
+        &mut self,
+        base: Base,
+        offset: u32,
+        values: &[[u8; N]],
+    ) {
+        self.load(base, offset, N);
+        for value in values {
+            self.compare(Operator::NotEqual, value);
+        }
+    }
+
     /// Adds the condition that the packet has a byte at this offset which can be read.
     pub(super) fn has_byte(&mut self, base: Base, offset: u32) {
         self.load(base, offset, 1);

@@ -131,6 +131,39 @@ fn without_a_policy_there_is_no_data_chain_and_tables_end_with_their_socket() {
 }
 
 #[test]
+fn egress_rules_are_installed_and_listed_however_many_addresses_there_are() {
+    let mac = "02:00:00:00:00:07".parse().unwrap();
+    for (count, intercepted) in
+        [(0, true), (1, true), (1, false), (15, true), (16, true), (300, true)]
+    {
+        let addresses = (0..count).map(|n: u16| {
+            let [high, low] = n.to_be_bytes();
+            Ipv4Addr::new(10, 0, high, low).into()
+        });
+        let interface = RuledInterface {
+            name: "lo",
+            index: LOOPBACK,
+            intercepted,
+            hears_queries: false,
+            data_filter: policy(&[], &[]).data_filter(),
+            relayed: None,
+            egress: Some(Egress { mac, addresses: addresses.collect(), shares_mac: false }),
+        };
+        namespace()
+            .run(|| {
+                let socket = NfSocket::open().unwrap();
+                super::install(&socket, "mcrun", &[interface], None, Hooks::All).unwrap();
+                let listed = Command::new("nft").args(["list", "ruleset"]).output().unwrap();
+                let text = String::from_utf8(listed.stdout).unwrap();
+                assert_eq!(String::from_utf8(listed.stderr).unwrap(), "", "{count}: {text}");
+                let senders = text.lines().filter(|line| line.contains("0806000108000604"));
+                assert_eq!(senders.count(), usize::from(count) + 1, "{text}");
+            })
+            .unwrap();
+    }
+}
+
+#[test]
 fn data_must_pass_the_tables_of_both_proxies() {
     let (group, other) = (Ipv4Addr::new(239, 1, 1, 1), Ipv4Addr::new(239, 2, 1, 1));
     let source = Ipv4Addr::LOCALHOST;
