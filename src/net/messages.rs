@@ -8,7 +8,8 @@ use netlink_packet_core::{DefaultNla, Emitable, NLA_F_NESTED};
 use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage};
 use netlink_packet_route::link::{
     AfSpecInet, AfSpecUnspec, InfoData, InfoIpVlan, InfoKind, InfoMacVlan, InfoPortKind, InfoVlan,
-    IpVlanFlags, IpVlanMode, LinkAttribute, LinkFlags, LinkInfo, LinkMessage, MacVlanMode,
+    IpVlanFlags, IpVlanMode, LinkAttribute, LinkExtentMask, LinkFlags, LinkInfo, LinkMessage,
+    MacVlanMode,
 };
 use netlink_packet_route::neighbour::{
     NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState,
@@ -147,7 +148,7 @@ pub fn set_alias_and_up(name: &str, alias: &str) -> RouteNetlinkMessage {
 /// Asks for one link by name.
 pub fn get_link(name: &str) -> RouteNetlinkMessage {
     let mut link = LinkMessage::default();
-    link.attributes.push(LinkAttribute::IfName(name.to_owned()));
+    link.attributes = vec![LinkAttribute::IfName(name.to_owned()), without_counters()];
     RouteNetlinkMessage::GetLink(link)
 }
 
@@ -155,7 +156,14 @@ pub fn get_link(name: &str) -> RouteNetlinkMessage {
 pub fn get_link_at(index: u32) -> RouteNetlinkMessage {
     let mut link = LinkMessage::default();
     link.header.index = index;
+    link.attributes.push(without_counters());
     RouteNetlinkMessage::GetLink(link)
+}
+
+/// Leaves out the counters of an interface, which are half of what the kernel tells of a link (Linux
+/// 4.4).
+fn without_counters() -> LinkAttribute {
+    LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats])
 }
 
 /// Asks for all links.

@@ -163,7 +163,8 @@ impl Store {
                 }
                 _ => {}
             }
-            if let Some(locked) = self.lock(id)? {
+            // The way to it is checked already, and only root can change it.
+            if let Some(locked) = self.lock_checked(id)? {
                 return Ok(locked);
             }
         }
@@ -177,6 +178,10 @@ impl Store {
         if !self.check()? {
             return Ok(None);
         }
+        self.lock_checked(id)
+    }
+
+    fn lock_checked(&self, id: &ContainerId) -> Result<Option<LockedDir>, StateDirError> {
         self.lock_by(id, |dir| self.lock_container(id, dir).map(|()| true))
     }
 
