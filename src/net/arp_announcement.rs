@@ -13,7 +13,7 @@
 
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddrV6};
-use std::os::fd::{AsRawFd, FromRawFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, RawFd};
 
 use socket2::{Domain, Protocol, SockAddr, SockAddrStorage, Socket, Type};
 
@@ -96,6 +96,12 @@ impl FrameSocket {
     fn send(&self, index: u32, frame: &[u8]) -> io::Result<()> {
         let to = link_address(index, libc::ETH_P_ARP as u16);
         self.0.send_to(frame, &to).map(drop)
+    }
+}
+
+impl AsFd for FrameSocket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
     }
 }
 

@@ -12,8 +12,7 @@ use std::io;
 use std::os::fd::BorrowedFd;
 use std::time::{Duration, Instant};
 
-use socket2::{Domain, Socket, Type};
-
+use crate::net::arp_announcement::FrameSocket;
 use crate::proxy::config::PACKET_SOCKET;
 use crate::sys::sockopt;
 
@@ -30,15 +29,12 @@ const DELAY: Duration = Duration::from_millis(100);
 pub(crate) struct ReceiveFilterSocket(());
 
 impl ReceiveFilterSocket {
-    /// Opens the socket in the caller's namespace, as descriptor [`PACKET_SOCKET`]. It receives
-    /// nothing.
+    /// Makes descriptor [`PACKET_SOCKET`] a copy of this one, which may be closed then.
     ///
     /// # Errors
-    /// `EPERM` without CAP_NET_RAW, `EAFNOSUPPORT` where the kernel has no packet sockets.
-    pub(crate) fn open() -> io::Result<Self> {
-        let socket = Socket::new(Domain::PACKET, Type::DGRAM, None)?;
-        sockopt::receive_nothing(&socket)?;
-        nix::unistd::dup2_stdin(&socket)?;
+    /// Those of dup2(2).
+    pub(crate) fn of(socket: &FrameSocket) -> io::Result<Self> {
+        nix::unistd::dup2_stdin(socket)?;
         Ok(ReceiveFilterSocket(()))
     }
 

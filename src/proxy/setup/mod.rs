@@ -8,6 +8,7 @@ mod error;
 mod interception;
 
 use std::collections::BTreeSet;
+use std::io;
 use std::time::Instant;
 
 use crate::attachment::IgmpMode;
@@ -387,13 +388,18 @@ impl InNamespace {
         let membership_files = MembershipFiles::open()
             .context(|| "cannot open the container's /proc/net/igmp".into())?;
         let announces = interfaces.iter().any(|i| !i.task.announce.is_empty());
-        let frame_socket = announces.then(FrameSocket::open).transpose();
-        let frame_socket = frame_socket.context(|| "cannot open a packet socket".into())?;
         let has_receive_filter = interfaces.iter().any(|i| i.task.relay.is_none());
-        // Without the socket the container receives packets of groups that it has left, and drops
-        // them.
-        let receive_filter_socket =
-            has_receive_filter.then(|| ReceiveFilterSocket::open().ok()).flatten();
+        let frame_socket = match (announces || has_receive_filter).then(FrameSocket::open) {
+            Some(Err(error)) if announces => {
+                return Err(error).context(|| "cannot open a packet socket".into());
+            }
+            opened => opened.and_then(io::Result::ok),
+        };
+        // One socket serves both. Without it the container receives packets of groups that it has
+        // left, and drops them.
+        let filter = frame_socket.as_ref().filter(|_| has_receive_filter);
+        let receive_filter_socket = filter.and_then(|s| ReceiveFilterSocket::of(s).ok());
+        let frame_socket = frame_socket.filter(|_| announces);
         Ok(InNamespace {
             interception,
             interfaces,
