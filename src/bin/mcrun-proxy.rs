@@ -1,7 +1,12 @@
 //! `mcrun-proxy`: the IGMP proxy of one container, started by the hook.
 
-use std::process::ExitCode;
+#![no_main]
 
-fn main() -> ExitCode {
+use mcrun::sys::program;
+
+// SAFETY: this is the only `main` of the program, and has a type that C calls.
+#[unsafe(no_mangle)]
+extern "C" fn main() -> program::Status {
+    program::begin();
     mcrun::proxy::main()
 }

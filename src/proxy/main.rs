@@ -4,7 +4,6 @@ use std::fs::File;
 use std::io;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
-use std::process::ExitCode;
 use std::time::Instant;
 
 use nix::sys::signal::{SigHandler, Signal, signal};
@@ -17,6 +16,7 @@ use crate::proxy::process::sandbox;
 use crate::proxy::process::sandbox::Confined;
 use crate::proxy::setup::{Context, Setup, StartError};
 use crate::sys::inherited_fds::close_inherited;
+use crate::sys::program;
 
 /// Longest line of the task, in bytes.
 const MAX_LINE: u64 = 1 << 20;
@@ -28,7 +28,7 @@ const MAX_INTERFACES: usize = 64;
 /// The program `mcrun-proxy`: reads its task, serves the container, and ends with it.
 ///
 /// [`ProxyTask`] describes what it reads and writes on its standard streams. It closes both.
-pub fn main() -> ExitCode {
+pub fn main() -> program::Status {
     // A runtime waits until all copies of its pipes are closed.
     // SAFETY: this process has opened nothing yet.
     unsafe { close_inherited(&[]) };
@@ -36,7 +36,7 @@ pub fn main() -> ExitCode {
     // that a library that prints does not write into a socket.
     let own = |stream: BorrowedFd<'_>| stream.try_clone_to_owned().map(File::from);
     let (Ok(task), Ok(mut answer)) = (own(io::stdin().as_fd()), own(io::stdout().as_fd())) else {
-        return ExitCode::FAILURE;
+        return program::FAILURE;
     };
     let mut lines = BufReader::with_capacity(READ_SIZE, task);
     match start(&mut lines, &mut answer) {
@@ -44,7 +44,7 @@ pub fn main() -> ExitCode {
             // Who launched this proxy was killed, and no record names it, if nobody reads the
             // answer, or if the task ends without its last line.
             if write_line(&mut answer, READY).is_err() || !is_kept(&mut lines) {
-                return ExitCode::FAILURE;
+                return program::FAILURE;
             }
             drop((lines, answer));
             // Nobody waits for this any more.
@@ -52,15 +52,16 @@ pub fn main() -> ExitCode {
             proxy.start_counting(now);
             if let Err(error) = confined.complete() {
                 proxy.log(now, Notice::NotConfined { error: error.to_string() });
-                return ExitCode::FAILURE;
+                return program::FAILURE;
             }
+            release_memory_of_setup();
             proxy.run();
-            ExitCode::SUCCESS
+            program::SUCCESS
         }
         Err(error) => {
             // If nobody reads it, the exit status shows the failure.
             let _ = write_line(&mut answer, &format!("{REFUSED}{error}"));
-            ExitCode::FAILURE
+            program::FAILURE
         }
     }
 }
@@ -97,6 +98,28 @@ fn start(lines: &mut BufReader<File>, answer: &mut File) -> Result<(Proxy, Confi
     }
     proxy.join_existing_memberships(now);
     Ok((proxy, confined))
+}
+
+/// Gives the memory back that only the setup has used: the end of the heap, and the stack below the
+/// caller. It is a sixth of what a proxy has for itself.
+#[inline(never)]
+fn release_memory_of_setup() {
+    /// Bytes of the stack below: more than the setup uses.
+    const STACK: usize = 64 << 10;
+    // SAFETY: the call takes a number, and changes no memory that is in use.
+    #[cfg(target_env = "gnu")]
+    unsafe {
+        libc::malloc_trim(0);
+    }
+    // SAFETY: sysconf only reads; the size of a page is always known.
+    let page = unsafe { libc::sysconf(libc::_SC_PAGESIZE) } as usize;
+    let here = 0u8;
+    // The page below has room for the frames of this function and of madvise(2).
+    let end = ((&raw const here).addr() & !(page - 1)) - page;
+    let start = std::ptr::without_provenance_mut(end - STACK);
+    // SAFETY: the stack grows downwards, so that nothing there is in use. Where the stack has no
+    // memory yet, the call fails and the rest of it is done all the same.
+    unsafe { libc::madvise(start, STACK, libc::MADV_DONTNEED) };
 }
 
 /// Reads and parses the next line of the task.

@@ -13,6 +13,7 @@ pub(crate) mod journal;
 pub(crate) mod mountinfo;
 pub mod process;
 pub(crate) mod procfs;
+pub mod program;
 pub(crate) mod readable_fd;
 pub mod sockopt;
 pub(crate) mod spawn;
