@@ -101,7 +101,7 @@ fn start(lines: &mut BufReader<File>, answer: &mut File) -> Result<(Proxy, Confi
 }
 
 /// Gives the memory back that only the setup has used: the end of the heap, and the stack below the
-/// caller. It is a sixth of what a proxy has for itself.
+/// caller.
 #[inline(never)]
 fn release_memory_of_setup() {
     /// Bytes of the stack below: more than the setup uses.

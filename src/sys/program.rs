@@ -2,8 +2,7 @@
 //! standard library.
 //!
 //! That runtime reads /proc/self/maps for the bounds of the stack, and makes a stack and handlers for
-//! signals that tell of an overflow: 15 system calls, and 25 us for each program (Linux 6.18). What else
-//! it does is here.
+//! signals that tell of an overflow: 15 system calls. What else it does is here.
 
 use std::ffi::CStr;
 
