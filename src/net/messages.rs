@@ -160,7 +160,7 @@ pub fn get_link_at(index: u32) -> RouteNetlinkMessage {
     RouteNetlinkMessage::GetLink(link)
 }
 
-/// Leaves out the counters of an interface, which are half of what the kernel tells of a link (Linux
+/// Leaves out the counters of an interface, which are a large part of what the kernel tells of a link (Linux
 /// 4.4).
 fn without_counters() -> LinkAttribute {
     LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats])
