@@ -1,6 +1,6 @@
 //! BPF programs, as the compiler wrote them, in the kernel.
 //!
-//! `bpf/` has the sources and the objects, which are committed. [`object`] reads an object while mcrun
+//! `bpf/` has the sources and the objects, which are committed. `object` reads an object while mcrun
 //! is compiled, so that a proxy that starts neither opens a file nor parses one. The kernel needs no
 //! type information (BTF).
 //!
