@@ -56,8 +56,8 @@ mod tests {
 
         fn count(&mut self, packet: &[u8], segment: u32) {
             let frame = [&[0; 12][..], &0x0800u16.to_be_bytes(), packet].concat();
-            match self.program.test_run(&frame, segment, 1) {
-                Ok(run) => assert_eq!(run.result, 0, "the packet is taken"),
+            match self.program.test_run(&frame, segment) {
+                Ok(result) => assert_eq!(result, 0, "the packet is taken"),
                 // The kernel tests no packet that is shorter than an IPv4 header.
                 Err(error) => assert!(packet.len() < 20, "{error}"),
             }
@@ -145,22 +145,5 @@ mod tests {
             let (program, rust) = both.streams();
             prop_assert_eq!(program, rust);
         }
-    }
-
-    #[test]
-    fn a_packet_takes_a_fraction_of_a_microsecond() {
-        let mut both = Both::new();
-        let mut packet = vec![0; 140];
-        packet[..20].copy_from_slice(&[
-            0x45, 0, 0, 140, 0, 0, 0, 0, 1, 17, 0, 0, 10, 0, 0, 1, 239, 1, 2, 3,
-        ]);
-        packet[24..26].copy_from_slice(&120u16.to_be_bytes());
-        packet[28..30].copy_from_slice(&[0x80, 96]);
-        both.count(&packet, 0);
-        let frame = [&[0; 12][..], &0x0800u16.to_be_bytes(), &packet].concat();
-        let run = both.program.test_run(&frame, 0, 100_000).unwrap();
-        println!("{} ns", run.nanoseconds);
-        // Far above what is measured, for a machine that is busy.
-        assert!(run.nanoseconds < 2000, "{} ns", run.nanoseconds);
     }
 }

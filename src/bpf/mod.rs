@@ -11,4 +11,4 @@ pub mod count;
 mod object;
 mod program;
 
-pub use crate::bpf::program::{Map, Program, TestRun};
+pub use crate::bpf::program::{Map, Program};

@@ -5,18 +5,18 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::ptr;
 
+use crate::sys::bpf;
 use crate::sys::sockopt;
 
 /// Commands and constants of linux/bpf.h.
 const BPF_MAP_CREATE: libc::c_int = 0;
-const BPF_PROG_LOAD: libc::c_int = 5;
+#[cfg(test)]
 const BPF_PROG_TEST_RUN: libc::c_int = 10;
 const BPF_MAP_FREEZE: libc::c_int = 22;
 const BPF_MAP_TYPE_ARRAY: u32 = 2;
 const BPF_F_MMAPABLE: u32 = 1 << 10;
 const BPF_PROG_TYPE_SOCKET_FILTER: u32 = 1;
 const SO_ATTACH_BPF: libc::c_int = 50;
-const LICENSE: &CStr = c"Dual MIT/GPL";
 
 /// The variables of a program. Only the program writes them.
 #[derive(Debug)]
@@ -47,20 +47,15 @@ impl Map {
             value_size: size as u32,
             max_entries: 1,
             flags: BPF_F_MMAPABLE,
-            name: short(name),
+            name: bpf::short(name),
             ..Create::default()
         };
         // SAFETY: the structure is a beginning of bpf_attr. The kernel returns a new descriptor.
-        let map = unsafe { OwnedFd::from_raw_fd(bpf(BPF_MAP_CREATE, &raw mut create)?) };
+        let map = unsafe { OwnedFd::from_raw_fd(bpf::call(BPF_MAP_CREATE, &raw mut create)?) };
         let mut freeze = map.as_raw_fd().cast_unsigned();
         // SAFETY: as above. No process can write the map from here on.
-        unsafe { bpf(BPF_MAP_FREEZE, &raw mut freeze) }?;
+        unsafe { bpf::call(BPF_MAP_FREEZE, &raw mut freeze) }?;
         Ok(Map(map))
-    }
-
-    /// The map of a descriptor that another process has passed.
-    pub fn from_descriptor(descriptor: OwnedFd) -> Self {
-        Map(descriptor)
     }
 
     /// Calls a function with the variables, which are there for as long as it runs. A process that has
@@ -101,32 +96,7 @@ impl Program {
     /// # Errors
     /// `EPERM` without CAP_BPF; `EINVAL` or `EACCES` for what this kernel does not accept.
     pub(super) fn load_socket_filter(name: &CStr, instructions: &[u64]) -> io::Result<Self> {
-        /// The beginning of `union bpf_attr` for `BPF_PROG_LOAD`.
-        #[repr(C)]
-        #[derive(Default)]
-        struct Load {
-            kind: u32,
-            count: u32,
-            instructions: u64,
-            license: u64,
-            log_level: u32,
-            log_size: u32,
-            log: u64,
-            kernel_version: u32,
-            flags: u32,
-            name: [u8; 16],
-        }
-        let mut load = Load {
-            kind: BPF_PROG_TYPE_SOCKET_FILTER,
-            count: instructions.len() as u32,
-            instructions: instructions.as_ptr().addr() as u64,
-            license: LICENSE.as_ptr().addr() as u64,
-            name: short(name),
-            ..Load::default()
-        };
-        // SAFETY: the structure is a beginning of bpf_attr; instructions and licence outlive the call.
-        // The kernel returns a new descriptor.
-        Ok(Program(unsafe { OwnedFd::from_raw_fd(bpf(BPF_PROG_LOAD, &raw mut load)?) }))
+        bpf::load_program(BPF_PROG_TYPE_SOCKET_FILTER, 0, name, instructions).map(Program)
     }
 
     /// Makes the program the filter of a socket, for as long as the socket is open.
@@ -139,12 +109,12 @@ impl Program {
         sockopt::lock_filter(socket)
     }
 
-    /// Runs the program with a packet that begins with its Ethernet header, so often. Returns its
-    /// result and the average time in nanoseconds.
+    /// Runs the program with a packet that begins with its Ethernet header. Returns its result.
     ///
     /// # Errors
     /// Those of `BPF_PROG_TEST_RUN`: `EINVAL` for a packet that is shorter than its header.
-    pub fn test_run(&self, packet: &[u8], segment: u32, repeat: u32) -> io::Result<TestRun> {
+    #[cfg(test)]
+    pub(super) fn test_run(&self, packet: &[u8], segment: u32) -> io::Result<u32> {
         /// The beginning of `union bpf_attr` for `BPF_PROG_TEST_RUN`.
         #[repr(C)]
         #[derive(Default)]
@@ -169,42 +139,14 @@ impl Program {
             program: self.0.as_raw_fd().cast_unsigned(),
             input_size: packet.len() as u32,
             input: packet.as_ptr().addr() as u64,
-            repeat,
+            repeat: 1,
             context_size: size_of_val(&context) as u32,
             context: context.as_ptr().addr() as u64,
             ..Run::default()
         };
         // SAFETY: the structure is a beginning of bpf_attr; packet and context outlive the call, and
         // the kernel reads as much of them as is said.
-        unsafe { bpf(BPF_PROG_TEST_RUN, &raw mut run) }?;
-        Ok(TestRun { result: run.result, nanoseconds: run.duration })
+        unsafe { bpf::call(BPF_PROG_TEST_RUN, &raw mut run) }?;
+        Ok(run.result)
     }
-}
-
-/// What a program did with a packet.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct TestRun {
-    /// What it returned.
-    pub result: u32,
-    /// Average time of a run.
-    pub nanoseconds: u32,
-}
-
-/// A name as the kernel takes it: 15 bytes at most.
-fn short(name: &CStr) -> [u8; 16] {
-    let mut short = [0; 16];
-    for (to, from) in short.iter_mut().take(15).zip(name.to_bytes()) {
-        *to = *from;
-    }
-    short
-}
-
-/// Calls bpf(2).
-///
-/// # Safety
-/// The structure is a beginning of `union bpf_attr` for this command.
-unsafe fn bpf<T>(command: libc::c_int, attributes: *mut T) -> io::Result<libc::c_int> {
-    // SAFETY: the caller's promise; the kernel reads and writes as many bytes as the size says.
-    let result = unsafe { libc::syscall(libc::SYS_bpf, command, attributes, size_of::<T>()) };
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result as libc::c_int) }
 }

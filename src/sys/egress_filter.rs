@@ -6,10 +6,11 @@
 //! that is looped back. It sees the packet as it is, whatever a raw socket was told to route by.
 
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+use crate::sys::bpf;
 
 /// Commands and constants of linux/bpf.h.
-const BPF_PROG_LOAD: libc::c_int = 5;
 const BPF_PROG_ATTACH: libc::c_int = 8;
 const BPF_PROG_QUERY: libc::c_int = 16;
 const BPF_PROG_TYPE_CGROUP_SKB: u32 = 8;
@@ -123,7 +124,7 @@ pub(crate) fn is_attached(group: BorrowedFd<'_>) -> io::Result<bool> {
     };
     // SAFETY: the structure is a beginning of bpf_attr. Without room for ids the kernel writes the
     // number of programs only.
-    unsafe { bpf(BPF_PROG_QUERY, &raw mut query) }?;
+    unsafe { bpf::call(BPF_PROG_QUERY, &raw mut query) }?;
     Ok(query.count > 0)
 }
 
@@ -132,23 +133,6 @@ pub(crate) fn is_attached(group: BorrowedFd<'_>) -> io::Result<bool> {
 /// # Errors
 /// `EPERM` without CAP_BPF and CAP_NET_ADMIN, `EINVAL` where the kernel has no such filters.
 pub(crate) fn attach(group: BorrowedFd<'_>) -> io::Result<()> {
-    /// The load part of `union bpf_attr`.
-    #[repr(C)]
-    #[derive(Default)]
-    struct Load {
-        kind: u32,
-        count: u32,
-        instructions: u64,
-        license: u64,
-        log_level: u32,
-        log_size: u32,
-        log: u64,
-        kernel_version: u32,
-        flags: u32,
-        name: [u8; 16],
-        device: u32,
-        expected_kind: u32,
-    }
     /// The attach part of `union bpf_attr`.
     #[repr(C)]
     struct Attach {
@@ -157,18 +141,8 @@ pub(crate) fn attach(group: BorrowedFd<'_>) -> io::Result<()> {
         kind: u32,
         flags: u32,
     }
-    let mut load = Load {
-        kind: BPF_PROG_TYPE_CGROUP_SKB,
-        count: PROGRAM.len() as u32,
-        instructions: PROGRAM.as_ptr() as u64,
-        license: c"Dual MIT/GPL".as_ptr() as u64,
-        name: *b"mcrun_egress\0\0\0\0",
-        expected_kind: BPF_CGROUP_INET_EGRESS,
-        ..Load::default()
-    };
-    // SAFETY: the structure is a beginning of bpf_attr; the program and the licence are constants.
-    // The kernel returns a new descriptor.
-    let program = unsafe { OwnedFd::from_raw_fd(bpf(BPF_PROG_LOAD, &raw mut load)?) };
+    let (kind, attach_kind) = (BPF_PROG_TYPE_CGROUP_SKB, BPF_CGROUP_INET_EGRESS);
+    let program = bpf::load_program(kind, attach_kind, c"mcrun_egress", &PROGRAM)?;
     let mut attach = Attach {
         group: group.as_raw_fd().cast_unsigned(),
         program: program.as_raw_fd().cast_unsigned(),
@@ -176,17 +150,7 @@ pub(crate) fn attach(group: BorrowedFd<'_>) -> io::Result<()> {
         flags: BPF_F_ALLOW_MULTI,
     };
     // SAFETY: the structure is a beginning of bpf_attr, and both descriptors are open.
-    unsafe { bpf(BPF_PROG_ATTACH, &raw mut attach) }.map(drop)
-}
-
-/// Calls bpf(2).
-///
-/// # Safety
-/// The structure is a beginning of `union bpf_attr` for this command.
-unsafe fn bpf<T>(command: libc::c_int, attributes: *mut T) -> io::Result<libc::c_int> {
-    // SAFETY: the caller's promise; the kernel reads and writes as many bytes as the size says.
-    let result = unsafe { libc::syscall(libc::SYS_bpf, command, attributes, size_of::<T>()) };
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result as libc::c_int) }
+    unsafe { bpf::call(BPF_PROG_ATTACH, &raw mut attach) }.map(drop)
 }
 
 #[cfg(test)]

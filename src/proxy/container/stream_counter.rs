@@ -2,7 +2,7 @@
 //!
 //! The program is the filter of a packet socket on each link. It takes no packet, so that nothing is
 //! queued. The sockets have fixed descriptors, so that the system call filter can forbid to send with
-//! them. The kernel takes 1 ms to load the program, so this is done when the container's start does
+//! them. The kernel takes some 5 ms to load the program, so this is done when the container's start does
 //! not wait any more: the proxy has the capabilities for that until then.
 
 use std::io;

@@ -1,4 +1,6 @@
+use super::oracle::SILENCE;
 use super::*;
+use crate::stream_count::datagram::{Datagram, Rtp};
 
 /// A packet with one RTP datagram.
 fn packet(source: u8, port: u16, sequence: u16) -> Datagram {
@@ -117,22 +119,13 @@ fn a_stream_that_flows_keeps_its_place_beside_a_sender_of_many() {
 }
 
 #[test]
-fn streams_of_a_table_are_read_and_restored() {
+fn streams_of_a_table_are_read() {
     let mut table = Table::new();
     for port in 1..50 {
         table.count(1, &packet(1, port, 0), 5);
     }
     // SAFETY: the table lives, and nobody writes it.
     let streams = unsafe { read(&raw const *table) };
-    let mut copy = Table::new();
-    streams.iter().for_each(|stream| copy.restore(*stream));
-    let sorted = |table: &Table| {
-        let mut all: Vec<_> = table.streams().map(|s| (s.port, s.packets, s.highest)).collect();
-        all.sort_unstable();
-        all
-    };
-    assert_eq!(sorted(&copy), sorted(&table));
-    copy.count(1, &packet(1, 7, 1), 6);
-    let seventh = copy.streams().find(|stream| stream.port == 7).unwrap();
-    assert_eq!(counts(seventh), (2, 0, 0, 0));
+    assert_eq!(streams.len(), 49);
+    assert!(streams.iter().eq(table.streams()));
 }
