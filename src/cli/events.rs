@@ -9,7 +9,7 @@ use clap::Args;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
-use crate::events::{History, HostEvent, follow};
+use crate::events::{History, HostEvent, Occurrence, follow};
 use crate::service::keeper_socket;
 use crate::state::{Store, log_dir};
 
@@ -84,28 +84,34 @@ fn show_kept(args: &EventsArgs) -> anyhow::Result<()> {
 }
 
 /// What was kept is read after the following has begun, so that nothing is missing between the two.
-/// What is in both is shown once: events that are followed happen from then on.
+/// What is in both is shown once.
 fn show_following(args: &EventsArgs) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
         let (sender, mut events) = mpsc::channel(QUEUE);
-        let following = tokio::spawn(follow(Store::from_env(), sender));
+        let (begun, mut all_begun) = mpsc::channel(1);
+        let begin = SystemTime::now();
+        let following = tokio::spawn(follow(Store::from_env(), sender, begun));
         let mut out = io::stdout().lock();
+        let mut shown = Vec::new();
         if args.since.is_some() {
-            // Lets the following begin: the runtime has one thread.
-            tokio::task::yield_now().await;
-            let begin = SystemTime::now();
-            History::read(&log_dir(), |event| match event.time() < begin {
-                true => args.print(&mut out, &event),
-                false => Ok(()),
+            // Nothing is ever sent: the end is waited for.
+            let _ = all_begun.recv().await;
+            History::read(&log_dir(), |event| {
+                args.print(&mut out, &event)?;
+                shown.extend(Some(event).filter(|event| event.time() >= begin));
+                Ok(())
             })?;
         }
         loop {
             tokio::select! {
                 event = events.recv() => match event {
-                    Some(event) => args.print(&mut out, &event)?,
+                    Some(event) => match shown.iter().position(|shown| is_same(shown, &event)) {
+                        Some(position) => _ = shown.swap_remove(position),
+                        None => args.print(&mut out, &event)?,
+                    },
                     None => return following.await?,
                 },
                 _ = terminate.recv() => return Ok(()),
@@ -113,6 +119,15 @@ fn show_following(args: &EventsArgs) -> anyhow::Result<()> {
             }
         }
     })
+}
+
+/// Whether two followers tell of the same. Changes of attachments have the time at which a follower
+/// noticed them.
+fn is_same(one: &HostEvent, other: &HostEvent) -> bool {
+    let noticed = matches!(one.what, Occurrence::Attachment(_));
+    one.container == other.container
+        && one.what == other.what
+        && (noticed || one.time_ms == other.time_ms)
 }
 
 impl EventsArgs {
@@ -144,7 +159,7 @@ mod tests {
     use std::time::{Duration, UNIX_EPOCH};
 
     use super::*;
-    use crate::events::{AttachmentChange, Occurrence};
+    use crate::events::AttachmentChange;
 
     fn args(container: Option<&str>) -> EventsArgs {
         EventsArgs {

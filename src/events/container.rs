@@ -1,6 +1,7 @@
 //! The events of one container.
 
 use std::collections::BTreeMap;
+use std::convert::Infallible;
 use std::io;
 use std::time::Duration;
 
@@ -38,6 +39,8 @@ pub(super) struct Followed {
     proxy: Option<ProcessRef>,
     /// Whether its death was told.
     has_died: bool,
+    /// Whether it was told that the proxy cannot be followed.
+    is_refused: bool,
     deaths: u32,
     groups: BTreeMap<String, PublishedGroups>,
     state: PublishedState,
@@ -59,21 +62,22 @@ impl Followed {
             interfaces: Vec::new(),
             proxy: None,
             has_died: false,
+            is_refused: false,
             deaths: 0,
             groups: BTreeMap::new(),
             state: PublishedState::default(),
         }
     }
 
-    /// Follows the container until its directory has gone or nobody wants its events. `is_new`: it
-    /// is told what is attached and joined already.
-    pub(super) async fn run(mut self, is_new: bool) {
+    /// Follows the container until its directory has gone or nobody wants its events. With `begun`
+    /// what is attached and joined already is not told; it is dropped when the following has begun.
+    pub(super) async fn run(mut self, begun: Option<mpsc::Sender<Infallible>>) {
         // `Closed`: there is nobody to tell.
-        let _ = self.follow(is_new).await;
+        let _ = self.follow(begun).await;
     }
 
-    async fn follow(&mut self, is_new: bool) -> Result<(), Closed> {
-        let mut tells = is_new;
+    async fn follow(&mut self, mut begun: Option<mpsc::Sender<Infallible>>) -> Result<(), Closed> {
+        let mut tells = begun.is_none();
         let mut retry = FIRST_RETRY;
         loop {
             let Some(attached) = self.read() else {
@@ -82,31 +86,32 @@ impl Followed {
                 }
                 // The first attachment is an event, though the directory was there before.
                 tells = true;
+                drop(begun.take());
                 self.changed().await?;
                 continue;
             };
             self.compare_interfaces(Some(&attached), tells).await?;
             let Some(proxy) = attached.proxy else {
                 tells = true;
+                drop(begun.take());
                 self.changed().await?;
                 continue;
             };
             if proxy.is_alive() {
                 self.note_proxy(proxy, attached.proxy_deaths).await?;
-                match self.subscribe(tells).await {
-                    Ok(Some(lines)) => {
-                        retry = FIRST_RETRY;
-                        self.forward(lines).await?;
-                    }
-                    Ok(None) => {}
-                    Err(closed) => return Err(closed),
-                }
+                let lines = self.subscribe(tells, attached.replaced.is_none()).await?;
                 tells = true;
+                drop(begun.take());
+                if let Some(lines) = lines {
+                    retry = FIRST_RETRY;
+                    self.forward(lines).await?;
+                }
             } else if attached.container.is_alive() && !self.has_died {
                 self.has_died = true;
                 let pid = proxy.pid;
                 self.tell(AttachmentChange::ProxyDied { pid }).await?;
             }
+            drop(begun.take());
             // A directory that is being removed and a proxy that is being replaced are looked at
             // again when they change, and in time if nothing tells of it.
             let _ = tokio::time::timeout(retry, self.changed()).await;
@@ -178,10 +183,23 @@ impl Followed {
 
     /// Subscribes to the proxy, and tells what its status has that was not told yet, if `tells`.
     /// `None`: the proxy cannot be reached, or does not know events.
-    async fn subscribe(&mut self, tells: bool) -> Result<Option<Lines>, Closed> {
-        let Ok((status, lines)) = Lines::open(&self.store.container_dir(&self.id)).await else {
-            return Ok(None);
+    /// `is_settled`: the control socket is that of the proxy that the record names.
+    async fn subscribe(&mut self, tells: bool, is_settled: bool) -> Result<Option<Lines>, Closed> {
+        let (status, lines) = match Lines::open(&self.store.container_dir(&self.id)).await {
+            Ok(opened) => opened,
+            Err(error) => {
+                // Any other error is that of a proxy which has just ended. While a proxy is replaced,
+                // the control socket may be that of a stand-in.
+                let is_refused =
+                    matches!(error.kind(), io::ErrorKind::Other | io::ErrorKind::TimedOut);
+                if is_settled && is_refused && !std::mem::replace(&mut self.is_refused, true) {
+                    let error = error.to_string();
+                    self.tell(AttachmentChange::NotFollowed { error }).await?;
+                }
+                return Ok(None);
+            }
         };
+        self.is_refused = false;
         let mut events = Vec::new();
         for interface in &status.interfaces {
             let known = self.groups.entry(interface.interface.clone()).or_default();
@@ -283,7 +301,11 @@ impl Lines {
         let stream = BufReader::new(UnixStream::from_std(stream)?);
         let mut lines = Lines { stream, line: Vec::new() };
         let answer = tokio::time::timeout(LAST_RETRY, lines.read_line(MAX_ANSWER));
-        let answer = answer.await.map_err(|_| io::ErrorKind::TimedOut)??;
+        let late = |_| io::Error::new(io::ErrorKind::TimedOut, "the proxy does not answer");
+        let answer = answer.await.map_err(late)??;
+        if answer.is_empty() {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
         Ok((parse_subscription(&answer)?, lines))
     }
 

@@ -71,6 +71,11 @@ pub enum AttachmentChange {
         /// Process id of the one before it.
         before: i32,
     },
+    /// The proxy cannot be subscribed to, so that its events are missing.
+    NotFollowed {
+        /// What the proxy says, or that it does not answer.
+        error: String,
+    },
     /// Events of the container were left out, since there were too many.
     Suppressed {
         /// How many.
@@ -100,6 +105,7 @@ impl HostEvent {
                 AttachmentChange::Detached { .. } => "detached",
                 AttachmentChange::ProxyDied { .. } => "proxy-died",
                 AttachmentChange::ProxyReplaced { .. } => "proxy-replaced",
+                AttachmentChange::NotFollowed { .. } => "not-followed",
                 AttachmentChange::Suppressed { .. } => "suppressed",
             },
             Occurrence::Proxy(event) => match event {
@@ -122,7 +128,9 @@ impl HostEvent {
     pub fn severity(&self) -> Severity {
         match &self.what {
             Occurrence::Attachment(AttachmentChange::ProxyDied { .. }) => Severity::Error,
-            Occurrence::Attachment(AttachmentChange::Suppressed { .. })
+            Occurrence::Attachment(
+                AttachmentChange::Suppressed { .. } | AttachmentChange::NotFollowed { .. },
+            )
             | Occurrence::Proxy(
                 Event::Denied(_)
                 | Event::Limited(_)
@@ -185,6 +193,7 @@ impl fmt::Display for AttachmentChange {
             AttachmentChange::ProxyReplaced { pid, before } => {
                 write!(f, "pid {pid} in place of {before}")
             }
+            AttachmentChange::NotFollowed { error } => f.write_str(error),
             AttachmentChange::Suppressed { events } => write!(f, "{events} events"),
         }
     }

@@ -1,6 +1,7 @@
 //! The events of all containers, as they happen.
 
 use std::collections::HashMap;
+use std::convert::Infallible;
 use std::io;
 
 use tokio::sync::mpsc;
@@ -12,17 +13,23 @@ use crate::state::{Change, StateWatch, Store};
 
 /// Sends the events of all containers until the receiver is closed. What is attached and joined
 /// already is no event. A receiver that is too slow makes proxies drop events; a `lost` event says
-/// how many, and what has changed meanwhile follows it.
+/// how many, and what has changed meanwhile follows it. `begun` is dropped as soon as every container
+/// that is there is followed.
 ///
 /// # Errors
 /// The state directory cannot be made or watched.
-pub async fn follow(store: Store, events: mpsc::Sender<HostEvent>) -> anyhow::Result<()> {
+pub async fn follow(
+    store: Store,
+    events: mpsc::Sender<HostEvent>,
+    begun: mpsc::Sender<Infallible>,
+) -> anyhow::Result<()> {
     // Makes the directories that are watched.
     drop(store.lock_all()?);
     let (ended, tasks_end) = mpsc::unbounded_channel();
     let watch = StateWatch::open(&store)?;
     let mut all = All { store, events, watch, tasks: HashMap::new(), ended };
-    all.find(false);
+    all.find(Some(&begun));
+    drop(begun);
     Ok(all.run(tasks_end).await?)
 }
 
@@ -43,7 +50,7 @@ impl All {
                 Some(id) = tasks_end.recv() => {
                     self.tasks.remove(&id);
                     if self.store.container_dir(&id).is_dir() {
-                        self.start(id, true);
+                        self.start(id, None);
                     }
                     continue;
                 }
@@ -51,23 +58,23 @@ impl All {
             };
             for change in changes {
                 match change {
-                    Change::Appeared(id) => self.start(id, true),
+                    Change::Appeared(id) => self.start(id, None),
                     Change::Changed(id) => self.tell(&id),
-                    Change::Overflow => self.find(true),
+                    Change::Overflow => self.find(None),
                 }
             }
         }
     }
 
-    /// Follows every container that there is. `is_new`: what is found now came while its coming was
-    /// followed.
-    fn find(&mut self, is_new: bool) {
+    /// Follows every container that there is. With `begun` they were there before the following, and
+    /// without it they came meanwhile.
+    fn find(&mut self, begun: Option<&mpsc::Sender<Infallible>>) {
         for id in self.store.list().unwrap_or_default() {
-            self.start(id, is_new);
+            self.start(id, begun.cloned());
         }
     }
 
-    fn start(&mut self, id: ContainerId, is_new: bool) {
+    fn start(&mut self, id: ContainerId, begun: Option<mpsc::Sender<Infallible>>) {
         self.watch.add(&id);
         if self.tasks.contains_key(&id) {
             return self.tell(&id);
@@ -78,7 +85,7 @@ impl All {
         let followed = Followed::new(id.clone(), self.store.clone(), self.events.clone(), changes);
         let ended = self.ended.clone();
         tokio::spawn(async move {
-            followed.run(is_new).await;
+            followed.run(begun).await;
             // Nobody waits any more when the receiver is closed.
             let _ = ended.send(id);
         });

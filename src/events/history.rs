@@ -93,12 +93,13 @@ impl History {
             let mut reader = match File::open(&path) {
                 Ok(file) => BufReader::new(file),
                 Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-                Err(error) => return Err(error),
+                Err(error) => return Err(cannot_read(&path, &error)),
             };
             let mut line = Vec::new();
             loop {
                 line.clear();
-                if reader.by_ref().take(MAX_LINE).read_until(b'\n', &mut line)? == 0 {
+                let read = reader.by_ref().take(MAX_LINE).read_until(b'\n', &mut line);
+                if read.map_err(|error| cannot_read(&path, &error))? == 0 {
                     break;
                 }
                 // One that was torn, or that a later version has written.
@@ -109,6 +110,10 @@ impl History {
         }
         Ok(())
     }
+}
+
+fn cannot_read(path: &Path, error: &io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("cannot read {}: {error}", path.display()))
 }
 
 fn file(directory: &Path) -> PathBuf {

@@ -30,7 +30,8 @@ pub async fn record(
 ) -> anyhow::Result<()> {
     let (sender, mut events) = mpsc::channel(QUEUE);
     let mut recorder = Recorder::open(&directory, Path::new(journal::SOCKET), tell);
-    let following = tokio::spawn(follow(store, sender));
+    let (begun, _) = mpsc::channel(1);
+    let following = tokio::spawn(follow(store, sender, begun));
     while let Some(event) = events.recv().await {
         recorder.keep(Instant::now(), &event);
     }

@@ -182,4 +182,57 @@ fn without_a_keeper_nothing_is_kept_and_people_are_told() {
         assert!(told.lines().count() == 1 && told.contains(expected), "{told}");
     }
     assert!(!lab.log_dir().exists(), "nothing is made");
+    fs::write(lab.log_dir(), "a file").expect("written");
+    let refused = output(&mut lab.mcrun(["events"]));
+    let told = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert_eq!(refused.status.code(), Some(125), "{told}");
+    let file = lab.log_dir().join("events.jsonl");
+    assert!(told.contains(&format!("mcrun: cannot read {}", file.display())), "{told}");
+}
+
+#[test]
+fn with_since_a_follower_shows_what_was_kept_and_goes_on_without_a_gap() {
+    let lab = Lab::new(3);
+    let _keeper = crate::keeper::keeper(&lab);
+    let container = lab.start("c", "10.99.0.11");
+    let socket = container.socket_on("mc0", PORT);
+    socket.join(GROUP);
+    lab.wait_joined(&container, GROUP);
+    let kept = || parse(&run(&mut lab.mcrun(["events", "--json"])));
+    wait_until("the join is kept", PATIENCE, || has(&kept(), "joined").then_some(()));
+    let path = lab.directory().join("events");
+    let file = File::create(&path).expect("a file");
+    let arguments = ["events", "--follow", "--json", "--since", "1h"];
+    let _follower = Background::start(lab.mcrun(arguments).stdout(file));
+    // Some of these are kept before the follower reads, and some come after.
+    let groups: Vec<_> = (1..=100).map(|last| Ipv4Addr::new(239, 8, 12, last)).collect();
+    let others: Vec<_> = (0..10).map(|port| container.socket_on("mc0", PORT + port)).collect();
+    for (socket, groups) in others.iter().zip(groups.chunks(10)) {
+        groups.iter().for_each(|group| socket.join(*group));
+    }
+    let is_last = |e: &Value| e["group"] == groups[99].to_string();
+    let events = followed(&path, "the last join is told", |events| events.iter().any(is_last));
+    let expected = ["attached".to_owned(), format!("joined {GROUP}")].into_iter();
+    let expected = expected.chain(groups.iter().map(|group| format!("joined {group}")));
+    assert_eq!(in_short(&events), expected.collect::<Vec<_>>());
+}
+
+#[test]
+fn a_follower_too_many_is_told_whom_it_cannot_follow() {
+    let lab = Lab::new(2);
+    let container = lab.start("c", "10.99.0.11");
+    let directory = lab.state_dir().join("containers").join(&container.id);
+    let subscriptions: Vec<_> =
+        (0..4).map(|_| mcrun::proxy::subscribe(&directory).expect("subscribed")).collect();
+    let (_follower, path) = follow(&lab);
+    let events = followed(&path, "it is told", |events| has(events, "not-followed"));
+    assert_eq!(events.len(), 1, "{events:?}");
+    assert_eq!(events[0]["name"], container.name);
+    let error = events[0]["error"].as_str().expect("a reason");
+    assert!(error.contains("4 clients have subscribed"), "{error}");
+    // It follows as soon as it may.
+    drop(subscriptions);
+    let socket = container.socket_on("mc0", PORT);
+    socket.join(GROUP);
+    followed(&path, "the join is told", |events| has(events, "joined"));
 }

@@ -3,6 +3,7 @@
 use std::fs;
 use std::io::{Read, Write};
 use std::net::Ipv4Addr;
+use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -127,6 +128,23 @@ impl<'l> FakeContainer<'l> {
 
     pub(super) fn start(&self, config: &ProxyTask) -> Result<Proxy, String> {
         self.start_as(config, |command| command)
+    }
+
+    /// One with a system call filter, which shows it another kernel.
+    pub(super) fn start_filtered(
+        &self,
+        config: &ProxyTask,
+        filter: seccompiler::SeccompFilter,
+    ) -> Result<Proxy, String> {
+        let program: seccompiler::BpfProgram = filter.try_into().expect("a filter");
+        self.start_as(config, |command| {
+            // SAFETY: two system calls on a program made before; nothing is allocated.
+            unsafe {
+                command.pre_exec(move || {
+                    seccompiler::apply_filter(&program).map_err(std::io::Error::other)
+                })
+            }
+        })
     }
 
     pub(super) fn start_as(

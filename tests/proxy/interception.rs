@@ -1,14 +1,12 @@
 //! IGMP that the container sends, by its kernel and by raw sockets.
 
 use std::net::{Ipv4Addr, SocketAddrV4};
-use std::os::unix::process::CommandExt;
 use std::time::Duration;
 
 use mcrun::proxy::{MembershipStatus, ProxyState, ProxyStatus, requery};
 use mcrun::sys::sockopt;
 use seccompiler::{
-    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
-    SeccompRule,
+    SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,
 };
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
@@ -168,24 +166,14 @@ fn without_nf_tables_the_container_speaks_for_itself_and_that_is_said() {
         condition(0, libc::AF_NETLINK),
         condition(2, libc::NETLINK_NETFILTER),
     ]);
-    let program: BpfProgram = SeccompFilter::new(
+    let filter = SeccompFilter::new(
         [(libc::SYS_socket, vec![netfilter.expect("rule")])].into(),
         SeccompAction::Allow,
         SeccompAction::Errno(libc::EPROTONOSUPPORT as u32),
         std::env::consts::ARCH.try_into().expect("architecture"),
-    )
-    .and_then(TryInto::try_into)
-    .expect("filter");
-    let proxy = container
-        .start_as(&container.config(), |command| {
-            // SAFETY: two system calls on a program made before; nothing is allocated.
-            unsafe {
-                command.pre_exec(move || {
-                    seccompiler::apply_filter(&program).map_err(std::io::Error::other)
-                })
-            }
-        })
-        .expect("ready");
+    );
+    let proxy =
+        container.start_filtered(&container.config(), filter.expect("rules")).expect("ready");
     container.up();
     let status = proxy.status();
     assert_eq!(status.state, ProxyState::Degraded);

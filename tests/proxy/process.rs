@@ -5,7 +5,6 @@ use std::io::{Read, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
-use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 
 use mcrun::proxy::{ProxyState, ProxyTask, query_all};
@@ -121,24 +120,14 @@ fn a_kernel_without_bpf_counts_nothing_and_everything_else_works() {
     let lab = Lab::new(3);
     let container = FakeContainer::new(&lab, "c1", 11);
     // As far as the proxy can tell.
-    let program: seccompiler::BpfProgram = seccompiler::SeccompFilter::new(
+    let filter = seccompiler::SeccompFilter::new(
         [(libc::SYS_bpf, Vec::new())].into(),
         seccompiler::SeccompAction::Allow,
         seccompiler::SeccompAction::Errno(libc::EPERM as u32),
         std::env::consts::ARCH.try_into().expect("architecture"),
-    )
-    .and_then(TryInto::try_into)
-    .expect("filter");
-    let proxy = container
-        .start_as(&container.config(), |command| {
-            // SAFETY: two system calls on a program made before; nothing is allocated.
-            unsafe {
-                command.pre_exec(move || {
-                    seccompiler::apply_filter(&program).map_err(std::io::Error::other)
-                })
-            }
-        })
-        .expect("ready");
+    );
+    let proxy =
+        container.start_filtered(&container.config(), filter.expect("rules")).expect("ready");
     container.up();
     let status = proxy.status();
     assert_eq!((status.state, &status.counts), (ProxyState::Running, &Vec::new()));
