@@ -22,8 +22,8 @@ whether a keeper runs or not; with --since also those that were kept. A line has
 the container, the event and its details.
 
 Events: attached, detached; joined, denied, limited, failed, left; querier, querier-gone; alarm,
-alarm-cleared; proxy-died, proxy-replaced; notice; suppressed and lost, which tell of events that
-were left out.";
+alarm-cleared; proxy-died, proxy-replaced; notice; suppressed, lost and not-followed, which tell of
+events that are missing.";
 
 /// Events that wait to be printed.
 const QUEUE: usize = 1024;
