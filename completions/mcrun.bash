@@ -100,6 +100,9 @@ _mcrun() {
             mcrun__subcmd__network,inspect)
                 cmd="mcrun__subcmd__network__subcmd__inspect"
                 ;;
+            mcrun__subcmd__network,leases)
+                cmd="mcrun__subcmd__network__subcmd__leases"
+                ;;
             mcrun__subcmd__network,ls)
                 cmd="mcrun__subcmd__network__subcmd__ls"
                 ;;
@@ -419,7 +422,7 @@ _mcrun() {
             return 0
             ;;
         mcrun__subcmd__network)
-            opts="-h --help create ls inspect rm check"
+            opts="-h --help create ls inspect leases rm check"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -447,7 +450,7 @@ _mcrun() {
             return 0
             ;;
         mcrun__subcmd__network__subcmd__create)
-            opts="-h --mcast --subnet --exclude --gateway --description --help"
+            opts="-h --mcast --subnet --range --exclude --gateway --description --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -458,6 +461,10 @@ _mcrun() {
                     return 0
                     ;;
                 --subnet)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --range)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
@@ -481,6 +488,20 @@ _mcrun() {
             return 0
             ;;
         mcrun__subcmd__network__subcmd__inspect)
+            opts="-h --json --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        mcrun__subcmd__network__subcmd__leases)
             opts="-h --json --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )

@@ -146,14 +146,16 @@ complete -c mcrun -n "__fish_mcrun_using_subcommand setup" -l remove -d 'Undo an
 complete -c mcrun -n "__fish_mcrun_using_subcommand setup" -l reload -d 'Make the running dockerd reload its configuration'
 complete -c mcrun -n "__fish_mcrun_using_subcommand setup" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c mcrun -n "__fish_mcrun_using_subcommand reload" -s h -l help -d 'Print help (see more with \'--help\')'
-complete -c mcrun -n "__fish_mcrun_using_subcommand network; and not __fish_seen_subcommand_from create ls inspect rm check" -s h -l help -d 'Print help (see more with \'--help\')'
-complete -c mcrun -n "__fish_mcrun_using_subcommand network; and not __fish_seen_subcommand_from create ls inspect rm check" -f -a "create" -d 'Make a network: write its file'
-complete -c mcrun -n "__fish_mcrun_using_subcommand network; and not __fish_seen_subcommand_from create ls inspect rm check" -f -a "ls" -d 'List networks'
-complete -c mcrun -n "__fish_mcrun_using_subcommand network; and not __fish_seen_subcommand_from create ls inspect rm check" -f -a "inspect" -d 'Show a network and the containers on it'
-complete -c mcrun -n "__fish_mcrun_using_subcommand network; and not __fish_seen_subcommand_from create ls inspect rm check" -f -a "rm" -d 'Remove networks: remove their files'
-complete -c mcrun -n "__fish_mcrun_using_subcommand network; and not __fish_seen_subcommand_from create ls inspect rm check" -f -a "check" -d 'Check the files of networks'
+complete -c mcrun -n "__fish_mcrun_using_subcommand network; and not __fish_seen_subcommand_from create ls inspect leases rm check" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c mcrun -n "__fish_mcrun_using_subcommand network; and not __fish_seen_subcommand_from create ls inspect leases rm check" -f -a "create" -d 'Make a network: write its file'
+complete -c mcrun -n "__fish_mcrun_using_subcommand network; and not __fish_seen_subcommand_from create ls inspect leases rm check" -f -a "ls" -d 'List networks'
+complete -c mcrun -n "__fish_mcrun_using_subcommand network; and not __fish_seen_subcommand_from create ls inspect leases rm check" -f -a "inspect" -d 'Show a network and the containers on it'
+complete -c mcrun -n "__fish_mcrun_using_subcommand network; and not __fish_seen_subcommand_from create ls inspect leases rm check" -f -a "leases" -d 'Show the addresses of networks\' pools that containers have or had'
+complete -c mcrun -n "__fish_mcrun_using_subcommand network; and not __fish_seen_subcommand_from create ls inspect leases rm check" -f -a "rm" -d 'Remove networks: remove their files'
+complete -c mcrun -n "__fish_mcrun_using_subcommand network; and not __fish_seen_subcommand_from create ls inspect leases rm check" -f -a "check" -d 'Check the files of networks'
 complete -c mcrun -n "__fish_mcrun_using_subcommand network; and __fish_seen_subcommand_from create" -l mcast -d 'The attachment keys of the network: KEY=VALUE[,KEY=VALUE...], with parent=' -r
 complete -c mcrun -n "__fish_mcrun_using_subcommand network; and __fish_seen_subcommand_from create" -l subnet -d 'The subnet, as in 192.0.2.0/24; one of each address family' -r
+complete -c mcrun -n "__fish_mcrun_using_subcommand network; and __fish_seen_subcommand_from create" -l range -d 'Addresses of the subnet that ip=pool gives; the default is all of them' -r
 complete -c mcrun -n "__fish_mcrun_using_subcommand network; and __fish_seen_subcommand_from create" -l exclude -d 'Addresses that no container can have' -r
 complete -c mcrun -n "__fish_mcrun_using_subcommand network; and __fish_seen_subcommand_from create" -l gateway -d 'The gateway; a container with an address of the subnet gets a default route through it' -r
 complete -c mcrun -n "__fish_mcrun_using_subcommand network; and __fish_seen_subcommand_from create" -l description -d 'What people are told about the network' -r
@@ -162,6 +164,8 @@ complete -c mcrun -n "__fish_mcrun_using_subcommand network; and __fish_seen_sub
 complete -c mcrun -n "__fish_mcrun_using_subcommand network; and __fish_seen_subcommand_from ls" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c mcrun -n "__fish_mcrun_using_subcommand network; and __fish_seen_subcommand_from inspect" -l json -d 'Print an object instead of text'
 complete -c mcrun -n "__fish_mcrun_using_subcommand network; and __fish_seen_subcommand_from inspect" -s h -l help -d 'Print help'
+complete -c mcrun -n "__fish_mcrun_using_subcommand network; and __fish_seen_subcommand_from leases" -l json -d 'Print an array of objects instead of a table'
+complete -c mcrun -n "__fish_mcrun_using_subcommand network; and __fish_seen_subcommand_from leases" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c mcrun -n "__fish_mcrun_using_subcommand network; and __fish_seen_subcommand_from rm" -s f -l force -d 'Also remove a network that running containers are on'
 complete -c mcrun -n "__fish_mcrun_using_subcommand network; and __fish_seen_subcommand_from rm" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c mcrun -n "__fish_mcrun_using_subcommand network; and __fish_seen_subcommand_from check" -s h -l help -d 'Print help (see more with \'--help\')'

@@ -1,7 +1,9 @@
 //! Named networks: the administrator's files, who may use them, and `mcrun network`.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, chown, symlink};
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use crate::lab::{Bundle, Lab, Runtime, json, output, run};
@@ -211,4 +213,163 @@ fn create_writes_a_whole_file_or_none() {
     assert_eq!(fs::read_dir(lab.config_dir().join("networks")).expect("files").count(), 1);
     let container = lab.start_with("c", &["net=media"], &[]);
     lab.delete(&container);
+}
+
+/// A network with a pool of so many addresses, from 10.99.1.1 on.
+fn pool_of(lab: &Lab, count: u8) {
+    let text = format!(
+        "parent = \"lan0\"\nigmp = \"off\"\nl2 = \"open\"\nsubnet = \"10.99.1.0/24\"\n\
+         range = \"10.99.1.1-10.99.1.{count}\"\n"
+    );
+    network(lab, "pool", &text);
+}
+
+/// Asserts that the pool has nothing for one more container.
+fn assert_exhausted(lab: &Lab, words: &str) {
+    let refused = lab.try_start("refused", &["net=pool,ip=pool"], &[]);
+    let errors = String::from_utf8_lossy(&refused.stderr);
+    let words = format!("ip=pool: network pool has no free address in {words}");
+    assert!(!refused.status.success() && errors.contains(&words), "{errors}");
+}
+
+/// The address of the only interface of a container.
+fn address(lab: &Lab, id: &str) -> String {
+    let shown = json(&mut lab.mcrun(["inspect", "--json", id]));
+    shown["interfaces"][0]["addresses"][0].as_str().expect("an address").to_owned()
+}
+
+/// Named network namespaces, which are removed at the end.
+struct Namespaces(Vec<String>);
+
+impl Namespaces {
+    fn make(lab: &Lab, count: usize) -> Namespaces {
+        let this = Namespaces((0..count).map(|n| lab.namespace(&format!("n{n}"))).collect());
+        run(Command::new("sh")
+            .args(["-ec", "for n; do ip netns add $n; done", "sh"])
+            .args(&this.0));
+        this
+    }
+
+    /// What mcrun calls one.
+    fn path(&self, n: usize) -> String {
+        format!("/run/netns/{}", self.0[n])
+    }
+}
+
+impl Drop for Namespaces {
+    fn drop(&mut self) {
+        let script = "for n; do ip netns del $n; done";
+        let _ = Command::new("sh").args(["-c", script, "sh"]).args(&self.0).output();
+    }
+}
+
+#[test]
+fn two_hundred_containers_that_start_twenty_at_a_time_have_two_hundred_addresses() {
+    let lab = Lab::new(2);
+    pool_of(&lab, 200);
+    let namespaces = Namespaces::make(&lab, 201);
+    let asked = ["--mcast", "net=pool,ip=pool"];
+    for first in (0..200).step_by(20) {
+        let attach = |n| {
+            let mut command = lab.mcrun(["attach", &namespaces.path(n)]);
+            command.args(asked).stdout(Stdio::null()).stderr(Stdio::piped());
+            command.spawn().expect("it starts")
+        };
+        let attaching: Vec<_> = (first..first + 20).map(attach).collect();
+        for child in attaching {
+            let done = child.wait_with_output().expect("it ends");
+            assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+        }
+    }
+    let leases = json(&mut lab.mcrun(["network", "leases", "--json"]));
+    let leases = leases.as_array().expect("an array");
+    let addresses: BTreeSet<_> = leases.iter().map(|lease| lease["address"].to_string()).collect();
+    assert_eq!((leases.len(), addresses.len()), (200, 200));
+    assert!(leases.iter().all(|lease| lease["in_use"] == true), "{leases:?}");
+    // What the kernel has is what the leases say.
+    let in_kernel = namespaces.0[..200].iter().map(|name| {
+        let shown = json(Command::new("ip").args(["-n", name, "-j", "-4", "addr", "show", "mc0"]));
+        shown[0]["addr_info"][0]["local"].to_string()
+    });
+    assert_eq!(in_kernel.collect::<BTreeSet<_>>(), addresses);
+    let refused = output(lab.mcrun(["attach", &namespaces.path(200)]).args(asked));
+    let errors = String::from_utf8_lossy(&refused.stderr);
+    let words = "ip=pool: network pool has no free address in 10.99.1.0/24: all 200 of its pool \
+                 are in use (mcrun network leases pool)";
+    assert!(!refused.status.success() && errors.contains(words), "{errors}");
+    run(&mut lab.mcrun(["detach", &namespaces.0[77]]));
+    run(lab.mcrun(["attach", &namespaces.path(200)]).args(asked));
+    let lease = leases.iter().find(|lease| lease["name"] == namespaces.0[77].as_str());
+    let had = lease.expect("a lease")["address"].as_str().expect("text").to_owned();
+    assert_eq!(address(&lab, &namespaces.0[200]), format!("{had}/24"));
+    drop(namespaces);
+    run(&mut lab.mcrun(["gc"]));
+    lab.assert_clean(Duration::from_secs(10));
+    let leases = json(&mut lab.mcrun(["network", "leases", "--json", "pool"]));
+    let leases = leases.as_array().expect("an array");
+    assert!(leases.len() == 200 && leases.iter().all(|lease| lease["in_use"] == false));
+}
+
+#[test]
+fn a_container_that_starts_again_gets_its_address_back_if_it_is_free() {
+    let lab = Lab::new(2);
+    pool_of(&lab, 3);
+    let start = |name: &str| lab.start_with(name, &["net=pool,ip=pool"], &[]);
+    let first = start("a");
+    let second = start("b");
+    assert_eq!(address(&lab, &first.id), "10.99.1.1/24");
+    assert_eq!(address(&lab, &second.id), "10.99.1.2/24");
+    lab.delete(&first);
+    lab.delete(&second);
+    // What nobody had comes first, and then what was free for the longest time.
+    let third = start("c");
+    assert_eq!(address(&lab, &third.id), "10.99.1.3/24");
+    let second = start("b");
+    assert_eq!(address(&lab, &second.id), "10.99.1.2/24");
+    let fourth = start("d");
+    assert_eq!(address(&lab, &fourth.id), "10.99.1.1/24");
+    assert_exhausted(&lab, "10.99.1.0/24: all 3 of its");
+    // A file that is lost or torn gives no address twice.
+    let file = lab.state_dir().join("pools/pool/leases.json");
+    fs::write(&file, "{\"leases\":[{\"addr").expect("written");
+    assert_exhausted(&lab, "10.99.1.0/24: all 3 of its");
+    lab.delete(&third);
+    let fifth = start("e");
+    assert_eq!(address(&lab, &fifth.id), "10.99.1.3/24");
+    for container in [&second, &fourth, &fifth] {
+        lab.delete(container);
+    }
+}
+
+#[test]
+fn a_pool_gives_nothing_that_somebody_has() {
+    let lab = Lab::new(2);
+    network(
+        &lab,
+        "pool",
+        "parent = \"lan0\"\nsubnet = [\"10.99.0.0/24\", \"fd99::/64\"]\ngateway = \"10.99.0.29\"\n\
+         range = \"10.99.0.27-10.99.0.34\"\nexclude = \"10.99.0.28\"\n",
+    );
+    lab.configure("[attach]\nnetworks = [\"pool\"]\nip = \"192.0.2.0/24\"\ngw = []\n");
+    lab.ip("host", "addr add 10.99.0.27/24 dev lo");
+    lab.ip("host", "neigh add 10.99.0.30 lladdr 02:00:00:00:00:07 dev lan0 nud reachable");
+    let asked = "net=pool,ip=pool";
+    let first = lab.start_with("a", &[asked], &[]);
+    let shown = json(&mut lab.mcrun(["inspect", "--json", &first.id]));
+    let wanted = serde_json::json!(["10.99.0.31/24", "fd99::1/64"]);
+    assert_eq!(shown["interfaces"][0]["addresses"], wanted);
+    assert_eq!(shown["attachments"][0]["attachment"]["gateways"][0], "10.99.0.29");
+    lab.assert_stream_arrives(&first, [239, 9, 3, 1].into());
+    // Two of one container, and one more by mcrun attach.
+    let second = lab.start_with("b", &[asked, asked], &[]);
+    run(&mut lab.mcrun(["attach", &second.id, "--mcast", asked]));
+    let shown = json(&mut lab.mcrun(["inspect", "--json", &second.id]));
+    let addresses: Vec<_> = (0..3)
+        .map(|n| shown["interfaces"][n]["addresses"][0].as_str().expect("text").to_owned())
+        .collect();
+    assert_eq!(addresses, ["10.99.0.32/24", "10.99.0.33/24", "10.99.0.34/24"]);
+    run(&mut lab.mcrun(["reload"]));
+    assert_exhausted(&lab, "10.99.0.0/24: all 4 of its");
+    lab.delete(&first);
+    lab.delete(&second);
 }

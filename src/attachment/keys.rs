@@ -200,14 +200,16 @@ pub const KEYS: &[Key] = &[
     },
     Key {
         name: "ip",
-        value: "ADDRESS/PREFIX|none",
+        value: "ADDRESS/PREFIX|pool|none",
         default: "none",
         repeatable: true,
         drivers: Drivers::Links,
         summary: "address of the interface in the container, IPv4 or IPv6",
         details: "Without an address the interface carries multicast to sockets that join on it, \
                   and nothing else. \
-                  pool and dhcp are reserved and refused.",
+                  pool: one address of each subnet of the network that net= names, which no other \
+                  container has. \
+                  dhcp is reserved and refused.",
         unique: true,
         parse: parse_ip,
         ..Key::PLAIN
@@ -470,10 +472,13 @@ fn set<T>(field: &mut Option<T>, value: Result<T, String>) -> Result<(), String>
 fn parse_ip(values: &mut Values, text: &str) -> Result<(), String> {
     match text {
         "none" => values.ip_none = true,
-        "pool" | "dhcp" => {
-            return Err(format!(
-                "{text} is not supported by this version of mcrun; give ADDRESS/PREFIX or none"
-            ));
+        "pool" => values.ip_pool = true,
+        "dhcp" => {
+            return Err(
+                "dhcp is not supported by this version of mcrun; give ADDRESS/PREFIX, pool \
+                        or none"
+                    .into(),
+            );
         }
         _ => {
             let net = address(text)?;

@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+use crate::attachment::network::addressing::Addressing;
 use crate::attachment::{HostLink, HostLinkKind, NetworkName};
 use crate::multicast::{GroupPolicy, RateLimits};
 use crate::primitives::{InterfaceName, IpvlanFlag, IpvlanMode, MacAddr, MacvlanMode};
@@ -30,6 +31,9 @@ pub struct Attachment {
     pub driver: Driver,
     /// Addresses of the container's interface.
     pub ip: IpAssignment,
+    /// What the addresses of a pool are chosen from. It is not recorded: what is chosen is.
+    #[serde(skip)]
+    pub pool: Option<Addressing>,
     /// Default gateways through this interface, at most one for each address family.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub gateways: Vec<IpAddr>,
@@ -79,6 +83,19 @@ impl Attachment {
             (Driver::Relay { interface }, _) => interface.clone(),
             (_, Some(name)) => name.clone(),
             (_, None) => InterfaceName::numbered(position),
+        }
+    }
+
+    /// Whether a recorded attachment is what is asked for now. Which addresses of a pool it has does
+    /// not matter.
+    pub fn is_as_asked(&self, asked: &Attachment) -> bool {
+        match (&self.ip, &asked.ip) {
+            (IpAssignment::Pool(_), IpAssignment::Pool(_)) => {
+                let asked =
+                    Attachment { ip: self.ip.clone(), pool: self.pool.clone(), ..asked.clone() };
+                *self == asked
+            }
+            _ => self == asked,
         }
     }
 
@@ -218,6 +235,8 @@ pub enum IpAssignment {
     None,
     /// These addresses, each with its prefix length; never empty.
     Static(Vec<IpNet>),
+    /// Addresses of the network's pool. Empty until they are chosen, and never so in a record.
+    Pool(Vec<IpNet>),
 }
 
 impl IpAssignment {
@@ -225,7 +244,7 @@ impl IpAssignment {
     pub fn addresses(&self) -> &[IpNet] {
         match self {
             IpAssignment::None => &[],
-            IpAssignment::Static(list) => list,
+            IpAssignment::Static(list) | IpAssignment::Pool(list) => list,
         }
     }
 }

@@ -36,6 +36,7 @@ pub(super) struct Values {
     pub(super) interface: Option<InterfaceName>,
     pub(super) ip: Vec<IpNet>,
     pub(super) ip_none: bool,
+    pub(super) ip_pool: bool,
     pub(super) gateways: Vec<IpAddr>,
     pub(super) metric: Option<u32>,
     pub(super) routes: Vec<Route>,
@@ -95,6 +96,7 @@ impl Values {
                 driver.name(),
             ));
         }
+        self.check_pool(network.as_ref())?;
         self.add_gateways_of_network();
         self.check_addresses()?;
         let Some(parent) = self.parent else {
@@ -134,7 +136,12 @@ impl Values {
             parent,
             vlan,
             driver,
-            ip: if self.ip.is_empty() { IpAssignment::None } else { IpAssignment::Static(self.ip) },
+            ip: match (self.ip_pool, self.ip.is_empty()) {
+                (true, _) => IpAssignment::Pool(Vec::new()),
+                (false, true) => IpAssignment::None,
+                (false, false) => IpAssignment::Static(self.ip),
+            },
+            pool: self.ip_pool.then_some(self.addressing),
             gateways: self.gateways,
             metric: self.metric.unwrap_or(DEFAULT_METRIC),
             routes: self.routes,
@@ -190,13 +197,45 @@ impl Values {
     /// The gateways of the network are those of default routes where the interface has an address of
     /// the subnet, and no other default gateway of the family.
     fn add_gateways_of_network(&mut self) {
-        for gateway in &self.addressing.gateways {
-            let is_on_link = self.ip.iter().any(|net| net.contains(gateway));
+        for gateway in &self.addressing.gateways.clone() {
+            let is_on_link = self.subnets().any(|net| net.contains(gateway));
             let has_one = self.gateways.iter().any(|own| own.is_ipv4() == gateway.is_ipv4());
             if is_on_link && !has_one {
                 self.gateways.push(*gateway);
             }
         }
+    }
+
+    fn check_pool(&self, network: Option<&NetworkUse>) -> Result<(), SpecError> {
+        if !self.ip_pool {
+            return Ok(());
+        }
+        if let Some(ip) = self.ip.first() {
+            return fail(format!("ip=pool contradicts ip={ip}; give one of them"));
+        }
+        if self.ip_none {
+            return fail("ip=pool contradicts ip=none; give one of them");
+        }
+        if self.addressing.subnets.is_empty() {
+            return fail(
+                "ip=pool: the addresses are those of a network whose file has a subnet; give net=NAME",
+            );
+        }
+        let elsewhere = ["parent", "vlan"]
+            .into_iter()
+            .find(|key| network.is_some_and(|network| network.own.iter().any(|own| own == key)));
+        match elsewhere {
+            Some(key) => fail(format!(
+                "ip=pool: the addresses are those of the network's LAN; leave {key}= to the network"
+            )),
+            None => Ok(()),
+        }
+    }
+
+    /// The subnets of the interface.
+    fn subnets(&self) -> impl Iterator<Item = &IpNet> {
+        let pool = if self.ip_pool { self.addressing.subnets.as_slice() } else { &[] };
+        self.ip.iter().chain(pool)
     }
 
     fn check_addresses(&self) -> Result<(), SpecError> {
@@ -217,10 +256,10 @@ impl Values {
                 ));
             }
         }
-        let has_ipv6 = self.ip.iter().any(|net| net.addr().is_ipv6());
+        let has_ipv6 = self.subnets().any(|net| net.addr().is_ipv6());
         let on_link = |gateway: &IpAddr| {
             let link_local = matches!(gateway, IpAddr::V6(a) if a.is_unicast_link_local());
-            self.ip.iter().any(|net| net.contains(gateway)) || (link_local && has_ipv6)
+            self.subnets().any(|net| net.contains(gateway)) || (link_local && has_ipv6)
         };
         let gateways = self.gateways.iter().map(|gw| (format!("gw={gw}"), *gw));
         let routes = self.routes.iter().filter_map(|r| Some((format!("route={r}"), r.gateway?)));

@@ -1,5 +1,6 @@
 //! `mcrun network`.
 
+mod leases;
 mod show;
 mod users;
 
@@ -49,6 +50,17 @@ enum NetworkCommand {
         #[arg(long)]
         json: bool,
     },
+    /// Show the addresses of networks' pools that containers have or had.
+    ///
+    /// A container that starts again gets the address that it had, if it is free.
+    Leases {
+        /// The networks; the default is all.
+        #[arg(value_name = "NAME")]
+        names: Vec<NetworkName>,
+        /// Print an array of objects instead of a table.
+        #[arg(long)]
+        json: bool,
+    },
     /// Remove networks: remove their files.
     ///
     /// A network with running containers stays, except with --force. Containers keep what they have.
@@ -82,6 +94,9 @@ struct CreateArgs {
     /// The subnet, as in 192.0.2.0/24; one of each address family.
     #[arg(long, value_name = "NETWORK/PREFIX")]
     subnet: Vec<String>,
+    /// Addresses of the subnet that ip=pool gives; the default is all of them.
+    #[arg(long, value_name = "FIRST-LAST")]
+    range: Vec<String>,
     /// Addresses that no container can have.
     #[arg(long, value_name = "FIRST-LAST")]
     exclude: Vec<String>,
@@ -106,6 +121,7 @@ pub(super) fn run(args: NetworkArgs) -> anyhow::Result<ExitCode> {
         NetworkCommand::Create(args) => create(args, &networks),
         NetworkCommand::Ls { json } => show::list(&networks, json),
         NetworkCommand::Inspect { name, json } => show::inspect(&networks, &name, json),
+        NetworkCommand::Leases { names, json } => leases::list(&networks, names, json),
         NetworkCommand::Rm { names, force } => remove(&networks, &names, force),
         NetworkCommand::Check { which } => check(&networks, which),
     }
@@ -120,7 +136,12 @@ fn create(args: CreateArgs, networks: &Networks) -> anyhow::Result<ExitCode> {
             .with_context(|| format!("--mcast: {pair:?} is not KEY=VALUE, as in parent=eth1"))?;
         keys.push((key.trim().to_owned(), value.trim().to_owned()));
     }
-    let lists = [("subnet", args.subnet), ("exclude", args.exclude), ("gateway", args.gateway)];
+    let lists = [
+        ("subnet", args.subnet),
+        ("range", args.range),
+        ("exclude", args.exclude),
+        ("gateway", args.gateway),
+    ];
     for (key, values) in lists {
         keys.extend(values.into_iter().map(|value| (key.to_owned(), value)));
     }

@@ -360,7 +360,8 @@ fn routes(position: usize, attachment: &Attachment) -> Vec<PlannedRoute> {
         },
         gateway: Some(*gateway),
         metric: attachment.metric,
-        may_exist: false,
+        // A container on several networks has one default route: that of the first.
+        may_exist: !attachment.is_own("gw"),
     }));
     list
 }

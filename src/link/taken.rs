@@ -39,7 +39,9 @@ impl Taken {
     ) -> Result<Self, NetlinkError> {
         let mut taken = Taken::default();
         let addresses = || attachments.iter().flat_map(|a| a.ip.addresses());
-        let with_ip = addresses().next().is_some();
+        // Which address of a pool it is to be depends on what is read.
+        let pools = || attachments.iter().filter_map(|a| a.pool.as_ref()).flat_map(|p| &p.subnets);
+        let with_ip = addresses().chain(pools()).next().is_some();
         let with_mac = attachments.iter().any(|attachment| attachment.mac.is_some());
         if with_ip {
             let answers = host.dump(get_addresses())?;
@@ -59,7 +61,9 @@ impl Taken {
             taken.neighbours.extend(known.filter(|neighbour| neighbour.index == *index));
             for v6 in [false, true] {
                 // Who takes a MAC address is told if it is the gateway's.
-                if addresses().any(|net| net.addr().is_ipv6() == v6) || (with_mac && !v6) {
+                if addresses().chain(pools()).any(|net| net.addr().is_ipv6() == v6)
+                    || (with_mac && !v6)
+                {
                     let answers = host.filtered_dump(get_routes_through(*index, v6))?;
                     let gateways = answers.into_iter().flat_map(read_gateways);
                     taken.gateways.extend(gateways.filter(|(through, _)| through == index));
@@ -67,6 +71,14 @@ impl Taken {
             }
         }
         Ok(taken)
+    }
+}
+
+impl Taken {
+    /// Whether the host, one of its gateways or one of its neighbours has an address.
+    pub fn has_address(&self, address: IpAddr) -> bool {
+        self.host_addresses.iter().chain(&self.gateways).any(|(_, taken)| *taken == address)
+            || self.neighbours.iter().any(|neighbour| neighbour.address == address)
     }
 }
 

@@ -1,5 +1,6 @@
 //! Attaching one container, all or nothing: when it is created, or while it runs.
 
+use std::collections::BTreeSet;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use caps::{CapSet, Capability};
@@ -17,6 +18,8 @@ use crate::service::claims;
 use crate::service::detach::detach_all;
 use crate::service::host_links;
 use crate::service::parents;
+use crate::service::pool;
+use crate::service::pool::{Choice, Pools};
 use crate::service::proxies;
 use crate::service::proxies::ProxyUsers;
 use crate::service::unfinished;
@@ -60,12 +63,15 @@ pub fn attach(request: AttachRequest, store: &Store) -> Result<(), AttachError> 
             && has_its_links(attached, &mut container.socket)
         {
             let has = |wanted: &PlannedInterface| {
-                attached.interfaces.iter().any(|i| i.attachment == wanted.attachment)
+                attached.interfaces.iter().any(|i| i.attachment.is_as_asked(&wanted.attachment))
             };
-            let recorded = attached.interfaces.iter().map(|i| &i.attachment);
-            if recorded.eq(interfaces.iter().map(|i| &i.attachment))
-                || (in_pod && interfaces.iter().all(has))
-            {
+            let is_same = attached.interfaces.len() == interfaces.len()
+                && attached
+                    .interfaces
+                    .iter()
+                    .zip(&interfaces)
+                    .all(|(i, wanted)| i.attachment.is_as_asked(&wanted.attachment));
+            if is_same || (in_pod && interfaces.iter().all(has)) {
                 return Ok(());
             }
             if in_pod {
@@ -140,7 +146,7 @@ pub fn attach_more(request: AttachRequest, store: &Store) -> Result<Vec<String>,
     let launch = if served { Some(ProxyLaunch::spawn()?) } else { proxies::spawn(&added)? };
     let wanted = added.into_iter().map(Wanted::new).collect();
     if let Err(error) = container.make(Some(previous), wanted, &admin, &dir, launch) {
-        container.release(&attachments);
+        container.release();
         return Err(error);
     }
     Ok(names)
@@ -194,6 +200,8 @@ pub(super) struct OpenContainer<'s> {
     pub(super) socket: RouteSocket,
     /// Shared links of the host that are recorded for what is being attached.
     pub(super) host_links: Vec<HostLinkUse>,
+    /// The attachments whose addresses may be claimed for what is being attached.
+    pub(super) claimed: Vec<Attachment>,
 }
 
 /// An interface that is to be made.
@@ -233,7 +241,8 @@ impl<'s> OpenContainer<'s> {
             netns: id,
             netns_path: request.namespace.path(),
         };
-        Ok(OpenContainer { store, recorded, namespace, socket, host_links: Vec::new() })
+        let (host_links, claimed) = (Vec::new(), Vec::new());
+        Ok(OpenContainer { store, recorded, namespace, socket, host_links, claimed })
     }
 
     /// Refuses to replace the record of another container of the same id that is alive: a second
@@ -262,22 +271,21 @@ impl<'s> OpenContainer<'s> {
         dir: LockedDir,
         launch: Option<ProxyLaunch>,
     ) -> Result<(), AttachError> {
-        let attachments: Vec<_> = interfaces.iter().map(|i| i.attachment.clone()).collect();
         let wanted = interfaces.into_iter().map(Wanted::new).collect();
         let result = self.make(None, wanted, admin, &dir, launch);
         if result.is_err() {
             // The reason is more useful than that its traces could not be removed either.
             let _ = dir.remove();
-            self.release(&attachments);
+            self.release();
         }
         result
     }
 
     /// Releases what is outside of the container of an attachment that failed.
-    fn release(&self, attachments: &[Attachment]) {
+    fn release(&self) {
         self.release_host_links();
         // A claim that stays holds nothing.
-        let _ = self.store.release_claims(&self.recorded.id, attachments);
+        let _ = self.store.release_claims(&self.recorded.id, &self.claimed);
     }
 
     /// Deletes the shared links that were made for an attachment that failed. The reason of the
@@ -293,84 +301,65 @@ impl<'s> OpenContainer<'s> {
     pub(super) fn make(
         &mut self,
         previous: Option<Attached>,
-        wanted: Vec<Wanted>,
+        mut wanted: Vec<Wanted>,
         admin: &AdminConfig,
         dir: &LockedDir,
         mut launch: Option<ProxyLaunch>,
     ) -> Result<(), AttachError> {
         let order = names_in_order(previous.as_ref(), &wanted);
-        let mut attachments: Vec<_> = wanted.iter().map(|i| i.attachment.clone()).collect();
-        let mut added: Vec<_> = wanted.iter().map(|i| i.planned.clone()).collect();
+        let attachments: Vec<_> = wanted.iter().map(|i| i.attachment.clone()).collect();
         let mut host = RouteSocket::open()?;
         // Between the look at shared links and their use nobody else may make or delete one.
         let shared = attachments.iter().any(|attachment| attachment.vlan.is_some());
         let lock = shared.then(|| self.store.lock_all()).transpose()?;
         let facts = Facts::gather(&attachments, &mut host, &mut self.socket)?;
-        let mut waiting = Vec::new();
-        if wanted.iter().any(|i| i.may_wait) {
-            waiting = take_waiting(&wanted, &mut attachments, &mut added, &facts);
-        }
-        let mut plans = plan(&attachments, &facts)?;
-        // Joins that name no interface go by the first of the container's, also if that one comes
-        // later.
-        if let (Some(first), Some(plan)) = (order.first(), plans.first_mut())
-            && first != plan.name.as_str()
-        {
-            plan.routes.retain(|route| route.destination != all_multicast());
-        }
-        self.host_links = host_links::uses(&plans);
-        // Whoever finds the record knows what to remove.
-        if previous.is_none() {
-            let planned = Planned {
-                container: self.recorded.clone(),
-                interfaces: wanted.into_iter().map(|i| i.planned).collect(),
-                host_links: self.host_links.clone(),
-            };
-            dir.write(&AttachmentRecord::Planned(planned))?;
-        }
-        let mut attached = Attached {
-            container: self.recorded.clone(),
-            attached_at: seconds_since_1970(),
-            interfaces: Vec::new(),
-            proxy: None,
-            replaced: None,
-            proxy_deaths: 0,
-            proxy_user: None,
-            mark: None,
-            notifications: true,
-            count: true,
-            host_links: Vec::new(),
-            adding: Vec::new(),
-            leaving: Vec::new(),
-        };
-        if let Some(previous) = &previous {
-            attached.clone_from(previous);
-            attached.interfaces.retain(|i| added.iter().all(|added| added.name != i.name));
-            attached.begin_replacement();
-        }
-        for used in &self.host_links {
-            if attached.host_links.iter().all(|known| known.link != used.link) {
-                attached.host_links.push(used.clone());
-            }
-        }
+        let users = ProxyUsers { store: self.store, range: admin.proxy_uids() };
+        let mut attached = self.attached_before(previous.as_ref(), &wanted);
         // An interface that has never been there has had no upstream.
         let there = previous.iter().flat_map(|previous| &previous.interfaces);
         let remade: Vec<_> =
             there.filter(|i| i.upstream_index != 0).map(|i| i.name.clone()).collect();
         let mut restore = RestoreRecord { dir, record: None };
-        if let Some(previous) = previous {
-            let both = Attached {
-                host_links: attached.host_links.clone(),
-                adding: added.clone(),
-                ..previous.clone()
-            };
-            dir.write(&AttachmentRecord::Attached(both))?;
-            restore.record = Some(AttachmentRecord::Attached(previous));
-        }
-        let users = ProxyUsers { store: self.store, range: admin.proxy_uids() };
-        claims::claim(&self.recorded.id, &attachments, users)?;
-        let later: Vec<_> = waiting.iter().map(|i| i.attachment.clone()).collect();
-        claims::claim(&self.recorded.id, &later, users)?;
+        let mut refused = BTreeSet::new();
+        let (mut plans, added, waiting) = loop {
+            let mut planned: Vec<_> = wanted.iter().map(|i| i.planned.clone()).collect();
+            let pools = Pools::lock(&planned, self.store)?;
+            let container = &self.recorded;
+            pools.choose(
+                &mut planned,
+                &Choice { container, taken: &facts.taken, users, refused: &refused },
+            )?;
+            for (wanted, planned) in wanted.iter_mut().zip(planned) {
+                wanted.attachment.ip.clone_from(&planned.attachment.ip);
+                wanted.planned = planned;
+            }
+            let Parts { attachments, added, waiting } = Parts::of(&wanted, &facts);
+            let mut plans = plan(&attachments, &facts)?;
+            // Joins that name no interface go by the first of the container's, also if that one
+            // comes later.
+            if let (Some(first), Some(plan)) = (order.first(), plans.first_mut())
+                && first != plan.name.as_str()
+            {
+                plan.routes.retain(|route| route.destination != all_multicast());
+            }
+            self.host_links = host_links::uses(&plans);
+            self.record(previous.as_ref(), &wanted, &added, &mut attached, &mut restore)?;
+            let later = waiting.iter().map(|i| i.attachment.clone());
+            self.claimed = attachments.into_iter().chain(later).collect();
+            match claims::claim(&self.recorded.id, &self.claimed, users) {
+                // Somebody who asked for this very address was faster.
+                Err(AttachError::AddressInUse { net, .. })
+                    if pool::is_chosen(&self.claimed, net.addr()) =>
+                {
+                    refused.insert(net.addr());
+                    continue;
+                }
+                claimed => claimed?,
+            }
+            let planned: Vec<_> = wanted.iter().map(|i| i.planned.clone()).collect();
+            pools.remember(&self.recorded, &planned)?;
+            break (plans, added, waiting);
+        };
         make_host_links(&mut plans, &mut host)?;
         attached.interfaces.extend(waiting);
         if !proxies::has_task(&attached) && !added.iter().any(|i| proxies::is_served(&i.attachment))
@@ -417,6 +406,63 @@ impl<'s> OpenContainer<'s> {
         }
         proxies::complete_replacement(&mut attached, dir)
     }
+
+    /// The attachment as it is to be, without what is wanted.
+    fn attached_before(&self, previous: Option<&Attached>, wanted: &[Wanted]) -> Attached {
+        if let Some(previous) = previous {
+            let mut attached = previous.clone();
+            attached.interfaces.retain(|i| wanted.iter().all(|w| w.planned.name != i.name));
+            attached.begin_replacement();
+            return attached;
+        }
+        Attached {
+            container: self.recorded.clone(),
+            attached_at: seconds_since_1970(),
+            interfaces: Vec::new(),
+            proxy: None,
+            replaced: None,
+            proxy_deaths: 0,
+            proxy_user: None,
+            mark: None,
+            notifications: true,
+            count: true,
+            host_links: Vec::new(),
+            adding: Vec::new(),
+            leaving: Vec::new(),
+        }
+    }
+
+    /// Records what is wanted and, of that, what is added now: whoever finds the record knows what to
+    /// remove.
+    fn record(
+        &self,
+        previous: Option<&Attached>,
+        wanted: &[Wanted],
+        added: &[PlannedInterface],
+        attached: &mut Attached,
+        restore: &mut RestoreRecord<'_>,
+    ) -> Result<(), AttachError> {
+        for used in &self.host_links {
+            if attached.host_links.iter().all(|known| known.link != used.link) {
+                attached.host_links.push(used.clone());
+            }
+        }
+        let record = match previous {
+            None => AttachmentRecord::Planned(Planned {
+                container: self.recorded.clone(),
+                interfaces: wanted.iter().map(|i| i.planned.clone()).collect(),
+                host_links: self.host_links.clone(),
+            }),
+            Some(previous) => AttachmentRecord::Attached(Attached {
+                host_links: attached.host_links.clone(),
+                adding: added.to_vec(),
+                ..previous.clone()
+            }),
+        };
+        restore.dir.write(&record)?;
+        restore.record = previous.cloned().map(AttachmentRecord::Attached);
+        Ok(())
+    }
 }
 
 /// Restores a container's record when it is dropped. That comes last when an addition fails: the
@@ -454,37 +500,45 @@ fn names_in_order(previous: Option<&Attached>, wanted: &[Wanted]) -> Vec<String>
     order
 }
 
-/// Takes out the interfaces that may wait and whose parent is not there. The others keep their
-/// names.
-fn take_waiting(
-    wanted: &[Wanted],
-    attachments: &mut Vec<Attachment>,
-    added: &mut Vec<PlannedInterface>,
-    facts: &Facts,
-) -> Vec<AttachedInterface> {
-    let mut waiting = Vec::new();
-    attachments.clear();
-    added.clear();
-    for Wanted { planned, attachment, may_wait } in wanted {
-        match missing_link(attachment, facts).filter(|_| *may_wait) {
-            Some(reason) => waiting.push(AttachedInterface {
-                name: planned.name.clone(),
-                index: None,
-                upstream_index: 0,
-                mac: attachment.mac,
-                parent_mac: None,
-                waiting: Some(reason),
-                attachment: planned.attachment.clone(),
-                limits: planned.limits.clone(),
-            }),
-            None => {
-                let name = planned.name.parse().ok();
-                attachments.push(Attachment { name, ..attachment.clone() });
-                added.push(planned.clone());
+/// What is wanted, in parts.
+struct Parts {
+    /// What is made now.
+    attachments: Vec<Attachment>,
+    /// The same, as it is recorded.
+    added: Vec<PlannedInterface>,
+    /// What may wait, and whose parent is not there.
+    waiting: Vec<AttachedInterface>,
+}
+
+impl Parts {
+    /// Where an interface waits, the others keep their names.
+    fn of(wanted: &[Wanted], facts: &Facts) -> Self {
+        let may_wait = wanted.iter().any(|i| i.may_wait);
+        let mut parts = Parts { attachments: Vec::new(), added: Vec::new(), waiting: Vec::new() };
+        for Wanted { planned, attachment, may_wait: this_may } in wanted {
+            match missing_link(attachment, facts).filter(|_| *this_may) {
+                Some(reason) => parts.waiting.push(AttachedInterface {
+                    name: planned.name.clone(),
+                    index: None,
+                    upstream_index: 0,
+                    mac: attachment.mac,
+                    parent_mac: None,
+                    waiting: Some(reason),
+                    attachment: planned.attachment.clone(),
+                    limits: planned.limits.clone(),
+                }),
+                None => {
+                    let mut attachment = attachment.clone();
+                    if may_wait {
+                        attachment.name = planned.name.parse().ok();
+                    }
+                    parts.attachments.push(attachment);
+                    parts.added.push(planned.clone());
+                }
             }
         }
+        parts
     }
-    waiting
 }
 
 /// What the planned interfaces have become.

@@ -48,7 +48,7 @@ pub(super) fn claim(
 ///
 /// The lock is not waited for: two containers that want each other's addresses would wait for each
 /// other. Shared links of the host are left to `mcrun gc`: who calls this may have their lock.
-fn finish(id: &ContainerId, users: ProxyUsers<'_>) -> Result<bool, AttachError> {
+pub(super) fn finish(id: &ContainerId, users: ProxyUsers<'_>) -> Result<bool, AttachError> {
     let Some(dir) = users.store.try_lock(id)? else { return Ok(false) };
     match dir.read()? {
         Some(AttachmentRecord::Attached(mut attached))

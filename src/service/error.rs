@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use ipnet::IpNet;
 
-use crate::attachment::{AdminError, SpecError};
+use crate::attachment::{AdminError, NetworkName, SpecError};
 use crate::link::PlanError;
 use crate::link::apply::ApplyError;
 
@@ -63,6 +63,18 @@ pub enum AttachError {
         container: String,
         /// What is special about it, with a comma before it.
         what: &'static str,
+    },
+    /// All addresses of a pool are in use.
+    #[error(
+        "ip=pool: network {network} has no free address in {subnet}: all {count} of its pool are in use (mcrun network leases {network})"
+    )]
+    PoolExhausted {
+        /// The network.
+        network: NetworkName,
+        /// The subnet.
+        subnet: IpNet,
+        /// The number of addresses that containers can have.
+        count: usize,
     },
     /// The attachments contradict each other, or those that the container has.
     #[error(transparent)]

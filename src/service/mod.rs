@@ -13,6 +13,7 @@ pub(crate) mod keeper_socket;
 mod late;
 mod namespace;
 mod parents;
+mod pool;
 mod proxies;
 mod reload;
 mod repair;

@@ -104,6 +104,7 @@ pub(super) fn repair_locked(
         namespace,
         socket,
         host_links: Vec::new(),
+        claimed: Vec::new(),
     };
     let together = make(&mut container, attached, &ready, dir, admin);
     if together.is_ok() || ready.len() == 1 {

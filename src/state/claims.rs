@@ -95,6 +95,22 @@ impl Store {
         }
     }
 
+    /// Who has an address on a parent; `None`: nobody. Somebody else may claim it the next moment.
+    ///
+    /// # Errors
+    /// A claim or a record that cannot be read.
+    pub fn claimed(
+        &self,
+        parent: &InterfaceName,
+        address: IpAddr,
+    ) -> Result<Option<Claimed>, StateDirError> {
+        let Some(owner) = owner(&self.claim_path(parent, address))? else { return Ok(None) };
+        match self.holder(&owner, parent, address)? {
+            Holder::Nobody => Ok(None),
+            Holder::Somebody(claimed) => Ok(Some(claimed)),
+        }
+    }
+
     /// Releases those claims of a container on the addresses of attachments that its record does not
     /// name any more.
     ///

@@ -6,6 +6,7 @@
 //!   containers/ID/control.sock    the proxy's control socket
 //!   containers/ID/proxy.log       the proxy's log where there is no syslog
 //!   addresses/PARENT@ADDRESS      whose address it is
+//!   pools/NETWORK/leases.json     who had which address of a network's pool last
 //!   bundles/ID/                   containers that `mcrun run --rootfs` started
 //!   proxy-users                   locks of the user ids of proxies
 //! ```
@@ -17,6 +18,7 @@
 //! forbids it everything except the removal.
 
 mod claims;
+mod leases;
 mod lifetime;
 mod lock;
 mod proxy_user;
@@ -28,6 +30,7 @@ mod watch;
 use std::path::PathBuf;
 
 pub use crate::state::claims::Claimed;
+pub use crate::state::leases::{Lease, Leases, LockedLeases};
 pub use crate::state::lifetime::Lifetime;
 pub(crate) use crate::state::proxy_user::hold as hold_proxy_user;
 pub use crate::state::proxy_user::{ProxyUserError, ReservedUser};

@@ -404,6 +404,13 @@ pub(super) fn of(page: &str) -> Option<Sections> {
             exit: USUAL,
             see_also: &["mcrun-inspect(1)"],
         },
+        "mcrun-network-leases" => Sections {
+            examples: &[("See who has which address of a pool:", "mcrun network leases media")],
+            files: &[NETWORK, STATE],
+            environment: &[],
+            exit: USUAL,
+            see_also: &["mcrun-network-inspect(1)", "mcrun-attachment(7)"],
+        },
         "mcrun-network-rm" => Sections {
             examples: &[("Remove a network:", "mcrun network rm media")],
             files: &[NETWORK],

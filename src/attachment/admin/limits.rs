@@ -2,7 +2,7 @@
 
 use crate::attachment::admin::AdminConfig;
 use crate::attachment::admin::allowed::{Allowed, Kind};
-use crate::attachment::types::{Attachment, Driver, IgmpMode};
+use crate::attachment::types::{Attachment, Driver, IgmpMode, IpAssignment};
 
 /// One key of `[attach]` that limits a key of attachments.
 pub(super) struct Limit {
@@ -108,7 +108,11 @@ pub(super) const LIMITS: &[Limit] = &[
         key: "ip",
         kind: Kind::Addresses,
         default: Default::Listed,
-        asked: |attachment| attachment.ip.addresses().iter().map(ToString::to_string).collect(),
+        asked: |attachment| match &attachment.ip {
+            IpAssignment::Static(list) => list.iter().map(ToString::to_string).collect(),
+            // The network's addresses are the administrator's word.
+            IpAssignment::Pool(_) | IpAssignment::None => Vec::new(),
+        },
     },
     Limit {
         name: "mac",

@@ -1,7 +1,7 @@
 //! Ranges of addresses.
 
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 
 use ipnet::IpNet;
@@ -22,9 +22,32 @@ impl AddressRange {
         address.is_ipv4() == self.first.is_ipv4() && (self.first..=self.last).contains(&address)
     }
 
+    /// Its addresses, the lowest first, except those of other ranges.
+    pub(super) fn without(self, others: &[AddressRange]) -> impl Iterator<Item = IpAddr> + '_ {
+        let mut next = Some(self.first);
+        std::iter::from_fn(move || {
+            loop {
+                let address = next.filter(|address| self.contains(*address))?;
+                let other = others.iter().find(|other| other.contains(address));
+                next = successor(other.map_or(address, |other| other.last));
+                if other.is_none() {
+                    return Some(address);
+                }
+            }
+        })
+    }
+
     /// Whether all of it is in a network.
     pub fn is_within(&self, net: &IpNet) -> bool {
         net.contains(&self.first) && net.contains(&self.last)
+    }
+}
+
+/// The address behind another one; none behind the last of all.
+fn successor(address: IpAddr) -> Option<IpAddr> {
+    match address {
+        IpAddr::V4(address) => u32::from(address).checked_add(1).map(|n| Ipv4Addr::from(n).into()),
+        IpAddr::V6(address) => u128::from(address).checked_add(1).map(|n| Ipv6Addr::from(n).into()),
     }
 }
 

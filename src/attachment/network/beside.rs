@@ -12,7 +12,7 @@ impl Network {
     /// groups and the rates are the exception, where the narrower one counts.
     pub(in crate::attachment) fn beside(self, own: Values) -> Values {
         let theirs = self.values;
-        let ip_is_own = !own.ip.is_empty() || own.ip_none;
+        let ip_is_own = !own.ip.is_empty() || own.ip_none || own.ip_pool;
         let rules =
             GroupRules::of(&theirs.allow, &theirs.deny, theirs.max_groups, theirs.max_sources);
         let unless_none = |gateways: Vec<IpAddr>| if own.ip_none { Vec::new() } else { gateways };
@@ -27,6 +27,7 @@ impl Network {
             flag: own.flag.or(theirs.flag),
             interface: own.interface.or(theirs.interface),
             ip_none: if ip_is_own { own.ip_none } else { theirs.ip_none },
+            ip_pool: if ip_is_own { own.ip_pool } else { theirs.ip_pool },
             ip: own.ip,
             gateways: match own.gateways.is_empty() {
                 true => unless_none(theirs.gateways),

@@ -134,12 +134,13 @@ impl Reader {
         let addressing = self.network.addressing.clone();
         let in_subnet =
             |range: &AddressRange| addressing.subnets.iter().any(|subnet| range.is_within(subnet));
+        let ranges = addressing.ranges.iter().map(|range| ("range", *range));
         let excluded = addressing.excluded.iter().map(|range| ("exclude", *range));
         let gateways = addressing
             .gateways
             .iter()
             .filter_map(|gateway| Some(("gateway", gateway.to_string().parse().ok()?)));
-        for (key, range) in excluded.chain(gateways) {
+        for (key, range) in ranges.chain(excluded).chain(gateways) {
             if !in_subnet(&range) {
                 let line = self.line_of(key, |text| text.parse() == Ok(range));
                 self.problem(line, format!("{key}: {range} is in no subnet"));

@@ -16,10 +16,10 @@ pub(super) struct NetworkKey {
 }
 
 /// Keys that this version does not carry out, and refuses.
-pub(super) const RESERVED: [&str; 2] = ["range", "dns"];
+pub(super) const RESERVED: [&str; 1] = ["dns"];
 
 /// The keys, in the order in which people read about them.
-pub(super) const NETWORK_KEYS: [NetworkKey; 4] = [
+pub(super) const NETWORK_KEYS: [NetworkKey; 5] = [
     NetworkKey {
         name: "description",
         repeatable: false,
@@ -42,6 +42,14 @@ pub(super) const NETWORK_KEYS: [NetworkKey; 4] = [
                 return Err(format!("{other} is of this address family too; there can be one"));
             }
             subnets.push(net);
+            Ok(())
+        },
+    },
+    NetworkKey {
+        name: "range",
+        repeatable: true,
+        read: |network, text| {
+            network.addressing.ranges.push(text.parse::<AddressRange>()?);
             Ok(())
         },
     },

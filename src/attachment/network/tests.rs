@@ -2,7 +2,7 @@ use std::net::IpAddr;
 use std::path::Path;
 
 use super::*;
-use crate::attachment::{Attachment, IgmpMode, file_text, parse_all};
+use crate::attachment::{Attachment, IgmpMode, IpAssignment, file_text, parse_all};
 
 const MEDIA: &str = "description = \"studio 1\"\nparent = \"lan0\"\nvlan = 7\nl2 = \"open\"\n\
     allow = [\"239.1.0.0/16\", \"239.2.0.0/16\"]\nmax-groups = 1000\n\
@@ -76,6 +76,43 @@ fn an_address_beside_a_network_is_one_of_its_own() {
 }
 
 #[test]
+fn a_pool_is_that_of_a_network_with_a_subnet() {
+    let bare = "parent = \"lan0\"\n";
+    let always = "parent = \"lan0\"\nip = \"pool\"\nsubnet = \"192.0.2.0/24\"\n";
+    let files = [("media", MEDIA), ("bare", bare), ("always", always)];
+    let files = files.map(|(name, text)| (format!("networks/{name}.toml"), text));
+    let files: Vec<_> = files.iter().map(|(name, text)| (name.as_str(), *text)).collect();
+    let dir = directory(&files);
+    let asked = parse(dir.path(), "net=media,ip=pool").unwrap();
+    assert_eq!(asked.ip, IpAssignment::Pool(Vec::new()));
+    assert_eq!(asked.pool.as_ref().unwrap().subnets.len(), 2);
+    assert_eq!(asked.gateways, ["192.0.2.1".parse::<IpAddr>().unwrap()]);
+    // What was chosen is as asked, and nothing else is.
+    let mut chosen = asked.clone();
+    chosen.ip = IpAssignment::Pool(vec!["192.0.2.9/24".parse().unwrap()]);
+    let recorded: Attachment =
+        serde_json::from_str(&serde_json::to_string(&chosen).unwrap()).unwrap();
+    assert_eq!((recorded.ip.addresses().len(), &recorded.pool), (1, &None));
+    assert!(recorded.is_as_asked(&asked));
+    assert!(!recorded.is_as_asked(&parse(dir.path(), "net=media,ip=pool,mtu=1400").unwrap()));
+    assert!(!recorded.is_as_asked(&parse(dir.path(), "net=media,ip=192.0.2.9/24").unwrap()));
+    let from_file = parse(dir.path(), "net=always").unwrap();
+    assert_eq!(from_file.ip, IpAssignment::Pool(Vec::new()));
+    assert_eq!(parse(dir.path(), "net=always,ip=none").unwrap().ip, IpAssignment::None);
+    for (text, words) in [
+        ("parent=lan0,ip=pool", "those of a network whose file has a subnet"),
+        ("net=bare,ip=pool", "those of a network whose file has a subnet"),
+        ("net=media,ip=pool,ip=192.0.2.9/24", "ip=pool contradicts ip=192.0.2.9/24"),
+        ("net=media,ip=none,ip=pool", "ip=pool contradicts ip=none"),
+        ("net=media,ip=pool,parent=lan1", "leave parent= to the network"),
+        ("net=always,vlan=8", "leave vlan= to the network"),
+    ] {
+        let error = parse(dir.path(), text).unwrap_err();
+        assert!(error.contains(words), "{text}: {error}");
+    }
+}
+
+#[test]
 fn without_a_parent_the_default_network_counts() {
     let dir = directory(&[("networks/media.toml", MEDIA)]);
     let error = parse(dir.path(), "mtu=1400").unwrap_err();
@@ -109,7 +146,7 @@ fn each_mistake_of_a_file_is_named_with_its_line() {
         let problems = Network::parse(text).unwrap_err();
         problems.into_iter().map(|problem| (problem.line, problem.message)).collect()
     };
-    let cases: [(&str, usize, &str); 21] = [
+    let cases: [(&str, usize, &str); 22] = [
         ("mtu = 1400\n", 1, "parent is missing"),
         ("parent = \"lan0\"\nparnt = \"lan1\"\n", 2, "unknown key parnt; did you mean parent?"),
         ("parent = \"lan0\"\nnet = \"x\"\n", 2, "unknown key net; there are"),
@@ -135,7 +172,8 @@ fn each_mistake_of_a_file_is_named_with_its_line() {
         ),
         ("parent = \"lan0\"\ngateway = \"192.0.2.1\"\n", 2, "gateway: 192.0.2.1 is in no subnet"),
         ("parent = \"lan0\"\nexclude = \"192.0.2.9\"\n", 2, "exclude: 192.0.2.9 is in no subnet"),
-        ("parent = \"lan0\"\nrange = \"192.0.2.9\"\n", 2, "range is not supported by this"),
+        ("parent = \"lan0\"\nrange = \"192.0.2.9\"\n", 2, "range: 192.0.2.9 is in no subnet"),
+        ("parent = \"lan0\"\nip = \"pool\"\n", 2, "ip=pool: the addresses are those of a network"),
         ("parent = \"lan0\"\ndns = \"192.0.2.53\"\n", 2, "dns is not supported by this version"),
         ("parent = \"lan0\"\ndescription = \"a\\u001bb\"\n", 2, "control characters"),
         ("parent = \"lan0\"\nvlan = \n", 2, ""),

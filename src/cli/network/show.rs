@@ -103,6 +103,7 @@ pub(super) fn inspect(
         "description": network.description,
         "keys": keys,
         "subnets": addressing.subnets,
+        "ranges": addressing.ranges,
         "excluded": addressing.excluded,
         "gateways": addressing.gateways,
         "containers": users,
@@ -128,10 +129,12 @@ fn text(
     }
     let addressing = &network.addressing;
     addressing.subnets.iter().try_for_each(|subnet| line("subnet", subnet))?;
+    addressing.ranges.iter().try_for_each(|range| line("range", range))?;
     addressing.excluded.iter().try_for_each(|range| line("exclude", range))?;
     addressing.gateways.iter().try_for_each(|gateway| line("gateway", gateway))?;
     for user in users {
-        let what = format!("{} {} {}", user.name, user.interface, user.addresses.join(" "));
+        let addresses: Vec<_> = user.addresses.iter().map(ToString::to_string).collect();
+        let what = format!("{} {} {}", user.name, user.interface, addresses.join(" "));
         line("container", &what.trim_end())?;
     }
     Ok(out)

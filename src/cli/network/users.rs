@@ -1,5 +1,8 @@
 //! The containers that are on networks.
 
+use std::net::IpAddr;
+
+use ipnet::IpNet;
 use serde::Serialize;
 
 use crate::attachment::NetworkName;
@@ -14,7 +17,14 @@ pub(super) struct User {
     pub(super) container: ContainerId,
     pub(super) name: String,
     pub(super) interface: String,
-    pub(super) addresses: Vec<String>,
+    pub(super) addresses: Vec<IpNet>,
+}
+
+impl User {
+    /// Whether the interface has an address.
+    pub(super) fn has(&self, address: IpAddr) -> bool {
+        self.addresses.iter().any(|net| net.addr() == address)
+    }
 }
 
 /// All of them. A record that cannot be read is told of by `mcrun ps`.
@@ -27,13 +37,12 @@ pub(super) fn all(store: &Store) -> Result<Vec<User>, StateDirError> {
         }
         for interface in &attached.interfaces {
             let Some(network) = &interface.attachment.network else { continue };
-            let addresses = interface.attachment.ip.addresses().iter();
             users.push(User {
                 network: network.name.clone(),
                 container: id.clone(),
                 name: attached.container.name.clone(),
                 interface: interface.name.clone(),
-                addresses: addresses.map(ToString::to_string).collect(),
+                addresses: interface.attachment.ip.addresses().to_vec(),
             });
         }
     }

@@ -1,0 +1,180 @@
+//! Addresses of networks' pools: which of them a container gets.
+//!
+//! The claim decides who has an address, as for every other one. What is here only chooses: the
+//! address that the container had last, else one that nobody had, else the one whose last container
+//! ended the longest ago. The lease file is locked meanwhile, so that many containers that start at
+//! once do not all try the same address.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+
+use crate::attachment::{Attachment, IpAssignment, NetworkName};
+use crate::link::taken::Taken;
+use crate::service::proxies::ProxyUsers;
+use crate::service::{AttachError, claims};
+use crate::state::{Claimed, Lease, LockedLeases, PlannedInterface, RecordedContainer, Store};
+
+/// The pools that attachments ask for, locked.
+pub(super) struct Pools {
+    locked: BTreeMap<NetworkName, LockedLeases>,
+}
+
+/// What a choice is made for.
+pub(super) struct Choice<'c> {
+    pub(super) container: &'c RecordedContainer,
+    /// Who is on the LAN.
+    pub(super) taken: &'c Taken,
+    pub(super) users: ProxyUsers<'c>,
+    /// What the container cannot have.
+    pub(super) refused: &'c BTreeSet<IpAddr>,
+}
+
+impl Pools {
+    /// Locks the pools of attachments.
+    ///
+    /// # Errors
+    /// Those of the state directory.
+    pub(super) fn lock(added: &[PlannedInterface], store: &Store) -> Result<Self, AttachError> {
+        let asks = |added: &&PlannedInterface| added.attachment.pool.is_some();
+        let networks = added.iter().filter(asks).filter_map(|i| i.attachment.network.as_ref());
+        // In the order of their names: two containers that want two pools do not wait for each other.
+        let names: BTreeSet<_> = networks.map(|network| network.name.clone()).collect();
+        let locked = names.into_iter().map(|name| {
+            let leases = store.lock_leases(&name)?;
+            Ok((name, leases))
+        });
+        Ok(Pools { locked: locked.collect::<Result<_, AttachError>>()? })
+    }
+
+    /// Gives each attachment that asks for a pool an address of each subnet. What an attachment has
+    /// already, and is not refused, stays.
+    ///
+    /// # Errors
+    /// [`AttachError::PoolExhausted`], and those of the state directory.
+    pub(super) fn choose(
+        &self,
+        added: &mut [PlannedInterface],
+        choice: &Choice<'_>,
+    ) -> Result<(), AttachError> {
+        for position in 0..added.len() {
+            let attachment = &added[position].attachment;
+            let (Some(pool), Some(network)) = (&attachment.pool, &attachment.network) else {
+                continue;
+            };
+            let Some(locked) = self.locked.get(&network.name) else { continue };
+            let mut chosen: Vec<IpNet> = attachment.ip.addresses().to_vec();
+            chosen.retain(|net| !choice.refused.contains(&net.addr()));
+            let elsewhere: BTreeSet<IpAddr> = added
+                .iter()
+                .enumerate()
+                .filter(|(other, i)| {
+                    *other != position && i.attachment.parent_link() == attachment.parent_link()
+                })
+                .flat_map(|(_, i)| i.attachment.ip.addresses().iter().map(IpNet::addr))
+                .collect();
+            for subnet in &pool.subnets {
+                if chosen.iter().any(|net| subnet.contains(net)) {
+                    continue;
+                }
+                let candidates: Vec<IpAddr> = pool
+                    .pool(*subnet)
+                    .filter(|address| {
+                        !elsewhere.contains(address)
+                            && !choice.refused.contains(address)
+                            && !choice.taken.has_address(*address)
+                    })
+                    .collect();
+                let interface = &added[position];
+                let free = first_free(&candidates, interface, locked, choice)?;
+                let address = free.ok_or_else(|| AttachError::PoolExhausted {
+                    network: network.name.clone(),
+                    subnet: *subnet,
+                    count: candidates.len(),
+                })?;
+                // The prefix length is that of a valid network.
+                chosen.extend(IpNet::new(address, subnet.prefix_len()));
+            }
+            added[position].attachment.ip = IpAssignment::Pool(chosen);
+        }
+        Ok(())
+    }
+
+    /// Remembers what the attachments have, which is claimed, and unlocks the pools.
+    ///
+    /// # Errors
+    /// Those of the state directory.
+    pub(super) fn remember(
+        self,
+        container: &RecordedContainer,
+        added: &[PlannedInterface],
+    ) -> Result<(), AttachError> {
+        for (name, locked) in self.locked {
+            let of_it = added.iter().filter(|i| is_of_pool(&i.attachment, &name));
+            let leases = of_it.flat_map(|interface| {
+                interface.attachment.ip.addresses().iter().map(|net| Lease {
+                    address: net.addr(),
+                    container: container.id.clone(),
+                    name: container.name.clone(),
+                    interface: interface.name.clone(),
+                })
+            });
+            locked.remember(leases)?;
+        }
+        Ok(())
+    }
+}
+
+/// The address of an attachment that is one of a pool.
+pub(super) fn is_chosen(attachments: &[Attachment], address: IpAddr) -> bool {
+    attachments.iter().any(|attachment| match &attachment.ip {
+        IpAssignment::Pool(list) => list.iter().any(|net| net.addr() == address),
+        _ => false,
+    })
+}
+
+fn is_of_pool(attachment: &Attachment, network: &NetworkName) -> bool {
+    matches!(attachment.ip, IpAssignment::Pool(_))
+        && attachment.network.as_ref().is_some_and(|used| used.name == *network)
+}
+
+/// The first of `candidates` that nobody has, in the order of preference.
+fn first_free(
+    candidates: &[IpAddr],
+    interface: &PlannedInterface,
+    locked: &LockedLeases,
+    choice: &Choice<'_>,
+) -> Result<Option<IpAddr>, AttachError> {
+    let parent = interface.attachment.parent_link();
+    let store = choice.users.store;
+    let is_free = |address: IpAddr| match store.claimed(parent, address) {
+        Ok(claimed) => claimed.is_none(),
+        // It is unknown whether the container of an unreadable record is alive.
+        Err(_) => false,
+    };
+    let leases = locked.leases();
+    let among: BTreeSet<_> = candidates.iter().copied().collect();
+    let own = leases.of(choice.container, &interface.name);
+    if let Some(address) = own.into_iter().find(|a| among.contains(a) && is_free(*a)) {
+        return Ok(Some(address));
+    }
+    let leased = leases.addresses();
+    let never = candidates.iter().copied().filter(|address| !leased.contains(address));
+    let before = leases.all().iter().map(|lease| lease.address).filter(|a| among.contains(a));
+    let order: Vec<IpAddr> = never.chain(before).collect();
+    if let Some(address) = order.iter().copied().find(|address| is_free(*address)) {
+        return Ok(Some(address));
+    }
+    // What a program that was killed has left is finished before the pool is called exhausted.
+    for address in order {
+        if let Ok(Some(Claimed::Unfinished { id, .. })) = store.claimed(parent, address)
+            && id != choice.container.id
+            && claims::finish(&id, choice.users)?
+            && is_free(address)
+        {
+            return Ok(Some(address));
+        }
+    }
+    Ok(None)
+}
