@@ -150,7 +150,7 @@ complete -c mcrun -n "__fish_mcrun_using_subcommand network; and not __fish_seen
 complete -c mcrun -n "__fish_mcrun_using_subcommand network; and not __fish_seen_subcommand_from create ls inspect leases rm check" -f -a "create" -d 'Make a network: write its file'
 complete -c mcrun -n "__fish_mcrun_using_subcommand network; and not __fish_seen_subcommand_from create ls inspect leases rm check" -f -a "ls" -d 'List networks'
 complete -c mcrun -n "__fish_mcrun_using_subcommand network; and not __fish_seen_subcommand_from create ls inspect leases rm check" -f -a "inspect" -d 'Show a network and the containers on it'
-complete -c mcrun -n "__fish_mcrun_using_subcommand network; and not __fish_seen_subcommand_from create ls inspect leases rm check" -f -a "leases" -d 'Show the addresses of networks\' pools that containers have or had'
+complete -c mcrun -n "__fish_mcrun_using_subcommand network; and not __fish_seen_subcommand_from create ls inspect leases rm check" -f -a "leases" -d 'Show the addresses of networks that containers have, and those of pools that they had'
 complete -c mcrun -n "__fish_mcrun_using_subcommand network; and not __fish_seen_subcommand_from create ls inspect leases rm check" -f -a "rm" -d 'Remove networks: remove their files'
 complete -c mcrun -n "__fish_mcrun_using_subcommand network; and not __fish_seen_subcommand_from create ls inspect leases rm check" -f -a "check" -d 'Check the files of networks'
 complete -c mcrun -n "__fish_mcrun_using_subcommand network; and __fish_seen_subcommand_from create" -l mcast -d 'The attachment keys of the network: KEY=VALUE[,KEY=VALUE...], with parent=' -r

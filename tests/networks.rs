@@ -333,6 +333,12 @@ fn a_container_that_starts_again_gets_its_address_back_if_it_is_free() {
     let file = lab.state_dir().join("pools/pool/leases.json");
     fs::write(&file, "{\"leases\":[{\"addr").expect("written");
     assert_exhausted(&lab, "10.99.1.0/24: all 3 of its");
+    let leases = json(&mut lab.mcrun(["network", "leases", "--json"]));
+    let shown = leases.as_array().expect("an array").iter().map(|lease| {
+        assert!(lease["network"] == "pool" && lease["in_use"] == true, "{leases}");
+        lease["address"].as_str().expect("text")
+    });
+    assert_eq!(shown.collect::<Vec<_>>(), ["10.99.1.1", "10.99.1.2", "10.99.1.3"]);
     lab.delete(&third);
     let fifth = start("e");
     assert_eq!(address(&lab, &fifth.id), "10.99.1.3/24");
@@ -350,7 +356,9 @@ fn a_pool_gives_nothing_that_somebody_has() {
         "parent = \"lan0\"\nsubnet = [\"10.99.0.0/24\", \"fd99::/64\"]\ngateway = \"10.99.0.29\"\n\
          range = \"10.99.0.27-10.99.0.34\"\nexclude = \"10.99.0.28\"\n",
     );
-    lab.configure("[attach]\nnetworks = [\"pool\"]\nip = \"192.0.2.0/24\"\ngw = []\n");
+    lab.configure(
+        "[attach]\nnetworks = [\"pool\"]\nip = \"192.0.2.0/24\"\ngw = []\nroute = \"10.98.0.0/16\"\n",
+    );
     lab.ip("host", "addr add 10.99.0.27/24 dev lo");
     lab.ip("host", "neigh add 10.99.0.30 lladdr 02:00:00:00:00:07 dev lan0 nud reachable");
     let asked = "net=pool,ip=pool";
@@ -362,6 +370,12 @@ fn a_pool_gives_nothing_that_somebody_has() {
     lab.assert_stream_arrives(&first, [239, 9, 3, 1].into());
     // Two of one container, and one more by mcrun attach.
     let second = lab.start_with("b", &[asked, asked], &[]);
+    // The gateway of a route of its own is not an address of the container.
+    let routed = format!("{asked},route=10.98.0.0/16@10.99.0.34");
+    let refused = output(&mut lab.mcrun(["attach", &second.id, "--mcast", &routed]));
+    let errors = String::from_utf8_lossy(&refused.stderr);
+    let words = "network pool has no free address in 10.99.0.0/24: all 3 of its pool are in use";
+    assert!(!refused.status.success() && errors.contains(words), "{errors}");
     run(&mut lab.mcrun(["attach", &second.id, "--mcast", asked]));
     let shown = json(&mut lab.mcrun(["inspect", "--json", &second.id]));
     let addresses: Vec<_> = (0..3)

@@ -106,6 +106,12 @@ impl Attachment {
         network.own.iter().any(|own| own == key || own == "parent" || own == "vlan")
     }
 
+    /// Whether an address is that of a gateway of the attachment's routes.
+    pub fn has_gateway(&self, address: IpAddr) -> bool {
+        self.gateways.contains(&address)
+            || self.routes.iter().any(|route| route.gateway == Some(address))
+    }
+
     /// Whether the proxy announces the IPv4 addresses by ARP. Without a proxy the kernel does it.
     pub fn is_announced_by_proxy(&self) -> bool {
         // Links of the other ipvlan modes do not use ARP.

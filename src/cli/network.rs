@@ -50,7 +50,7 @@ enum NetworkCommand {
         #[arg(long)]
         json: bool,
     },
-    /// Show the addresses of networks' pools that containers have or had.
+    /// Show the addresses of networks that containers have, and those of pools that they had.
     ///
     /// A container that starts again gets the address that it had, if it is free.
     Leases {

@@ -349,15 +349,14 @@ impl<'s> OpenContainer<'s> {
             match claims::claim(&self.recorded.id, &self.claimed, users) {
                 // Somebody who asked for this very address was faster.
                 Err(AttachError::AddressInUse { net, .. })
-                    if pool::is_chosen(&self.claimed, net.addr()) =>
+                    if pool::is_chosen(&self.claimed, net.addr()) && refused.insert(net.addr()) =>
                 {
-                    refused.insert(net.addr());
                     continue;
                 }
                 claimed => claimed?,
             }
             let planned: Vec<_> = wanted.iter().map(|i| i.planned.clone()).collect();
-            pools.remember(&self.recorded, &planned)?;
+            pools.remember(&self.recorded, &planned, self.store)?;
             break (plans, added, waiting);
         };
         make_host_links(&mut plans, &mut host)?;

@@ -10,8 +10,9 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use crate::attachment::{Attachment, IpAssignment, NetworkName};
+use crate::attachment::{Addressing, Attachment, IpAssignment, NetworkName};
 use crate::link::taken::Taken;
+use crate::primitives::InterfaceName;
 use crate::service::proxies::ProxyUsers;
 use crate::service::{AttachError, claims};
 use crate::state::{Claimed, Lease, LockedLeases, PlannedInterface, RecordedContainer, Store};
@@ -78,20 +79,18 @@ impl Pools {
                 if chosen.iter().any(|net| subnet.contains(net)) {
                     continue;
                 }
-                let candidates: Vec<IpAddr> = pool
-                    .pool(*subnet)
-                    .filter(|address| {
-                        !elsewhere.contains(address)
-                            && !choice.refused.contains(address)
-                            && !choice.taken.has_address(*address)
-                    })
-                    .collect();
-                let interface = &added[position];
-                let free = first_free(&candidates, interface, locked, choice)?;
+                let is_possible = |address: IpAddr| {
+                    !elsewhere.contains(&address)
+                        && !choice.refused.contains(&address)
+                        && !attachment.has_gateway(address)
+                        && !choice.taken.has_address(address)
+                };
+                let pool = Candidates { pool, subnet: *subnet, is_possible };
+                let free = pool.first_free(&added[position], locked, choice)?;
                 let address = free.ok_or_else(|| AttachError::PoolExhausted {
                     network: network.name.clone(),
                     subnet: *subnet,
-                    count: candidates.len(),
+                    count: pool.all().count(),
                 })?;
                 // The prefix length is that of a valid network.
                 chosen.extend(IpNet::new(address, subnet.prefix_len()));
@@ -109,10 +108,11 @@ impl Pools {
         self,
         container: &RecordedContainer,
         added: &[PlannedInterface],
+        store: &Store,
     ) -> Result<(), AttachError> {
         for (name, locked) in self.locked {
-            let of_it = added.iter().filter(|i| is_of_pool(&i.attachment, &name));
-            let leases = of_it.flat_map(|interface| {
+            let of_it = || added.iter().filter(|i| is_of_pool(&i.attachment, &name));
+            let leases = of_it().flat_map(|interface| {
                 interface.attachment.ip.addresses().iter().map(|net| Lease {
                     address: net.addr(),
                     container: container.id.clone(),
@@ -120,17 +120,20 @@ impl Pools {
                     interface: interface.name.clone(),
                 })
             });
-            locked.remember(leases)?;
+            let parents: BTreeSet<_> = of_it().map(|i| i.attachment.parent_link()).collect();
+            let is_in_use = |address| parents.iter().any(|p| !is_free(store, p, address));
+            locked.remember(leases, is_in_use)?;
         }
         Ok(())
     }
 }
 
-/// The address of an attachment that is one of a pool.
+/// Whether an address of attachments is one that [`Pools::choose`] has chosen. That of an interface
+/// that is made anew is the container's: no other one is chosen.
 pub(super) fn is_chosen(attachments: &[Attachment], address: IpAddr) -> bool {
-    attachments.iter().any(|attachment| match &attachment.ip {
-        IpAssignment::Pool(list) => list.iter().any(|net| net.addr() == address),
-        _ => false,
+    attachments.iter().any(|attachment| {
+        attachment.pool.is_some()
+            && attachment.ip.addresses().iter().any(|net| net.addr() == address)
     })
 }
 
@@ -139,42 +142,66 @@ fn is_of_pool(attachment: &Attachment, network: &NetworkName) -> bool {
         && attachment.network.as_ref().is_some_and(|used| used.name == *network)
 }
 
-/// The first of `candidates` that nobody has, in the order of preference.
-fn first_free(
-    candidates: &[IpAddr],
-    interface: &PlannedInterface,
-    locked: &LockedLeases,
-    choice: &Choice<'_>,
-) -> Result<Option<IpAddr>, AttachError> {
-    let parent = interface.attachment.parent_link();
-    let store = choice.users.store;
-    let is_free = |address: IpAddr| match store.claimed(parent, address) {
+fn is_free(store: &Store, parent: &InterfaceName, address: IpAddr) -> bool {
+    match store.claimed(parent, address) {
         Ok(claimed) => claimed.is_none(),
         // It is unknown whether the container of an unreadable record is alive.
         Err(_) => false,
-    };
-    let leases = locked.leases();
-    let among: BTreeSet<_> = candidates.iter().copied().collect();
-    let own = leases.of(choice.container, &interface.name);
-    if let Some(address) = own.into_iter().find(|a| among.contains(a) && is_free(*a)) {
-        return Ok(Some(address));
     }
-    let leased = leases.addresses();
-    let never = candidates.iter().copied().filter(|address| !leased.contains(address));
-    let before = leases.all().iter().map(|lease| lease.address).filter(|a| among.contains(a));
-    let order: Vec<IpAddr> = never.chain(before).collect();
-    if let Some(address) = order.iter().copied().find(|address| is_free(*address)) {
-        return Ok(Some(address));
+}
+
+/// The addresses that a pool can give one interface. A pool may have tens of thousands: they are
+/// gone through only as far as needed.
+struct Candidates<'p, P> {
+    pool: &'p Addressing,
+    subnet: IpNet,
+    /// Whether the interface can have an address of the pool, as far as claims do not matter.
+    is_possible: P,
+}
+
+impl<P: Fn(IpAddr) -> bool> Candidates<'_, P> {
+    fn all(&self) -> impl Iterator<Item = IpAddr> {
+        self.pool.pool(self.subnet).filter(|address| (self.is_possible)(*address))
     }
-    // What a program that was killed has left is finished before the pool is called exhausted.
-    for address in order {
-        if let Ok(Some(Claimed::Unfinished { id, .. })) = store.claimed(parent, address)
-            && id != choice.container.id
-            && claims::finish(&id, choice.users)?
-            && is_free(address)
-        {
+
+    fn has(&self, address: IpAddr) -> bool {
+        self.pool.gives(address, self.subnet) && (self.is_possible)(address)
+    }
+
+    /// The first that nobody has, in the order of preference.
+    fn first_free(
+        &self,
+        interface: &PlannedInterface,
+        locked: &LockedLeases,
+        choice: &Choice<'_>,
+    ) -> Result<Option<IpAddr>, AttachError> {
+        let parent = interface.attachment.parent_link();
+        let store = choice.users.store;
+        let is_free = |address: &IpAddr| is_free(store, parent, *address);
+        let leases = locked.leases();
+        let own = leases.of(choice.container, &interface.name);
+        if let Some(address) = own.into_iter().find(|a| self.has(*a) && is_free(a)) {
             return Ok(Some(address));
         }
+        let leased = leases.addresses();
+        let order = || {
+            let never = self.all().filter(|address| !leased.contains(address));
+            let before = leases.all().iter().map(|lease| lease.address);
+            never.chain(before.filter(|address| self.has(*address)))
+        };
+        if let Some(address) = order().find(is_free) {
+            return Ok(Some(address));
+        }
+        // What a program that was killed has left is finished before the pool is called exhausted.
+        for address in order() {
+            if let Ok(Some(Claimed::Unfinished { id, .. })) = store.claimed(parent, address)
+                && id != choice.container.id
+                && claims::finish(&id, choice.users)?
+                && is_free(&address)
+            {
+                return Ok(Some(address));
+            }
+        }
+        Ok(None)
     }
-    Ok(None)
 }

@@ -3,6 +3,9 @@
 //! `pools/NETWORK/leases.json` only remembers, so that a container that starts again gets its address
 //! back. Who has an address now is for the claims to say. So a file that is lost, torn or old gives
 //! no address twice; it is read as an empty one.
+//!
+//! Each start of a container on the network reads and writes the file. So it does not grow with the
+//! number of containers that have ever been.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -20,6 +23,9 @@ use crate::state::store::{at, held};
 use crate::state::{RecordedContainer, StateDirError, Store, lock};
 use crate::sys::files;
 use crate::sys::files::Replacement;
+
+/// Leases of one network. A start on a network with so many takes half a millisecond longer.
+const MAX_LEASES: usize = 1024;
 
 /// An address that a container had last.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -71,8 +77,12 @@ impl Leases {
         self.leases.iter().map(|lease| lease.address).collect()
     }
 
-    fn remember(&mut self, lease: Lease) {
+    fn remember(&mut self, lease: Lease, is_in_use: impl Fn(IpAddr) -> bool) {
         self.leases.retain(|other| other.address != lease.address);
+        if self.leases.len() >= MAX_LEASES {
+            let unused = self.leases.iter().position(|lease| !is_in_use(lease.address));
+            self.leases.remove(unused.unwrap_or(0));
+        }
         self.leases.push(lease);
     }
 }
@@ -84,15 +94,17 @@ impl LockedLeases {
     }
 
     /// Adds leases, and forgets older ones of their addresses. They are written when the container
-    /// has the addresses.
+    /// has the addresses. Where there are too many, the oldest whose address is not in use is
+    /// forgotten.
     ///
     /// # Errors
     /// `ENOSPC`, `EROFS` and their like.
     pub fn remember(
         mut self,
         leases: impl IntoIterator<Item = Lease>,
+        is_in_use: impl Fn(IpAddr) -> bool,
     ) -> Result<(), StateDirError> {
-        leases.into_iter().for_each(|lease| self.leases.remember(lease));
+        leases.into_iter().for_each(|lease| self.leases.remember(lease, &is_in_use));
         let text = serde_json::to_vec(&self.leases).map_err(io::Error::from);
         // No fsync: after a crash of the machine the directory is empty.
         let how = Replacement { locked: true, ..Replacement::PRIVATE };
@@ -162,7 +174,8 @@ mod tests {
         let store = Store::at(dir.path().join("state"));
         let network: NetworkName = "media".parse().unwrap();
         assert_eq!(store.leases(&network).unwrap().all(), []);
-        let remember = |lease: Lease| store.lock_leases(&network).unwrap().remember([lease]);
+        let remember =
+            |lease: Lease| store.lock_leases(&network).unwrap().remember([lease], |_| false);
         remember(lease("192.0.2.7", "c1", "web")).unwrap();
         remember(lease("192.0.2.8", "c2", "db")).unwrap();
         // The newest is the last.
@@ -180,5 +193,17 @@ mod tests {
         assert!(!lock::lock_within(&again, std::time::Duration::ZERO).unwrap());
         drop(held);
         assert!(lock::lock_within(&again, std::time::Duration::ZERO).unwrap());
+    }
+    #[test]
+    fn of_too_many_the_oldest_that_is_not_in_use_is_forgotten() {
+        let mut leases = Leases::default();
+        let in_use = IpAddr::from([10, 0, 0, 0]);
+        for n in 0..=MAX_LEASES {
+            let address = format!("10.0.{}.{}", n / 256, n % 256);
+            leases.remember(lease(&address, "c1", "web"), |address| address == in_use);
+        }
+        let addresses = leases.addresses();
+        assert_eq!(addresses.len(), MAX_LEASES);
+        assert!(addresses.contains(&in_use) && !addresses.contains(&IpAddr::from([10, 0, 0, 1])));
     }
 }

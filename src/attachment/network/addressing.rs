@@ -23,19 +23,29 @@ pub struct Addressing {
 }
 
 impl Addressing {
-    /// The addresses of the pool in a subnet, in the order of the ranges, at most
-    /// [`MAX_POOL`] of them.
+    /// The addresses of the pool in a subnet, in the order of the ranges, at most 65,536 of
+    /// them.
     pub fn pool(&self, subnet: IpNet) -> impl Iterator<Item = IpAddr> {
-        let mut ranges: Vec<AddressRange> =
-            self.ranges.iter().filter(|range| range.is_within(&subnet)).copied().collect();
-        if ranges.is_empty() {
-            ranges.push(subnet.into());
-        }
-        let all = ranges.into_iter().flat_map(|range| range.without(&self.excluded));
-        all.filter(move |address| {
-            is_of_a_host(*address, &subnet) && !self.gateways.contains(address)
-        })
-        .take(MAX_POOL)
+        let all = self.ranges_in(subnet).into_iter();
+        let all = all.flat_map(|range| range.without(&self.excluded));
+        all.filter(move |address| self.is_of_a_container(*address, &subnet)).take(MAX_POOL)
+    }
+
+    /// Whether an address is one of the pool in a subnet.
+    pub fn gives(&self, address: IpAddr, subnet: IpNet) -> bool {
+        self.ranges_in(subnet).iter().any(|range| range.contains(address))
+            && !self.excluded.iter().any(|range| range.contains(address))
+            && self.is_of_a_container(address, &subnet)
+    }
+
+    fn ranges_in(&self, subnet: IpNet) -> Vec<AddressRange> {
+        let within = self.ranges.iter().filter(|range| range.is_within(&subnet));
+        let ranges: Vec<AddressRange> = within.copied().collect();
+        if ranges.is_empty() { vec![subnet.into()] } else { ranges }
+    }
+
+    fn is_of_a_container(&self, address: IpAddr, subnet: &IpNet) -> bool {
+        is_of_a_host(address, subnet) && !self.gateways.contains(&address)
     }
 
     /// Why a container cannot have an address with this prefix; `None`: it can, as far as the
@@ -83,7 +93,15 @@ mod tests {
             excluded: parsed(excluded),
             gateways: gateway.iter().map(|text| text.parse().unwrap()).collect(),
         };
-        addressing.pool(subnet.parse().unwrap()).take(9).map(|a| a.to_string()).collect()
+        let subnet: IpNet = subnet.parse().unwrap();
+        let given: Vec<IpAddr> = addressing.pool(subnet).take(9).collect();
+        assert!(given.iter().all(|address| addressing.gives(*address, subnet)));
+        let others = excluded.iter().filter_map(|text| text.parse().ok());
+        let others = others.chain(addressing.gateways.iter().copied()).chain([subnet.network()]);
+        for other in others.filter(|other| !given.contains(other)) {
+            assert!(!addressing.gives(other, subnet), "{other}");
+        }
+        given.into_iter().map(|address| address.to_string()).collect()
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! `mcrun network leases`.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::process::ExitCode;
 
@@ -7,6 +8,7 @@ use serde::Serialize;
 
 use crate::attachment::{NetworkName, Networks};
 use crate::cli::network::users;
+use crate::cli::network::users::User;
 use crate::cli::output::{print, print_json, table};
 use crate::oci::ContainerId;
 use crate::state::Store;
@@ -30,27 +32,32 @@ pub(super) fn list(
 ) -> anyhow::Result<ExitCode> {
     let store = Store::from_env();
     let users = users::all(&store)?;
-    let names = if names.is_empty() { networks.names()? } else { names };
+    let mut status = ExitCode::SUCCESS;
     let mut rows = Vec::new();
-    for network in names {
-        let mut leases = store.leases(&network)?.all().to_vec();
-        leases.sort_by_key(|lease| lease.address);
-        rows.extend(leases.into_iter().map(|lease| {
-            Row {
-                in_use: users
-                    .iter()
-                    .any(|user| user.container == lease.container && user.has(lease.address)),
-                network: network.clone(),
-                address: lease.address,
-                container: lease.container,
-                name: lease.name,
-                interface: lease.interface,
+    for network in named_or_all(networks, names, &users)? {
+        let mut of_it: Vec<Row> = in_use(&network, &users).collect();
+        for lease in store.leases(&network)?.all() {
+            if of_it.iter().all(|row| row.address != lease.address) {
+                of_it.push(Row {
+                    network: network.clone(),
+                    address: lease.address,
+                    in_use: false,
+                    container: lease.container.clone(),
+                    name: lease.name.clone(),
+                    interface: lease.interface.clone(),
+                });
             }
-        }));
+        }
+        if of_it.is_empty() && !networks.path(&network).exists() {
+            eprintln!("mcrun: network {network}: there is no such network");
+            status = ExitCode::FAILURE;
+        }
+        of_it.sort_by_key(|row| row.address);
+        rows.extend(of_it);
     }
     if json {
         print_json(&rows)?;
-        return Ok(ExitCode::SUCCESS);
+        return Ok(status);
     }
     let headings = ["NETWORK", "ADDRESS", "STATE", "CONTAINER", "INTERFACE"];
     let rows = rows.into_iter().map(|row| {
@@ -64,5 +71,33 @@ pub(super) fn list(
         ]
     });
     print(&table(&headings, rows))?;
-    Ok(ExitCode::SUCCESS)
+    Ok(status)
+}
+
+/// The networks of these names; of none, all that have a file or containers.
+fn named_or_all(
+    networks: &Networks,
+    names: Vec<NetworkName>,
+    users: &[User],
+) -> anyhow::Result<Vec<NetworkName>> {
+    if !names.is_empty() {
+        return Ok(names);
+    }
+    let with_file = networks.names()?.into_iter();
+    let all: BTreeSet<_> = with_file.chain(users.iter().map(|user| user.network.clone())).collect();
+    Ok(all.into_iter().collect())
+}
+
+/// The addresses that running containers have on a network.
+fn in_use(network: &NetworkName, users: &[User]) -> impl Iterator<Item = Row> {
+    users.iter().filter(move |user| user.network == *network).flat_map(|user| {
+        user.addresses.iter().map(|net| Row {
+            network: user.network.clone(),
+            address: net.addr(),
+            in_use: true,
+            container: user.container.clone(),
+            name: user.name.clone(),
+            interface: user.interface.clone(),
+        })
+    })
 }

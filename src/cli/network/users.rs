@@ -1,7 +1,5 @@
 //! The containers that are on networks.
 
-use std::net::IpAddr;
-
 use ipnet::IpNet;
 use serde::Serialize;
 
@@ -18,13 +16,6 @@ pub(super) struct User {
     pub(super) name: String,
     pub(super) interface: String,
     pub(super) addresses: Vec<IpNet>,
-}
-
-impl User {
-    /// Whether the interface has an address.
-    pub(super) fn has(&self, address: IpAddr) -> bool {
-        self.addresses.iter().any(|net| net.addr() == address)
-    }
 }
 
 /// All of them. A record that cannot be read is told of by `mcrun ps`.
