@@ -77,6 +77,8 @@ pub fn assert_whole_while(
         stop.store(true, Ordering::Relaxed);
         let sent = sending.join().expect("it has sent");
         let received: Vec<_> = receiving.into_iter().map(|r| r.join().expect("received")).collect();
+        let counts: Vec<_> = received.iter().map(Vec::len).collect();
+        println!("{sent} packets sent, {counts:?} received");
         match result {
             Ok(()) => received.iter().for_each(|r| assert_whole(r, "in", sent, SOURCES[0])),
             Err(panic) => resume_unwind(panic),
