@@ -81,7 +81,7 @@ CHAOS_SECONDS ?= 2400
 # Then so much happens to the host's link, its firewall and the proxies, and what is shown as joined is true
 # within so many milliseconds. TRUTH_SEED repeats a run.
 TRUTH_DISTURBANCES ?= 200
-TRUTH_LIMIT ?= 1500
+TRUTH_LIMIT ?= 1000
 chaos: need-root
 	@scripts/apt-install $(test_packages)
 	@scripts/need-toolchain

@@ -324,6 +324,13 @@ pub enum Notice {
         /// A subnet of the parent.
         subnet: String,
     },
+    /// An interface without an IPv4 address has sent: with the address of another interface.
+    ForeignSource {
+        /// Interface in the container.
+        interface: String,
+        /// Address of the other interface.
+        address: Ipv4Addr,
+    },
     /// The parent is a bridge that leads to no LAN.
     ParentWithoutLan {
         /// Interface in the container.
@@ -404,6 +411,7 @@ impl Notice {
             Notice::EventLoopFailed { .. } => "event-loop-failed",
             Notice::StateNotRemoved { .. } => "state-not-removed",
             Notice::AddressOutsideSubnet { .. } => "address-outside-subnet",
+            Notice::ForeignSource { .. } => "foreign-source",
             Notice::ParentWithoutLan { .. } => "parent-without-lan",
             Notice::RuleForOneAddress { .. } => "rule-for-one-address",
             Notice::Unknown { code, .. } => code,
@@ -446,6 +454,7 @@ impl Notice {
             | Notice::LogLinesSuppressed { .. }
             | Notice::KeeperGone {}
             | Notice::AddressOutsideSubnet { .. }
+            | Notice::ForeignSource { .. }
             | Notice::ParentWithoutLan { .. }
             | Notice::RuleForOneAddress { .. }
             | Notice::StateNotRemoved { .. } => Severity::Warning,
@@ -661,6 +670,12 @@ impl fmt::Display for Notice {
                 f,
                 "{interface}: ip={address} is outside of {subnet}, the subnet of {parent}: hosts \
                  there do not answer it without a route"
+            ),
+            Notice::ForeignSource { interface, address } => write!(
+                f,
+                "{interface} has no IPv4 address, and the container sends there with its address \
+                 {address} of another interface, which nobody on the LAN can answer: give it an \
+                 ip="
             ),
             Notice::ParentWithoutLan { interface, parent } => write!(
                 f,

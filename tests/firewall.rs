@@ -17,14 +17,14 @@ const RATE: u32 = 200;
 const MEMBERSHIP: Duration = Duration::from_millis(2500);
 
 /// Rules that drop all IGMP that arrives.
-const DEAF: &str = "table ip firewall { chain in {
+pub const DEAF: &str = "table ip firewall { chain in {
     type filter hook input priority filter; policy accept; ip protocol igmp drop; }; }";
 /// Rules that drop all IGMP that leaves.
 const MUTE: &str = "table ip firewall { chain out {
     type filter hook output priority filter; policy accept; ip protocol igmp drop; }; }";
 
 /// A facility whose switch asks every second, and forgets a group within [`MEMBERSHIP`].
-fn facility(igmp_version: u8) -> Lab {
+pub fn facility(igmp_version: u8) -> Lab {
     let lab = Lab::new(igmp_version);
     shorten(&lab);
     lab

@@ -20,7 +20,7 @@ use crate::proxy::{
 use crate::standalone;
 use crate::standalone::ContainerRecord;
 use crate::state::{Attached, AttachedInterface, AttachmentRecord, StateDirError, Store};
-use crate::survey::{HostLinks, advice};
+use crate::survey::{HostLinks, advice, foreign_source};
 
 /// A container that runs, and what its proxy says.
 #[derive(Debug)]
@@ -75,6 +75,12 @@ pub(super) fn all(store: &Store) -> anyhow::Result<(Vec<Container>, Vec<Unreadab
             let each = interfaces.iter().flat_map(|i| advice(&i.name, &i.attachment, &links));
             container.advice = each.collect();
         }
+    }
+    for container in &mut all {
+        let Some(pid) = container.pid() else { continue };
+        let interfaces = &container.record.interfaces;
+        let each = interfaces.iter().filter_map(|i| foreign_source(pid, &i.name, &i.attachment));
+        container.advice.extend(each);
     }
     share_queriers(&mut all);
     Ok((all, unreadable))

@@ -78,6 +78,17 @@ impl Timing {
         })
     }
 
+    /// The defaults with another query interval. Where the response interval is not below it, that is
+    /// half of it.
+    ///
+    /// An interval that [`new`](Self::new) refuses gives the defaults.
+    pub fn of_interval(query_interval: Duration) -> Self {
+        let default = Timing::default();
+        let response = default.query_response_interval.min(query_interval / 2);
+        let last_member = default.last_member_query_interval;
+        Timing::new(default.robustness, query_interval, response, last_member).unwrap_or(default)
+    }
+
     /// RV: how many losses in a row are survived (§8.1).
     pub fn robustness(&self) -> u8 {
         self.robustness

@@ -109,6 +109,7 @@ fn examples() -> Vec<Notice> {
             address: "10.1.0.11/24".into(),
             subnet: "10.0.0.0/24".into(),
         },
+        Notice::ForeignSource { interface: interface(), address: Ipv4Addr::new(172, 17, 0, 2) },
         Notice::ParentWithoutLan { interface: interface(), parent: "docker0".into() },
         Notice::RuleForOneAddress {
             interface: interface(),

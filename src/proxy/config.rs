@@ -3,6 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr};
 use std::ops::Range;
 use std::os::fd::RawFd;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -112,6 +113,10 @@ pub struct InterfaceTask {
     /// The interface is made in place of one that has gone.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub remade: bool,
+    /// Time between general queries where the LAN has no querier, from which the membership interval
+    /// follows; absent: 125 s (RFC 9776 §8.2). Tests shorten it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub query_interval: Option<Duration>,
     /// Set where the link carries no multicast, so that the proxy relays it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub relay: Option<RelayTask>,

@@ -149,6 +149,7 @@ fn interface_task(
         policy: limits.policy.clone(),
         egress: egress_task(attachment),
         remade: false,
+        query_interval: None,
         relay: relay_task(attachment, limits),
     }
 }

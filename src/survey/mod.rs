@@ -2,12 +2,14 @@
 //! attachment there.
 
 mod advice;
+mod foreign_source;
 mod links;
 mod parents;
 
 use crate::attachment::Attachment;
 
 pub use advice::advice;
+pub use foreign_source::foreign_source;
 pub use links::HostLinks;
 
 /// Tells on standard error what is odd of attachments that are about to be made, a line each.

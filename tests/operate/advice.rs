@@ -1,8 +1,11 @@
 //! Attachments that work, and often mean something else than was wanted.
 
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
 use serde_json::Value;
 
-use crate::lab::{Container, Lab, output};
+use crate::lab::{Container, Lab, PATIENCE, output, run, wait_until};
 
 /// What starting a container says on standard error, and the container.
 fn start(lab: &Lab, name: &str, attachment: &str) -> (Container, String) {
@@ -64,4 +67,40 @@ fn what_is_odd_of_an_attachment_is_told_at_once_and_shown() {
     ]));
     let told = String::from_utf8_lossy(&attached.stderr);
     assert!(told.starts_with("mcrun: mc9: allow=239.2.0.0 covers this one address"), "{told}");
+}
+
+/// A container without `ip=` that sends does so with the address of its other interface. What only
+/// receives, or gives the interface an address itself, is not warned of.
+#[test]
+fn a_container_that_sends_with_the_address_of_another_interface_is_warned_of() {
+    const PORT: u16 = 6000;
+    let group = Ipv4Addr::new(239, 20, 1, 1);
+    let lab = Lab::new(3);
+    lab.add_bridge();
+    let container = lab.start_with("c", &["parent=lan0"], &[]);
+    let bridged = lab.plug(&container, 10);
+    let inside = container.socket_on("mc0", PORT);
+    inside.join(group);
+    lab.wait_forwarded(group);
+    let is_warned = || codes(&lab, &container).contains(&"foreign-source".to_owned());
+    assert!(!is_warned(), "{:?}", lab.ps(&container));
+
+    let listener = lab.socket("src", Ipv4Addr::UNSPECIFIED, PORT);
+    listener.join(group);
+    let sender = container.socket_on("mc0", 0);
+    sender.socket.set_multicast_loop_v4(false).expect("no loop");
+    let (_, from) = wait_until("it arrives on the LAN", PATIENCE, || {
+        sender.send(b"from the bridge", (group, PORT));
+        listener.receive(Duration::from_millis(100))
+    });
+    assert_eq!(*from.ip(), bridged);
+    let entry = lab.ps(&container).expect("it is shown");
+    let warnings = entry["warnings"].to_string();
+    let text = format!(
+        "mc0 has no IPv4 address, and the container sends there with its address {bridged}"
+    );
+    assert!(warnings.contains(&text), "{warnings}");
+
+    run(container.enter("ip").args(["addr", "add", "10.99.0.77/24", "dev", "mc0"]));
+    assert!(!is_warned(), "{:?}", lab.ps(&container));
 }

@@ -104,6 +104,7 @@ impl<'l> FakeContainer<'l> {
             takes_over: false,
             interfaces: vec![InterfaceTask {
                 remade: false,
+                query_interval: None,
                 name: CHILD.into(),
                 index: self.index,
                 mac: None,

@@ -6,3 +6,4 @@ mod interception;
 mod lifetime;
 mod membership;
 mod process;
+mod unreported;

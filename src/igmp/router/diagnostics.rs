@@ -46,6 +46,9 @@ pub mod counter {
     pub const GROUPS_LIMITED: &str = "groups_limited";
     /// Refused joins beyond those that are stored.
     pub const REFUSED_FORGOTTEN: &str = "refused_forgotten";
+    /// Groups that no report has told of for the group membership interval, and that the container's
+    /// kernel has joined all the same.
+    pub const CONFIRMED: &str = "confirmed_by_kernel";
     /// Queries of the LAN.
     pub const LAN_QUERIES: &str = "lan_queries";
     /// Those of them with source 0.0.0.0: proxy queries.

@@ -188,6 +188,25 @@ impl<P: Protocol> Router<P> {
         self.finish_event();
     }
 
+    /// The groups of which something expires by now, with their source filters: of those no report has
+    /// told for the group membership interval. [`handle_timeout`](Self::handle_timeout), and any
+    /// `handle_*` with this time, drops them.
+    pub fn expiring(&self, now: Instant) -> Vec<(P::Address, SourceFilter<P::Address>)> {
+        self.table.expiring(self.now.max(now))
+    }
+
+    /// The container's kernel has this filter for a group that is about to expire: it stays for
+    /// another membership interval. A firewall of the container that drops IGMP keeps its kernel from
+    /// hearing queries.
+    pub fn confirm(&mut self, now: Instant, group: P::Address, filter: &SourceFilter<P::Address>) {
+        // What is due by now does not expire first.
+        self.now = self.now.max(now);
+        self.diagnostics.count(counter::CONFIRMED);
+        let (table, mut cx) = self.table_mut();
+        table.set_membership(&mut cx, group, filter);
+        self.finish_event();
+    }
+
     /// The container has joined a group of the table at this time already, which another router has
     /// seen.
     pub fn restore_age(&mut self, group: P::Address, since: Instant) {

@@ -197,6 +197,13 @@ impl<A: Address> Table<A> {
         (!allowed.is_none()).then_some(allowed)
     }
 
+    /// The groups whose first timer has ended, with their source filters.
+    pub(super) fn expiring(&self, now: Instant) -> Vec<(A, SourceFilter<A>)> {
+        let due = self.deadlines.iter().take_while(|(at, _)| *at <= now);
+        due.filter_map(|(_, group)| Some((*group, self.entries.get(group)?.state.filter())))
+            .collect()
+    }
+
     /// Expires the timers of groups.
     pub(super) fn handle_timeout(&mut self, cx: &mut Context<'_, A>) {
         while let Some(&(at, group)) = self.deadlines.first()

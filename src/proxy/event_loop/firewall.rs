@@ -10,8 +10,10 @@ use crate::igmp::wire::Query;
 use crate::proxy::lan::hearing::Hearing;
 use crate::proxy::lan::input_probe::InputProbe;
 
-/// The least time between two checks.
-const CHECK_SPACING: Duration = Duration::from_secs(1);
+/// The least time between two checks of what gets out, which take some microseconds.
+const CHECK_SPACING: Duration = Duration::from_millis(250);
+/// The least time between two checks of what gets in, which wait for a packet that does not.
+const INPUT_SPACING: Duration = Duration::from_secs(1);
 /// Time between two checks while something is dropped. What is joined is told as soon as reports
 /// get out, and again and again where no query comes in.
 const RECHECK: Duration = Duration::from_secs(5);
@@ -37,6 +39,9 @@ pub(super) struct Firewall {
     /// Whether somebody wants to know what gets through.
     check_wanted: Cell<bool>,
     checked: Option<Instant>,
+    input_checked: Option<Instant>,
+    /// The check of what gets in was too soon.
+    is_input_due: bool,
     pub(super) drops_reports: bool,
     /// Queries are dropped, and no link of the container hears them.
     pub(super) drops_queries: bool,
@@ -53,6 +58,8 @@ impl Firewall {
             is_probe_wrong: false,
             check_wanted: Cell::new(false),
             checked: None,
+            input_checked: None,
+            is_input_due: false,
             drops_reports: false,
             drops_queries: false,
         }
@@ -80,10 +87,17 @@ impl Firewall {
         self.check_wanted.set(true);
     }
 
-    /// Makes a check. Tells whether queries are dropped that no link hears.
+    /// Makes a check. Tells whether queries are dropped that no link hears; not where the last check
+    /// was a moment ago.
     pub(super) fn check_input(&mut self, now: Instant) -> bool {
         self.check_wanted.set(false);
         self.checked = Some(now);
+        let is_too_soon = self.input_checked.is_some_and(|last| now < last + INPUT_SPACING);
+        self.is_input_due = is_too_soon && self.input_probe.is_some();
+        if is_too_soon {
+            return false;
+        }
+        self.input_checked = Some(now);
         let gone = Timing::default().other_querier_present_interval();
         let is_silent = self.heard.is_none_or(|heard| heard + gone <= now);
         let may_judge = is_silent || !self.is_probe_wrong;
@@ -97,18 +111,22 @@ impl Firewall {
     /// The interface has gone.
     pub(super) fn close_probe(&mut self) {
         self.input_probe = None;
+        self.is_input_due = false;
         self.drops_queries = false;
     }
 
     /// When a check is due.
     pub(super) fn check_at(&self, now: Instant) -> Option<Instant> {
         let spacing = match self.check_wanted.get() {
-            true => CHECK_SPACING,
-            false if self.drops_reports || self.drops_queries => RECHECK,
-            false if self.input_probe.is_some() && self.checked.is_some() => WATCH,
-            false => return None,
+            true => Some(CHECK_SPACING),
+            false if self.drops_reports || self.drops_queries => Some(RECHECK),
+            false if self.input_probe.is_some() && self.checked.is_some() => Some(WATCH),
+            false => None,
         };
-        Some(self.checked.map_or(now, |last| last + spacing))
+        let after = |last: Option<Instant>, spacing| last.map_or(now, |last| last + spacing);
+        let input = self.is_input_due.then(|| after(self.input_checked, INPUT_SPACING));
+        let any = spacing.map(|spacing| after(self.checked, spacing));
+        any.into_iter().chain(input).min()
     }
 
     /// When something is due.

@@ -68,6 +68,7 @@ mod tests {
             policy: GroupPolicy::default(),
             egress: None,
             remade: false,
+            query_interval: None,
             relay: None,
         }
     }

@@ -4,6 +4,7 @@
 mod announcing;
 mod answering;
 mod clients;
+mod confirming;
 mod event_source;
 mod firewall;
 mod handover;
@@ -315,6 +316,7 @@ impl EventLoop {
             };
             let events = events.get(..count).unwrap_or(&[]);
             let now = Instant::now();
+            self.confirm_memberships(now);
             let keeper = self.control.keeper().map(EventSource::Client);
             let is_work = |event: &EpollEvent| EventSource::from_data(event.data()) != keeper;
             if events.is_empty() || events.iter().any(is_work) {
@@ -379,6 +381,7 @@ impl EventLoop {
 
     /// Does what is due. Tells whether the event loop ends.
     fn handle_timeout(&mut self, now: Instant, log: &mut Log) -> bool {
+        self.confirm_memberships(now);
         self.end_pauses(now);
         self.handle_firewall(now, log);
         for interface in &mut self.interfaces {

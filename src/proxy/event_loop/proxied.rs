@@ -6,7 +6,7 @@ use std::net::Ipv4Addr;
 use std::time::Instant;
 
 use crate::igmp::router::OutgoingQuery;
-use crate::igmp::{Router, RouterConfig};
+use crate::igmp::{Router, RouterConfig, Timing};
 use crate::multicast::SourceFilter;
 use crate::notice::Notice;
 use crate::proxy::config::InterfaceTask;
@@ -120,6 +120,7 @@ pub(super) fn new_router(task: &InterfaceTask, now: Instant) -> Router {
     let config = RouterConfig {
         interface: task.name.clone(),
         link_scope: task.relay.is_some(),
+        timing: task.query_interval.map_or_else(Timing::default, Timing::of_interval),
         // All groups that the container may have: joined, left, joined and left again.
         change_burst: task.policy.max_groups.saturating_mul(4).clamp(256, 4096),
         ..RouterConfig::default()

@@ -35,6 +35,31 @@ fn line_1_2_a_membership_ends_270_s_after_its_last_report() {
 }
 
 #[test]
+fn what_the_kernel_has_joined_outlives_its_membership_interval() {
+    let mut lab = Lab::new();
+    lab.join(GROUP);
+    lab.report(Allow, "239.1.1.2", &[A, B]);
+    let group = ip("239.1.1.2");
+    lab.pass(ms(269_999));
+    assert_eq!(lab.router.expiring(lab.now), []);
+    let due = lab.now + ms(1);
+    let expiring = lab.router.expiring(due);
+    assert_eq!(expiring, [(ip(GROUP), SourceFilter::any()), (group, include(&[A, B]))]);
+    let since = lab.view("239.1.1.2").map(|view| view.since);
+    // Of the other nothing is known any more; of this one a source has been left.
+    lab.router.confirm(due, group, &include(&[B]));
+    lab.pass(ms(1));
+    assert_eq!(lab.joined(GROUP), SourceFilter::none());
+    assert_eq!(lab.joined("239.1.1.2"), include(&[B]));
+    assert_eq!(lab.view("239.1.1.2").map(|view| view.since), since);
+    assert_eq!(lab.counter(counter::CONFIRMED), 1);
+    lab.pass(ms(269_999));
+    assert_eq!(lab.joined("239.1.1.2"), include(&[B]));
+    lab.pass(ms(1));
+    assert_eq!(lab.router.groups().count(), 0);
+}
+
+#[test]
 fn line_3_1_sources_end_one_by_one() {
     let mut lab = Lab::new();
     lab.report(Allow, GROUP, &[A]);
