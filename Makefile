@@ -32,12 +32,19 @@ manual   := $(shell find docs -type f)
 demo_packages := runc
 # What make bench sets beside mcrun, or measures with.
 bench_packages := iproute2 util-linux python3-minimal docker.io busybox-static containernetworking-plugins igmpproxy smcroute gcc libc6-dev
-# All tests that start a proxy run once more with a proxy as on kernels that do not tell of joins. The topics
-# of tests/main.rs that are left out then start none, follow the commands of the documentation, start one
-# that is configured otherwise (demo), kill at random moments (chaos), run in a virtual machine, whose
-# kernel does not tell of joins anyway (ipvlan), or want more than reports alone can tell (haste::bursts).
-once := architecture chaos delivered demo dependencies documentation generated haste::bursts hook_errors install ipvlan options probe run \
-    run_exec run_lifetime run_terminal setup static_binaries
+# All tests in which containers join and leave run once more with proxies as on kernels that do not tell of
+# joins. Such a proxy follows the container's reports, and sends none before the kernel's own; nothing else
+# is different. These topics of tests/main.rs are left out then: they start no proxy, or start one that is
+# configured otherwise (demo); they are about the programs that ask for attachments, about engines, about what
+# is made and removed, or about packets, and joins are the same for all of these; they kill at random moments
+# (chaos); they want more than reports alone can tell (haste::bursts).
+once := admission architecture attach bad_input chaos counting cri delivered demo dependencies docker_terminal documentation egress \
+    engine_docker engine_podman engine_relay environment generated hand_configured hardening::control_group hardening::descriptors \
+    hardening::proxy_user haste::bursts hook_errors in_hand install interface lifecycle namespace_path networks operate::advice \
+    operate::parents operate::probing options probe records relay_limits restart_policy run run_exec run_lifetime run_terminal \
+    runtime_commands runtime_containerd runtime_docker setup state_lost state_root static_binaries
+# The topics that run in a virtual machine, whose kernel does not tell of joins: see tests/vm.
+in_machine := hardening::cgroup2 ipvlan vlan
 # Tests that run beside each other: they wait most of the time.
 TEST_THREADS ?= 4
 test_packages := runc crun docker.io containerd podman netavark iptables busybox-static iproute2 nftables tcpdump util-linux libcap2-bin make \
@@ -63,10 +70,7 @@ test: need-root
 	@scripts/apt-unpack pimd target/debian
 	@scripts/apt-unpack '$(vm_kernel)' target/debian
 	@scripts/need-toolchain
-	# A shell's background job ignores SIGINT, and so would all that the tests start and interrupt.
-	RUST_TEST_THREADS=$(TEST_THREADS) env --default-signal=INT,QUIT cargo test --locked
-	MCRUN_TEST_NOTIFICATIONS=off RUST_TEST_THREADS=$(TEST_THREADS) env --default-signal=INT,QUIT \
-	    cargo test --locked --test main -- $(addprefix --skip ,$(addsuffix ::,$(once)))
+	TEST_THREADS=$(TEST_THREADS) scripts/test-suite '$(once)' '$(in_machine)'
 
 # The tests that talk to engines once more, with the engines of these Debian releases.
 ENGINE_SUITES ?= sid trixie

@@ -25,10 +25,20 @@ host=$(rustc -vV | sed -n 's/^host: //p')
 # Naming the target keeps the flags away from build scripts.
 cargo build --release --target "$host"
 
-for target; do
+# As many at a time as there are processors. What a target says is shown when it has ended.
+logs=$(mktemp -d)
+trap 'rm -rf "$logs"' EXIT
+export seconds host logs
+status=0
+printf '%s\n' "$@" | xargs -P "$(nproc)" -I TARGET sh -euc '
+    target=TARGET
     mkdir -p "artifacts/$target" "target/corpus/$target" "corpus/$target"
     echo "fuzzing $target for $seconds s"
     "target/$host/release/$target" -max_total_time="$seconds" -timeout=10 -rss_limit_mb=1024 \
         -print_final_stats=1 -verbosity=0 -artifact_prefix="artifacts/$target/" \
-        "target/corpus/$target" "corpus/$target"
+        "target/corpus/$target" "corpus/$target" >"$logs/$target" 2>&1' || status=$?
+for target; do
+    echo "$target:"
+    cat "$logs/$target"
 done
+exit "$status"

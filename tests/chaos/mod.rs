@@ -434,7 +434,7 @@ fn chaos(seconds: u64, kills: u64) {
 
 #[test]
 fn commands_that_are_killed_leave_nothing_that_gc_does_not_find() {
-    chaos(20, 500);
+    chaos(10, 500);
 }
 
 #[test]
