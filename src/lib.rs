@@ -12,7 +12,7 @@
 //!
 //! [`standalone`] runs containers without an engine. [`engine`] is the way to docker, podman and
 //! nerdctl, [`runtime_wrapper`] the OCI runtime that they call, and [`setup`] their configuration.
-//! [`lookup`] finds running containers. [`probe`] and [`demo`] measure and show what arrives.
+//! [`lookup`] finds running containers, `doctor` finds out what is wrong. [`probe`] and [`demo`] measure and show what arrives.
 //!
 //! ARCHITECTURE.md has the whole map, with who may use whom.
 
@@ -20,6 +20,7 @@ pub mod attachment;
 pub mod bpf;
 pub mod cli;
 pub mod demo;
+pub(crate) mod doctor;
 pub mod engine;
 pub mod events;
 pub mod hook;

@@ -11,8 +11,9 @@ use self::page::{Block, Page, page, pages, root};
 use self::reader::{Needs, read};
 
 /// Pages whose commands are run, each by a test below.
-const READ: [&str; 11] = [
+const READ: [&str; 12] = [
     "README.md",
+    "docs/doctor.md",
     "docs/engines.md",
     "docs/how-it-works.md",
     "docs/reference/attachment.md",
@@ -88,6 +89,7 @@ fn the_commands_of_drivers() {
 #[test]
 fn the_commands_of_pages_that_need_no_engine() {
     for path in [
+        "docs/doctor.md",
         "docs/how-it-works.md",
         "docs/reference/attachment.md",
         "docs/reference/commands.md",

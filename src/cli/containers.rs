@@ -15,7 +15,8 @@ use crate::notice::{Notice, Severity};
 use crate::oci::ContainerId;
 use crate::primitives::MacAddr;
 use crate::proxy::{
-    InterfaceStatus, ProxyState, ProxyStatus, QuerierStatus, RelayCounts, RelayStatus, query_all,
+    GroupMembership, InterfaceStatus, MembershipStatus, ProxyState, ProxyStatus, QuerierStatus,
+    RelayCounts, RelayStatus, query_all,
 };
 use crate::standalone;
 use crate::standalone::ContainerRecord;
@@ -146,6 +147,20 @@ pub(super) fn unheard(entry: &InterfaceStatus) -> String {
     match entry.listening_s {
         Some(seconds) if !is_long_silence(seconds) => format!(" heard for {seconds} s"),
         _ => String::new(),
+    }
+}
+
+/// What became of a group: `joined`, or `denied (deny=239.1.2.3)`.
+pub(super) fn membership_status(entry: &GroupMembership) -> String {
+    let word = match entry.status {
+        MembershipStatus::Joined => "joined",
+        MembershipStatus::Denied => "denied",
+        MembershipStatus::Limited => "limited",
+        MembershipStatus::Failed => "failed",
+    };
+    match &entry.reason {
+        Some(reason) => format!("{word} ({reason})"),
+        None => word.into(),
     }
 }
 

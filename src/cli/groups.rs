@@ -184,7 +184,7 @@ pub(super) fn run(args: GroupsArgs) -> anyhow::Result<ExitCode> {
             entry.group.to_string(),
             sources(entry),
             format!("v{}", entry.version),
-            status(entry),
+            containers::membership_status(entry),
             age(entry.age_s),
         ];
         row.extend(arrival(Arrived::of(container, interface, entry).as_ref()));
@@ -233,19 +233,6 @@ fn sources(entry: &GroupMembership) -> String {
         (FilterMode::Exclude, true) => "any".into(),
         (FilterMode::Exclude, false) => format!("any but {}", list()),
         (FilterMode::Include, _) => list(),
-    }
-}
-
-fn status(entry: &GroupMembership) -> String {
-    let word = match entry.status {
-        MembershipStatus::Joined => "joined",
-        MembershipStatus::Denied => "denied",
-        MembershipStatus::Limited => "limited",
-        MembershipStatus::Failed => "failed",
-    };
-    match &entry.reason {
-        Some(reason) => format!("{word} ({reason})"),
-        None => word.into(),
     }
 }
 

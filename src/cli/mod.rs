@@ -6,6 +6,7 @@ mod containers;
 mod create;
 mod demo;
 mod detach;
+mod doctor;
 mod events;
 mod exec;
 mod gc;
@@ -102,6 +103,9 @@ pub enum Command {
     Parents(parents::ParentsArgs),
     /// Show everything known about a container.
     Inspect(inspect::InspectArgs),
+    /// Find out what is wrong, and what to do about it.
+    #[command(long_about = doctor::ABOUT, after_help = doctor::STATUS)]
+    Doctor(doctor::DoctorArgs),
     /// Show what has happened to containers.
     #[command(long_about = events::ABOUT)]
     Events(events::EventsArgs),
@@ -150,7 +154,7 @@ pub enum Command {
 /// The commands as `mcrun --help` groups them.
 const GROUPS: [(&str, &[&str]); 5] = [
     ("Containers on a LAN", &["run", "create", "start", "attach", "detach"]),
-    ("What they do", &["ps", "groups", "inspect", "parents", "events"]),
+    ("What they do", &["ps", "groups", "inspect", "parents", "events", "doctor"]),
     ("Containers of mcrun run --rootfs", &["exec", "logs", "stop", "kill", "rm"]),
     ("Try and measure", &["demo", "probe"]),
     ("Administration", &["setup", "config", "network", "reload", "keep", "gc"]),
@@ -197,7 +201,7 @@ pub fn main() -> ExitCode {
 fn check_root(command: &Command) -> anyhow::Result<()> {
     let needs_root = match command {
         Command::Probe(args) => args.needs_root(),
-        Command::Create(_) | Command::Start(_) | Command::Config(_) => false,
+        Command::Create(_) | Command::Start(_) | Command::Config(_) | Command::Doctor(_) => false,
         Command::Setup(args) => args.needs_root(),
         Command::Network(args) => args.needs_root(),
         _ => true,
@@ -288,6 +292,7 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Groups(args) => groups::run(args),
         Command::Parents(args) => parents::run(args),
         Command::Inspect(args) => inspect::run(args),
+        Command::Doctor(args) => doctor::run(args),
         Command::Events(args) => events::run(args),
         Command::Probe(args) => probe::run(args),
         Command::Demo(args) => demo::run(args),

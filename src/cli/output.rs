@@ -34,6 +34,12 @@ pub(super) fn table(headings: &[&str], rows: impl IntoIterator<Item = Vec<String
     lines.collect()
 }
 
+/// Columns of the terminal that standard output is; `None`: it is none, or does not know.
+pub(super) fn terminal_width() -> Option<usize> {
+    let size = rustix::termios::tcgetwinsize(io::stdout()).ok()?;
+    (size.ws_col > 0).then_some(size.ws_col.into())
+}
+
 /// An age as docker would write it: the largest unit that fits, and the next where it is small.
 pub(super) fn age(seconds: u64) -> String {
     match seconds {

@@ -63,7 +63,7 @@ impl<'a> Row<'a> {
             mtu: parent.mtu,
             mac: parent.mac,
             addresses: links.networks_of(parent.index).map(|network| network.to_string()).collect(),
-            limits: links.limits(parent),
+            limits: links.limits(parent).iter().map(ToString::to_string).collect(),
             users: users(&parent.name, containers),
             querier: listening.and_then(|entry| entry.querier.as_ref()),
             listening_s: listening.and_then(|entry| entry.listening_s),

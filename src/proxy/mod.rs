@@ -27,6 +27,7 @@ mod setup;
 pub use crate::proxy::config::{CreatedInterface, EgressTask, InterfaceTask, ProxyTask, RelayTask};
 pub(crate) use crate::proxy::container::end_watch::EndWatch;
 pub use crate::proxy::container::injection::random_packet_mark;
+pub(crate) use crate::proxy::container::interception::NflogSocket;
 pub(crate) use crate::proxy::container::membership_files::MembershipFiles;
 pub(crate) use crate::proxy::container::rules::host_fence::HostFence;
 pub use crate::proxy::container::unserved::{Unserved, limit_unserved};
@@ -46,6 +47,8 @@ pub use crate::proxy::control::status::{
     GroupMembership, InterfaceCounts, InterfaceStatus, MembershipStatus, ProxyState, ProxyStatus,
     QuerierStatus, RelayCounts, RelayStatus, TranslatedPort,
 };
+pub(crate) use crate::proxy::lan::input_probe::InputProbe;
+pub(crate) use crate::proxy::lan::query_socket::{QuerySocket, parse_query};
 pub use crate::proxy::main::main;
 #[cfg(any(test, feature = "fuzzing"))]
 pub use crate::proxy::relay::check_relayed_packet;

@@ -35,7 +35,15 @@ pub(crate) fn path() -> PathBuf {
 
 /// Whether a keeper runs.
 pub(crate) fn is_served() -> bool {
-    UnixStream::connect(path()).is_ok()
+    connect().is_ok()
+}
+
+/// Connects to the keeper.
+///
+/// # Errors
+/// Those of connect(2): without a keeper `ENOENT` or `ECONNREFUSED`.
+pub(crate) fn connect() -> io::Result<UnixStream> {
+    UnixStream::connect(path())
 }
 
 /// Makes the keeper let go of what a proxy has left that was replaced and has ended. Without a

@@ -26,6 +26,6 @@ pub use attach::{attach, attach_more};
 pub use detach::{Collected, Garbage, collect_garbage, detach, remove_stopped};
 pub use error::AttachError;
 pub use late::complete;
-pub use reload::{Reloaded, Revived, reload, revive};
+pub use reload::{Reloaded, Revived, reload, revive, runs_another_program};
 pub use repair::repair;
 pub use request::{AttachRequest, NetworkNamespace};

@@ -161,6 +161,11 @@ fn is_hung(dir: &LockedDir) -> bool {
     proxy::query_all(&[dir.path()]).iter().any(Result::is_err)
 }
 
+/// Whether a proxy runs another program file than the installed one, so that [`reload`] replaces it.
+pub fn runs_another_program(proxy: ProcessRef) -> bool {
+    proxy.is_alive() && is_outdated(proxy, ProgramFile::installed_proxy().ok())
+}
+
 /// Whether a proxy is dead or runs another program file than the installed one.
 fn is_outdated(proxy: ProcessRef, installed: Option<ProgramFile>) -> bool {
     if !proxy.is_alive() {

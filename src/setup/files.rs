@@ -69,6 +69,16 @@ pub(super) fn preview(path: &Path, edit: &Edit) -> Result<String, SetupError> {
     }
 }
 
+/// Whether a file is as [`apply`] would leave it.
+pub(super) fn is_applied(path: &Path, edit: &Edit) -> Result<bool, SetupError> {
+    let Some(old) = read(path)? else { return Ok(false) };
+    match edit {
+        // Somebody else's file of this name is not mcrun's.
+        Edit::Whole(_) if !is_ours(&old) => Ok(false),
+        _ => Ok(preview(path, edit)? == old),
+    }
+}
+
 pub(super) fn apply(path: &Path, edit: &Edit) -> Result<Change, SetupError> {
     let path = &real(path);
     let new = preview(path, edit)?;

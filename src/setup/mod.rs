@@ -122,6 +122,23 @@ impl Setup {
             .collect()
     }
 
+    /// Whether the configuration of a target is as [`Setup::apply`] would leave it. For docker only
+    /// dockerd's own file is looked at. Nothing is run.
+    ///
+    /// # Errors
+    /// As [`Setup::preview`].
+    pub fn is_done(&self, target: SetupTarget) -> Result<bool, SetupError> {
+        // The other file of docker has dockerd's version, which dockerd would have to be asked for.
+        let is_docker = target == SetupTarget::Docker;
+        let planned = self.plan(target, is_docker)?.into_iter();
+        for (path, edit) in planned.take(if is_docker { 1 } else { usize::MAX }) {
+            if !files::is_applied(&self.at(path), &edit)? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
     /// Writes the files. Files that are as they should be are not written.
     ///
     /// # Errors

@@ -11,6 +11,7 @@ use crate::attachment::Attachment;
 pub use advice::advice;
 pub use foreign_source::foreign_source;
 pub use links::HostLinks;
+pub use parents::Limit;
 
 /// Tells on standard error what is odd of attachments that are about to be made, a line each.
 pub fn warn(attachments: &[Attachment]) {

@@ -1,5 +1,6 @@
 //! The host's interfaces that can be parents, and what limits them.
 
+use std::fmt;
 use std::path::Path;
 
 use crate::net::messages::Link;
@@ -15,32 +16,62 @@ impl HostLinks {
         self.links.iter().filter(|link| !link.loopback && link.port_of.is_none())
     }
 
-    /// What keeps containers on this parent from their LAN, or may, one line each.
-    pub fn limits(&self, parent: &Link) -> Vec<String> {
-        let mut limits = Vec::new();
-        let mut limit = |applies: bool, text: &str| {
-            if applies {
-                limits.push(text.to_owned());
-            }
-        };
-        limit(!parent.up, "down: set it up first");
-        limit(parent.up && !parent.carrier, "no carrier");
-        limit(parent.mac.is_none(), "no Ethernet: driver=relay alone");
-        limit(self.is_bridge_without_lan(parent), "a bridge that leads to no LAN");
+    /// What keeps containers on this parent from their LAN, or may.
+    pub fn limits(&self, parent: &Link) -> Vec<Limit> {
         let has_v4 = self.networks_of(parent.index).any(|network| network.addr().is_ipv4());
-        limit(!has_v4, "no IPv4 address: reports come from 0.0.0.0");
         let directory = Path::new("/sys/class/net").join(&parent.name);
-        limit(
-            directory.join("phy80211").exists(),
-            "Wi-Fi: access points drop other MAC addresses, use driver=ipvlan or relay",
-        );
         let driver = std::fs::read_link(directory.join("device/driver")).unwrap_or_default();
-        let is_virtual = VIRTUAL.iter().any(|name| driver.file_name() == Some(name.as_ref()));
-        limit(
-            is_virtual,
-            "of a virtual machine: its host may drop other MAC addresses, use driver=ipvlan or relay",
-        );
-        limits
+        let applying = [
+            (Limit::Down, !parent.up),
+            (Limit::NoCarrier, parent.up && !parent.carrier),
+            (Limit::NoEthernet, parent.mac.is_none()),
+            (Limit::WithoutLan, self.is_bridge_without_lan(parent)),
+            (Limit::NoAddress, !has_v4),
+            (Limit::WiFi, directory.join("phy80211").exists()),
+            (
+                Limit::VirtualMachine,
+                VIRTUAL.iter().any(|name| driver.file_name() == Some(name.as_ref())),
+            ),
+        ];
+        applying.into_iter().filter(|(_, applies)| *applies).map(|(limit, _)| limit).collect()
+    }
+}
+
+/// What keeps containers on a parent from their LAN, or may.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Limit {
+    /// It was not set up.
+    Down,
+    /// It is up, and the kernel has no carrier on it.
+    NoCarrier,
+    /// It has no Ethernet address.
+    NoEthernet,
+    /// It is a bridge of a container engine, or one without ports.
+    WithoutLan,
+    /// It has no IPv4 address.
+    NoAddress,
+    /// It is a station of a wireless LAN.
+    WiFi,
+    /// It is the adapter of a virtual machine.
+    VirtualMachine,
+}
+
+impl fmt::Display for Limit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Limit::Down => "down: set it up first",
+            Limit::NoCarrier => "no carrier",
+            Limit::NoEthernet => "no Ethernet: driver=relay alone",
+            Limit::WithoutLan => "a bridge that leads to no LAN",
+            Limit::NoAddress => "no IPv4 address: reports come from 0.0.0.0",
+            Limit::WiFi => {
+                "Wi-Fi: access points drop other MAC addresses, use driver=ipvlan or relay"
+            }
+            Limit::VirtualMachine => {
+                "of a virtual machine: its host may drop other MAC addresses, use driver=ipvlan or \
+                 relay"
+            }
+        })
     }
 }
 
@@ -62,14 +93,10 @@ mod tests {
         };
         let parents: Vec<_> = links.parents().map(|link| link.name.as_str()).collect();
         assert_eq!(parents, ["test-eth2", "test-bond0"]);
-        assert_eq!(links.limits(&links.links[2]), ["no carrier"]);
+        assert_eq!(links.limits(&links.links[2]), [Limit::NoCarrier]);
         assert_eq!(
             links.limits(&links.links[3]),
-            [
-                "down: set it up first",
-                "no Ethernet: driver=relay alone",
-                "no IPv4 address: reports come from 0.0.0.0"
-            ]
+            [Limit::Down, Limit::NoEthernet, Limit::NoAddress]
         );
     }
 }

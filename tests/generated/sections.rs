@@ -199,6 +199,19 @@ pub(super) fn of(page: &str) -> Option<Sections> {
             exit: OF_A_CONTAINER,
             see_also: &["mcrun-attach(1)", "mcrun-ps(1)"],
         },
+        "mcrun-doctor" => Sections {
+            examples: &[
+                ("What is wrong with the host and its LANs:", "mcrun doctor"),
+                (
+                    "Before the first container, with the interface it is to use:",
+                    "mcrun doctor --parent eth1",
+                ),
+            ],
+            files: &[CONFIG, STATE, EVENTS],
+            environment: &[LOG_DIR],
+            exit: &[],
+            see_also: &["mcrun-groups(1)", "mcrun-parents(1)", "mcrun-events(1)", "mcrun-probe(1)"],
+        },
         "mcrun-events" => Sections {
             examples: &[
                 (

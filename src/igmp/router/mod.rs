@@ -316,6 +316,11 @@ impl<P: Protocol> Router<P> {
         self.querier.present(&self.config, now)
     }
 
+    /// A second querier, which asks although the elected one does (RFC 9776 §6.6.2).
+    pub fn rival_querier(&self, now: Instant) -> Option<LanQuerier<P::Address>> {
+        self.querier.rival(&self.config, now)
+    }
+
     /// Counters by stable names: those of [`counter`] and of
     /// [`Malformed::name`](crate::igmp::wire::Malformed::name). Zeros are left out.
     pub fn counters(&self) -> &BTreeMap<&'static str, u64> {

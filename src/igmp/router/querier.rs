@@ -57,6 +57,8 @@ pub(super) struct Querier<P: Protocol> {
     lan: Option<LanQuerier<P::Address>>,
     /// The querier without an address that was heard last.
     proxy: Option<LanQuerier<P::Address>>,
+    /// One that has lost the election and asks all the same.
+    rival: Option<LanQuerier<P::Address>>,
     startup_left: u8,
     last_general: Option<Instant>,
     waiting_general: Option<WaitingGeneral<P::Address>>,
@@ -72,6 +74,7 @@ impl<P: Protocol> Querier<P> {
             link_up: false,
             lan: None,
             proxy: None,
+            rival: None,
             startup_left: 0,
             last_general: None,
             waiting_general: None,
@@ -96,6 +99,22 @@ impl<P: Protocol> Querier<P> {
         let is_present =
             |lan: &LanQuerier<_>| now.saturating_duration_since(lan.last_query) < present;
         self.lan(config, now).or(self.proxy.filter(is_present))
+    }
+
+    /// A querier that asks although another one of a lower address does, which should have silenced
+    /// it (RFC 9776 §6.6.2).
+    pub(super) fn rival(
+        &self,
+        config: &RouterConfig<P::Address>,
+        now: Instant,
+    ) -> Option<LanQuerier<P::Address>> {
+        let present = config.timing.other_querier_present_interval();
+        let elected = self.lan(config, now)?;
+        let is_present = |rival: &LanQuerier<P::Address>| {
+            now.saturating_duration_since(rival.last_query) < present
+                && rival.address != elected.address
+        };
+        self.rival.filter(is_present)
     }
 
     /// The LAN's elected querier, unless it has been silent for the other-querier-present interval.
@@ -245,6 +264,7 @@ impl<P: Protocol> Querier<P> {
         query: &Query<P::Address>,
     ) {
         if self.lan(cx.config, cx.now).is_some_and(|known| known.address < src) {
+            self.rival = Some(lan_querier(cx.now, src, query));
             return;
         }
         self.lan = Some(lan_querier(cx.now, src, query));

@@ -123,6 +123,9 @@ pub struct InterfaceStatus {
     /// (RFC 9776 §8.5).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub querier: Option<QuerierStatus>,
+    /// A second querier, which has lost their election and asks all the same (RFC 9776 §6.6.2).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rival: Option<QuerierStatus>,
     /// Seconds since a proxy of the container began to listen for a querier. `None`: the link is
     /// down, nobody listens, or the proxy is from before this field.
     #[serde(default, skip_serializing_if = "Option::is_none")]

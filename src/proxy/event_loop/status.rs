@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Instant;
 
-use crate::igmp::router::{GroupView, Status};
+use crate::igmp::router::{GroupView, LanQuerier, Status};
 use crate::multicast::{Address, FilterMode, SourceFilter};
 use crate::notice::Notice;
 use crate::proxy::container::membership_files::KernelMembership;
@@ -157,6 +157,9 @@ impl Interface {
             interface: self.task.name.clone(),
             parent: self.task.parent.clone(),
             querier: proxied.and_then(|proxied| proxied.querier(now)),
+            rival: proxied
+                .and_then(|proxied| proxied.router.rival_querier(now))
+                .map(|rival| querier_status(&rival, now)),
             listening_s: proxied
                 .and_then(|_| self.listening_since())
                 .map(|since| seconds_since(since, now)),
@@ -190,12 +193,7 @@ impl Interface {
 impl Proxied {
     /// The LAN's querier, if one is present.
     fn querier(&self, now: Instant) -> Option<QuerierStatus> {
-        self.router.querier(now).map(|querier| QuerierStatus {
-            address: querier.address.into(),
-            version: querier.version.number(),
-            interval_s: querier.interval.and_then(|i| u32::try_from(i.as_secs()).ok()),
-            last_query_s: seconds_since(querier.last_query, now),
-        })
+        self.router.querier(now).map(|querier| querier_status(&querier, now))
     }
 
     /// A group as people are shown it. `problem` is what is wrong with the upstream interface.
@@ -226,6 +224,15 @@ impl Proxied {
             age_s: seconds_since(view.since, now),
             relay: self.relay.as_ref().and_then(|relay| relay.counts(view.group)),
         }
+    }
+}
+
+fn querier_status(querier: &LanQuerier<Ipv4Addr>, now: Instant) -> QuerierStatus {
+    QuerierStatus {
+        address: querier.address.into(),
+        version: querier.version.number(),
+        interval_s: querier.interval.and_then(|i| u32::try_from(i.as_secs()).ok()),
+        last_query_s: seconds_since(querier.last_query, now),
     }
 }
 

@@ -101,6 +101,25 @@ fn the_querier_is_remembered_with_version_and_interval() {
 }
 
 #[test]
+fn a_querier_that_asks_although_it_has_lost_the_election_is_a_rival_until_it_is_silent() {
+    let mut lab = up();
+    let rival = |lab: &Lab| lab.router.rival_querier(lab.now).map(|rival| rival.address);
+    lab.lan_query(ip("192.0.2.9"), &general(Version::V3));
+    // The one before has not heard this one yet.
+    lab.lan_query(QUERIER, &general(Version::V3));
+    assert_eq!(rival(&lab), None);
+    lab.lan_query(ip("0.0.0.0"), &general(Version::V3));
+    assert_eq!(rival(&lab), None, "one without an address takes no part");
+    lab.lan_query(ip("192.0.2.9"), &general(Version::V2));
+    assert_eq!(rival(&lab), Some(ip("192.0.2.9")));
+    lab.pass(seconds(125));
+    lab.lan_query(QUERIER, &general(Version::V3));
+    assert_eq!(rival(&lab), Some(ip("192.0.2.9")));
+    lab.pass(seconds(130));
+    assert_eq!(rival(&lab), None);
+}
+
+#[test]
 fn a_query_from_a_source_that_no_host_has_is_ignored() {
     let mut lab = up();
     lab.pass(seconds(2));

@@ -1,0 +1,194 @@
+//! `mcrun doctor`.
+
+mod screen;
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::Args;
+
+use crate::cli::containers;
+use crate::cli::containers::{Container, Unreadable};
+use crate::cli::output::{print, print_json};
+use crate::doctor::gather::{ParentUse, host, is_stale, parents};
+use crate::doctor::{
+    ContainerFacts, Fact, Finding, Level, OwnAddress, Queriers, StateFacts, check_host,
+    check_parent,
+};
+use crate::notice::Notice;
+use crate::primitives::InterfaceName;
+use crate::proxy::MembershipStatus;
+use crate::service::runs_another_program;
+use crate::state::Store;
+use crate::survey::HostLinks;
+
+/// What `--help` says.
+pub(super) const ABOUT: &str = "\
+Find out what is wrong, and what to do about it.
+
+Looks at the host (kernel, settings, engines, mcrun's own state), and at each interface that
+containers are attached to, or that --parent names: link, firewall, rp_filter, queriers, addresses
+that another station has, streams that nobody has joined. It listens on these interfaces for a second.
+
+A line begins with ok, warning, failure, or unknown, where something cannot be found out. Nothing is
+changed and nothing is joined. Without root much is unknown.";
+
+/// What stands below the options.
+pub(super) const STATUS: &str = "\
+Exit status:
+  0    nothing fails; there may be warnings
+  1    something fails
+  2    wrong usage
+  125  an error of mcrun
+
+What is sent: a question to the LAN whose the addresses of the host and of its containers are, and to
+the host itself a packet of IGMP that does not leave it.";
+
+/// For how long is listened.
+const LISTENING: Duration = Duration::from_secs(1);
+
+/// Arguments of `mcrun doctor`.
+#[derive(Debug, Args)]
+pub struct DoctorArgs {
+    /// Look at this interface of the host too; may be repeated.
+    #[arg(long, value_name = "IF")]
+    parent: Vec<InterfaceName>,
+    /// Print an array of objects instead of lines.
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) fn run(args: DoctorArgs) -> anyhow::Result<ExitCode> {
+    let store = Store::from_env();
+    let known = containers::all(&store);
+    let links = HostLinks::read()?;
+    let all = known.as_ref().map_or(&[][..], |(containers, _)| containers);
+    let mut uses = uses(all);
+    for parent in &args.parent {
+        uses.entry(parent.to_string())
+            .or_insert_with(|| ParentUse { name: parent.to_string(), ..ParentUse::default() });
+    }
+    let state = match &known {
+        Ok((containers, unreadable)) => Ok(state(&store, containers, unreadable)),
+        Err(error) => Err(format!("{error:#}")),
+    };
+    let findings = findings(state, uses.into_values().collect(), &links);
+    if args.json {
+        print_json(&findings)?;
+    } else {
+        print(&screen::text(&findings))?;
+    }
+    let fails = findings.iter().any(|finding| finding.level == Level::Failure);
+    Ok(if fails { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+fn findings(state: Fact<StateFacts>, uses: Vec<ParentUse>, links: &HostLinks) -> Vec<Finding> {
+    // What is tried in the host's kernel takes no longer than is listened.
+    let (host, parents) = std::thread::scope(|scope| {
+        let parents = scope.spawn(|| parents(uses, links, LISTENING));
+        let host = host(state);
+        (host, parents.join().unwrap_or_default())
+    });
+    let mut findings = check_host(&host);
+    findings.extend(parents.iter().flat_map(check_parent));
+    findings
+}
+
+/// The interfaces of the host that containers use, by name.
+fn uses(containers: &[Container]) -> BTreeMap<String, ParentUse> {
+    let mut uses: BTreeMap<String, ParentUse> = BTreeMap::new();
+    for container in containers {
+        for interface in &container.record.interfaces {
+            let attachment = &interface.attachment;
+            let upstream = attachment.upstream().to_string();
+            let parent = attachment.parent_link().to_string();
+            for name in [&parent, &upstream] {
+                let used = uses.entry(name.clone()).or_default();
+                used.name.clone_from(name);
+            }
+            let Some(used) = uses.get_mut(&upstream) else { continue };
+            used.users += 1;
+            used.relays += usize::from(!interface.is_made());
+            if let Some(entry) = container.listening(&interface.name) {
+                add_queriers(&mut used.queriers, entry);
+            }
+            let entry = container.entry(&interface.name);
+            used.joined.extend(entry.into_iter().flat_map(|entry| &entry.groups).filter_map(
+                |membership| match membership.group {
+                    IpAddr::V4(group) => Some(group),
+                    IpAddr::V6(_) => None,
+                },
+            ));
+            let notices = container.notices().into_iter();
+            used.notices.extend(notices.filter(|notice| is_about(notice, &upstream)));
+            let Some(used) = uses.get_mut(&parent) else { continue };
+            used.addresses.extend(attachment.ip.addresses().iter().filter_map(|address| {
+                let ipnet::IpNet::V4(address) = *address else { return None };
+                let owner = container.record.container.name.clone();
+                Some(OwnAddress { address, owner, macs: interface.mac.into_iter().collect() })
+            }));
+        }
+    }
+    uses
+}
+
+fn add_queriers(known: &mut Queriers, entry: &crate::proxy::InterfaceStatus) {
+    let rank = |querier: &crate::proxy::QuerierStatus| {
+        (querier.address.is_unspecified(), querier.last_query_s)
+    };
+    let is_better = |new: &crate::proxy::QuerierStatus| {
+        known.elected.as_ref().is_none_or(|old| rank(new) < rank(old))
+    };
+    if entry.querier.as_ref().is_some_and(is_better) {
+        known.elected.clone_from(&entry.querier);
+    }
+    if entry.rival.is_some() {
+        known.rival.clone_from(&entry.rival);
+    }
+    known.listening_s = known.listening_s.max(entry.listening_s);
+}
+
+/// Whether a notice is about an interface of the host.
+fn is_about(notice: &Notice, name: &str) -> bool {
+    match notice {
+        Notice::QueriesFiltered { upstream, .. }
+        | Notice::ArrivalsFiltered { upstream }
+        | Notice::ReportsFiltered { upstream }
+        | Notice::QuerierWithoutSourceLists { upstream, .. } => upstream == name,
+        _ => false,
+    }
+}
+
+fn state(store: &Store, containers: &[Container], unreadable: &[Unreadable]) -> StateFacts {
+    let ids = store.list().unwrap_or_default();
+    let stale = ids
+        .into_iter()
+        .filter(|id| store.read(id).is_ok_and(|record| is_stale(store, id, record.as_ref())));
+    StateFacts {
+        stale: stale.map(|id| id.to_string()).collect(),
+        unreadable: unreadable.iter().map(|u| (u.id.to_string(), u.error.to_string())).collect(),
+        containers: containers.iter().map(facts).collect(),
+    }
+}
+
+fn facts(container: &Container) -> ContainerFacts {
+    let proxy = container.proxy();
+    let entries = container.status.iter().flat_map(|status| &status.interfaces);
+    let refused = entries.flat_map(|entry| {
+        let groups = entry.groups.iter().filter(|group| group.status != MembershipStatus::Joined);
+        groups.map(|group| {
+            let status = containers::membership_status(group);
+            (entry.interface.clone(), group.group.to_string(), status)
+        })
+    });
+    ContainerFacts {
+        name: container.record.container.name.clone(),
+        proxy: proxy.state,
+        is_outdated: container.record.proxy.is_some_and(runs_another_program),
+        is_unfinished: container.record.is_unfinished(),
+        deaths: proxy.deaths,
+        refused: refused.collect(),
+    }
+}

@@ -1,0 +1,174 @@
+//! What is known of a host, of its parents and of its containers.
+
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+use ipnet::Ipv4Net;
+
+use crate::net::messages::Link;
+use crate::notice::Notice;
+use crate::primitives::MacAddr;
+use crate::proxy::QuerierStatus;
+use crate::setup::SetupTarget;
+use crate::survey::Limit;
+
+/// A fact, or why it cannot be known.
+pub(crate) type Fact<T> = Result<T, String>;
+
+/// The host.
+#[derive(Debug, Clone)]
+pub(crate) struct HostFacts {
+    /// Of the kernel, such as `6.12.9-amd64`.
+    pub(crate) release: String,
+    /// Names of capabilities that mcrun needs and this process lacks.
+    pub(crate) lacking: Vec<&'static str>,
+    /// Whether the effective user is root.
+    pub(crate) is_root: bool,
+    /// What the kernel has.
+    pub(crate) features: Vec<(Feature, Fact<bool>)>,
+    /// `net.ipv4.igmp_max_memberships`.
+    pub(crate) max_memberships: Option<u32>,
+    /// `net.ipv4.igmp_max_msf`.
+    pub(crate) max_sources: Option<u32>,
+    /// Engines that are installed.
+    pub(crate) engines: Vec<EngineFacts>,
+    /// Whether a keeper runs.
+    pub(crate) keeper: Fact<bool>,
+    /// What mcrun knows of containers.
+    pub(crate) state: Fact<StateFacts>,
+    /// Refusals of the last hour, oldest first, as `mcrun events` shows them.
+    pub(crate) refusals: Fact<Vec<String>>,
+}
+
+/// What mcrun needs of a kernel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Feature {
+    /// Notifications of joins (Linux 6.14).
+    JoinNotifications,
+    /// nf_tables with owned tables (Linux 5.12).
+    Tables,
+    /// nfnetlink_log.
+    Log,
+    /// Links of the kind macvlan.
+    Macvlan,
+    /// Links of the kind ipvlan.
+    Ipvlan,
+    /// The BPF program that counts what arrives (Linux 5.12).
+    Counting,
+}
+
+/// An engine that is installed.
+#[derive(Debug, Clone)]
+pub(crate) struct EngineFacts {
+    pub(crate) target: SetupTarget,
+    /// As it is called.
+    pub(crate) name: &'static str,
+    /// Whether `mcrun setup` is done.
+    pub(crate) is_set_up: Fact<bool>,
+    /// Whether its containers cannot be attached without that.
+    pub(crate) needs_setup: bool,
+}
+
+/// What mcrun knows of containers.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct StateFacts {
+    /// Those that run.
+    pub(crate) containers: Vec<ContainerFacts>,
+    /// Records of containers that have ended, or of programs that were killed: ids.
+    pub(crate) stale: Vec<String>,
+    /// Records that cannot be read: id, and why.
+    pub(crate) unreadable: Vec<(String, String)>,
+}
+
+/// An attached container.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct ContainerFacts {
+    pub(crate) name: String,
+    /// State of the proxy, as `mcrun ps` has it.
+    pub(crate) proxy: &'static str,
+    /// Whether another program file than the installed one runs.
+    pub(crate) is_outdated: bool,
+    /// Whether the program that changed the attachment last was killed.
+    pub(crate) is_unfinished: bool,
+    /// Proxies that have died and were replaced.
+    pub(crate) deaths: u32,
+    /// Groups that are not joined although the container wants them: interface, group, and status with
+    /// its reason.
+    pub(crate) refused: Vec<(String, String, String)>,
+}
+
+/// An interface of the host that containers are attached to, or may be.
+#[derive(Debug, Clone)]
+pub(crate) struct ParentFacts {
+    pub(crate) name: String,
+    /// None: there is no such interface.
+    pub(crate) link: Option<Link>,
+    /// Name of the bridge, bond or team whose port it is.
+    pub(crate) port_of: Option<String>,
+    pub(crate) limits: Vec<Limit>,
+    /// Its ports or members: name, MTU, and whether each has a carrier.
+    pub(crate) members: Vec<(String, u32, bool)>,
+    /// Mode of a bond, such as `active-backup`.
+    pub(crate) bond_mode: Option<String>,
+    /// Of a bridge: whether it snoops, and whether it asks.
+    pub(crate) bridge: Option<(bool, bool)>,
+    pub(crate) is_promiscuous: bool,
+    /// The stricter of `all` and the interface.
+    pub(crate) rp_filter: Option<u32>,
+    /// The interface by which the host would answer the querier; none if there is no route.
+    pub(crate) route_to_querier: Option<String>,
+    /// Interfaces of containers, and how many of those are relayed to.
+    pub(crate) users: usize,
+    pub(crate) relays: usize,
+    pub(crate) queriers: Queriers,
+    /// What proxies say is wrong with it.
+    pub(crate) notices: Vec<Notice>,
+    /// Whether the host's rules let IGMP in, as far as a packet to itself tells.
+    pub(crate) lets_in: Fact<bool>,
+    /// The same of what the host sends.
+    pub(crate) lets_out: Fact<bool>,
+    /// What was heard on the wire.
+    pub(crate) wire: Fact<Wire>,
+}
+
+/// What proxies know of the queriers of a LAN.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Queriers {
+    pub(crate) elected: Option<QuerierStatus>,
+    pub(crate) rival: Option<QuerierStatus>,
+    /// Seconds for which was listened; none if no proxy listens.
+    pub(crate) listening_s: Option<u64>,
+}
+
+/// What was heard on an interface for some time.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Wire {
+    pub(crate) time: Duration,
+    /// Queriers that have asked: address and version.
+    pub(crate) queriers: Vec<(Ipv4Addr, u8)>,
+    /// Packets of each group that nobody on this host has joined.
+    pub(crate) foreign: BTreeMap<Ipv4Addr, u64>,
+    /// Addresses of this host or its containers that another station has.
+    pub(crate) duplicates: Vec<Duplicate>,
+    /// How many addresses were asked for.
+    pub(crate) asked: usize,
+}
+
+/// An address that another station has.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Duplicate {
+    pub(crate) address: Ipv4Addr,
+    /// Whose it should be: a container, or the host.
+    pub(crate) owner: String,
+    /// Of the other station.
+    pub(crate) mac: MacAddr,
+}
+
+/// An address, its owner, and the MAC addresses that may have it.
+#[derive(Debug, Clone)]
+pub(crate) struct OwnAddress {
+    pub(crate) address: Ipv4Net,
+    pub(crate) owner: String,
+    pub(crate) macs: Vec<MacAddr>,
+}

@@ -1,0 +1,364 @@
+//! The checks of a parent and of its LAN.
+
+use crate::doctor::facts::{ParentFacts, Queriers, Wire};
+use crate::doctor::finding::{Finding, Findings, Subject};
+use crate::doctor::host::count;
+use crate::igmp::Timing;
+use crate::notice::Notice;
+use crate::proxy::QuerierStatus;
+use crate::survey::Limit;
+
+/// Strict check of source addresses (`rp_filter` in ip-sysctl.rst).
+const STRICT: u32 = 1;
+/// The smallest MTU in which an IPv4 LAN carries packets of 1500 bytes.
+const USUAL_MTU: u32 = 1500;
+
+/// What is wrong with a parent.
+pub(crate) fn check(facts: &ParentFacts) -> Vec<Finding> {
+    let mut findings = Findings::of(Subject::Parent { parent: facts.name.clone() });
+    let Some(link) = &facts.link else {
+        let name = &facts.name;
+        findings.failure(
+            "exists",
+            format_args!("the host has no interface {name}"),
+            "mcrun parents lists those that can be named",
+        );
+        return findings.done();
+    };
+    let kind = link.kind.as_deref().map(|kind| format!(", {kind}")).unwrap_or_default();
+    let users = count(facts.users, "container interface");
+    let promiscuous = if facts.is_promiscuous { ", promiscuous" } else { "" };
+    if !link.up {
+        findings.failure(
+            "link",
+            "it is down: nothing arrives and nothing leaves",
+            format_args!("ip link set {} up", facts.name),
+        );
+    } else if !link.carrier {
+        findings.failure(
+            "link",
+            "it is up and has no carrier: the cable, the switch port or the other end is down",
+            "look at the cable and at the port of the switch",
+        );
+    } else {
+        findings
+            .ok("link", format_args!("up, carrier, MTU {}{kind}{promiscuous}; {users}", link.mtu));
+    }
+    limits(facts, &mut findings);
+    members(facts, link.mtu, &mut findings);
+    firewall(facts, &mut findings);
+    rp_filter(facts, &mut findings);
+    let works = link.up && link.carrier;
+    match &facts.wire {
+        Ok(wire) if works => {
+            queriers(facts, Some(wire), &mut findings);
+            heard(wire, facts, &mut findings);
+        }
+        Err(why) if works => {
+            queriers(facts, None, &mut findings);
+            findings.unknown("wire", format_args!("what arrives, and whose addresses are: {why}"));
+        }
+        _ => {}
+    }
+    findings.done()
+}
+
+fn limits(facts: &ParentFacts, findings: &mut Findings) {
+    let name = &facts.name;
+    if let Some(controller) = &facts.port_of {
+        findings.failure(
+            "port",
+            format_args!("it is a port of {controller}, which takes what arrives"),
+            format_args!("name {controller} as the parent"),
+        );
+    }
+    for limit in &facts.limits {
+        match limit {
+            // Told of the link itself.
+            Limit::Down | Limit::NoCarrier => {}
+            Limit::NoEthernet => findings.warning(
+                "ethernet",
+                "it is no Ethernet: it can have no macvlan and no ipvlan links",
+                "use driver=relay",
+            ),
+            Limit::WithoutLan => findings.warning(
+                "lan",
+                "it is a bridge that leads to no LAN, such as a container engine's",
+                "name the interface that is on the LAN",
+            ),
+            Limit::NoAddress => findings.warning(
+                "address",
+                "it has no IPv4 address: reports come from 0.0.0.0, which some switches ignore",
+                format_args!("give it any, such as by ip address add 169.254.1.1/16 dev {name}"),
+            ),
+            Limit::WiFi => findings.warning(
+                "wifi",
+                "it is a wireless LAN, whose access point drops other MAC addresses",
+                "use driver=ipvlan or driver=relay",
+            ),
+            Limit::VirtualMachine => findings.warning(
+                "virtual-machine",
+                "it is the adapter of a virtual machine, whose host may drop other MAC addresses",
+                "allow promiscuous mode and forged transmits there, or use driver=ipvlan or relay",
+            ),
+        }
+    }
+    if let Some((snoops, asks)) = facts.bridge {
+        let text = match (snoops, asks) {
+            (true, true) => "the bridge snoops, and is a querier itself",
+            (true, false) => "the bridge snoops, and waits for a querier of the LAN",
+            (false, _) => "the bridge does not snoop: it floods multicast to all of its ports",
+        };
+        findings.ok("bridge", text);
+    }
+}
+
+fn members(facts: &ParentFacts, mtu: u32, findings: &mut Findings) {
+    let dead: Vec<_> = facts.members.iter().filter(|(_, _, carrier)| !carrier).collect();
+    if let Some((first, ..)) = dead.first() {
+        let text = format!("{} without a carrier, such as {first}", count(dead.len(), "member"));
+        if dead.len() == facts.members.len() {
+            findings.failure(
+                "members",
+                text,
+                "look at their cables and at the ports of the switch",
+            );
+        } else {
+            findings.warning("members", text, "look at its cable and at the port of the switch");
+        }
+    } else if !facts.members.is_empty() {
+        findings.ok(
+            "members",
+            format_args!("{}, all with a carrier", count(facts.members.len(), "member")),
+        );
+    }
+    if let Some((small, theirs, _)) = facts.members.iter().find(|(_, theirs, _)| *theirs < mtu) {
+        findings.warning(
+            "mtu",
+            format_args!(
+                "its MTU is {mtu}, and that of its member {small} {theirs}: longer packets are lost"
+            ),
+            format_args!("ip link set {small} mtu {mtu}"),
+        );
+    } else if mtu < USUAL_MTU {
+        findings.warning(
+            "mtu",
+            format_args!("its MTU is {mtu}: packets of {USUAL_MTU} bytes are fragmented or lost"),
+            format_args!("ip link set {} mtu {USUAL_MTU}, if the LAN carries that", facts.name),
+        );
+    }
+    let Some(mode) = facts.bond_mode.as_deref() else { return };
+    match mode {
+        "active-backup" | "802.3ad" => findings.ok("bond", format_args!("bond in mode {mode}")),
+        "broadcast" => findings.warning(
+            "bond",
+            "a bond in mode broadcast: each packet arrives several times",
+            "use mode active-backup or 802.3ad",
+        ),
+        _ => findings.warning(
+            "bond",
+            format_args!(
+                "a bond in mode {mode}: the switch hears reports on one port and may forward to another"
+            ),
+            "use mode active-backup or 802.3ad",
+        ),
+    }
+}
+
+fn firewall(facts: &ParentFacts, findings: &mut Findings) {
+    let told = |f: &dyn Fn(&Notice) -> bool| facts.notices.iter().find(|notice| f(notice));
+    let let_in = "let IGMP in, such as by iptables -I INPUT -p igmp -j ACCEPT; see \
+                  docs/troubleshooting.md for ufw, firewalld and nftables";
+    let in_text = match told(&|n| matches!(n, Notice::QueriesFiltered { .. })) {
+        Some(Notice::QueriesFiltered { querier, .. }) => Some(format!(
+            "the host's firewall or rp_filter drops the queries of {querier}: mcrun answers for the \
+             containers, nobody for programs of the host"
+        )),
+        _ if told(&|n| matches!(n, Notice::ArrivalsFiltered { .. })).is_some() => Some(
+            "the host's firewall drops IGMP that arrives, and a relay hears no query".to_owned(),
+        ),
+        _ => None,
+    };
+    match (in_text, &facts.lets_in) {
+        (Some(text), _) => findings.warning("firewall-in", text, let_in),
+        (None, Ok(false)) => findings.warning(
+            "firewall-in",
+            "the host's firewall drops IGMP that arrives: its own memberships and those of relays \
+             run out",
+            let_in,
+        ),
+        (None, Ok(true)) => findings.ok("firewall-in", "the host's firewall lets IGMP in"),
+        (None, Err(why)) => {
+            findings.unknown("firewall-in", format_args!("whether IGMP gets in: {why}"));
+        }
+    }
+    let is_told = told(&|n| matches!(n, Notice::ReportsFiltered { .. })).is_some();
+    match &facts.lets_out {
+        _ if is_told => dropped_out(findings),
+        Ok(false) => dropped_out(findings),
+        Ok(true) => findings.ok("firewall-out", "the host's firewall lets IGMP out"),
+        Err(why) => {
+            findings.unknown("firewall-out", format_args!("whether IGMP gets out: {why}"));
+        }
+    }
+}
+
+fn dropped_out(findings: &mut Findings) {
+    findings.failure(
+        "firewall-out",
+        "the host's firewall drops the IGMP that the host sends: switches do not learn what is joined",
+        "let IGMP out, such as by iptables -I OUTPUT -p igmp -j ACCEPT",
+    );
+}
+
+fn rp_filter(facts: &ParentFacts, findings: &mut Findings) {
+    let name = &facts.name;
+    let advice = format!(
+        "sysctl -w net.ipv4.conf.{name}.rp_filter=2 (and net.ipv4.conf.all.rp_filter if that is 1)"
+    );
+    let querier = facts.queriers.elected.as_ref().map(|querier| querier.address);
+    match facts.rp_filter {
+        None => findings.unknown("rp-filter", "net.ipv4.conf: rp_filter cannot be read"),
+        Some(STRICT) => match (querier, &facts.route_to_querier) {
+            (Some(querier), route)
+                if !querier.is_unspecified() && route.as_deref() != Some(name) =>
+            {
+                let by = match route {
+                    Some(other) => format!("has its route to {querier} by {other}"),
+                    None => format!("has no route to {querier}"),
+                };
+                findings.failure(
+                    "rp-filter",
+                    format_args!(
+                        "rp_filter is 1 and the host {by}: it drops the querier's queries"
+                    ),
+                    advice,
+                );
+            }
+            _ if facts.relays > 0 => findings.warning(
+                "rp-filter",
+                "rp_filter is 1: the relay gets streams only from sources to which the host has a \
+                 route by this interface",
+                advice,
+            ),
+            _ => findings
+                .ok("rp-filter", "rp_filter is 1, which concerns the host's own sockets alone"),
+        },
+        Some(value) => findings.ok("rp-filter", format_args!("rp_filter is {value}")),
+    }
+}
+
+fn queriers(facts: &ParentFacts, wire: Option<&Wire>, findings: &mut Findings) {
+    let Queriers { elected, rival, listening_s } = &facts.queriers;
+    let heard = wire.map_or(&[][..], |wire| &wire.queriers);
+    let long = Timing::default().other_querier_present_interval().as_secs();
+    match (elected, heard) {
+        (Some(querier), _) => findings.ok("querier", describe(querier)),
+        (None, [(address, version), ..]) => {
+            findings.ok("querier", format_args!("querier {address} (IGMPv{version})"));
+        }
+        (None, []) => match listening_s {
+            Some(seconds) if *seconds >= long => findings.failure(
+                "querier",
+                format_args!(
+                    "no IGMP querier for {seconds} s: snooping switches forget what is joined"
+                ),
+                "enable a querier on a switch or router of the LAN",
+            ),
+            Some(seconds) => findings.unknown(
+                "querier",
+                format_args!(
+                    "none heard for {seconds} s; that there is none is certain after {long} s"
+                ),
+            ),
+            None => findings.unknown(
+                "querier",
+                "nobody listens: a proxy with igmp=proxy on this interface would",
+            ),
+        },
+    }
+    let others = elected.as_ref().into_iter().map(|querier| querier.address);
+    let others: Vec<_> = others.filter(|address| !address.is_unspecified()).collect();
+    let second = rival.as_ref().map(describe).or_else(|| {
+        let mut heard = heard.iter().filter(|(address, _)| !address.is_unspecified());
+        let (address, version) = match others.first() {
+            Some(known) => heard.find(|(address, _)| *known != *address),
+            None => heard.nth(1),
+        }?;
+        Some(format!("querier {address} (IGMPv{version})"))
+    });
+    if let Some(second) = second {
+        findings.warning(
+            "two-queriers",
+            format_args!("there is a second one, which should be silent: {second}"),
+            "let one of them ask; if they do not hear each other, the LAN is cut in two for multicast",
+        );
+    }
+    for notice in &facts.notices {
+        if let Notice::QuerierWithoutSourceLists { querier, querier_version, groups, .. } = notice {
+            let first = groups.first().map(ToString::to_string).unwrap_or_default();
+            findings.warning(
+                "querier-version",
+                format_args!(
+                    "{} joined with named sources, such as {first}, and the querier {querier} speaks \
+                     IGMPv{querier_version}: the LAN forwards them from any source",
+                    count(groups.len(), "group")
+                ),
+                "set the querier to IGMPv3",
+            );
+        }
+    }
+}
+
+/// `querier 10.0.0.1 (IGMPv3), every 125 s, last query 12 s ago`.
+fn describe(querier: &QuerierStatus) -> String {
+    let QuerierStatus { address, version, interval_s, last_query_s } = querier;
+    let proxy = if address.is_unspecified() { "proxy querier, " } else { "" };
+    let every = interval_s.map(|seconds| format!(", every {seconds} s")).unwrap_or_default();
+    format!("querier {address} ({proxy}IGMPv{version}){every}, last query {last_query_s} s ago")
+}
+
+fn heard(wire: &Wire, facts: &ParentFacts, findings: &mut Findings) {
+    let seconds = wire.time.as_secs_f64();
+    for duplicate in &wire.duplicates {
+        findings.failure(
+            "duplicate-address",
+            format_args!(
+                "{}, the address of {}, is also that of the station {}",
+                duplicate.address, duplicate.owner, duplicate.mac
+            ),
+            "give one of them another address",
+        );
+    }
+    if wire.duplicates.is_empty() && wire.asked > 0 {
+        findings.ok(
+            "duplicate-address",
+            format_args!("no other station has {}", {
+                match wire.asked {
+                    1 => "its address".to_owned(),
+                    many => format!("one of {many} addresses"),
+                }
+            }),
+        );
+    }
+    let is_snooping_bridge = facts.bridge.is_some_and(|(snoops, _)| snoops);
+    match wire.foreign.iter().max_by_key(|(_, packets)| **packets) {
+        Some((group, packets)) => findings.warning(
+            "snooping",
+            format_args!(
+                "{} that nobody here has joined: {packets} packets of {group} within {seconds:.1} s; \
+                 the switch does not snoop, or floods to this port",
+                count(wire.foreign.len(), "group").replace("group", "stream") + " arrive"
+            ),
+            "enable IGMP snooping on the switch, unless a router is to be on this port",
+        ),
+        None if is_snooping_bridge => {}
+        None => findings.ok(
+            "snooping",
+            format_args!("nothing arrives within {seconds:.1} s that nobody here has joined"),
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests;
