@@ -199,17 +199,36 @@ pub(super) fn status(record: &ContainerRecord) -> String {
 /// The attached container of this name, id, or unique beginning of an id.
 pub(super) fn find(store: &Store, wanted: &str) -> anyhow::Result<Container> {
     let (mut containers, unreadable) = all(store)?;
-    let names = |c: &Container| Names {
-        id: c.record.container.id.to_string(),
-        names: vec![c.record.container.name.clone()],
-    };
-    let names: Vec<_> = containers.iter().map(names).collect();
-    match lookup::select(wanted, &names)? {
+    match select(wanted, &containers)? {
         Some(position) => Ok(containers.swap_remove(position)),
         None => {
             if let Some(found) = unreadable.into_iter().find(|u| u.id.as_str() == wanted) {
                 return Err(found.error.into());
             }
+            let found = lookup::find(wanted, store)?;
+            Err(LookupError::NotAttached(found.id.to_string()).into())
+        }
+    }
+}
+
+fn select(wanted: &str, containers: &[Container]) -> Result<Option<usize>, LookupError> {
+    let names = |c: &Container| Names {
+        id: c.record.container.id.to_string(),
+        names: vec![c.record.container.name.clone()],
+    };
+    let names: Vec<_> = containers.iter().map(names).collect();
+    lookup::select(wanted, &names)
+}
+
+/// The container of this name among those that are known.
+pub(super) fn find_among<'c>(
+    wanted: &str,
+    containers: &'c [Container],
+    store: &Store,
+) -> anyhow::Result<&'c Container> {
+    match select(wanted, containers)? {
+        Some(position) => Ok(&containers[position]),
+        None => {
             let found = lookup::find(wanted, store)?;
             Err(LookupError::NotAttached(found.id.to_string()).into())
         }

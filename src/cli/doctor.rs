@@ -3,20 +3,26 @@
 mod screen;
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::process::ExitCode;
+use std::thread;
 use std::time::Duration;
 
 use clap::Args;
 
+use crate::attachment::IgmpMode;
 use crate::cli::containers;
 use crate::cli::containers::{Container, Unreadable};
 use crate::cli::output::{print, print_json};
-use crate::doctor::gather::{ParentUse, host, is_stale, parents};
-use crate::doctor::{
-    ContainerFacts, Fact, Finding, Level, OwnAddress, Queriers, StateFacts, check_host,
-    check_parent,
+use crate::doctor::gather::{
+    ContainerUse, HostCounters, InterfaceUse, ParentUse, host, inside, is_stale, joined, parents,
+    streams,
 };
+use crate::doctor::{
+    ContainerFacts, Fact, Finding, Level, Membership, OwnAddress, Queriers, StateFacts, check_host,
+    check_parent, check_stream,
+};
+use crate::multicast::SourceFilter;
 use crate::notice::Notice;
 use crate::primitives::InterfaceName;
 use crate::proxy::MembershipStatus;
@@ -31,6 +37,9 @@ Find out what is wrong, and what to do about it.
 Looks at the host (kernel, settings, engines, mcrun's own state), and at each interface that
 containers are attached to, or that --parent names: link, firewall, rp_filter, queriers, addresses
 that another station has, streams that nobody has joined. It listens on these interfaces for a second.
+
+With a container, also at each group that the container has joined, or at the one that is named: asked
+for, allowed, joined on the LAN, arriving on the parent, arriving inside, read by a socket.
 
 A line begins with ok, warning, failure, or unknown, where something cannot be found out. Nothing is
 changed and nothing is joined. Without root much is unknown.";
@@ -52,6 +61,11 @@ const LISTENING: Duration = Duration::from_secs(1);
 /// Arguments of `mcrun doctor`.
 #[derive(Debug, Args)]
 pub struct DoctorArgs {
+    /// Look at what this container receives, by name, id or the beginning of its id.
+    container: Option<String>,
+    /// Only this group.
+    #[arg(value_parser = parse_group)]
+    group: Option<Ipv4Addr>,
     /// Look at this interface of the host too; may be repeated.
     #[arg(long, value_name = "IF")]
     parent: Vec<InterfaceName>,
@@ -60,12 +74,27 @@ pub struct DoctorArgs {
     json: bool,
 }
 
+fn parse_group(text: &str) -> Result<Ipv4Addr, String> {
+    let group = text.parse().ok().filter(Ipv4Addr::is_multicast);
+    group.ok_or_else(|| "expected a group of IPv4, such as 239.1.2.3".into())
+}
+
 pub(super) fn run(args: DoctorArgs) -> anyhow::Result<ExitCode> {
     let store = Store::from_env();
     let known = containers::all(&store);
     let links = HostLinks::read()?;
     let all = known.as_ref().map_or(&[][..], |(containers, _)| containers);
+    let looked_at = match &args.container {
+        Some(wanted) => Some(containers::find_among(wanted, all, &store)?),
+        None => None,
+    };
     let mut uses = uses(all);
+    if let Some(container) = looked_at {
+        let own = container.record.interfaces.iter().map(|i| &i.attachment);
+        let own: Vec<_> =
+            own.flat_map(|a| [a.parent_link().to_string(), a.upstream().to_string()]).collect();
+        uses.retain(|name, _| own.contains(name));
+    }
     for parent in &args.parent {
         uses.entry(parent.to_string())
             .or_insert_with(|| ParentUse { name: parent.to_string(), ..ParentUse::default() });
@@ -74,7 +103,8 @@ pub(super) fn run(args: DoctorArgs) -> anyhow::Result<ExitCode> {
         Ok((containers, unreadable)) => Ok(state(&store, containers, unreadable)),
         Err(error) => Err(format!("{error:#}")),
     };
-    let findings = findings(state, uses.into_values().collect(), &links);
+    let container = looked_at.map(|container| container_use(container, args.group));
+    let findings = findings(state, uses.into_values().collect(), container.as_ref(), &links);
     if args.json {
         print_json(&findings)?;
     } else {
@@ -84,16 +114,64 @@ pub(super) fn run(args: DoctorArgs) -> anyhow::Result<ExitCode> {
     Ok(if fails { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
-fn findings(state: Fact<StateFacts>, uses: Vec<ParentUse>, links: &HostLinks) -> Vec<Finding> {
+fn findings(
+    state: Fact<StateFacts>,
+    uses: Vec<ParentUse>,
+    container: Option<&ContainerUse>,
+    links: &HostLinks,
+) -> Vec<Finding> {
+    let joined = joined();
+    let counters = HostCounters::now();
     // What is tried in the host's kernel takes no longer than is listened.
-    let (host, parents) = std::thread::scope(|scope| {
-        let parents = scope.spawn(|| parents(uses, links, LISTENING));
+    let (host, parents, inside) = thread::scope(|scope| {
+        let parents = scope.spawn(|| parents(uses, links, &joined, LISTENING));
+        let inside = container.map(|container| scope.spawn(|| inside(container, LISTENING)));
         let host = host(state);
-        (host, parents.join().unwrap_or_default())
+        let inside = inside.map(|thread| thread.join().unwrap_or_else(|_| Err(CUT_OFF.into())));
+        (host, parents.join().unwrap_or_default(), inside)
     });
+    let rp_filtered = counters.map_or(0, |counters| counters.rp_filtered_since());
     let mut findings = check_host(&host);
     findings.extend(parents.iter().flat_map(check_parent));
+    if let Some((container, inside)) = container.zip(inside) {
+        let streams = streams(container, inside, &parents, &joined, rp_filtered, LISTENING);
+        findings.extend(streams.iter().flat_map(check_stream));
+    }
     findings
+}
+
+/// Why nothing is known, in a case that does not happen.
+const CUT_OFF: &str = "it was not looked at to the end";
+
+/// A container, as its record and its proxy have it.
+fn container_use(container: &Container, group: Option<Ipv4Addr>) -> ContainerUse {
+    let interfaces = container.record.interfaces.iter().map(|interface| {
+        let entry = container.entry(&interface.name);
+        let groups = entry.into_iter().flat_map(|entry| &entry.groups);
+        let memberships = groups.filter_map(|entry| {
+            let IpAddr::V4(group) = entry.group else { return None };
+            let sources = entry.sources.iter().filter_map(|source| match source {
+                IpAddr::V4(source) => Some(*source),
+                IpAddr::V6(_) => None,
+            });
+            let filter = SourceFilter { mode: entry.mode, sources: sources.collect() };
+            let (status, reason) = (entry.status, entry.reason.clone());
+            Some((group, Membership { status, reason, filter }))
+        });
+        InterfaceUse {
+            name: interface.name.clone(),
+            upstream: interface.attachment.upstream().to_string(),
+            is_relay: !interface.is_made(),
+            is_proxied: interface.attachment.igmp == IgmpMode::Proxy,
+            memberships: memberships.collect(),
+        }
+    });
+    ContainerUse {
+        container: container.record.container.clone(),
+        proxy: container.proxy().state,
+        interfaces: interfaces.collect(),
+        group,
+    }
 }
 
 /// The interfaces of the host that containers use, by name.

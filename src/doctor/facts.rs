@@ -1,15 +1,16 @@
 //! What is known of a host, of its parents and of its containers.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use ipnet::Ipv4Net;
 
+use crate::multicast::SourceFilter;
 use crate::net::messages::Link;
 use crate::notice::Notice;
 use crate::primitives::MacAddr;
-use crate::proxy::QuerierStatus;
+use crate::proxy::{MembershipStatus, QuerierStatus};
 use crate::setup::SetupTarget;
 use crate::survey::Limit;
 
@@ -147,6 +148,8 @@ pub(crate) struct Wire {
     pub(crate) time: Duration,
     /// Queriers that have asked: address and version.
     pub(crate) queriers: Vec<(Ipv4Addr, u8)>,
+    /// What has arrived for each group.
+    pub(crate) groups: BTreeMap<Ipv4Addr, Arrivals>,
     /// Packets of each group that nobody on this host has joined.
     pub(crate) foreign: BTreeMap<Ipv4Addr, u64>,
     /// Addresses of this host or its containers that another station has.
@@ -171,4 +174,82 @@ pub(crate) struct OwnAddress {
     pub(crate) address: Ipv4Net,
     pub(crate) owner: String,
     pub(crate) macs: Vec<MacAddr>,
+}
+
+/// What has arrived for a group.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Arrivals {
+    pub(crate) packets: u64,
+    /// Some of the sources, and some of the ports.
+    pub(crate) sources: BTreeSet<Ipv4Addr>,
+    pub(crate) ports: BTreeSet<u16>,
+}
+
+/// A group, as a container's proxy has it.
+#[derive(Debug, Clone)]
+pub(crate) struct Membership {
+    pub(crate) status: MembershipStatus,
+    pub(crate) reason: Option<String>,
+    pub(crate) filter: SourceFilter,
+}
+
+/// A socket of UDP in a container.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct UdpSocket {
+    pub(crate) address: Ipv4Addr,
+    pub(crate) port: u16,
+    /// Bytes that are not read yet, as the kernel counts them.
+    pub(crate) waiting: u64,
+    /// Packets that it has dropped since it was opened, and since the first look.
+    pub(crate) dropped_before: u64,
+    pub(crate) dropped: u64,
+}
+
+/// A group, and a container that is to receive it.
+#[derive(Debug, Clone)]
+pub(crate) struct StreamFacts {
+    /// The container's name.
+    pub(crate) container: String,
+    pub(crate) group: Ipv4Addr,
+    /// State of the proxy, as `mcrun ps` has it.
+    pub(crate) proxy: &'static str,
+    /// For how long was looked.
+    pub(crate) time: Duration,
+    /// What the container's kernel has joined, by the name of the interface.
+    pub(crate) joined: Fact<BTreeMap<String, SourceFilter>>,
+    /// Those that are attached.
+    pub(crate) interfaces: Vec<StreamInterface>,
+    /// Packets that rp_filter of the host has dropped meanwhile.
+    pub(crate) host_rp_filtered: u64,
+    /// All sockets of UDP of the container.
+    pub(crate) sockets: Fact<Vec<UdpSocket>>,
+    /// Datagrams that programs of the container have read meanwhile, and packets that its rp_filter
+    /// has dropped.
+    pub(crate) reads: u64,
+    pub(crate) rp_filtered: u64,
+}
+
+impl StreamFacts {
+    /// Name of the first interface that is attached.
+    pub(crate) fn first_interface(&self) -> &str {
+        self.interfaces.first().map_or("mc0", |interface| &interface.name)
+    }
+}
+
+/// One interface of the container, as far as the group is concerned.
+#[derive(Debug, Clone)]
+pub(crate) struct StreamInterface {
+    pub(crate) name: String,
+    /// The interface of the host where it is joined.
+    pub(crate) upstream: String,
+    pub(crate) is_relay: bool,
+    /// Whether a proxy joins for the container.
+    pub(crate) is_proxied: bool,
+    /// What the proxy says.
+    pub(crate) membership: Option<Membership>,
+    /// Whether the host's kernel has joined it.
+    pub(crate) on_host: Fact<bool>,
+    /// What arrives on the upstream interface, and in the container; none: nothing.
+    pub(crate) wire: Fact<Option<Arrivals>>,
+    pub(crate) inside: Fact<Option<Arrivals>>,
 }

@@ -1,6 +1,7 @@
 //! One finding: a line that is shown, and what to do.
 
 use std::fmt;
+use std::net::Ipv4Addr;
 
 use serde::Serialize;
 
@@ -43,6 +44,13 @@ pub(crate) enum Subject {
         /// Its name.
         parent: String,
     },
+    /// A group, as a container receives it.
+    Stream {
+        /// The container's name.
+        container: String,
+        /// The group.
+        group: Ipv4Addr,
+    },
 }
 
 impl fmt::Display for Subject {
@@ -50,6 +58,9 @@ impl fmt::Display for Subject {
         match self {
             Subject::Host => f.write_str("host"),
             Subject::Parent { parent } => write!(f, "parent {}", printable(parent)),
+            Subject::Stream { container, group } => {
+                write!(f, "{group} in container {}", printable(container))
+            }
         }
     }
 }

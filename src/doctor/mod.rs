@@ -9,10 +9,14 @@ mod finding;
 pub(crate) mod gather;
 mod host;
 mod parent;
+mod stream;
 
-pub(crate) use crate::doctor::facts::{ContainerFacts, Fact, OwnAddress, Queriers, StateFacts};
+pub(crate) use crate::doctor::facts::{
+    ContainerFacts, Fact, Membership, OwnAddress, Queriers, StateFacts,
+};
 #[cfg(test)]
 pub(crate) use crate::doctor::finding::Subject;
 pub(crate) use crate::doctor::finding::{Finding, Level};
 pub(crate) use crate::doctor::host::check as check_host;
 pub(crate) use crate::doctor::parent::check as check_parent;
+pub(crate) use crate::doctor::stream::check as check_stream;

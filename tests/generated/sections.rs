@@ -202,6 +202,7 @@ pub(super) fn of(page: &str) -> Option<Sections> {
         "mcrun-doctor" => Sections {
             examples: &[
                 ("What is wrong with the host and its LANs:", "mcrun doctor"),
+                ("Where a stream ends:", "mcrun doctor receiver 239.1.2.3"),
                 (
                     "Before the first container, with the interface it is to use:",
                     "mcrun doctor --parent eth1",

@@ -25,7 +25,7 @@ const OF_THE_MACHINE: [&str; 4] =
     ["engine", "kernel", "kernel-ipvlan", "kernel-join-notifications"];
 
 /// The exit status, and the findings of a kind of subject.
-fn doctor(lab: &Lab, arguments: &[&str]) -> (i32, Vec<Value>) {
+pub(super) fn doctor(lab: &Lab, arguments: &[&str]) -> (i32, Vec<Value>) {
     let begin = Instant::now();
     let told = output(lab.mcrun(["doctor", "--json"]).args(arguments));
     let errors = String::from_utf8_lossy(&told.stderr).into_owned();
@@ -48,7 +48,7 @@ fn wrong(findings: &[Value]) -> BTreeSet<String> {
 }
 
 /// The text of a check.
-fn text(findings: &[Value], check: &str) -> String {
+pub(super) fn text(findings: &[Value], check: &str) -> String {
     let found = findings.iter().find(|finding| finding["check"] == check);
     let found = found.unwrap_or_else(|| panic!("no {check}: {findings:?}"));
     format!("{} -> {}", found["text"], found["advice"]).replace('"', "")
@@ -62,7 +62,7 @@ fn wait_querier(lab: &Lab, container: &Container) {
     });
 }
 
-fn wait_status(lab: &Lab, container: &Container, group: Ipv4Addr, status: &str) {
+pub(super) fn wait_status(lab: &Lab, container: &Container, group: Ipv4Addr, status: &str) {
     wait_until(&format!("{group} is {status}"), PATIENCE, || {
         let groups = lab.groups(container);
         let entry = groups.iter().find(|entry| entry["group"] == group.to_string())?;

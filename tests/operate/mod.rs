@@ -2,6 +2,7 @@
 
 mod advice;
 mod doctor;
+mod doctor_streams;
 mod events;
 mod parents;
 mod probing;

@@ -39,26 +39,31 @@ pub(crate) struct ParentUse {
 }
 
 /// The facts of all of them, which takes as long as is listened.
-pub(crate) fn parents(uses: Vec<ParentUse>, links: &HostLinks, time: Duration) -> Vec<ParentFacts> {
-    let joined = joined();
+pub(crate) fn parents(
+    uses: Vec<ParentUse>,
+    links: &HostLinks,
+    joined: &Fact<BTreeSet<(u32, Ipv4Addr)>>,
+    time: Duration,
+) -> Vec<ParentFacts> {
     thread::scope(|scope| {
         let threads: Vec<_> = uses
             .into_iter()
-            .map(|parent| scope.spawn(|| facts(parent, links, &joined, time)))
+            .map(|parent| scope.spawn(|| facts(parent, links, joined, time)))
             .collect();
         threads.into_iter().filter_map(|thread| thread.join().ok()).collect()
     })
 }
 
 /// What the host has joined, by index and group.
-fn joined() -> io::Result<BTreeSet<(u32, Ipv4Addr)>> {
-    Ok(MembershipFiles::open()?.memberships()?.into_keys().collect())
+pub(crate) fn joined() -> Fact<BTreeSet<(u32, Ipv4Addr)>> {
+    let memberships = MembershipFiles::open().and_then(|files| files.memberships());
+    memberships.map(|joined| joined.into_keys().collect()).map_err(|error| error.to_string())
 }
 
 fn facts(
     parent: ParentUse,
     links: &HostLinks,
-    joined: &io::Result<BTreeSet<(u32, Ipv4Addr)>>,
+    joined: &Fact<BTreeSet<(u32, Ipv4Addr)>>,
     time: Duration,
 ) -> ParentFacts {
     let ParentUse { name, users, relays, queriers, notices, addresses, joined: of_containers } =
@@ -141,11 +146,11 @@ fn heard(
     link: &Link,
     links: &HostLinks,
     mut addresses: Vec<OwnAddress>,
-    joined: &io::Result<BTreeSet<(u32, Ipv4Addr)>>,
+    joined: &Fact<BTreeSet<(u32, Ipv4Addr)>>,
     of_containers: &BTreeSet<Ipv4Addr>,
     time: Duration,
 ) -> Fact<Wire> {
-    let joined = joined.as_ref().map_err(ToString::to_string)?;
+    let joined = joined.as_ref().map_err(Clone::clone)?;
     if link.mac.is_none() {
         return Err("it is no Ethernet".into());
     }
@@ -174,7 +179,13 @@ fn heard(
     Ok(Wire {
         time,
         queriers: heard.queriers.into_iter().collect(),
-        foreign: heard.groups.into_iter().filter(|(group, _)| !is_own(group)).collect(),
+        foreign: heard
+            .groups
+            .iter()
+            .filter(|(group, _)| !is_own(group))
+            .map(|(group, arrivals)| (*group, arrivals.packets))
+            .collect(),
+        groups: heard.groups,
         duplicates,
         asked: asked.len(),
     })

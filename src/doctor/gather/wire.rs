@@ -11,6 +11,7 @@ use nix::poll::{PollFd, PollFlags, ppoll};
 use nix::sys::time::TimeSpec;
 use socket2::{Domain, SockFilter, Socket, Type};
 
+use crate::doctor::facts::Arrivals;
 use crate::net::arp_announcement::link_address;
 use crate::net::nfnetlink::receive;
 use crate::primitives::MacAddr;
@@ -18,7 +19,9 @@ use crate::proxy::parse_query;
 use crate::sys::sockopt;
 
 /// Frames that are read at most; a stream of 1 Gbit/s has 90 000 a second.
-const MAX_FRAMES: usize = 20_000;
+const MAX_FRAMES: usize = 500_000;
+/// Sources and ports of a group that are remembered at most.
+const MAX_SENDERS: usize = 16;
 /// Groups that are remembered at most.
 const MAX_GROUPS: usize = 1024;
 const ETHERNET: usize = 14;
@@ -33,8 +36,8 @@ const SKF_AD_VLAN_TAG_PRESENT: u32 = (libc::SKF_AD_OFF + 48).cast_unsigned();
 pub(super) struct Heard {
     /// General and specific queries: who asks, in which version.
     pub(super) queriers: BTreeMap<Ipv4Addr, u8>,
-    /// Packets of UDP by group.
-    pub(super) groups: BTreeMap<Ipv4Addr, u64>,
+    /// UDP by group.
+    pub(super) groups: BTreeMap<Ipv4Addr, Arrivals>,
     /// Senders of ARP.
     pub(super) stations: BTreeMap<Ipv4Addr, Vec<MacAddr>>,
 }
@@ -140,10 +143,27 @@ impl Heard {
             libc::IPPROTO_UDP
                 if self.groups.len() < MAX_GROUPS || self.groups.contains_key(&group) =>
             {
-                *self.groups.entry(group).or_default() += 1;
+                take_datagram(self.groups.entry(group).or_default(), packet);
             }
             _ => {}
         }
+    }
+}
+
+fn take_datagram(arrivals: &mut Arrivals, packet: &[u8]) {
+    arrivals.packets += 1;
+    if let Some(&[a, b, c, d]) = packet.get(12..16)
+        && arrivals.sources.len() < MAX_SENDERS
+    {
+        arrivals.sources.insert(Ipv4Addr::new(a, b, c, d));
+    }
+    let header = usize::from(packet[0] & 0x0f) * 4;
+    let is_first = packet.get(6..8).is_some_and(|offset| offset[0] & 0x1f == 0 && offset[1] == 0);
+    if let Some(&[high, low]) = packet.get(header + 2..header + 4)
+        && is_first
+        && arrivals.ports.len() < MAX_SENDERS
+    {
+        arrivals.ports.insert(u16::from_be_bytes([high, low]));
     }
 }
 
