@@ -8,6 +8,7 @@ use std::process::ExitCode;
 use std::thread;
 use std::time::Duration;
 
+use anyhow::bail;
 use clap::Args;
 
 use crate::attachment::IgmpMode;
@@ -85,6 +86,8 @@ pub(super) fn run(args: DoctorArgs) -> anyhow::Result<ExitCode> {
     let links = HostLinks::read()?;
     let all = known.as_ref().map_or(&[][..], |(containers, _)| containers);
     let looked_at = match &args.container {
+        // Without mcrun's state none can be found.
+        Some(_) if let Err(error) = &known => bail!("{error:#}"),
         Some(wanted) => Some(containers::find_among(wanted, all, &store)?),
         None => None,
     };

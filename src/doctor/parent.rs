@@ -348,7 +348,10 @@ fn heard(wire: &Wire, facts: &ParentFacts, findings: &mut Findings) {
             format_args!(
                 "{} that nobody here has joined: {packets} packets of {group} within {seconds:.1} s; \
                  the switch does not snoop, or floods to this port",
-                count(wire.foreign.len(), "group").replace("group", "stream") + " arrive"
+                match wire.foreign.len() {
+                    1 => "a stream arrives".to_owned(),
+                    many => format!("{many} streams arrive"),
+                }
             ),
             "enable IGMP snooping on the switch, unless a router is to be on this port",
         ),

@@ -60,7 +60,7 @@ pub(crate) fn inside(used: &ContainerUse, time: Duration) -> Fact<Inside> {
         io::ErrorKind::PermissionDenied => "run it as root".to_owned(),
         _ => format!("its network namespace cannot be opened: {error}"),
     })?;
-    namespace.run(|| look(used, time)).and_then(|looked| looked).map_err(|error| error.to_string())
+    namespace.run(|| look(used, time)).flatten().map_err(|error| error.to_string())
 }
 
 /// Counters of the host at one moment.

@@ -38,13 +38,17 @@ fn facts() -> ParentFacts {
 
 fn with_link(change: impl FnOnce(&mut Link)) -> ParentFacts {
     let mut facts = facts();
-    facts.link.as_mut().map(change);
+    if let Some(link) = &mut facts.link {
+        change(link);
+    }
     facts
 }
 
 fn with_wire(change: impl FnOnce(&mut Wire)) -> ParentFacts {
     let mut facts = facts();
-    let _ = facts.wire.as_mut().map(change);
+    if let Ok(wire) = &mut facts.wire {
+        change(wire);
+    }
     facts
 }
 
