@@ -35,6 +35,7 @@ complete -c mcrun -n "__fish_mcrun_needs_command" -f -a "ps" -d 'List attached c
 complete -c mcrun -n "__fish_mcrun_needs_command" -f -a "groups" -d 'List the multicast groups that containers have joined'
 complete -c mcrun -n "__fish_mcrun_needs_command" -f -a "parents" -d 'List the interfaces of the host that can be parents'
 complete -c mcrun -n "__fish_mcrun_needs_command" -f -a "inspect" -d 'Show everything known about a container'
+complete -c mcrun -n "__fish_mcrun_needs_command" -f -a "doctor" -d 'Find out what is wrong, and what to do about it'
 complete -c mcrun -n "__fish_mcrun_needs_command" -f -a "events" -d 'Show what has happened to containers'
 complete -c mcrun -n "__fish_mcrun_needs_command" -f -a "exec" -d 'Run a command in a container that mcrun run started'
 complete -c mcrun -n "__fish_mcrun_needs_command" -f -a "logs" -d 'Show the output of a detached container that mcrun run started'
@@ -89,6 +90,9 @@ complete -c mcrun -n "__fish_mcrun_using_subcommand parents" -l json -d 'Print a
 complete -c mcrun -n "__fish_mcrun_using_subcommand parents" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c mcrun -n "__fish_mcrun_using_subcommand inspect" -l json -d 'Print an object instead of text'
 complete -c mcrun -n "__fish_mcrun_using_subcommand inspect" -s h -l help -d 'Print help'
+complete -c mcrun -n "__fish_mcrun_using_subcommand doctor" -l parent -d 'Look at this interface of the host too; may be repeated' -r
+complete -c mcrun -n "__fish_mcrun_using_subcommand doctor" -l json -d 'Print an array of objects instead of lines'
+complete -c mcrun -n "__fish_mcrun_using_subcommand doctor" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c mcrun -n "__fish_mcrun_using_subcommand events" -l since -d 'Only events since then: a time such as 2026-01-31T03:00:00Z, or so long ago, such as 10m' -r
 complete -c mcrun -n "__fish_mcrun_using_subcommand events" -l until -d 'Only events until then; not with --follow' -r
 complete -c mcrun -n "__fish_mcrun_using_subcommand events" -s f -l follow -d 'Show events as they happen'

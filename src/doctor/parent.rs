@@ -25,6 +25,14 @@ pub(crate) fn check(facts: &ParentFacts) -> Vec<Finding> {
         );
         return findings.done();
     };
+    if link.loopback {
+        findings.failure(
+            "link",
+            "it is the loopback interface, which is on no LAN",
+            "mcrun parents lists those that can be named",
+        );
+        return findings.done();
+    }
     let kind = link.kind.as_deref().map(|kind| format!(", {kind}")).unwrap_or_default();
     let users = count(facts.users, "container interface");
     let promiscuous = if facts.is_promiscuous { ", promiscuous" } else { "" };
@@ -46,9 +54,11 @@ pub(crate) fn check(facts: &ParentFacts) -> Vec<Finding> {
     }
     limits(facts, &mut findings);
     members(facts, link.mtu, &mut findings);
-    firewall(facts, &mut findings);
-    rp_filter(facts, &mut findings);
     let works = link.up && link.carrier;
+    if works {
+        firewall(facts, &mut findings);
+    }
+    rp_filter(facts, &mut findings);
     match &facts.wire {
         Ok(wire) if works => {
             queriers(facts, Some(wire), &mut findings);

@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 use serde_json::Value;
 use socket2::SockRef;
 
-use super::doctor::{doctor, text, wait_status};
+use super::doctor::{doctor, flood_unasked, text, wait_status};
 use crate::lab::{self, Lab, SOURCES, run};
 use crate::relay::relayed;
 
@@ -61,7 +61,7 @@ fn doctor_follows_groups_from_the_join_to_the_socket() {
     stream.assert_whole();
 
     // A stream that is on the wire and was not asked for.
-    lab.flood();
+    flood_unasked(&lab);
     let _unasked = lab.send(UNASKED, SOURCES[0], 200);
     let (status, findings) = doctor(&lab, &[name, &UNASKED.to_string()]);
     assert_eq!((status, wrong(&findings)), (1, vec![format!("{UNASKED}: failure asked")]));

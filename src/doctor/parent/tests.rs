@@ -71,6 +71,10 @@ fn a_link_that_does_not_work_is_the_cause_and_hides_what_follows_from_it() {
     for link in [with_link(|link| link.up = false), with_link(|link| link.carrier = false)] {
         assert_eq!(wrong(&ParentFacts { queriers: silent.clone(), ..link }), ["failure link"]);
     }
+    assert_eq!(wrong(&with_link(|link| link.loopback = true)), ["failure link"]);
+    let unheard =
+        ParentFacts { lets_in: Err("it is down".into()), ..with_link(|link| link.up = false) };
+    assert_eq!(wrong(&unheard), ["failure link"]);
     assert_eq!(wrong(&ParentFacts { port_of: Some("br0".into()), ..facts() }), ["failure port"]);
     let limits = vec![Limit::NoAddress, Limit::WiFi, Limit::VirtualMachine, Limit::WithoutLan];
     assert_eq!(
