@@ -71,12 +71,13 @@ test: need-root
 	@scripts/apt-unpack '$(vm_kernel)' target/debian
 	@scripts/need-toolchain
 	TEST_THREADS=$(TEST_THREADS) scripts/test-suite '$(once)' '$(in_machine)'
+	@$(MAKE) --no-print-directory test-engines
 
-# The tests that talk to engines once more, with the engines of these Debian releases.
-ENGINE_SUITES ?= sid trixie
+# The tests that talk to engines once more, with the engines of these Debian releases: sid, trixie.
+ENGINE_SUITES ?= sid
 test-engines: need-root
 	@scripts/need-toolchain
-	scripts/test-engines $(ENGINE_SUITES)
+	TEST_THREADS=$(TEST_THREADS) env --default-signal=INT,QUIT scripts/test-engines $(ENGINE_SUITES)
 
 # Commands, the keeper and proxies are killed at random moments, each so often, in so many seconds at the most.
 # CHAOS_SEED repeats a run.

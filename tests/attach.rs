@@ -14,8 +14,6 @@ use serde_json::Value;
 
 const GROUP: Ipv4Addr = Ipv4Addr::new(239, 7, 1, 1);
 const OTHER: Ipv4Addr = Ipv4Addr::new(239, 7, 1, 2);
-/// Within what everything must be gone.
-const LIMIT: Duration = Duration::from_secs(1);
 
 fn attach(lab: &Lab, container: &str, spec: &str) -> String {
     run(&mut lab.mcrun(["attach", container, "--mcast", spec]))
@@ -120,7 +118,7 @@ fn more_interfaces_come_and_go_without_a_lost_packet() {
     let seen = capture.finish();
     lab.assert_one_igmp_host(&seen);
     lab.delete(&container);
-    lab.assert_clean(LIMIT);
+    lab.assert_clean(PATIENCE);
 }
 
 #[test]
@@ -202,7 +200,7 @@ fn a_wish_that_cannot_be_changes_nothing() {
     lab.delete(&neighbour);
     lab.delete(&container);
     lab.delete(&host);
-    lab.assert_clean(LIMIT);
+    lab.assert_clean(PATIENCE);
 }
 
 /// A container in a user namespace, as rootless engines start them: the host's root attaches it.
@@ -252,5 +250,5 @@ fn a_container_of_podman_is_found_by_its_name() {
 
     lab.assert_stream_arrives(&container, GROUP);
     run(&mut engine.command(&["rm", "-f", "-t", "0", &container.name]));
-    lab.assert_clean(LIMIT);
+    lab.assert_clean(PATIENCE);
 }

@@ -1,15 +1,11 @@
 //! `mcrun run` on a terminal, in front of docker: nothing tells it from `docker run`.
 
 use std::process::{Command, ExitStatus};
-use std::time::Duration;
 
-use crate::lab::{Dockerd, Engine, IMAGE, Lab, PARENT, json, output, wait_until};
+use crate::lab::{Dockerd, Engine, IMAGE, Lab, PARENT, PATIENCE, json, output, wait_until};
 use crate::terminal::User;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-
-/// Within what everything must be gone.
-const LIMIT: Duration = Duration::from_secs(3);
 
 /// `docker run` and `mcrun run` with an attachment, to be completed with the same arguments, and
 /// how many containers of mcrun's there are then.
@@ -49,7 +45,7 @@ fn a_terminal_is_dockers_own() {
     assert_eq!(attached, plain);
     let seen = "/dev/pts/0\r\nxterm\r\ntest 0\r\na line\r\ngot a line\r\nresized\r\n";
     assert_eq!(attached, (seen.to_owned(), Some(9), true, true));
-    wait_until("everything is gone", LIMIT, || (lab.leftovers() == lab_now).then_some(()));
+    wait_until("everything is gone", PATIENCE, || (lab.leftovers() == lab_now).then_some(()));
 }
 
 /// What a signal to the client, or a key, leads to.
@@ -100,7 +96,7 @@ fn signals_and_control_c_do_what_they_do_to_docker() {
             let (seen, cooked) = (user.rest(), user.is_cooked());
             let runs_on =
                 output(&mut engine.command(&["kill", "-s", "KILL", &name])).status.success();
-            wait_until("docker has removed it", LIMIT, || {
+            wait_until("docker has removed it", PATIENCE, || {
                 let known = output(&mut engine.command(&["container", "inspect", &name]));
                 (!known.status.success()).then_some(())
             });
@@ -108,6 +104,6 @@ fn signals_and_control_c_do_what_they_do_to_docker() {
         });
         assert_eq!(attached, plain, "{options:?}");
         assert_eq!((attached.status.code(), attached.runs_on), (Some(expected), false));
-        wait_until("everything is gone", LIMIT, || (lab.leftovers() == lab_now).then_some(()));
+        wait_until("everything is gone", PATIENCE, || (lab.leftovers() == lab_now).then_some(()));
     }
 }

@@ -11,8 +11,6 @@ use crate::lab::{
 
 const GROUP: Ipv4Addr = Ipv4Addr::new(239, 8, 1, 1);
 const MAC: &str = "02:00:5e:10:08:01";
-/// Within what everything must be gone.
-const LIMIT: Duration = Duration::from_secs(3);
 
 fn attachment() -> String {
     format!("parent={PARENT},ip=10.99.0.11/24,mac={MAC}")
@@ -73,7 +71,7 @@ fn mcrun_run_behaves_as_docker_run_and_the_container_is_attached_all_its_life() 
     assert_eq!(lab.ps(&container).expect("known")["name"], new);
     let container = engine.container("renamed");
     engine.run(&["rm", "-f"], &container);
-    wait_until("everything is gone", LIMIT, || (lab.leftovers() == lab_now).then_some(()));
+    wait_until("everything is gone", PATIENCE, || (lab.leftovers() == lab_now).then_some(()));
     lab.assert_one_igmp_host(&capture.finish());
 }
 
@@ -96,8 +94,8 @@ fn dockerd_restarted_with_live_restore_costs_the_stream_nothing() {
     assert!(reception.packets > 5000 && reception.lost == 0, "{reception:?}");
 
     engine.run(&["rm", "-f"], &container);
-    wait_until("the record is gone", LIMIT, || lab.ps(&container).is_none().then_some(()));
-    wait_until("the proxy is gone", LIMIT, || (!alive(proxy)).then_some(()));
+    wait_until("the record is gone", PATIENCE, || lab.ps(&container).is_none().then_some(()));
+    wait_until("the proxy is gone", PATIENCE, || (!alive(proxy)).then_some(()));
 }
 
 #[test]
@@ -115,7 +113,7 @@ fn a_killed_shim_leaves_nothing() {
     wait_until("docker notices", PATIENCE, || {
         (engine.inspect(&container.name, "{{.State.Running}}") == "false").then_some(())
     });
-    wait_until("everything is gone", LIMIT, || (lab.leftovers() == lab_now).then_some(()));
+    wait_until("everything is gone", PATIENCE, || (lab.leftovers() == lab_now).then_some(()));
     // The address is free, and the container can be started again.
     engine.run(&["start"], &container);
     assert_receives(&lab, &engine.container("cam"));

@@ -3,7 +3,6 @@
 use std::io::Write;
 use std::net::Ipv4Addr;
 use std::process::Stdio;
-use std::time::Duration;
 
 use crate::lab;
 use crate::lab::{
@@ -14,8 +13,6 @@ use serde_json::Value;
 
 const GROUP: Ipv4Addr = Ipv4Addr::new(239, 6, 1, 1);
 const MAC: &str = "02:00:5e:10:06:01";
-/// Within what everything must be gone.
-const LIMIT: Duration = Duration::from_secs(2);
 
 fn attachment() -> String {
     format!("parent={PARENT},ip=10.99.0.11/24,mac={MAC}")
@@ -53,7 +50,7 @@ fn runs_and_leaves_nothing(with_crun: bool) {
     let x = run(&mut engine.exec(&container, &["sh", "-c", "echo $X; ls -d /data/rootfs"]));
     assert_eq!(x, "1\n/data/rootfs\n");
     engine.run(&["rm", "-f", "-t", "0"], &container);
-    lab.assert_clean(LIMIT);
+    lab.assert_clean(PATIENCE);
 }
 
 #[test]
@@ -105,7 +102,7 @@ fn output_status_and_input_are_podmans_own() {
         "ip link show mc0",
     ]));
     assert_ne!(unattached.status.code(), Some(0), "nothing is attached that was not asked for");
-    lab.assert_clean(LIMIT);
+    lab.assert_clean(PATIENCE);
 }
 
 #[test]
@@ -129,7 +126,7 @@ fn a_mistake_is_told_in_one_line_and_nothing_is_started() {
     let errors = String::from_utf8_lossy(&output.stderr);
     assert!(!output.status.success());
     assert!(errors.contains("parent=lan9: the host has no interface of this name"), "{errors}");
-    lab.assert_clean(LIMIT);
+    lab.assert_clean(PATIENCE);
 }
 
 /// Without the wrapper, as after `mcrun setup podman`.
@@ -158,7 +155,7 @@ fn the_hook_refuses_a_namespace_that_is_not_the_containers_own() {
         assert!(!output.status.success() && errors.contains(expected), "{network}: {errors}");
     }
     engine.run(&["rm", "-f", "-t", "0"], &other);
-    lab.assert_clean(LIMIT);
+    lab.assert_clean(PATIENCE);
 }
 
 /// Before 5.0 podman splits an annotation at its commas unless it is quoted; since then the quotes
@@ -175,7 +172,7 @@ fn the_quoted_annotation_of_podman_4_counts_on_every_podman() {
     let container = engine.container("cam");
     assert_receives(&lab, &container);
     engine.run(&["rm", "-f", "-t", "0"], &container);
-    lab.assert_clean(LIMIT);
+    lab.assert_clean(PATIENCE);
 }
 
 /// Restart, pause, rename; with hooks that podman is configured to read.
@@ -203,12 +200,12 @@ fn a_container_is_attached_through_all_of_its_life() {
     let container = engine.container("renamed");
 
     engine.run(&["stop", "-t", "0"], &container);
-    lab.assert_clean(LIMIT);
+    lab.assert_clean(PATIENCE);
     engine.run(&["start"], &container);
     let container = engine.container("renamed");
     assert_receives(&lab, &container);
     engine.run(&["rm", "-f", "-t", "0"], &container);
-    lab.assert_clean(LIMIT);
+    lab.assert_clean(PATIENCE);
 }
 
 /// Where podman is not set up, `mcrun start` gives it the hooks that it has forgotten.
@@ -224,7 +221,7 @@ fn mcrun_create_and_start_attach_without_any_setup() {
     let container = engine.container("cam");
     assert_receives(&lab, &container);
     engine.run(&["rm", "-f", "-t", "0"], &container);
-    lab.assert_clean(LIMIT);
+    lab.assert_clean(PATIENCE);
 }
 
 #[test]
@@ -239,7 +236,7 @@ fn conmon_killed_leaves_the_stream_alone_and_the_container_removable() {
     let mcrun = container.enter(env!("CARGO_BIN_EXE_mcrun"));
     lab.assert_stream_arrives_by(mcrun, &container, GROUP, || {});
     kill(container.pid);
-    lab.assert_clean(LIMIT);
+    lab.assert_clean(PATIENCE);
 }
 
 /// The engine's own network stays as it is.
@@ -303,7 +300,7 @@ fn a_pod_is_attached_by_the_first_of_its_members_that_asks() {
     engine.run(&["rm", "-f", "-t", "0"], &first);
     assert_receives_in_pod(&lab, &engine.container("second"), &infra);
     run(engine.command(&["pod", "rm", "-f", "-t", "0"]).arg(&pod));
-    lab.assert_clean(LIMIT);
+    lab.assert_clean(PATIENCE);
 }
 
 fn infra_of_the_pod(engine: &Engine) -> Container {
@@ -351,5 +348,5 @@ fn a_pod_of_kube_play_is_attached_by_its_annotation() {
         assert_receives_in_pod(&lab, &engine.container(name), &infra);
     }
     run(engine.command(&["kube", "down"]).arg(&file));
-    lab.assert_clean(LIMIT);
+    lab.assert_clean(PATIENCE);
 }

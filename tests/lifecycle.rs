@@ -13,8 +13,9 @@ use crate::lab::{
 
 const GROUP: Ipv4Addr = Ipv4Addr::new(239, 4, 1, 1);
 
-/// Within what everything must be gone.
-const LIMIT: Duration = Duration::from_secs(1);
+/// Within what everything must be gone. It takes milliseconds; the limit is for machines with much else to
+/// do, and is below the time after which the keeper looks by itself.
+const LIMIT: Duration = Duration::from_secs(5);
 
 /// Asserts that everything is gone within the limit, counted from now.
 fn assert_gone(lab: &Lab, what: &str) {

@@ -7,8 +7,6 @@ use std::time::Duration;
 use crate::lab::{Lab, PATIENCE, SOURCES, alive, json, output, run, wait_until};
 
 const GROUP: Ipv4Addr = Ipv4Addr::new(239, 7, 2, 1);
-/// Within what everything must be gone.
-const LIMIT: Duration = Duration::from_secs(1);
 const PACKETS: u32 = 500;
 
 /// A namespace in which nothing runs, attached to the LAN.
@@ -54,7 +52,7 @@ fn a_namespace_is_served_until_its_path_is_removed() {
 
     assert!(alive(proxy));
     run(std::process::Command::new("ip").args(["netns", "del", &id]));
-    lab.assert_clean(LIMIT);
+    lab.assert_clean(PATIENCE);
     assert!(!alive(proxy));
     lab.assert_one_igmp_host(&capture.finish());
 }
@@ -66,7 +64,7 @@ fn a_namespace_is_detached_by_the_name_of_its_file() {
     let lab = lab.settled();
     let id = attached(&lab);
     assert_eq!(run(&mut lab.mcrun(["detach", &id])), "mc0\n");
-    lab.assert_clean(LIMIT);
+    lab.assert_clean(PATIENCE);
     let links = json(lab.enter("blue", "ip").args(["-j", "link"]));
     assert_eq!(links.as_array().expect("links").len(), 1, "only lo: {links}");
 }
@@ -110,6 +108,6 @@ fn a_path_that_is_no_namespace_of_its_own_is_refused() {
         let errors = String::from_utf8_lossy(&refused.stderr);
         assert_eq!(refused.status.code(), Some(125), "{path}: {errors}");
         assert!(errors.contains(word) && errors.lines().count() == 1, "{path}: {errors}");
-        lab.assert_clean(LIMIT);
+        lab.assert_clean(PATIENCE);
     }
 }

@@ -1,7 +1,7 @@
 //! Containers that engines start anew by themselves.
 
 use std::net::Ipv4Addr;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use crate::lab::{
     Container, Dockerd, Engine, IMAGE, Lab, PARENT, PATIENCE, SOURCES, hooks_dir, kill, run,
@@ -13,8 +13,6 @@ const ADDRESS: &str = "10.99.0.11";
 const MAC: &str = "02:00:5e:10:08:02";
 /// Packets per second.
 const RATE: u32 = 1000;
-/// Within what everything must be gone.
-const LIMIT: Duration = Duration::from_secs(3);
 
 /// The interface is as it was asked for, and the running stream arrives whole.
 fn assert_receives(lab: &Lab, container: &Container) {
@@ -77,10 +75,12 @@ fn a_container_that_docker_restarts_by_its_policy_has_all_it_had() {
             wait_until("docker gives up", PATIENCE, || {
                 (engine.inspect(&name, "{{.State.Status}}") == "exited").then_some(())
             });
-            wait_until("everything is gone", LIMIT, || (lab.leftovers() == lab_now).then_some(()));
+            wait_until("everything is gone", PATIENCE, || {
+                (lab.leftovers() == lab_now).then_some(())
+            });
         }
         engine.run(&["rm", "-f"], &container);
-        wait_until("everything is gone", LIMIT, || (lab.leftovers() == lab_now).then_some(()));
+        wait_until("everything is gone", PATIENCE, || (lab.leftovers() == lab_now).then_some(()));
     }
     lab.assert_one_igmp_host(&capture.finish());
 }
@@ -106,6 +106,6 @@ fn a_container_that_podman_restarts_by_its_policy_has_all_it_had() {
     println!("podman: running {:?} after the kill", start.elapsed());
     assert_receives(&lab, &restarted);
     engine.run(&["rm", "-f", "-t", "0"], &restarted);
-    lab.assert_clean(LIMIT);
+    lab.assert_clean(PATIENCE);
     lab.assert_one_igmp_host(&capture.finish());
 }
