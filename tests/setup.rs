@@ -9,7 +9,7 @@ use std::process::{Command, Output};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::lab::run;
+use crate::lab::{install, run};
 
 const TARGETS: [&str; 5] = ["docker", "podman", "containerd", "crio", "cdi"];
 const DAEMON: &str = "etc/docker/daemon.json";
@@ -71,13 +71,14 @@ impl Root {
         found
     }
 
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_mcrun"));
+        command.args(["setup", "--root"]).arg(self.0.path()).args(arguments);
+        command
+    }
+
     fn try_setup(&self, arguments: &[&str]) -> Output {
-        Command::new(env!("CARGO_BIN_EXE_mcrun"))
-            .args(["setup", "--root"])
-            .arg(self.0.path())
-            .args(arguments)
-            .output()
-            .expect("mcrun starts")
+        self.command(arguments).output().expect("mcrun starts")
     }
 
     fn setup(&self, arguments: &[&str]) -> String {
@@ -447,4 +448,26 @@ fn reload_asks_for_a_dockerd() {
     assert!(error.contains("is not the process id of a running dockerd"), "{error}");
     let error = String::from_utf8(root.try_setup(&["crio", "--reload"]).stderr).expect("text");
     assert!(error.contains("only dockerd can be told"), "{error}");
+}
+
+/// dockerd is played by a script that tells its version.
+#[test]
+fn a_docker_that_takes_no_cdi_devices_by_itself_is_told_of() {
+    let told = |version: &str, daemon_json: &str| {
+        let root = Root::with(&[(DAEMON, daemon_json)]);
+        let dockerd = format!("#!/bin/sh\necho 'Docker version {version}, build 1'\n");
+        root.write("dockerd", &dockerd);
+        let mode = std::fs::Permissions::from_mode(0o755);
+        fs::set_permissions(root.at("dockerd"), mode).expect("executable");
+        fs::create_dir(root.at("bin")).expect("directory");
+        install(&root.at("dockerd"), &root.at("bin/dockerd"));
+        let mut command = root.command(&["cdi"]);
+        command.env("PATH", format!("{}:/usr/bin:/bin", root.at("bin").display()));
+        run(&mut command)
+    };
+    let line = "\ndocker 26.1.5+dfsg1 takes CDI devices after \"features\": {\"cdi\": true} in ";
+    assert!(told("26.1.5+dfsg1", "{}").contains(line));
+    assert!(!told("26.1.5+dfsg1", r#"{"features": {"cdi": true}}"#).contains("takes CDI devices"));
+    assert!(!told("28.5.2", "{}").contains("takes CDI devices"));
+    assert!(told("20.10.24", "{}").contains("\ndocker 20.10.24 knows no CDI devices"));
 }

@@ -69,6 +69,12 @@ pub(super) fn run(args: SetupArgs) -> anyhow::Result<ExitCode> {
         print(&format!("dockerd (pid {}): told to reload\n", setup.reload_docker()?))?;
     } else if changes.iter().any(|change| change.outcome != Outcome::Unchanged) {
         print(in_force(args.target))?;
+        if args.target == SetupTarget::Cdi
+            && !args.remove
+            && let Some(line) = setup.docker_without_devices()
+        {
+            print(&format!("{line}\n"))?;
+        }
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -43,10 +43,40 @@ fn add(text: &str, program: &str) -> Result<String, json_edit::EditError> {
 
 /// What mcrun-runtime is to know of docker. Without dockerd's version, nothing.
 pub(super) fn facts(daemon_json: &str) -> Option<Edit> {
+    Some(Edit::Whole(runtime_wrapper::facts_file(&installed()?, daemon_json)))
+}
+
+/// What keeps the installed dockerd from CDI devices, in one line; `None` where nothing does, and where
+/// no dockerd is installed. `daemon_json` is its configuration, as far as it can be read.
+pub(super) fn without_devices(daemon_json: &Path) -> Option<String> {
+    let text = fs::read_to_string(daemon_json).unwrap_or_default();
+    let switch = json_edit::get(&text, &["features", "cdi"]).ok().flatten();
+    devices_need(&installed()?, switch, daemon_json)
+}
+
+/// docker knows CDI devices since 25.0, and without being asked to since 28.2.
+fn devices_need(version: &str, switch: Option<&str>, daemon_json: &Path) -> Option<String> {
+    let mut numbers = version.split('.').map(|number| number.parse::<u32>().unwrap_or(0));
+    let release = (numbers.next()?, numbers.next().unwrap_or(0));
+    if release < (25, 0) {
+        return Some(format!(
+            "docker {version} knows no CDI devices; mcrun setup docker is the way there"
+        ));
+    }
+    let is_on = switch.map_or(release >= (28, 2), |switch| switch == "true");
+    (!is_on).then(|| {
+        format!(
+            "docker {version} takes CDI devices after \"features\": {{\"cdi\": true}} in {} and systemctl \
+             restart docker",
+            daemon_json.display()
+        )
+    })
+}
+
+/// The version of the dockerd that is installed.
+fn installed() -> Option<String> {
     let output = Command::new("dockerd").arg("--version").output().ok()?;
-    let text = String::from_utf8(output.stdout).ok()?;
-    let version = version(&text)?;
-    Some(Edit::Whole(runtime_wrapper::facts_file(version, daemon_json)))
+    version(&String::from_utf8(output.stdout).ok()?).map(str::to_owned)
 }
 
 /// The version in "Docker version 20.10.24+dfsg1, build 297e128".
@@ -91,5 +121,26 @@ mod tests {
         for text in ["", "dockerd 1", "Docker version ", "Docker version 1\";x, build"] {
             assert_eq!(version(text), None, "{text}");
         }
+    }
+
+    #[test]
+    fn a_docker_that_takes_no_devices_by_itself_is_told_of() {
+        let need =
+            |version, switch| devices_need(version, switch, Path::new("/etc/docker/daemon.json"));
+        for version in ["28.2.0", "28.5.2+dfsg3", "29.0.1"] {
+            assert_eq!(need(version, None), None, "{version}");
+            assert_eq!(need(version, Some("true")), None, "{version}");
+            assert!(need(version, Some("false")).is_some(), "{version}");
+        }
+        for version in ["25.0.0", "26.1.5+dfsg1", "28.1.1"] {
+            let expected = format!(
+                "docker {version} takes CDI devices after \"features\": {{\"cdi\": true}} in \
+                 /etc/docker/daemon.json and systemctl restart docker"
+            );
+            assert_eq!(need(version, None), Some(expected), "{version}");
+            assert_eq!(need(version, Some("true")), None, "{version}");
+        }
+        let none = need("20.10.24+dfsg1", Some("true")).expect("told");
+        assert!(none.starts_with("docker 20.10.24+dfsg1 knows no CDI devices"), "{none}");
     }
 }

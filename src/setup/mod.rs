@@ -170,6 +170,12 @@ impl Setup {
         docker::reload(&self.at("/run/docker.pid"))
     }
 
+    /// What keeps the installed docker from the devices of [`SetupTarget::Cdi`], in one line. `None`
+    /// where nothing does, and where no docker is installed.
+    pub fn docker_without_devices(&self) -> Option<String> {
+        docker::without_devices(&self.at(DAEMON_JSON))
+    }
+
     /// The files of a target. With `all` also those that the present configuration does not need.
     fn plan(
         &self,
