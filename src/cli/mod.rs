@@ -33,7 +33,7 @@ use std::process::ExitCode;
 use clap::error::ErrorKind;
 use clap::{Parser, Subcommand};
 
-use crate::attachment::Networks;
+use crate::attachment::{Attachment, Networks};
 use crate::engine;
 use crate::engine::EngineError;
 use crate::lookup::LookupError;
@@ -242,7 +242,13 @@ fn hand_on(arguments: &[OsString]) -> Result<(), EngineError> {
     match command.to_str() {
         Some(command @ ("run" | "create")) => {
             let networks = Networks::of(config_dir());
-            engine::create(command, rest, &state_dir(), &networks, survey::warn)
+            let warn = |attachments: &[Attachment], publishes: bool| {
+                survey::warn(attachments);
+                if publishes {
+                    survey::warn_of_ports(attachments);
+                }
+            };
+            engine::create(command, rest, &state_dir(), &networks, warn)
         }
         Some("start") => engine::start(rest, &state_dir()),
         _ => Ok(()),

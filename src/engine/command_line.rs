@@ -26,6 +26,8 @@ pub struct EngineCommandLine {
     pub runtime: Option<OsString>,
     /// Value of `--restart`.
     pub restart: Option<OsString>,
+    /// A port is published, and not on loopback alone.
+    pub publishes: bool,
     /// `--rootfs` or `--bundle` is among the options.
     pub direct: bool,
     /// `--help` is.
@@ -61,8 +63,11 @@ impl EngineCommandLine {
             }
             let Some(long) = bytes.strip_prefix(b"--") else {
                 line.options.push(argument.clone());
-                if line.letters(&bytes[1..], known) {
-                    line.options.extend(arguments.next().cloned());
+                if let Some(letter) = line.letters(&bytes[1..], known)
+                    && let Some(value) = arguments.next()
+                {
+                    line.options.push(value.clone());
+                    line.remember_letter(letter, value);
                 }
                 continue;
             };
@@ -102,6 +107,7 @@ impl EngineCommandLine {
     fn long(&mut self, name: &str, known: &OptionTable) -> bool {
         match name {
             "rootfs" | "bundle" => self.direct = true,
+            "publish-all" => self.publishes = true,
             "help" => self.help = true,
             _ => {}
         }
@@ -111,23 +117,40 @@ impl EngineCommandLine {
         })
     }
 
-    /// Whether a cluster of letters takes the next argument: when its last one takes a value. What
+    /// The letter of a cluster that takes the next argument: its last one, if that takes a value. What
     /// stands behind a letter that takes one is that value.
-    fn letters(&mut self, letters: &[u8], known: &OptionTable) -> bool {
+    fn letters(&mut self, letters: &[u8], known: &OptionTable) -> Option<u8> {
         for (position, letter) in letters.iter().enumerate() {
+            let rest = &letters[position + 1..];
             match known.short_takes_value(*letter) {
-                Some(true) => return position + 1 == letters.len(),
-                Some(false) => {}
+                Some(true) if rest.is_empty() => return Some(*letter),
+                Some(true) => {
+                    let value = rest.strip_prefix(b"=").unwrap_or(rest);
+                    self.remember_letter(*letter, OsStr::from_bytes(value));
+                    return None;
+                }
+                Some(false) => self.publishes |= *letter == b'P',
                 None => {
                     self.unknown.get_or_insert_with(|| format!("-{}", char::from(*letter)));
                 }
             }
             // A switch with a value, -t=false.
-            if letters.get(position + 1) == Some(&b'=') {
-                return false;
+            if rest.starts_with(b"=") {
+                return None;
             }
         }
-        false
+        None
+    }
+
+    fn remember_letter(&mut self, letter: u8, value: &OsStr) {
+        if letter == b'p' {
+            self.publish(value);
+        }
+    }
+
+    fn publish(&mut self, port: &OsStr) {
+        let loopback = [&b"127."[..], b"[::1]:"];
+        self.publishes |= !loopback.iter().any(|start| port.as_bytes().starts_with(start));
     }
 
     /// Remembers the values that matter to an attachment.
@@ -136,6 +159,7 @@ impl EngineCommandLine {
             "network" | "net" => self.networks.push(value),
             "runtime" => self.runtime = Some(value),
             "restart" => self.restart = Some(value),
+            "publish" => self.publish(&value),
             _ => {}
         }
     }
@@ -225,6 +249,31 @@ mod tests {
         assert!(line("--bundle=/x").direct);
         assert!(!line("image --rootfs /x").direct);
         assert!(line("-i --help").help);
+    }
+
+    #[test]
+    fn ports_that_are_published_beyond_loopback_are_noted() {
+        for text in [
+            "-p 8080:80 image",
+            "-dp 8080:80 image",
+            "-p8080:80 image",
+            "-itP image",
+            "--publish=10.0.0.1:8080:80 image",
+            "--publish 8080:80 image",
+            "--publish-all image",
+            "-p 127.0.0.1:1:1 -p 2:2 image",
+        ] {
+            assert!(line(text).publishes, "{text}");
+        }
+        for text in [
+            "image -p 8080:80",
+            "-p 127.0.0.1:8080:80 image",
+            "--publish [::1]:8080:80 image",
+            "-e -p image",
+            "-ep image",
+        ] {
+            assert!(!line(text).publishes, "{text}");
+        }
     }
 
     #[test]

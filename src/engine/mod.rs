@@ -112,7 +112,8 @@ pub enum EngineError {
 /// `run` is an OCI runtime's when `--rootfs` or `--bundle` is among the options (podman has a
 /// `--rootfs` of its own: with `--engine podman` that is meant), or `--engine` names a runtime.
 ///
-/// `before` is called with the attachments just before the engine takes this process's place.
+/// `before` is called just before the engine takes this process's place: with the attachments, and
+/// with whether ports are published, other than on loopback.
 ///
 /// # Errors
 /// [`EngineError`]; no engine has been started then.
@@ -121,7 +122,7 @@ pub fn create(
     arguments_given: &[OsString],
     state_dir: &Path,
     networks: &Networks,
-    before: impl FnOnce(&[Attachment]),
+    before: impl FnOnce(&[Attachment], bool),
 ) -> Result<(), EngineError> {
     let mut line = EngineCommandLine::parse(arguments_given, &OptionTable::default())?;
     if is_help(arguments_given, &line) || is_runtimes(&line) {
@@ -140,6 +141,7 @@ pub fn create(
             engine = choose(line.engine.as_deref(), state_dir)?;
         }
     }
+    let publishes = line.publishes;
     let arguments = if line.mcast.is_empty() {
         let mut plain = vec![OsString::from(command)];
         plain.extend(line.options.into_iter().chain(line.rest));
@@ -159,7 +161,7 @@ pub fn create(
         }
         arguments(command, &line, &facts)?
     };
-    before(&attachments);
+    before(&attachments, publishes);
     match execute(engine, &arguments)? {}
 }
 

@@ -1,6 +1,6 @@
 //! What is odd of an attachment: it works, and often means something else than was wanted.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use ipnet::IpNet;
 
@@ -32,6 +32,31 @@ pub fn advice(interface: &str, attachment: &Attachment, links: &HostLinks) -> Ve
         }
     }
     notices
+}
+
+/// Whom a published port of the container does not answer. A question that the engine has forwarded
+/// comes by the engine's own network, from an address that the container reaches by the interface: the
+/// answer leaves there, from an address that nobody has asked. IPv4 alone.
+pub(super) fn unanswered(interface: &str, attachment: &Attachment) -> Option<String> {
+    if matches!(attachment.driver, Driver::Relay { .. }) {
+        return None;
+    }
+    let v4 = |networks: &mut dyn Iterator<Item = IpNet>| -> Vec<String> {
+        let networks = networks.filter(|network| matches!(network, IpNet::V4(_)));
+        networks.map(|network| network.trunc().to_string()).collect()
+    };
+    let addresses = attachment.ip.addresses();
+    let address = addresses.iter().find(|address| matches!(address, IpNet::V4(_)))?.addr();
+    let near = v4(&mut addresses.iter().copied());
+    let far = v4(&mut attachment.routes.iter().map(|route| route.destination));
+    let whom = match attachment.gateways.iter().any(IpAddr::is_ipv4) {
+        true => "no other host".to_owned(),
+        false => format!("no host of {}", [near, far].concat().join(", ")),
+    };
+    Some(format!(
+        "{interface}: {whom} gets an answer from a published port, since the answer leaves by \
+         {interface}; the container itself is there at {address}"
+    ))
 }
 
 /// Addresses in none of the parent's subnets. A parent without an address has no subnet, and a
@@ -145,6 +170,25 @@ mod tests {
         assert_eq!(codes("parent=docker0"), ["parent-without-lan"]);
         assert_eq!(codes("parent=br1"), ["parent-without-lan"]);
         assert_eq!(codes("parent=lan0,allow=239.1.0.0"), ["rule-for-one-address"]);
+    }
+
+    #[test]
+    fn who_gets_no_answer_from_a_published_port() {
+        let told = |spec: &str| unanswered("mc0", &parse_spec(spec).unwrap());
+        for spec in ["parent=lan0", "parent=lan0,ip=2001:db8::1/64", "driver=relay,parent=lan0"] {
+            assert_eq!(told(spec), None, "{spec}");
+        }
+        for (more, whom) in [
+            ("", "no host of 10.99.0.0/24"),
+            (",route=10.1.0.0/16@10.99.0.1", "no host of 10.99.0.0/24, 10.1.0.0/16"),
+            (",gw=10.99.0.1", "no other host"),
+        ] {
+            let text = format!(
+                "mc0: {whom} gets an answer from a published port, since the answer leaves by mc0; the \
+                 container itself is there at 10.99.0.11"
+            );
+            assert_eq!(told(&format!("parent=lan0,ip=10.99.0.11/24{more}")), Some(text));
+        }
     }
 
     #[test]

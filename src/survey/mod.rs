@@ -9,6 +9,7 @@ mod parents;
 use crate::attachment::Attachment;
 
 pub use advice::advice;
+use advice::unanswered;
 pub use foreign_source::foreign_source;
 pub use links::HostLinks;
 pub use parents::Limit;
@@ -24,6 +25,17 @@ pub fn warn(attachments: &[Attachment]) {
         let name = attachment.interface_name(position);
         for notice in advice(name.as_str(), attachment, &links) {
             eprintln!("mcrun: {notice}");
+        }
+    }
+}
+
+/// Tells on standard error whom the published ports of a container with these attachments do not
+/// answer, a line for each interface.
+pub fn warn_of_ports(attachments: &[Attachment]) {
+    for (position, attachment) in attachments.iter().enumerate() {
+        let name = attachment.interface_name(position);
+        if let Some(line) = unanswered(name.as_str(), attachment) {
+            eprintln!("mcrun: {line}");
         }
     }
 }
