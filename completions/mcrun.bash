@@ -88,6 +88,9 @@ _mcrun() {
             mcrun,stop)
                 cmd="mcrun__subcmd__stop"
                 ;;
+            mcrun,watch)
+                cmd="mcrun__subcmd__watch"
+                ;;
             mcrun__subcmd__config,check)
                 cmd="mcrun__subcmd__config__subcmd__check"
                 ;;
@@ -125,7 +128,7 @@ _mcrun() {
 
     case "${cmd}" in
         mcrun)
-            opts="-h -V --help --version run create start attach detach ps groups parents inspect doctor events exec logs stop kill rm probe demo setup reload network config keep gc"
+            opts="-h -V --help --version run create start attach detach ps groups watch parents inspect doctor events exec logs stop kill rm probe demo setup reload network config keep gc"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -908,6 +911,44 @@ _mcrun() {
                     return 0
                     ;;
                 -t)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        mcrun__subcmd__watch)
+            opts="-i -c -h --interface --interval --count --clock-rate --json --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --interface)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                -i)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --interval)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --count)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                -c)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --clock-rate)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;

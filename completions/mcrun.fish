@@ -33,6 +33,7 @@ complete -c mcrun -n "__fish_mcrun_needs_command" -f -a "attach" -d 'Attach a ru
 complete -c mcrun -n "__fish_mcrun_needs_command" -f -a "detach" -d 'Remove attached interfaces from a running container'
 complete -c mcrun -n "__fish_mcrun_needs_command" -f -a "ps" -d 'List attached containers'
 complete -c mcrun -n "__fish_mcrun_needs_command" -f -a "groups" -d 'List the multicast groups that containers have joined'
+complete -c mcrun -n "__fish_mcrun_needs_command" -f -a "watch" -d 'Show one stream of a container as it arrives'
 complete -c mcrun -n "__fish_mcrun_needs_command" -f -a "parents" -d 'List the interfaces of the host that can be parents'
 complete -c mcrun -n "__fish_mcrun_needs_command" -f -a "inspect" -d 'Show everything known about a container'
 complete -c mcrun -n "__fish_mcrun_needs_command" -f -a "doctor" -d 'Find out what is wrong, and what to do about it'
@@ -86,6 +87,12 @@ complete -c mcrun -n "__fish_mcrun_using_subcommand ps" -l json -d 'Print an arr
 complete -c mcrun -n "__fish_mcrun_using_subcommand ps" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c mcrun -n "__fish_mcrun_using_subcommand groups" -l json -d 'Print an array of objects instead of a table'
 complete -c mcrun -n "__fish_mcrun_using_subcommand groups" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c mcrun -n "__fish_mcrun_using_subcommand watch" -s i -l interface -d 'Interface in the container, where it has joined the group at several' -r
+complete -c mcrun -n "__fish_mcrun_using_subcommand watch" -l interval -d 'Time between two measurements' -r
+complete -c mcrun -n "__fish_mcrun_using_subcommand watch" -s c -l count -d 'End after so many measurements' -r
+complete -c mcrun -n "__fish_mcrun_using_subcommand watch" -l clock-rate -d 'Clock of the RTP timestamps in Hz, for the jitter; without it by payload type (RFC 3551), 90000 for the dynamic ones' -r
+complete -c mcrun -n "__fish_mcrun_using_subcommand watch" -l json -d 'Print a JSON object per measurement'
+complete -c mcrun -n "__fish_mcrun_using_subcommand watch" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c mcrun -n "__fish_mcrun_using_subcommand parents" -l json -d 'Print an array of objects instead of a table'
 complete -c mcrun -n "__fish_mcrun_using_subcommand parents" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c mcrun -n "__fish_mcrun_using_subcommand inspect" -l json -d 'Print an object instead of text'

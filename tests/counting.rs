@@ -13,12 +13,12 @@ use crate::lab::{Container, Lab, PATIENCE, SOURCES, Udp, run, wait_until};
 const GROUP: Ipv4Addr = Ipv4Addr::new(239, 77, 1, 1);
 const PORT: u16 = 5004;
 /// Bytes of an RTP packet of the tests.
-const SIZE: usize = 172;
+pub const SIZE: usize = 172;
 /// Packets that are on their way at most, so that nothing is lost on a busy machine.
 const IN_FLIGHT: u64 = 400;
 
 /// An RTP packet with this sequence number and SSRC.
-fn rtp(sequence: u16, ssrc: u32) -> [u8; SIZE] {
+pub fn rtp(sequence: u16, ssrc: u32) -> [u8; SIZE] {
     let mut packet = [0; SIZE];
     packet[..2].copy_from_slice(&[0x80, 33]);
     packet[2..4].copy_from_slice(&sequence.to_be_bytes());

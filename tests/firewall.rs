@@ -339,9 +339,8 @@ fn a_stream_outlives_firewalld_with_igmp_v3() {
 }
 
 /// What a docker with its own rules does to the host changes nothing.
-#[test]
-fn a_stream_outlives_dockers_own_rules() {
-    let mut lab = facility(2);
+fn a_stream_outlives_dockers_own_rules(igmp_version: u8) {
+    let mut lab = facility(igmp_version);
     let _docker = lab::Dockerd::start_filtering(&mut lab);
     let rules = run(&mut lab.enter("host", "iptables-save"));
     assert!(rules.contains("-A FORWARD -j DOCKER-USER"), "docker's rules: {rules}");
@@ -350,6 +349,16 @@ fn a_stream_outlives_dockers_own_rules() {
     std::thread::sleep(MEMBERSHIP * 3);
     stream.assert_whole();
     assert_eq!(notices(&lab, &container), [""; 0]);
+}
+
+#[test]
+fn a_stream_outlives_dockers_own_rules_with_igmp_v2() {
+    a_stream_outlives_dockers_own_rules(2);
+}
+
+#[test]
+fn a_stream_outlives_dockers_own_rules_with_igmp_v3() {
+    a_stream_outlives_dockers_own_rules(3);
 }
 
 /// Sends a query of version 1, which a host that believes it speaks from then on, from the caller's

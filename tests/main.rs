@@ -78,3 +78,4 @@ mod truth;
 mod upgrade;
 mod vlan;
 mod vm;
+mod watch;

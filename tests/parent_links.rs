@@ -1,6 +1,7 @@
 //! Child links whose parents go, come again, or were never there.
 
 use std::net::Ipv4Addr;
+use std::time::Duration;
 
 use serde_json::Value;
 
@@ -211,4 +212,25 @@ fn a_parent_that_is_down_or_moved_is_shown_and_joined_again() {
     is_failed("upstream-down");
     lab.ip("sw", "link set p-host up");
     lab.wait_forwarded(GROUP);
+}
+
+/// A switch forgets what is joined at a port that goes down, and a host's kernel tells of its carrier
+/// once a second at the most: one that goes and comes in between looks as if nothing had happened.
+#[test]
+fn a_port_that_goes_and_comes_in_a_moment_costs_no_membership() {
+    let lab = Lab::new(3);
+    let container = lab.start_with("c", &[SPEC], &[]);
+    let socket = container.socket_on("red", PORT);
+    socket.join(GROUP);
+    lab.wait_joined(&container, GROUP);
+    lab.wait_forwarded(GROUP);
+    for _ in 0..3 {
+        lab.ip("sw", "link set p-host down");
+        assert!(!lab.forwarded().contains(&GROUP.to_string()));
+        lab.ip("sw", "link set p-host up");
+        // The switch asks every 20 s.
+        wait_until("the switch forwards again", Duration::from_secs(3), || {
+            lab.forwarded().contains(&GROUP.to_string()).then_some(())
+        });
+    }
 }

@@ -115,6 +115,8 @@ struct World {
     has_other_address: bool,
     macs: u8,
     firewall: Firewall,
+    /// What was left while nothing could be sent: the switch forwards it until its timer ends.
+    unsaid: BTreeSet<Wanted>,
     history: Vec<Disturbance>,
 }
 
@@ -143,6 +145,7 @@ impl World {
             has_other_address: false,
             macs: 0,
             firewall: Firewall::None,
+            unsaid: BTreeSet::new(),
             history: Vec::new(),
         };
         for member in &mut world.members {
@@ -244,9 +247,13 @@ impl World {
                 assert!(done.status.success() || !self.is_there(), "{done:?}");
             }
             Changed(member, wanted) => {
+                let is_unsaid = !self.is_connected() || self.firewall == Firewall::Output;
                 let member = &mut self.members[member];
-                if member.sockets.remove(&wanted).is_none() && member.index().is_some() {
+                if member.sockets.remove(&wanted).is_some() {
+                    self.unsaid.extend(is_unsaid.then_some(wanted));
+                } else if member.index().is_some() {
                     member.join(wanted);
+                    self.unsaid.remove(&wanted);
                 }
             }
         }
@@ -360,7 +367,8 @@ impl World {
         let both: BTreeSet<_> = host.intersection(&switch).copied().collect();
         let is_true = match (self.is_connected(), self.firewall) {
             (true, Firewall::None | Firewall::Input) => {
-                shown == both && host == switch && host == wanted
+                let more: BTreeSet<_> = switch.difference(&host).copied().collect();
+                shown == both && host == both && host == wanted && more.is_subset(&self.unsaid)
             }
             // What was reported before is forwarded for a time, and is not certain any more.
             (true, Firewall::Output) => shown.is_subset(&both) && host == wanted,
@@ -371,8 +379,24 @@ impl World {
         })
     }
 
+    /// Waits until both ends of a link that is connected are up: the kernels take up to a second to
+    /// say so (`linkwatch_schedule_work` in net/core/link_watch.c), and a switch learns nothing at a
+    /// port before.
+    fn wait_up(&self) {
+        let Some(link) = self.link.filter(|_| self.is_connected()) else { return };
+        let is_up = |node: &str, link: &str| {
+            let found = output(self.lab.enter(node, "ip").args(["-j", "link", "show", link]));
+            let links = serde_json::from_slice::<serde_json::Value>(&found.stdout);
+            links.is_ok_and(|links| links[0]["operstate"] == "UP")
+        };
+        wait_until("the link is up", PATIENCE, || {
+            (is_up("host", link) && is_up("sw", "p-host")).then_some(())
+        });
+    }
+
     /// Waits until what is shown is true, and returns how long that took.
     fn becomes_true(&mut self, limit: Duration) -> Result<Duration, String> {
+        self.wait_up();
         let begun = Instant::now();
         if self.is_connected() && self.members[0].index().is_none() {
             let due = begun + PATIENCE;

@@ -227,7 +227,7 @@ fn memberships(
     interfaces.flat_map(|(c, i)| i.groups.iter().map(move |entry| (c, i, entry)))
 }
 
-fn sources(entry: &GroupMembership) -> String {
+pub(super) fn sources(entry: &GroupMembership) -> String {
     let list = || entry.sources.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
     match (entry.mode, entry.sources.is_empty()) {
         (FilterMode::Exclude, true) => "any".into(),

@@ -26,6 +26,7 @@ mod run;
 mod setup;
 mod start;
 mod stop;
+mod watch;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -95,6 +96,9 @@ pub enum Command {
     /// reached; or failed, with what the kernel of the host lacks. With --json these are "status"
     /// and "reason".
     Groups(groups::GroupsArgs),
+    /// Show one stream of a container as it arrives.
+    #[command(long_about = watch::ABOUT)]
+    Watch(watch::WatchArgs),
     /// List the interfaces of the host that can be parents.
     ///
     /// USERS is the number of containers' interfaces on the parent, QUERIER the LAN's querier as their
@@ -154,7 +158,7 @@ pub enum Command {
 /// The commands as `mcrun --help` groups them.
 const GROUPS: [(&str, &[&str]); 5] = [
     ("Containers on a LAN", &["run", "create", "start", "attach", "detach"]),
-    ("What they do", &["ps", "groups", "inspect", "parents", "events", "doctor"]),
+    ("What they do", &["ps", "groups", "watch", "inspect", "parents", "events", "doctor"]),
     ("Containers of mcrun run --rootfs", &["exec", "logs", "stop", "kill", "rm"]),
     ("Try and measure", &["demo", "probe"]),
     ("Administration", &["setup", "config", "network", "reload", "keep", "gc"]),
@@ -296,6 +300,7 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Rm(args) => rm::run(args),
         Command::Ps(args) => ps::run(args),
         Command::Groups(args) => groups::run(args),
+        Command::Watch(args) => watch::run(args),
         Command::Parents(args) => parents::run(args),
         Command::Inspect(args) => inspect::run(args),
         Command::Doctor(args) => doctor::run(args),

@@ -5,6 +5,8 @@
 
 mod arrival;
 mod batch;
+mod listen;
+mod mdi;
 mod recv;
 mod report;
 mod rtp;
@@ -18,6 +20,7 @@ mod units;
 use std::io;
 
 pub use crate::probe::arrival::Arrival;
+pub use crate::probe::listen::{ListenOptions, Listener, Measured, Total};
 pub use crate::probe::recv::{Joined, ReceiveOptions, Thresholds, receive};
 pub use crate::probe::report::{
     Ended, GroupReport, Interval, IntervalLine, Line, PerGroup, ReceiveResult, SendReport,

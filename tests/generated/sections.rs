@@ -288,6 +288,19 @@ pub(super) fn of(page: &str) -> Option<Sections> {
             exit: OF_A_CONTAINER,
             see_also: &["mcrun-ps(1)", "mcrun-inspect(1)", "mcrun-attachment(7)"],
         },
+        "mcrun-watch" => Sections {
+            examples: &[
+                ("A stream of a container, live:", "mcrun watch receiver 239.1.2.3"),
+                (
+                    "Ten measurements of a second for a program:",
+                    "mcrun watch receiver 239.1.2.3 --json --count 10",
+                ),
+            ],
+            files: &[STATE],
+            environment: &[],
+            exit: OF_A_CONTAINER,
+            see_also: &["mcrun-groups(1)", "mcrun-probe-recv(1)"],
+        },
         "mcrun-inspect" => Sections {
             examples: &[("All that is known of a container:", "mcrun inspect receiver")],
             files: &[STATE],

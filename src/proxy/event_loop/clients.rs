@@ -58,6 +58,7 @@ impl EventLoop {
         let Some((request, format)) = request else { return };
         match request {
             ControlRequest::Status => {
+                self.look_at_carriers(now, log);
                 self.check_firewall_now(now, log);
                 let counts = self.counts();
                 let status = ProxyStatus { counts, ..self.status(now) };

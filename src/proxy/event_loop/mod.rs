@@ -300,6 +300,8 @@ impl EventLoop {
         self.container.membership_files.show_all_lists();
         self.request_link_states()?;
         for position in (0..).take(self.upstreams.list.len()) {
+            // From here on a carrier that goes and comes is noticed.
+            self.upstreams.list[position as usize].link_watch.has_news();
             self.handle_upstream_change(Instant::now(), position, log);
         }
         self.check_upstream_addresses(log);

@@ -35,7 +35,10 @@ struct LinkState {
 impl LinkState {
     /// As it is now; none if there is no such interface.
     fn of(upstream: &Upstream, links: Option<&RouteQuery>) -> Option<Self> {
-        let flags = upstream.query_socket.flags_now()?;
+        let mut flags = upstream.query_socket.flags_now()?;
+        if !upstream.link_watch.has_carrier() {
+            flags &= !libc::IFF_RUNNING.cast_unsigned();
+        }
         let port_of = links.and_then(|links| links.link(upstream.index()).ok()?.port_of);
         Some(LinkState { flags, port_of })
     }
@@ -80,6 +83,16 @@ impl EventLoop {
         }
     }
 
+    /// Somebody wants to know what is joined: what the kernel has not told yet of a carrier is asked
+    /// for.
+    pub(super) fn look_at_carriers(&mut self, now: Instant, log: &mut Log) {
+        for (position, at) in (0..self.upstreams.list.len()).zip(0..) {
+            if self.upstreams.list[position].link_watch.has_news() {
+                self.handle_upstream_change(now, at, log);
+            }
+        }
+    }
+
     /// Whether all interfaces of the container on an upstream are gone that were made for it.
     fn are_lost(&self, upstream: u32) -> bool {
         let mut own = self.interfaces.iter().filter(|i| i.task.upstream_index == upstream);
@@ -94,6 +107,11 @@ impl EventLoop {
         let Some(state) = LinkState::watched(upstream, self.upstreams.links.as_ref()) else {
             return;
         };
+        for interface in self.interfaces.iter_mut().filter(|i| i.task.upstream_index == index) {
+            if let Some(relay) = interface.relay() {
+                relay.forget_link_facts();
+            }
+        }
         if state.flags & UP != UP {
             let problem = Notice::UpstreamDown { upstream: name };
             return self.set_upstream_problem(now, position, problem, log);
@@ -104,6 +122,8 @@ impl EventLoop {
             let problem = Notice::UpstreamBridged { upstream: name, bridge };
             return self.set_upstream_problem(now, position, problem, log);
         }
+        // The switch has forgotten what was joined, and the kernel has not noticed.
+        let has_flapped = upstream.link_watch.take_flap();
         let was_away = upstream.problem.is_some();
         if was_away {
             self.clear_upstream_problem(now, position, log);
@@ -115,7 +135,7 @@ impl EventLoop {
                 interface.rejoin_missing(now, &joined, &self.upstreams.limits);
             }
         }
-        if was_away {
+        if has_flapped || was_away {
             self.report_again(now, position);
         }
     }

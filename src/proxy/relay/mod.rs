@@ -269,6 +269,12 @@ impl Relay {
         self.notices.pop_front()
     }
 
+    /// The upstream interface has changed: it may have another name, and other addresses.
+    pub(crate) fn forget_link_facts(&mut self) {
+        self.upstream_read_at = None;
+        self.neighbourhood_read_at = None;
+    }
+
     /// Reads the address and the MTU of the upstream interface, unless they were read just now.
     fn refresh_upstream(&mut self, now: Instant) {
         if is_fresh(self.upstream_read_at, now) {
@@ -294,6 +300,7 @@ impl Relay {
             return;
         }
         self.neighbourhood_read_at = Some(now);
+        self.refresh_upstream(now);
         let Relay { host, container, upstream_now, interface, neighbourhood, .. } = self;
         neighbourhood.host = ifreq::addresses(&host.sender).unwrap_or_default();
         neighbourhood.lan = ifreq::networks(&host.sender, upstream_now).unwrap_or_default();
