@@ -1,6 +1,7 @@
 //! Who may ask for what: addresses of others, the administrator's file, and the channel of an image.
 
 use std::fs;
+use std::os::unix::fs::{PermissionsExt, chown, symlink};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -278,4 +279,45 @@ fn config_names_every_problem_and_shows_what_is_in_force() {
     assert_eq!(shown["attach"]["ip"], expected);
     let text = run(&mut lab.mcrun(["config", "show"]));
     assert!(text.contains("ip = []") && text.contains("# default"), "{text}");
+}
+
+#[test]
+fn a_file_that_others_can_write_is_no_word_of_the_administrators() {
+    let lab = Lab::new(2);
+    lab.configure("[attach]\nparents = [\"lan0\"]\n");
+    let directory = lab.config_dir();
+    let file = directory.join("mcrun.toml");
+    let mode = |path: &Path, mode| {
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("mode");
+    };
+    let commands = [&["config", "check"][..], &["config", "show"], &["reload"]];
+    let assert_refused = |cannot_read: &Path, why: &str| {
+        let words = format!("cannot read {}: {why}", cannot_read.display());
+        assert_refused(&lab, "parent=lan0", &words);
+        for command in commands {
+            let refused = output(&mut lab.mcrun(command));
+            let errors = String::from_utf8_lossy(&refused.stderr).into_owned();
+            assert_eq!(refused.status.code(), Some(125), "{command:?}: {errors}");
+            assert!(errors.contains(&words) && errors.lines().count() == 1, "{errors}");
+        }
+    };
+    chown(&file, Some(1000), None).expect("owner");
+    assert_refused(&file, "it belongs to user 1000, and has to be root's");
+    chown(&file, Some(0), None).expect("owner");
+    mode(&file, 0o664);
+    assert_refused(&file, "others may write it (mode 664); chmod go-w");
+    // What a link leads to is what counts.
+    let elsewhere = directory.join("elsewhere.toml");
+    fs::rename(&file, &elsewhere).expect("moved");
+    symlink(&elsewhere, &file).expect("link");
+    assert_refused(&file, "others may write it (mode 664); chmod go-w");
+    mode(&elsewhere, 0o644);
+    // Who can write the directory can take the file away.
+    mode(&directory, 0o777);
+    assert_refused(&directory, "others may write it (mode 777); chmod go-w");
+    fs::remove_file(&file).expect("removed");
+    assert_refused(&directory, "others may write it (mode 777); chmod go-w");
+    mode(&directory, 0o755);
+    let container = lab.start_with("c", &["parent=lan0"], &[]);
+    lab.delete(&container);
 }

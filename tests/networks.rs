@@ -69,6 +69,12 @@ fn a_container_on_a_network_is_attached_as_its_file_says() {
     assert!(table.contains("media  lan0    macvlan  10.99.0.0/24  2"), "{table}");
     // The container keeps what it has.
     assert_eq!(networks(&lab, &["rm", "--force", "media"]).0, 0);
+    for command in ["inspect", "leases", "rm"] {
+        let (status, shown, errors) = networks(&lab, &[command, "nobody"]);
+        let words = "network nobody: there is no such network";
+        assert!(status == 1 && errors.contains(words) && errors.lines().count() == 1, "{errors}");
+        assert!(!shown.contains("nobody"), "{shown}");
+    }
     run(&mut lab.mcrun(["reload"]));
     lab.assert_stream_arrives(&first, [239, 9, 3, 2].into());
     lab.delete(&first);

@@ -34,7 +34,7 @@ use std::process::ExitCode;
 use clap::error::ErrorKind;
 use clap::{Parser, Subcommand};
 
-use crate::attachment::{Attachment, Networks};
+use crate::attachment::{Attachment, NetworkError, Networks};
 use crate::engine;
 use crate::engine::EngineError;
 use crate::lookup::LookupError;
@@ -232,9 +232,11 @@ fn causes(error: &anyhow::Error) -> String {
     })
 }
 
-/// docker's: 1 for a container that is not there or in another state, 125 for other errors.
+/// docker's: 1 for a container that is not there or in another state, and for a network that is not
+/// there; 125 for other errors.
 fn status(error: &anyhow::Error) -> u8 {
-    if error.downcast_ref::<LookupError>().is_some() { 1 } else { 125 }
+    let network = matches!(error.downcast_ref(), Some(NetworkError::Unknown { .. }));
+    if network || error.downcast_ref::<LookupError>().is_some() { 1 } else { 125 }
 }
 
 /// Hands a command line that is an engine's on to it; the engine takes this process's place.

@@ -89,6 +89,12 @@ const OF_NETWORKS: &[(&str, &str)] = &[
     ("2", "Wrong usage."),
     ("125", "An error of mcrun."),
 ];
+const OF_A_NETWORK: &[(&str, &str)] = &[
+    ("0", "Success."),
+    ("1", "The network is not there."),
+    ("2", "Wrong usage."),
+    ("125", "An error of mcrun."),
+];
 const OF_THE_COMMAND: &[(&str, &str)] = &[
     ("the command's", "The command in the container ran to its end."),
     ("125", "An error of mcrun, of the engine or of the runtime."),
@@ -428,14 +434,14 @@ pub(super) fn of(page: &str) -> Option<Sections> {
             examples: &[("See who is on a network:", "mcrun network inspect media")],
             files: &[NETWORK],
             environment: &[],
-            exit: USUAL,
+            exit: OF_A_NETWORK,
             see_also: &["mcrun-inspect(1)"],
         },
         "mcrun-network-leases" => Sections {
             examples: &[("See who has which address of a pool:", "mcrun network leases media")],
             files: &[NETWORK, STATE],
             environment: &[],
-            exit: USUAL,
+            exit: OF_NETWORKS,
             see_also: &["mcrun-network-inspect(1)", "mcrun-attachment(7)"],
         },
         "mcrun-network-rm" => Sections {

@@ -62,10 +62,14 @@ use crate::attachment::types::MAX_ATTACHMENTS;
 use crate::attachment::{Attachment, NetworkName, UidRange};
 use crate::multicast::{GroupPolicy, RateLimits};
 use crate::primitives::PortRanges;
+use crate::sys::trusted;
 
 pub(super) use crate::attachment::admin::allowed::one_line;
 pub(super) use crate::attachment::admin::groups::GroupRules;
 pub use crate::attachment::admin::shown::{Setting, settings};
+
+/// Bytes of the file.
+const MAX_FILE: u64 = 1024 * 1024;
 
 /// The key that limits the number of attachments.
 const MAX_ATTACHMENTS_KEY: &str = "max-attachments";
@@ -133,10 +137,10 @@ pub struct Problem {
 /// without it mcrun would allow what the administrator forbids.
 #[derive(Debug, thiserror::Error)]
 pub enum AdminError {
-    /// The file cannot be read.
+    /// The file cannot be read, or somebody else than root could have written it.
     #[error("cannot read {path}: {source}")]
     Read {
-        /// The file.
+        /// The file, or its directory.
         path: PathBuf,
         /// Why.
         source: io::Error,
@@ -168,13 +172,17 @@ impl AdminConfig {
         read_file(&Self::path(directory), None)
     }
 
-    /// Everything that is wrong with a file.
+    /// Everything that is wrong with a file. The owner and the permission bits count where the file
+    /// is that of `directory`.
     ///
     /// # Errors
     /// When it cannot be read.
-    pub fn problems(path: &Path) -> Result<Vec<Problem>, AdminError> {
-        let text = fs::read_to_string(path)
-            .map_err(|source| AdminError::Read { path: path.to_owned(), source })?;
+    pub fn problems(directory: &Path, path: &Path) -> Result<Vec<Problem>, AdminError> {
+        let unreadable = |source| AdminError::Read { path: path.to_owned(), source };
+        let text = match path == Self::path(directory) {
+            true => text(path)?.ok_or_else(|| unreadable(io::ErrorKind::NotFound.into()))?,
+            false => fs::read_to_string(path).map_err(unreadable)?,
+        };
         Ok(file::read(&text, None).problems)
     }
 
@@ -288,11 +296,29 @@ impl RuntimeConfig {
 
 /// Reads a file; of all sections, or of one alone.
 fn read_file(path: &Path, only: Option<&str>) -> Result<AdminConfig, AdminError> {
-    match fs::read_to_string(path) {
-        Ok(text) => parse(&text, only)
+    match text(path)? {
+        Some(text) => parse(&text, only)
             .map_err(|message| AdminError::Syntax { path: path.to_owned(), message }),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(AdminConfig::default()),
-        Err(source) => Err(AdminError::Read { path: path.to_owned(), source }),
+        None => Ok(AdminConfig::default()),
+    }
+}
+
+/// The text of the file in force; `None`: there is no file. Who can write the file, or can put another
+/// one in its place, decides what others may ask for.
+fn text(path: &Path) -> Result<Option<String>, AdminError> {
+    let refuse = |path: &Path| {
+        let path = path.to_owned();
+        |source| AdminError::Read { path, source }
+    };
+    let is_none = |error: &io::Error| error.kind() == io::ErrorKind::NotFound;
+    let directory = path.parent().unwrap_or(path);
+    match trusted::check_directory(directory) {
+        Err(error) if is_none(&error) => return Ok(None),
+        checked => checked.map_err(refuse(directory))?,
+    }
+    match trusted::read_file(path, MAX_FILE) {
+        Err(error) if is_none(&error) => Ok(None),
+        read => read.map(Some).map_err(refuse(path)),
     }
 }
 

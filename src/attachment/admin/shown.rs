@@ -1,14 +1,12 @@
 //! What is in force of mcrun.toml: each setting, and whether the file says it.
 
-use std::fs;
-use std::io;
 use std::path::Path;
 
 use serde_json::Value;
 
 use crate::attachment::admin::file::{FILE_KEYS, Read, sections};
 use crate::attachment::admin::limits::LIMITS;
-use crate::attachment::admin::{AdminError, file};
+use crate::attachment::admin::{AdminError, file, text};
 
 /// One setting.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,10 +26,9 @@ pub struct Setting {
 /// # Errors
 /// When the file is there and cannot be read or understood.
 pub fn settings(path: &Path) -> Result<(Vec<Setting>, bool), AdminError> {
-    let (read, exists) = match fs::read_to_string(path) {
-        Ok(text) => (file::read(&text, None), true),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => (Read::default(), false),
-        Err(source) => return Err(AdminError::Read { path: path.to_owned(), source }),
+    let (read, exists) = match text(path)? {
+        Some(text) => (file::read(&text, None), true),
+        None => (Read::default(), false),
     };
     if let Some(problem) = read.problems.first() {
         let message = format!("line {}: {}", problem.line, problem.message);
