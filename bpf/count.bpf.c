@@ -73,6 +73,17 @@ struct datagram {
 
 struct table table;
 
+/*
+ * The same number, which the verifier does not know any more. It follows what comes next once, and
+ * not once for each number.
+ */
+static __always_inline __u32 unknown(__u32 number)
+{
+	number ^= table.zero;
+	asm volatile("" : "+r"(number));
+	return number;
+}
+
 char LICENSE[] SEC("license") = "Dual MIT/GPL";
 
 #define be16(value) __builtin_bswap16(value)
@@ -263,27 +274,55 @@ static __always_inline __u32 place(const struct datagram *d)
 }
 
 /*
+ * 1 for a number below 0, otherwise 0. The compiler would make a branch of a comparison, and the
+ * verifier would follow both ways of each.
+ */
+static __always_inline __u64 is_negative(__s64 number)
+{
+	asm("%0 >>= 63" : "+r"(number));
+	return number;
+}
+
+/* The way of the set that the stream has; WAYS: none. A free place has no group. */
+static __always_inline __u32 find(const struct stream *set, const struct datagram *d)
+{
+	__u32 way;
+
+#pragma nounroll
+	for (way = 0; way < WAYS; way++) {
+		const struct stream *s = &set[way];
+		__u32 differs = (s->group ^ d->group) | (s->source ^ d->source) |
+				(s->port ^ d->port) | (s->interface ^ d->interface) |
+				(s->version & 1);
+
+		if (!differs)
+			break;
+	}
+	return way;
+}
+
+/* Above the key of each way that a new stream may have. */
+#define TAKEN (~0ull >> 1)
+
+/*
  * The way of the set that is for a new stream: a free one, or that of the stream that was silent
  * longest among those that may lose theirs. So a sender of many streams takes no place of one that
  * flows. WAYS: there is none.
  */
 static __always_inline __u32 choose(const struct stream *set, __u64 now)
 {
-	__u64 oldest = ~0ull;
-	__u32 chosen = WAYS;
+	__u64 lowest = TAKEN;
 
 #pragma nounroll
-	for (__u32 i = 0; i < WAYS; i++) {
-		__u64 last = set[i].version ? set[i].last : 0;
+	for (__u64 i = 0; i < WAYS; i++) {
+		__u64 last = set[i].last * is_negative(-(__s64)set[i].version);
+		__u64 is_established = is_negative(ESTABLISHED - 1 - (__s64)set[i].packets);
+		__u64 is_heard = is_negative((__s64)(now - last) - (__s64)SILENCE);
+		__u64 key = (last & ~(WAYS - 1ull)) | i | (-(is_established & is_heard) >> 1);
 
-		if (set[i].packets >= ESTABLISHED && now - last < SILENCE)
-			continue;
-		if (last < oldest) {
-			oldest = last;
-			chosen = i;
-		}
+		lowest += (key - lowest) * is_negative(key - lowest);
 	}
-	return chosen;
+	return lowest == TAKEN ? WAYS : lowest & (WAYS - 1);
 }
 
 /* Gives a place to a new stream. 0: it is being given to another one. */
@@ -328,19 +367,15 @@ int count_streams(struct __sk_buff *skb)
 	int is_new = 0;
 	__u64 now;
 
-	if (skb->pkt_type == PACKET_OTHERHOST || !parse(skb, &d))
+	if (!parse(skb, &d))
+		return 0;
+	d.is_rtp = unknown(d.is_rtp);
+	if (skb->pkt_type == PACKET_OTHERHOST)
 		return 0;
 	now = bpf_ktime_get_coarse_ns();
 	first = place(&d);
 	set = &table.streams[first];
-#pragma nounroll
-	for (way = 0; way < WAYS; way++) {
-		struct stream *other = &set[way];
-
-		if (other->group == d.group && other->source == d.source && other->port == d.port &&
-		    other->interface == d.interface && other->version && !(other->version & 1))
-			break;
-	}
+	way = find(set, &d);
 	if (way >= WAYS) {
 		way = choose(set, now);
 		is_new = 1;
@@ -349,9 +384,7 @@ int count_streams(struct __sk_buff *skb)
 			return 0;
 		}
 	}
-	/* The verifier does not know the number, and follows the rest once, not once for each way. */
-	way ^= table.zero;
-	s = &table.streams[(first + way) % (SETS * WAYS)];
+	s = &table.streams[(first + unknown(way)) % (SETS * WAYS)];
 	if (!is_new || replace(s, &d, now))
 		count(s, &d, now);
 	return 0;
