@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::lab::{Container, Lab, PATIENCE, SOURCES, Udp, run, wait_until};
+use crate::lab::{Background, Container, Lab, PATIENCE, SOURCES, Udp, kill, run, wait_until};
 
 const GROUP: Ipv4Addr = Ipv4Addr::new(239, 77, 1, 1);
 const PORT: u16 = 5004;
@@ -43,8 +43,12 @@ fn joined(lab: &Lab, container: &Container, interface: &str, group: Ipv4Addr) ->
 }
 
 /// Sends these numbers while the container receives; how many it has received.
-fn stream(lab: &Lab, receiver: &Udp, numbers: impl Iterator<Item = u16> + Send) -> u64 {
-    let sender = lab.socket("src", SOURCES[0], 0);
+fn stream(lab: &Lab, receiver: &Udp, numbers: impl Iterator<Item = u16>) -> u64 {
+    stream_by(&lab.socket("src", SOURCES[0], 0), receiver, numbers)
+}
+
+/// The same by this sender.
+fn stream_by(sender: &Udp, receiver: &Udp, numbers: impl Iterator<Item = u16>) -> u64 {
     let (sent, received) = (AtomicU64::new(0), AtomicU64::new(0));
     thread::scope(|scope| {
         let receive = scope.spawn(|| {
@@ -223,4 +227,57 @@ fn counting_is_turned_off_and_on_by_a_reload() {
     });
     stream(&lab, &receiver, 0..10);
     assert_eq!(row(&lab, &container, GROUP).expect("joined")["packets"], 11);
+}
+
+/// Nothing is counted twice or not at all while one proxy takes over from another in the middle of a
+/// stream.
+#[test]
+fn counts_go_on_when_a_proxy_is_replaced_or_dies() {
+    let lab = Lab::new(3);
+    let container = lab.start("c", "10.99.0.11");
+    let receiver = joined(&lab, &container, "mc0", GROUP);
+    let sender = lab.socket("src", SOURCES[0], 0);
+    let mut sent = 0;
+    let mut during = |succeed: &dyn Fn()| {
+        let first = sent as u16;
+        thread::scope(|scope| {
+            scope.spawn(|| stream_by(&sender, &receiver, first..first + 2_000));
+            succeed();
+        });
+        sent += 2_000;
+    };
+    let counts = |packets: u64| {
+        let row = wait_until("the proxy has the group", PATIENCE, || row(&lab, &container, GROUP));
+        let rtp = ["lost", "reordered", "duplicated"].map(|name| row["rtp"][name].as_u64());
+        assert_eq!((row["packets"].as_u64(), rtp), (Some(packets), [Some(0); 3]), "{row:#}");
+    };
+    let mut limit = 100;
+    for round in 1..=2 {
+        let old = lab.proxy_pid(&container);
+        limit += 1;
+        lab.configure(&format!("[groups]\nmax-groups = {limit}\n"));
+        during(&|| {
+            run(&mut lab.mcrun(["reload"]));
+        });
+        assert_ne!(lab.proxy_pid(&container), old, "it was not replaced");
+        // With the end of each stream.
+        counts(round * 2_001);
+    }
+    let _keeper = Background::start(&mut lab.mcrun([
+        "keep",
+        "--watchdog",
+        "300ms",
+        "--stable-after",
+        "50ms",
+    ]));
+    let held = lab.wait_held(&container);
+    during(&|| {
+        kill(held);
+        wait_until("another proxy serves", PATIENCE, || {
+            lab.ps(&container)
+                .filter(|ps| ps["proxy"]["state"] == "running" && ps["proxy"]["pid"] != held)
+        });
+    });
+    counts(3 * 2_001);
+    assert_ne!(lab.proxy_pid(&container), held);
 }

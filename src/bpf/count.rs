@@ -1,6 +1,7 @@
 //! The program that counts multicast streams, `bpf/count.bpf.c`.
 
 use std::io;
+use std::os::fd::OwnedFd;
 
 use crate::bpf::object;
 use crate::bpf::program::{Map, Program};
@@ -26,6 +27,14 @@ pub fn load() -> io::Result<(Program, Map)> {
     object::point_to(&mut instructions, &REFERENCES, &map);
     let program = Program::load_socket_filter(c"mcrun_count", &instructions)?;
     Ok((program, map))
+}
+
+/// A program and its table that another process has loaded, and passed.
+///
+/// # Errors
+/// `EINVAL` if the second descriptor is not such a table.
+pub fn inherit(program: OwnedFd, table: OwnedFd) -> io::Result<(Program, Map)> {
+    Ok((Program::from_descriptor(program), Map::from_descriptor(table, TABLE_SIZE)?))
 }
 
 #[cfg(test)]

@@ -12,6 +12,7 @@ use crate::sys::sockopt;
 const BPF_MAP_CREATE: libc::c_int = 0;
 #[cfg(test)]
 const BPF_PROG_TEST_RUN: libc::c_int = 10;
+const BPF_OBJ_GET_INFO_BY_FD: libc::c_int = 15;
 const BPF_MAP_FREEZE: libc::c_int = 22;
 const BPF_MAP_TYPE_ARRAY: u32 = 2;
 const BPF_F_MMAPABLE: u32 = 1 << 10;
@@ -58,6 +59,45 @@ impl Map {
         Ok(Map(map))
     }
 
+    /// The variables of a descriptor that another process has passed, which the caller does not trust.
+    ///
+    /// # Errors
+    /// `EINVAL` for another kind of file, another kind of map, or another number of bytes; `EPERM`
+    /// where an unprivileged process may not call bpf(2).
+    pub(super) fn from_descriptor(descriptor: OwnedFd, size: usize) -> io::Result<Self> {
+        /// The beginning of `struct bpf_map_info`.
+        #[repr(C)]
+        #[derive(Default)]
+        struct Info {
+            kind: u32,
+            id: u32,
+            key_size: u32,
+            value_size: u32,
+            max_entries: u32,
+            flags: u32,
+        }
+        /// `info` of `union bpf_attr`.
+        #[repr(C)]
+        struct Query {
+            descriptor: u32,
+            length: u32,
+            info: u64,
+        }
+        let mut info = Info::default();
+        let mut query = Query {
+            descriptor: descriptor.as_raw_fd().cast_unsigned(),
+            length: size_of::<Info>() as u32,
+            info: (&raw mut info).expose_provenance() as u64,
+        };
+        // SAFETY: the structure is a beginning of bpf_attr; `info` outlives the call, and has the
+        // length that is said.
+        unsafe { bpf::call(BPF_OBJ_GET_INFO_BY_FD, &raw mut query) }?;
+        let is_own = info.kind == BPF_MAP_TYPE_ARRAY
+            && info.flags & BPF_F_MMAPABLE != 0
+            && (info.max_entries, info.value_size as usize) == (1, size);
+        if is_own { Ok(Map(descriptor)) } else { Err(io::ErrorKind::InvalidInput.into()) }
+    }
+
     /// Calls a function with the variables, which are there for as long as it runs. A process that has
     /// no capability can do this. The memory counts as the process's own only meanwhile.
     ///
@@ -91,6 +131,11 @@ impl AsFd for Map {
 pub struct Program(OwnedFd);
 
 impl Program {
+    /// The program of a descriptor that another process has passed.
+    pub(super) fn from_descriptor(descriptor: OwnedFd) -> Self {
+        Program(descriptor)
+    }
+
     /// Loads a filter of sockets.
     ///
     /// # Errors
@@ -148,5 +193,11 @@ impl Program {
         // the kernel reads as much of them as is said.
         unsafe { bpf::call(BPF_PROG_TEST_RUN, &raw mut run) }?;
         Ok(run.result)
+    }
+}
+
+impl AsFd for Program {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
     }
 }

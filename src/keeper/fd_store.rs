@@ -31,8 +31,12 @@ const SEND_TIMEOUT: Duration = Duration::from_secs(1);
 const MAX_NAME: usize = 255;
 /// The kind of the file with a proxy's status.
 const STATUS: &str = "status";
-const KINDS: [(&str, HeldKind); 3] =
-    [("rules", HeldKind::Rules), ("join", HeldKind::Join), ("relay", HeldKind::Relay)];
+const KINDS: [(&str, HeldKind); 4] = [
+    ("rules", HeldKind::Rules),
+    ("join", HeldKind::Join),
+    ("relay", HeldKind::Relay),
+    ("count", HeldKind::Count),
+];
 
 /// The way to the service manager.
 #[derive(Debug, Clone)]
@@ -84,7 +88,7 @@ pub(super) struct Stored {
 impl Stored {
     /// Nothing yet, or what is not known exactly.
     pub(super) fn new(store: FdStore, container: ContainerId, process: ProcessRef) -> Self {
-        Stored { store, container, process, generation: 0, counts: [0; 3], status: None }
+        Stored { store, container, process, generation: 0, counts: [0; KINDS.len()], status: None }
     }
 
     /// Stores what is held now and is not stored yet.
@@ -140,7 +144,7 @@ impl Stored {
         for kind in KINDS.iter().map(|(kind, _)| *kind).chain([STATUS]) {
             self.store.remove(&self.name(kind));
         }
-        self.counts = [0; 3];
+        self.counts = [0; KINDS.len()];
         self.status = None;
     }
 

@@ -15,7 +15,7 @@ use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddrV6};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, RawFd};
 
-use socket2::{Domain, Protocol, SockAddr, SockAddrStorage, Socket, Type};
+use socket2::{Domain, Protocol, SockAddr, SockAddrStorage, SockRef, Socket, Type};
 
 use crate::primitives::MacAddr;
 use crate::sys::sockopt;
@@ -118,6 +118,20 @@ pub fn link_address(index: u32, protocol: u16) -> SockAddr {
         link.sll_ifindex = index.cast_signed();
         SockAddr::new(storage, size_of::<libc::sockaddr_ll>() as libc::socklen_t)
     }
+}
+
+/// Index of the interface that a packet socket is bound to; 0: to none.
+///
+/// # Errors
+/// Those of getsockname(2); `EINVAL` for a socket of another family.
+pub fn bound_link(socket: &impl AsFd) -> io::Result<u32> {
+    let address = SockRef::from(socket).local_addr()?;
+    if address.family() != libc::AF_PACKET as u16 {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    // SAFETY: the kernel has written the address of a packet socket, which a storage holds.
+    let link = unsafe { &*address.as_ptr().cast::<libc::sockaddr_ll>() };
+    Ok(link.sll_ifindex.cast_unsigned())
 }
 
 /// A [`FrameSocket`] that sends on one interface, without naming it at each frame. So a filter of

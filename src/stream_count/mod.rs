@@ -13,4 +13,4 @@ mod table;
 #[cfg(test)]
 pub(crate) use crate::stream_count::datagram::{Datagram, Offload};
 pub use crate::stream_count::summary::{RtpCount, StreamCount, of_interface};
-pub use crate::stream_count::table::{SIZE, Stream, Table, read};
+pub use crate::stream_count::table::{LAYOUT, SIZE, Stream, Table, read};

@@ -3,10 +3,15 @@
 use std::net::Ipv4Addr;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+/// Changes with the layout and with the meaning of a field: a proxy goes on with the table of the proxy
+/// before it only if both have the same.
+pub const LAYOUT: u32 = 1;
+
 /// Streams that share a set by their hash.
 const WAYS: usize = 4;
 /// Sets of the table.
 const SETS: usize = 64;
+
 /// What has arrived at an interface for one group from one source, to one port.
 ///
 /// Times are CLOCK_MONOTONIC in nanoseconds.

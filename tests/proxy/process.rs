@@ -111,8 +111,8 @@ fn without_counting_nothing_of_it_is_open() {
         (counts, files.iter().filter(|(n, file)| *n >= 120 || file.contains("bpf")).count())
     };
     assert_eq!(counts(false), (0, 0));
-    // The socket and the table. The program lives by the socket.
-    assert_eq!(counts(true), (1, 2));
+    // The socket, the program and the table.
+    assert_eq!(counts(true), (1, 3));
 }
 
 #[test]

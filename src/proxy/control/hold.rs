@@ -18,8 +18,8 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 
 use crate::proxy::control::protocol::{
-    ALIVE_QUESTION, ControlRequest, ErrorCode, Format, HeldKind, HoldPayload, MAX_LINE, Received,
-    error_answer, handover_answer, parse_answer, parse_request,
+    ALIVE_QUESTION, ControlRequest, CountPayload, ErrorCode, Format, HeldKind, HoldPayload,
+    MAX_LINE, Received, count_answer, error_answer, handover_answer, parse_answer, parse_request,
 };
 use crate::proxy::control::status::{InterfaceStatus, ProxyStatus};
 use crate::sys::fd_passing::{MAX_FDS, receive_with_fds, send_with_fds};
@@ -43,6 +43,8 @@ pub(crate) struct Held {
     // As text: a parsed value takes ten times as much memory.
     relays: Vec<Box<RawValue>>,
     relay_sockets: Vec<OwnedFd>,
+    count: Option<CountPayload>,
+    counting: Vec<OwnedFd>,
     status: Option<Box<RawValue>>,
     /// When the status came, in seconds of the host's monotonic clock.
     status_time: u64,
@@ -54,12 +56,13 @@ impl Held {
             HeldKind::Rules => self.rules.push(descriptor),
             HeldKind::Join => self.joins.push(descriptor),
             HeldKind::Relay => self.relay_sockets.push(descriptor),
+            HeldKind::Count => self.counting.push(descriptor),
             HeldKind::Unknown => {}
         }
     }
 
     fn len(&self) -> usize {
-        self.rules.len() + self.joins.len() + self.relay_sockets.len()
+        self.rules.len() + self.joins.len() + self.relay_sockets.len() + self.counting.len()
     }
 }
 
@@ -131,14 +134,15 @@ impl HoldStream {
             held.push(kind, descriptor);
         }
         // A text that was being written when the keeper died is none.
-        (held.relays, held.status, held.status_time) = match serde_json::from_slice(status) {
-            Ok(known) => known,
-            // Of a keeper from before the time.
-            Err(_) => {
-                let (relays, status) = serde_json::from_slice(status).unwrap_or_default();
-                (relays, status, monotonic_seconds())
-            }
-        };
+        (held.relays, held.status, held.status_time, held.count) =
+            match serde_json::from_slice(status) {
+                Ok(known) => known,
+                // Of a keeper from before the time and the count.
+                Err(_) => {
+                    let (relays, status) = serde_json::from_slice(status).unwrap_or_default();
+                    (relays, status, monotonic_seconds(), None)
+                }
+            };
         Ok(HoldStream {
             stream,
             received: Vec::new(),
@@ -162,6 +166,7 @@ impl HoldStream {
             HeldKind::Rules => &self.held.rules,
             HeldKind::Join => &self.held.joins,
             HeldKind::Relay => &self.held.relay_sockets,
+            HeldKind::Count => &self.held.counting,
             HeldKind::Unknown => &[],
         }
     }
@@ -173,8 +178,8 @@ impl HoldStream {
 
     /// The status and the relays of the proxy, for [`HoldStream::restored`].
     pub(crate) fn status_text(&self) -> Vec<u8> {
-        let Held { relays, status, status_time, .. } = &self.held;
-        serde_json::to_vec(&(relays, status, status_time)).unwrap_or_default()
+        let Held { relays, status, status_time, count, .. } = &self.held;
+        serde_json::to_vec(&(relays, status, status_time, count)).unwrap_or_default()
     }
 
     /// The interfaces and groups of the last status; none of one that cannot be understood.
@@ -240,6 +245,12 @@ impl HoldStream {
             self.generation = unique();
             self.status_version = unique();
         }
+        if let Some(count) = line.count {
+            held.count = Some(count);
+            held.counting.clear();
+            self.generation = unique();
+            self.status_version = unique();
+        }
         for kind in line.held {
             let descriptor = self.descriptors.pop_front().ok_or(io::ErrorKind::InvalidData)?;
             held.push(kind, descriptor);
@@ -262,6 +273,7 @@ impl HoldStream {
         self.generation = unique();
         self.held.joins.clear();
         self.held.relay_sockets.clear();
+        self.held.counting.clear();
         self.coming = Held::default();
     }
 }
@@ -292,6 +304,8 @@ struct Dead {
     status: Option<Value>,
     relays: Vec<Box<RawValue>>,
     sockets: Vec<OwnedFd>,
+    count: Option<CountPayload>,
+    counting: Vec<OwnedFd>,
 }
 
 impl StandIn {
@@ -312,10 +326,13 @@ impl StandIn {
             add_time(status, monotonic_seconds().saturating_sub(held.status_time));
         }
         let sockets = held.relay_sockets.iter().map(OwnedFd::try_clone);
+        let counting = held.counting.iter().map(OwnedFd::try_clone);
         Ok(StandInPlan(Dead {
             status,
             relays: held.relays.clone(),
             sockets: sockets.collect::<io::Result<_>>()?,
+            count: held.count.clone(),
+            counting: counting.collect::<io::Result<_>>()?,
         }))
     }
 }
@@ -369,6 +386,7 @@ impl Dead {
             };
             let none: &[BorrowedFd<'_>] = &[];
             let sockets: Vec<_> = self.sockets.iter().map(AsFd::as_fd).collect();
+            let counting: Vec<_> = self.counting.iter().map(AsFd::as_fd).collect();
             let (bytes, descriptors) = match (request, &self.status) {
                 (ControlRequest::Status, Some(status)) => {
                     let answer = serde_json::json!({ "version": 1, "status": status });
@@ -377,6 +395,11 @@ impl Dead {
                 (ControlRequest::Handover, _) => {
                     let relays = self.relays.clone();
                     (handover_answer(relays, sockets.len(), Format::Json), &sockets[..])
+                }
+                (ControlRequest::Count, _) => {
+                    let count = self.count.clone().filter(|c| c.descriptors == counting.len());
+                    let descriptors = if count.is_some() { &counting[..] } else { none };
+                    (count_answer(&count.unwrap_or_default()), descriptors)
                 }
                 _ => (error_answer(ErrorCode::UnknownRequest, "the proxy has ended"), none),
             };

@@ -32,6 +32,8 @@ pub(crate) enum ControlRequest {
     Takeover,
     /// The sockets and the state of the relays. This proxy relays nothing from then on.
     Handover,
+    /// What counts the streams that arrive. It goes on to count for both proxies.
+    Count,
     /// Descriptors of all that must outlive the proxy, and the status; then what is added, as it is
     /// added. On the same connection the client may ask for the status again and again.
     Hold,
@@ -62,6 +64,7 @@ impl ControlRequest {
             ControlRequest::Namespace => "namespace",
             ControlRequest::Takeover => "takeover",
             ControlRequest::Handover => "handover",
+            ControlRequest::Count => "count",
             ControlRequest::Hold => "hold",
             ControlRequest::Subscribe => "subscribe",
         }
@@ -75,7 +78,8 @@ impl ControlRequest {
 
     /// The request in the format before version 1; `None` if that has no such request.
     pub(crate) fn to_word_line(self) -> Option<String> {
-        let is_new = matches!(self, ControlRequest::Subscribe | ControlRequest::Hold);
+        use ControlRequest::{Count, Hold, Subscribe};
+        let is_new = matches!(self, Subscribe | Hold | Count);
         (!is_new).then(|| format!("{}\n", self.word()))
     }
 }
@@ -160,7 +164,7 @@ fn parse_json(line: &[u8]) -> Received {
             let request: String = request.chars().take(32).collect();
             let message = format!(
                 "unknown request {request:?}; there are status, requery, namespace, takeover, handover, \
-                 hold and subscribe"
+                 count, hold and subscribe"
             );
             refuse(ErrorCode::UnknownRequest, message)
         }
@@ -218,6 +222,23 @@ pub(crate) struct HandoverPayload<R> {
     pub(crate) relays: Vec<R>,
 }
 
+/// What `count` gives; the descriptors come with the first byte of the line (`SCM_RIGHTS`): the table,
+/// the program, and a packet socket for each link.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct CountPayload {
+    /// Number of descriptors; 0: nothing is counted.
+    pub(crate) descriptors: usize,
+    /// [`LAYOUT`](crate::stream_count::LAYOUT) of the table.
+    pub(crate) layout: u32,
+    /// Names of the links in the container, in the order of their sockets.
+    pub(crate) links: Vec<String>,
+}
+
+/// The answer to `count`.
+pub(crate) fn count_answer(payload: &CountPayload) -> Vec<u8> {
+    answer_line(payload)
+}
+
 /// What a descriptor of a [`HoldPayload`] is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -228,6 +249,8 @@ pub(crate) enum HeldKind {
     Join,
     /// A socket of a relay.
     Relay,
+    /// Of what counts: see [`CountPayload`].
+    Count,
     /// Of a later version.
     #[serde(other)]
     Unknown,
@@ -249,6 +272,9 @@ pub(crate) struct HoldPayload<S, R> {
     /// The relays, in the order of their descriptors. Those of an earlier line count no more.
     #[serde(default = "none", skip_serializing_if = "Option::is_none")]
     pub(crate) relays: Option<Vec<R>>,
+    /// What counts, in the order of the descriptors.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) count: Option<CountPayload>,
     /// The status now.
     #[serde(default = "none", skip_serializing_if = "Option::is_none")]
     pub(crate) status: Option<S>,
@@ -261,6 +287,7 @@ impl<S, R> Default for HoldPayload<S, R> {
             is_complete: false,
             held: Vec::new(),
             relays: None,
+            count: None,
             status: None,
         }
     }

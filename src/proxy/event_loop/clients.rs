@@ -9,9 +9,10 @@ use crate::notice::Notice;
 use crate::proxy::control::changes::{PublishedGroups, PublishedState};
 use crate::proxy::control::event::{Event, TimedEvent};
 use crate::proxy::control::protocol::{
-    ControlRequest, empty_answer, namespace_answer, status_answer,
+    ControlRequest, count_answer, empty_answer, namespace_answer, status_answer,
 };
 use crate::proxy::control::status::ProxyStatus;
+use crate::proxy::event_loop::counting::hand_over;
 use crate::proxy::event_loop::event_source::EventSource;
 use crate::proxy::event_loop::status::KernelMemberships;
 use crate::proxy::event_loop::{EventLoop, Phase};
@@ -89,6 +90,11 @@ impl EventLoop {
                 self.control.answer(id, empty_answer(format));
             }
             ControlRequest::Handover => self.hand_over_relays(id, format),
+            ControlRequest::Count => {
+                let counter = self.counter.as_ref();
+                let (count, descriptors) = counter.map(hand_over).unwrap_or_default();
+                self.control.answer_with_descriptors(id, count_answer(&count), &descriptors);
+            }
             // What there is is sent before the next event is waited for.
             ControlRequest::Hold => self.control.hold(id),
             ControlRequest::Subscribe => {

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use crate::notice::Notice;
 use crate::proxy::control::protocol::{HeldKind, HoldPayload, HoldQuestion, hold_line};
 use crate::proxy::control::status::ProxyStatus;
+use crate::proxy::event_loop::counting::hand_over;
 use crate::proxy::event_loop::interface::Interface;
 use crate::proxy::event_loop::{EventLoop, Phase};
 use crate::proxy::process::log::Log;
@@ -154,6 +155,7 @@ impl EventLoop {
             && self.send_rules()
             && self.send_join_sockets()
             && self.send_relays()
+            && self.send_counter()
             && self.control.push(hold_line(&Line { is_complete: true, ..Line::default() }), &[]);
         self.holding.is_complete = is_sent;
         self.holding.retry_at = (!is_sent).then_some(now + RETRY);
@@ -193,6 +195,15 @@ impl EventLoop {
             joins.set_held();
         }
         true
+    }
+
+    /// Sends what counts, which stays the same.
+    fn send_counter(&mut self) -> bool {
+        let Some(counter) = &self.counter else { return true };
+        let (count, descriptors) = hand_over(counter);
+        let held = vec![HeldKind::Count; descriptors.len()];
+        let line = Line { held, count: Some(count), ..Line::default() };
+        self.control.push(hold_line(&line), &descriptors)
     }
 
     /// Sends all relays, and the file of what they have in hand.

@@ -5,6 +5,7 @@ mod announcing;
 mod answering;
 mod clients;
 mod confirming;
+mod counting;
 mod event_source;
 mod firewall;
 mod handover;
@@ -38,6 +39,7 @@ use crate::proxy::control::changes::{PublishedGroups, PublishedState};
 use crate::proxy::control::server::ControlServer;
 use crate::proxy::event_loop::announcing::AddressAnnouncer;
 use crate::proxy::event_loop::answering::deliver_query;
+pub(crate) use crate::proxy::event_loop::counting::predecessors_counter;
 use crate::proxy::event_loop::event_source::EventSource;
 pub(crate) use crate::proxy::event_loop::handover::Predecessor;
 use crate::proxy::event_loop::holding::Holding;
@@ -58,9 +60,10 @@ use crate::proxy::relay::Batch;
 const DATAGRAMS_PER_TURN: usize = 64;
 /// Events of one epoll_wait(2).
 const MAX_EVENTS: usize = 16;
-/// Bytes for one NFLOG datagram, notification or packet. A longer datagram is truncated and
-/// ignored.
-const BUFFER_SIZE: usize = 16 * 1024;
+/// Bytes for one packet, or one page of a file of the kernel. A longer packet is truncated and ignored.
+/// The allocator takes so many from the kernel for themselves (`M_MMAP_THRESHOLD` of mallopt(3)), and
+/// then a page of them has no memory until it is used: most proxies use one page.
+const BUFFER_SIZE: usize = 256 * 1024;
 /// How long the rules stay after the container has ended. Its sockets are closed by then, and its
 /// kernel still reports the leaves: within three timer ticks, and once more within the interval
 /// that `link::plan` sets (`REPORT_INTERVAL_MS`). Such a leave, from the container's own MAC
@@ -247,7 +250,7 @@ impl Proxy {
     /// Counts what arrives at the links from here on, if that is asked for and the kernel lets it.
     pub(crate) fn start_counting(&mut self, now: Instant) {
         let EventLoop { container, interfaces, counter, start_notices, .. } = &mut self.event_loop;
-        let Some(sockets) = &container.count_sockets else { return };
+        let Some(sockets) = container.count_sockets.take() else { return };
         let links = interfaces.iter().map(|i| &i.task).filter(|task| task.relay.is_none());
         match StreamCounter::start(sockets, links) {
             Ok(started) => *counter = Some(started),

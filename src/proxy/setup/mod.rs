@@ -25,10 +25,10 @@ use crate::proxy::container::injection::QueryInjector;
 use crate::proxy::container::membership_files::MembershipFiles;
 use crate::proxy::container::receive_filter::ReceiveFilterSocket;
 use crate::proxy::container::rtnl_barrier::RtnlBarrier;
-use crate::proxy::container::stream_counter::CountSockets;
+use crate::proxy::container::stream_counter::{CountSockets, InheritedCounter};
 use crate::proxy::event_loop::{
     Container, Interception, InterfaceSockets, Predecessor, RelaySockets, Resources, Role,
-    Upstream, Upstreams, predecessors_status,
+    Upstream, Upstreams, predecessors_counter, predecessors_status,
 };
 use crate::proxy::lan::early_report::EarlyReporter;
 use crate::proxy::lan::host_groups::HostGroups;
@@ -102,15 +102,18 @@ impl Setup {
         }
         // First, while its number is free.
         let parent_frame_socket = open_parent_frame_socket(&task.interfaces);
+        let state_dir = crate::state::state_dir();
+        let container_dir = ContainerDir::open(&state_dir, &task.container).context(|| {
+            format!("cannot open the state directory of container {}", task.container)
+        })?;
+        let inherits_count = task.takes_over && task.count;
+        let inherited = inherits_count.then(|| predecessors_counter(&container_dir)).flatten();
         let inside = namespace
-            .run(|| InNamespace::open(&mut task, &mut notices))
+            .run(|| InNamespace::open(&mut task, inherited, &mut notices))
             .context(|| "cannot enter the container's network namespace".into())??;
         let id = &task.container;
-        let state_dir = crate::state::state_dir();
         let user = ProxyUser::hold(&state_dir, task.user)
             .context(|| format!("cannot become user {}", task.user))?;
-        let container_dir = ContainerDir::open(&state_dir, id)
-            .context(|| format!("cannot open the state directory of container {id}"))?;
         let log = Log::open(&container_dir, id, now);
         let query_sockets = open_query_sockets(&inside.interfaces)?;
         let announcer =
@@ -356,10 +359,16 @@ impl InjectionSockets {
 
 impl InNamespace {
     /// The caller's thread is in the container's namespace.
-    fn open(task: &mut ProxyTask, notices: &mut Vec<Notice>) -> Result<Self, StartError> {
+    fn open(
+        task: &mut ProxyTask,
+        inherited: Option<InheritedCounter>,
+        notices: &mut Vec<Notice>,
+    ) -> Result<Self, StartError> {
         // First, while their numbers are free.
-        let links = task.interfaces.iter().filter(|interface| interface.relay.is_none()).count();
-        let count_sockets = match task.count.then(|| CountSockets::open(links)).transpose() {
+        let links = task.interfaces.iter().filter(|interface| interface.relay.is_none());
+        let links = links.map(|interface| interface.name.as_str());
+        let count_sockets = task.count.then(|| CountSockets::open(links, inherited)).transpose();
+        let count_sockets = match count_sockets {
             Ok(sockets) => sockets,
             Err(error) => {
                 notices.push(Notice::NotCounted { error: error.to_string() });

@@ -3,12 +3,13 @@ use proptest::prelude::*;
 use super::*;
 use crate::proxy::control::status::ProxyState;
 
-const ALL: [ControlRequest; 6] = [
+const ALL: [ControlRequest; 7] = [
     ControlRequest::Status,
     ControlRequest::Requery,
     ControlRequest::Namespace,
     ControlRequest::Takeover,
     ControlRequest::Handover,
+    ControlRequest::Count,
     ControlRequest::Subscribe,
 ];
 
@@ -110,7 +111,7 @@ fn what_is_no_request_of_version_1_is_refused_by_code() {
     );
     assert_eq!(
         answer["error"]["message"],
-        "unknown request \"stop\"; there are status, requery, namespace, takeover, handover, hold \
+        "unknown request \"stop\"; there are status, requery, namespace, takeover, handover, count, hold \
          and subscribe"
     );
     // A later version may add fields.
