@@ -99,8 +99,9 @@ impl Manager {
                     name.starts_with(&format!("{kind}.{proxy}.")) && name.ends_with(&container.id)
                 })
             };
-            let is_complete = ["rules", "join", "status"].iter().all(|kind| is_there(kind));
-            (is_complete && names.len() == 3).then_some(())
+            let kinds = ["rules", "join", "count", "status"];
+            let is_complete = kinds.iter().all(|kind| is_there(kind));
+            (is_complete && names.len() == kinds.len()).then_some(())
         });
     }
 }

@@ -39,6 +39,9 @@ pub fn inherit(program: OwnedFd, table: OwnedFd) -> io::Result<(Program, Map)> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs::File;
+    use std::os::fd::AsFd;
+
     use proptest::prelude::*;
 
     use super::*;
@@ -134,6 +137,19 @@ mod tests {
             packet.extend(payload);
             packet
         })
+    }
+
+    #[test]
+    fn a_table_is_inherited_and_another_file_is_not() {
+        let own = |descriptor: &dyn AsFd| descriptor.as_fd().try_clone_to_owned().unwrap();
+        let (program, table) = load().unwrap();
+        let inherit =
+            |file: OwnedFd| inherit(own(&program), file).map(|_| ()).map_err(|e| e.kind());
+        let shorter = Map::create(c"shorter", TABLE_SIZE - 8).unwrap();
+        assert_eq!(inherit(own(&table)), Ok(()));
+        for file in [own(&shorter), own(&program), File::open("/dev/null").unwrap().into()] {
+            assert_eq!(inherit(file), Err(io::ErrorKind::InvalidInput));
+        }
     }
 
     proptest! {
