@@ -11,6 +11,7 @@ mod error;
 mod host_links;
 pub(crate) mod keeper_socket;
 mod late;
+mod making;
 mod namespace;
 mod parents;
 mod pool;

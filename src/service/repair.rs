@@ -17,7 +17,7 @@ use crate::net::netlink::{NetlinkError, RouteSocket};
 use crate::oci::ContainerId;
 use crate::primitives::InterfaceName;
 use crate::proxy::ProxyLaunch;
-use crate::service::attach::{OpenContainer, Wanted};
+use crate::service::making::{OpenContainer, Wanted};
 use crate::service::namespace::reach_namespace;
 use crate::service::proxies::ProxyUsers;
 use crate::service::{AttachError, proxies, unfinished};
