@@ -194,6 +194,7 @@ mod tests {
         drop(held);
         assert!(lock::lock_within(&again, std::time::Duration::ZERO).unwrap());
     }
+
     #[test]
     fn of_too_many_the_oldest_that_is_not_in_use_is_forgotten() {
         let mut leases = Leases::default();
