@@ -183,12 +183,11 @@ fn choose<'c>(
     let list = |of: Vec<String>| of.join(", ");
     match (wanted.as_slice(), args.group) {
         ([one], _) => Ok(**one),
-        ([], _) if all.is_empty() => bail!("{name} has joined no group"),
-        ([], Some(Wanted { group, .. })) => bail!(
+        ([], Some(Wanted { group, .. })) if !all.is_empty() => bail!(
             "{name} has not joined {group}; it has joined {}",
             list(all.iter().map(at).collect())
         ),
-        ([], None) => bail!("{name} has joined no group"),
+        ([], _) => bail!("{name} has joined no group"),
         (several, Some(_)) => bail!(
             "{name} has joined {}: name one with --interface",
             list(several.iter().map(|one| at(one)).collect())

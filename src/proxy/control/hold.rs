@@ -14,6 +14,7 @@ use std::thread;
 use std::time::Duration;
 
 use nix::time::{ClockId, clock_gettime};
+use serde::Deserialize;
 use serde_json::Value;
 use serde_json::value::RawValue;
 
@@ -65,6 +66,16 @@ impl Held {
         self.rules.len() + self.joins.len() + self.relay_sockets.len() + self.counting.len()
     }
 }
+
+/// What [`HoldStream::status_text`] writes: relays, status, when the status came, count. An earlier
+/// keeper did not write the last two.
+#[derive(Debug, Default, Deserialize)]
+struct StatusText(
+    Vec<Box<RawValue>>,
+    Option<Box<RawValue>>,
+    #[serde(default)] Option<u64>,
+    #[serde(default)] Option<CountPayload>,
+);
 
 /// The connection to one proxy, and what is held for it.
 #[derive(Debug)]
@@ -134,15 +145,9 @@ impl HoldStream {
             held.push(kind, descriptor);
         }
         // A text that was being written when the keeper died is none.
-        (held.relays, held.status, held.status_time, held.count) =
-            match serde_json::from_slice(status) {
-                Ok(known) => known,
-                // Of a keeper from before the time and the count.
-                Err(_) => {
-                    let (relays, status) = serde_json::from_slice(status).unwrap_or_default();
-                    (relays, status, monotonic_seconds(), None)
-                }
-            };
+        let known: StatusText = serde_json::from_slice(status).unwrap_or_default();
+        (held.relays, held.status, held.count) = (known.0, known.1, known.3);
+        held.status_time = known.2.unwrap_or_else(monotonic_seconds);
         Ok(HoldStream {
             stream,
             received: Vec::new(),
@@ -470,6 +475,10 @@ mod tests {
         assert_eq!((held.relays.len(), held.status.unwrap().get()), (1, r#"{"pid":7}"#));
         let held = restored(br#"[[],{"pid":7},5]"#);
         assert_eq!((held.status.unwrap().get(), held.status_time), (r#"{"pid":7}"#, 5));
+        let text = br#"[[],{"pid":7},5,{"descriptors":3,"layout":1,"links":["mc0"]}]"#;
+        let held = restored(text);
+        let count = CountPayload { descriptors: 3, layout: 1, links: vec!["mc0".into()] };
+        assert_eq!((held.status_time, held.count), (5, Some(count)));
         assert!(restored(br#"[[],{"pi"#).status.is_none());
     }
 }
