@@ -203,7 +203,7 @@ fn what_is_stored_of_a_container_that_has_ended_is_let_go() {
     keeper.wait(PATIENCE);
     drop(socket);
     lab.delete(&container);
-    assert_eq!(manager.names().len(), 3);
+    assert_eq!(manager.names().len(), 4);
     let _keeper = manager.keeper(&lab);
     wait_until("nothing is stored", PATIENCE, || manager.names().is_empty().then_some(()));
     wait_until("the host leaves", PATIENCE, || (!lab.host_joins().contains(&GROUP)).then_some(()));

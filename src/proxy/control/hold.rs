@@ -48,7 +48,7 @@ pub(crate) struct Held {
     counting: Vec<OwnedFd>,
     status: Option<Box<RawValue>>,
     /// When the status came, in seconds of the host's monotonic clock.
-    status_time: u64,
+    status_time: f64,
 }
 
 impl Held {
@@ -73,7 +73,7 @@ impl Held {
 struct StatusText(
     Vec<Box<RawValue>>,
     Option<Box<RawValue>>,
-    #[serde(default)] Option<u64>,
+    #[serde(default)] Option<f64>,
     #[serde(default)] Option<CountPayload>,
 );
 
@@ -328,7 +328,9 @@ impl StandIn {
             if let Some(held) = status.get_mut("held") {
                 *held = false.into();
             }
-            add_time(status, monotonic_seconds().saturating_sub(held.status_time));
+            // Rounded up: the times of the status are rounded down, and none goes back.
+            let passed = (monotonic_seconds() - held.status_time).max(0.0).ceil();
+            add_time(status, passed as u64);
         }
         let sockets = held.relay_sockets.iter().map(OwnedFd::try_clone);
         let counting = held.counting.iter().map(OwnedFd::try_clone);
@@ -417,9 +419,10 @@ impl Dead {
 }
 
 /// Seconds of a clock that all processes of the host share, and that nobody sets.
-fn monotonic_seconds() -> u64 {
+fn monotonic_seconds() -> f64 {
     // The clock cannot fail (clock_gettime(2)).
-    clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(0, |time| time.tv_sec().cast_unsigned())
+    clock_gettime(ClockId::CLOCK_MONOTONIC)
+        .map_or(0.0, |time| time.tv_sec() as f64 + time.tv_nsec() as f64 / 1e9)
 }
 
 /// Adds the seconds that have passed since a status to the times in it: a proxy that has nothing to
@@ -474,11 +477,11 @@ mod tests {
         let held = restored(br#"[[{"groups":[]}],{"pid":7}]"#);
         assert_eq!((held.relays.len(), held.status.unwrap().get()), (1, r#"{"pid":7}"#));
         let held = restored(br#"[[],{"pid":7},5]"#);
-        assert_eq!((held.status.unwrap().get(), held.status_time), (r#"{"pid":7}"#, 5));
-        let text = br#"[[],{"pid":7},5,{"descriptors":3,"layout":1,"links":["mc0"]}]"#;
+        assert_eq!((held.status.unwrap().get(), held.status_time), (r#"{"pid":7}"#, 5.0));
+        let text = br#"[[],{"pid":7},5.25,{"descriptors":3,"layout":1,"links":["mc0"]}]"#;
         let held = restored(text);
         let count = CountPayload { descriptors: 3, layout: 1, links: vec!["mc0".into()] };
-        assert_eq!((held.status_time, held.count), (5, Some(count)));
+        assert_eq!((held.status_time, held.count), (5.25, Some(count)));
         assert!(restored(br#"[[],{"pi"#).status.is_none());
     }
 }
