@@ -90,11 +90,13 @@ impl LinkWatch {
         SockRef::from(&self.socket).attach_filter(&about(&self.name, index, known, changes))
     }
 
-    /// Takes what is queued. What has changed is to be looked up: notifications may be lost, and the
-    /// last one alone would not tell of a link that came and went.
-    pub(crate) fn drain(&self) {
+    /// Takes what is queued; whether there was anything. What has changed is to be looked up then:
+    /// notifications may be lost, and the last one alone would not tell of a link that came and went.
+    pub(crate) fn drain(&self) -> bool {
         let mut buffer = [0u8; LOOKED_AT];
+        let mut was_there = false;
         while let Ok(length) = self.socket.recv(&mut &mut buffer[..], 0) {
+            was_there = true;
             let Some(now) = carrier(&buffer[..length.min(LOOKED_AT)], self.index.get()) else {
                 continue;
             };
@@ -102,13 +104,13 @@ impl LinkWatch {
             let has_changed = before.is_some_and(|before| before.changes != now.changes);
             self.has_flapped.set(self.has_flapped.get() || has_changed);
         }
+        was_there
     }
 
-    /// Whether the link has lost its carrier now, or had lost it since the last message. The kernel
-    /// sends such messages once a second at the most; this asks for one, which is there at once,
-    /// except while another program changes links.
+    /// Takes what is queued; whether there was anything, or the link has lost its carrier now, or had
+    /// lost it since the last message. The kernel tells of that once a second at the most; this asks,
+    /// and the answer is there at once, except while another program changes links.
     pub(crate) fn has_news(&self) -> bool {
-        let before = self.seen.get();
         let mut request = [0u8; ATTRIBUTES as usize];
         let length = ATTRIBUTES.to_ne_bytes();
         request[..4].copy_from_slice(&length);
@@ -116,10 +118,9 @@ impl LinkWatch {
         request[6..8].copy_from_slice(&(libc::NLM_F_REQUEST as u16).to_ne_bytes());
         let index = INDEX as usize;
         request[index..index + 4].copy_from_slice(&self.index.get().to_ne_bytes());
-        // Without an answer nothing is new.
+        // An answer with what is known already is dropped by the filter.
         let _ = self.socket.send_to(&request, &SocketAddr::new(0, 0), 0);
-        self.drain();
-        self.seen.get() != before
+        self.drain()
     }
 
     /// Whether the carrier has come or gone since the last call.
@@ -226,6 +227,8 @@ fn about(
 #[cfg(test)]
 mod tests {
     use std::process::Command;
+    use std::thread;
+    use std::time::{Duration, Instant};
 
     use nix::poll::{PollFd, PollFlags, poll};
 
@@ -310,25 +313,41 @@ mod tests {
         run("link set end0 up");
         run("link set port0 up");
         let watch = namespace.run(|| LinkWatch::open("port0", 700)).unwrap().unwrap();
+        // IFF_RUNNING follows up to a second later.
+        let settle = || {
+            let start = Instant::now();
+            while start.elapsed() < Duration::from_secs(10) {
+                watch.follow(700, Some((NOTICED, false))).unwrap();
+                if !watch.has_news() {
+                    return;
+                }
+                thread::sleep(Duration::from_millis(10));
+            }
+            panic!("something is always new");
+        };
         assert!(watch.has_news() && watch.has_carrier());
-        assert!(!watch.has_news() && !watch.take_flap());
+        settle();
+        assert!(!watch.take_flap());
         run("link set end0 down");
         assert!(watch.has_news() && !watch.has_carrier());
         run("link set end0 up");
         assert!(watch.has_news() && watch.has_carrier());
         assert!(watch.take_flap() && !watch.take_flap());
+        settle();
         run("link set port0 mtu 1400");
         assert!(!watch.has_news());
         // The kernel tells of it unasked, and of nothing else.
-        watch.follow(700, Some((NOTICED, false))).unwrap();
         run("link set port0 mtu 1300");
-        watch.drain();
-        assert!(!watch.take_flap());
+        assert!(!watch.drain() && !watch.take_flap());
         run("link set end0 down");
         run("link set end0 up");
         let mut polled = [PollFd::new(watch.as_fd(), PollFlags::POLLIN)];
         assert_eq!(poll(&mut polled, 5000u16).unwrap(), 1);
         watch.drain();
         assert!(watch.take_flap() && watch.has_carrier());
+        // Who asks for the carrier takes no other news away.
+        settle();
+        run("link del port0");
+        assert!(watch.has_news());
     }
 }
