@@ -114,6 +114,8 @@ fn a_new_proxy_takes_over_without_a_leave_on_the_wire() {
     let sources = |g: GroupMembership| (g.mode, g.sources);
     assert_eq!(new.group(SSM).map(sources), Some((FilterMode::Include, vec![source(3).into()])));
     assert_eq!(new.group(GROUP).map(sources), Some((FilterMode::Exclude, vec![])));
+    // Without notifications the host's kernel waits up to a second with its report.
+    lab.wait_forwarded(third);
     let seen = capture.finish();
     lab.assert_one_igmp_host(&seen);
     assert!(!seen.iter().any(|f| matches!(f.message, Igmp::Leave { .. })), "{seen:?}");
