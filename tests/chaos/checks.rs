@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -149,8 +149,28 @@ impl Target {
     }
 }
 
+/// How many descriptors a keeper has open that has just begun. Its threads open them in any order, and
+/// tell nobody: it has all of them when it has its history, and for half a second no other one comes.
+pub(super) fn idle_descriptors(keeper: i32) -> usize {
+    let has_history = || {
+        let directory = PathBuf::from(format!("/proc/{keeper}/fd"));
+        let mut files =
+            names(&directory).into_iter().map(|name| fs::read_link(directory.join(name)));
+        files.any(|file| file.is_ok_and(|file| file.ends_with("events.jsonl"))).then_some(())
+    };
+    wait_until("the keeper has its history", PATIENCE, has_history);
+    let (mut last, mut since) = (descriptors(keeper), Instant::now());
+    wait_until("the keeper opens nothing more", PATIENCE, || {
+        let now = descriptors(keeper);
+        if now != last {
+            (last, since) = (now, Instant::now());
+        }
+        (since.elapsed() >= Duration::from_millis(500)).then_some(now)
+    })
+}
+
 /// How many descriptors a process has open.
-pub(super) fn descriptors(pid: i32) -> usize {
+fn descriptors(pid: i32) -> usize {
     names(Path::new(&format!("/proc/{pid}/fd"))).len()
 }
 

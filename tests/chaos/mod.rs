@@ -157,7 +157,7 @@ impl Chaos {
         let keeper = keeper(&lab);
         let socket = lab.state_dir().join("keeper.sock");
         wait_until("the keeper listens", PATIENCE, || socket.exists().then_some(()));
-        let idle_descriptors = checks::descriptors(keeper.pid());
+        let idle_descriptors = checks::idle_descriptors(keeper.pid());
         let counts = Victim::ALL.map(|victim| (victim, Count::default())).into();
         Chaos {
             lab,
