@@ -14,10 +14,10 @@ use crate::cli::containers;
 use crate::cli::containers::Container;
 use crate::cli::groups::sources;
 use crate::cli::output::bit_rate;
-use crate::net::netns::NetNs;
 use crate::probe::{ListenOptions, Listener, Measured, parse_positive_duration};
 use crate::proxy::{GroupMembership, InterfaceStatus};
-use crate::state::{Lifetime, Store};
+use crate::service::running_namespace;
+use crate::state::Store;
 
 pub(super) const ABOUT: &str = "\
 Show one stream of a container as it arrives.
@@ -117,11 +117,7 @@ pub(super) fn run(args: WatchArgs) -> anyhow::Result<ExitCode> {
     };
     let port = listen.port;
     let record = &container.record.container;
-    let namespace = match &record.lifetime {
-        Lifetime::Process(init) => NetNs::of_pid(init.pid),
-        Lifetime::NamespacePath(path) => NetNs::open(path),
-    };
-    let listener = namespace
+    let listener = running_namespace(record)
         .and_then(|namespace| namespace.run(|| Listener::open(listen)))
         .with_context(|| format!("cannot enter the network namespace of {}", record.name))??;
     if !args.json {

@@ -274,7 +274,10 @@ fn container_trouble(container: &ContainerFacts, findings: &mut Findings, told: 
         );
     }
     if container.deaths > 0 {
-        let deaths = count(container.deaths as usize, "proxy").replace("proxys", "proxies");
+        let deaths = match container.deaths {
+            1 => "1 proxy".to_owned(),
+            many => format!("{many} proxies"),
+        };
         own.warning(
             "deaths",
             format_args!("{name}: {deaths} of the container died and were replaced"),

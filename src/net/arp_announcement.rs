@@ -60,6 +60,16 @@ enum Operation {
 
 /// An announcement with its Ethernet header.
 fn gratuitous_arp(operation: Operation, address: Ipv4Addr, mac: MacAddr) -> [u8; 42] {
+    arp(operation, mac, address, address)
+}
+
+/// A question whose an address is, from no address (RFC 5227 §2.1.1), with its Ethernet header.
+/// Nobody learns anything from it.
+pub fn arp_probe(mac: MacAddr, address: Ipv4Addr) -> [u8; 42] {
+    arp(Operation::Request, mac, Ipv4Addr::UNSPECIFIED, address)
+}
+
+fn arp(operation: Operation, mac: MacAddr, sender: Ipv4Addr, target: Ipv4Addr) -> [u8; 42] {
     let mut frame = [0; 42];
     frame[..6].fill(0xff);
     frame[6..12].copy_from_slice(&mac.octets());
@@ -67,11 +77,11 @@ fn gratuitous_arp(operation: Operation, address: Ipv4Addr, mac: MacAddr) -> [u8;
     // Ethernet and IPv4 with their lengths.
     frame[14..22].copy_from_slice(&[0, 1, 8, 0, 6, 4, 0, operation as u8]);
     frame[22..28].copy_from_slice(&mac.octets());
-    frame[28..32].copy_from_slice(&address.octets());
+    frame[28..32].copy_from_slice(&sender.octets());
     if operation == Operation::Reply {
         frame[32..38].copy_from_slice(&mac.octets());
     }
-    frame[38..42].copy_from_slice(&address.octets());
+    frame[38..42].copy_from_slice(&target.octets());
     frame
 }
 

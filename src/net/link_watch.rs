@@ -240,15 +240,17 @@ mod tests {
         poll(&mut polled, 0u8).unwrap() == 1
     }
 
+    fn ip(namespace: &NetNs, words: &str) {
+        let mut command = Command::new("ip");
+        command.args(words.split(' '));
+        let status = namespace.run(|| command.status()).unwrap().unwrap();
+        assert!(status.success(), "{words}");
+    }
+
     #[test]
     fn only_the_link_of_the_name_or_of_the_index_is_noticed() {
         let namespace = NetNs::create().unwrap();
-        let run = |words: &str| {
-            let mut command = Command::new("ip");
-            command.args(words.split(' '));
-            let status = namespace.run(|| command.status()).unwrap().unwrap();
-            assert!(status.success(), "{words}");
-        };
+        let run = |words: &str| ip(&namespace, words);
         for name in ["lan", "lan0", "a-name-of-15-by"] {
             let watch = namespace.run(|| LinkWatch::open(name, 0x7fff_fff0)).unwrap().unwrap();
             run("link add other type bridge");
@@ -303,12 +305,7 @@ mod tests {
     #[test]
     fn a_carrier_that_goes_and_comes_is_noticed_at_once() {
         let namespace = NetNs::create().unwrap();
-        let run = |words: &str| {
-            let mut command = Command::new("ip");
-            command.args(words.split(' '));
-            let status = namespace.run(|| command.status()).unwrap().unwrap();
-            assert!(status.success(), "{words}");
-        };
+        let run = |words: &str| ip(&namespace, words);
         run("link add port0 index 700 type veth peer name end0");
         run("link set end0 up");
         run("link set port0 up");

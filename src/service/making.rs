@@ -440,9 +440,8 @@ fn seconds_since_1970() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
-/// The capabilities without which an attachment fails halfway. They are checked at the start, so
-/// that the missing one is named.
-fn check_privileges(host: &NetNs) -> Result<(), AttachError> {
+/// Names of the capabilities that an attachment needs and this process lacks.
+pub(crate) fn lacking_capabilities() -> Vec<&'static str> {
     const NEEDED: [(Capability, &str); 5] = [
         (Capability::CAP_NET_ADMIN, "CAP_NET_ADMIN"),
         (Capability::CAP_SYS_ADMIN, "CAP_SYS_ADMIN"),
@@ -451,7 +450,14 @@ fn check_privileges(host: &NetNs) -> Result<(), AttachError> {
         (Capability::CAP_SETGID, "CAP_SETGID"),
     ];
     let have = caps::read(None, CapSet::Effective).unwrap_or_default();
-    if let Some((_, name)) = NEEDED.iter().find(|(capability, _)| !have.contains(capability)) {
+    let lacking = NEEDED.iter().filter(|(capability, _)| !have.contains(capability));
+    lacking.map(|(_, name)| *name).collect()
+}
+
+/// Without the capabilities an attachment would fail halfway. They are checked at the start, so that
+/// the missing one is named.
+fn check_privileges(host: &NetNs) -> Result<(), AttachError> {
+    if let Some(name) = lacking_capabilities().first() {
         return Err(AttachError::Privilege(name));
     }
     // Root of a user namespace has all capabilities, and none over the host's network.

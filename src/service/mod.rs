@@ -27,6 +27,8 @@ pub use attach::{attach, attach_more};
 pub use detach::{Collected, Garbage, collect_garbage, detach, remove_stopped};
 pub use error::AttachError;
 pub use late::complete;
+pub(crate) use making::lacking_capabilities;
+pub(crate) use namespace::running_namespace;
 pub use reload::{Reloaded, Revived, reload, revive, runs_another_program};
 pub use repair::repair;
 pub use request::{AttachRequest, NetworkNamespace};

@@ -8,12 +8,9 @@ use crate::doctor::gather::{engines, kernel};
 use crate::events::{History, HostEvent};
 use crate::net::sysctl::Sysctls;
 use crate::oci::ContainerId;
-use crate::service::keeper_socket;
+use crate::service::{keeper_socket, lacking_capabilities};
 use crate::state::{AttachmentRecord, Store, log_dir};
 
-/// Capabilities that an attachment needs, by number.
-const CAPABILITIES: [(u32, &str); 3] =
-    [(12, "CAP_NET_ADMIN"), (13, "CAP_NET_RAW"), (21, "CAP_SYS_ADMIN")];
 /// How far back refusals matter.
 const RECENT: Duration = Duration::from_secs(3600);
 /// Refusals that are kept in memory.
@@ -25,12 +22,13 @@ pub(crate) fn host(state: Fact<StateFacts>) -> HostFacts {
         .map(|name| name.release().to_string_lossy().into_owned())
         .unwrap_or_default();
     let settings = Sysctls::default();
-    let state_is_hidden = matches!(&state, Err(why) if why.contains("Permission denied"));
+    let is_root = kernel::is_root();
+    let state_is_hidden = state.is_err() && !is_root;
     HostFacts {
         features: kernel::features(&release),
         release,
-        lacking: lacking(),
-        is_root: kernel::is_root(),
+        lacking: lacking_capabilities(),
+        is_root,
         max_memberships: settings.number("ipv4/igmp_max_memberships"),
         max_sources: settings.number("ipv4/igmp_max_msf"),
         engines: engines::engines(),
@@ -38,13 +36,6 @@ pub(crate) fn host(state: Fact<StateFacts>) -> HostFacts {
         state,
         refusals: refusals(),
     }
-}
-
-fn lacking() -> Vec<&'static str> {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
-    let has = line.and_then(|line| u64::from_str_radix(line.trim(), 16).ok()).unwrap_or(u64::MAX);
-    CAPABILITIES.iter().filter(|(bit, _)| has & (1 << bit) == 0).map(|(_, name)| *name).collect()
 }
 
 fn keeper(state_is_hidden: bool) -> Fact<bool> {

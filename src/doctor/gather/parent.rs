@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use crate::doctor::facts::{Duplicate, Fact, OwnAddress, ParentFacts, Queriers, Wire};
 use crate::doctor::gather::wire;
+use crate::multicast::Address;
 use crate::net::messages::Link;
 use crate::net::route_query::RouteQuery;
 use crate::net::sysctl::Sysctls;
@@ -174,7 +175,8 @@ fn heard(
     let is_own = |group: &Ipv4Addr| {
         joined.contains(&(link.index, *group))
             || of_containers.contains(group)
-            || is_link_scope(*group)
+            // Every switch floods these (RFC 4541 §2.1.2).
+            || group.is_link_scope()
     };
     Ok(Wire {
         time,
@@ -189,11 +191,6 @@ fn heard(
         duplicates,
         asked: asked.len(),
     })
-}
-
-/// 224.0.0.0/24, which every switch floods (RFC 4541 §2.1.2).
-fn is_link_scope(group: Ipv4Addr) -> bool {
-    group.octets()[..3] == [224, 0, 0]
 }
 
 fn is_promiscuous(index: u32, name: &str) -> bool {

@@ -12,9 +12,9 @@ use crate::doctor::gather::wire;
 use crate::multicast::{Address, SourceFilter};
 use crate::net::messages::{get_links, read_link};
 use crate::net::netlink::RouteSocket;
-use crate::net::netns::NetNs;
 use crate::proxy::MembershipFiles;
-use crate::state::{Lifetime, RecordedContainer};
+use crate::service::running_namespace;
+use crate::state::RecordedContainer;
 
 /// Groups that are looked at if none is named.
 const MAX_GROUPS: usize = 16;
@@ -56,7 +56,7 @@ pub(crate) struct Inside {
 
 /// Looks into a container's network namespace. The calling thread is in that one meanwhile.
 pub(crate) fn inside(used: &ContainerUse, time: Duration) -> Fact<Inside> {
-    let namespace = namespace(&used.container).map_err(|error| match error.kind() {
+    let namespace = running_namespace(&used.container).map_err(|error| match error.kind() {
         io::ErrorKind::PermissionDenied => "run it as root".to_owned(),
         _ => format!("its network namespace cannot be opened: {error}"),
     })?;
@@ -84,20 +84,7 @@ impl HostCounters {
     }
 }
 
-/// The container's network namespace, and no other one that has its place now.
-fn namespace(container: &RecordedContainer) -> io::Result<NetNs> {
-    let opened = match (&container.lifetime, container.namespace_path()) {
-        (Lifetime::Process(process), _) => NetNs::of_pid(process.pid)?,
-        (Lifetime::NamespacePath(_), Some(path)) => NetNs::open(path)?,
-        (Lifetime::NamespacePath(_), None) => return Err(io::ErrorKind::NotFound.into()),
-    };
-    match opened.id()? == container.netns {
-        true => Ok(opened),
-        false => Err(io::Error::other("the container has another one now")),
-    }
-}
-
-/// The same, in the container's namespace.
+/// What [`inside`] sees, in the container's namespace.
 fn look(used: &ContainerUse, time: Duration) -> io::Result<Inside> {
     let links = RouteSocket::open()?
         .dump(get_links())

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::net::Ipv4Addr;
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::AsFd;
 use std::time::Instant;
 
 use nix::poll::{PollFd, PollFlags, ppoll};
@@ -12,7 +12,7 @@ use nix::sys::time::TimeSpec;
 use socket2::{Domain, SockFilter, Socket, Type};
 
 use crate::doctor::facts::Arrivals;
-use crate::net::arp_announcement::link_address;
+use crate::net::arp_announcement::{arp_probe, link_address};
 use crate::net::nfnetlink::receive;
 use crate::primitives::MacAddr;
 use crate::proxy::parse_query;
@@ -57,11 +57,11 @@ pub(super) fn listen(
     socket.attach_filter(&multicast_and_arp())?;
     sockopt::lock_filter(&socket)?;
     socket.set_nonblocking(true)?;
-    bind(&socket, index)?;
+    socket.bind(&link_address(index, libc::ETH_P_ALL as u16))?;
     if let Some(own) = own {
+        let to = link_address(index, libc::ETH_P_ARP as u16);
         for address in addresses {
             // What cannot be asked is not answered.
-            let to = link_address(index, libc::ETH_P_ARP as u16);
             let _ = socket.send_to(&arp_probe(own, *address), &to);
         }
     }
@@ -90,15 +90,6 @@ pub(super) fn listen(
         }
     }
     Ok(heard)
-}
-
-fn bind(socket: &Socket, index: u32) -> io::Result<()> {
-    let address = link_address(index, libc::ETH_P_ALL as u16);
-    // SAFETY: the address is as long as it says.
-    match unsafe { libc::bind(socket.as_raw_fd(), address.as_ptr().cast(), address.len()) } {
-        0 => Ok(()),
-        _ => Err(io::Error::last_os_error()),
-    }
 }
 
 impl Heard {
@@ -165,17 +156,6 @@ fn take_datagram(arrivals: &mut Arrivals, packet: &[u8]) {
     {
         arrivals.ports.insert(u16::from_be_bytes([high, low]));
     }
-}
-
-/// A question whose an address is, from no address.
-fn arp_probe(own: MacAddr, address: Ipv4Addr) -> [u8; 42] {
-    let mut frame = [0; 42];
-    frame[..6].fill(0xff);
-    frame[6..12].copy_from_slice(&own.octets());
-    frame[12..22].copy_from_slice(&[8, 6, 0, 1, 8, 0, 6, 4, 0, 1]);
-    frame[22..28].copy_from_slice(&own.octets());
-    frame[38..42].copy_from_slice(&address.octets());
-    frame
 }
 
 /// A socket filter that accepts multicast of IPv4 and ARP that arrive without a VLAN tag.

@@ -10,7 +10,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
 use nix::net::if_::if_nametoindex;
 use nix::time::{ClockId, clock_gettime};
-use socket2::{Domain, Socket, Type};
+use socket2::{Domain, SockRef, Socket, Type};
 
 use crate::bpf::{Map, Program, count};
 use crate::net::arp_announcement::{bound_link, link_address};
@@ -115,11 +115,7 @@ impl StreamCounter {
                 let socket = unsafe { BorrowedFd::borrow_raw(number) };
                 program.filter(&socket)?;
                 let address = link_address(link.index, libc::ETH_P_IP as u16);
-                // SAFETY: the address is as long as it says.
-                let bound = unsafe { libc::bind(number, address.as_ptr().cast(), address.len()) };
-                if bound < 0 {
-                    return Err(io::Error::last_os_error());
-                }
+                SockRef::from(&socket).bind(&address)?;
             }
             counted.push((link.index, link.name.clone(), number));
         }
