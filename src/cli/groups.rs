@@ -8,10 +8,11 @@ use serde::Serialize;
 
 use crate::cli::containers;
 use crate::cli::containers::Container;
+use crate::cli::memberships::{Arrived, memberships};
 use crate::cli::output::{age, bit_rate, print, print_json, table};
 use crate::multicast::FilterMode;
 use crate::notice::Notice;
-use crate::proxy::{GroupMembership, InterfaceStatus, MembershipStatus, RelayCounts};
+use crate::proxy::{GroupMembership, MembershipStatus, RelayCounts};
 use crate::state::Store;
 use crate::stream_count::{RtpCount, StreamCount};
 
@@ -89,43 +90,6 @@ impl From<&StreamCount> for Source {
             last_packet_ms: stream.last_packet_ms,
             rtp: stream.rtp,
         }
-    }
-}
-
-/// What has arrived for a group.
-struct Arrived<'s> {
-    streams: Vec<&'s StreamCount>,
-    /// From the sources that the container wants; `None`: nothing.
-    wanted: Option<StreamCount>,
-}
-
-impl<'s> Arrived<'s> {
-    /// `None`: nothing is counted.
-    fn of(
-        container: &'s Container,
-        interface: &InterfaceStatus,
-        entry: &GroupMembership,
-    ) -> Option<Self> {
-        let counts = &container.status.as_ref()?.counts;
-        let counts = counts.iter().find(|counts| counts.interface == interface.interface)?;
-        let streams =
-            counts.streams.iter().filter(|stream| IpAddr::V4(stream.group) == entry.group);
-        let streams: Vec<_> = streams.collect();
-        let is_wanted = |stream: &&&StreamCount| {
-            let is_listed = entry.sources.contains(&IpAddr::V4(stream.source));
-            is_listed == (entry.mode == FilterMode::Include)
-        };
-        let wanted = streams.iter().filter(is_wanted).map(|stream| **stream);
-        let wanted = wanted.reduce(|mut sum, stream| {
-            sum.add(&stream);
-            sum
-        });
-        Some(Arrived { streams, wanted })
-    }
-
-    /// A number of what is wanted.
-    fn sum(&self, number: impl Fn(&StreamCount) -> u64) -> u64 {
-        self.wanted.as_ref().map_or(0, number)
     }
 }
 
@@ -216,15 +180,6 @@ fn arrival(arrived: Option<&Arrived<'_>>) -> [String; 2] {
         Some(wanted) => [bit_rate(wanted.byte_rate), age(wanted.last_packet_ms / 1000)],
         None => [bit_rate(0), "never".into()],
     }
-}
-
-fn memberships(
-    containers: &[Container],
-) -> impl Iterator<Item = (&Container, &InterfaceStatus, &GroupMembership)> {
-    let interfaces = containers
-        .iter()
-        .flat_map(|c| c.status.iter().flat_map(move |s| s.interfaces.iter().map(move |i| (c, i))));
-    interfaces.flat_map(|(c, i)| i.groups.iter().map(move |entry| (c, i, entry)))
 }
 
 pub(super) fn sources(entry: &GroupMembership) -> String {

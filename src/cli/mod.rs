@@ -15,6 +15,7 @@ mod inspect;
 mod keep;
 mod kill;
 mod logs;
+mod memberships;
 mod network;
 mod output;
 mod parents;
