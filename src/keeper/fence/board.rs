@@ -1,11 +1,5 @@
-//! The host fence: keeps from the host's sockets what only containers have joined.
-//!
-//! /proc/net/igmp tells how many sockets have joined a group. The keeper has a descriptor of each
-//! socket with which a proxy joins, and the kernel tells whether a socket has joined a group. If
-//! there are no more users than such sockets, no program of the host has joined, and the group is
-//! fenced. What a proxy says of itself fences nothing.
-//!
-//! The kernel tells nobody that one more socket has joined, so the file is read from time to time.
+//! What the proxies of all containers have joined on the host, by what the kernel says of the
+//! sockets that the keeper holds.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{IpAddr, Ipv4Addr};
@@ -18,18 +12,15 @@ use rustix::net::sockopt::socket_cookie;
 use tokio::sync::Notify;
 
 use crate::keeper::holding::Holding;
-use crate::keeper::log;
 use crate::oci::ContainerId;
-use crate::proxy::{HeldKind, HoldStream, HostFence, MembershipFiles};
+use crate::proxy::{HeldKind, HoldStream};
 use crate::state::{Attached, AttachedInterface};
 use crate::sys::sockopt::is_member;
 
-/// Time between two readings of the host's memberships, while a proxy has joined any. A program of
-/// the host that joins hears the group after this and [`DOUBT`] at most.
-const INTERVAL: Duration = Duration::from_millis(400);
-/// How long a group has had more users than are known before it is fenced no more: a proxy tells
-/// the keeper 20 ms after a join.
-const DOUBT: Duration = Duration::from_millis(150);
+/// The longest time after which the kernel is asked again what a proxy's sockets have joined. A proxy
+/// leaves without saying so only if somebody else has got hold of it, and mostly the number of users
+/// tells; not where a program of the host joins at the same moment.
+const ASK_AGAIN: Duration = Duration::from_mins(10);
 
 /// A group on an interface of the host.
 pub(super) type Place = (u32, Ipv4Addr);
@@ -55,12 +46,22 @@ impl Members {
 
 /// What all containers have joined.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Board(Arc<Shared>);
+pub(in crate::keeper) struct Board(Arc<Shared>);
 
 #[derive(Debug, Default)]
 struct Shared {
     members: Mutex<HashMap<ContainerId, Members>>,
     changed: Notify,
+    disputes: Mutex<Disputes>,
+}
+
+/// Groups that a proxy may have left without saying so.
+#[derive(Debug, Default)]
+struct Disputes {
+    /// Of the last dispute.
+    number: u64,
+    /// The last dispute of each group.
+    places: BTreeMap<Place, u64>,
 }
 
 impl Board {
@@ -82,9 +83,30 @@ impl Board {
         self.0.changed.notify_one();
     }
 
+    /// Waits until what the proxies have joined changes.
+    pub(super) async fn changed(&self) {
+        self.0.changed.notified().await;
+    }
+
+    /// One of the proxies that have joined these groups may have left without saying so. Earlier
+    /// disputes count while their groups are known.
+    pub(super) fn dispute(&self, disputed: BTreeSet<Place>, known: &BTreeMap<Place, u64>) {
+        let mut disputes = self.disputes();
+        disputes.places.retain(|place, _| known.contains_key(place));
+        if !disputed.is_empty() {
+            disputes.number += 1;
+            let number = disputes.number;
+            disputes.places.extend(disputed.into_iter().map(|place| (place, number)));
+        }
+    }
+
+    fn disputes(&self) -> MutexGuard<'_, Disputes> {
+        self.0.disputes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// How many sockets of proxies have joined each group, on interfaces without a relay: what a
     /// relay joins must reach it at once.
-    fn unrelayed(&self) -> BTreeMap<Place, u64> {
+    pub(super) fn unrelayed(&self) -> BTreeMap<Place, u64> {
         let all = self.members();
         // A socket that several processes share is one user.
         let sockets: BTreeSet<_> = all.values().flat_map(|members| &members.sockets).collect();
@@ -99,7 +121,7 @@ impl Board {
 }
 
 /// What one container has on the board, until the value is dropped.
-pub(super) struct BoardEntry {
+pub(in crate::keeper) struct BoardEntry {
     id: ContainerId,
     /// `None`: nothing is fenced.
     board: Option<Board>,
@@ -112,10 +134,14 @@ pub(super) struct BoardEntry {
     /// The numbers of what `places` follows from.
     versions: Vec<(u64, u64)>,
     is_unsure: bool,
+    /// When the kernel was asked last.
+    asked: Instant,
+    /// The last dispute before that.
+    settled: u64,
 }
 
 impl BoardEntry {
-    pub(super) fn new(id: ContainerId, board: Option<Board>) -> Self {
+    pub(in crate::keeper) fn new(id: ContainerId, board: Option<Board>) -> Self {
         BoardEntry {
             id,
             board,
@@ -124,11 +150,13 @@ impl BoardEntry {
             places: Vec::new(),
             versions: Vec::new(),
             is_unsure: false,
+            asked: Instant::now(),
+            settled: 0,
         }
     }
 
     /// Takes the interfaces from the record.
-    pub(super) fn set_interfaces(&mut self, attached: &Attached) {
+    pub(in crate::keeper) fn set_interfaces(&mut self, attached: &Attached) {
         let upstream = |i: &AttachedInterface| i.attachment.upstream().as_str().to_owned();
         self.upstreams =
             attached.interfaces.iter().map(|i| (i.name.clone(), upstream(i))).collect();
@@ -138,13 +166,18 @@ impl BoardEntry {
         self.relayed = relayed;
     }
 
-    /// A proxy may have left a group that it says to have joined.
-    pub(super) fn doubt(&mut self) {
-        self.is_unsure = true;
+    /// Finds out whether a proxy may have left a group that it says to have joined.
+    pub(in crate::keeper) fn doubt(&mut self) {
+        let Some(board) = &self.board else { return };
+        let disputes = board.disputes();
+        let disputed = |place| disputes.places.get(place).is_some_and(|n| *n > self.settled);
+        let is_old = self.asked.elapsed() >= ASK_AGAIN;
+        self.is_unsure |= is_old || self.places.iter().flatten().any(disputed);
+        self.settled = disputes.number;
     }
 
     /// Says what the proxies have joined, if that may have changed.
-    pub(super) fn update(&mut self, holdings: &[Holding]) {
+    pub(in crate::keeper) fn update(&mut self, holdings: &[Holding]) {
         let Some(board) = &self.board else { return };
         let streams = || holdings.iter().map(|holding| holding.stream.get_ref());
         let versions: Vec<_> = streams().map(|s| (s.generation(), s.status_version())).collect();
@@ -155,6 +188,7 @@ impl BoardEntry {
             return;
         }
         self.is_unsure = false;
+        self.asked = Instant::now();
         let relayed = self.relayed.clone();
         let mut members = Members { relayed, ..Members::default() };
         for (stream, places) in streams().zip(&self.places) {
@@ -190,67 +224,6 @@ fn places(stream: &HoldStream, upstreams: &HashMap<String, String>) -> Vec<Place
     places
 }
 
-/// Which groups are fenced.
-#[derive(Debug, Default)]
-struct Groups {
-    fenced: BTreeSet<Place>,
-    /// Fenced groups that have more users than are known, and since when.
-    doubtful: BTreeMap<Place, Instant>,
-}
-
-impl Groups {
-    /// The groups are fenced that have no `users` except the sockets of proxies.
-    fn update(&mut self, now: Instant, users: &BTreeMap<Place, u64>, known: &BTreeMap<Place, u64>) {
-        let before = std::mem::take(self);
-        for (place, known) in known {
-            let Some(users) = users.get(place) else { continue };
-            if users <= known {
-                self.fenced.insert(*place);
-            } else if before.fenced.contains(place) {
-                let since = *before.doubtful.get(place).unwrap_or(&now);
-                if now.duration_since(since) < DOUBT {
-                    self.fenced.insert(*place);
-                    self.doubtful.insert(*place, since);
-                }
-            }
-        }
-    }
-}
-
-/// Keeps the fence for as long as the keeper runs. Where it cannot be, the host's sockets hear what
-/// containers have joined, as without a keeper.
-pub(super) async fn run(board: Board) {
-    let files = MembershipFiles::open();
-    let opened = files.and_then(|files| Ok((files, HostFence::open()?)));
-    let (files, mut fence) = match opened {
-        Ok(opened) => opened,
-        Err(error) => return log("fence", &error.to_string()),
-    };
-    let mut groups = Groups::default();
-    let mut failure = None;
-    loop {
-        let known = board.unrelayed();
-        let before = groups.fenced.clone();
-        // What cannot be read is nobody's.
-        let users = if known.is_empty() { None } else { files.users().ok() };
-        groups.update(Instant::now(), &users.unwrap_or_default(), &known);
-        if groups.fenced != before || failure.is_some() {
-            let result = fence.set(&groups.fenced).map_err(|error| error.to_string());
-            if let Err(error) = &result
-                && failure.as_ref() != Some(error)
-            {
-                log("fence", &format!("the host's sockets hear what containers join: {error}"));
-            }
-            failure = result.err();
-        }
-        let pause = if groups.doubtful.is_empty() { INTERVAL } else { DOUBT };
-        tokio::select! {
-            () = board.0.changed.notified() => {}
-            () = tokio::time::sleep(pause), if !known.is_empty() || failure.is_some() => {}
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -282,6 +255,33 @@ mod tests {
     }
 
     #[test]
+    fn each_container_of_a_disputed_group_is_asked_about_once() {
+        let board = Board::default();
+        let entry = |name: &str, places: &[Place]| {
+            let mut entry = BoardEntry::new(id(name), Some(board.clone()));
+            entry.places = vec![places.to_vec()];
+            entry
+        };
+        let other = (4, PLACE.1);
+        let mut entries = [entry("a", &[PLACE]), entry("b", &[PLACE, other]), entry("c", &[other])];
+        let known = BTreeMap::from([(PLACE, 2)]);
+        let mut unsure = || {
+            entries.each_mut().map(|entry| {
+                entry.doubt();
+                std::mem::take(&mut entry.is_unsure)
+            })
+        };
+        assert_eq!(unsure(), [false; 3]);
+        board.dispute(BTreeSet::from([PLACE]), &known);
+        assert_eq!(unsure(), [true, true, false]);
+        board.dispute(BTreeSet::new(), &known);
+        assert_eq!(unsure(), [false; 3], "what was settled is no dispute any more");
+        board.dispute(BTreeSet::from([PLACE]), &known);
+        board.dispute(BTreeSet::new(), &BTreeMap::new());
+        assert_eq!(unsure(), [false; 3], "no proxy has joined the group any more");
+    }
+
+    #[test]
     fn what_a_proxy_says_and_has_not_joined_counts_for_nothing() {
         let group = Ipv4Addr::new(239, 255, 78, 1);
         let loopback = nix::net::if_::if_nametoindex("lo").unwrap();
@@ -295,27 +295,5 @@ mod tests {
         let shared = held.try_clone().unwrap();
         members.add((loopback, group), &[&held, &shared]);
         assert_eq!(members.sockets.len(), 1, "a socket is one user, however often it is sent");
-    }
-
-    #[test]
-    fn a_group_is_fenced_while_it_has_no_other_users() {
-        let mut groups = Groups::default();
-        let start = Instant::now();
-        let mut is_fenced = |millis: u64, users: Option<u64>, known: Option<u64>| {
-            let map = |count: Option<u64>| count.map(|count| (PLACE, count)).into_iter().collect();
-            groups.update(start + Duration::from_millis(millis), &map(users), &map(known));
-            groups.fenced.contains(&PLACE)
-        };
-        assert!(!is_fenced(0, Some(2), Some(1)), "a program of the host has joined before");
-        assert!(is_fenced(0, Some(1), Some(1)));
-        assert!(is_fenced(10, Some(2), Some(1)), "another proxy may have joined");
-        assert!(is_fenced(50, Some(2), Some(2)), "it has");
-        assert!(is_fenced(300, Some(3), Some(2)));
-        assert!(is_fenced(449, Some(3), Some(2)));
-        assert!(!is_fenced(450, Some(3), Some(2)), "a program of the host has joined");
-        assert!(!is_fenced(451, Some(3), Some(2)));
-        assert!(is_fenced(500, Some(2), Some(2)));
-        assert!(!is_fenced(501, Some(2), None), "relayed, or not known any more");
-        assert!(!is_fenced(502, None, Some(1)), "nobody has joined");
     }
 }
