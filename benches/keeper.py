@@ -18,6 +18,8 @@ TURNS = 2
 JOINS = 100
 # Twice the time from one question of the keeper to the next.
 IDLE_SECONDS = 20
+# More than a proxy waits after an answer before it gives memory back.
+MEMORY_SECONDS = 6
 PEER = "no keeper"
 
 
@@ -46,10 +48,12 @@ def compare(facility, all_, pids):
         if turn == 0:
             # Both times after everybody was asked for a status, as wait_until_held does.
             all_.mcrun("ps", "--json")
+            time.sleep(MEMORY_SECONDS)
             size["without"] = pss(proxies)
         measure(facility, proxies, pids, idle["without"], latency["without"], turn * 2)
         with Keeper(all_) as keeper:
             took = keeper.wait_until_held(len(pids))
+            time.sleep(MEMORY_SECONDS)
             size["with"], of_keeper = pss(proxies), pss([keeper.pid])
             measure(facility, [*proxies, keeper.pid], pids, idle["with"], latency["with"],
                     turn * 2 + 1)

@@ -12,6 +12,7 @@ use serde::de::DeserializeOwned;
 use crate::notice::Notice;
 use crate::proxy::config::{CreatedInterface, INSTALLED, KEEP, ProxyTask, READY, REFUSED};
 use crate::proxy::event_loop::Proxy;
+use crate::proxy::process::memory;
 use crate::proxy::process::sandbox;
 use crate::proxy::process::sandbox::Confined;
 use crate::proxy::setup::{Context, Setup, StartError};
@@ -54,7 +55,8 @@ pub fn main() -> program::Status {
                 proxy.log(now, Notice::NotConfined { error: error.to_string() });
                 return program::FAILURE;
             }
-            release_memory_of_setup();
+            // What only the setup has used.
+            memory::give_back();
             proxy.run();
             program::SUCCESS
         }
@@ -98,28 +100,6 @@ fn start(lines: &mut BufReader<File>, answer: &mut File) -> Result<(Proxy, Confi
     }
     proxy.join_existing_memberships(now);
     Ok((proxy, confined))
-}
-
-/// Gives the memory back that only the setup has used: the end of the heap, and the stack below the
-/// caller.
-#[inline(never)]
-fn release_memory_of_setup() {
-    /// Bytes of the stack below: more than the setup uses.
-    const STACK: usize = 64 << 10;
-    // SAFETY: the call takes a number, and changes no memory that is in use.
-    #[cfg(target_env = "gnu")]
-    unsafe {
-        libc::malloc_trim(0);
-    }
-    // SAFETY: sysconf only reads; the size of a page is always known.
-    let page = unsafe { libc::sysconf(libc::_SC_PAGESIZE) } as usize;
-    let here = 0u8;
-    // The page below has room for the frames of this function and of madvise(2).
-    let end = ((&raw const here).addr() & !(page - 1)) - page;
-    let start = std::ptr::without_provenance_mut(end - STACK);
-    // SAFETY: the stack grows downwards, so that nothing there is in use. Where the stack has no
-    // memory yet, the call fails and the rest of it is done all the same.
-    unsafe { libc::madvise(start, STACK, libc::MADV_DONTNEED) };
 }
 
 /// Reads and parses the next line of the task.

@@ -316,6 +316,12 @@ impl<P: Protocol> Router<P> {
         self.querier.present(&self.config, now)
     }
 
+    /// When the LAN's querier counts as gone if no other query comes; `None` without one.
+    pub fn querier_expiry(&self, now: Instant) -> Option<Instant> {
+        let interval = self.config.timing.other_querier_present_interval();
+        self.querier(now).map(|querier| querier.last_query + interval)
+    }
+
     /// A second querier, which asks although the elected one does (RFC 9776 §6.6.2).
     pub fn rival_querier(&self, now: Instant) -> Option<LanQuerier<P::Address>> {
         self.querier.rival(&self.config, now)

@@ -27,7 +27,8 @@ impl SendQueue {
     pub(super) fn advance(&mut self, sent: usize) {
         self.sent += sent;
         if self.sent >= self.bytes.len() {
-            self.bytes.clear();
+            // A client may wait for months, and the answer was long.
+            self.bytes = Vec::new();
             self.sent = 0;
         }
     }

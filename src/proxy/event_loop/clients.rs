@@ -23,9 +23,9 @@ const IS_SHORT: [i32; 4] = [libc::EMFILE, libc::ENFILE, libc::ENOMEM, libc::ENOB
 /// Time until a client is accepted again after one of them.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 
-/// Time between two looks at queriers and alarms, for subscribers. They begin and end by the clock
-/// too, of which nothing else tells.
-const STATE_INTERVAL: Duration = Duration::from_secs(2);
+/// The longest time after something has happened until queriers and alarms are looked at, for
+/// subscribers.
+pub(super) const STATE_INTERVAL: Duration = Duration::from_secs(2);
 
 impl EventLoop {
     pub(super) fn accept_client(&mut self, now: Instant, log: &mut Log) {
@@ -57,6 +57,7 @@ impl EventLoop {
             self.holding.ask(question, now);
         }
         let Some((request, format)) = request else { return };
+        self.memory.note_use(now);
         match request {
             ControlRequest::Status => {
                 self.look_at_carriers(now, log);
@@ -111,6 +112,14 @@ impl EventLoop {
         }
     }
 
+    /// Something has happened: queriers and alarms may be others.
+    pub(super) fn note_state(&mut self, now: Instant) {
+        if self.control.has_subscribers() {
+            let due = now + STATE_INTERVAL;
+            self.state_due = Some(self.state_due.map_or(due, |at| at.min(due)));
+        }
+    }
+
     /// Sends the changes since the last call to the subscribers.
     pub(super) fn publish_changes(&mut self, now: Instant, log: &mut Log) {
         let notices = log.take_copies();
@@ -135,7 +144,7 @@ impl EventLoop {
             }
         }
         if self.state_due.is_some_and(|due| due <= now) {
-            self.state_due = Some(now + STATE_INTERVAL);
+            self.state_due = self.next_state(now);
             let (queriers, alarms) = (self.queriers(now), self.standing_notices(now));
             let queriers: Vec<_> = queriers.collect();
             events.extend(self.published_state.update(queriers.into_iter(), &alarms));

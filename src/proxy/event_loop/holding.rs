@@ -166,6 +166,7 @@ impl EventLoop {
 
     fn send_status(&mut self, begins: bool) -> bool {
         let now = Instant::now();
+        self.memory.note_use(now);
         let status = Some(self.status(now));
         // Nobody tells what the container's kernel does on an interface that is only observed.
         self.holding.is_stale = !self.interfaces.iter().all(Interface::is_proxied);

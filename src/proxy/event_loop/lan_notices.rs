@@ -1,13 +1,19 @@
 //! What is wrong with a LAN now.
 
 use std::net::IpAddr;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::igmp::Timing;
 use crate::igmp::wire::Version;
 use crate::notice::Notice;
 use crate::proxy::config::InterfaceTask;
 use crate::proxy::control::status::QuerierStatus;
+
+/// How long an interface listens before the LAN counts as one without a querier: as long as after the
+/// last query of one that was there (RFC 9776 §8.5).
+pub(super) fn no_querier_after() -> Duration {
+    Timing::default().other_querier_present_interval()
+}
 
 /// A notice when the LAN has no querier, or when its querier speaks a version without source lists
 /// while groups are joined with one.
@@ -23,8 +29,7 @@ pub(super) fn querier_notice(
 ) -> Option<Notice> {
     let (interface, upstream) = (config.name.clone(), config.upstream.clone());
     let Some(querier) = querier else {
-        // RFC 9776 §8.5: a querier that was there counts as gone after this time.
-        let interval = Timing::default().other_querier_present_interval();
+        let interval = no_querier_after();
         let listened = listening_since.map(|since| now.saturating_duration_since(since));
         return listened.filter(|time| *time >= interval).map(|_| Notice::NoQuerier {
             interface,
@@ -47,7 +52,6 @@ pub(super) fn querier_notice(
 #[cfg(test)]
 mod tests {
     use std::net::Ipv4Addr;
-    use std::time::Duration;
 
     use super::*;
     use crate::attachment::IgmpMode;

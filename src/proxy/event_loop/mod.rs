@@ -10,6 +10,7 @@ mod event_source;
 mod firewall;
 mod handover;
 mod holding;
+mod idle_memory;
 mod inheritance;
 mod intercepted;
 mod interface;
@@ -43,6 +44,7 @@ pub(crate) use crate::proxy::event_loop::counting::predecessors_counter;
 use crate::proxy::event_loop::event_source::EventSource;
 pub(crate) use crate::proxy::event_loop::handover::Predecessor;
 use crate::proxy::event_loop::holding::Holding;
+use crate::proxy::event_loop::idle_memory::IdleMemory;
 use crate::proxy::event_loop::inheritance::InheritedStatus;
 pub(crate) use crate::proxy::event_loop::inheritance::predecessors_status;
 use crate::proxy::event_loop::interface::Interface;
@@ -119,6 +121,7 @@ struct EventLoop {
     counter: Option<StreamCounter>,
     /// Packets on their way through a relay; `None`: no interface has a relay.
     relay_batch: Option<Batch>,
+    memory: IdleMemory,
     /// What was found wrong at the start.
     start_notices: Vec<Notice>,
     /// Scratch space for one datagram.
@@ -195,6 +198,7 @@ impl Proxy {
             announcer: AddressAnnouncer::new(announcer),
             counter: None,
             relay_batch,
+            memory: IdleMemory::default(),
             start_notices: notices,
             buffer: vec![0; BUFFER_SIZE],
         };
@@ -324,8 +328,9 @@ impl EventLoop {
             self.confirm_memberships(now);
             let keeper = self.control.keeper().map(EventSource::Client);
             let is_work = |event: &EpollEvent| EventSource::from_data(event.data()) != keeper;
-            if events.is_empty() || events.iter().any(is_work) {
+            if events.iter().any(is_work) || self.work_due(now).is_some_and(|at| at <= now) {
                 self.holding.note_work();
+                self.note_state(now);
             }
             for event in events {
                 match EventSource::from_data(event.data()) {
@@ -401,6 +406,7 @@ impl EventLoop {
         self.update_keeper(now, log);
         self.publish_changes(now, log);
         self.announcer.handle_timeout(now);
+        self.memory.handle_timeout(now);
         if let Some(interception) = &mut self.interception {
             for notice in interception.guards.handle_timeout(now) {
                 log.notice(now, notice.clone());
@@ -430,12 +436,22 @@ impl EventLoop {
 
     /// Time until something is due, rounded up to what epoll_wait(2) can wait for.
     fn timeout(&self) -> EpollTimeout {
+        let now = Instant::now();
+        let (state, memory) = (self.state_due, self.memory.poll_timeout());
+        let Some(at) = [self.work_due(now), state, memory].into_iter().flatten().min() else {
+            return EpollTimeout::NONE;
+        };
+        let left = at.saturating_duration_since(now) + Duration::from_micros(999);
+        EpollTimeout::try_from(left).unwrap_or(EpollTimeout::MAX)
+    }
+
+    /// When something is due by which the status may change.
+    fn work_due(&self, now: Instant) -> Option<Instant> {
         let drained = match self.phase {
             Phase::Draining { until, .. } => Some(until),
             Phase::WaitingForPredecessor(_) | Phase::Serving => None,
         };
         let interfaces = self.interfaces.iter().map(Interface::poll_timeout);
-        let now = Instant::now();
         let upstreams = self.upstreams.list.iter().map(Upstream::poll_timeout);
         let firewalls = self.upstreams.list.iter().map(|u| u.firewall.poll_timeout(now));
         let others = [
@@ -446,15 +462,9 @@ impl EventLoop {
             self.interception.as_ref().and_then(|i| i.guards.poll_timeout()),
             self.report_pause.poll_timeout(),
             self.holding.poll_timeout(),
-            self.state_due,
             drained,
         ];
-        let Some(at) = interfaces.chain(upstreams).chain(firewalls).chain(others).flatten().min()
-        else {
-            return EpollTimeout::NONE;
-        };
-        let left = at.saturating_duration_since(now) + Duration::from_micros(999);
-        EpollTimeout::try_from(left).unwrap_or(EpollTimeout::MAX)
+        interfaces.chain(upstreams).chain(firewalls).chain(others).flatten().min()
     }
 
     /// The container has ended: leaves all groups, and keeps the rules so that none of its last

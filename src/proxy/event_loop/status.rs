@@ -13,8 +13,9 @@ use crate::proxy::control::status::{
     QuerierStatus,
 };
 use crate::proxy::event_loop::EventLoop;
+use crate::proxy::event_loop::clients::STATE_INTERVAL;
 use crate::proxy::event_loop::interface::{Interface, MAX_OBSERVED_GROUPS, Mode};
-use crate::proxy::event_loop::lan_notices::querier_notice;
+use crate::proxy::event_loop::lan_notices::{no_querier_after, querier_notice};
 use crate::proxy::event_loop::proxied::Proxied;
 use crate::proxy::relay::Relay;
 
@@ -85,6 +86,17 @@ impl EventLoop {
     }
 }
 
+impl EventLoop {
+    /// When queriers and alarms may be others although nothing happens.
+    pub(super) fn next_state(&self, now: Instant) -> Option<Instant> {
+        // The kernel does not tell the proxy of routes.
+        let watches_route = self.interfaces.first().is_some_and(|i| i.task.relay.is_some());
+        let route = watches_route.then(|| now + STATE_INTERVAL);
+        let silences = self.interfaces.iter().filter_map(|i| i.silence_deadline(now));
+        silences.chain(route).min()
+    }
+}
+
 /// A group of no protocol, for the question where a join would go.
 const ANY_GROUP: Ipv4Addr = Ipv4Addr::new(239, 255, 255, 255);
 
@@ -125,6 +137,15 @@ impl Interface {
         proxied.relay.as_ref().filter(|relay| relay.is_on_upstream())?;
         let (interface, upstream) = (self.task.name.clone(), self.task.upstream.clone());
         Some(Notice::RelayOnOwnBridge { interface, upstream })
+    }
+
+    /// When the querier of the interface's LAN counts as gone, or as missing, if no query comes.
+    fn silence_deadline(&self, now: Instant) -> Option<Instant> {
+        let Mode::Proxied(proxied) = &self.mode else { return None };
+        proxied.router.querier_expiry(now).or_else(|| {
+            let missing = self.listening_since()? + no_querier_after();
+            (missing > now).then_some(missing)
+        })
     }
 
     /// What is wrong with the querier of the interface's LAN now.
