@@ -7,12 +7,16 @@ use std::time::Instant;
 
 use tokio::io::unix::AsyncFd;
 
-use crate::proxy::{EndWatch, HoldEvent, HoldStream};
+use crate::proxy::{EndWatch, HeldKind, HoldEvent, HoldStream};
+use crate::sys::event_wait::EventWait;
 use crate::sys::process::ProcessRef;
 use crate::sys::readable_fd::readable_fd;
 
 /// Questions that a proxy may leave unanswered.
 const MAX_UNANSWERED: u32 = 2;
+
+/// So many times in a row a proxy is not asked that waits for events.
+const MOST_NOT_ASKED: u32 = 29;
 
 /// A proxy, and what is held for it.
 pub(super) struct Holding {
@@ -25,6 +29,9 @@ pub(super) struct Holding {
     pub(super) has_ended: bool,
     pub(super) since: Instant,
     unanswered: u32,
+    /// `None`: it is asked each time.
+    wait: Option<EventWait>,
+    not_asked: u32,
 }
 
 impl Holding {
@@ -41,6 +48,8 @@ impl Holding {
             has_ended: false,
             since: Instant::now(),
             unanswered: 0,
+            wait: EventWait::open(process).ok(),
+            not_asked: 0,
         })
     }
 
@@ -58,6 +67,8 @@ impl Holding {
             is_closed: true,
             since: Instant::now(),
             unanswered: 0,
+            wait: EventWait::open(process).ok(),
+            not_asked: 0,
         })
     }
 
@@ -88,7 +99,16 @@ impl Holding {
     }
 
     /// Asks the proxy whether it answers: its status follows. `false`: it has not answered twice.
+    /// A proxy that waits for events would answer, and is seldom woken for that. A relay's counts go
+    /// on without a word of the proxy, so it is asked each time.
     pub(super) fn ask(&mut self) -> bool {
+        let relays = !self.stream.get_ref().held(HeldKind::Relay).is_empty();
+        let may_rest = !relays && self.unanswered == 0 && self.not_asked < MOST_NOT_ASKED;
+        if may_rest && self.wait.as_ref().is_some_and(EventWait::is_waiting) {
+            self.not_asked += 1;
+            return true;
+        }
+        self.not_asked = 0;
         if self.unanswered >= MAX_UNANSWERED {
             return false;
         }

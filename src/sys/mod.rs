@@ -7,6 +7,7 @@ pub(crate) mod cgroup;
 #[cfg(test)]
 pub(crate) mod classic_bpf;
 pub(crate) mod egress_filter;
+pub(crate) mod event_wait;
 pub(crate) mod fd_passing;
 pub(crate) mod files;
 pub mod ifreq;

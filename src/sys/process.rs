@@ -93,6 +93,11 @@ pub(crate) struct Stat {
 }
 
 impl Stat {
+    /// Whether it waits for something, and a signal ends the wait.
+    pub(crate) fn is_asleep(&self) -> bool {
+        self.state == 'S'
+    }
+
     /// Of the process that has this number now; `None` when there is none.
     pub(crate) fn read(pid: i32) -> Option<Self> {
         // A line of some 300 bytes. The kernel makes it anew for each read.
@@ -101,7 +106,7 @@ impl Stat {
         Self::parse(&String::from_utf8_lossy(&line[..length]))
     }
 
-    fn parse(line: &str) -> Option<Self> {
+    pub(crate) fn parse(line: &str) -> Option<Self> {
         // The command, field 2, is in parentheses and may hold anything.
         let mut fields = line.rsplit_once(") ")?.1.split_ascii_whitespace();
         let state = fields.next()?.chars().next()?;
