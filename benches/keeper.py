@@ -44,19 +44,20 @@ def rows(context):
 def compare(facility, all_, pids):
     proxies = all_.proxies()
     latency, idle, size = {"with": [], "without": []}, {"with": [], "without": []}, {}
+    of_keeper_idle = []
     for turn in range(TURNS):
         if turn == 0:
             # Both times after everybody was asked for a status, as wait_until_held does.
             all_.mcrun("ps", "--json")
             time.sleep(MEMORY_SECONDS)
             size["without"] = pss(proxies)
-        measure(facility, proxies, pids, idle["without"], latency["without"], turn * 2)
+        measure(facility, [proxies], pids, [idle["without"]], latency["without"], turn * 2)
         with Keeper(all_) as keeper:
             took = keeper.wait_until_held(len(pids))
             time.sleep(MEMORY_SECONDS)
             size["with"], of_keeper = pss(proxies), pss([keeper.pid])
-            measure(facility, [*proxies, keeper.pid], pids, idle["with"], latency["with"],
-                    turn * 2 + 1)
+            measure(facility, [proxies, [keeper.pid]], pids, [idle["with"], of_keeper_idle],
+                    latency["with"], turn * 2 + 1)
         all_.facility.enter_host()
     count = len(pids)
     yield Row(f"{count} proxies, {GROUPS} groups each, with a keeper: PSS of each", "KiB", size["with"],
@@ -64,24 +65,28 @@ def compare(facility, all_, pids):
     yield Row(f"the keeper of {count} proxies: its own PSS", "KiB", of_keeper, brief=True)
     yield Row(f"the keeper of {count} proxies: its own PSS for each", "KiB", of_keeper / count)
     yield Row(f"a keeper that starts, until it holds for {count} proxies", "ms", took)
-    yield Row(f"{count} proxies and their keeper, idle, a query every {QUERY_INTERVAL} s", "% of a core",
+    yield Row(f"{count} idle proxies with a keeper, a query every {QUERY_INTERVAL} s", "% of a core",
               median(idle["with"]), PEER, median(idle["without"]), brief=True)
+    yield Row(f"the keeper of {count} idle proxies", "% of a core", median(of_keeper_idle), brief=True)
     yield Row(f"join to switch port, {count} proxies with a keeper, p50", "ms",
               median(latency["with"]), PEER, median(latency["without"]), brief=True)
 
 
-def measure(facility, processes, pids, idle, latency, turn):
-    """Adds the processor time of idle processes, and the times of joins of one container after the other."""
+def measure(facility, groups, pids, idle, latency, turn):
+    """Adds the processor time of each group of idle processes, and the times of joins of one container
+    after the other."""
+    def used():
+        return [processor_time(processes) for processes in groups]
+
     with Port(facility) as port:
         port.joins_until_quiet(1)
-        used = processor_time(processes)
+        start = used()
         time.sleep(IDLE_SECONDS)
-        rest = (processor_time(processes) - used) / IDLE_SECONDS
-        used = processor_time(processes)
+        rest = used()
         facility.query()
         port.joins_until_quiet(3)
-        query = (processor_time(processes) - used) / QUERY_INTERVAL
-        idle.append((rest + query) / 10)
+        for times, before, quiet, after in zip(idle, start, rest, used()):
+            times.append(((quiet - before) / IDLE_SECONDS + (after - quiet) / QUERY_INTERVAL) / 10)
         for number in range(JOINS):
             group = f"239.128.{turn}.{number + 1}"
             enter(of_container(random.choice(pids)))

@@ -552,7 +552,7 @@ impl fmt::Display for Notice {
             ),
             Notice::ArrivalsFiltered { upstream } => write!(
                 f,
-                "{upstream}: the host's firewall drops IGMP that arrives, and a relay hears no query: \
+                "{upstream}: the host's firewall drops IGMP that arrives, and may drop what is relayed: \
                  mcrun reports every 5 s what is joined; let IGMP and the streams in, such as by \
                  iptables -I INPUT -p igmp -j ACCEPT"
             ),

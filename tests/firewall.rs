@@ -445,6 +445,55 @@ fn a_relays_stream_outlives_dropped_queries() {
     });
 }
 
+/// A switch that knows IGMPv2 only ignores reports of version 3. The Linux bridge does not, so that a
+/// rule keeps these from its ports.
+const ONLY_V2: &str = "table bridge old { chain in {
+    type filter hook prerouting priority -300; policy accept;
+    ip protocol igmp @th,0,8 0x22 drop; }; }";
+
+/// Where the LAN speaks version 2, the relay of a deaf host hears so at the link, and answers in it.
+#[test]
+fn a_relays_stream_outlives_dropped_queries_of_a_switch_that_speaks_v2_only() {
+    const PORT: u16 = 6102;
+    let (lab, containers) = relayed(&["relayed"], "");
+    let container = &containers[0];
+    shorten(&lab);
+    lab.ip("sw", "link set br0 type bridge mcast_igmp_version 2");
+    load(&lab, DEAF);
+    let rules = lab.directory().join("old.nft");
+    std::fs::write(&rules, ONLY_V2).expect("rules");
+    run(lab.enter("sw", "nft").arg("-f").arg(rules));
+    let inside = container.socket(PORT);
+    inside.join(GROUP);
+    lab.wait_joined(container, GROUP);
+    // The reports of before the first query are in version 3.
+    lab.wait_forwarded(GROUP);
+    let capture = lab.capture();
+    lab::assert_whole_while(
+        &lab,
+        &[&inside],
+        (GROUP, PORT),
+        |_| {},
+        || {
+            std::thread::sleep(MEMBERSHIP * 3);
+        },
+    );
+    let seen = of_group(&capture.igmp());
+    assert!(answers(&seen) >= 2, "{seen:?}");
+    let version_3 = seen.iter().filter(|frame| matches!(frame.message, Igmp::ReportV3(_)));
+    assert_eq!(version_3.count(), 0, "{seen:?}");
+    lab.assert_one_igmp_host(&seen);
+
+    // What is joined from here on is reported in version 2 at once.
+    let later = Ipv4Addr::new(239, 17, 1, 9);
+    inside.join(later);
+    lab.wait_forwarded(later);
+    let asked = |entry: &serde_json::Value| entry["querier"]["version"] == 2;
+    wait_until("the querier is shown", PATIENCE, || {
+        lab.ps(container)?["interfaces"].as_array()?.iter().any(asked).then_some(())
+    });
+}
+
 /// Where the firewall drops the stream too, nothing can pass, and people are told within a moment.
 #[test]
 fn a_relay_behind_ufw_says_so_within_a_moment() {

@@ -35,6 +35,10 @@ pub(super) const PARENT_FRAME_SOCKET: RawFd = 127;
 /// filter lets none of them send, nor be bound to another link.
 pub(super) const COUNT_SOCKETS: Range<RawFd> = 120..127;
 
+/// Descriptors of the packet sockets that hear queries on the upstreams of relays, one for each. The
+/// system call filter lets none of them send.
+pub(super) const TAP_SOCKETS: Range<RawFd> = 116..120;
+
 /// The task of one proxy: the first line on its standard input, as JSON.
 ///
 /// The second line is a list of [`CreatedInterface`], in the order of `interfaces`. It is sent when

@@ -57,6 +57,7 @@ pub fn main() -> program::Status {
             }
             // What only the setup has used.
             memory::give_back();
+            memory::keep_heap_small();
             proxy.run();
             program::SUCCESS
         }

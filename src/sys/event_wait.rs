@@ -86,6 +86,7 @@ mod tests {
         // SAFETY: the child calls nothing but the kernel.
         let child = match unsafe { fork() }.unwrap() {
             ForkResult::Parent { child } => child,
+            // SAFETY: as above.
             ForkResult::Child => unsafe {
                 let epoll = libc::epoll_create1(0);
                 let mut event = std::mem::zeroed();

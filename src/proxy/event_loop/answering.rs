@@ -12,9 +12,10 @@ use crate::igmp::responder::Memberships;
 use crate::igmp::wire::Query;
 use crate::multicast::SourceFilter;
 use crate::notice::Notice;
-use crate::proxy::event_loop::EventLoop;
+use crate::proxy::event_loop::event_source::EventSource;
 use crate::proxy::event_loop::interface::{Interface, Mode};
 use crate::proxy::event_loop::upstreams::{Upstream, Upstreams};
+use crate::proxy::event_loop::{DATAGRAMS_PER_TURN, EventLoop, QUERY_PAUSE, watch};
 use crate::proxy::lan::hearing::HOST_DELAY;
 use crate::proxy::process::log::Log;
 
@@ -110,12 +111,49 @@ impl EventLoop {
         }
     }
 
+    /// Hears the LAN at the link of an upstream from now on, if that can be.
+    fn listen_at_link(&mut self, position: usize) {
+        let upstream = &mut self.upstreams.list[position];
+        let index = upstream.index();
+        let Some(tap) = upstream.firewall.tap.as_mut().filter(|tap| !tap.is_listening()) else {
+            return;
+        };
+        // Where this fails, the next check tries it again.
+        if tap.listen(index).is_ok() {
+            let _ = watch(&self.epoll, &*tap, EventSource::QueryTap(position as u32));
+        }
+    }
+
+    /// Receives the queries that a tap has heard, at the same rate as those that the host hears.
+    pub(super) fn receive_tapped(&mut self, now: Instant, position: u32) {
+        let EventLoop { epoll, upstreams, buffer, .. } = self;
+        let Some(upstream) = upstreams.list.get_mut(position as usize) else { return };
+        for _ in 0..DATAGRAMS_PER_TURN {
+            let takes_query = upstream.takes_query(now);
+            let Some(tap) = &upstream.firewall.tap else { return };
+            if !takes_query {
+                // The switch asks again.
+                upstream.tap_pause.begin(epoll, tap, now, QUERY_PAUSE);
+                return;
+            }
+            match tap.receive(buffer) {
+                Ok(Some((source, query))) if upstream.problem.is_none() => {
+                    upstream.firewall.hearing.heard_on_link(now, source, query);
+                }
+                Ok(_) => {}
+                // None is waiting, or the interface is down: another event follows.
+                Err(_) => return,
+            }
+        }
+    }
+
     /// Takes the queries that the host has not heard for heard.
     fn take_unheard(&mut self, now: Instant, position: usize, log: &mut Log) {
         let EventLoop { upstreams, interfaces, .. } = self;
         let upstream = &mut upstreams.list[position];
         let was_known = upstream.firewall.hearing.unheard_querier(now).is_some();
         while let Some((source, query)) = upstream.firewall.hearing.take_unheard(now) {
+            upstream.handle_query(now, &query);
             deliver_query(now, upstream, interfaces, source, &query);
             let memberships = memberships(interfaces, upstream.index());
             let max_resp = query.max_resp.saturating_sub(HOST_DELAY);
@@ -132,12 +170,16 @@ impl EventLoop {
     /// where no query gets in, what is joined is told again and again, as the answers to queries
     /// would.
     fn check_firewall(&mut self, now: Instant, position: usize, log: &mut Log) {
+        let dropped_queries = self.upstreams.list[position].firewall.drops_queries;
+        let drops_queries = self.upstreams.list[position].firewall.check_input(now);
+        if drops_queries {
+            self.listen_at_link(position);
+        }
         let EventLoop { upstreams, interfaces, .. } = self;
         let Upstream { query_socket, firewall, .. } = &mut upstreams.list[position];
         let index = query_socket.index;
         let upstream = || query_socket.name().to_owned();
-        let dropped_queries = firewall.drops_queries;
-        if firewall.check_input(now) {
+        if drops_queries {
             firewall.responder.report_all(now, &memberships(interfaces, index));
             if !dropped_queries {
                 log.notice(now, Notice::ArrivalsFiltered { upstream: upstream() });

@@ -14,7 +14,7 @@ use crate::proxy::control::protocol::{
 use crate::proxy::control::status::ProxyStatus;
 use crate::proxy::event_loop::counting::hand_over;
 use crate::proxy::event_loop::event_source::EventSource;
-use crate::proxy::event_loop::status::KernelMemberships;
+use crate::proxy::event_loop::status::{KernelMemberships, STATE_INTERVAL};
 use crate::proxy::event_loop::{EventLoop, Phase};
 use crate::proxy::process::log::Log;
 
@@ -22,10 +22,6 @@ use crate::proxy::process::log::Log;
 const IS_SHORT: [i32; 4] = [libc::EMFILE, libc::ENFILE, libc::ENOMEM, libc::ENOBUFS];
 /// Time until a client is accepted again after one of them.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
-
-/// The longest time after something has happened until queriers and alarms are looked at, for
-/// subscribers.
-pub(super) const STATE_INTERVAL: Duration = Duration::from_secs(2);
 
 impl EventLoop {
     pub(super) fn accept_client(&mut self, now: Instant, log: &mut Log) {

@@ -9,6 +9,7 @@ use crate::igmp::responder::Responder;
 use crate::igmp::wire::Query;
 use crate::proxy::lan::hearing::Hearing;
 use crate::proxy::lan::input_probe::InputProbe;
+use crate::proxy::lan::query_tap::QueryTap;
 
 /// The least time between two checks of what gets out, which take some microseconds.
 const CHECK_SPACING: Duration = Duration::from_millis(250);
@@ -32,6 +33,8 @@ pub(super) struct Firewall {
     repeat_at: Option<Instant>,
     /// Where data is relayed, so that no link of the container hears the LAN.
     input_probe: Option<InputProbe>,
+    /// Hears the LAN there, where the host does not.
+    pub(super) tap: Option<QueryTap>,
     /// When the host has heard a query.
     heard: Option<Instant>,
     /// The input probe was lost while queries arrived: rules tell the two apart.
@@ -48,12 +51,17 @@ pub(super) struct Firewall {
 }
 
 impl Firewall {
-    pub(super) fn new(input_probe: Option<InputProbe>, now: Instant) -> Self {
+    pub(super) fn new(
+        input_probe: Option<InputProbe>,
+        tap: Option<QueryTap>,
+        now: Instant,
+    ) -> Self {
         Firewall {
             hearing: Hearing::default(),
             responder: Responder::new(now),
             repeat_at: None,
             input_probe,
+            tap,
             heard: None,
             is_probe_wrong: false,
             check_wanted: Cell::new(false),

@@ -349,6 +349,7 @@ impl EventLoop {
                     Some(EventSource::QuerySocket(position)) => {
                         self.receive_queries(now, position, log);
                     }
+                    Some(EventSource::QueryTap(position)) => self.receive_tapped(now, position),
                     Some(EventSource::UpstreamLink(position)) => {
                         self.handle_upstream_change(now, position, log);
                     }
@@ -423,6 +424,9 @@ impl EventLoop {
         for (position, upstream) in (0..).zip(&mut upstreams.list) {
             let source = EventSource::QuerySocket(position);
             upstream.query_pause.end_if_due(epoll, &upstream.query_socket, source, now);
+            if let Some(tap) = &upstream.firewall.tap {
+                upstream.tap_pause.end_if_due(epoll, tap, EventSource::QueryTap(position), now);
+            }
             upstream.handle_timeout(now);
         }
         self.resume_notifications(now);

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::igmp::router::{GroupView, LanQuerier, Status};
 use crate::multicast::{Address, FilterMode, SourceFilter};
@@ -13,11 +13,14 @@ use crate::proxy::control::status::{
     QuerierStatus,
 };
 use crate::proxy::event_loop::EventLoop;
-use crate::proxy::event_loop::clients::STATE_INTERVAL;
 use crate::proxy::event_loop::interface::{Interface, MAX_OBSERVED_GROUPS, Mode};
 use crate::proxy::event_loop::lan_notices::{no_querier_after, querier_notice};
 use crate::proxy::event_loop::proxied::Proxied;
 use crate::proxy::relay::Relay;
+
+/// The longest time after something has happened until queriers and alarms are looked at, for
+/// subscribers.
+pub(super) const STATE_INTERVAL: Duration = Duration::from_secs(2);
 
 /// The memberships that the container's kernel shows, by interface index and group.
 pub(super) type KernelMemberships = BTreeMap<(u32, Ipv4Addr), KernelMembership>;

@@ -155,6 +155,9 @@ impl EventLoop {
             let source = EventSource::QuerySocket(position);
             watch(&self.epoll, &upstream.query_socket, source)?;
             upstream.link_watch.follow(index, None)?;
+            if let Some(tap) = upstream.firewall.tap.as_mut().filter(|tap| tap.is_listening()) {
+                tap.listen(index)?;
+            }
             let relays = (0..).zip(&mut self.interfaces);
             for (position, interface) in relays.filter(|(_, i)| i.task.upstream_index == old) {
                 let Some(relay) = interface.relay() else { continue };

@@ -14,6 +14,7 @@ use crate::proxy::lan::host_groups::HostGroups;
 use crate::proxy::lan::input_probe::InputProbe;
 use crate::proxy::lan::joins::LimitFiles;
 use crate::proxy::lan::query_socket::QuerySocket;
+use crate::proxy::lan::query_tap::QueryTap;
 use crate::proxy::lan::report_socket::ReportSocket;
 
 /// Queries that are read at once. A switch sends two for each group that is left.
@@ -39,15 +40,17 @@ pub(crate) struct Upstream {
     queries: TokenBucket,
     /// While too many arrive, the socket is not watched, and the kernel drops what does not fit.
     pub(super) query_pause: Pause,
+    /// The same for what is heard at the link.
+    pub(super) tap_pause: Pause,
 }
 
 impl Upstream {
     /// An upstream with these sockets.
     pub(crate) fn new(
         query_socket: QuerySocket,
-        reporter: Option<EarlyReporter>,
-        report_socket: Option<ReportSocket>,
+        (reporter, report_socket): (Option<EarlyReporter>, Option<ReportSocket>),
         input_probe: Option<InputProbe>,
+        tap: Option<QueryTap>,
         link_watch: LinkWatch,
         now: Instant,
     ) -> Self {
@@ -57,11 +60,12 @@ impl Upstream {
             query_socket,
             reporter,
             report_socket,
-            firewall: Firewall::new(input_probe, now),
+            firewall: Firewall::new(input_probe, tap, now),
             link_watch,
             problem: None,
             queries,
             query_pause,
+            tap_pause: Pause::default(),
         }
     }
 
@@ -78,7 +82,8 @@ impl Upstream {
     /// When to call [`handle_timeout`](Self::handle_timeout).
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
         let reporter = self.reporter.as_ref().and_then(EarlyReporter::poll_timeout);
-        [self.query_pause.poll_timeout(), reporter].into_iter().flatten().min()
+        let pauses = [self.query_pause.poll_timeout(), self.tap_pause.poll_timeout()];
+        pauses.into_iter().chain([reporter]).flatten().min()
     }
 
     /// Does what is due, except what ends pauses.

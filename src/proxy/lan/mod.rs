@@ -7,4 +7,5 @@ mod host_version;
 pub(crate) mod input_probe;
 pub(crate) mod joins;
 pub(crate) mod query_socket;
+pub(crate) mod query_tap;
 pub(crate) mod report_socket;

@@ -17,11 +17,11 @@ use crate::sys::{ifreq, sockopt};
 /// Room for a burst of group-specific queries.
 const RECEIVE_BUFFER: usize = 64 * 1024;
 /// A membership query (RFC 9776 §4).
-const QUERY: u32 = 0x11;
+pub(super) const QUERY: u32 = 0x11;
 /// `PACKET_LOOPBACK` of linux/if_packet.h: packets of this host that were looped back.
 const PACKET_LOOPBACK: u32 = 5;
 /// Offset of the packet type among a filter's ancillary data (linux/filter.h).
-const SKF_AD_PKTTYPE: u32 = (libc::SKF_AD_OFF + libc::SKF_AD_PKTTYPE).cast_unsigned();
+pub(super) const SKF_AD_PKTTYPE: u32 = (libc::SKF_AD_OFF + libc::SKF_AD_PKTTYPE).cast_unsigned();
 
 /// Receives the queries that arrive on one interface of the host.
 pub(crate) struct QuerySocket {

@@ -1,5 +1,17 @@
 //! The memory of a process that mostly waits.
 
+/// Has long allocations made apart from the heap, each for itself: what an answer has used is the
+/// kernel's again at once, and does not stay between the small ones that last.
+pub(crate) fn keep_heap_small() {
+    /// Bytes: what is shorter than a page takes one.
+    const APART: i32 = 4096;
+    // SAFETY: the call takes two numbers, and changes no memory that is in use.
+    #[cfg(target_env = "gnu")]
+    unsafe {
+        libc::mallopt(libc::M_MMAP_THRESHOLD, APART);
+    }
+}
+
 /// Gives memory back that nothing uses any more: free pages of the heap, and the stack below the
 /// caller.
 #[inline(never)]

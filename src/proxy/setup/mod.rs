@@ -19,7 +19,9 @@ use crate::net::netns::NetNs;
 use crate::net::route_query::RouteQuery;
 use crate::net::sysctl::Sysctls;
 use crate::notice::Notice;
-use crate::proxy::config::{CreatedInterface, InterfaceTask, PARENT_FRAME_SOCKET, ProxyTask};
+use crate::proxy::config::{
+    CreatedInterface, InterfaceTask, PARENT_FRAME_SOCKET, ProxyTask, TAP_SOCKETS,
+};
 use crate::proxy::container::end_watch::EndWatch;
 use crate::proxy::container::injection::QueryInjector;
 use crate::proxy::container::membership_files::MembershipFiles;
@@ -35,6 +37,7 @@ use crate::proxy::lan::host_groups::HostGroups;
 use crate::proxy::lan::input_probe::InputProbe;
 use crate::proxy::lan::joins::LimitFiles;
 use crate::proxy::lan::query_socket::QuerySocket;
+use crate::proxy::lan::query_tap::QueryTap;
 use crate::proxy::lan::report_socket::ReportSocket;
 use crate::proxy::process::container_dir::{CONTROL_SOCKET, ContainerDir, SUCCESSOR_SOCKET};
 use crate::proxy::process::log::Log;
@@ -55,6 +58,7 @@ pub(super) struct Setup {
     interception: Option<Interception>,
     interfaces: Vec<InterfaceSetup>,
     query_sockets: Vec<QuerySocket>,
+    taps: Vec<(u32, QueryTap)>,
     announcer: Option<Announcer>,
     limits: LimitFiles,
     /// The host's.
@@ -102,6 +106,7 @@ impl Setup {
         }
         // First, while its number is free.
         let parent_frame_socket = open_parent_frame_socket(&task.interfaces);
+        let taps = open_taps(&task.interfaces);
         let state_dir = crate::state::state_dir();
         let container_dir = ContainerDir::open(&state_dir, &task.container).context(|| {
             format!("cannot open the state directory of container {}", task.container)
@@ -139,6 +144,7 @@ impl Setup {
             interception: inside.interception,
             interfaces: inside.interfaces,
             query_sockets,
+            taps,
             announcer,
             limits: LimitFiles::open(&sysctls),
             sysctls,
@@ -185,7 +191,8 @@ impl Setup {
 impl Installed {
     /// Opens the rest. The caller's thread is in the host's namespace.
     pub(super) fn complete(self, now: Instant) -> Result<Resources, StartError> {
-        let setup = self.0;
+        let mut setup = self.0;
+        let mut taps = std::mem::take(&mut setup.taps);
         let interfaces = setup
             .interfaces
             .into_iter()
@@ -196,7 +203,7 @@ impl Installed {
             .collect::<Result<Vec<_>, StartError>>()?;
         let relays = interfaces.iter().map(|(task, _)| task).filter(|task| task.relay.is_some());
         let relayed: BTreeSet<u32> = relays.map(|task| task.upstream_index).collect();
-        let open_upstream = |query_socket: QuerySocket| {
+        let mut open_upstream = |query_socket: QuerySocket| {
             // Only notifications show which joins are new to the host.
             let reporter = match setup.task.notifications {
                 true => open_reporter(&query_socket, &setup.sysctls, now)?,
@@ -211,11 +218,13 @@ impl Installed {
             let input_probe = input_probe
                 .transpose()
                 .context(|| format!("cannot open the firewall's probe on {name}"))?;
+            let tap = taps.iter().position(|(of, _)| *of == index).map(|at| taps.swap_remove(at).1);
             let link_watch = LinkWatch::open(&name, index)
                 .context(|| format!("cannot watch the link {name}"))?;
-            Ok(Upstream::new(query_socket, reporter, report_socket, input_probe, link_watch, now))
+            let reports = (reporter, report_socket);
+            Ok(Upstream::new(query_socket, reports, input_probe, tap, link_watch, now))
         };
-        let upstreams = setup.query_sockets.into_iter().map(open_upstream);
+        let upstreams = setup.query_sockets.into_iter().map(&mut open_upstream);
         let upstreams = upstreams.collect::<Result<Vec<_>, StartError>>()?;
         let links = (!relayed.is_empty()).then(RouteQuery::open).transpose();
         let links = links.context(|| "cannot open a netlink socket".into())?;
@@ -296,6 +305,15 @@ fn open_parent_frame_socket(interfaces: &[InterfaceTask]) -> Option<BoundFrameSo
     let is_on_parent = |i: &&InterfaceTask| !i.announce.is_empty() && i.parent == i.upstream;
     let interface = interfaces.iter().find(is_on_parent)?;
     BoundFrameSocket::open_as(interface.upstream_index, PARENT_FRAME_SOCKET).ok()
+}
+
+/// The socket that hears queries at the link of each upstream of a relay, for the first of them. None
+/// where it cannot be had: what is joined is reported again and again then, where the host is deaf.
+fn open_taps(interfaces: &[InterfaceTask]) -> Vec<(u32, QueryTap)> {
+    let relayed = interfaces.iter().filter(|i| i.relay.is_some() && i.igmp == IgmpMode::Proxy);
+    let upstreams: BTreeSet<u32> = relayed.map(|interface| interface.upstream_index).collect();
+    let tap = |(number, index)| Some((index, QueryTap::open_as(number).ok()?));
+    TAP_SOCKETS.zip(upstreams).filter_map(tap).collect()
 }
 
 /// One socket for each upstream of a proxied interface.

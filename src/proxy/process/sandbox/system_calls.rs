@@ -1,6 +1,8 @@
 //! The system calls that a confined proxy may make.
 
 use std::io;
+use std::ops::Range;
+use std::os::fd::RawFd;
 
 use libc::{c_long, sock_filter};
 
@@ -57,27 +59,49 @@ pub(super) const ALWAYS: &[c_long] = &[
 /// Allowed with every descriptor except these. A [packet socket](config::PACKET_SOCKET) could send
 /// any frame on any interface, and receive all frames once it is bound. The one of a
 /// [parent](config::PARENT_FRAME_SOCKET) may only be written: then it sends where it is bound. Those
-/// that [count](config::COUNT_SOCKETS) may do neither.
+/// that [count](config::COUNT_SOCKETS) may do neither. Those that [hear queries](config::TAP_SOCKETS)
+/// may be bound: their locked filter keeps all else from them.
 pub(super) const NOT_BY: &[(c_long, &[u32])] = &[
     (libc::SYS_sendto, PACKET_SOCKETS),
     (libc::SYS_sendmsg, PACKET_SOCKETS),
     (libc::SYS_sendmmsg, PACKET_SOCKETS),
-    (libc::SYS_bind, PACKET_SOCKETS),
+    (libc::SYS_bind, NEVER_BOUND),
     (libc::SYS_write, NEVER_WRITTEN),
 ];
-const PACKET_SOCKETS: &[u32] = &packet_sockets::<{ COUNTING + 2 }>();
-const NEVER_WRITTEN: &[u32] = &packet_sockets::<{ COUNTING + 1 }>();
+const PACKET_SOCKETS: &[u32] = &sockets::<{ 2 + COUNTING + TAPS }>([
+    config::PACKET_SOCKET..config::PACKET_SOCKET + 1,
+    config::PARENT_FRAME_SOCKET..config::PARENT_FRAME_SOCKET + 1,
+    config::COUNT_SOCKETS,
+    config::TAP_SOCKETS,
+]);
+const NEVER_BOUND: &[u32] = &sockets::<{ 2 + COUNTING }>([
+    config::PACKET_SOCKET..config::PACKET_SOCKET + 1,
+    config::PARENT_FRAME_SOCKET..config::PARENT_FRAME_SOCKET + 1,
+    config::COUNT_SOCKETS,
+    0..0,
+]);
+const NEVER_WRITTEN: &[u32] = &sockets::<{ 1 + COUNTING + TAPS }>([
+    config::PACKET_SOCKET..config::PACKET_SOCKET + 1,
+    config::COUNT_SOCKETS,
+    config::TAP_SOCKETS,
+    0..0,
+]);
 const COUNTING: usize = (config::COUNT_SOCKETS.end - config::COUNT_SOCKETS.start) as usize;
+const TAPS: usize = (config::TAP_SOCKETS.end - config::TAP_SOCKETS.start) as usize;
 
-/// So many of the packet sockets; that of a parent is the last.
-const fn packet_sockets<const N: usize>() -> [u32; N] {
-    let mut sockets = [config::PARENT_FRAME_SOCKET as u32; N];
-    sockets[0] = config::PACKET_SOCKET as u32;
-    let mut at = 0;
-    while at < COUNTING {
-        sockets[at + 1] = config::COUNT_SOCKETS.start as u32 + at as u32;
+/// All numbers of these ranges.
+const fn sockets<const N: usize>(ranges: [Range<RawFd>; 4]) -> [u32; N] {
+    let mut sockets = [0; N];
+    let (mut count, mut at) = (0, 0);
+    while at < ranges.len() {
+        let mut number = ranges[at].start;
+        while number < ranges[at].end {
+            sockets[count] = number as u32;
+            (count, number) = (count + 1, number + 1);
+        }
         at += 1;
     }
+    assert!(count == N);
     sockets
 }
 

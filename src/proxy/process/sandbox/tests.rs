@@ -113,6 +113,8 @@ fn argument() -> impl Strategy<Value = u64> {
             config::PARENT_FRAME_SOCKET as u64,
             config::COUNT_SOCKETS.start as u64,
             config::COUNT_SOCKETS.end as u64 - 1,
+            config::TAP_SOCKETS.start as u64,
+            config::TAP_SOCKETS.end as u64 - 1,
         ]),
         1 => any::<u64>(),
     ]
@@ -165,6 +167,7 @@ fn what_a_proxy_does_is_allowed_and_the_rest_is_not() {
         call(libc::SYS_sendto, &[packet_socket + 1]),
         call(libc::SYS_write, &[parent_socket]),
         call(libc::SYS_close, &[parent_socket]),
+        call(libc::SYS_bind, &[config::TAP_SOCKETS.start as u64]),
         call(
             libc::SYS_setsockopt,
             &[packet_socket, libc::SOL_PACKET as u64, libc::PACKET_ADD_MEMBERSHIP as u64],
@@ -197,7 +200,11 @@ fn what_a_proxy_does_is_allowed_and_the_rest_is_not() {
         let numbers = [libc::SYS_sendto, libc::SYS_sendmsg, libc::SYS_sendmmsg, libc::SYS_bind];
         numbers.into_iter().chain([libc::SYS_write]).map(|number| call(number, &[*socket]))
     });
-    let denied = denied.into_iter().chain(by_counting).collect::<Vec<_>>();
+    let by_tap = config::TAP_SOCKETS.map(|socket| socket as u64).flat_map(|socket| {
+        let numbers = [libc::SYS_sendto, libc::SYS_sendmsg, libc::SYS_sendmmsg, libc::SYS_write];
+        numbers.map(|number| call(number, &[socket]))
+    });
+    let denied = denied.into_iter().chain(by_counting).chain(by_tap).collect::<Vec<_>>();
     allowed.iter().for_each(|data| assert_eq!(verdict(&PROGRAM, data), ALLOWED, "{data:?}"));
     denied.iter().for_each(|data| assert_eq!(verdict(&PROGRAM, data), DENIED, "{data:?}"));
 }
