@@ -15,7 +15,7 @@ use crate::notice::{Notice, Severity};
 use crate::oci::ContainerId;
 use crate::primitives::MacAddr;
 use crate::proxy::{
-    GroupMembership, InterfaceStatus, MembershipStatus, ProxyState, ProxyStatus, QuerierStatus,
+    GroupMembership, InterfaceStatus, ProxyState, ProxyStatus, QuerierStatus,
     RelayCounts, RelayStatus, query_all,
 };
 use crate::standalone;
@@ -125,7 +125,7 @@ fn share_queriers(containers: &mut [Container]) {
 
 /// Whether a LAN without a query for so many seconds has no querier (RFC 9776 §8.5, with its default
 /// values).
-fn is_long_silence(seconds: u64) -> bool {
+pub(super) fn is_long_silence(seconds: u64) -> bool {
     seconds >= Timing::default().other_querier_present_interval().as_secs()
 }
 
@@ -152,12 +152,7 @@ pub(super) fn unheard(entry: &InterfaceStatus) -> String {
 
 /// What became of a group: `joined`, or `denied (deny=239.1.2.3)`.
 pub(super) fn membership_status(entry: &GroupMembership) -> String {
-    let word = match entry.status {
-        MembershipStatus::Joined => "joined",
-        MembershipStatus::Denied => "denied",
-        MembershipStatus::Limited => "limited",
-        MembershipStatus::Failed => "failed",
-    };
+    let word = entry.status.name();
     match &entry.reason {
         Some(reason) => format!("{word} ({reason})"),
         None => word.into(),
@@ -289,6 +284,11 @@ impl Container {
         Container { record, status, advice: Vec::new() }
     }
 
+    /// Its full id.
+    pub(super) fn id(&self) -> &str {
+        self.record.container.id.as_str()
+    }
+
     /// Its init, as far as the attachment lasts as long as a process.
     pub(super) fn pid(&self) -> Option<i32> {
         self.record.container.lifetime.process().map(|init| init.pid)
@@ -393,7 +393,7 @@ impl Container {
 
     /// Its id as short as docker shows one.
     pub(super) fn short_id(&self) -> &str {
-        let id = self.record.container.id.as_str();
+        let id = self.id();
         let is_hash = id.len() == 64 && id.bytes().all(|b| b.is_ascii_hexdigit());
         if is_hash { &id[..12] } else { id }
     }

@@ -16,6 +16,7 @@ mod keep;
 mod kill;
 mod logs;
 mod memberships;
+mod metrics;
 mod network;
 mod output;
 mod parents;
@@ -114,6 +115,9 @@ pub enum Command {
     /// Show what has happened to containers.
     #[command(long_about = events::ABOUT)]
     Events(events::EventsArgs),
+    /// Tell Prometheus of containers, groups and queriers.
+    #[command(long_about = metrics::ABOUT)]
+    Metrics(metrics::MetricsArgs),
     /// Run a command in a container that mcrun run started.
     Exec(exec::ExecArgs),
     /// Show the output of a detached container that mcrun run started.
@@ -159,7 +163,7 @@ pub enum Command {
 /// The commands as `mcrun --help` groups them.
 const GROUPS: [(&str, &[&str]); 5] = [
     ("Containers on a LAN", &["run", "create", "start", "attach", "detach"]),
-    ("What they do", &["ps", "groups", "watch", "inspect", "parents", "events", "doctor"]),
+    ("What they do", &["ps", "groups", "watch", "inspect", "parents", "events", "metrics", "doctor"]),
     ("Containers of mcrun run --rootfs", &["exec", "logs", "stop", "kill", "rm"]),
     ("Try and measure", &["demo", "probe"]),
     ("Administration", &["setup", "config", "network", "reload", "keep", "gc"]),
@@ -308,6 +312,7 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Inspect(args) => inspect::run(args),
         Command::Doctor(args) => doctor::run(args),
         Command::Events(args) => events::run(args),
+        Command::Metrics(args) => metrics::run(args),
         Command::Probe(args) => probe::run(args),
         Command::Demo(args) => demo::run(args),
         Command::Reload(args) => reload::run(args),

@@ -261,6 +261,26 @@ pub enum MembershipStatus {
     Failed,
 }
 
+impl MembershipStatus {
+    /// All of them.
+    pub const ALL: [MembershipStatus; 4] = [
+        MembershipStatus::Joined,
+        MembershipStatus::Denied,
+        MembershipStatus::Limited,
+        MembershipStatus::Failed,
+    ];
+
+    /// The word for people, and in JSON.
+    pub fn name(self) -> &'static str {
+        match self {
+            MembershipStatus::Joined => "joined",
+            MembershipStatus::Denied => "denied",
+            MembershipStatus::Limited => "limited",
+            MembershipStatus::Failed => "failed",
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::json;
