@@ -10,8 +10,10 @@ use serde_json::{Value, json};
 
 use crate::lab::{Background, Container, Lab, PATIENCE, SOURCES, Udp, kill, run, wait_until};
 
-const GROUP: Ipv4Addr = Ipv4Addr::new(239, 77, 1, 1);
-const PORT: u16 = 5004;
+/// The group of the streams.
+pub const GROUP: Ipv4Addr = Ipv4Addr::new(239, 77, 1, 1);
+/// Their port.
+pub const PORT: u16 = 5004;
 /// Bytes of an RTP packet of the tests.
 pub const SIZE: usize = 172;
 /// Packets that are on their way at most, so that nothing is lost on a busy machine.
@@ -34,7 +36,7 @@ fn row(lab: &Lab, container: &Container, group: Ipv4Addr) -> Option<Value> {
 }
 
 /// Joins in the container, and waits until packets come through.
-fn joined(lab: &Lab, container: &Container, interface: &str, group: Ipv4Addr) -> Udp {
+pub fn joined(lab: &Lab, container: &Container, interface: &str, group: Ipv4Addr) -> Udp {
     let socket = container.socket_on(interface, PORT);
     socket.join(group);
     lab.wait_forwarded(group);
@@ -43,7 +45,7 @@ fn joined(lab: &Lab, container: &Container, interface: &str, group: Ipv4Addr) ->
 }
 
 /// Sends these numbers while the container receives; how many it has received.
-fn stream(lab: &Lab, receiver: &Udp, numbers: impl Iterator<Item = u16>) -> u64 {
+pub fn stream(lab: &Lab, receiver: &Udp, numbers: impl Iterator<Item = u16>) -> u64 {
     stream_by(&lab.socket("src", SOURCES[0], 0), receiver, numbers)
 }
 
@@ -70,6 +72,16 @@ fn stream_by(sender: &Udp, receiver: &Udp, numbers: impl Iterator<Item = u16>) -
     let (sent, received) = (sent.into_inner(), received.into_inner());
     assert_eq!(received, sent, "the receiver has missed some");
     received
+}
+
+/// Two thousand numbers without seven of them, and with two swapped.
+pub fn seven_out_and_two_swapped() -> Vec<u16> {
+    let out: HashSet<u16> = [65_000, 65_535, 0, 7, 8, 9, 500].into();
+    let mut numbers: Vec<u16> = (0..2_000u16).map(|n| n.wrapping_add(64_900)).collect();
+    numbers.retain(|number| !out.contains(number));
+    numbers.swap(300, 301);
+    numbers.swap(1_000, 1_001);
+    numbers
 }
 
 /// Sends `count` packets except one of each `every`, and compares the counts with what was received.
@@ -114,12 +126,7 @@ fn seven_packets_taken_out_and_two_swapped_are_seven_lost_and_two_reordered() {
     let lab = Lab::new(3);
     let container = lab.start("c", "10.99.0.11");
     let receiver = joined(&lab, &container, "mc0", GROUP);
-    let out: HashSet<u16> = [65_000, 65_535, 0, 7, 8, 9, 500].into();
-    let mut numbers: Vec<u16> = (0..2_000u16).map(|n| n.wrapping_add(64_900)).collect();
-    numbers.retain(|number| !out.contains(number));
-    numbers.swap(300, 301);
-    numbers.swap(1_000, 1_001);
-    stream(&lab, &receiver, numbers.into_iter());
+    stream(&lab, &receiver, seven_out_and_two_swapped().into_iter());
     let row = row(&lab, &container, GROUP).expect("it is joined");
     let counts = ["lost", "reordered", "duplicated"].map(|name| row["rtp"][name].as_u64());
     assert_eq!(counts, [Some(7), Some(2), Some(0)], "{row:#}");

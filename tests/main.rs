@@ -41,6 +41,7 @@ mod lab;
 mod late_interfaces;
 mod lifecycle;
 mod machine;
+mod metrics;
 mod namespace_path;
 mod networks;
 mod operate;

@@ -1,6 +1,5 @@
 //! `mcrun watch`: one stream of a container as it arrives.
 
-use std::collections::HashSet;
 use std::fs;
 use std::fs::File;
 use std::net::Ipv4Addr;
@@ -9,7 +8,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::counting::rtp;
+use crate::counting::{rtp, seven_out_and_two_swapped};
 use crate::lab::{Background, Container, Lab, PATIENCE, SOURCES, output, run, wait_until};
 
 const GROUP: Ipv4Addr = Ipv4Addr::new(239, 78, 1, 1);
@@ -40,11 +39,7 @@ fn shows_seven_lost_and_two_reordered(lab: &Lab, container: &Container, interfac
     wait_until("it measures", PATIENCE, || measurements(&file).first().cloned());
     assert_eq!(users(), before, "a watch joins nothing");
 
-    let out: HashSet<u16> = [65_000, 65_535, 0, 7, 8, 9, 500].into();
-    let mut numbers: Vec<u16> = (0..2_000u16).map(|n| n.wrapping_add(64_900)).collect();
-    numbers.retain(|number| !out.contains(number));
-    numbers.swap(300, 301);
-    numbers.swap(1_000, 1_001);
+    let numbers = seven_out_and_two_swapped();
     let sender = lab.socket("src", SOURCES[0], 0);
     // Nor does it show what the container sends itself, or what comes to another port.
     let own = container.socket_on(interface, 0);

@@ -15,8 +15,8 @@ use crate::notice::{Notice, Severity};
 use crate::oci::ContainerId;
 use crate::primitives::MacAddr;
 use crate::proxy::{
-    GroupMembership, InterfaceStatus, ProxyState, ProxyStatus, QuerierStatus,
-    RelayCounts, RelayStatus, query_all,
+    GroupMembership, InterfaceStatus, ProxyState, ProxyStatus, QuerierStatus, RelayCounts,
+    RelayStatus, query_all,
 };
 use crate::standalone;
 use crate::standalone::ContainerRecord;

@@ -163,7 +163,10 @@ pub enum Command {
 /// The commands as `mcrun --help` groups them.
 const GROUPS: [(&str, &[&str]); 5] = [
     ("Containers on a LAN", &["run", "create", "start", "attach", "detach"]),
-    ("What they do", &["ps", "groups", "watch", "inspect", "parents", "events", "metrics", "doctor"]),
+    (
+        "What they do",
+        &["ps", "groups", "watch", "inspect", "parents", "events", "metrics", "doctor"],
+    ),
     ("Containers of mcrun run --rootfs", &["exec", "logs", "stop", "kill", "rm"]),
     ("Try and measure", &["demo", "probe"]),
     ("Administration", &["setup", "config", "network", "reload", "keep", "gc"]),

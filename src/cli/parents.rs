@@ -109,7 +109,10 @@ fn users<'a>(parent: &str, containers: &'a [Container]) -> Vec<User<'a>> {
 
 /// What a proxy knows that listens on this interface of the host: one that has heard a querier,
 /// else the one that has listened for the longest time.
-pub(super) fn listening<'a>(upstream: &str, containers: &'a [Container]) -> Option<&'a InterfaceStatus> {
+pub(super) fn listening<'a>(
+    upstream: &str,
+    containers: &'a [Container],
+) -> Option<&'a InterfaceStatus> {
     let each = containers.iter().flat_map(|container| {
         let interfaces = container.record.interfaces.iter();
         let there = interfaces.filter(|i| i.attachment.upstream().as_str() == upstream);

@@ -116,11 +116,12 @@ mod tests {
     fn a_failure_is_told_and_the_next_one_is_tried() {
         let attempts = AtomicUsize::new(0);
         run(async move {
-            let gatherer = Gatherer::start(1, move || match attempts.fetch_add(1, Ordering::SeqCst) {
-                0 => anyhow::bail!("no state"),
-                1 => panic!("a fault"),
-                _ => Ok("fine".into()),
-            });
+            let gatherer =
+                Gatherer::start(1, move || match attempts.fetch_add(1, Ordering::SeqCst) {
+                    0 => anyhow::bail!("no state"),
+                    1 => panic!("a fault"),
+                    _ => Ok("fine".into()),
+                });
             assert_eq!(gatherer.text().await, Err("no state".into()));
             assert!(gatherer.text().await.is_err());
             assert_eq!(gatherer.text().await, Ok(Bytes::from("fine")));

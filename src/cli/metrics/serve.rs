@@ -81,7 +81,9 @@ async fn connection(stream: TcpStream, gatherer: Gatherer, asked: Asked) {
     let service = service_fn(move |request: Request<Incoming>| {
         asked.set();
         let gatherer = gatherer.clone();
-        async move { Ok::<_, Infallible>(answer(request.method(), request.uri().path(), &gatherer).await) }
+        async move {
+            Ok::<_, Infallible>(answer(request.method(), request.uri().path(), &gatherer).await)
+        }
     });
     let connection = http1::Builder::new()
         .keep_alive(false)
@@ -97,7 +99,8 @@ async fn answer(method: &Method, path: &str, gatherer: &Gatherer) -> Response<Fu
     const TEXT: &str = "text/plain; charset=utf-8";
     let text = |text: &'static str| Bytes::from_static(text.as_bytes());
     if ![Method::GET, Method::HEAD].contains(method) {
-        let mut refused = response(StatusCode::METHOD_NOT_ALLOWED, TEXT, text("GET and HEAD only\n"));
+        let mut refused =
+            response(StatusCode::METHOD_NOT_ALLOWED, TEXT, text("GET and HEAD only\n"));
         refused.headers_mut().insert(ALLOW, hyper::header::HeaderValue::from_static("GET, HEAD"));
         return refused;
     }

@@ -181,8 +181,10 @@ fn upstreams(containers: &[Container]) -> Vec<UpstreamView<'_>> {
     for interface in containers.iter().flat_map(|c| &c.record.interfaces) {
         *users.entry(interface.attachment.upstream().as_str()).or_default() += 1;
     }
-    let view = |(name, users)| {
-        UpstreamView { name, users, listening: parents::listening(name, containers) }
+    let view = |(name, users)| UpstreamView {
+        name,
+        users,
+        listening: parents::listening(name, containers),
     };
     users.into_iter().map(view).collect()
 }

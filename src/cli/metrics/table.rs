@@ -156,7 +156,7 @@ pub(super) const ALL: &[Definition] = &[
         name: "mcrun_proxy_up",
         kind: Kind::Gauge,
         labels: CONTAINER,
-        help: "Whether the container's proxy answers. None for a container that has no proxy.",
+        help: "Whether the container's proxy answers. No value for a container without a proxy.",
         samples: |all, out| {
             for view in &all.containers {
                 if let Some(is_up) = view.is_proxy_up {
@@ -208,7 +208,7 @@ pub(super) const ALL: &[Definition] = &[
         name: "mcrun_notice",
         kind: Kind::Gauge,
         labels: &["container", "code"],
-        help: "1 while a notice of this code stands at the container that is no alarm.",
+        help: "1 while a notice of this code, which is no alarm, stands at the container.",
         samples: |all, out| {
             for view in &all.containers {
                 let notices = view.notices.iter().filter(|(_, s)| alarming(*s).is_none());
@@ -266,7 +266,7 @@ pub(super) const ALL: &[Definition] = &[
         name: "mcrun_igmp_messages_total",
         kind: Kind::Counter,
         labels: &["container", "interface", "parent", "result"],
-        help: "What the proxy did with IGMP, by its name in mcrun inspect.",
+        help: "IGMP messages, and what the proxy did with them, by the names in mcrun inspect.",
         samples: |all, out| {
             for view in &all.interfaces {
                 for (result, number) in view.status.iter().flat_map(|status| &status.counters) {
@@ -279,7 +279,8 @@ pub(super) const ALL: &[Definition] = &[
         name: "mcrun_relay_packets_total",
         kind: Kind::Counter,
         labels: &["container", "interface", "parent", "direction", "result"],
-        help: "Packets of the relay, in (to the container) or out: relayed, dropped, limited, denied.",
+        help: "Packets of the relay, in (to the container) or out, by what became of them: relayed, \
+               dropped, limited, denied.",
         samples: |all, out| {
             for view in &all.interfaces {
                 let Some(relay) = view.status.and_then(|status| status.relay.as_ref()) else {
@@ -336,7 +337,7 @@ pub(super) const ALL: &[Definition] = &[
         name: "mcrun_group_last_packet_timestamp_seconds",
         kind: Kind::Gauge,
         labels: GROUP,
-        help: "When the last of these packets arrived. None before the first one.",
+        help: "When the last of these packets arrived. No value before the first one.",
         samples: |all, out| {
             for view in &all.groups {
                 if let Some(count) = view.arrived.as_ref().and_then(|arrived| arrived.wanted) {
@@ -397,8 +398,8 @@ pub(super) const ALL: &[Definition] = &[
         name: "mcrun_querier_present",
         kind: Kind::Gauge,
         labels: UPSTREAM,
-        help: "Whether the LAN has an IGMP querier. None while that is not certain: the first 255 s \
-               without a query.",
+        help: "Whether the LAN has an IGMP querier. No value while that is not certain: in the first \
+               255 s without a query.",
         samples: |all, out| {
             for view in &all.upstreams {
                 let Some(entry) = view.listening else { continue };

@@ -78,7 +78,8 @@ fn containers() -> Vec<Container> {
             ]
         }]
     });
-    let counts = |relayed: u64| json!({"relayed": relayed, "dropped": 1, "limited": 2, "denied": 3});
+    let counts =
+        |relayed: u64| json!({"relayed": relayed, "dropped": 1, "limited": 2, "denied": 3});
     let mut relayed = membership("239.1.1.1", "limited");
     relayed["relay"] = counts(9);
     let microphone = json!({
@@ -151,7 +152,8 @@ fn of_many_groups_the_first_have_series_and_the_number_of_the_others_is_told() {
 fn names_of_strangers_are_quoted_and_unique() {
     let evil = "a\"} 1\nmcrun_evil{x=\"\\";
     let of = |id, name| container(MACVLAN, id, name, None);
-    let twins = vec![of("1", evil), of("2", "twin"), of("3", "twin"), of("4", "twin@3"), of("5", "ü")];
+    let twins =
+        vec![of("1", evil), of("2", "twin"), of("3", "twin"), of("4", "twin@3"), of("5", "ü")];
     let text = text(twins, 10);
     let up: Vec<_> = text.lines().filter(|l| l.starts_with("mcrun_proxy_up{")).collect();
     let expected = [
@@ -229,6 +231,9 @@ fn the_page_lists_exactly_these_metrics() {
     if std::env::var_os(REGENERATE).is_some() {
         std::fs::write(&path, expected).unwrap();
     } else {
-        assert!(page == expected, "MCRUN_REGENERATE=1 cargo test --lib metrics writes docs/metrics.md");
+        assert!(
+            page == expected,
+            "MCRUN_REGENERATE=1 cargo test --lib metrics writes docs/metrics.md"
+        );
     }
 }
