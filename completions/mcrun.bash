@@ -58,6 +58,9 @@ _mcrun() {
             mcrun,logs)
                 cmd="mcrun__subcmd__logs"
                 ;;
+            mcrun,metrics)
+                cmd="mcrun__subcmd__metrics"
+                ;;
             mcrun,network)
                 cmd="mcrun__subcmd__network"
                 ;;
@@ -128,7 +131,7 @@ _mcrun() {
 
     case "${cmd}" in
         mcrun)
-            opts="-h -V --help --version run create start attach detach ps groups watch parents inspect doctor events exec logs stop kill rm probe demo setup reload network config keep gc"
+            opts="-h -V --help --version run create start attach detach ps groups watch parents inspect doctor events metrics exec logs stop kill rm probe demo setup reload network config keep gc"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -435,6 +438,36 @@ _mcrun() {
                     return 0
                     ;;
                 -n)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        mcrun__subcmd__metrics)
+            opts="-o -h --output --listen --max-groups --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --output)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                -o)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --listen)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --max-groups)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;

@@ -38,6 +38,7 @@ complete -c mcrun -n "__fish_mcrun_needs_command" -f -a "parents" -d 'List the i
 complete -c mcrun -n "__fish_mcrun_needs_command" -f -a "inspect" -d 'Show everything known about a container'
 complete -c mcrun -n "__fish_mcrun_needs_command" -f -a "doctor" -d 'Find out what is wrong, and what to do about it'
 complete -c mcrun -n "__fish_mcrun_needs_command" -f -a "events" -d 'Show what has happened to containers'
+complete -c mcrun -n "__fish_mcrun_needs_command" -f -a "metrics" -d 'Tell Prometheus of containers, groups and queriers'
 complete -c mcrun -n "__fish_mcrun_needs_command" -f -a "exec" -d 'Run a command in a container that mcrun run started'
 complete -c mcrun -n "__fish_mcrun_needs_command" -f -a "logs" -d 'Show the output of a detached container that mcrun run started'
 complete -c mcrun -n "__fish_mcrun_needs_command" -f -a "stop" -d 'Stop containers that mcrun run started: SIGTERM, then SIGKILL'
@@ -105,6 +106,10 @@ complete -c mcrun -n "__fish_mcrun_using_subcommand events" -l until -d 'Only ev
 complete -c mcrun -n "__fish_mcrun_using_subcommand events" -s f -l follow -d 'Show events as they happen'
 complete -c mcrun -n "__fish_mcrun_using_subcommand events" -l json -d 'Print an object of JSON on each line'
 complete -c mcrun -n "__fish_mcrun_using_subcommand events" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c mcrun -n "__fish_mcrun_using_subcommand metrics" -s o -l output -d 'Write them to this file' -r -F
+complete -c mcrun -n "__fish_mcrun_using_subcommand metrics" -l listen -d 'Tell them by HTTP: at 127.0.0.1 for a port alone; as ADDRESS:PORT or [IPv6]:PORT elsewhere. Whoever reaches the address can read them. Port 0 is a free one' -r
+complete -c mcrun -n "__fish_mcrun_using_subcommand metrics" -l max-groups -d 'Groups that have series. If there are more, those of the last containers by name are left out' -r
+complete -c mcrun -n "__fish_mcrun_using_subcommand metrics" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c mcrun -n "__fish_mcrun_using_subcommand exec" -s e -l env -d 'Set an environment variable: NAME=VALUE, or NAME for the value that it has here (repeatable)' -r
 complete -c mcrun -n "__fish_mcrun_using_subcommand exec" -l env-file -d 'Set environment variables from a file, one on each line (repeatable)' -r -F
 complete -c mcrun -n "__fish_mcrun_using_subcommand exec" -s w -l workdir -d 'Directory in the container in which the command starts' -r

@@ -11,11 +11,12 @@ use self::page::{Block, Page, page, pages, root};
 use self::reader::{Needs, read};
 
 /// Pages whose commands are run, each by a test below.
-const READ: [&str; 12] = [
+const READ: [&str; 13] = [
     "README.md",
     "docs/doctor.md",
     "docs/engines.md",
     "docs/how-it-works.md",
+    "docs/metrics.md",
     "docs/reference/attachment.md",
     "docs/reference/commands.md",
     "docs/reference/configuration.md",
@@ -91,6 +92,7 @@ fn the_commands_of_pages_that_need_no_engine() {
     for path in [
         "docs/doctor.md",
         "docs/how-it-works.md",
+        "docs/metrics.md",
         "docs/reference/attachment.md",
         "docs/reference/commands.md",
         "docs/reference/configuration.md",

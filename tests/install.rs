@@ -159,6 +159,16 @@ fn install_puts_a_working_set_in_place_and_uninstall_takes_exactly_that_away() {
         assert!(!text.contains("/usr/local"), "{text}");
     }
 
+    for (unit, command) in [("keeper", "keep"), ("metrics", "metrics --listen 9469")] {
+        let file = prefix.join(format!("lib/systemd/system/mcrun-{unit}.service"));
+        let text = fs::read_to_string(file).expect("unit");
+        assert!(text.contains(&format!("ExecStart=/opt/mcrun/bin/mcrun {command}\n")), "{text}");
+        assert!(!text.contains("/usr/local"), "{text}");
+    }
+    for file in ["prometheus/mcrun.rules.yml", "grafana/mcrun.json"] {
+        assert!(prefix.join("share/doc/mcrun").join(file).is_file(), "{file}");
+    }
+
     built.make("uninstall", root.path());
 
     assert_eq!(files(root.path()), BTreeSet::from([foreign]));

@@ -235,6 +235,20 @@ pub(super) fn of(page: &str) -> Option<Sections> {
             exit: USUAL,
             see_also: &["mcrun-keep(1)", "mcrun-groups(1)", "mcrun-ps(1)", "journalctl(1)"],
         },
+        "mcrun-metrics" => Sections {
+            examples: &[
+                (
+                    "For the textfile collector of node_exporter:",
+                    "mcrun metrics --output /var/lib/prometheus/node-exporter/mcrun.prom",
+                ),
+                ("For a Prometheus on this host:", "mcrun metrics --listen 9469"),
+                ("For one on another host:", "mcrun metrics --listen 192.0.2.7:9469"),
+            ],
+            files: &[STATE],
+            environment: &[],
+            exit: PARTLY,
+            see_also: &["mcrun-groups(1)", "mcrun-ps(1)", "mcrun-parents(1)", "prometheus(1)"],
+        },
         "mcrun-exec" => Sections {
             examples: &[("A shell in a running container:", "mcrun exec -it receiver sh")],
             files: &[STATE],
