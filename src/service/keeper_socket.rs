@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::state::state_dir;
 use crate::sys::process::ProcessRef;
+use crate::sys::unix_socket;
 
 /// The keeper answers from memory. One that hangs lets go later, by itself.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
@@ -41,9 +42,9 @@ pub(crate) fn is_served() -> bool {
 /// Connects to the keeper.
 ///
 /// # Errors
-/// Those of connect(2): without a keeper `ENOENT` or `ECONNREFUSED`.
+/// Those of connect(2): without a keeper `ENOENT` or `ECONNREFUSED`, and `EAGAIN` if it is stuck.
 pub(crate) fn connect() -> io::Result<UnixStream> {
-    UnixStream::connect(path())
+    unix_socket::connect(path())
 }
 
 /// Makes the keeper let go of what a proxy has left that was replaced and has ended. Without a
@@ -56,7 +57,7 @@ pub(super) fn release(dir: &Path, proxy: ProcessRef) {
 }
 
 fn ask(request: &KeeperRequest) -> io::Result<()> {
-    let mut stream = UnixStream::connect(path())?;
+    let mut stream = connect()?;
     stream.set_read_timeout(Some(ANSWER_TIMEOUT))?;
     stream.set_write_timeout(Some(ANSWER_TIMEOUT))?;
     let mut line = serde_json::to_vec(request)?;

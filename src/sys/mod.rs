@@ -23,3 +23,4 @@ pub(crate) mod spawn;
 pub(crate) mod syslog;
 pub(crate) mod toml_text;
 pub(crate) mod trusted;
+pub(crate) mod unix_socket;

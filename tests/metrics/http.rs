@@ -3,7 +3,7 @@
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpStream};
 
-use crate::lab::{Lab, PATIENCE, kill, output};
+use crate::lab::{Lab, PATIENCE, alive, kill, output, run, wait_until};
 use crate::metrics::{Exporter, read, value};
 
 /// A connection to a server on the container host.
@@ -70,9 +70,7 @@ fn metrics_are_at_their_path_and_nothing_else_is_there() {
     // What is told is of the moment.
     let proxy = lab.proxy_pid(&container);
     kill(proxy);
-    crate::lab::wait_until("the proxy is dead", PATIENCE, || {
-        (!crate::lab::alive(proxy)).then_some(())
-    });
+    wait_until("the proxy is dead", PATIENCE, || (!alive(proxy)).then_some(()));
     let (_, body) = get(&lab, port, "/metrics");
     assert_eq!(value(&read(&lab, &body), &container, "mcrun_proxy_up"), 0.0);
     exporter.process.signal(libc::SIGTERM);
@@ -146,28 +144,37 @@ fn clients_that_wait_keep_nobody_away() {
     assert!(exporter.process.wait(PATIENCE).success());
 }
 
-/// While a proxy hangs, a scrape waits for it. Those that come meanwhile do not ask it again each.
+/// While a proxy hangs, a scrape waits for it. Those that come meanwhile do not ask it again each, and a
+/// proxy whose queue of questions is full is not waited for.
 #[test]
-fn scrapes_that_come_together_are_all_answered() {
+fn scrapes_are_answered_while_a_proxy_hangs() {
     let lab = Lab::new(3);
-    let container = lab.start("c", "10.99.0.11");
     let exporter = Exporter::start(&lab);
+    let short_queue = "echo 1 >/proc/sys/net/core/somaxconn";
+    run(lab.enter("host", "sh").args(["-c", short_queue]));
+    let container = lab.start("c", "10.99.0.11");
     let proxy = lab.proxy_pid(&container);
     // SAFETY: a system call.
     unsafe { libc::kill(proxy, libc::SIGSTOP) };
-    let streams: Vec<_> = (0..20)
-        .map(|_| {
-            let mut stream = connect(&lab, exporter.port);
-            stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: a\r\n\r\n").expect("sent");
-            stream
-        })
-        .collect();
-    for mut stream in streams {
-        let text = rest(&mut stream);
-        let (head, body) = text.split_once("\r\n\r\n").expect("an answer");
-        assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
-        assert_eq!(value(&read(&lab, body), &container, "mcrun_proxy_up"), 0.0);
+    for _ in 0..4 {
+        let streams: Vec<_> = (0..10)
+            .map(|_| {
+                let mut stream = connect(&lab, exporter.port);
+                stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: a\r\n\r\n").expect("sent");
+                stream
+            })
+            .collect();
+        for mut stream in streams {
+            let text = rest(&mut stream);
+            let (head, body) = text.split_once("\r\n\r\n").expect("an answer");
+            assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
+            assert_eq!(value(&read(&lab, body), &container, "mcrun_proxy_up"), 0.0);
+        }
     }
     // SAFETY: a system call.
     unsafe { libc::kill(proxy, libc::SIGCONT) };
+    wait_until("the proxy answers again", PATIENCE, || {
+        let (_, body) = get(&lab, exporter.port, "/metrics");
+        (value(&read(&lab, &body), &container, "mcrun_proxy_up") == 1.0).then_some(())
+    });
 }

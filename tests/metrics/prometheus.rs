@@ -38,7 +38,7 @@ impl<'l> Prometheus<'l> {
         command.arg(format!("--config.file={}", config_file.display()));
         command.arg(format!("--storage.tsdb.path={}", directory.join("data").display()));
         command.arg(format!("--web.listen-address=127.0.0.1:{PORT}"));
-        command.stdout(fs::File::create(&log).expect("a file"));
+        command.stdout(std::process::Stdio::null());
         command.stderr(fs::File::create(&log).expect("a file"));
         let prometheus = Prometheus { lab, _process: Background::start(&mut command) };
         wait_until("Prometheus listens", PATIENCE, || {

@@ -11,7 +11,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde::de::DeserializeOwned;
 
@@ -23,21 +23,28 @@ use crate::proxy::control::protocol::{
 use crate::proxy::control::status::ProxyStatus;
 use crate::proxy::process::container_dir::{CONTROL_SOCKET, SUCCESSOR_SOCKET};
 use crate::sys::fd_passing::receive_with_fds;
+use crate::sys::unix_socket::connect;
 
 /// A proxy answers from memory; one that takes longer is stuck.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
+/// What remains of that for a proxy whose turn comes late, because others are stuck. Its answer should
+/// be there already.
+const LATE_TIMEOUT: Duration = Duration::from_millis(500);
 /// Bytes of an answer that are read; a thousand groups of 64 sources stay far below.
 pub(crate) const MAX_ANSWER: u64 = 64 << 20;
 /// Longest event in bytes: one with a source list of some 4000 addresses.
 pub(crate) const MAX_EVENT: u64 = 64 << 10;
 
 /// Asks the proxies whose sockets are in these directories for their status. All of them are asked
-/// before the first answer is waited for. The answers come in the order of the directories.
+/// before the first answer is waited for, so that one that is stuck costs 2 s, and each further one half
+/// a second. The answers come in the order of the directories.
 pub fn query_all(dirs: &[impl AsRef<Path>]) -> Vec<io::Result<ProxyStatus>> {
     let line = ControlRequest::Status.to_line();
     let asked: Vec<_> = dirs.iter().map(|dir| send(dir.as_ref(), &line)).collect();
+    let deadline = Instant::now() + ANSWER_TIMEOUT;
     let answers = asked.into_iter().zip(dirs).map(|(stream, dir)| {
-        match parse_answer::<StatusPayload<ProxyStatus>>(&receive(stream?)?) {
+        let deadline = deadline.max(Instant::now() + LATE_TIMEOUT);
+        match parse_answer::<StatusPayload<ProxyStatus>>(&receive_until(deadline, &stream?)?) {
             Ok(payload) => Ok(payload.status),
             Err(AnswerError::NotVersioned) => ask_by_word(dir.as_ref(), ControlRequest::Status),
             Err(error) => Err(io::Error::other(error)),
@@ -211,7 +218,7 @@ fn send_to(dir: &Path, socket: &str, line: &str) -> io::Result<UnixStream> {
     // By way of a descriptor: a socket's path has 107 bytes at most (unix(7)), a directory's 4096.
     let dir =
         File::options().read(true).custom_flags(libc::O_PATH | libc::O_DIRECTORY).open(dir)?;
-    let mut stream = UnixStream::connect(format!("/proc/self/fd/{}/{socket}", dir.as_raw_fd()))?;
+    let mut stream = connect(format!("/proc/self/fd/{}/{socket}", dir.as_raw_fd()))?;
     stream.set_read_timeout(Some(ANSWER_TIMEOUT))?;
     stream.set_write_timeout(Some(ANSWER_TIMEOUT))?;
     stream.write_all(line.as_bytes())?;
@@ -219,9 +226,26 @@ fn send_to(dir: &Path, socket: &str, line: &str) -> io::Result<UnixStream> {
 }
 
 fn receive(stream: UnixStream) -> io::Result<Vec<u8>> {
-    let mut answer = Vec::new();
-    stream.take(MAX_ANSWER).read_to_end(&mut answer)?;
-    Ok(answer)
+    receive_until(Instant::now() + ANSWER_TIMEOUT, &stream)
+}
+
+/// The whole answer, however slowly its parts come.
+fn receive_until(deadline: Instant, stream: &UnixStream) -> io::Result<Vec<u8>> {
+    let (mut answer, mut part) = (Vec::new(), vec![0; 64 << 10]);
+    let mut limited = stream.take(MAX_ANSWER);
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        stream.set_read_timeout(Some(left))?;
+        match limited.read(&mut part) {
+            Ok(0) => return Ok(answer),
+            Ok(length) => answer.extend_from_slice(&part[..length]),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
 }
 
 #[cfg(test)]

@@ -120,3 +120,21 @@ fn a_subscription_is_a_status_and_then_events() {
     assert_eq!(error, "the proxy does not speak version 1 of the control protocol");
     asked.join().unwrap();
 }
+
+#[test]
+fn an_answer_that_comes_byte_by_byte_is_not_waited_for_without_end() {
+    let dir = tempfile::tempdir().unwrap();
+    let listener = UnixListener::bind(dir.path().join("control.sock")).unwrap();
+    let slow = thread::spawn(move || {
+        let mut client = listener.accept().unwrap().0;
+        let mut sent = 0;
+        while client.write_all(b" ").is_ok() {
+            sent += 1;
+            thread::sleep(Duration::from_millis(100));
+        }
+        sent
+    });
+    let error = query_all(&[dir.path()]).pop().unwrap().unwrap_err();
+    assert!([ErrorKind::TimedOut, ErrorKind::WouldBlock].contains(&error.kind()), "{error}");
+    assert!(slow.join().unwrap() > 1);
+}
