@@ -27,7 +27,7 @@ hooks    := $(notdir $(wildcard hooks/mcrun-*.json))
 examples := docker/daemon.json containerd/config.toml crio/99-mcrun.conf podman/mcrun.conf \
     cdi/mcrun.yaml kubernetes/runtimeclass.yaml kubernetes/pod.yaml
 units    := mcrun-keeper.service mcrun-metrics.service
-monitors := prometheus/mcrun.rules.yml prometheus/mcrun.rules.test.yml grafana/mcrun.json
+monitors := $(wildcard contrib/prometheus/*.yml contrib/grafana/*.json)
 docs     := README.md CHANGELOG.md LICENSE-MIT LICENSE-APACHE hooks/config.json
 manual   := $(shell find docs -type f)
 
@@ -159,7 +159,7 @@ install:
 	done
 	sed -i 's|/usr/local/bin/mcrun|$(bindir)/mcrun|' $(addprefix $(DESTDIR)$(unitdir)/,$(units))
 	for file in $(monitors); do \
-	    install -D -m 0644 contrib/$$file $(DESTDIR)$(docdir)/$$file || exit; \
+	    install -D -m 0644 $$file $(DESTDIR)$(docdir)/$$file || exit; \
 	done
 	install -m 0644 $(docs) $(DESTDIR)$(docdir)
 	for file in $(manual); do \
@@ -179,11 +179,11 @@ install:
 uninstall:
 	rm -f $(addprefix $(DESTDIR)$(bindir)/,$(binaries)) \
 	    $(addprefix $(DESTDIR)$(mandir)/,man?/mcrun.[1-8] man?/mcrun-*.[1-8] man5/mcrun.toml.5) \
-	    $(addprefix $(DESTDIR)$(docdir)/,$(notdir $(docs)) $(examples) $(monitors)) \
+	    $(addprefix $(DESTDIR)$(docdir)/,$(notdir $(docs)) $(examples)) \
 	    $(addprefix $(DESTDIR)$(unitdir)/,$(units)) $(DESTDIR)$(bashdir)/mcrun $(DESTDIR)$(zshdir)/_mcrun $(DESTDIR)$(fishdir)/mcrun.fish \
 	    $(addprefix $(DESTDIR)$(hooksdir)/,$(hooks))
-	rm -rf $(DESTDIR)$(docdir)/docs
-	-rmdir $(addprefix $(DESTDIR)$(docdir)/,$(sort $(dir $(examples) $(monitors)))) $(DESTDIR)$(docdir)
+	rm -rf $(DESTDIR)$(docdir)/docs $(DESTDIR)$(docdir)/contrib
+	-rmdir $(addprefix $(DESTDIR)$(docdir)/,$(sort $(dir $(examples)))) $(DESTDIR)$(docdir)
 
 .PHONY: need-root
 need-root:

@@ -165,7 +165,7 @@ fn install_puts_a_working_set_in_place_and_uninstall_takes_exactly_that_away() {
         assert!(text.contains(&format!("ExecStart=/opt/mcrun/bin/mcrun {command}\n")), "{text}");
         assert!(!text.contains("/usr/local"), "{text}");
     }
-    for file in ["prometheus/mcrun.rules.yml", "grafana/mcrun.json"] {
+    for file in ["contrib/prometheus/mcrun.rules.yml", "contrib/grafana/mcrun.json"] {
         assert!(prefix.join("share/doc/mcrun").join(file).is_file(), "{file}");
     }
 

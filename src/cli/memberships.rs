@@ -37,16 +37,19 @@ impl<'s> Arrived<'s> {
         let streams =
             counts.streams.iter().filter(|stream| IpAddr::V4(stream.group) == entry.group);
         let streams: Vec<_> = streams.collect();
-        let is_wanted = |stream: &&&StreamCount| {
-            let is_listed = entry.sources.contains(&IpAddr::V4(stream.source));
-            is_listed == (entry.mode == FilterMode::Include)
-        };
-        let wanted = streams.iter().filter(is_wanted).map(|stream| **stream);
+        let wanted = streams.iter().filter(|stream| Self::is_wanted(entry, stream));
+        let wanted = wanted.map(|stream| **stream);
         let wanted = wanted.reduce(|mut sum, stream| {
             sum.add(&stream);
             sum
         });
         Some(Arrived { streams, wanted })
+    }
+
+    /// Whether the container wants what comes from the source of a stream.
+    pub(super) fn is_wanted(entry: &GroupMembership, stream: &StreamCount) -> bool {
+        let is_listed = entry.sources.contains(&IpAddr::V4(stream.source));
+        is_listed == (entry.mode == FilterMode::Include)
     }
 
     /// A number of what is wanted.

@@ -3,13 +3,16 @@
 mod connections;
 mod gatherer;
 mod render;
+mod samples;
 mod serve;
 mod snapshot;
 mod table;
+mod totals;
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::{Mutex, PoisonError};
 
 use anyhow::Context;
 use clap::Args;
@@ -17,6 +20,7 @@ use clap::Args;
 use crate::cli::containers;
 use crate::cli::metrics::render::render;
 use crate::cli::metrics::snapshot::{Gathered, Snapshot};
+use crate::cli::metrics::totals::Totals;
 use crate::cli::output::print;
 use crate::state::Store;
 use crate::sys::files::{Replacement, replace};
@@ -63,14 +67,16 @@ pub(super) fn run(args: MetricsArgs) -> anyhow::Result<ExitCode> {
     let max_groups = args.max_groups as usize;
     let store = Store::from_env();
     if let Some(address) = args.listen {
+        let totals = Mutex::new(Totals::default());
         let text = move || {
             let gathered = Gathered::gather(&store)?;
-            render(&Snapshot::new(&gathered, max_groups))
+            let mut totals = totals.lock().unwrap_or_else(PoisonError::into_inner);
+            render(&Snapshot::new(&gathered, max_groups, &mut totals))
         };
         return serve::serve(address, text).map(|()| ExitCode::SUCCESS);
     }
     let gathered = Gathered::gather(&store)?;
-    let text = render(&Snapshot::new(&gathered, max_groups))?;
+    let text = render(&Snapshot::new(&gathered, max_groups, &mut Totals::default()))?;
     match &args.output {
         Some(file) => {
             let how = Replacement { mode: 0o644, ..Replacement::PRIVATE };

@@ -5,8 +5,9 @@
 use prometheus::TextEncoder;
 use prometheus::proto::MetricFamily;
 
+use crate::cli::metrics::samples::Samples;
 use crate::cli::metrics::snapshot::Snapshot;
-use crate::cli::metrics::table::{ALL, Samples};
+use crate::cli::metrics::table::ALL;
 
 /// All metrics that have values.
 ///

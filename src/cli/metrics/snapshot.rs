@@ -6,6 +6,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use crate::cli::containers;
 use crate::cli::containers::Container;
 use crate::cli::memberships::{Arrived, memberships};
+use crate::cli::metrics::totals::{Counts, Totals};
 use crate::cli::parents;
 use crate::notice::Severity;
 use crate::proxy::{GroupMembership, InterfaceStatus, MembershipStatus};
@@ -81,7 +82,16 @@ pub(super) struct GroupView<'g> {
     pub(super) group: String,
     pub(super) entry: &'g GroupMembership,
     /// `None`: nothing is counted.
-    pub(super) arrived: Option<Arrived<'g>>,
+    pub(super) arrived: Option<Arrival>,
+}
+
+/// What has arrived for a group from the sources that the container wants.
+pub(super) struct Arrival {
+    pub(super) counts: Counts,
+    /// How long ago the last packet came, in milliseconds; `None`: none has come.
+    pub(super) last_packet_ms: Option<u64>,
+    /// Whether most of it is RTP.
+    pub(super) is_rtp: bool,
 }
 
 /// An interface of the host where proxies join.
@@ -94,8 +104,9 @@ pub(super) struct UpstreamView<'g> {
 }
 
 impl<'g> Snapshot<'g> {
-    /// With at most so many groups: those that come first by container, interface and address.
-    pub(super) fn new(gathered: &'g Gathered, max_groups: usize) -> Self {
+    /// With at most so many groups: those that come first by container, interface and address. What has
+    /// arrived for them goes on from `totals`.
+    pub(super) fn new(gathered: &'g Gathered, max_groups: usize, totals: &mut Totals) -> Self {
         let all = &gathered.containers;
         let labels = labels(all);
         let containers: Vec<_> =
@@ -116,14 +127,20 @@ impl<'g> Snapshot<'g> {
                 parent: &interface.parent,
                 group: entry.group.to_string(),
                 entry,
-                arrived: Arrived::of(container, interface, entry),
+                arrived: Arrived::of(container, interface, entry).map(|arrived| Arrival {
+                    counts: totals.of(container, interface, entry, &arrived),
+                    last_packet_ms: arrived.wanted.map(|wanted| wanted.last_packet_ms),
+                    is_rtp: arrived.wanted.is_some_and(|wanted| wanted.rtp.is_some()),
+                }),
             }
         });
+        let groups = groups.collect();
+        totals.end_round();
         Snapshot {
             gathered,
             containers,
             interfaces: interfaces.collect(),
-            groups: groups.collect(),
+            groups,
             omitted: memberships(all).count().saturating_sub(max_groups),
             upstreams: upstreams(all),
         }

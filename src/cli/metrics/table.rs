@@ -4,82 +4,12 @@
 
 use std::time::Duration;
 
-use prometheus::proto::{Counter, Gauge, LabelPair, Metric, MetricType};
-
 use crate::cli::containers::is_long_silence;
+use crate::cli::metrics::samples::{Definition, Kind, Samples};
 use crate::cli::metrics::snapshot::{GroupView, InterfaceView, Snapshot};
+use crate::cli::metrics::totals::Counts;
 use crate::notice::Severity;
 use crate::proxy::{MembershipStatus, QuerierStatus, RelayCounts};
-use crate::stream_count::{RtpCount, StreamCount};
-
-/// A metric.
-pub(super) struct Definition {
-    /// By the conventions of Prometheus: `mcrun_`, then what, then the unit; a counter ends in
-    /// `_total`.
-    pub(super) name: &'static str,
-    pub(super) kind: Kind,
-    pub(super) labels: &'static [&'static str],
-    /// For people, as the text format's HELP.
-    pub(super) help: &'static str,
-    /// Finds the values.
-    pub(super) samples: fn(&Snapshot<'_>, &mut Samples),
-}
-
-/// How the values go on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kind {
-    /// Only up, or anew from zero.
-    Counter,
-    /// Up and down.
-    Gauge,
-}
-
-impl Kind {
-    pub(super) fn proto(self) -> MetricType {
-        match self {
-            Kind::Counter => MetricType::COUNTER,
-            Kind::Gauge => MetricType::GAUGE,
-        }
-    }
-}
-
-/// The values of one metric.
-pub(super) struct Samples {
-    kind: Kind,
-    labels: &'static [&'static str],
-    pub(super) metrics: Vec<Metric>,
-}
-
-impl Samples {
-    pub(super) fn of(definition: &Definition) -> Self {
-        Samples { kind: definition.kind, labels: definition.labels, metrics: Vec::new() }
-    }
-
-    /// A value, with the values of all labels in their order.
-    fn add(&mut self, values: &[&str], value: f64) {
-        debug_assert_eq!(self.labels.len(), values.len(), "{:?}", self.labels);
-        let pairs = self.labels.iter().zip(values).map(|(name, value)| {
-            let mut pair = LabelPair::default();
-            pair.set_name((*name).to_owned());
-            pair.set_value((*value).to_owned());
-            pair
-        });
-        let mut metric = Metric::from_label(pairs.collect());
-        match self.kind {
-            Kind::Counter => {
-                let mut counter = Counter::default();
-                counter.set_value(value);
-                metric.set_counter(counter);
-            }
-            Kind::Gauge => {
-                let mut gauge = Gauge::default();
-                gauge.set_value(value);
-                metric.set_gauge(gauge);
-            }
-        }
-        self.metrics.push(metric);
-    }
-}
 
 const CONTAINER: &[&str] = &["container"];
 const INTERFACE: &[&str] = &["container", "interface", "parent"];
@@ -324,14 +254,14 @@ pub(super) const ALL: &[Definition] = &[
         kind: Kind::Counter,
         labels: GROUP,
         help: "Packets that have arrived from the sources that the container wants.",
-        samples: |all, out| arrived(all, out, |count| count.packets),
+        samples: |all, out| arrived(all, out, |counts| counts.packets),
     },
     Definition {
         name: "mcrun_group_bytes_total",
         kind: Kind::Counter,
         labels: GROUP,
         help: "Bytes of the UDP payload of these packets.",
-        samples: |all, out| arrived(all, out, |count| count.bytes),
+        samples: |all, out| arrived(all, out, |counts| counts.bytes),
     },
     Definition {
         name: "mcrun_group_last_packet_timestamp_seconds",
@@ -340,8 +270,9 @@ pub(super) const ALL: &[Definition] = &[
         help: "When the last of these packets arrived. No value before the first one.",
         samples: |all, out| {
             for view in &all.groups {
-                if let Some(count) = view.arrived.as_ref().and_then(|arrived| arrived.wanted) {
-                    let ago = Duration::from_millis(count.last_packet_ms);
+                let arrived = view.arrived.as_ref();
+                if let Some(ago) = arrived.and_then(|arrived| arrived.last_packet_ms) {
+                    let ago = Duration::from_millis(ago);
                     let time = all.gathered.now.saturating_sub(ago);
                     out.add(&view.labels(), time.as_millis() as f64 / 1000.0);
                 }
@@ -354,21 +285,21 @@ pub(super) const ALL: &[Definition] = &[
         labels: GROUP,
         help: "RTP sequence numbers from which nothing has arrived. Falls when a late packet comes: \
                use delta(), not rate().",
-        samples: |all, out| rtp(all, out, |rtp| rtp.lost),
+        samples: |all, out| rtp(all, out, |counts| counts.lost),
     },
     Definition {
         name: "mcrun_group_rtp_reordered_packets_total",
         kind: Kind::Counter,
         labels: GROUP,
         help: "RTP packets that arrived after one with a higher sequence number.",
-        samples: |all, out| rtp(all, out, |rtp| rtp.reordered),
+        samples: |all, out| rtp(all, out, |counts| counts.reordered),
     },
     Definition {
         name: "mcrun_group_rtp_duplicated_packets_total",
         kind: Kind::Counter,
         labels: GROUP,
         help: "RTP packets whose sequence number had arrived already, or was too old to tell.",
-        samples: |all, out| rtp(all, out, |rtp| rtp.duplicated),
+        samples: |all, out| rtp(all, out, |counts| counts.duplicated),
     },
     Definition {
         name: "mcrun_group_relay_packets_total",
@@ -494,20 +425,19 @@ fn results(counts: RelayCounts) -> [(&'static str, u64); 4] {
 }
 
 /// A number of what has arrived for each group, 0 before the first packet.
-fn arrived(all: &Snapshot<'_>, out: &mut Samples, number: fn(&StreamCount) -> u64) {
+fn arrived(all: &Snapshot<'_>, out: &mut Samples, number: fn(&Counts) -> u64) {
     for view in &all.groups {
         if let Some(arrived) = &view.arrived {
-            out.add(&view.labels(), arrived.sum(number) as f64);
+            out.add(&view.labels(), number(&arrived.counts) as f64);
         }
     }
 }
 
 /// A number of each group of which most is RTP.
-fn rtp(all: &Snapshot<'_>, out: &mut Samples, number: fn(&RtpCount) -> u64) {
+fn rtp(all: &Snapshot<'_>, out: &mut Samples, number: fn(&Counts) -> u64) {
     for view in &all.groups {
-        let wanted = view.arrived.as_ref().and_then(|arrived| arrived.wanted);
-        if let Some(rtp) = wanted.and_then(|count| count.rtp) {
-            out.add(&view.labels(), number(&rtp) as f64);
+        if let Some(arrived) = view.arrived.as_ref().filter(|arrived| arrived.is_rtp) {
+            out.add(&view.labels(), number(&arrived.counts) as f64);
         }
     }
 }
