@@ -2,14 +2,15 @@
 
 use std::fmt::Write;
 use std::fs;
+use std::process::Stdio;
 
 use serde_json::Value;
 
 use crate::counting;
-use crate::lab::{Background, Lab, PATIENCE, wait_until};
-use crate::metrics::Exporter;
+use crate::lab::{Background, Lab, PATIENCE, run, wait_until};
 use crate::metrics::contrib::{exported, expressions, file};
 use crate::metrics::http::ask;
+use crate::metrics::{Exporter, read, value};
 
 /// In the namespace of the container host, where nobody else listens.
 const PORT: u16 = 9090;
@@ -38,7 +39,7 @@ impl<'l> Prometheus<'l> {
         command.arg(format!("--config.file={}", config_file.display()));
         command.arg(format!("--storage.tsdb.path={}", directory.join("data").display()));
         command.arg(format!("--web.listen-address=127.0.0.1:{PORT}"));
-        command.stdout(std::process::Stdio::null());
+        command.stdout(Stdio::null());
         command.stderr(fs::File::create(&log).expect("a file"));
         let prometheus = Prometheus { lab, _process: Background::start(&mut command) };
         wait_until("Prometheus listens", PATIENCE, || {
@@ -121,4 +122,40 @@ fn prometheus_scrapes_has_the_rules_and_answers_the_dashboard() {
         };
         expressions().iter().all(is_answered).then_some(())
     });
+}
+
+/// The text reaches Prometheus by way of node_exporter too, with what HELP and TYPE say.
+#[test]
+fn node_exporter_tells_what_is_in_the_file() {
+    const PORT: u16 = 9100;
+    let lab = Lab::new(3);
+    let container = lab.start("c", "10.99.0.11");
+    let directory = lab.directory().join("textfile");
+    fs::create_dir(&directory).expect("directory");
+    let file = directory.join("mcrun.prom");
+    run(lab.mcrun(["metrics", "--output"]).arg(&file));
+    let written = read(&lab, &fs::read_to_string(&file).expect("readable"));
+    let log = lab.directory().join("node_exporter.log");
+    let mut command = lab.enter("host", "prometheus-node-exporter");
+    command.args(["--collector.disable-defaults", "--collector.textfile"]);
+    command.arg(format!("--collector.textfile.directory={}", directory.display()));
+    command.arg(format!("--web.listen-address=127.0.0.1:{PORT}"));
+    command.stdout(Stdio::null()).stderr(fs::File::create(&log).expect("a file"));
+    let _exporter = Background::start(&mut command);
+    wait_until("it listens", PATIENCE, || {
+        let text = fs::read_to_string(&log).expect("the log");
+        text.contains("TLS is disabled").then_some(())
+    });
+    let request = "GET /metrics HTTP/1.0\r\nHost: localhost\r\n\r\n";
+    let (head, told) = ask(&lab, PORT, request);
+    assert!(head.contains(" 200 ok"), "{head}");
+    assert!(told.contains("node_textfile_scrape_error 0\n"), "{told}");
+    for line in fs::read_to_string(&file).expect("readable").lines() {
+        if line.starts_with("# ") {
+            assert!(told.contains(line), "{line}");
+        }
+    }
+    let own = told.lines().filter(|line| line.starts_with("mcrun_")).count();
+    assert_eq!(own, written.len());
+    assert_eq!(value(&written, &container, "mcrun_proxy_up"), 1.0);
 }
