@@ -44,13 +44,13 @@ once := admission architecture attach bad_input chaos counting cri delivered dem
     engine_docker engine_podman engine_relay environment generated hand_configured hardening::control_group hardening::descriptors \
     hardening::proxy_user haste::bursts hook_errors in_hand install interface lifecycle metrics namespace_path networks operate::advice \
     operate::parents operate::probing options probe records relay_limits restart_policy run run_exec run_lifetime run_terminal \
-    runtime_commands runtime_containerd runtime_docker setup state_lost state_root static_binaries
+    runtime_commands runtime_containerd runtime_docker setup state_lost state_root static_binaries top
 # The topics that run in a virtual machine, whose kernel does not tell of joins: see tests/vm.
 in_machine := hardening::cgroup2 ipvlan vlan
 # Tests that run beside each other: they wait most of the time.
 TEST_THREADS ?= 4
 test_packages := runc crun docker.io containerd podman netavark iptables busybox-static iproute2 nftables tcpdump util-linux libcap2-bin make \
-    ufw firewalld dbus-daemon qemu-system-x86 docker-compose mandoc catatonit prometheus prometheus-node-exporter
+    ufw firewalld dbus-daemon qemu-system-x86 docker-compose mandoc catatonit tmux prometheus tmux prometheus-node-exporter
 # The kernel of the virtual machine in which tests/ipvlan.rs runs.
 vm_kernel := linux-image-6.12.*-cloud-amd64
 

@@ -12,7 +12,7 @@ use crate::lab::{Background, Container, Lab, PATIENCE, SOURCES, Udp, kill, run, 
 
 /// The group of the streams.
 pub const GROUP: Ipv4Addr = Ipv4Addr::new(239, 77, 1, 1);
-/// Their port.
+/// Their destination port.
 pub const PORT: u16 = 5004;
 /// Bytes of an RTP packet of the tests.
 pub const SIZE: usize = 172;

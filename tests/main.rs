@@ -75,6 +75,7 @@ mod state_root;
 mod static_binaries;
 mod terminal;
 mod timing;
+mod top;
 mod truth;
 mod upgrade;
 mod vlan;

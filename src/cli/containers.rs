@@ -126,7 +126,12 @@ fn share_queriers(containers: &mut [Container]) {
 /// Whether a LAN without a query for so many seconds has no querier (RFC 9776 §8.5, with its default
 /// values).
 pub(super) fn is_long_silence(seconds: u64) -> bool {
-    seconds >= Timing::default().other_querier_present_interval().as_secs()
+    seconds >= querier_lifetime()
+}
+
+/// Seconds without a query after which a LAN has no querier any more.
+pub(super) fn querier_lifetime() -> u64 {
+    Timing::default().other_querier_present_interval().as_secs()
 }
 
 /// The querier of the interface's LAN: `10.0.0.1 v3`, `none heard for 12 s`, or `none` when that is

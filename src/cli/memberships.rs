@@ -37,7 +37,7 @@ impl<'s> Arrived<'s> {
         let streams =
             counts.streams.iter().filter(|stream| IpAddr::V4(stream.group) == entry.group);
         let streams: Vec<_> = streams.collect();
-        let wanted = streams.iter().filter(|stream| Self::is_wanted(entry, stream));
+        let wanted = streams.iter().filter(|stream| is_wanted(entry, stream));
         let wanted = wanted.map(|stream| **stream);
         let wanted = wanted.reduce(|mut sum, stream| {
             sum.add(&stream);
@@ -46,14 +46,14 @@ impl<'s> Arrived<'s> {
         Some(Arrived { streams, wanted })
     }
 
-    /// Whether the container wants what comes from the source of a stream.
-    pub(super) fn is_wanted(entry: &GroupMembership, stream: &StreamCount) -> bool {
-        let is_listed = entry.sources.contains(&IpAddr::V4(stream.source));
-        is_listed == (entry.mode == FilterMode::Include)
-    }
-
     /// A number of what is wanted.
     pub(super) fn sum(&self, number: impl Fn(&StreamCount) -> u64) -> u64 {
         self.wanted.as_ref().map_or(0, number)
     }
+}
+
+/// Whether the container wants what comes from the source of a stream of the group.
+pub(super) fn is_wanted(entry: &GroupMembership, stream: &StreamCount) -> bool {
+    let is_listed = entry.sources.contains(&IpAddr::V4(stream.source));
+    is_listed == (entry.mode == FilterMode::Include)
 }

@@ -28,6 +28,7 @@ mod run;
 mod setup;
 mod start;
 mod stop;
+mod top;
 mod watch;
 
 use std::ffi::OsString;
@@ -98,6 +99,9 @@ pub enum Command {
     /// reached; or failed, with what the kernel of the host lacks. With --json these are "status"
     /// and "reason".
     Groups(groups::GroupsArgs),
+    /// Show all groups and what arrives for them, live.
+    #[command(long_about = top::ABOUT)]
+    Top(top::TopArgs),
     /// Show one stream of a container as it arrives.
     #[command(long_about = watch::ABOUT)]
     Watch(watch::WatchArgs),
@@ -165,7 +169,7 @@ const GROUPS: [(&str, &[&str]); 5] = [
     ("Containers on a LAN", &["run", "create", "start", "attach", "detach"]),
     (
         "What they do",
-        &["ps", "groups", "watch", "inspect", "parents", "events", "metrics", "doctor"],
+        &["ps", "groups", "top", "watch", "inspect", "parents", "events", "metrics", "doctor"],
     ),
     ("Containers of mcrun run --rootfs", &["exec", "logs", "stop", "kill", "rm"]),
     ("Try and measure", &["demo", "probe"]),
@@ -310,6 +314,7 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Rm(args) => rm::run(args),
         Command::Ps(args) => ps::run(args),
         Command::Groups(args) => groups::run(args),
+        Command::Top(args) => top::run(args),
         Command::Watch(args) => watch::run(args),
         Command::Parents(args) => parents::run(args),
         Command::Inspect(args) => inspect::run(args),

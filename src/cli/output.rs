@@ -40,6 +40,31 @@ pub(super) fn terminal_width() -> Option<usize> {
     (size.ws_col > 0).then_some(size.ws_col.into())
 }
 
+/// Text in lines of at most so many columns. A word that is longer has a line of its own.
+pub(super) fn fold(text: &str, width: usize) -> Vec<String> {
+    let mut lines = Vec::new();
+    let (mut line, mut column) = (String::new(), 0);
+    for word in text.split(' ') {
+        let length = word.chars().count();
+        if column > 0 && column + 1 + length > width {
+            lines.push(std::mem::take(&mut line));
+            column = 0;
+        } else if column > 0 {
+            line.push(' ');
+            column += 1;
+        }
+        line += word;
+        column += length;
+    }
+    lines.push(line);
+    lines
+}
+
+/// Whether the user has not asked for a screen without colours (<https://no-color.org>).
+pub(super) fn wants_colour() -> bool {
+    std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+}
+
 /// An age as docker would write it: the largest unit that fits, and the next where it is small.
 pub(super) fn age(seconds: u64) -> String {
     match seconds {

@@ -5,6 +5,8 @@ use std::net::Ipv4Addr;
 
 use serde::Serialize;
 
+use crate::primitives::printable;
+
 /// Longest text of a finding, in characters. Names come from containers.
 const MAX_TEXT: usize = 600;
 
@@ -57,9 +59,9 @@ impl fmt::Display for Subject {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Subject::Host => f.write_str("host"),
-            Subject::Parent { parent } => write!(f, "parent {}", printable(parent)),
+            Subject::Parent { parent } => write!(f, "parent {}", printable(parent, MAX_TEXT)),
             Subject::Stream { container, group } => {
-                write!(f, "{group} in container {}", printable(container))
+                write!(f, "{group} in container {}", printable(container, MAX_TEXT))
             }
         }
     }
@@ -130,8 +132,8 @@ impl Findings {
             subject: self.subject.clone(),
             check,
             level,
-            text: printable(&text.to_string()),
-            advice: advice.map(|advice| printable(&advice)),
+            text: printable(&text.to_string(), MAX_TEXT),
+            advice: advice.map(|advice| printable(&advice, MAX_TEXT)),
         });
     }
 
@@ -142,22 +144,6 @@ impl Findings {
     pub(super) fn done(self) -> Vec<Finding> {
         self.list
     }
-}
-
-/// Text as a terminal may be shown it: what is no printable character is escaped, and what is too long
-/// ends early.
-fn printable(text: &str) -> String {
-    let mut shown = String::new();
-    for c in text.chars().take(MAX_TEXT) {
-        match c {
-            '"' | '\'' | '\\' => shown.push(c),
-            _ => shown.extend(c.escape_debug()),
-        }
-    }
-    if text.chars().nth(MAX_TEXT).is_some() {
-        shown.push_str("...");
-    }
-    shown
 }
 
 #[cfg(test)]

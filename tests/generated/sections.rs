@@ -48,7 +48,7 @@ const NETWORK: &str = FILES[9].0;
 const EVENTS: &str = FILES[10].0;
 
 /// Variables and what they do.
-pub(super) const ENVIRONMENT: [(&str, &str); 5] = [
+pub(super) const ENVIRONMENT: [(&str, &str); 6] = [
     ("MCRUN_STATE_DIR", "Directory of the state instead of /run/mcrun."),
     ("MCRUN_CONFIG_DIR", "Directory of mcrun.toml and networks instead of /etc/mcrun."),
     ("MCRUN_ENGINE", "Engine or OCI runtime if --engine names none."),
@@ -57,11 +57,13 @@ pub(super) const ENVIRONMENT: [(&str, &str); 5] = [
         "As all variables of the engine, they reach the engine unchanged.",
     ),
     ("MCRUN_LOG_DIR", "Directory of kept events instead of /var/log/mcrun."),
+    ("NO_COLOR", "If set and not empty, nothing is coloured."),
 ];
 
 const ENGINE: &str = ENVIRONMENT[2].0;
 const ENGINES_OWN: &str = ENVIRONMENT[3].0;
 const LOG_DIR: &str = ENVIRONMENT[4].0;
+const NO_COLOR: &str = ENVIRONMENT[5].0;
 
 const USUAL: &[(&str, &str)] =
     &[("0", "Success."), ("2", "Wrong usage."), ("125", "An error of mcrun.")];
@@ -215,7 +217,7 @@ pub(super) fn of(page: &str) -> Option<Sections> {
                 ),
             ],
             files: &[CONFIG, STATE, EVENTS],
-            environment: &[LOG_DIR],
+            environment: &[LOG_DIR, NO_COLOR],
             exit: &[],
             see_also: &["mcrun-groups(1)", "mcrun-parents(1)", "mcrun-events(1)", "mcrun-probe(1)"],
         },
@@ -307,6 +309,21 @@ pub(super) fn of(page: &str) -> Option<Sections> {
             environment: &[],
             exit: OF_A_CONTAINER,
             see_also: &["mcrun-ps(1)", "mcrun-inspect(1)", "mcrun-attachment(7)"],
+        },
+        "mcrun-top" => Sections {
+            examples: &[
+                ("All groups of all containers, live:", "mcrun top"),
+                ("Those of one container, each five seconds:", "mcrun top receiver --interval 5"),
+            ],
+            files: &[STATE],
+            environment: &[NO_COLOR],
+            exit: &[
+                ("0", "A key or a signal has ended it."),
+                ("1", "There is no such container, or no terminal."),
+                ("2", "Wrong usage."),
+                ("125", "An error of mcrun."),
+            ],
+            see_also: &["mcrun-groups(1)", "mcrun-watch(1)", "mcrun-doctor(1)"],
         },
         "mcrun-watch" => Sections {
             examples: &[

@@ -22,6 +22,7 @@ mod probe;
 mod process;
 mod router;
 mod sockets;
+mod tmux;
 pub mod tracer;
 
 use std::cell::RefCell;
@@ -54,6 +55,7 @@ pub use probe::{Receiver, Reception};
 pub use process::{Background, alive, json, kill, output, run, wait_until};
 pub use router::{FAR, ROUTER};
 pub use sockets::{Change, Member, after, joined_by_one, set_source_filter, union};
+pub use tmux::Pane;
 
 /// The LAN interface in the host's and the sender's namespace.
 pub const PARENT: &str = "lan0";

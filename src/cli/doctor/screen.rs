@@ -3,7 +3,8 @@
 use std::io;
 use std::io::IsTerminal;
 
-use crate::cli::output::terminal_width;
+use crate::cli::output;
+use crate::cli::output::{terminal_width, wants_colour};
 use crate::doctor::{Finding, Level};
 
 /// Columns of the level, and of the blanks around it.
@@ -14,8 +15,7 @@ const NARROWEST: usize = 40;
 /// The findings, with a heading for each subject, and a line that counts them.
 pub(super) fn text(findings: &[Finding]) -> String {
     let terminal = io::stdout().is_terminal();
-    let plain = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
-    render(findings, terminal.then(terminal_width).flatten(), terminal && !plain)
+    render(findings, terminal.then(terminal_width).flatten(), terminal && wants_colour())
 }
 
 /// `width`: columns in which lines are folded; none: they are not.
@@ -41,21 +41,7 @@ fn fold(text: &str, width: Option<usize>) -> String {
     let Some(width) = width.map(|width| width.max(NARROWEST) - INDENT) else {
         return text.to_owned();
     };
-    let mut folded = String::new();
-    let mut column = 0;
-    for word in text.split(' ') {
-        let length = word.chars().count();
-        if column > 0 && column + 1 + length > width {
-            folded += &format!("\n{:INDENT$}", "");
-            column = 0;
-        } else if column > 0 {
-            folded.push(' ');
-            column += 1;
-        }
-        folded += word;
-        column += length;
-    }
-    folded
+    output::fold(text, width).join(&format!("\n{:INDENT$}", ""))
 }
 
 fn paint(level: Level, text: &str, colour: bool) -> String {

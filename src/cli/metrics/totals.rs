@@ -53,7 +53,7 @@ impl Totals {
         let key = (container.id().to_owned(), interface.interface.clone(), entry.group);
         let group = self.groups.entry(key).or_default();
         group.round = self.round;
-        group.add(&arrived.streams, |stream| Arrived::is_wanted(entry, stream))
+        group.add(&arrived.streams, |stream| is_wanted(entry, stream))
     }
 
     /// Forgets the groups that were not asked for since the last call.
