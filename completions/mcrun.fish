@@ -33,6 +33,7 @@ complete -c mcrun -n "__fish_mcrun_needs_command" -f -a "attach" -d 'Attach a ru
 complete -c mcrun -n "__fish_mcrun_needs_command" -f -a "detach" -d 'Remove attached interfaces from a running container'
 complete -c mcrun -n "__fish_mcrun_needs_command" -f -a "ps" -d 'List attached containers'
 complete -c mcrun -n "__fish_mcrun_needs_command" -f -a "groups" -d 'List the multicast groups that containers have joined'
+complete -c mcrun -n "__fish_mcrun_needs_command" -f -a "top" -d 'Show all groups and what arrives for them, live'
 complete -c mcrun -n "__fish_mcrun_needs_command" -f -a "watch" -d 'Show one stream of a container as it arrives'
 complete -c mcrun -n "__fish_mcrun_needs_command" -f -a "parents" -d 'List the interfaces of the host that can be parents'
 complete -c mcrun -n "__fish_mcrun_needs_command" -f -a "inspect" -d 'Show everything known about a container'
@@ -88,6 +89,8 @@ complete -c mcrun -n "__fish_mcrun_using_subcommand ps" -l json -d 'Print an arr
 complete -c mcrun -n "__fish_mcrun_using_subcommand ps" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c mcrun -n "__fish_mcrun_using_subcommand groups" -l json -d 'Print an array of objects instead of a table'
 complete -c mcrun -n "__fish_mcrun_using_subcommand groups" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c mcrun -n "__fish_mcrun_using_subcommand top" -s n -l interval -d 'Seconds between two looks at the containers, 0.1 to 3600' -r
+complete -c mcrun -n "__fish_mcrun_using_subcommand top" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c mcrun -n "__fish_mcrun_using_subcommand watch" -s i -l interface -d 'Interface in the container, where it has joined the group at several' -r
 complete -c mcrun -n "__fish_mcrun_using_subcommand watch" -l interval -d 'Time between two measurements' -r
 complete -c mcrun -n "__fish_mcrun_using_subcommand watch" -s c -l count -d 'End after so many measurements' -r

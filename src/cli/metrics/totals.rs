@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr};
 
 use crate::cli::containers::Container;
-use crate::cli::memberships::Arrived;
+use crate::cli::memberships::{Arrived, is_wanted};
 use crate::proxy::{GroupMembership, InterfaceStatus};
 use crate::stream_count::StreamCount;
 
