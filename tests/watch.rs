@@ -130,3 +130,26 @@ fn people_are_told_in_lines_and_which_groups_there_are() {
     lab.delete(&container);
     watch.wait(PATIENCE);
 }
+
+#[test]
+fn on_a_terminal_one_line_is_written_again() {
+    let lab = Lab::new(3);
+    let container = lab.start("c", "10.99.0.11");
+    let inside = container.socket_on("mc0", PORT);
+    inside.join(GROUP);
+    lab.wait_joined(&container, GROUP);
+    // Wide enough, and narrower than the line.
+    for columns in [80, 50] {
+        let pane = lab.pane(columns, 24);
+        let name = &container.name;
+        let command = format!("mcrun watch {name} --interval 20ms --count 20");
+        pane.line(&format!("clear; {command} 2>&1; echo \"ended $?\""));
+        let screen = pane.wait_for("ended 0");
+        let lines: Vec<_> = screen.lines().map(str::trim_start).collect();
+        let heading = lines.iter().position(|line| line.starts_with("TIME ")).expect("a heading");
+        assert!(lines[heading].contains("RATE"), "{screen}");
+        assert_eq!(lines[heading].contains("MDI"), columns == 80, "{screen}");
+        assert!(lines[heading + 1].starts_with("0 s "), "{screen}");
+        assert_eq!(lines[heading + 2], "ended 0", "{screen}");
+    }
+}

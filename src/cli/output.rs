@@ -3,7 +3,7 @@
 use std::io;
 use std::io::Write;
 
-use comfy_table::{ContentArrangement, Table, presets};
+use comfy_table::{ColumnConstraint, ContentArrangement, Table, Width, presets};
 use serde::Serialize;
 
 /// Writes to standard output; a reader that has gone away (`mcrun ps | head -1`) is no error.
@@ -21,17 +21,57 @@ pub(super) fn print_json(value: &impl Serialize) -> anyhow::Result<()> {
     Ok(print(&text)?)
 }
 
-/// A table without lines, as docker prints: headings, and two spaces between columns.
+/// A table without lines, as docker prints: headings, and two spaces between columns. On a terminal that
+/// is narrower, the longest texts are folded within their columns.
 pub(super) fn table(headings: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> String {
+    table_within(terminal_width(), headings, rows)
+}
+
+/// Columns whose texts may be folded. Numbers and addresses of groups stay whole.
+const FOLDED: [&str; 7] =
+    ["NAME", "CONTAINER", "SOURCES", "STATUS", "ADDRESSES", "QUERIER", "LIMITS"];
+/// They are not folded to less. A terminal that is narrower wraps lines.
+const NARROWEST: u16 = 8;
+
+fn table_within(
+    terminal: Option<usize>,
+    headings: &[&str],
+    rows: impl IntoIterator<Item = Vec<String>>,
+) -> String {
     let mut table = Table::new();
     table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
     table.set_header(headings);
     table.add_rows(rows);
+    let widths = table.column_max_content_widths();
+    let narrow = terminal.and_then(|terminal| narrow(terminal, headings, &widths));
+    let gap = if narrow.is_some() { 1 } else { 2 };
     for column in table.column_iter_mut() {
-        column.set_padding((0, 2));
+        column.set_padding((0, gap));
+    }
+    if let Some(widths) = narrow {
+        table.set_content_arrangement(ContentArrangement::Dynamic).set_width(u16::MAX);
+        let fixed = widths.into_iter().map(|n| ColumnConstraint::Absolute(Width::Fixed(n + gap)));
+        table.set_constraints(fixed);
     }
     let lines = table.lines().map(|line| line.trim_end().to_owned() + "\n");
     lines.collect()
+}
+
+/// The widths of columns one space apart that a terminal of this width has room for; `None`: no texts
+/// need to be folded, or folding is not enough.
+fn narrow(terminal: usize, headings: &[&str], widths: &[u16]) -> Option<Vec<u16>> {
+    let room = u32::try_from(terminal).unwrap_or(u32::MAX);
+    let gaps = u32::try_from(widths.len().saturating_sub(1)).unwrap_or(u32::MAX);
+    let sum = |widths: &[u16]| widths.iter().map(|n| u32::from(*n)).sum::<u32>();
+    if sum(widths) + 2 * gaps <= room {
+        return None;
+    }
+    let within = |most: u16| -> Vec<u16> {
+        let columns = headings.iter().zip(widths);
+        columns.map(|(h, n)| if FOLDED.contains(h) { most.min(*n) } else { *n }).collect()
+    };
+    let widest = *widths.iter().max()?;
+    (NARROWEST..=widest).rev().map(within).find(|widths| sum(widths) + gaps <= room)
 }
 
 /// Columns of the terminal that standard output is; `None`: it is none, or does not know.
@@ -93,11 +133,36 @@ mod tests {
 
     #[test]
     fn a_table_is_aligned_and_has_no_trailing_spaces() {
-        let text = table(
+        let text = table_within(
+            None,
             &["A", "LONG"],
             [vec!["one".into(), "1".into()], vec!["b".into(), String::new()]],
         );
         assert_eq!(text, "A    LONG\none  1\nb\n");
+    }
+
+    #[test]
+    fn a_table_is_folded_within_its_columns_where_the_terminal_is_narrow() {
+        let rows = || {
+            let row = |name: &str, status: &str| {
+                vec![name.into(), "mc0@eth1".into(), "239.9.1.1".into(), status.into(), "9s".into()]
+            };
+            [row("camera", "joined"), row("guest", "denied (deny=239.9.0.0/16)")]
+        };
+        let headings = ["NAME", "INTERFACE", "GROUP", "STATUS", "AGE"];
+        let expected = "\
+NAME   INTERFACE GROUP     STATUS             AGE
+camera mc0@eth1  239.9.1.1 joined             9s
+guest  mc0@eth1  239.9.1.1 denied (deny=239.9 9s
+                           .0.0/16)
+";
+        assert_eq!(table_within(Some(49), &headings, rows()), expected);
+        let whole = table_within(None, &headings, rows());
+        let width = whole.lines().map(str::len).max().unwrap();
+        assert_eq!(table_within(Some(width), &headings, rows()), whole);
+        for columns in 0..width {
+            table_within(Some(columns), &headings, rows());
+        }
     }
 
     #[test]

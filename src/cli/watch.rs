@@ -13,7 +13,7 @@ use serde::Serialize;
 use crate::cli::containers;
 use crate::cli::containers::Container;
 use crate::cli::groups::sources;
-use crate::cli::output::bit_rate;
+use crate::cli::output::{bit_rate, terminal_width};
 use crate::probe::{ListenOptions, Listener, Measured, parse_positive_duration};
 use crate::proxy::{GroupMembership, InterfaceStatus};
 use crate::service::running_namespace;
@@ -211,9 +211,9 @@ impl Screen {
     fn show(&mut self, measured: &Measured) -> io::Result<()> {
         let mut out = io::stdout().lock();
         if !std::mem::replace(&mut self.is_begun, true) {
-            writeln!(out, "{}", heading())?;
+            writeln!(out, "{}", self.cut(heading()))?;
         }
-        let text = line(measured);
+        let text = self.cut(line(measured));
         if self.is_terminal {
             let width = self.shown.unwrap_or(0);
             self.shown = Some(text.chars().count());
@@ -224,6 +224,14 @@ impl Screen {
         out.flush()
     }
 
+    /// A line that is wrapped could not be written again: it ends where the terminal does.
+    fn cut(&self, text: String) -> String {
+        match terminal_width().filter(|_| self.is_terminal) {
+            Some(width) => text.chars().take(width.saturating_sub(1)).collect(),
+            None => text,
+        }
+    }
+
     /// Leaves the last line where it is.
     fn end(&self) {
         if self.shown.is_some() {
@@ -232,14 +240,14 @@ impl Screen {
     }
 }
 
-/// Columns of 77 characters.
+/// Columns of 79 characters.
 fn heading() -> String {
     row(["TIME", "PACKETS/s", "RATE", "LOST", "REORD", "GAP ms", "JITTER ms", "MDI"])
 }
 
 fn row([time, packets, rate, lost, reordered, gap, jitter, mdi]: [&str; 8]) -> String {
     format!(
-        "{time:>6} {packets:>9} {rate:>12} {lost:>6} {reordered:>6} {gap:>8} {jitter:>9} {mdi:>14}"
+        "{time:>8} {packets:>9} {rate:>12} {lost:>6} {reordered:>6} {gap:>8} {jitter:>9} {mdi:>14}"
     )
 }
 
@@ -272,7 +280,7 @@ mod tests {
     #[test]
     fn a_line_fits_80_columns_and_says_what_is_unknown() {
         let mut measured = Measured {
-            elapsed_s: 3600.2,
+            elapsed_s: 360_000.2,
             packets: 94_000,
             bytes: 125_000_000,
             packet_rate: 94_000.4,
@@ -292,12 +300,12 @@ mod tests {
                 kernel_dropped: 0,
             },
         };
-        assert_eq!(heading().len(), 77);
+        assert_eq!(heading().len(), 79);
         let text = line(&measured);
-        assert_eq!(text.len(), 77, "{text}");
+        assert_eq!(text.len(), 79, "{text}");
         let words: Vec<_> = text.split_whitespace().collect();
         let expected =
-            ["3600", "s", "94000", "1.0", "Gbit/s", "7", "2", "12.35", "0.01", "1.50:7.0"];
+            ["360000", "s", "94000", "1.0", "Gbit/s", "7", "2", "12.35", "0.01", "1.50:7.0"];
         assert_eq!(words, expected);
         measured.lost = None;
         measured.total.lost = None;

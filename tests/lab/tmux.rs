@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::{Lab, PATIENCE, output, run, wait_until};
 
@@ -14,7 +15,10 @@ pub struct Pane<'lab> {
 impl Lab {
     /// A pane of so many columns and rows. In its shell `mcrun` is the one under test.
     pub fn pane(&self, columns: u16, rows: u16) -> Pane<'_> {
-        let pane = Pane { lab: self, socket: self.directory().join("tmux") };
+        static COUNTER: AtomicU32 = AtomicU32::new(0);
+        // A server that ends still holds its socket.
+        let number = COUNTER.fetch_add(1, Ordering::Relaxed);
+        let pane = Pane { lab: self, socket: self.directory().join(format!("tmux-{number}")) };
         let (columns, rows) = (columns.to_string(), rows.to_string());
         // The server gets the environment of whoever starts it.
         let directory = self.program("mcrun").parent().expect("a directory").to_owned();

@@ -79,7 +79,7 @@ fn about(row: &Row, width: usize, look: Look) -> Vec<Line<'static>> {
     about.add("arrived", &row.arrival.as_ref().map_or("not counted".into(), arrived), PLAIN);
     if let Some(rtp) = row.rtp() {
         let text = format!(
-            "lost {}, reordered {}, duplicated {}, other SSRC {} times, restarts {}",
+            "lost {}, reordered {}, duplicated {}, SSRC changes {}, restarts {}",
             rtp.lost, rtp.reordered, rtp.duplicated, rtp.ssrc_changes, rtp.restarts
         );
         about.add("rtp", &text, PLAIN);
