@@ -24,6 +24,21 @@ fn has(screen: &str, group: Ipv4Addr, words: &[&str]) -> bool {
     words.iter().all(|word| line.split_whitespace().any(|shown| shown == *word))
 }
 
+/// The packets a second of a group, which are this word of its line.
+fn rate(screen: &str, group: Ipv4Addr, word: usize) -> Option<u64> {
+    line_with(screen, &group.to_string())?.split_whitespace().nth(word)?.parse().ok()
+}
+
+fn is_200(rate: u64) -> bool {
+    (150..=250).contains(&rate)
+}
+
+/// Whether a group stands above another one.
+fn is_above(screen: &str, upper: Ipv4Addr, lower: Ipv4Addr) -> bool {
+    let at = |group: Ipv4Addr| screen.lines().position(|line| line.contains(&group.to_string()));
+    at(upper).zip(at(lower)).is_some_and(|(upper, lower)| upper < lower)
+}
+
 /// A shell has its terminal back, as it was.
 fn assert_restored(pane: &Pane<'_>) {
     pane.line(
@@ -79,25 +94,19 @@ fn streams_are_shown_sorted_filtered_and_in_detail() {
     let screen = pane.wait_until("both streams", |screen| {
         has(screen, ENDED, &["DEAD", "7"]) && has(screen, RUNNING, &["joined", "0s", "0"])
     });
-    let line = |screen: &str, group: Ipv4Addr| {
-        screen.lines().position(|line| line.contains(&group.to_string())).expect("a line")
-    };
-    assert!(line(&screen, ENDED) < line(&screen, RUNNING), "{screen}");
+    assert!(is_above(&screen, ENDED, RUNNING), "{screen}");
     assert!(screen.starts_with("mcrun top  1 container  2 groups  1 DEAD  "), "{screen}");
     assert!(screen.lines().last().is_some_and(|line| line.starts_with("q quit")), "{screen}");
     let countdown =
         line_with(&screen, &RUNNING.to_string()).and_then(|line| line.rsplit(' ').next());
     let seconds = countdown.and_then(|word| word.strip_suffix('s')?.parse::<u64>().ok());
     assert!(seconds.is_some_and(|seconds| (200..=255).contains(&seconds)), "{screen}");
-    pane.wait_until("200 packets a second", |screen| {
-        let line = line_with(screen, &RUNNING.to_string()).unwrap_or_default();
-        let rate = line.split_whitespace().nth(4).and_then(|rate| rate.parse::<u64>().ok());
-        rate.is_some_and(|rate| (150..=250).contains(&rate))
-    });
+    pane.wait_until("200 packets a second", |screen| rate(screen, RUNNING, 4).is_some_and(is_200));
 
     // In detail, the stream that is selected: seven are lost and two are out of order.
     pane.keys(&["Enter"]);
-    let screen = pane.wait_for("reordered");
+    // A screen is drawn from its top to its last line.
+    let screen = pane.wait_for("Esc back");
     assert!(screen.contains("lost 7, reordered 2, duplicated 0,"), "{screen}");
     let source = line_with(&screen, &format!("  {}  ", SOURCES[0])).expect("its source");
     let words: Vec<_> = source.split_whitespace().collect();
@@ -110,24 +119,31 @@ fn streams_are_shown_sorted_filtered_and_in_detail() {
     pane.keys(&["Escape"]);
     pane.wait_for("by status, worst first");
     pane.keys(&["s", "s", "s"]);
-    let screen = pane.wait_for("by packets/s, most first");
-    assert!(line(&screen, RUNNING) < line(&screen, ENDED), "{screen}");
+    pane.wait_until("the stream that runs first", |screen| {
+        screen.contains("by packets/s, most first") && is_above(screen, RUNNING, ENDED)
+    });
     pane.keys(&["r"]);
-    let screen = pane.wait_for("by packets/s, fewest first");
-    assert!(line(&screen, ENDED) < line(&screen, RUNNING), "{screen}");
+    pane.wait_until("the stream that runs last", |screen| {
+        screen.contains("by packets/s, fewest first") && is_above(screen, ENDED, RUNNING)
+    });
 
     // Filtered.
     pane.keys(&["/", "7", "9", ".", "1", ".", "2", "Enter"]);
-    let screen = pane.wait_for("filter: 79.1.2 (1 of 2)");
-    assert!(line_with(&screen, &ENDED.to_string()).is_none(), "{screen}");
-    assert!(has(&screen, RUNNING, &[">", "joined"]), "{screen}");
+    pane.wait_until("one of two rows", |screen| {
+        screen.contains("filter: 79.1.2 (1 of 2)")
+            && line_with(screen, &ENDED.to_string()).is_none()
+            && has(screen, RUNNING, &[">", "joined"])
+    });
     pane.keys(&["Escape"]);
     pane.wait_for(&ENDED.to_string());
 
     // In other sizes.
     pane.resize(160, 50);
-    let screen = pane.wait_for("REORD");
-    assert!(has(&screen, ENDED, &["mc0@lan0", "7", "2", "33", "10.99.0.1", "v3"]), "{screen}");
+    let screen = pane.wait_until("all columns", |screen| {
+        screen.contains("REORD")
+            && has(screen, ENDED, &["mc0@lan0", "7", "2", "33", "10.99.0.1", "v3"])
+            && screen.lines().last().is_some_and(|line| line.starts_with("q quit"))
+    });
     assert_eq!(screen.lines().count(), 50);
     pane.resize(50, 6);
     pane.wait_for("50x6 is too small: mcrun top needs 60x8");
@@ -138,6 +154,30 @@ fn streams_are_shown_sorted_filtered_and_in_detail() {
     pane.keys(&["x", "q"]);
     pane.wait_for("status 0");
     assert_restored(&pane);
+}
+
+#[test]
+fn what_a_relay_carries_is_shown_too() {
+    let lab = Lab::new(2);
+    lab.add_bridge();
+    let container = lab.start_with("c", &["parent=lan0,driver=relay"], &[]);
+    lab.plug(&container, 10);
+    let inside = container.socket_on("eth0", PORT);
+    inside.join(RUNNING);
+    lab.wait_joined(&container, RUNNING);
+    lab.wait_forwarded(RUNNING);
+    let sender = lab.send(RUNNING, SOURCES[0], 200);
+    let pane = lab.pane(80, 24);
+    pane.line("mcrun top --interval 0.5");
+    // Behind the sign of the selected row.
+    pane.wait_until("200 packets a second", |screen| {
+        rate(screen, RUNNING, 5).is_some_and(is_200) && has(screen, RUNNING, &["joined", "0s", "-"])
+    });
+    drop(sender);
+    pane.wait_until("its end", |screen| has(screen, RUNNING, &["DEAD", "0"]));
+    pane.keys(&["Enter"]);
+    let screen = pane.wait_for("Esc back");
+    assert!(screen.contains("relay      relayed "), "{screen}");
 }
 
 #[test]
@@ -170,13 +210,35 @@ fn the_terminal_is_restored_by_whatever_ends_it() {
 }
 
 #[test]
+fn it_goes_to_the_background_and_comes_back() {
+    let lab = Lab::new(3);
+    let (_container, _inside) = joined(&lab);
+    let pane = lab.pane(80, 24);
+    pane.line("clear; mcrun top");
+    pane.wait_for("q quit");
+    pane.keys(&["C-z"]);
+    pane.wait_for("Stopped");
+    assert_restored(&pane);
+    pane.line("fg");
+    pane.wait_for("q quit");
+    pane.keys(&["s"]);
+    pane.wait_for("by name, a to z");
+    pane.keys(&["q"]);
+    pane.wait_until("the shell", |screen| !screen.contains("by name"));
+    assert_restored(&pane);
+}
+
+#[test]
 fn without_colours_a_word_tells_what_is_dead() {
     let lab = Lab::new(3);
     let (_container, _inside) = joined(&lab);
     let pane = lab.pane(80, 24);
     for (setting, is_red) in [("", true), ("NO_COLOR=1 ", false)] {
         pane.line(&format!("clear; {setting}mcrun top"));
-        pane.wait_until("two dead streams", |screen| screen.contains("  2 DEAD  "));
+        pane.wait_until("two dead streams", |screen| {
+            screen.contains("  2 DEAD  ")
+                && [ENDED, RUNNING].iter().all(|group| has(screen, *group, &["DEAD"]))
+        });
         let painted = pane.painted();
         assert_eq!(painted.contains("\x1b[38;5;1m"), is_red, "{painted:?}");
         assert_eq!(painted.contains("[38;"), is_red, "{painted:?}");

@@ -18,8 +18,8 @@ use crate::cli::top::row::Health;
 
 /// Columns and rows below which nothing can be shown.
 const SMALLEST: (u16, u16) = (60, 8);
-/// Looks that come so much later than they should are told of.
-const LATE: Duration = Duration::from_secs(2);
+/// Looks that come so much later than they should are told of. A proxy that hangs is waited for 2 s.
+const LATE: Duration = Duration::from_secs(3);
 
 /// How things look.
 #[derive(Debug, Clone, Copy)]

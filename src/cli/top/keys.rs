@@ -14,6 +14,8 @@ const QUEUE: usize = 64;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Action {
     Quit,
+    /// To the shell, until that one says go on.
+    Suspend,
     Help,
     /// The selected row in detail; while a filter is typed, keep the filter.
     Open,
@@ -35,7 +37,7 @@ pub(super) enum Action {
 }
 
 /// The keys as the help shows them, and what they do.
-pub(super) const KEYS: [(&str, &str); 9] = [
+pub(super) const KEYS: [(&str, &str); 10] = [
     ("up, down, k, j", "select a row"),
     ("PgUp, PgDn, Home, End", "the same, by a page or to the end"),
     ("Enter", "the selected row in detail, with each source"),
@@ -45,6 +47,7 @@ pub(super) const KEYS: [(&str, &str); 9] = [
     ("/", "show only rows with these words: a name, a group, dead"),
     ("?, h", "this help"),
     ("q, Ctrl-C", "quit"),
+    ("Ctrl-Z", "back to the shell; fg goes on"),
 ];
 
 /// What a key asks for, if anything. `is_typing`: letters are those of a filter.
@@ -56,6 +59,7 @@ pub(super) fn action(key: KeyEvent, is_typing: bool) -> Option<Action> {
     if with(KeyModifiers::CONTROL) {
         return match key.code {
             KeyCode::Char('c') => Some(Action::Quit),
+            KeyCode::Char('z') => Some(Action::Suspend),
             // What Backspace sends on some terminals.
             KeyCode::Char('h') => Some(if is_typing { Action::Erase } else { Action::Back }),
             _ => None,

@@ -12,8 +12,12 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use clap::Args;
+use nix::sys::signal::{Signal as NixSignal, raise};
 use ratatui::DefaultTerminal;
 use ratatui::crossterm::event::Event;
+use ratatui::crossterm::execute;
+use ratatui::crossterm::terminal::{EnterAlternateScreen, enable_raw_mode};
+use ratatui::layout::{Position, Rect};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::task::spawn_blocking;
@@ -131,6 +135,9 @@ async fn show(wanted: Option<String>, interval: Duration, first: Look) -> anyhow
                     let is_typing = matches!(model.overlay, Overlay::Typing(_));
                     match keys::action(key, is_typing) {
                         Some(Action::Quit) => return Ok(()),
+                        Some(Action::Suspend) => {
+                            screen.suspend().context("cannot take the terminal again")?;
+                        }
                         Some(action) => model.act(action),
                         None => {}
                     }
@@ -198,6 +205,21 @@ struct Screen(DefaultTerminal);
 impl Screen {
     fn open() -> io::Result<Self> {
         ratatui::try_init().map(Screen).inspect_err(|_| _ = ratatui::try_restore())
+    }
+}
+
+impl Screen {
+    /// Stops the process, with the terminal as it was, until a shell lets it go on.
+    fn suspend(&mut self) -> io::Result<()> {
+        self.0.show_cursor()?;
+        ratatui::try_restore()?;
+        raise(NixSignal::SIGTSTP)?;
+        enable_raw_mode()?;
+        execute!(io::stdout(), EnterAlternateScreen)?;
+        // Makes the next drawing a whole one, without a question to the terminal, as clear() has one: the
+        // thread that reads keys would get the answer.
+        let size = self.0.size()?;
+        self.0.resize(Rect::from((Position::ORIGIN, size)))
     }
 }
 
