@@ -91,6 +91,9 @@ _mcrun() {
             mcrun,stop)
                 cmd="mcrun__subcmd__stop"
                 ;;
+            mcrun,top)
+                cmd="mcrun__subcmd__top"
+                ;;
             mcrun,watch)
                 cmd="mcrun__subcmd__watch"
                 ;;
@@ -131,7 +134,7 @@ _mcrun() {
 
     case "${cmd}" in
         mcrun)
-            opts="-h -V --help --version run create start attach detach ps groups watch parents inspect doctor events metrics exec logs stop kill rm probe demo setup reload network config keep gc"
+            opts="-h -V --help --version run create start attach detach ps groups top watch parents inspect doctor events metrics exec logs stop kill rm probe demo setup reload network config keep gc"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -944,6 +947,28 @@ _mcrun() {
                     return 0
                     ;;
                 -t)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        mcrun__subcmd__top)
+            opts="-n -h --interval --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --interval)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                -n)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
