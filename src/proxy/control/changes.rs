@@ -12,9 +12,10 @@ use crate::proxy::control::status::{
     GroupMembership, MembershipStatus, ProxyStatus, QuerierStatus,
 };
 
-/// The groups of one interface as the subscribers know them.
+/// The groups of one interface as the subscribers know them, by address. A proxy has them for as long
+/// as anybody subscribes, and a list takes half the memory of a map.
 #[derive(Debug, Default)]
-pub(crate) struct PublishedGroups(BTreeMap<IpAddr, Published>);
+pub(crate) struct PublishedGroups(Vec<(IpAddr, Published)>);
 
 #[derive(Debug, PartialEq, Eq)]
 struct Published {
@@ -27,20 +28,34 @@ struct Published {
 impl PublishedGroups {
     /// The groups of a status that the subscribers have got.
     pub(crate) fn new(groups: &[GroupMembership]) -> Self {
-        let groups = groups.iter().cloned();
-        PublishedGroups(groups.map(|group| (group.group, published(group))).collect())
+        PublishedGroups::of(groups.iter().cloned())
+    }
+
+    fn of(groups: impl Iterator<Item = GroupMembership>) -> Self {
+        let mut list: Vec<_> = groups.map(|group| (group.group, published(group))).collect();
+        list.sort_by_key(|(group, _)| *group);
+        list.shrink_to_fit();
+        PublishedGroups(list)
+    }
+
+    /// The place of a group, or the one that it would have.
+    fn place(&self, group: IpAddr) -> Result<usize, usize> {
+        self.0.binary_search_by_key(&group, |(group, _)| *group)
+    }
+
+    fn get(&self, group: IpAddr) -> Option<&Published> {
+        self.place(group).ok().map(|place| &self.0[place].1)
     }
 
     /// The events that lead to these groups: leaves before joins, by address.
     pub(crate) fn update(&mut self, interface: &str, groups: Vec<GroupMembership>) -> Vec<Event> {
-        let new: BTreeMap<_, _> =
-            groups.into_iter().map(|group| (group.group, published(group))).collect();
-        let old = std::mem::replace(&mut self.0, new);
+        let old = std::mem::replace(self, PublishedGroups::of(groups.into_iter()));
         let left = old
-            .keys()
-            .filter(|group| !self.0.contains_key(group))
-            .map(|group| Event::Left { interface: interface.to_owned(), group: *group });
-        let changed = self.0.iter().filter(|(group, published)| old.get(group) != Some(published));
+            .0
+            .iter()
+            .filter(|(group, _)| self.get(*group).is_none())
+            .map(|(group, _)| Event::Left { interface: interface.to_owned(), group: *group });
+        let changed = self.0.iter().filter(|(group, published)| old.get(*group) != Some(published));
         left.chain(changed.map(|(group, published)| event(interface, *group, published))).collect()
     }
 }
@@ -128,13 +143,19 @@ impl PublishedGroups {
             Event::Limited(membership) => (membership, MembershipStatus::Limited),
             Event::Failed(membership) => (membership, MembershipStatus::Failed),
             Event::Left { group, .. } => {
-                self.0.remove(group);
+                if let Ok(place) = self.place(*group) {
+                    self.0.remove(place);
+                }
                 return;
             }
             _ => return,
         };
         let MembershipEvent { group, mode, sources, reason, .. } = membership.clone();
-        self.0.insert(group, Published { mode, sources, status, reason });
+        let published = Published { mode, sources, status, reason };
+        match self.place(group) {
+            Ok(place) => self.0[place].1 = published,
+            Err(place) => self.0.insert(place, (group, published)),
+        }
     }
 }
 

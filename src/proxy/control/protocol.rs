@@ -367,8 +367,15 @@ fn answer_line(payload: impl Serialize) -> Vec<u8> {
 
 /// Strings, numbers and lists, which JSON takes without an error.
 fn to_json(value: &impl Serialize) -> Vec<u8> {
-    serde_json::to_vec(value).unwrap_or_default()
+    let mut text = Vec::with_capacity(USUAL_LENGTH);
+    match serde_json::to_writer(&mut text, value) {
+        Ok(()) => text,
+        Err(_) => Vec::new(),
+    }
 }
+
+/// Bytes of a usual status. A text that grows from nothing leaves pieces of all sizes in the heap.
+const USUAL_LENGTH: usize = 4096;
 
 /// Why an answer is not what was asked for.
 #[derive(Debug, thiserror::Error)]
