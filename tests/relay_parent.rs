@@ -4,7 +4,8 @@ use std::net::Ipv4Addr;
 
 use crate::keeper::keeper;
 use crate::lab::{
-    Container, HOST, Lab, PATIENCE, SOURCES, assert_whole, json, run, stream, wait_until,
+    Container, HOST, Igmp, IgmpFrame, Lab, PATIENCE, RecordKind, SOURCES, assert_whole, json,
+    notifications, run, stream, wait_until,
 };
 use crate::relay::relayed;
 
@@ -74,6 +75,29 @@ fn assert_relayed(lab: &Lab, container: &Container) {
     assert_eq!(outside.receive(PATIENCE).expect("the answer").0, b"answer");
 }
 
+/// A join is reported once more than the kernel does, which sends a report and repeats it: the proxy is
+/// first. Where the kernel tells the proxy of no joins, it sends none.
+fn assert_reported_early(lab: &Lab, container: &Container, round: usize) {
+    if !notifications() {
+        return;
+    }
+    let group = Ipv4Addr::new(239, 7, 8, round as u8);
+    let capture = lab.capture();
+    let inside = container.socket(PORT + 2);
+    inside.join(group);
+    let reports = || {
+        let seen = capture.igmp();
+        let of_join = |frame: &&IgmpFrame| match &frame.message {
+            Igmp::ReportV3(records) => {
+                records.iter().any(|r| r.group == group && r.kind == RecordKind::ToExclude)
+            }
+            _ => false,
+        };
+        seen.iter().filter(of_join).count()
+    };
+    wait_until("the kernel repeats its report", PATIENCE, || (reports() >= 3).then_some(()));
+}
+
 #[test]
 fn a_relay_follows_its_parent_that_goes_and_comes_again() {
     let (lab, containers) = relayed(&["one"], "");
@@ -99,6 +123,7 @@ fn a_relay_follows_its_parent_that_goes_and_comes_again() {
         }
         wait_state(&lab, container, "running");
         assert_eq!(codes(&lab, container), [""; 0]);
+        assert_reported_early(&lab, container, round);
         assert_relayed(&lab, container);
     }
     // The record has the index of the interface that is there.

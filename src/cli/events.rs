@@ -3,7 +3,7 @@
 use std::io;
 use std::io::Write;
 use std::process::ExitCode;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use clap::Args;
 use tokio::signal::unix::{SignalKind, signal};
@@ -25,6 +25,9 @@ Events: attached, detached; joined, denied, limited, failed, left; querier, quer
 alarm-cleared; proxy-died, proxy-replaced; notice; suppressed, lost and not-followed, which tell of
 events that are missing.";
 
+/// Time within which a keeper has written what proxies have told it: what came before the following
+/// has begun is not told again.
+const WRITING: Duration = Duration::from_millis(500);
 /// Events that wait to be printed.
 const QUEUE: usize = 1024;
 
@@ -99,6 +102,9 @@ fn show_following(args: &EventsArgs) -> anyhow::Result<()> {
         if args.since.is_some() {
             // Nothing is ever sent: the end is waited for.
             let _ = all_begun.recv().await;
+            if keeper_socket::is_served() {
+                tokio::time::sleep(WRITING).await;
+            }
             History::read(&log_dir(), |event| {
                 args.print(&mut out, &event)?;
                 shown.extend(Some(event).filter(|event| event.time() >= begin));

@@ -146,8 +146,7 @@ impl EventLoop {
         let Some(upstream) = self.upstreams.list.get_mut(position as usize) else { return };
         let name = upstream.query_socket.name().to_owned();
         let old = upstream.index();
-        upstream.reporter = None;
-        upstream.report_socket = None;
+        upstream.report_on(now, index);
         upstream.firewall.close_probe();
         let followed = upstream.query_socket.follow(index).and_then(|()| {
             // The new socket is watched from the start.

@@ -15,7 +15,7 @@ use crate::proxy::lan::input_probe::InputProbe;
 use crate::proxy::lan::joins::LimitFiles;
 use crate::proxy::lan::query_socket::QuerySocket;
 use crate::proxy::lan::query_tap::QueryTap;
-use crate::proxy::lan::report_socket::ReportSocket;
+use crate::proxy::lan::report_socket::{ReportSocket, SpareReportSocket};
 
 /// Queries that are read at once. A switch sends two for each group that is left.
 const QUERY_BURST: u32 = 256;
@@ -30,6 +30,8 @@ pub(crate) struct Upstream {
     pub(crate) reporter: Option<EarlyReporter>,
     /// Answers queries where there is no reporter.
     pub(crate) report_socket: Option<ReportSocket>,
+    /// Send reports when the interface has come again.
+    pub(crate) spare_report_sockets: Vec<SpareReportSocket>,
     /// What the host's firewall lets through.
     pub(super) firewall: Firewall,
     /// Tells when the interface has changed.
@@ -60,12 +62,25 @@ impl Upstream {
             query_socket,
             reporter,
             report_socket,
+            spare_report_sockets: Vec::new(),
             firewall: Firewall::new(input_probe, tap, now),
             link_watch,
             problem: None,
             queries,
             query_pause,
             tap_pause: Pause::default(),
+        }
+    }
+
+    /// Reports on the interface of this index from now on, which has come again under the same name.
+    /// Where that cannot be, the kernel's reports alone are sent.
+    pub(super) fn report_on(&mut self, now: Instant, index: u32) {
+        let name = self.query_socket.name();
+        let spare = self.spare_report_sockets.pop();
+        let socket = spare.and_then(|spare| spare.turn_to(name, index).ok());
+        match (&mut self.reporter, socket) {
+            (Some(reporter), Some(socket)) => reporter.follow(now, socket, index),
+            (_, socket) => (self.reporter, self.report_socket) = (None, socket),
         }
     }
 

@@ -74,6 +74,15 @@ impl EarlyReporter {
         }))
     }
 
+    /// Reports by this socket from now on, on an interface of this index that has taken the place of
+    /// the one before.
+    pub(crate) fn follow(&mut self, now: Instant, socket: ReportSocket, index: u32) {
+        self.socket = socket;
+        self.index = index;
+        self.version.follow(now, index);
+        self.recent.get_mut().clear();
+    }
+
     /// Receives a query of the LAN: an older querier sets the version.
     pub(crate) fn receive_query(&mut self, now: Instant, query: &Query) {
         self.version.receive_query(now, query);

@@ -59,6 +59,20 @@ impl HostVersion {
         version
     }
 
+    /// The version of an interface of this index from now on, which has taken the place of the one
+    /// before. A version that is forced there is known as long as the kernel's file shows it.
+    pub(crate) fn follow(&mut self, now: Instant, index: u32) {
+        let timing = Timing::default();
+        self.index = index;
+        self.forced = None;
+        self.robustness = timing.robustness();
+        self.query_interval = timing.query_interval();
+        self.response_interval = timing.query_response_interval();
+        (self.v1_querier_until, self.v2_querier_until) = (None, None);
+        (self.turning_until, self.check_at) = (None, None);
+        self.check(now);
+    }
+
     /// The version now (`IGMP_V1_SEEN` and `IGMP_V2_SEEN`).
     pub(crate) fn get(&self, now: Instant) -> Version {
         let present = |until: Option<Instant>| until.is_some_and(|until| now < until);

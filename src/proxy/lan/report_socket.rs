@@ -26,16 +26,7 @@ impl ReportSocket {
     /// # Errors
     /// `EPERM` without CAP_NET_RAW, `ENODEV` when there is no such interface.
     pub(crate) fn open(name: &str, index: u32) -> io::Result<Self> {
-        let igmp = Protocol::from(libc::IPPROTO_IGMP);
-        let socket = Socket::new(Domain::IPV4, Type::RAW, Some(igmp))?;
-        sockopt::receive_nothing(&socket)?;
-        socket.bind_device(Some(name.as_bytes()))?;
-        sockopt::set_multicast_interface(&socket, index, Ipv4Addr::UNSPECIFIED.into())?;
-        socket.set_multicast_ttl_v4(1)?;
-        socket.set_multicast_loop_v4(false)?;
-        socket.set_tos_v4(TOS)?;
-        sockopt::set_bytes(&socket, libc::IPPROTO_IP, libc::IP_OPTIONS, &ROUTER_ALERT)?;
-        Ok(ReportSocket(socket))
+        SpareReportSocket::open()?.turn_to(name, index)
     }
 
     /// Sends a message that fits in one packet; one that does not is left to the kernel.
@@ -57,5 +48,35 @@ impl ReportSocket {
     fn send_payload(&self, message: &Message, payload: &[u8]) {
         let target = SocketAddrV4::new(message.destination(), 0);
         let _ = self.0.send_to(payload, &target.into());
+    }
+}
+
+/// A report socket of no interface yet. It can be turned to one once, without privileges.
+pub(crate) struct SpareReportSocket(Socket);
+
+impl SpareReportSocket {
+    /// Opens one in the caller's namespace.
+    ///
+    /// # Errors
+    /// `EPERM` without CAP_NET_RAW.
+    pub(crate) fn open() -> io::Result<Self> {
+        let igmp = Protocol::from(libc::IPPROTO_IGMP);
+        let socket = Socket::new(Domain::IPV4, Type::RAW, Some(igmp))?;
+        sockopt::receive_nothing(&socket)?;
+        socket.set_multicast_ttl_v4(1)?;
+        socket.set_multicast_loop_v4(false)?;
+        socket.set_tos_v4(TOS)?;
+        sockopt::set_bytes(&socket, libc::IPPROTO_IP, libc::IP_OPTIONS, &ROUTER_ALERT)?;
+        Ok(SpareReportSocket(socket))
+    }
+
+    /// Sends on the interface of this name and index from now on.
+    ///
+    /// # Errors
+    /// `ENODEV` when there is no such interface; `EPERM` before Linux 5.7, without privileges.
+    pub(crate) fn turn_to(self, name: &str, index: u32) -> io::Result<ReportSocket> {
+        self.0.bind_device(Some(name.as_bytes()))?;
+        sockopt::set_multicast_interface(&self.0, index, Ipv4Addr::UNSPECIFIED.into())?;
+        Ok(ReportSocket(self.0))
     }
 }

@@ -38,7 +38,7 @@ use crate::proxy::lan::input_probe::InputProbe;
 use crate::proxy::lan::joins::LimitFiles;
 use crate::proxy::lan::query_socket::QuerySocket;
 use crate::proxy::lan::query_tap::QueryTap;
-use crate::proxy::lan::report_socket::ReportSocket;
+use crate::proxy::lan::report_socket::{ReportSocket, SpareReportSocket};
 use crate::proxy::process::container_dir::{CONTROL_SOCKET, ContainerDir, SUCCESSOR_SOCKET};
 use crate::proxy::process::log::Log;
 use crate::proxy::process::user::ProxyUser;
@@ -222,7 +222,15 @@ impl Installed {
             let link_watch = LinkWatch::open(&name, index)
                 .context(|| format!("cannot watch the link {name}"))?;
             let reports = (reporter, report_socket);
-            Ok(Upstream::new(query_socket, reports, input_probe, tap, link_watch, now))
+            let mut upstream =
+                Upstream::new(query_socket, reports, input_probe, tap, link_watch, now);
+            if relayed.contains(&index) {
+                let spares = std::iter::repeat_with(SpareReportSocket::open).take(RETURNS);
+                upstream.spare_report_sockets = spares
+                    .collect::<io::Result<_>>()
+                    .context(|| format!("cannot open the spare sockets of {name}"))?;
+            }
+            Ok(upstream)
         };
         let upstreams = setup.query_sockets.into_iter().map(&mut open_upstream);
         let upstreams = upstreams.collect::<Result<Vec<_>, StartError>>()?;
