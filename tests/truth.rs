@@ -375,7 +375,11 @@ impl World {
             (false, _) => shown == both,
         };
         (!is_true).then(|| {
-            format!("wanted {wanted:?}\nshown  {shown:?}\nhost   {host:?}\nswitch {switch:?}")
+            let files = ["/proc/net/igmp", "/proc/net/mcfilter"];
+            let files = run(self.lab.enter("host", "cat").args(files));
+            format!(
+                "wanted {wanted:?}\nshown  {shown:?}\nhost   {host:?}\nswitch {switch:?}\n{files}"
+            )
         })
     }
 
