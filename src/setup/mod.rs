@@ -161,6 +161,16 @@ impl Setup {
         planned.map(|(path, edit)| files::remove(&self.at(path), &edit)).collect()
     }
 
+    /// The files below `root` that have something of mcrun's, whoever's programs they name. What cannot
+    /// be read or understood has nothing.
+    pub fn changed(root: &Path, target: SetupTarget) -> Vec<PathBuf> {
+        // What is looked for does not depend on where the programs are.
+        let setup = Setup { root: root.to_owned(), programs: DELIVERED.to_owned() };
+        let planned = setup.plan(target, true).unwrap_or_default().into_iter();
+        let files = planned.map(|(path, edit)| (setup.at(path), edit));
+        files.filter(|(path, edit)| files::has_part(path, edit)).map(|(path, _)| path).collect()
+    }
+
     /// Sends SIGHUP to dockerd, which then reads its list of runtimes again. Returns its process
     /// id.
     ///
