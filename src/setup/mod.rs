@@ -248,3 +248,33 @@ impl Setup {
 fn content(path: &Path) -> impl Fn(String) -> SetupError {
     move |message| SetupError::Content { path: path.to_owned(), message }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    #[test]
+    fn files_that_have_something_of_mcrun_are_known_whatever_programs_they_name() {
+        let root = tempfile::tempdir().unwrap();
+        let write = |path: &str, text: &str| {
+            let path = root.path().join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(&path, text).unwrap();
+            path
+        };
+        let changed = |target| Setup::changed(root.path(), target);
+        let daemon =
+            r#"{"runtimes": {"mcrun": {"path": "/opt/old/mcrun-runtime"}}, "debug": true}"#;
+        let daemon = write("etc/docker/daemon.json", daemon);
+        assert_eq!(changed(SetupTarget::Docker), [daemon]);
+        write("etc/docker/daemon.json", r#"{"debug": true}"#);
+        assert_eq!(changed(SetupTarget::Docker), Vec::<PathBuf>::new());
+        write("etc/docker/daemon.json", "no JSON");
+        assert_eq!(changed(SetupTarget::Docker), Vec::<PathBuf>::new());
+        let device = write("etc/cdi/mcrun.yaml", include_str!("../../hooks/cdi/mcrun.yaml"));
+        assert_eq!(changed(SetupTarget::Cdi), [device]);
+        assert_eq!(changed(SetupTarget::Crio), Vec::<PathBuf>::new());
+    }
+}
