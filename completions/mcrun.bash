@@ -46,6 +46,9 @@ _mcrun() {
             mcrun,groups)
                 cmd="mcrun__subcmd__groups"
                 ;;
+            mcrun,host)
+                cmd="mcrun__subcmd__host"
+                ;;
             mcrun,inspect)
                 cmd="mcrun__subcmd__inspect"
                 ;;
@@ -134,7 +137,7 @@ _mcrun() {
 
     case "${cmd}" in
         mcrun)
-            opts="-h -V --help --version run create start attach detach ps groups top watch parents inspect doctor events metrics exec logs stop kill rm probe demo setup reload network config keep gc"
+            opts="-h -V --help --version run create start attach detach ps groups top watch parents inspect host doctor events metrics exec logs stop kill rm probe demo setup reload network config keep gc"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -262,13 +265,17 @@ _mcrun() {
             return 0
             ;;
         mcrun__subcmd__doctor)
-            opts="-h --parent --json --help"
+            opts="-h --parent --send --send-from --json --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
             fi
             case "${prev}" in
                 --parent)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --send-from)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
@@ -358,6 +365,20 @@ _mcrun() {
             return 0
             ;;
         mcrun__subcmd__groups)
+            opts="-h --json --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        mcrun__subcmd__host)
             opts="-h --json --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )

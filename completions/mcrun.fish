@@ -37,6 +37,7 @@ complete -c mcrun -n "__fish_mcrun_needs_command" -f -a "top" -d 'Show all group
 complete -c mcrun -n "__fish_mcrun_needs_command" -f -a "watch" -d 'Show one stream of a container as it arrives'
 complete -c mcrun -n "__fish_mcrun_needs_command" -f -a "parents" -d 'List the interfaces of the host that can be parents'
 complete -c mcrun -n "__fish_mcrun_needs_command" -f -a "inspect" -d 'Show everything known about a container'
+complete -c mcrun -n "__fish_mcrun_needs_command" -f -a "host" -d 'List what mcrun has changed on this host, and whose it is'
 complete -c mcrun -n "__fish_mcrun_needs_command" -f -a "doctor" -d 'Find out what is wrong, and what to do about it'
 complete -c mcrun -n "__fish_mcrun_needs_command" -f -a "events" -d 'Show what has happened to containers'
 complete -c mcrun -n "__fish_mcrun_needs_command" -f -a "metrics" -d 'Tell Prometheus of containers, groups and queriers'
@@ -101,7 +102,11 @@ complete -c mcrun -n "__fish_mcrun_using_subcommand parents" -l json -d 'Print a
 complete -c mcrun -n "__fish_mcrun_using_subcommand parents" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c mcrun -n "__fish_mcrun_using_subcommand inspect" -l json -d 'Print an object instead of text'
 complete -c mcrun -n "__fish_mcrun_using_subcommand inspect" -s h -l help -d 'Print help'
+complete -c mcrun -n "__fish_mcrun_using_subcommand host" -l json -d 'Print an array of objects instead of a table'
+complete -c mcrun -n "__fish_mcrun_using_subcommand host" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c mcrun -n "__fish_mcrun_using_subcommand doctor" -l parent -d 'Look at this interface of the host too; may be repeated' -r
+complete -c mcrun -n "__fish_mcrun_using_subcommand doctor" -l send-from -d 'Send from this interface; without it, one on the same LAN is looked for' -r
+complete -c mcrun -n "__fish_mcrun_using_subcommand doctor" -l send -d 'Send a test stream through the switch to each --parent'
 complete -c mcrun -n "__fish_mcrun_using_subcommand doctor" -l json -d 'Print an array of objects instead of lines'
 complete -c mcrun -n "__fish_mcrun_using_subcommand doctor" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c mcrun -n "__fish_mcrun_using_subcommand events" -l since -d 'Only events since then: a time such as 2026-01-31T03:00:00Z, or so long ago, such as 10m' -r

@@ -12,7 +12,8 @@
 //!
 //! [`standalone`] runs containers without an engine. [`engine`] is the way to docker, podman and
 //! nerdctl, [`runtime_wrapper`] the OCI runtime that they call, and [`setup`] their configuration.
-//! [`lookup`] finds running containers, `doctor` finds out what is wrong. [`probe`] and [`demo`] measure and show what arrives.
+//! [`lookup`] finds running containers, `doctor` finds out what is wrong, `inventory` what was
+//! changed. [`probe`] and [`demo`] measure and show what arrives.
 //!
 //! ARCHITECTURE.md has the whole map, with who may use whom.
 
@@ -25,6 +26,7 @@ pub mod engine;
 pub mod events;
 pub mod hook;
 pub mod igmp;
+pub(crate) mod inventory;
 pub mod json_edit;
 pub mod keeper;
 pub mod link;

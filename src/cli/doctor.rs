@@ -17,11 +17,11 @@ use crate::cli::containers::{Container, Unreadable};
 use crate::cli::output::{print, print_json};
 use crate::doctor::gather::{
     ContainerUse, HostCounters, InterfaceUse, ParentUse, host, inside, is_stale, joined, parents,
-    streams,
+    streams, test_stream,
 };
 use crate::doctor::{
     ContainerFacts, Fact, Finding, Level, Membership, OwnAddress, Queriers, StateFacts, check_host,
-    check_parent, check_stream,
+    check_parent, check_stream, check_test_stream,
 };
 use crate::multicast::SourceFilter;
 use crate::notice::Notice;
@@ -43,7 +43,7 @@ With a container, also at each group that the container has joined, or at the on
 for, allowed, joined on the LAN, arriving on the parent, arriving inside, read by a socket.
 
 A line begins with ok, warning, failure, or unknown, where something cannot be found out. Nothing is
-changed and nothing is joined. Without root much is unknown.";
+changed, and nothing is joined except by --send. Without root much is unknown.";
 
 /// What stands below the options.
 pub(super) const STATUS: &str = "\
@@ -54,7 +54,9 @@ Exit status:
   125  an error of mcrun
 
 What is sent: a question to the LAN whose the addresses of the host and of its containers are, and to
-the host itself a packet of IGMP that does not leave it.";
+the host itself a packet of IGMP that does not leave it. With --send also up to 16 frames by which
+interfaces on the same LAN are found, and the test stream: 50 packets to groups of 239.255.0.0/16, with
+TTL 1, in half a second. One of the groups is joined for a second.";
 
 /// For how long is listened.
 const LISTENING: Duration = Duration::from_secs(1);
@@ -70,6 +72,15 @@ pub struct DoctorArgs {
     /// Look at this interface of the host too; may be repeated.
     #[arg(long, value_name = "IF")]
     parent: Vec<InterfaceName>,
+    /// Send a test stream through the switch to each --parent.
+    ///
+    /// Proves that the switch forwards what is joined, and only that: 25 packets of a group that is
+    /// joined meanwhile, and 25 of one that is not, from another interface of the host on the same LAN.
+    #[arg(long, requires = "parent")]
+    send: bool,
+    /// Send from this interface; without it, one on the same LAN is looked for.
+    #[arg(long, value_name = "IF", requires = "send")]
+    send_from: Option<InterfaceName>,
     /// Print an array of objects instead of lines.
     #[arg(long)]
     json: bool,
@@ -107,7 +118,16 @@ pub(super) fn run(args: DoctorArgs) -> anyhow::Result<ExitCode> {
         Err(error) => Err(format!("{error:#}")),
     };
     let container = looked_at.map(|container| container_use(container, args.group));
-    let findings = findings(state, uses.into_values().collect(), container.as_ref(), &links);
+    let uses = uses.into_values().collect();
+    let mut findings = findings(state, uses, container.as_ref(), &links);
+    if args.send {
+        let from = args.send_from.as_ref().map(InterfaceName::as_str);
+        let sent = args.parent.iter().flat_map(|parent| {
+            let stream = test_stream(parent.as_str(), from, &links, &joined());
+            check_test_stream(parent.as_str(), &stream)
+        });
+        findings.extend(sent);
+    }
     if args.json {
         print_json(&findings)?;
     } else {

@@ -11,6 +11,7 @@ mod events;
 mod exec;
 mod gc;
 mod groups;
+mod host;
 mod inspect;
 mod keep;
 mod kill;
@@ -113,6 +114,9 @@ pub enum Command {
     Parents(parents::ParentsArgs),
     /// Show everything known about a container.
     Inspect(inspect::InspectArgs),
+    /// List what mcrun has changed on this host, and whose it is.
+    #[command(long_about = host::ABOUT)]
+    Host(host::HostArgs),
     /// Find out what is wrong, and what to do about it.
     #[command(long_about = doctor::ABOUT, after_help = doctor::STATUS)]
     Doctor(doctor::DoctorArgs),
@@ -173,7 +177,7 @@ const GROUPS: [(&str, &[&str]); 5] = [
     ),
     ("Containers of mcrun run --rootfs", &["exec", "logs", "stop", "kill", "rm"]),
     ("Try and measure", &["demo", "probe"]),
-    ("Administration", &["setup", "config", "network", "reload", "keep", "gc"]),
+    ("Administration", &["setup", "config", "network", "reload", "keep", "host", "gc"]),
 ];
 
 /// clap's template, with the commands in their groups.
@@ -218,6 +222,7 @@ fn check_root(command: &Command) -> anyhow::Result<()> {
     let needs_root = match command {
         Command::Probe(args) => args.needs_root(),
         Command::Create(_) | Command::Start(_) | Command::Config(_) | Command::Doctor(_) => false,
+        Command::Host(_) => false,
         Command::Setup(args) => args.needs_root(),
         Command::Network(args) => args.needs_root(),
         _ => true,
@@ -328,6 +333,7 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Config(args) => config::run(args),
         Command::Network(args) => network::run(args),
         Command::Keep(args) => keep::run(args),
+        Command::Host(args) => host::run(args),
         Command::Gc(args) => gc::run(args),
     }
 }

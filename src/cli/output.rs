@@ -28,8 +28,8 @@ pub(super) fn table(headings: &[&str], rows: impl IntoIterator<Item = Vec<String
 }
 
 /// Columns whose texts may be folded. Numbers and addresses of groups stay whole.
-const FOLDED: [&str; 7] =
-    ["NAME", "CONTAINER", "SOURCES", "STATUS", "ADDRESSES", "QUERIER", "LIMITS"];
+const FOLDED: [&str; 8] =
+    ["NAME", "WHAT", "CONTAINER", "SOURCES", "STATUS", "ADDRESSES", "QUERIER", "LIMITS"];
 /// They are not folded to less. A terminal that is narrower wraps lines.
 const NARROWEST: u16 = 8;
 

@@ -40,6 +40,34 @@ pub(crate) struct HostFacts {
     pub(crate) state: Fact<StateFacts>,
     /// Refusals of the last hour, oldest first, as `mcrun events` shows them.
     pub(crate) refusals: Fact<Vec<String>>,
+    /// Attachments that hooks have refused in the last hour, oldest first.
+    pub(crate) refused_attachments: Fact<Vec<RefusedAttachment>>,
+}
+
+/// An attachment that a hook has refused.
+#[derive(Debug, Clone)]
+pub(crate) struct RefusedAttachment {
+    /// Seconds since then.
+    pub(crate) age_s: u64,
+    /// The container's id.
+    pub(crate) container: String,
+    /// The hook's error.
+    pub(crate) reason: String,
+}
+
+/// A test stream that was sent through the switch.
+#[derive(Debug, Clone)]
+pub(crate) struct TestStream {
+    /// The interface that it was sent from.
+    pub(crate) from: String,
+    /// The group that was joined.
+    pub(crate) group: Ipv4Addr,
+    /// The group that was not.
+    pub(crate) other: Ipv4Addr,
+    /// Packets that were sent to each.
+    pub(crate) sent: u32,
+    /// Packets of each that arrived.
+    pub(crate) arrived: [u32; 2],
 }
 
 /// What mcrun needs of a kernel.

@@ -1,6 +1,8 @@
 //! The checks of the host.
 
-use crate::doctor::facts::{ContainerFacts, EngineFacts, Feature, HostFacts, StateFacts};
+use crate::doctor::facts::{
+    ContainerFacts, EngineFacts, Feature, HostFacts, RefusedAttachment, StateFacts,
+};
 use crate::doctor::finding::{Finding, Findings, Subject};
 
 /// The oldest kernel that mcrun is made for.
@@ -51,7 +53,32 @@ pub(crate) fn check(facts: &HostFacts) -> Vec<Finding> {
         }
         Err(why) => findings.unknown("refusals", format_args!("what was refused: {why}")),
     }
+    refused_attachments(facts, &mut findings);
     findings.done()
+}
+
+fn refused_attachments(facts: &HostFacts, findings: &mut Findings) {
+    const CHECK: &str = "refused-attachments";
+    let refused = match &facts.refused_attachments {
+        Ok(refused) => refused,
+        Err(why) => {
+            findings.unknown(CHECK, format_args!("which attachments hooks have refused: {why}"));
+            return;
+        }
+    };
+    let Some(RefusedAttachment { age_s, container, reason }) = refused.last() else { return };
+    let ago = match age_s {
+        0..=119 => format!("{age_s} s"),
+        _ => format!("{} min", age_s / 60),
+    };
+    findings.warning(
+        CHECK,
+        format_args!(
+            "{} in the last hour; the last, {ago} ago: container {container}: {reason}",
+            count(refused.len(), "refused attachment")
+        ),
+        "change what the reason names, and start the container again",
+    );
 }
 
 fn privileges(facts: &HostFacts, findings: &mut Findings) {

@@ -10,6 +10,7 @@ pub(crate) mod gather;
 mod host;
 mod parent;
 mod stream;
+mod test_stream;
 
 pub(crate) use crate::doctor::facts::{
     ContainerFacts, Fact, Membership, OwnAddress, Queriers, StateFacts,
@@ -20,3 +21,4 @@ pub(crate) use crate::doctor::finding::{Finding, Level};
 pub(crate) use crate::doctor::host::check as check_host;
 pub(crate) use crate::doctor::parent::check as check_parent;
 pub(crate) use crate::doctor::stream::check as check_stream;
+pub(crate) use crate::doctor::test_stream::check as check_test_stream;

@@ -37,6 +37,13 @@ impl History {
         History::with_limit(directory, LIMIT)
     }
 
+    /// The files in this directory that are there.
+    pub fn files(directory: &Path) -> Vec<PathBuf> {
+        let newest = file(directory);
+        let files = [newest.clone(), before(&newest)];
+        files.into_iter().filter(|path| path.is_file()).collect()
+    }
+
     fn with_limit(directory: &Path, limit: u64) -> io::Result<Self> {
         fs::DirBuilder::new().recursive(true).mode(0o750).create(directory)?;
         let path = file(directory);

@@ -4,14 +4,14 @@ use crate::hook::HookError;
 use crate::oci::ContainerState;
 use crate::oci::caller;
 use crate::oci::caller::CALLER_ANNOTATION;
-use crate::state::state_dir;
+use crate::state::{Refusal, Store, state_dir};
 use crate::sys::syslog;
 
 const PROGRAM: &str = "mcrun-hook";
 
 /// Tells why a hook has failed: on standard error, which runc repeats; in syslog with the
-/// container's id; and to the process that waits for the start of the container, where crun throws
-/// the hook's standard error away.
+/// container's id; in the state directory, for mcrun doctor; and to the process that waits for the
+/// start of the container, where crun throws the hook's standard error away.
 pub fn report(state_json: &[u8], error: &HookError) {
     let line = format!("{PROGRAM}: {error}");
     eprintln!("{line}");
@@ -20,6 +20,9 @@ pub fn report(state_json: &[u8], error: &HookError) {
         return;
     };
     syslog::error(PROGRAM, format_args!("container {}: {error}", state.id));
+    // mcrun doctor shows it. Where it cannot be kept, as without a state directory, the log has it.
+    let refusal = Refusal::now(state.id.as_str(), &error.to_string());
+    let _ = Store::from_env().remember_refusal(&refusal);
     let value = state.annotations.get(CALLER_ANNOTATION);
     if let Some(process) = value.and_then(|value| caller::find(&state_dir(), value)) {
         caller::tell(process, &line);

@@ -61,7 +61,7 @@ pub(super) fn is_it(link: &Link, parent: u32, id: u16) -> bool {
 }
 
 /// Whether mcrun has made a link.
-pub(super) fn is_made(link: &Link) -> bool {
+pub fn is_made(link: &Link) -> bool {
     link.alias.as_deref() == Some(ALIAS)
 }
 

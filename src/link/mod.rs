@@ -9,5 +9,6 @@ pub mod host_link;
 pub mod plan;
 mod removal;
 pub mod taken;
+pub mod written_settings;
 
 pub use crate::link::error::PlanError;

@@ -160,18 +160,7 @@ fn plan_one(
             parent.name, parent.mtu
         ));
     }
-    let link = match attachment.driver {
-        Driver::Macvlan(mode) => LinkPlan::Macvlan {
-            mode,
-            mac: attachment.mac,
-            bcqueuelen: attachment.bcqueuelen.unwrap_or(BC_QUEUE_LEN),
-            bclim: attachment.bclim.unwrap_or(BC_CUTOFF),
-        },
-        Driver::Ipvlan { mode, flag } => LinkPlan::Ipvlan { mode, flag },
-        Driver::Relay { .. } => {
-            LinkPlan::Existing { there: there.map(|link| (link.index, link.mac)) }
-        }
-    };
+    let link = link_plan(attachment, there.map(|link| (link.index, link.mac)));
     taken::check(attachment, parent, &facts.taken, &facts.links)?;
     Ok(InterfacePlan {
         parent: parent_link,
@@ -261,7 +250,28 @@ fn checked_link<'f>(
     Ok(link)
 }
 
-fn sysctls(name: &InterfaceName, attachment: &Attachment, link: &LinkPlan) -> Vec<Sysctl> {
+/// The link of an attachment; `there` is the interface that a relay finds in the container.
+pub(super) fn link_plan(
+    attachment: &Attachment,
+    there: Option<(u32, Option<MacAddr>)>,
+) -> LinkPlan {
+    match attachment.driver {
+        Driver::Macvlan(mode) => LinkPlan::Macvlan {
+            mode,
+            mac: attachment.mac,
+            bcqueuelen: attachment.bcqueuelen.unwrap_or(BC_QUEUE_LEN),
+            bclim: attachment.bclim.unwrap_or(BC_CUTOFF),
+        },
+        Driver::Ipvlan { mode, flag } => LinkPlan::Ipvlan { mode, flag },
+        Driver::Relay { .. } => LinkPlan::Existing { there },
+    }
+}
+
+pub(super) fn sysctls(
+    name: &InterfaceName,
+    attachment: &Attachment,
+    link: &LinkPlan,
+) -> Vec<Sysctl> {
     let v6 = |setting: &str| format!("ipv6/conf/{name}/{setting}");
     let mut list = vec![
         Sysctl::Raise(
@@ -301,7 +311,7 @@ fn sysctls(name: &InterfaceName, attachment: &Attachment, link: &LinkPlan) -> Ve
     list
 }
 
-fn settings(attachment: &Attachment, link: &LinkPlan) -> Vec<(DevConf, u32)> {
+pub(super) fn settings(attachment: &Attachment, link: &LinkPlan) -> Vec<(DevConf, u32)> {
     let mut list = match link {
         LinkPlan::Existing { there: None } => return Vec::new(),
         _ => igmp_settings(attachment).collect::<Vec<_>>(),

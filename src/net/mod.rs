@@ -9,6 +9,7 @@ pub mod messages;
 pub mod netlink;
 pub mod netns;
 pub(crate) mod nfnetlink;
+pub(crate) mod nft_tables;
 pub(crate) mod raw_socket;
 pub(crate) mod route_query;
 pub mod sysctl;

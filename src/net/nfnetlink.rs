@@ -18,6 +18,7 @@ const NLMSG_HEADER: usize = 16;
 /// `struct nfgenmsg`: family, version, resource id (big endian).
 const NFGENMSG: usize = 4;
 const NLMSG_ERROR: u16 = libc::NLMSG_ERROR as u16;
+const NLMSG_DONE: u16 = libc::NLMSG_DONE as u16;
 /// Attribute type bits that are not flags (`NLA_TYPE_MASK`).
 const TYPE_MASK: u16 = 0x3fff;
 const NESTED: u16 = 0x8000;
@@ -33,6 +34,8 @@ pub(crate) const CREATE: u16 = libc::NLM_F_CREATE as u16;
 pub(crate) const EXCL: u16 = libc::NLM_F_EXCL as u16;
 /// Flag of a request that appends to a list.
 pub(crate) const APPEND: u16 = libc::NLM_F_APPEND as u16;
+/// Flag of a request for all objects of a kind.
+pub(crate) const DUMP: u16 = libc::NLM_F_DUMP as u16;
 
 /// Several netlink messages in one buffer.
 #[derive(Default)]
@@ -214,6 +217,36 @@ impl NfSocket {
             None if answered => Ok(()),
             None => Err(io::Error::from_raw_os_error(libc::ENOMSG)),
         }
+    }
+
+    /// Sends one request for a dump, and hands over each message of the answer.
+    ///
+    /// # Errors
+    /// The kernel's, such as `EOPNOTSUPP` without nf_tables.
+    pub(crate) fn dump(
+        &self,
+        request: &Messages,
+        mut take: impl FnMut(Message<'_>),
+    ) -> io::Result<()> {
+        /// The kernel fills a datagram up to this (`NLMSG_GOODSIZE`, and up to 32 KiB).
+        const ROOM: usize = 32 << 10;
+        self.socket.send(&request.bytes, 0)?;
+        let mut buffer = vec![0; ROOM];
+        while let Some(datagram) = self.receive(&mut buffer)? {
+            for message in messages(datagram) {
+                match message.kind {
+                    NLMSG_DONE => return Ok(()),
+                    NLMSG_ERROR => {
+                        let code = message.payload.get(..4).and_then(|b| b.try_into().ok());
+                        let code =
+                            code.map_or(libc::EPROTO, |b| i32::from_ne_bytes(b).wrapping_neg());
+                        return Err(io::Error::from_raw_os_error(code));
+                    }
+                    _ => take(message),
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Receives one datagram; `None` when there is none now.

@@ -40,6 +40,7 @@ pub use crate::proxy::control::client::{
     request_takeover, subscribe, successor_answers,
 };
 pub use crate::proxy::control::event::{Event, MembershipEvent, TimedEvent};
+pub(crate) use crate::proxy::control::group::NAME as GROUP;
 pub(crate) use crate::proxy::control::hold::{HoldEvent, HoldStream, StandIn};
 pub use crate::proxy::control::launch::{LaunchError, PROGRAM, ProxyLaunch, program};
 pub(crate) use crate::proxy::control::protocol::HeldKind;

@@ -79,6 +79,15 @@ pub(super) fn is_applied(path: &Path, edit: &Edit) -> Result<bool, SetupError> {
     }
 }
 
+/// Whether a file is mcrun's, or has a part of mcrun's, of this version or of another.
+pub(super) fn has_part(path: &Path, edit: &Edit) -> bool {
+    let Ok(Some(text)) = read(path) else { return false };
+    match edit {
+        Edit::Whole(_) => is_ours(&text),
+        Edit::Part { remove_part, .. } => remove_part(&text).is_ok_and(|without| without != text),
+    }
+}
+
 pub(super) fn apply(path: &Path, edit: &Edit) -> Result<Change, SetupError> {
     let path = &real(path);
     let new = preview(path, edit)?;

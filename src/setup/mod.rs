@@ -161,6 +161,16 @@ impl Setup {
         planned.map(|(path, edit)| files::remove(&self.at(path), &edit)).collect()
     }
 
+    /// The files below `root` that have something of mcrun's, whoever's programs they name. What cannot
+    /// be read or understood has nothing.
+    pub fn changed(root: &Path, target: SetupTarget) -> Vec<PathBuf> {
+        // What is looked for does not depend on where the programs are.
+        let setup = Setup { root: root.to_owned(), programs: DELIVERED.to_owned() };
+        let planned = setup.plan(target, true).unwrap_or_default().into_iter();
+        let files = planned.map(|(path, edit)| (setup.at(path), edit));
+        files.filter(|(path, edit)| files::has_part(path, edit)).map(|(path, _)| path).collect()
+    }
+
     /// Sends SIGHUP to dockerd, which then reads its list of runtimes again. Returns its process
     /// id.
     ///
@@ -237,4 +247,34 @@ impl Setup {
 /// An error about the content of a file.
 fn content(path: &Path) -> impl Fn(String) -> SetupError {
     move |message| SetupError::Content { path: path.to_owned(), message }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    #[test]
+    fn files_that_have_something_of_mcrun_are_known_whatever_programs_they_name() {
+        let root = tempfile::tempdir().unwrap();
+        let write = |path: &str, text: &str| {
+            let path = root.path().join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(&path, text).unwrap();
+            path
+        };
+        let changed = |target| Setup::changed(root.path(), target);
+        let daemon =
+            r#"{"runtimes": {"mcrun": {"path": "/opt/old/mcrun-runtime"}}, "debug": true}"#;
+        let daemon = write("etc/docker/daemon.json", daemon);
+        assert_eq!(changed(SetupTarget::Docker), [daemon]);
+        write("etc/docker/daemon.json", r#"{"debug": true}"#);
+        assert_eq!(changed(SetupTarget::Docker), Vec::<PathBuf>::new());
+        write("etc/docker/daemon.json", "no JSON");
+        assert_eq!(changed(SetupTarget::Docker), Vec::<PathBuf>::new());
+        let device = write("etc/cdi/mcrun.yaml", include_str!("../../hooks/cdi/mcrun.yaml"));
+        assert_eq!(changed(SetupTarget::Cdi), [device]);
+        assert_eq!(changed(SetupTarget::Crio), Vec::<PathBuf>::new());
+    }
 }

@@ -108,6 +108,11 @@ impl ContainerRecord {
         self.init.is_some_and(ProcessRef::is_alive)
     }
 
+    /// Whether it has ended after its shim was killed, so that its status is unknown.
+    pub fn is_abandoned(&self) -> bool {
+        !self.shim.is_alive() && !self.is_running() && self.exit_status.is_none()
+    }
+
     /// What it does now.
     pub fn state(&self) -> ContainerState {
         if self.exit_status.is_some() {

@@ -80,9 +80,7 @@ pub fn remove(container: &Container, force: bool) -> Result<(), StandaloneError>
 /// removed container and the result.
 pub fn collect_garbage() -> Vec<(String, Result<(), StandaloneError>)> {
     let abandoned = |container: &Container| match container.record() {
-        Some(record) => {
-            !record.shim.is_alive() && !record.is_running() && record.exit_status.is_none()
-        }
+        Some(record) => record.is_abandoned(),
         None => container.is_older_than(STEP),
     };
     let containers = Container::list().into_iter().filter(abandoned);

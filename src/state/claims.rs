@@ -160,24 +160,42 @@ impl Store {
             return Ok(());
         }
         let _lock = self.lock_claims()?;
+        for (path, holder) in self.list_claims()? {
+            if holder.is_none() {
+                remove(&path)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// All claims, each with the container that it holds for; `None`: it holds nothing.
+    ///
+    /// # Errors
+    /// Those of readdir(3), and a claim that cannot be read.
+    pub(crate) fn list_claims(&self) -> Result<Vec<(PathBuf, Option<ContainerId>)>, StateDirError> {
+        let directory = self.claims();
+        if !directory.is_dir() {
+            return Ok(Vec::new());
+        }
+        let mut claims = Vec::new();
         for entry in fs::read_dir(&directory).map_err(at("list", &directory))?.flatten() {
             let path = entry.path();
             let claim = entry.file_name().into_string().ok().and_then(|name| {
                 let (parent, address) = name.rsplit_once('@')?;
                 Some((parent.parse().ok()?, address.parse().ok()?))
             });
-            let is_held = match (claim, owner(&path)?) {
-                (Some((parent, address)), Some(owner)) => {
-                    // Of a record that cannot be read it is unknown.
-                    !matches!(self.holder(&owner, &parent, address), Ok(Holder::Nobody))
+            let holder = match (claim, owner(&path)?) {
+                // Of a record that cannot be read it is unknown.
+                (Some((parent, address)), Some(owner))
+                    if !matches!(self.holder(&owner, &parent, address), Ok(Holder::Nobody)) =>
+                {
+                    Some(owner)
                 }
-                _ => false,
+                _ => None,
             };
-            if !is_held {
-                remove(&path)?;
-            }
+            claims.push((path, holder));
         }
-        Ok(())
+        Ok(claims)
     }
 
     fn claims(&self) -> PathBuf {

@@ -143,6 +143,15 @@ impl Store {
         Ok(read(&self.pools().join(network.as_str()).join(FILE)))
     }
 
+    /// The files of all leases, sorted.
+    pub(crate) fn lease_files(&self) -> Vec<PathBuf> {
+        let entries = fs::read_dir(self.pools()).into_iter().flatten().flatten();
+        let mut files: Vec<_> =
+            entries.map(|entry| entry.path().join(FILE)).filter(|path| path.is_file()).collect();
+        files.sort();
+        files
+    }
+
     fn pools(&self) -> PathBuf {
         self.root().join("pools")
     }

@@ -8,6 +8,7 @@
 //!   addresses/PARENT@ADDRESS      whose address it is
 //!   pools/NETWORK/leases.json     who had which address of a network's pool last
 //!   bundles/ID/                   containers that `mcrun run --rootfs` started
+//!   refusals.jsonl                the last attachments that a hook has refused
 //!   proxy-users                   locks of the user ids of proxies
 //! ```
 //!
@@ -23,6 +24,7 @@ mod lifetime;
 mod lock;
 mod proxy_user;
 mod record;
+mod refusals;
 mod root;
 mod store;
 mod watch;
@@ -38,6 +40,7 @@ pub use crate::state::record::{
     Attached, AttachedInterface, AttachmentRecord, HostLinkUse, Planned, PlannedInterface,
     RecordedContainer, ReplacedProxy, boot_id,
 };
+pub use crate::state::refusals::Refusal;
 pub use crate::state::store::{LockedDir, StateDirError, Store};
 pub(crate) use crate::state::watch::{Change, StateWatch};
 

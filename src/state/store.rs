@@ -75,7 +75,8 @@ impl Store {
         Store { root: root.into() }
     }
 
-    pub(super) fn root(&self) -> &Path {
+    /// The directory.
+    pub(crate) fn root(&self) -> &Path {
         &self.root
     }
 

@@ -42,6 +42,20 @@ impl ControlGroup {
         }
     }
 
+    /// Opens the group of this name at the top of the hierarchy, if it is there.
+    ///
+    /// # Errors
+    /// `ENOENT` where it is not, or where version 2 is not mounted.
+    pub(crate) fn find(name: &str) -> io::Result<Self> {
+        let found = MOUNTS.iter().find_map(|mount| Self::open(mount, name).ok());
+        let group = found.ok_or_else(|| io::Error::from_raw_os_error(libc::ENOENT))?;
+        // Below version 1 a directory of this name is something else.
+        match statfs(&group.path)?.filesystem_type() {
+            CGROUP2_SUPER_MAGIC => Ok(group),
+            _ => Err(io::Error::from_raw_os_error(libc::ENOENT)),
+        }
+    }
+
     fn open(mount: &str, name: &str) -> io::Result<Self> {
         let path = Path::new(mount).join(name);
         let flags = libc::O_PATH | libc::O_DIRECTORY | libc::O_NOFOLLOW;
@@ -50,7 +64,6 @@ impl ControlGroup {
     }
 
     /// The directory.
-    #[cfg(test)]
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }

@@ -215,6 +215,10 @@ pub(super) fn of(page: &str) -> Option<Sections> {
                     "Before the first container, with the interface it is to use:",
                     "mcrun doctor --parent eth1",
                 ),
+                (
+                    "Whether the switch forwards what is joined, and only that:",
+                    "mcrun doctor --parent eth1 --send --send-from eth2",
+                ),
             ],
             files: &[CONFIG, STATE, EVENTS],
             environment: &[LOG_DIR, NO_COLOR],
@@ -517,12 +521,22 @@ pub(super) fn of(page: &str) -> Option<Sections> {
             exit: USUAL,
             see_also: &["mcrun-run(1)", "mcrun-runtime(8)", "mcrun-hook(8)", "oci-hooks(5)"],
         },
+        "mcrun-host" => Sections {
+            examples: &[
+                ("What mcrun has changed on this host:", "mcrun host"),
+                ("The same for a program:", "mcrun host --json"),
+            ],
+            files: &[STATE, CONFIG, EVENTS],
+            environment: &[LOG_DIR],
+            exit: USUAL,
+            see_also: &["mcrun-gc(1)", "mcrun-ps(1)", "mcrun-doctor(1)"],
+        },
         "mcrun-gc" => Sections {
             examples: &[("Remove what dead containers left:", "mcrun gc")],
             files: &[STATE],
             environment: &[],
             exit: PARTLY,
-            see_also: &["mcrun-ps(1)", "mcrun-rm(1)", "mcrun-hook(8)"],
+            see_also: &["mcrun-host(1)", "mcrun-ps(1)", "mcrun-rm(1)", "mcrun-hook(8)"],
         },
         _ => return None,
     })

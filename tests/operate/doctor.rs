@@ -235,3 +235,101 @@ fn an_ordinary_user_is_told_what_cannot_be_known_and_a_person_gets_lines() {
         assert!(told.lines().count() == 1 && told.contains(expected), "{told}");
     }
 }
+
+#[test]
+fn doctor_tells_of_the_last_attachment_that_was_refused() {
+    let lab = Lab::new(3);
+    let has = |findings: &[Value]| findings.iter().any(|f| f["check"] == "refused-attachments");
+    assert!(!has(&doctor(&lab, &[]).1));
+    let refused = lab.try_start("c", &["parent=absent0,ip=10.99.0.11/24"], &[]);
+    assert!(!refused.status.success());
+    let (status, findings) = doctor(&lab, &[]);
+    assert_eq!(status, 0);
+    let told = text(&findings, "refused-attachments");
+    assert!(told.starts_with("1 refused attachment in the last hour; the last, "), "{told}");
+    assert!(told.contains(&format!("container {}: ", lab.name("c"))), "{told}");
+    assert!(told.contains("parent=absent0: "), "{told}");
+    // A container that starts writes nothing there.
+    let container = lab.start("d", "10.99.0.12");
+    assert_eq!(
+        text(&doctor(&lab, &[]).1, "refused-attachments").split(';').next(),
+        told.split(';').next()
+    );
+    lab.delete(&container);
+}
+
+/// A second port of the switch in the host's namespace.
+fn second_port(lab: &Lab) {
+    let host = lab.namespace("host");
+    lab.ip("sw", &format!("link add p-second type veth peer name lan1 netns {host}"));
+    lab.ip("sw", "link set p-second master br0 up");
+    lab.ip("host", "link set lan1 up");
+    wait_until("the second port forwards", PATIENCE, || {
+        let link =
+            lab::json(lab.enter("sw", "bridge").args(["-j", "link", "show", "dev", "p-second"]));
+        (link[0]["state"] == "forwarding").then_some(())
+    });
+}
+
+/// The findings of `--send`, as `LEVEL CHECK`.
+fn sent(lab: &Lab, arguments: &[&str]) -> (i32, Vec<String>, Vec<Value>) {
+    let (status, findings) = doctor(lab, &[&["--parent", "lan0", "--send"], arguments].concat());
+    let text = |value: &Value| value.as_str().expect("text").to_owned();
+    let of_send = findings.iter().filter(|f| text(&f["check"]).starts_with("send"));
+    let lines = of_send.map(|f| format!("{} {}", text(&f["level"]), text(&f["check"]))).collect();
+    (status, lines, findings)
+}
+
+#[test]
+fn a_test_stream_proves_what_the_switch_forwards() {
+    let lab = Lab::new(3);
+    let (status, lines, findings) = sent(&lab, &[]);
+    assert_eq!((status, lines), (0, vec!["unknown send".to_owned()]));
+    let told = text(&findings, "send");
+    assert!(told.contains("no other interface of this host is on the LAN of lan0"), "{told}");
+    assert!(told.contains("mcrun probe send on another machine"), "{told}");
+
+    second_port(&lab);
+    // An interface that is on no LAN is not taken for one.
+    lab.ip("host", "link add aside0 type veth peer name aside1");
+    lab.ip("host", "link set aside0 up");
+    lab.ip("host", "link set aside1 up");
+    let before = lab.leftovers();
+    for arguments in [&[][..], &["--send-from", "lan1"]] {
+        let (status, lines, findings) = sent(&lab, arguments);
+        assert_eq!(lines, ["ok send-joined", "ok send-other"], "{findings:?}");
+        assert_eq!(status, 0, "{findings:?}");
+        let told = text(&findings, "send-joined");
+        assert!(told.starts_with("25 of 25 packets from lan1 to 239.255."), "{told}");
+    }
+    assert_eq!(lab.leftovers(), before, "nothing is left behind");
+
+    let (_, lines, findings) = sent(&lab, &["--send-from", "aside0"]);
+    assert_eq!(lines, ["unknown send"]);
+    assert!(
+        text(&findings, "send").contains("a frame of aside0 does not reach it"),
+        "{findings:?}"
+    );
+}
+
+#[test]
+fn a_test_stream_tells_a_switch_that_floods_and_one_that_withholds() {
+    let lab = Lab::new(3);
+    second_port(&lab);
+    flood_unasked(&lab);
+    let (status, lines, findings) = sent(&lab, &[]);
+    assert_eq!(lines, ["ok send-joined", "warning send-other"], "{findings:?}");
+    assert_eq!(status, 0, "{findings:?}");
+    assert!(text(&findings, "send-other").contains("the switch floods"), "{findings:?}");
+    // It takes no reports from the host's port any more.
+    lab.ip("sw", "link set dev p-host type bridge_slave mcast_router 0");
+    run(lab.enter("sw", "bridge").args(["link", "set", "dev", "p-host", "mcast_flood", "off"]));
+    let rules = lab.directory().join("switch.nft");
+    let withheld = "table bridge t { chain in { type filter hook prerouting priority 0;
+        iifname p-host ether type ip ip protocol igmp drop; }; }";
+    fs::write(&rules, withheld).expect("rules");
+    run(lab.enter("sw", "nft").arg("-f").arg(&rules));
+    let (status, lines, findings) = sent(&lab, &[]);
+    assert_eq!(lines, ["failure send-joined", "ok send-other"], "{findings:?}");
+    assert_eq!(status, 1);
+}

@@ -4,6 +4,7 @@ mod advice;
 mod doctor;
 mod doctor_streams;
 mod events;
+mod host;
 mod parents;
 mod probing;
 mod queriers;

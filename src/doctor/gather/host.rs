@@ -3,7 +3,7 @@
 use std::io;
 use std::time::{Duration, SystemTime};
 
-use crate::doctor::facts::{Fact, HostFacts, StateFacts};
+use crate::doctor::facts::{Fact, HostFacts, RefusedAttachment, StateFacts};
 use crate::doctor::gather::{engines, kernel};
 use crate::events::{History, HostEvent};
 use crate::net::sysctl::Sysctls;
@@ -35,6 +35,10 @@ pub(crate) fn host(state: Fact<StateFacts>) -> HostFacts {
         keeper: keeper(state_is_hidden),
         state,
         refusals: refusals(),
+        refused_attachments: match is_root {
+            true => refused_attachments(),
+            false => Err("run it as root".into()),
+        },
     }
 }
 
@@ -62,6 +66,17 @@ fn refusals() -> Fact<Vec<String>> {
         Ok(())
     });
     read.map(|()| refusals).map_err(|error| error.to_string())
+}
+
+fn refused_attachments() -> Fact<Vec<RefusedAttachment>> {
+    let refusals = Store::from_env().refusals().map_err(|error| error.to_string())?;
+    let recent = refusals.into_iter().filter(|refusal| refusal.age() < RECENT);
+    let facts = recent.map(|refusal| RefusedAttachment {
+        age_s: refusal.age().as_secs(),
+        container: refusal.container,
+        reason: refusal.reason,
+    });
+    Ok(facts.collect())
 }
 
 /// Whether a record is of a container that has ended, or of a program that was killed before it was

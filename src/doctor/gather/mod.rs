@@ -6,6 +6,7 @@ mod inside;
 mod kernel;
 mod parent;
 mod stream;
+mod test_stream;
 mod wire;
 
 pub(crate) use crate::doctor::gather::host::{host, is_stale};
@@ -13,3 +14,4 @@ pub(crate) use crate::doctor::gather::parent::{ParentUse, joined, parents};
 pub(crate) use crate::doctor::gather::stream::{
     ContainerUse, HostCounters, InterfaceUse, inside, streams,
 };
+pub(crate) use crate::doctor::gather::test_stream::test_stream;

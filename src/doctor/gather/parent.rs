@@ -15,6 +15,7 @@ use crate::net::messages::Link;
 use crate::net::route_query::RouteQuery;
 use crate::net::sysctl::Sysctls;
 use crate::notice::Notice;
+use crate::primitives::MacAddr;
 use crate::proxy::{InputProbe, MembershipFiles, QuerySocket};
 use crate::survey::HostLinks;
 
@@ -169,7 +170,9 @@ fn heard(
     for OwnAddress { address, owner, macs } in addresses {
         let address = address.addr();
         let others = heard.stations.get(&address).into_iter().flatten();
-        let others = others.filter(|mac| Some(**mac) != link.mac && !macs.contains(mac));
+        // An interface of the host on the same LAN answers for the others (arp_ignore in ip-sysctl.rst).
+        let is_of_host = |mac: &MacAddr| links.links.iter().any(|link| link.mac == Some(*mac));
+        let others = others.filter(|mac| !is_of_host(mac) && !macs.contains(mac));
         duplicates.extend(others.map(|mac| Duplicate { address, owner: owner.clone(), mac: *mac }));
     }
     let is_own = |group: &Ipv4Addr| {

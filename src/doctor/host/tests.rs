@@ -15,6 +15,7 @@ fn facts() -> HostFacts {
         keeper: Ok(true),
         state: Ok(StateFacts::default()),
         refusals: Ok(Vec::new()),
+        refused_attachments: Ok(Vec::new()),
     }
 }
 
@@ -143,4 +144,20 @@ fn refusals_are_counted_and_the_last_is_shown() {
     let finding = check(&facts).pop().map(|finding| finding.text);
     let text = "2 refusals in the last hour; the last: t2 cam limited mc0 239.1.1.2";
     assert_eq!(finding.as_deref(), Some(text));
+}
+
+#[test]
+fn the_last_refused_attachment_is_shown_with_its_reason() {
+    let refused = |age_s, container: &str| crate::doctor::facts::RefusedAttachment {
+        age_s,
+        container: container.to_owned(),
+        reason: "parent=eth7: there is no such interface".to_owned(),
+    };
+    let refused_attachments = Ok(vec![refused(2000, "old"), refused(200, "cam")]);
+    let facts = HostFacts { refused_attachments, ..facts() };
+    let text = "2 refused attachments in the last hour; the last, 3 min ago: container cam: \
+                parent=eth7: there is no such interface";
+    let findings = check(&facts);
+    let found = findings.iter().find(|finding| finding.check == "refused-attachments");
+    assert_eq!(found.map(|finding| finding.text.as_str()), Some(text));
 }

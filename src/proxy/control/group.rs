@@ -8,7 +8,7 @@ use crate::sys::cgroup::ControlGroup;
 use crate::sys::egress_filter;
 
 /// At the top of the hierarchy, beside the groups of systemd and of engines.
-const NAME: &str = "mcrun";
+pub(crate) const NAME: &str = "mcrun";
 /// The limits, each a file and its value.
 const LIMITS: [(&str, &str); 2] = [
     // Bytes of all proxies together: some thousand proxies, or some relays with full buffers.

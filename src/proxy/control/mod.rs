@@ -4,7 +4,7 @@
 pub(crate) mod changes;
 pub(crate) mod client;
 pub(crate) mod event;
-mod group;
+pub(crate) mod group;
 pub(crate) mod hold;
 pub(crate) mod launch;
 pub(crate) mod protocol;
