@@ -347,6 +347,21 @@ pub enum Notice {
         /// The range that may be meant: `239.1.0.0/16`.
         range: String,
     },
+    /// Another group that is joined on the parent has the same Ethernet address (RFC 1112 §6.4).
+    SharedMac {
+        /// Interface in the container.
+        interface: String,
+        /// Its parent.
+        parent: String,
+        /// The group that the container has joined there.
+        group: IpAddr,
+        /// The address: `01:00:5e:01:01:01`.
+        mac: String,
+        /// The other groups; at least one.
+        others: Vec<IpAddr>,
+        /// Names of containers that have joined those, at most eight.
+        containers: Vec<String>,
+    },
     /// A notice of a proxy of another version.
     #[serde(skip)]
     Unknown {
@@ -414,6 +429,7 @@ impl Notice {
             Notice::ForeignSource { .. } => "foreign-source",
             Notice::ParentWithoutLan { .. } => "parent-without-lan",
             Notice::RuleForOneAddress { .. } => "rule-for-one-address",
+            Notice::SharedMac { .. } => "shared-mac",
             Notice::Unknown { code, .. } => code,
         }
     }
@@ -457,6 +473,7 @@ impl Notice {
             | Notice::ForeignSource { .. }
             | Notice::ParentWithoutLan { .. }
             | Notice::RuleForOneAddress { .. }
+            | Notice::SharedMac { .. }
             | Notice::StateNotRemoved { .. } => Severity::Warning,
             Notice::AnySourceJoin { .. }
             | Notice::UpstreamBack { .. }
@@ -686,6 +703,13 @@ impl fmt::Display for Notice {
                 f,
                 "{interface}: {rule} covers this one address; write {range} if the range is meant"
             ),
+            Notice::SharedMac { interface, parent, group, others, containers, .. } => write!(
+                f,
+                "{interface}: {group} has the Ethernet address of {}, joined on {parent} by {}: each \
+                 gets the frames of both; choose groups that differ in the last 23 bits",
+                FirstAndCount(others),
+                FirstAndCount(containers)
+            ),
             Notice::Unknown { text, .. } => f.write_str(text),
         }
     }
@@ -757,12 +781,12 @@ fn membership_protocol(querier: &IpAddr) -> &'static str {
 }
 
 /// `232.1.1.1`, or `232.1.1.1 and 2 more`.
-struct FirstAndCount<'a>(&'a [IpAddr]);
+struct FirstAndCount<'a, T>(&'a [T]);
 
-impl fmt::Display for FirstAndCount<'_> {
+impl<T: fmt::Display> fmt::Display for FirstAndCount<'_, T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0 {
-            [] => f.write_str("groups"),
+            [] => f.write_str("none"),
             [only] => only.fmt(f),
             [first, others @ ..] => write!(f, "{first} and {} more", others.len()),
         }

@@ -21,7 +21,7 @@ use crate::proxy::{
 use crate::standalone;
 use crate::standalone::ContainerRecord;
 use crate::state::{Attached, AttachedInterface, AttachmentRecord, StateDirError, Store};
-use crate::survey::{HostLinks, advice, foreign_source};
+use crate::survey::{HostLinks, JoinedGroup, advice, foreign_source, shared_macs};
 
 /// A container that runs, and what its proxy says.
 #[derive(Debug)]
@@ -84,7 +84,18 @@ pub(super) fn all(store: &Store) -> anyhow::Result<(Vec<Container>, Vec<Unreadab
         container.advice.extend(each);
     }
     share_queriers(&mut all);
+    add_shared_macs(&mut all);
     Ok((all, unreadable))
+}
+
+/// Tells each container of its groups that share an Ethernet address with another group.
+fn add_shared_macs(containers: &mut [Container]) {
+    let each = containers.iter().enumerate();
+    let (of, joined): (Vec<_>, Vec<_>) =
+        each.flat_map(|(of, container)| container.joined_by_mac().map(move |j| (of, j))).unzip();
+    for (position, notice) in shared_macs(&joined) {
+        containers[of[position]].advice.push(notice);
+    }
 }
 
 /// A proxy that has started after the last general query has not heard the querier that others on
@@ -368,6 +379,21 @@ impl Container {
     pub(super) fn warnings(&self) -> Vec<String> {
         let notices = self.notices().into_iter();
         notices.filter(|n| n.severity() <= Severity::Warning).map(|n| n.to_string()).collect()
+    }
+
+    /// The groups that it has joined on interfaces that take frames by their Ethernet address.
+    fn joined_by_mac(&self) -> impl Iterator<Item = JoinedGroup<'_>> {
+        let Attached { container, interfaces, .. } = &self.record;
+        let links = interfaces.iter().filter(|i| !i.attachment.driver.is_relayed());
+        let entries = links.filter_map(|i| Some((i, self.entry(&i.name)?)));
+        entries.flat_map(|(interface, entry)| {
+            entry.joined().map(|group| JoinedGroup {
+                name: &container.name,
+                interface: &interface.name,
+                parent: interface.attachment.parent_link().as_str(),
+                group,
+            })
+        })
     }
 
     /// Its proxy.

@@ -3,12 +3,14 @@
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
 use tokio::net::UnixStream;
 use tokio::sync::mpsc;
 
+use crate::events::host_groups::{ContainerGroups, HostGroups};
 use crate::events::{AttachmentChange, HostEvent, Occurrence};
 use crate::lookup::engine_name;
 use crate::oci::ContainerId;
@@ -35,6 +37,9 @@ pub(super) struct Followed {
     changes: mpsc::Receiver<()>,
     name: String,
     interfaces: Vec<String>,
+    /// The parent of each interface that takes frames by their Ethernet address.
+    parents: BTreeMap<String, String>,
+    host_groups: Arc<HostGroups>,
     /// The proxy that was followed last.
     proxy: Option<ProcessRef>,
     /// Whether its death was told.
@@ -52,6 +57,7 @@ impl Followed {
         store: Store,
         events: mpsc::Sender<HostEvent>,
         changes: mpsc::Receiver<()>,
+        host_groups: Arc<HostGroups>,
     ) -> Self {
         Followed {
             name: id.to_string(),
@@ -60,6 +66,8 @@ impl Followed {
             events,
             changes,
             interfaces: Vec::new(),
+            parents: BTreeMap::new(),
+            host_groups,
             proxy: None,
             has_died: false,
             is_refused: false,
@@ -74,6 +82,7 @@ impl Followed {
     pub(super) async fn run(mut self, begun: Option<mpsc::Sender<Infallible>>) {
         // `Closed`: there is nobody to tell.
         let _ = self.follow(begun).await;
+        self.host_groups.remove(&self.id);
     }
 
     async fn follow(&mut self, mut begun: Option<mpsc::Sender<Infallible>>) -> Result<(), Closed> {
@@ -148,6 +157,10 @@ impl Followed {
             let name = engine_name(container.id.as_str(), container.bundle.as_deref());
             self.name = name.unwrap_or_else(|| container.name.clone());
         }
+        let links = interfaces.iter().filter(|i| !i.attachment.driver.is_relayed());
+        let parent =
+            |i: &AttachedInterface| (i.name.clone(), i.attachment.parent_link().to_string());
+        self.parents = links.map(parent).collect();
         let new: Vec<_> = interfaces.iter().map(|interface| interface.name.clone()).collect();
         let old = std::mem::replace(&mut self.interfaces, new.clone());
         if !tells {
@@ -161,6 +174,7 @@ impl Followed {
             }
             self.tell(AttachmentChange::Detached { interface: interface.clone() }).await?;
         }
+        self.share_groups();
         for interface in interfaces.iter().filter(|interface| !old.contains(&interface.name)) {
             self.tell(attachment(interface)).await?;
         }
@@ -206,6 +220,7 @@ impl Followed {
             events.extend(known.update(&interface.interface, interface.groups.clone()));
         }
         events.extend(self.state.update_from(&status));
+        self.share_groups();
         if tells {
             for event in events {
                 self.tell_of(event).await?;
@@ -247,11 +262,14 @@ impl Followed {
         match event {
             Event::Joined(m) | Event::Denied(m) | Event::Limited(m) | Event::Failed(m) => {
                 self.groups.entry(m.interface.clone()).or_default().note(event);
+                let is_joined = matches!(event, Event::Joined(_));
+                self.host_groups.note(&self.id, &m.interface, m.group, is_joined);
             }
-            Event::Left { interface, .. } => {
+            Event::Left { interface, group } => {
                 if let Some(groups) = self.groups.get_mut(interface) {
                     groups.note(event);
                 }
+                self.host_groups.note(&self.id, interface, *group, false);
             }
             Event::Querier { .. }
             | Event::QuerierGone { .. }
@@ -259,6 +277,19 @@ impl Followed {
             | Event::AlarmCleared(_) => self.state.note(event),
             Event::Notice(_) | Event::Lost { .. } => {}
         }
+    }
+
+    /// Shows what is joined beside what other containers have joined.
+    fn share_groups(&self) {
+        let joined = self.groups.iter().flat_map(|(interface, groups)| {
+            groups.joined().map(|group| (interface.clone(), group))
+        });
+        let groups = ContainerGroups {
+            name: self.name.clone(),
+            parents: self.parents.clone(),
+            joined: joined.collect(),
+        };
+        self.host_groups.set(&self.id, groups);
     }
 
     async fn tell(&self, change: AttachmentChange) -> Result<(), Closed> {

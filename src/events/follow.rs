@@ -3,11 +3,13 @@
 use std::collections::HashMap;
 use std::convert::Infallible;
 use std::io;
+use std::sync::Arc;
 
 use tokio::sync::mpsc;
 
 use crate::events::HostEvent;
 use crate::events::container::Followed;
+use crate::events::host_groups::HostGroups;
 use crate::oci::ContainerId;
 use crate::state::{Change, StateWatch, Store};
 
@@ -27,9 +29,13 @@ pub async fn follow(
     drop(store.lock_all()?);
     let (ended, tasks_end) = mpsc::unbounded_channel();
     let watch = StateWatch::open(&store)?;
-    let mut all = All { store, events, watch, tasks: HashMap::new(), ended };
-    all.find(Some(&begun));
-    drop(begun);
+    let groups = Arc::new(HostGroups::default());
+    let mut all = All { store, events, watch, groups, tasks: HashMap::new(), ended };
+    let (each_begun, all_begun) = mpsc::channel(1);
+    all.find(Some(&each_begun));
+    drop(each_begun);
+    let (groups, events) = (Arc::clone(&all.groups), all.events.clone());
+    tokio::spawn(async move { groups.tell_alarms(events, all_begun, begun).await });
     Ok(all.run(tasks_end).await?)
 }
 
@@ -37,6 +43,7 @@ struct All {
     store: Store,
     events: mpsc::Sender<HostEvent>,
     watch: StateWatch,
+    groups: Arc<HostGroups>,
     /// A task for each container, which is told that something has changed.
     tasks: HashMap<ContainerId, mpsc::Sender<()>>,
     ended: mpsc::UnboundedSender<ContainerId>,
@@ -82,8 +89,9 @@ impl All {
         // One change that waits tells everything: the task looks at all there is.
         let (sender, changes) = mpsc::channel(1);
         self.tasks.insert(id.clone(), sender);
-        let followed = Followed::new(id.clone(), self.store.clone(), self.events.clone(), changes);
-        let ended = self.ended.clone();
+        let (store, events) = (self.store.clone(), self.events.clone());
+        let (groups, ended) = (Arc::clone(&self.groups), self.ended.clone());
+        let followed = Followed::new(id.clone(), store, events, changes, groups);
         tokio::spawn(async move {
             followed.run(begun).await;
             // Nobody waits any more when the receiver is closed.

@@ -116,6 +116,14 @@ fn examples() -> Vec<Notice> {
             rule: "allow=239.1.0.0".into(),
             range: "239.1.0.0/16".into(),
         },
+        Notice::SharedMac {
+            interface: interface(),
+            parent: upstream(),
+            group: "239.1.1.1".parse().unwrap(),
+            mac: "01:00:5e:01:01:01".into(),
+            others: vec!["239.129.1.1".parse().unwrap()],
+            containers: vec!["camera2".into()],
+        },
     ]
 }
 

@@ -1,10 +1,11 @@
-//! What the host is, as far as people ask: its interfaces that can be parents, and what is odd of an
-//! attachment there.
+//! What the host is, as far as people ask: its interfaces that can be parents, what is odd of an
+//! attachment there, and of what its containers have joined.
 
 mod advice;
 mod foreign_source;
 mod links;
 mod parents;
+mod shared_mac;
 
 use crate::attachment::Attachment;
 
@@ -13,6 +14,7 @@ use advice::unanswered;
 pub use foreign_source::foreign_source;
 pub use links::HostLinks;
 pub use parents::Limit;
+pub use shared_mac::{JoinedGroup, shared_macs};
 
 /// Tells on standard error what is odd of attachments that are about to be made, a line each.
 pub fn warn(attachments: &[Attachment]) {

@@ -33,7 +33,7 @@ fn in_short(events: &[Value]) -> Vec<String> {
 }
 
 /// `mcrun events --follow --json`, and the file that it writes.
-fn follow(lab: &Lab) -> (Background, PathBuf) {
+pub fn follow(lab: &Lab) -> (Background, PathBuf) {
     let path = lab.directory().join("events");
     let file = File::create(&path).expect("a file");
     let follower = Background::start(lab.mcrun(["events", "--follow", "--json"]).stdout(file));
@@ -41,7 +41,7 @@ fn follow(lab: &Lab) -> (Background, PathBuf) {
 }
 
 /// What the follower has written, as soon as `is_there` says so.
-fn followed(path: &PathBuf, what: &str, is_there: impl Fn(&[Value]) -> bool) -> Vec<Value> {
+pub fn followed(path: &PathBuf, what: &str, is_there: impl Fn(&[Value]) -> bool) -> Vec<Value> {
     wait_until(what, PATIENCE, || {
         let text = fs::read_to_string(path).expect("the file");
         let whole = text.rfind('\n').map_or("", |end| &text[..=end]);

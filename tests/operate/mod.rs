@@ -1,6 +1,7 @@
 //! What an operator sees and is told.
 
 mod advice;
+mod alarms;
 mod doctor;
 mod doctor_streams;
 mod events;

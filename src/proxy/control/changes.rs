@@ -3,9 +3,9 @@
 //! missed while it was not connected.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
-use crate::multicast::FilterMode;
+use crate::multicast::{Address, FilterMode};
 use crate::notice::{Notice, Severity};
 use crate::proxy::control::event::{Event, MembershipEvent};
 use crate::proxy::control::status::{
@@ -47,6 +47,12 @@ impl PublishedGroups {
         self.place(group).ok().map(|place| &self.0[place].1)
     }
 
+    /// The groups of IPv4 that are joined on the LAN.
+    pub(crate) fn joined(&self) -> impl Iterator<Item = Ipv4Addr> {
+        let joined = self.0.iter().filter(|(_, known)| known.status == MembershipStatus::Joined);
+        joined.filter_map(|(group, _)| Ipv4Addr::from_ip(*group))
+    }
+
     /// The events that lead to these groups: leaves before joins, by address.
     pub(crate) fn update(&mut self, interface: &str, groups: Vec<GroupMembership>) -> Vec<Event> {
         let old = std::mem::replace(self, PublishedGroups::of(groups.into_iter()));
@@ -74,6 +80,7 @@ struct AlarmKey {
     code: String,
     interface: Option<String>,
     upstream: Option<String>,
+    group: Option<String>,
 }
 
 impl PublishedState {
@@ -131,6 +138,7 @@ fn alarm_key(notice: &Notice) -> AlarmKey {
         code: notice.code().to_owned(),
         interface: text("interface"),
         upstream: text("upstream"),
+        group: text("group"),
     }
 }
 

@@ -1,12 +1,12 @@
 //! The status of a proxy: the answer to `status` on its control socket,
 //! `containers/ID/control.sock` in the state directory.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::ops::Add;
 
 use serde::{Deserialize, Serialize};
 
-use crate::multicast::FilterMode;
+use crate::multicast::{Address, FilterMode};
 use crate::notice::{Notice, Severity};
 use crate::stream_count::StreamCount;
 
@@ -138,6 +138,14 @@ pub struct InterfaceStatus {
     /// What the relay has carried, where there is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub relay: Option<RelayStatus>,
+}
+
+impl InterfaceStatus {
+    /// The groups of IPv4 that are joined on the LAN.
+    pub(crate) fn joined(&self) -> impl Iterator<Item = Ipv4Addr> {
+        let joined = self.groups.iter().filter(|entry| entry.status == MembershipStatus::Joined);
+        joined.filter_map(|entry| Ipv4Addr::from_ip(entry.group))
+    }
 }
 
 /// Data packets, counted by their result.
