@@ -362,6 +362,29 @@ pub enum Notice {
         /// Names of containers that have joined those, at most eight.
         containers: Vec<String>,
     },
+    /// A group that arrived steadily does not arrive any more.
+    StreamStopped {
+        /// Interface in the container.
+        interface: String,
+        /// The group.
+        group: IpAddr,
+        /// Seconds since the last packet.
+        silent_s: u64,
+    },
+    /// A group that arrived steadily at two interfaces of the container, as the two legs of SMPTE ST
+    /// 2022-7, arrives at one of them alone.
+    LegDiffers {
+        /// Interface in the container at which it does not arrive.
+        interface: String,
+        /// Interface in the container at which it arrives.
+        other: String,
+        /// The group.
+        group: IpAddr,
+        /// Whether the container has the group still joined at `interface`.
+        joined: bool,
+        /// Seconds since the last packet, or since the leave.
+        silent_s: u64,
+    },
     /// A notice of a proxy of another version.
     #[serde(skip)]
     Unknown {
@@ -430,6 +453,8 @@ impl Notice {
             Notice::ParentWithoutLan { .. } => "parent-without-lan",
             Notice::RuleForOneAddress { .. } => "rule-for-one-address",
             Notice::SharedMac { .. } => "shared-mac",
+            Notice::StreamStopped { .. } => "stream-stopped",
+            Notice::LegDiffers { .. } => "leg-differs",
             Notice::Unknown { code, .. } => code,
         }
     }
@@ -474,6 +499,8 @@ impl Notice {
             | Notice::ParentWithoutLan { .. }
             | Notice::RuleForOneAddress { .. }
             | Notice::SharedMac { .. }
+            | Notice::StreamStopped { .. }
+            | Notice::LegDiffers { .. }
             | Notice::StateNotRemoved { .. } => Severity::Warning,
             Notice::AnySourceJoin { .. }
             | Notice::UpstreamBack { .. }
@@ -709,6 +736,21 @@ impl fmt::Display for Notice {
                  gets the frames of both; choose groups that differ in the last 23 bits",
                 FirstAndCount(others),
                 FirstAndCount(containers)
+            ),
+            Notice::StreamStopped { interface, group, silent_s } => write!(
+                f,
+                "{interface}: {group} has stopped: nothing has arrived for {silent_s} s, steadily \
+                 before; mcrun doctor tells where it may be lost"
+            ),
+            Notice::LegDiffers { interface, other, group, joined: true, silent_s } => write!(
+                f,
+                "{interface}: nothing has arrived for {group} for {silent_s} s, and at {other} it \
+                 arrives: one leg of the two is left"
+            ),
+            Notice::LegDiffers { interface, other, group, joined: false, silent_s } => write!(
+                f,
+                "{interface}: {group} was left {silent_s} s ago, and at {other} it arrives: one leg of \
+                 the two is left"
             ),
             Notice::Unknown { text, .. } => f.write_str(text),
         }

@@ -124,6 +124,14 @@ fn examples() -> Vec<Notice> {
             others: vec!["239.129.1.1".parse().unwrap()],
             containers: vec!["camera2".into()],
         },
+        Notice::StreamStopped { interface: interface(), group: group(), silent_s: 12 },
+        Notice::LegDiffers {
+            interface: "mc1".into(),
+            other: interface(),
+            group: group(),
+            joined: true,
+            silent_s: 12,
+        },
     ]
 }
 

@@ -1,13 +1,20 @@
 //! Alarms that need all containers, or what arrives, to be known.
 
 use std::net::Ipv4Addr;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
 
 use serde_json::{Value, json};
+use socket2::SockRef;
 
-use crate::lab::{Container, Lab, PATIENCE, output, wait_until};
+use crate::lab::{Container, Lab, PATIENCE, SOURCES, output, run, wait_until};
 use crate::operate::events::{follow, followed};
 
 const PORT: u16 = 6000;
+
+/// What arrives is looked at every 5 s, and a stream has stopped after 10 s.
+const LONG_PATIENCE: Duration = Duration::from_secs(60);
 
 /// The notices of this code that stand at a container.
 fn standing(lab: &Lab, container: &Container, code: &str) -> Vec<Value> {
@@ -69,5 +76,106 @@ fn groups_that_share_an_ethernet_address_are_told_of_while_both_are_joined() {
     assert_eq!(told(&events, "alarm", CODE).len(), 2, "{events:?}");
     for container in [&one, &two] {
         assert_eq!(standing(&lab, container, CODE), Vec::<Value>::new());
+    }
+}
+
+/// The same group on two LANs, as the legs of SMPTE ST 2022-7.
+#[test]
+fn a_leg_that_stops_is_told_of_and_then_a_stream_that_stops_on_both() {
+    let group = Ipv4Addr::new(239, 22, 7, 1);
+    let red_source = Ipv4Addr::new(10, 98, 0, 1);
+    let lab = Lab::new(3);
+    let peer = format!("link add lan1 type veth peer name red0 netns {}", lab.namespace("src"));
+    lab.ip("host", &peer);
+    lab.ip("host", "link set lan1 up");
+    lab.ip("src", "link set red0 up");
+    lab.ip("src", &format!("addr add {red_source}/24 dev red0"));
+    let legs = ["parent=lan0,ip=10.99.0.11/24", "parent=lan1,ip=10.98.0.11/24"];
+    let container = lab.start_with("c", &legs, &[]);
+    let (_follower, path) = follow(&lab);
+    let sockets = ["mc0", "mc1"].map(|interface| {
+        let socket = container.socket_on(interface, PORT);
+        socket.join(group);
+        socket
+    });
+    lab.wait_forwarded(group);
+    let age = || {
+        let text = run(&mut lab.mcrun(["groups", &container.name, "--json"]));
+        let rows: Value = serde_json::from_str(&text).expect("JSON");
+        let ages = rows.as_array()?.iter().map(|row| row["age_s"].as_u64());
+        ages.min().flatten().filter(|_| rows.as_array().is_some_and(|rows| rows.len() == 2))
+    };
+    let state = || {
+        let of = |code| {
+            let notices = standing(&lab, &container, code);
+            let interface = |n: Value| n["interface"].as_str().unwrap_or_default().to_owned();
+            notices.into_iter().map(interface).collect::<Vec<_>>()
+        };
+        (of("leg-differs"), of("stream-stopped"))
+    };
+    let wait = |what, differs: &[&str], stopped: &[&str]| {
+        let expected: (Vec<String>, Vec<String>) = (
+            differs.iter().map(ToString::to_string).collect(),
+            stopped.iter().map(ToString::to_string).collect(),
+        );
+        wait_until(what, LONG_PATIENCE, || (state() == expected).then_some(()));
+    };
+    let sends = [SOURCES[0], red_source].map(|source| {
+        let sender = lab.socket("src", source, 0);
+        SockRef::from(&sender.socket).set_multicast_if_v4(&source).expect("its interface");
+        (sender, AtomicBool::new(true))
+    });
+    let ends = AtomicBool::new(false);
+    let end = End(&ends);
+    thread::scope(|scope| {
+        // What unwinds here ends the sender.
+        let end = end;
+        scope.spawn(|| {
+            while !ends.load(Ordering::Relaxed) {
+                for (socket, _) in sends.iter().filter(|(_, on)| on.load(Ordering::Relaxed)) {
+                    socket.send(b"one leg", (group, PORT));
+                }
+                thread::sleep(Duration::from_millis(100));
+            }
+        });
+        // Three looks have found that it arrives.
+        wait_until("it has arrived steadily", LONG_PATIENCE, || age().filter(|age| *age >= 18));
+        assert_eq!(state(), (vec![], vec![]));
+        let [blue, red] = &sends;
+        red.1.store(false, Ordering::Relaxed);
+        wait("a leg differs", &["mc1"], &[]);
+        let notice = &standing(&lab, &container, "leg-differs")[0];
+        assert_eq!(
+            (&notice["group"], &notice["other"], &notice["joined"]),
+            (&json!(group), &json!("mc0"), &json!(true)),
+            "{notice}"
+        );
+        blue.1.store(false, Ordering::Relaxed);
+        wait("both have stopped", &[], &["mc0", "mc1"]);
+        blue.1.store(true, Ordering::Relaxed);
+        red.1.store(true, Ordering::Relaxed);
+        wait("both arrive", &[], &[]);
+        drop(end);
+    });
+    let events = followed(&path, "the ends are told", |events| {
+        told(events, "alarm-cleared", "stream-stopped").len() == 2
+    });
+    for (code, interfaces) in [("leg-differs", vec!["mc1"]), ("stream-stopped", vec!["mc0", "mc1"])]
+    {
+        for event in ["alarm", "alarm-cleared"] {
+            let told: Vec<_> = told(&events, event, code);
+            let told: Vec<_> = told.iter().filter_map(|e| e["interface"].as_str()).collect();
+            assert_eq!(told, interfaces, "{event} {code}: {events:?}");
+        }
+    }
+    drop(sockets);
+}
+
+/// Sets the mark when it is dropped.
+struct End<'m>(&'m AtomicBool);
+
+impl Drop for End<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
     }
 }

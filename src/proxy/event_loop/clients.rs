@@ -58,7 +58,7 @@ impl EventLoop {
             ControlRequest::Status => {
                 self.look_at_carriers(now, log);
                 self.check_firewall_now(now, log);
-                let counts = self.counts();
+                let counts = self.counts(now);
                 let status = ProxyStatus { counts, ..self.status(now) };
                 let answer = status_answer(&status, format);
                 self.control.answer(id, answer);
@@ -97,6 +97,8 @@ impl EventLoop {
             ControlRequest::Subscribe => {
                 // The events begin at the status, for this subscriber and for those before it.
                 self.publish_changes(now, log);
+                // What has stopped while nobody looked is part of the status.
+                let _ = self.counts(now);
                 let status = self.status(now);
                 let interfaces = status.interfaces.iter();
                 self.published = interfaces.map(|i| PublishedGroups::new(&i.groups)).collect();
@@ -140,10 +142,17 @@ impl EventLoop {
             }
         }
         if self.state_due.is_some_and(|due| due <= now) {
+            if self.next_look(now).is_some_and(|due| due <= now) {
+                let _ = self.counts(now);
+            }
             self.state_due = self.next_state(now);
             let (queriers, alarms) = (self.queriers(now), self.standing_notices(now));
             let queriers: Vec<_> = queriers.collect();
-            events.extend(self.published_state.update(queriers.into_iter(), &alarms));
+            let changes = self.published_state.update(queriers.into_iter(), &alarms);
+            if !changes.is_empty() {
+                self.holding.note_work();
+            }
+            events.extend(changes);
         }
         events.extend(notices.into_iter().map(Event::Notice));
         for event in events {

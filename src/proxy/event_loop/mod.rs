@@ -22,6 +22,8 @@ mod proxied;
 mod relaying;
 mod resources;
 mod status;
+mod stream_watch;
+mod streams;
 mod upstream_changes;
 mod upstreams;
 
@@ -52,6 +54,7 @@ pub(crate) use crate::proxy::event_loop::interface::{InterfaceSockets, RelaySock
 use crate::proxy::event_loop::notifications::NotificationPace;
 use crate::proxy::event_loop::pause::Pause;
 pub(crate) use crate::proxy::event_loop::resources::{Container, Interception, Resources, Role};
+use crate::proxy::event_loop::stream_watch::StreamWatch;
 pub(crate) use crate::proxy::event_loop::upstreams::{Upstream, Upstreams};
 use crate::proxy::process::container_dir::ContainerDir;
 use crate::proxy::process::log::Log;
@@ -119,6 +122,7 @@ struct EventLoop {
     announcer: AddressAnnouncer,
     /// `None`: nothing is counted.
     counter: Option<StreamCounter>,
+    streams: StreamWatch,
     /// Packets on their way through a relay; `None`: no interface has a relay.
     relay_batch: Option<Batch>,
     memory: IdleMemory,
@@ -197,6 +201,7 @@ impl Proxy {
             state_due: None,
             announcer: AddressAnnouncer::new(announcer),
             counter: None,
+            streams: StreamWatch::default(),
             relay_batch,
             memory: IdleMemory::default(),
             start_notices: notices,

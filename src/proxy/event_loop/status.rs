@@ -9,8 +9,7 @@ use crate::multicast::{Address, FilterMode, SourceFilter};
 use crate::notice::Notice;
 use crate::proxy::container::membership_files::KernelMembership;
 use crate::proxy::control::status::{
-    GroupMembership, InterfaceCounts, InterfaceStatus, MembershipStatus, ProxyState, ProxyStatus,
-    QuerierStatus,
+    GroupMembership, InterfaceStatus, MembershipStatus, ProxyState, ProxyStatus, QuerierStatus,
 };
 use crate::proxy::event_loop::EventLoop;
 use crate::proxy::event_loop::interface::{Interface, MAX_OBSERVED_GROUPS, Mode};
@@ -53,18 +52,6 @@ impl EventLoop {
             counts: Vec::new(),
         }
     }
-
-    /// What has arrived at the interfaces that are counted. A client alone asks for this, so that the
-    /// table is read for nobody else.
-    pub(super) fn counts(&self) -> Vec<InterfaceCounts> {
-        // Without memory nothing is known.
-        let counts = self.counter.as_ref().and_then(|counter| counter.read().ok());
-        let of = |interface: &Interface| {
-            let streams = counts.as_ref()?.of(interface.task.index)?;
-            Some(InterfaceCounts { interface: interface.task.name.clone(), streams })
-        };
-        self.interfaces.iter().filter_map(of).collect()
-    }
 }
 
 impl EventLoop {
@@ -77,6 +64,7 @@ impl EventLoop {
         notices.extend(self.interfaces.iter().filter_map(Interface::missing_notice));
         notices.extend(self.route_notice());
         notices.extend(self.interfaces.iter().filter_map(Interface::own_bridge_notice));
+        notices.extend(self.streams.notices());
         notices
     }
 
@@ -96,7 +84,7 @@ impl EventLoop {
         let watches_route = self.interfaces.first().is_some_and(|i| i.task.relay.is_some());
         let route = watches_route.then(|| now + STATE_INTERVAL);
         let silences = self.interfaces.iter().filter_map(|i| i.silence_deadline(now));
-        silences.chain(route).min()
+        silences.chain(route).chain(self.next_look(now)).min()
     }
 }
 
