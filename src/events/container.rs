@@ -281,9 +281,9 @@ impl Followed {
 
     /// Shows what is joined beside what other containers have joined.
     fn share_groups(&self) {
-        let joined = self.groups.iter().flat_map(|(interface, groups)| {
-            groups.joined().map(|group| (interface.clone(), group))
-        });
+        let joined = self.groups.iter();
+        let joined =
+            joined.map(|(interface, groups)| (interface.clone(), groups.joined().collect()));
         let groups = ContainerGroups {
             name: self.name.clone(),
             parents: self.parents.clone(),

@@ -25,8 +25,8 @@ pub(super) struct ContainerGroups {
     pub(super) name: String,
     /// The parent of each interface that takes frames by their Ethernet address.
     pub(super) parents: BTreeMap<String, String>,
-    /// Interface and group.
-    pub(super) joined: BTreeSet<(String, Ipv4Addr)>,
+    /// The groups of each interface.
+    pub(super) joined: BTreeMap<String, BTreeSet<Ipv4Addr>>,
 }
 
 /// What all containers have joined, as those who follow them know it.
@@ -52,10 +52,10 @@ impl HostGroups {
         let (Some(container), Some(group)) = (all.get_mut(id), Ipv4Addr::from_ip(group)) else {
             return;
         };
-        let entry = (interface.to_owned(), group);
+        let groups = container.joined.entry(interface.to_owned()).or_default();
         let has_changed = match is_joined {
-            true => container.joined.insert(entry),
-            false => container.joined.remove(&entry),
+            true => groups.insert(group),
+            false => groups.remove(&group),
         };
         if has_changed {
             self.changed.notify_one();
@@ -99,8 +99,10 @@ impl HostGroups {
     fn alarms(&self) -> BTreeMap<Key, Notice> {
         let all = self.lock();
         let (mut ids, mut joined) = (Vec::new(), Vec::new());
-        for (id, ContainerGroups { name, parents, joined: groups }) in all.iter() {
-            for (interface, group) in groups {
+        for (id, ContainerGroups { name, parents, joined: by_interface }) in all.iter() {
+            let each =
+                by_interface.iter().flat_map(|(i, groups)| groups.iter().map(move |g| (i, g)));
+            for (interface, group) in each {
                 let Some(parent) = parents.get(interface) else { continue };
                 ids.push(id);
                 joined.push(JoinedGroup { name, interface, parent, group: *group });
