@@ -15,6 +15,9 @@ use crate::notice::Notice;
 
 /// Time between two looks, at least.
 pub(super) const LOOK: Duration = Duration::from_secs(5);
+/// While nothing arrives, each look comes after twice the time, this often: up to 80 s. Hundreds of
+/// idle containers on a host are to cost nothing.
+const DOUBLINGS: u32 = 4;
 /// Looks in a row at each of which a packet has arrived since the one before: a stream.
 const STEADY: u32 = 3;
 /// Time without a packet after which a stream has stopped.
@@ -39,6 +42,8 @@ pub(super) struct Seen<'a> {
 #[derive(Debug, Default)]
 pub(super) struct StreamWatch {
     looked: Option<Instant>,
+    /// Looks in a row at which nothing had arrived and nothing was new, up to [`DOUBLINGS`].
+    idle: u32,
     /// By group and interface.
     watched: BTreeMap<(Ipv4Addr, String), Watched>,
 }
@@ -72,19 +77,24 @@ impl StreamWatch {
 
     /// When the next look is due.
     pub(super) fn next_look(&self, now: Instant) -> Instant {
-        self.looked.map_or(now, |at| at + LOOK)
+        self.looked.map_or(now, |at| at + LOOK * 2u32.pow(self.idle))
     }
 
     /// Takes a look at all groups of all interfaces that are counted.
     pub(super) fn look<'a>(&mut self, now: Instant, seen: impl Iterator<Item = Seen<'a>>) {
         self.looked = Some(now);
-        let mut joined = BTreeSet::new();
+        let (mut joined, before) = (BTreeSet::new(), self.watched.len());
         for one in seen {
             let key = (one.group, one.interface.to_owned());
             let watched = self.watched.entry(key.clone()).or_insert_with(|| Watched::new(one.mode));
             watched.look(&one);
             joined.insert(key);
         }
+        let is_new = self.watched.len() > before;
+        self.idle = match is_new || self.watched.values().any(Watched::is_active) {
+            true => 0,
+            false => (self.idle + 1).min(DOUBLINGS),
+        };
         let flows = self.flowing();
         self.watched.retain(|(group, interface), watched| {
             if joined.contains(&(*group, interface.clone())) {
@@ -170,6 +180,11 @@ impl Watched {
         // A stream that other ones have pushed out of the table has not arrived for long.
         let silent = seen.silent.unwrap_or(SILENCE);
         self.stopped = (silent >= SILENCE).then_some(silent);
+    }
+
+    /// Whether it is or may become a stream.
+    fn is_active(&self) -> bool {
+        self.is_stream || self.steady > 0
     }
 
     fn flows(&self) -> bool {
@@ -285,6 +300,22 @@ mod tests {
         assert!(looks.look(1, [Left, Silent(0)]).is_empty());
         assert!(looks.look(9, [Left, Left]).is_empty());
         assert!(looks.watch.watched.is_empty());
+    }
+
+    #[test]
+    fn looks_are_rare_while_nothing_arrives() {
+        let (mut watch, now) = (StreamWatch::default(), Instant::now());
+        let mut pause = |silent| {
+            let (interface, group) = ("mc0", Ipv4Addr::new(239, 1, 1, 1));
+            let mode = FilterMode::Exclude;
+            watch.look(now, [Seen { interface, group, mode, silent, is_down: false }].into_iter());
+            (watch.next_look(now) - now).as_secs()
+        };
+        assert_eq!([(); 6].map(|()| pause(None)), [5, 10, 20, 40, 80, 80]);
+        assert_eq!(pause(Some(LOOK)), 5);
+        assert_eq!(pause(Some(LOOK * 2)), 10, "a packet is no stream");
+        assert_eq!([(); 9].map(|()| pause(Some(LOOK))), [5; 9]);
+        assert_eq!(pause(Some(SILENCE)), 5, "a stream may come again");
     }
 
     #[test]
