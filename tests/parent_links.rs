@@ -7,8 +7,8 @@ use serde_json::Value;
 
 use crate::keeper::keeper;
 use crate::lab::{
-    Bundle, Container, Lab, PATIENCE, Runtime, SOURCES, assert_whole, output, run, stream,
-    wait_until,
+    Bundle, Container, Lab, PATIENCE, Runtime, SOURCES, assert_whole, notifications, output, run,
+    stream, wait_until,
 };
 use crate::relay_parent::{codes, plug_in, unplug, wait_state};
 
@@ -145,6 +145,40 @@ fn an_optional_parent_may_come_later() {
         let left = std::fs::read_dir(lab.state_dir().join("containers")).expect("there").count();
         (left == 0).then_some(())
     });
+}
+
+/// A kernel forgets a source that is joined while the interface is down and that was joined before: with
+/// the leave of one of two containers the other one would lose the stream.
+#[test]
+fn a_source_that_is_joined_while_the_parent_is_down_stays_when_a_neighbour_leaves() {
+    let group = Ipv4Addr::new(232, 7, 8, 7);
+    let lab = Lab::new(3);
+    let containers = [lab.start("c0", "10.99.0.11"), lab.start("c1", "10.99.0.12")];
+    let [first, second] = containers.each_ref().map(|c| c.socket_on("mc0", PORT));
+    first.join_source(group, SOURCES[0]);
+    lab.wait_joined(&containers[0], group);
+    lab.wait_forwarded(group);
+    lab.ip("host", "link set lan0 down");
+    for container in &containers {
+        wait_state(&lab, container, "waiting");
+    }
+    second.join_source(group, SOURCES[0]);
+    if notifications() {
+        wait_until("the group is shown", PATIENCE, || {
+            lab.groups(&containers[1]).iter().any(|g| g["status"] == "failed").then_some(())
+        });
+    }
+    lab.ip("host", "link set lan0 up");
+    lab.wait_joined(&containers[1], group);
+    lab.wait_forwarded(group);
+    drop(second);
+    wait_until("the neighbour has left", PATIENCE, || {
+        lab.groups(&containers[1]).is_empty().then_some(())
+    });
+    let sender = lab.socket("src", SOURCES[0], 0);
+    stream(&sender, "in", 200, (group, PORT));
+    sender.send(END.as_bytes(), (group, PORT));
+    assert_whole(&first.receive_until(END), "in", 200, SOURCES[0]);
 }
 
 #[test]

@@ -95,6 +95,7 @@ impl Interface {
                     relay,
                     inherited_counters: BTreeMap::new(),
                     reports_filtered: false,
+                    postponed: None,
                 }))
             }
             None => Mode::Observed { joined_at: BTreeMap::new() },
@@ -118,7 +119,7 @@ impl Interface {
         self.notifies_leaves = notifies_leaves;
     }
 
-    fn proxied(&mut self) -> Option<&mut Proxied> {
+    pub(super) fn proxied(&mut self) -> Option<&mut Proxied> {
         match &mut self.mode {
             Mode::Proxied(proxied) => Some(proxied),
             Mode::Observed { .. } => None,
@@ -364,9 +365,10 @@ impl Interface {
         log: &mut Log,
     ) {
         let Mode::Proxied(proxied) = &mut self.mode else { return };
-        let Proxied { router, joins, relay, .. } = &mut **proxied;
+        let Proxied { router, joins, relay, postponed, .. } = &mut **proxied;
         // A relay must admit the group before it is joined.
         if relay.is_none()
+            && postponed.is_none()
             && let Some(wanted) = router.predict_join(now, group, filter)
             && let Some(reporter) = upstreams.reporter(self.task.upstream_index)
         {
@@ -385,7 +387,8 @@ impl Interface {
         self.task.upstream_index = upstream;
         self.has_changed = true;
         let Mode::Proxied(proxied) = &mut self.mode else { return };
-        let Proxied { router, joins, .. } = &mut **proxied;
+        let Proxied { router, joins, postponed, .. } = &mut **proxied;
+        *postponed = None;
         joins.turn_to(upstream);
         for view in router.groups().filter(|view| !view.upstream.is_none()) {
             let _ = joins.set_filter(now, view.group, view.upstream, limits);

@@ -1,6 +1,6 @@
 //! The router of a proxied interface, with the sockets that carry out its decisions.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::Ipv4Addr;
 use std::time::Instant;
@@ -12,7 +12,7 @@ use crate::notice::Notice;
 use crate::proxy::config::InterfaceTask;
 use crate::proxy::container::injection::QueryInjector;
 use crate::proxy::event_loop::upstreams::Upstreams;
-use crate::proxy::lan::joins::JoinSockets;
+use crate::proxy::lan::joins::{JoinSockets, LimitFiles};
 use crate::proxy::process::log::Log;
 use crate::proxy::relay::Relay;
 
@@ -27,6 +27,11 @@ pub(super) struct Proxied {
     pub(super) inherited_counters: BTreeMap<String, u64>,
     /// Whether the host's firewall drops what the host reports.
     pub(super) reports_filtered: bool,
+    /// Groups whose filters are set when the upstream is up again; `None`: it is up. A kernel sets the
+    /// sources of an interface aside that goes down, and takes them back when the interface comes up,
+    /// in place of those that were joined meanwhile (`igmpv3_add_delrec` and `igmpv3_del_delrec` in
+    /// net/ipv4/igmp.c).
+    pub(super) postponed: Option<BTreeSet<Ipv4Addr>>,
 }
 
 impl Proxied {
@@ -42,6 +47,14 @@ impl Proxied {
         log: &mut Log,
     ) {
         let leaving = filter.is_none();
+        if let Some(postponed) = &mut self.postponed {
+            match leaving && !self.joins.is_joined(group) {
+                true => postponed.remove(&group),
+                false => postponed.insert(group),
+            };
+            let relayed = self.set_relay_filter(group, &filter);
+            return tell_relay_failure(now, relayed, group, task, log);
+        }
         let mut relayed = if leaving { Ok(()) } else { self.set_relay_filter(group, &filter) };
         let (joins, limits) = (&mut self.joins, &upstreams.limits);
         let joined = match upstreams.reporter(task.upstream_index) {
@@ -60,11 +73,7 @@ impl Proxied {
         if leaving {
             relayed = self.set_relay_filter(group, &SourceFilter::none());
         }
-        if let Err(error) = relayed {
-            let (interface, group) = (task.name.clone(), group.into());
-            let error = error.to_string();
-            log.notice(now, Notice::ReceptionFailed { interface, group, error });
-        }
+        tell_relay_failure(now, relayed, group, task, log);
         if let Err(error) = joined {
             let (interface, upstream) = (task.name.clone(), task.upstream.clone());
             let group = group.into();
@@ -91,8 +100,39 @@ impl Proxied {
         joins.clear();
     }
 
+    /// The upstream is up, or down, from now on. A filter that cannot be set shows in the status, and
+    /// is tried again.
+    pub(super) fn set_upstream_up(&mut self, now: Instant, is_up: bool, limits: &LimitFiles) {
+        if !is_up {
+            self.postponed.get_or_insert_default();
+            return;
+        }
+        let Some(postponed) = self.postponed.take() else { return };
+        let wanted = self.router.groups().filter(|view| postponed.contains(&view.group));
+        let mut filters: BTreeMap<_, _> =
+            postponed.iter().map(|group| (*group, SourceFilter::none())).collect();
+        filters.extend(wanted.map(|view| (view.group, view.upstream)));
+        for (group, filter) in filters {
+            let _ = self.joins.set_filter(now, group, filter, limits);
+        }
+    }
+
     fn set_relay_filter(&mut self, group: Ipv4Addr, filter: &SourceFilter) -> io::Result<()> {
         self.relay.as_mut().map_or(Ok(()), |relay| relay.set(group, filter))
+    }
+}
+
+fn tell_relay_failure(
+    now: Instant,
+    relayed: io::Result<()>,
+    group: Ipv4Addr,
+    task: &InterfaceTask,
+    log: &mut Log,
+) {
+    if let Err(error) = relayed {
+        let (interface, group) = (task.name.clone(), group.into());
+        let error = error.to_string();
+        log.notice(now, Notice::ReceptionFailed { interface, group, error });
     }
 }
 

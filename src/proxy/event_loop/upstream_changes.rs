@@ -111,6 +111,10 @@ impl EventLoop {
             if let Some(relay) = interface.relay() {
                 relay.forget_link_facts();
             }
+            let is_up = state.flags & libc::IFF_UP.cast_unsigned() != 0;
+            if let Some(proxied) = interface.proxied() {
+                proxied.set_upstream_up(now, is_up, &self.upstreams.limits);
+            }
         }
         if state.flags & UP != UP {
             let problem = Notice::UpstreamDown { upstream: name };
