@@ -88,6 +88,8 @@ mod tests {
             ForkResult::Parent { child } => child,
             // SAFETY: as above.
             ForkResult::Child => unsafe {
+                // Other tests wait for the end of what they have opened.
+                libc::syscall(libc::SYS_close_range, 0, libc::c_uint::MAX, 0);
                 let epoll = libc::epoll_create1(0);
                 let mut event = std::mem::zeroed();
                 libc::epoll_wait(epoll, &raw mut event, 1, -1);
