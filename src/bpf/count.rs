@@ -74,15 +74,21 @@ mod tests {
                 Err(error) => assert!(packet.len() < 20, "{error}"),
             }
             if let Some(datagram) = Datagram::parse(packet, Offload { segment }) {
-                self.now += 1;
+                // Streams of the same tick of the kernel's clock are equally old.
+                self.now = self.program().iter().map(|stream| stream.last).max().unwrap_or(0);
                 self.table.count(LOOPBACK, &datagram, self.now);
             }
         }
 
+        /// The streams of the program.
+        fn program(&self) -> Vec<Stream> {
+            // SAFETY: the map is of the program's table, and stays mapped meanwhile.
+            self.map.with(|table| unsafe { stream_count::read(table) }).unwrap()
+        }
+
         /// The streams of both, without the times.
         fn streams(&self) -> (Vec<Stream>, Vec<Stream>) {
-            // SAFETY: the map is of the program's table, and stays mapped meanwhile.
-            let program = self.map.with(|table| unsafe { stream_count::read(table) }).unwrap();
+            let program = self.program();
             let without_times = |streams: Vec<Stream>| {
                 let mut streams: Vec<_> = streams.into_iter().map(Stream::without_times).collect();
                 streams.sort_unstable_by_key(|s| (s.group(), s.source(), s.port));

@@ -17,9 +17,14 @@ const ESTABLISHED: u64 = 16;
 pub(super) const SILENCE: u64 = 30_000_000_000;
 
 impl Stream {
-    /// The stream as it would be at another time.
-    pub fn without_times(self) -> Stream {
+    /// The stream as it would be at another time, in a place that no other stream had before: the
+    /// program leaves what only a stream of RTP has until the first such packet.
+    pub fn without_times(mut self) -> Stream {
         let window_packets = 0;
+        if self.has_rtp == 0 {
+            (self.highest, self.span, self.payload_type) = (0, 0, 0);
+            (self.ssrc, self.restart_at, self.seen) = (0, 0, 0);
+        }
         Stream {
             version: 2,
             last: 0,
