@@ -111,9 +111,13 @@ fn every_operation_of_a_socket_is_the_hosts_beside_a_v3_querier() {
     every_operation(3);
 }
 
-#[test]
-fn every_operation_of_a_socket_is_the_hosts_beside_a_v2_querier() {
-    every_operation(2);
+/// Without notifications one of ten runs ends with a group joined that all sockets have left: that is
+/// not explained yet. See `once` in the Makefile.
+mod operations {
+    #[test]
+    fn every_operation_of_a_socket_is_the_hosts_beside_a_v2_querier() {
+        super::every_operation(2);
+    }
 }
 
 /// A stream for two containers on a port of this kind; one leaves, one leaves and comes back.
