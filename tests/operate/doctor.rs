@@ -135,6 +135,9 @@ fn doctor_names_the_causes_of_the_host_and_of_its_parents() {
     fs::create_dir(&directory).expect("made");
     fs::write(directory.join("record.json"), record).expect("written");
     lab::kill(lab.proxy_pid(&orphan));
+    wait_until("the proxy is dead", PATIENCE, || {
+        (lab.ps(&orphan)?["proxy"]["state"] == "dead").then_some(())
+    });
     flood_unasked(&lab);
     second_querier(&lab, &container);
     let _foreign = lab.send(FOREIGN, SOURCES[0], 200);
