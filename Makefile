@@ -42,9 +42,9 @@ bench_packages := iproute2 util-linux python3-minimal docker.io busybox-static c
 # (chaos); they want more than reports alone can tell (haste::bursts); or such a proxy fails them at times,
 # which is a fault that is to be found (peers::operations).
 once := admission architecture attach bad_input chaos counting cri delivered demo dependencies docker_terminal documentation egress \
-    engine_docker engine_podman engine_relay environment generated hand_configured hardening::control_group hardening::descriptors \
+    engine_docker engine_podman environment generated hand_configured hardening::control_group hardening::descriptors \
     hardening::proxy_user haste::bursts hook_errors in_hand install interface lifecycle metrics namespace_path networks operate::advice operate::host \
-    operate::parents operate::probing options peers::operations probe records relay_limits restart_policy run run_exec run_lifetime run_terminal \
+    operate::parents operate::probing options peers::operations probe records relay_kernel relay_limits restart_policy run run_exec run_lifetime run_terminal \
     runtime_commands runtime_containerd runtime_docker setup state_lost state_root static_binaries top
 # The topics that run in a virtual machine, whose kernel does not tell of joins: see tests/vm.
 in_machine := hardening::cgroup2 ipvlan vlan

@@ -287,6 +287,13 @@ pub enum Notice {
         /// Error of the system call.
         error: String,
     },
+    /// The proxy passes every packet of a relay on, because the kernel cannot.
+    RelayNotInKernel {
+        /// Name in the container.
+        interface: String,
+        /// Why.
+        reason: String,
+    },
     /// The proxy could not give up its privileges; it ends.
     NotConfined {
         /// Error of the system call.
@@ -441,6 +448,7 @@ impl Notice {
             Notice::InterfaceGone { .. } => "interface-gone",
             Notice::NoLandlock {} => "no-landlock",
             Notice::NotCounted { .. } => "not-counted",
+            Notice::RelayNotInKernel { .. } => "relay-not-in-kernel",
             Notice::NotConfined { .. } => "not-confined",
             Notice::KeeperHolds {} => "keeper-holds",
             Notice::KeeperGone {} => "keeper-gone",
@@ -510,6 +518,7 @@ impl Notice {
             | Notice::InterfaceGone { .. }
             | Notice::NoLandlock {}
             | Notice::NotCounted { .. }
+            | Notice::RelayNotInKernel { .. }
             | Notice::ControlGroupIncomplete { .. }
             | Notice::KeeperHolds {}
             | Notice::ContainerEnded {} => Severity::Info,
@@ -691,6 +700,11 @@ impl fmt::Display for Notice {
             Notice::NoLandlock {} => {
                 f.write_str("this kernel has no landlock; confined by user and seccomp alone")
             }
+            Notice::RelayNotInKernel { interface, reason } => write!(
+                f,
+                "the proxy relays to {interface}, and not the kernel, which takes a fraction of the \
+                 processor time: {reason}"
+            ),
             Notice::NotCounted { error } => write!(
                 f,
                 "what arrives is not counted: this kernel does not take the BPF program ({error}); \

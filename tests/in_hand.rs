@@ -15,7 +15,7 @@ use crate::lab::{
     Background, Container, HOST, Lab, PATIENCE, SOURCES, Udp, assert_whole, numbered, payloads,
     wait_until,
 };
-use crate::relay::relayed;
+use crate::relay::relayed_by_proxies;
 
 const GROUP: Ipv4Addr = Ipv4Addr::new(239, 8, 3, 1);
 const DENIED: Ipv4Addr = Ipv4Addr::new(239, 8, 3, 2);
@@ -40,7 +40,7 @@ const PLACES: [Place; 9] = [
 
 /// A container with a relay, and the keeper that holds for its proxy.
 fn kept(more: &str) -> (Lab, Container, Background) {
-    let (lab, mut containers) = relayed(&["c"], more);
+    let (lab, mut containers) = relayed_by_proxies(&["c"], more);
     let keeper = keeper(&lab);
     let container = containers.remove(0);
     lab.wait_held(&container);

@@ -56,6 +56,7 @@ mod proxy;
 
 mod records;
 mod relay;
+mod relay_kernel;
 mod relay_limits;
 mod relay_parent;
 mod restart_policy;

@@ -223,6 +223,11 @@ impl Driver {
         }
     }
 
+    /// Whether the attachment is a relay to an interface that mcrun has not made.
+    pub fn is_relay(&self) -> bool {
+        matches!(self, Driver::Relay { .. })
+    }
+
     /// Whether the proxy relays multicast data into and out of the container, because no link
     /// delivers it.
     pub fn is_relayed(&self) -> bool {

@@ -4,7 +4,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 
 use crate::bpf::object;
-use crate::bpf::program::{Map, Program};
+use crate::bpf::program::{Map, Program, Writer};
 
 const OBJECT: &[u8] = include_bytes!("../../bpf/count.o");
 const SECTION: &[u8] = b"socket";
@@ -22,9 +22,9 @@ pub const TABLE_SIZE: usize = object::data_size(OBJECT);
 /// `EPERM` without CAP_BPF, or where a sysctl or a lockdown forbids it; `ENOSYS` and `EINVAL` where
 /// the kernel has no BPF, or is older than Linux 5.12.
 pub fn load() -> io::Result<(Program, Map)> {
-    let map = Map::create(c"mcrun_streams", TABLE_SIZE)?;
+    let map = Map::create(c"mcrun_streams", TABLE_SIZE, Writer::Program)?;
     let mut instructions = INSTRUCTIONS;
-    object::point_to(&mut instructions, &REFERENCES, &map);
+    object::point_to(&mut instructions, &REFERENCES, &map, &[]);
     let program = Program::load_socket_filter(c"mcrun_count", &instructions)?;
     Ok((program, map))
 }
@@ -151,7 +151,7 @@ mod tests {
         let (program, table) = load().unwrap();
         let inherit =
             |file: OwnedFd| inherit(own(&program), file).map(|_| ()).map_err(|e| e.kind());
-        let shorter = Map::create(c"shorter", TABLE_SIZE - 8).unwrap();
+        let shorter = Map::create(c"shorter", TABLE_SIZE - 8, Writer::Program).unwrap();
         assert_eq!(inherit(own(&table)), Ok(()));
         for file in [own(&shorter), own(&program), File::open("/dev/null").unwrap().into()] {
             assert_eq!(inherit(file), Err(io::ErrorKind::InvalidInput));

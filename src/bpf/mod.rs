@@ -8,7 +8,9 @@
 //! object at each start.
 
 pub mod count;
+pub(crate) mod element_map;
 mod object;
 mod program;
+pub mod relay;
 
-pub use crate::bpf::program::{Map, Program};
+pub use crate::bpf::program::{Map, MappedNumbers, Program};

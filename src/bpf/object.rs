@@ -1,9 +1,10 @@
 //! Reads an object of clang, an ELF file for the machine `EM_BPF`, while mcrun is compiled.
 //!
 //! A section of the object is one program. All variables are in `.bss`, so that they begin as zeros
-//! and the object has no data. Whatever is not as expected here ends the compilation.
+//! and the object has no data. Other maps are objects of four bytes in `.maps`, of which only the order
+//! counts. Whatever is not as expected here ends the compilation.
 
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
 use crate::bpf::program::Map;
 
@@ -26,26 +27,48 @@ const RELOCATION: usize = 16;
 const ADDRESS: u32 = 1;
 /// `BPF_LD | BPF_DW | BPF_IMM`: loads 64 bits that are in the instruction.
 const LOAD_IMMEDIATE: u64 = 0x18;
+/// `BPF_PSEUDO_MAP_FD`: what is loaded is a map.
+const MAP: u64 = 1;
 /// `BPF_PSEUDO_MAP_VALUE`: what is loaded is the address of a map's value.
 const MAP_VALUE: u64 = 2;
+/// Bytes of an object in `.maps`.
+const MAP_OBJECT: u64 = 4;
 
-/// An instruction that loads the address of a variable.
+/// An instruction that loads the address of a variable, or a map.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Reference {
     /// Number of the instruction.
     instruction: u32,
-    /// Offset of the variable.
-    offset: u32,
+    target: Target,
 }
 
-/// Makes the instructions load the addresses of the map's value.
-pub(super) fn point_to(instructions: &mut [u64], references: &[Reference], map: &Map) {
-    let map = map.as_fd().as_raw_fd().cast_unsigned();
-    for Reference { instruction, offset } in references {
+#[derive(Debug, Clone, Copy)]
+enum Target {
+    /// The variable at this offset.
+    Variable(u32),
+    /// The map of this position in `.maps`.
+    Map(u32),
+}
+
+/// Makes the instructions load the addresses of the variables, and the maps: those of `.maps` in their
+/// order. The kernel does not load a program for which
+/// one is missing.
+pub(super) fn point_to(
+    instructions: &mut [u64],
+    references: &[Reference],
+    variables: &Map,
+    maps: &[BorrowedFd<'_>],
+) {
+    for Reference { instruction, target } in references {
+        let (descriptor, kind, offset) = match *target {
+            Target::Variable(offset) => (Some(variables.as_fd()), MAP_VALUE, offset),
+            Target::Map(position) => (maps.get(position as usize).copied(), MAP, 0),
+        };
+        let descriptor = descriptor.map_or(-1, |map| map.as_raw_fd()).cast_unsigned();
         let at = *instruction as usize;
         if let Some([first, second]) = instructions.get_mut(at..at + 2) {
-            *first = *first & 0x0fff | MAP_VALUE << 12 | u64::from(map) << 32;
-            *second = u64::from(*offset) << 32;
+            *first = *first & 0x0fff | kind << 12 | u64::from(descriptor) << 32;
+            *second = u64::from(offset) << 32;
         }
     }
 }
@@ -68,32 +91,38 @@ pub(super) const fn instructions<const N: usize>(object: &[u8], section: &[u8]) 
     instructions
 }
 
-/// References of a section's instructions to variables.
+/// References of a section's instructions to variables and maps.
 pub(super) const fn reference_count(object: &[u8], section: &[u8]) -> usize {
     long(object, find(object, b".rel", section) + SIZE) as usize / RELOCATION
 }
 
-/// The references of a section's instructions to variables.
+/// The references of a section's instructions to variables and maps.
 pub(super) const fn references<const N: usize>(object: &[u8], section: &[u8]) -> [Reference; N] {
     let relocations = find(object, b".rel", section);
     let start = long(object, relocations + OFFSET) as usize;
     let symbols = header(object, word(object, relocations + LINK) as usize);
     let symbols = long(object, symbols + OFFSET) as usize;
     let program = long(object, find(object, b"", section) + OFFSET) as usize;
-    let mut references = [Reference { instruction: 0, offset: 0 }; N];
+    let mut references = [Reference { instruction: 0, target: Target::Variable(0) }; N];
     let mut at = 0;
     while at < N {
         let relocation = start + at * RELOCATION;
         let place = long(object, relocation) as usize;
         assert!(word(object, relocation + 8) == ADDRESS, "a relocation of another kind");
         let symbol = symbols + word(object, relocation + 12) as usize * SYMBOL;
-        let variable = header(object, short(object, symbol + 6) as usize);
-        assert!(word(object, variable + KIND) == NOBITS, "a variable that is not in .bss");
         let instruction = long(object, program + place);
         assert!(instruction & 0xff == LOAD_IMMEDIATE, "a relocation of another instruction");
         // What the instruction has is added to where the symbol is.
         let offset = (instruction >> 32) + long(object, symbol + 8);
-        references[at] = Reference { instruction: place as u32 / 8, offset: offset as u32 };
+        let index = short(object, symbol + 6) as usize;
+        let target = if is_named(object, index, b".maps") {
+            Target::Map((offset / MAP_OBJECT) as u32)
+        } else {
+            let is_bss = word(object, header(object, index) + KIND) == NOBITS;
+            assert!(is_bss, "a variable that is not in .bss");
+            Target::Variable(offset as u32)
+        };
+        references[at] = Reference { instruction: place as u32 / 8, target };
         at += 1;
     }
     references
@@ -119,6 +148,13 @@ const fn find(object: &[u8], first: &[u8], second: &[u8]) -> usize {
         index += 1;
     }
     panic!("a section is missing")
+}
+
+/// Whether the section of this number has this name.
+const fn is_named(object: &[u8], index: usize, expected: &[u8]) -> bool {
+    let names = header(object, short(object, NAMES_INDEX) as usize);
+    let name = long(object, names + OFFSET) as usize + word(object, header(object, index)) as usize;
+    is(object, name, expected) && object[name + expected.len()] == 0
 }
 
 /// Where the header of a section is.

@@ -4,58 +4,49 @@ use std::ffi::CStr;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::ptr;
+use std::sync::atomic::AtomicU64;
 
 use crate::sys::bpf;
+use crate::sys::bpf::MapShape;
 use crate::sys::sockopt;
 
 /// Commands and constants of linux/bpf.h.
-const BPF_MAP_CREATE: libc::c_int = 0;
 #[cfg(test)]
 const BPF_PROG_TEST_RUN: libc::c_int = 10;
-const BPF_OBJ_GET_INFO_BY_FD: libc::c_int = 15;
 const BPF_MAP_FREEZE: libc::c_int = 22;
+const BPF_LINK_CREATE: libc::c_int = 28;
 const BPF_MAP_TYPE_ARRAY: u32 = 2;
 const BPF_F_MMAPABLE: u32 = 1 << 10;
 const BPF_PROG_TYPE_SOCKET_FILTER: u32 = 1;
+const BPF_PROG_TYPE_SCHED_CLS: u32 = 3;
+const BPF_TCX_INGRESS: u32 = 46;
 const SO_ATTACH_BPF: libc::c_int = 50;
 
-/// The variables of a program. Only the program writes them.
+/// The variables of a program.
 #[derive(Debug)]
 pub struct Map(OwnedFd);
+
+/// Who may write the variables of a program.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Writer {
+    /// The program alone.
+    Program,
+    /// A process that has the descriptor, too.
+    Process,
+}
 
 impl Map {
     /// Makes one of so many bytes, all 0.
     ///
     /// # Errors
     /// `EPERM` without CAP_BPF, `EINVAL` where the kernel has no such maps (Linux 5.5).
-    pub(super) fn create(name: &CStr, size: usize) -> io::Result<Self> {
-        /// The beginning of `union bpf_attr` for `BPF_MAP_CREATE`.
-        #[repr(C)]
-        #[derive(Default)]
-        struct Create {
-            kind: u32,
-            key_size: u32,
-            value_size: u32,
-            max_entries: u32,
-            flags: u32,
-            inner: u32,
-            node: u32,
-            name: [u8; 16],
+    pub(super) fn create(name: &CStr, size: usize, writer: Writer) -> io::Result<Self> {
+        let map = bpf::create_map(name, Self::shape(size))?;
+        if writer == Writer::Program {
+            let mut freeze = map.as_raw_fd().cast_unsigned();
+            // SAFETY: as above. No process can write the map from here on.
+            unsafe { bpf::call(BPF_MAP_FREEZE, &raw mut freeze) }?;
         }
-        let mut create = Create {
-            kind: BPF_MAP_TYPE_ARRAY,
-            key_size: 4,
-            value_size: size as u32,
-            max_entries: 1,
-            flags: BPF_F_MMAPABLE,
-            name: bpf::short(name),
-            ..Create::default()
-        };
-        // SAFETY: the structure is a beginning of bpf_attr. The kernel returns a new descriptor.
-        let map = unsafe { OwnedFd::from_raw_fd(bpf::call(BPF_MAP_CREATE, &raw mut create)?) };
-        let mut freeze = map.as_raw_fd().cast_unsigned();
-        // SAFETY: as above. No process can write the map from here on.
-        unsafe { bpf::call(BPF_MAP_FREEZE, &raw mut freeze) }?;
         Ok(Map(map))
     }
 
@@ -65,37 +56,18 @@ impl Map {
     /// `EINVAL` for another kind of file, another kind of map, or another number of bytes; `EPERM`
     /// where an unprivileged process may not call bpf(2).
     pub(super) fn from_descriptor(descriptor: OwnedFd, size: usize) -> io::Result<Self> {
-        /// The beginning of `struct bpf_map_info`.
-        #[repr(C)]
-        #[derive(Default)]
-        struct Info {
-            kind: u32,
-            id: u32,
-            key_size: u32,
-            value_size: u32,
-            max_entries: u32,
-            flags: u32,
+        bpf::check_map(&descriptor, Self::shape(size))?;
+        Ok(Map(descriptor))
+    }
+
+    fn shape(size: usize) -> MapShape {
+        MapShape {
+            kind: BPF_MAP_TYPE_ARRAY,
+            key_size: 4,
+            value_size: size as u32,
+            max_entries: 1,
+            flags: BPF_F_MMAPABLE,
         }
-        /// `info` of `union bpf_attr`.
-        #[repr(C)]
-        struct Query {
-            descriptor: u32,
-            length: u32,
-            info: u64,
-        }
-        let mut info = Info::default();
-        let mut query = Query {
-            descriptor: descriptor.as_raw_fd().cast_unsigned(),
-            length: size_of::<Info>() as u32,
-            info: (&raw mut info).expose_provenance() as u64,
-        };
-        // SAFETY: the structure is a beginning of bpf_attr; `info` outlives the call, and has the
-        // length that is said.
-        unsafe { bpf::call(BPF_OBJ_GET_INFO_BY_FD, &raw mut query) }?;
-        let is_own = info.kind == BPF_MAP_TYPE_ARRAY
-            && info.flags & BPF_F_MMAPABLE != 0
-            && (info.max_entries, info.value_size as usize) == (1, size);
-        if is_own { Ok(Map(descriptor)) } else { Err(io::ErrorKind::InvalidInput.into()) }
     }
 
     /// Calls a function with the variables, which are there for as long as it runs. A process that has
@@ -117,6 +89,46 @@ impl Map {
         // SAFETY: the mapping is this function's own, and nothing refers to it any more.
         unsafe { libc::munmap(start, size) };
         Ok(result)
+    }
+}
+
+impl Map {
+    /// Maps the variables, which begin with so many numbers of 64 bits that several processors write.
+    ///
+    /// # Errors
+    /// As [`Map::with`]; `EPERM` if only the program may write them.
+    pub fn numbers<const N: usize>(&self) -> io::Result<MappedNumbers<N>> {
+        let size = N * size_of::<AtomicU64>();
+        // SAFETY: a new mapping at an address of the kernel's choice.
+        let start = unsafe {
+            let protection = libc::PROT_READ | libc::PROT_WRITE;
+            libc::mmap(ptr::null_mut(), size, protection, libc::MAP_SHARED, self.0.as_raw_fd(), 0)
+        };
+        if start == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        Ok(MappedNumbers(start.cast()))
+    }
+}
+
+/// Variables of a program, mapped.
+#[derive(Debug)]
+pub struct MappedNumbers<const N: usize>(*mut [AtomicU64; N]);
+
+impl<const N: usize> std::ops::Deref for MappedNumbers<N> {
+    type Target = [AtomicU64; N];
+
+    fn deref(&self) -> &[AtomicU64; N] {
+        // SAFETY: the mapping is of a BPF map, which cannot be made smaller, and stays until this is
+        // dropped. All access to it is atomic.
+        unsafe { &*self.0 }
+    }
+}
+
+impl<const N: usize> Drop for MappedNumbers<N> {
+    fn drop(&mut self) {
+        // SAFETY: the mapping is this value's own.
+        unsafe { libc::munmap(self.0.cast(), N * size_of::<AtomicU64>()) };
     }
 }
 
@@ -144,14 +156,50 @@ impl Program {
         bpf::load_program(BPF_PROG_TYPE_SOCKET_FILTER, 0, name, instructions).map(Program)
     }
 
-    /// Makes the program the filter of a socket, for as long as the socket is open.
+    /// Loads a program for the packets that arrive at an interface.
+    ///
+    /// # Errors
+    /// As [`Program::load_socket_filter`]; `EPERM` also without CAP_NET_ADMIN.
+    pub(super) fn load_ingress(name: &CStr, instructions: &[u64]) -> io::Result<Self> {
+        bpf::load_program(BPF_PROG_TYPE_SCHED_CLS, BPF_TCX_INGRESS, name, instructions).map(Program)
+    }
+
+    /// Makes the program the filter of a socket, in place of the one that it has.
     ///
     /// # Errors
     /// Those of setsockopt(2).
     pub fn filter(&self, socket: &impl AsFd) -> io::Result<()> {
         let program = self.0.as_raw_fd();
-        sockopt::set_int(socket, libc::SOL_SOCKET, SO_ATTACH_BPF, program)?;
-        sockopt::lock_filter(socket)
+        sockopt::set_int(socket, libc::SOL_SOCKET, SO_ATTACH_BPF, program)
+    }
+
+    /// Runs the program for each packet that arrives at the interface of this index in the caller's
+    /// network namespace, after the programs that are there already, for as long as the descriptor is
+    /// open.
+    ///
+    /// # Errors
+    /// `EINVAL` before Linux 6.6; `ERANGE` if 64 programs are there; `ENODEV` if the interface is gone.
+    pub(super) fn attach_to_ingress(&self, interface: u32) -> io::Result<OwnedFd> {
+        /// `link_create` of `union bpf_attr`, with its `tcx`.
+        #[repr(C)]
+        #[derive(Default)]
+        struct Create {
+            program: u32,
+            interface: u32,
+            kind: u32,
+            flags: u32,
+            relative: u32,
+            unused: u32,
+            revision: u64,
+        }
+        let mut create = Create {
+            program: self.0.as_raw_fd().cast_unsigned(),
+            interface,
+            kind: BPF_TCX_INGRESS,
+            ..Create::default()
+        };
+        // SAFETY: the structure is a beginning of bpf_attr. The kernel returns a new descriptor.
+        unsafe { Ok(OwnedFd::from_raw_fd(bpf::call(BPF_LINK_CREATE, &raw mut create)?)) }
     }
 
     /// Runs the program with a packet that begins with its Ethernet header. Returns its result.

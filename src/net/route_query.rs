@@ -6,7 +6,7 @@
 
 use std::io;
 use std::net::Ipv4Addr;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd};
 
 use netlink_sys::protocols::NETLINK_ROUTE;
 use netlink_sys::{Socket, SocketAddr};
@@ -19,24 +19,38 @@ const NLMSG_ERROR: u16 = libc::NLMSG_ERROR as u16;
 const IFINFOMSG: usize = 16;
 /// Length of `struct rtmsg`.
 const RTMSG: usize = 12;
+const IFLA_ADDRESS: u16 = 1;
+const IFLA_MTU: u16 = 4;
 const IFLA_LINK: u16 = 5;
 const IFLA_MASTER: u16 = 10;
 const IFLA_LINKINFO: u16 = 18;
+const IFLA_LINK_NETNSID: u16 = 37;
 const IFLA_INFO_KIND: u16 = 1;
 const IFLA_INFO_SLAVE_KIND: u16 = 4;
+/// `struct rtgenmsg`, padded, and its attributes (linux/net_namespace.h).
+const RTGENMSG: usize = 4;
+const NETNSA_NSID: u16 = 1;
+const NETNSA_FD: u16 = 3;
 /// Longest answer that is read, in bytes. A link without virtual functions, which the kernel does not
 /// show unless asked, takes some 2 KiB.
 const ANSWER: usize = 8192;
 
-/// Where a link is.
+/// What a proxy has to know of a link.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(crate) struct LinkPlace {
+pub(crate) struct LinkFacts {
     /// Index of its parent link, or of a veth link's other end.
     pub(crate) parent: Option<u32>,
     /// Whether it is one end of a veth link.
     pub(crate) is_veth: bool,
     /// Index of the bridge, bond or team whose port it is. A VRF is none of these.
     pub(crate) port_of: Option<u32>,
+    /// Number of the network namespace that `parent` is in, as the asked namespace knows it; `None`: in
+    /// the asked namespace itself.
+    pub(crate) parent_namespace: Option<i32>,
+    /// Hardware address, if it is one of six octets.
+    pub(crate) mac: Option<[u8; 6]>,
+    /// MTU in bytes.
+    pub(crate) mtu: u32,
 }
 
 /// A socket that asks in one network namespace.
@@ -56,15 +70,33 @@ impl RouteQuery {
         Ok(RouteQuery { socket })
     }
 
-    /// Where the link of this index is.
+    /// The link of this index.
     ///
     /// # Errors
     /// The kernel's, such as `ENODEV`; `ENOMSG` when the answer is not understood.
-    pub(crate) fn link(&self, index: u32) -> io::Result<LinkPlace> {
+    pub(crate) fn link(&self, index: u32) -> io::Result<LinkFacts> {
         let mut body = [0; IFINFOMSG];
         body[4..8].copy_from_slice(&index.to_ne_bytes());
         self.ask(libc::RTM_GETLINK, libc::RTM_NEWLINK, &body, |payload| {
-            Some(link_place(AttributeIter::new(payload.get(IFINFOMSG..)?)))
+            Some(link_facts(AttributeIter::new(payload.get(IFINFOMSG..)?)))
+        })
+    }
+
+    /// The number by which the asked namespace knows another one; `None`: it does not know it.
+    ///
+    /// # Errors
+    /// The kernel's; `ENOMSG` when the answer is not understood.
+    pub(crate) fn namespace_number(&self, namespace: impl AsFd) -> io::Result<Option<i32>> {
+        let mut body = [0; RTGENMSG + 8];
+        let attribute = &mut body[RTGENMSG..];
+        attribute[..2].copy_from_slice(&8u16.to_ne_bytes());
+        attribute[2..4].copy_from_slice(&NETNSA_FD.to_ne_bytes());
+        let descriptor = namespace.as_fd().as_raw_fd();
+        attribute[4..].copy_from_slice(&descriptor.to_ne_bytes());
+        self.ask(libc::RTM_GETNSID, libc::RTM_NEWNSID, &body, |payload| {
+            let mut attributes = AttributeIter::new(payload.get(RTGENMSG..)?);
+            let (_, value) = attributes.find(|(kind, _)| *kind == NETNSA_NSID)?;
+            Some(number(value).map(u32::cast_signed).filter(|number| *number >= 0))
         })
     }
 
@@ -117,12 +149,15 @@ impl RouteQuery {
     }
 }
 
-fn link_place(attributes: AttributeIter<'_>) -> LinkPlace {
-    let mut place = LinkPlace::default();
+fn link_facts(attributes: AttributeIter<'_>) -> LinkFacts {
+    let mut place = LinkFacts::default();
     let mut is_in_vrf = false;
     for (kind, value) in attributes {
         match kind {
+            IFLA_ADDRESS => place.mac = value.try_into().ok(),
+            IFLA_MTU => place.mtu = number(value).unwrap_or(0),
             IFLA_LINK => place.parent = number(value),
+            IFLA_LINK_NETNSID => place.parent_namespace = number(value).map(u32::cast_signed),
             IFLA_MASTER => place.port_of = number(value),
             IFLA_LINKINFO => {
                 for (kind, value) in AttributeIter::new(value) {
@@ -161,7 +196,9 @@ mod tests {
         let query = NetNs::create().unwrap().run(RouteQuery::open).unwrap().unwrap();
         let missing = query.link(77).unwrap_err();
         assert_eq!(missing.raw_os_error(), Some(libc::ENODEV));
-        assert_eq!(query.link(1).unwrap(), LinkPlace::default());
+        // The loopback interface.
+        let expected = LinkFacts { mac: Some([0; 6]), mtu: 65536, ..LinkFacts::default() };
+        assert_eq!(query.link(1).unwrap(), expected);
         let unreachable = query.interface_towards(Ipv4Addr::new(239, 1, 1, 1)).unwrap_err();
         assert_eq!(unreachable.raw_os_error(), Some(libc::ENETUNREACH));
     }
@@ -182,9 +219,10 @@ mod tests {
                 attribute(IFLA_MASTER, &9u32.to_ne_bytes()),
                 attribute(IFLA_LINKINFO, &info.concat()),
             ];
-            link_place(AttributeIter::new(&link.concat()))
+            link_facts(AttributeIter::new(&link.concat()))
         };
-        let port_of = |port_of| LinkPlace { parent: Some(5), is_veth: true, port_of };
+        let port_of =
+            |port_of| LinkFacts { parent: Some(5), is_veth: true, port_of, ..LinkFacts::default() };
         assert_eq!(place(b"bridge\0"), port_of(Some(9)));
         assert_eq!(place(b"vrf\0"), port_of(None));
     }

@@ -94,6 +94,10 @@ fn examples() -> Vec<Notice> {
         Notice::InterfaceGone { interface: interface() },
         Notice::NoLandlock {},
         Notice::NotCounted { error: error(libc::EPERM) },
+        Notice::RelayNotInKernel {
+            interface: interface(),
+            reason: "it needs Linux 6.6 (Invalid argument (os error 22))".into(),
+        },
         Notice::NotConfined {
             error: "cannot install the system call filter: out of memory".into(),
         },

@@ -10,6 +10,12 @@ use serde::{Deserialize, Serialize};
 #[serde(try_from = "String", into = "String")]
 pub struct MacAddr([u8; 6]);
 
+impl From<[u8; 6]> for MacAddr {
+    fn from(octets: [u8; 6]) -> Self {
+        MacAddr(octets)
+    }
+}
+
 impl MacAddr {
     /// The bytes, in the order of transmission.
     pub fn octets(self) -> [u8; 6] {

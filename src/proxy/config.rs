@@ -167,4 +167,7 @@ pub struct RelayTask {
     /// Ports of the host that the container may take, beside those that the kernel gives away.
     #[serde(default, skip_serializing_if = "PortRanges::is_empty")]
     pub host_ports: PortRanges,
+    /// Whether the kernel is to relay what it can.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub in_kernel: bool,
 }

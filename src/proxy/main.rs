@@ -51,6 +51,7 @@ pub fn main() -> program::Status {
             // Nobody waits for this any more.
             let now = Instant::now();
             proxy.start_counting(now);
+            proxy.start_kernel_relays(now);
             if let Err(error) = confined.complete() {
                 proxy.log(now, Notice::NotConfined { error: error.to_string() });
                 return program::FAILURE;
@@ -93,7 +94,7 @@ fn start(lines: &mut BufReader<File>, answer: &mut File) -> Result<(Proxy, Confi
     let resources = installed.complete(now)?;
     let user = resources.user.id;
     let mut proxy = Proxy::new(resources, now).context(|| "cannot set up the event loop".into())?;
-    let confined = sandbox::enter(proxy.container_dir(), user)
+    let confined = sandbox::enter(proxy.container_dir(), user, proxy.relays_in_kernel())
         .map_err(io::Error::other)
         .context(|| "cannot give up privileges".into())?;
     if !confined.has_landlock {

@@ -189,6 +189,7 @@ fn relay_task(attachment: &Attachment, limits: &EffectiveLimits) -> Option<Relay
         translate,
         rates: limits.rates,
         host_ports: limits.host_ports.clone(),
+        in_kernel: limits.kernel_relay,
     })
 }
 

@@ -2,10 +2,12 @@
 
 use std::ffi::CStr;
 use std::io;
-use std::os::fd::{FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
-/// The command that loads a program (linux/bpf.h).
+/// Commands of linux/bpf.h.
+const BPF_MAP_CREATE: libc::c_int = 0;
 const BPF_PROG_LOAD: libc::c_int = 5;
+pub(crate) const BPF_OBJ_GET_INFO_BY_FD: libc::c_int = 15;
 const LICENSE: &CStr = c"Dual MIT/GPL";
 
 /// Loads a program of this type (`enum bpf_prog_type`), to be attached in this way (`enum
@@ -49,6 +51,76 @@ pub(crate) fn load_program<I>(
     // SAFETY: the structure is a beginning of bpf_attr; instructions and licence outlive the call. The
     // kernel returns a new descriptor.
     Ok(unsafe { OwnedFd::from_raw_fd(call(BPF_PROG_LOAD, &raw mut load)?) })
+}
+
+/// What a map is for the kernel: its kind (`enum bpf_map_type`), the sizes of its keys and values in
+/// bytes, how many there may be, and its flags.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct MapShape {
+    pub(crate) kind: u32,
+    pub(crate) key_size: u32,
+    pub(crate) value_size: u32,
+    pub(crate) max_entries: u32,
+    pub(crate) flags: u32,
+}
+
+/// Makes a map, all 0 or empty.
+///
+/// # Errors
+/// `EPERM` without CAP_BPF, `EINVAL` where the kernel has no such maps.
+pub(crate) fn create_map(name: &CStr, shape: MapShape) -> io::Result<OwnedFd> {
+    /// The beginning of `union bpf_attr` for `BPF_MAP_CREATE`.
+    #[repr(C)]
+    struct Create {
+        shape: MapShape,
+        inner: u32,
+        node: u32,
+        name: [u8; 16],
+    }
+    let mut create = Create { shape, inner: 0, node: 0, name: short(name) };
+    // SAFETY: the structure is a beginning of bpf_attr. The kernel returns a new descriptor.
+    unsafe { Ok(OwnedFd::from_raw_fd(call(BPF_MAP_CREATE, &raw mut create)?)) }
+}
+
+/// Checks that a descriptor is a map of this shape.
+///
+/// # Errors
+/// `EINVAL` for another kind of file, and for a map of another shape; `EPERM` where an unprivileged
+/// process may not call bpf(2).
+pub(crate) fn check_map(descriptor: &OwnedFd, shape: MapShape) -> io::Result<()> {
+    /// The beginning of `struct bpf_map_info`.
+    #[repr(C)]
+    #[derive(Default)]
+    struct Info {
+        kind: u32,
+        id: u32,
+        key_size: u32,
+        value_size: u32,
+        max_entries: u32,
+        flags: u32,
+    }
+    /// `info` of `union bpf_attr`.
+    #[repr(C)]
+    struct Query {
+        descriptor: u32,
+        length: u32,
+        info: u64,
+    }
+    let mut info = Info::default();
+    let mut query = Query {
+        descriptor: descriptor.as_raw_fd().cast_unsigned(),
+        length: size_of::<Info>() as u32,
+        info: (&raw mut info).expose_provenance() as u64,
+    };
+    // SAFETY: the structure is a beginning of bpf_attr; `info` outlives the call, and has the length
+    // that is said.
+    unsafe { call(BPF_OBJ_GET_INFO_BY_FD, &raw mut query) }?;
+    let Info { kind, key_size, value_size, max_entries, flags, .. } = info;
+    // The kernel adds flags of its own.
+    let is_same = flags & shape.flags == shape.flags
+        && shape == MapShape { kind, key_size, value_size, max_entries, flags: shape.flags };
+    if is_same { Ok(()) } else { Err(io::ErrorKind::InvalidInput.into()) }
 }
 
 /// A name as the kernel takes it: 15 bytes at most.

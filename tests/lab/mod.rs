@@ -42,7 +42,7 @@ use tempfile::TempDir;
 
 use crate::timing::Timing;
 
-pub use bridged::{BRIDGE, Udp};
+pub use bridged::{BRIDGE, BRIDGE_ADDRESS, Udp};
 pub use capture::Capture;
 pub use container::{Bundle, Container, EngineCommands, Runtime};
 pub use cri::{Cri, Pod};
@@ -239,14 +239,20 @@ impl Lab {
     /// Writes the administrator's `mcrun.toml`. Where the tests are to do without notifications, it
     /// turns them off, whatever else it says.
     pub fn configure(&self, rules: &str) {
-        const OFF: &str = "[proxy]\nnotifications = false\n";
         let file = self.config_dir().join("mcrun.toml");
-        let text = match notifications() {
-            true => rules.to_owned(),
-            // A section stands once.
-            false if rules.contains("[proxy]\n") => rules.replace("[proxy]\n", OFF),
-            false => format!("{rules}\n{OFF}"),
-        };
+        let mut text = rules.to_owned();
+        if !notifications() {
+            // Such kernels relay nothing either.
+            for (section, key) in [("[proxy]\n", "notifications"), ("[relay]\n", "bpf")] {
+                let off = format!("{section}{key} = false\n");
+                // A section stands once.
+                text = match text.contains(section) {
+                    true if text.contains(&off) => text,
+                    true => text.replace(section, &off),
+                    false => format!("{text}\n{off}"),
+                };
+            }
+        }
         if text.is_empty() {
             // As on most hosts: without the file.
             let _ = fs::remove_file(file);
@@ -473,8 +479,8 @@ impl Lab {
     }
 }
 
-/// Whether the proxies under test act on the kernel's notifications of joins: unless
-/// `MCRUN_TEST_NOTIFICATIONS=off` asks for the way that serves kernels before 6.14.
+/// Whether the proxies under test act on the kernel's notifications of joins, and let the kernel relay:
+/// unless `MCRUN_TEST_NOTIFICATIONS=off` asks for the way that serves kernels before 6.6.
 pub fn notifications() -> bool {
     match std::env::var("MCRUN_TEST_NOTIFICATIONS").as_deref() {
         Err(std::env::VarError::NotPresent) | Ok("on") => true,

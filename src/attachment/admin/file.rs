@@ -101,6 +101,12 @@ pub(super) const FILE_KEYS: &[FileKey] = &[
     },
     FileKey {
         section: "relay",
+        name: "bpf",
+        read: |config, value| set(&mut config.relay.bpf, value),
+        shown: |config| json!(config.relay.bpf != Some(false)),
+    },
+    FileKey {
+        section: "relay",
         name: "ports",
         read: |config, value| set(&mut config.relay.ports, value),
         shown: |config| json!(config.relay.ports),

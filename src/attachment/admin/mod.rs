@@ -26,6 +26,7 @@
 //! max-pps = 100000                 # packets a second
 //! max-byterate = 125000000         # bytes a second
 //! ports = [5353, "6000-6100"]      # ports of the host that containers may take
+//! bpf = false                      # the kernel relays nothing
 //!
 //! [proxy]
 //! notifications = false            # joins at the container's reports, not at the kernel's
@@ -101,6 +102,9 @@ pub struct EffectiveLimits {
     /// Ports of the host that a relay may give to the container.
     #[serde(default, skip_serializing_if = "PortRanges::is_empty")]
     pub host_ports: PortRanges,
+    /// Whether the kernel may relay what it can.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub kernel_relay: bool,
 }
 
 /// The part of the file that mcrun-runtime reads to run its runtime.
@@ -116,6 +120,7 @@ struct RelayRules {
     max_pps: Option<NonZeroU32>,
     max_byterate: Option<NonZeroU64>,
     ports: PortRanges,
+    bpf: Option<bool>,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -240,6 +245,7 @@ impl AdminConfig {
             policy,
             rates: if relayed { attachment.rates.at_most(ceiling) } else { RateLimits::default() },
             host_ports: if relayed { self.relay.ports.clone() } else { PortRanges::default() },
+            kernel_relay: attachment.driver.is_relay() && self.relay.bpf != Some(false),
         };
         (limits, refusals)
     }

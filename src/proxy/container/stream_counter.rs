@@ -16,6 +16,7 @@ use crate::bpf::{Map, Program, count};
 use crate::net::arp_announcement::{bound_link, link_address};
 use crate::proxy::config::{COUNT_SOCKETS, InterfaceTask};
 use crate::stream_count::{Stream, StreamCount, of_interface, read};
+use crate::sys::sockopt;
 
 /// What counts for the proxy that is replaced.
 pub(crate) struct InheritedCounter {
@@ -114,6 +115,7 @@ impl StreamCounter {
                 // SAFETY: the socket is open for as long as the process runs.
                 let socket = unsafe { BorrowedFd::borrow_raw(number) };
                 program.filter(&socket)?;
+                sockopt::lock_filter(socket)?;
                 let address = link_address(link.index, libc::ETH_P_IP as u16);
                 SockRef::from(&socket).bind(&address)?;
             }

@@ -169,6 +169,16 @@ impl RelayCounts {
         self.relayed = self.relayed.saturating_sub(1);
         self.dropped += 1;
     }
+
+    /// What has been counted since these were the counts.
+    pub(crate) fn since(self, before: RelayCounts) -> RelayCounts {
+        RelayCounts {
+            relayed: self.relayed.saturating_sub(before.relayed),
+            dropped: self.dropped.saturating_sub(before.dropped),
+            limited: self.limited.saturating_sub(before.limited),
+            denied: self.denied.saturating_sub(before.denied),
+        }
+    }
 }
 
 impl Add for RelayCounts {
@@ -193,6 +203,9 @@ pub struct RelayStatus {
     pub outbound: RelayCounts,
     /// Packets of either direction that the kernel dropped because a socket buffer was full.
     pub overruns: u64,
+    /// Whether the kernel passes the LAN's packets on, and the proxy only what the kernel cannot.
+    #[serde(default)]
+    pub in_kernel: bool,
     /// The translated ports, where the container's packets leave with the host's address.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub ports: Vec<TranslatedPort>,

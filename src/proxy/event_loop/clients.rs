@@ -68,6 +68,7 @@ impl EventLoop {
                 if let Phase::WaitingForPredecessor(_) = self.phase {
                     // If this fails, the next request tries again.
                     let _ = self.start_relaying();
+                    self.check_relay_links(now, log);
                 }
                 self.requery(now);
                 // What the other proxy has joined is let go of. Where the interface had gone and come
@@ -84,6 +85,7 @@ impl EventLoop {
             }
             ControlRequest::Takeover => {
                 self.take_over_relays(now);
+                self.check_relay_links(now, log);
                 self.control.answer(id, empty_answer(format));
             }
             ControlRequest::Handover => self.hand_over_relays(id, format),

@@ -10,6 +10,7 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
+use crate::bpf;
 use crate::proxy::control::protocol::{
     AnswerError, ControlRequest, Format, HandoverPayload, handover_answer, parse_answer,
     parse_word_handover,
@@ -82,11 +83,20 @@ impl EventLoop {
         let taken = predecessor.take().map(Predecessor::take_relays);
         let Some(Ok((handovers, sockets))) = taken else { return };
         let mut sockets = sockets.into_iter();
+        let mut in_kernel = Vec::new();
         for handover in handovers {
             let own: Vec<_> = sockets.by_ref().take(handover.sockets()).collect();
-            let is_same = |i: &&mut Interface| i.task.name == handover.interface;
-            if let Some(interface) = self.interfaces.iter_mut().find(is_same) {
+            let position = self.interfaces.iter().position(|i| i.task.name == handover.interface);
+            in_kernel.extend(handover.in_kernel.then_some(position));
+            if let Some(interface) = position.and_then(|at| self.interfaces.get_mut(at)) {
                 interface.take_over_relay(now, handover, own);
+            }
+        }
+        for position in in_kernel {
+            let own: Vec<_> = sockets.by_ref().take(bpf::relay::DESCRIPTORS).collect();
+            let interface = position.and_then(|at| self.interfaces.get_mut(at));
+            if let Some(relay) = interface.and_then(Interface::relay) {
+                relay.take_over_kernel(own);
             }
         }
         self.holding.note_relays(now);
@@ -139,11 +149,14 @@ impl EventLoop {
 /// What these relays leave, and all their sockets in the same order: as many as one message takes
 /// with one descriptor more.
 pub(super) fn all<'r>(relays: &'r [&mut Relay]) -> (Vec<RelayHandover>, Vec<BorrowedFd<'r>>) {
-    let room = MAX_FDS.saturating_sub(1 + relays.len() * RelayHandover::FIXED);
+    let fixed = RelayHandover::FIXED + bpf::relay::DESCRIPTORS;
+    let room = MAX_FDS.saturating_sub(1 + relays.len() * fixed);
     let ports = room / relays.len().max(1);
     let (handovers, sockets): (Vec<_>, Vec<_>) =
         relays.iter().map(|relay| relay.hand_over(ports)).unzip();
-    (handovers, sockets.concat())
+    // A proxy that does not know of the programs finds the sockets where it expects them.
+    let programs = relays.iter().flat_map(|relay| relay.kernel_descriptors());
+    (handovers, sockets.into_iter().flatten().chain(programs).collect())
 }
 
 #[cfg(test)]

@@ -50,6 +50,10 @@ pub(crate) struct Interface {
     notifies_leaves: bool,
     /// Whether the interface has come or come up, and nobody has looked at it yet.
     pub(super) has_come: bool,
+    /// When somebody last looked at it.
+    pub(super) looked_at: Option<Instant>,
+    /// Why the kernel does not relay to it, where the proxy does; `None`: the kernel does, or is not to.
+    pub(super) not_in_kernel: Option<&'static str>,
     /// Whether it was made for the container and is gone.
     is_lost: bool,
     /// What is wrong with the upstream interface, for people; `None`: nothing.
@@ -107,6 +111,8 @@ impl Interface {
             receive_filter,
             notifies_leaves,
             has_come: false,
+            looked_at: None,
+            not_in_kernel: None,
             is_lost: false,
             upstream_problem: None,
             has_changed: false,
@@ -270,6 +276,7 @@ impl Interface {
                 proxied.leave_all(now, self.task.upstream_index, upstreams);
                 if let Some(relay) = &mut proxied.relay {
                     relay.clear();
+                    relay.set_peer(None);
                     // Another interface of the same name may be created.
                     self.task.index = 0;
                 }

@@ -16,9 +16,9 @@ mod intercepted;
 mod interface;
 mod lan_notices;
 mod notifications;
-mod own_bridge;
 mod pause;
 mod proxied;
+mod relay_links;
 mod relaying;
 mod resources;
 mod status;
@@ -271,6 +271,17 @@ impl Proxy {
         }
     }
 
+    /// Has the kernel relay what it can, where that is asked for.
+    pub(crate) fn start_kernel_relays(&mut self, now: Instant) {
+        self.event_loop.load_kernel_relays(now, &mut self.log);
+    }
+
+    /// Whether BPF programs are to be attached to interfaces of the host.
+    pub(crate) fn relays_in_kernel(&self) -> bool {
+        let relays = self.event_loop.interfaces.iter().filter_map(|i| i.task.relay.as_ref());
+        relays.into_iter().any(|relay| relay.in_kernel)
+    }
+
     /// Serves until the container has ended, and then removes its directory.
     pub(crate) fn run(self) {
         let Proxy { user: _user, container_dir, mut log, mut event_loop, .. } = self;
@@ -347,7 +358,7 @@ impl EventLoop {
                     Some(EventSource::Nflog) => self.receive_intercepted(now, log),
                     Some(EventSource::LinkMonitor) => {
                         self.handle_notifications(now, log);
-                        self.check_own_bridges(now, log);
+                        self.check_relay_links(now, log);
                         self.end_announcing(now);
                     }
                     Some(EventSource::ControlListener) => self.accept_client(now, log),

@@ -55,5 +55,8 @@ impl EventLoop {
         while let Some(notice) = relay.poll_notice() {
             log.notice(now, notice);
         }
+        if matches!(socket, RelaySocket::Receiver) {
+            self.look_for_peer(now, position, log);
+        }
     }
 }

@@ -64,6 +64,7 @@ impl EventLoop {
         notices.extend(self.interfaces.iter().filter_map(Interface::missing_notice));
         notices.extend(self.route_notice());
         notices.extend(self.interfaces.iter().filter_map(Interface::own_bridge_notice));
+        notices.extend(self.interfaces.iter().filter_map(Interface::not_in_kernel_notice));
         notices.extend(self.streams.notices());
         notices
     }

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 
 use crate::proxy::relay::Relay;
+use crate::proxy::relay::in_kernel::InKernel;
 use crate::proxy::relay::looped_back::Fingerprint;
 use crate::proxy::relay::packet::Packet;
 use crate::sys::ifreq;
@@ -34,6 +35,9 @@ pub(crate) struct RelayHandover {
     /// Whether the filter of the receiver can be set.
     #[serde(default = "yes")]
     is_filtered: bool,
+    /// Whether the kernel relays. The descriptors of its programs come after the sockets of all relays.
+    #[serde(default)]
+    pub(crate) in_kernel: bool,
     /// The address of the upstream interface, when ports are translated.
     host: Option<Ipv4Addr>,
     ports: Vec<HandedOverPort>,
@@ -80,6 +84,7 @@ impl Relay {
             upstream: self.upstream.clone(),
             upstream_index: self.neighbourhood.upstream,
             is_filtered: self.host.is_filtered(),
+            in_kernel: self.kernel.is_some(),
             host: self.translation.as_ref().and_then(|translation| translation.host()),
             ports,
             looped_back: self.looped_back.outstanding(),
@@ -87,6 +92,47 @@ impl Relay {
         let fixed = [self.receiver(), self.capture()];
         let answers = sockets.into_iter().flatten().map(AsFd::as_fd);
         (inheritance, fixed.into_iter().chain(answers).collect())
+    }
+
+    /// What the kernel needs to relay on, for the successor; none if it does not relay.
+    pub(crate) fn kernel_descriptors(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        self.kernel.iter().flat_map(InKernel::descriptors)
+    }
+
+    /// Takes over the programs of the predecessor, after its sockets. Where that cannot be, the own
+    /// programs relay, if there are any.
+    pub(crate) fn take_over_kernel(&mut self, descriptors: Vec<OwnedFd>) {
+        // The receiver of an interface that has gone was not taken over, and its programs went too.
+        let descriptors = descriptors.try_into().ok().filter(|_| self.has_predecessors_receiver);
+        let inherit = |descriptors| InKernel::inherit(descriptors, &self.inbound.rate).ok();
+        match descriptors.and_then(inherit) {
+            Some(kernel) if self.may_use_kernel => {
+                self.leave_kernel();
+                self.peer = kernel.peer();
+                // An error leaves everything to the proxy.
+                let _ = self.use_kernel(kernel);
+            }
+            Some(mut kernel) => {
+                // If this fails, the programs end with the predecessor all the same.
+                let _ = kernel.set_peer(None);
+            }
+            None => {}
+        }
+        self.filter_receiver();
+    }
+
+    /// Gives the predecessor's receiver the filter of this relay.
+    fn filter_receiver(&mut self) {
+        if let Some(kernel) = &self.kernel {
+            if kernel.programs().filter(self.host.receiver()).is_ok() {
+                return;
+            }
+            // The filter of a receiver that has followed its interface is locked: packets that the kernel
+            // relayed would be relayed twice.
+            self.leave_kernel();
+        }
+        // When this fails, the predecessor's stays; packets of other groups are ignored later.
+        let _ = self.receive_groups();
     }
 
     /// Carries on where the predecessor's relay of the same interface has stopped. With another
@@ -105,12 +151,12 @@ impl Relay {
         // A receiver of an interface that has gone receives nothing from the one of its name.
         if [0, self.neighbourhood.upstream].contains(&from.upstream_index) {
             self.host.take_over_receiver(receiver.into(), from.is_filtered);
+            self.has_predecessors_receiver = true;
         }
         self.container.capture = capture.into();
-        let groups: Vec<Ipv4Addr> = self.groups.keys().copied().collect();
-        // When this fails, the predecessor's filter stays; packets of other groups are ignored
-        // later.
-        let _ = self.host.receive_only(&groups);
+        if !from.in_kernel {
+            self.filter_receiver();
+        }
         for print in from.looped_back {
             self.looped_back.remember(now, print);
         }

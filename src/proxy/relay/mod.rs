@@ -20,6 +20,7 @@ mod answers;
 mod batch;
 mod handover;
 mod in_hand;
+mod in_kernel;
 mod inbound;
 mod looped_back;
 mod outbound;
@@ -44,13 +45,17 @@ use crate::proxy::relay::answers::Neighbourhood;
 pub(crate) use crate::proxy::relay::batch::Batch;
 pub(crate) use crate::proxy::relay::handover::RelayHandover;
 pub(crate) use crate::proxy::relay::in_hand::InHand;
+use crate::proxy::relay::in_kernel::InKernel;
+pub(crate) use crate::proxy::relay::in_kernel::Peer;
 use crate::proxy::relay::looped_back::LoopedBack;
 #[cfg(any(test, feature = "fuzzing"))]
 pub use crate::proxy::relay::packet::check_relayed_packet;
 use crate::proxy::relay::port_translation::PortTranslation;
 use crate::proxy::relay::rate_limiter::RateLimiter;
 use crate::proxy::relay::send_rules::SendRules;
-pub(crate) use crate::proxy::relay::sockets::{ContainerSockets, HostSockets, RETURNS};
+pub(crate) use crate::proxy::relay::sockets::{
+    ContainerSockets, HostSockets, RETURNS, ReversePath,
+};
 use crate::sys::{ifreq, sockopt};
 
 /// Batches that are read from one socket before the event loop serves the other descriptors.
@@ -71,6 +76,14 @@ pub(crate) struct Relay {
     host: HostSockets,
     container: ContainerSockets,
     rules: SendRules,
+    /// Whether the kernel is to relay what it can.
+    may_use_kernel: bool,
+    /// What the kernel relays; `None`: this relay passes every packet on.
+    kernel: Option<InKernel>,
+    /// The ends of the container's link, if it is one that the kernel can relay to.
+    peer: Option<Peer>,
+    /// Whether the receiver is that of the relay before this one.
+    has_predecessors_receiver: bool,
     /// The groups that are injected into the container.
     groups: BTreeMap<Ipv4Addr, RelayedGroup>,
     /// Packets that the container sent, by group.
@@ -125,6 +138,10 @@ impl Relay {
             host,
             container,
             rules: SendRules::new(config.policy.clone()),
+            may_use_kernel: task.in_kernel,
+            kernel: None,
+            peer: None,
+            has_predecessors_receiver: false,
             groups: BTreeMap::new(),
             sent: BTreeMap::new(),
             notices: VecDeque::new(),
@@ -179,6 +196,8 @@ impl Relay {
     /// # Errors
     /// As [`HostSockets::follow`].
     pub(crate) fn follow(&mut self, index: u32) -> io::Result<()> {
+        // The program went with the interface.
+        self.leave_kernel();
         self.host.follow(&self.upstream, index)?;
         self.neighbourhood.upstream = index;
         self.upstream_read_at = None;
@@ -192,6 +211,9 @@ impl Relay {
     /// # Errors
     /// `ENOMEM`: the kernel has no room for its filter.
     pub(crate) fn set(&mut self, group: Ipv4Addr, wanted: &SourceFilter) -> io::Result<()> {
+        if let Some(kernel) = &mut self.kernel {
+            kernel.set(group, wanted)?;
+        }
         if wanted.is_none() {
             self.groups.remove(&group);
         } else if let Some(known) = self.groups.get_mut(&group) {
@@ -201,15 +223,86 @@ impl Relay {
             let received = RelayedGroup { filter: wanted.clone(), counts: RelayCounts::default() };
             self.groups.insert(group, received);
         }
-        let groups: Vec<Ipv4Addr> = self.groups.keys().copied().collect();
-        self.host.receive_only(&groups)
+        self.receive_groups()
     }
 
     /// Removes all groups.
     pub(crate) fn clear(&mut self) {
         self.groups.clear();
+        if let Some(kernel) = &mut self.kernel {
+            kernel.retain(|_| false);
+        }
         // When this fails, packets still arrive and match no group.
-        let _ = self.host.receive_only(&[]);
+        let _ = self.receive_groups();
+    }
+
+    /// Has the receiver drop the packets of all other groups.
+    fn receive_groups(&self) -> io::Result<()> {
+        if self.kernel.is_some() {
+            // The receiver's filter follows the entries of the programs.
+            return Ok(());
+        }
+        let groups: Vec<Ipv4Addr> = self.groups.keys().copied().collect();
+        self.host.receive_only(&groups)
+    }
+
+    /// Whether packets that arrive by the container's interface need a route back to their source.
+    pub(crate) fn reverse_path(&self) -> ReversePath {
+        self.container.reverse_path
+    }
+
+    /// Whether the kernel could relay if it knew the container's link.
+    pub(crate) fn wants_peer(&self) -> bool {
+        self.kernel.is_some() && self.peer.is_none()
+    }
+
+    /// Has the kernel relay what it can. Needs CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN.
+    ///
+    /// # Errors
+    /// As [`InKernel::load`]; everything is relayed as before then.
+    pub(crate) fn enter_kernel(&mut self) -> io::Result<()> {
+        let kernel = InKernel::load(self.neighbourhood.upstream, &self.inbound.rate)?;
+        self.use_kernel(kernel)
+    }
+
+    /// Has these programs relay what they can.
+    fn use_kernel(&mut self, mut kernel: InKernel) -> io::Result<()> {
+        kernel.retain(|group| self.groups.contains_key(&group));
+        for (group, RelayedGroup { filter, .. }) in &self.groups {
+            kernel.set(*group, filter)?;
+        }
+        self.inbound.rate.share(kernel.limits()?);
+        // The filter leaves everything to the proxy until the next step.
+        kernel.programs().filter(self.host.receiver())?;
+        kernel.set_peer(self.peer)?;
+        self.kernel = Some(kernel);
+        Ok(())
+    }
+
+    /// Relays everything without the kernel's help from now on.
+    fn leave_kernel(&mut self) {
+        let Some(kernel) = self.kernel.take() else { return };
+        for (group, received) in &mut self.groups {
+            received.counts = received.counts + kernel.counts(*group);
+        }
+        self.inbound.total = self.inbound.total + kernel.total();
+        self.inbound.rate.unshare();
+    }
+
+    /// The container's interface is at the end of this link from now on; `None`: of one that the kernel
+    /// cannot relay to.
+    pub(crate) fn set_peer(&mut self, peer: Option<Peer>) {
+        if self.peer == peer {
+            return;
+        }
+        self.peer = peer;
+        if let Some(kernel) = &mut self.kernel
+            && kernel.set_peer(peer).is_err()
+        {
+            // They may relay to a link that is not the container's any more.
+            self.leave_kernel();
+            let _ = self.receive_groups();
+        }
     }
 
     /// When [`Relay::handle_timeout`] is to be called.
@@ -227,6 +320,8 @@ impl Relay {
     /// Packet counts of a group, both directions; `None` when the group is not relayed.
     pub(crate) fn counts(&self, group: Ipv4Addr) -> Option<RelayCounts> {
         let received = self.groups.get(&group).map(|received| received.counts)?;
+        let in_kernel = self.kernel.as_ref().map(|kernel| kernel.counts(group));
+        let received = received + in_kernel.unwrap_or_default();
         Some(received + self.sent.get(&group).copied().unwrap_or_default())
     }
 
@@ -234,10 +329,12 @@ impl Relay {
     pub(crate) fn status(&self) -> RelayStatus {
         let mappings = self.translation.iter().flat_map(PortTranslation::mappings);
         // Packets that a full socket buffer dropped were never read: their group is unknown.
+        let in_kernel = self.kernel.as_ref().map(InKernel::total);
         let overrun = |socket: BorrowedFd<'_>| u64::from(sockopt::dropped(socket).unwrap_or(0));
         RelayStatus {
-            inbound: self.inbound.total,
+            inbound: self.inbound.total + in_kernel.unwrap_or_default(),
             outbound: self.outbound.total,
+            in_kernel: self.kernel.as_ref().is_some_and(InKernel::is_relaying),
             overruns: overrun(self.receiver()) + overrun(self.capture()),
             ports: mappings
                 .map(|mapping| TranslatedPort {

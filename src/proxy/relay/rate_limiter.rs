@@ -1,81 +1,139 @@
-//! `max-pps` and `max-byterate`: token buckets for packets and bytes.
+//! `max-pps` and `max-byterate`: how much may pass.
+//!
+//! A limit is kept as the time at which it has been used up: each packet takes the time in which the
+//! rate gives as much, and passes while that time is no more than a burst ahead (the generic cell rate
+//! algorithm, ITU-T I.371 annex A). The program `bpf/relay.bpf.c` does the same with the same two times,
+//! so that both together pass what the limit allows.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
+use nix::time::{ClockId, clock_gettime};
+
+use crate::bpf::MappedNumbers;
 use crate::multicast::RateLimits;
 
 /// The burst is the rate divided by this: what the limit allows in a tenth of a second.
 const BURST_PART: u64 = 10;
 /// The smallest burst of bytes: one packet of any size.
 const LEAST_BYTES: u64 = 65_535;
-const NANOS: i128 = 1_000_000_000;
+const SECOND: u64 = 1_000_000_000;
 
 /// The limits of one direction of one attachment.
 #[derive(Debug)]
 pub(super) struct RateLimiter {
-    packets: Option<Bucket>,
-    bytes: Option<Bucket>,
+    /// Each in packets or bytes a second.
+    packets: Option<Limit>,
+    bytes: Option<Limit>,
+    due: Due,
+    /// The same moment on both clocks.
+    start: (Instant, u64),
+}
+
+/// A limit.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Limit {
+    /// A second.
+    pub(super) rate: u64,
+    /// Nanoseconds of the longest burst.
+    pub(super) burst: u64,
+}
+
+/// CLOCK_MONOTONIC in nanoseconds at which the limits of packets and of bytes have been used up.
+#[derive(Debug)]
+enum Due {
+    Own([AtomicU64; 2]),
+    /// Those that a program uses too.
+    Shared(MappedNumbers<2>),
+}
+
+impl Limit {
+    fn new(rate: u64, least_burst: u64) -> Self {
+        let rate = rate.max(1);
+        Limit { rate, burst: time((rate / BURST_PART).max(least_burst), rate) }
+    }
+
+    /// Whether there is room for so much. What is more than a burst passes when nothing is used.
+    fn has_room(self, due: u64, amount: u64, now: u64) -> bool {
+        due.saturating_sub(now).saturating_add(time(amount, self.rate).min(self.burst))
+            <= self.burst
+    }
+}
+
+/// Nanoseconds in which a rate gives an amount.
+fn time(amount: u64, rate: u64) -> u64 {
+    u64::try_from(u128::from(amount) * u128::from(SECOND) / u128::from(rate)).unwrap_or(u64::MAX)
 }
 
 impl RateLimiter {
-    /// A limiter with full buckets.
+    /// A limiter of which nothing is used.
     pub(super) fn new(limits: RateLimits, now: Instant) -> Self {
-        let packets = limits.packets.map(u64::from);
+        // The clock cannot fail (clock_gettime(2)).
+        let clock = clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(0, |time| {
+            time.tv_sec().cast_unsigned() * SECOND + time.tv_nsec().cast_unsigned()
+        });
         RateLimiter {
-            packets: packets.map(|rate| Bucket::new(rate, rate / BURST_PART, now)),
-            bytes: limits
-                .bytes
-                .map(|rate| Bucket::new(rate, (rate / BURST_PART).max(LEAST_BYTES), now)),
+            packets: limits.packets.map(|rate| Limit::new(rate.into(), 1)),
+            bytes: limits.bytes.map(|rate| Limit::new(rate, LEAST_BYTES)),
+            due: Due::Own(Default::default()),
+            start: (now, clock),
         }
     }
 
-    /// Whether a packet of `bytes` bytes may pass now. A refused packet takes no tokens.
+    /// The limits of packets and of bytes.
+    pub(super) fn limits(&self) -> (Option<Limit>, Option<Limit>) {
+        (self.packets, self.bytes)
+    }
+
+    /// Uses the same times as a program from now on.
+    pub(super) fn share(&mut self, due: MappedNumbers<2>) {
+        self.due = Due::Shared(due);
+    }
+
+    /// Uses times of its own from now on.
+    pub(super) fn unshare(&mut self) {
+        let own = self.due.times().each_ref().map(|due| due.load(Ordering::Relaxed).into());
+        self.due = Due::Own(own);
+    }
+
+    /// Whether a packet of `bytes` bytes may pass now. A refused packet uses nothing.
     pub(super) fn admit(&mut self, now: Instant, bytes: usize) -> bool {
         self.admit_fragments(now, 1, bytes)
     }
 
     /// Whether a packet may pass now that becomes so many fragments of `bytes` bytes in all. What
-    /// is more than a burst passes with a full bucket, and what follows waits accordingly longer.
+    /// is more than a burst passes when nothing is used, and what follows waits accordingly longer.
     pub(super) fn admit_fragments(&mut self, now: Instant, fragments: usize, bytes: usize) -> bool {
-        let (mut packets, mut volume) = (self.packets.as_mut(), self.bytes.as_mut());
-        let (fragments, amount) = (fragments as u64, bytes as u64);
-        let room = packets.as_mut().is_none_or(|bucket| bucket.has(now, fragments))
-            && volume.as_mut().is_none_or(|bucket| bucket.has(now, amount));
-        if room {
-            packets.into_iter().for_each(|bucket| bucket.take(fragments));
-            volume.into_iter().for_each(|bucket| bucket.take(amount));
+        let (start, clock) = self.start;
+        let passed = now.saturating_duration_since(start).as_nanos();
+        let now = clock.saturating_add(u64::try_from(passed).unwrap_or(u64::MAX));
+        let limits = [(self.packets, fragments as u64), (self.bytes, bytes as u64)];
+        let due = self.due.times();
+        let uses = || {
+            limits
+                .iter()
+                .zip(due)
+                .filter_map(|((limit, amount), due)| Some(((*limit)?, *amount, due)))
+        };
+        let has_room = uses()
+            .all(|(limit, amount, due)| limit.has_room(due.load(Ordering::Relaxed), amount, now));
+        if has_room {
+            for (limit, amount, due) in uses() {
+                let next = |due: u64| Some(due.max(now).saturating_add(time(amount, limit.rate)));
+                // The function always gives a value.
+                let _ = due.fetch_update(Ordering::Relaxed, Ordering::Relaxed, next);
+            }
         }
-        room
+        has_room
     }
 }
 
-/// `rate` tokens a second, and at most `burst` at a time.
-#[derive(Debug)]
-struct Bucket {
-    rate: u64,
-    /// Tokens in the bucket, in billionths. Less than 0: so many are owed.
-    credit: i128,
-    most: i128,
-    filled: Instant,
-}
-
-impl Bucket {
-    fn new(rate: u64, burst: u64, now: Instant) -> Self {
-        let most = i128::from(burst.max(1)) * NANOS;
-        Bucket { rate, credit: most, most, filled: now }
-    }
-
-    fn has(&mut self, now: Instant, tokens: u64) -> bool {
-        let passed = now.saturating_duration_since(self.filled).as_nanos();
-        let passed = i128::try_from(passed).unwrap_or(i128::MAX);
-        self.filled = self.filled.max(now);
-        self.credit =
-            self.credit.saturating_add(passed.saturating_mul(self.rate.into())).min(self.most);
-        self.credit >= (i128::from(tokens) * NANOS).min(self.most)
-    }
-
-    fn take(&mut self, tokens: u64) {
-        self.credit = self.credit.saturating_sub(i128::from(tokens) * NANOS);
+impl Due {
+    fn times(&self) -> &[AtomicU64; 2] {
+        match self {
+            Due::Own(own) => own,
+            Due::Shared(shared) => shared,
+        }
     }
 }
 

@@ -18,6 +18,8 @@
 //!   # Where data is relayed, so that data that also arrives by the link is not delivered twice:
 //!     meta mark != MARK @nh,128,8 >= 224 ip protocol udp iif IF jump native-IF
 //!   chain native-IF {
+//!     # Where the kernel relays: its packets have the MAC address of the interface.
+//!     meta pkttype host return
 //!     rt nexthop exists return    # sent by the container itself and looped back
 //!     ip daddr @link-local-IF counter drop
 //!     ip daddr 224.0.0.0/24 return
@@ -81,6 +83,9 @@ const META_OIF: u32 = libc::NFT_META_OIF as u32;
 const META_IIFNAME: u32 = libc::NFT_META_IIFNAME as u32;
 const META_OIFNAME: u32 = libc::NFT_META_OIFNAME as u32;
 const META_MARK: u32 = libc::NFT_META_MARK as u32;
+const META_PKTTYPE: u32 = libc::NFT_META_PKTTYPE as u32;
+/// linux/if_packet.h
+const PACKET_HOST: u8 = 0;
 
 /// An interface in the container that has rules.
 pub(crate) struct RuledInterface<'a> {
@@ -96,6 +101,8 @@ pub(crate) struct RuledInterface<'a> {
     pub(crate) data_filter: DataFilter,
     /// Where its data is relayed: the groups of 224.0.0.0/24 that are relayed, ascending.
     pub(crate) relayed: Option<Vec<AddressRange>>,
+    /// Whether the kernel relays: its packets have the interface's own MAC address.
+    pub(crate) relayed_by_kernel: bool,
     /// What it may send; `None`: everything except IGMP that is intercepted.
     pub(crate) egress: Option<Egress>,
 }
@@ -283,6 +290,12 @@ fn add_native_data_rules(
 ) {
     let chain = format!("native-{}", interface.name);
     table.add_chain(&chain);
+    if interface.relayed_by_kernel {
+        table.add_rule(&chain, |rule| {
+            rule.meta(META_PKTTYPE, Operator::Equal, &[PACKET_HOST]);
+            rule.verdict(&Verdict::Return);
+        });
+    }
     table.add_rule(&chain, |rule| {
         rule.has_route();
         rule.verdict(&Verdict::Return);

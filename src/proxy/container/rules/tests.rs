@@ -43,6 +43,7 @@ fn install(name: &str, policy: &GroupPolicy) -> NfSocket {
         hears_queries: true,
         data_filter: policy.data_filter(),
         relayed: None,
+        relayed_by_kernel: false,
         egress: None,
     };
     let intercept = Intercept { mark: MARK, group: 1 };
@@ -147,6 +148,7 @@ fn egress_rules_are_installed_and_listed_however_many_addresses_there_are() {
             hears_queries: false,
             data_filter: policy(&[], &[]).data_filter(),
             relayed: None,
+            relayed_by_kernel: false,
             egress: Some(Egress { mac, addresses: addresses.collect(), shares_mac: false }),
         };
         namespace()

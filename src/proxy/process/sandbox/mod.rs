@@ -32,8 +32,8 @@ fn failed<E: Into<io::Error>>(what: &'static str) -> impl FnOnce(E) -> SandboxEr
     move |e| SandboxError { what, source: e.into() }
 }
 
-/// A process that has given up everything except CAP_BPF and CAP_PERFMON, if it had them, and its
-/// system calls.
+/// A process that has given up everything except what loads BPF programs, if it had that, and its system
+/// calls.
 #[must_use = "the process is to be confined wholly"]
 pub(crate) struct Confined {
     /// Whether landlock is in force.
@@ -42,11 +42,16 @@ pub(crate) struct Confined {
 
 /// Confines the process, irrevocably. It becomes the user and the group of this id. It can use the
 /// descriptors that are open, remove the container's directory, and load BPF programs. It is to read
-/// nothing that others write until [`Confined::complete`].
+/// nothing that others write until [`Confined::complete`]. `attaches`: it can also attach BPF programs to
+/// interfaces until then.
 ///
 /// # Errors
 /// When a mandatory step fails, or one of [`Confined::complete`] would. The process must end then.
-pub(crate) fn enter(container_dir: &ContainerDir, id: u32) -> Result<Confined, SandboxError> {
+pub(crate) fn enter(
+    container_dir: &ContainerDir,
+    id: u32,
+    attaches: bool,
+) -> Result<Confined, SandboxError> {
     system_calls::check().map_err(failed("install a system call filter"))?;
     limit_resources().map_err(failed("limit its resources"))?;
     setgroups(&[]).map_err(failed("drop the supplementary groups"))?;
@@ -57,9 +62,9 @@ pub(crate) fn enter(container_dir: &ContainerDir, id: u32) -> Result<Confined, S
     setresgid(group, group, group).map_err(failed("change the group id"))?;
     setresuid(user, user, user).map_err(failed("change the user id"))?;
     prctl(libc::PR_SET_KEEPCAPS, 0).map_err(failed("keep no capability"))?;
-    match drop_capabilities(BPF_CAPABILITIES) {
+    match drop_capabilities([if attaches { NET_ADMIN } else { 0 }, BPF_CAPABILITIES]) {
         // They are not permitted, in a user namespace for example, or unknown (Linux 5.8).
-        Err(error) if error.raw_os_error() == Some(libc::EPERM) => drop_capabilities(0),
+        Err(error) if error.raw_os_error() == Some(libc::EPERM) => drop_capabilities([0, 0]),
         dropped => dropped,
     }
     .map_err(failed("drop its capabilities"))?;
@@ -77,7 +82,7 @@ impl Confined {
     /// # Errors
     /// When a step fails. The process must end then.
     pub(crate) fn complete(self) -> Result<(), SandboxError> {
-        drop_capabilities(0).map_err(failed("drop all capabilities"))?;
+        drop_capabilities([0, 0]).map_err(failed("drop all capabilities"))?;
         system_calls::restrict().map_err(failed("install the system call filter"))
     }
 }
@@ -86,6 +91,8 @@ impl Confined {
 /// the verifier also follows what a processor may do speculatively, which takes it 100 ms, and it
 /// accepts less.
 const BPF_CAPABILITIES: u32 = 1 << (39 - 32) | 1 << (38 - 32);
+/// CAP_NET_ADMIN, as a bit of the first word.
+const NET_ADMIN: u32 = 1 << 12;
 
 /// Bounds what the process can use up, beside what its control group bounds for all proxies.
 fn limit_resources() -> io::Result<()> {
@@ -126,9 +133,9 @@ fn drop_bounding_set() -> io::Result<()> {
     Ok(())
 }
 
-/// Empties the effective, permitted, inheritable and ambient sets, except these capabilities of the
-/// second word in the first two.
-fn drop_capabilities(kept: u32) -> io::Result<()> {
+/// Empties the effective, permitted, inheritable and ambient sets, except these capabilities of either
+/// word in the first two.
+fn drop_capabilities([low, high]: [u32; 2]) -> io::Result<()> {
     /// `_LINUX_CAPABILITY_VERSION_3`: two words of 32 capabilities each.
     const VERSION: u32 = 0x2008_0522;
     #[repr(C)]
@@ -138,7 +145,7 @@ fn drop_capabilities(kept: u32) -> io::Result<()> {
     }
     let header = Header { version: VERSION, pid: 0 };
     // Effective, permitted, inheritable.
-    let sets = [[0, 0, 0], [kept, kept, 0]];
+    let sets = [[low, low, 0], [high, high, 0]];
     prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_CLEAR_ALL as libc::c_ulong)?;
     // SAFETY: capset(2) reads a header and, for this version, two structures of three words.
     match unsafe { libc::syscall(libc::SYS_capset, &raw const header, sets.as_ptr()) } {

@@ -6,8 +6,10 @@ use std::os::fd::RawFd;
 
 use libc::{c_long, sock_filter};
 
+use crate::bpf::element_map;
 use crate::proxy::config;
 use crate::proxy::process::sandbox::assembler::{Assembler, Call, Label, OneOf};
+use crate::sys::bpf;
 
 /// The machine whose numbers these are (`AUDIT_ARCH_*` of `<linux/audit.h>`).
 pub(super) const ARCHITECTURE: u32 = match () {
@@ -133,6 +135,20 @@ pub(super) const CHECKED: &[(c_long, &[OneOf])] = &[
             ],
         )],
     ),
+    // The elements of maps that are open. No program is loaded, nor attached to an interface.
+    (
+        libc::SYS_bpf,
+        &[value(
+            0,
+            &[
+                element_map::BPF_MAP_LOOKUP_ELEM as u32,
+                element_map::BPF_MAP_UPDATE_ELEM as u32,
+                element_map::BPF_MAP_GET_NEXT_KEY as u32,
+                element_map::BPF_MAP_LOOKUP_AND_DELETE_ELEM as u32,
+                bpf::BPF_OBJ_GET_INFO_BY_FD as u32,
+            ],
+        )],
+    ),
     // SO_MEMINFO: how many packets were lost because the receive buffer was full.
     (
         libc::SYS_getsockopt,
@@ -173,6 +189,8 @@ pub(super) const OPTIONS: &[(&[u32], &[u32], &[OneOf])] = &[
             libc::SO_RCVBUF as u32,
             libc::SO_REUSEADDR as u32,
             libc::SO_BINDTODEVICE as u32,
+            // A program that the setup has loaded, or the proxy before this one.
+            libc::SO_ATTACH_BPF as u32,
         ],
         &[],
     ),

@@ -1,0 +1,259 @@
+/* SPDX-License-Identifier: MIT OR Apache-2.0 */
+/*
+ * Relays multicast from an interface of the host to the end of a container's veth link.
+ *
+ * `relay_inbound` is at the ingress of the upstream interface, before the host's stack and before
+ * what takes packets away from the interface (a bridge, a bond, macvlan). It passes a copy of a
+ * packet on and leaves the packet as it was. `leave_to_process` is the filter of the socket by which
+ * the proxy receives what this program cannot relay: what the host itself sends, which is looped back
+ * without an Ethernet header, and what is longer than the container's MTU.
+ *
+ * The copy has the container's MAC address as its destination. So the rules in the container tell
+ * what was relayed from what stations of the container's bridge have sent.
+ */
+#include <linux/bpf.h>
+#include <bpf/bpf_helpers.h>
+
+#include "relay.h"
+
+#define IPV4 0x0800
+#define UDP 17
+#define ETHERNET_HEADER 14
+#define MORE_FRAGMENTS 0x2000
+#define OFFSET_MASK 0x1fff
+/* linux/if_packet.h */
+#define PACKET_OTHERHOST 3
+#define PACKET_LOOPBACK 5
+/* linux/bpf.h: what follows decides about the packet. */
+#define NEXT (-1)
+#define DROP 2
+#define SECOND 1000000000ull
+/* How often a limit is tried while other processors change it. */
+#define TRIES 4
+
+/* Who a packet in fragments is for. */
+#define UNKNOWN 0
+#define KERNEL 1
+#define PROCESS 2
+#define LIMITED 3
+
+struct ip_header {
+	__u8 version_length;
+	__u8 service;
+	__u16 length;
+	__u16 identification;
+	__u16 fragment;
+	__u8 ttl;
+	__u8 protocol;
+	__u16 checksum;
+	__u32 source;
+	__u32 destination;
+} __attribute__((packed));
+
+struct frame {
+	__u8 destination[6];
+	__u8 source[6];
+	__u16 protocol;
+	struct ip_header ip;
+} __attribute__((packed));
+
+/* Maps, in the order in which src/bpf/relay.rs has them. */
+struct map {
+	__u32 unused;
+};
+struct map entries SEC(".maps");
+struct map settings SEC(".maps");
+
+struct relay_state state;
+
+char LICENSE[] SEC("license") = "Dual MIT/GPL";
+
+#define be16(value) __builtin_bswap16(value)
+#define be32(value) __builtin_bswap32(value)
+
+static __always_inline int is_multicast(const struct ip_header *ip)
+{
+	return ip->version_length >> 4 == 4 && (ip->version_length & 0x0f) >= 5 &&
+	       ip->protocol == UDP && (ip->destination & be32(0xf0000000)) == be32(0xe0000000);
+}
+
+static __always_inline struct relay_entry *find(const struct ip_header *ip)
+{
+	struct relay_key key = { .group = ip->destination, .source = ip->source };
+	struct relay_entry *entry = bpf_map_lookup_elem(&entries, &key);
+
+	if (entry)
+		return entry;
+	key.source = 0;
+	return bpf_map_lookup_elem(&entries, &key);
+}
+
+static __always_inline struct relay_settings *get_settings(void)
+{
+	__u32 first = 0;
+
+	return bpf_map_lookup_elem(&settings, &first);
+}
+
+static __always_inline struct relay_fragmented *fragmented(const struct ip_header *ip)
+{
+	__u32 hash = (ip->destination ^ ip->source * 0x85ebca6b ^ ip->identification) * 0x9e3779b1;
+
+	return &state.fragmented[(hash >> 16) % FRAGMENTED];
+}
+
+static __always_inline void remember(const struct ip_header *ip, __u16 fate)
+{
+	struct relay_fragmented *datagram = fragmented(ip);
+
+	datagram->group = ip->destination;
+	datagram->source = ip->source;
+	datagram->identification = ip->identification;
+	datagram->fate = fate;
+}
+
+static __always_inline __u16 recall(const struct ip_header *ip)
+{
+	const struct relay_fragmented *datagram = fragmented(ip);
+	int is_same = datagram->group == ip->destination && datagram->source == ip->source &&
+		      datagram->identification == ip->identification;
+
+	return is_same ? datagram->fate : UNKNOWN;
+}
+
+/* Whether a limit that is used up at `due` has room for what takes `time`. */
+static __always_inline int has_room(__u64 due, __u64 time, __u64 burst, __u64 now)
+{
+	__u64 used = due > now ? due - now : 0;
+
+	/* What is more than a burst passes when nothing is used. */
+	return used + (time < burst ? time : burst) <= burst;
+}
+
+/* Takes room, if there is some. What other processors take meanwhile may be too much for it. */
+static __always_inline int take(__u64 *due, __u64 time, __u64 burst, __u64 now, int is_checked)
+{
+	int i;
+
+#pragma unroll
+	for (i = 0; i < TRIES; i++) {
+		__u64 before = *(volatile __u64 *)due;
+		__u64 start = before > now ? before : now;
+
+		if (is_checked && !has_room(before, time, burst, now))
+			return 0;
+		if (__sync_val_compare_and_swap(due, before, start + time) == before)
+			return 1;
+	}
+	return 1;
+}
+
+/* Whether so many packets of so many bytes may pass. A part of one that passes is not refused. */
+static __always_inline int admit(const struct relay_settings *s, __u32 packets, __u32 bytes,
+				 int is_first)
+{
+	__u64 byte_time, now;
+
+	if (!s->packet_time && !s->byte_rate)
+		return 1;
+	now = bpf_ktime_get_ns();
+	byte_time = s->byte_rate ? bytes * SECOND / s->byte_rate : 0;
+	if (is_first && s->byte_rate && !has_room(state.bytes_due, byte_time, s->byte_burst, now))
+		return 0;
+	if (s->packet_time &&
+	    !take(&state.packets_due, packets * s->packet_time, s->packet_burst, now, is_first))
+		return 0;
+	if (s->byte_rate)
+		take(&state.bytes_due, byte_time, s->byte_burst, now, 0);
+	return 1;
+}
+
+SEC("tcx")
+int relay_inbound(struct __sk_buff *skb)
+{
+	struct frame frame;
+	struct relay_settings *s;
+	struct relay_entry *entry;
+	__u32 fragment, length, segment, packets = 1;
+	__u16 fate = KERNEL;
+	long failed;
+
+	if (skb->protocol != be16(IPV4) || skb->vlan_present || skb->pkt_type >= PACKET_OTHERHOST)
+		return NEXT;
+	if (bpf_skb_load_bytes(skb, 0, &frame, sizeof(frame)) || !is_multicast(&frame.ip))
+		return NEXT;
+	entry = find(&frame.ip);
+	if (!entry || entry->verdict != ADMIT)
+		return NEXT;
+	s = get_settings();
+	if (!s || !s->peer)
+		return NEXT;
+	length = be16(frame.ip.length);
+	if (length + ETHERNET_HEADER > skb->len)
+		return NEXT;
+	segment = skb->gso_size;
+	fragment = be16(frame.ip.fragment);
+	if (fragment & OFFSET_MASK) {
+		fate = recall(&frame.ip);
+		if (fate == PROCESS || fate == LIMITED)
+			return NEXT;
+		packets = 0;
+		admit(s, 1, length, 0);
+	} else {
+		if (segment && segment < length)
+			packets = (length - 28 + segment - 1) / segment;
+		if (!segment && length > s->mtu)
+			fate = PROCESS;
+		else if (!admit(s, packets, length, 1))
+			fate = LIMITED;
+		if (fragment & MORE_FRAGMENTS)
+			remember(&frame.ip, fate);
+		if (fate == LIMITED)
+			__sync_fetch_and_add(&entry->limited, packets);
+		if (fate != KERNEL)
+			return NEXT;
+	}
+	if (bpf_skb_store_bytes(skb, 0, s->mac, sizeof(s->mac), 0)) {
+		__sync_fetch_and_add(&entry->dropped, packets);
+		return NEXT;
+	}
+	failed = bpf_clone_redirect(skb, s->peer, 0);
+	if (failed)
+		__sync_fetch_and_add(&entry->dropped, packets);
+	else
+		__sync_fetch_and_add(&entry->relayed, packets);
+	/* Without memory to write its own address back, the packet would be taken for another one. */
+	if (bpf_skb_store_bytes(skb, 0, frame.destination, sizeof(frame.destination), 0))
+		return DROP;
+	return NEXT;
+}
+
+SEC("socket")
+int leave_to_process(struct __sk_buff *skb)
+{
+	struct ip_header ip;
+	struct relay_settings *s;
+	struct relay_entry *entry;
+
+	if (bpf_skb_load_bytes(skb, 0, &ip, sizeof(ip)) || !is_multicast(&ip))
+		return 0;
+	s = get_settings();
+	if (!s)
+		return 0;
+	entry = find(&ip);
+	if (!entry)
+		return s->is_incomplete ? -1 : 0;
+	if (entry->verdict != ADMIT)
+		return 0;
+	if (s->peer && skb->pkt_type != PACKET_LOOPBACK) {
+		__u16 fate;
+
+		if (be16(ip.length) <= s->mtu || skb->gso_size)
+			return 0;
+		/* Longer than the MTU, as it arrived or because it was put together. */
+		fate = recall(&ip);
+		if (fate == KERNEL || fate == LIMITED)
+			return 0;
+	}
+	return -1;
+}

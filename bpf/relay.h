@@ -1,0 +1,69 @@
+/* SPDX-License-Identifier: MIT OR Apache-2.0 */
+/*
+ * What the programs of the relay and the proxy share. src/bpf/relay.rs has the same layouts.
+ */
+#ifndef MCRUN_RELAY_H
+#define MCRUN_RELAY_H
+
+#include <linux/types.h>
+
+/* A group and a source, in network byte order. Source 0 is every source without an entry of its own. */
+struct relay_key {
+	__u32 group;
+	__u32 source;
+};
+
+#define ADMIT 1
+#define REFUSE 2
+
+/* Whether packets pass, and how many did. The proxy writes the verdict. */
+struct relay_entry {
+	__u64 verdict;
+	__u64 relayed;
+	/* Above the rate limit. */
+	__u64 limited;
+	/* The kernel has refused them. */
+	__u64 dropped;
+};
+
+/* What the proxy sets. */
+struct relay_settings {
+	/*
+	 * Index of the host's end of the container's veth link. 0: there is none, and the proxy
+	 * relays all packets.
+	 */
+	__u32 peer;
+	/* MTU of the container's end. A packet that is longer is for the proxy, which divides it. */
+	__u32 mtu;
+	/* Address of the container's end. */
+	__u8 mac[6];
+	/* Some groups have no entry: packets of unknown groups are for the proxy. */
+	__u8 is_incomplete;
+	__u8 unused;
+	/* Nanoseconds that a packet takes, and those of the longest burst; 0: no limit. */
+	__u64 packet_time;
+	__u64 packet_burst;
+	/* Bytes a second, and the nanoseconds of the longest burst; 0: no limit. */
+	__u64 byte_rate;
+	__u64 byte_burst;
+};
+
+/* Datagrams in fragments that are remembered. A power of two. */
+#define FRAGMENTED 64
+
+/* A datagram whose fragments arrive, and what was decided of the first. */
+struct relay_fragmented {
+	__u32 group;
+	__u32 source;
+	__u16 identification;
+	__u16 fate;
+};
+
+struct relay_state {
+	/* CLOCK_MONOTONIC in nanoseconds at which the limits have been used up. */
+	__u64 packets_due;
+	__u64 bytes_due;
+	struct relay_fragmented fragmented[FRAGMENTED];
+};
+
+#endif

@@ -1,0 +1,435 @@
+//! The programs that relay multicast into a container, `bpf/relay.bpf.c`.
+
+use std::io;
+use std::net::Ipv4Addr;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use crate::bpf::element_map::{ElementMap, Plain};
+use crate::bpf::object;
+use crate::bpf::program::{Map, MappedNumbers, Program, Writer};
+
+const OBJECT: &[u8] = include_bytes!("../../bpf/relay.o");
+const INBOUND: &[u8] = b"tcx";
+static INBOUND_INSTRUCTIONS: [u64; object::instruction_count(OBJECT, INBOUND)] =
+    object::instructions(OBJECT, INBOUND);
+static INBOUND_REFERENCES: [object::Reference; object::reference_count(OBJECT, INBOUND)] =
+    object::references(OBJECT, INBOUND);
+const FILTER: &[u8] = b"socket";
+static FILTER_INSTRUCTIONS: [u64; object::instruction_count(OBJECT, FILTER)] =
+    object::instructions(OBJECT, FILTER);
+static FILTER_REFERENCES: [object::Reference; object::reference_count(OBJECT, FILTER)] =
+    object::references(OBJECT, FILTER);
+
+/// Bytes of the state.
+const STATE_SIZE: usize = object::data_size(OBJECT);
+/// Groups and sources that have entries. The table takes 16 bytes for each, the entries more.
+pub const MAX_ENTRIES: usize = 4096;
+/// Descriptors of the programs.
+pub const DESCRIPTORS: usize = 5;
+
+/// A group and a source: `struct relay_key`.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Key {
+    group: [u8; 4],
+    source: [u8; 4],
+}
+
+/// `struct relay_entry`.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default)]
+struct Entry {
+    verdict: u64,
+    relayed: u64,
+    limited: u64,
+    dropped: u64,
+}
+
+/// What is set for all groups: `struct relay_settings`.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Settings {
+    /// Index of the host's end of the container's veth link; 0: the kernel relays nothing.
+    pub peer: u32,
+    /// MTU of the container's end, in bytes.
+    pub mtu: u32,
+    /// Hardware address of the container's end.
+    pub mac: [u8; 6],
+    /// Not 0: packets of groups without an entry are for the process.
+    pub is_incomplete: u8,
+    unused: u8,
+    /// Nanoseconds that a packet takes, and those of the longest burst; 0: no limit.
+    pub packet_time: u64,
+    /// See `packet_time`.
+    pub packet_burst: u64,
+    /// Bytes a second, and the nanoseconds of the longest burst; 0: no limit.
+    pub byte_rate: u64,
+    /// See `byte_rate`.
+    pub byte_burst: u64,
+}
+
+// SAFETY: `repr(C)`, no padding, and numbers only.
+unsafe impl Plain for Key {}
+// SAFETY: as above.
+unsafe impl Plain for Entry {}
+// SAFETY: as above: 16 bytes, and four numbers of eight.
+unsafe impl Plain for Settings {}
+
+/// What happens to packets of a group from a source.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// They are relayed.
+    Admit = 1,
+    /// They are dropped.
+    Refuse = 2,
+}
+
+/// Packets of one entry.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Passed on to the container.
+    pub relayed: u64,
+    /// Above the rate limit.
+    pub limited: u64,
+    /// Refused by the kernel.
+    pub dropped: u64,
+}
+
+/// The programs of one relay, with their maps. They end when all copies of their descriptors are closed.
+#[derive(Debug)]
+pub struct RelayPrograms {
+    /// Keeps the program at the interface.
+    link: OwnedFd,
+    filter: Program,
+    entries: ElementMap<Key, Entry>,
+    settings: ElementMap<u32, Settings>,
+    state: Map,
+}
+
+impl RelayPrograms {
+    /// Loads the programs, and attaches the one that relays to the ingress of the interface of this index
+    /// in the caller's network namespace. Nothing is relayed until [`RelayPrograms::configure`].
+    ///
+    /// # Errors
+    /// `EPERM` without CAP_BPF and CAP_NET_ADMIN, or where a sysctl or a lockdown forbids it; `EINVAL` where
+    /// the kernel is older than Linux 6.6; `ERANGE` where 64 programs are attached already.
+    pub fn load(interface: u32) -> io::Result<Self> {
+        let entries = ElementMap::hash(c"mcrun_relayed", MAX_ENTRIES as u32)?;
+        let settings = ElementMap::single(c"mcrun_relay")?;
+        let state = Map::create(c"mcrun_limits", STATE_SIZE, Writer::Process)?;
+        let maps = [entries.as_fd(), settings.as_fd()];
+        let mut instructions = FILTER_INSTRUCTIONS;
+        object::point_to(&mut instructions, &FILTER_REFERENCES, &state, &maps);
+        let filter = Program::load_socket_filter(c"mcrun_relay", &instructions)?;
+        let mut instructions = INBOUND_INSTRUCTIONS;
+        object::point_to(&mut instructions, &INBOUND_REFERENCES, &state, &maps);
+        let inbound = Program::load_ingress(c"mcrun_relay", &instructions)?;
+        let link = inbound.attach_to_ingress(interface)?;
+        Ok(RelayPrograms { link, filter, entries, settings, state })
+    }
+
+    /// Programs of another process, by the [descriptors](RelayPrograms::descriptors) that it has passed.
+    ///
+    /// # Errors
+    /// `EINVAL` if a descriptor is something else.
+    pub fn inherit(descriptors: [OwnedFd; DESCRIPTORS]) -> io::Result<Self> {
+        let [link, filter, entries, settings, state] = descriptors;
+        Ok(RelayPrograms {
+            link,
+            filter: Program::from_descriptor(filter),
+            entries: ElementMap::hash_from(entries, MAX_ENTRIES as u32)?,
+            settings: ElementMap::single_from(settings)?,
+            state: Map::from_descriptor(state, STATE_SIZE)?,
+        })
+    }
+
+    /// What another process needs to go on with the programs.
+    pub fn descriptors(&self) -> [BorrowedFd<'_>; DESCRIPTORS] {
+        let RelayPrograms { link, filter, entries, settings, state } = self;
+        [link.as_fd(), filter.as_fd(), entries.as_fd(), settings.as_fd(), state.as_fd()]
+    }
+
+    /// Makes the filter of a raw UDP socket the one that leaves to the process what the kernel does not
+    /// relay.
+    ///
+    /// # Errors
+    /// Those of setsockopt(2).
+    pub fn filter(&self, socket: &impl AsFd) -> io::Result<()> {
+        self.filter.filter(socket)
+    }
+
+    /// What is set for all groups.
+    ///
+    /// # Errors
+    /// Those of bpf(2).
+    pub fn settings(&self) -> io::Result<Settings> {
+        self.settings.get(0)
+    }
+
+    /// Changes what is set for all groups.
+    ///
+    /// # Errors
+    /// Those of bpf(2).
+    pub fn configure(&self, settings: &Settings) -> io::Result<()> {
+        self.settings.set(0, *settings)
+    }
+
+    /// Sets what happens to packets of a group from a source; `None`: from each source that has no entry.
+    ///
+    /// # Errors
+    /// `E2BIG` if there are too many entries.
+    pub fn set(
+        &self,
+        group: Ipv4Addr,
+        source: Option<Ipv4Addr>,
+        verdict: Verdict,
+    ) -> io::Result<()> {
+        let entry = Entry { verdict: verdict as u64, ..Entry::default() };
+        self.entries.set(key(group, source), entry)
+    }
+
+    /// Removes an entry. Returns its counts.
+    pub fn remove(&self, group: Ipv4Addr, source: Option<Ipv4Addr>) -> Counts {
+        self.entries.take(key(group, source)).map_or_else(|_| Counts::default(), Counts::of)
+    }
+
+    /// The counts of an entry.
+    pub fn counts(&self, group: Ipv4Addr, source: Option<Ipv4Addr>) -> Counts {
+        self.entries.get(key(group, source)).map_or_else(|_| Counts::default(), Counts::of)
+    }
+
+    /// What an entry says; `None`: there is none.
+    pub fn verdict(&self, group: Ipv4Addr, source: Option<Ipv4Addr>) -> Option<Verdict> {
+        match self.entries.get(key(group, source)).ok()?.verdict {
+            verdict if verdict == Verdict::Admit as u64 => Some(Verdict::Admit),
+            _ => Some(Verdict::Refuse),
+        }
+    }
+
+    /// Groups and sources of all entries.
+    pub fn entries(&self) -> Vec<(Ipv4Addr, Option<Ipv4Addr>)> {
+        let parse = |Key { group, source }: Key| {
+            let source = Ipv4Addr::from(source);
+            (Ipv4Addr::from(group), (!source.is_unspecified()).then_some(source))
+        };
+        self.entries.keys(MAX_ENTRIES).into_iter().map(parse).collect()
+    }
+
+    /// When the limits of packets and of bytes have been used up: CLOCK_MONOTONIC in nanoseconds.
+    ///
+    /// # Errors
+    /// Those of mmap(2).
+    pub fn limits(&self) -> io::Result<MappedNumbers<2>> {
+        self.state.numbers()
+    }
+}
+
+fn key(group: Ipv4Addr, source: Option<Ipv4Addr>) -> Key {
+    let source = source.unwrap_or(Ipv4Addr::UNSPECIFIED);
+    Key { group: group.octets(), source: source.octets() }
+}
+
+impl Counts {
+    fn of(entry: Entry) -> Self {
+        let Entry { relayed, limited, dropped, .. } = entry;
+        Counts { relayed, limited, dropped }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use etherparse::PacketBuilder;
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::sys::bpf;
+
+    /// No interface has this index: the kernel refuses to pass a packet on, and it is counted as dropped.
+    const NO_PEER: u32 = 0x7fff_ffff;
+    const MTU: u32 = 300;
+    const GROUP: Ipv4Addr = Ipv4Addr::new(239, 1, 1, 1);
+    const CHANNEL: Ipv4Addr = Ipv4Addr::new(232, 1, 1, 1);
+    const SOURCE: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
+    const REFUSED: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 2);
+
+    /// The programs with their maps, attached to nothing.
+    struct Loaded {
+        inbound: Program,
+        filter: Program,
+        entries: ElementMap<Key, Entry>,
+        settings: ElementMap<u32, Settings>,
+    }
+
+    impl Loaded {
+        /// GROUP from any source except one, and CHANNEL from one source.
+        fn new(settings: Settings) -> Self {
+            let entries = ElementMap::hash(c"t", MAX_ENTRIES as u32).unwrap();
+            let map = ElementMap::single(c"t").unwrap();
+            let state = Map::create(c"t", STATE_SIZE, Writer::Process).unwrap();
+            let maps = [entries.as_fd(), map.as_fd()];
+            let mut instructions = FILTER_INSTRUCTIONS;
+            object::point_to(&mut instructions, &FILTER_REFERENCES, &state, &maps);
+            let filter = Program::load_socket_filter(c"t", &instructions).unwrap();
+            let mut instructions = INBOUND_INSTRUCTIONS;
+            object::point_to(&mut instructions, &INBOUND_REFERENCES, &state, &maps);
+            let inbound = Program::load_ingress(c"t", &instructions).unwrap();
+            map.set(0, settings).unwrap();
+            let loaded = Loaded { inbound, filter, entries, settings: map };
+            loaded.set(GROUP, None, Verdict::Admit);
+            loaded.set(GROUP, Some(REFUSED), Verdict::Refuse);
+            loaded.set(CHANNEL, Some(SOURCE), Verdict::Admit);
+            loaded
+        }
+
+        fn set(&self, group: Ipv4Addr, source: Option<Ipv4Addr>, verdict: Verdict) {
+            let entry = Entry { verdict: verdict as u64, ..Entry::default() };
+            self.entries.set(key(group, source), entry).unwrap();
+        }
+
+        /// Packets that were to be relayed, and those above the limit.
+        fn counts(&self) -> (u64, u64) {
+            let all = [(GROUP, None), (GROUP, Some(REFUSED)), (CHANNEL, Some(SOURCE))];
+            all.iter().fold((0, 0), |(relayed, limited), (group, source)| {
+                let entry = self.entries.get(key(*group, *source)).unwrap();
+                assert_eq!(entry.relayed, 0);
+                (relayed + entry.dropped, limited + entry.limited)
+            })
+        }
+
+        /// Runs both programs with a frame: whether the kernel would relay it, and whether the proxy gets it
+        /// from its socket.
+        fn run(&self, frame: &[u8]) -> (bool, bool) {
+            const NEXT: u32 = u32::MAX;
+            let (before, _) = self.counts();
+            // The kernel tests no frame that is shorter than an Ethernet header.
+            let verdict = self.inbound.test_run(frame, 0).unwrap_or(NEXT);
+            assert_eq!(verdict, NEXT, "a packet goes on");
+            let taken = self.filter.test_run(frame, 0).unwrap_or(0) != 0;
+            (self.counts().0 > before, taken)
+        }
+    }
+
+    fn settings() -> Settings {
+        Settings { peer: NO_PEER, mtu: MTU, mac: [2, 0, 0, 0, 0, 1], ..Settings::default() }
+    }
+
+    fn frame(source: Ipv4Addr, group: Ipv4Addr, payload: usize) -> Vec<u8> {
+        let mut frame = Vec::new();
+        PacketBuilder::ethernet2([2, 0, 0, 0, 0, 9], [1, 0, 0x5e, 1, 1, 1])
+            .ipv4(source.octets(), group.octets(), 5)
+            .udp(5000, 5000)
+            .write(&mut frame, &vec![7; payload])
+            .unwrap();
+        frame
+    }
+
+    #[test]
+    fn the_kernel_relays_what_was_asked_for_and_the_proxy_what_is_too_long() {
+        let loaded = Loaded::new(settings());
+        let other = Ipv4Addr::new(10, 0, 0, 3);
+        assert_eq!(loaded.run(&frame(other, GROUP, 100)), (true, false));
+        assert_eq!(loaded.run(&frame(other, GROUP, 300)), (false, true), "longer than the MTU");
+        assert_eq!(loaded.run(&frame(REFUSED, GROUP, 100)), (false, false));
+        assert_eq!(loaded.run(&frame(REFUSED, GROUP, 300)), (false, false));
+        assert_eq!(loaded.run(&frame(SOURCE, CHANNEL, 100)), (true, false));
+        assert_eq!(loaded.run(&frame(other, CHANNEL, 100)), (false, false));
+        assert_eq!(loaded.run(&frame(other, Ipv4Addr::new(239, 1, 1, 2), 100)), (false, false));
+        loaded.settings.set(0, Settings { peer: 0, ..settings() }).unwrap();
+        assert_eq!(loaded.run(&frame(other, GROUP, 100)), (false, true), "no link is known");
+        assert_eq!(loaded.run(&frame(other, CHANNEL, 100)), (false, false));
+        let unknown = frame(other, Ipv4Addr::new(239, 1, 1, 2), 100);
+        assert_eq!(loaded.run(&unknown), (false, false));
+        loaded.settings.set(0, Settings { is_incomplete: 1, ..settings() }).unwrap();
+        assert_eq!(loaded.run(&unknown), (false, true), "for the proxy to decide");
+    }
+
+    #[test]
+    fn all_fragments_go_the_way_of_the_first() {
+        let loaded = Loaded::new(settings());
+        let fragment = |identification: u16, flags: u16, payload: usize| {
+            let mut frame = frame(SOURCE, GROUP, payload);
+            frame[18..20].copy_from_slice(&identification.to_be_bytes());
+            frame[20..22].copy_from_slice(&flags.to_be_bytes());
+            frame
+        };
+        let (more, last) = (0x2000, 31);
+        // Each fits: the kernel relays each, of which the first is counted. What the host puts together is
+        // longer than the MTU.
+        assert!(loaded.run(&fragment(1, more, 248)).0);
+        loaded.run(&fragment(1, last, 200));
+        let (relayed, _) = loaded.counts();
+        assert_eq!(relayed, 1);
+        assert_eq!(loaded.filter.test_run(&fragment(1, 0, 440), 0).unwrap(), 0, "was relayed");
+        assert_ne!(loaded.filter.test_run(&fragment(2, 0, 440), 0).unwrap(), 0, "was not");
+        // The first is too long for the container.
+        assert!(!loaded.run(&fragment(3, more, 400)).0);
+        assert!(!loaded.run(&fragment(3, last, 100)).0);
+        assert_ne!(loaded.filter.test_run(&fragment(3, 0, 500), 0).unwrap(), 0);
+    }
+
+    #[test]
+    fn what_is_above_a_limit_is_counted_and_goes_nowhere() {
+        // A packet a second, and a burst of two.
+        let limited =
+            Settings { packet_time: 1_000_000_000, packet_burst: 2_000_000_000, ..settings() };
+        let loaded = Loaded::new(limited);
+        for _ in 0..5 {
+            assert!(!loaded.run(&frame(SOURCE, GROUP, 100)).1);
+        }
+        let (relayed, above) = loaded.counts();
+        assert_eq!(relayed + above, 5);
+        assert!((2..=3).contains(&relayed), "{relayed}");
+        let bytes = Settings { byte_rate: 1000, byte_burst: 300_000_000, ..settings() };
+        let loaded = Loaded::new(bytes);
+        // 128 bytes each, of 300.
+        for _ in 0..4 {
+            loaded.run(&frame(SOURCE, GROUP, 100));
+        }
+        assert_eq!(loaded.counts(), (2, 2));
+    }
+
+    #[test]
+    fn a_descriptor_that_is_something_else_is_not_inherited() {
+        let map =
+            || ElementMap::<u32, Settings>::single(c"t").unwrap().as_fd().try_clone_to_owned();
+        let wrong = [map(), map(), map(), map(), map()].map(Result::unwrap);
+        let error = RelayPrograms::inherit(wrong).unwrap_err();
+        assert_eq!(error.kind(), std::io::ErrorKind::InvalidInput);
+        let file: OwnedFd = tempfile::tempfile().unwrap().into();
+        assert!(bpf::check_map(&file, bpf::MapShape::default()).is_err());
+    }
+
+    proptest! {
+        /// Whatever arrives, what is relayed is UDP to a group that was asked for, and whole.
+        #[test]
+        fn only_what_was_asked_for_is_relayed(
+            bytes in prop::collection::vec(any::<u8>(), 0..400),
+            is_patched in any::<bool>(),
+            length in 0u16..420,
+            fragment in prop::sample::select(vec![0u16, 0x2000, 0x4000, 5, 0x2005]),
+            words in 4u8..16,
+        ) {
+            let loaded = Loaded::new(settings());
+            let mut frame = bytes;
+            // To a group: the kernel passes by what is for another host.
+            frame.iter_mut().take(1).for_each(|first| *first |= 1);
+            if is_patched && frame.len() >= 34 {
+                frame[12..15].copy_from_slice(&[8, 0, 0x40 | words]);
+                frame[16..18].copy_from_slice(&length.to_be_bytes());
+                frame[20..22].copy_from_slice(&fragment.to_be_bytes());
+                frame[23] = 17;
+                frame[30..34].copy_from_slice(&GROUP.octets());
+            }
+            let (relayed, taken) = loaded.run(&frame);
+            let whole = frame.len() >= 34 && frame[12..14] == [8, 0]
+                && frame[14] >> 4 == 4 && frame[14] & 15 >= 5 && frame[23] == 17
+                && frame[30..34] == GROUP.octets() && frame[26..30] != REFUSED.octets();
+            let total = if whole { u16::from_be_bytes([frame[16], frame[17]]) } else { 0 };
+            let later = whole && u16::from_be_bytes([frame[20], frame[21]]) & 0x1fff != 0;
+            let fits = whole && usize::from(total) + 14 <= frame.len() && u32::from(total) <= MTU;
+            // Fragments after the first are not counted.
+            prop_assert_eq!(relayed, fits && !later);
+            prop_assert!(!taken || (whole && u32::from(total) > MTU));
+        }
+    }
+}

@@ -1,0 +1,243 @@
+//! The part of a relay that the kernel does: programs that pass packets of the LAN on to the container,
+//! and leave to the proxy what they cannot pass on.
+//!
+//! The container must be at the end of a veth link whose other end is in the host's namespace. Until
+//! that end is known, the programs leave everything to the proxy.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::Ipv4Addr;
+use std::os::fd::{BorrowedFd, OwnedFd};
+
+use crate::bpf::MappedNumbers;
+use crate::bpf::relay::{Counts, DESCRIPTORS, RelayPrograms, Settings, Verdict};
+use crate::multicast::{FilterMode, SourceFilter};
+use crate::primitives::MacAddr;
+use crate::proxy::control::status::RelayCounts;
+use crate::proxy::relay::rate_limiter::RateLimiter;
+
+/// The ends of a container's veth link.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Peer {
+    /// Index of the host's end.
+    pub(crate) index: u32,
+    /// Hardware address of the container's end.
+    pub(crate) mac: MacAddr,
+    /// MTU of the container's end.
+    pub(crate) mtu: u32,
+}
+
+/// What the kernel relays.
+#[derive(Debug)]
+pub(super) struct InKernel {
+    programs: RelayPrograms,
+    settings: Settings,
+    groups: BTreeMap<Ipv4Addr, Entries>,
+    /// Packets of the entries that have been removed.
+    removed: RelayCounts,
+    /// Packets that were counted before the programs were inherited.
+    known: RelayCounts,
+}
+
+/// The entries of a group, by their source; `None`: each source that has no entry.
+#[derive(Debug, Default)]
+struct Entries {
+    verdicts: BTreeMap<Option<Ipv4Addr>, Verdict>,
+    /// Packets of the group's entries that have been removed.
+    removed: RelayCounts,
+    /// Packets that were counted before the programs were inherited.
+    known: RelayCounts,
+    /// There was no room for the entries: the group's packets are for the proxy.
+    is_left_out: bool,
+}
+
+impl InKernel {
+    /// Loads the programs for the upstream interface of this index. They relay nothing yet.
+    ///
+    /// # Errors
+    /// As [`RelayPrograms::load`].
+    pub(super) fn load(upstream: u32, rate: &RateLimiter) -> io::Result<Self> {
+        Self::of(RelayPrograms::load(upstream)?, rate)
+    }
+
+    /// The programs of the proxy that is replaced, whose descriptors these are. What they have counted
+    /// so far is known already.
+    ///
+    /// # Errors
+    /// `EINVAL` if they are something else.
+    pub(super) fn inherit(
+        descriptors: [OwnedFd; DESCRIPTORS],
+        rate: &RateLimiter,
+    ) -> io::Result<Self> {
+        let mut kernel = Self::of(RelayPrograms::inherit(descriptors)?, rate)?;
+        let before = kernel.programs.settings()?;
+        let settings = &mut kernel.settings;
+        (settings.peer, settings.mtu, settings.mac) = (before.peer, before.mtu, before.mac);
+        settings.is_incomplete = before.is_incomplete;
+        for (group, source) in kernel.programs.entries() {
+            let entries = kernel.groups.entry(group).or_default();
+            let counts = relay_counts(kernel.programs.counts(group, source));
+            entries.known = entries.known + counts;
+            kernel.known = kernel.known + counts;
+            if let Some(verdict) = kernel.programs.verdict(group, source) {
+                entries.verdicts.insert(source, verdict);
+            }
+        }
+        Ok(kernel)
+    }
+
+    fn of(programs: RelayPrograms, rate: &RateLimiter) -> io::Result<Self> {
+        let (packets, bytes) = rate.limits();
+        let mut settings = Settings::default();
+        if let Some(limit) = packets {
+            settings.packet_time = (1_000_000_000 / limit.rate).max(1);
+            settings.packet_burst = limit.burst;
+        }
+        if let Some(limit) = bytes {
+            (settings.byte_rate, settings.byte_burst) = (limit.rate, limit.burst);
+        }
+        let groups = BTreeMap::new();
+        let (removed, known) = (RelayCounts::default(), RelayCounts::default());
+        Ok(InKernel { programs, settings, groups, removed, known })
+    }
+
+    /// What another process needs to go on.
+    pub(super) fn descriptors(&self) -> [BorrowedFd<'_>; DESCRIPTORS] {
+        self.programs.descriptors()
+    }
+
+    /// The programs themselves.
+    pub(super) fn programs(&self) -> &RelayPrograms {
+        &self.programs
+    }
+
+    /// The times of the limits.
+    ///
+    /// # Errors
+    /// Those of mmap(2).
+    pub(super) fn limits(&self) -> io::Result<MappedNumbers<2>> {
+        self.programs.limits()
+    }
+
+    /// Relays by this link from now on; `None`: leaves everything to the proxy.
+    ///
+    /// # Errors
+    /// Those of bpf(2).
+    pub(super) fn set_peer(&mut self, peer: Option<Peer>) -> io::Result<()> {
+        let (index, mtu, mac) = peer.map_or((0, 0, [0; 6]), |p| (p.index, p.mtu, p.mac.octets()));
+        (self.settings.peer, self.settings.mtu, self.settings.mac) = (index, mtu, mac);
+        self.programs.configure(&self.settings)
+    }
+
+    /// The link by which it relays.
+    pub(super) fn peer(&self) -> Option<Peer> {
+        let Settings { peer: index, mac, mtu, .. } = self.settings;
+        (index != 0).then(|| Peer { index, mac: MacAddr::from(mac), mtu })
+    }
+
+    /// Whether packets are relayed.
+    pub(super) fn is_relaying(&self) -> bool {
+        self.settings.peer != 0
+    }
+
+    /// Sets the source filter of a group.
+    ///
+    /// # Errors
+    /// Those of bpf(2), except for a lack of room: then the group is left to the proxy.
+    pub(super) fn set(&mut self, group: Ipv4Addr, filter: &SourceFilter) -> io::Result<()> {
+        let wanted = wanted(filter);
+        let entries = self.groups.entry(group).or_default();
+        // What is new comes first, and what is refused before what is admitted: no packet of a source
+        // that is not wanted passes meanwhile.
+        let mut added: Vec<_> = wanted
+            .iter()
+            .filter(|(source, verdict)| entries.verdicts.get(source) != Some(verdict))
+            .collect();
+        added.sort_by_key(|(_, verdict)| **verdict == Verdict::Admit);
+        let mut has_room = true;
+        for (source, verdict) in added {
+            if entries.verdicts.contains_key(source) {
+                entries.note(&mut self.removed, self.programs.counts(group, *source));
+            }
+            match self.programs.set(group, *source, *verdict) {
+                Ok(()) => _ = entries.verdicts.insert(*source, *verdict),
+                Err(error) if is_lack_of_room(&error) => has_room = false,
+                Err(error) => return Err(error),
+            }
+        }
+        let stale: Vec<_> = entries
+            .verdicts
+            .keys()
+            .filter(|source| !has_room || !wanted.contains_key(source))
+            .copied()
+            .collect();
+        for source in stale {
+            entries.verdicts.remove(&source);
+            entries.note(&mut self.removed, self.programs.remove(group, source));
+        }
+        entries.is_left_out = !has_room;
+        if wanted.is_empty() {
+            self.groups.remove(&group);
+        }
+        let is_incomplete = self.groups.values().any(|entries| entries.is_left_out).into();
+        if self.settings.is_incomplete != is_incomplete {
+            self.settings.is_incomplete = is_incomplete;
+            self.programs.configure(&self.settings)?;
+        }
+        Ok(())
+    }
+
+    /// Removes the groups for which this does not hold.
+    pub(super) fn retain(&mut self, is_kept: impl Fn(Ipv4Addr) -> bool) {
+        let gone: Vec<_> = self.groups.keys().copied().filter(|group| !is_kept(*group)).collect();
+        for group in gone {
+            // What cannot be removed ends with the programs.
+            let _ = self.set(group, &SourceFilter::none());
+        }
+    }
+
+    /// Packets of a group that the kernel has relayed.
+    pub(super) fn counts(&self, group: Ipv4Addr) -> RelayCounts {
+        self.groups.get(&group).map_or_else(RelayCounts::default, |entries| {
+            (entries.removed + self.present(group, entries)).since(entries.known)
+        })
+    }
+
+    /// Packets of all groups that the kernel has relayed.
+    pub(super) fn total(&self) -> RelayCounts {
+        let present = self.groups.iter().map(|(group, entries)| self.present(*group, entries));
+        present.fold(self.removed, |total, counts| total + counts).since(self.known)
+    }
+
+    fn present(&self, group: Ipv4Addr, entries: &Entries) -> RelayCounts {
+        let counts = |source: &Option<Ipv4Addr>| relay_counts(self.programs.counts(group, *source));
+        entries.verdicts.keys().map(counts).fold(RelayCounts::default(), |sum, one| sum + one)
+    }
+}
+
+impl Entries {
+    /// An entry with these counts is no more.
+    fn note(&mut self, all: &mut RelayCounts, counts: Counts) {
+        let counts = relay_counts(counts);
+        self.removed = self.removed + counts;
+        *all = *all + counts;
+    }
+}
+
+/// The entries that a source filter needs (RFC 9776 section 3.2).
+fn wanted(filter: &SourceFilter) -> BTreeMap<Option<Ipv4Addr>, Verdict> {
+    let (verdict, all) = match filter.mode {
+        FilterMode::Include => (Verdict::Admit, None),
+        FilterMode::Exclude => (Verdict::Refuse, Some((None, Verdict::Admit))),
+    };
+    filter.sources.iter().map(|source| (Some(*source), verdict)).chain(all).collect()
+}
+
+fn relay_counts(counts: Counts) -> RelayCounts {
+    let Counts { relayed, limited, dropped } = counts;
+    RelayCounts { relayed, limited, dropped, denied: 0 }
+}
+
+fn is_lack_of_room(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::E2BIG | libc::ENOMEM | libc::ENOSPC))
+}
