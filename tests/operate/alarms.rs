@@ -171,6 +171,65 @@ fn a_leg_that_stops_is_told_of_and_then_a_stream_that_stops_on_both() {
     drop(sockets);
 }
 
+/// Two containers share macvlan's queue, which holds few frames, and bursts overflow it.
+#[test]
+fn a_queue_that_overflows_is_told_of_until_it_does_not() {
+    const CODE: &str = "queue-loss";
+    let group = Ipv4Addr::new(239, 22, 8, 1);
+    let lab = Lab::new(3);
+    lab.configure("[attach]\nip = [\"0.0.0.0/0\"]\nbclim = \"1\"\n");
+    let start = |name, address| {
+        let attachment = format!("parent=lan0,ip={address}/24,bclim=1,bcqueuelen=10");
+        lab.start_with(name, &[&attachment], &[])
+    };
+    let (one, two) = (start("one", "10.99.0.11"), start("two", "10.99.0.12"));
+    let (_follower, path) = follow(&lab);
+    let sockets = [&one, &two].map(|container| {
+        let socket = container.socket_on("mc0", PORT);
+        socket.join(group);
+        socket
+    });
+    lab.wait_forwarded(group);
+    let ends = AtomicBool::new(false);
+    let end = End(&ends);
+    thread::scope(|scope| {
+        // What unwinds here ends the sender.
+        let end = end;
+        let (sender, ends) = (lab.socket("src", SOURCES[0], 0), &ends);
+        scope.spawn(move || {
+            while !ends.load(Ordering::Relaxed) {
+                for _ in 0..5000 {
+                    sender.send(b"a burst", (group, PORT));
+                }
+                thread::sleep(Duration::from_millis(100));
+            }
+        });
+        let notice =
+            wait_until("a queue loses frames", LONG_PATIENCE, || standing(&lab, &one, CODE).pop());
+        let (interface, parent) = (&notice["interface"], &notice["parent"]);
+        assert_eq!((interface, parent), (&json!("mc0"), &json!("lan0")), "{notice}");
+        assert!(notice["lost_per_s"].as_u64().is_some_and(|lost| lost > 0), "{notice}");
+        drop(end);
+    });
+    wait_until("no queue loses frames", LONG_PATIENCE, || {
+        standing(&lab, &one, CODE).is_empty().then_some(())
+    });
+    let metrics = run(&mut lab.mcrun(["metrics"]));
+    assert!(!metrics.contains(CODE), "{metrics}");
+    let events = followed(&path, "its end is told", |events| {
+        told(events, "alarm-cleared", CODE).iter().any(|e| e["container"] == one.id.as_str())
+    });
+    let own = |events: Vec<&Value>| {
+        let own = events.iter().filter(|e| e["container"] == one.id.as_str());
+        own.filter_map(|e| e["time_ms"].as_u64()).collect::<Vec<_>>()
+    };
+    let (begun, ended) =
+        (own(told(&events, "alarm", CODE)), own(told(&events, "alarm-cleared", CODE)));
+    assert_eq!((begun.len(), ended.len()), (1, 1), "{events:?}");
+    assert!(begun[0] < ended[0], "{events:?}");
+    drop(sockets);
+}
+
 /// Sets the mark when it is dropped.
 struct End<'m>(&'m AtomicBool);
 

@@ -19,6 +19,7 @@ mod notifications;
 mod own_bridge;
 mod pause;
 mod proxied;
+mod queue_watch;
 mod relaying;
 mod resources;
 mod status;
@@ -53,7 +54,10 @@ use crate::proxy::event_loop::interface::Interface;
 pub(crate) use crate::proxy::event_loop::interface::{InterfaceSockets, RelaySockets};
 use crate::proxy::event_loop::notifications::NotificationPace;
 use crate::proxy::event_loop::pause::Pause;
-pub(crate) use crate::proxy::event_loop::resources::{Container, Interception, Resources, Role};
+use crate::proxy::event_loop::queue_watch::QueueWatch;
+pub(crate) use crate::proxy::event_loop::resources::{
+    Container, DropCounters, Interception, Resources, Role,
+};
 use crate::proxy::event_loop::stream_watch::StreamWatch;
 pub(crate) use crate::proxy::event_loop::upstreams::{Upstream, Upstreams};
 use crate::proxy::process::container_dir::ContainerDir;
@@ -123,6 +127,7 @@ struct EventLoop {
     /// `None`: nothing is counted.
     counter: Option<StreamCounter>,
     streams: StreamWatch,
+    queues: QueueWatch,
     /// Packets on their way through a relay; `None`: no interface has a relay.
     relay_batch: Option<Batch>,
     memory: IdleMemory,
@@ -202,6 +207,7 @@ impl Proxy {
             announcer: AddressAnnouncer::new(announcer),
             counter: None,
             streams: StreamWatch::default(),
+            queues: QueueWatch::default(),
             relay_batch,
             memory: IdleMemory::default(),
             start_notices: notices,

@@ -65,6 +65,7 @@ impl EventLoop {
         notices.extend(self.route_notice());
         notices.extend(self.interfaces.iter().filter_map(Interface::own_bridge_notice));
         notices.extend(self.streams.notices());
+        notices.extend(self.queues.notices());
         notices
     }
 
