@@ -3,12 +3,12 @@
 use std::net::Ipv4Addr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use socket2::SockRef;
 
-use crate::lab::{Container, Lab, PATIENCE, SOURCES, output, run, wait_until};
+use crate::lab::{Container, Lab, PATIENCE, SOURCES, kill, output, run, wait_until};
 use crate::operate::events::{follow, followed};
 
 const PORT: u16 = 6000;
@@ -169,6 +169,62 @@ fn a_leg_that_stops_is_told_of_and_then_a_stream_that_stops_on_both() {
         }
     }
     drop(sockets);
+}
+
+/// What a proxy knows of streams, the one that replaces it knows too: after a reload, and after a
+/// death where a keeper runs.
+#[test]
+fn a_stream_that_has_stopped_stays_an_alarm_when_the_proxy_is_replaced() {
+    const CODE: &str = "stream-stopped";
+    let group = Ipv4Addr::new(239, 22, 9, 1);
+    let lab = Lab::new(3);
+    let _keeper = crate::keeper::keeper(&lab);
+    let container = lab.start("c", "10.99.0.11");
+    let (_follower, path) = follow(&lab);
+    let socket = container.socket_on("mc0", PORT);
+    socket.join(group);
+    lab.wait_forwarded(group);
+    let sender = lab.socket("src", SOURCES[0], 0);
+    let begin = Instant::now();
+    // Three looks find that it arrives.
+    while begin.elapsed() < Duration::from_secs(18) {
+        sender.send(b"a stream", (group, PORT));
+        thread::sleep(Duration::from_millis(100));
+    }
+    let stopped = Instant::now();
+    // Seconds of silence, and those that have passed: the same begin, whoever tells.
+    let assert_since = |notice: &Value| {
+        let (silent, passed) = (notice["silent_s"].as_u64(), stopped.elapsed().as_secs());
+        let is_same = silent.is_some_and(|silent| silent + 7 >= passed && silent <= passed + 2);
+        assert!(is_same, "{notice} after {passed} s");
+    };
+    let notice =
+        wait_until("it has stopped", LONG_PATIENCE, || standing(&lab, &container, CODE).pop());
+    assert_since(&notice);
+    lab.wait_held(&container);
+    lab.configure("[groups]\nmax-groups = 7\n");
+    let reload = || assert_eq!(run(&mut lab.mcrun(["reload"])).trim(), container.id);
+    let die = || kill(lab.proxy_pid(&container));
+    for replace in [&reload as &dyn Fn(), &die] {
+        let proxy = lab.proxy_pid(&container);
+        replace();
+        wait_until("another proxy serves", PATIENCE, || {
+            let shown = lab.ps(&container)?["proxy"].clone();
+            (shown["state"] == "running" && shown["pid"] != proxy).then_some(())
+        });
+        assert_since(&standing(&lab, &container, CODE).pop().expect("it stands"));
+        lab.wait_held(&container);
+    }
+    let events = followed(&path, "it is told", |events| !told(events, "alarm", CODE).is_empty());
+    assert_eq!(told(&events, "alarm-cleared", CODE).len(), 0, "{events:?}");
+    wait_until("it arrives again", LONG_PATIENCE, || {
+        sender.send(b"a stream", (group, PORT));
+        standing(&lab, &container, CODE).is_empty().then_some(())
+    });
+    let is_cleared = |events: &[Value]| !told(events, "alarm-cleared", CODE).is_empty();
+    let events = followed(&path, "its end is told", is_cleared);
+    assert_eq!(told(&events, "alarm", CODE).len(), 1, "{events:?}");
+    assert_eq!(told(&events, "alarm-cleared", CODE).len(), 1, "{events:?}");
 }
 
 /// Two containers share macvlan's queue, which holds few frames, and bursts overflow it.

@@ -236,7 +236,7 @@ impl Proxy {
     /// Joins the groups that the container has joined before this proxy was started, after another
     /// proxy has ended or while it is about to. The container's own reports correct what is joined.
     pub(crate) fn join_existing_memberships(&mut self, now: Instant) {
-        let EventLoop { container, interfaces, upstreams, .. } = &mut self.event_loop;
+        let EventLoop { container, interfaces, upstreams, streams, .. } = &mut self.event_loop;
         let inherited = self.inherited.take();
         // If the files cannot be read, the container's reports to the first query show all groups.
         let memberships = container.membership_files.memberships_with_lists().unwrap_or_default();
@@ -254,6 +254,7 @@ impl Proxy {
             }
             if let Some(status) = &inherited {
                 interface.inherit(now, status);
+                interface.inherit_streams(now, status, streams);
             }
             interface.process_router_output(now, upstreams, &mut self.log);
             if let Some(status) = &inherited {

@@ -32,7 +32,9 @@ impl EventLoop {
                 })
             };
             let seen = counted().flat_map(|(interface, streams)| interface.seen(streams));
-            self.streams.look(now, seen);
+            if self.streams.look(now, seen) {
+                self.holding.note_work();
+            }
             let drops = self.container.drops.as_ref();
             let queues = counted().filter_map(|(i, streams)| i.queues(drops?, streams));
             self.queues.look(now, queues);
