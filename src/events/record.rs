@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 
-use crate::events::{AttachmentChange, History, HostEvent, Occurrence, follow};
+use crate::events::{AttachmentChange, History, HostEvent, Occurrence, Question, follow};
 use crate::primitives::token_bucket::TokenBucket;
 use crate::state::Store;
 use crate::sys::journal;
@@ -19,7 +19,8 @@ const INTERVAL: Duration = Duration::from_secs(1);
 /// Events that wait to be written.
 const QUEUE: usize = 1024;
 
-/// Keeps the events of all containers, without end. `tell` is told, once, why they cannot be kept.
+/// Keeps the events of all containers, without end. `tell` is told, once, why they cannot be kept. Who
+/// sends a question is answered when all is kept that proxies have told by then.
 ///
 /// # Errors
 /// As [`follow`].
@@ -27,15 +28,25 @@ pub async fn record(
     store: Store,
     directory: PathBuf,
     tell: impl Fn(&str) + Send + 'static,
+    questions: &mut mpsc::Receiver<Question>,
 ) -> anyhow::Result<()> {
     let (sender, mut events) = mpsc::channel(QUEUE);
     let mut recorder = Recorder::open(&directory, Path::new(journal::SOCKET), tell);
     let (begun, _) = mpsc::channel(1);
-    let following = tokio::spawn(follow(store, sender, begun));
-    while let Some(event) = events.recv().await {
-        recorder.keep(Instant::now(), &event);
+    let (ask, asked) = mpsc::channel(1);
+    let following = tokio::spawn(follow(store, sender, begun, asked));
+    loop {
+        tokio::select! {
+            event = events.recv() => match event {
+                Some(event) => recorder.keep(Instant::now(), &event),
+                None => return following.await?,
+            },
+            // One that does not fit asks again.
+            Some(question) = questions.recv() => {
+                let _ = ask.try_send(question);
+            }
+        }
     }
-    following.await?
 }
 
 struct Recorder<T> {

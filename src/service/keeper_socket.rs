@@ -27,6 +27,8 @@ pub(crate) enum KeeperRequest {
         /// The proxy that has ended.
         proxy: ProcessRef,
     },
+    /// The answer comes when everything is kept that proxies have told before the request.
+    Kept,
 }
 
 /// Where the keeper listens.
@@ -54,6 +56,15 @@ pub(super) fn release(dir: &Path, proxy: ProcessRef) {
     let request = KeeperRequest::Release { container: container.to_owned(), proxy };
     // If this fails, the keeper notices by itself that the proxy was replaced.
     let _ = ask(&request);
+}
+
+/// Waits until the keeper has kept everything that proxies have told so far, at most [`ANSWER_TIMEOUT`].
+///
+/// # Errors
+/// Without a keeper those of [`connect`]; `EAGAIN` from one that does not answer in time; `UnexpectedEof`
+/// from one of an earlier version.
+pub(crate) fn wait_kept() -> io::Result<()> {
+    ask(&KeeperRequest::Kept)
 }
 
 fn ask(request: &KeeperRequest) -> io::Result<()> {

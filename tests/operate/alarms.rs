@@ -225,6 +225,10 @@ fn a_stream_that_has_stopped_stays_an_alarm_when_the_proxy_is_replaced() {
     let events = followed(&path, "its end is told", is_cleared);
     assert_eq!(told(&events, "alarm", CODE).len(), 1, "{events:?}");
     assert_eq!(told(&events, "alarm-cleared", CODE).len(), 1, "{events:?}");
+    let streams = events.iter().filter(|e| e["group"] == json!(group));
+    let streams = streams.filter(|e| e["event"].as_str().is_some_and(|e| e.starts_with("stream-")));
+    let streams: Vec<_> = streams.map(|e| e["event"].as_str().unwrap_or_default()).collect();
+    assert_eq!(streams, ["stream-started", "stream-stopped", "stream-started"], "{events:?}");
 }
 
 /// Two containers share macvlan's queue, which holds few frames, and bursts overflow it.

@@ -131,6 +131,53 @@ fn what_happens_to_a_container_is_told_at_once_and_kept() {
     );
 }
 
+/// What a hook refuses is an event, whether a keeper runs or not.
+#[test]
+fn what_a_hook_refuses_is_told_as_it_happens_and_afterwards() {
+    let lab = Lab::new(3);
+    lab.configure("[attach]\nip = \"10.99.0.0/28\"\n");
+    let refuse = |name| {
+        let refused = lab.try_start(name, &["parent=lan0,ip=10.99.0.99/24"], &[]);
+        assert!(!refused.status.success());
+    };
+    let reasons = |events: &[Value]| {
+        let refused = events.iter().filter(|event| event["event"] == "refused");
+        refused
+            .map(|event| {
+                let text = |field: &str| event[field].as_str().unwrap_or_default().to_owned();
+                assert!(text("reason").contains("10.99.0.99"), "{event}");
+                let id = text("container");
+                id.rsplit('-').next().unwrap_or_default().to_owned()
+            })
+            .collect::<Vec<_>>()
+    };
+    let kept = || reasons(&parse(&run(&mut lab.mcrun(["events", "--json"]))));
+    refuse("first");
+    assert_eq!(kept(), ["first"]);
+    // Without a keeper, and with one.
+    let (follower, path) = follow(&lab);
+    let lines = || fs::read_to_string(&path).expect("the file");
+    wait_until("the follower follows", PATIENCE, || {
+        refuse("second");
+        lines().contains("second").then_some(())
+    });
+    drop(follower);
+    let before = kept().len();
+    let keeper = crate::keeper::keeper(&lab);
+    wait_until("the keeper keeps", PATIENCE, || {
+        refuse("third");
+        let history = fs::read_to_string(lab.log_dir().join("events.jsonl")).unwrap_or_default();
+        history.contains("\"refused\"").then_some(())
+    });
+    let all = kept();
+    assert!(all.len() > before, "{all:?}");
+    assert_eq!(all.iter().filter(|name| *name == "first").count(), 1, "{all:?}");
+    drop(keeper);
+    assert_eq!(kept(), all);
+    let lines = run(&mut lab.mcrun(["events"]));
+    assert!(lines.lines().next().is_some_and(|line| line.contains(" refused ")), "{lines}");
+}
+
 #[test]
 fn a_querier_and_an_alarm_are_told_when_they_begin_and_when_they_end() {
     let lab = Lab::new(2);

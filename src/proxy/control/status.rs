@@ -153,6 +153,9 @@ pub struct SteadyStream {
     pub mode: FilterMode,
     /// Seconds since its last packet, as far as anybody has looked.
     pub silent_s: u64,
+    /// Whether it has stopped: nothing had arrived for 10 s at the last look.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub stopped: bool,
     /// Seconds since it was found left, while another interface gets it; `None`: it is joined.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub left_s: Option<u64>,

@@ -83,7 +83,7 @@ impl StreamWatch {
         self.looked.map_or(now, |at| at + LOOK * 2u32.pow(self.idle))
     }
 
-    /// The streams of an interface, for the proxy that takes over.
+    /// The streams of an interface, for subscribers and for the proxy that takes over.
     pub(super) fn steady(&self, now: Instant, interface: &str) -> Vec<SteadyStream> {
         let seconds = |at: Instant| now.saturating_duration_since(at).as_secs();
         let own =
@@ -92,6 +92,7 @@ impl StreamWatch {
             group: (*group).into(),
             mode: watched.mode,
             silent_s: watched.last.map_or(0, seconds),
+            stopped: watched.stopped.is_some(),
             left_s: watched.left.map(seconds),
         })
         .collect()
@@ -107,7 +108,7 @@ impl StreamWatch {
                 steady: STEADY,
                 is_stream: true,
                 last: before(stream.silent_s),
-                stopped: (silent >= SILENCE).then_some(silent),
+                stopped: stream.stopped.then_some(silent),
                 left: stream.left_s.and_then(before),
                 ..Watched::new(stream.mode)
             };
