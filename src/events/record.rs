@@ -95,8 +95,13 @@ impl<T: Fn(&str)> Recorder<T> {
     }
 
     fn keep(&mut self, now: Instant, event: &HostEvent) {
-        let allowance = self.allowances.entry(event.container.clone()).or_insert_with(|| {
-            Allowance { bucket: TokenBucket::new(BURST, INTERVAL, now), suppressed: 0 }
+        // A container that is refused never ends, and each attempt may have another id: they share one.
+        let is_refused =
+            matches!(event.what, Occurrence::Attachment(AttachmentChange::Refused { .. }));
+        let whose = if is_refused { String::new() } else { event.container.clone() };
+        let allowance = self.allowances.entry(whose).or_insert_with(|| Allowance {
+            bucket: TokenBucket::new(BURST, INTERVAL, now),
+            suppressed: 0,
         });
         let is_end =
             matches!(event.what, Occurrence::Attachment(AttachmentChange::Detached { .. }));
@@ -190,6 +195,21 @@ mod tests {
         let expected =
             ["other left mc0 239.1.1.2", "flood suppressed 5 events", "flood left mc0 239.1.1.3"];
         assert_eq!(codes[BURST as usize..], expected);
+    }
+
+    #[test]
+    fn refused_containers_share_what_may_be_kept() {
+        let base = tempfile::tempdir().unwrap();
+        let start = Instant::now();
+        let mut recorder = Recorder::open(base.path(), Path::new("/nowhere"), |_: &str| {});
+        for number in 0..BURST + 5 {
+            let reason = "no".to_owned();
+            let what = Occurrence::Attachment(AttachmentChange::Refused { reason });
+            recorder.keep(start, &HostEvent { what, ..left(&format!("c{number}"), 1) });
+        }
+        recorder.keep(start, &left("other", 2));
+        assert_eq!(recorder.allowances.len(), 2);
+        assert_eq!(codes(base.path()).len(), BURST as usize + 1);
     }
 
     #[test]
