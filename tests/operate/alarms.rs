@@ -284,7 +284,7 @@ fn a_queue_that_overflows_is_told_of_until_it_does_not() {
         drop(end);
     });
     wait_until("no queue loses frames", LONG_PATIENCE, || {
-        standing(&lab, &one, CODE).is_empty().then_some(())
+        [&one, &two].iter().all(|c| standing(&lab, c, CODE).is_empty()).then_some(())
     });
     let metrics = run(&mut lab.mcrun(["metrics"]));
     assert!(!metrics.contains(CODE), "{metrics}");
