@@ -267,6 +267,40 @@ fn with_since_a_follower_shows_what_was_kept_and_goes_on_without_a_gap() {
     assert_eq!(in_short(&events), expected.collect::<Vec<_>>());
 }
 
+/// What a keeper was told and has not written yet is waited for.
+#[test]
+fn with_since_a_follower_waits_for_a_keeper_that_is_late() {
+    let lab = Lab::new(3);
+    let keeper = crate::keeper::keeper(&lab);
+    let container = lab.start("c", "10.99.0.11");
+    let socket = container.socket_on("mc0", PORT);
+    socket.join(GROUP);
+    let kept = || parse(&run(&mut lab.mcrun(["events", "--json"])));
+    wait_until("the join is kept", PATIENCE, || has(&kept(), "joined").then_some(()));
+    keeper.signal(libc::SIGSTOP);
+    socket.join(LATER);
+    lab.wait_joined(&container, LATER);
+    let path = lab.directory().join("events");
+    let file = File::create(&path).expect("a file");
+    let arguments = ["events", "--follow", "--json", "--since", "1h"];
+    let _follower = Background::start(lab.mcrun(arguments).stdout(file));
+    // It has begun by then, and waits for the keeper no longer than 2 s.
+    std::thread::sleep(Duration::from_millis(400));
+    keeper.signal(libc::SIGCONT);
+    wait_until("the second join is kept", PATIENCE, || {
+        kept().iter().any(|e| e["group"] == LATER.to_string()).then_some(())
+    });
+    socket.leave(LATER);
+    let events = followed(&path, "the leave is told", |events| has(events, "left"));
+    let expected = [
+        "attached".to_owned(),
+        format!("joined {GROUP}"),
+        format!("joined {LATER}"),
+        format!("left {LATER}"),
+    ];
+    assert_eq!(in_short(&events), expected);
+}
+
 #[test]
 fn a_follower_too_many_is_told_whom_it_cannot_follow() {
     let lab = Lab::new(2);
