@@ -82,6 +82,7 @@ def many_containers(context):
                 yield from list_groups(all_, CONTAINERS * half)
                 yield from join_all(all_, pids, host, members, half, GROUPS)
                 yield from list_groups(all_, CONTAINERS * GROUPS)
+                yield from lists(all_)
             yield Row(f"memory of each of {CONTAINERS} proxies with {GROUPS} groups (PSS)", "KiB",
                       pss(proxies))
             query = yield from answer(facility, all_, proxies, CONTAINERS * GROUPS)
@@ -140,6 +141,23 @@ def list_groups(all_, wanted):
     shown = sum(entry["status"] == "joined" for entry in json.loads(text))
     yield Row(f"mcrun groups --json, {wanted} memberships", "ms", median(times),
               note="" if shown == wanted else f"{shown} shown", brief=wanted == 5000)
+
+
+def lists(all_):
+    """The other lists of all containers, beside `ps` of procps, which looks at all processes too."""
+    def took(call):
+        times = []
+        for _ in range(5):
+            start = time.perf_counter()
+            call()
+            times.append((time.perf_counter() - start) * 1000)
+        return median(times)
+
+    peer = "ps -eo pid,nlwp,args"
+    processes = took(lambda: subprocess.run(peer.split(), check=True, capture_output=True))
+    for words in (["ps", "--json"], ["host", "--json"], ["parents", "--json"], ["metrics"]):
+        command = " ".join(["mcrun", *words])
+        yield Row(f"{command}, {CONTAINERS} containers", "ms", took(lambda: all_.mcrun(*words)), peer, processes)
 
 
 def answered(all_, proxies):

@@ -392,6 +392,15 @@ pub enum Notice {
         /// Seconds since the last packet, or since the leave.
         silent_s: u64,
     },
+    /// The kernel loses frames between the parent and the container, because a queue is full.
+    QueueLoss {
+        /// Interface in the container.
+        interface: String,
+        /// Its parent.
+        parent: String,
+        /// Frames a second when it was last seen, 1 at the least.
+        lost_per_s: u64,
+    },
     /// A notice of a proxy of another version.
     #[serde(skip)]
     Unknown {
@@ -463,6 +472,7 @@ impl Notice {
             Notice::SharedMac { .. } => "shared-mac",
             Notice::StreamStopped { .. } => "stream-stopped",
             Notice::LegDiffers { .. } => "leg-differs",
+            Notice::QueueLoss { .. } => "queue-loss",
             Notice::Unknown { code, .. } => code,
         }
     }
@@ -509,6 +519,7 @@ impl Notice {
             | Notice::SharedMac { .. }
             | Notice::StreamStopped { .. }
             | Notice::LegDiffers { .. }
+            | Notice::QueueLoss { .. }
             | Notice::StateNotRemoved { .. } => Severity::Warning,
             Notice::AnySourceJoin { .. }
             | Notice::UpstreamBack { .. }
@@ -765,6 +776,12 @@ impl fmt::Display for Notice {
                 f,
                 "{interface}: {group} was left {silent_s} s ago, and at {other} it arrives: one leg of \
                  the two is left"
+            ),
+            Notice::QueueLoss { interface, parent, lost_per_s } => write!(
+                f,
+                "{interface}: a queue between {parent} and the container is full, {lost_per_s} frames a \
+                 second are lost: raise bcqueuelen= of all containers on {parent}, or \
+                 net.core.netdev_max_backlog"
             ),
             Notice::Unknown { text, .. } => f.write_str(text),
         }

@@ -9,7 +9,7 @@ use clap::Args;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
-use crate::events::{History, HostEvent, Occurrence, follow};
+use crate::events::{HostEvent, Occurrence, follow, nobody_asks, read_kept};
 use crate::service::keeper_socket;
 use crate::state::{Store, log_dir};
 
@@ -22,12 +22,11 @@ whether a keeper runs or not; with --since also those that were kept. A line has
 the container, the event and its details.
 
 Events: attached, detached; joined, denied, limited, failed, left; querier, querier-gone; alarm,
-alarm-cleared; proxy-died, proxy-replaced; notice; suppressed, lost and not-followed, which tell of
+alarm-cleared; stream-started, stream-stopped; proxy-died, proxy-replaced; refused; notice; suppressed, lost and not-followed, which tell of
 events that are missing.";
 
-/// Time within which a keeper has written what proxies have told it: what came before the following
-/// has begun is not told again.
-const WRITING: Duration = Duration::from_millis(500);
+/// The time of a refusal is in whole seconds.
+const SECOND: Duration = Duration::from_secs(1);
 /// Events that wait to be printed.
 const QUEUE: usize = 1024;
 
@@ -82,7 +81,7 @@ fn show_kept(args: &EventsArgs) -> anyhow::Result<()> {
         eprintln!("mcrun: no keeper runs, so that no event is kept now: start mcrun keep");
     }
     let mut out = io::BufWriter::new(io::stdout().lock());
-    History::read(&log_dir(), |event| args.print(&mut out, &event))?;
+    read_kept(&Store::from_env(), &log_dir(), |event| args.print(&mut out, &event))?;
     Ok(out.flush()?)
 }
 
@@ -96,18 +95,18 @@ fn show_following(args: &EventsArgs) -> anyhow::Result<()> {
         let (sender, mut events) = mpsc::channel(QUEUE);
         let (begun, mut all_begun) = mpsc::channel(1);
         let begin = SystemTime::now();
-        let following = tokio::spawn(follow(Store::from_env(), sender, begun));
+        let following = tokio::spawn(follow(Store::from_env(), sender, begun, nobody_asks()));
         let mut out = io::stdout().lock();
         let mut shown = Vec::new();
         if args.since.is_some() {
             // Nothing is ever sent: the end is waited for.
             let _ = all_begun.recv().await;
-            if keeper_socket::is_served() {
-                tokio::time::sleep(WRITING).await;
-            }
-            History::read(&log_dir(), |event| {
+            // What came before the following has begun is not told again. A keeper that does not answer
+            // keeps nothing either.
+            let _ = tokio::task::spawn_blocking(keeper_socket::wait_kept).await?;
+            read_kept(&Store::from_env(), &log_dir(), |event| {
                 args.print(&mut out, &event)?;
-                shown.extend(Some(event).filter(|event| event.time() >= begin));
+                shown.extend(Some(event).filter(|event| event.time() + SECOND >= begin));
                 Ok(())
             })?;
         }

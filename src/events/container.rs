@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::io;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
 use tokio::net::UnixStream;
@@ -25,6 +25,11 @@ use crate::sys::process::ProcessRef;
 const FIRST_RETRY: Duration = Duration::from_millis(20);
 const LAST_RETRY: Duration = Duration::from_secs(5);
 
+/// Time within which a line that waits in a connection is read: the next turn of the runtime.
+const WAITING: Duration = Duration::from_millis(1);
+/// Longest time for which one who waits for what a proxy has told holds up all else.
+const CATCHING_UP: Duration = Duration::from_millis(200);
+
 /// The receiver of the events is closed.
 struct Closed;
 
@@ -35,6 +40,8 @@ pub(super) struct Followed {
     events: mpsc::Sender<HostEvent>,
     /// The record or the directory has changed.
     changes: mpsc::Receiver<()>,
+    /// Somebody waits for what the proxy has told; see [`Followed::catch_up`].
+    questions: mpsc::Receiver<mpsc::Sender<Infallible>>,
     name: String,
     interfaces: Vec<String>,
     /// The parent of each interface that takes frames by their Ethernet address.
@@ -56,7 +63,7 @@ impl Followed {
         id: ContainerId,
         store: Store,
         events: mpsc::Sender<HostEvent>,
-        changes: mpsc::Receiver<()>,
+        (changes, questions): (mpsc::Receiver<()>, mpsc::Receiver<mpsc::Sender<Infallible>>),
         host_groups: Arc<HostGroups>,
     ) -> Self {
         Followed {
@@ -65,6 +72,7 @@ impl Followed {
             store,
             events,
             changes,
+            questions,
             interfaces: Vec::new(),
             parents: BTreeMap::new(),
             host_groups,
@@ -138,9 +146,13 @@ impl Followed {
     }
 
     async fn changed(&mut self) -> Result<(), Closed> {
-        tokio::select! {
-            change = self.changes.recv() => change.ok_or(Closed),
-            () = self.events.closed() => Err(Closed),
+        loop {
+            tokio::select! {
+                change = self.changes.recv() => return change.ok_or(Closed),
+                // There is no proxy that could have told anything.
+                Some(_) = self.questions.recv() => {}
+                () = self.events.closed() => return Err(Closed),
+            }
         }
     }
 
@@ -234,18 +246,10 @@ impl Followed {
         loop {
             tokio::select! {
                 line = lines.next() => match line {
-                    Ok(Some(TimedEvent { time_ms, event })) => {
-                        self.note(&event);
-                        let event = HostEvent {
-                            time_ms,
-                            container: self.id.to_string(),
-                            name: self.name.clone(),
-                            what: Occurrence::Proxy(event),
-                        };
-                        self.events.send(event).await.map_err(|_| Closed)?;
-                    }
+                    Ok(Some(event)) => self.pass_on(event).await?,
                     Ok(None) | Err(_) => return Ok(()),
                 },
+                Some(_waits) = self.questions.recv() => self.catch_up(&mut lines).await?,
                 change = self.changes.recv() => {
                     change.ok_or(Closed)?;
                     if let Some(attached) = self.read() {
@@ -255,6 +259,30 @@ impl Followed {
                 () = self.events.closed() => return Err(Closed),
             }
         }
+    }
+
+    async fn pass_on(&mut self, TimedEvent { time_ms, event }: TimedEvent) -> Result<(), Closed> {
+        self.note(&event);
+        let event = HostEvent {
+            time_ms,
+            container: self.id.to_string(),
+            name: self.name.clone(),
+            what: Occurrence::Proxy(event),
+        };
+        self.events.send(event).await.map_err(|_| Closed)
+    }
+
+    /// Forwards what waits in the connection, but no endless flow of events. Its end is found again
+    /// by the next read.
+    async fn catch_up(&mut self, lines: &mut Lines) -> Result<(), Closed> {
+        let until = Instant::now() + CATCHING_UP;
+        while let Ok(Ok(Some(event))) = tokio::time::timeout(WAITING, lines.next()).await {
+            self.pass_on(event).await?;
+            if Instant::now() >= until {
+                break;
+            }
+        }
+        Ok(())
     }
 
     /// Remembers what an event tells, for the comparison with the status of the next connection.
@@ -270,9 +298,12 @@ impl Followed {
                     groups.note(event);
                 }
                 self.host_groups.note(&self.id, interface, *group, false);
+                self.state.note(event);
             }
             Event::Querier { .. }
             | Event::QuerierGone { .. }
+            | Event::StreamStarted { .. }
+            | Event::StreamStopped { .. }
             | Event::Alarm(_)
             | Event::AlarmCleared(_) => self.state.note(event),
             Event::Notice(_) | Event::Lost { .. } => {}

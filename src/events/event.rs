@@ -10,6 +10,7 @@ use crate::multicast::FilterMode;
 use crate::notice::Severity;
 use crate::primitives::MacAddr;
 use crate::proxy::{Event, MembershipEvent};
+use crate::state::Refusal;
 
 /// Something that happened to a container. As JSON a flat object with the field `event`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -76,6 +77,11 @@ pub enum AttachmentChange {
         /// What the proxy says, or that it does not answer.
         error: String,
     },
+    /// A hook has refused what the container asks for, and the container does not start.
+    Refused {
+        /// The hook's error, in one line.
+        reason: String,
+    },
     /// Events of the container were left out, since there were too many.
     Suppressed {
         /// How many.
@@ -89,6 +95,14 @@ impl HostEvent {
         let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH);
         let time_ms = since_1970.map_or(0, |time| time.as_millis() as u64);
         HostEvent { time_ms, container: container.to_owned(), name: name.to_owned(), what }
+    }
+
+    /// The event of a refusal. The hook knows the container's id alone.
+    pub(super) fn of_refusal(refusal: Refusal) -> Self {
+        let time_ms = refusal.time_ms();
+        let Refusal { container, reason, .. } = refusal;
+        let what = Occurrence::Attachment(AttachmentChange::Refused { reason });
+        HostEvent { time_ms, name: container.clone(), container, what }
     }
 
     /// When it happened.
@@ -106,6 +120,7 @@ impl HostEvent {
                 AttachmentChange::ProxyDied { .. } => "proxy-died",
                 AttachmentChange::ProxyReplaced { .. } => "proxy-replaced",
                 AttachmentChange::NotFollowed { .. } => "not-followed",
+                AttachmentChange::Refused { .. } => "refused",
                 AttachmentChange::Suppressed { .. } => "suppressed",
             },
             Occurrence::Proxy(event) => match event {
@@ -116,6 +131,8 @@ impl HostEvent {
                 Event::Left { .. } => "left",
                 Event::Querier { .. } => "querier",
                 Event::QuerierGone { .. } => "querier-gone",
+                Event::StreamStarted { .. } => "stream-started",
+                Event::StreamStopped { .. } => "stream-stopped",
                 Event::Alarm(_) => "alarm",
                 Event::AlarmCleared(_) => "alarm-cleared",
                 Event::Notice(_) => "notice",
@@ -129,13 +146,16 @@ impl HostEvent {
         match &self.what {
             Occurrence::Attachment(AttachmentChange::ProxyDied { .. }) => Severity::Error,
             Occurrence::Attachment(
-                AttachmentChange::Suppressed { .. } | AttachmentChange::NotFollowed { .. },
+                AttachmentChange::Suppressed { .. }
+                | AttachmentChange::NotFollowed { .. }
+                | AttachmentChange::Refused { .. },
             )
             | Occurrence::Proxy(
                 Event::Denied(_)
                 | Event::Limited(_)
                 | Event::Failed(_)
                 | Event::QuerierGone { .. }
+                | Event::StreamStopped { .. }
                 | Event::Lost { .. },
             ) => Severity::Warning,
             Occurrence::Proxy(Event::Alarm(notice) | Event::Notice(notice)) => notice.severity(),
@@ -149,7 +169,11 @@ impl HostEvent {
             Occurrence::Proxy(
                 Event::Joined(m) | Event::Denied(m) | Event::Limited(m) | Event::Failed(m),
             ) => Some(m.group),
-            Occurrence::Proxy(Event::Left { group, .. }) => Some(*group),
+            Occurrence::Proxy(
+                Event::Left { group, .. }
+                | Event::StreamStarted { group, .. }
+                | Event::StreamStopped { group, .. },
+            ) => Some(*group),
             _ => None,
         }
     }
@@ -164,7 +188,9 @@ impl fmt::Display for Occurrence {
                 Event::Joined(m) | Event::Denied(m) | Event::Limited(m) | Event::Failed(m) => {
                     membership(m, f)
                 }
-                Event::Left { interface, group } => write!(f, "{interface} {group}"),
+                Event::Left { interface, group }
+                | Event::StreamStarted { interface, group }
+                | Event::StreamStopped { interface, group } => write!(f, "{interface} {group}"),
                 Event::Querier { interface, address, version } => {
                     write!(f, "{interface} {address} v{version}")
                 }
@@ -194,6 +220,7 @@ impl fmt::Display for AttachmentChange {
                 write!(f, "pid {pid} in place of {before}")
             }
             AttachmentChange::NotFollowed { error } => f.write_str(error),
+            AttachmentChange::Refused { reason } => f.write_str(reason),
             AttachmentChange::Suppressed { events } => write!(f, "{events} events"),
         }
     }

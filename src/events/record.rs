@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 
-use crate::events::{AttachmentChange, History, HostEvent, Occurrence, follow};
+use crate::events::{AttachmentChange, History, HostEvent, Occurrence, Question, follow};
 use crate::primitives::token_bucket::TokenBucket;
 use crate::state::Store;
 use crate::sys::journal;
@@ -19,7 +19,8 @@ const INTERVAL: Duration = Duration::from_secs(1);
 /// Events that wait to be written.
 const QUEUE: usize = 1024;
 
-/// Keeps the events of all containers, without end. `tell` is told, once, why they cannot be kept.
+/// Keeps the events of all containers, without end. `tell` is told, once, why they cannot be kept. Who
+/// sends a question is answered when all is kept that proxies have told by then.
 ///
 /// # Errors
 /// As [`follow`].
@@ -27,15 +28,25 @@ pub async fn record(
     store: Store,
     directory: PathBuf,
     tell: impl Fn(&str) + Send + 'static,
+    questions: &mut mpsc::Receiver<Question>,
 ) -> anyhow::Result<()> {
     let (sender, mut events) = mpsc::channel(QUEUE);
     let mut recorder = Recorder::open(&directory, Path::new(journal::SOCKET), tell);
     let (begun, _) = mpsc::channel(1);
-    let following = tokio::spawn(follow(store, sender, begun));
-    while let Some(event) = events.recv().await {
-        recorder.keep(Instant::now(), &event);
+    let (ask, asked) = mpsc::channel(1);
+    let following = tokio::spawn(follow(store, sender, begun, asked));
+    loop {
+        tokio::select! {
+            event = events.recv() => match event {
+                Some(event) => recorder.keep(Instant::now(), &event),
+                None => return following.await?,
+            },
+            // One that does not fit asks again.
+            Some(question) = questions.recv() => {
+                let _ = ask.try_send(question);
+            }
+        }
     }
-    following.await?
 }
 
 struct Recorder<T> {
@@ -84,8 +95,13 @@ impl<T: Fn(&str)> Recorder<T> {
     }
 
     fn keep(&mut self, now: Instant, event: &HostEvent) {
-        let allowance = self.allowances.entry(event.container.clone()).or_insert_with(|| {
-            Allowance { bucket: TokenBucket::new(BURST, INTERVAL, now), suppressed: 0 }
+        // A container that is refused never ends, and each attempt may have another id: they share one.
+        let is_refused =
+            matches!(event.what, Occurrence::Attachment(AttachmentChange::Refused { .. }));
+        let whose = if is_refused { String::new() } else { event.container.clone() };
+        let allowance = self.allowances.entry(whose).or_insert_with(|| Allowance {
+            bucket: TokenBucket::new(BURST, INTERVAL, now),
+            suppressed: 0,
         });
         let is_end =
             matches!(event.what, Occurrence::Attachment(AttachmentChange::Detached { .. }));
@@ -179,6 +195,21 @@ mod tests {
         let expected =
             ["other left mc0 239.1.1.2", "flood suppressed 5 events", "flood left mc0 239.1.1.3"];
         assert_eq!(codes[BURST as usize..], expected);
+    }
+
+    #[test]
+    fn refused_containers_share_what_may_be_kept() {
+        let base = tempfile::tempdir().unwrap();
+        let start = Instant::now();
+        let mut recorder = Recorder::open(base.path(), Path::new("/nowhere"), |_: &str| {});
+        for number in 0..BURST + 5 {
+            let reason = "no".to_owned();
+            let what = Occurrence::Attachment(AttachmentChange::Refused { reason });
+            recorder.keep(start, &HostEvent { what, ..left(&format!("c{number}"), 1) });
+        }
+        recorder.keep(start, &left("other", 2));
+        assert_eq!(recorder.allowances.len(), 2);
+        assert_eq!(codes(base.path()).len(), BURST as usize + 1);
     }
 
     #[test]

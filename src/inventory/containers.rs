@@ -1,5 +1,7 @@
 //! What containers have of mcrun.
 
+use std::os::fd::OwnedFd;
+
 use crate::inventory::processes::Processes;
 use crate::inventory::strays::Seen;
 use crate::inventory::{Change, GC, Host, Inventory, Kind, Use, strays};
@@ -9,11 +11,12 @@ use crate::net::netns::NetNs;
 use crate::net::nft_tables;
 use crate::net::sysctl::Sysctls;
 use crate::oci::ContainerId;
-use crate::proxy::{MembershipStatus, ProxyStatus, query_all};
+use crate::proxy::{MembershipStatus, ProxyStatus, ask_all};
 use crate::service::running_namespace;
 use crate::standalone;
 use crate::state::{Attached, AttachmentRecord, StateDirError, Store};
 use crate::sys::process::ProcessRef;
+use crate::sys::procfs;
 
 /// A container that runs.
 struct Running {
@@ -63,10 +66,17 @@ pub(super) fn all(
     });
     let id = |running: &Running| running.attached.container.id.clone();
     let directories: Vec<_> = running.iter().map(|r| store.container_dir(&id(r))).collect();
-    let answers = query_all(&directories);
-    for (container, answer) in running.iter().zip(answers) {
+    let wait_for_answers = ask_all(&directories);
+    // Refused in a container whose /proc is masked.
+    let proc = procfs::new_instance().ok();
+    let insides: Vec<_> =
+        running.iter().map(|r| inside(r, proc.as_ref(), host, &mut seen)).collect();
+    let each = running.iter().zip(insides).zip(wait_for_answers());
+    for ((container, inside), answer) in each {
         let first = found.changes.len();
-        one(container, answer.ok().as_ref(), processes, host, &mut seen, found);
+        found.changes.extend(inside.changes);
+        found.hidden.extend(inside.hidden);
+        proxies(container, answer.ok().as_ref(), processes, &mut seen, found);
         let directory = store.container_dir(&id(container)).display().to_string();
         found.changes.push(Change::used(Kind::File, directory, &container.name));
         for change in found.changes.iter_mut().skip(first).filter(|c| c.owner.is_some()) {
@@ -78,22 +88,28 @@ pub(super) fn all(
     Ok(seen)
 }
 
-fn one(
-    container: &Running,
-    status: Option<&ProxyStatus>,
-    processes: &Processes,
-    host: &Host,
-    seen: &mut Seen,
-    found: &mut Inventory,
-) {
+/// What is in the container's network namespace.
+fn inside(container: &Running, proc: Option<&OwnedFd>, host: &Host, seen: &mut Seen) -> Inventory {
+    let mut found = Inventory::default();
     let Running { attached, name } = container;
     match running_namespace(&attached.container) {
         Ok(namespace) => {
             seen.namespaces.insert(attached.container.netns);
-            in_namespace(container, &namespace, host, found);
+            in_namespace(container, &namespace, proc, host, &mut found);
         }
         Err(error) => found.hidden.push(format!("{name}: its network namespace: {error}")),
     }
+    found
+}
+
+fn proxies(
+    container: &Running,
+    status: Option<&ProxyStatus>,
+    processes: &Processes,
+    seen: &mut Seen,
+    found: &mut Inventory,
+) {
+    let Running { attached, name } = container;
     for process in attached.proxies().filter(|process| process.is_alive()) {
         seen.proxies.insert(process.pid);
         proxy(attached, process, status, processes, name, found);
@@ -101,7 +117,13 @@ fn one(
 }
 
 /// Links, rules and settings in the container's namespace.
-fn in_namespace(container: &Running, namespace: &NetNs, host: &Host, found: &mut Inventory) {
+fn in_namespace(
+    container: &Running,
+    namespace: &NetNs,
+    proc: Option<&OwnedFd>,
+    host: &Host,
+    found: &mut Inventory,
+) {
     let Running { attached, name } = container;
     let changing = attached.adding.iter().map(|i| i.name.as_str());
     let changing: Vec<_> =
@@ -120,7 +142,7 @@ fn in_namespace(container: &Running, namespace: &NetNs, host: &Host, found: &mut
         }
     }
     let look = || {
-        let settings = Sysctls::apart();
+        let settings = Sysctls::of_instance(proc).unwrap_or_default();
         let lines: Vec<_> = attached
             .interfaces
             .iter()

@@ -4,17 +4,16 @@ use std::collections::HashMap;
 use std::io;
 use std::sync::Arc;
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 use crate::keeper::Options;
 use crate::keeper::container::{Command, Kept};
 use crate::keeper::fd_store::{FdStore, Restored, Stored};
 use crate::keeper::fence::Board;
 use crate::keeper::links::ChangedLinks;
-use crate::keeper::listener::Asked;
 use crate::oci::ContainerId;
-use crate::service::keeper_socket::KeeperRequest;
 use crate::state::{Change, StateWatch, Store};
+use crate::sys::process::ProcessRef;
 
 pub(super) struct Containers {
     store: Store,
@@ -81,14 +80,20 @@ impl Containers {
                 Change::Appeared(id) => self.look_at(id),
                 Change::Changed(id) => _ = self.tell(&id),
                 Change::Overflow => self.find_all(),
+                // A container that was refused has no proxy.
+                Change::Refused => {}
             }
         }
         Ok(())
     }
 
-    /// Carries out a request of the attachment service.
-    pub(super) fn command(&mut self, (request, done): Asked) {
-        let KeeperRequest::Release { container, proxy } = request;
+    /// Lets go of what a proxy has left that has ended and was replaced.
+    pub(super) fn release(
+        &mut self,
+        container: String,
+        proxy: ProcessRef,
+        done: oneshot::Sender<()>,
+    ) {
         let task = ContainerId::try_from(container).ok().and_then(|id| self.tasks.get(&id));
         if let Some(task) = task {
             // A task that has ended holds nothing.

@@ -28,6 +28,7 @@ use std::time::Duration;
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
 
 use crate::attachment::{AdminConfig, UidRange};
 use crate::events;
@@ -35,10 +36,14 @@ use crate::keeper::containers::Containers;
 use crate::keeper::links::HostLinks;
 use crate::keeper::listener::Listener;
 use crate::service::keeper_socket;
+use crate::service::keeper_socket::KeeperRequest;
 use crate::state::{Store, config_dir, log_dir};
 
 /// Time after which events are kept again when that has failed.
 const RECORD_RETRY: Duration = Duration::from_secs(10);
+
+/// Questions that wait, whether all is kept.
+const QUESTIONS: usize = 16;
 
 /// How the keeper works.
 #[derive(Debug, Clone)]
@@ -84,7 +89,7 @@ pub fn keep(store: &Store, options: Options) -> anyhow::Result<()> {
     drop(store.lock_all()?);
     let _lock = lock()?;
     raise_descriptor_limit();
-    record_events(store);
+    let questions = record_events(store);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .max_blocking_threads(8)
@@ -109,7 +114,13 @@ pub fn keep(store: &Store, options: Options) -> anyhow::Result<()> {
                 _ = interrupt.recv() => return Ok(()),
                 changed = containers.changed() => changed?,
                 changed = links.changed() => containers.links_changed(&changed?),
-                request = listener.next() => containers.command(request),
+                request = listener.next() => match request {
+                    // One that is not asked is not answered, and who asks goes on.
+                    (KeeperRequest::Kept, done) => _ = questions.try_send(done),
+                    (KeeperRequest::Release { container, proxy }, done) => {
+                        containers.release(container, proxy, done);
+                    }
+                },
                 () = tick(&mut alive) => notify::send("WATCHDOG=1"),
             }
         }
@@ -117,15 +128,16 @@ pub fn keep(store: &Store, options: Options) -> anyhow::Result<()> {
 }
 
 /// Keeps events, in a thread of its own: no proxy waits for a slow disk. The keeper's own work goes on
-/// if this fails.
-fn record_events(store: &Store) {
+/// if this fails. Returns who answers when all is kept that proxies have told.
+fn record_events(store: &Store) -> mpsc::Sender<events::Question> {
     let store = store.clone();
+    let (sender, mut questions) = mpsc::channel(QUESTIONS);
     let record = move || loop {
         let tell = |text: &str| log("events", text);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-        let ended = runtime
-            .map_err(Into::into)
-            .and_then(|runtime| runtime.block_on(events::record(store.clone(), log_dir(), tell)));
+        let ended = runtime.map_err(Into::into).and_then(|runtime| {
+            runtime.block_on(events::record(store.clone(), log_dir(), tell, &mut questions))
+        });
         if let Err(error) = ended {
             log("events", &error.to_string());
         }
@@ -134,6 +146,7 @@ fn record_events(store: &Store) {
     if let Err(error) = std::thread::Builder::new().name("events".into()).spawn(record) {
         log("events", &error.to_string());
     }
+    sender
 }
 
 async fn tick(interval: &mut Option<tokio::time::Interval>) {

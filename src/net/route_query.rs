@@ -24,6 +24,9 @@ const IFLA_MTU: u16 = 4;
 const IFLA_LINK: u16 = 5;
 const IFLA_MASTER: u16 = 10;
 const IFLA_LINKINFO: u16 = 18;
+const IFLA_STATS64: u16 = 23;
+/// Offset of `rx_dropped` in `struct rtnl_link_stats64` (linux/if_link.h).
+const RX_DROPPED: usize = 6 * 8;
 const IFLA_LINK_NETNSID: u16 = 37;
 const IFLA_INFO_KIND: u16 = 1;
 const IFLA_INFO_SLAVE_KIND: u16 = 4;
@@ -97,6 +100,26 @@ impl RouteQuery {
             let mut attributes = AttributeIter::new(payload.get(RTGENMSG..)?);
             let (_, value) = attributes.find(|(kind, _)| *kind == NETNSA_NSID)?;
             Some(number(value).map(u32::cast_signed).filter(|number| *number >= 0))
+        })
+    }
+
+    /// Frames that the link of this name has received and dropped.
+    ///
+    /// # Errors
+    /// The kernel's, such as `ENODEV`; `ENOMSG` when the answer is not understood.
+    pub(crate) fn dropped(&self, name: &str) -> io::Result<u64> {
+        let mut body = [0; IFINFOMSG].to_vec();
+        let length = (4 + name.len() + 1) as u16;
+        body.extend_from_slice(&length.to_ne_bytes());
+        body.extend_from_slice(&libc::IFLA_IFNAME.to_ne_bytes());
+        body.extend_from_slice(name.as_bytes());
+        // The name ends with a zero.
+        body.push(0);
+        body.resize(body.len().next_multiple_of(4), 0);
+        self.ask(libc::RTM_GETLINK, libc::RTM_NEWLINK, &body, |payload| {
+            let mut attributes = AttributeIter::new(payload.get(IFINFOMSG..)?);
+            let (_, stats) = attributes.find(|(kind, _)| *kind == IFLA_STATS64)?;
+            Some(u64::from_ne_bytes(*stats.get(RX_DROPPED..)?.first_chunk()?))
         })
     }
 
@@ -199,6 +222,9 @@ mod tests {
         // The loopback interface.
         let expected = LinkFacts { mac: Some([0; 6]), mtu: 65536, ..LinkFacts::default() };
         assert_eq!(query.link(1).unwrap(), expected);
+        assert_eq!(query.dropped("lo").unwrap(), 0);
+        let missing = query.dropped("a-name-of-15-by").unwrap_err();
+        assert_eq!(missing.raw_os_error(), Some(libc::ENODEV));
         let unreachable = query.interface_towards(Ipv4Addr::new(239, 1, 1, 1)).unwrap_err();
         assert_eq!(unreachable.raw_os_error(), Some(libc::ENETUNREACH));
     }

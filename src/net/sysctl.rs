@@ -49,6 +49,8 @@ pub struct SysctlError {
 #[derive(Debug, Default)]
 pub struct Sysctls {
     apart: bool,
+    /// A proc filesystem instance of somebody.
+    instance: Option<OwnedFd>,
     net: OnceCell<OwnedFd>,
     ipv4: OnceCell<OwnedFd>,
     ipv6: OnceCell<OwnedFd>,
@@ -60,6 +62,17 @@ impl Sysctls {
     /// cache of `/proc` as it was.
     pub fn apart() -> Self {
         Sysctls { apart: true, ..Sysctls::default() }
+    }
+
+    /// Settings that are looked up in this proc filesystem instance, for who looks into many namespaces:
+    /// the end of an instance takes a millisecond, and one serves them all. Without it they are looked
+    /// up in `/proc`.
+    ///
+    /// # Errors
+    /// `EMFILE`.
+    pub fn of_instance(instance: Option<&OwnedFd>) -> io::Result<Self> {
+        let instance = instance.map(OwnedFd::try_clone).transpose()?;
+        Ok(Sysctls { instance, ..Sysctls::default() })
     }
 
     /// Opens `ipv4/...` or `ipv6/...` for reading, or for reading and writing.
@@ -84,6 +97,9 @@ impl Sysctls {
     }
 
     fn open_net(&self) -> nix::Result<OwnedFd> {
+        if let Some(instance) = &self.instance {
+            return openat(instance, NET, DIRECTORY, Mode::empty());
+        }
         // Refused, for example, in a container whose /proc is masked: use the usual /proc.
         let own = self.apart.then(procfs::new_instance).and_then(Result::ok);
         let root = own.map_or_else(|| open(ROOT, DIRECTORY, Mode::empty()), Ok)?;

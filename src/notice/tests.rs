@@ -136,6 +136,7 @@ fn examples() -> Vec<Notice> {
             joined: true,
             silent_s: 12,
         },
+        Notice::QueueLoss { interface: interface(), parent: upstream(), lost_per_s: 120 },
     ]
 }
 

@@ -32,6 +32,7 @@ pub(crate) use crate::proxy::container::membership_files::MembershipFiles;
 pub(crate) use crate::proxy::container::rules::host_fence::HostFence;
 pub use crate::proxy::container::unserved::{Unserved, limit_unserved};
 pub(crate) use crate::proxy::control::changes::{PublishedGroups, PublishedState};
+pub(crate) use crate::proxy::control::client::ask_all;
 pub(crate) use crate::proxy::control::client::{
     MAX_ANSWER, MAX_EVENT, open_subscription, parse_subscription,
 };

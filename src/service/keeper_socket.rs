@@ -16,6 +16,9 @@ use crate::sys::unix_socket;
 /// The keeper answers from memory. One that hangs lets go later, by itself.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
 
+/// Time for which one waits until a keeper has written what it was told.
+const KEPT_TIMEOUT: Duration = Duration::from_secs(2);
+
 /// The request, one line of JSON. The answer is an empty object.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "request", rename_all = "kebab-case")]
@@ -27,6 +30,8 @@ pub(crate) enum KeeperRequest {
         /// The proxy that has ended.
         proxy: ProcessRef,
     },
+    /// The answer comes when everything is kept that proxies have told before the request.
+    Kept,
 }
 
 /// Where the keeper listens.
@@ -53,13 +58,22 @@ pub(super) fn release(dir: &Path, proxy: ProcessRef) {
     let Some(container) = dir.file_name().and_then(|name| name.to_str()) else { return };
     let request = KeeperRequest::Release { container: container.to_owned(), proxy };
     // If this fails, the keeper notices by itself that the proxy was replaced.
-    let _ = ask(&request);
+    let _ = ask(&request, ANSWER_TIMEOUT);
 }
 
-fn ask(request: &KeeperRequest) -> io::Result<()> {
+/// Waits until the keeper has kept everything that proxies have told so far, at most [`KEPT_TIMEOUT`].
+///
+/// # Errors
+/// Without a keeper those of [`connect`]; `EAGAIN` from one that does not answer in time; `UnexpectedEof`
+/// from one of an earlier version.
+pub(crate) fn wait_kept() -> io::Result<()> {
+    ask(&KeeperRequest::Kept, KEPT_TIMEOUT)
+}
+
+fn ask(request: &KeeperRequest, limit: Duration) -> io::Result<()> {
     let mut stream = connect()?;
-    stream.set_read_timeout(Some(ANSWER_TIMEOUT))?;
-    stream.set_write_timeout(Some(ANSWER_TIMEOUT))?;
+    stream.set_read_timeout(Some(limit))?;
+    stream.set_write_timeout(Some(limit))?;
     let mut line = serde_json::to_vec(request)?;
     line.push(b'\n');
     stream.write_all(&line)?;

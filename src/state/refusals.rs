@@ -20,7 +20,7 @@ use crate::state::StateDirError;
 use crate::state::Store;
 use crate::state::store::at;
 
-const FILE: &str = "refusals.jsonl";
+pub(super) const FILE: &str = "refusals.jsonl";
 /// Bytes from which on the file is full: some hundred refusals.
 const LIMIT: u64 = 32 << 10;
 /// Most bytes that are read of a file: a full one, and a line.
@@ -50,6 +50,11 @@ impl Refusal {
             container: printable(container, MAX_ID),
             reason: printable(reason, MAX_REASON),
         }
+    }
+
+    /// When it was, in milliseconds since 1970.
+    pub(crate) fn time_ms(&self) -> u64 {
+        self.time.saturating_mul(1000)
     }
 
     /// How long ago it was; nothing if the clock was set back since.

@@ -10,6 +10,7 @@ use tokio::io::unix::AsyncFd;
 
 use crate::oci::ContainerId;
 use crate::state::Store;
+use crate::state::refusals::FILE;
 use crate::sys::readable_fd::readable_fd;
 
 /// A change of the state directory.
@@ -20,6 +21,8 @@ pub(crate) enum Change {
     /// The record or the control socket of a container was put into its place, or the directory
     /// has gone.
     Changed(ContainerId),
+    /// A hook has refused an attachment.
+    Refused,
     /// Changes were lost: everything is to be looked at.
     Overflow,
 }
@@ -29,6 +32,8 @@ pub(crate) struct StateWatch {
     store: Store,
     inotify: AsyncFd<Descriptor>,
     watched: HashMap<WatchDescriptor, ContainerId>,
+    /// The state directory itself, where refusals are written.
+    root: Option<WatchDescriptor>,
 }
 
 struct Descriptor(Inotify);
@@ -55,7 +60,7 @@ impl StateWatch {
         let flags = AddWatchFlags::IN_CREATE | AddWatchFlags::IN_ONLYDIR;
         inotify.add_watch(&store.containers(), flags)?;
         let inotify = readable_fd(Descriptor(inotify))?;
-        Ok(StateWatch { store: store.clone(), inotify, watched: HashMap::new() })
+        Ok(StateWatch { store: store.clone(), inotify, watched: HashMap::new(), root: None })
     }
 
     /// Watches the directory of a container. One that has gone already needs no watch: whoever
@@ -69,6 +74,16 @@ impl StateWatch {
         }
     }
 
+    /// Tells from now on of attachments that hooks refuse.
+    ///
+    /// # Errors
+    /// Those of inotify_add_watch(2).
+    pub(crate) fn add_refusals(&mut self) -> io::Result<()> {
+        let flags = AddWatchFlags::IN_MODIFY | AddWatchFlags::IN_ONLYDIR;
+        self.root = Some(self.inotify.get_ref().0.add_watch(self.store.root(), flags)?);
+        Ok(())
+    }
+
     /// Waits for changes. No change is lost when the caller stops waiting.
     ///
     /// # Errors
@@ -80,6 +95,9 @@ impl StateWatch {
             for event in events {
                 if event.mask.contains(AddWatchFlags::IN_Q_OVERFLOW) {
                     changes.push(Change::Overflow);
+                } else if Some(event.wd) == self.root {
+                    let is_refusal = event.name.is_some_and(|name| name == FILE);
+                    changes.extend(is_refusal.then_some(Change::Refused));
                 } else if event.mask.contains(AddWatchFlags::IN_IGNORED) {
                     changes.extend(self.watched.remove(&event.wd).map(Change::Changed));
                 } else if let Some(id) = self.watched.get(&event.wd) {

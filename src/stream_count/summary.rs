@@ -17,7 +17,7 @@ pub struct StreamCount {
     pub packets: u64,
     /// Bytes of their UDP payload.
     pub bytes: u64,
-    /// Datagrams a second, over the last whole second or a longer time.
+    /// Datagrams a second, over the last whole second or a longer time; 0 after 5 s without any.
     pub packet_rate: u64,
     /// Bytes a second.
     pub byte_rate: u64,
@@ -71,6 +71,9 @@ fn of_port(stream: &Stream, now: u64) -> StreamCount {
         false => (stream.before_packets, stream.before_bytes, stream.before_time),
     };
     let a_second = |n: u64| (u128::from(n) * u128::from(SECOND) / u128::from(time)) as u64;
+    // Of a stream that has stopped, the mean would fall for minutes.
+    let silent = now.saturating_sub(stream.last);
+    let (packets, bytes) = if silent > SILENT { (0, 0) } else { (packets, bytes) };
     // One of four payloads of chance has the version of RTP, and each another SSRC.
     let is_rtp = stream.rtp > 0 && stream.rtp >= stream.packets / 2;
     StreamCount {
@@ -95,6 +98,8 @@ fn of_port(stream: &Stream, now: u64) -> StreamCount {
 
 /// Nanoseconds.
 const SECOND: u64 = 1_000_000_000;
+/// Silence after which nothing arrives a second.
+const SILENT: u64 = 5 * SECOND;
 const MILLISECOND: u64 = 1_000_000;
 
 impl StreamCount {
@@ -120,5 +125,26 @@ impl StreamCount {
             (None, rtp) => self.rtp = rtp,
             (Some(_), None) => {}
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stream_that_has_stopped_has_no_rate() {
+        let mut stream = Stream::default();
+        (stream.interface, stream.last) = (7, 100 * SECOND);
+        (stream.window_start, stream.window_packets, stream.window_bytes) = (stream.last, 1, 100);
+        stream.before_time = SECOND;
+        (stream.before_packets, stream.before_bytes) = (1000, 100_000);
+        let rates = |silent| {
+            let count = of_interface(&[stream], 7, 100 * SECOND + silent)[0];
+            (count.packet_rate, count.byte_rate)
+        };
+        assert_eq!(rates(0), (1000, 100_000));
+        assert_eq!(rates(5 * SECOND), (0, 20), "the mean of the open window");
+        assert_eq!(rates(5 * SECOND + 1), (0, 0));
     }
 }

@@ -195,6 +195,10 @@ fn a_file_is_replaced_whole_or_not_at_all() {
     // node_exporter reads nothing but *.prom.
     let seen: Vec<_> = names(&directory).into_iter().filter(|n| n.ends_with(".prom")).collect();
     assert_eq!(seen, ["mcrun.prom"]);
+    // What the killed one has left goes with the next.
+    assert_eq!(names(&directory).len(), 2);
+    assert_eq!(run(&mut lab.mcrun(["metrics", "--output", path])), "");
+    assert_eq!(names(&directory), ["mcrun.prom"]);
 
     let nowhere = output(&mut lab.mcrun(["metrics", "--output", "/nowhere/mcrun.prom"]));
     let said = String::from_utf8_lossy(&nowhere.stderr).into_owned();

@@ -3,12 +3,12 @@
 use std::net::Ipv4Addr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use socket2::SockRef;
 
-use crate::lab::{Container, Lab, PATIENCE, SOURCES, output, run, wait_until};
+use crate::lab::{Container, Lab, PATIENCE, SOURCES, kill, output, run, wait_until};
 use crate::operate::events::{follow, followed};
 
 const PORT: u16 = 6000;
@@ -155,12 +155,24 @@ fn a_leg_that_stops_is_told_of_and_then_a_stream_that_stops_on_both() {
         blue.1.store(true, Ordering::Relaxed);
         red.1.store(true, Ordering::Relaxed);
         wait("both arrive", &[], &[]);
+        // One leg is left, as by a receiver that has begun anew with half of its configuration.
+        sockets[1].leave(group);
+        wait("a leg is left", &["mc1"], &[]);
+        let notice = &standing(&lab, &container, "leg-differs")[0];
+        assert_eq!(
+            (&notice["group"], &notice["other"], &notice["joined"]),
+            (&json!(group), &json!("mc0"), &json!(false)),
+            "{notice}"
+        );
+        sockets[1].join(group);
+        wait("it is joined again", &[], &[]);
         drop(end);
     });
     let events = followed(&path, "the ends are told", |events| {
-        told(events, "alarm-cleared", "stream-stopped").len() == 2
+        told(events, "alarm-cleared", "leg-differs").len() == 2
     });
-    for (code, interfaces) in [("leg-differs", vec!["mc1"]), ("stream-stopped", vec!["mc0", "mc1"])]
+    for (code, interfaces) in
+        [("leg-differs", vec!["mc1", "mc1"]), ("stream-stopped", vec!["mc0", "mc1"])]
     {
         for event in ["alarm", "alarm-cleared"] {
             let told: Vec<_> = told(&events, event, code);
@@ -168,6 +180,125 @@ fn a_leg_that_stops_is_told_of_and_then_a_stream_that_stops_on_both() {
             assert_eq!(told, interfaces, "{event} {code}: {events:?}");
         }
     }
+    drop(sockets);
+}
+
+/// What a proxy knows of streams, the one that replaces it knows too: after a reload, and after a
+/// death where a keeper runs.
+#[test]
+fn a_stream_that_has_stopped_stays_an_alarm_when_the_proxy_is_replaced() {
+    const CODE: &str = "stream-stopped";
+    let group = Ipv4Addr::new(239, 22, 9, 1);
+    let lab = Lab::new(3);
+    let _keeper = crate::keeper::keeper(&lab);
+    let container = lab.start("c", "10.99.0.11");
+    let (_follower, path) = follow(&lab);
+    let socket = container.socket_on("mc0", PORT);
+    socket.join(group);
+    lab.wait_forwarded(group);
+    let sender = lab.socket("src", SOURCES[0], 0);
+    let begin = Instant::now();
+    // Three looks find that it arrives.
+    while begin.elapsed() < Duration::from_secs(18) {
+        sender.send(b"a stream", (group, PORT));
+        thread::sleep(Duration::from_millis(100));
+    }
+    let stopped = Instant::now();
+    // Seconds of silence, and those that have passed: the same begin, whoever tells.
+    let assert_since = |notice: &Value| {
+        let (silent, passed) = (notice["silent_s"].as_u64(), stopped.elapsed().as_secs());
+        let is_same = silent.is_some_and(|silent| silent + 7 >= passed && silent <= passed + 2);
+        assert!(is_same, "{notice} after {passed} s");
+    };
+    let notice =
+        wait_until("it has stopped", LONG_PATIENCE, || standing(&lab, &container, CODE).pop());
+    assert_since(&notice);
+    lab.wait_held(&container);
+    lab.configure("[groups]\nmax-groups = 7\n");
+    let reload = || assert_eq!(run(&mut lab.mcrun(["reload"])).trim(), container.id);
+    let die = || kill(lab.proxy_pid(&container));
+    for replace in [&reload as &dyn Fn(), &die] {
+        let proxy = lab.proxy_pid(&container);
+        replace();
+        wait_until("another proxy serves", PATIENCE, || {
+            let shown = lab.ps(&container)?["proxy"].clone();
+            (shown["state"] == "running" && shown["pid"] != proxy).then_some(())
+        });
+        assert_since(&standing(&lab, &container, CODE).pop().expect("it stands"));
+        lab.wait_held(&container);
+    }
+    let events = followed(&path, "it is told", |events| !told(events, "alarm", CODE).is_empty());
+    assert_eq!(told(&events, "alarm-cleared", CODE).len(), 0, "{events:?}");
+    wait_until("it arrives again", LONG_PATIENCE, || {
+        sender.send(b"a stream", (group, PORT));
+        standing(&lab, &container, CODE).is_empty().then_some(())
+    });
+    let is_cleared = |events: &[Value]| !told(events, "alarm-cleared", CODE).is_empty();
+    let events = followed(&path, "its end is told", is_cleared);
+    assert_eq!(told(&events, "alarm", CODE).len(), 1, "{events:?}");
+    assert_eq!(told(&events, "alarm-cleared", CODE).len(), 1, "{events:?}");
+    let streams = events.iter().filter(|e| e["group"] == json!(group));
+    let streams = streams.filter(|e| e["event"].as_str().is_some_and(|e| e.starts_with("stream-")));
+    let streams: Vec<_> = streams.map(|e| e["event"].as_str().unwrap_or_default()).collect();
+    assert_eq!(streams, ["stream-started", "stream-stopped", "stream-started"], "{events:?}");
+}
+
+/// Two containers share macvlan's queue, which holds few frames, and bursts overflow it.
+#[test]
+fn a_queue_that_overflows_is_told_of_until_it_does_not() {
+    const CODE: &str = "queue-loss";
+    let group = Ipv4Addr::new(239, 22, 8, 1);
+    let lab = Lab::new(3);
+    lab.configure("[attach]\nip = [\"0.0.0.0/0\"]\nbclim = \"1\"\n");
+    let start = |name, address| {
+        let attachment = format!("parent=lan0,ip={address}/24,bclim=1,bcqueuelen=10");
+        lab.start_with(name, &[&attachment], &[])
+    };
+    let (one, two) = (start("one", "10.99.0.11"), start("two", "10.99.0.12"));
+    let (_follower, path) = follow(&lab);
+    let sockets = [&one, &two].map(|container| {
+        let socket = container.socket_on("mc0", PORT);
+        socket.join(group);
+        socket
+    });
+    lab.wait_forwarded(group);
+    let ends = AtomicBool::new(false);
+    let end = End(&ends);
+    thread::scope(|scope| {
+        // What unwinds here ends the sender.
+        let end = end;
+        let (sender, ends) = (lab.socket("src", SOURCES[0], 0), &ends);
+        scope.spawn(move || {
+            while !ends.load(Ordering::Relaxed) {
+                for _ in 0..5000 {
+                    sender.send(b"a burst", (group, PORT));
+                }
+                thread::sleep(Duration::from_millis(100));
+            }
+        });
+        let notice =
+            wait_until("a queue loses frames", LONG_PATIENCE, || standing(&lab, &one, CODE).pop());
+        let (interface, parent) = (&notice["interface"], &notice["parent"]);
+        assert_eq!((interface, parent), (&json!("mc0"), &json!("lan0")), "{notice}");
+        assert!(notice["lost_per_s"].as_u64().is_some_and(|lost| lost > 0), "{notice}");
+        drop(end);
+    });
+    wait_until("no queue loses frames", LONG_PATIENCE, || {
+        [&one, &two].iter().all(|c| standing(&lab, c, CODE).is_empty()).then_some(())
+    });
+    let metrics = run(&mut lab.mcrun(["metrics"]));
+    assert!(!metrics.contains(CODE), "{metrics}");
+    let events = followed(&path, "its end is told", |events| {
+        told(events, "alarm-cleared", CODE).iter().any(|e| e["container"] == one.id.as_str())
+    });
+    let own = |events: Vec<&Value>| {
+        let own = events.iter().filter(|e| e["container"] == one.id.as_str());
+        own.filter_map(|e| e["time_ms"].as_u64()).collect::<Vec<_>>()
+    };
+    let (begun, ended) =
+        (own(told(&events, "alarm", CODE)), own(told(&events, "alarm-cleared", CODE)));
+    assert_eq!((begun.len(), ended.len()), (1, 1), "{events:?}");
+    assert!(begun[0] < ended[0], "{events:?}");
     drop(sockets);
 }
 

@@ -2,8 +2,11 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::Ipv4Addr;
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::thread;
 use std::time::Instant;
 
 use serde_json::Value;
@@ -199,6 +202,48 @@ fn doctor_names_the_causes_of_the_host_and_of_its_parents() {
     assert!(of_parents.contains(&"parent: failure link"), "{of_parents:?}");
     assert!(of_parents.contains(&"parent: failure exists"), "{of_parents:?}");
     assert!(!of_parents.iter().any(|w| w.contains("querier")), "{of_parents:?}");
+}
+
+/// Answers at the control socket of a container in place of its proxy, with the proxy's status as if
+/// it had listened for a querier for five minutes.
+fn listen_for_long(lab: &Lab, container: &Container) {
+    let directory = lab.state_dir().join("containers").join(&container.id);
+    let (own, real) = (directory.join("control.sock"), directory.join("real.sock"));
+    fs::rename(&own, &real).expect("renamed");
+    let listener = UnixListener::bind(&own).expect("bound");
+    // It ends with the program of the tests.
+    thread::spawn(move || {
+        for client in listener.incoming().flatten() {
+            let mut line = String::new();
+            let _ = BufReader::new(&client).read_line(&mut line);
+            let mut answer = String::new();
+            if let Ok(mut proxy) = UnixStream::connect(&real) {
+                let _ = proxy.write_all(line.as_bytes());
+                let _ = proxy.read_to_string(&mut answer);
+            }
+            let mut told: Value = serde_json::from_str(&answer).unwrap_or_default();
+            if let Some(interface) = told.pointer_mut("/status/interfaces/0") {
+                interface["listening_s"] = 300.into();
+                answer = format!("{told}\n");
+            }
+            let _ = (&client).write_all(answer.as_bytes());
+        }
+    });
+}
+
+#[test]
+fn a_lan_without_a_querier_is_named_as_soon_as_that_can_be_known() {
+    let lab = Lab::new(3);
+    lab.ip("sw", "link set br0 type bridge mcast_querier 0");
+    let container = lab.start("c", "10.99.0.11");
+    let (status, findings) = doctor(&lab, &[]);
+    assert!(wrong(&findings).contains("parent: unknown querier"), "{findings:?}");
+    assert_eq!(status, 0);
+    listen_for_long(&lab, &container);
+    let (status, findings) = doctor(&lab, &[]);
+    let expected = ["host: warning keeper", "parent: failure querier"];
+    assert_eq!((status, wrong(&findings)), (1, expected.map(str::to_owned).into()));
+    assert!(text(&findings, "querier").starts_with("no IGMP querier for 30"), "{findings:?}");
 }
 
 #[test]

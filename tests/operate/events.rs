@@ -131,6 +131,53 @@ fn what_happens_to_a_container_is_told_at_once_and_kept() {
     );
 }
 
+/// What a hook refuses is an event, whether a keeper runs or not.
+#[test]
+fn what_a_hook_refuses_is_told_as_it_happens_and_afterwards() {
+    let lab = Lab::new(3);
+    lab.configure("[attach]\nip = \"10.99.0.0/28\"\n");
+    let refuse = |name| {
+        let refused = lab.try_start(name, &["parent=lan0,ip=10.99.0.99/24"], &[]);
+        assert!(!refused.status.success());
+    };
+    let reasons = |events: &[Value]| {
+        let refused = events.iter().filter(|event| event["event"] == "refused");
+        refused
+            .map(|event| {
+                let text = |field: &str| event[field].as_str().unwrap_or_default().to_owned();
+                assert!(text("reason").contains("10.99.0.99"), "{event}");
+                let id = text("container");
+                id.rsplit('-').next().unwrap_or_default().to_owned()
+            })
+            .collect::<Vec<_>>()
+    };
+    let kept = || reasons(&parse(&run(&mut lab.mcrun(["events", "--json"]))));
+    refuse("first");
+    assert_eq!(kept(), ["first"]);
+    // Without a keeper, and with one.
+    let (follower, path) = follow(&lab);
+    let lines = || fs::read_to_string(&path).expect("the file");
+    wait_until("the follower follows", PATIENCE, || {
+        refuse("second");
+        lines().contains("second").then_some(())
+    });
+    drop(follower);
+    let before = kept().len();
+    let keeper = crate::keeper::keeper(&lab);
+    wait_until("the keeper keeps", PATIENCE, || {
+        refuse("third");
+        let history = fs::read_to_string(lab.log_dir().join("events.jsonl")).unwrap_or_default();
+        history.contains("\"refused\"").then_some(())
+    });
+    let all = kept();
+    assert!(all.len() > before, "{all:?}");
+    assert_eq!(all.iter().filter(|name| *name == "first").count(), 1, "{all:?}");
+    drop(keeper);
+    assert_eq!(kept(), all);
+    let lines = run(&mut lab.mcrun(["events"]));
+    assert!(lines.lines().next().is_some_and(|line| line.contains(" refused ")), "{lines}");
+}
+
 #[test]
 fn a_querier_and_an_alarm_are_told_when_they_begin_and_when_they_end() {
     let lab = Lab::new(2);
@@ -218,6 +265,40 @@ fn with_since_a_follower_shows_what_was_kept_and_goes_on_without_a_gap() {
     let expected = ["attached".to_owned(), format!("joined {GROUP}")].into_iter();
     let expected = expected.chain(groups.iter().map(|group| format!("joined {group}")));
     assert_eq!(in_short(&events), expected.collect::<Vec<_>>());
+}
+
+/// What a keeper was told and has not written yet is waited for.
+#[test]
+fn with_since_a_follower_waits_for_a_keeper_that_is_late() {
+    let lab = Lab::new(3);
+    let keeper = crate::keeper::keeper(&lab);
+    let container = lab.start("c", "10.99.0.11");
+    let socket = container.socket_on("mc0", PORT);
+    socket.join(GROUP);
+    let kept = || parse(&run(&mut lab.mcrun(["events", "--json"])));
+    wait_until("the join is kept", PATIENCE, || has(&kept(), "joined").then_some(()));
+    keeper.signal(libc::SIGSTOP);
+    socket.join(LATER);
+    lab.wait_joined(&container, LATER);
+    let path = lab.directory().join("events");
+    let file = File::create(&path).expect("a file");
+    let arguments = ["events", "--follow", "--json", "--since", "1h"];
+    let _follower = Background::start(lab.mcrun(arguments).stdout(file));
+    // It has begun by then, and waits for the keeper no longer than 2 s.
+    std::thread::sleep(Duration::from_millis(400));
+    keeper.signal(libc::SIGCONT);
+    wait_until("the second join is kept", PATIENCE, || {
+        kept().iter().any(|e| e["group"] == LATER.to_string()).then_some(())
+    });
+    socket.leave(LATER);
+    let events = followed(&path, "the leave is told", |events| has(events, "left"));
+    let expected = [
+        "attached".to_owned(),
+        format!("joined {GROUP}"),
+        format!("joined {LATER}"),
+        format!("left {LATER}"),
+    ];
+    assert_eq!(in_short(&events), expected);
 }
 
 #[test]

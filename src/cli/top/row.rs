@@ -190,14 +190,8 @@ impl Row {
 
 fn each_source(entry: &GroupMembership, arrived: Option<&Arrived<'_>>) -> Vec<Source> {
     let streams = arrived.into_iter().flat_map(|arrived| &arrived.streams);
-    let source = |stream: &&StreamCount| {
-        let mut count = **stream;
-        // The rate is a mean, which goes down slowly when a stream has ended.
-        if count.last_packet_ms >= SILENCE_MS {
-            (count.packet_rate, count.byte_rate) = (0, 0);
-        }
-        Source { count, is_wanted: is_wanted(entry, stream) }
-    };
+    let source =
+        |stream: &&StreamCount| Source { count: **stream, is_wanted: is_wanted(entry, stream) };
     streams.map(source).collect()
 }
 

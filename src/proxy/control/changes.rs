@@ -9,7 +9,7 @@ use crate::multicast::{Address, FilterMode};
 use crate::notice::{Notice, Severity};
 use crate::proxy::control::event::{Event, MembershipEvent};
 use crate::proxy::control::status::{
-    GroupMembership, MembershipStatus, ProxyStatus, QuerierStatus,
+    GroupMembership, MembershipStatus, ProxyStatus, QuerierStatus, SteadyStream,
 };
 
 /// The groups of one interface as the subscribers know them, by address. A proxy has them for as long
@@ -66,12 +66,14 @@ impl PublishedGroups {
     }
 }
 
-/// The queriers and the alarms of a proxy as the subscribers know them.
+/// The queriers, the alarms and the streams of a proxy as the subscribers know them.
 #[derive(Debug, Default)]
 pub(crate) struct PublishedState {
     /// Address and version of the querier, by interface in the container.
     queriers: BTreeMap<String, (IpAddr, u8)>,
     alarms: BTreeMap<AlarmKey, Notice>,
+    /// Whether a group that has arrived steadily has stopped, by interface in the container.
+    streams: BTreeMap<(String, IpAddr), bool>,
 }
 
 /// What makes two notices the same alarm: a field that counts seconds or lists groups does not.
@@ -87,19 +89,24 @@ impl PublishedState {
     /// The state of a status that the subscribers have got.
     pub(crate) fn new(status: &ProxyStatus) -> Self {
         let mut state = PublishedState::default();
-        let _ = state.update(queriers(status), &status.notices);
+        let _ = state.update_from(status);
         state
     }
 
     /// The events that lead to this status.
     pub(crate) fn update_from(&mut self, status: &ProxyStatus) -> Vec<Event> {
-        self.update(queriers(status), &status.notices)
+        let streams = status.interfaces.iter().flat_map(|entry| {
+            entry.streams.iter().map(|stream| (entry.interface.clone(), *stream))
+        });
+        self.update(queriers(status), streams, &status.notices)
     }
 
-    /// The events that lead to these queriers and notices. A notice that is no warning is no alarm.
+    /// The events that lead to these queriers, streams and notices, each with its interface. A notice
+    /// that is no warning is no alarm.
     pub(crate) fn update(
         &mut self,
         queriers: impl Iterator<Item = (String, QuerierStatus)>,
+        streams: impl Iterator<Item = (String, SteadyStream)>,
         notices: &[Notice],
     ) -> Vec<Event> {
         let new =
@@ -114,6 +121,7 @@ impl PublishedState {
                 events.push(Event::Querier { interface, address, version });
             }
         }
+        events.extend(self.update_streams(streams));
         let serious = notices.iter().filter(|notice| notice.severity() <= Severity::Warning);
         let new = serious.map(|notice| (alarm_key(notice), notice.clone()));
         let old = std::mem::replace(&mut self.alarms, new.collect());
@@ -122,6 +130,24 @@ impl PublishedState {
         let raised = self.alarms.iter().filter(|(key, _)| !old.contains_key(key));
         events.extend(raised.map(|(_, notice)| Event::Alarm(notice.clone())));
         events
+    }
+
+    /// A stream that was left is told by the leave.
+    fn update_streams(
+        &mut self,
+        streams: impl Iterator<Item = (String, SteadyStream)>,
+    ) -> impl Iterator<Item = Event> {
+        let joined = streams.filter(|(_, stream)| stream.left_s.is_none());
+        let new = joined.map(|(interface, stream)| ((interface, stream.group), stream.stopped));
+        let old = std::mem::replace(&mut self.streams, new.collect());
+        let changed = self.streams.iter().filter(move |(key, has)| old.get(key) != Some(has));
+        changed.map(|((interface, group), stopped)| {
+            let (interface, group) = (interface.clone(), *group);
+            match stopped {
+                true => Event::StreamStopped { interface, group },
+                false => Event::StreamStarted { interface, group },
+            }
+        })
     }
 }
 
@@ -175,6 +201,15 @@ impl PublishedState {
                 self.queriers.insert(interface.clone(), (*address, *version));
             }
             Event::QuerierGone { interface } => _ = self.queriers.remove(interface),
+            Event::StreamStarted { interface, group } => {
+                self.streams.insert((interface.clone(), *group), false);
+            }
+            Event::StreamStopped { interface, group } => {
+                self.streams.insert((interface.clone(), *group), true);
+            }
+            Event::Left { interface, group } => {
+                self.streams.remove(&(interface.clone(), *group));
+            }
             Event::Alarm(notice) => _ = self.alarms.insert(alarm_key(notice), notice.clone()),
             Event::AlarmCleared(notice) => _ = self.alarms.remove(&alarm_key(notice)),
             _ => {}
@@ -264,17 +299,18 @@ mod tests {
     #[test]
     fn an_alarm_is_told_when_it_begins_and_when_it_ends() {
         let mut state = PublishedState::default();
-        let none = || std::iter::empty::<(String, QuerierStatus)>();
+        let mut state =
+            |notices: &[Notice]| state.update(std::iter::empty(), std::iter::empty(), notices);
         let raised = no_querier("mc0", 255);
         // A notice that is no warning is none.
         let notices = [raised.clone(), Notice::NoLandlock {}];
-        assert_eq!(state.update(none(), &notices), [Event::Alarm(raised.clone())]);
+        assert_eq!(state(&notices), [Event::Alarm(raised.clone())]);
         // The same with another number, and one of another interface.
         let other = no_querier("mc1", 255);
         let notices = [no_querier("mc0", 256), other.clone()];
-        assert_eq!(state.update(none(), &notices), [Event::Alarm(other.clone())]);
+        assert_eq!(state(&notices), [Event::Alarm(other.clone())]);
         let cleared = [Event::AlarmCleared(no_querier("mc0", 256))];
-        assert_eq!(state.update(none(), &[other]), cleared);
+        assert_eq!(state(&[other]), cleared);
     }
 
     #[test]
@@ -286,7 +322,7 @@ mod tests {
             let querier = querier.map(|(version, last_query_s)| {
                 (interface(), QuerierStatus { address, version, interval_s: None, last_query_s })
             });
-            state.update(querier.into_iter(), &[])
+            state.update(querier.into_iter(), std::iter::empty(), &[])
         };
         let came = |version| Event::Querier { interface: interface(), address, version };
         assert_eq!(update(Some((3, 0))), [came(3)]);
@@ -294,5 +330,29 @@ mod tests {
         assert_eq!(update(Some((2, 0))), [came(2)]);
         assert_eq!(update(None), [Event::QuerierGone { interface: interface() }]);
         assert_eq!(update(None), []);
+    }
+
+    #[test]
+    fn a_stream_starts_stops_and_starts_again_until_it_is_left() {
+        let mut state = PublishedState::default();
+        let group: IpAddr = [239, 1, 1, 1].into();
+        let interface = || "mc0".to_owned();
+        let stream = |stopped, left_s| {
+            let mode = FilterMode::Exclude;
+            Some(SteadyStream { group, mode, silent_s: 3, stopped, left_s })
+        };
+        let mut update = |stream: Option<SteadyStream>| {
+            let streams = stream.map(|stream| (interface(), stream)).into_iter();
+            state.update(std::iter::empty(), streams, &[])
+        };
+        let started = [Event::StreamStarted { interface: interface(), group }];
+        let stopped = [Event::StreamStopped { interface: interface(), group }];
+        assert_eq!(update(stream(false, None)), started);
+        assert_eq!(update(stream(false, None)), []);
+        assert_eq!(update(stream(true, None)), stopped);
+        assert_eq!(update(stream(false, None)), started);
+        assert_eq!(update(stream(false, Some(1))), []);
+        assert_eq!(update(None), []);
+        assert_eq!(update(stream(false, None)), started);
     }
 }

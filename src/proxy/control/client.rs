@@ -39,8 +39,23 @@ pub(crate) const MAX_EVENT: u64 = 64 << 10;
 /// before the first answer is waited for, so that one that is stuck costs 2 s, and each further one half
 /// a second. The answers come in the order of the directories.
 pub fn query_all(dirs: &[impl AsRef<Path>]) -> Vec<io::Result<ProxyStatus>> {
+    ask_all(dirs)()
+}
+
+/// As [`query_all`]. The call of what is returned waits for the answers: until then there is time for
+/// something else.
+pub(crate) fn ask_all<D: AsRef<Path>>(
+    dirs: &[D],
+) -> impl FnOnce() -> Vec<io::Result<ProxyStatus>> + use<'_, D> {
     let line = ControlRequest::Status.to_line();
     let asked: Vec<_> = dirs.iter().map(|dir| send(dir.as_ref(), &line)).collect();
+    move || answers(asked, dirs)
+}
+
+fn answers(
+    asked: Vec<io::Result<UnixStream>>,
+    dirs: &[impl AsRef<Path>],
+) -> Vec<io::Result<ProxyStatus>> {
     let deadline = Instant::now() + ANSWER_TIMEOUT;
     let answers = asked.into_iter().zip(dirs).map(|(stream, dir)| {
         let deadline = deadline.max(Instant::now() + LATE_TIMEOUT);

@@ -53,6 +53,20 @@ pub enum Event {
         /// Interface in the container.
         interface: String,
     },
+    /// A group arrives steadily, for the first time since the join, or again after it had stopped.
+    StreamStarted {
+        /// Interface in the container.
+        interface: String,
+        /// The group.
+        group: IpAddr,
+    },
+    /// Nothing has arrived for 10 s of a group that arrived steadily.
+    StreamStopped {
+        /// Interface in the container.
+        interface: String,
+        /// The group.
+        group: IpAddr,
+    },
     /// Something is wrong from now on: a warning or an error of the status.
     Alarm(Notice),
     /// It is wrong no more.

@@ -438,8 +438,15 @@ fn add_time(status: &mut Value, seconds: u64) {
     let interfaces = status.get_mut("interfaces").and_then(Value::as_array_mut);
     for interface in interfaces.into_iter().flatten() {
         add(interface.get_mut("querier").and_then(|querier| querier.get_mut("last_query_s")));
-        let groups = interface.get_mut("groups").and_then(Value::as_array_mut);
-        groups.into_iter().flatten().for_each(|group| add(group.get_mut("age_s")));
+        add(interface.get_mut("listening_s"));
+        for (list, times) in
+            [("groups", ["age_s"].as_slice()), ("streams", &["silent_s", "left_s"])]
+        {
+            for entry in interface.get_mut(list).and_then(Value::as_array_mut).into_iter().flatten()
+            {
+                times.iter().for_each(|time| add(entry.get_mut(time)));
+            }
+        }
     }
 }
 
@@ -462,7 +469,11 @@ mod tests {
     fn the_times_of_a_status_go_on() {
         let status = |query: u64, age: u64| {
             json!({"pid": 7, "interfaces": [
-                {"querier": {"version": 2, "last_query_s": query}, "groups": [{"age_s": age}]},
+                {
+                    "querier": {"version": 2, "last_query_s": query}, "listening_s": age,
+                    "groups": [{"age_s": age}],
+                    "streams": [{"silent_s": query}, {"silent_s": query, "left_s": age}],
+                },
                 {"groups": []},
             ]})
         };

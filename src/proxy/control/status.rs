@@ -138,6 +138,27 @@ pub struct InterfaceStatus {
     /// What the relay has carried, where there is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub relay: Option<RelayStatus>,
+    /// Groups that have arrived steadily since they were joined. A proxy that takes over goes on
+    /// watching them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub streams: Vec<SteadyStream>,
+}
+
+/// A group that has arrived steadily since it was joined.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SteadyStream {
+    /// The group.
+    pub group: IpAddr,
+    /// How its sources are joined.
+    pub mode: FilterMode,
+    /// Seconds since its last packet, as far as anybody has looked.
+    pub silent_s: u64,
+    /// Whether it has stopped: nothing had arrived for 10 s at the last look.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub stopped: bool,
+    /// Seconds since it was found left, while another interface gets it; `None`: it is joined.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub left_s: Option<u64>,
 }
 
 impl InterfaceStatus {

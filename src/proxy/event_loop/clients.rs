@@ -150,7 +150,12 @@ impl EventLoop {
             self.state_due = self.next_state(now);
             let (queriers, alarms) = (self.queriers(now), self.standing_notices(now));
             let queriers: Vec<_> = queriers.collect();
-            let changes = self.published_state.update(queriers.into_iter(), &alarms);
+            let streams = self.interfaces.iter().flat_map(|interface| {
+                let name = &interface.task.name;
+                let streams = self.streams.steady(now, name).into_iter();
+                streams.map(|stream| (name.clone(), stream))
+            });
+            let changes = self.published_state.update(queriers.into_iter(), streams, &alarms);
             if !changes.is_empty() {
                 self.holding.note_work();
             }

@@ -17,6 +17,7 @@ use crate::multicast::SourceFilter;
 use crate::proxy::control::protocol::{ControlRequest, StatusPayload, parse_answer};
 use crate::proxy::control::status::InterfaceStatus;
 use crate::proxy::event_loop::interface::{Interface, Mode};
+use crate::proxy::event_loop::stream_watch::StreamWatch;
 use crate::proxy::process::container_dir::ContainerDir;
 
 /// Bytes of a status that are read. The status of 256 groups with 64 sources each has 300,000.
@@ -94,6 +95,18 @@ impl Interface {
                 .iter()
                 .filter_map(|membership| Some((ipv4(membership.group)?, membership.relay?)));
             relay.restore_counts(counts, groups);
+        }
+    }
+
+    /// Carries on what the other proxy knew of the streams that arrive here.
+    pub(super) fn inherit_streams(
+        &self,
+        now: Instant,
+        status: &InheritedStatus,
+        watch: &mut StreamWatch,
+    ) {
+        if let Some(own) = self.find_in(status) {
+            watch.inherit(now, &self.task.name, &own.streams);
         }
     }
 

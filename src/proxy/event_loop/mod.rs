@@ -18,6 +18,7 @@ mod lan_notices;
 mod notifications;
 mod pause;
 mod proxied;
+mod queue_watch;
 mod relay_links;
 mod relaying;
 mod resources;
@@ -53,7 +54,10 @@ use crate::proxy::event_loop::interface::Interface;
 pub(crate) use crate::proxy::event_loop::interface::{InterfaceSockets, RelaySockets};
 use crate::proxy::event_loop::notifications::NotificationPace;
 use crate::proxy::event_loop::pause::Pause;
-pub(crate) use crate::proxy::event_loop::resources::{Container, Interception, Resources, Role};
+use crate::proxy::event_loop::queue_watch::QueueWatch;
+pub(crate) use crate::proxy::event_loop::resources::{
+    Container, DropCounters, Interception, Resources, Role,
+};
 use crate::proxy::event_loop::stream_watch::StreamWatch;
 pub(crate) use crate::proxy::event_loop::upstreams::{Upstream, Upstreams};
 use crate::proxy::process::container_dir::ContainerDir;
@@ -123,6 +127,7 @@ struct EventLoop {
     /// `None`: nothing is counted.
     counter: Option<StreamCounter>,
     streams: StreamWatch,
+    queues: QueueWatch,
     /// Packets on their way through a relay; `None`: no interface has a relay.
     relay_batch: Option<Batch>,
     memory: IdleMemory,
@@ -202,6 +207,7 @@ impl Proxy {
             announcer: AddressAnnouncer::new(announcer),
             counter: None,
             streams: StreamWatch::default(),
+            queues: QueueWatch::default(),
             relay_batch,
             memory: IdleMemory::default(),
             start_notices: notices,
@@ -230,7 +236,7 @@ impl Proxy {
     /// Joins the groups that the container has joined before this proxy was started, after another
     /// proxy has ended or while it is about to. The container's own reports correct what is joined.
     pub(crate) fn join_existing_memberships(&mut self, now: Instant) {
-        let EventLoop { container, interfaces, upstreams, .. } = &mut self.event_loop;
+        let EventLoop { container, interfaces, upstreams, streams, .. } = &mut self.event_loop;
         let inherited = self.inherited.take();
         // If the files cannot be read, the container's reports to the first query show all groups.
         let memberships = container.membership_files.memberships_with_lists().unwrap_or_default();
@@ -248,6 +254,7 @@ impl Proxy {
             }
             if let Some(status) = &inherited {
                 interface.inherit(now, status);
+                interface.inherit_streams(now, status, streams);
             }
             interface.process_router_output(now, upstreams, &mut self.log);
             if let Some(status) = &inherited {

@@ -69,6 +69,16 @@ pub(crate) struct Container {
     pub(crate) receive_filter_socket: Option<ReceiveFilterSocket>,
     /// `None`: nothing is counted.
     pub(crate) count_sockets: Option<CountSockets>,
+    /// `None`: nothing is counted, or the kernel gives no such socket.
+    pub(crate) drops: Option<DropCounters>,
+}
+
+/// Ask what the kernel has dropped at links.
+pub(crate) struct DropCounters {
+    /// In the host's namespace.
+    pub(crate) host: RouteQuery,
+    /// In the container's namespace.
+    pub(crate) container: RouteQuery,
 }
 
 /// Interception of the container's IGMP, and of what else its interfaces may not send.

@@ -48,7 +48,12 @@ impl EventLoop {
                 (false, false) => ProxyState::Running,
             },
             notices,
-            interfaces: interfaces.map(|interface| interface.status(now, &memberships)).collect(),
+            interfaces: interfaces
+                .map(|interface| {
+                    let streams = self.streams.steady(now, &interface.task.name);
+                    InterfaceStatus { streams, ..interface.status(now, &memberships) }
+                })
+                .collect(),
             counts: Vec::new(),
         }
     }
@@ -66,6 +71,7 @@ impl EventLoop {
         notices.extend(self.interfaces.iter().filter_map(Interface::own_bridge_notice));
         notices.extend(self.interfaces.iter().filter_map(Interface::not_in_kernel_notice));
         notices.extend(self.streams.notices());
+        notices.extend(self.queues.notices());
         notices
     }
 
@@ -153,8 +159,8 @@ impl Interface {
         querier_notice(now, &self.task, self.listening_since(), querier.as_ref(), &with_sources)
     }
 
-    /// The status of the interface. Where the container's kernel speaks IGMP itself, the groups are
-    /// those of `memberships`.
+    /// The status of the interface, except its streams. Where the container's kernel speaks IGMP
+    /// itself, the groups are those of `memberships`.
     fn status(&mut self, now: Instant, memberships: &KernelMemberships) -> InterfaceStatus {
         let groups = self.groups(now, memberships);
         let proxied = match &self.mode {
@@ -179,6 +185,7 @@ impl Interface {
             groups,
             counters,
             relay: proxied.and_then(|proxied| proxied.relay.as_ref()).map(Relay::status),
+            streams: Vec::new(),
         }
     }
 

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use crate::multicast::{Address, FilterMode};
 use crate::notice::Notice;
+use crate::proxy::control::status::SteadyStream;
 
 /// Time between two looks, at least.
 pub(super) const LOOK: Duration = Duration::from_secs(5);
@@ -55,6 +56,8 @@ struct Watched {
     steady: u32,
     /// It was a stream once since the join.
     is_stream: bool,
+    /// When the last packet arrived, as far as anybody has looked.
+    last: Option<Instant>,
     /// For how long nothing has arrived, where that is long enough for a stream to have stopped.
     stopped: Option<Duration>,
     is_down: bool,
@@ -80,14 +83,49 @@ impl StreamWatch {
         self.looked.map_or(now, |at| at + LOOK * 2u32.pow(self.idle))
     }
 
-    /// Takes a look at all groups of all interfaces that are counted.
-    pub(super) fn look<'a>(&mut self, now: Instant, seen: impl Iterator<Item = Seen<'a>>) {
+    /// The streams of an interface, for subscribers and for the proxy that takes over.
+    pub(super) fn steady(&self, now: Instant, interface: &str) -> Vec<SteadyStream> {
+        let seconds = |at: Instant| now.saturating_duration_since(at).as_secs();
+        let own =
+            self.watched.iter().filter(|((_, of), watched)| of == interface && watched.is_stream);
+        own.map(|((group, _), watched)| SteadyStream {
+            group: (*group).into(),
+            mode: watched.mode,
+            silent_s: watched.last.map_or(0, seconds),
+            stopped: watched.stopped.is_some(),
+            left_s: watched.left.map(seconds),
+        })
+        .collect()
+    }
+
+    /// Goes on with the streams of an interface that another proxy has watched.
+    pub(super) fn inherit(&mut self, now: Instant, interface: &str, streams: &[SteadyStream]) {
+        let before = |seconds| now.checked_sub(Duration::from_secs(seconds));
+        for stream in streams {
+            let Some(group) = Ipv4Addr::from_ip(stream.group) else { continue };
+            let silent = Duration::from_secs(stream.silent_s);
+            let watched = Watched {
+                steady: STEADY,
+                is_stream: true,
+                last: before(stream.silent_s),
+                stopped: stream.stopped.then_some(silent),
+                left: stream.left_s.and_then(before),
+                ..Watched::new(stream.mode)
+            };
+            self.watched.insert((group, interface.to_owned()), watched);
+        }
+    }
+
+    /// Takes a look at all groups of all interfaces that are counted. Tells whether a proxy that takes
+    /// over has to know something new.
+    pub(super) fn look<'a>(&mut self, now: Instant, seen: impl Iterator<Item = Seen<'a>>) -> bool {
         self.looked = Some(now);
+        let known = self.streams();
         let (mut joined, before) = (BTreeSet::new(), self.watched.len());
         for one in seen {
             let key = (one.group, one.interface.to_owned());
             let watched = self.watched.entry(key.clone()).or_insert_with(|| Watched::new(one.mode));
-            watched.look(&one);
+            watched.look(now, &one);
             joined.insert(key);
         }
         let is_new = self.watched.len() > before;
@@ -103,6 +141,13 @@ impl StreamWatch {
             watched.left.get_or_insert(now);
             watched.is_stream && other_leg(&flows, *group, interface, watched.mode).is_some()
         });
+        self.streams() != known
+    }
+
+    /// How many streams there are, and how many of them have stopped or were left.
+    fn streams(&self) -> (usize, usize) {
+        let streams = || self.watched.values().filter(|watched| watched.is_stream);
+        (streams().count(), streams().filter(|watched| !watched.flows()).count())
     }
 
     /// What is wrong.
@@ -167,18 +212,28 @@ fn other_leg<'f>(
 
 impl Watched {
     fn new(mode: FilterMode) -> Self {
-        Watched { mode, steady: 0, is_stream: false, stopped: None, is_down: false, left: None }
+        Watched {
+            mode,
+            steady: 0,
+            is_stream: false,
+            last: None,
+            stopped: None,
+            is_down: false,
+            left: None,
+        }
     }
 
-    fn look(&mut self, seen: &Seen<'_>) {
+    fn look(&mut self, now: Instant, seen: &Seen<'_>) {
         self.mode = seen.mode;
         self.left = None;
         self.is_down = seen.is_down;
         let has_arrived = seen.silent.is_some_and(|silent| silent <= LOOK);
         self.steady = if has_arrived { (self.steady + 1).min(STEADY) } else { 0 };
         self.is_stream |= self.steady == STEADY;
-        // A stream that other ones have pushed out of the table has not arrived for long.
-        let silent = seen.silent.unwrap_or(SILENCE);
+        self.last = seen.silent.and_then(|silent| now.checked_sub(silent)).or(self.last);
+        // The table may have it no more: other streams have pushed it out, which has not arrived for
+        // long then, or the table is new.
+        let silent = self.last.map_or(SILENCE, |last| now.saturating_duration_since(last));
         self.stopped = (silent >= SILENCE).then_some(silent);
     }
 
@@ -261,6 +316,44 @@ mod tests {
         assert_eq!(looks.look(1, [Never, Left]), ["stream-stopped mc0"]);
         assert!(looks.look(1, [Left, Left]).is_empty());
         assert!(looks.look(9, [Silent(60), Left]).is_empty());
+    }
+
+    #[test]
+    fn another_proxy_goes_on_where_one_has_ended() {
+        let goes_on = |looks: &Looks, passed| {
+            let mut next = Looks { watch: StreamWatch::default(), now: looks.now + passed };
+            for interface in ["mc0", "mc1"] {
+                let streams = looks.watch.steady(next.now, interface);
+                next.watch.inherit(next.now, interface, &streams);
+            }
+            next
+        };
+        let second = Duration::from_secs(1);
+        let mut looks = Looks::new();
+        looks.look(STEADY, [Silent(1), Left]);
+        // The table of the next one is new, and nothing has come yet.
+        let mut next = goes_on(&looks, second);
+        assert!(next.watch.notices().is_empty());
+        assert!(next.look(1, [Never, Left]).is_empty());
+        assert_eq!(next.look(1, [Never, Left]), ["stream-stopped mc0"]);
+
+        looks.look(1, [Silent(30), Left]);
+        let mut next = goes_on(&looks, second);
+        let silent = |next: &Looks| match &next.watch.notices()[..] {
+            [Notice::StreamStopped { silent_s, .. }] => *silent_s,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(silent(&next), 31);
+        next.look(1, [Never, Left]);
+        assert_eq!(silent(&next), 36);
+        assert!(next.look(1, [Silent(1), Left]).is_empty());
+
+        // A leg that was left.
+        let mut looks = Looks::new();
+        looks.look(STEADY, [Silent(0), Silent(0)]);
+        looks.look(3, [Silent(0), Left]);
+        let mut next = goes_on(&looks, second);
+        assert_eq!(next.look(1, [Silent(0), Left]), ["leg-differs mc1 left"]);
     }
 
     #[test]

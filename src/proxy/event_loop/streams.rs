@@ -8,6 +8,8 @@ use crate::multicast::{FilterMode, SourceFilter};
 use crate::proxy::control::status::InterfaceCounts;
 use crate::proxy::event_loop::EventLoop;
 use crate::proxy::event_loop::interface::{Interface, Mode};
+use crate::proxy::event_loop::queue_watch::Queues;
+use crate::proxy::event_loop::resources::DropCounters;
 use crate::proxy::event_loop::stream_watch::{Seen, StreamWatch};
 use crate::stream_count::StreamCount;
 
@@ -22,14 +24,27 @@ impl EventLoop {
             Some(InterfaceCounts { interface: interface.task.name.clone(), streams })
         };
         let counts: Vec<_> = self.interfaces.iter().filter_map(of).collect();
-        if self.streams.next_look(now) <= now {
-            let each = self.interfaces.iter().filter_map(|interface| {
-                let counts = counts.iter().find(|c| c.interface == interface.task.name)?;
-                Some(interface.seen(&counts.streams))
-            });
-            self.streams.look(now, each.flatten());
+        if self.look_due(now) <= now {
+            let counted = || {
+                self.interfaces.iter().filter_map(|interface| {
+                    let counts = counts.iter().find(|c| c.interface == interface.task.name)?;
+                    Some((interface, counts.streams.as_slice()))
+                })
+            };
+            let seen = counted().flat_map(|(interface, streams)| interface.seen(streams));
+            if self.streams.look(now, seen) {
+                self.holding.note_work();
+            }
+            let drops = self.container.drops.as_ref();
+            let queues = counted().filter_map(|(i, streams)| i.queues(drops?, streams));
+            self.queues.look(now, queues);
         }
         counts
+    }
+
+    fn look_due(&self, now: Instant) -> Instant {
+        let due = self.streams.next_look(now);
+        self.queues.next_look().map_or(due, |at| at.min(due))
     }
 
     /// When what arrives is looked at for those who follow the events; `None` where no group is or
@@ -37,8 +52,10 @@ impl EventLoop {
     pub(super) fn next_look(&self, now: Instant) -> Option<Instant> {
         self.counter.as_ref()?;
         let mut groups = self.interfaces.iter().flat_map(Interface::watched);
-        let watches = self.streams.is_watching() || groups.next().is_some();
-        watches.then(|| self.streams.next_look(now))
+        let watches = self.streams.is_watching()
+            || self.queues.next_look().is_some()
+            || groups.next().is_some();
+        watches.then(|| self.look_due(now))
     }
 }
 
@@ -65,6 +82,24 @@ impl Interface {
             });
             let silent = own.map(|stream| Duration::from_millis(stream.last_packet_ms)).min();
             Seen { interface: &self.task.name, group, mode: wanted.mode, silent, is_down }
+        })
+    }
+
+    /// What the queues between the parent and this interface have lost; `None` where no stream is
+    /// joined, or one of the two links is not there.
+    fn queues(&self, drops: &DropCounters, streams: &[StreamCount]) -> Option<Queues<'_>> {
+        let silences = self.seen(streams).map(|seen| seen.silent);
+        let silent = silences.reduce(|a, b| a.into_iter().chain(b).min())?;
+        let lost = |stream: &StreamCount| stream.rtp.as_ref().map(|rtp| rtp.lost);
+        let (interface, parent) = (self.task.name.as_str(), self.task.parent.as_str());
+        let on_host = drops.host.dropped(parent).ok()?;
+        let inside = drops.container.dropped(interface).ok()?;
+        Some(Queues {
+            interface,
+            parent,
+            dropped: on_host.wrapping_add(inside),
+            rtp_lost: streams.iter().filter_map(lost).sum(),
+            silent,
         })
     }
 }

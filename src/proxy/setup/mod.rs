@@ -29,8 +29,8 @@ use crate::proxy::container::receive_filter::ReceiveFilterSocket;
 use crate::proxy::container::rtnl_barrier::RtnlBarrier;
 use crate::proxy::container::stream_counter::{CountSockets, InheritedCounter};
 use crate::proxy::event_loop::{
-    Container, Interception, InterfaceSockets, Predecessor, RelaySockets, Resources, Role,
-    Upstream, Upstreams, predecessors_counter, predecessors_status,
+    Container, DropCounters, Interception, InterfaceSockets, Predecessor, RelaySockets, Resources,
+    Role, Upstream, Upstreams, predecessors_counter, predecessors_status,
 };
 use crate::proxy::lan::early_report::EarlyReporter;
 use crate::proxy::lan::host_groups::HostGroups;
@@ -92,6 +92,7 @@ struct InNamespace {
     membership_files: MembershipFiles,
     receive_filter_socket: Option<ReceiveFilterSocket>,
     count_sockets: Option<CountSockets>,
+    drop_counter: Option<RouteQuery>,
     /// The container's side of an [`Announcer`].
     frame_socket: Option<FrameSocket>,
 }
@@ -125,6 +126,10 @@ impl Setup {
             inside.frame_socket.map(|container| Announcer { host: parent_frame_socket, container });
         let rtnl_barrier = RtnlBarrier::open().context(|| "cannot open a UDP socket".into())?;
         let sysctls = Sysctls::default();
+        // Without them, what is lost on the way is not told.
+        let drops = inside
+            .drop_counter
+            .and_then(|container| Some(DropCounters { host: RouteQuery::open().ok()?, container }));
         Ok(Setup {
             container: Container {
                 id: id.clone(),
@@ -136,6 +141,7 @@ impl Setup {
                 rtnl_barrier,
                 receive_filter_socket: inside.receive_filter_socket,
                 count_sockets: inside.count_sockets,
+                drops,
             },
             task,
             user,
@@ -402,6 +408,7 @@ impl InNamespace {
                 None
             }
         };
+        let drop_counter = count_sockets.as_ref().and_then(|_| RouteQuery::open().ok());
         let link_monitor = LinkMonitor::open(task.notifications)
             .context(|| "cannot watch the container's interfaces".into())?;
         let relays = task.interfaces.iter().any(|interface| interface.relay.is_some());
@@ -444,6 +451,7 @@ impl InNamespace {
             membership_files,
             receive_filter_socket,
             count_sockets,
+            drop_counter,
             frame_socket,
         })
     }
