@@ -1,16 +1,24 @@
 """The relay beside the ways that need none, and beside the least that relays (relay_loop.c): what arrives of
 a flood and of a steady stream, and what a packet costs.
 
-The sender, the relay and the receiver have a processor each where there are three, and with two the
-relay shares its with the receiver. A packet's way up to the relay is the sender's processor time; putting it
-into the container's sockets is the relay's, and is in its figures.
+The kernel relays, or the proxy does (`[relay] bpf = false`). The sender, a proxy that relays and the receiver
+have a processor each where there are three, and with two the proxy shares its with the receiver. A packet's way
+up to the proxy is the sender's processor time; putting it into the container's sockets is the proxy's, and is
+in its figures.
 
-How much a relay can carry is measured by its own processor time for a burst that waits in its socket: full
+How much a proxy can carry is measured by its own processor time for a burst that waits in its socket: full
 batches, and neither the sender's speed nor other load is in it.
+
+What the kernel does for a packet is in no process's time. So a steady stream is also measured by the
+processor time of the whole machine, less that of the same stream to a receiver on the host; and the program
+by what the kernel says of it (`kernel.bpf_stats_enabled`), which takes two looks at the clock for each packet.
 """
 
+import ctypes
 import json
 import os
+import socket
+import struct
 import signal
 import subprocess
 import time
@@ -32,7 +40,9 @@ ROUNDS = 3
 # Packets that wait for a relay; its receive buffer has room for somewhat more.
 BURST = 10_000
 BURSTS = 7
-KINDS = ("relay", "C loop", "bare host", "macvlan")
+KINDS = ("kernel", "proxy", "C loop", "bare host", "macvlan")
+# Relayed containers of one stream.
+MANY = 8
 SOURCE = Path(__file__).resolve().parent / "relay_loop.c"
 
 
@@ -44,19 +54,21 @@ def rows(context):
                 paths[kind] = stack.enter_context(Way(context, kind))
             except Unable as reason:
                 unable[kind] = str(reason)
-        idle = paths["relay"].memory(), paths["macvlan"].memory()
+        idle = paths["proxy"].memory(), paths["macvlan"].memory()
         for size in SIZES:
             relays = {kind: way for kind, way in paths.items() if way.relays}
             yield capacity_row(size, in_turns(relays, BURSTS, lambda way: way.burst(size)), unable)
-            outward = median([paths["relay"].burst(size, outward=True).cost for _ in range(BURSTS)])
+            outward = median([paths["proxy"].burst(size, outward=True).cost for _ in range(BURSTS)])
             yield Row(f"relay of {size} bytes to the LAN, by one processor", "k packets/s", 1000 / outward,
                       note=f"{outward:.2f} us")
             floods = in_turns(paths, ROUNDS, lambda way: way.stream(size, FLOOD))
             yield from flood_rows(size, floods, unable)
             yield from steady_rows(size, in_turns(paths, 1, lambda way: way.stream(size, RATE)), unable)
+        yield from program_rows(paths["kernel"])
+        yield from many_rows(context, paths["bare host"])
         yield Row("memory of a proxy that relays (PSS), idle", "KiB", idle[0],
                   "one that does not relay", idle[1])
-        yield Row("memory of a proxy that relays (PSS), after floods", "KiB", paths["relay"].memory(),
+        yield Row("memory of a proxy that relays (PSS), after floods", "KiB", paths["proxy"].memory(),
                   "one that does not relay", paths["macvlan"].memory())
 
 
@@ -72,7 +84,7 @@ def in_turns(paths, rounds, measure):
 def capacity_row(size, found, unable):
     rate = {kind: 1000 / median([r.cost for r in list_]) for kind, list_ in found.items()}
     cost = ", ".join(f"{1000 / value:.2f} us" for value in rate.values())
-    return Row(f"relay of {size} bytes, by one processor", "k packets/s", rate["relay"], "C loop",
+    return Row(f"relay of {size} bytes, by one processor", "k packets/s", rate["proxy"], "C loop",
                rate.get("C loop"), unable.get("C loop", cost))
 
 
@@ -80,8 +92,8 @@ def flood_rows(size, found, unable):
     lost = {kind: median([r.lost for r in list_]) for kind, list_ in found.items()}
     rate = {kind: median([r.rate for r in list_]) / 1000 for kind, list_ in found.items()}
     for peer in KINDS[1:]:
-        note = unable.get(peer) or f"lost {lost['relay']:.1f} %; {lost[peer]:.1f} %"
-        yield Row(f"flood of {size} bytes, delivered", "k packets/s", rate["relay"], peer,
+        note = unable.get(peer) or f"lost {lost['kernel']:.1f} %; {lost[peer]:.1f} %"
+        yield Row(f"flood of {size} bytes, delivered", "k packets/s", rate["kernel"], peer,
                   rate.get(peer), note)
 
 
@@ -89,17 +101,94 @@ def steady_rows(size, found, unable):
     what = f"{size} bytes at {RATE // 1000} k packets/s"
     for peer in KINDS[1:]:
         other = found[peer][0].lost if peer in found else None
-        yield Row(f"{what}, lost", "%", found["relay"][0].lost, peer, other, unable.get(peer, ""))
-    cost = {kind: found[kind][0].cost for kind in KINDS[:2] if kind in found}
-    yield Row(f"{what}, relay's processor time", "us a packet", cost["relay"], "C loop",
+        yield Row(f"{what}, lost", "%", found["kernel"][0].lost, peer, other, unable.get(peer, ""))
+    cost = {kind: found[kind][0].cost for kind in ("proxy", "C loop") if kind in found}
+    yield Row(f"{what}, a proxy's processor time", "us a packet", cost["proxy"], "C loop",
               cost.get("C loop"), unable.get("C loop", ""))
+
+
+def program_rows(way):
+    """What the program that relays to one container takes for a packet."""
+    way.facility.enter_host()
+    with ProgramTime() as program:
+        way.stream(SIZES[0], RATE)
+    yield Row("the program that relays to one container", "us a packet", program.microseconds(), "limit of the design", 0.7)
+
+
+def many_rows(context, bare):
+    """Processor time of the machine for the relay to one container and to several."""
+    for count in (1, MANY):
+        cost, lost = {}, {}
+        for kind in ("kernel", "proxy"):
+            with Way(context, kind, count) as way:
+                results = in_turns({"bare": bare, kind: way}, ROUNDS, lambda way: way.stream(SIZES[0], RATE))
+            machine = {name: median([r.machine for r in list_]) for name, list_ in results.items()}
+            cost[kind] = max(0.0, machine[kind] - machine["bare"]) / count
+            lost[kind] = median([r.lost for r in results[kind]])
+        note = f"lost {lost['kernel']:.1f} %; {lost['proxy']:.1f} %"
+        yield Row(f"relay to {count} of {SIZES[0]} bytes, processor time of the machine",
+                  "us a packet and container", cost["kernel"], "proxy", cost["proxy"], note)
+
+
+class ProgramTime:
+    """The time that the program at the LAN interface of the current namespace takes meanwhile."""
+
+    SETTING = Path("/proc/sys/kernel/bpf_stats_enabled")
+
+    def __enter__(self):
+        self.setting = self.SETTING.read_text()
+        self.SETTING.write_text("1")
+        self.before = self.read()
+        return self
+
+    def __exit__(self, *_):
+        self.after = self.read()
+        self.SETTING.write_text(self.setting)
+
+    def microseconds(self):
+        """Of one packet."""
+        time_, runs = (after - before for before, after in zip(self.before, self.after))
+        return time_ / runs / 1000 if runs else 0.0
+
+    @staticmethod
+    def read():
+        """Nanoseconds, and how often it ran: what the kernel shows of the first program there."""
+        ids = (ctypes.c_uint32 * 64)()
+        # BPF_PROG_QUERY of BPF_TCX_INGRESS (linux/bpf.h).
+        query = bytearray(struct.pack("IIIIQI36x", socket.if_nametoindex("lan"), 46, 0, 0, ctypes.addressof(ids), 64))
+        bpf(16, query)
+        # BPF_PROG_GET_FD_BY_ID
+        fd = bpf(13, bytearray(struct.pack("III", ids[0], 0, 0)))
+        try:
+            shown = dict(line.split(":", 1) for line in Path(f"/proc/self/fdinfo/{fd}").read_text().splitlines())
+        finally:
+            os.close(fd)
+        return int(shown["run_time_ns"]), int(shown["run_cnt"])
+
+
+def bpf(command, attributes):
+    buffer = (ctypes.c_char * len(attributes)).from_buffer(attributes)
+    libc = ctypes.CDLL(None, use_errno=True)
+    numbers = {"x86_64": 321, "aarch64": 280, "riscv64": 280}
+    result = libc.syscall(numbers[os.uname().machine], command, buffer, len(attributes))
+    if result < 0:
+        raise OSError(ctypes.get_errno(), f"bpf command {command}")
+    return result
+
+
+def machine_time():
+    """Milliseconds for which the processors were busy since the machine started."""
+    user, nice, system, _, _, irq, softirq = map(int, Path("/proc/stat").read_text().split()[1:8])
+    return (user + nice + system + irq + softirq) * 1000 / os.sysconf("SC_CLK_TCK")
 
 
 class Result:
     """What became of one stream."""
 
-    def __init__(self, sent, received, rate, busy):
+    def __init__(self, sent, received, rate, busy, machine=0.0):
         self.sent, self.rate = sent, rate
+        # Microseconds of the whole machine for each packet that was sent.
+        self.machine = 1000 * machine / sent
         # In percent.
         self.lost = max(0.0, 100 * (1 - received / sent))
         # Microseconds of the relay for each packet that came out of it.
@@ -109,10 +198,10 @@ class Result:
 class Way:
     """A way for multicast into a receiver, on a LAN of its own."""
 
-    def __init__(self, context, kind):
-        self.context, self.kind = context, kind
+    def __init__(self, context, kind, count=1):
+        self.context, self.kind, self.count = context, kind, count
         self.stack = ExitStack()
-        self.relays = []
+        self.relays, self.others = [], []
         cores = sorted(os.sched_getaffinity(0))
         # The receiver is last: it wants most, and least of the caches of the others.
         self.sending, self.relaying, self.receiving = (cores[min(n, len(cores) - 1)] for n in range(3))
@@ -145,9 +234,19 @@ class Way:
             self.containers.attach(0, pid)
         else:
             bridge(self.facility, pid)
-        if self.kind == "relay":
+        if self.kind in ("kernel", "proxy"):
+            if self.kind == "proxy":
+                config = Path(self.containers.environment["MCRUN_CONFIG_DIR"])
+                config.mkdir(exist_ok=True)
+                (config / "mcrun.toml").write_text("[relay]\nbpf = false\n")
             self.containers.call("createRuntime", 0, pid, "parent=lan,driver=relay")
-            self.relays = self.containers.proxies()
+            for number in range(1, self.count):
+                other = self.containers.start()
+                bridge(self.facility, other, number)
+                self.containers.call("createRuntime", number, other, "parent=lan,driver=relay")
+                self.others.append((of_container(other), "eth0"))
+            if self.kind == "proxy":
+                self.relays = self.containers.proxies()
         elif program:
             loop = subprocess.Popen([program, of_container(pid), "lan", "eth0", GROUP])
             self.stack.callback(lambda: (loop.kill(), loop.wait()))
@@ -163,16 +262,17 @@ class Way:
 
     def stream(self, size, rate):
         """Sends for a while, and tells what became of it."""
-        receiver = self.receiver(self.inside)
+        receivers = [self.receiver(place) for place in (self.inside, *self.others)]
         try:
-            before = processor_time(self.relays)
+            before, machine = processor_time(self.relays), machine_time()
             sent = self.send(self.lan, size, "--rate", str(rate), "--duration", f"{SECONDS}s")
             # What the buffers hold comes too.
             time.sleep(0.4)
-            busy = processor_time(self.relays) - before
+            busy, machine = processor_time(self.relays) - before, machine_time() - machine
         finally:
-            received, rate = ended(receiver)
-        return Result(sent, received, rate, busy)
+            results = [ended(receiver) for receiver in receivers]
+        received = sum(received for received, _ in results) / len(results)
+        return Result(sent, received, results[0][1], busy, machine)
 
     def burst(self, size, outward=False):
         """Lets packets from the LAN, or to it, wait, and then the relay work on nothing else."""
@@ -248,15 +348,16 @@ def ended(receiver):
     return result["packets"], 10 * median(full) if full else 0.0
 
 
-def bridge(facility, pid):
+def bridge(facility, pid, number=0):
     """Gives a container `eth0` on a bridge of the host, as engines do."""
     host, inside = ("ip", "-n", facility.host), ("nsenter", "--target", str(pid), "--net", "ip")
-    run(*host, "link", "add", "engine0", "type", "bridge")
-    run(*host, "addr", "add", "172.30.0.1/24", "dev", "engine0")
-    run(*host, "link", "set", "engine0", "up")
-    run(*host, "link", "add", "v0", "type", "veth", "peer", "name", "eth0", "netns", str(pid))
-    run(*host, "link", "set", "v0", "master", "engine0", "up")
-    run(*inside, "addr", "add", "172.30.0.10/24", "dev", "eth0")
+    if number == 0:
+        run(*host, "link", "add", "engine0", "type", "bridge")
+        run(*host, "addr", "add", "172.30.0.1/24", "dev", "engine0")
+        run(*host, "link", "set", "engine0", "up")
+    run(*host, "link", "add", f"v{number}", "type", "veth", "peer", "name", "eth0", "netns", str(pid))
+    run(*host, "link", "set", f"v{number}", "master", "engine0", "up")
+    run(*inside, "addr", "add", f"172.30.0.{10 + number}/24", "dev", "eth0")
     run(*inside, "link", "set", "lo", "up")
     run(*inside, "link", "set", "eth0", "up")
     run(*inside, "route", "add", "default", "via", "172.30.0.1")

@@ -24,7 +24,9 @@
 /* A stream of so many packets keeps its place, unless it is silent for so long. */
 #define ESTABLISHED 16
 #define SILENCE 30000000000ull
-/* For another host or another VLAN: the kernel drops it (linux/if_packet.h). */
+/* linux/if_packet.h */
+#define PACKET_HOST 0
+/* For another host or another VLAN: the kernel drops it. */
 #define PACKET_OTHERHOST 3
 
 struct ip_header {
@@ -358,8 +360,7 @@ static __always_inline int replace(struct stream *s, const struct datagram *d, _
 	return 1;
 }
 
-SEC("socket")
-int count_streams(struct __sk_buff *skb)
+static __always_inline int count_packet(struct __sk_buff *skb)
 {
 	struct datagram d = {};
 	struct stream *set, *s;
@@ -388,4 +389,20 @@ int count_streams(struct __sk_buff *skb)
 	if (!is_new || replace(s, &d, now))
 		count(s, &d, now);
 	return 0;
+}
+
+SEC("socket")
+int count_streams(struct __sk_buff *skb)
+{
+	return count_packet(skb);
+}
+
+/*
+ * At a link that the kernel relays to: what relay.bpf.c passes on has the link's own MAC address. The
+ * rules drop other multicast.
+ */
+SEC("relayed")
+int count_relayed(struct __sk_buff *skb)
+{
+	return skb->pkt_type == PACKET_HOST ? count_packet(skb) : 0;
 }

@@ -157,6 +157,10 @@ fn packets_arrive_as_they_were_sent_while_the_proxies_stand_still() {
         // The stream, its end, and the last one.
         wait_until("it is counted", PATIENCE, || (count() == Some(2002)).then_some(()));
         assert_eq!(relay_of(&lab, container)["inbound"]["relayed"], 2003);
+        let groups = lab.groups(container);
+        let group = groups.iter().find(|group| group["group"] == GROUP.to_string()).expect("it");
+        assert_eq!(group["packets"], 2002, "what arrives is counted for each source");
+        assert_eq!(group["streams"][0]["source"], s1.to_string());
     }
 }
 

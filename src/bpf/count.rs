@@ -1,4 +1,4 @@
-//! The program that counts multicast streams, `bpf/count.bpf.c`.
+//! The programs that count multicast streams, `bpf/count.bpf.c`.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -12,29 +12,55 @@ static INSTRUCTIONS: [u64; object::instruction_count(OBJECT, SECTION)] =
     object::instructions(OBJECT, SECTION);
 static REFERENCES: [object::Reference; object::reference_count(OBJECT, SECTION)] =
     object::references(OBJECT, SECTION);
+const RELAYED: &[u8] = b"relayed";
+static RELAYED_INSTRUCTIONS: [u64; object::instruction_count(OBJECT, RELAYED)] =
+    object::instructions(OBJECT, RELAYED);
+static RELAYED_REFERENCES: [object::Reference; object::reference_count(OBJECT, RELAYED)] =
+    object::references(OBJECT, RELAYED);
 
-/// Bytes of the program's table.
+/// Bytes of the programs' table.
 pub const TABLE_SIZE: usize = object::data_size(OBJECT);
 
-/// Loads the program, with a table of its own.
+/// Makes a table without streams.
 ///
 /// # Errors
 /// `EPERM` without CAP_BPF, or where a sysctl or a lockdown forbids it; `ENOSYS` and `EINVAL` where
-/// the kernel has no BPF, or is older than Linux 5.12.
-pub fn load() -> io::Result<(Program, Map)> {
-    let map = Map::create(c"mcrun_streams", TABLE_SIZE, Writer::Program)?;
-    let mut instructions = INSTRUCTIONS;
-    object::point_to(&mut instructions, &REFERENCES, &map, &[]);
-    let program = Program::load_socket_filter(c"mcrun_count", &instructions)?;
-    Ok((program, map))
+/// the kernel has no BPF.
+pub fn table() -> io::Result<Map> {
+    Map::create(c"mcrun_streams", TABLE_SIZE, Writer::Program)
 }
 
-/// A program and its table that another process has loaded, and passed.
+/// Loads the program that counts in this table what arrives at a link.
 ///
 /// # Errors
-/// `EINVAL` if the second descriptor is not such a table.
-pub fn inherit(program: OwnedFd, table: OwnedFd) -> io::Result<(Program, Map)> {
-    Ok((Program::from_descriptor(program), Map::from_descriptor(table, TABLE_SIZE)?))
+/// Those of [`table`]; `EINVAL` also where the kernel is older than Linux 5.12.
+pub fn load(table: &Map) -> io::Result<Program> {
+    let mut instructions = INSTRUCTIONS;
+    object::point_to(&mut instructions, &REFERENCES, table, &[]);
+    Program::load_socket_filter(c"mcrun_count", &instructions)
+}
+
+/// Loads the program that counts in this table what [the kernel relays](crate::bpf::relay) to a link.
+///
+/// # Errors
+/// Those of [`load`].
+pub fn load_relayed(table: &Map) -> io::Result<Program> {
+    let mut instructions = RELAYED_INSTRUCTIONS;
+    object::point_to(&mut instructions, &RELAYED_REFERENCES, table, &[]);
+    Program::load_socket_filter(c"mcrun_count", &instructions)
+}
+
+/// A table of another process, which has passed it.
+///
+/// # Errors
+/// `EINVAL` if the descriptor is not such a table.
+pub fn inherit_table(table: OwnedFd) -> io::Result<Map> {
+    Map::from_descriptor(table, TABLE_SIZE)
+}
+
+/// A program of another process, which has passed it.
+pub fn inherit(program: OwnedFd) -> Program {
+    Program::from_descriptor(program)
 }
 
 #[cfg(test)]
@@ -62,7 +88,8 @@ mod tests {
     impl Both {
         fn new() -> Self {
             assert_eq!(TABLE_SIZE, stream_count::SIZE);
-            let (program, map) = load().unwrap();
+            let map = table().unwrap();
+            let program = load(&map).unwrap();
             Both { program, map, table: Table::new(), now: 0 }
         }
 
@@ -148,9 +175,9 @@ mod tests {
     #[test]
     fn a_table_is_inherited_and_another_file_is_not() {
         let own = |descriptor: &dyn AsFd| descriptor.as_fd().try_clone_to_owned().unwrap();
-        let (program, table) = load().unwrap();
-        let inherit =
-            |file: OwnedFd| inherit(own(&program), file).map(|_| ()).map_err(|e| e.kind());
+        let table = table().unwrap();
+        let program = load(&table).unwrap();
+        let inherit = |file: OwnedFd| inherit_table(file).map(|_| ()).map_err(|e| e.kind());
         let shorter = Map::create(c"shorter", TABLE_SIZE - 8, Writer::Program).unwrap();
         assert_eq!(inherit(own(&table)), Ok(()));
         for file in [own(&shorter), own(&program), File::open("/dev/null").unwrap().into()] {

@@ -199,7 +199,7 @@ fn proxy(
     let what = format!("{} of pid {pid}{joined}", seen.sockets);
     found.changes.push(Change::used(Kind::Sockets, what, name));
     if !seen.bpf.is_empty() {
-        let objects: Vec<_> = seen.bpf.iter().map(|(id, kind)| format!("{kind} {id}")).collect();
+        let objects: Vec<_> = seen.bpf.iter().map(|(kind, id)| format!("{kind} {id}")).collect();
         let what = format!("{} of pid {pid}", objects.join(", "));
         found.changes.push(Change::used(Kind::Bpf, what, name));
     }

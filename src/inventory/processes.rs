@@ -1,6 +1,6 @@
 //! One look through the processes of the host.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeSet, HashMap};
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -29,8 +29,8 @@ pub(super) struct ProxyProcess {
     /// The container whose directory it has open, or had before the directory went.
     pub(super) container: Option<String>,
     pub(super) sockets: usize,
-    /// Ids of BPF objects, with what they are.
-    pub(super) bpf: BTreeMap<u32, &'static str>,
+    /// BPF objects: what they are, and their ids, which each kind has its own of.
+    pub(super) bpf: BTreeSet<(&'static str, u32)>,
 }
 
 impl Processes {
@@ -72,7 +72,7 @@ fn program(pid: i32) -> Option<(i32, String)> {
 /// A proxy of the state directory at `root`. Where its descriptors cannot be seen, it may be one.
 fn proxy_process(pid: i32, root: &Path) -> Option<ProxyProcess> {
     let process = ProcessRef::of(pid).ok()?;
-    let mut proxy = ProxyProcess { process, container: None, sockets: 0, bpf: BTreeMap::new() };
+    let mut proxy = ProxyProcess { process, container: None, sockets: 0, bpf: BTreeSet::new() };
     let Ok(descriptors) = fs::read_dir(format!("/proc/{pid}/fd")) else { return Some(proxy) };
     let mut is_of_root = false;
     for descriptor in descriptors.flatten() {
@@ -81,11 +81,15 @@ fn proxy_process(pid: i32, root: &Path) -> Option<ProxyProcess> {
             Some(text) if text.starts_with("socket:") => proxy.sockets += 1,
             Some("anon_inode:bpf-prog") => {
                 let id = bpf_id(pid, &descriptor.file_name(), "prog_id:");
-                proxy.bpf.extend(id.map(|id| (id, "program")));
+                proxy.bpf.extend(id.map(|id| ("program", id)));
             }
             Some("anon_inode:bpf-map") => {
                 let id = bpf_id(pid, &descriptor.file_name(), "map_id:");
-                proxy.bpf.extend(id.map(|id| (id, "map")));
+                proxy.bpf.extend(id.map(|id| ("map", id)));
+            }
+            Some("anon_inode:bpf_link") => {
+                let id = bpf_id(pid, &descriptor.file_name(), "link_id:");
+                proxy.bpf.extend(id.map(|id| ("link", id)));
             }
             _ => {
                 is_of_root |= target.starts_with(root);

@@ -96,7 +96,7 @@ fn has_log(scratch: &NetNs) -> io::Result<bool> {
 }
 
 fn counting() -> Fact<bool> {
-    match bpf::count::load() {
+    match bpf::count::table().and_then(|table| bpf::count::load(&table)) {
         Ok(_) => Ok(true),
         Err(error) if error.raw_os_error() == Some(libc::EPERM) && !is_root() => {
             Err("cannot be tried: run it as root".into())

@@ -1,8 +1,8 @@
 //! The count of what arrives at the container's links, by the program of [`crate::bpf::count`].
 //!
 //! The program is the filter of a packet socket on each link. It takes no packet, so that nothing is
-//! queued. The sockets have fixed descriptors, so that the system call filter can forbid to send with
-//! them. The kernel takes some 1.5 ms to load the program, so this is done when the container's start does
+//! queued, and it is locked. The sockets have fixed descriptors, so that the system call filter can forbid to
+//! send with them. The kernel takes some 1.5 ms to load the program, so this is done when the container's start does
 //! not wait any more: the proxy has the capabilities for that until then.
 
 use std::io;
@@ -10,7 +10,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
 use nix::net::if_::if_nametoindex;
 use nix::time::{ClockId, clock_gettime};
-use socket2::{Domain, SockRef, Socket, Type};
+use socket2::{Domain, SockFilter, SockRef, Socket, Type};
 
 use crate::bpf::{Map, Program, count};
 use crate::net::arp_announcement::{bound_link, link_address};
@@ -20,8 +20,8 @@ use crate::sys::sockopt;
 
 /// What counts for the proxy that is replaced.
 pub(crate) struct InheritedCounter {
-    program: Program,
     table: Map,
+    program: OwnedFd,
     /// Each link's name and socket.
     sockets: Vec<(String, OwnedFd)>,
 }
@@ -31,43 +31,57 @@ impl InheritedCounter {
     pub(crate) fn new(links: Vec<String>, descriptors: Vec<OwnedFd>) -> Option<Self> {
         let mut descriptors = descriptors.into_iter();
         let (table, program) = (descriptors.next()?, descriptors.next()?);
-        let (program, table) = count::inherit(program, table).ok()?;
+        let table = count::inherit_table(table).ok()?;
         let is_whole = descriptors.len() == links.len();
         let sockets = links.into_iter().zip(descriptors).collect();
-        is_whole.then_some(InheritedCounter { program, table, sockets })
+        is_whole.then_some(InheritedCounter { table, program, sockets })
     }
 }
 
 /// Packet sockets as the descriptors of [`COUNT_SOCKETS`], for the first links in the order of the
-/// task. Those that are not inherited are bound to nothing yet, and receive nothing.
+/// task that are [counted](is_counted). Those that are not inherited are bound to nothing yet, and receive
+/// nothing.
 pub(crate) struct CountSockets {
     /// For each link whether its socket counts already.
     count: Vec<bool>,
-    inherited: Option<(Program, Map)>,
+    table: Option<Map>,
+    /// The program for links that are the container's own.
+    program: Option<Program>,
+}
+
+/// Whether what arrives at a link is counted: what the link itself carries, or what the kernel relays.
+pub(crate) fn is_counted(link: &InterfaceTask) -> bool {
+    link.relay.as_ref().is_none_or(|relay| relay.in_kernel)
 }
 
 impl CountSockets {
-    /// Opens sockets in the caller's namespace for links of these names, at most as many as there are
-    /// descriptors for them.
+    /// Opens sockets in the caller's namespace for these links, at most as many as there are descriptors
+    /// for them.
     ///
     /// # Errors
     /// `EPERM` without CAP_NET_RAW, `EAFNOSUPPORT` where the kernel has no packet sockets, `EBADF` for
     /// a number beyond the limit of the process.
-    pub(crate) fn open<'t>(
-        links: impl Iterator<Item = &'t str>,
+    pub(crate) fn open(
+        links: &[InterfaceTask],
         inherited: Option<InheritedCounter>,
     ) -> io::Result<Self> {
-        let (mut counter, mut sockets) = (None, Vec::new());
+        let (mut table, mut program, mut sockets) = (None, None, Vec::new());
         if let Some(inherited) = inherited {
             sockets = inherited.sockets;
-            counter = Some((inherited.program, inherited.table));
+            table = Some(inherited.table);
+            // Otherwise it is the one for what is relayed.
+            let is_own = |link: &&InterfaceTask| {
+                link.relay.is_none() && sockets.iter().any(|(name, _)| *name == link.name)
+            };
+            program = links.iter().find(is_own).map(|_| count::inherit(inherited.program));
         }
         let mut count = Vec::new();
-        for (number, name) in COUNT_SOCKETS.zip(links) {
+        for (number, link) in COUNT_SOCKETS.zip(links.iter().filter(|link| is_counted(link))) {
             // A link that was made anew has another index.
-            let own = sockets.iter().position(|(link, socket)| {
-                let index = if_nametoindex(name).unwrap_or_default();
-                link == name && index != 0 && bound_link(socket).is_ok_and(|bound| bound == index)
+            let own = sockets.iter().position(|(name, socket)| {
+                let index = if_nametoindex(link.name.as_str()).unwrap_or_default();
+                let is_bound = || bound_link(socket).is_ok_and(|bound| bound == index);
+                *name == link.name && index != 0 && is_bound()
             });
             let socket = match own {
                 Some(position) => sockets.swap_remove(position).1,
@@ -81,20 +95,40 @@ impl CountSockets {
             }
             count.push(own.is_some());
         }
-        Ok(CountSockets { count, inherited: counter })
+        Ok(CountSockets { count, table, program })
+    }
+
+    /// Closes the sockets to all packets, where nothing can be counted.
+    pub(crate) fn close(count: usize) {
+        for number in COUNT_SOCKETS.take(count) {
+            let nothing = SockFilter::new((libc::BPF_RET | libc::BPF_K) as u16, 0, 0, 0);
+            // SAFETY: the socket is open for as long as the process runs.
+            let socket = unsafe { BorrowedFd::borrow_raw(number) };
+            // One that counts already has a filter that takes nothing, which is locked.
+            let _ = SockRef::from(&socket).attach_filter(&[nothing]);
+            let _ = sockopt::lock_filter(socket);
+        }
+    }
+
+    /// How many there are.
+    pub(crate) fn len(&self) -> usize {
+        self.count.len()
     }
 }
 
 /// What counts, for as long as the process runs.
 pub(crate) struct StreamCounter {
-    program: Program,
     table: Map,
-    /// Index and name of each link that is counted, and the descriptor of its socket.
+    /// The program of the first link.
+    program: Program,
+    /// Index and name of each link that is counted, and the descriptor of its socket. Index 0: the link is
+    /// not there.
     links: Vec<(u32, String, RawFd)>,
 }
 
 impl StreamCounter {
-    /// Loads the program if it is not inherited, and counts what arrives at these links from here on.
+    /// Loads the programs that are not inherited, and counts what arrives at the links of the task from
+    /// here on.
     ///
     /// # Errors
     /// Those of [`count::load`], setsockopt(2) and bind(2).
@@ -102,30 +136,43 @@ impl StreamCounter {
         sockets: CountSockets,
         links: impl Iterator<Item = &'t InterfaceTask>,
     ) -> io::Result<Self> {
-        let (program, table) = match sockets.inherited {
-            Some(inherited) => inherited,
-            None => count::load()?,
-        };
+        let table = sockets.table.map_or_else(count::table, Ok)?;
+        let (mut own, mut relayed) = (sockets.program, None);
         let mut counted = Vec::new();
+        let links = links.filter(|link| is_counted(link));
         for ((number, is_counting), link) in COUNT_SOCKETS.zip(sockets.count).zip(links) {
-            if link.index == 0 {
-                continue;
-            }
+            let program = match link.relay.is_none() {
+                true => program(&mut own, &table, count::load)?,
+                false => program(&mut relayed, &table, count::load_relayed)?,
+            };
             if !is_counting {
                 // SAFETY: the socket is open for as long as the process runs.
                 let socket = unsafe { BorrowedFd::borrow_raw(number) };
                 program.filter(&socket)?;
                 sockopt::lock_filter(socket)?;
-                let address = link_address(link.index, libc::ETH_P_IP as u16);
-                SockRef::from(&socket).bind(&address)?;
+                if link.index != 0 {
+                    bind(number, link.index)?;
+                }
             }
             counted.push((link.index, link.name.clone(), number));
         }
+        let program = own.or(relayed).ok_or(io::ErrorKind::NotFound)?;
         Ok(StreamCounter { program, table, links: counted })
     }
 
+    /// The link of this name is there, and has this index.
+    pub(crate) fn follow(&mut self, name: &str, index: u32) {
+        let link = self.links.iter_mut().find(|(_, link, _)| link == name);
+        if let Some((known, _, number)) = link
+            && *known != index
+        {
+            // If this fails, the link is gone again.
+            *known = if bind(*number, index).is_ok() { index } else { 0 };
+        }
+    }
+
     /// What goes on to count for another process too: the names of the links; the table, the program
-    /// and each link's socket.
+    /// of the first link and each link's socket.
     pub(crate) fn hand_over(&self) -> (Vec<&str>, Vec<BorrowedFd<'_>>) {
         let names = self.links.iter().map(|(_, name, _)| name.as_str());
         // SAFETY: the sockets are open for as long as the process runs.
@@ -162,6 +209,25 @@ impl StreamCounts {
     /// is not counted.
     pub(crate) fn of(&self, link: u32) -> Option<Vec<StreamCount>> {
         let is_counted = self.links.contains(&link);
-        is_counted.then(|| of_interface(&self.streams, link, self.now))
+        (is_counted && link != 0).then(|| of_interface(&self.streams, link, self.now))
     }
+}
+
+/// The program, which is loaded with the first link that needs it.
+fn program<'p>(
+    program: &'p mut Option<Program>,
+    table: &Map,
+    load: impl FnOnce(&Map) -> io::Result<Program>,
+) -> io::Result<&'p Program> {
+    if program.is_none() {
+        *program = Some(load(table)?);
+    }
+    program.as_ref().ok_or_else(|| io::ErrorKind::NotFound.into())
+}
+
+/// Has a socket look at the packets of a link.
+fn bind(number: RawFd, index: u32) -> io::Result<()> {
+    // SAFETY: the socket is open for as long as the process runs.
+    let socket = unsafe { BorrowedFd::borrow_raw(number) };
+    SockRef::from(&socket).bind(&link_address(index, libc::ETH_P_IP as u16))
 }

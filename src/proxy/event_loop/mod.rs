@@ -37,7 +37,7 @@ use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTime
 use crate::net::nfnetlink::NfSocket;
 use crate::notice::Notice;
 use crate::primitives::token_bucket::TokenBucket;
-use crate::proxy::container::stream_counter::StreamCounter;
+use crate::proxy::container::stream_counter::{CountSockets, StreamCounter};
 use crate::proxy::container::xdp_guard::XdpGuards;
 use crate::proxy::control::changes::{PublishedGroups, PublishedState};
 use crate::proxy::control::server::ControlServer;
@@ -267,10 +267,14 @@ impl Proxy {
     pub(crate) fn start_counting(&mut self, now: Instant) {
         let EventLoop { container, interfaces, counter, start_notices, .. } = &mut self.event_loop;
         let Some(sockets) = container.count_sockets.take() else { return };
-        let links = interfaces.iter().map(|i| &i.task).filter(|task| task.relay.is_none());
-        match StreamCounter::start(sockets, links) {
+        let count = sockets.len();
+        if count == 0 {
+            return;
+        }
+        match StreamCounter::start(sockets, interfaces.iter().map(|interface| &interface.task)) {
             Ok(started) => *counter = Some(started),
             Err(error) => {
+                CountSockets::close(count);
                 let notice = Notice::NotCounted { error: error.to_string() };
                 self.log.notice(now, notice.clone());
                 start_notices.push(notice);

@@ -49,16 +49,20 @@ impl EventLoop {
     }
 
     fn check_relay_link(&mut self, now: Instant, position: usize, log: &mut Log) {
-        let EventLoop { upstreams, container, interfaces, .. } = self;
+        let EventLoop { upstreams, container, interfaces, counter, .. } = self;
         let (Some(host), Some(routes)) = (&upstreams.links, &container.routes) else { return };
         let Some(interface) = interfaces.get_mut(position) else { return };
         interface.looked_at = Some(now);
         let (index, upstream) = (interface.task.index, interface.task.upstream_index);
+        let link_name = interface.task.name.clone();
         let Some(relay) = interface.relay() else { return };
         let Ok(link) = routes.link(index) else { return relay.set_peer(None) };
         let other_end = link.parent.and_then(|other| host.link(other).ok());
         let bridge = other_end.as_ref().and_then(|end| end.port_of.filter(|_| end.is_veth));
         let is_on_upstream = bridge == Some(upstream);
+        if let Some(counter) = counter {
+            counter.follow(&link_name, index);
+        }
         let reverse_path = relay.reverse_path();
         let peer = match is_on_upstream {
             true => Err("the interface is on the bridge that it is relayed to"),

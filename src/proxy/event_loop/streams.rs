@@ -20,6 +20,7 @@ impl EventLoop {
         // Without memory nothing is known.
         let counts = self.counter.as_ref().and_then(|counter| counter.read().ok());
         let of = |interface: &Interface| {
+            interface.carries_streams().then_some(())?;
             let streams = counts.as_ref()?.of(interface.task.index)?;
             Some(InterfaceCounts { interface: interface.task.name.clone(), streams })
         };
@@ -60,10 +61,21 @@ impl EventLoop {
 }
 
 impl Interface {
+    /// Whether what arrives is counted: by the link itself, or because the kernel relays. What the proxy
+    /// relays is in the relay's own counts.
+    fn carries_streams(&self) -> bool {
+        match &self.mode {
+            Mode::Proxied(proxied) => {
+                proxied.relay.as_ref().is_none_or(|relay| relay.is_in_kernel())
+            }
+            Mode::Observed { .. } => self.task.relay.is_none(),
+        }
+    }
+
     /// The groups that are joined and can be streams, each with what the container wants of it.
     fn watched(&self) -> impl Iterator<Item = (Ipv4Addr, SourceFilter)> {
         let router = match &self.mode {
-            Mode::Proxied(proxied) if proxied.relay.is_none() => Some(&proxied.router),
+            Mode::Proxied(proxied) if self.carries_streams() => Some(&proxied.router),
             Mode::Proxied(_) | Mode::Observed { .. } => None,
         };
         let views = router.into_iter().flat_map(|router| router.groups());
@@ -88,6 +100,9 @@ impl Interface {
     /// What the queues between the parent and this interface have lost; `None` where no stream is
     /// joined, or one of the two links is not there.
     fn queues(&self, drops: &DropCounters, streams: &[StreamCount]) -> Option<Queues<'_>> {
+        if self.task.relay.is_some() {
+            return None;
+        }
         let silences = self.seen(streams).map(|seen| seen.silent);
         let silent = silences.reduce(|a, b| a.into_iter().chain(b).min())?;
         let lost = |stream: &StreamCount| stream.rtp.as_ref().map(|rtp| rtp.lost);

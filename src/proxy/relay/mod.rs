@@ -251,6 +251,11 @@ impl Relay {
         self.container.reverse_path
     }
 
+    /// Whether the kernel relays what it can.
+    pub(crate) fn is_in_kernel(&self) -> bool {
+        self.kernel.as_ref().is_some_and(InKernel::is_relaying)
+    }
+
     /// Whether the kernel could relay if it knew the container's link.
     pub(crate) fn wants_peer(&self) -> bool {
         self.kernel.is_some() && self.peer.is_none()
@@ -334,7 +339,7 @@ impl Relay {
         RelayStatus {
             inbound: self.inbound.total + in_kernel.unwrap_or_default(),
             outbound: self.outbound.total,
-            in_kernel: self.kernel.as_ref().is_some_and(InKernel::is_relaying),
+            in_kernel: self.is_in_kernel(),
             overruns: overrun(self.receiver()) + overrun(self.capture()),
             ports: mappings
                 .map(|mapping| TranslatedPort {

@@ -398,9 +398,8 @@ impl InNamespace {
         notices: &mut Vec<Notice>,
     ) -> Result<Self, StartError> {
         // First, while their numbers are free.
-        let links = task.interfaces.iter().filter(|interface| interface.relay.is_none());
-        let links = links.map(|interface| interface.name.as_str());
-        let count_sockets = task.count.then(|| CountSockets::open(links, inherited)).transpose();
+        let open = || CountSockets::open(&task.interfaces, inherited);
+        let count_sockets = task.count.then(open).transpose();
         let count_sockets = match count_sockets {
             Ok(sockets) => sockets,
             Err(error) => {

@@ -61,8 +61,8 @@ pub(super) const ALWAYS: &[c_long] = &[
 /// Allowed with every descriptor except these. A [packet socket](config::PACKET_SOCKET) could send
 /// any frame on any interface, and receive all frames once it is bound. The one of a
 /// [parent](config::PARENT_FRAME_SOCKET) may only be written: then it sends where it is bound. Those
-/// that [count](config::COUNT_SOCKETS) may do neither. Those that [hear queries](config::TAP_SOCKETS)
-/// may be bound: their locked filter keeps all else from them.
+/// that [count](config::COUNT_SOCKETS) and those that [hear queries](config::TAP_SOCKETS) may be bound: their
+/// locked filter keeps all else from them.
 pub(super) const NOT_BY: &[(c_long, &[u32])] = &[
     (libc::SYS_sendto, PACKET_SOCKETS),
     (libc::SYS_sendmsg, PACKET_SOCKETS),
@@ -76,10 +76,10 @@ const PACKET_SOCKETS: &[u32] = &sockets::<{ 2 + COUNTING + TAPS }>([
     config::COUNT_SOCKETS,
     config::TAP_SOCKETS,
 ]);
-const NEVER_BOUND: &[u32] = &sockets::<{ 2 + COUNTING }>([
+const NEVER_BOUND: &[u32] = &sockets::<2>([
     config::PACKET_SOCKET..config::PACKET_SOCKET + 1,
     config::PARENT_FRAME_SOCKET..config::PARENT_FRAME_SOCKET + 1,
-    config::COUNT_SOCKETS,
+    0..0,
     0..0,
 ]);
 const NEVER_WRITTEN: &[u32] = &sockets::<{ 1 + COUNTING + TAPS }>([

@@ -168,6 +168,9 @@ fn what_a_proxy_does_is_allowed_and_the_rest_is_not() {
         call(libc::SYS_write, &[parent_socket]),
         call(libc::SYS_close, &[parent_socket]),
         call(libc::SYS_bind, &[config::TAP_SOCKETS.start as u64]),
+        call(libc::SYS_bind, &[config::COUNT_SOCKETS.start as u64]),
+        // BPF_MAP_UPDATE_ELEM
+        call(libc::SYS_bpf, &[2]),
         call(
             libc::SYS_setsockopt,
             &[packet_socket, libc::SOL_PACKET as u64, libc::PACKET_ADD_MEMBERSHIP as u64],
@@ -193,12 +196,15 @@ fn what_a_proxy_does_is_allowed_and_the_rest_is_not() {
             libc::SYS_setsockopt,
             &[parent_socket, libc::SOL_PACKET as u64, libc::PACKET_ADD_MEMBERSHIP as u64],
         ),
+        // BPF_PROG_LOAD and BPF_LINK_CREATE
+        call(libc::SYS_bpf, &[5]),
+        call(libc::SYS_bpf, &[28]),
         // The x32 numbers of x86_64.
         call(libc::SYS_read | 0x4000_0000, &[]),
     ];
     let by_counting = counting.iter().flat_map(|socket| {
-        let numbers = [libc::SYS_sendto, libc::SYS_sendmsg, libc::SYS_sendmmsg, libc::SYS_bind];
-        numbers.into_iter().chain([libc::SYS_write]).map(|number| call(number, &[*socket]))
+        let numbers = [libc::SYS_sendto, libc::SYS_sendmsg, libc::SYS_sendmmsg, libc::SYS_write];
+        numbers.map(|number| call(number, &[*socket]))
     });
     let by_tap = config::TAP_SOCKETS.map(|socket| socket as u64).flat_map(|socket| {
         let numbers = [libc::SYS_sendto, libc::SYS_sendmsg, libc::SYS_sendmmsg, libc::SYS_write];
