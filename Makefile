@@ -47,7 +47,7 @@ once := admission architecture attach bad_input chaos counting cri delivered dem
     operate::parents operate::probing options peers::operations probe records relay_kernel relay_limits restart_policy run run_exec run_lifetime run_terminal \
     runtime_commands runtime_containerd runtime_docker setup state_lost state_root static_binaries top
 # The topics that run in a virtual machine, whose kernel does not tell of joins: see tests/vm.
-in_machine := hardening::cgroup2 ipvlan vlan
+in_machine := hardening::cgroup2 ipvlan older_kernel vlan
 # Tests that run beside each other: they wait most of the time.
 TEST_THREADS ?= 4
 test_packages := runc crun docker.io containerd podman netavark iptables busybox-static iproute2 nftables tcpdump util-linux libcap2-bin make \

@@ -44,6 +44,7 @@ mod machine;
 mod metrics;
 mod namespace_path;
 mod networks;
+mod older_kernel;
 mod operate;
 mod options;
 mod parent_links;

@@ -28,7 +28,7 @@ use archive::Archive;
 use crate::timing::Timing;
 
 /// The modules whose tests run in the machine.
-const TOPICS: [&str; 3] = ["ipvlan::", "vlan::", "hardening::cgroup2::"];
+const TOPICS: [&str; 4] = ["ipvlan::", "vlan::", "hardening::cgroup2::", "older_kernel::"];
 
 /// What the kernel has as modules and the tests need, beside what these depend on.
 const MODULES: [&str; 9] = [
@@ -324,7 +324,7 @@ impl Machine {
         let chardev = |id: &str, path: &Path| format!("file,id={id},path={}", path.display());
         let mut command = Command::new("qemu-system-x86_64");
         command
-            .args(["-accel", "tcg,thread=single", "-cpu", "max", "-smp", "2", "-m", "1024"])
+            .args(["-accel", "tcg,thread=single", "-cpu", "max", "-smp", "2", "-m", "2048"])
             .args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"])
             .args(["-monitor", "none", "-nic", "none"])
             .arg("-kernel")
