@@ -34,6 +34,8 @@ const KEPT: u32 = 64;
 const UDP_HEADER: usize = 8;
 /// `PACKET_LOOPBACK` of linux/if_packet.h: what the namespace itself has sent.
 const PACKET_LOOPBACK: u32 = 5;
+/// `PACKET_HOST`: what the kernel relays.
+const PACKET_HOST: u32 = 0;
 /// Offset of the packet type among a filter's ancillary data (linux/filter.h).
 const PACKET_TYPE: u32 = (libc::SKF_AD_OFF + libc::SKF_AD_PKTTYPE).cast_unsigned();
 /// Offsets in an IPv4 header (RFC 791 §3.1).
@@ -51,8 +53,8 @@ pub struct ListenOptions {
     pub port: Option<u16>,
     /// The interface at which it arrives.
     pub interface: String,
-    /// A relay injects what arrives there, with a TTL of 0. Elsewhere such packets are the namespace's
-    /// own.
+    /// A relay carries what arrives there: a proxy injects it with a TTL of 0, and what the kernel passes on
+    /// has the interface's own MAC address. Elsewhere what is looped back is the namespace's own.
     pub is_relayed: bool,
     /// Time between two measurements; not 0.
     pub interval: Duration,
@@ -299,7 +301,13 @@ fn filter(options: &ListenOptions) -> Vec<SockFilter> {
     let mut program =
         vec![load(libc::BPF_W, IP_DESTINATION), equal(1, 0, options.group.into()), refuse()];
     match options.is_relayed {
-        true => program.extend([load(libc::BPF_B, IP_TTL), equal(1, 0, 0), refuse()]),
+        true => program.extend([
+            load(libc::BPF_B, PACKET_TYPE),
+            equal(3, 0, PACKET_HOST),
+            load(libc::BPF_B, IP_TTL),
+            equal(1, 0, 0),
+            refuse(),
+        ]),
         false => {
             program.extend([load(libc::BPF_B, PACKET_TYPE), equal(0, 1, PACKET_LOOPBACK), refuse()])
         }

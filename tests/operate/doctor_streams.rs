@@ -7,7 +7,7 @@ use socket2::SockRef;
 
 use super::doctor::{doctor, flood_unasked, text, wait_status};
 use crate::lab::{self, Lab, SOURCES, run};
-use crate::relay::relayed;
+use crate::relay::relayed_by_proxies;
 
 const GROUP: Ipv4Addr = Ipv4Addr::new(239, 20, 6, 1);
 const LIMITED: Ipv4Addr = Ipv4Addr::new(239, 20, 6, 2);
@@ -99,7 +99,7 @@ fn doctor_follows_groups_from_the_join_to_the_socket() {
 
 #[test]
 fn what_rp_filter_of_the_host_keeps_from_a_relay_is_named() {
-    let (lab, containers) = relayed(&["c"], "");
+    let (lab, containers) = relayed_by_proxies(&["c"], "");
     let container = &containers[0];
     let socket = container.socket(PORT);
     socket.join(GROUP);
