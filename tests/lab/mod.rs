@@ -188,6 +188,7 @@ impl Lab {
             .arg(program)
             .env("MCRUN_STATE_DIR", self.state_dir())
             .env("MCRUN_CONFIG_DIR", self.config_dir())
+            .env("MCRUN_LIB_DIR", self.directory().join("lib"))
             .env("MCRUN_LOG_DIR", self.log_dir());
         command
     }
