@@ -13,6 +13,8 @@ use crate::lab::{
 const GROUP: Ipv4Addr = Ipv4Addr::new(239, 8, 9, 1);
 const OTHER_GROUP: Ipv4Addr = Ipv4Addr::new(239, 8, 9, 2);
 const SUBNET: &str = "10.99.0.0/24";
+/// Those of the subnet that containers may have: the rest are the LAN's.
+const RANGE: &str = "10.99.0.64/26";
 
 /// `mcrun serve docker`, at a socket that only the lab's docker uses.
 struct Driver {
@@ -67,7 +69,7 @@ fn try_create(lab: &Lab, engine: &Engine<'_>, name: &str, options: &[&str]) -> R
 
 fn create(lab: &Lab, engine: &Engine<'_>, name: &str, options: &[&str]) {
     let parent = format!("parent={PARENT}");
-    let all = [&["-o", &parent, "--subnet", SUBNET], options].concat();
+    let all = [&["-o", &parent, "--subnet", SUBNET, "--ip-range", RANGE], options].concat();
     try_create(lab, engine, name, &all).expect("a network");
 }
 
@@ -142,6 +144,7 @@ fn a_network_that_cannot_be_is_refused_in_one_line() {
         assert_eq!(error.lines().count(), 1, "{error}");
         assert!(!run(&mut engine.command(&["network", "ls"])).contains(&name));
     }
+    lab.configure("");
     // An address that somebody has is refused to the container, by name.
     create(&lab, &engine, "media", &[]);
     let taken = HOST.to_string();
@@ -169,7 +172,7 @@ fn services_receive_and_publish_and_a_neighbours_leave_loses_nothing() {
     // A published port is the default bridge's. docker before 25 connects a container to one network
     // when it is made.
     let name = lab.name("stayer");
-    let options = ["--name", &name, "-p", "18090:80", "--mac-address", "02:42:ac:1e:00:09"];
+    let options = ["--name", &name, "-p", "18090:80"];
     let mut command = engine.command(&["create"]);
     run(command.args(options).args([IMAGE, "sleep", "1000"]));
     run(&mut engine.command(&["network", "connect", "--ip", "10.99.0.12", "media", &name]));
@@ -187,7 +190,7 @@ fn services_receive_and_publish_and_a_neighbours_leave_loses_nothing() {
     let alone = interface(&leaver, "10.99.0.11");
     assert_eq!(alone["ifname"], "mc0");
     assert_eq!(leaver.ip("route show default")[0]["gateway"], "10.99.0.1");
-    let links = json_names(&leaver);
+    let links = link_names(&leaver);
     assert_eq!(links, ["lo", "mc0"], "there is no docker_gwbridge");
 
     // One that leaves costs the other nothing, at a port with immediate leave.
@@ -205,7 +208,7 @@ fn services_receive_and_publish_and_a_neighbours_leave_loses_nothing() {
     stays.assert_whole();
     // A group that the network does not allow is denied.
     let denied = Ipv4Addr::new(238, 1, 1, 1);
-    let socket = leaver.socket(5000);
+    let socket = leaver.socket_on("mc0", 5000);
     socket.join(denied);
     wait_until("the group is denied", PATIENCE, || {
         let groups = lab.groups(&leaver);
@@ -224,8 +227,12 @@ fn services_receive_and_publish_and_a_neighbours_leave_loses_nothing() {
         let answer = output(command.args(&ask[1..]));
         String::from_utf8_lossy(&answer.stdout).contains("published").then_some(())
     });
-    // A MAC address of the user's.
-    let third = start(&lab, &engine, "third", &["--network", "media", "--mac-address", mac]);
+    // A MAC address of the user's, by the client that belongs to the daemon: a newer one asks for more.
+    let mut command = lab.enter("host", "/usr/bin/docker");
+    command.envs(engine.environment().iter().cloned());
+    command.args(["run", "-d", "--name", &lab.name("third"), "--network", "media"]);
+    run(command.args(["--mac-address", mac, IMAGE, "sleep", "1000"]));
+    let third = engine.container("third");
     wait_shown(&lab, &third, 1);
     assert_eq!(third.ip("link show mc0")[0]["address"], mac);
 
@@ -238,10 +245,12 @@ fn services_receive_and_publish_and_a_neighbours_leave_loses_nothing() {
 }
 
 /// Names of a container's links.
-fn json_names(container: &Container) -> Vec<String> {
+fn link_names(container: &Container) -> Vec<String> {
     let links = container.ip("link show");
     let names = links.as_array().expect("links").iter().map(|link| link["ifname"].as_str());
-    names.map(|name| name.expect("a name").to_owned()).collect()
+    let mut names: Vec<_> = names.map(|name| name.expect("a name").to_owned()).collect();
+    names.sort();
+    names
 }
 
 /// The first thing that an application does may be to join.
@@ -313,11 +322,11 @@ fn a_running_container_is_connected_and_disconnected() {
     wait_shown(&lab, &container, 2);
     disconnect("blue");
     wait_shown(&lab, &container, 1);
-    assert_eq!(json_names(&container), ["lo", "eth0", "mc0"]);
+    assert_eq!(link_names(&container), ["eth0", "lo", "mc0"]);
     stream.assert_whole();
     disconnect("red");
     wait_until("the record is gone", PATIENCE, || lab.ps(&container).is_none().then_some(()));
-    assert_eq!(json_names(&container), ["lo", "eth0"]);
+    assert_eq!(link_names(&container), ["eth0", "lo"]);
 
     // Both at once, in the order of docker.
     connect("red", "10.99.0.11");
@@ -370,7 +379,7 @@ fn restarts_of_container_driver_and_dockerd_cost_no_more_than_they_must() {
     assert_eq!(lab.proxy_pid(&container), proxy);
     stream.assert_whole();
     run(&mut engine.command(&["network", "disconnect", "media", &container.name]));
-    assert_eq!(json_names(&container), ["lo"]);
+    assert_eq!(link_names(&container), ["lo"]);
     wait_until("the proxy is gone", PATIENCE, || (!alive(proxy)).then_some(()));
     run(&mut engine.command(&["network", "connect", "media", &container.name]));
     lab.assert_stream_arrives(&container, GROUP);
