@@ -1,13 +1,15 @@
 //! docker's networks of mcrun's driver, with a real docker.
 
 use std::fs;
+use std::io::{Read, Write};
 use std::net::Ipv4Addr;
-use std::path::PathBuf;
+use std::os::unix::net::UnixStream;
+use std::process::Stdio;
 use std::time::Duration;
 
 use crate::lab::{
-    Background, Container, Dockerd, Engine, HOST, IMAGE, IgmpFrame, Lab, PARENT, PATIENCE, alive,
-    kill, output, run, wait_until,
+    Background, Container, DockerDriver, Dockerd, Engine, HOST, IMAGE, IgmpFrame, Lab, PARENT,
+    PATIENCE, alive, output, run, wait_until,
 };
 
 const GROUP: Ipv4Addr = Ipv4Addr::new(239, 8, 9, 1);
@@ -16,49 +18,9 @@ const SUBNET: &str = "10.99.0.0/24";
 /// Those of the subnet that containers may have: the rest are the LAN's.
 const RANGE: &str = "10.99.0.64/26";
 
-/// `mcrun serve docker`, at a socket that only the lab's docker uses.
-struct Driver {
-    process: Background,
-    socket: PathBuf,
-}
-
-impl Driver {
-    fn start(lab: &Lab) -> Driver {
-        let socket = PathBuf::from(format!("/run/docker/plugins/{}.sock", lab.name("net")));
-        let mut command = lab.mcrun(["serve", "docker", "--socket"]);
-        let process = Background::start(command.arg(&socket));
-        let driver = Driver { process, socket };
-        driver.wait_ready();
-        driver
-    }
-
-    fn wait_ready(&self) {
-        wait_until("the driver listens", PATIENCE, || {
-            std::os::unix::net::UnixStream::connect(&self.socket).ok()
-        });
-    }
-
-    /// Ends it at once, and starts it anew.
-    fn kill_and_start(&mut self, lab: &Lab) {
-        kill(self.process.pid());
-        self.process.wait(PATIENCE);
-        let mut command = lab.mcrun(["serve", "docker", "--socket"]);
-        self.process = Background::start(command.arg(&self.socket));
-        self.wait_ready();
-    }
-}
-
-impl Drop for Driver {
-    fn drop(&mut self) {
-        self.process.signal(libc::SIGTERM);
-        self.process.end_within(PATIENCE);
-        let _ = fs::remove_file(&self.socket);
-    }
-}
-
 /// `docker network create` with the lab's driver; may fail.
 fn try_create(lab: &Lab, engine: &Engine<'_>, name: &str, options: &[&str]) -> Result<(), String> {
-    let driver = lab.name("net");
+    let driver = lab.name(DockerDriver::NAME);
     let mut command = engine.command(&["network", "create", "-d", &driver]);
     let output = output(command.args(options).arg(name));
     match output.status.success() {
@@ -113,7 +75,7 @@ fn wait_shown(lab: &Lab, container: &Container, interfaces: usize) {
 #[test]
 fn a_network_that_cannot_be_is_refused_in_one_line() {
     let mut lab = Lab::new(2);
-    let _driver = Driver::start(&lab);
+    let _driver = DockerDriver::start(&lab);
     let daemon = Dockerd::start(&mut lab);
     let engine = Engine::docker(&lab, &daemon);
     lab.configure("[attach]\nparents = [\"lan*\"]\n");
@@ -144,6 +106,14 @@ fn a_network_that_cannot_be_is_refused_in_one_line() {
         assert_eq!(error.lines().count(), 1, "{error}");
         assert!(!run(&mut engine.command(&["network", "ls"])).contains(&name));
     }
+    // What nobody has asked for needs no permission.
+    lab.configure("[attach]\nparents = [\"lan*\"]\nip = [\"10.99.0.0/24\"]\n");
+    create(&lab, &engine, "inside", &["--internal"]);
+    let container = start(&lab, &engine, "inside", &["--network", "inside"]);
+    wait_shown(&lab, &container, 1);
+    assert!(container.ip("route show default").as_array().is_none_or(Vec::is_empty));
+    engine.run(&["rm", "-f"], &container);
+    run(&mut engine.command(&["network", "rm", "inside"]));
     lab.configure("");
     // An address that somebody has is refused to the container, by name.
     create(&lab, &engine, "media", &[]);
@@ -161,7 +131,7 @@ fn a_network_that_cannot_be_is_refused_in_one_line() {
 #[test]
 fn services_receive_and_publish_and_a_neighbours_leave_loses_nothing() {
     let mut lab = Lab::new(2);
-    let _driver = Driver::start(&lab);
+    let _driver = DockerDriver::start(&lab);
     let daemon = Dockerd::start(&mut lab);
     let engine = Engine::docker(&lab, &daemon);
     let lab_now = lab.leftovers();
@@ -257,7 +227,7 @@ fn link_names(container: &Container) -> Vec<String> {
 #[test]
 fn the_first_join_of_a_command_is_the_proxys() {
     let mut lab = Lab::new(2);
-    let _driver = Driver::start(&lab);
+    let _driver = DockerDriver::start(&lab);
     let daemon = Dockerd::start(&mut lab);
     let engine = Engine::docker(&lab, &daemon);
     create(&lab, &engine, "media", &[]);
@@ -278,7 +248,7 @@ fn the_first_join_of_a_command_is_the_proxys() {
 #[test]
 fn a_running_container_is_connected_and_disconnected() {
     let mut lab = Lab::new(3);
-    let _driver = Driver::start(&lab);
+    let _driver = DockerDriver::start(&lab);
     let daemon = Dockerd::start(&mut lab);
     let engine = Engine::docker(&lab, &daemon);
     create(&lab, &engine, "red", &[]);
@@ -343,7 +313,7 @@ fn a_running_container_is_connected_and_disconnected() {
 #[test]
 fn restarts_of_container_driver_and_dockerd_cost_no_more_than_they_must() {
     let mut lab = Lab::new(2);
-    let mut driver = Driver::start(&lab);
+    let mut driver = DockerDriver::start(&lab);
     let mut daemon = Dockerd::start_with(&mut lab, "{ \"live-restore\": true }");
     let container = {
         let engine = Engine::docker(&lab, &daemon);
@@ -390,4 +360,95 @@ fn restarts_of_container_driver_and_dockerd_cost_no_more_than_they_must() {
             |path: &str| fs::read_dir(lab.directory().join(path)).map_or(0, Iterator::count);
         (count("lib/docker/networks") + count("state/docker/endpoints") == 0).then_some(())
     });
+}
+
+/// Status and body of the answer to what is sent.
+fn ask(driver: &DockerDriver, request: &[u8]) -> (String, String) {
+    let mut stream = UnixStream::connect(driver.socket()).expect("it listens");
+    stream.set_read_timeout(Some(PATIENCE)).expect("timeout");
+    // A server that refuses the beginning does not read the rest.
+    let _ = stream.write_all(request);
+    let mut answer = Vec::new();
+    let _ = stream.read_to_end(&mut answer);
+    let answer = String::from_utf8(answer).expect("text");
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
+    let status = head.split(' ').nth(1).unwrap_or_default();
+    (status.to_owned(), body.to_owned())
+}
+
+fn post(driver: &DockerDriver, method: &str, body: &str) -> (String, String) {
+    let length = body.len();
+    let head = format!("POST /{method} HTTP/1.1\r\nHost: p\r\nContent-Length: {length}\r\n\r\n");
+    ask(driver, (head + body).as_bytes())
+}
+
+#[test]
+fn requests_that_are_none_harm_nobody() {
+    let lab = Lab::new(3);
+    let driver = DockerDriver::start(&lab);
+    let (status, body) = post(&driver, "Plugin.Activate", "");
+    assert_eq!((status.as_str(), body.as_str()), ("200", "{\"Implements\":[\"NetworkDriver\"]}"));
+    assert_eq!(ask(&driver, b"GET /Plugin.Activate HTTP/1.1\r\nHost: p\r\n\r\n").0, "405");
+    assert_eq!(post(&driver, "NetworkDriver.Rule", "{}").0, "404");
+    for body in ["", "[]", "{", "{\"NetworkID\":1}", "{\"NetworkID\":\"../../x\"}"] {
+        let (status, answer) = post(&driver, "NetworkDriver.DeleteNetwork", body);
+        assert_eq!(status, "400", "{body}: {answer}");
+        assert!(answer.starts_with("{\"Err\":\"DeleteNetwork: "), "{answer}");
+    }
+    let long = format!("{{\"NetworkID\":\"{}\"}}", "a".repeat(300 << 10));
+    assert_eq!(post(&driver, "NetworkDriver.DeleteNetwork", &long).0, "400");
+    assert_eq!(ask(&driver, &[0xff; 40 << 10]).0, "400");
+    // What is not known has left and is deleted already.
+    let unknown = "{\"NetworkID\":\"a\",\"EndpointID\":\"b\",\"SandboxKey\":\"/nonexistent\"}";
+    for method in ["Leave", "DeleteEndpoint", "DeleteNetwork", "RevokeExternalConnectivity"] {
+        let answer = post(&driver, &format!("NetworkDriver.{method}"), unknown);
+        assert_eq!(answer, ("200".into(), "{}".into()), "{method}");
+    }
+    for method in ["Join", "CreateEndpoint"] {
+        let (status, answer) = post(&driver, &format!("NetworkDriver.{method}"), unknown);
+        assert!(answer.contains("mcrun does not know the network a"), "{status} {answer}");
+    }
+    // Clients that say nothing, and clients that go before they are answered.
+    let idle: Vec<_> = (0..100).map(|_| UnixStream::connect(driver.socket())).collect();
+    let mut hasty = UnixStream::connect(driver.socket()).expect("it listens");
+    let _ = hasty.write_all(b"POST /NetworkDriver.Join HTTP/1.1\r\nContent-Length: 9\r\n\r\n{");
+    drop(hasty);
+    assert_eq!(post(&driver, "NetworkDriver.GetCapabilities", "").0, "200");
+    drop(idle);
+    let mut second = lab.mcrun(["serve", "docker", "--socket"]);
+    let refused = output(second.arg(driver.socket()));
+    let error = String::from_utf8_lossy(&refused.stderr);
+    assert!(error.contains("another program listens there"), "{error}");
+    assert_eq!(refused.status.code(), Some(125));
+}
+
+#[test]
+fn a_driver_that_is_killed_at_any_time_leaves_nothing() {
+    let mut lab = Lab::new(2);
+    let mut driver = DockerDriver::start(&lab);
+    let daemon = Dockerd::start(&mut lab);
+    let engine = Engine::docker(&lab, &daemon);
+    create(&lab, &engine, "media", &[]);
+    let name = lab.name("cam");
+    for milliseconds in [0, 20, 60, 100, 140, 180, 220, 260, 320] {
+        let mut command = engine.command(&["run", "-d", "--name", &name, "--network", "media"]);
+        command.args([IMAGE, "sleep", "1000"]).stdout(Stdio::null()).stderr(Stdio::null());
+        let starts = Background::start(&mut command);
+        std::thread::sleep(Duration::from_millis(milliseconds));
+        driver.kill_and_start(&lab);
+        let started = starts.finish(PATIENCE).status.success();
+        let container = engine.container("cam");
+        if started {
+            // The next driver has done what the killed one has not.
+            wait_shown(&lab, &container, 1);
+            lab.assert_stream_arrives(&container, GROUP);
+        }
+        engine.run(&["rm", "-f"], &container);
+        run(&mut lab.mcrun(["gc"]));
+        assert_eq!(lab.ps(&container), None);
+    }
+    run(&mut engine.command(&["network", "rm", "media"]));
+    let count = |path: &str| fs::read_dir(lab.directory().join(path)).map_or(0, Iterator::count);
+    assert_eq!(count("lib/docker/networks") + count("state/docker/endpoints"), 0);
+    assert_eq!(count("state/containers"), 0);
 }

@@ -188,14 +188,19 @@ impl Driver {
         let make = |endpoint: &KeptEndpoint| {
             options::attachment(&network.options, &network.interface(endpoint), &networks)
         };
-        let mut attachment = make(&endpoint)?;
+        let attachment = make(&endpoint)?;
+        service::check(&attachment, &self.store)?;
         let mut chosen = None;
         if endpoint.mac.is_none() {
-            endpoint.mac = options::mac_address(&attachment, &asked.network, &asked.endpoint);
-            chosen = endpoint.mac;
-            attachment = make(&endpoint)?;
+            chosen = options::mac_address(&attachment, &asked.network, &asked.endpoint);
+            endpoint.mac = chosen;
+            match service::check(&make(&endpoint)?, &self.store) {
+                // Nobody has asked for this one: the kernel chooses, where the administrator says
+                // which there may be.
+                Err(AttachError::Admin(_)) => (chosen, endpoint.mac) = (None, None),
+                checked => checked?,
+            }
         }
-        service::check(&attachment, &self.store)?;
         self.endpoints.write(&asked.endpoint, &endpoint)?;
         Ok(protocol::endpoint_made(chosen.map(|mac| mac.to_string())))
     }

@@ -80,7 +80,7 @@ pub(super) fn setup(found: &mut Inventory) {
     }
     let targets = fs::read_dir(UNITS).into_iter().flatten().flatten();
     for target in targets.filter(|entry| entry.file_name().to_string_lossy().ends_with(".wants")) {
-        for unit in ["mcrun-keeper.service", "mcrun-metrics.service"] {
+        for unit in ["mcrun-keeper.service", "mcrun-metrics.service", "mcrun-docker.socket"] {
             let path = target.path().join(unit);
             if path.is_symlink() {
                 found.changes.push(Change {
