@@ -121,15 +121,11 @@ impl Driver {
         Ok(driver)
     }
 
-    /// Does what docker asks for; `asker` is the dockerd.
+    /// Does what docker asks for.
     ///
     /// # Errors
     /// [`DriverError`]; nothing is left behind then.
-    pub(super) fn answer(
-        &self,
-        request: &Request,
-        asker: Option<ProcessRef>,
-    ) -> Result<Value, DriverError> {
+    pub(super) fn answer(&self, request: &Request) -> Result<Value, DriverError> {
         let answered = {
             let _working = self.working.read().unwrap_or_else(PoisonError::into_inner);
             match request {
@@ -142,13 +138,14 @@ impl Driver {
                 }
                 Request::CreateEndpoint(asked) => self.create_endpoint(asked),
                 Request::DeleteEndpoint(asked) => {
-                    self.delete_endpoint(&asked.endpoint, asker)?;
+                    self.leave(&asked.endpoint)?;
+                    self.endpoints.remove(&asked.endpoint)?;
                     Ok(protocol::done())
                 }
                 Request::EndpointInfo => Ok(protocol::endpoint_info()),
-                Request::Join(asked) => self.join(asked, asker),
+                Request::Join(asked) => self.join(asked),
                 Request::Leave(asked) => {
-                    self.leave(&asked.endpoint, asker)?;
+                    self.leave(&asked.endpoint)?;
                     Ok(protocol::done())
                 }
                 Request::Nothing => Ok(protocol::done()),
@@ -188,8 +185,6 @@ impl Driver {
             name: asked.interface_name().map(|text| parsed("interface name", text)).transpose()?,
             sandbox: None,
             position: 0,
-            asker: None,
-            leaving: false,
             interface: None,
         };
         let networks = Networks::of(config_dir());
@@ -215,7 +210,7 @@ impl Driver {
 
     /// Attaches the container, if it has its namespace already. docker before 28 makes the namespace
     /// later; the container is then attached when it is there.
-    fn join(&self, asked: &Join, asker: Option<ProcessRef>) -> Result<Value, DriverError> {
+    fn join(&self, asked: &Join) -> Result<Value, DriverError> {
         let (id, sandbox) = (&asked.endpoint, asked.sandbox.as_path());
         let network = self.network(&asked.network)?;
         let name = self.locks.with(sandbox, || {
@@ -225,7 +220,6 @@ impl Driver {
                 endpoint.sandbox = Some(sandbox.to_owned());
                 endpoint.interface = None;
             }
-            (endpoint.asker, endpoint.leaving) = (asker, false);
             endpoint.position = self.joins.fetch_add(1, Ordering::Relaxed) + 1;
             self.endpoints.write(id, &endpoint)?;
             if is_mounted(sandbox) {
@@ -245,82 +239,22 @@ impl Driver {
         Ok(protocol::joined(name.unwrap_or("mc0")))
     }
 
-    /// Takes a container's interface away, except where docker itself does.
-    ///
-    /// A dockerd that was restarted while its containers ran (`live-restore`) looks for the interfaces of
-    /// its endpoints by their addresses, and takes them for its own. When a container leaves, it moves
-    /// that interface into the host's namespace, and docker 28.5 ends in a panic if it does not find the
-    /// interface twice (`RemoveInterface` in libnetwork/osl/interface_linux.go). So it is to find it.
-    fn leave(&self, id: &DockerId, asker: Option<ProcessRef>) -> Result<(), DriverError> {
-        self.with_joined(id, |sandbox, endpoint| {
-            self.awaited.forget(sandbox);
-            if endpoint.asker.is_some() && asker.is_some() && endpoint.asker != asker {
-                let leaving = KeptEndpoint { leaving: true, ..endpoint };
-                return Ok(self.endpoints.write(id, &leaving)?);
-            }
+    fn leave(&self, id: &DockerId) -> Result<(), DriverError> {
+        let read = || self.endpoints.read::<KeptEndpoint>(id);
+        let Some(KeptEndpoint { sandbox: Some(sandbox), .. }) = read()? else { return Ok(()) };
+        self.locks.with(&sandbox, || {
+            let Some(endpoint) = read()? else { return Ok(()) };
+            self.awaited.forget(&sandbox);
             if let Some(interface) = &endpoint.interface {
-                self.detach(sandbox, interface)?;
+                self.detach(&sandbox, interface)?;
             }
             self.forget_join(id, endpoint)
         })
     }
 
-    fn delete_endpoint(&self, id: &DockerId, asker: Option<ProcessRef>) -> Result<(), DriverError> {
-        self.with_joined(id, |sandbox, endpoint| {
-            let Some(interface) = &endpoint.interface else { return Ok(()) };
-            let moved = endpoint.leaving && self.delete_moved(sandbox, asker)?;
-            self.detach(sandbox, interface)?;
-            if moved {
-                // One of another endpoint, which docker does not tell apart.
-                service::repair(&interface.container, &self.store)?;
-            }
-            Ok(())
-        })?;
-        Ok(self.endpoints.remove(id)?)
-    }
-
-    /// Deletes what docker has moved into the host's namespace of a sandbox's interfaces. docker has none
-    /// of the sandbox any more then. Returns whether there was something.
-    fn delete_moved(&self, sandbox: &Path, asker: Option<ProcessRef>) -> Result<bool, DriverError> {
-        let mut interfaces = Vec::new();
-        for id in self.endpoints.list() {
-            let Some(endpoint) = self.endpoints.read::<KeptEndpoint>(&id)? else { continue };
-            if endpoint.sandbox.as_deref() != Some(sandbox) {
-                continue;
-            }
-            let name = endpoint.interface.as_ref().map(|interface| interface.name.clone());
-            interfaces.extend(name.map(|name| (name, endpoint.mac)));
-            self.endpoints.write(&id, &KeptEndpoint { asker, ..endpoint })?;
-        }
-        Ok(service::delete_moved(&interfaces)?)
-    }
-
-    /// Runs `work` about an endpoint that a container has joined, while nobody else does something to
-    /// the container.
-    fn with_joined(
-        &self,
-        id: &DockerId,
-        work: impl FnOnce(&Path, KeptEndpoint) -> Result<(), DriverError>,
-    ) -> Result<(), DriverError> {
-        let read = || self.endpoints.read::<KeptEndpoint>(id);
-        let Some(KeptEndpoint { sandbox: Some(sandbox), .. }) = read()? else { return Ok(()) };
-        self.locks.with(&sandbox, || match read()? {
-            Some(endpoint) if endpoint.sandbox.as_deref() == Some(&sandbox) => {
-                work(&sandbox, endpoint)
-            }
-            _ => Ok(()),
-        })
-    }
-
     /// What is kept of a join that is over holds nothing.
     fn forget_join(&self, id: &DockerId, endpoint: KeptEndpoint) -> Result<(), DriverError> {
-        let left = KeptEndpoint {
-            sandbox: None,
-            interface: None,
-            asker: None,
-            leaving: false,
-            ..endpoint
-        };
+        let left = KeptEndpoint { sandbox: None, interface: None, ..endpoint };
         Ok(self.endpoints.write(id, &left)?)
     }
 

@@ -24,7 +24,6 @@ use crate::docker_network::protocol::DockerId;
 use crate::oci::ContainerId;
 use crate::primitives::{InterfaceName, MacAddr};
 use crate::sys::files::{Replacement, replace};
-use crate::sys::process::ProcessRef;
 use crate::sys::trusted;
 
 /// Bytes of a file: more than the longest request that makes one.
@@ -60,12 +59,6 @@ pub(super) struct KeptEndpoint {
     /// Position of the join among all: the first network of a container has its first interface.
     #[serde(default)]
     pub(super) position: u64,
-    /// The dockerd that had it join.
-    #[serde(default)]
-    pub(super) asker: Option<ProcessRef>,
-    /// Whether the container has left, and the interface goes only when docker deletes the endpoint.
-    #[serde(default)]
-    pub(super) leaving: bool,
     /// The interface that the container has got, or is just getting.
     #[serde(default)]
     pub(super) interface: Option<MadeInterface>,

@@ -21,7 +21,6 @@ use crate::docker_network::driver::Driver;
 use crate::docker_network::listener::Listener;
 use crate::docker_network::protocol;
 use crate::docker_network::protocol::{ProtocolError, Request};
-use crate::sys::process::ProcessRef;
 
 /// Connections at once. docker makes one for each request.
 const MOST_CONNECTIONS: usize = 64;
@@ -93,11 +92,9 @@ async fn accept(listener: &Listener, driver: Arc<Driver>) -> std::io::Result<()>
 
 /// One request, and its answer.
 async fn connection(stream: UnixStream, driver: Arc<Driver>) {
-    let pid = stream.peer_cred().ok().and_then(|peer| peer.pid());
-    let asker = pid.and_then(|pid| ProcessRef::of(pid).ok());
     let service = service_fn(move |request: hyper::Request<Incoming>| {
         let driver = Arc::clone(&driver);
-        async move { Ok::<_, Infallible>(answer(request, driver, asker).await) }
+        async move { Ok::<_, Infallible>(answer(request, driver).await) }
     });
     let connection = http1::Builder::new()
         .keep_alive(false)
@@ -109,11 +106,7 @@ async fn connection(stream: UnixStream, driver: Arc<Driver>) {
     let _ = timeout(CONNECTION_TIME, connection).await;
 }
 
-async fn answer(
-    request: hyper::Request<Incoming>,
-    driver: Arc<Driver>,
-    asker: Option<ProcessRef>,
-) -> Response<Full<Bytes>> {
+async fn answer(request: hyper::Request<Incoming>, driver: Arc<Driver>) -> Response<Full<Bytes>> {
     let refuse = |status, why: &str| response(status, &protocol::failed(why));
     if request.method() != Method::POST {
         return refuse(StatusCode::METHOD_NOT_ALLOWED, "the driver is asked with POST");
@@ -135,7 +128,7 @@ async fn answer(
         }
         Err(error) => return refuse(StatusCode::BAD_REQUEST, &error.to_string()),
     };
-    match tokio::task::spawn_blocking(move || driver.answer(&request, asker)).await {
+    match tokio::task::spawn_blocking(move || driver.answer(&request)).await {
         Ok(Ok(answer)) => response(StatusCode::OK, &answer),
         Ok(Err(error)) => {
             eprintln!("mcrun: serve docker: {error}");
