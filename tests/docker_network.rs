@@ -389,6 +389,33 @@ fn networks_come_and_go_after_a_restart_of_dockerd() {
     assert_nothing_is_kept(&lab, &engine, &["media"]);
 }
 
+#[test]
+fn a_container_has_the_addresses_that_docker_gives_or_none() {
+    let mut lab = Lab::new(3);
+    let _driver = DockerDriver::start(&lab);
+    let daemon = Dockerd::start(&mut lab);
+    let engine = Engine::docker(&lab, &daemon);
+    let parent = format!("parent={PARENT}");
+    let null = ["-o", &parent, "--ipam-driver", "null"];
+    try_create(&lab, &engine, "bare", &null).expect("a network");
+    let container = start(&lab, &engine, "bare", &["--network", "bare"]);
+    wait_shown(&lab, &container, 1);
+    let addresses = container.ip("addr show mc0")[0]["addr_info"].clone();
+    assert_eq!(addresses.as_array().map(Vec::len), Some(0), "{addresses}");
+    lab.assert_stream_arrives(&container, GROUP);
+    engine.run(&["rm", "-f"], &container);
+
+    let both = ["--ipv6", "--subnet", "fd00:99::/64"];
+    create(&lab, &engine, "both", &both);
+    let options = ["--network", "both", "--ip", "10.99.0.11", "--ip6", "fd00:99::11"];
+    let container = start(&lab, &engine, "both", &options);
+    let link = interface(&container, "fd00:99::11");
+    let addresses = link["addr_info"].as_array().expect("addresses");
+    assert!(addresses.iter().any(|address| address["local"] == "10.99.0.11"), "{link}");
+    engine.run(&["rm", "-f"], &container);
+    assert_nothing_is_kept(&lab, &engine, &["bare", "both"]);
+}
+
 /// Status and body of the answer to what is sent.
 fn ask(driver: &DockerDriver, request: &[u8]) -> (String, String) {
     let mut stream = UnixStream::connect(driver.socket()).expect("it listens");

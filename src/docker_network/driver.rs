@@ -29,6 +29,8 @@ use crate::sys::process::ProcessRef;
 
 /// An endpoint without an interface is garbage after this time: docker connects a container at once.
 const ENDPOINT_PATIENCE: Duration = Duration::from_secs(600);
+/// How long docker may take to give a container its other networks.
+const HOOK_PATIENCE: Duration = Duration::from_secs(10);
 /// Containers that are attached at once of those whose namespaces come after their joins.
 const MOST_AT_ONCE: usize = 16;
 /// Characters of a value that are shown.
@@ -373,6 +375,13 @@ impl Driver {
                 .collect();
             waiting.sort_unstable();
             let ids: Vec<_> = waiting.into_iter().map(|(_, id)| id).collect();
+            let is_v6 = |id: &DockerId| {
+                let mut addresses = read(id).into_iter().flat_map(|endpoint| endpoint.addresses);
+                addresses.any(|net| net.addr().is_ipv6())
+            };
+            if ids.iter().any(is_v6) {
+                wait_for_docker(sandbox);
+            }
             let all = self.attach(sandbox, &ids);
             match (all, ids.as_slice()) {
                 (Ok(()), _) => {}
@@ -423,6 +432,17 @@ impl Driver {
     fn endpoint(&self, id: &DockerId) -> Result<KeptEndpoint, DriverError> {
         self.endpoints.read(id)?.ok_or_else(|| DriverError::Endpoint(id.clone()))
     }
+}
+
+/// Waits until docker has given a container that is being created its other networks. Meanwhile docker
+/// turns IPv6 off in the container, and with it goes each address that is there already.
+fn wait_for_docker(sandbox: &Path) {
+    let namespace = NetNs::open(sandbox).and_then(|namespace| namespace.id()).ok();
+    let container = namespace.and_then(|namespace| lookup::in_namespace(namespace.inode()));
+    let hook = container.and_then(|container| lookup::docker_hook_of(&container.id));
+    let hook = hook.and_then(|pid| ProcessRef::of(pid).ok()?.open().ok());
+    // A docker that is stuck has the container's start stuck too.
+    hook.map(|hook| hook.wait(HOOK_PATIENCE));
 }
 
 /// Forgets the endpoints below a state directory of containers that have ended, and those that docker

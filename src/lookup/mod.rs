@@ -142,6 +142,12 @@ pub fn in_namespace(inode: u64) -> Option<RunningContainer> {
     Some(found)
 }
 
+/// The process that gives a container of docker's its networks while the container is created, if there
+/// is one now. It ends when docker has done so.
+pub fn docker_hook_of(id: &ContainerId) -> Option<i32> {
+    monitors::docker_hook_of(id)
+}
+
 /// Finds a container that `mcrun run --rootfs` or `--bundle` started, running or stopped. `command`
 /// is the command of mcrun that it is for.
 ///

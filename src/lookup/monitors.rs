@@ -61,6 +61,16 @@ pub(super) fn bundle_of(id: &ContainerId) -> Option<PathBuf> {
     })
 }
 
+/// The process of docker's hook that gives a container its networks, before docker 28
+/// (`processSetKeyReexec` in libnetwork/sandbox_externalkey_unix.go): it ends when docker has done so.
+pub(super) fn docker_hook_of(id: &ContainerId) -> Option<i32> {
+    processes().iter().find_map(|process| {
+        let line = command_line(process)?;
+        let is_it = line.first()? == "libnetwork-setkey" && line.iter().any(|a| a == id.as_str());
+        is_it.then(|| process.file_name()?.to_str()?.parse().ok()).flatten()
+    })
+}
+
 fn insert(
     found: &mut BTreeMap<String, RunningContainer>,
     id: String,
