@@ -5,7 +5,6 @@ use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::thread;
-use std::time::Duration;
 
 use ipnet::IpNet;
 use nix::errno::Errno;
@@ -13,6 +12,7 @@ use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use serde_json::Value;
 
 use crate::attachment::Networks;
+use crate::docker_network::docker_hook;
 use crate::docker_network::kept::{KeepError, Kept, KeptEndpoint, KeptNetwork, MadeInterface};
 use crate::docker_network::options;
 use crate::docker_network::options::OptionError;
@@ -27,10 +27,6 @@ use crate::service::{AttachError, AttachRequest, Lifetime, NetworkNamespace};
 use crate::state::{Attached, AttachmentRecord, Refusal, StateDirError, Store, config_dir};
 use crate::sys::process::ProcessRef;
 
-/// An endpoint without an interface is garbage after this time: docker connects a container at once.
-const ENDPOINT_PATIENCE: Duration = Duration::from_secs(600);
-/// How long docker may take to give a container its other networks.
-const HOOK_PATIENCE: Duration = Duration::from_secs(10);
 /// Containers that are attached at once of those whose namespaces come after their joins.
 const MOST_AT_ONCE: usize = 16;
 /// Characters of a value that are shown.
@@ -100,8 +96,10 @@ impl Driver {
         drop(store.lock_all()?);
         let networks = Kept::networks(lib_dir);
         let endpoints = Kept::endpoints(store.root());
-        networks.make()?;
-        endpoints.make()?;
+        for kept in [&networks, &endpoints] {
+            kept.make()?;
+            kept.clean();
+        }
         let driver = Driver {
             store,
             networks,
@@ -380,7 +378,7 @@ impl Driver {
                 addresses.any(|net| net.addr().is_ipv6())
             };
             if ids.iter().any(is_v6) {
-                wait_for_docker(sandbox);
+                docker_hook::wait_until_ipv6_is_off(sandbox);
             }
             let all = self.attach(sandbox, &ids);
             match (all, ids.as_slice()) {
@@ -434,45 +432,8 @@ impl Driver {
     }
 }
 
-/// Waits until docker has given a container that is being created its other networks. Meanwhile docker
-/// turns IPv6 off in the container, and with it goes each address that is there already.
-fn wait_for_docker(sandbox: &Path) {
-    let namespace = NetNs::open(sandbox).and_then(|namespace| namespace.id()).ok();
-    let container = namespace.and_then(|namespace| lookup::in_namespace(namespace.inode()));
-    let hook = container.and_then(|container| lookup::docker_hook_of(&container.id));
-    let hook = hook.and_then(|pid| ProcessRef::of(pid).ok()?.open().ok());
-    // A docker that is stuck has the container's start stuck too.
-    hook.map(|hook| hook.wait(HOOK_PATIENCE));
-}
-
-/// Forgets the endpoints below a state directory of containers that have ended, and those that docker
-/// has not connected. Returns what could not be forgotten.
-pub(super) fn collect_garbage(store: &Store) -> Vec<String> {
-    let endpoints = Kept::endpoints(store.root());
-    let is_used = |id: &DockerId, endpoint: &KeptEndpoint| match &endpoint.interface {
-        Some(interface) if interface.made => {
-            let record = store.read(&interface.container).ok().flatten();
-            let record = record.filter(|record| record.container().is_alive());
-            let attached = record.as_ref().and_then(AttachmentRecord::attached);
-            interface_names(attached).any(|name| name == interface.name.as_str())
-        }
-        _ => {
-            endpoint.sandbox.as_ref().is_some_and(|sandbox| is_mounted(sandbox))
-                || endpoints.age(id) < ENDPOINT_PATIENCE
-        }
-    };
-    let mut failures = Vec::new();
-    for id in endpoints.list() {
-        // One that cannot be understood is of no use to anybody.
-        let kept = endpoints.read::<KeptEndpoint>(&id).ok().flatten();
-        if kept.is_none_or(|endpoint| !is_used(&id, &endpoint)) {
-            failures.extend(endpoints.remove(&id).err().map(|error| error.to_string()));
-        }
-    }
-    failures
-}
-
-fn interface_names(attached: Option<&Attached>) -> impl Iterator<Item = String> {
+/// Names of the interfaces of a record.
+pub(super) fn interface_names(attached: Option<&Attached>) -> impl Iterator<Item = String> {
     attached.into_iter().flat_map(|attached| &attached.interfaces).map(|i| i.name.clone())
 }
 

@@ -132,6 +132,16 @@ impl Kept {
         trusted::check_directory(&self.directory).map_err(self.at("use", &self.directory))
     }
 
+    /// Removes what a writer has left that was killed. Nobody else may write meanwhile.
+    pub(super) fn clean(&self) {
+        let entries = fs::read_dir(&self.directory).into_iter().flatten().flatten();
+        for entry in entries.filter(|entry| entry.file_name().as_encoded_bytes().starts_with(b"."))
+        {
+            // It is in nobody's way.
+            let _ = fs::remove_file(entry.path());
+        }
+    }
+
     /// Keeps one.
     ///
     /// # Errors
@@ -222,6 +232,8 @@ mod tests {
         // What a killed writer has left is none of them.
         fs::write(dir.path().join("docker/networks/.b.json.mcrun-1"), "{").unwrap();
         assert_eq!(kept.list(), [id("a")]);
+        kept.clean();
+        assert_eq!(fs::read_dir(dir.path().join("docker/networks")).unwrap().count(), 1);
         fs::write(dir.path().join("docker/networks/c.json"), "{").unwrap();
         let error = kept.read::<KeptNetwork>(&id("c")).unwrap_err().to_string();
         assert!(error.starts_with("cannot understand ") && error.contains("c.json: "), "{error}");

@@ -12,7 +12,9 @@
 //! attached when docker mounts the namespace, which the runtime has it do before it starts the
 //! container's command.
 
+mod docker_hook;
 mod driver;
+mod garbage;
 mod kept;
 mod listener;
 mod options;
@@ -27,6 +29,7 @@ use crate::docker_network::driver::{Driver, DriverError};
 use crate::docker_network::listener::Listener;
 use crate::state::{Store, lib_dir};
 
+pub use crate::docker_network::garbage::collect_garbage;
 pub use crate::docker_network::listener::ListenError;
 
 /// Where docker looks for the driver `mcrun`.
@@ -56,9 +59,4 @@ pub fn serve(socket: &Path) -> Result<(), ServeError> {
     let driver = Driver::open(Store::from_env(), &lib_dir());
     let driver = driver.map_err(|error: DriverError| ServeError::Driver(error.to_string()))?;
     Ok(server::serve(&listener, driver)?)
-}
-
-/// Forgets what is kept of endpoints whose containers have ended. Returns what could not be forgotten.
-pub fn collect_garbage(store: &Store) -> Vec<String> {
-    driver::collect_garbage(store)
 }
