@@ -3,9 +3,10 @@
 use std::fs;
 use std::io::{Read, Write};
 use std::net::Ipv4Addr;
-use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
-use std::process::Stdio;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use crate::lab::{
@@ -82,7 +83,7 @@ fn a_network_that_cannot_be_is_refused_in_one_line() {
     let _driver = DockerDriver::start(&lab);
     let daemon = Dockerd::start(&mut lab);
     let engine = Engine::docker(&lab, &daemon);
-    lab.configure("[attach]\nparents = [\"lan*\"]\n");
+    lab.configure("[attach]\nparents = [\"lan*\"]\ngw = [\"10.99.0.1\"]\n");
     let parent = &format!("parent={PARENT}");
     let subnet = ["--subnet", SUBNET];
     for (options, reason) in [
@@ -112,6 +113,9 @@ fn a_network_that_cannot_be_is_refused_in_one_line() {
     }
     // What nobody has asked for needs no permission.
     lab.configure("[attach]\nparents = [\"lan*\"]\nip = [\"10.99.0.0/24\"]\n");
+    let out = ["-o", parent, "--subnet", SUBNET];
+    let error = try_create(&lab, &engine, "inside", &out).unwrap_err();
+    assert!(error.contains("gw=10.99.0.1: the administrator allows none"), "{error}");
     create(&lab, &engine, "inside", &["--internal"]);
     let container = start(&lab, &engine, "inside", &["--network", "inside"]);
     wait_shown(&lab, &container, 1);
@@ -418,8 +422,8 @@ fn a_container_has_the_addresses_that_docker_gives_or_none() {
 }
 
 /// Status and body of the answer to what is sent.
-fn ask(driver: &DockerDriver, request: &[u8]) -> (String, String) {
-    let mut stream = UnixStream::connect(driver.socket()).expect("it listens");
+fn ask(socket: &Path, request: &[u8]) -> (String, String) {
+    let mut stream = UnixStream::connect(socket).expect("it listens");
     stream.set_read_timeout(Some(PATIENCE)).expect("timeout");
     // A server that refuses the beginning does not read the rest.
     let _ = stream.write_all(request);
@@ -431,50 +435,70 @@ fn ask(driver: &DockerDriver, request: &[u8]) -> (String, String) {
     (status.to_owned(), body.to_owned())
 }
 
-fn post(driver: &DockerDriver, method: &str, body: &str) -> (String, String) {
+fn post(socket: &Path, method: &str, body: &str) -> (String, String) {
     let length = body.len();
     let head = format!("POST /{method} HTTP/1.1\r\nHost: p\r\nContent-Length: {length}\r\n\r\n");
-    ask(driver, (head + body).as_bytes())
+    ask(socket, (head + body).as_bytes())
 }
 
 #[test]
 fn requests_that_are_none_harm_nobody() {
     let lab = Lab::new(3);
     let driver = DockerDriver::start(&lab);
-    let (status, body) = post(&driver, "Plugin.Activate", "");
+    let socket = driver.socket();
+    let (status, body) = post(socket, "Plugin.Activate", "");
     assert_eq!((status.as_str(), body.as_str()), ("200", "{\"Implements\":[\"NetworkDriver\"]}"));
-    assert_eq!(ask(&driver, b"GET /Plugin.Activate HTTP/1.1\r\nHost: p\r\n\r\n").0, "405");
-    assert_eq!(post(&driver, "NetworkDriver.Rule", "{}").0, "404");
+    assert_eq!(ask(socket, b"GET /Plugin.Activate HTTP/1.1\r\nHost: p\r\n\r\n").0, "405");
+    assert_eq!(post(socket, "NetworkDriver.Rule", "{}").0, "404");
     for body in ["", "[]", "{", "{\"NetworkID\":1}", "{\"NetworkID\":\"../../x\"}"] {
-        let (status, answer) = post(&driver, "NetworkDriver.DeleteNetwork", body);
+        let (status, answer) = post(socket, "NetworkDriver.DeleteNetwork", body);
         assert_eq!(status, "400", "{body}: {answer}");
         assert!(answer.starts_with("{\"Err\":\"DeleteNetwork: "), "{answer}");
     }
     let long = format!("{{\"NetworkID\":\"{}\"}}", "a".repeat(300 << 10));
-    assert_eq!(post(&driver, "NetworkDriver.DeleteNetwork", &long).0, "400");
-    assert_eq!(ask(&driver, &[0xff; 40 << 10]).0, "400");
+    assert_eq!(post(socket, "NetworkDriver.DeleteNetwork", &long).0, "400");
+    assert_eq!(ask(socket, &[0xff; 40 << 10]).0, "400");
     // What is not known has left and is deleted already.
     let unknown = "{\"NetworkID\":\"a\",\"EndpointID\":\"b\",\"SandboxKey\":\"/nonexistent\"}";
     for method in ["Leave", "DeleteEndpoint", "DeleteNetwork", "RevokeExternalConnectivity"] {
-        let answer = post(&driver, &format!("NetworkDriver.{method}"), unknown);
+        let answer = post(socket, &format!("NetworkDriver.{method}"), unknown);
         assert_eq!(answer, ("200".into(), "{}".into()), "{method}");
     }
     for method in ["Join", "CreateEndpoint"] {
-        let (status, answer) = post(&driver, &format!("NetworkDriver.{method}"), unknown);
+        let (status, answer) = post(socket, &format!("NetworkDriver.{method}"), unknown);
         assert!(answer.contains("mcrun does not know the network a"), "{status} {answer}");
     }
     // Clients that say nothing, and clients that go before they are answered.
-    let idle: Vec<_> = (0..100).map(|_| UnixStream::connect(driver.socket())).collect();
-    let mut hasty = UnixStream::connect(driver.socket()).expect("it listens");
+    let idle: Vec<_> = (0..100).map(|_| UnixStream::connect(socket)).collect();
+    let mut hasty = UnixStream::connect(socket).expect("it listens");
     let _ = hasty.write_all(b"POST /NetworkDriver.Join HTTP/1.1\r\nContent-Length: 9\r\n\r\n{");
     drop(hasty);
-    assert_eq!(post(&driver, "NetworkDriver.GetCapabilities", "").0, "200");
+    assert_eq!(post(socket, "NetworkDriver.GetCapabilities", "").0, "200");
     drop(idle);
     let mut second = lab.mcrun(["serve", "docker", "--socket"]);
-    let refused = output(second.arg(driver.socket()));
+    let refused = output(second.arg(socket));
     let error = String::from_utf8_lossy(&refused.stderr);
     assert!(error.contains("another program listens there"), "{error}");
     assert_eq!(refused.status.code(), Some(125));
+}
+
+#[test]
+fn a_socket_of_the_service_managers_is_served_and_stays() {
+    let lab = Lab::new(3);
+    let path = lab.directory().join("passed.sock");
+    let listener = UnixListener::bind(&path).expect("a socket");
+    let serve = lab.mcrun(["serve", "docker", "--socket", "/nonexistent/mcrun.sock"]);
+    let mut command = Command::new("sh");
+    let script = "exec 3<&0 </dev/null; LISTEN_PID=$$ LISTEN_FDS=1 exec \"$@\"";
+    command.args(["-c", script, "sh"]).arg(serve.get_program()).args(serve.get_args());
+    command.envs(serve.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    let started = command.stdin(OwnedFd::from(listener.try_clone().expect("a copy"))).spawn();
+    let mut driver = started.expect("it starts");
+    assert_eq!(post(&path, "Plugin.Activate", "").0, "200");
+    // SAFETY: plain system call; the child is not reaped, so the pid is its own.
+    unsafe { libc::kill(driver.id().try_into().expect("a pid fits"), libc::SIGTERM) };
+    assert!(driver.wait().expect("it ends").success());
+    assert!(path.exists(), "the service manager listens on");
 }
 
 #[test]

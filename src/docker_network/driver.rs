@@ -1,5 +1,6 @@
 //! What the driver does when docker asks. It never asks docker, which waits for the answer.
 
+use std::fs;
 use std::net::IpAddr;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -29,6 +30,8 @@ use crate::sys::process::ProcessRef;
 
 /// Containers that are attached at once of those whose namespaces come after their joins.
 const MOST_AT_ONCE: usize = 16;
+/// How a container's process is called before its command has begun.
+const RUNTIMES: [&str; 3] = ["runc", "crun", "youki"];
 /// Characters of a value that are shown.
 const MAX_SHOWN: usize = 100;
 
@@ -382,7 +385,7 @@ impl Driver {
             }
             let all = self.attach(sandbox, &ids);
             match (all, ids.as_slice()) {
-                (Ok(()), _) => {}
+                (Ok(()), _) => tell_if_late(sandbox),
                 (Err(error), [_]) => self.tell_failure(sandbox, &error),
                 // One that cannot be made keeps the others from nothing.
                 (Err(_), several) => {
@@ -429,6 +432,22 @@ impl Driver {
 
     fn endpoint(&self, id: &DockerId) -> Result<KeptEndpoint, DriverError> {
         self.endpoints.read(id)?.ok_or_else(|| DriverError::Endpoint(id.clone()))
+    }
+}
+
+/// Tells of a container that was attached after its command had begun: what the command has joined before
+/// goes by another interface, or by none.
+fn tell_if_late(sandbox: &Path) {
+    let namespace = NetNs::open(sandbox).and_then(|namespace| namespace.id()).ok();
+    let container = namespace.and_then(|namespace| lookup::in_namespace(namespace.inode()));
+    let Some(container) = container else { return };
+    let name = fs::read_to_string(format!("/proc/{}/comm", container.pid)).unwrap_or_default();
+    if !RUNTIMES.iter().any(|runtime| name.starts_with(runtime)) {
+        let id = container.id;
+        eprintln!(
+            "mcrun: serve docker: {id}: attached after its command had started; if it does not receive, \
+             restart the container"
+        );
     }
 }
 

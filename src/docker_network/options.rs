@@ -107,12 +107,7 @@ pub(super) fn check(
         ..Interface::default()
     };
     let attachment = attachment(options, &interface, networks)?;
-    Ok(Attachment {
-        ip: IpAssignment::None,
-        gateways: Vec::new(),
-        routes: Vec::new(),
-        ..attachment
-    })
+    Ok(Attachment { ip: IpAssignment::None, ..attachment })
 }
 
 /// The options as `KEY=VALUE`, one for each value.
