@@ -235,7 +235,7 @@ fn link_names(container: &Container) -> Vec<String> {
 #[test]
 fn the_first_join_of_a_command_is_the_proxys() {
     let mut lab = Lab::new(2);
-    let _driver = DockerDriver::start(&lab);
+    let driver = DockerDriver::start(&lab);
     let daemon = Dockerd::start(&mut lab);
     let engine = Engine::docker(&lab, &daemon);
     create(&lab, &engine, "media", &[]);
@@ -251,6 +251,9 @@ fn the_first_join_of_a_command_is_the_proxys() {
     }
     let seen: Vec<IgmpFrame> = capture.finish();
     lab.assert_one_igmp_host(&seen);
+    wait_until("the driver has no dead children", PATIENCE, || {
+        (driver.dead_children() == 0).then_some(())
+    });
 }
 
 #[test]

@@ -34,6 +34,20 @@ impl DockerDriver {
         &self.socket
     }
 
+    /// Its children that have ended and that it has not waited for.
+    pub fn dead_children(&self) -> usize {
+        let parent = self.process.pid().to_string();
+        let processes = fs::read_dir("/proc").expect("/proc").flatten();
+        let stats =
+            processes.filter_map(|process| fs::read_to_string(process.path().join("stat")).ok());
+        let dead = stats.filter(|stat| {
+            // Behind the command: the state and the parent.
+            let fields = stat.rsplit_once(") ").map_or("", |(_, fields)| fields);
+            fields.split(' ').take(2).eq(["Z", parent.as_str()])
+        });
+        dead.count()
+    }
+
     fn wait_ready(&self) {
         wait_until("the driver listens", PATIENCE, || UnixStream::connect(&self.socket).ok());
     }
