@@ -26,7 +26,7 @@ pages    := $(notdir $(wildcard man/*.[1-8]))
 hooks    := $(notdir $(wildcard hooks/mcrun-*.json))
 examples := docker/daemon.json containerd/config.toml crio/99-mcrun.conf podman/mcrun.conf \
     cdi/mcrun.yaml kubernetes/runtimeclass.yaml kubernetes/pod.yaml
-units    := mcrun-keeper.service mcrun-metrics.service
+units    := mcrun-keeper.service mcrun-metrics.service mcrun-docker.service mcrun-docker.socket
 monitors := $(wildcard contrib/prometheus/*.yml contrib/grafana/*.json)
 docs     := README.md CHANGELOG.md LICENSE-MIT LICENSE-APACHE hooks/config.json
 manual   := $(shell find docs -type f)
@@ -41,7 +41,7 @@ bench_packages := iproute2 procps util-linux python3-minimal docker.io busybox-s
 # is made and removed, or about packets, and joins are the same for all of these; they kill at random moments
 # (chaos); they want more than reports alone can tell (haste::bursts); or such a proxy fails them at times,
 # which is a fault that is to be found (peers::operations).
-once := admission architecture attach bad_input chaos counting cri delivered demo dependencies docker_terminal documentation egress \
+once := admission architecture attach bad_input chaos counting cri delivered demo dependencies docker_network docker_terminal documentation egress \
     engine_docker engine_podman environment generated hand_configured hardening::control_group hardening::descriptors \
     hardening::proxy_user haste::bursts hook_errors in_hand install interface lifecycle metrics namespace_path networks operate::advice operate::host \
     operate::parents operate::probing options peers::operations probe records relay_kernel relay_limits restart_policy run run_exec run_lifetime run_terminal \

@@ -85,6 +85,9 @@ _mcrun() {
             mcrun,run)
                 cmd="mcrun__subcmd__run"
                 ;;
+            mcrun,serve)
+                cmd="mcrun__subcmd__serve"
+                ;;
             mcrun,setup)
                 cmd="mcrun__subcmd__setup"
                 ;;
@@ -130,6 +133,9 @@ _mcrun() {
             mcrun__subcmd__probe,send)
                 cmd="mcrun__subcmd__probe__subcmd__send"
                 ;;
+            mcrun__subcmd__serve,docker)
+                cmd="mcrun__subcmd__serve__subcmd__docker"
+                ;;
             *)
                 ;;
         esac
@@ -137,7 +143,7 @@ _mcrun() {
 
     case "${cmd}" in
         mcrun)
-            opts="-h -V --help --version run create start attach detach ps groups top watch parents inspect host doctor events metrics exec logs stop kill rm probe demo setup reload network config keep gc"
+            opts="-h -V --help --version run create start attach detach ps groups top watch parents inspect host doctor events metrics exec logs stop kill rm probe demo setup reload network config keep serve gc"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -910,6 +916,38 @@ _mcrun() {
                     return 0
                     ;;
                 --annotation)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        mcrun__subcmd__serve)
+            opts="-h --help docker"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        mcrun__subcmd__serve__subcmd__docker)
+            opts="-h --socket --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --socket)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;

@@ -53,6 +53,7 @@ complete -c mcrun -n "__fish_mcrun_needs_command" -f -a "reload" -d 'Apply a cha
 complete -c mcrun -n "__fish_mcrun_needs_command" -f -a "network" -d 'Make, show, check and remove named networks'
 complete -c mcrun -n "__fish_mcrun_needs_command" -f -a "config" -d 'Check mcrun.toml, or show what is in force of it'
 complete -c mcrun -n "__fish_mcrun_needs_command" -f -a "keep" -d 'Keep memberships and rules of proxies that die, and replace those proxies'
+complete -c mcrun -n "__fish_mcrun_needs_command" -f -a "serve" -d 'Be a network driver of an engine'
 complete -c mcrun -n "__fish_mcrun_needs_command" -f -a "gc" -d 'Remove what killed containers and proxies left behind'
 complete -c mcrun -n "__fish_mcrun_using_subcommand run" -l rootfs -d 'Root filesystem of the container: a directory, which is used in place' -r -F
 complete -c mcrun -n "__fish_mcrun_using_subcommand run" -l bundle -d 'OCI bundle: a directory with a config.json, which is not changed' -r -F
@@ -202,4 +203,8 @@ complete -c mcrun -n "__fish_mcrun_using_subcommand config; and __fish_seen_subc
 complete -c mcrun -n "__fish_mcrun_using_subcommand keep" -l watchdog -d 'Time between two questions to a proxy; one that leaves two unanswered is replaced' -r
 complete -c mcrun -n "__fish_mcrun_using_subcommand keep" -l stable-after -d 'A proxy that dies sooner after its start is in a crash loop: its successor waits, 30 s at most' -r
 complete -c mcrun -n "__fish_mcrun_using_subcommand keep" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c mcrun -n "__fish_mcrun_using_subcommand serve; and not __fish_seen_subcommand_from docker" -s h -l help -d 'Print help'
+complete -c mcrun -n "__fish_mcrun_using_subcommand serve; and not __fish_seen_subcommand_from docker" -f -a "docker" -d 'Be docker\'s network driver mcrun'
+complete -c mcrun -n "__fish_mcrun_using_subcommand serve; and __fish_seen_subcommand_from docker" -l socket -d 'Listen at this path. The name of the file without its ending is the driver\'s name. A service manager that passes a socket comes first' -r -F
+complete -c mcrun -n "__fish_mcrun_using_subcommand serve; and __fish_seen_subcommand_from docker" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c mcrun -n "__fish_mcrun_using_subcommand gc" -s h -l help -d 'Print help'

@@ -2,7 +2,7 @@
 //!
 //! An attachment goes through these modules:
 //!
-//! 1. [`hook`] and [`cli`] are adapters: they say which container is to be attached, and to what.
+//! 1. [`hook`], [`docker_network`] and [`cli`] are adapters: they say which container is to be attached, and to what.
 //! 2. [`attachment`] is the syntax of what is asked for, within the administrator's limits.
 //! 3. [`service`] attaches, detaches and reloads.
 //! 4. [`link`] reads host facts, makes a plan, and carries it out.
@@ -21,6 +21,7 @@ pub mod attachment;
 pub mod bpf;
 pub mod cli;
 pub mod demo;
+pub mod docker_network;
 pub(crate) mod doctor;
 pub mod engine;
 pub mod events;

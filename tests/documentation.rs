@@ -28,13 +28,23 @@ const READ: [&str; 13] = [
 ];
 
 /// Blocks that are not run: the page, the first line, and why.
-const NOT_RUN: [(&str, &str, &str); 11] = [
+const NOT_RUN: [(&str, &str, &str); 13] = [
     ("README.md", "make demo      #", "`.ci/run` and demo.rs run it"),
     ("README.md", "make && sudo make install", "install.rs runs it, into a directory of its own"),
     (
         "docs/engines.md",
         "sudo mcrun setup containerd",
         "there is no systemd; setup.rs has the rest",
+    ),
+    (
+        "README.md",
+        "sudo systemctl enable --now mcrun-docker.socket",
+        "there is no systemd; the reader has a driver",
+    ),
+    (
+        "docs/engines.md",
+        "sudo systemctl enable --now mcrun-docker.socket",
+        "there is no systemd; the reader has a driver",
     ),
     (
         "docs/engines.md",

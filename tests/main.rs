@@ -15,6 +15,7 @@ mod cri;
 mod delivered;
 mod demo;
 mod dependencies;
+mod docker_network;
 mod docker_terminal;
 mod documentation;
 mod egress;

@@ -7,7 +7,7 @@ use clap::Args;
 
 use crate::cli::output::print;
 use crate::state::Store;
-use crate::{service, standalone};
+use crate::{docker_network, service, standalone};
 
 /// Arguments of `mcrun gc`.
 ///
@@ -23,7 +23,8 @@ pub(super) fn run(_args: GcArgs) -> anyhow::Result<ExitCode> {
     for (container, result) in standalone::collect_garbage() {
         results.entry(container).or_default().extend(result.err().map(|e| e.to_string()));
     }
-    let garbage = service::collect_garbage(&Store::from_env())?;
+    let store = Store::from_env();
+    let garbage = service::collect_garbage(&store)?;
     for collected in garbage.containers {
         let errors = results.entry(collected.container.to_string()).or_default();
         errors.extend(collected.result.err().map(|e| e.to_string()));
@@ -36,6 +37,10 @@ pub(super) fn run(_args: GcArgs) -> anyhow::Result<ExitCode> {
             eprintln!("mcrun: {container}: {}", errors.join("; "));
             status = ExitCode::FAILURE;
         }
+    }
+    for error in docker_network::collect_garbage(&store) {
+        eprintln!("mcrun: {error}");
+        status = ExitCode::FAILURE;
     }
     match garbage.host_links {
         Ok(links) => print(&links.iter().map(|link| format!("{link}\n")).collect::<String>())?,

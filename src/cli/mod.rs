@@ -26,6 +26,7 @@ mod ps;
 mod reload;
 mod rm;
 mod run;
+mod serve;
 mod setup;
 mod start;
 mod stop;
@@ -164,6 +165,8 @@ pub enum Command {
     /// of a proxy end with the proxy. The keeper also keeps events, which mcrun events shows, and keeps
     /// from the host's sockets what only containers have joined. See mcrun-keeper.service.
     Keep(keep::KeepArgs),
+    /// Be a network driver of an engine.
+    Serve(serve::ServeArgs),
     /// Remove what killed containers and proxies left behind.
     Gc(gc::GcArgs),
 }
@@ -177,7 +180,7 @@ const GROUPS: [(&str, &[&str]); 5] = [
     ),
     ("Containers of mcrun run --rootfs", &["exec", "logs", "stop", "kill", "rm"]),
     ("Try and measure", &["demo", "probe"]),
-    ("Administration", &["setup", "config", "network", "reload", "keep", "host", "gc"]),
+    ("Administration", &["setup", "config", "network", "serve", "reload", "keep", "host", "gc"]),
 ];
 
 /// clap's template, with the commands in their groups.
@@ -333,6 +336,7 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Config(args) => config::run(args),
         Command::Network(args) => network::run(args),
         Command::Keep(args) => keep::run(args),
+        Command::Serve(args) => serve::run(args),
         Command::Host(args) => host::run(args),
         Command::Gc(args) => gc::run(args),
     }

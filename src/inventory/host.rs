@@ -80,7 +80,7 @@ pub(super) fn setup(found: &mut Inventory) {
     }
     let targets = fs::read_dir(UNITS).into_iter().flatten().flatten();
     for target in targets.filter(|entry| entry.file_name().to_string_lossy().ends_with(".wants")) {
-        for unit in ["mcrun-keeper.service", "mcrun-metrics.service"] {
+        for unit in ["mcrun-keeper.service", "mcrun-metrics.service", "mcrun-docker.socket"] {
             let path = target.path().join(unit);
             if path.is_symlink() {
                 found.changes.push(Change {
@@ -124,12 +124,13 @@ pub(super) fn keeper(found: &mut Inventory) {
     }
 }
 
-/// Exporters that show the containers of this state directory.
-pub(super) fn exporters(processes: &Processes, found: &mut Inventory) {
-    let metrics = processes.programs.iter().filter(|(_, command)| command == "metrics");
-    for (pid, _) in metrics.filter(|(pid, _)| has_state_dir(*pid)) {
-        let what = format!("mcrun metrics, pid {pid}");
-        found.changes.push(Change::used(Kind::Process, what, "metrics"));
+/// Exporters that show the containers of this state directory, and network drivers that attach them.
+pub(super) fn servers(processes: &Processes, found: &mut Inventory) {
+    let is_server = |command: &str| ["metrics", "serve"].contains(&command);
+    let servers = processes.programs.iter().filter(|(_, command)| is_server(command));
+    for (pid, command) in servers.filter(|(pid, _)| has_state_dir(*pid)) {
+        let what = format!("mcrun {command}, pid {pid}");
+        found.changes.push(Change::used(Kind::Process, what, command));
     }
 }
 

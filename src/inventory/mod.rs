@@ -129,7 +129,7 @@ pub(crate) fn take(store: &Store) -> Result<Inventory, StateDirError> {
         return Ok(found);
     }
     host::keeper(&mut found);
-    host::exporters(&processes, &mut found);
+    host::servers(&processes, &mut found);
     host::files(store, &mut found)?;
     let seen = containers::all(store, &processes, &host, &mut found)?;
     strays::processes(&processes, &seen, &mut found);

@@ -8,23 +8,21 @@
 use std::collections::HashMap;
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::os::unix::net::UnixDatagram;
 use std::sync::Arc;
 use std::time::Duration;
 
-use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 
 use crate::keeper::notify;
 use crate::oci::ContainerId;
 use crate::proxy::{HeldKind, HoldStream};
 use crate::sys::fd_passing::{MAX_FDS, send_with_fds};
+use crate::sys::passed_fds;
 use crate::sys::process::ProcessRef;
 
-/// The first descriptor that a service manager passes (`SD_LISTEN_FDS_START`).
-const FIRST_PASSED: i32 = 3;
 /// A service manager that does not read is not waited for longer.
 const SEND_TIMEOUT: Duration = Duration::from_secs(1);
 /// Longest name of a descriptor.
@@ -166,7 +164,7 @@ pub(super) type Restored = HashMap<ContainerId, Vec<(ProcessRef, HoldStream)>>;
 pub(super) fn take() -> Restored {
     type Parts = (Vec<(HeldKind, OwnedFd)>, Vec<u8>);
     let mut found: HashMap<(ContainerId, i32, u64), Parts> = HashMap::new();
-    for (name, descriptor) in passed() {
+    for (name, descriptor) in passed_fds::take() {
         let mut parts = name.splitn(4, '.');
         let mut part = || parts.next();
         let parsed = (|| {
@@ -199,26 +197,4 @@ fn read_whole(file: &File) -> io::Result<Vec<u8>> {
     let mut text = vec![0; length];
     file.read_exact_at(&mut text, 0)?;
     Ok(text)
-}
-
-/// The descriptors that were passed to this process, with their names.
-fn passed() -> Vec<(String, OwnedFd)> {
-    let variable = |name: &str| std::env::var(name).ok();
-    let number = |name: &str| variable(name)?.parse::<i32>().ok();
-    if number("LISTEN_PID") != Some(std::process::id().cast_signed()) {
-        return Vec::new();
-    }
-    let count = number("LISTEN_FDS").unwrap_or(0);
-    let names = variable("LISTEN_FDNAMES").unwrap_or_default();
-    let passed = (FIRST_PASSED..FIRST_PASSED.saturating_add(count)).zip(names.split(':'));
-    passed
-        .filter_map(|(number, name)| {
-            // SAFETY: the descriptor is only looked at; if it is closed, that is an error.
-            let borrowed = unsafe { BorrowedFd::borrow_raw(number) };
-            fcntl(borrowed, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC)).ok()?;
-            // SAFETY: it is open, and the service manager has passed it to this process, where
-            // nobody else knows of it.
-            Some((name.to_owned(), unsafe { OwnedFd::from_raw_fd(number) }))
-        })
-        .collect()
 }

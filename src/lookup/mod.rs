@@ -133,6 +133,21 @@ pub fn find(wanted: &str, store: &Store) -> Result<RunningContainer, LookupError
     Ok(same.map_or(found, |candidate| candidate.found))
 }
 
+/// Finds the container that has a network namespace, by the inode of the namespace: also while the
+/// container is being created, when its runtime has no state of it yet. Of several containers that
+/// share the namespace it is the oldest, which the others have joined.
+pub fn in_namespace(inode: u64) -> Option<RunningContainer> {
+    let mut found = process::first_in(inode).and_then(process::find)?;
+    found.bundle = monitors::bundle_of(&found.id);
+    Some(found)
+}
+
+/// The process that gives a container of docker's its networks while the container is created, if there
+/// is one now. It ends when docker has done so.
+pub fn docker_hook_of(id: &ContainerId) -> Option<i32> {
+    monitors::docker_hook_of(id)
+}
+
 /// Finds a container that `mcrun run --rootfs` or `--bundle` started, running or stopped. `command`
 /// is the command of mcrun that it is for.
 ///

@@ -7,6 +7,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use crate::lookup::RunningContainer;
+use crate::oci::ContainerId;
 
 /// A command line is read up to this many bytes; those of conmon have some two thousand.
 const MAX_COMMAND_LINE: u64 = 64 << 10;
@@ -44,6 +45,30 @@ pub(super) fn all() -> Vec<RunningContainer> {
         }
     }
     found.into_values().collect()
+}
+
+/// The bundle of a container of containerd's. It is there before the container's runtime has said
+/// which process the container has.
+pub(super) fn bundle_of(id: &ContainerId) -> Option<PathBuf> {
+    processes().iter().find_map(|process| {
+        let line = command_line(process)?;
+        if parse(&line) != Some(Monitor::Shim) {
+            return None;
+        }
+        let directory = fs::read_link(process.join("cwd")).ok()?;
+        let bundle = directory.parent()?.join(id.as_str());
+        bundle.join("config.json").is_file().then_some(bundle)
+    })
+}
+
+/// The process of docker's hook that gives a container its networks, before docker 28
+/// (`processSetKeyReexec` in libnetwork/sandbox_externalkey_unix.go): it ends when docker has done so.
+pub(super) fn docker_hook_of(id: &ContainerId) -> Option<i32> {
+    processes().iter().find_map(|process| {
+        let line = command_line(process)?;
+        let is_it = line.first()? == "libnetwork-setkey" && line.iter().any(|a| a == id.as_str());
+        is_it.then(|| process.file_name()?.to_str()?.parse().ok()).flatten()
+    })
 }
 
 fn insert(

@@ -1,10 +1,11 @@
 //! The attachment service: attaches containers to LANs, removes attachments, and replaces proxies.
 //!
 //! The service knows containers by id, name, network namespace and lifetime, and nothing of who
-//! runs them. The adapters do: the OCI hook ([`crate::hook`]) and `mcrun attach` each make an
-//! [`AttachRequest`].
+//! runs them. The adapters do: the OCI hook ([`crate::hook`]), docker's networks
+//! ([`crate::docker_network`]) and `mcrun attach` each make an [`AttachRequest`].
 
 mod attach;
+mod check;
 mod claims;
 mod detach;
 mod error;
@@ -24,6 +25,7 @@ mod unserved;
 
 pub use crate::state::Lifetime;
 pub use attach::{attach, attach_more};
+pub use check::check;
 pub use detach::{Collected, Garbage, collect_garbage, detach, remove_stopped};
 pub use error::AttachError;
 pub use late::complete;

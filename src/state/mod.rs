@@ -7,6 +7,7 @@
 //!   containers/ID/proxy.log       the proxy's log where there is no syslog
 //!   addresses/PARENT@ADDRESS      whose address it is
 //!   pools/NETWORK/leases.json     who had which address of a network's pool last
+//!   docker/endpoints/ID.json      places of docker's containers on mcrun's networks
 //!   bundles/ID/                   containers that `mcrun run --rootfs` started
 //!   refusals.jsonl                the last attachments that a hook has refused
 //!   proxy-users                   locks of the user ids of proxies
@@ -57,6 +58,11 @@ pub fn config_dir() -> PathBuf {
 /// Where the history of events is: `MCRUN_LOG_DIR`, else `/var/log/mcrun`.
 pub fn log_dir() -> PathBuf {
     directory("MCRUN_LOG_DIR", "/var/log/mcrun")
+}
+
+/// Where networks of docker's are kept: `MCRUN_LIB_DIR`, else `/var/lib/mcrun`.
+pub fn lib_dir() -> PathBuf {
+    directory("MCRUN_LIB_DIR", "/var/lib/mcrun")
 }
 
 fn directory(variable: &str, default: &str) -> PathBuf {

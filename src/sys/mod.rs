@@ -14,6 +14,7 @@ pub mod ifreq;
 pub(crate) mod inherited_fds;
 pub(crate) mod journal;
 pub(crate) mod mountinfo;
+pub(crate) mod passed_fds;
 pub mod process;
 pub(crate) mod procfs;
 pub mod program;

@@ -7,8 +7,8 @@ use std::process::{Command, Stdio};
 
 use super::page::{Block, page};
 use crate::lab::{
-    Background, Bundle, Dockerd, Engine, IMAGE, Lab, PARENT, PATIENCE, hooks_dir, json, output,
-    run, wait_until,
+    Background, Bundle, DockerDriver, Dockerd, Engine, IMAGE, Lab, PARENT, PATIENCE, hooks_dir,
+    json, output, run, wait_until,
 };
 
 /// The LAN interface of the pages, on the container host and on the sender.
@@ -48,6 +48,8 @@ pub(super) fn read(path: &str, needs: Needs, left_out: impl Fn(&Block) -> bool) 
         lab.ip("host", &format!("link set {name} up"));
         lab.ip("host", &format!("link set {name}-lan up"));
     }
+    // It ends behind the daemon, which asks it.
+    let _driver = (needs != Needs::Nothing).then(|| DockerDriver::start(&lab));
     lab.settle();
     let daemon = (needs != Needs::Nothing).then(|| Dockerd::start(&mut lab));
     if let Some(daemon) = &daemon {
@@ -182,7 +184,10 @@ impl<'l> Reader<'l> {
     /// A text of the pages as it is true here.
     fn in_the_lab(&self, text: &str) -> String {
         let programs = Path::new(env!("CARGO_BIN_EXE_mcrun")).parent().expect("a directory");
+        let driver = self.lab.name(DockerDriver::NAME);
         text.replace(PREFIX, &format!("{}/", programs.display()))
+            .replace("driver: mcrun\n", &format!("driver: {driver}\n"))
+            .replace("-d mcrun ", &format!("-d {driver} "))
             .replace(CONTAINER, &self.lab.name(CONTAINER))
     }
 

@@ -14,7 +14,7 @@ pub(super) struct Sections {
 }
 
 /// Files and what they hold.
-pub(super) const FILES: [(&str, &str); 11] = [
+pub(super) const FILES: [(&str, &str); 12] = [
     ("/etc/mcrun/mcrun.toml", "The administrator's limits, see mcrun.toml(5)."),
     ("/run/mcrun", "What mcrun knows of running containers."),
     (
@@ -38,6 +38,7 @@ pub(super) const FILES: [(&str, &str); 11] = [
         "/var/log/mcrun/events.jsonl, events.jsonl.1",
         "The events that mcrun keep has kept, in two files of at most 4 MiB.",
     ),
+    ("/var/lib/mcrun/docker/networks/ID.json", "Options of a network that docker has."),
 ];
 
 const CONFIG: &str = FILES[0].0;
@@ -46,9 +47,10 @@ const LOG: &str = FILES[2].0;
 const OUTPUT: &str = FILES[8].0;
 const NETWORK: &str = FILES[9].0;
 const EVENTS: &str = FILES[10].0;
+const DOCKERS: &str = FILES[11].0;
 
 /// Variables and what they do.
-pub(super) const ENVIRONMENT: [(&str, &str); 6] = [
+pub(super) const ENVIRONMENT: [(&str, &str); 7] = [
     ("MCRUN_STATE_DIR", "Directory of the state instead of /run/mcrun."),
     ("MCRUN_CONFIG_DIR", "Directory of mcrun.toml and networks instead of /etc/mcrun."),
     ("MCRUN_ENGINE", "Engine or OCI runtime if --engine names none."),
@@ -57,13 +59,15 @@ pub(super) const ENVIRONMENT: [(&str, &str); 6] = [
         "As all variables of the engine, they reach the engine unchanged.",
     ),
     ("MCRUN_LOG_DIR", "Directory of kept events instead of /var/log/mcrun."),
+    ("MCRUN_LIB_DIR", "Directory of docker's networks instead of /var/lib/mcrun."),
     ("NO_COLOR", "If set and not empty, nothing is coloured."),
 ];
 
 const ENGINE: &str = ENVIRONMENT[2].0;
 const ENGINES_OWN: &str = ENVIRONMENT[3].0;
 const LOG_DIR: &str = ENVIRONMENT[4].0;
-const NO_COLOR: &str = ENVIRONMENT[5].0;
+const LIB_DIR: &str = ENVIRONMENT[5].0;
+const NO_COLOR: &str = ENVIRONMENT[6].0;
 
 const USUAL: &[(&str, &str)] =
     &[("0", "Success."), ("2", "Wrong usage."), ("125", "An error of mcrun.")];
@@ -502,6 +506,30 @@ pub(super) fn of(page: &str) -> Option<Sections> {
             environment: &[LOG_DIR],
             exit: USUAL,
             see_also: &["mcrun-reload(1)", "mcrun-events(1)", "mcrun-proxy(8)"],
+        },
+        "mcrun-serve" => Sections {
+            examples: &[("Be docker's network driver:", "mcrun serve docker")],
+            files: &[CONFIG, STATE, DOCKERS],
+            environment: &[LIB_DIR],
+            exit: USUAL,
+            see_also: &["mcrun-serve-docker(1)"],
+        },
+        "mcrun-serve-docker" => Sections {
+            examples: &[
+                (
+                    "Until a signal ends it; systemctl enable --now mcrun-docker.socket does without:",
+                    "mcrun serve docker",
+                ),
+                (
+                    "Then, a network of the LAN of eth1:",
+                    "docker network create -d mcrun -o parent=eth1 -o allow=239.1.0.0/16,239.2.0.0/16 --subnet 192.0.2.0/24 --ip-range 192.0.2.64/26 media",
+                ),
+                ("A container on it:", "docker run --network media --ip 192.0.2.70 IMAGE"),
+            ],
+            files: &[CONFIG, STATE, DOCKERS],
+            environment: &[LIB_DIR],
+            exit: USUAL,
+            see_also: &["mcrun-attachment(7)", "mcrun.toml(5)", "mcrun-gc(1)"],
         },
         "mcrun-reload" => Sections {
             examples: &[("After a change of mcrun.toml, and after an upgrade:", "mcrun reload")],

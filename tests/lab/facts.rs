@@ -21,7 +21,7 @@ pub struct Leftovers {
     memberships: String,
     /// Processes in the host's namespace.
     processes: BTreeSet<(i32, String)>,
-    /// Files below the state directory, where it keeps containers and bundles.
+    /// Files below the state directory, where it keeps containers, bundles and docker's endpoints.
     state: BTreeSet<String>,
 }
 
@@ -36,7 +36,7 @@ impl Leftovers {
         };
         let namespace = format!("/run/netns/{}", lab.namespace("host"));
         let mut state = BTreeSet::new();
-        for directory in ["containers", "bundles"] {
+        for directory in ["containers", "bundles", "docker/endpoints"] {
             let entries = fs::read_dir(lab.state_dir().join(directory));
             for entry in entries.into_iter().flatten().flatten() {
                 state.insert(format!("{directory}/{}", entry.file_name().display()));

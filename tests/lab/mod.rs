@@ -13,6 +13,7 @@ mod capture;
 mod container;
 mod cri;
 mod daemon;
+mod docker_driver;
 mod engine;
 mod facts;
 pub mod frames;
@@ -47,6 +48,7 @@ pub use capture::Capture;
 pub use container::{Bundle, Container, EngineCommands, Runtime};
 pub use cri::{Cri, Pod};
 pub use daemon::{Containerd, Dockerd, IMAGE};
+pub use docker_driver::DockerDriver;
 pub use engine::{Engine, hooks_dir};
 pub use facts::{Leftovers, memberships};
 pub use igmp::{Igmp, IgmpFrame, Record, RecordKind};
@@ -188,6 +190,7 @@ impl Lab {
             .arg(program)
             .env("MCRUN_STATE_DIR", self.state_dir())
             .env("MCRUN_CONFIG_DIR", self.config_dir())
+            .env("MCRUN_LIB_DIR", self.directory().join("lib"))
             .env("MCRUN_LOG_DIR", self.log_dir());
         command
     }

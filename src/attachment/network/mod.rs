@@ -177,7 +177,7 @@ impl Networks {
     ///
     /// # Errors
     /// When mcrun.toml is there and cannot be read or understood.
-    pub(super) fn default_name(&self) -> Result<Option<NetworkName>, NetworkError> {
+    pub fn default_name(&self) -> Result<Option<NetworkName>, NetworkError> {
         Ok(AdminConfig::read(&self.directory)?.default_network().cloned())
     }
 

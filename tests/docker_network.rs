@@ -1,0 +1,544 @@
+//! docker's networks of mcrun's driver, with a real docker.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::net::Ipv4Addr;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use crate::lab::{
+    Background, Container, DockerDriver, Dockerd, Engine, HOST, IMAGE, IgmpFrame, Lab, PARENT,
+    PATIENCE, alive, output, run, wait_until,
+};
+
+const GROUP: Ipv4Addr = Ipv4Addr::new(239, 8, 9, 1);
+const OTHER_GROUP: Ipv4Addr = Ipv4Addr::new(239, 8, 9, 2);
+const SUBNET: &str = "10.99.0.0/24";
+/// Those of the subnet that containers may have: the rest are the LAN's.
+const RANGE: &str = "10.99.0.64/26";
+
+/// daemon.json with which containers outlive dockerd.
+const LIVE_RESTORE: &str = "{ \"live-restore\": true }";
+
+/// `docker network create` with the lab's driver; may fail.
+fn try_create(lab: &Lab, engine: &Engine<'_>, name: &str, options: &[&str]) -> Result<(), String> {
+    let driver = lab.name(DockerDriver::NAME);
+    let mut command = engine.command(&["network", "create", "-d", &driver]);
+    let output = output(command.args(options).arg(name));
+    match output.status.success() {
+        true => Ok(()),
+        false => Err(String::from_utf8_lossy(&output.stderr).trim().to_owned()),
+    }
+}
+
+fn create(lab: &Lab, engine: &Engine<'_>, name: &str, options: &[&str]) {
+    let parent = format!("parent={PARENT}");
+    let all = [&["-o", &parent, "--subnet", SUBNET, "--ip-range", RANGE], options].concat();
+    try_create(lab, engine, name, &all).expect("a network");
+}
+
+/// `docker run -d` of a container that sleeps, or of another command.
+fn start(lab: &Lab, engine: &Engine<'_>, name: &str, options: &[&str]) -> Container {
+    start_command(lab, engine, name, options, &["sleep", "1000"])
+}
+
+fn start_command(
+    lab: &Lab,
+    engine: &Engine<'_>,
+    name: &str,
+    options: &[&str],
+    arguments: &[&str],
+) -> Container {
+    let mut command = engine.command(&["run", "-d", "--name", &lab.name(name)]);
+    run(command.args(options).arg(IMAGE).args(arguments));
+    engine.container(name)
+}
+
+/// The interface of a container with this address, as `ip -j` tells. docker before 28 has a container
+/// attached while it is being created, and does not wait for that.
+fn interface(container: &Container, address: &str) -> serde_json::Value {
+    wait_until("the container has its interface", PATIENCE, || {
+        let links = container.ip("addr show");
+        let has = |link: &&serde_json::Value| {
+            let addresses = link["addr_info"].as_array().into_iter().flatten();
+            addresses.into_iter().any(|entry| entry["local"] == address)
+        };
+        links.as_array()?.iter().find(has).cloned()
+    })
+}
+
+fn wait_shown(lab: &Lab, container: &Container, interfaces: usize) {
+    wait_until("mcrun ps shows the container", PATIENCE, || {
+        let count = |entry: serde_json::Value| entry["interfaces"].as_array().map(Vec::len);
+        (lab.ps(container).and_then(count).unwrap_or(0) == interfaces).then_some(())
+    });
+}
+
+#[test]
+fn a_network_that_cannot_be_is_refused_in_one_line() {
+    let mut lab = Lab::new(2);
+    let _driver = DockerDriver::start(&lab);
+    let daemon = Dockerd::start(&mut lab);
+    let engine = Engine::docker(&lab, &daemon);
+    lab.configure("[attach]\nparents = [\"lan*\"]\ngw = [\"10.99.0.1\"]\n");
+    let parent = &format!("parent={PARENT}");
+    let subnet = ["--subnet", SUBNET];
+    for (options, reason) in [
+        (
+            &["-o", "parent=lan9"][..],
+            "parent=lan9: the host has no interface of this name; did you mean lan0?",
+        ),
+        (&["-o", parent, "-o", "vlan=5000"], "vlan=5000: "),
+        (
+            &["-o", parent, "-o", "alow=239.1.1.1"],
+            "attachment key \"alow\" is unknown; did you mean allow?",
+        ),
+        (&["-o", parent, "-o", "ip=10.99.0.5/24"], "ip=10.99.0.5/24: docker gives the address"),
+        (
+            &["-o", parent, "-o", "driver=relay"],
+            "driver=relay: a docker network makes an interface",
+        ),
+        (&["-o", parent, "-o", "l2=open"], "l2=open: "),
+        (&["-o", "parent=eth0"], "parent=eth0: the administrator allows lan*"),
+        (&[], "parent is missing: name the LAN interface of the host"),
+    ] {
+        let name = lab.name("bad");
+        let error = try_create(&lab, &engine, &name, &[options, &subnet].concat()).unwrap_err();
+        assert!(error.contains(reason), "{options:?}: {error}");
+        assert_eq!(error.lines().count(), 1, "{error}");
+        assert!(!run(&mut engine.command(&["network", "ls"])).contains(&name));
+    }
+    // What nobody has asked for needs no permission.
+    lab.configure("[attach]\nparents = [\"lan*\"]\nip = [\"10.99.0.0/24\"]\n");
+    let out = ["-o", parent, "--subnet", SUBNET];
+    let error = try_create(&lab, &engine, "inside", &out).unwrap_err();
+    assert!(error.contains("gw=10.99.0.1: the administrator allows none"), "{error}");
+    create(&lab, &engine, "inside", &["--internal"]);
+    let container = start(&lab, &engine, "inside", &["--network", "inside"]);
+    wait_shown(&lab, &container, 1);
+    assert!(container.ip("route show default").as_array().is_none_or(Vec::is_empty));
+    engine.run(&["rm", "-f"], &container);
+    run(&mut engine.command(&["network", "rm", "inside"]));
+    lab.configure("");
+    // An address that somebody has is refused to the container, by name.
+    create(&lab, &engine, "media", &[]);
+    let taken = HOST.to_string();
+    let mut command = engine.command(&["run", "--rm", "--network", "media", "--ip", &taken]);
+    let refused = output(command.args([IMAGE, "true"]));
+    let error = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(error.contains("10.99.0.2 is the host's own address, on lan0"), "{error}");
+    assert_eq!(refused.status.code(), Some(125), "{error}");
+    run(&mut engine.command(&["network", "rm", "media"]));
+    let kept = lab.directory().join("lib/docker/networks");
+    assert_eq!(fs::read_dir(kept).expect("the directory").count(), 0);
+}
+
+#[test]
+fn services_receive_and_publish_and_a_neighbours_leave_loses_nothing() {
+    let mut lab = Lab::new(2);
+    let _driver = DockerDriver::start(&lab);
+    let daemon = Dockerd::start(&mut lab);
+    let engine = Engine::docker(&lab, &daemon);
+    let lab_now = lab.leftovers();
+    create(&lab, &engine, "media", &["--gateway", "10.99.0.1", "-o", "allow=239.0.0.0/8"]);
+    let capture = lab.capture();
+    let mac = "02:00:5e:10:09:0c";
+    let leaver = start(&lab, &engine, "leaver", &["--network", "media", "--ip", "10.99.0.11"]);
+    // A published port is the default bridge's. docker before 25 connects a container to one network
+    // when it is made.
+    let name = lab.name("stayer");
+    let options = ["--name", &name, "-p", "18090:80"];
+    let mut command = engine.command(&["create"]);
+    run(command.args(options).args([IMAGE, "sleep", "1000"]));
+    run(&mut engine.command(&["network", "connect", "--ip", "10.99.0.12", "media", &name]));
+    run(&mut engine.command(&["start", &name]));
+    let stayer = engine.container("stayer");
+    let link = interface(&stayer, "10.99.0.12");
+    assert_eq!((&link["ifname"], &link["operstate"]), (&"mc0".into(), &"UP".into()), "{link}");
+    let default = stayer.ip("route show default");
+    assert_eq!(default[0]["dev"], "eth0", "the bridge's gateway counts: {default}");
+    // docker shows what the container has.
+    let format = "{{(index .NetworkSettings.Networks \"media\").IPAddress}} \
+                  {{(index .NetworkSettings.Networks \"media\").MacAddress}}";
+    let shown = engine.inspect(&stayer.name, format);
+    assert_eq!(shown, format!("10.99.0.12 {}", link["address"].as_str().expect("a MAC")));
+    let alone = interface(&leaver, "10.99.0.11");
+    assert_eq!(alone["ifname"], "mc0");
+    assert_eq!(leaver.ip("route show default")[0]["gateway"], "10.99.0.1");
+    let links = link_names(&leaver);
+    assert_eq!(links, ["lo", "mc0"], "there is no docker_gwbridge");
+
+    // One that leaves costs the other nothing, at a port with immediate leave.
+    let stays = lab.stream(&stayer, GROUP, 1000);
+    let leaves = lab.receive(&leaver, GROUP, None, Duration::from_secs(2));
+    lab.wait_joined(&leaver, GROUP);
+    let groups = lab.groups(&leaver);
+    assert_eq!(
+        (&groups[0]["name"], &groups[0]["group"]),
+        (&leaver.name.as_str().into(), &GROUP.to_string().into())
+    );
+    assert!(leaves.finish().packets > 0);
+    lab.wait_left(&leaver, GROUP);
+    lab.assert_stream_arrives(&leaver, OTHER_GROUP);
+    stays.assert_whole();
+    // A group that the network does not allow is denied.
+    let denied = Ipv4Addr::new(238, 1, 1, 1);
+    let socket = leaver.socket_on("mc0", 5000);
+    socket.join(denied);
+    wait_until("the group is denied", PATIENCE, || {
+        let groups = lab.groups(&leaver);
+        groups
+            .iter()
+            .any(|g| g["group"] == denied.to_string() && g["status"] == "denied")
+            .then_some(())
+    });
+    drop(socket);
+
+    let serve = "while :; do echo published | busybox nc -l -p 80; done";
+    let _server = Background::start(&mut engine.exec(&stayer, &["sh", "-c", serve]));
+    wait_until("the published port answers", PATIENCE, || {
+        let ask = ["sh", "-c", "echo | busybox nc -w 1 127.0.0.1 18090"];
+        let mut command = lab.enter("host", ask[0]);
+        let answer = output(command.args(&ask[1..]));
+        String::from_utf8_lossy(&answer.stdout).contains("published").then_some(())
+    });
+    // A MAC address of the user's, by the client that belongs to the daemon: a newer one asks for more.
+    let mut command = lab.enter("host", "/usr/bin/docker");
+    command.envs(engine.environment().iter().cloned());
+    command.args(["run", "-d", "--name", &lab.name("third"), "--network", "media"]);
+    run(command.args(["--mac-address", mac, IMAGE, "sleep", "1000"]));
+    let third = engine.container("third");
+    wait_shown(&lab, &third, 1);
+    assert_eq!(third.ip("link show mc0")[0]["address"], mac);
+
+    for container in [&leaver, &stayer, &third] {
+        engine.run(&["rm", "-f"], container);
+    }
+    run(&mut engine.command(&["network", "rm", "media"]));
+    wait_until("everything is gone", PATIENCE, || (lab.leftovers() == lab_now).then_some(()));
+    lab.assert_one_igmp_host(&capture.finish());
+}
+
+/// Names of a container's links.
+fn link_names(container: &Container) -> Vec<String> {
+    let links = container.ip("link show");
+    let names = links.as_array().expect("links").iter().map(|link| link["ifname"].as_str());
+    let mut names: Vec<_> = names.map(|name| name.expect("a name").to_owned()).collect();
+    names.sort();
+    names
+}
+
+/// The first thing that an application does may be to join.
+#[test]
+fn the_first_join_of_a_command_is_the_proxys() {
+    let mut lab = Lab::new(2);
+    let driver = DockerDriver::start(&lab);
+    let daemon = Dockerd::start(&mut lab);
+    let engine = Engine::docker(&lab, &daemon);
+    create(&lab, &engine, "media", &[]);
+    let capture = lab.capture();
+    for number in 0..5 {
+        let name = format!("c{number}");
+        let group = Ipv4Addr::new(239, 8, 9, 100 + number);
+        let arguments = ["mcrun", "probe", "recv", &group.to_string(), "--duration", "60s"];
+        let container = start_command(&lab, &engine, &name, &["--network", "media"], &arguments);
+        lab.wait_joined(&container, group);
+        lab.wait_forwarded(group);
+        engine.run(&["rm", "-f"], &container);
+    }
+    let seen: Vec<IgmpFrame> = capture.finish();
+    lab.assert_one_igmp_host(&seen);
+    wait_until("the driver has no dead children", PATIENCE, || {
+        (driver.dead_children() == 0).then_some(())
+    });
+}
+
+#[test]
+fn a_running_container_is_connected_and_disconnected() {
+    let mut lab = Lab::new(3);
+    let _driver = DockerDriver::start(&lab);
+    let daemon = Dockerd::start(&mut lab);
+    let engine = Engine::docker(&lab, &daemon);
+    create(&lab, &engine, "red", &[]);
+    try_create(
+        &lab,
+        &engine,
+        "blue",
+        &["-o", &format!("parent={PARENT}"), "-o", "name=blue0", "--subnet", "10.98.0.0/24"],
+    )
+    .expect("a network");
+    let container = start(&lab, &engine, "cam", &[]);
+    assert_eq!(lab.ps(&container), None);
+    let connect = |network: &str, address: &str| {
+        run(&mut engine.command(&[
+            "network",
+            "connect",
+            "--ip",
+            address,
+            network,
+            &container.name,
+        ]));
+    };
+    let disconnect = |network: &str| {
+        run(&mut engine.command(&["network", "disconnect", network, &container.name]));
+    };
+    connect("red", "10.99.0.11");
+    // docker waits for it, so that it is there at once.
+    assert_eq!(interface(&container, "10.99.0.11")["ifname"], "mc0");
+    lab.assert_stream_arrives(&container, GROUP);
+    let stream = lab.stream(&container, GROUP, 500);
+    connect("blue", "10.98.0.11");
+    assert_eq!(interface(&container, "10.98.0.11")["ifname"], "blue0");
+    wait_shown(&lab, &container, 2);
+    disconnect("blue");
+    wait_shown(&lab, &container, 1);
+    assert_eq!(link_names(&container), ["eth0", "lo", "mc0"]);
+    stream.assert_whole();
+    disconnect("red");
+    wait_until("the record is gone", PATIENCE, || lab.ps(&container).is_none().then_some(()));
+    assert_eq!(link_names(&container), ["eth0", "lo"]);
+
+    // Both at once, in the order of docker, with the default routes of both behind the bridge's.
+    connect("red", "10.99.0.11");
+    connect("blue", "10.98.0.11");
+    engine.run(&["restart", "-t", "0"], &container);
+    let container = engine.container("cam");
+    interface(&container, "10.99.0.11");
+    interface(&container, "10.98.0.11");
+    wait_shown(&lab, &container, 2);
+    let routes = container.ip("route show default");
+    let devices: Vec<_> = routes.as_array().expect("routes").iter().map(|r| &r["dev"]).collect();
+    assert_eq!((devices.len(), devices[0]), (3, &"eth0".into()), "{routes}");
+    engine.run(&["rm", "-f"], &container);
+    wait_until("the record is gone", PATIENCE, || lab.ps(&container).is_none().then_some(()));
+}
+
+#[test]
+fn restarts_of_container_driver_and_dockerd_cost_no_more_than_they_must() {
+    let mut lab = Lab::new(2);
+    let mut driver = DockerDriver::start(&lab);
+    let mut daemon = Dockerd::start_with(&mut lab, LIVE_RESTORE);
+    let container = {
+        let engine = Engine::docker(&lab, &daemon);
+        create(&lab, &engine, "media", &[]);
+        let options = ["--network", "media", "--ip", "10.99.0.11"];
+        let container = start(&lab, &engine, "cam", &options);
+        let before = interface(&container, "10.99.0.11");
+        wait_shown(&lab, &container, 1);
+        // A container that starts again has its address, and neighbours find it.
+        engine.run(&["restart", "-t", "0"], &container);
+        let container = engine.container("cam");
+        assert_eq!(interface(&container, "10.99.0.11")["address"], before["address"]);
+        lab.assert_stream_arrives(&container, GROUP);
+        let proxy = lab.proxy_pid(&container);
+        let stream = lab.stream(&container, GROUP, 1000);
+
+        // Containers do not need the driver, and the next one knows their networks.
+        driver.kill_and_start(&lab);
+        let second = start(&lab, &engine, "second", &["--network", "media"]);
+        wait_shown(&lab, &second, 1);
+        engine.run(&["rm", "-f"], &second);
+        wait_until("the record is gone", PATIENCE, || lab.ps(&second).is_none().then_some(()));
+        assert_eq!(lab.proxy_pid(&container), proxy);
+        stream.assert_whole();
+        std::mem::forget(engine);
+        container
+    };
+    let proxy = lab.proxy_pid(&container);
+    let stream = lab.stream(&container, GROUP, 1000);
+    daemon.restart(&lab);
+    let engine = Engine::docker(&lab, &daemon);
+    assert_eq!(engine.container("cam").pid, container.pid, "it ran on");
+    assert_eq!(lab.proxy_pid(&container), proxy);
+    stream.assert_whole();
+    engine.run(&["rm", "-f"], &container);
+    wait_until("the proxy is gone", PATIENCE, || (!alive(proxy)).then_some(()));
+    assert_nothing_is_kept(&lab, &engine, &["media"]);
+}
+
+/// Removes the networks; there is nothing of them and of their containers then.
+fn assert_nothing_is_kept(lab: &Lab, engine: &Engine<'_>, networks: &[&str]) {
+    for network in networks {
+        run(&mut engine.command(&["network", "rm", network]));
+    }
+    let links = run(lab.enter("host", "ip").args(["link", "show"]));
+    assert!(!links.contains("mc0") && !links.contains("mc1"), "{links}");
+    wait_until("no file is left", PATIENCE, || {
+        let count =
+            |path: &str| fs::read_dir(lab.directory().join(path)).map_or(0, Iterator::count);
+        (count("lib/docker/networks") + count("state/docker/endpoints") == 0).then_some(())
+    });
+}
+
+/// The dockerd of now takes an interface of mcrun's for its own, and does not find it.
+#[test]
+fn networks_come_and_go_after_a_restart_of_dockerd() {
+    let mut lab = Lab::new(2);
+    let _driver = DockerDriver::start(&lab);
+    let mut daemon = Dockerd::start_with(&mut lab, LIVE_RESTORE);
+    let container = {
+        let engine = Engine::docker(&lab, &daemon);
+        create(&lab, &engine, "media", &[]);
+        let container = start(&lab, &engine, "cam", &["--network", "media"]);
+        wait_shown(&lab, &container, 1);
+        std::mem::forget(engine);
+        container
+    };
+    daemon.restart(&lab);
+    let engine = Engine::docker(&lab, &daemon);
+    run(&mut engine.command(&["network", "disconnect", "media", &container.name]));
+    assert_eq!(link_names(&container), ["lo"]);
+    run(&mut engine.command(&["network", "connect", "media", &container.name]));
+    lab.assert_stream_arrives(&container, GROUP);
+    engine.run(&["rm", "-f"], &container);
+    assert_nothing_is_kept(&lab, &engine, &["media"]);
+}
+
+#[test]
+fn a_container_has_the_addresses_that_docker_gives_or_none() {
+    let mut lab = Lab::new(3);
+    let _driver = DockerDriver::start(&lab);
+    let daemon = Dockerd::start(&mut lab);
+    let engine = Engine::docker(&lab, &daemon);
+    let parent = format!("parent={PARENT}");
+    let null = ["-o", &parent, "--ipam-driver", "null"];
+    try_create(&lab, &engine, "bare", &null).expect("a network");
+    let container = start(&lab, &engine, "bare", &["--network", "bare"]);
+    wait_shown(&lab, &container, 1);
+    let addresses = container.ip("addr show mc0")[0]["addr_info"].clone();
+    assert_eq!(addresses.as_array().map(Vec::len), Some(0), "{addresses}");
+    lab.assert_stream_arrives(&container, GROUP);
+    engine.run(&["rm", "-f"], &container);
+
+    let both = ["--ipv6", "--subnet", "fd00:99::/64"];
+    create(&lab, &engine, "both", &both);
+    let options = ["--network", "both", "--ip", "10.99.0.11", "--ip6", "fd00:99::11"];
+    let container = start(&lab, &engine, "both", &options);
+    let link = interface(&container, "fd00:99::11");
+    let addresses = link["addr_info"].as_array().expect("addresses");
+    assert!(addresses.iter().any(|address| address["local"] == "10.99.0.11"), "{link}");
+    engine.run(&["rm", "-f"], &container);
+    assert_nothing_is_kept(&lab, &engine, &["bare", "both"]);
+}
+
+/// Status and body of the answer to what is sent.
+fn ask(socket: &Path, request: &[u8]) -> (String, String) {
+    let mut stream = UnixStream::connect(socket).expect("it listens");
+    stream.set_read_timeout(Some(PATIENCE)).expect("timeout");
+    // A server that refuses the beginning does not read the rest.
+    let _ = stream.write_all(request);
+    let mut answer = Vec::new();
+    let _ = stream.read_to_end(&mut answer);
+    let answer = String::from_utf8(answer).expect("text");
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
+    let status = head.split(' ').nth(1).unwrap_or_default();
+    (status.to_owned(), body.to_owned())
+}
+
+fn post(socket: &Path, method: &str, body: &str) -> (String, String) {
+    let length = body.len();
+    let head = format!("POST /{method} HTTP/1.1\r\nHost: p\r\nContent-Length: {length}\r\n\r\n");
+    ask(socket, (head + body).as_bytes())
+}
+
+#[test]
+fn requests_that_are_none_harm_nobody() {
+    let lab = Lab::new(3);
+    let driver = DockerDriver::start(&lab);
+    let socket = driver.socket();
+    let (status, body) = post(socket, "Plugin.Activate", "");
+    assert_eq!((status.as_str(), body.as_str()), ("200", "{\"Implements\":[\"NetworkDriver\"]}"));
+    assert_eq!(ask(socket, b"GET /Plugin.Activate HTTP/1.1\r\nHost: p\r\n\r\n").0, "405");
+    assert_eq!(post(socket, "NetworkDriver.Rule", "{}").0, "404");
+    for body in ["", "[]", "{", "{\"NetworkID\":1}", "{\"NetworkID\":\"../../x\"}"] {
+        let (status, answer) = post(socket, "NetworkDriver.DeleteNetwork", body);
+        assert_eq!(status, "400", "{body}: {answer}");
+        assert!(answer.starts_with("{\"Err\":\"DeleteNetwork: "), "{answer}");
+    }
+    let long = format!("{{\"NetworkID\":\"{}\"}}", "a".repeat(300 << 10));
+    assert_eq!(post(socket, "NetworkDriver.DeleteNetwork", &long).0, "400");
+    assert_eq!(ask(socket, &[0xff; 40 << 10]).0, "400");
+    // What is not known has left and is deleted already.
+    let unknown = "{\"NetworkID\":\"a\",\"EndpointID\":\"b\",\"SandboxKey\":\"/nonexistent\"}";
+    for method in ["Leave", "DeleteEndpoint", "DeleteNetwork", "RevokeExternalConnectivity"] {
+        let answer = post(socket, &format!("NetworkDriver.{method}"), unknown);
+        assert_eq!(answer, ("200".into(), "{}".into()), "{method}");
+    }
+    for method in ["Join", "CreateEndpoint"] {
+        let (status, answer) = post(socket, &format!("NetworkDriver.{method}"), unknown);
+        assert!(answer.contains("mcrun does not know the network a"), "{status} {answer}");
+    }
+    // Clients that say nothing, and clients that go before they are answered.
+    let idle: Vec<_> = (0..100).map(|_| UnixStream::connect(socket)).collect();
+    let mut hasty = UnixStream::connect(socket).expect("it listens");
+    let _ = hasty.write_all(b"POST /NetworkDriver.Join HTTP/1.1\r\nContent-Length: 9\r\n\r\n{");
+    drop(hasty);
+    assert_eq!(post(socket, "NetworkDriver.GetCapabilities", "").0, "200");
+    drop(idle);
+    let mut second = lab.mcrun(["serve", "docker", "--socket"]);
+    let refused = output(second.arg(socket));
+    let error = String::from_utf8_lossy(&refused.stderr);
+    assert!(error.contains("another program listens there"), "{error}");
+    assert_eq!(refused.status.code(), Some(125));
+}
+
+#[test]
+fn a_socket_of_the_service_managers_is_served_and_stays() {
+    let lab = Lab::new(3);
+    let path = lab.directory().join("passed.sock");
+    let listener = UnixListener::bind(&path).expect("a socket");
+    let serve = lab.mcrun(["serve", "docker", "--socket", "/nonexistent/mcrun.sock"]);
+    let mut command = Command::new("sh");
+    let script = "exec 3<&0 </dev/null; LISTEN_PID=$$ LISTEN_FDS=1 exec \"$@\"";
+    command.args(["-c", script, "sh"]).arg(serve.get_program()).args(serve.get_args());
+    command.envs(serve.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    let started = command.stdin(OwnedFd::from(listener.try_clone().expect("a copy"))).spawn();
+    let mut driver = started.expect("it starts");
+    assert_eq!(post(&path, "Plugin.Activate", "").0, "200");
+    // SAFETY: plain system call; the child is not reaped, so the pid is its own.
+    unsafe { libc::kill(driver.id().try_into().expect("a pid fits"), libc::SIGTERM) };
+    assert!(driver.wait().expect("it ends").success());
+    assert!(path.exists(), "the service manager listens on");
+}
+
+#[test]
+fn a_driver_that_is_killed_at_any_time_leaves_nothing() {
+    let mut lab = Lab::new(2);
+    let mut driver = DockerDriver::start(&lab);
+    let daemon = Dockerd::start(&mut lab);
+    let engine = Engine::docker(&lab, &daemon);
+    create(&lab, &engine, "media", &[]);
+    let name = lab.name("cam");
+    for milliseconds in [0, 20, 60, 100, 140, 180, 220, 260, 320] {
+        let mut command = engine.command(&["run", "-d", "--name", &name, "--network", "media"]);
+        command.args([IMAGE, "sleep", "1000"]).stdout(Stdio::null()).stderr(Stdio::null());
+        let starts = Background::start(&mut command);
+        std::thread::sleep(Duration::from_millis(milliseconds));
+        driver.kill_and_start(&lab);
+        let started = starts.finish(PATIENCE).status.success();
+        let container = engine.container("cam");
+        if started {
+            // The next driver has done what the killed one has not.
+            wait_shown(&lab, &container, 1);
+            lab.assert_stream_arrives(&container, GROUP);
+        }
+        engine.run(&["rm", "-f"], &container);
+        run(&mut lab.mcrun(["gc"]));
+        assert_eq!(lab.ps(&container), None);
+    }
+    run(&mut engine.command(&["network", "rm", "media"]));
+    let files = |path: &str| {
+        let entries = fs::read_dir(lab.directory().join(path)).expect("the directory");
+        entries.map(|entry| entry.expect("an entry").path()).collect::<Vec<_>>()
+    };
+    assert_eq!(files("lib/docker/networks"), Vec::<PathBuf>::new());
+    assert_eq!(files("state/containers"), Vec::<PathBuf>::new());
+    // What docker has asked for and has not been told of holds nothing, and goes with a later gc.
+    for endpoint in files("state/docker/endpoints") {
+        let kept = fs::read_to_string(&endpoint).expect("readable");
+        assert!(kept.contains("\"sandbox\":null") && kept.contains("\"interface\":null"), "{kept}");
+    }
+}
