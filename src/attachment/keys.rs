@@ -5,8 +5,8 @@
 //! docs/reference/attachment-keys.md read this table.
 
 use crate::attachment::values::{
-    Values, address, driver_name, gateway, igmp_mode, interface_name, link_layer, number, parsed,
-    route,
+    Values, address, conflict_detection, driver_name, gateway, igmp_mode, interface_name,
+    link_layer, number, parsed, route,
 };
 use crate::attachment::{Driver, IgmpMode};
 use crate::primitives::IpvlanMode;
@@ -212,6 +212,19 @@ pub const KEYS: &[Key] = &[
                   dhcp is reserved and refused.",
         unique: true,
         parse: parse_ip,
+        ..Key::PLAIN
+    },
+    Key {
+        name: "conflict",
+        value: "probe|off",
+        default: "probe",
+        drivers: Drivers::Links,
+        summary: "whether the LAN is asked for an IPv4 address before the container gets it",
+        details: "probe: where a station of the LAN answers that it has an address of ip=, the \
+                  container does not start; of a pool, the next address is tried. \
+                  off: the address is taken. \
+                  With ipvlan in mode l3 or l3s nobody is asked.",
+        parse: |values, text| set(&mut values.conflict, conflict_detection(text)),
         ..Key::PLAIN
     },
     Key {

@@ -10,7 +10,8 @@ use crate::attachment::admin::GroupRules;
 use crate::attachment::error::{SpecError, fail, suggestion};
 use crate::attachment::network::addressing::Addressing;
 use crate::attachment::{
-    Attachment, Driver, IgmpMode, IpAssignment, LinkLayer, NetworkName, NetworkUse, Route, Vlan,
+    Attachment, ConflictDetection, Driver, IgmpMode, IpAssignment, LinkLayer, NetworkName,
+    NetworkUse, Route, Vlan,
 };
 use crate::multicast::{GroupPolicy, GroupRule, RateLimits};
 use crate::primitives::{InterfaceName, IpvlanFlag, IpvlanMode, MacAddr, MacvlanMode};
@@ -37,6 +38,7 @@ pub(super) struct Values {
     pub(super) ip: Vec<IpNet>,
     pub(super) ip_none: bool,
     pub(super) ip_pool: bool,
+    pub(super) conflict: Option<ConflictDetection>,
     pub(super) gateways: Vec<IpAddr>,
     pub(super) metric: Option<u32>,
     pub(super) routes: Vec<Route>,
@@ -142,6 +144,7 @@ impl Values {
                 (false, false) => IpAssignment::Static(self.ip),
             },
             pool: self.ip_pool.then_some(self.addressing),
+            conflict: self.conflict.unwrap_or_default(),
             gateways: self.gateways,
             metric: self.metric.unwrap_or(DEFAULT_METRIC),
             routes: self.routes,
@@ -318,6 +321,11 @@ pub(super) fn igmp_mode(text: &str) -> Result<IgmpMode, String> {
 pub(super) fn link_layer(text: &str) -> Result<LinkLayer, String> {
     use LinkLayer::{Closed, Open};
     one_of("value", text, [Closed, Open], LinkLayer::name)
+}
+
+pub(super) fn conflict_detection(text: &str) -> Result<ConflictDetection, String> {
+    use ConflictDetection::{Off, Probe};
+    one_of("value", text, [Probe, Off], ConflictDetection::name)
 }
 
 pub(super) fn parsed<T: FromStr>(text: &str) -> Result<T, String>

@@ -1,7 +1,7 @@
 //! From attachments and facts to a list of steps: pure, printable, nothing is changed here.
 
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use ipnet::IpNet;
 
@@ -30,6 +30,8 @@ pub struct InterfacePlan {
     pub upstream: HostInterface,
     /// The shared link of the host that the interface needs.
     pub host_link: Option<PlannedHostLink>,
+    /// The addresses for which the LAN of the parent is asked before the interface comes up.
+    pub probed: Vec<Ipv4Addr>,
     /// The link to create, or the existing one.
     pub link: LinkPlan,
     /// Its MTU, when not the parent's.
@@ -167,6 +169,7 @@ fn plan_one(
         permanent_mac: parent.permanent_mac,
         upstream,
         host_link,
+        probed: attachment.probed_addresses().collect(),
         mtu: attachment.mtu,
         sysctls: sysctls(&name, attachment, &link),
         settings: settings(attachment, &link),
@@ -395,6 +398,9 @@ impl fmt::Display for InterfacePlan {
         let (name, parent) = (&self.name, &self.parent.name);
         if let Some(planned) = &self.host_link {
             writeln!(f, "{planned}")?;
+        }
+        for address in &self.probed {
+            writeln!(f, "ask on {parent} who has {address}")?;
         }
         match &self.link {
             LinkPlan::Macvlan { mode, mac, bcqueuelen, bclim } => {

@@ -1,6 +1,7 @@
 //! Making the interfaces of a container whose namespace is open, with the proxy that serves them.
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use caps::{CapSet, Capability};
@@ -9,6 +10,7 @@ use crate::attachment::{AdminConfig, Attachment};
 use crate::link::apply::{Applying, make_host_links};
 use crate::link::facts::Facts;
 use crate::link::plan::{InterfacePlan, missing_link, plan};
+use crate::net::address_probe::{AddressProbe, Conflict};
 use crate::net::messages::all_multicast;
 use crate::net::netlink::RouteSocket;
 use crate::net::netns::NetNs;
@@ -27,6 +29,9 @@ use crate::state::{
     Attached, AttachedInterface, AttachmentRecord, HostLinkUse, LockedDir, Planned,
     PlannedInterface, RecordedContainer, Store, boot_id,
 };
+
+/// Addresses of a pool that are tried when stations of the LAN have one after the other.
+const MAX_CONFLICTS: usize = 8;
 
 /// A container whose network namespace is open and is not the host's.
 pub(super) struct OpenContainer<'s> {
@@ -134,6 +139,8 @@ impl<'s> OpenContainer<'s> {
     ///
     /// A proxy that serves the previous interfaces is replaced by one that serves all: the new one
     /// is ready before the old one ends.
+    ///
+    /// Where a station of the LAN has an address of a pool, another one of the pool is tried.
     pub(super) fn make(
         &mut self,
         previous: Option<Attached>,
@@ -142,7 +149,50 @@ impl<'s> OpenContainer<'s> {
         dir: &LockedDir,
         mut launch: Option<ProxyLaunch>,
     ) -> Result<(), AttachError> {
-        let order = names_in_order(previous.as_ref(), &wanted);
+        let mut refused = BTreeSet::new();
+        let mut given_up = Vec::new();
+        let launched = launch.is_some();
+        let mut conflicts = 0;
+        let result = loop {
+            let result =
+                self.make_once(previous.clone(), &mut wanted, admin, dir, launch, &mut refused);
+            let Err(AttachError::AddressConflict { net, parent, mac }) = result else {
+                break result;
+            };
+            let Some(network) = pool::chosen_from(&self.claimed, net.addr()) else {
+                break Err(AttachError::AddressConflict { net, parent, mac });
+            };
+            conflicts += 1;
+            if conflicts == MAX_CONFLICTS {
+                let (network, count, address) = (network.clone(), conflicts, net.addr());
+                break Err(AttachError::PoolConflicts { network, count, parent, address, mac });
+            }
+            refused.insert(net.addr());
+            self.release_host_links();
+            given_up.append(&mut self.claimed);
+            launch = match launched.then(ProxyLaunch::spawn).transpose() {
+                Ok(launch) => launch,
+                Err(error) => break Err(error.into()),
+            };
+        };
+        match &result {
+            // A claim that stays holds nothing.
+            Ok(()) => _ = self.store.release_claims(&self.recorded.id, &given_up),
+            Err(_) => self.claimed.append(&mut given_up),
+        }
+        result
+    }
+
+    fn make_once(
+        &mut self,
+        previous: Option<Attached>,
+        wanted: &mut [Wanted],
+        admin: &AdminConfig,
+        dir: &LockedDir,
+        mut launch: Option<ProxyLaunch>,
+        refused: &mut BTreeSet<IpAddr>,
+    ) -> Result<(), AttachError> {
+        let order = names_in_order(previous.as_ref(), wanted);
         let attachments: Vec<_> = wanted.iter().map(|i| i.attachment.clone()).collect();
         let mut host = RouteSocket::open()?;
         // Between the look at shared links and their use nobody else may make or delete one.
@@ -150,26 +200,23 @@ impl<'s> OpenContainer<'s> {
         let lock = shared.then(|| self.store.lock_all()).transpose()?;
         let facts = Facts::gather(&attachments, &mut host, &mut self.socket)?;
         let users = ProxyUsers { store: self.store, range: admin.proxy_uids() };
-        let mut attached = self.attached_before(previous.as_ref(), &wanted);
+        let mut attached = self.attached_before(previous.as_ref(), wanted);
         // An interface that has never been there has had no upstream.
         let there = previous.iter().flat_map(|previous| &previous.interfaces);
         let remade: Vec<_> =
             there.filter(|i| i.upstream_index != 0).map(|i| i.name.clone()).collect();
         let mut restore = RestoreRecord { dir, record: None };
-        let mut refused = BTreeSet::new();
         let (mut plans, added, waiting) = loop {
             let mut planned: Vec<_> = wanted.iter().map(|i| i.planned.clone()).collect();
             let pools = Pools::lock(&planned, self.store)?;
             let container = &self.recorded;
-            pools.choose(
-                &mut planned,
-                &Choice { container, taken: &facts.taken, users, refused: &refused },
-            )?;
+            pools
+                .choose(&mut planned, &Choice { container, taken: &facts.taken, users, refused })?;
             for (wanted, planned) in wanted.iter_mut().zip(planned) {
                 wanted.attachment.ip.clone_from(&planned.attachment.ip);
                 wanted.planned = planned;
             }
-            let Parts { attachments, added, waiting } = Parts::of(&wanted, &facts);
+            let Parts { attachments, added, waiting } = Parts::of(wanted, &facts);
             let mut plans = plan(&attachments, &facts)?;
             // Joins that name no interface go by the first of the container's, also if that one
             // comes later.
@@ -179,13 +226,14 @@ impl<'s> OpenContainer<'s> {
                 plan.routes.retain(|route| route.destination != all_multicast());
             }
             self.host_links = host_links::uses(&plans);
-            self.record(previous.as_ref(), &wanted, &added, &mut attached, &mut restore)?;
+            self.record(previous.as_ref(), wanted, &added, &mut attached, &mut restore)?;
             let later = waiting.iter().map(|i| i.attachment.clone());
             self.claimed = attachments.into_iter().chain(later).collect();
             match claims::claim(&self.recorded.id, &self.claimed, users) {
                 // Somebody who asked for this very address was faster.
                 Err(AttachError::AddressInUse { net, .. })
-                    if pool::is_chosen(&self.claimed, net.addr()) && refused.insert(net.addr()) =>
+                    if pool::chosen_from(&self.claimed, net.addr()).is_some()
+                        && refused.insert(net.addr()) =>
                 {
                     continue;
                 }
@@ -196,6 +244,7 @@ impl<'s> OpenContainer<'s> {
             break (plans, added, waiting);
         };
         make_host_links(&mut plans, &mut host)?;
+        let probe = probe(&plans, &remade)?;
         attached.interfaces.extend(waiting);
         if !proxies::has_task(&attached) && !added.iter().any(|i| proxies::is_served(&i.attachment))
         {
@@ -226,9 +275,9 @@ impl<'s> OpenContainer<'s> {
             .map_err(|error| parents::explain(error, self.store))?;
         drop(lock);
         attached.interfaces.extend(attached_interfaces(added, &plans, &applying));
-        if let Err(error) =
-            bring_up(&mut attached, &mut applying, &mut launch, &order, dir, &self.namespace)
-        {
+        let awaited = || probe.as_ref().map_or(Ok(()), |probe| no_conflict(probe, &plans));
+        let serving = (&mut launch, &self.namespace);
+        if let Err(error) = bring_up(&mut attached, &mut applying, serving, awaited, &order, dir) {
             // The links go while the new proxy's rules stand.
             drop(applying);
             drop(launch);
@@ -238,6 +287,9 @@ impl<'s> OpenContainer<'s> {
         restore.keep();
         if let Some(launch) = launch {
             launch.detach_child();
+        }
+        if let Some(probe) = probe {
+            probe.close();
         }
         proxies::complete_replacement(&mut attached, dir)
     }
@@ -396,17 +448,43 @@ fn attached_interfaces(
     .collect()
 }
 
-/// Brings the new links up once the proxy has its rules and sockets, and records the attachment.
+/// Asks the LANs for the addresses of links that are about to be made. A link that is made in place of
+/// one that has gone has the addresses of its container, which counts on them: nobody is asked.
+fn probe(plans: &[InterfacePlan], remade: &[String]) -> Result<Option<AddressProbe>, AttachError> {
+    let new = plans.iter().filter(|plan| remade.iter().all(|name| name != plan.name.as_str()));
+    let asked = new.flat_map(|plan| {
+        let addresses = plan.probed.iter();
+        addresses.filter_map(|address| Some((plan.parent.index?, *address)))
+    });
+    AddressProbe::send(asked).map_err(AttachError::Probe)
+}
+
+/// Waits for the answers.
+fn no_conflict(probe: &AddressProbe, plans: &[InterfacePlan]) -> Result<(), AttachError> {
+    let Some(Conflict { address, link, mac }) = probe.wait().map_err(AttachError::Probe)? else {
+        return Ok(());
+    };
+    for plan in plans.iter().filter(|plan| plan.parent.index == Some(link)) {
+        if let Some(net) = plan.addresses.iter().find(|net| net.addr() == address) {
+            let (net, parent) = (*net, plan.parent.name.clone());
+            return Err(AttachError::AddressConflict { net, parent, mac });
+        }
+    }
+    Ok(())
+}
+
+/// Brings the new links up once the proxy has its rules and sockets and `awaited` has returned, and
+/// records the attachment.
 ///
 /// The order matters: one native IGMPv2 query would hold the container's kernel in that version
 /// for minutes (RFC 9776 §7.2.1).
 fn bring_up(
     attached: &mut Attached,
     applying: &mut Applying<'_>,
-    launch: &mut Option<ProxyLaunch>,
+    (launch, namespace): (&mut Option<ProxyLaunch>, &NetNs),
+    awaited: impl FnOnce() -> Result<(), AttachError>,
     order: &[String],
     dir: &LockedDir,
-    namespace: &NetNs,
 ) -> Result<(), AttachError> {
     if let Some(launch) = launch {
         launch.send_interfaces(&proxies::made_interfaces(attached))?;
@@ -416,6 +494,7 @@ fn bring_up(
     launch.as_mut().map(ProxyLaunch::wait_for_rules).transpose()?;
     let added = attached.interfaces.len() - applying.created().len();
     unserved::limit(&attached.interfaces[added..], namespace)?;
+    awaited()?;
     // And what needs only the rules while it gives up its privileges.
     applying.activate()?;
     let replaces = attached.replaced.is_some();

@@ -115,6 +115,17 @@ pub(super) const LIMITS: &[Limit] = &[
         },
     },
     Limit {
+        name: "conflict",
+        key: "conflict",
+        kind: Kind::Words(&["probe", "off"]),
+        // Who takes an address without a question may take it from another station.
+        default: Default::Listed,
+        asked: |attachment| match attachment.conflict.is_probe() {
+            true => Vec::new(),
+            false => vec![attachment.conflict.name().to_owned()],
+        },
+    },
+    Limit {
         name: "mac",
         key: "mac",
         kind: Kind::MacAddresses,

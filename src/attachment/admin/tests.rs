@@ -206,6 +206,7 @@ fn each_key_can_be_limited_to_a_list() {
             "parent=a,mac=02:aa:00:00:00:01",
             "parent=a,mac=02:ab:00:00:00:01",
         ),
+        ("conflict", r#"["off"]"#, "parent=a,conflict=off", ""),
         ("route", r#"["10.0.0.0/8"]"#, "parent=a,route=10.1.0.0/16", "parent=a,route=0.0.0.0/0"),
         ("mtu", r#""1280-1500""#, "parent=a,mtu=1400", "parent=a,mtu=1000"),
         ("name", r#"["mc*"]"#, "parent=a,name=mc7", "parent=a,name=eth7"),
@@ -242,6 +243,7 @@ fn what_touches_others_is_refused_where_the_file_limits_attachments_and_does_not
     let keys = [
         ("ip", "ip=10.0.0.5/24"),
         ("mac", "mac=02:00:00:00:00:07"),
+        ("conflict", "conflict=off"),
         ("route", "route=10.7.0.0/16"),
         ("upstream", "upstream=b"),
         ("vlan", "vlan=7"),

@@ -29,6 +29,7 @@ impl Network {
             ip_none: if ip_is_own { own.ip_none } else { theirs.ip_none },
             ip_pool: if ip_is_own { own.ip_pool } else { theirs.ip_pool },
             ip: own.ip,
+            conflict: own.conflict.or(theirs.conflict),
             gateways: match own.gateways.is_empty() {
                 true => unless_none(theirs.gateways),
                 false => own.gateways,
