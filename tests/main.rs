@@ -16,6 +16,7 @@ mod cri;
 mod delivered;
 mod demo;
 mod dependencies;
+mod dhcp;
 mod docker_terminal;
 mod documentation;
 mod egress;

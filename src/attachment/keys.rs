@@ -200,7 +200,7 @@ pub const KEYS: &[Key] = &[
     },
     Key {
         name: "ip",
-        value: "ADDRESS/PREFIX|pool|none",
+        value: "ADDRESS/PREFIX|pool|dhcp|none",
         default: "none",
         repeatable: true,
         drivers: Drivers::Links,
@@ -209,7 +209,8 @@ pub const KEYS: &[Key] = &[
                   and nothing else. \
                   pool: one address of each subnet of the network that net= names, which no other \
                   container has. \
-                  dhcp is reserved and refused.",
+                  dhcp: an IPv4 address, a gateway and routes that a server on the LAN gives; the \
+                  container starts when it has one, within 10 s, or not at all.",
         unique: true,
         parse: parse_ip,
         ..Key::PLAIN
@@ -486,13 +487,7 @@ fn parse_ip(values: &mut Values, text: &str) -> Result<(), String> {
     match text {
         "none" => values.ip_none = true,
         "pool" => values.ip_pool = true,
-        "dhcp" => {
-            return Err(
-                "dhcp is not supported by this version of mcrun; give ADDRESS/PREFIX, pool \
-                        or none"
-                    .into(),
-            );
-        }
+        "dhcp" => values.ip_dhcp = true,
         _ => {
             let net = address(text)?;
             if values.ip.iter().any(|other| other.addr() == net.addr()) {

@@ -89,11 +89,12 @@ impl Attachment {
         }
     }
 
-    /// Whether a recorded attachment is what is asked for now. Which addresses of a pool it has does
-    /// not matter.
+    /// Whether a recorded attachment is what is asked for now. Which addresses of a pool or
+    /// of a server it has does not matter.
     pub fn is_as_asked(&self, asked: &Attachment) -> bool {
         match (&self.ip, &asked.ip) {
-            (IpAssignment::Pool(_), IpAssignment::Pool(_)) => {
+            (IpAssignment::Pool(_), IpAssignment::Pool(_))
+            | (IpAssignment::Dhcp(_), IpAssignment::Dhcp(_)) => {
                 let asked =
                     Attachment { ip: self.ip.clone(), pool: self.pool.clone(), ..asked.clone() };
                 *self == asked
@@ -133,7 +134,7 @@ impl Attachment {
             Driver::Ipvlan { mode, .. } => mode == IpvlanMode::L2,
             Driver::Relay { .. } => false,
         };
-        let addresses = self.ip.addresses().iter().filter(move |_| ethernet);
+        let addresses = self.ip.fixed().iter().filter(move |_| ethernet);
         addresses.filter_map(|net| match net.addr() {
             IpAddr::V4(address) => Some(address),
             IpAddr::V6(_) => None,
@@ -262,6 +263,8 @@ pub enum IpAssignment {
     None,
     /// These addresses, each with its prefix length; never empty.
     Static(Vec<IpNet>),
+    /// Addresses that a server of DHCP has leased. Empty as long as there is none.
+    Dhcp(Vec<IpNet>),
     /// Addresses of the network's pool. Empty until they are chosen, and never so in a record.
     Pool(Vec<IpNet>),
 }
@@ -271,8 +274,23 @@ impl IpAssignment {
     pub fn addresses(&self) -> &[IpNet] {
         match self {
             IpAssignment::None => &[],
-            IpAssignment::Static(list) | IpAssignment::Pool(list) => list,
+            IpAssignment::Static(list) | IpAssignment::Pool(list) | IpAssignment::Dhcp(list) => {
+                list
+            }
         }
+    }
+
+    /// The addresses that stay as they are for as long as the container runs.
+    pub fn fixed(&self) -> &[IpNet] {
+        match self {
+            IpAssignment::Dhcp(_) => &[],
+            _ => self.addresses(),
+        }
+    }
+
+    /// Whether the address is leased from a server.
+    pub fn is_dhcp(&self) -> bool {
+        matches!(self, IpAssignment::Dhcp(_))
     }
 }
 

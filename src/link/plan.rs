@@ -178,7 +178,7 @@ fn plan_one(
         } else {
             Vec::new()
         },
-        addresses: attachment.ip.addresses().to_vec(),
+        addresses: attachment.ip.fixed().to_vec(),
         routes: match link {
             // A route needs an existing interface.
             LinkPlan::Existing { there: None } => Vec::new(),
@@ -359,14 +359,20 @@ fn routes(position: usize, attachment: &Attachment) -> Vec<PlannedRoute> {
             may_exist: true,
         });
     }
-    list.extend(attachment.routes.iter().map(|route| PlannedRoute {
+    // With DHCP there is no way to a next hop of IPv4 yet.
+    let is_early = |gateway: Option<IpAddr>| {
+        !(attachment.ip.is_dhcp() && gateway.is_some_and(|gateway| gateway.is_ipv4()))
+    };
+    let now = attachment.routes.iter().filter(|route| is_early(route.gateway));
+    list.extend(now.map(|route| PlannedRoute {
         destination: route.destination,
         gateway: route.gateway,
         // A default route without a metric would replace the engine's own.
         metric: if route.destination.prefix_len() == 0 { attachment.metric } else { 0 },
         may_exist: false,
     }));
-    list.extend(attachment.gateways.iter().map(|gateway| PlannedRoute {
+    let now = attachment.gateways.iter().filter(|gateway| is_early(Some(**gateway)));
+    list.extend(now.map(|gateway| PlannedRoute {
         destination: match gateway {
             IpAddr::V4(_) => IpNet::V4(ipnet::Ipv4Net::default()),
             IpAddr::V6(_) => IpNet::V6(ipnet::Ipv6Net::default()),

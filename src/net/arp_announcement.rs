@@ -58,6 +58,11 @@ enum Operation {
     Reply = 2,
 }
 
+/// The announcement that the LAN gets, with its Ethernet header.
+pub(crate) fn gratuitous_request(address: Ipv4Addr, mac: MacAddr) -> [u8; 42] {
+    gratuitous_arp(Operation::Request, address, mac)
+}
+
 /// An announcement with its Ethernet header.
 fn gratuitous_arp(operation: Operation, address: Ipv4Addr, mac: MacAddr) -> [u8; 42] {
     arp(operation, mac, address, address)

@@ -109,6 +109,19 @@ pub enum AttachError {
         /// The number of addresses that containers can have.
         count: usize,
     },
+    /// No server has given an address.
+    #[error("ip=dhcp: no server on {parent} has given {interface} an address within {seconds} s")]
+    NoLease {
+        /// The interface in the container.
+        interface: String,
+        /// On which LAN.
+        parent: InterfaceName,
+        /// How long was waited.
+        seconds: u64,
+    },
+    /// The process that holds a lease.
+    #[error("ip=dhcp: cannot start the process that holds the lease: {0}")]
+    LeaseHolder(io::Error),
     /// The attachments contradict each other, or those that the container has.
     #[error(transparent)]
     Together(SpecError),

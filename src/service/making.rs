@@ -2,7 +2,6 @@
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use caps::{CapSet, Capability};
 
@@ -10,14 +9,15 @@ use crate::attachment::{AdminConfig, Attachment};
 use crate::link::apply::{Applying, make_host_links};
 use crate::link::facts::Facts;
 use crate::link::plan::{InterfacePlan, missing_link, plan};
-use crate::net::address_probe::{AddressProbe, Conflict};
 use crate::net::messages::all_multicast;
 use crate::net::netlink::RouteSocket;
 use crate::net::netns::NetNs;
 use crate::oci::ContainerId;
 use crate::proxy::{ProxyLaunch, random_packet_mark};
 use crate::service::claims;
+use crate::service::conflicts;
 use crate::service::host_links;
+use crate::service::leases::NewLeases;
 use crate::service::parents;
 use crate::service::pool;
 use crate::service::pool::{Choice, Pools};
@@ -27,11 +27,8 @@ use crate::service::unserved;
 use crate::service::{AttachError, AttachRequest};
 use crate::state::{
     Attached, AttachedInterface, AttachmentRecord, HostLinkUse, LockedDir, Planned,
-    PlannedInterface, RecordedContainer, Store, boot_id,
+    PlannedInterface, RecordedContainer, Store, boot_id, seconds_since_1970,
 };
-
-/// Addresses of a pool that are tried when stations of the LAN have one after the other.
-const MAX_CONFLICTS: usize = 8;
 
 /// A container whose network namespace is open and is not the host's.
 pub(super) struct OpenContainer<'s> {
@@ -152,7 +149,7 @@ impl<'s> OpenContainer<'s> {
         let mut refused = BTreeSet::new();
         let mut given_up = Vec::new();
         let launched = launch.is_some();
-        let mut conflicts = 0;
+        let mut tried = 0;
         let result = loop {
             let result =
                 self.make_once(previous.clone(), &mut wanted, admin, dir, launch, &mut refused);
@@ -162,9 +159,9 @@ impl<'s> OpenContainer<'s> {
             let Some(network) = pool::chosen_from(&self.claimed, net.addr()) else {
                 break Err(AttachError::AddressConflict { net, parent, mac });
             };
-            conflicts += 1;
-            if conflicts == MAX_CONFLICTS {
-                let (network, count, address) = (network.clone(), conflicts, net.addr());
+            tried += 1;
+            if tried == conflicts::MOST_TRIED {
+                let (network, count, address) = (network.clone(), tried, net.addr());
                 break Err(AttachError::PoolConflicts { network, count, parent, address, mac });
             }
             refused.insert(net.addr());
@@ -244,7 +241,7 @@ impl<'s> OpenContainer<'s> {
             break (plans, added, waiting);
         };
         make_host_links(&mut plans, &mut host)?;
-        let probe = probe(&plans, &remade)?;
+        let probe = conflicts::probe(&plans, &remade)?;
         attached.interfaces.extend(waiting);
         if !proxies::has_task(&attached) && !added.iter().any(|i| proxies::is_served(&i.attachment))
         {
@@ -275,9 +272,12 @@ impl<'s> OpenContainer<'s> {
             .map_err(|error| parents::explain(error, self.store))?;
         drop(lock);
         attached.interfaces.extend(attached_interfaces(added, &plans, &applying));
-        let awaited = || probe.as_ref().map_or(Ok(()), |probe| no_conflict(probe, &plans));
+        let awaited = || probe.as_ref().map_or(Ok(()), |probe| conflicts::wait(probe, &plans));
         let serving = (&mut launch, &self.namespace);
-        if let Err(error) = bring_up(&mut attached, &mut applying, serving, awaited, &order, dir) {
+        let leasing = (&remade[..], users);
+        let brought_up =
+            bring_up(&mut attached, &mut applying, serving, awaited, leasing, &order, dir);
+        if let Err(error) = brought_up {
             // The links go while the new proxy's rules stand.
             drop(applying);
             drop(launch);
@@ -411,6 +411,7 @@ impl Parts {
                     mac: attachment.mac,
                     parent_mac: None,
                     waiting: Some(reason),
+                    lease_holder: None,
                     attachment: planned.attachment.clone(),
                     limits: planned.limits.clone(),
                 }),
@@ -442,35 +443,11 @@ fn attached_interfaces(
         mac: created.mac,
         parent_mac: plan.permanent_mac,
         waiting: None,
+        lease_holder: None,
         attachment: planned.attachment,
         limits: planned.limits,
     })
     .collect()
-}
-
-/// Asks the LANs for the addresses of links that are about to be made. A link that is made in place of
-/// one that has gone has the addresses of its container, which counts on them: nobody is asked.
-fn probe(plans: &[InterfacePlan], remade: &[String]) -> Result<Option<AddressProbe>, AttachError> {
-    let new = plans.iter().filter(|plan| remade.iter().all(|name| name != plan.name.as_str()));
-    let asked = new.flat_map(|plan| {
-        let addresses = plan.probed.iter();
-        addresses.filter_map(|address| Some((plan.parent.index?, *address)))
-    });
-    AddressProbe::send(asked).map_err(AttachError::Probe)
-}
-
-/// Waits for the answers.
-fn no_conflict(probe: &AddressProbe, plans: &[InterfacePlan]) -> Result<(), AttachError> {
-    let Some(Conflict { address, link, mac }) = probe.wait().map_err(AttachError::Probe)? else {
-        return Ok(());
-    };
-    for plan in plans.iter().filter(|plan| plan.parent.index == Some(link)) {
-        if let Some(net) = plan.addresses.iter().find(|net| net.addr() == address) {
-            let (net, parent) = (*net, plan.parent.name.clone());
-            return Err(AttachError::AddressConflict { net, parent, mac });
-        }
-    }
-    Ok(())
 }
 
 /// Brings the new links up once the proxy has its rules and sockets and `awaited` has returned, and
@@ -483,6 +460,7 @@ fn bring_up(
     applying: &mut Applying<'_>,
     (launch, namespace): (&mut Option<ProxyLaunch>, &NetNs),
     awaited: impl FnOnce() -> Result<(), AttachError>,
+    (remade, users): (&[String], ProxyUsers<'_>),
     order: &[String],
     dir: &LockedDir,
 ) -> Result<(), AttachError> {
@@ -497,6 +475,8 @@ fn bring_up(
     awaited()?;
     // And what needs only the rules while it gives up its privileges.
     applying.activate()?;
+    let new = &mut attached.interfaces[added..];
+    let leases = NewLeases::get(&attached.container, users.store, new, remade)?;
     let replaces = attached.replaced.is_some();
     if replaces {
         // Whoever finds a record that names both proxies knows that the new one is ready.
@@ -506,6 +486,8 @@ fn bring_up(
     attached.proxy = launch.as_mut().map(ProxyLaunch::process).transpose()?;
     attached.interfaces.sort_by_key(|i| order.iter().position(|name| *name == i.name));
     dir.write(&AttachmentRecord::Attached(attached.clone()))?;
+    claims::claim(&attached.container.id, &leases.leased(attached), users)?;
+    leases.keep();
     if let Some(launch) = launch {
         launch.keep();
         if !replaces {
@@ -513,10 +495,6 @@ fn bring_up(
         }
     }
     Ok(())
-}
-
-fn seconds_since_1970() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
 /// Names of the capabilities that an attachment needs and this process lacks.

@@ -200,6 +200,8 @@ fn each_key_can_be_limited_to_a_list() {
             "parent=a,ip=10.9.0.7/16,ip=fd00::7/64",
             "parent=a,ip=10.9.1.7/16",
         ),
+        ("ip", r#"["10.9.0.0/24", "0.0.0.0/0"]"#, "parent=a,ip=dhcp", ""),
+        ("ip", r#"["10.9.0.0/24"]"#, "parent=a,ip=10.9.0.7/24", "parent=a,ip=dhcp"),
         (
             "mac",
             r#"["02:AA:*"]"#,
@@ -242,6 +244,7 @@ fn each_key_can_be_limited_to_a_list() {
 fn what_touches_others_is_refused_where_the_file_limits_attachments_and_does_not_name_it() {
     let keys = [
         ("ip", "ip=10.0.0.5/24"),
+        ("ip", "ip=dhcp"),
         ("mac", "mac=02:00:00:00:00:07"),
         ("conflict", "conflict=off"),
         ("route", "route=10.7.0.0/16"),
