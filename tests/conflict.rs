@@ -3,12 +3,11 @@
 use std::fs;
 use std::net::Ipv4Addr;
 use std::process::Output;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::lab::frames::{ARP, FrameSender, Way, arp, ethernet, mac};
+use crate::lab::frames::ARP;
 use crate::lab::{Container, HOST, Lab, PARENT, SOURCES, SWITCH, json, run};
 
 /// A container that was refused is gone by then.
@@ -168,23 +167,19 @@ fn of_a_pool_the_next_address_is_tried() {
 fn whoever_asks_for_the_same_address_at_the_same_time_is_in_the_way() {
     let lab = Lab::new(2);
     let address = Ipv4Addr::new(10, 99, 0, 12);
-    let other = mac("02:00:00:00:99:07");
-    let probe = ethernet([0xff; 6], other, ARP, &arp(1, (other, ANYBODY), address));
-    let sender = FrameSender::open(&lab.net("src"), PARENT);
-    let stop = AtomicBool::new(false);
-    let refused = std::thread::scope(|scope| {
-        scope.spawn(|| {
-            while !stop.load(Ordering::Relaxed) {
-                sender.send(&probe, Way::Ordinary);
-                std::thread::sleep(Duration::from_micros(300));
-            }
-        });
-        let refused = lab.try_start("c", &[&format!("parent=lan0,ip={address}/24")], &[]);
-        stop.store(true, Ordering::Relaxed);
-        refused
-    });
-    let words = format!("{address} is in use on lan0, by 02:00:00:00:99:07");
-    assert_refused(&lab, &refused, &words);
+    // The switch returns the question at once, as if another station had asked it.
+    let other = "02:00:00:00:99:07";
+    let rules = format!(
+        "table netdev echo {{\n chain port {{\n \
+         type filter hook ingress device \"p-host\" priority 0; policy accept;\n \
+         ether type arp arp operation request ether saddr set {other} arp saddr ether set {other} \
+         fwd to \"p-host\"\n }}\n}}\n"
+    );
+    let file = lab.directory().join("echo.nft");
+    fs::write(&file, rules).expect("rules");
+    run(lab.enter("sw", "nft").arg("-f").arg(file));
+    let refused = lab.try_start("c", &[&format!("parent=lan0,ip={address}/24")], &[]);
+    assert_refused(&lab, &refused, &format!("{address} is in use on lan0, by {other}"));
 }
 
 #[test]
