@@ -41,7 +41,7 @@ bench_packages := iproute2 procps util-linux python3-minimal docker.io busybox-s
 # is made and removed, or about packets, and joins are the same for all of these; they kill at random moments
 # (chaos); they want more than reports alone can tell (haste::bursts); or such a proxy fails them at times,
 # which is a fault that is to be found (peers::operations).
-once := admission architecture attach bad_input chaos counting cri delivered demo dependencies docker_network docker_terminal documentation egress \
+once := admission architecture attach bad_input chaos conflict counting cri delivered demo dependencies dhcp docker_network docker_terminal documentation egress \
     engine_docker engine_podman environment generated hand_configured hardening::control_group hardening::descriptors \
     hardening::proxy_user haste::bursts hook_errors in_hand install interface lifecycle metrics namespace_path networks operate::advice operate::host \
     operate::parents operate::probing options peers::operations probe records relay_kernel relay_limits restart_policy run run_exec run_lifetime run_terminal \
@@ -50,7 +50,7 @@ once := admission architecture attach bad_input chaos counting cri delivered dem
 in_machine := hardening::cgroup2 ipvlan older_kernel vlan
 # Tests that run beside each other: they wait most of the time.
 TEST_THREADS ?= 4
-test_packages := runc crun docker.io containerd podman netavark iptables busybox-static iproute2 nftables tcpdump util-linux libcap2-bin make \
+test_packages := dnsmasq-base runc crun docker.io containerd podman netavark iptables busybox-static iproute2 nftables tcpdump util-linux libcap2-bin make \
     ufw firewalld dbus-daemon qemu-system-x86 docker-compose mandoc catatonit tmux prometheus tmux prometheus-node-exporter
 # The kernel of the virtual machine in which tests/ipvlan.rs runs.
 vm_kernel := linux-image-6.12.*-cloud-amd64

@@ -21,6 +21,7 @@ pub mod attachment;
 pub mod bpf;
 pub mod cli;
 pub mod demo;
+pub mod dhcp;
 pub mod docker_network;
 pub(crate) mod doctor;
 pub mod engine;

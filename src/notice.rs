@@ -228,6 +228,18 @@ pub enum Notice {
         /// What keeps it from being made.
         reason: String,
     },
+    /// The process that prolongs the lease of an interface's address has died.
+    LeaseUnattended {
+        /// Interface in the container.
+        interface: String,
+    },
+    /// An interface has no address: its lease has ended, and no server has given another one.
+    NoLease {
+        /// Interface in the container.
+        interface: String,
+        /// Its LAN.
+        parent: String,
+    },
     /// An interface of the container was made anew. Programs that have joined on the old one do not
     /// know of it: a membership belongs to the interface's index.
     InterfaceRemade {
@@ -446,6 +458,8 @@ impl Notice {
             Notice::UpstreamBack { .. } => "upstream-back",
             Notice::InterfaceAwaited { .. } => "interface-awaited",
             Notice::InterfaceWaiting { .. } => "interface-waiting",
+            Notice::LeaseUnattended { .. } => "lease-unattended",
+            Notice::NoLease { .. } => "no-lease",
             Notice::InterfaceRemade { .. } => "interface-remade",
             Notice::RelayOnOwnBridge { .. } => "relay-on-own-bridge",
             Notice::MulticastRouteElsewhere { .. } => "multicast-route-elsewhere",
@@ -504,6 +518,8 @@ impl Notice {
             | Notice::UpstreamBridged { .. }
             | Notice::UpstreamNotFollowed { .. }
             | Notice::InterfaceWaiting { .. }
+            | Notice::LeaseUnattended { .. }
+            | Notice::NoLease { .. }
             | Notice::InterfaceAwaited { .. }
             | Notice::RelayOnOwnBridge { .. }
             | Notice::MulticastRouteElsewhere { .. }
@@ -670,6 +686,16 @@ impl fmt::Display for Notice {
                 f,
                 "{interface} waits: {reason}; mcrun keep makes it when its parent is there, or mcrun \
                  reload does"
+            ),
+            Notice::LeaseUnattended { interface } => write!(
+                f,
+                "{interface}: nobody prolongs the lease of its address; mcrun reload starts the process \
+                 that does"
+            ),
+            Notice::NoLease { interface, parent } => write!(
+                f,
+                "{interface} has no address: its lease has ended, and no server on {parent} has given \
+                 another one"
             ),
             Notice::InterfaceRemade { interface } => write!(
                 f,

@@ -103,7 +103,7 @@ const WRONG: &[(&str, &[&str])] = &[
     ("parent=lan0,ip=10.99.0.11/33", &["ip=10.99.0.11/33"]),
     ("parent=lan0,ip=239.1.1.1/24", &["ip=239.1.1.1/24", "multicast"]),
     ("parent=lan0,ip=pool", &["ip=pool"]),
-    ("parent=lan0,ip=dhcp", &["ip=dhcp"]),
+    ("parent=lan0,ip=dhcp,ip=none", &["ip=dhcp", "ip=none"]),
     ("parent=lan0,ip=10.99.0.11/24,gw=everywhere", &["gw=everywhere"]),
     ("parent=lan0,ip=10.99.0.11/24,gw=192.0.2.1", &["gw=192.0.2.1"]),
     ("parent=lan0,ip=10.99.0.11/24,gw=10.99.0.1,metric=much", &["metric=much"]),

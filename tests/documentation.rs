@@ -28,7 +28,7 @@ const READ: [&str; 13] = [
 ];
 
 /// Blocks that are not run: the page, the first line, and why.
-const NOT_RUN: [(&str, &str, &str); 13] = [
+const NOT_RUN: [(&str, &str, &str); 14] = [
     ("README.md", "make demo      #", "`.ci/run` and demo.rs run it"),
     ("README.md", "make && sudo make install", "install.rs runs it, into a directory of its own"),
     (
@@ -63,6 +63,11 @@ const NOT_RUN: [(&str, &str, &str); 13] = [
         "there is no rootless podman; attach.rs attaches a container of a user namespace",
     ),
     ("docs/engines.md", "sudo podman run --rm --device", "podman 4.3 reads the machine's /etc/cdi"),
+    (
+        "docs/reference/attachment.md",
+        "sudo mcrun run --rootfs rootfs --mcast parent=eth1,ip=dhcp",
+        "it needs a server; dhcp.rs runs it",
+    ),
     ("docs/performance.md", "make bench", "it takes minutes, and reports instead of testing"),
     ("CONTRIBUTING.md", "make lint", "`.ci/run` runs it"),
     ("CONTRIBUTING.md", "benches/bench.py --from", "it changes a page, from a measurement"),

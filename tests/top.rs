@@ -173,7 +173,8 @@ fn what_a_relay_carries_is_shown_too() {
     let lost = if notifications() { "0" } else { "-" };
     // Behind the sign of the selected row.
     pane.wait_until("200 packets a second", |screen| {
-        rate(screen, RUNNING, 5).is_some_and(is_200) && has(screen, RUNNING, &["joined", "0s", lost])
+        rate(screen, RUNNING, 5).is_some_and(is_200)
+            && has(screen, RUNNING, &["joined", "0s", lost])
     });
     drop(sender);
     pane.wait_until("its end", |screen| has(screen, RUNNING, &["DEAD", "0"]));

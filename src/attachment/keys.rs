@@ -5,8 +5,8 @@
 //! docs/reference/attachment-keys.md read this table.
 
 use crate::attachment::values::{
-    Values, address, driver_name, gateway, igmp_mode, interface_name, link_layer, number, parsed,
-    route,
+    Values, address, conflict_detection, driver_name, gateway, igmp_mode, interface_name,
+    link_layer, number, parsed, route,
 };
 use crate::attachment::{Driver, IgmpMode};
 use crate::primitives::IpvlanMode;
@@ -200,7 +200,7 @@ pub const KEYS: &[Key] = &[
     },
     Key {
         name: "ip",
-        value: "ADDRESS/PREFIX|pool|none",
+        value: "ADDRESS/PREFIX|pool|dhcp|none",
         default: "none",
         repeatable: true,
         drivers: Drivers::Links,
@@ -209,9 +209,23 @@ pub const KEYS: &[Key] = &[
                   and nothing else. \
                   pool: one address of each subnet of the network that net= names, which no other \
                   container has. \
-                  dhcp is reserved and refused.",
+                  dhcp: an IPv4 address, a gateway and routes that a server on the LAN gives; the \
+                  container starts when it has one, within 10 s, or not at all.",
         unique: true,
         parse: parse_ip,
+        ..Key::PLAIN
+    },
+    Key {
+        name: "conflict",
+        value: "probe|off",
+        default: "probe",
+        drivers: Drivers::Links,
+        summary: "whether the LAN is asked for an IPv4 address before the container gets it",
+        details: "probe: where a station of the LAN answers that it has an address of ip=, the \
+                  container does not start; of a pool, the next address is tried. \
+                  off: the address is taken. \
+                  With ipvlan in mode l3 or l3s nobody is asked.",
+        parse: |values, text| set(&mut values.conflict, conflict_detection(text)),
         ..Key::PLAIN
     },
     Key {
@@ -473,13 +487,7 @@ fn parse_ip(values: &mut Values, text: &str) -> Result<(), String> {
     match text {
         "none" => values.ip_none = true,
         "pool" => values.ip_pool = true,
-        "dhcp" => {
-            return Err(
-                "dhcp is not supported by this version of mcrun; give ADDRESS/PREFIX, pool \
-                        or none"
-                    .into(),
-            );
-        }
+        "dhcp" => values.ip_dhcp = true,
         _ => {
             let net = address(text)?;
             if values.ip.iter().any(|other| other.addr() == net.addr()) {

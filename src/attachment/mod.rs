@@ -24,6 +24,7 @@ pub use network::{
 };
 pub use syntax::{check_together, parse_all, parse_each, parse_list, parse_spec};
 pub use types::{
-    Attachment, Driver, IgmpMode, IpAssignment, LinkLayer, MAX_ATTACHMENTS, NetworkUse, Route, Vlan,
+    Attachment, ConflictDetection, Driver, IgmpMode, IpAssignment, LinkLayer, MAX_ATTACHMENTS,
+    NetworkUse, Route, Vlan,
 };
 pub use uid_range::UidRange;

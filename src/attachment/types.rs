@@ -1,7 +1,7 @@
 //! The types of an attachment. Their values are valid by construction.
 
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
@@ -34,6 +34,9 @@ pub struct Attachment {
     /// What the addresses of a pool are chosen from. It is not recorded: what is chosen is.
     #[serde(skip)]
     pub pool: Option<Addressing>,
+    /// Whether the LAN is asked for the addresses before the interface gets them.
+    #[serde(default, skip_serializing_if = "ConflictDetection::is_probe")]
+    pub conflict: ConflictDetection,
     /// Default gateways through this interface, at most one for each address family.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub gateways: Vec<IpAddr>,
@@ -86,11 +89,12 @@ impl Attachment {
         }
     }
 
-    /// Whether a recorded attachment is what is asked for now. Which addresses of a pool it has does
-    /// not matter.
+    /// Whether a recorded attachment is what is asked for now. Which addresses of a pool or
+    /// of a server it has does not matter.
     pub fn is_as_asked(&self, asked: &Attachment) -> bool {
         match (&self.ip, &asked.ip) {
-            (IpAssignment::Pool(_), IpAssignment::Pool(_)) => {
+            (IpAssignment::Pool(_), IpAssignment::Pool(_))
+            | (IpAssignment::Dhcp(_), IpAssignment::Dhcp(_)) => {
                 let asked =
                     Attachment { ip: self.ip.clone(), pool: self.pool.clone(), ..asked.clone() };
                 *self == asked
@@ -114,14 +118,27 @@ impl Attachment {
 
     /// Whether the proxy announces the IPv4 addresses by ARP. Without a proxy the kernel does it.
     pub fn is_announced_by_proxy(&self) -> bool {
-        // Links of the other ipvlan modes do not use ARP.
+        self.igmp != IgmpMode::Off && self.arp_addresses().next().is_some()
+    }
+
+    /// The IPv4 addresses that the LAN is asked for before the interface gets them (RFC 5227 §2.1).
+    pub fn probed_addresses(&self) -> impl Iterator<Item = Ipv4Addr> {
+        self.arp_addresses().filter(|_| self.conflict.is_probe())
+    }
+
+    /// The IPv4 addresses for which the interface answers ARP. Links of the ipvlan modes l3 and l3s
+    /// do not use ARP.
+    fn arp_addresses(&self) -> impl Iterator<Item = Ipv4Addr> {
         let ethernet = match self.driver {
             Driver::Macvlan(_) => true,
             Driver::Ipvlan { mode, .. } => mode == IpvlanMode::L2,
             Driver::Relay { .. } => false,
         };
-        let numbered = self.ip.addresses().iter().any(|net| net.addr().is_ipv4());
-        self.igmp != IgmpMode::Off && ethernet && numbered
+        let addresses = self.ip.fixed().iter().filter(move |_| ethernet);
+        addresses.filter_map(|net| match net.addr() {
+            IpAddr::V4(address) => Some(address),
+            IpAddr::V6(_) => None,
+        })
     }
 
     /// Whether what the interface sends is limited to IPv4 and ARP, and to IPv6 where the
@@ -246,6 +263,8 @@ pub enum IpAssignment {
     None,
     /// These addresses, each with its prefix length; never empty.
     Static(Vec<IpNet>),
+    /// Addresses that a server of DHCP has leased. Empty as long as there is none.
+    Dhcp(Vec<IpNet>),
     /// Addresses of the network's pool. Empty until they are chosen, and never so in a record.
     Pool(Vec<IpNet>),
 }
@@ -255,8 +274,49 @@ impl IpAssignment {
     pub fn addresses(&self) -> &[IpNet] {
         match self {
             IpAssignment::None => &[],
-            IpAssignment::Static(list) | IpAssignment::Pool(list) => list,
+            IpAssignment::Static(list) | IpAssignment::Pool(list) | IpAssignment::Dhcp(list) => {
+                list
+            }
         }
+    }
+
+    /// The addresses that stay as they are for as long as the container runs.
+    pub fn fixed(&self) -> &[IpNet] {
+        match self {
+            IpAssignment::Dhcp(_) => &[],
+            _ => self.addresses(),
+        }
+    }
+
+    /// Whether the address is leased from a server.
+    pub fn is_dhcp(&self) -> bool {
+        matches!(self, IpAssignment::Dhcp(_))
+    }
+}
+
+/// What is done so that no station of the LAN loses its IPv4 address to the container.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ConflictDetection {
+    /// The LAN is asked first, and an address that somebody has is not taken (RFC 5227 §2.1).
+    #[default]
+    Probe,
+    /// The address is taken.
+    Off,
+}
+
+impl ConflictDetection {
+    /// The value in the attachment syntax.
+    pub fn name(self) -> &'static str {
+        match self {
+            ConflictDetection::Probe => "probe",
+            ConflictDetection::Off => "off",
+        }
+    }
+
+    /// Whether it is the default.
+    pub fn is_probe(&self) -> bool {
+        *self == ConflictDetection::Probe
     }
 }
 

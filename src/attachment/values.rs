@@ -10,7 +10,8 @@ use crate::attachment::admin::GroupRules;
 use crate::attachment::error::{SpecError, fail, suggestion};
 use crate::attachment::network::addressing::Addressing;
 use crate::attachment::{
-    Attachment, Driver, IgmpMode, IpAssignment, LinkLayer, NetworkName, NetworkUse, Route, Vlan,
+    Attachment, ConflictDetection, Driver, IgmpMode, IpAssignment, LinkLayer, NetworkName,
+    NetworkUse, Route, Vlan,
 };
 use crate::multicast::{GroupPolicy, GroupRule, RateLimits};
 use crate::primitives::{InterfaceName, IpvlanFlag, IpvlanMode, MacAddr, MacvlanMode};
@@ -37,6 +38,8 @@ pub(super) struct Values {
     pub(super) ip: Vec<IpNet>,
     pub(super) ip_none: bool,
     pub(super) ip_pool: bool,
+    pub(super) ip_dhcp: bool,
+    pub(super) conflict: Option<ConflictDetection>,
     pub(super) gateways: Vec<IpAddr>,
     pub(super) metric: Option<u32>,
     pub(super) routes: Vec<Route>,
@@ -96,6 +99,7 @@ impl Values {
                 driver.name(),
             ));
         }
+        self.check_dhcp(&driver)?;
         self.check_pool(network.as_ref())?;
         self.add_gateways_of_network();
         self.check_addresses()?;
@@ -137,11 +141,13 @@ impl Values {
             vlan,
             driver,
             ip: match (self.ip_pool, self.ip.is_empty()) {
+                _ if self.ip_dhcp => IpAssignment::Dhcp(Vec::new()),
                 (true, _) => IpAssignment::Pool(Vec::new()),
                 (false, true) => IpAssignment::None,
                 (false, false) => IpAssignment::Static(self.ip),
             },
             pool: self.ip_pool.then_some(self.addressing),
+            conflict: self.conflict.unwrap_or_default(),
             gateways: self.gateways,
             metric: self.metric.unwrap_or(DEFAULT_METRIC),
             routes: self.routes,
@@ -206,6 +212,29 @@ impl Values {
         }
     }
 
+    fn check_dhcp(&self, driver: &Driver) -> Result<(), SpecError> {
+        if !self.ip_dhcp {
+            return Ok(());
+        }
+        let other = match self.ip.first() {
+            Some(ip) => Some(format!("ip={ip}")),
+            None if self.ip_none => Some("ip=none".to_owned()),
+            None => self.ip_pool.then(|| "ip=pool".to_owned()),
+        };
+        if let Some(other) = other {
+            return fail(format!("ip=dhcp contradicts {other}; give one of them"));
+        }
+        match driver {
+            Driver::Ipvlan { mode: mode @ (IpvlanMode::L3 | IpvlanMode::L3s), .. } => {
+                fail(format!(
+                    "ip=dhcp: a link of ipvlan mode {} hears no broadcast; give mode=l2, or driver=macvlan",
+                    mode.name()
+                ))
+            }
+            _ => Ok(()),
+        }
+    }
+
     fn check_pool(&self, network: Option<&NetworkUse>) -> Result<(), SpecError> {
         if !self.ip_pool {
             return Ok(());
@@ -264,14 +293,18 @@ impl Values {
         let gateways = self.gateways.iter().map(|gw| (format!("gw={gw}"), *gw));
         let routes = self.routes.iter().filter_map(|r| Some((format!("route={r}"), r.gateway?)));
         for (text, next_hop) in gateways.chain(routes) {
-            if !on_link(&next_hop) {
+            // Which subnet a server gives is not known yet.
+            let is_later = self.ip_dhcp && next_hop.is_ipv4();
+            if !is_later && !on_link(&next_hop) {
                 return fail(format!(
                     "{text}: {next_hop} is in no subnet of the interface; give an \
                      ip=ADDRESS/PREFIX whose subnet holds it"
                 ));
             }
         }
-        if let (Some(metric), []) = (self.metric, self.gateways.as_slice()) {
+        if let (Some(metric), []) = (self.metric, self.gateways.as_slice())
+            && !self.ip_dhcp
+        {
             return fail(format!(
                 "metric={metric}: this is the metric of the default route, which needs gw="
             ));
@@ -318,6 +351,11 @@ pub(super) fn igmp_mode(text: &str) -> Result<IgmpMode, String> {
 pub(super) fn link_layer(text: &str) -> Result<LinkLayer, String> {
     use LinkLayer::{Closed, Open};
     one_of("value", text, [Closed, Open], LinkLayer::name)
+}
+
+pub(super) fn conflict_detection(text: &str) -> Result<ConflictDetection, String> {
+    use ConflictDetection::{Off, Probe};
+    one_of("value", text, [Probe, Off], ConflictDetection::name)
 }
 
 pub(super) fn parsed<T: FromStr>(text: &str) -> Result<T, String>

@@ -363,6 +363,18 @@ impl Container {
                 reason: i.waiting.clone().unwrap_or_else(|| "it is not there".into()),
             })
             .collect();
+        let leased = || {
+            self.record.interfaces.iter().filter(|i| i.attachment.ip.is_dhcp() && !i.is_waiting())
+        };
+        let is_dead =
+            |i: &&AttachedInterface| i.lease_holder.is_none_or(|holder| !holder.is_alive());
+        let unattended = leased().filter(is_dead);
+        notices.extend(unattended.map(|i| Notice::LeaseUnattended { interface: i.name.clone() }));
+        let without = leased().filter(|i| i.attachment.ip.addresses().is_empty());
+        notices.extend(without.map(|i| Notice::NoLease {
+            interface: i.name.clone(),
+            parent: i.attachment.parent_link().to_string(),
+        }));
         let is_known = |notice: &Notice| match notice {
             Notice::InterfaceWaiting { interface, .. } => {
                 self.record.interfaces.iter().any(|i| i.is_waiting() && i.name == *interface)

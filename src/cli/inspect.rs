@@ -147,6 +147,18 @@ fn text(container: &Container) -> Result<String, std::fmt::Error> {
         for address in attachment.ip.addresses() {
             writeln!(out, "  address   {address}")?;
         }
+        if attachment.ip.is_dhcp()
+            && let Some(lease) = Store::from_env().dhcp_lease(&record.container.id, &interface.name)
+        {
+            write!(out, "  lease     from {}", lease.server)?;
+            match lease.seconds_left() {
+                Some(left) => writeln!(out, ", for {left} s")?,
+                None => writeln!(out, ", for ever")?,
+            }
+            for route in &lease.routes {
+                writeln!(out, "  route     {route}")?;
+            }
+        }
         for gateway in &attachment.gateways {
             writeln!(out, "  gateway   {gateway} metric {}", attachment.metric)?;
         }

@@ -110,6 +110,12 @@ fn proxies(
     found: &mut Inventory,
 ) {
     let Running { attached, name } = container;
+    for interface in &attached.interfaces {
+        if let Some(holder) = interface.lease_holder.filter(|holder| holder.is_alive()) {
+            let what = format!("mcrun-dhcp, pid {}, lease of {}", holder.pid, interface.name);
+            found.changes.push(Change::used(Kind::Process, what, name));
+        }
+    }
     for process in attached.proxies().filter(|process| process.is_alive()) {
         seen.proxies.insert(process.pid);
         proxy(attached, process, status, processes, name, found);

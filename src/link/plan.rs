@@ -1,7 +1,7 @@
 //! From attachments and facts to a list of steps: pure, printable, nothing is changed here.
 
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use ipnet::IpNet;
 
@@ -30,6 +30,8 @@ pub struct InterfacePlan {
     pub upstream: HostInterface,
     /// The shared link of the host that the interface needs.
     pub host_link: Option<PlannedHostLink>,
+    /// The addresses for which the LAN of the parent is asked before the interface comes up.
+    pub probed: Vec<Ipv4Addr>,
     /// The link to create, or the existing one.
     pub link: LinkPlan,
     /// Its MTU, when not the parent's.
@@ -167,6 +169,7 @@ fn plan_one(
         permanent_mac: parent.permanent_mac,
         upstream,
         host_link,
+        probed: attachment.probed_addresses().collect(),
         mtu: attachment.mtu,
         sysctls: sysctls(&name, attachment, &link),
         settings: settings(attachment, &link),
@@ -175,7 +178,7 @@ fn plan_one(
         } else {
             Vec::new()
         },
-        addresses: attachment.ip.addresses().to_vec(),
+        addresses: attachment.ip.fixed().to_vec(),
         routes: match link {
             // A route needs an existing interface.
             LinkPlan::Existing { there: None } => Vec::new(),
@@ -356,14 +359,20 @@ fn routes(position: usize, attachment: &Attachment) -> Vec<PlannedRoute> {
             may_exist: true,
         });
     }
-    list.extend(attachment.routes.iter().map(|route| PlannedRoute {
+    // With DHCP there is no way to a next hop of IPv4 yet.
+    let is_early = |gateway: Option<IpAddr>| {
+        !(attachment.ip.is_dhcp() && gateway.is_some_and(|gateway| gateway.is_ipv4()))
+    };
+    let now = attachment.routes.iter().filter(|route| is_early(route.gateway));
+    list.extend(now.map(|route| PlannedRoute {
         destination: route.destination,
         gateway: route.gateway,
         // A default route without a metric would replace the engine's own.
         metric: if route.destination.prefix_len() == 0 { attachment.metric } else { 0 },
         may_exist: false,
     }));
-    list.extend(attachment.gateways.iter().map(|gateway| PlannedRoute {
+    let now = attachment.gateways.iter().filter(|gateway| is_early(Some(**gateway)));
+    list.extend(now.map(|gateway| PlannedRoute {
         destination: match gateway {
             IpAddr::V4(_) => IpNet::V4(ipnet::Ipv4Net::default()),
             IpAddr::V6(_) => IpNet::V6(ipnet::Ipv6Net::default()),
@@ -395,6 +404,9 @@ impl fmt::Display for InterfacePlan {
         let (name, parent) = (&self.name, &self.parent.name);
         if let Some(planned) = &self.host_link {
             writeln!(f, "{planned}")?;
+        }
+        for address in &self.probed {
+            writeln!(f, "ask on {parent} who has {address}")?;
         }
         match &self.link {
             LinkPlan::Macvlan { mode, mac, bcqueuelen, bclim } => {

@@ -38,7 +38,7 @@ impl Taken {
         host: &mut RouteSocket,
     ) -> Result<Self, NetlinkError> {
         let mut taken = Taken::default();
-        let addresses = || attachments.iter().flat_map(|a| a.ip.addresses());
+        let addresses = || attachments.iter().flat_map(|a| a.ip.fixed());
         // Which address of a pool it is to be depends on what is read.
         let pools = || attachments.iter().filter_map(|a| a.pool.as_ref()).flat_map(|p| &p.subnets);
         let with_ip = addresses().chain(pools()).next().is_some();
@@ -105,7 +105,7 @@ fn check_addresses(
     taken: &Taken,
     name_of: impl Fn(u32) -> String,
 ) -> Result<(), PlanError> {
-    for net in attachment.ip.addresses() {
+    for net in attachment.ip.fixed() {
         let address = net.addr();
         let has =
             |list: &[(u32, IpAddr)]| list.iter().find(|(_, a)| *a == address).map(|(i, _)| *i);

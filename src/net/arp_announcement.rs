@@ -58,6 +58,11 @@ enum Operation {
     Reply = 2,
 }
 
+/// The announcement that the LAN gets, with its Ethernet header.
+pub(crate) fn gratuitous_request(address: Ipv4Addr, mac: MacAddr) -> [u8; 42] {
+    gratuitous_arp(Operation::Request, address, mac)
+}
+
 /// An announcement with its Ethernet header.
 fn gratuitous_arp(operation: Operation, address: Ipv4Addr, mac: MacAddr) -> [u8; 42] {
     arp(operation, mac, address, address)
@@ -136,12 +141,26 @@ pub fn link_address(index: u32, protocol: u16) -> SockAddr {
 /// Those of getsockname(2); `EINVAL` for a socket of another family.
 pub fn bound_link(socket: &impl AsFd) -> io::Result<u32> {
     let address = SockRef::from(socket).local_addr()?;
+    Ok(packet_address(&address)?.sll_ifindex.cast_unsigned())
+}
+
+/// The MAC address of the interface that a packet socket is bound to.
+///
+/// # Errors
+/// Those of getsockname(2); `EINVAL` for a socket of another family, or for another kind of address.
+pub fn bound_mac(socket: &impl AsFd) -> io::Result<MacAddr> {
+    let address = SockRef::from(socket).local_addr()?;
+    let link = packet_address(&address)?;
+    let octets = link.sll_addr.get(..usize::from(link.sll_halen));
+    octets.and_then(MacAddr::from_slice).ok_or_else(|| io::ErrorKind::InvalidInput.into())
+}
+
+fn packet_address(address: &SockAddr) -> io::Result<&libc::sockaddr_ll> {
     if address.family() != libc::AF_PACKET as u16 {
         return Err(io::ErrorKind::InvalidInput.into());
     }
     // SAFETY: the kernel has written the address of a packet socket, which a storage holds.
-    let link = unsafe { &*address.as_ptr().cast::<libc::sockaddr_ll>() };
-    Ok(link.sll_ifindex.cast_unsigned())
+    Ok(unsafe { &*address.as_ptr().cast::<libc::sockaddr_ll>() })
 }
 
 /// A [`FrameSocket`] that sends on one interface, without naming it at each frame. So a filter of

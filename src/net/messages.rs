@@ -3,9 +3,9 @@
 use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::{AsRawFd, BorrowedFd};
 
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net};
 use netlink_packet_core::{DefaultNla, Emitable, NLA_F_NESTED};
-use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage};
+use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage, CacheInfo};
 use netlink_packet_route::link::{
     AfSpecInet, AfSpecUnspec, InfoData, InfoIpVlan, InfoKind, InfoMacVlan, InfoPortKind, InfoVlan,
     IpVlanFlags, IpVlanMode, LinkAttribute, LinkExtentMask, LinkFlags, LinkInfo, LinkMessage,
@@ -226,6 +226,34 @@ pub fn new_address(index: u32, net: IpNet) -> RouteNetlinkMessage {
         IpNet::V6(_) => message.attributes.push(AddressAttribute::Flags(AddressFlags::Nodad)),
     }
     RouteNetlinkMessage::NewAddress(message)
+}
+
+/// Adds an address that is leased for so many seconds, or prolongs it: the kernel takes it away at
+/// the end. `u32::MAX`: for ever.
+pub fn leased_address(index: u32, net: Ipv4Net, seconds: u32) -> RouteNetlinkMessage {
+    let mut message = new_address(index, IpNet::V4(net));
+    if let RouteNetlinkMessage::NewAddress(address) = &mut message {
+        let mut lifetime = CacheInfo::default();
+        (lifetime.ifa_preferred, lifetime.ifa_valid) = (seconds, seconds);
+        address.attributes.push(AddressAttribute::CacheInfo(lifetime));
+    }
+    message
+}
+
+/// Takes an address off an interface.
+pub fn delete_address(index: u32, net: Ipv4Net) -> RouteNetlinkMessage {
+    match new_address(index, IpNet::V4(net)) {
+        RouteNetlinkMessage::NewAddress(address) => RouteNetlinkMessage::DelAddress(address),
+        other => other,
+    }
+}
+
+/// Takes away what [`new_route`] adds.
+pub fn delete_route(added: RouteNetlinkMessage) -> RouteNetlinkMessage {
+    match added {
+        RouteNetlinkMessage::NewRoute(route) => RouteNetlinkMessage::DelRoute(route),
+        other => other,
+    }
 }
 
 /// Adds a route through an interface. A metric of 0 means the kernel's default.

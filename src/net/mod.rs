@@ -1,5 +1,6 @@
 //! Network namespaces and netlink. Only [`netns`] enters a namespace.
 
+pub mod address_probe;
 pub mod arp_announcement;
 pub mod bridge_port;
 pub mod devconf;

@@ -83,6 +83,8 @@ fn examples() -> Vec<Notice> {
             interface: interface(),
             reason: "the host has no interface eth1.20".into(),
         },
+        Notice::LeaseUnattended { interface: interface() },
+        Notice::NoLease { interface: interface(), parent: upstream() },
         Notice::InterfaceRemade { interface: interface() },
         Notice::RelayOnOwnBridge { interface: "eth0".into(), upstream: "docker0".into() },
         Notice::MulticastRouteElsewhere { interface: "eth0".into() },

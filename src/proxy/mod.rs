@@ -52,5 +52,6 @@ pub use crate::proxy::control::status::{
 pub(crate) use crate::proxy::lan::input_probe::InputProbe;
 pub(crate) use crate::proxy::lan::query_socket::{QuerySocket, parse_query};
 pub use crate::proxy::main::main;
+pub(crate) use crate::proxy::process::sandbox::confine_without_files;
 #[cfg(any(test, feature = "fuzzing"))]
 pub use crate::proxy::relay::check_relayed_packet;

@@ -8,7 +8,7 @@ use crate::oci::ContainerId;
 use crate::service::namespace::reach_namespace;
 use crate::service::proxies::ProxyUsers;
 use crate::service::unfinished::RunningProxies;
-use crate::service::{AttachError, host_links, proxies, unfinished};
+use crate::service::{AttachError, host_links, leases, proxies, unfinished};
 use crate::state::{Attached, AttachmentRecord, LockedDir, StateDirError, Store, config_dir};
 
 /// Removes what is left of the attachment of a container that has stopped. A container that is not
@@ -60,6 +60,9 @@ pub(super) fn detach_all(dir: LockedDir, store: &Store) -> Result<(), AttachErro
     if let Ok(Some(record)) = &record {
         // A claim that stays holds nothing.
         let _ = store.release_claims(&record.container().id, record.all_attachments());
+        if record.all_attachments().any(|attachment| attachment.ip.is_dhcp()) {
+            store.remove_dhcp_dir(&record.container().id);
+        }
     }
     // A link is in use as long as a record names it.
     let released = host_links::release(&shared, store);
@@ -83,6 +86,9 @@ pub(super) fn undo(record: &AttachmentRecord, dir: &LockedDir) -> Result<(), Att
         let none = Attached { interfaces: Vec::new(), leaving, ..attached.clone() };
         dir.write(&AttachmentRecord::Attached(none))?;
     }
+    // While there are links to give addresses back by.
+    let interfaces = attached.into_iter().flat_map(|a| a.interfaces.iter().chain(&a.leaving));
+    leases::release(interfaces);
     let deleted = match reach_namespace(record.container(), proxies(), dir) {
         Some(namespace) => match record {
             AttachmentRecord::Planned(planned) => {
@@ -206,6 +212,8 @@ pub fn collect_garbage(store: &Store) -> Result<Garbage, StateDirError> {
         };
         collected.push(Collected { container, result });
     }
+    let gone = |id: &ContainerId| !store.container_dir(id).is_dir();
+    store.list_dhcp_dirs().iter().filter(|id| gone(id)).for_each(|id| store.remove_dhcp_dir(id));
     let claims = store.collect_claims();
     let host_links = claims.map_err(AttachError::from).and_then(|()| host_links::collect(store));
     Ok(Garbage { containers: collected, host_links })

@@ -1,6 +1,7 @@
 //! Why an attachment was not made, changed or removed.
 
 use std::io;
+use std::net::IpAddr;
 use std::path::PathBuf;
 
 use ipnet::IpNet;
@@ -11,7 +12,7 @@ use crate::link::apply::ApplyError;
 
 use crate::net::netlink::NetlinkError;
 use crate::oci::ContainerId;
-use crate::primitives::InterfaceName;
+use crate::primitives::{InterfaceName, MacAddr};
 use crate::proxy::LaunchError;
 use crate::state::{ProxyUserError, StateDirError};
 
@@ -64,6 +65,38 @@ pub enum AttachError {
         /// What is special about it, with a comma before it.
         what: &'static str,
     },
+    /// A station of the LAN has the address.
+    #[error(
+        "ip={net}: {} is in use on {parent}, by {mac}; give another address (conflict=off takes it all the same)",
+        net.addr()
+    )]
+    AddressConflict {
+        /// What was asked for.
+        net: IpNet,
+        /// On which LAN.
+        parent: InterfaceName,
+        /// The station.
+        mac: MacAddr,
+    },
+    /// Stations of the LAN have one address of a pool after the other.
+    #[error(
+        "ip=pool: {count} addresses of network {network} are in use on {parent} by others, the last one, {address}, by {mac}; exclude in its file keeps addresses out of the pool"
+    )]
+    PoolConflicts {
+        /// The network.
+        network: NetworkName,
+        /// How many addresses were tried.
+        count: usize,
+        /// On which LAN.
+        parent: InterfaceName,
+        /// The last one.
+        address: IpAddr,
+        /// Its station.
+        mac: MacAddr,
+    },
+    /// The LAN could not be asked for an address.
+    #[error("cannot ask the LAN for the container's address: {0}; conflict=off does without")]
+    Probe(io::Error),
     /// All addresses of a pool are in use.
     #[error(
         "ip=pool: network {network} has no free address in {subnet}: all {count} of its pool are in use (mcrun network leases {network})"
@@ -76,6 +109,19 @@ pub enum AttachError {
         /// The number of addresses that containers can have.
         count: usize,
     },
+    /// No server has given an address.
+    #[error("ip=dhcp: no server on {parent} has given {interface} an address within {seconds} s")]
+    NoLease {
+        /// The interface in the container.
+        interface: String,
+        /// On which LAN.
+        parent: InterfaceName,
+        /// How long was waited.
+        seconds: u64,
+    },
+    /// The process that holds a lease.
+    #[error("ip=dhcp: cannot start the process that holds the lease: {0}")]
+    LeaseHolder(io::Error),
     /// The attachments contradict each other, or those that the container has.
     #[error(transparent)]
     Together(SpecError),

@@ -1,7 +1,7 @@
 //! Making the interfaces of a container whose namespace is open, with the proxy that serves them.
 
 use std::collections::BTreeSet;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::net::IpAddr;
 
 use caps::{CapSet, Capability};
 
@@ -15,7 +15,9 @@ use crate::net::netns::NetNs;
 use crate::oci::ContainerId;
 use crate::proxy::{ProxyLaunch, random_packet_mark};
 use crate::service::claims;
+use crate::service::conflicts;
 use crate::service::host_links;
+use crate::service::leases::NewLeases;
 use crate::service::parents;
 use crate::service::pool;
 use crate::service::pool::{Choice, Pools};
@@ -25,7 +27,7 @@ use crate::service::unserved;
 use crate::service::{AttachError, AttachRequest};
 use crate::state::{
     Attached, AttachedInterface, AttachmentRecord, HostLinkUse, LockedDir, Planned,
-    PlannedInterface, RecordedContainer, Store, boot_id,
+    PlannedInterface, RecordedContainer, Store, boot_id, seconds_since_1970,
 };
 
 /// A container whose network namespace is open and is not the host's.
@@ -134,6 +136,8 @@ impl<'s> OpenContainer<'s> {
     ///
     /// A proxy that serves the previous interfaces is replaced by one that serves all: the new one
     /// is ready before the old one ends.
+    ///
+    /// Where a station of the LAN has an address of a pool, another one of the pool is tried.
     pub(super) fn make(
         &mut self,
         previous: Option<Attached>,
@@ -142,7 +146,50 @@ impl<'s> OpenContainer<'s> {
         dir: &LockedDir,
         mut launch: Option<ProxyLaunch>,
     ) -> Result<(), AttachError> {
-        let order = names_in_order(previous.as_ref(), &wanted);
+        let mut refused = BTreeSet::new();
+        let mut given_up = Vec::new();
+        let launched = launch.is_some();
+        let mut tried = 0;
+        let result = loop {
+            let result =
+                self.make_once(previous.clone(), &mut wanted, admin, dir, launch, &mut refused);
+            let Err(AttachError::AddressConflict { net, parent, mac }) = result else {
+                break result;
+            };
+            let Some(network) = pool::chosen_from(&self.claimed, net.addr()) else {
+                break Err(AttachError::AddressConflict { net, parent, mac });
+            };
+            tried += 1;
+            if tried == conflicts::MOST_TRIED {
+                let (network, count, address) = (network.clone(), tried, net.addr());
+                break Err(AttachError::PoolConflicts { network, count, parent, address, mac });
+            }
+            refused.insert(net.addr());
+            self.release_host_links();
+            given_up.append(&mut self.claimed);
+            launch = match launched.then(ProxyLaunch::spawn).transpose() {
+                Ok(launch) => launch,
+                Err(error) => break Err(error.into()),
+            };
+        };
+        match &result {
+            // A claim that stays holds nothing.
+            Ok(()) => _ = self.store.release_claims(&self.recorded.id, &given_up),
+            Err(_) => self.claimed.append(&mut given_up),
+        }
+        result
+    }
+
+    fn make_once(
+        &mut self,
+        previous: Option<Attached>,
+        wanted: &mut [Wanted],
+        admin: &AdminConfig,
+        dir: &LockedDir,
+        mut launch: Option<ProxyLaunch>,
+        refused: &mut BTreeSet<IpAddr>,
+    ) -> Result<(), AttachError> {
+        let order = names_in_order(previous.as_ref(), wanted);
         let attachments: Vec<_> = wanted.iter().map(|i| i.attachment.clone()).collect();
         let mut host = RouteSocket::open()?;
         // Between the look at shared links and their use nobody else may make or delete one.
@@ -150,26 +197,23 @@ impl<'s> OpenContainer<'s> {
         let lock = shared.then(|| self.store.lock_all()).transpose()?;
         let facts = Facts::gather(&attachments, &mut host, &mut self.socket)?;
         let users = ProxyUsers { store: self.store, range: admin.proxy_uids() };
-        let mut attached = self.attached_before(previous.as_ref(), &wanted);
+        let mut attached = self.attached_before(previous.as_ref(), wanted);
         // An interface that has never been there has had no upstream.
         let there = previous.iter().flat_map(|previous| &previous.interfaces);
         let remade: Vec<_> =
             there.filter(|i| i.upstream_index != 0).map(|i| i.name.clone()).collect();
         let mut restore = RestoreRecord { dir, record: None };
-        let mut refused = BTreeSet::new();
         let (mut plans, added, waiting) = loop {
             let mut planned: Vec<_> = wanted.iter().map(|i| i.planned.clone()).collect();
             let pools = Pools::lock(&planned, self.store)?;
             let container = &self.recorded;
-            pools.choose(
-                &mut planned,
-                &Choice { container, taken: &facts.taken, users, refused: &refused },
-            )?;
+            pools
+                .choose(&mut planned, &Choice { container, taken: &facts.taken, users, refused })?;
             for (wanted, planned) in wanted.iter_mut().zip(planned) {
                 wanted.attachment.ip.clone_from(&planned.attachment.ip);
                 wanted.planned = planned;
             }
-            let Parts { attachments, added, waiting } = Parts::of(&wanted, &facts);
+            let Parts { attachments, added, waiting } = Parts::of(wanted, &facts);
             let mut plans = plan(&attachments, &facts)?;
             // Joins that name no interface go by the first of the container's, also if that one
             // comes later.
@@ -179,13 +223,14 @@ impl<'s> OpenContainer<'s> {
                 plan.routes.retain(|route| route.destination != all_multicast());
             }
             self.host_links = host_links::uses(&plans);
-            self.record(previous.as_ref(), &wanted, &added, &mut attached, &mut restore)?;
+            self.record(previous.as_ref(), wanted, &added, &mut attached, &mut restore)?;
             let later = waiting.iter().map(|i| i.attachment.clone());
             self.claimed = attachments.into_iter().chain(later).collect();
             match claims::claim(&self.recorded.id, &self.claimed, users) {
                 // Somebody who asked for this very address was faster.
                 Err(AttachError::AddressInUse { net, .. })
-                    if pool::is_chosen(&self.claimed, net.addr()) && refused.insert(net.addr()) =>
+                    if pool::chosen_from(&self.claimed, net.addr()).is_some()
+                        && refused.insert(net.addr()) =>
                 {
                     continue;
                 }
@@ -196,6 +241,7 @@ impl<'s> OpenContainer<'s> {
             break (plans, added, waiting);
         };
         make_host_links(&mut plans, &mut host)?;
+        let probe = conflicts::probe(&plans, &remade)?;
         attached.interfaces.extend(waiting);
         if !proxies::has_task(&attached) && !added.iter().any(|i| proxies::is_served(&i.attachment))
         {
@@ -226,9 +272,12 @@ impl<'s> OpenContainer<'s> {
             .map_err(|error| parents::explain(error, self.store))?;
         drop(lock);
         attached.interfaces.extend(attached_interfaces(added, &plans, &applying));
-        if let Err(error) =
-            bring_up(&mut attached, &mut applying, &mut launch, &order, dir, &self.namespace)
-        {
+        let awaited = || probe.as_ref().map_or(Ok(()), |probe| conflicts::wait(probe, &plans));
+        let serving = (&mut launch, &self.namespace);
+        let leasing = (&remade[..], users);
+        let brought_up =
+            bring_up(&mut attached, &mut applying, serving, awaited, leasing, &order, dir);
+        if let Err(error) = brought_up {
             // The links go while the new proxy's rules stand.
             drop(applying);
             drop(launch);
@@ -238,6 +287,9 @@ impl<'s> OpenContainer<'s> {
         restore.keep();
         if let Some(launch) = launch {
             launch.detach_child();
+        }
+        if let Some(probe) = probe {
+            probe.close();
         }
         proxies::complete_replacement(&mut attached, dir)
     }
@@ -359,6 +411,7 @@ impl Parts {
                     mac: attachment.mac,
                     parent_mac: None,
                     waiting: Some(reason),
+                    lease_holder: None,
                     attachment: planned.attachment.clone(),
                     limits: planned.limits.clone(),
                 }),
@@ -390,23 +443,26 @@ fn attached_interfaces(
         mac: created.mac,
         parent_mac: plan.permanent_mac,
         waiting: None,
+        lease_holder: None,
         attachment: planned.attachment,
         limits: planned.limits,
     })
     .collect()
 }
 
-/// Brings the new links up once the proxy has its rules and sockets, and records the attachment.
+/// Brings the new links up once the proxy has its rules and sockets and `awaited` has returned, and
+/// records the attachment.
 ///
 /// The order matters: one native IGMPv2 query would hold the container's kernel in that version
 /// for minutes (RFC 9776 §7.2.1).
 fn bring_up(
     attached: &mut Attached,
     applying: &mut Applying<'_>,
-    launch: &mut Option<ProxyLaunch>,
+    (launch, namespace): (&mut Option<ProxyLaunch>, &NetNs),
+    awaited: impl FnOnce() -> Result<(), AttachError>,
+    (remade, users): (&[String], ProxyUsers<'_>),
     order: &[String],
     dir: &LockedDir,
-    namespace: &NetNs,
 ) -> Result<(), AttachError> {
     if let Some(launch) = launch {
         launch.send_interfaces(&proxies::made_interfaces(attached))?;
@@ -416,8 +472,11 @@ fn bring_up(
     launch.as_mut().map(ProxyLaunch::wait_for_rules).transpose()?;
     let added = attached.interfaces.len() - applying.created().len();
     unserved::limit(&attached.interfaces[added..], namespace)?;
+    awaited()?;
     // And what needs only the rules while it gives up its privileges.
     applying.activate()?;
+    let new = &mut attached.interfaces[added..];
+    let leases = NewLeases::get(&attached.container, users.store, new, remade)?;
     let replaces = attached.replaced.is_some();
     if replaces {
         // Whoever finds a record that names both proxies knows that the new one is ready.
@@ -427,6 +486,8 @@ fn bring_up(
     attached.proxy = launch.as_mut().map(ProxyLaunch::process).transpose()?;
     attached.interfaces.sort_by_key(|i| order.iter().position(|name| *name == i.name));
     dir.write(&AttachmentRecord::Attached(attached.clone()))?;
+    claims::claim(&attached.container.id, &leases.leased(attached), users)?;
+    leases.keep();
     if let Some(launch) = launch {
         launch.keep();
         if !replaces {
@@ -434,10 +495,6 @@ fn bring_up(
         }
     }
     Ok(())
-}
-
-fn seconds_since_1970() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
 /// Names of the capabilities that an attachment needs and this process lacks.

@@ -7,11 +7,13 @@
 mod attach;
 mod check;
 mod claims;
+mod conflicts;
 mod detach;
 mod error;
 mod host_links;
 pub(crate) mod keeper_socket;
 mod late;
+mod leases;
 mod making;
 mod namespace;
 mod parents;

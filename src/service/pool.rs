@@ -128,13 +128,14 @@ impl Pools {
     }
 }
 
-/// Whether an address of attachments is one that [`Pools::choose`] has chosen. That of an interface
-/// that is made anew is the container's: no other one is chosen.
-pub(super) fn is_chosen(attachments: &[Attachment], address: IpAddr) -> bool {
-    attachments.iter().any(|attachment| {
+/// The network from whose pool [`Pools::choose`] has chosen an address of attachments; `None`: it is
+/// not chosen. That of an interface that is made anew is the container's: no other one is chosen.
+pub(super) fn chosen_from(attachments: &[Attachment], address: IpAddr) -> Option<&NetworkName> {
+    let is_its = |attachment: &&Attachment| {
         attachment.pool.is_some()
             && attachment.ip.addresses().iter().any(|net| net.addr() == address)
-    })
+    };
+    Some(&attachments.iter().find(is_its)?.network.as_ref()?.name)
 }
 
 fn is_of_pool(attachment: &Attachment, network: &NetworkName) -> bool {

@@ -165,7 +165,7 @@ fn announced(attachment: &Attachment) -> Vec<Ipv4Addr> {
     if !attachment.is_announced_by_proxy() {
         return Vec::new();
     }
-    let addresses = attachment.ip.addresses().iter();
+    let addresses = attachment.ip.fixed().iter();
     addresses
         .filter_map(|net| match net.addr() {
             IpAddr::V4(address) => Some(address),
@@ -176,7 +176,7 @@ fn announced(attachment: &Attachment) -> Vec<Ipv4Addr> {
 
 /// What a limited interface may send.
 pub(super) fn egress_task(attachment: &Attachment) -> Option<EgressTask> {
-    let addresses = attachment.ip.addresses().iter().map(ipnet::IpNet::addr).collect();
+    let addresses = attachment.ip.fixed().iter().map(ipnet::IpNet::addr).collect();
     let shares_mac = matches!(attachment.driver, Driver::Ipvlan { .. });
     attachment.is_limited().then_some(EgressTask { addresses, shares_mac })
 }

@@ -13,7 +13,7 @@ use crate::oci::ContainerId;
 use crate::proxy;
 use crate::service::namespace::reach_namespace;
 use crate::service::proxies::ProxyUsers;
-use crate::service::{AttachError, proxies, repair, unfinished, unserved};
+use crate::service::{AttachError, leases, proxies, repair, unfinished, unserved};
 use crate::state::{Attached, AttachmentRecord, LockedDir, StateDirError, Store};
 use crate::sys::process::ProcessRef;
 
@@ -143,6 +143,8 @@ fn reload_one(
     }
     // What keeps a link from being made keeps nothing else from being done.
     let repaired = repair::repair_locked(&mut attached, dir, store, admin);
+    let leases =
+        leases::restart(&mut attached, dir, store, |holder| is_outdated(holder, installed));
     let mut outdated = attached.proxy.is_some_and(|proxy| is_outdated(proxy, installed));
     outdated |= proxies::find_upstreams(&mut attached);
     outdated |= apply_limits(&mut attached, admin, refusals);
@@ -153,7 +155,7 @@ fn reload_one(
     if outdated {
         proxies::replace(&mut attached, dir, users)?;
     }
-    Ok(!repaired?.is_empty() || outdated)
+    Ok(!repaired?.is_empty() || leases? || outdated)
 }
 
 /// Whether the proxy of a container does not answer within 2 s.

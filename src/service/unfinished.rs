@@ -14,7 +14,7 @@ use crate::net::netns::NetNs;
 use crate::proxy;
 use crate::service::namespace::reach_namespace;
 use crate::service::proxies::ProxyUsers;
-use crate::service::{AttachError, proxies};
+use crate::service::{AttachError, leases, proxies};
 use crate::state::{Attached, AttachedInterface, AttachmentRecord, LockedDir, PlannedInterface};
 use crate::sys::process::ProcessRef;
 
@@ -33,6 +33,7 @@ pub(super) fn finish(
     if removes || !attached.adding.is_empty() {
         let namespace = reach_namespace(&attached.container, attached.proxies(), dir);
         let namespace = namespace.ok_or_else(|| io::Error::from_raw_os_error(libc::ENOENT))?;
+        leases::release(&attached.leaving);
         delete_links(&namespace, attached.leaving.iter(), &attached.adding)?;
         let first = attached.interfaces.first().and_then(|first| first.index);
         if let Some(index) = first.filter(|_| removes) {

@@ -8,6 +8,7 @@
 //!   addresses/PARENT@ADDRESS      whose address it is
 //!   pools/NETWORK/leases.json     who had which address of a network's pool last
 //!   docker/endpoints/ID.json      places of docker's containers on mcrun's networks
+//!   dhcp/ID/INTERFACE.json        the lease of an interface's address
 //!   bundles/ID/                   containers that `mcrun run --rootfs` started
 //!   refusals.jsonl                the last attachments that a hook has refused
 //!   proxy-users                   locks of the user ids of proxies
@@ -20,6 +21,8 @@
 //! forbids it everything except the removal.
 
 mod claims;
+mod dhcp_dirs;
+mod dhcp_leases;
 mod leases;
 mod lifetime;
 mod lock;
@@ -33,6 +36,7 @@ mod watch;
 use std::path::PathBuf;
 
 pub use crate::state::claims::Claimed;
+pub use crate::state::dhcp_leases::{DhcpLease, DhcpLeaseFile, seconds_since_1970};
 pub use crate::state::leases::{Lease, Leases, LockedLeases};
 pub use crate::state::lifetime::Lifetime;
 pub(crate) use crate::state::proxy_user::hold as hold_proxy_user;

@@ -135,6 +135,9 @@ pub struct AttachedInterface {
     /// Why the link is not there; none: it is there.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub waiting: Option<String>,
+    /// The process that holds the lease of its address; none without `ip=dhcp`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lease_holder: Option<ProcessRef>,
     /// What was asked for.
     pub attachment: Attachment,
     /// What is in force of it, within the administrator's limits.

@@ -15,6 +15,7 @@ use nix::sys::stat::Mode;
 use crate::attachment::UidRange;
 use crate::net::netns::NetNsId;
 use crate::oci::ContainerId;
+use crate::state::dhcp_leases;
 use crate::state::lock;
 use crate::state::root;
 use crate::state::{AttachmentRecord, ProxyUserError, ReservedUser, state_dir};
@@ -405,7 +406,12 @@ fn read_record(dir: &File, path: &Path) -> Result<Option<AttachmentRecord>, Stat
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(e) => Err(at("read", &path)(e)),
         Ok(text) => {
-            serde_json::from_slice(&text).map(Some).map_err(|e| at("understand", &path)(e.into()))
+            let record = serde_json::from_slice(&text);
+            let mut record = record.map_err(|e| at("understand", &path)(e.into()))?;
+            if let Some(root) = path.ancestors().nth(3) {
+                dhcp_leases::complete(&mut record, root);
+            }
+            Ok(Some(record))
         }
     }
 }

@@ -1,6 +1,7 @@
 //! The ground floor: system calls that no crate offers, kernel files, and what several modules need
 //! of files and processes. Nothing here knows what mcrun is.
 
+pub(crate) mod background_close;
 pub(crate) mod bound_sockets;
 pub(crate) mod bpf;
 pub(crate) mod cgroup;

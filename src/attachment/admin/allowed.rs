@@ -29,6 +29,9 @@ pub(super) enum Kind {
     Numbers(i64, i64),
 }
 
+/// The value of `ip` that leaves the choice to a server.
+pub(super) const DHCP: &str = "dhcp";
+
 /// Values that are allowed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Allowed {
@@ -105,6 +108,10 @@ impl Allowed {
         match self {
             Allowed::Names(patterns) => patterns.iter().any(|pattern| matches(pattern, value)),
             Allowed::Words(words) => words.iter().any(|word| word == value),
+            // It may be any address.
+            Allowed::Addresses(networks) if value == DHCP => {
+                networks.contains(&IpNet::V4(Default::default()))
+            }
             Allowed::Addresses(networks) => {
                 let text = value.split('/').next().unwrap_or_default();
                 let address = text.parse::<IpAddr>();

@@ -1,7 +1,7 @@
 //! The table of what `[attach]` in mcrun.toml can limit. A limit is defined here and nowhere else.
 
 use crate::attachment::admin::AdminConfig;
-use crate::attachment::admin::allowed::{Allowed, Kind};
+use crate::attachment::admin::allowed::{Allowed, DHCP, Kind};
 use crate::attachment::types::{Attachment, Driver, IgmpMode, IpAssignment};
 
 /// One key of `[attach]` that limits a key of attachments.
@@ -111,7 +111,20 @@ pub(super) const LIMITS: &[Limit] = &[
         asked: |attachment| match &attachment.ip {
             IpAssignment::Static(list) => list.iter().map(ToString::to_string).collect(),
             // The network's addresses are the administrator's word.
+            // Which address it will be is for a server to say.
+            IpAssignment::Dhcp(_) => vec![DHCP.to_owned()],
             IpAssignment::Pool(_) | IpAssignment::None => Vec::new(),
+        },
+    },
+    Limit {
+        name: "conflict",
+        key: "conflict",
+        kind: Kind::Words(&["probe", "off"]),
+        // Who takes an address without a question may take it from another station.
+        default: Default::Listed,
+        asked: |attachment| match attachment.conflict.is_probe() {
+            true => Vec::new(),
+            false => vec![attachment.conflict.name().to_owned()],
         },
     },
     Limit {

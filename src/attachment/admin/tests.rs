@@ -200,12 +200,15 @@ fn each_key_can_be_limited_to_a_list() {
             "parent=a,ip=10.9.0.7/16,ip=fd00::7/64",
             "parent=a,ip=10.9.1.7/16",
         ),
+        ("ip", r#"["10.9.0.0/24", "0.0.0.0/0"]"#, "parent=a,ip=dhcp", ""),
+        ("ip", r#"["10.9.0.0/24"]"#, "parent=a,ip=10.9.0.7/24", "parent=a,ip=dhcp"),
         (
             "mac",
             r#"["02:AA:*"]"#,
             "parent=a,mac=02:aa:00:00:00:01",
             "parent=a,mac=02:ab:00:00:00:01",
         ),
+        ("conflict", r#"["off"]"#, "parent=a,conflict=off", ""),
         ("route", r#"["10.0.0.0/8"]"#, "parent=a,route=10.1.0.0/16", "parent=a,route=0.0.0.0/0"),
         ("mtu", r#""1280-1500""#, "parent=a,mtu=1400", "parent=a,mtu=1000"),
         ("name", r#"["mc*"]"#, "parent=a,name=mc7", "parent=a,name=eth7"),
@@ -241,7 +244,9 @@ fn each_key_can_be_limited_to_a_list() {
 fn what_touches_others_is_refused_where_the_file_limits_attachments_and_does_not_name_it() {
     let keys = [
         ("ip", "ip=10.0.0.5/24"),
+        ("ip", "ip=dhcp"),
         ("mac", "mac=02:00:00:00:00:07"),
+        ("conflict", "conflict=off"),
         ("route", "route=10.7.0.0/16"),
         ("upstream", "upstream=b"),
         ("vlan", "vlan=7"),

@@ -28,7 +28,9 @@ impl Network {
             interface: own.interface.or(theirs.interface),
             ip_none: if ip_is_own { own.ip_none } else { theirs.ip_none },
             ip_pool: if ip_is_own { own.ip_pool } else { theirs.ip_pool },
+            ip_dhcp: if ip_is_own { own.ip_dhcp } else { theirs.ip_dhcp },
             ip: own.ip,
+            conflict: own.conflict.or(theirs.conflict),
             gateways: match own.gateways.is_empty() {
                 true => unless_none(theirs.gateways),
                 false => own.gateways,

@@ -4,7 +4,7 @@
 //! stands for the stage. A version that knows format 1 reads format 2 too, because the fields of
 //! format 1 are still written. The exception is an attachment without a process, which it cannot
 //! represent: there `init` is missing. `proxy_user`, `boot_id`, `replaced`, `proxy_deaths`, `adding`,
-//! `leaving`, `parent_mac` and `waiting` were added to format 2 later. A version that does not know them passes
+//! `leaving`, `parent_mac`, `waiting` and `lease_holder` were added to format 2 later. A version that does not know them passes
 //! over them.
 
 use std::path::PathBuf;
@@ -95,6 +95,8 @@ struct InterfaceFile {
     parent_mac: Option<MacAddr>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     waiting: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    lease_holder: Option<ProcessRef>,
     attachment: Attachment,
     #[serde(flatten)]
     limits: EffectiveLimits,
@@ -245,6 +247,7 @@ impl InterfaceFile {
             mac: self.mac,
             parent_mac: self.parent_mac,
             waiting: self.waiting,
+            lease_holder: self.lease_holder,
             attachment: self.attachment,
             limits: self.limits,
         }
@@ -258,6 +261,7 @@ impl InterfaceFile {
             mac: None,
             parent_mac: None,
             waiting: None,
+            lease_holder: None,
             attachment: interface.attachment,
             limits: interface.limits,
         }
@@ -271,6 +275,7 @@ impl InterfaceFile {
             mac: interface.mac,
             parent_mac: interface.parent_mac,
             waiting: interface.waiting,
+            lease_holder: interface.lease_holder,
             attachment: interface.attachment,
             limits: interface.limits,
         }

@@ -5,6 +5,7 @@
 //! later).
 
 mod assembler;
+mod few_calls;
 mod system_calls;
 
 use std::io;
@@ -71,8 +72,29 @@ pub(crate) fn enter(
     prctl(libc::PR_SET_NO_NEW_PRIVS, 1).map_err(failed("set no_new_privs"))?;
     // Other processes of this user may not trace it.
     prctl(libc::PR_SET_DUMPABLE, 0).map_err(failed("become undumpable"))?;
-    let has_landlock = landlock(container_dir).map_err(failed("enter landlock"))?;
+    let has_landlock = landlock(Some(container_dir)).map_err(failed("enter landlock"))?;
     Ok(Confined { has_landlock })
+}
+
+/// Confines a process that uses the descriptors which are open and nothing else, irrevocably. It becomes
+/// the user and the group of this id, without a capability, and makes the system calls of
+/// [`few_calls`].
+///
+/// # Errors
+/// When a mandatory step fails. The process must end then.
+pub(crate) fn confine_without_files(id: u32) -> io::Result<()> {
+    system_calls::check()?;
+    limit_resources()?;
+    setgroups(&[])?;
+    drop_bounding_set()?;
+    let (user, group) = (Uid::from_raw(id), Gid::from_raw(id));
+    setresgid(group, group, group)?;
+    setresuid(user, user, user)?;
+    drop_capabilities([0, 0])?;
+    prctl(libc::PR_SET_NO_NEW_PRIVS, 1)?;
+    prctl(libc::PR_SET_DUMPABLE, 0)?;
+    landlock(None)?;
+    few_calls::restrict()
 }
 
 impl Confined {
@@ -154,12 +176,14 @@ fn drop_capabilities([low, high]: [u32; 2]) -> io::Result<()> {
     }
 }
 
-fn landlock(container_dir: &ContainerDir) -> io::Result<bool> {
+fn landlock(container_dir: Option<&ContainerDir>) -> io::Result<bool> {
     let status = (|| {
-        Ruleset::default()
+        let ruleset = Ruleset::default()
             .set_compatibility(CompatLevel::BestEffort)
             .handle_access(AccessFs::from_all(ABI::V5))?
-            .create()?
+            .create()?;
+        let Some(container_dir) = container_dir else { return ruleset.restrict_self() };
+        ruleset
             .add_rule(PathBeneath::new(container_dir.own().as_fd(), AccessFs::RemoveFile))?
             .add_rule(PathBeneath::new(container_dir.containers().as_fd(), AccessFs::RemoveDir))?
             .restrict_self()

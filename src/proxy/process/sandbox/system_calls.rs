@@ -277,9 +277,17 @@ pub(super) fn check() -> io::Result<()> {
 /// # Errors
 /// Those of seccomp(2): the kernel has no filters, or `no_new_privs` is not set.
 pub(super) fn restrict() -> io::Result<()> {
+    install(&PROGRAM)
+}
+
+/// Installs a filter.
+///
+/// # Errors
+/// Those of seccomp(2).
+pub(super) fn install(filter: &'static [sock_filter]) -> io::Result<()> {
     let program = libc::sock_fprog {
-        len: PROGRAM.len() as libc::c_ushort,
-        filter: PROGRAM.as_ptr().cast_mut(),
+        len: filter.len() as libc::c_ushort,
+        filter: filter.as_ptr().cast_mut(),
     };
     // SAFETY: the kernel reads `len` instructions and keeps a copy.
     let result = unsafe {

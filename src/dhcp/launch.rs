@@ -1,0 +1,160 @@
+//! Launches the processes that hold a lease: what the attachment service does.
+
+use std::fs::File;
+use std::io;
+use std::io::{Read, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use ipnet::Ipv4Net;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+use crate::dhcp::task::{ARGUMENT, KEEP, LeaseTask, REFUSED, leased};
+use crate::proxy;
+use crate::state::state_dir;
+use crate::sys::process::ProcessRef;
+
+/// How long a process may take to give its address back.
+const PATIENCE: Duration = Duration::from_millis(500);
+/// Longest answer in bytes.
+const MAX_ANSWER: usize = 1024;
+
+/// A process that is being launched. Dropping this value ends it, and the address is given back,
+/// except after [`LeaseLaunch::keep`].
+#[derive(Debug)]
+pub struct LeaseLaunch {
+    child: Option<Child>,
+    stdin: File,
+    stdout: File,
+}
+
+impl LeaseLaunch {
+    /// Starts one with its task.
+    ///
+    /// # Errors
+    /// Those of execve(2), and of writing to it.
+    pub fn spawn(task: &LeaseTask) -> io::Result<Self> {
+        let mut child = Command::new(proxy::program()?)
+            .arg(ARGUMENT)
+            .env_clear()
+            // Absolute, because the process changes its directory to `/`.
+            .env("MCRUN_STATE_DIR", std::path::absolute(state_dir())?)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()?;
+        let broken = || io::Error::from(io::ErrorKind::BrokenPipe);
+        let stdin = child.stdin.take().map(OwnedFd::from).ok_or_else(broken)?;
+        let stdout = child.stdout.take().map(OwnedFd::from).ok_or_else(broken)?;
+        let mut launch =
+            LeaseLaunch { child: Some(child), stdin: stdin.into(), stdout: stdout.into() };
+        let mut line = serde_json::to_vec(task)?;
+        line.push(b'\n');
+        launch.stdin.write_all(&line)?;
+        Ok(launch)
+    }
+
+    /// Waits for the address until then; `None`: no server has given one.
+    ///
+    /// # Errors
+    /// The reason that the process gives.
+    pub fn wait(&mut self, until: Instant) -> io::Result<Option<Ipv4Net>> {
+        match self.line(until)? {
+            Some(line) => match leased(&line) {
+                Some(address) => Ok(Some(address)),
+                None => Err(reason(&line)),
+            },
+            None => Ok(None),
+        }
+    }
+
+    /// Waits until a process that is to get an address later has started.
+    ///
+    /// # Errors
+    /// The reason that the process gives.
+    pub fn wait_started(&mut self, until: Instant) -> io::Result<()> {
+        match self.line(until)? {
+            Some(line) if line.starts_with(REFUSED) => Err(reason(&line)),
+            Some(_) => Ok(()),
+            None => Err(io::ErrorKind::TimedOut.into()),
+        }
+    }
+
+    /// The process.
+    ///
+    /// # Errors
+    /// When it has ended.
+    pub fn process(&self) -> io::Result<ProcessRef> {
+        let child = self.child.as_ref().ok_or(io::ErrorKind::NotFound)?;
+        ProcessRef::of(child.id().cast_signed())
+    }
+
+    /// Tells the process that the record names it. From here on it holds the lease, also if this
+    /// process ends.
+    pub fn keep(mut self) {
+        // If it has ended, `mcrun reload` starts another one.
+        let _ = self.stdin.write_all(format!("{KEEP}\n").as_bytes());
+        self.child = None;
+    }
+
+    fn line(&mut self, until: Instant) -> io::Result<Option<String>> {
+        let mut line = Vec::new();
+        loop {
+            let left = until.saturating_duration_since(Instant::now());
+            let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
+            match poll(&mut [PollFd::new(self.stdout.as_fd(), PollFlags::POLLIN)], timeout) {
+                Ok(0) => return Ok(None),
+                Err(nix::errno::Errno::EINTR) => continue,
+                Err(error) => return Err(error.into()),
+                Ok(_) => {}
+            }
+            let mut buffer = [0; 256];
+            let length = self.stdout.read(&mut buffer)?;
+            line.extend_from_slice(&buffer[..length]);
+            if let Some(end) = line.iter().position(|byte| *byte == b'\n') {
+                return Ok(Some(String::from_utf8_lossy(&line[..end]).into_owned()));
+            }
+            if length == 0 || line.len() > MAX_ANSWER {
+                return Err(io::Error::other("the process ended without an answer"));
+            }
+        }
+    }
+}
+
+fn reason(line: &str) -> io::Error {
+    io::Error::other(line.strip_prefix(REFUSED).unwrap_or(line).to_owned())
+}
+
+impl Drop for LeaseLaunch {
+    fn drop(&mut self) {
+        let Some(mut child) = self.child.take() else { return };
+        // If it fails, the process has ended by itself.
+        let _ = ProcessRef::of(child.id().cast_signed()).and_then(|process| process.end(PATIENCE));
+        let _ = child.wait();
+    }
+}
+
+/// Ends a process that holds a lease: the address is given back.
+///
+/// # Errors
+/// Those of pidfd_send_signal(2).
+pub fn release(process: ProcessRef) -> io::Result<()> {
+    process.end(PATIENCE)
+}
+
+/// Ends one whose place another one takes: the container keeps the address.
+///
+/// # Errors
+/// Those of pidfd_send_signal(2).
+pub fn end_for_successor(process: ProcessRef) -> io::Result<()> {
+    match process.open() {
+        Ok(open) => {
+            open.signal(libc::SIGKILL)?;
+            open.wait(PATIENCE);
+            Ok(())
+        }
+        Err(error) if error.raw_os_error() == Some(libc::ESRCH) => Ok(()),
+        Err(error) => Err(error),
+    }
+}

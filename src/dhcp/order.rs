@@ -1,0 +1,163 @@
+//! What the process that speaks to servers may ask of the one that has privileges: a small message
+//! of a fixed form, which is checked again when it is read.
+
+use std::net::Ipv4Addr;
+
+use ipnet::Ipv4Net;
+
+use crate::dhcp::client::Lease;
+use crate::dhcp::message::{LeasedRoute, MAX_ROUTES, is_host};
+
+const SET: u8 = 1;
+const REMOVE: u8 = 2;
+const HEADER: usize = 15;
+const ROUTE: usize = 9;
+/// Longest order in bytes.
+pub const LONGEST: usize = HEADER + MAX_ROUTES * ROUTE;
+
+/// An order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Order {
+    /// Give the interface this address, with these routes.
+    Set(LeasedAddress),
+    /// Take the address away.
+    Remove,
+}
+
+/// An address and its routes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LeasedAddress {
+    /// The address with the length of its prefix.
+    pub address: Ipv4Net,
+    /// The server.
+    pub server: Ipv4Addr,
+    /// For how many seconds; `u32::MAX`: for ever.
+    pub seconds: u32,
+    /// The routes.
+    pub routes: Vec<LeasedRoute>,
+}
+
+impl Order {
+    /// The order that a lease needs.
+    pub fn of(lease: &Lease) -> Self {
+        let seconds = lease.lifetime.map(|lifetime| u32::try_from(lifetime.as_secs()));
+        Order::Set(LeasedAddress {
+            address: lease.address,
+            server: lease.server,
+            seconds: seconds.and_then(Result::ok).unwrap_or(u32::MAX),
+            routes: lease.routes.iter().take(MAX_ROUTES).copied().collect(),
+        })
+    }
+
+    /// As it is sent.
+    pub fn bytes(&self) -> Vec<u8> {
+        let Order::Set(leased) = self else { return vec![REMOVE] };
+        let mut bytes = vec![SET];
+        bytes.extend(leased.address.addr().octets());
+        bytes.push(leased.address.prefix_len());
+        bytes.extend(leased.server.octets());
+        bytes.extend(leased.seconds.to_be_bytes());
+        bytes.push(leased.routes.len() as u8);
+        for route in &leased.routes {
+            bytes.extend(route.destination.addr().octets());
+            bytes.push(route.destination.prefix_len());
+            bytes.extend(route.gateway.octets());
+        }
+        bytes
+    }
+
+    /// Reads one. `None`: it is none, or asks for what no host can have.
+    pub fn parse(bytes: &[u8]) -> Option<Self> {
+        if bytes == [REMOVE] {
+            return Some(Order::Remove);
+        }
+        let (header, mut rest) = bytes.split_at_checked(HEADER)?;
+        let four = |at: &[u8]| -> Option<[u8; 4]> { at.get(..4)?.try_into().ok() };
+        let address = Ipv4Net::new(four(&header[1..])?.into(), header[5]).ok()?;
+        let count = usize::from(header[14]);
+        if header[0] != SET
+            || header[5] == 0
+            || !is_host(address.addr())
+            || count > MAX_ROUTES
+            || rest.len() != count * ROUTE
+        {
+            return None;
+        }
+        let mut routes = Vec::with_capacity(count);
+        while !rest.is_empty() {
+            let (route, behind) = rest.split_at_checked(ROUTE)?;
+            let destination = Ipv4Net::new(four(route)?.into(), route[4]).ok()?;
+            let gateway = Ipv4Addr::from(four(&route[5..])?);
+            if destination != destination.trunc()
+                || destination.addr().is_multicast()
+                || !(is_host(gateway) || gateway.is_unspecified())
+            {
+                return None;
+            }
+            routes.push(LeasedRoute { destination, gateway });
+            rest = behind;
+        }
+        let (server, seconds) =
+            (four(&header[6..])?.into(), u32::from_be_bytes(four(&header[10..])?));
+        Some(Order::Set(LeasedAddress { address, server, seconds, routes }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn order(routes: usize) -> Order {
+        let route = LeasedRoute {
+            destination: "10.0.0.0/8".parse().unwrap(),
+            gateway: [192, 0, 2, 1].into(),
+        };
+        Order::Set(LeasedAddress {
+            address: "192.0.2.7/24".parse().unwrap(),
+            server: [192, 0, 2, 1].into(),
+            seconds: 120,
+            routes: vec![route; routes],
+        })
+    }
+
+    #[test]
+    fn an_order_is_read_as_it_was_written() {
+        for order in [order(0), order(1), order(MAX_ROUTES), Order::Remove] {
+            let bytes = order.bytes();
+            assert!(bytes.len() <= LONGEST);
+            assert_eq!(Order::parse(&bytes), Some(order));
+        }
+        assert_eq!(Order::parse(&order(MAX_ROUTES + 1).bytes()), None);
+    }
+
+    #[test]
+    fn what_no_host_can_have_is_no_order() {
+        for (at, value) in [
+            (0, 3),
+            (1, 127),
+            (1, 224),
+            (1, 0),
+            (5, 0),
+            (5, 33),
+            (14, 2),
+            (15, 225),
+            (19, 3),
+            (20, 255),
+        ] {
+            let mut bytes = order(1).bytes();
+            bytes[at] = value;
+            assert_eq!(Order::parse(&bytes), None, "byte {at}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_order_is_a_surprise(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            if let Some(order) = Order::parse(&bytes) {
+                prop_assert_eq!(order.bytes(), bytes);
+            }
+        }
+    }
+}

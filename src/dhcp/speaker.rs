@@ -1,0 +1,195 @@
+//! The process that speaks to servers: it has no privilege, and reads what strangers send.
+//!
+//! It has two descriptors: a packet socket that receives DHCP of the container's interface and sends
+//! there, and a socket to the [holder](crate::dhcp::holder), which it asks for addresses.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::unistd::{read, write};
+use socket2::{Domain, SockFilter, Socket, Type};
+
+use crate::dhcp::client::{Action, Client, Lease};
+use crate::dhcp::frame::{CLIENT_PORT, server_payload};
+use crate::dhcp::message::ServerMessage;
+use crate::dhcp::order::Order;
+use crate::net::arp_announcement::{bound_link, gratuitous_request, link_address};
+use crate::primitives::MacAddr;
+use crate::sys::sockopt;
+
+/// What the holder says when the address is to be given back.
+pub(super) const RELEASE: u8 = b'R';
+/// What it says when an order is carried out.
+pub(super) const DONE: u8 = b'D';
+/// What it says when the order could not be carried out.
+pub(super) const FAILED: u8 = b'F';
+/// Longest frame that is read.
+const LONGEST_FRAME: usize = 2048;
+/// When a link that was set down is looked at again.
+const LOOK_AGAIN: Duration = Duration::from_millis(200);
+/// Frames that are read one after the other.
+const BURST: usize = 64;
+
+/// The packet socket, in the calling thread's namespace.
+///
+/// # Errors
+/// `EPERM` without CAP_NET_RAW, `ENODEV` for an index without an interface.
+pub(super) fn open_socket(index: u32) -> io::Result<Socket> {
+    // Protocol 0: nothing is queued before the filter is there.
+    let socket = Socket::new(Domain::PACKET, Type::RAW, None)?;
+    socket.attach_filter(&dhcp_alone())?;
+    sockopt::lock_filter(&socket)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&link_address(index, libc::ETH_P_IP as u16))?;
+    Ok(socket)
+}
+
+/// A socket filter that accepts UDP to the port of clients.
+fn dhcp_alone() -> [SockFilter; 9] {
+    let op = |code: u32, jt, jf, k| SockFilter::new(code as u16, jt, jf, k);
+    let equal = libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K;
+    [
+        op(libc::BPF_LD | libc::BPF_B | libc::BPF_ABS, 0, 0, 23),
+        op(equal, 0, 6, libc::IPPROTO_UDP as u32),
+        op(libc::BPF_LD | libc::BPF_H | libc::BPF_ABS, 0, 0, 20),
+        // More fragments, or an offset.
+        op(libc::BPF_JMP | libc::BPF_JSET | libc::BPF_K, 4, 0, 0x3fff),
+        op(libc::BPF_LDX | libc::BPF_B | libc::BPF_MSH, 0, 0, 14),
+        op(libc::BPF_LD | libc::BPF_H | libc::BPF_IND, 0, 0, 16),
+        op(equal, 0, 1, CLIENT_PORT.into()),
+        op(libc::BPF_RET | libc::BPF_K, 0, 0, LONGEST_FRAME as u32),
+        op(libc::BPF_RET | libc::BPF_K, 0, 0, 0),
+    ]
+}
+
+/// A speaker.
+pub(super) struct Speaker {
+    pub(super) client: Client,
+    pub(super) mac: MacAddr,
+    pub(super) packets: Socket,
+    pub(super) holder: OwnedFd,
+}
+
+impl Speaker {
+    /// Speaks until the holder has gone or wants the address to be given back, or the interface has
+    /// gone.
+    ///
+    /// # Errors
+    /// Those of poll(2).
+    pub(super) fn run(mut self) -> io::Result<()> {
+        let mut announced = None;
+        let mut was_down = false;
+        while self.act(&mut announced) {
+            let left = self.client.poll_timeout();
+            let left = left.map(|at| at.saturating_duration_since(Instant::now()));
+            // A link that goes is down first, and says nothing when it has gone.
+            let left = match (left, was_down) {
+                (Some(left), true) => Some(left.min(LOOK_AGAIN)),
+                (None, true) => Some(LOOK_AGAIN),
+                (left, false) => left,
+            };
+            // Rounded up, so that the time has come then.
+            let timeout = left.map(|left| PollTimeout::try_from(left + Duration::from_millis(1)));
+            let timeout = timeout.map_or(PollTimeout::NONE, |t| t.unwrap_or(PollTimeout::MAX));
+            let mut awaited = [
+                PollFd::new(self.packets.as_fd(), PollFlags::POLLIN),
+                PollFd::new(self.holder.as_fd(), PollFlags::POLLIN),
+            ];
+            match poll(&mut awaited, timeout) {
+                Err(error) if error != nix::errno::Errno::EINTR => return Err(error.into()),
+                _ => {}
+            }
+            if awaited[1].any() == Some(true) {
+                if self.hear_holder() == Some(RELEASE) {
+                    self.client.release();
+                    self.act(&mut announced);
+                }
+                return Ok(());
+            }
+            was_down = self.receive();
+            if bound_link(&self.packets).is_ok_and(|index| index == u32::MAX || index == 0) {
+                return Ok(());
+            }
+            self.client.handle_timeout(Instant::now());
+        }
+        Ok(())
+    }
+
+    /// Does what the client says; `false`: the holder has gone.
+    fn act(&mut self, announced: &mut Option<Lease>) -> bool {
+        while let Some(action) = self.client.poll_action() {
+            let order = match action {
+                Action::Send(frame) => {
+                    // What is lost is sent again.
+                    let _ = write(&self.packets, &frame);
+                    continue;
+                }
+                Action::Set(lease) => {
+                    let is_new = announced.as_ref().is_none_or(|old| old.address != lease.address);
+                    if !self.order(&Order::of(&lease)) {
+                        return false;
+                    }
+                    if is_new {
+                        let frame = gratuitous_request(lease.address.addr(), self.mac);
+                        let _ = write(&self.packets, &frame);
+                    }
+                    *announced = Some(lease);
+                    continue;
+                }
+                Action::Remove => Order::Remove,
+            };
+            *announced = None;
+            if !self.order(&order) {
+                return false;
+            }
+        }
+        true
+    }
+
+    /// Asks the holder and waits for its answer.
+    fn order(&mut self, order: &Order) -> bool {
+        if write(&self.holder, &order.bytes()).is_err() {
+            return false;
+        }
+        match self.hear_holder() {
+            Some(RELEASE) => {
+                self.client.release();
+                while let Some(action) = self.client.poll_action() {
+                    if let Action::Send(frame) = action {
+                        let _ = write(&self.packets, &frame);
+                    }
+                }
+                false
+            }
+            heard => heard == Some(DONE),
+        }
+    }
+
+    fn hear_holder(&self) -> Option<u8> {
+        let mut byte = [0];
+        match read(&self.holder, &mut byte) {
+            Ok(1) => Some(byte[0]),
+            _ => None,
+        }
+    }
+
+    /// Receives what is there. `true`: the link has been set down, and may have gone.
+    fn receive(&mut self) -> bool {
+        let mut buffer = [0; LONGEST_FRAME];
+        for _ in 0..BURST {
+            let length = match read(&self.packets, &mut buffer) {
+                Ok(length) => length,
+                Err(error) => return error == nix::errno::Errno::ENETDOWN,
+            };
+            let Some(frame) = buffer.get(..length) else { return false };
+            if let Some((from, payload)) = server_payload(frame)
+                && let Some(message) = ServerMessage::parse(payload)
+            {
+                self.client.handle_message(&message, from, Instant::now());
+            }
+        }
+        false
+    }
+}

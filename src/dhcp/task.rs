@@ -1,0 +1,99 @@
+//! What the attachment service tells the process that is to hold a lease.
+
+use std::net::Ipv4Addr;
+
+use ipnet::Ipv4Net;
+use serde::{Deserialize, Serialize};
+
+use crate::attachment::Route;
+use crate::net::netns::NetNsId;
+use crate::oci::ContainerId;
+use crate::primitives::MacAddr;
+use crate::state::Lifetime;
+
+/// The argument that makes `mcrun-proxy` hold a lease.
+pub(super) const ARGUMENT: &str = "lease";
+/// Begins the answer when the interface has an address, which follows.
+pub(super) const LEASED: &str = "leased ";
+/// The answer of a process that was not to wait for an address.
+pub(super) const STARTED: &str = "started";
+/// Begins the answer when it cannot start; the reason follows.
+pub(super) const REFUSED: &str = "error: ";
+/// The second line of its input: the record names the process.
+pub(super) const KEEP: &str = "keep";
+
+/// The task: the first line on its standard input, as JSON.
+///
+/// The second line is `keep`. At the end of its input without it, the process gives the address back
+/// and ends: the program that launched it has failed or was killed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LeaseTask {
+    /// The container.
+    pub container: ContainerId,
+    /// What the lease lasts as long as.
+    pub lifetime: Lifetime,
+    /// The container's network namespace.
+    pub netns: NetNsId,
+    /// Name of the interface there.
+    pub interface: String,
+    /// Its index.
+    pub index: u32,
+    /// Its hardware address.
+    pub mac: MacAddr,
+    /// The client identifier.
+    pub identifier: Vec<u8>,
+    /// The host name that the server is told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host_name: Option<String>,
+    /// The attachment's own default gateway: the server's does not count then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gateway: Option<Ipv4Addr>,
+    /// The attachment's own routes that need the address.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub routes: Vec<Route>,
+    /// Metric of default routes.
+    pub metric: u32,
+    /// Answer at once, and hold whatever there is to be had later.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub later: bool,
+}
+
+/// The client identifier of a container's interface: it stays over restarts, and no other host has it.
+pub fn client_identifier(parent: MacAddr, container: &str, interface: &str) -> Vec<u8> {
+    // Type 0: no hardware address (RFC 2132 §9.14).
+    let mut identifier = format!("\0mcrun {parent} {interface} {container}").into_bytes();
+    identifier.truncate(255);
+    identifier
+}
+
+/// The name that a server is told; `None`: the container's is no host name (RFC 1123 §2.1).
+pub fn host_name(container: &str) -> Option<String> {
+    let is_good = |c: u8| c.is_ascii_alphanumeric() || c == b'-';
+    let whole = (1..=63).contains(&container.len())
+        && container.bytes().all(is_good)
+        && !container.starts_with('-')
+        && !container.ends_with('-');
+    whole.then(|| container.to_owned())
+}
+
+/// A leased address as the answer has it.
+pub(super) fn leased(text: &str) -> Option<Ipv4Net> {
+    text.strip_prefix(LEASED)?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_identifier_is_one_containers_and_fits() {
+        let parent = "02:00:00:00:00:07".parse().unwrap();
+        let short = client_identifier(parent, "c1", "mc0");
+        assert_eq!(short, b"\0mcrun 02:00:00:00:00:07 mc0 c1");
+        assert_eq!(client_identifier(parent, &"x".repeat(500), "mc0").len(), 255);
+        assert_eq!(host_name("camera-1").as_deref(), Some("camera-1"));
+        for name in ["", "a_b", "-a", "a.b", &"x".repeat(64)] {
+            assert_eq!(host_name(name), None, "{name}");
+        }
+    }
+}
