@@ -43,6 +43,8 @@ BURSTS = 7
 KINDS = ("kernel", "proxy", "C loop", "bare host", "macvlan")
 # Relayed containers of one stream.
 MANY = 8
+# Of the directories of containers so far.
+NAMES = []
 SOURCE = Path(__file__).resolve().parent / "relay_loop.c"
 
 
@@ -226,7 +228,8 @@ class Way:
         if self.kind == "bare host":
             self.inside = self.facility.path(self.facility.host), "lan"
             return
-        name = "relay-" + self.kind.replace(" ", "-").lower()
+        name = f"relay-{self.kind}-{self.count}-{len(NAMES)}".replace(" ", "-").lower()
+        NAMES.append(name)
         self.containers = self.stack.enter_context(Containers(self.facility, self.context, name))
         pid = self.containers.start()
         self.inside = of_container(pid), "mc0" if self.kind == "macvlan" else "eth0"

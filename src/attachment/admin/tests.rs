@@ -334,7 +334,7 @@ fn every_problem_is_named_with_its_line_and_the_nearest_name() {
             "8: vlan: 5000: not a number from 1 to 4094, nor a range of them",
             "9: unknown key names in [attach]; did you mean name?",
             "11: uids: invalid type: integer `7`, expected a string",
-            "13: unknown key x in [relay]; there are max-pps, max-byterate, ports",
+            "13: unknown key x in [relay]; there are max-pps, max-byterate, bpf, ports",
         ]
     );
 }
