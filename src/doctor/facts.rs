@@ -85,6 +85,8 @@ pub(crate) enum Feature {
     Ipvlan,
     /// The BPF program that counts what arrives (Linux 5.12).
     Counting,
+    /// Programs at the ingress of an interface (tcx).
+    Relaying,
 }
 
 /// An engine that is installed.

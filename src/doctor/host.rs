@@ -118,7 +118,10 @@ fn kernel(facts: &HostFacts, findings: &mut Findings) {
                     format_args!("the kernel has no {name}: {otherwise}"),
                     "use a kernel that is built with it, or install the package of its modules",
                 ),
-                Feature::JoinNotifications | Feature::Ipvlan | Feature::Counting => {
+                Feature::JoinNotifications
+                | Feature::Ipvlan
+                | Feature::Counting
+                | Feature::Relaying => {
                     let text = format_args!("the kernel has no {name}: {otherwise}").to_string();
                     findings.warning(check, text, "nothing, if that is acceptable")
                 }
@@ -153,6 +156,11 @@ fn about(feature: Feature) -> (&'static str, &'static str, &'static str) {
             "kernel-bpf",
             "BPF for counting what arrives (Linux 5.12)",
             "rates and losses are not shown",
+        ),
+        Feature::Relaying => (
+            "kernel-bpf-relay",
+            "BPF for relaying (Linux 6.6)",
+            "with driver=relay, proxies relay at several times the cost",
         ),
     }
 }

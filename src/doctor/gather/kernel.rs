@@ -45,7 +45,8 @@ pub(super) fn features(release: &str) -> Vec<(Feature, Fact<bool>)> {
         (Feature::Tables, tried("nf_tables", &has_tables)),
         (Feature::Log, tried("nfnetlink_log", &has_log)),
         (Feature::JoinNotifications, notifications),
-        (Feature::Counting, counting()),
+        (Feature::Counting, loads(|| bpf::count::load(&bpf::count::table()?).map(drop))),
+        (Feature::Relaying, scratch.as_ref().map_err(Clone::clone).and_then(relaying)),
     ]
 }
 
@@ -95,9 +96,16 @@ fn has_log(scratch: &NetNs) -> io::Result<bool> {
     is_there(scratch.run(NflogSocket::open)?.map(drop))
 }
 
-fn counting() -> Fact<bool> {
-    match bpf::count::table().and_then(|table| bpf::count::load(&table)) {
-        Ok(_) => Ok(true),
+/// Whether a program can be attached to an interface: in the scratch namespace.
+fn relaying(scratch: &NetNs) -> Fact<bool> {
+    let attempt = || loads(|| bpf::relay::RelayPrograms::load(LOOPBACK).map(drop));
+    scratch.run(attempt).unwrap_or_else(|error| Err(format!("cannot be tried: {error}")))
+}
+
+/// Whether the kernel takes a BPF program.
+fn loads(attempt: impl FnOnce() -> io::Result<()>) -> Fact<bool> {
+    match attempt() {
+        Ok(()) => Ok(true),
         Err(error) if error.raw_os_error() == Some(libc::EPERM) && !is_root() => {
             Err("cannot be tried: run it as root".into())
         }

@@ -40,6 +40,7 @@ fn what_the_kernel_lacks_is_named_with_what_does_not_work() {
         (Feature::Ipvlan, "warning kernel-ipvlan"),
         (Feature::JoinNotifications, "warning kernel-join-notifications"),
         (Feature::Counting, "warning kernel-bpf"),
+        (Feature::Relaying, "warning kernel-bpf-relay"),
     ] {
         assert_eq!(wrong(&with(feature, Ok(false))), [level]);
         let unknown = format!("unknown{}", level.trim_start_matches(char::is_alphabetic));
