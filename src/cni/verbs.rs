@@ -52,7 +52,6 @@ fn add(call: &Call, config: &NetworkConfig, store: &Store) -> Result<Value, CniE
         return Ok(result::passed_on(config, previous));
     }
     let mut pairs = keys::pairs(&config.keys)?;
-    pairs.push(format!("name={name}"));
     // What is wrong with the configuration is found before an address is asked for.
     let ipam = Ipam::of(config, call)?;
     if let (Some(_), Some(given)) =
@@ -62,8 +61,7 @@ fn add(call: &Call, config: &NetworkConfig, store: &Store) -> Result<Value, CniE
             "{given}: the address plugin of ipam gives addresses; leave one of the two out"
         )));
     }
-    let attachment = chained::one(&pairs.join(","), &networks)?;
-    refuse_relay(&attachment)?;
+    let attachment = first(&pairs, name, &networks)?;
     let Some(ipam) = ipam else {
         let interface = attach(call, config, attachment, store)?;
         return Ok(result::made(config, &interface, namespace, &Addresses::default()));
@@ -71,8 +69,7 @@ fn add(call: &Call, config: &NetworkConfig, store: &Store) -> Result<Value, CniE
     let given = ipam.add()?;
     let made = (|| {
         pairs.extend(given.pairs());
-        let attachment = chained::one(&pairs.join(","), &networks)?;
-        attach(call, config, attachment, store)
+        attach(call, config, first(&pairs, name, &networks)?, store)
     })();
     match made {
         Ok(interface) => Ok(result::made(config, &interface, namespace, &given)),
@@ -84,15 +81,20 @@ fn add(call: &Call, config: &NetworkConfig, store: &Store) -> Result<Value, CniE
     }
 }
 
-/// A relay serves an interface that is there, and as a network's first plugin nothing is there.
-fn refuse_relay(attachment: &Attachment) -> Result<(), CniError> {
-    if attachment.driver.is_relay() {
+/// The attachment of a network's first plugin, which makes an interface of this name.
+fn first(
+    pairs: &[String],
+    name: &InterfaceName,
+    networks: &Networks,
+) -> Result<Attachment, CniError> {
+    if pairs.iter().any(|pair| pair == "driver=relay") {
         return Err(CniError::config(
             "driver: \"relay\": it serves the interface of a plugin before it; list mcrun-cni behind \
              the plugin bridge",
         ));
     }
-    Ok(())
+    let named = [pairs, &[format!("name={name}")]].concat();
+    chained::one(&named.join(","), networks)
 }
 
 /// Attaches the container of a call. Returns what was made.

@@ -43,14 +43,15 @@ fn behind_macvlan_its_link_is_served_and_stays_the_plugins() {
     assert_stream_arrives(&lab, "blue", &call.id, GROUP);
 
     // Neither a new proxy nor garbage collection takes the link for one of mcrun's.
-    run(&mut lab.mcrun(["reload", "--all"]));
+    run(&mut lab.mcrun(["reload"]));
     run(&mut lab.mcrun(["gc"]));
     call.mcrun("CHECK", &after(&own, &result));
     call.mcrun("DEL", &after(&own, &made));
     assert_eq!(links(&lab, "blue"), ["lo", "eth0"]);
-    lab.assert_clean(PATIENCE);
+    assert!(shown(&lab, &call.id).is_none());
     call.other("macvlan", "DEL", &first);
     assert_eq!(links(&lab, "blue"), ["lo"]);
+    lab.assert_clean(PATIENCE);
     // When the plugin before has removed the link, the rest goes all the same.
     let made = call.other("macvlan", "ADD", &first);
     call.mcrun("ADD", &after(&own, &made));
