@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use crate::attachment::{AdminConfig, Attachment, Networks};
+use crate::attachment::{AdminConfig, Attachment, IpAssignment, Networks};
 use crate::cni::call::{Call, Verb};
 use crate::cni::chained;
 use crate::cni::config::NetworkConfig;
@@ -12,9 +12,6 @@ use crate::cni::error::CniError;
 use crate::cni::ipam::{Addresses, Ipam};
 use crate::cni::{keys, result};
 use crate::link::existing;
-use crate::link::facts::Facts;
-use crate::link::plan::missing_link;
-use crate::net::netlink::RouteSocket;
 use crate::net::netns::NetNs;
 use crate::oci::ContainerId;
 use crate::primitives::InterfaceName;
@@ -34,7 +31,7 @@ pub(super) fn run(
         Verb::Del => del(call, config, store).map(|()| None),
         Verb::Check => check(call, config, store).map(|()| None),
         Verb::Gc => gc(call, config, store).map(|()| None),
-        Verb::Status => status(call, config).map(|()| None),
+        Verb::Status => status(call, config, store).map(|()| None),
         Verb::Version => Ok(Some(result::versions(&config.text))),
     }
 }
@@ -226,9 +223,9 @@ fn gc(call: &Call, config: &NetworkConfig, store: &Store) -> Result<(), CniError
 }
 
 /// Whether a container could be attached now.
-fn status(call: &Call, config: &NetworkConfig) -> Result<(), CniError> {
+fn status(call: &Call, config: &NetworkConfig, store: &Store) -> Result<(), CniError> {
     let networks = Networks::of(config_dir());
-    let admin = AdminConfig::read(&config_dir()).map_err(CniError::unavailable)?;
+    AdminConfig::read(&config_dir()).map_err(CniError::unavailable)?;
     if let Some(name) = service::lacking_capabilities().first() {
         return Err(CniError::unavailable(format!("{name} is missing: attaching takes root")));
     }
@@ -240,14 +237,9 @@ fn status(call: &Call, config: &NetworkConfig) -> Result<(), CniError> {
             let behind = [pairs, vec!["driver=relay".into()]].concat().join(",");
             chained::one(&behind, &networks).map_err(|_| error)
         })?;
-        let attachments = std::slice::from_ref(&attachment);
-        admin.check_all(attachments, 0).map_err(CniError::unavailable)?;
-        let mut host = RouteSocket::open().map_err(CniError::unavailable)?;
-        let mut other = RouteSocket::open().map_err(CniError::unavailable)?;
-        let facts = Facts::gather(attachments, &mut host, &mut other)?;
-        if let Some(why) = missing_link(&attachment, &facts) {
-            return Err(CniError::unavailable(why));
-        }
+        // An address that a container has concerns the next container, and not the network.
+        let attachment = Attachment { ip: IpAssignment::None, pool: None, ..attachment };
+        service::check(&attachment, store).map_err(CniError::unavailable)?;
     }
     match Ipam::of(config, call)? {
         Some(ipam) => ipam.pass(Verb::Status),

@@ -4,6 +4,7 @@
 mod chained;
 mod errors;
 mod plugin;
+mod podman;
 mod verbs;
 
 use std::net::Ipv4Addr;

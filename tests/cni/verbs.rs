@@ -174,6 +174,12 @@ fn status_says_whether_a_container_can_be_attached() {
     let good = config("1.1.0", "media", &json!({"parent": "lan0"}));
     call.mcrun("STATUS", &good);
     call.mcrun("STATUS", &config("1.1.0", "media", &json!({})));
+    // The address is that of a container.
+    lab.empty_namespace("blue");
+    let taken = config("1.1.0", "media", &json!({"parent": "lan0", "ip": "10.99.0.11/24"}));
+    call.mcrun("ADD", &taken);
+    call.mcrun("STATUS", &taken);
+    call.mcrun("DEL", &taken);
     // As behind the plugin bridge.
     call.mcrun("STATUS", &config("1.1.0", "media", &json!({"parent": "lan0", "max-pps": 1000})));
     let absent = config("1.1.0", "media", &json!({"parent": "lan7"}));
