@@ -96,6 +96,28 @@ fn what_is_left_when_the_namespace_has_gone_is_removed_by_del() {
     lab.assert_clean(PATIENCE);
 }
 
+/// As nerdctl calls plugins: from a hook of the runtime.
+#[test]
+fn a_container_that_is_named_by_its_process_is_attached_until_the_process_ends() {
+    let lab = Lab::new(2);
+    let holder = lab.namespace_holder();
+    let mut call = Call::of(&lab, "blue");
+    call.netns = format!("/proc/{}/ns/net", holder.pid());
+    let config = config("1.0.0", "media", &json!({"parent": "lan0"}));
+    let result = call.mcrun("ADD", &config);
+    assert_eq!(result["interfaces"][0]["sandbox"], call.netns);
+    call.mcrun("CHECK", &after(&config, &result));
+    let entry = shown(&lab, &call.id).expect("attached");
+    assert_eq!(entry["pid"], holder.pid(), "{entry}");
+    drop(holder);
+    wait_until("the proxy has removed the record", PATIENCE, || {
+        shown(&lab, &call.id).is_none().then_some(())
+    });
+    call.netns = String::new();
+    call.mcrun("DEL", &config);
+    lab.assert_clean(PATIENCE);
+}
+
 #[test]
 fn check_tells_what_has_changed() {
     let lab = Lab::new(2);
