@@ -179,8 +179,11 @@ fn check_addresses(
     let netns = NetNs::open(namespace).map_err(unreadable)?;
     let there = existing::find(&netns, name.as_str())?;
     let there = there.map(|link| link.addresses).unwrap_or_default();
-    let recorded = interface.attachment.ip.addresses().iter().map(ToString::to_string);
+    let ip = &interface.attachment.ip;
+    let recorded = ip.fixed().iter().map(ToString::to_string);
     let told = config.previous_addresses(name.as_str(), namespace).into_iter().map(str::to_owned);
+    // A server may have leased another address since.
+    let told = told.filter(|_| !ip.is_dhcp());
     let missing = recorded.chain(told).find(|address| {
         address.parse().map_or(true, |address: ipnet::IpNet| !there.contains(&address))
     });
