@@ -94,7 +94,7 @@ fn first(
     chained::one(&named.join(","), networks)
 }
 
-/// Attaches the container of a call. Returns what was made.
+/// Attaches the container of a call. Returns what was made, with the routes that came with a lease.
 fn attach(
     call: &Call,
     config: &NetworkConfig,
@@ -110,7 +110,14 @@ fn attach(
     let record = store.read(id)?.and_then(AttachmentRecord::into_attached);
     let interfaces = record.map(|attached| attached.interfaces).unwrap_or_default();
     let made = interfaces.into_iter().find(|interface| interface.name == name.as_str());
-    made.ok_or_else(|| CniError::io(format!("the record of container {id} has no {name}")))
+    let mut made =
+        made.ok_or_else(|| CniError::io(format!("the record of container {id} has no {name}")))?;
+    if made.attachment.ip.is_dhcp()
+        && let Some(lease) = store.dhcp_lease(id, name.as_str())
+    {
+        made.attachment.routes.extend(lease.routes);
+    }
+    Ok(made)
 }
 
 /// Nothing that is missing is an error: an engine deletes until it has succeeded.
