@@ -7,6 +7,7 @@ DESTDIR ?=
 bindir   := $(PREFIX)/bin
 mandir   := $(PREFIX)/share/man
 unitdir  := $(PREFIX)/lib/systemd/system
+cnidir   := $(PREFIX)/lib/cni
 hooksdir := $(PREFIX)/share/containers/oci/hooks.d
 docdir   := $(PREFIX)/share/doc/mcrun
 bashdir  := $(PREFIX)/share/bash-completion/completions
@@ -21,7 +22,7 @@ tuple   = $(shell rustc --print host-tuple 2>/dev/null || \
 target  = $(built)/$(tuple)
 release = $(if $(tuple),$(target)/release)
 
-binaries := mcrun mcrun-hook mcrun-proxy mcrun-runtime
+binaries := mcrun mcrun-hook mcrun-cni mcrun-proxy mcrun-runtime
 pages    := $(notdir $(wildcard man/*.[1-8]))
 hooks    := $(notdir $(wildcard hooks/mcrun-*.json))
 examples := docker/daemon.json containerd/config.toml crio/99-mcrun.conf podman/mcrun.conf \
@@ -41,7 +42,7 @@ bench_packages := iproute2 procps util-linux python3-minimal docker.io busybox-s
 # is made and removed, or about packets, and joins are the same for all of these; they kill at random moments
 # (chaos); they want more than reports alone can tell (haste::bursts); or such a proxy fails them at times,
 # which is a fault that is to be found (peers::operations).
-once := admission architecture attach bad_input chaos conflict counting cri delivered demo dependencies dhcp docker_network docker_terminal documentation egress \
+once := admission architecture attach bad_input chaos cni::errors conflict counting cri delivered demo dependencies dhcp docker_network docker_terminal documentation egress \
     engine_docker engine_podman environment generated hand_configured hardening::control_group hardening::descriptors \
     hardening::proxy_user haste::bursts hook_errors in_hand install interface lifecycle metrics namespace_path networks operate::advice operate::host \
     operate::parents operate::probing options peers::operations probe records relay_kernel relay_limits restart_policy run run_exec run_lifetime run_terminal \
@@ -51,7 +52,8 @@ in_machine := hardening::cgroup2 ipvlan older_kernel vlan
 # Tests that run beside each other: they wait most of the time.
 TEST_THREADS ?= 4
 test_packages := dnsmasq-base runc crun docker.io containerd podman netavark iptables busybox-static iproute2 nftables tcpdump util-linux libcap2-bin make \
-    ufw firewalld dbus-daemon qemu-system-x86 docker-compose mandoc catatonit tmux prometheus tmux prometheus-node-exporter
+    ufw firewalld dbus-daemon qemu-system-x86 docker-compose mandoc catatonit tmux prometheus tmux prometheus-node-exporter \
+    containernetworking-plugins
 # The kernel of the virtual machine in which tests/ipvlan.rs runs.
 vm_kernel := linux-image-6.12.*-cloud-amd64
 
@@ -150,8 +152,9 @@ bpf-check:
 # Builds nothing: root need not have cargo. Refuses binaries that are older than their sources.
 install:
 	@scripts/need-built "$(release)" $(binaries)
-	install -d $(addprefix $(DESTDIR),$(bindir) $(hooksdir) $(docdir) $(bashdir) $(zshdir) $(fishdir))
+	install -d $(addprefix $(DESTDIR),$(bindir) $(cnidir) $(hooksdir) $(docdir) $(bashdir) $(zshdir) $(fishdir))
 	install -m 0755 $(addprefix $(release)/,$(binaries)) $(DESTDIR)$(bindir)
+	ln -sf ../../bin/mcrun-cni $(DESTDIR)$(cnidir)/mcrun-cni
 	for page in $(pages); do \
 	    install -D -m 0644 man/$$page $(DESTDIR)$(mandir)/man$${page##*.}/$$page || exit; \
 	done
@@ -178,7 +181,7 @@ install:
 
 # Also removes the pages and documents of another version.
 uninstall:
-	rm -f $(addprefix $(DESTDIR)$(bindir)/,$(binaries)) \
+	rm -f $(addprefix $(DESTDIR)$(bindir)/,$(binaries)) $(DESTDIR)$(cnidir)/mcrun-cni \
 	    $(addprefix $(DESTDIR)$(mandir)/,man?/mcrun.[1-8] man?/mcrun-*.[1-8] man5/mcrun.toml.5) \
 	    $(addprefix $(DESTDIR)$(docdir)/,$(notdir $(docs)) $(examples)) \
 	    $(addprefix $(DESTDIR)$(unitdir)/,$(units)) $(DESTDIR)$(bashdir)/mcrun $(DESTDIR)$(zshdir)/_mcrun $(DESTDIR)$(fishdir)/mcrun.fish \

@@ -1,4 +1,5 @@
-"""What attaching and detaching cost: the hook beside the CNI plugins macvlan and host-local."""
+"""What attaching and detaching cost: the hook, and mcrun's CNI plugin, beside the CNI plugins macvlan and
+host-local."""
 
 import json
 import os
@@ -13,21 +14,23 @@ CALLS = 30
 
 
 class Cni:
-    """The CNI plugin macvlan with host-local addresses, called as a container engine does."""
+    """A CNI plugin, called as a container engine does: macvlan, with host-local addresses."""
+
+    parent = {"type": "macvlan", "master": "lan", "mode": "bridge"}
 
     def __init__(self, context, name="cni"):
-        self.plugin = need("macvlan")
-        need("host-local")
+        self.plugin, self.environment = need("macvlan"), ENVIRONMENT
+        self.path = os.path.dirname(need("host-local"))
         self.config = json.dumps({
-            "cniVersion": "0.4.0", "name": name, "type": "macvlan", "master": "lan", "mode": "bridge",
+            "cniVersion": "0.4.0", "name": name, **self.parent,
             "ipam": {"type": "host-local", "subnet": "10.97.0.0/16",
                      "dataDir": str(context.directory / name)},
         }).encode()
 
     def begin(self, command, number, pid):
-        environment = {**ENVIRONMENT, "CNI_COMMAND": command, "CNI_CONTAINERID": f"bench{number}",
+        environment = {**self.environment, "CNI_COMMAND": command, "CNI_CONTAINERID": f"bench{number}",
                        "CNI_NETNS": of_container(pid), "CNI_IFNAME": "mc0",
-                       "CNI_PATH": os.path.dirname(self.plugin)}
+                       "CNI_PATH": self.path}
         plugin = subprocess.Popen([self.plugin], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL,
                                   env=environment)
         plugin.stdin.write(self.config)
@@ -42,10 +45,40 @@ class Cni:
         return (time.perf_counter() - start) * 1000
 
 
+class McrunCni(Cni):
+    """mcrun's plugin, which has the addresses from host-local too."""
+
+    parent = {"type": "mcrun-cni", "parent": "lan"}
+
+    def __init__(self, context, name="mcrun-cni"):
+        super().__init__(context, name)
+        self.plugin = context.program("mcrun-cni")
+        self.environment = {**ENVIRONMENT, "MCRUN_STATE_DIR": str(context.directory / "cni-state"),
+                            "MCRUN_CONFIG_DIR": str(context.directory / "cni-config")}
+
+
+class McrunPool(McrunCni):
+    """mcrun's plugin, with addresses of a pool of mcrun's own."""
+
+    def __init__(self, context, name="mcrun-pool"):
+        super().__init__(context, name)
+        networks = context.directory / "cni-config" / "networks"
+        networks.mkdir(parents=True)
+        (networks / "lan.toml").write_text('parent = "lan"\nsubnet = "10.97.0.0/16"\n')
+        self.config = json.dumps({"cniVersion": "0.4.0", "name": name, "type": "mcrun-cni", "net": "lan",
+                                  "ip": "pool"}).encode()
+
+
 def rows(context):
     with Facility(2) as facility:
         facility.enter_host()
         added, deleted, why = cni(facility, context)
+        for kind, addresses in ((McrunPool, "a pool"), (McrunCni, "host-local")):
+            own_added, own_deleted, _ = cni(facility, context, kind)
+            for verb, own, theirs in (("ADD", own_added, added), ("DEL", own_deleted, deleted)):
+                if own:
+                    yield Row(f"mcrun-cni {verb} with {addresses} p50", "ms", median(own), "CNI macvlan",
+                              theirs and median(theirs), why)
         with Containers(facility, context, "attach") as all_:
             pids = [all_.start() for _ in range(CONTAINERS)]
             yield from nothing(all_, pids[0])
@@ -69,11 +102,11 @@ def rows(context):
                           "CNI macvlan", deleted and percentile(deleted, share), why, brief=True)
 
 
-def cni(facility, context):
-    """Times of ADD and DEL in milliseconds, or why there are none."""
+def cni(facility, context, kind=Cni):
+    """Times of a plugin's ADD and DEL in milliseconds, or why there are none."""
     try:
-        plugin = Cni(context)
-        with Containers(facility, context, "cni-containers") as all_:
+        plugin = kind(context)
+        with Containers(facility, context, f"{kind.__name__}-containers") as all_:
             pids = [all_.start() for _ in range(CONTAINERS)]
             added = [plugin.call("ADD", number, pid) for number, pid in enumerate(pids)]
             deleted = []

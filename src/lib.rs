@@ -20,6 +20,7 @@
 pub mod attachment;
 pub mod bpf;
 pub mod cli;
+pub mod cni;
 pub mod demo;
 pub mod dhcp;
 pub mod docker_network;

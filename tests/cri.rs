@@ -29,6 +29,11 @@ esac
 
 /// A lab whose container host runs containerd with the CRI plugin.
 fn lab_with_cri() -> (Lab, Containerd, Cri) {
+    lab_with_network(r#"{"cniVersion":"0.4.0","name":"claim","plugins":[{"type":"claim"}]}"#)
+}
+
+/// The same with this network for all pods.
+fn lab_with_network(network: &str) -> (Lab, Containerd, Cri) {
     let mut lab = Lab::new(2);
     let plugins = lab.directory().join("cni/bin");
     let networks = lab.directory().join("cni/net.d");
@@ -37,11 +42,8 @@ fn lab_with_cri() -> (Lab, Containerd, Cri) {
     fs::write(plugins.join("claim"), NETWORK_PLUGIN).expect("plugin");
     fs::set_permissions(plugins.join("claim"), fs::Permissions::from_mode(0o755)).expect("mode");
     symlink("claim", plugins.join("loopback")).expect("link");
-    fs::write(
-        networks.join("10-claim.conflist"),
-        r#"{"cniVersion":"0.4.0","name":"claim","plugins":[{"type":"claim"}]}"#,
-    )
-    .expect("network");
+    symlink(env!("CARGO_BIN_EXE_mcrun-cni"), plugins.join("mcrun-cni")).expect("link");
+    fs::write(networks.join("10-pods.conflist"), network).expect("network");
     let containerd = Containerd::start_with(
         &mut lab,
         "",
@@ -121,5 +123,36 @@ fn a_pod_on_the_nodes_network_is_refused() {
         log.contains("mcrun-runtime: the container shares the host's network namespace"),
         "{log}"
     );
+    lab.assert_clean(Duration::from_secs(2));
+}
+
+/// The pod asks for nothing: its network is mcrun's.
+#[test]
+fn the_network_of_a_pod_is_made_by_mcruns_plugin() {
+    let (lab, containerd, cri) = lab_with_network(
+        r#"{"cniVersion":"1.0.0","name":"media",
+            "plugins":[{"type":"mcrun-cni","parent":"lan0","ip":"10.99.0.11/24"}]}"#,
+    );
+    let capture = lab.capture();
+    let name = lab.name("cam");
+    let cgroup = containerd.cgroup();
+    let pod = Pod { name: &name, cgroup, ..Pod::default() };
+    let sandbox = cri.run_pod(&pod).expect("RunPodSandbox");
+    let app = cri.start_container(&pod, &sandbox, IMAGE).expect("StartContainer");
+    let pid = containerd.pid(&lab, NAMESPACE, &sandbox);
+    let in_app = containerd.commands(NAMESPACE, &app);
+    let container = Container::of_engine(&name, &sandbox, pid, in_app);
+    let mcrun = lab.exec_command(&container, &["mcrun"]);
+    lab.assert_stream_arrives_by(mcrun, &container, GROUP, || {
+        let shown = lab.groups(&container);
+        assert_eq!(shown[0]["name"], format!("studio/{name}"), "the pod's name");
+        assert_eq!(shown[0]["interface"], "eth0");
+    });
+    cri.remove_pod(&sandbox).expect("RemovePodSandbox");
+    lab.assert_clean(Duration::from_secs(2));
+    lab.assert_one_igmp_host(&capture.finish());
+
+    let again = cri.run_pod(&pod).expect("RunPodSandbox once more");
+    cri.remove_pod(&again).expect("RemovePodSandbox");
     lab.assert_clean(Duration::from_secs(2));
 }

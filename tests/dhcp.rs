@@ -105,6 +105,40 @@ fn assert_nothing_left(lab: &Lab) {
     }
 }
 
+/// The interface of a network of CNI.
+#[test]
+fn the_result_of_the_cni_plugin_has_the_leased_address_and_its_routes() {
+    let lab = Lab::new(2);
+    let dnsmasq = Dnsmasq::start(&lab, &[]);
+    lab.empty_namespace("blue");
+    let id = lab.name("pod");
+    let input = lab.directory().join("network.json");
+    fs::write(
+        &input,
+        r#"{"cniVersion":"1.0.0","name":"media","type":"mcrun-cni","parent":"lan0","ip":"dhcp"}"#,
+    )
+    .expect("a file");
+    let plugin = |verb: &str| {
+        let mut command = lab.enter("host", "/bin/sh");
+        command
+            .args(["-c", "exec \"$1\" <\"$2\"", "sh"])
+            .args([&lab.program("mcrun-cni"), &input])
+            .envs([("CNI_COMMAND", verb), ("CNI_CONTAINERID", &id), ("CNI_IFNAME", "eth0")])
+            .env("CNI_NETNS", format!("/run/netns/{}", lab.namespace("blue")));
+        command
+    };
+    let result = json(&mut plugin("ADD"));
+    let address = result["ips"][0]["address"].as_str().expect("an address");
+    assert!(address.starts_with("10.99.0.1") && address.ends_with("/24"), "{result}");
+    let gateway = serde_json::json!([{"dst": "0.0.0.0/0", "gw": "10.99.0.254"}]);
+    assert_eq!(result["routes"], gateway, "{result}");
+    run(&mut plugin("DEL"));
+    let leased = address.trim_end_matches("/24");
+    dnsmasq.wait_for(0, &format!("DHCPRELEASE(lan0) {leased}"));
+    dnsmasq.stop();
+    assert_nothing_left(&lab);
+}
+
 #[test]
 fn a_container_gets_an_address_keeps_it_over_a_restart_and_gives_it_back() {
     let lab = Lab::new(2);

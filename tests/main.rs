@@ -10,6 +10,7 @@ mod attach;
 mod bad_input;
 mod blackout;
 mod chaos;
+mod cni;
 mod conflict;
 mod counting;
 mod cri;

@@ -77,6 +77,14 @@ pub struct Attachment {
     /// Whether the container may run while the parent is not there.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub optional: bool,
+    /// Whether the link is there already, made by another program with its addresses and routes. It is
+    /// served like a link of mcrun's own, and neither made nor removed. [`Attachment::ip`] are the
+    /// addresses that it has.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub adopted: bool,
+    /// Name of the CNI network whose plugin asked for the attachment.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cni_network: Option<String>,
 }
 
 impl Attachment {
@@ -126,7 +134,7 @@ impl Attachment {
         self.arp_addresses().filter(|_| self.conflict.is_probe())
     }
 
-    /// The IPv4 addresses for which the interface answers ARP. Links of the ipvlan modes l3 and l3s
+    /// The IPv4 addresses for which a link of mcrun's answers ARP. Links of the ipvlan modes l3 and l3s
     /// do not use ARP.
     fn arp_addresses(&self) -> impl Iterator<Item = Ipv4Addr> {
         let ethernet = match self.driver {
@@ -134,11 +142,18 @@ impl Attachment {
             Driver::Ipvlan { mode, .. } => mode == IpvlanMode::L2,
             Driver::Relay { .. } => false,
         };
-        let addresses = self.ip.fixed().iter().filter(move |_| ethernet);
+        let ours = ethernet && self.makes_link();
+        let addresses = self.ip.fixed().iter().filter(move |_| ours);
         addresses.filter_map(|net| match net.addr() {
             IpAddr::V4(address) => Some(address),
             IpAddr::V6(_) => None,
         })
+    }
+
+    /// Whether a link is made for it. A relay uses an interface that the container has anyway, and an
+    /// adopted link is another program's.
+    pub fn makes_link(&self) -> bool {
+        !self.driver.is_relay() && !self.adopted
     }
 
     /// Whether what the interface sends is limited to IPv4 and ARP, and to IPv6 where the

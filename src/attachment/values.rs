@@ -162,6 +162,8 @@ impl Values {
             bcqueuelen: self.bcqueuelen,
             bclim: self.bclim,
             optional: self.optional.unwrap_or(false),
+            adopted: false,
+            cni_network: None,
         })
     }
 

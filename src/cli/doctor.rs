@@ -184,7 +184,7 @@ fn container_use(container: &Container, group: Option<Ipv4Addr>) -> ContainerUse
         InterfaceUse {
             name: interface.name.clone(),
             upstream: interface.attachment.upstream().to_string(),
-            is_relay: !interface.is_made(),
+            is_relay: interface.attachment.driver.is_relay(),
             is_proxied: interface.attachment.igmp == IgmpMode::Proxy,
             memberships: memberships.collect(),
         }
@@ -211,7 +211,7 @@ fn uses(containers: &[Container]) -> BTreeMap<String, ParentUse> {
             }
             let Some(used) = uses.get_mut(&upstream) else { continue };
             used.users += 1;
-            used.relays += usize::from(!interface.is_made());
+            used.relays += usize::from(interface.attachment.driver.is_relay());
             if let Some(entry) = container.listening(&interface.name) {
                 add_queriers(&mut used.queriers, entry);
             }

@@ -2,10 +2,10 @@
 //! infra, and podman gives annotations to the others only: whichever of them comes first attaches
 //! the pod.
 
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 
 use crate::oci::{BundleConfig, ContainerId, container_id_of};
-use crate::sys::files::is_in_proc;
+use crate::sys::procfs::process_of_network;
 
 /// The container that holds a pod's network namespace.
 #[derive(Debug)]
@@ -19,7 +19,7 @@ impl Sandbox {
     /// config.json names is the sandbox's.
     pub(super) fn of(config: &BundleConfig) -> Option<Self> {
         let id = config.podman_sandbox()?;
-        let pid = process_of(config.network_namespace_path()?)?;
+        let pid = process_of_network(config.network_namespace_path()?)?;
         // The annotation alone would let a container name any other.
         let is_its = container_id_of(pid).as_deref() == Some(id);
         Some(Sandbox { id: ContainerId::try_from(id.to_owned()).ok().filter(|_| is_its)?, pid })
@@ -31,30 +31,5 @@ impl Sandbox {
         let containers = of_member.parent()?.parent()?;
         let bundle = containers.join(self.id.as_str()).join(of_member.file_name()?);
         bundle.is_dir().then_some(bundle)
-    }
-}
-
-/// The process in a path `/proc/PID/ns/net`.
-fn process_of(path: &Path) -> Option<i32> {
-    let mut parts = path.components().rev();
-    let mut next = || match parts.next()? {
-        Component::Normal(part) => part.to_str(),
-        _ => None,
-    };
-    let is_namespace = next()? == "net" && next()? == "ns" && is_in_proc(path);
-    next()?.parse().ok().filter(|_| is_namespace)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_process_is_named_by_the_path_of_its_namespace() {
-        let own = std::process::id();
-        assert_eq!(process_of(Path::new(&format!("/proc/{own}/ns/net"))), Some(own as i32));
-        for other in ["/proc/self/ns/net", "/proc/1/ns/mnt", "/run/1/ns/net", "/net", "ns/net"] {
-            assert_eq!(process_of(Path::new(other)), None, "{other}");
-        }
     }
 }

@@ -4,6 +4,7 @@
 pub mod apply;
 pub mod children;
 mod error;
+pub mod existing;
 pub mod facts;
 pub mod host_link;
 pub mod plan;

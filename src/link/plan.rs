@@ -148,10 +148,13 @@ fn plan_one(
     };
     let name = attachment.interface_name(position);
     let there = facts.container_links.get(&name);
-    if there.is_some() && !matches!(attachment.driver, Driver::Relay { .. }) {
+    if there.is_some() && attachment.makes_link() {
         return refuse(format!(
             "name={name}: the container has an interface of this name already; choose another with name="
         ));
+    }
+    if there.is_none() && attachment.adopted {
+        return refuse(format!("the container has no interface {name}, which is to be served"));
     }
     refuse_own_bridge(attachment, facts)?;
     if let Some(mtu) = attachment.mtu
@@ -163,7 +166,10 @@ fn plan_one(
         ));
     }
     let link = link_plan(attachment, there.map(|link| (link.index, link.mac)));
-    taken::check(attachment, parent, &facts.taken, &facts.links)?;
+    // The addresses of a link that is there already are in use whatever is said here.
+    if !attachment.adopted {
+        taken::check(attachment, parent, &facts.taken, &facts.links)?;
+    }
     Ok(InterfacePlan {
         parent: parent_link,
         permanent_mac: parent.permanent_mac,
@@ -178,7 +184,10 @@ fn plan_one(
         } else {
             Vec::new()
         },
-        addresses: attachment.ip.fixed().to_vec(),
+        addresses: match attachment.adopted {
+            true => Vec::new(),
+            false => attachment.ip.fixed().to_vec(),
+        },
         routes: match link {
             // A route needs an existing interface.
             LinkPlan::Existing { there: None } => Vec::new(),
@@ -253,12 +262,14 @@ fn checked_link<'f>(
     Ok(link)
 }
 
-/// The link of an attachment; `there` is the interface that a relay finds in the container.
+/// The link of an attachment; `there` is the interface that a relay, or who adopts a link, finds in the
+/// container.
 pub(super) fn link_plan(
     attachment: &Attachment,
     there: Option<(u32, Option<MacAddr>)>,
 ) -> LinkPlan {
     match attachment.driver {
+        _ if attachment.adopted => LinkPlan::Existing { there },
         Driver::Macvlan(mode) => LinkPlan::Macvlan {
             mode,
             mac: attachment.mac,
@@ -296,7 +307,12 @@ pub(super) fn sysctls(
             return list;
         }
         // The engine configures the rest.
-        LinkPlan::Existing { there: Some(_) } => return list,
+        LinkPlan::Existing { there: Some(_) } => {
+            if attachment.adopted {
+                list.push(Sysctl::AcceptAnySource(name.to_string()));
+            }
+            return list;
+        }
         _ => {}
     }
     list.push(Sysctl::AcceptAnySource(name.to_string()));
@@ -319,6 +335,9 @@ pub(super) fn settings(attachment: &Attachment, link: &LinkPlan) -> Vec<(DevConf
         LinkPlan::Existing { there: None } => return Vec::new(),
         _ => igmp_settings(attachment).collect::<Vec<_>>(),
     };
+    if attachment.adopted {
+        list.push((DevConf::RpFilter, 0));
+    }
     if !matches!(link, LinkPlan::Existing { .. }) {
         list.push((DevConf::RpFilter, 0));
         // Announces the address when the link comes up, so that neighbours and switches learn it.
@@ -426,7 +445,7 @@ impl fmt::Display for InterfacePlan {
                     None => writeln!(f)?,
                 }
             }
-            LinkPlan::Existing { there: Some(_) } => writeln!(f, "relay {parent} to {name}")?,
+            LinkPlan::Existing { there: Some(_) } => writeln!(f, "serve {name} on {parent}")?,
             LinkPlan::Existing { there: None } => {
                 writeln!(f, "relay {parent} to {name} when it is there")?;
             }

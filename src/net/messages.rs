@@ -327,6 +327,8 @@ pub struct Link {
     pub parent_namespace: Option<i32>,
     /// Mode and flag of an ipvlan child.
     pub ipvlan: Option<(IpvlanMode, IpvlanFlag)>,
+    /// Mode of a macvlan child.
+    pub macvlan: Option<MacvlanMode>,
     /// Id of a VLAN link.
     pub vlan: Option<u16>,
     /// Its alias.
@@ -363,6 +365,9 @@ pub fn read_link(message: RouteNetlinkMessage) -> Option<Link> {
                         LinkInfo::Kind(kind) => link.kind = Some(kind.to_string()),
                         LinkInfo::PortKind(kind) => port_kind = Some(kind),
                         LinkInfo::Data(InfoData::IpVlan(data)) => link.ipvlan = read_ipvlan(&data),
+                        LinkInfo::Data(InfoData::MacVlan(data)) => {
+                            link.macvlan = data.iter().find_map(read_macvlan);
+                        }
                         LinkInfo::Data(InfoData::Vlan(data)) => {
                             link.vlan = data.iter().find_map(|info| match info {
                                 InfoVlan::Id(id) => Some(*id),
@@ -383,6 +388,17 @@ pub fn read_link(message: RouteNetlinkMessage) -> Option<Link> {
         (None, _) => None,
     };
     Some(link)
+}
+
+/// The mode, if the setting of a macvlan child is that.
+fn read_macvlan(setting: &InfoMacVlan) -> Option<MacvlanMode> {
+    match setting {
+        InfoMacVlan::Mode(MacVlanMode::Bridge) => Some(MacvlanMode::Bridge),
+        InfoMacVlan::Mode(MacVlanMode::Private) => Some(MacvlanMode::Private),
+        InfoMacVlan::Mode(MacVlanMode::Vepa) => Some(MacvlanMode::Vepa),
+        InfoMacVlan::Mode(MacVlanMode::Passthrough) => Some(MacvlanMode::Passthru),
+        _ => None,
+    }
 }
 
 /// Mode and flag among the settings of an ipvlan child.

@@ -136,6 +136,9 @@ pub enum AttachError {
         /// What there is, separated by commas.
         there: String,
     },
+    /// An attachment is not as it was made.
+    #[error("{0}")]
+    Broken(String),
     /// Missing privileges.
     #[error("{0} is missing: attaching a container takes root")]
     Privilege(&'static str),

@@ -24,6 +24,7 @@ mod repair;
 mod request;
 mod unfinished;
 mod unserved;
+mod verify;
 
 pub use crate::state::Lifetime;
 pub use attach::{attach, attach_more};
@@ -36,3 +37,4 @@ pub(crate) use namespace::running_namespace;
 pub use reload::{Reloaded, Revived, reload, revive, runs_another_program};
 pub use repair::repair;
 pub use request::{AttachRequest, NetworkNamespace};
+pub use verify::verify;

@@ -11,6 +11,7 @@ use crate::service::AttachError;
 use crate::state::Lifetime;
 use crate::sys::files::is_in_proc;
 use crate::sys::process::ProcessRef;
+use crate::sys::procfs::process_of_network;
 
 /// A container, and what it is to be attached to. Each adapter makes one from what it is told: the
 /// OCI hook from a state and a bundle, `mcrun attach` from a container that was looked up.
@@ -104,6 +105,37 @@ impl AttachRequest {
         Ok(AttachRequest {
             name: id.to_string(),
             id,
+            namespace: NetworkNamespace::Path(path.clone()),
+            lifetime: Lifetime::NamespacePath(path),
+            directory: None,
+            attachments,
+        })
+    }
+}
+
+impl AttachRequest {
+    /// A container of this id whose network namespace is at a path. The attachment lasts until the
+    /// file is removed; where the path is `/proc/PID/ns/net`, as long as the process.
+    ///
+    /// # Errors
+    /// [`AttachError::Ended`] if there is no such process, and [`AttachError::NamespacePath`] for
+    /// another file in /proc.
+    pub fn of_namespace(
+        id: ContainerId,
+        name: String,
+        path: PathBuf,
+        attachments: Vec<Attachment>,
+    ) -> Result<Self, AttachError> {
+        if let Some(pid) = process_of_network(&path) {
+            return AttachRequest::of_process(id, name, pid, attachments);
+        }
+        if is_in_proc(&path) {
+            let why = "the file is of no process; /proc/PID/ns/net is that of one";
+            return Err(AttachError::NamespacePath { path, why });
+        }
+        Ok(AttachRequest {
+            id,
+            name,
             namespace: NetworkNamespace::Path(path.clone()),
             lifetime: Lifetime::NamespacePath(path),
             directory: None,

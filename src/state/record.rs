@@ -11,7 +11,7 @@ use std::sync::OnceLock;
 
 use serde::{Deserialize, Serialize, Serializer};
 
-use crate::attachment::{Attachment, Driver, EffectiveLimits, HostLink};
+use crate::attachment::{Attachment, EffectiveLimits, HostLink};
 use crate::net::netns::NetNsId;
 use crate::oci::ContainerId;
 use crate::primitives::MacAddr;
@@ -272,10 +272,9 @@ pub fn boot_id() -> Option<&'static str> {
 }
 
 impl AttachedInterface {
-    /// Whether the interface was made for the container. A relay uses one that the container has
-    /// anyway.
+    /// Whether the interface was made for the container by mcrun.
     pub fn is_made(&self) -> bool {
-        !matches!(self.attachment.driver, Driver::Relay { .. })
+        self.attachment.makes_link()
     }
 
     /// Whether it is to be made for the container when its parent is there.
