@@ -52,7 +52,7 @@ in_machine := hardening::cgroup2 ipvlan older_kernel vlan
 # Tests that run beside each other: they wait most of the time.
 TEST_THREADS ?= 4
 test_packages := dnsmasq-base runc crun docker.io containerd podman netavark iptables busybox-static iproute2 nftables tcpdump util-linux libcap2-bin make \
-    ufw firewalld dbus-daemon qemu-system-x86 docker-compose mandoc catatonit tmux prometheus tmux prometheus-node-exporter \
+    ufw firewalld dbus-daemon qemu-system-x86 docker-compose mandoc catatonit tmux prometheus prometheus-node-exporter \
     containernetworking-plugins
 # The kernel of the virtual machine in which tests/ipvlan.rs runs.
 vm_kernel := linux-image-6.12.*-cloud-amd64

@@ -122,7 +122,7 @@ impl AddressProbe {
         }
     }
 
-    /// Ends it, without the wait of [`close_in_background`].
+    /// Ends it. Dropping it closes its sockets in the background, which nobody waits for.
     pub fn close(self) {
         close(self.links);
     }
