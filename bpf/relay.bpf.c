@@ -28,6 +28,10 @@
 #define NEXT (-1)
 #define DROP 2
 #define SECOND 1000000000ull
+/* Longer than fragments wait for the rest of their datagram (`net.ipv4.ipfrag_time`, 30 s). */
+#define REASSEMBLY (60 * SECOND)
+/* Bytes of the headers of a datagram without options. */
+#define HEADERS 28
 /* How often a limit is tried while other processors change it. */
 #define TRIES 4
 
@@ -186,8 +190,12 @@ int relay_inbound(struct __sk_buff *skb)
 	if (!entry || entry->verdict != ADMIT)
 		return NEXT;
 	s = get_settings();
-	if (!s || !s->peer)
+	if (!s)
 		return NEXT;
+	if (!s->peer) {
+		state.left_at = bpf_ktime_get_ns();
+		return NEXT;
+	}
 	length = be16(frame.ip.length);
 	if (length + ETHERNET_HEADER > skb->len)
 		return NEXT;
@@ -200,12 +208,15 @@ int relay_inbound(struct __sk_buff *skb)
 		packets = 0;
 		admit(s, 1, length, 0);
 	} else {
-		if (segment && segment < length)
-			packets = (length - 28 + segment - 1) / segment;
-		if (!segment && length > s->mtu)
+		/* A neighbour can say of a packet of any length that it is to be segmented. */
+		if (segment && length > HEADERS + segment)
+			packets = (length - HEADERS + segment - 1) / segment;
+		if (!segment && length > s->mtu) {
 			fate = PROCESS;
-		else if (!admit(s, packets, length, 1))
+			state.left_at = bpf_ktime_get_ns();
+		} else if (!admit(s, packets, length, 1)) {
 			fate = LIMITED;
+		}
 		if (fragment & MORE_FRAGMENTS)
 			remember(&frame.ip, fate);
 		if (fate == LIMITED)
@@ -253,6 +264,13 @@ int leave_to_process(struct __sk_buff *skb)
 		/* Longer than the MTU, as it arrived or because it was put together. */
 		fate = recall(&ip);
 		if (fate == KERNEL || fate == LIMITED)
+			return 0;
+		/*
+		 * Others have taken the place of what was decided. Nothing was left to the process: this
+		 * was relayed in fragments.
+		 */
+		if (fate == UNKNOWN &&
+		    (!state.left_at || bpf_ktime_get_ns() - state.left_at > REASSEMBLY))
 			return 0;
 	}
 	return -1;

@@ -49,7 +49,7 @@ struct relay_settings {
 };
 
 /* Datagrams in fragments that are remembered. A power of two. */
-#define FRAGMENTED 64
+#define FRAGMENTED 256
 
 /* A datagram whose fragments arrive, and what was decided of the first. */
 struct relay_fragmented {
@@ -63,6 +63,8 @@ struct relay_state {
 	/* CLOCK_MONOTONIC in nanoseconds at which the limits have been used up. */
 	__u64 packets_due;
 	__u64 bytes_due;
+	/* CLOCK_MONOTONIC in nanoseconds at which a packet was left to the proxy. */
+	__u64 left_at;
 	struct relay_fragmented fragmented[FRAGMENTED];
 };
 

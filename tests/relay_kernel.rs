@@ -10,11 +10,13 @@ use nix::unistd::Pid;
 use serde_json::Value;
 
 use crate::keeper::keeper;
+use crate::lab::frames::{FrameSender, IPV4, Ipv4, Way, checksum, ethernet, multicast_mac};
 use crate::lab::{
     Container, Lab, PARENT, PATIENCE, SOURCES, Udp, assert_whole, json, payloads, run, stream,
     wait_until,
 };
 use crate::relay::{relayed, relayed_by_proxies};
+use crate::relay_parent::{plug_in, unplug, wait_state};
 
 const GROUP: Ipv4Addr = Ipv4Addr::new(239, 9, 1, 1);
 const CHANNEL: Ipv4Addr = Ipv4Addr::new(232, 9, 1, 1);
@@ -271,4 +273,123 @@ fn the_administrator_can_have_the_proxies_relay() {
     sender.send(b"by the proxy", (GROUP, PORT));
     assert_eq!(receive_with_ttl(&ear), (b"by the proxy".to_vec(), 0));
     assert_eq!(programs(&lab), 0);
+}
+
+#[test]
+fn the_kernel_relays_on_when_the_containers_link_changes() {
+    let (lab, containers) = relayed(&["one"], "");
+    let container = &containers[0];
+    wait_in_kernel(&lab, container);
+    let ear = container.socket(PORT);
+    ear.join(GROUP);
+    lab.wait_joined(container, GROUP);
+    lab.wait_forwarded(GROUP);
+    let sender = lab.socket("src", SOURCES[0], 0);
+    for (number, change) in
+        ["address 02:00:00:00:77:01", "mtu 600", "mtu 1500", "down", "name eth1", "up"]
+            .into_iter()
+            .enumerate()
+    {
+        let name = if change == "up" { "eth1" } else { "eth0" };
+        run(container.enter("ip").args(["link", "set", name]).args(change.split(' ')));
+        if ["down", "name eth1"].contains(&change) {
+            continue;
+        }
+        let payload = [number as u8; 1000];
+        wait_until(change, PATIENCE, || {
+            sender.send(&payload, (GROUP, PORT));
+            let (received, _) = ear.receive(Duration::from_millis(100))?;
+            (received == payload).then_some(())
+        });
+        assert_eq!(why_not(&lab, container), None, "{change}");
+        wait_in_kernel(&lab, container);
+    }
+}
+
+/// The Ethernet frame of a fragment of a datagram.
+fn fragment(identification: u16, fragment: u16, payload: &[u8]) -> Vec<u8> {
+    // The kernel puts datagrams of one sender together while few others of it come between
+    // (`net.ipv4.ipfrag_max_dist`).
+    let from = Ipv4Addr::new(10, 99, 0, 100 + (identification % 10) as u8);
+    let mut packet = Ipv4 { protocol: 17, from, to: GROUP, options: &[], fragment, payload }.bytes();
+    packet[4..6].copy_from_slice(&identification.to_be_bytes());
+    packet[10..12].copy_from_slice(&[0, 0]);
+    let sum = checksum(&packet[..20]);
+    packet[10..12].copy_from_slice(&sum.to_be_bytes());
+    ethernet(multicast_mac(GROUP), [2, 0, 0, 0, 0x77, 2], IPV4, &packet)
+}
+
+#[test]
+fn datagrams_whose_fragments_come_in_any_order_arrive_once() {
+    const DATAGRAMS: u16 = 600;
+    let (lab, containers) = relayed(&["one"], "");
+    let container = &containers[0];
+    wait_in_kernel(&lab, container);
+    let ear = container.socket(PORT);
+    ear.join(GROUP);
+    lab.wait_joined(container, GROUP);
+    lab.wait_forwarded(GROUP);
+    let wire = FrameSender::open(&lab.net("src"), PARENT);
+    let datagram = |number: u16| {
+        let mut bytes = [number.to_be_bytes()[0], number.to_be_bytes()[1]].repeat(900);
+        bytes = [[23, 0x70].as_slice(), &PORT.to_be_bytes(), &1808u16.to_be_bytes(), &[0, 0], &bytes].concat();
+        bytes
+    };
+    let first = |n: u16| wire.send(&fragment(n, 0x2000, &datagram(n)[..1200]), Way::Ordinary);
+    let last = |n: u16| wire.send(&fragment(n, 1200 / 8, &datagram(n)[1200..]), Way::Ordinary);
+    // Many datagrams at once, as of many senders; and the last fragment first.
+    for start in (0..DATAGRAMS / 2).step_by(100) {
+        (start..start + 100).for_each(first);
+        (start..start + 100).for_each(last);
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    for n in DATAGRAMS / 2..DATAGRAMS {
+        last(n);
+        first(n);
+    }
+    lab.socket("src", SOURCES[1], 0).send(END.as_bytes(), (GROUP, PORT));
+    let received = ear.receive_until(END);
+    let mut numbers: Vec<u16> =
+        received.iter().map(|(bytes, _)| u16::from_be_bytes([bytes[0], bytes[1]])).collect();
+    let all = numbers.len();
+    numbers.sort_unstable();
+    numbers.dedup();
+    assert_eq!((all, numbers.len()), (DATAGRAMS.into(), DATAGRAMS.into()), "arrived, without doubles");
+}
+
+#[test]
+fn a_default_route_that_goes_leaves_the_stream_to_the_proxy() {
+    let (lab, containers) = relayed(&["one"], "");
+    let container = &containers[0];
+    run(container.enter("sysctl").args(["-qw", "net.ipv4.conf.eth0.rp_filter=1"]));
+    kill(Pid::from_raw(lab.proxy_pid(container)), Signal::SIGKILL).expect("killed");
+    run(&mut lab.mcrun(["reload"]));
+    wait_in_kernel(&lab, container);
+    let ear = container.socket(PORT);
+    ear.join(GROUP);
+    lab.wait_joined(container, GROUP);
+    lab.wait_forwarded(GROUP);
+    let sender = lab.socket("src", SOURCES[0], 0);
+    run(container.enter("ip").args(["route", "del", "default"]));
+    wait_until("the proxy relays", PATIENCE, || {
+        sender.send(b"by the proxy", (GROUP, PORT));
+        ear.receive(Duration::from_millis(100)).map(drop)
+    });
+    assert!(why_not(&lab, container).is_some());
+}
+
+#[test]
+fn people_are_told_that_a_proxy_relays_where_the_parent_has_come_again() {
+    let (lab, containers) = relayed(&["one"], "");
+    let container = &containers[0];
+    wait_in_kernel(&lab, container);
+    unplug(&lab);
+    wait_state(&lab, container, "waiting");
+    plug_in(&lab);
+    wait_state(&lab, container, "running");
+    assert_eq!(relay_of(&lab, container)["in_kernel"], false);
+    let told = why_not(&lab, container).expect("a reason");
+    assert!(told.contains("lan0"), "{told}");
+    run(&mut lab.mcrun(["reload"]));
+    assert_eq!(relay_of(&lab, container)["in_kernel"], true);
 }

@@ -48,8 +48,8 @@ pub(crate) struct Interface {
     receive_filter: Option<ReceiveFilter>,
     /// Whether the kernel notifies of leaves. If not, the container's reports show them.
     notifies_leaves: bool,
-    /// Whether the interface has come or come up, and nobody has looked at it yet.
-    pub(super) has_come: bool,
+    /// Whether the link has come, come up or changed, and nobody has looked at it yet.
+    pub(super) has_changed_link: bool,
     /// When somebody last looked at it.
     pub(super) looked_at: Option<Instant>,
     /// Why the kernel does not relay to it, where the proxy does; `None`: the kernel does, or is not to.
@@ -110,7 +110,7 @@ impl Interface {
             listened_before: None,
             receive_filter,
             notifies_leaves,
-            has_come: false,
+            has_changed_link: false,
             looked_at: None,
             not_in_kernel: None,
             is_lost: false,
@@ -200,14 +200,14 @@ impl Interface {
         proxied.relay.as_mut().map_or(Ok(()), |relay| relay.set_interface(index))
     }
 
-    /// The link is up. The first time, the interface's addresses are announced. Nothing happens if
-    /// the link was known to be up.
+    /// The link is up. The first time, the interface's addresses are announced. If the link was known
+    /// to be up, something else of it has changed, such as its hardware address.
     pub(super) fn handle_link_up(&mut self, now: Instant, announcer: Option<&Announcer>) {
+        self.has_changed_link = true;
         if self.up_since.is_some() {
             return;
         }
         self.up_since = Some(now);
-        self.has_come = true;
         let InterfaceTask { index, mac, announce, parent, upstream, upstream_index, .. } =
             &mut self.task;
         let parent = (parent == upstream).then_some(*upstream_index);

@@ -24,7 +24,7 @@ const FAR_AWAY: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
 impl EventLoop {
-    /// Looks at interfaces that have come or come up. One that is on the upstream bridge itself has its
+    /// Looks at interfaces that have come, come up or changed. One that is on the upstream bridge itself has its
     /// packets relayed in one direction only. The kernel relays to the others where it can.
     pub(super) fn check_relay_links(&mut self, now: Instant, log: &mut Log) {
         // Until the takeover the predecessor relays, or the kernel for the predecessor.
@@ -32,7 +32,8 @@ impl EventLoop {
             return;
         }
         for position in 0..self.interfaces.len() {
-            if self.interfaces.get_mut(position).is_some_and(|i| std::mem::take(&mut i.has_come)) {
+            let interface = self.interfaces.get_mut(position);
+            if interface.is_some_and(|i| std::mem::take(&mut i.has_changed_link)) {
                 self.check_relay_link(now, position, log);
             }
         }
