@@ -99,6 +99,7 @@ impl EventLoop {
                 relay.take_over_kernel(own);
             }
         }
+        self.note_kernel_relays();
         self.holding.note_relays(now);
         if let Some(file) = sockets.next() {
             self.succeed_dead(now, file);

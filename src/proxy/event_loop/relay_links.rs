@@ -12,7 +12,7 @@ use crate::net::netns::NetNs;
 use crate::net::route_query::{LinkFacts, RouteQuery};
 use crate::notice::Notice;
 use crate::primitives::MacAddr;
-use crate::proxy::event_loop::interface::Interface;
+use crate::proxy::event_loop::interface::{Interface, Mode};
 use crate::proxy::event_loop::{EventLoop, Phase};
 use crate::proxy::process::log::Log;
 use crate::proxy::relay::{Peer, ReversePath};
@@ -80,7 +80,8 @@ impl EventLoop {
     }
 
     /// Has the kernel relay what it can, as soon as this proxy relays. It needs capabilities that the
-    /// proxy gives up afterwards.
+    /// proxy gives up afterwards. Where a proxy is replaced, this one may take over that one's programs,
+    /// and needs none of its own.
     pub(super) fn load_kernel_relays(&mut self, now: Instant, log: &mut Log) {
         for interface in &mut self.interfaces {
             if !interface.task.relay.as_ref().is_some_and(|relay| relay.in_kernel) {
@@ -97,8 +98,24 @@ impl EventLoop {
             };
             let interface = interface.task.name.clone();
             let notice = Notice::RelayNotInKernel { interface, reason };
-            log.notice(now, notice.clone());
+            let replaces = matches!(self.phase, Phase::WaitingForPredecessor(Some(_)));
+            if !(replaces && error.raw_os_error() == Some(libc::ERANGE)) {
+                log.notice(now, notice.clone());
+            }
             self.start_notices.push(notice);
+        }
+    }
+
+    /// Forgets why the own programs were not loaded, where those of another proxy relay.
+    pub(super) fn note_kernel_relays(&mut self) {
+        let EventLoop { interfaces, start_notices, .. } = self;
+        for interface in interfaces {
+            if interface.relay().is_some_and(|relay| relay.has_kernel()) {
+                let name = &interface.task.name;
+                start_notices.retain(|notice| {
+                    !matches!(notice, Notice::RelayNotInKernel { interface, .. } if interface == name)
+                });
+            }
         }
     }
 }
@@ -110,7 +127,11 @@ impl Interface {
 
     /// A notice when the kernel does not relay because of the container's link.
     pub(super) fn not_in_kernel_notice(&self) -> Option<Notice> {
-        let reason = self.not_in_kernel?.to_owned();
+        let why_left = || match &self.mode {
+            Mode::Proxied(proxied) => proxied.relay.as_ref().and_then(|relay| relay.why_left()),
+            Mode::Observed { .. } => None,
+        };
+        let reason = self.not_in_kernel.or_else(why_left)?.to_owned();
         Some(Notice::RelayNotInKernel { interface: self.task.name.clone(), reason })
     }
 }

@@ -8,10 +8,10 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
-use crate::proxy::relay::Relay;
 use crate::proxy::relay::in_kernel::InKernel;
 use crate::proxy::relay::looped_back::Fingerprint;
 use crate::proxy::relay::packet::Packet;
+use crate::proxy::relay::{FOLLOWED, Relay};
 use crate::sys::ifreq;
 
 /// How long the successor of a dead relay does not inject packets with a source of its own. What
@@ -107,7 +107,8 @@ impl Relay {
         let inherit = |descriptors| InKernel::inherit(descriptors, &self.inbound.rate).ok();
         match descriptors.and_then(inherit) {
             Some(kernel) if self.may_use_kernel => {
-                self.leave_kernel();
+                let reason = "the program of the proxy before this one could not be taken over";
+                self.leave_kernel(reason);
                 self.peer = kernel.peer();
                 // An error leaves everything to the proxy.
                 let _ = self.use_kernel(kernel);
@@ -129,7 +130,7 @@ impl Relay {
             }
             // The filter of a receiver that has followed its interface is locked: packets that the kernel
             // relayed would be relayed twice.
-            self.leave_kernel();
+            self.leave_kernel(FOLLOWED);
         }
         // When this fails, the predecessor's stays; packets of other groups are ignored later.
         let _ = self.receive_groups();

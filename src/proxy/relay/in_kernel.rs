@@ -145,6 +145,36 @@ impl InKernel {
     /// # Errors
     /// Those of bpf(2), except for a lack of room: then the group is left to the proxy.
     pub(super) fn set(&mut self, group: Ipv4Addr, filter: &SourceFilter) -> io::Result<()> {
+        self.set_all([(group, filter)])
+    }
+
+    /// Sets the source filters of these groups.
+    ///
+    /// # Errors
+    /// As [`InKernel::set`].
+    pub(super) fn set_all<'f>(
+        &mut self,
+        filters: impl IntoIterator<Item = (Ipv4Addr, &'f SourceFilter)>,
+    ) -> io::Result<()> {
+        for (group, filter) in filters {
+            self.set_entries(group, filter)?;
+        }
+        // Only now is it known that no group is left out.
+        let is_left_out = self.groups.values().any(|entries| entries.is_left_out);
+        self.set_incomplete(is_left_out)
+    }
+
+    /// Says whether packets of unknown groups are for the proxy.
+    fn set_incomplete(&mut self, is_incomplete: bool) -> io::Result<()> {
+        let is_incomplete = u8::from(is_incomplete);
+        if self.settings.is_incomplete == is_incomplete {
+            return Ok(());
+        }
+        self.settings.is_incomplete = is_incomplete;
+        self.programs.configure(&self.settings)
+    }
+
+    fn set_entries(&mut self, group: Ipv4Addr, filter: &SourceFilter) -> io::Result<()> {
         let wanted = wanted(filter);
         let entries = self.groups.entry(group).or_default();
         // What is new comes first, and what is refused before what is admitted: no packet of a source
@@ -165,6 +195,11 @@ impl InKernel {
                 Err(error) => return Err(error),
             }
         }
+        if !has_room {
+            // Before the entries go, so that the proxy has what the kernel relays no more.
+            self.set_incomplete(true)?;
+        }
+        let Some(entries) = self.groups.get_mut(&group) else { return Ok(()) };
         let stale: Vec<_> = entries
             .verdicts
             .keys()
@@ -178,11 +213,6 @@ impl InKernel {
         entries.is_left_out = !has_room;
         if wanted.is_empty() {
             self.groups.remove(&group);
-        }
-        let is_incomplete = self.groups.values().any(|entries| entries.is_left_out).into();
-        if self.settings.is_incomplete != is_incomplete {
-            self.settings.is_incomplete = is_incomplete;
-            self.programs.configure(&self.settings)?;
         }
         Ok(())
     }

@@ -66,6 +66,8 @@ const MAX_SENT_GROUPS: usize = 1024;
 /// How long the host's address, the MTU and the subnets are taken from memory before they are read
 /// again: they may change while a container runs.
 const LINK_FACTS_LIFETIME: Duration = Duration::from_secs(1);
+/// Why the kernel relays no more after [`Relay::follow`].
+const FOLLOWED: &str = "the parent has gone and come again since the container was started";
 
 /// The relay of one interface.
 pub(crate) struct Relay {
@@ -80,6 +82,8 @@ pub(crate) struct Relay {
     may_use_kernel: bool,
     /// What the kernel relays; `None`: this relay passes every packet on.
     kernel: Option<InKernel>,
+    /// Why the kernel relays no more, where it did.
+    why_left: Option<&'static str>,
     /// The ends of the container's link, if it is one that the kernel can relay to.
     peer: Option<Peer>,
     /// Whether the receiver is that of the relay before this one.
@@ -140,6 +144,7 @@ impl Relay {
             rules: SendRules::new(config.policy.clone()),
             may_use_kernel: task.in_kernel,
             kernel: None,
+            why_left: None,
             peer: None,
             has_predecessors_receiver: false,
             groups: BTreeMap::new(),
@@ -197,7 +202,7 @@ impl Relay {
     /// As [`HostSockets::follow`].
     pub(crate) fn follow(&mut self, index: u32) -> io::Result<()> {
         // The program went with the interface.
-        self.leave_kernel();
+        self.leave_kernel(FOLLOWED);
         self.host.follow(&self.upstream, index)?;
         self.neighbourhood.upstream = index;
         self.upstream_read_at = None;
@@ -256,6 +261,16 @@ impl Relay {
         self.kernel.as_ref().is_some_and(InKernel::is_relaying)
     }
 
+    /// Whether the kernel relays what it can, or would if it knew the container's link.
+    pub(crate) fn has_kernel(&self) -> bool {
+        self.kernel.is_some()
+    }
+
+    /// Why the kernel relays no more, where it did.
+    pub(crate) fn why_left(&self) -> Option<&'static str> {
+        self.why_left
+    }
+
     /// Whether the kernel could relay if it knew the container's link.
     pub(crate) fn wants_peer(&self) -> bool {
         self.kernel.is_some() && self.peer.is_none()
@@ -273,20 +288,21 @@ impl Relay {
     /// Has these programs relay what they can.
     fn use_kernel(&mut self, mut kernel: InKernel) -> io::Result<()> {
         kernel.retain(|group| self.groups.contains_key(&group));
-        for (group, RelayedGroup { filter, .. }) in &self.groups {
-            kernel.set(*group, filter)?;
-        }
+        let groups = self.groups.iter().map(|(group, received)| (*group, &received.filter));
+        kernel.set_all(groups)?;
         self.inbound.rate.share(kernel.limits()?);
         // The filter leaves everything to the proxy until the next step.
         kernel.programs().filter(self.host.receiver())?;
         kernel.set_peer(self.peer)?;
         self.kernel = Some(kernel);
+        self.why_left = None;
         Ok(())
     }
 
-    /// Relays everything without the kernel's help from now on.
-    fn leave_kernel(&mut self) {
+    /// Relays everything without the kernel's help from now on, for this reason.
+    fn leave_kernel(&mut self, reason: &'static str) {
         let Some(kernel) = self.kernel.take() else { return };
+        self.why_left = Some(reason);
         for (group, received) in &mut self.groups {
             received.counts = received.counts + kernel.counts(*group);
         }
@@ -305,7 +321,7 @@ impl Relay {
             && kernel.set_peer(peer).is_err()
         {
             // They may relay to a link that is not the container's any more.
-            self.leave_kernel();
+            self.leave_kernel("the kernel refuses changes of its program");
             let _ = self.receive_groups();
         }
     }
