@@ -3,6 +3,7 @@
 
 use std::net::Ipv4Addr;
 use std::os::fd::AsRawFd;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
@@ -12,8 +13,8 @@ use serde_json::Value;
 use crate::keeper::keeper;
 use crate::lab::frames::{FrameSender, IPV4, Ipv4, Way, checksum, ethernet, multicast_mac};
 use crate::lab::{
-    Container, Lab, PARENT, PATIENCE, SOURCES, Udp, assert_whole, json, payloads, run, stream,
-    wait_until,
+    Container, Lab, PARENT, PATIENCE, SOURCES, Udp, assert_whole, json, numbered, payloads, run,
+    stream, wait_until,
 };
 use crate::relay::{relayed, relayed_by_proxies};
 use crate::relay_parent::{plug_in, unplug, wait_state};
@@ -311,7 +312,8 @@ fn fragment(identification: u16, fragment: u16, payload: &[u8]) -> Vec<u8> {
     // The kernel puts datagrams of one sender together while few others of it come between
     // (`net.ipv4.ipfrag_max_dist`).
     let from = Ipv4Addr::new(10, 99, 0, 100 + (identification % 10) as u8);
-    let mut packet = Ipv4 { protocol: 17, from, to: GROUP, options: &[], fragment, payload }.bytes();
+    let mut packet =
+        Ipv4 { protocol: 17, from, to: GROUP, options: &[], fragment, payload }.bytes();
     packet[4..6].copy_from_slice(&identification.to_be_bytes());
     packet[10..12].copy_from_slice(&[0, 0]);
     let sum = checksum(&packet[..20]);
@@ -332,7 +334,9 @@ fn datagrams_whose_fragments_come_in_any_order_arrive_once() {
     let wire = FrameSender::open(&lab.net("src"), PARENT);
     let datagram = |number: u16| {
         let mut bytes = [number.to_be_bytes()[0], number.to_be_bytes()[1]].repeat(900);
-        bytes = [[23, 0x70].as_slice(), &PORT.to_be_bytes(), &1808u16.to_be_bytes(), &[0, 0], &bytes].concat();
+        bytes =
+            [[23, 0x70].as_slice(), &PORT.to_be_bytes(), &1808u16.to_be_bytes(), &[0, 0], &bytes]
+                .concat();
         bytes
     };
     let first = |n: u16| wire.send(&fragment(n, 0x2000, &datagram(n)[..1200]), Way::Ordinary);
@@ -354,7 +358,11 @@ fn datagrams_whose_fragments_come_in_any_order_arrive_once() {
     let all = numbers.len();
     numbers.sort_unstable();
     numbers.dedup();
-    assert_eq!((all, numbers.len()), (DATAGRAMS.into(), DATAGRAMS.into()), "arrived, without doubles");
+    assert_eq!(
+        (all, numbers.len()),
+        (DATAGRAMS.into(), DATAGRAMS.into()),
+        "arrived, without doubles"
+    );
 }
 
 #[test]
@@ -371,11 +379,11 @@ fn a_default_route_that_goes_leaves_the_stream_to_the_proxy() {
     lab.wait_forwarded(GROUP);
     let sender = lab.socket("src", SOURCES[0], 0);
     run(container.enter("ip").args(["route", "del", "default"]));
-    wait_until("the proxy relays", PATIENCE, || {
-        sender.send(b"by the proxy", (GROUP, PORT));
-        ear.receive(Duration::from_millis(100)).map(drop)
-    });
-    assert!(why_not(&lab, container).is_some());
+    // The proxy looks at the routes with each query, and when it is asked.
+    let told = why_not(&lab, container).expect("a reason");
+    assert!(told.contains("rp_filter=1"), "{told}");
+    sender.send(b"by the proxy", (GROUP, PORT));
+    assert_eq!(ear.receive(PATIENCE).expect("a packet").0, b"by the proxy");
 }
 
 #[test]
@@ -393,4 +401,92 @@ fn people_are_told_that_a_proxy_relays_where_the_parent_has_come_again() {
     lab.configure("[groups]\nmax-groups = 97\n");
     run(&mut lab.mcrun(["reload"]));
     assert_eq!(why_not(&lab, container), Some(told), "the receiver stays what it is");
+}
+
+/// Two sources send to a channel until `changes` returns. All of the first one's arrives, nothing else.
+fn assert_wanted_only(lab: &Lab, ear: &Udp, channel: Ipv4Addr, changes: impl FnOnce()) {
+    let [s1, s2] = SOURCES;
+    let (wanted, unwanted) = (lab.socket("src", s1, 0), lab.socket("src", s2, 0));
+    let is_done = AtomicBool::new(false);
+    let sent = std::thread::scope(|scope| {
+        let sending = scope.spawn(|| {
+            let mut sent = 0;
+            while !is_done.load(Ordering::Relaxed) {
+                wanted.send(&numbered("wanted", sent), (channel, PORT));
+                unwanted.send(b"unwanted", (channel, PORT));
+                std::thread::sleep(Duration::from_micros(500));
+                sent += 1;
+            }
+            wanted.send(END.as_bytes(), (channel, PORT));
+            sent
+        });
+        changes();
+        is_done.store(true, Ordering::Relaxed);
+        sending.join().expect("sent")
+    });
+    assert_whole(&ear.receive_until(END), "wanted", sent, s1);
+}
+
+/// Has the container's kernel let a socket join more sources of a group.
+fn allow_sources(container: &Container, count: u32) {
+    run(container.enter("sysctl").args(["-qw", &format!("net.ipv4.igmp_max_msf={count}")]));
+}
+
+#[test]
+fn nothing_is_lost_while_sources_are_added_and_proxies_are_replaced() {
+    let (lab, containers) = relayed(&["one"], "");
+    let container = &containers[0];
+    wait_in_kernel(&lab, container);
+    allow_sources(container, 100);
+    let ear = container.socket(PORT);
+    ear.join_source(CHANNEL, SOURCES[0]);
+    lab.wait_joined(container, CHANNEL);
+    lab.wait_forwarded(CHANNEL);
+    assert_wanted_only(&lab, &ear, CHANNEL, || {
+        let other = container.socket(PORT + 1);
+        for number in 0..60 {
+            other.join_source(CHANNEL, Ipv4Addr::new(10, 99, 3, number));
+        }
+        for number in 0..10 {
+            lab.configure(&format!("[groups]\nmax-groups = {}\n", 90 + number));
+            run(&mut lab.mcrun(["reload"]));
+        }
+    });
+    wait_in_kernel(&lab, container);
+}
+
+#[test]
+fn groups_without_room_are_left_to_the_proxy() {
+    let (lab, containers) = relayed(&["one"], "");
+    let container = &containers[0];
+    wait_in_kernel(&lab, container);
+    allow_sources(container, 100);
+    let ear = container.socket(PORT);
+    let last = Ipv4Addr::new(232, 9, 3, 1);
+    let mut others = Vec::new();
+    // The table has room for 4096.
+    for group in 0..70u8 {
+        if group % 10 == 0 {
+            others.push(container.socket(PORT + 1));
+        }
+        let other = others.last().expect("one");
+        for source in 0..64 {
+            other.join_source(Ipv4Addr::new(232, 9, 2, group), Ipv4Addr::new(10, 99, 3, source));
+        }
+    }
+    ear.join_source(last, SOURCES[0]);
+    lab.wait_joined(container, last);
+    lab.wait_forwarded(last);
+    assert_wanted_only(&lab, &ear, last, || {
+        for number in 0..64 {
+            others[0].join_source(last, Ipv4Addr::new(10, 99, 3, number));
+        }
+        for number in 0..5 {
+            lab.configure(&format!("[groups]\nmax-groups = {}\n", 90 + number));
+            run(&mut lab.mcrun(["reload"]));
+        }
+    });
+    wait_in_kernel(&lab, container);
+    lab.socket("src", SOURCES[0], 0).send(b"by the proxy", (last, PORT));
+    assert_eq!(receive_with_ttl(&ear), (b"by the proxy".to_vec(), 0));
 }

@@ -57,6 +57,7 @@ impl EventLoop {
         match request {
             ControlRequest::Status => {
                 self.look_at_carriers(now, log);
+                self.check_relay_links_now(now, log);
                 self.check_firewall_now(now, log);
                 let counts = self.counts(now);
                 let status = ProxyStatus { counts, ..self.status(now) };

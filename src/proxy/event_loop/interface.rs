@@ -48,8 +48,9 @@ pub(crate) struct Interface {
     receive_filter: Option<ReceiveFilter>,
     /// Whether the kernel notifies of leaves. If not, the container's reports show them.
     notifies_leaves: bool,
-    /// Whether the link has come, come up or changed, and nobody has looked at it yet.
-    pub(super) has_changed_link: bool,
+    /// Whether the link has come, come up or changed, or its routes may have, and nobody has looked at
+    /// it yet.
+    pub(super) needs_look: bool,
     /// When somebody last looked at it.
     pub(super) looked_at: Option<Instant>,
     /// Why the kernel does not relay to it, where the proxy does; `None`: the kernel does, or is not to.
@@ -110,7 +111,7 @@ impl Interface {
             listened_before: None,
             receive_filter,
             notifies_leaves,
-            has_changed_link: false,
+            needs_look: false,
             looked_at: None,
             not_in_kernel: None,
             is_lost: false,
@@ -203,7 +204,7 @@ impl Interface {
     /// The link is up. The first time, the interface's addresses are announced. If the link was known
     /// to be up, something else of it has changed, such as its hardware address.
     pub(super) fn handle_link_up(&mut self, now: Instant, announcer: Option<&Announcer>) {
-        self.has_changed_link = true;
+        self.needs_look = true;
         if self.up_since.is_some() {
             return;
         }
@@ -334,6 +335,8 @@ impl Interface {
         if proxied.router.poll_timeout().is_some_and(|at| at <= now) {
             proxied.router.handle_timeout(now);
             self.has_changed = true;
+            // The kernel tells the proxy of no routes, so they are looked at with each query.
+            self.needs_look |= self.up_since.is_some();
         }
         if proxied.joins.poll_retry().is_some_and(|at| at <= now) {
             proxied.joins.retry(now, &upstreams.limits);

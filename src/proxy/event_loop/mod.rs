@@ -430,6 +430,7 @@ impl EventLoop {
             interface.process_router_output(now, &self.upstreams, log);
             interface.prepare_spare_join(&self.upstreams);
         }
+        self.check_relay_links(now, log);
         self.control.handle_timeout(now);
         self.update_keeper(now, log);
         self.publish_changes(now, log);

@@ -24,6 +24,12 @@ const FAR_AWAY: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
 impl EventLoop {
+    /// Looks at all interfaces that are up: somebody wants to know how they are.
+    pub(super) fn check_relay_links_now(&mut self, now: Instant, log: &mut Log) {
+        self.interfaces.iter_mut().for_each(|i| i.needs_look |= i.up_since.is_some());
+        self.check_relay_links(now, log);
+    }
+
     /// Looks at interfaces that have come, come up or changed. One that is on the upstream bridge itself has its
     /// packets relayed in one direction only. The kernel relays to the others where it can.
     pub(super) fn check_relay_links(&mut self, now: Instant, log: &mut Log) {
@@ -33,7 +39,7 @@ impl EventLoop {
         }
         for position in 0..self.interfaces.len() {
             let interface = self.interfaces.get_mut(position);
-            if interface.is_some_and(|i| std::mem::take(&mut i.has_changed_link)) {
+            if interface.is_some_and(|i| std::mem::take(&mut i.needs_look)) {
                 self.check_relay_link(now, position, log);
             }
         }
