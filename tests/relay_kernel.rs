@@ -474,6 +474,11 @@ fn groups_without_room_are_left_to_the_proxy() {
             other.join_source(Ipv4Addr::new(232, 9, 2, group), Ipv4Addr::new(10, 99, 3, source));
         }
     }
+    wait_until("all sources are known", PATIENCE, || {
+        let groups = lab.groups(container);
+        let sources = groups.iter().filter_map(|group| group["sources"].as_array());
+        (sources.map(Vec::len).sum::<usize>() == 70 * 64).then_some(())
+    });
     ear.join_source(last, SOURCES[0]);
     lab.wait_joined(container, last);
     lab.wait_forwarded(last);
