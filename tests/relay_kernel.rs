@@ -261,6 +261,25 @@ fn a_container_that_would_drop_the_kernels_packets_gets_the_proxys() {
     assert_eq!(why_not(&lab, container), None);
 }
 
+/// As netavark does for a network without a way out.
+#[test]
+fn a_setting_that_an_engine_makes_after_the_interface_is_seen_with_the_next_join() {
+    let (lab, containers) = relayed(&["one"], "");
+    let container = &containers[0];
+    wait_in_kernel(&lab, container);
+    run(container.enter("ip").args(["route", "del", "default"]));
+    run(container.enter("sysctl").args(["-qw", "net.ipv4.conf.eth0.rp_filter=2"]));
+    let ear = container.socket(PORT);
+    ear.join(GROUP);
+    lab.wait_forwarded(GROUP);
+    // Nobody has asked the proxy for anything, and the join was handled.
+    std::thread::sleep(Duration::from_millis(200));
+    let sender = lab.socket("src", SOURCES[0], 0);
+    sender.send(b"by the proxy", (GROUP, PORT));
+    assert_eq!(ear.receive(PATIENCE).expect("a packet").0, b"by the proxy");
+    assert!(why_not(&lab, container).expect("a reason").contains("rp_filter=2"));
+}
+
 #[test]
 fn the_administrator_can_have_the_proxies_relay() {
     let (lab, containers) = relayed_by_proxies(&["one"], "");

@@ -34,6 +34,14 @@ const IFLA_INFO_SLAVE_KIND: u16 = 4;
 const RTGENMSG: usize = 4;
 const NETNSA_NSID: u16 = 1;
 const NETNSA_FD: u16 = 3;
+/// `struct netconfmsg`, padded, and its attributes (linux/netconf.h).
+const NETCONFMSG: usize = 4;
+const RTM_NEWNETCONF: u16 = 80;
+const RTM_GETNETCONF: u16 = 82;
+const NETCONFA_IFINDEX: u16 = 1;
+const NETCONFA_RP_FILTER: u16 = 3;
+/// For all interfaces: -1.
+const NETCONFA_IFINDEX_ALL: u32 = u32::MAX;
 /// Longest answer that is read, in bytes. A link without virtual functions, which the kernel does not
 /// show unless asked, takes some 2 KiB.
 const ANSWER: usize = 8192;
@@ -120,6 +128,37 @@ impl RouteQuery {
             let mut attributes = AttributeIter::new(payload.get(IFINFOMSG..)?);
             let (_, stats) = attributes.find(|(kind, _)| *kind == IFLA_STATS64)?;
             Some(u64::from_ne_bytes(*stats.get(RX_DROPPED..)?.first_chunk()?))
+        })
+    }
+
+    /// `rp_filter` of an interface.
+    ///
+    /// # Errors
+    /// The kernel's, such as `EINVAL` where there is no such interface; `ENOMSG` when the answer is not
+    /// understood.
+    pub(crate) fn reverse_path_filter(&self, index: u32) -> io::Result<u32> {
+        self.setting(index, NETCONFA_RP_FILTER)
+    }
+
+    /// `rp_filter` that holds for all interfaces beside their own.
+    ///
+    /// # Errors
+    /// As [`RouteQuery::reverse_path_filter`].
+    pub(crate) fn reverse_path_filter_of_all(&self) -> io::Result<u32> {
+        self.setting(NETCONFA_IFINDEX_ALL, NETCONFA_RP_FILTER)
+    }
+
+    /// A setting of an interface for IPv4.
+    fn setting(&self, index: u32, setting: u16) -> io::Result<u32> {
+        let mut body = [0; NETCONFMSG + 8];
+        body[0] = libc::AF_INET as u8;
+        let attribute = &mut body[NETCONFMSG..];
+        attribute[..2].copy_from_slice(&8u16.to_ne_bytes());
+        attribute[2..4].copy_from_slice(&NETCONFA_IFINDEX.to_ne_bytes());
+        attribute[4..].copy_from_slice(&index.to_ne_bytes());
+        self.ask(RTM_GETNETCONF, RTM_NEWNETCONF, &body, |payload| {
+            let mut attributes = AttributeIter::new(payload.get(NETCONFMSG..)?);
+            attributes.find(|(kind, _)| *kind == setting).and_then(|(_, value)| number(value))
         })
     }
 
@@ -225,6 +264,9 @@ mod tests {
         assert_eq!(query.dropped("lo").unwrap(), 0);
         let missing = query.dropped("a-name-of-15-by").unwrap_err();
         assert_eq!(missing.raw_os_error(), Some(libc::ENODEV));
+        assert!(query.reverse_path_filter(1).unwrap() <= 2);
+        assert!(query.reverse_path_filter_of_all().unwrap() <= 2);
+        assert!(query.reverse_path_filter(77).is_err());
         let unreachable = query.interface_towards(Ipv4Addr::new(239, 1, 1, 1)).unwrap_err();
         assert_eq!(unreachable.raw_os_error(), Some(libc::ENETUNREACH));
     }

@@ -289,6 +289,8 @@ impl Interface {
     /// The container's kernel has joined a group. Tells whether the group is one for the router.
     pub(super) fn handle_join(&mut self, now: Instant, group: Ipv4Addr) -> bool {
         self.has_changed = true;
+        // Nobody tells of routes and settings, on which depends what the kernel can relay.
+        self.needs_look |= self.task.relay.is_some();
         if let Some(filter) = &mut self.receive_filter {
             filter.handle_join();
         }

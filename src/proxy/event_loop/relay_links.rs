@@ -15,7 +15,7 @@ use crate::primitives::MacAddr;
 use crate::proxy::event_loop::interface::{Interface, Mode};
 use crate::proxy::event_loop::{EventLoop, Phase};
 use crate::proxy::process::log::Log;
-use crate::proxy::relay::{Peer, ReversePath};
+use crate::proxy::relay::Peer;
 
 /// An address outside of each subnet (RFC 5737): the route to it is the default route.
 const FAR_AWAY: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
@@ -70,11 +70,10 @@ impl EventLoop {
         if let Some(counter) = counter {
             counter.follow(&link_name, index);
         }
-        let reverse_path = relay.reverse_path();
         let peer = match is_on_upstream {
             true => Err("the interface is on the bridge that it is relayed to"),
             false => peer(index, &link, other_end.as_ref(), host, &container.namespace)
-                .and_then(|peer| check_routes(index, reverse_path, routes).map(|()| peer)),
+                .and_then(|peer| check_routes(index, routes).map(|()| peer)),
         };
         relay.set_peer(peer.ok());
         let changes = is_on_upstream != relay.is_on_upstream();
@@ -167,20 +166,18 @@ fn peer(
     }
 }
 
-/// Checks that the container's kernel takes packets from anywhere that arrive by its interface.
-fn check_routes(
-    index: u32,
-    reverse_path: ReversePath,
-    routes: &RouteQuery,
-) -> Result<(), &'static str> {
+/// Checks that the container's kernel takes packets from anywhere that arrive by its interface: with
+/// `rp_filter` (RFC 3704) it wants a route back to their source. Engines set it after the interface has
+/// come.
+fn check_routes(index: u32, routes: &RouteQuery) -> Result<(), &'static str> {
     let route = || routes.interface_towards(FAR_AWAY).ok().flatten();
-    match reverse_path {
-        ReversePath::Any => Ok(()),
-        ReversePath::Loose if route().is_some() => Ok(()),
-        ReversePath::Loose => Err("the container has rp_filter=2 and no default route"),
-        ReversePath::Strict if route() == Some(index) => Ok(()),
-        ReversePath::Strict => {
-            Err("the container has rp_filter=1, and its default route leads by another interface")
-        }
+    // The kernel takes the larger one (`IN_DEV_RPFILTER` in linux/inetdevice.h).
+    let filters = [routes.reverse_path_filter(index), routes.reverse_path_filter_of_all()];
+    match filters.into_iter().map(|filter| filter.unwrap_or(0)).max().unwrap_or(0) {
+        0 => Ok(()),
+        1 if route() == Some(index) => Ok(()),
+        1 => Err("the container has rp_filter=1, and its default route leads by another interface"),
+        _ if route().is_some() => Ok(()),
+        _ => Err("the container has rp_filter=2 and no default route"),
     }
 }

@@ -53,9 +53,7 @@ pub use crate::proxy::relay::packet::check_relayed_packet;
 use crate::proxy::relay::port_translation::PortTranslation;
 use crate::proxy::relay::rate_limiter::RateLimiter;
 use crate::proxy::relay::send_rules::SendRules;
-pub(crate) use crate::proxy::relay::sockets::{
-    ContainerSockets, HostSockets, RETURNS, ReversePath,
-};
+pub(crate) use crate::proxy::relay::sockets::{ContainerSockets, HostSockets, RETURNS};
 use crate::sys::{ifreq, sockopt};
 
 /// Batches that are read from one socket before the event loop serves the other descriptors.
@@ -249,11 +247,6 @@ impl Relay {
         }
         let groups: Vec<Ipv4Addr> = self.groups.keys().copied().collect();
         self.host.receive_only(&groups)
-    }
-
-    /// Whether packets that arrive by the container's interface need a route back to their source.
-    pub(crate) fn reverse_path(&self) -> ReversePath {
-        self.container.reverse_path
     }
 
     /// Whether the kernel relays what it can.

@@ -101,46 +101,15 @@ pub(crate) struct ContainerSockets {
     pub(super) injector: Socket,
     /// Captures the UDP multicast that the container sends.
     pub(super) capture: Socket,
-    /// `rp_filter` of the interface (RFC 3704), or of interfaces that come: packets that arrive by it
-    /// need a route back to their source.
-    pub(super) reverse_path: ReversePath,
-}
-
-/// The kernel's values of `rp_filter`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum ReversePath {
-    /// No route is needed.
-    Any,
-    /// The route has to lead by the same interface.
-    Strict,
-    /// There has to be a route.
-    Loose,
-}
-
-impl ReversePath {
-    /// What holds for the interface of this name in the caller's network namespace.
-    fn of(name: &str) -> Self {
-        let read = |name: &str| {
-            let path = format!("/proc/sys/net/ipv4/conf/{name}/rp_filter");
-            std::fs::read_to_string(path).ok()?.trim().parse::<u8>().ok()
-        };
-        let own = read(name).or_else(|| read("default"));
-        // The kernel takes the larger one (`IN_DEV_RPFILTER` in linux/inetdevice.h).
-        match own.unwrap_or(0).max(read("all").unwrap_or(0)) {
-            0 => ReversePath::Any,
-            1 => ReversePath::Strict,
-            _ => ReversePath::Loose,
-        }
-    }
 }
 
 impl ContainerSockets {
-    /// Opens them in the caller's network namespace, for the interface of this name, which may come
-    /// later. Injected packets carry `mark`.
+    /// Opens them in the caller's network namespace, without an interface yet. Injected packets
+    /// carry `mark`.
     ///
     /// # Errors
     /// `EPERM` without CAP_NET_RAW and CAP_NET_ADMIN.
-    pub(crate) fn open(mark: u32, interface: &str) -> io::Result<Self> {
+    pub(crate) fn open(mark: u32) -> io::Result<Self> {
         let injector = raw_ipv4_sender()?;
         injector.set_mark(mark)?;
         // Protocol 0: the socket receives nothing before it is bound.
@@ -150,8 +119,7 @@ impl ContainerSockets {
         sockopt::set_int(&capture, libc::SOL_PACKET, PACKET_VNET_HDR, 1)?;
         sockopt::grow_receive_buffer(&capture, RECEIVE_BUFFER)?;
         capture.set_nonblocking(true)?;
-        let reverse_path = ReversePath::of(interface);
-        Ok(ContainerSockets { injector, capture, reverse_path })
+        Ok(ContainerSockets { injector, capture })
     }
 
     /// Turns them to the interface of this index.

@@ -368,8 +368,7 @@ impl InjectionSockets {
         let name = &interface.name;
         let injector = QueryInjector::open(mark)
             .context(|| format!("cannot open the query socket of {name}"))?;
-        let relay =
-            interface.relay.as_ref().map(|_| ContainerSockets::open(mark, name)).transpose();
+        let relay = interface.relay.as_ref().map(|_| ContainerSockets::open(mark)).transpose();
         let relay = relay.context(|| format!("cannot open the relay's sockets of {name}"))?;
         Ok(InjectionSockets { injector, relay })
     }
