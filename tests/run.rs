@@ -313,7 +313,7 @@ fn without_root_each_command_says_so_in_one_line() {
     let everyone = fs::Permissions::from_mode(0o755);
     fs::set_permissions(dir.path(), everyone).unwrap();
     let program = dir.path().join("mcrun");
-    fs::copy(env!("CARGO_BIN_EXE_mcrun"), &program).unwrap();
+    crate::lab::install(std::path::Path::new(env!("CARGO_BIN_EXE_mcrun")), &program);
     for arguments in [
         "run --rootfs / true",
         "attach x --mcast parent=eth1",
