@@ -314,7 +314,7 @@ fn the_text_output_says_the_same() {
 fn the_binary_runs_as_the_only_file_of_a_container() {
     let ns = lab();
     let root = tempfile::tempdir().unwrap();
-    std::fs::copy(BINARY, root.path().join("mcrun")).unwrap();
+    crate::lab::install(std::path::Path::new(BINARY), &root.path().join("mcrun"));
     let _sender = sender(&ns, &format!("{GROUP} --rate 500"));
     let mut command = Command::new("/mcrun");
     command.args([

@@ -184,7 +184,7 @@ fn listing(base: &Path) -> String {
 fn assert_refused(base: &Path, state: &Path, what: &str, words: &str) {
     let rootfs = tempfile::tempdir().expect("directory");
     fs::create_dir(rootfs.path().join("bin")).expect("made");
-    fs::copy(crate::lab::busybox(), rootfs.path().join("bin/true")).expect("copied");
+    crate::lab::install(&crate::lab::busybox(), &rootfs.path().join("bin/true"));
     let before = listing(base);
     for (name, output) in each_program(state, rootfs.path()) {
         let errors = String::from_utf8_lossy(&output.stderr).into_owned();
