@@ -160,9 +160,10 @@ mod tests {
         format!("container-{n}").try_into().unwrap()
     }
 
-    /// A range that no account of a usual host has, and no other test.
-    fn range(size: u32) -> UidRange {
-        let first = 1_900_000_000 + std::process::id() % 100_000 * 100;
+    /// A range that no account of a usual host has, and no other test: the tests of one process
+    /// run at once, and one of them gives an id of its range to a process.
+    fn range(test: u32, size: u32) -> UidRange {
+        let first = 1_900_000_000 + std::process::id() % 100_000 * 300 + test * 100;
         format!("{first}-{}", first + size - 1).parse().unwrap()
     }
 
@@ -175,7 +176,7 @@ mod tests {
                 let (reserved, root) = (&reserved, dir.path());
                 scope.spawn(move || {
                     for m in 0..5 {
-                        let user = ReservedUser::reserve(root, &container(n * 5 + m), range(40));
+                        let user = ReservedUser::reserve(root, &container(n * 5 + m), range(0, 40));
                         reserved.lock().unwrap().push(user.unwrap());
                     }
                 });
@@ -184,15 +185,15 @@ mod tests {
         let reserved = reserved.into_inner().unwrap();
         let ids: BTreeSet<u32> = reserved.iter().map(|user| user.id).collect();
         assert_eq!(ids.len(), 40);
-        let error = ReservedUser::reserve(dir.path(), &container(99), range(40)).unwrap_err();
-        let expected = format!("no user id is free for the proxy in {}; ", range(40));
+        let error = ReservedUser::reserve(dir.path(), &container(99), range(0, 40)).unwrap_err();
+        let expected = format!("no user id is free for the proxy in {}; ", range(0, 40));
         assert!(error.to_string().starts_with(&expected), "{error}");
     }
 
     #[test]
     fn an_id_is_free_again_when_its_proxy_has_ended() {
         let dir = tempfile::tempdir().unwrap();
-        let reserve = || ReservedUser::reserve(dir.path(), &container(1), range(1));
+        let reserve = || ReservedUser::reserve(dir.path(), &container(1), range(1, 1));
         let reserved = reserve().unwrap();
         let held = hold(dir.path(), reserved.id).unwrap();
         drop(reserved);
@@ -206,7 +207,7 @@ mod tests {
     #[test]
     fn an_id_that_a_process_or_an_account_has_is_left_out() {
         let dir = tempfile::tempdir().unwrap();
-        let reserve = || ReservedUser::reserve(dir.path(), &container(1), range(2)).unwrap().id;
+        let reserve = || ReservedUser::reserve(dir.path(), &container(1), range(2, 2)).unwrap().id;
         let first = reserve();
         assert!(!has_process(first));
         let mut other = Command::new("sleep").arg("100").uid(first).spawn().unwrap();
