@@ -75,6 +75,7 @@ mod runtime_containerd;
 mod runtime_docker;
 mod scale;
 mod setup;
+mod shim;
 mod ssm;
 mod state_lost;
 mod state_root;

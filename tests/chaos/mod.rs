@@ -9,7 +9,7 @@
 
 mod checks;
 pub mod random;
-mod stepper;
+pub mod stepper;
 
 use std::collections::BTreeMap;
 use std::os::unix::process::ExitStatusExt;
