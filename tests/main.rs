@@ -47,6 +47,7 @@ mod lifecycle;
 mod machine;
 mod metrics;
 mod namespace_path;
+mod netavark;
 mod networks;
 mod older_kernel;
 mod operate;

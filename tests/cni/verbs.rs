@@ -6,9 +6,9 @@ use std::process::Command;
 
 use serde_json::{Value, json};
 
-use super::plugin::{Call, after, config, give, given, host_local};
+use super::plugin::{Call, after, config, given, host_local};
 use super::{assert_stream_arrives, links, shown};
-use crate::lab::{Lab, PATIENCE, alive, json as json_of, kill, run, wait_until};
+use crate::lab::{Lab, PATIENCE, alive, give, json as json_of, kill, run, wait_until};
 
 const GROUP: Ipv4Addr = Ipv4Addr::new(239, 8, 1, 1);
 
