@@ -43,9 +43,9 @@ bench_packages := iproute2 procps util-linux python3-minimal docker.io busybox-s
 # configured otherwise (demo); they are about the programs that ask for attachments, about engines, about what
 # is made and removed, or about packets, and joins are the same for all of these; they kill at random moments
 # (chaos); or they want more than reports alone can tell (haste::bursts).
-once := admission architecture attach bad_input chaos cni::errors conflict counting cri delivered demo dependencies dhcp docker_network docker_terminal documentation egress \
+once := admission architecture attach bad_input chaos cni::errors conflict counting cri delivered demo dependencies dhcp docker_compose docker_network docker_terminal documentation egress \
     engine_docker engine_podman environment generated hand_configured hardening::control_group hardening::descriptors \
-    hardening::proxy_user haste::bursts hook_errors in_hand install interface lifecycle metrics namespace_path netavark networks operate::advice operate::host \
+    hardening::proxy_user haste::bursts hook_errors in_hand install interface leases lifecycle metrics namespace_path netavark networks operate::advice operate::host \
     operate::parents operate::probing options probe records relay_kernel relay_limits restart_policy run run_exec run_lifetime run_terminal \
     runtime_commands runtime_containerd runtime_docker setup state_lost state_root static_binaries top
 # The topics that run in a virtual machine, whose kernel does not tell of joins: see tests/vm.
@@ -98,7 +98,8 @@ chaos: need-root
 	@scripts/need-toolchain
 	CHAOS_KILLS=$(CHAOS_KILLS) CHAOS_SECONDS=$(CHAOS_SECONDS) env --default-signal=INT,QUIT \
 	    cargo test --locked --test main -- --ignored --exact --nocapture \
-	    chaos::everything_is_killed_five_hundred_times_and_leaves_nothing
+	    chaos::everything_is_killed_five_hundred_times_and_leaves_nothing \
+	    chaos::pool::five_hundred_kills_lose_and_double_no_address_of_a_pool
 	TRUTH_DISTURBANCES=$(TRUTH_DISTURBANCES) TRUTH_LIMIT=$(TRUTH_LIMIT) env --default-signal=INT,QUIT \
 	    cargo test --locked --test main -- --exact --nocapture \
 	    truth::what_is_shown_as_joined_is_joined_whatever_happens

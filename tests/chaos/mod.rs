@@ -8,6 +8,7 @@
 //! its end, `CHAOS_SECONDS` at the most.
 
 mod checks;
+mod pool;
 pub mod random;
 pub mod stepper;
 
