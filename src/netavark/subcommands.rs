@@ -57,7 +57,11 @@ pub(super) fn setup(call: &Call, netns: PathBuf, store: &Store) -> Result<Value,
     let made = made.ok_or_else(|| {
         NetavarkError::Input(format!("the record of container {id} has no {name}"))
     })?;
-    Ok(status(&made, &call.network.network_dns_servers))
+    let servers = match call.network.network_dns_servers.as_slice() {
+        [] => networks.name_servers(&made.attachment),
+        given => given.to_vec(),
+    };
+    Ok(status(&made, &servers))
 }
 
 /// Detaches a container. That there is nothing is as wanted: podman cleans up more than once.

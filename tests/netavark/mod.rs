@@ -116,6 +116,29 @@ fn a_network_is_made_and_a_container_set_up_and_torn_down() {
 }
 
 #[test]
+fn a_pool_of_a_named_network_gives_the_address_and_its_name_servers() {
+    let lab = Lab::new(2);
+    lab.empty_namespace("blue");
+    let lab = lab.settled();
+    let create = ["network", "create", "studio", "--mcast", "parent=lan0,ip=pool", "--dns"];
+    let more = ["10.99.0.54", "--subnet", "10.99.0.0/24", "--range", "10.99.0.70-10.99.0.71"];
+    run(lab.mcrun(create).args(more));
+    let netns = format!("/run/netns/{}", lab.namespace("blue"));
+    for (given, expected) in [(json!([]), "10.99.0.54"), (json!(["10.99.0.53"]), "10.99.0.53")] {
+        let mut asked = network(&json!({"net": "studio"}), &Value::Null);
+        asked["network_dns_servers"] = given;
+        let kept = succeeds(&lab, &["create"], &asked);
+        let container = call(&kept, "eth0", &[]);
+        let status = succeeds(&lab, &["setup", &netns], &container);
+        let subnets = &status["interfaces"]["eth0"]["subnets"];
+        assert_eq!(subnets, &json!([{"ipnet": "10.99.0.70/24"}]), "the same, since it is free");
+        assert_eq!(status["dns_server_ips"], json!([expected]));
+        succeeds(&lab, &["teardown", &netns], &container);
+    }
+    lab.assert_clean(PATIENCE);
+}
+
+#[test]
 fn what_is_wrong_is_named_and_leaves_nothing() {
     let lab = Lab::new(2);
     lab.empty_namespace("blue");
