@@ -549,7 +549,7 @@ _mcrun() {
             return 0
             ;;
         mcrun__subcmd__network__subcmd__create)
-            opts="-h --mcast --subnet --range --exclude --gateway --description --help"
+            opts="-h --mcast --subnet --range --exclude --gateway --dns --description --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -572,6 +572,10 @@ _mcrun() {
                     return 0
                     ;;
                 --gateway)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --dns)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;

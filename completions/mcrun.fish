@@ -184,6 +184,7 @@ complete -c mcrun -n "__fish_mcrun_using_subcommand network; and __fish_seen_sub
 complete -c mcrun -n "__fish_mcrun_using_subcommand network; and __fish_seen_subcommand_from create" -l range -d 'Addresses of the subnet that ip=pool gives; the default is all of them' -r
 complete -c mcrun -n "__fish_mcrun_using_subcommand network; and __fish_seen_subcommand_from create" -l exclude -d 'Addresses that no container can have' -r
 complete -c mcrun -n "__fish_mcrun_using_subcommand network; and __fish_seen_subcommand_from create" -l gateway -d 'The gateway; a container with an address of the subnet gets a default route through it' -r
+complete -c mcrun -n "__fish_mcrun_using_subcommand network; and __fish_seen_subcommand_from create" -l dns -d 'A name server, for engines that ask a plugin for it: CNI\'s, and podman\'s networks' -r
 complete -c mcrun -n "__fish_mcrun_using_subcommand network; and __fish_seen_subcommand_from create" -l description -d 'What people are told about the network' -r
 complete -c mcrun -n "__fish_mcrun_using_subcommand network; and __fish_seen_subcommand_from create" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c mcrun -n "__fish_mcrun_using_subcommand network; and __fish_seen_subcommand_from ls" -l json -d 'Print an array of objects instead of a table'

@@ -158,7 +158,7 @@ mod tests {
         locked.write(&shim).unwrap();
         fs::write(locked.directory.join("eth2.json"), "{").unwrap();
         fs::write(locked.directory.join("eth1.json.new"), "{").unwrap();
-        assert_eq!(store.shims().unwrap(), [shim.clone()]);
+        assert_eq!(store.shims().unwrap(), std::slice::from_ref(&shim));
         locked.remove_others(&store.shims().unwrap()).unwrap();
         assert_eq!(fs::read_dir(&locked.directory).unwrap().count(), 1);
         locked.remove(&shim.parent).unwrap();

@@ -146,7 +146,7 @@ fn each_mistake_of_a_file_is_named_with_its_line() {
         let problems = Network::parse(text).unwrap_err();
         problems.into_iter().map(|problem| (problem.line, problem.message)).collect()
     };
-    let cases: [(&str, usize, &str); 22] = [
+    let cases: [(&str, usize, &str); 23] = [
         ("mtu = 1400\n", 1, "parent is missing"),
         ("parent = \"lan0\"\nparnt = \"lan1\"\n", 2, "unknown key parnt; did you mean parent?"),
         ("parent = \"lan0\"\nnet = \"x\"\n", 2, "unknown key net; there are"),
