@@ -8,6 +8,8 @@ bindir   := $(PREFIX)/bin
 mandir   := $(PREFIX)/share/man
 unitdir  := $(PREFIX)/lib/systemd/system
 cnidir   := $(PREFIX)/lib/cni
+# podman has a driver by the name of the file.
+avarkdir := $(PREFIX)/lib/netavark
 hooksdir := $(PREFIX)/share/containers/oci/hooks.d
 docdir   := $(PREFIX)/share/doc/mcrun
 bashdir  := $(PREFIX)/share/bash-completion/completions
@@ -22,7 +24,7 @@ tuple   = $(shell rustc --print host-tuple 2>/dev/null || \
 target  = $(built)/$(tuple)
 release = $(if $(tuple),$(target)/release)
 
-binaries := mcrun mcrun-hook mcrun-cni mcrun-proxy mcrun-runtime
+binaries := mcrun mcrun-hook mcrun-cni mcrun-netavark mcrun-proxy mcrun-runtime
 pages    := $(notdir $(wildcard man/*.[1-8]))
 hooks    := $(notdir $(wildcard hooks/mcrun-*.json))
 examples := docker/daemon.json containerd/config.toml crio/99-mcrun.conf podman/mcrun.conf \
@@ -41,9 +43,9 @@ bench_packages := iproute2 procps util-linux python3-minimal docker.io busybox-s
 # configured otherwise (demo); they are about the programs that ask for attachments, about engines, about what
 # is made and removed, or about packets, and joins are the same for all of these; they kill at random moments
 # (chaos); or they want more than reports alone can tell (haste::bursts).
-once := admission architecture attach bad_input chaos cni::errors conflict counting cri delivered demo dependencies dhcp docker_network docker_terminal documentation egress \
+once := admission architecture attach bad_input chaos cni::errors conflict counting cri delivered demo dependencies dhcp docker_compose docker_network docker_terminal documentation egress \
     engine_docker engine_podman environment generated hand_configured hardening::control_group hardening::descriptors \
-    hardening::proxy_user haste::bursts hook_errors in_hand install interface lifecycle metrics namespace_path networks operate::advice operate::host \
+    hardening::proxy_user haste::bursts hook_errors in_hand install interface leases lifecycle metrics namespace_path netavark networks operate::advice operate::host \
     operate::parents operate::probing options probe records relay_kernel relay_limits restart_policy run run_exec run_lifetime run_terminal \
     runtime_commands runtime_containerd runtime_docker setup state_lost state_root static_binaries top
 # The topics that run in a virtual machine, whose kernel does not tell of joins: see tests/vm.
@@ -96,7 +98,8 @@ chaos: need-root
 	@scripts/need-toolchain
 	CHAOS_KILLS=$(CHAOS_KILLS) CHAOS_SECONDS=$(CHAOS_SECONDS) env --default-signal=INT,QUIT \
 	    cargo test --locked --test main -- --ignored --exact --nocapture \
-	    chaos::everything_is_killed_five_hundred_times_and_leaves_nothing
+	    chaos::everything_is_killed_five_hundred_times_and_leaves_nothing \
+	    chaos::pool::five_hundred_kills_lose_and_double_no_address_of_a_pool
 	TRUTH_DISTURBANCES=$(TRUTH_DISTURBANCES) TRUTH_LIMIT=$(TRUTH_LIMIT) env --default-signal=INT,QUIT \
 	    cargo test --locked --test main -- --exact --nocapture \
 	    truth::what_is_shown_as_joined_is_joined_whatever_happens
@@ -151,9 +154,10 @@ bpf-check:
 # Builds nothing: root need not have cargo. Refuses binaries that are older than their sources.
 install:
 	@scripts/need-built "$(release)" $(binaries)
-	install -d $(addprefix $(DESTDIR),$(bindir) $(cnidir) $(hooksdir) $(docdir) $(bashdir) $(zshdir) $(fishdir))
+	install -d $(addprefix $(DESTDIR),$(bindir) $(cnidir) $(avarkdir) $(hooksdir) $(docdir) $(bashdir) $(zshdir) $(fishdir))
 	install -m 0755 $(addprefix $(release)/,$(binaries)) $(DESTDIR)$(bindir)
 	ln -sf ../../bin/mcrun-cni $(DESTDIR)$(cnidir)/mcrun-cni
+	ln -sf ../../bin/mcrun-netavark $(DESTDIR)$(avarkdir)/mcrun
 	for page in $(pages); do \
 	    install -D -m 0644 man/$$page $(DESTDIR)$(mandir)/man$${page##*.}/$$page || exit; \
 	done
@@ -180,7 +184,7 @@ install:
 
 # Also removes the pages and documents of another version.
 uninstall:
-	rm -f $(addprefix $(DESTDIR)$(bindir)/,$(binaries)) $(DESTDIR)$(cnidir)/mcrun-cni \
+	rm -f $(addprefix $(DESTDIR)$(bindir)/,$(binaries)) $(DESTDIR)$(cnidir)/mcrun-cni $(DESTDIR)$(avarkdir)/mcrun \
 	    $(addprefix $(DESTDIR)$(mandir)/,man?/mcrun.[1-8] man?/mcrun-*.[1-8] man5/mcrun.toml.5) \
 	    $(addprefix $(DESTDIR)$(docdir)/,$(notdir $(docs)) $(examples)) \
 	    $(addprefix $(DESTDIR)$(unitdir)/,$(units)) $(DESTDIR)$(bashdir)/mcrun $(DESTDIR)$(zshdir)/_mcrun $(DESTDIR)$(fishdir)/mcrun.fish \

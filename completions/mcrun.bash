@@ -91,6 +91,9 @@ _mcrun() {
             mcrun,setup)
                 cmd="mcrun__subcmd__setup"
                 ;;
+            mcrun,shim)
+                cmd="mcrun__subcmd__shim"
+                ;;
             mcrun,start)
                 cmd="mcrun__subcmd__start"
                 ;;
@@ -136,6 +139,15 @@ _mcrun() {
             mcrun__subcmd__serve,docker)
                 cmd="mcrun__subcmd__serve__subcmd__docker"
                 ;;
+            mcrun__subcmd__shim,add)
+                cmd="mcrun__subcmd__shim__subcmd__add"
+                ;;
+            mcrun__subcmd__shim,ls)
+                cmd="mcrun__subcmd__shim__subcmd__ls"
+                ;;
+            mcrun__subcmd__shim,rm)
+                cmd="mcrun__subcmd__shim__subcmd__rm"
+                ;;
             *)
                 ;;
         esac
@@ -143,7 +155,7 @@ _mcrun() {
 
     case "${cmd}" in
         mcrun)
-            opts="-h -V --help --version run create start attach detach ps groups top watch parents inspect host doctor events metrics exec logs stop kill rm probe demo setup reload network config keep serve gc"
+            opts="-h -V --help --version run create start attach detach ps groups top watch parents inspect host doctor events metrics exec logs stop kill rm probe demo setup reload network shim config keep serve gc"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -537,7 +549,7 @@ _mcrun() {
             return 0
             ;;
         mcrun__subcmd__network__subcmd__create)
-            opts="-h --mcast --subnet --range --exclude --gateway --description --help"
+            opts="-h --mcast --subnet --range --exclude --gateway --dns --description --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -560,6 +572,10 @@ _mcrun() {
                     return 0
                     ;;
                 --gateway)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --dns)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
@@ -969,6 +985,66 @@ _mcrun() {
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        mcrun__subcmd__shim)
+            opts="-h --help add rm ls"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        mcrun__subcmd__shim__subcmd__add)
+            opts="-h --ip --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --ip)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        mcrun__subcmd__shim__subcmd__ls)
+            opts="-h --json --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        mcrun__subcmd__shim__subcmd__rm)
+            opts="-h --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
                 *)
                     COMPREPLY=()
                     ;;

@@ -51,6 +51,7 @@ complete -c mcrun -n "__fish_mcrun_needs_command" -f -a "demo" -d 'Show what mcr
 complete -c mcrun -n "__fish_mcrun_needs_command" -f -a "setup" -d 'Register mcrun with a container engine'
 complete -c mcrun -n "__fish_mcrun_needs_command" -f -a "reload" -d 'Apply a changed mcrun.toml, or an upgrade, to running containers'
 complete -c mcrun -n "__fish_mcrun_needs_command" -f -a "network" -d 'Make, show, check and remove named networks'
+complete -c mcrun -n "__fish_mcrun_needs_command" -f -a "shim" -d 'Give the host a leg of its own on a parent, by which it and the containers reach each other'
 complete -c mcrun -n "__fish_mcrun_needs_command" -f -a "config" -d 'Check mcrun.toml, or show what is in force of it'
 complete -c mcrun -n "__fish_mcrun_needs_command" -f -a "keep" -d 'Keep memberships and rules of proxies that die, and replace those proxies'
 complete -c mcrun -n "__fish_mcrun_needs_command" -f -a "serve" -d 'Be a network driver of an engine'
@@ -183,6 +184,7 @@ complete -c mcrun -n "__fish_mcrun_using_subcommand network; and __fish_seen_sub
 complete -c mcrun -n "__fish_mcrun_using_subcommand network; and __fish_seen_subcommand_from create" -l range -d 'Addresses of the subnet that ip=pool gives; the default is all of them' -r
 complete -c mcrun -n "__fish_mcrun_using_subcommand network; and __fish_seen_subcommand_from create" -l exclude -d 'Addresses that no container can have' -r
 complete -c mcrun -n "__fish_mcrun_using_subcommand network; and __fish_seen_subcommand_from create" -l gateway -d 'The gateway; a container with an address of the subnet gets a default route through it' -r
+complete -c mcrun -n "__fish_mcrun_using_subcommand network; and __fish_seen_subcommand_from create" -l dns -d 'A name server, for engines that ask a plugin for it: CNI\'s, and podman\'s networks' -r
 complete -c mcrun -n "__fish_mcrun_using_subcommand network; and __fish_seen_subcommand_from create" -l description -d 'What people are told about the network' -r
 complete -c mcrun -n "__fish_mcrun_using_subcommand network; and __fish_seen_subcommand_from create" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c mcrun -n "__fish_mcrun_using_subcommand network; and __fish_seen_subcommand_from ls" -l json -d 'Print an array of objects instead of a table'
@@ -194,6 +196,15 @@ complete -c mcrun -n "__fish_mcrun_using_subcommand network; and __fish_seen_sub
 complete -c mcrun -n "__fish_mcrun_using_subcommand network; and __fish_seen_subcommand_from rm" -s f -l force -d 'Also remove a network that running containers are on'
 complete -c mcrun -n "__fish_mcrun_using_subcommand network; and __fish_seen_subcommand_from rm" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c mcrun -n "__fish_mcrun_using_subcommand network; and __fish_seen_subcommand_from check" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c mcrun -n "__fish_mcrun_using_subcommand shim; and not __fish_seen_subcommand_from add rm ls" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c mcrun -n "__fish_mcrun_using_subcommand shim; and not __fish_seen_subcommand_from add rm ls" -f -a "add" -d 'Make the host\'s leg on a parent'
+complete -c mcrun -n "__fish_mcrun_using_subcommand shim; and not __fish_seen_subcommand_from add rm ls" -f -a "rm" -d 'Remove the host\'s leg on parents'
+complete -c mcrun -n "__fish_mcrun_using_subcommand shim; and not __fish_seen_subcommand_from add rm ls" -f -a "ls" -d 'List the host\'s legs on parents'
+complete -c mcrun -n "__fish_mcrun_using_subcommand shim; and __fish_seen_subcommand_from add" -l ip -d 'An address of the host\'s own for it, which nobody else has: one of IPv4, or one of each family. Without it the host\'s address on the parent is the source of what it sends' -r
+complete -c mcrun -n "__fish_mcrun_using_subcommand shim; and __fish_seen_subcommand_from add" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c mcrun -n "__fish_mcrun_using_subcommand shim; and __fish_seen_subcommand_from rm" -s h -l help -d 'Print help'
+complete -c mcrun -n "__fish_mcrun_using_subcommand shim; and __fish_seen_subcommand_from ls" -l json -d 'Print an array of objects instead of a table'
+complete -c mcrun -n "__fish_mcrun_using_subcommand shim; and __fish_seen_subcommand_from ls" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c mcrun -n "__fish_mcrun_using_subcommand config; and not __fish_seen_subcommand_from check show" -s h -l help -d 'Print help'
 complete -c mcrun -n "__fish_mcrun_using_subcommand config; and not __fish_seen_subcommand_from check show" -f -a "check" -d 'Check mcrun.toml'
 complete -c mcrun -n "__fish_mcrun_using_subcommand config; and not __fish_seen_subcommand_from check show" -f -a "show" -d 'Show what is in force'

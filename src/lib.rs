@@ -36,6 +36,7 @@ pub mod link;
 pub mod lookup;
 pub mod multicast;
 pub mod net;
+pub mod netavark;
 pub mod notice;
 pub mod oci;
 pub mod primitives;

@@ -11,7 +11,8 @@ use std::time::{Duration, SystemTime};
 use serde_json::Value;
 use tempfile::TempDir;
 
-const PROGRAMS: [&str; 5] = ["mcrun", "mcrun-hook", "mcrun-cni", "mcrun-proxy", "mcrun-runtime"];
+const PROGRAMS: [&str; 6] =
+    ["mcrun", "mcrun-hook", "mcrun-cni", "mcrun-netavark", "mcrun-proxy", "mcrun-runtime"];
 
 /// What `make` leaves in its target directory: the programs, and beside each the list of its
 /// sources.
@@ -119,8 +120,10 @@ fn install_puts_a_working_set_in_place_and_uninstall_takes_exactly_that_away() {
     for binary in PROGRAMS {
         assert!(prefix.join("bin").join(binary).is_file(), "{binary} beside the others");
     }
-    let plugin = Command::new(prefix.join("lib/cni/mcrun-cni")).arg("--version").output();
-    assert!(plugin.expect("starts").status.success());
+    for plugin in ["lib/cni/mcrun-cni", "lib/netavark/mcrun"] {
+        let plugin = Command::new(prefix.join(plugin)).arg("--version").output();
+        assert!(plugin.expect("starts").status.success());
+    }
     let version = Command::new(prefix.join("bin/mcrun")).arg("--version").output().expect("starts");
     assert!(version.status.success());
     for file in [

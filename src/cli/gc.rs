@@ -42,11 +42,14 @@ pub(super) fn run(_args: GcArgs) -> anyhow::Result<ExitCode> {
         eprintln!("mcrun: {error}");
         status = ExitCode::FAILURE;
     }
-    match garbage.host_links {
-        Ok(links) => print(&links.iter().map(|link| format!("{link}\n")).collect::<String>())?,
-        Err(error) => {
-            eprintln!("mcrun: {error}");
-            status = ExitCode::FAILURE;
+    let shims = garbage.shims.map_err(anyhow::Error::from);
+    for links in [shims, garbage.host_links.map_err(anyhow::Error::from)] {
+        match links {
+            Ok(links) => print(&links.iter().map(|link| format!("{link}\n")).collect::<String>())?,
+            Err(error) => {
+                eprintln!("mcrun: {error}");
+                status = ExitCode::FAILURE;
+            }
         }
     }
     Ok(status)

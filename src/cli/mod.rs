@@ -28,6 +28,7 @@ mod rm;
 mod run;
 mod serve;
 mod setup;
+mod shim;
 mod start;
 mod stop;
 mod top;
@@ -158,6 +159,9 @@ pub enum Command {
     /// A network is a file of the administrator's that says how containers are attached which ask for
     /// net=NAME.
     Network(network::NetworkArgs),
+    /// Give the host a leg of its own on a parent, by which it and the containers reach each other.
+    #[command(long_about = shim::ABOUT)]
+    Shim(shim::ShimArgs),
     /// Check mcrun.toml, or show what is in force of it.
     Config(config::ConfigArgs),
     /// Keep memberships and rules of proxies that die, and replace those proxies.
@@ -181,7 +185,10 @@ const GROUPS: [(&str, &[&str]); 5] = [
     ),
     ("Containers of mcrun run --rootfs", &["exec", "logs", "stop", "kill", "rm"]),
     ("Try and measure", &["demo", "probe"]),
-    ("Administration", &["setup", "config", "network", "serve", "reload", "keep", "host", "gc"]),
+    (
+        "Administration",
+        &["setup", "config", "network", "shim", "serve", "reload", "keep", "host", "gc"],
+    ),
 ];
 
 /// clap's template, with the commands in their groups.
@@ -336,6 +343,7 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Setup(args) => setup::run(args),
         Command::Config(args) => config::run(args),
         Command::Network(args) => network::run(args),
+        Command::Shim(args) => shim::run(args),
         Command::Keep(args) => keep::run(args),
         Command::Serve(args) => serve::run(args),
         Command::Host(args) => host::run(args),

@@ -103,6 +103,9 @@ struct CreateArgs {
     /// The gateway; a container with an address of the subnet gets a default route through it.
     #[arg(long, value_name = "ADDRESS")]
     gateway: Vec<String>,
+    /// A name server, for engines that ask a plugin for it: CNI's, and podman's networks.
+    #[arg(long, value_name = "ADDRESS")]
+    dns: Vec<String>,
     /// What people are told about the network.
     #[arg(long, value_name = "TEXT")]
     description: Option<String>,
@@ -141,6 +144,7 @@ fn create(args: CreateArgs, networks: &Networks) -> anyhow::Result<ExitCode> {
         ("range", args.range),
         ("exclude", args.exclude),
         ("gateway", args.gateway),
+        ("dns", args.dns),
     ];
     for (key, values) in lists {
         keys.extend(values.into_iter().map(|value| (key.to_owned(), value)));

@@ -6,7 +6,7 @@ use clap::Args;
 
 use crate::attachment::AdminConfig;
 use crate::cli::output::print;
-use crate::service::reload;
+use crate::service::{reload, sync_shims};
 use crate::state::{Store, config_dir};
 
 /// Arguments of `mcrun reload`.
@@ -16,7 +16,8 @@ pub struct ReloadArgs {}
 pub(super) fn run(_args: ReloadArgs) -> anyhow::Result<ExitCode> {
     let admin = AdminConfig::read(&config_dir())?;
     let mut status = ExitCode::SUCCESS;
-    for reloaded in reload(&Store::from_env(), &admin)? {
+    let store = Store::from_env();
+    for reloaded in reload(&store, &admin)? {
         for (interface, why) in &reloaded.refusals {
             let container = &reloaded.container;
             eprintln!(
@@ -33,6 +34,10 @@ pub(super) fn run(_args: ReloadArgs) -> anyhow::Result<ExitCode> {
                 status = ExitCode::FAILURE;
             }
         }
+    }
+    if let Err(error) = sync_shims(&store) {
+        eprintln!("mcrun: {error}");
+        status = ExitCode::FAILURE;
     }
     Ok(status)
 }

@@ -8,7 +8,7 @@ use std::thread;
 
 use ipnet::IpNet;
 use serde::Deserialize;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::cni::MAX_JSON;
 use crate::cni::call::{Call, Verb};
@@ -122,6 +122,12 @@ impl<'c> Ipam<'c> {
 }
 
 impl Addresses {
+    /// No address, and the name servers of a network of the administrator's.
+    pub(super) fn of_name_servers(servers: &[IpAddr]) -> Self {
+        let dns = (!servers.is_empty()).then(|| json!({"nameservers": servers}));
+        Addresses { dns, ..Addresses::default() }
+    }
+
     /// As keys of an attachment. A route without a next hop has the gateway of the address, as other
     /// plugins understand it.
     pub(super) fn pairs(&self) -> Vec<String> {

@@ -61,7 +61,9 @@ fn add(call: &Call, config: &NetworkConfig, store: &Store) -> Result<Value, CniE
     let attachment = first(&pairs, name, &networks)?;
     let Some(ipam) = ipam else {
         let interface = attach(call, config, attachment, store)?;
-        return Ok(result::made(config, &interface, namespace, &Addresses::default()));
+        let servers = networks.name_servers(&interface.attachment);
+        let of_network = Addresses::of_name_servers(&servers);
+        return Ok(result::made(config, &interface, namespace, &of_network));
     };
     let given = ipam.add()?;
     let made = (|| {

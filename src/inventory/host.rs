@@ -11,6 +11,8 @@ use crate::attachment::Networks;
 use crate::events::History;
 use crate::inventory::processes::Processes;
 use crate::inventory::{Change, GC, Host, Inventory, Kind, Use};
+use crate::link;
+use crate::link::apply::SHIM;
 use crate::link::host_link;
 use crate::net::nft_tables;
 use crate::proxy;
@@ -44,6 +46,32 @@ pub(super) fn links(host: &Host, store: &Store, is_root: bool, found: &mut Inven
             (true, true) => Change::left(Kind::Link, what, GC),
             (true, false) => Change::used(Kind::Link, what, &users.join(", ")),
         });
+    }
+}
+
+/// The host's own legs on parents, and their rules.
+pub(super) fn shims(host: &Host, store: &Store, is_root: bool, found: &mut Inventory) {
+    let shims = store.shims().unwrap_or_default();
+    let mut add = |kind, what: String, link: &str| {
+        let shim = shims.iter().find(|shim| shim.link.as_str() == link && shim.made);
+        found.changes.push(match (is_root, shim) {
+            (false, _) => {
+                Change { owner: None, state: Use::Unknown, ..Change::used(kind, what, "") }
+            }
+            (true, None) => Change::left(kind, what, GC),
+            (true, Some(shim)) => Change {
+                remove: Some(format!("mcrun shim rm {}", shim.parent)),
+                ..Change::used(kind, what, "mcrun shim")
+            },
+        });
+    };
+    for link in host.links.values().filter(|link| link::apply::is_shim(link)) {
+        let parent = host.link_name(link.parent.unwrap_or(0));
+        add(Kind::Link, format!("{} (macvlan) on {parent}", link.name), &link.name);
+    }
+    // Without root the tables cannot be read, which is told.
+    for name in proxy::shim_rules(SHIM).unwrap_or_default() {
+        add(Kind::Nftables, format!("table inet {name}, on the host"), &name);
     }
 }
 

@@ -117,6 +117,7 @@ pub(crate) fn take(store: &Store) -> Result<Inventory, StateDirError> {
     let mut found = Inventory::default();
     let host = Host::read();
     host::links(&host, store, is_root, &mut found);
+    host::shims(&host, store, is_root, &mut found);
     host::proxy_group(&processes, &mut found);
     host::setup(&mut found);
     if !is_root {

@@ -1,6 +1,7 @@
 //! Carrying a plan out: the only code that changes links, with its undo.
 
 mod host_links;
+mod shims;
 
 use std::io;
 use std::net::IpAddr;
@@ -27,6 +28,11 @@ use crate::primitives::MacAddr;
 use crate::primitives::MacvlanMode;
 
 pub use crate::link::apply::host_links::{delete_host_link, made_host_links, make_host_links};
+pub(crate) use crate::link::apply::shims::is_shim;
+pub use crate::link::apply::shims::{
+    MadeShim, Neighbour, SHIM, delete_shim, find_shim, keep_routes, made_shims, make_shim,
+    parent_source,
+};
 
 /// How long the MAC address of an ended container may stay busy. The proxy keeps the namespace for
 /// a moment, and the kernel removes namespaces one after the other: 0.1 to 0.3 s for one alone, and

@@ -111,9 +111,9 @@ pub const REPORT_INTERVAL_MS: u32 = 20;
 
 /// Multicast queue of macvlan in packets. The kernel's 1000 loses a fast stream as soon as a
 /// second child wants it.
-const BC_QUEUE_LEN: u32 = 100_000;
+pub(super) const BC_QUEUE_LEN: u32 = 100_000;
 /// Never queue: a group is delivered to its receivers at once, whatever their number.
-const BC_CUTOFF: i32 = -1;
+pub(super) const BC_CUTOFF: i32 = -1;
 
 /// Plans the interfaces of one container.
 ///

@@ -8,6 +8,8 @@
 pub enum DevConf {
     /// `rp_filter`.
     RpFilter = 8,
+    /// `arp_filter`.
+    ArpFilter = 13,
     /// `force_igmp_version`.
     ForceIgmpVersion = 17,
     /// `arp_ignore`.
@@ -25,6 +27,7 @@ impl DevConf {
     pub fn name(self) -> &'static str {
         match self {
             DevConf::RpFilter => "rp_filter",
+            DevConf::ArpFilter => "arp_filter",
             DevConf::ForceIgmpVersion => "force_igmp_version",
             DevConf::ArpIgnore => "arp_ignore",
             DevConf::ArpNotify => "arp_notify",

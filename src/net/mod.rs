@@ -4,6 +4,7 @@ pub mod address_probe;
 pub mod arp_announcement;
 pub mod bridge_port;
 pub mod devconf;
+pub mod host_routes;
 pub mod link_monitor;
 pub(crate) mod link_watch;
 pub mod messages;

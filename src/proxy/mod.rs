@@ -30,6 +30,9 @@ pub use crate::proxy::container::injection::random_packet_mark;
 pub(crate) use crate::proxy::container::interception::NflogSocket;
 pub(crate) use crate::proxy::container::membership_files::MembershipFiles;
 pub(crate) use crate::proxy::container::rules::host_fence::HostFence;
+pub(crate) use crate::proxy::container::rules::shim::{
+    add_shim_rules, remove_shim_rules, shim_rules,
+};
 pub use crate::proxy::container::unserved::{Unserved, limit_unserved};
 pub(crate) use crate::proxy::control::changes::{PublishedGroups, PublishedState};
 pub(crate) use crate::proxy::control::client::ask_all;

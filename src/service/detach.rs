@@ -8,7 +8,7 @@ use crate::oci::ContainerId;
 use crate::service::namespace::reach_namespace;
 use crate::service::proxies::ProxyUsers;
 use crate::service::unfinished::RunningProxies;
-use crate::service::{AttachError, host_links, leases, proxies, unfinished};
+use crate::service::{AttachError, ShimError, host_links, leases, proxies, shims, unfinished};
 use crate::state::{Attached, AttachmentRecord, LockedDir, StateDirError, Store, config_dir};
 
 /// Removes what is left of the attachment of a container that has stopped. A container that is not
@@ -37,7 +37,10 @@ pub fn remove_stopped(
             detach_all(dir, store)
         }
         // The proxy may have removed the directory first. It cannot delete shared links.
-        None => host_links::collect(store).map(drop),
+        None => {
+            shims::follow(store);
+            host_links::collect(store).map(drop)
+        }
     }
 }
 
@@ -64,6 +67,7 @@ pub(super) fn detach_all(dir: LockedDir, store: &Store) -> Result<(), AttachErro
             store.remove_dhcp_dir(&record.container().id);
         }
     }
+    shims::follow(store);
     // A link is in use as long as a record names it.
     let released = host_links::release(&shared, store);
     record?;
@@ -147,6 +151,7 @@ pub fn detach(
     unfinished::finish(&mut attached, &dir, users)?;
     // A claim that stays holds nothing.
     let _ = store.release_claims(id, [&removed.attachment]);
+    shims::follow(store);
     host_links::collect(store)?;
     Ok(vec![name])
 }
@@ -168,6 +173,8 @@ pub struct Garbage {
     /// Names of the shared links of the host that nobody used any more; or what kept them from
     /// being deleted.
     pub host_links: Result<Vec<String>, AttachError>,
+    /// Names of links of the host's own legs on parents whose making or removal was interrupted.
+    pub shims: Result<Vec<String>, ShimError>,
 }
 
 /// Removes the attachments of containers that have ended, what programs that were killed have left,
@@ -215,6 +222,8 @@ pub fn collect_garbage(store: &Store) -> Result<Garbage, StateDirError> {
     let gone = |id: &ContainerId| !store.container_dir(id).is_dir();
     store.list_dhcp_dirs().iter().filter(|id| gone(id)).for_each(|id| store.remove_dhcp_dir(id));
     let claims = store.collect_claims();
+    // Before the VLAN links that they may hang on.
+    let shims = shims::collect(store);
     let host_links = claims.map_err(AttachError::from).and_then(|()| host_links::collect(store));
-    Ok(Garbage { containers: collected, host_links })
+    Ok(Garbage { containers: collected, host_links, shims })
 }

@@ -23,6 +23,7 @@ use crate::service::pool;
 use crate::service::pool::{Choice, Pools};
 use crate::service::proxies;
 use crate::service::proxies::ProxyUsers;
+use crate::service::shims;
 use crate::service::unserved;
 use crate::service::{AttachError, AttachRequest};
 use crate::state::{
@@ -174,7 +175,10 @@ impl<'s> OpenContainer<'s> {
         };
         match &result {
             // A claim that stays holds nothing.
-            Ok(()) => _ = self.store.release_claims(&self.recorded.id, &given_up),
+            Ok(()) => {
+                let _ = self.store.release_claims(&self.recorded.id, &given_up);
+                shims::follow(self.store);
+            }
             Err(_) => self.claimed.append(&mut given_up),
         }
         result

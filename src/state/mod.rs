@@ -8,6 +8,7 @@
 //!   addresses/PARENT@ADDRESS      whose address it is
 //!   pools/NETWORK/leases.json     who had which address of a network's pool last
 //!   docker/endpoints/ID.json      places of docker's containers on mcrun's networks
+//!   shims/PARENT.json             the host's own leg on a parent
 //!   dhcp/ID/INTERFACE.json        the lease of an interface's address
 //!   bundles/ID/                   containers that `mcrun run --rootfs` started
 //!   refusals.jsonl                the last attachments that a hook has refused
@@ -30,6 +31,7 @@ mod proxy_user;
 mod record;
 mod refusals;
 mod root;
+mod shims;
 mod store;
 mod watch;
 
@@ -46,6 +48,7 @@ pub use crate::state::record::{
     RecordedContainer, ReplacedProxy, boot_id,
 };
 pub use crate::state::refusals::Refusal;
+pub use crate::state::shims::{LockedShims, Shim};
 pub use crate::state::store::{LockedDir, StateDirError, Store};
 pub(crate) use crate::state::watch::{Change, StateWatch};
 

@@ -135,7 +135,7 @@ impl Chaos {
 
 impl Target {
     /// Its links except the loopback interface.
-    fn links(&self) -> BTreeSet<String> {
+    pub(super) fn links(&self) -> BTreeSet<String> {
         let links = json(self.command("ip").args(["-j", "link"]));
         let names = links.as_array().expect("links").iter().filter_map(|l| l["ifname"].as_str());
         names.filter(|name| *name != "lo").map(str::to_owned).collect()
@@ -180,7 +180,7 @@ pub(super) fn interfaces(entry: &Value) -> BTreeSet<String> {
 }
 
 /// The names in a directory; none if there is no such directory.
-fn names(directory: &Path) -> BTreeSet<String> {
+pub(super) fn names(directory: &Path) -> BTreeSet<String> {
     let entries = fs::read_dir(directory).into_iter().flatten().flatten();
     entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
 }

@@ -8,8 +8,9 @@
 //! its end, `CHAOS_SECONDS` at the most.
 
 mod checks;
+mod pool;
 pub mod random;
-mod stepper;
+pub mod stepper;
 
 use std::collections::BTreeMap;
 use std::os::unix::process::ExitStatusExt;

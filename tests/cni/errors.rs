@@ -3,8 +3,8 @@
 
 use serde_json::json;
 
-use super::plugin::{Call, after, config, give, refusal};
-use crate::lab::{Lab, PATIENCE, json as json_of};
+use super::plugin::{Call, after, config, refusal};
+use crate::lab::{Lab, PATIENCE, give, json as json_of};
 
 #[test]
 fn a_bad_configuration_is_named() {

@@ -1,14 +1,13 @@
 //! A caller of plugins, as engines call them.
 
 use std::fs;
-use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, Output};
 
 use serde_json::{Value, json};
 
 use super::PLUGINS;
-use crate::lab::Lab;
+use crate::lab::{Lab, give};
 
 /// One interface of one container, and the variables that name it.
 pub(super) struct Call<'l> {
@@ -66,17 +65,6 @@ impl<'l> Call<'l> {
         let program = self.path.join(plugin);
         result(verb, &give(self.command(&program, verb), &config.to_string()))
     }
-}
-
-/// Runs a command with a text on its standard input.
-pub(super) fn give(mut command: Command, input: &str) -> Output {
-    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut child = command.spawn().expect("it starts");
-    let mut stdin = child.stdin.take().expect("a pipe");
-    // One that refuses what it is told may not read it.
-    let _ = stdin.write_all(input.as_bytes());
-    drop(stdin);
-    child.wait_with_output().expect("it ends")
 }
 
 fn result(verb: &str, output: &Output) -> Value {

@@ -6,9 +6,9 @@ use std::process::Command;
 
 use serde_json::{Value, json};
 
-use super::plugin::{Call, after, config, give, given, host_local};
+use super::plugin::{Call, after, config, given, host_local};
 use super::{assert_stream_arrives, links, shown};
-use crate::lab::{Lab, PATIENCE, alive, json as json_of, kill, run, wait_until};
+use crate::lab::{Lab, PATIENCE, alive, give, json as json_of, kill, run, wait_until};
 
 const GROUP: Ipv4Addr = Ipv4Addr::new(239, 8, 1, 1);
 
@@ -285,13 +285,21 @@ fn a_pool_of_a_named_network_gives_the_address() {
     lab.empty_namespace("blue");
     let networks = lab.config_dir().join("networks");
     fs::create_dir_all(&networks).expect("directory");
-    let file = "parent = \"lan0\"\nsubnet = \"10.99.0.0/24\"\nrange = \"10.99.0.60-10.99.0.62\"\n";
+    let file = "parent = \"lan0\"\nsubnet = \"10.99.0.0/24\"\nrange = \"10.99.0.60-10.99.0.62\"\n\
+                dns = [\"10.99.0.53\", \"2001:db8::53\"]\n";
     fs::write(networks.join("media.toml"), file).expect("network");
     let call = Call::of(&lab, "blue");
     let config = config("1.0.0", "media", &json!({"net": "media", "ip": "pool"}));
     let result = call.mcrun("ADD", &config);
     assert_eq!(result["ips"][0]["address"], "10.99.0.60/24", "{result}");
+    assert_eq!(result["dns"], json!({"nameservers": ["10.99.0.53", "2001:db8::53"]}));
     call.mcrun("CHECK", &after(&config, &result));
+    call.mcrun("DEL", &config);
+    // The configuration's own word comes first.
+    let own = json!({"net": "media", "ip": "pool", "dns": {"nameservers": ["10.99.0.54"]}});
+    let config = self::config("1.0.0", "media", &own);
+    let result = call.mcrun("ADD", &config);
+    assert_eq!(result["dns"], own["dns"]);
     call.mcrun("DEL", &config);
 }
 

@@ -139,6 +139,7 @@ pub(super) fn of(page: &str) -> Option<Sections> {
                 "mcrun-attachment(7)",
                 "mcrun-hook(8)",
                 "mcrun-cni(8)",
+                "mcrun-netavark(8)",
                 "mcrun-proxy(8)",
                 "mcrun-runtime(8)",
             ],
@@ -500,6 +501,51 @@ pub(super) fn of(page: &str) -> Option<Sections> {
             environment: &[],
             exit: OF_NETWORKS,
             see_also: &["mcrun-config-check(1)"],
+        },
+        "mcrun-shim" => Sections {
+            examples: &[
+                (
+                    "Give the host a leg of its own on eth1, with an address of its own:",
+                    "mcrun shim add eth1 --ip 192.0.2.19",
+                ),
+                ("Take it away:", "mcrun shim rm eth1"),
+            ],
+            files: &[STATE],
+            environment: &[],
+            exit: USUAL,
+            see_also: &[
+                "mcrun-shim-add(1)",
+                "mcrun-shim-rm(1)",
+                "mcrun-shim-ls(1)",
+                "mcrun-host(1)",
+            ],
+        },
+        "mcrun-shim-add" => Sections {
+            examples: &[
+                (
+                    "With an address that nobody else on the LAN has:",
+                    "mcrun shim add eth1 --ip 192.0.2.19",
+                ),
+                ("Of the LAN of containers with vlan=10:", "mcrun shim add eth1.10"),
+            ],
+            files: &[STATE],
+            environment: &[],
+            exit: USUAL,
+            see_also: &["mcrun-shim(1)", "mcrun-reload(1)"],
+        },
+        "mcrun-shim-rm" => Sections {
+            examples: &[("Take the host's leg on eth1 away:", "mcrun shim rm eth1")],
+            files: &[STATE],
+            environment: &[],
+            exit: USUAL,
+            see_also: &["mcrun-shim(1)", "mcrun-gc(1)"],
+        },
+        "mcrun-shim-ls" => Sections {
+            examples: &[("The containers that the host reaches by them:", "mcrun shim ls --json")],
+            files: &[STATE],
+            environment: &[],
+            exit: USUAL,
+            see_also: &["mcrun-shim(1)", "mcrun-parents(1)"],
         },
         "mcrun-keep" => Sections {
             examples: &[("Hold for all containers, until a signal ends it:", "mcrun keep")],

@@ -54,7 +54,7 @@ pub use facts::{Leftovers, memberships};
 pub use igmp::{Igmp, IgmpFrame, Record, RecordKind};
 pub use numbered::{assert_whole, assert_whole_while, numbered, payloads, stream};
 pub use probe::{Receiver, Reception};
-pub use process::{Background, alive, json, kill, output, run, wait_until};
+pub use process::{Background, alive, give, json, kill, output, run, wait_until};
 pub use router::{FAR, ROUTER};
 pub use sockets::{Change, Member, after, joined_by_one, set_source_filter, union};
 pub use tmux::Pane;

@@ -9,7 +9,7 @@ use crate::attachment::admin::{Problem, one_line};
 use crate::attachment::error::suggestion;
 use crate::attachment::keys;
 use crate::attachment::keys::{KEYS, Key};
-use crate::attachment::network::keys::{NETWORK_KEYS, NetworkKey, RESERVED};
+use crate::attachment::network::keys::{NETWORK_KEYS, NetworkKey};
 use crate::attachment::network::{AddressRange, Network};
 use crate::attachment::values::Values;
 
@@ -69,10 +69,6 @@ impl Reader {
         let known = match (NETWORK_KEYS.iter().find(|key| key.name == name), keys::find(name)) {
             (Some(key), _) => Known::Network(key),
             (None, Some(key)) if name != "net" => Known::Attachment(key),
-            _ if RESERVED.contains(&name) => {
-                return self
-                    .problem(at, format!("{name} is not supported by this version of mcrun"));
-            }
             _ => {
                 let own = NETWORK_KEYS.iter().map(|key| key.name);
                 let of_attachments = KEYS.iter().map(|key| key.name).filter(|key| *key != "net");

@@ -1,5 +1,7 @@
 //! The table of keys of a network's file that are no attachment keys.
 
+use std::net::IpAddr;
+
 use ipnet::IpNet;
 
 use crate::attachment::network::{AddressRange, Network};
@@ -15,11 +17,11 @@ pub(super) struct NetworkKey {
     pub(super) read: fn(&mut Network, &str) -> Result<(), String>,
 }
 
-/// Keys that this version does not carry out, and refuses.
-pub(super) const RESERVED: [&str; 1] = ["dns"];
+/// Most name servers: resolv.conf(5) has no more.
+const MAX_NAME_SERVERS: usize = 3;
 
 /// The keys, in the order in which people read about them.
-pub(super) const NETWORK_KEYS: [NetworkKey; 5] = [
+pub(super) const NETWORK_KEYS: [NetworkKey; 6] = [
     NetworkKey {
         name: "description",
         repeatable: false,
@@ -71,6 +73,25 @@ pub(super) const NETWORK_KEYS: [NetworkKey; 5] = [
                 return Err(format!("{other} is of this address family too; there can be one"));
             }
             gateways.push(address);
+            Ok(())
+        },
+    },
+    NetworkKey {
+        name: "dns",
+        repeatable: true,
+        read: |network, text| {
+            let server = text.parse::<IpAddr>().ok();
+            let is_host = |server: &IpAddr| !server.is_multicast() && !server.is_unspecified();
+            let Some(server) = server.filter(is_host) else {
+                return Err("not the address of a name server, as in 192.0.2.53".into());
+            };
+            let servers = &mut network.name_servers;
+            if servers.len() == MAX_NAME_SERVERS {
+                return Err(format!("there can be {MAX_NAME_SERVERS} name servers"));
+            }
+            if !servers.contains(&server) {
+                servers.push(server);
+            }
             Ok(())
         },
     },

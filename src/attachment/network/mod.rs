@@ -14,13 +14,14 @@ mod text;
 
 use std::fs;
 use std::io;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use crate::attachment::admin::Problem;
 use crate::attachment::error::nearest;
 use crate::attachment::keys::Key;
 use crate::attachment::values::Values;
-use crate::attachment::{AdminConfig, AdminError};
+use crate::attachment::{AdminConfig, AdminError, Attachment};
 use crate::sys::trusted;
 
 pub use crate::attachment::network::address_range::AddressRange;
@@ -35,6 +36,8 @@ pub struct Network {
     pub description: Option<String>,
     /// The addresses on it.
     pub addressing: Addressing,
+    /// Its name servers, for engines that ask a plugin for them.
+    pub name_servers: Vec<IpAddr>,
     /// The attachment keys of the file with their values, in the order of the table of keys.
     pub keys: Vec<(&'static str, String)>,
     /// The same, parsed.
@@ -141,6 +144,13 @@ impl Networks {
             problem: problems.swap_remove(0),
         };
         Network::parse(&text).map_err(first)
+    }
+
+    /// The name servers of the network of an attachment; none where it has no network, or the file has
+    /// gone meanwhile.
+    pub fn name_servers(&self, attachment: &Attachment) -> Vec<IpAddr> {
+        let network = attachment.network.as_ref().and_then(|used| self.read(&used.name).ok());
+        network.map(|network| network.name_servers).unwrap_or_default()
     }
 
     /// Checks that nobody except root can make networks. A directory that is not there has none.

@@ -146,7 +146,7 @@ fn each_mistake_of_a_file_is_named_with_its_line() {
         let problems = Network::parse(text).unwrap_err();
         problems.into_iter().map(|problem| (problem.line, problem.message)).collect()
     };
-    let cases: [(&str, usize, &str); 22] = [
+    let cases: [(&str, usize, &str); 23] = [
         ("mtu = 1400\n", 1, "parent is missing"),
         ("parent = \"lan0\"\nparnt = \"lan1\"\n", 2, "unknown key parnt; did you mean parent?"),
         ("parent = \"lan0\"\nnet = \"x\"\n", 2, "unknown key net; there are"),
@@ -174,7 +174,12 @@ fn each_mistake_of_a_file_is_named_with_its_line() {
         ("parent = \"lan0\"\nexclude = \"192.0.2.9\"\n", 2, "exclude: 192.0.2.9 is in no subnet"),
         ("parent = \"lan0\"\nrange = \"192.0.2.9\"\n", 2, "range: 192.0.2.9 is in no subnet"),
         ("parent = \"lan0\"\nip = \"pool\"\n", 2, "ip=pool: the addresses are those of a network"),
-        ("parent = \"lan0\"\ndns = \"192.0.2.53\"\n", 2, "dns is not supported by this version"),
+        ("parent = \"lan0\"\ndns = \"lan0\"\n", 2, "not the address of a name server"),
+        (
+            "parent = \"lan0\"\ndns = [\"192.0.2.1\", \"192.0.2.2\", \"192.0.2.3\",\n\"192.0.2.4\"]\n",
+            3,
+            "there can be 3 name servers",
+        ),
         ("parent = \"lan0\"\ndescription = \"a\\u001bb\"\n", 2, "control characters"),
         ("parent = \"lan0\"\nvlan = \n", 2, ""),
     ];

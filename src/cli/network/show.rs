@@ -106,6 +106,7 @@ pub(super) fn inspect(
         "ranges": addressing.ranges,
         "excluded": addressing.excluded,
         "gateways": addressing.gateways,
+        "dns": network.name_servers,
         "containers": users,
     }))?;
     Ok(ExitCode::SUCCESS)
@@ -132,6 +133,7 @@ fn text(
     addressing.ranges.iter().try_for_each(|range| line("range", range))?;
     addressing.excluded.iter().try_for_each(|range| line("exclude", range))?;
     addressing.gateways.iter().try_for_each(|gateway| line("gateway", gateway))?;
+    network.name_servers.iter().try_for_each(|server| line("dns", server))?;
     for user in users {
         let addresses: Vec<_> = user.addresses.iter().map(ToString::to_string).collect();
         let what = format!("{} {} {}", user.name, user.interface, addresses.join(" "));

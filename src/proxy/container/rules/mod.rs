@@ -55,6 +55,7 @@ mod egress;
 pub(crate) mod host_fence;
 mod nftables;
 mod queries;
+pub(crate) mod shim;
 
 use std::io;
 

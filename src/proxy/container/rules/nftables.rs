@@ -35,6 +35,9 @@ const DATA_TYPE_VERDICT: u32 = 0xffff_ff00;
 const RANGES_PER_MESSAGE: usize = 256;
 /// Single values in one message.
 const ELEMENTS_PER_MESSAGE: usize = 1024;
+/// `enum nft_fib_result` and `enum nft_fib_flags`.
+const FIB_RESULT_OIF: u32 = 1;
+const FIB_SOURCE_AND_INTERFACE: u32 = 0x1 | 0x8;
 /// `enum nft_rt_keys`.
 const RT_NEXTHOP4: u32 = 1;
 
@@ -79,6 +82,9 @@ mod nfta {
     pub(super) const PAYLOAD_DREG: u16 = 1;
     pub(super) const RT_DREG: u16 = 1;
     pub(super) const RT_KEY: u16 = 2;
+    pub(super) const FIB_DREG: u16 = 1;
+    pub(super) const FIB_RESULT: u16 = 2;
+    pub(super) const FIB_FLAGS: u16 = 3;
     pub(super) const PAYLOAD_BASE: u16 = 2;
     pub(super) const PAYLOAD_OFFSET: u16 = 3;
     pub(super) const PAYLOAD_LEN: u16 = 4;
@@ -437,6 +443,17 @@ impl Rule<'_, '_> {
             a.u32(nfta::RT_DREG, libc::NFT_REG_1 as u32);
             a.u32(nfta::RT_KEY, RT_NEXTHOP4);
         });
+    }
+
+    /// Adds the condition that no route leads back to the packet's source through the interface where
+    /// it arrived.
+    pub(super) fn has_no_way_back(&mut self) {
+        self.expression("fib", |a| {
+            a.u32(nfta::FIB_DREG, libc::NFT_REG_1 as u32);
+            a.u32(nfta::FIB_RESULT, FIB_RESULT_OIF);
+            a.u32(nfta::FIB_FLAGS, FIB_SOURCE_AND_INTERFACE);
+        });
+        self.compare(Operator::Equal, &0u32.to_ne_bytes());
     }
 
     /// Adds a condition on bytes of the packet; their number is the length of `value`.

@@ -1,0 +1,12 @@
+//! `mcrun-netavark`: what podman and netavark call as a network driver.
+
+#![no_main]
+
+use mcrun::sys::program;
+
+// SAFETY: this is the only `main` of the program, and has a type that C calls.
+#[unsafe(no_mangle)]
+extern "C" fn main() -> program::Status {
+    program::begin();
+    mcrun::netavark::main()
+}
