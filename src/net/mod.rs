@@ -7,6 +7,7 @@ pub mod devconf;
 pub mod link_monitor;
 pub(crate) mod link_watch;
 pub mod messages;
+pub mod neighbour_discovery;
 pub mod netlink;
 pub mod netns;
 pub(crate) mod nfnetlink;

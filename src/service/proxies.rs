@@ -178,9 +178,13 @@ fn announced(attachment: &Attachment) -> Vec<Ipv4Addr> {
 /// What a limited interface may send.
 pub(super) fn egress_task(attachment: &Attachment) -> Option<EgressTask> {
     let addresses: Vec<_> = attachment.ip.fixed().iter().map(ipnet::IpNet::addr).collect();
-    let ipv6 = addresses.iter().any(IpAddr::is_ipv6);
     let shares_mac = matches!(attachment.driver, Driver::Ipvlan { .. });
-    let egress = EgressTask { addresses, ipv6, slaac: false, shares_mac };
+    let egress = EgressTask {
+        addresses,
+        ipv6: attachment.speaks_ipv6(),
+        slaac: attachment.slaac,
+        shares_mac,
+    };
     attachment.is_limited().then_some(egress)
 }
 

@@ -44,7 +44,7 @@ impl Chains<'_, '_> {
     pub(super) fn ipv6(&mut self, addresses: Vec<Ipv6Addr>) -> String {
         let mut sources = addresses;
         if !self.egress.shares_mac {
-            sources.push(link_local(self.egress.mac));
+            sources.push(self.egress.mac.link_local_address());
         }
         let targets = self.tables.add_set_of(self.name("targets"), &sources);
         sources.push(Ipv6Addr::UNSPECIFIED);
@@ -171,12 +171,6 @@ pub(super) fn add_mld_rules(tables: &mut Tables<'_>, chain: &str, interface: &Ru
             rule.in_set::<Icmpv6Type>(Base::Link, behind, &types);
         });
     }
-}
-
-/// The link-local address that the kernel makes from a MAC address.
-fn link_local(mac: MacAddr) -> Ipv6Addr {
-    let (_, identifier) = interface_identifier(mac, false);
-    Ipv6Addr::from(0xfe80_u128 << 112 | u128::from(u64::from_be_bytes(identifier)))
 }
 
 /// The last eight bytes of the addresses that the kernel makes for an interface, and those of their
