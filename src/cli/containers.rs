@@ -8,7 +8,6 @@ use serde::Serialize;
 
 use crate::attachment::IgmpMode;
 use crate::cli::output::age;
-use crate::igmp::Timing;
 use crate::lookup;
 use crate::lookup::{LookupError, Names, engine_name};
 use crate::notice::{Notice, Severity};
@@ -126,23 +125,12 @@ fn share_queriers(containers: &mut [Container]) {
                 continue;
             };
             // One that has listened for longer than a querier may be silent knows better.
-            let listens = entry.listening_s.is_some_and(|seconds| !is_long_silence(seconds));
+            let listens = entry.listening_s.is_some() && !entry.has_no_querier();
             if entry.querier.is_none() && listens {
                 entry.querier = heard.get(attachment.upstream().as_str()).cloned();
             }
         }
     }
-}
-
-/// Whether a LAN without a query for so many seconds has no querier (RFC 9776 §8.5, with its default
-/// values).
-pub(super) fn is_long_silence(seconds: u64) -> bool {
-    seconds >= querier_lifetime()
-}
-
-/// Seconds without a query after which a LAN has no querier any more.
-pub(super) fn querier_lifetime() -> u64 {
-    Timing::default().other_querier_present_interval().as_secs()
 }
 
 /// The querier of the interface's LAN: `10.0.0.1 v3`, `none heard for 12 s`, or `none` when that is
@@ -161,7 +149,7 @@ pub(super) fn querier(entry: &InterfaceStatus) -> String {
 /// there is none.
 pub(super) fn unheard(entry: &InterfaceStatus) -> String {
     match entry.listening_s {
-        Some(seconds) if !is_long_silence(seconds) => format!(" heard for {seconds} s"),
+        Some(seconds) if !entry.has_no_querier() => format!(" heard for {seconds} s"),
         _ => String::new(),
     }
 }

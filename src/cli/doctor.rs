@@ -249,6 +249,7 @@ fn add_queriers(known: &mut Queriers, entry: &crate::proxy::InterfaceStatus) {
         known.rival.clone_from(&entry.rival);
     }
     known.listening_s = known.listening_s.max(entry.listening_s);
+    known.timeout_s = known.timeout_s.max(Some(entry.querier_timeout_s));
 }
 
 /// Whether a notice is about an interface of the host.

@@ -92,8 +92,9 @@ pub enum Command {
     /// List attached containers.
     ///
     /// QUERIER is the IGMP querier of the LAN and the IGMP version that it speaks, as any proxy on
-    /// the same parent has heard it: `none heard for 12 s` until 255 seconds are over, then `none`;
-    /// `-` if no proxy listens. Warnings are printed on standard error, one a line.
+    /// the same parent has heard it: `none heard for 12 s` as long as one may be silent, which
+    /// is 255 seconds if none has told its interval, then `none`; `-` if no proxy listens. Warnings are
+    /// printed on standard error, one a line.
     Ps(ps::PsArgs),
     /// List the multicast groups that containers have joined.
     ///

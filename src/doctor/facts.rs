@@ -170,6 +170,8 @@ pub(crate) struct Queriers {
     pub(crate) rival: Option<QuerierStatus>,
     /// Seconds for which was listened; none if no proxy listens.
     pub(crate) listening_s: Option<u64>,
+    /// Seconds without a query after which there is no querier; none if no proxy listens.
+    pub(crate) timeout_s: Option<u64>,
 }
 
 /// What was heard on an interface for some time.

@@ -3,7 +3,6 @@
 use crate::doctor::facts::{ParentFacts, Queriers, Wire};
 use crate::doctor::finding::{Finding, Findings, Subject};
 use crate::doctor::host::count;
-use crate::igmp::Timing;
 use crate::notice::Notice;
 use crate::proxy::QuerierStatus;
 use crate::survey::Limit;
@@ -259,9 +258,9 @@ fn rp_filter(facts: &ParentFacts, findings: &mut Findings) {
 }
 
 fn queriers(facts: &ParentFacts, wire: Option<&Wire>, findings: &mut Findings) {
-    let Queriers { elected, rival, listening_s } = &facts.queriers;
+    let Queriers { elected, rival, listening_s, timeout_s } = &facts.queriers;
     let heard = wire.map_or(&[][..], |wire| &wire.queriers);
-    let long = Timing::default().other_querier_present_interval().as_secs();
+    let long = timeout_s.unwrap_or(u64::MAX);
     match (elected, heard) {
         (Some(querier), _) => findings.ok("querier", describe(querier)),
         (None, [(address, version), ..]) => {

@@ -185,6 +185,18 @@ impl<A: Ord + Copy> GroupState<A> {
         };
     }
 
+    /// Everything that lasts longer expires at this time, unless a report tells of it before.
+    pub fn expire_by(&mut self, at: Instant) {
+        let timers = match &mut self.members {
+            Members::Include { sources } => sources,
+            Members::Exclude { requested, expires, .. } => {
+                *expires = at.min(*expires);
+                requested
+            }
+        };
+        timers.values_mut().for_each(|ends| *ends = at.min(*ends));
+    }
+
     /// Expires timers and sends the retransmissions that are due.
     pub fn handle_timeout(&mut self, now: Instant, config: &GroupConfig) {
         self.expire(now);

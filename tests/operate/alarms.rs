@@ -183,6 +183,38 @@ fn a_leg_that_stops_is_told_of_and_then_a_stream_that_stops_on_both() {
     drop(sockets);
 }
 
+/// The querier of the LAN asks every 2 s, so that its silence is noticed soon.
+#[test]
+fn a_querier_that_falls_silent_is_told_of_until_it_asks_again() {
+    const CODE: &str = "no-querier";
+    let lab = Lab::new(2);
+    lab.ip("sw", "link set br0 type bridge mcast_igmp_version 3 mcast_query_interval 200");
+    lab.ip("sw", "link set br0 type bridge mcast_query_response_interval 100");
+    let container = lab.start("c", "10.99.0.11");
+    let (_follower, path) = follow(&lab);
+    lab.query();
+    wait_until("the querier is heard", PATIENCE, || {
+        let querier = lab.ps(&container)?["interfaces"][0]["querier"].clone();
+        (querier["interval_s"] == 2).then_some(())
+    });
+    assert_eq!(standing(&lab, &container, CODE), Vec::<Value>::new());
+    lab.ip("sw", "link set br0 type bridge mcast_querier 0");
+    let notice =
+        wait_until("it is missed", LONG_PATIENCE, || standing(&lab, &container, CODE).pop());
+    let (interface, upstream) = (&notice["interface"], &notice["upstream"]);
+    assert_eq!((interface, upstream), (&json!("mc0"), &json!("lan0")), "{notice}");
+    assert_eq!(notice["silent_s"], 10, "{notice}");
+    let events = followed(&path, "it is told", |events| !told(events, "alarm", CODE).is_empty());
+    assert_eq!(told(&events, "alarm-cleared", CODE).len(), 0, "{events:?}");
+    lab.query();
+    let is_cleared = |events: &[Value]| !told(events, "alarm-cleared", CODE).is_empty();
+    let events = followed(&path, "its end is told", is_cleared);
+    assert_eq!(standing(&lab, &container, CODE), Vec::<Value>::new());
+    let time = |event: &str| told(&events, event, CODE)[0]["time_ms"].as_u64();
+    assert_eq!(told(&events, "alarm", CODE).len(), 1, "{events:?}");
+    assert!(time("alarm").is_some() && time("alarm") < time("alarm-cleared"), "{events:?}");
+}
+
 /// What a proxy knows of streams, the one that replaces it knows too: after a reload, and after a
 /// death where a keeper runs.
 #[test]

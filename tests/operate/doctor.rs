@@ -28,7 +28,7 @@ const OF_THE_MACHINE: [&str; 4] =
     ["engine", "kernel", "kernel-ipvlan", "kernel-join-notifications"];
 
 /// The exit status, and the findings of a kind of subject.
-pub(super) fn doctor(lab: &Lab, arguments: &[&str]) -> (i32, Vec<Value>) {
+pub(crate) fn doctor(lab: &Lab, arguments: &[&str]) -> (i32, Vec<Value>) {
     let begin = Instant::now();
     let told = output(lab.mcrun(["doctor", "--json"]).args(arguments));
     let errors = String::from_utf8_lossy(&told.stderr).into_owned();

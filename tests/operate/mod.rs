@@ -2,7 +2,7 @@
 
 mod advice;
 mod alarms;
-mod doctor;
+pub(crate) mod doctor;
 mod doctor_streams;
 mod events;
 mod host;

@@ -4,7 +4,6 @@
 
 use std::time::Duration;
 
-use crate::cli::containers::is_long_silence;
 use crate::cli::metrics::samples::{Definition, Kind, Samples};
 use crate::cli::metrics::snapshot::{GroupView, InterfaceView, Snapshot};
 use crate::cli::metrics::totals::Counts;
@@ -329,14 +328,14 @@ pub(super) const ALL: &[Definition] = &[
         name: "mcrun_querier_present",
         kind: Kind::Gauge,
         labels: UPSTREAM,
-        help: "Whether the LAN has an IGMP querier. No value while that is not certain: in the first \
-               255 s without a query.",
+        help: "Whether the LAN has an IGMP querier. No value while that is not certain: as long as a \
+               querier may be silent, 255 s if none has told its interval.",
         samples: |all, out| {
             for view in &all.upstreams {
                 let Some(entry) = view.listening else { continue };
                 match entry.querier {
                     Some(_) => out.add(&[view.name], 1.0),
-                    None if entry.listening_s.is_some_and(is_long_silence) => {
+                    None if entry.has_no_querier() => {
                         out.add(&[view.name], 0.0);
                     }
                     None => {}

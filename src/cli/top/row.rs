@@ -3,7 +3,6 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use crate::cli::containers;
 use crate::cli::containers::Container;
 use crate::cli::groups::sources;
 use crate::cli::memberships::{Arrived, is_wanted, memberships};
@@ -82,10 +81,10 @@ pub(super) struct Source {
 pub(super) enum Querier {
     /// None, and that is certain.
     Gone,
-    /// None was heard yet, for so many seconds.
-    Unheard(u64),
-    /// It has asked so many seconds ago.
-    Heard { address: IpAddr, version: u8, last_query_s: u64 },
+    /// None was heard yet, for so many seconds. After so many more it is certain that there is none.
+    Unheard { seconds: u64, gone_in_s: u64 },
+    /// It has asked so many seconds ago. Unless it asks again, it is gone after so many more.
+    Heard { address: IpAddr, version: u8, last_query_s: u64, gone_in_s: u64 },
     /// Nobody listens.
     Unknown,
 }
@@ -211,14 +210,16 @@ impl Arrival {
 impl Querier {
     fn of(listening: Option<&InterfaceStatus>) -> Self {
         let Some(entry) = listening else { return Querier::Unknown };
+        let gone_in_s = |silence| entry.querier_timeout_s.saturating_sub(silence);
         match (&entry.querier, entry.listening_s) {
             (Some(q), _) => Querier::Heard {
                 address: q.address,
                 version: q.version,
                 last_query_s: q.last_query_s,
+                gone_in_s: gone_in_s(q.last_query_s),
             },
-            (None, Some(seconds)) if seconds < containers::querier_lifetime() => {
-                Querier::Unheard(seconds)
+            (None, Some(seconds)) if !entry.has_no_querier() => {
+                Querier::Unheard { seconds, gone_in_s: gone_in_s(seconds) }
             }
             (None, _) => Querier::Gone,
         }
@@ -227,12 +228,12 @@ impl Querier {
     /// Seconds until it is certain that there is none, unless it asks before (RFC 9776 §8.5); `None`:
     /// nobody listens.
     pub(super) fn gone_in(&self) -> Option<u64> {
-        let silent = match self {
-            Querier::Gone => return Some(0),
-            Querier::Unheard(seconds) => *seconds,
-            Querier::Heard { last_query_s, .. } => *last_query_s,
-            Querier::Unknown => return None,
-        };
-        Some(containers::querier_lifetime().saturating_sub(silent))
+        match self {
+            Querier::Gone => Some(0),
+            Querier::Unheard { gone_in_s, .. } | Querier::Heard { gone_in_s, .. } => {
+                Some(*gone_in_s)
+            }
+            Querier::Unknown => None,
+        }
     }
 }

@@ -28,7 +28,12 @@ fn facts() -> ParentFacts {
         route_to_querier: Some("eth1".into()),
         users: 1,
         relays: 0,
-        queriers: Queriers { elected: Some(querier(3)), rival: None, listening_s: Some(300) },
+        queriers: Queriers {
+            elected: Some(querier(3)),
+            rival: None,
+            listening_s: Some(300),
+            timeout_s: Some(255),
+        },
         notices: Vec::new(),
         lets_in: Ok(true),
         lets_out: Ok(true),
@@ -67,7 +72,7 @@ fn nothing_is_wrong_with_a_parent_that_works() {
 #[test]
 fn a_link_that_does_not_work_is_the_cause_and_hides_what_follows_from_it() {
     assert_eq!(wrong(&ParentFacts { link: None, ..facts() }), ["failure exists"]);
-    let silent = Queriers { elected: None, rival: None, listening_s: Some(300) };
+    let silent = Queriers { listening_s: Some(300), timeout_s: Some(255), ..Queriers::default() };
     for link in [with_link(|link| link.up = false), with_link(|link| link.carrier = false)] {
         assert_eq!(wrong(&ParentFacts { queriers: silent.clone(), ..link }), ["failure link"]);
     }
@@ -142,7 +147,7 @@ fn rp_filter_is_a_failure_where_the_querier_is_elsewhere() {
 #[test]
 fn queriers_are_none_one_or_two_and_of_a_version() {
     let with = |queriers| ParentFacts { queriers, ..facts() };
-    let none = |listening_s| Queriers { elected: None, rival: None, listening_s };
+    let none = |listening_s| Queriers { listening_s, timeout_s: Some(255), ..Queriers::default() };
     assert_eq!(wrong(&with(none(Some(255)))), ["failure querier"]);
     assert_eq!(wrong(&with(none(Some(254)))), ["unknown querier"]);
     assert_eq!(wrong(&with(none(None))), ["unknown querier"]);
@@ -155,7 +160,7 @@ fn queriers_are_none_one_or_two_and_of_a_version() {
     assert_eq!(text.as_deref(), Some(expected));
 
     let rival = Some(QuerierStatus { address: [10, 0, 0, 9].into(), ..querier(2) });
-    let two = with(Queriers { elected: Some(querier(3)), rival, listening_s: Some(300) });
+    let two = with(Queriers { elected: Some(querier(3)), rival, ..Queriers::default() });
     assert_eq!(wrong(&two), ["warning two-queriers"]);
     let two = with_wire(|wire| {
         wire.queriers = vec![([10, 0, 0, 1].into(), 3), ([10, 0, 0, 9].into(), 3)];

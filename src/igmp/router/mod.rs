@@ -2,7 +2,7 @@
 //! that go upstream (RFC 9776 §6, RFC 4605 §4).
 
 use std::collections::BTreeMap;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 mod changes;
 mod config;
@@ -58,7 +58,7 @@ pub struct OutgoingQuery<A> {
 /// An earlier time than that of the last call counts as the last.
 ///
 /// ```
-/// use std::time::Instant;
+/// use std::time::{Duration, Instant};
 ///
 /// use mcrun::igmp::wire::Message;
 /// use mcrun::igmp::{Router, RouterConfig};
@@ -184,7 +184,7 @@ impl<P: Protocol> Router<P> {
     ) {
         self.advance(now);
         let (table, mut cx) = self.table_mut();
-        table.set_membership(&mut cx, group, filter);
+        table.set_membership(&mut cx, group, filter, true);
         self.finish_event();
     }
 
@@ -203,7 +203,7 @@ impl<P: Protocol> Router<P> {
         self.now = self.now.max(now);
         self.diagnostics.count(counter::CONFIRMED);
         let (table, mut cx) = self.table_mut();
-        table.set_membership(&mut cx, group, filter);
+        table.set_membership(&mut cx, group, filter, false);
         self.finish_event();
     }
 
@@ -313,18 +313,23 @@ impl<P: Protocol> Router<P> {
     /// The LAN's querier, if a query of it came within the other-querier-present interval. Where none
     /// takes part in the election, one without an address counts: switches live on it.
     pub fn querier(&self, now: Instant) -> Option<LanQuerier<P::Address>> {
-        self.querier.present(&self.config, now)
+        self.querier.present(now)
     }
 
     /// When the LAN's querier counts as gone if no other query comes; `None` without one.
     pub fn querier_expiry(&self, now: Instant) -> Option<Instant> {
-        let interval = self.config.timing.other_querier_present_interval();
-        self.querier(now).map(|querier| querier.last_query + interval)
+        self.querier(now).map(|querier| querier.last_query + querier.timeout)
+    }
+
+    /// After a silence of this length the LAN has no querier: the other-querier-present interval with
+    /// what the last querier told (RFC 9776 §8.5).
+    pub fn querier_timeout(&self) -> Duration {
+        self.querier.timeout(&self.config)
     }
 
     /// A second querier, which asks although the elected one does (RFC 9776 §6.6.2).
     pub fn rival_querier(&self, now: Instant) -> Option<LanQuerier<P::Address>> {
-        self.querier.rival(&self.config, now)
+        self.querier.rival(now)
     }
 
     /// Counters by stable names: those of [`counter`] and of

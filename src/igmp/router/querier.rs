@@ -24,6 +24,15 @@ pub struct LanQuerier<A> {
     pub interval: Option<Duration>,
     /// When its last general query arrived.
     pub last_query: Instant,
+    /// After a silence of this length it is gone (RFC 9776 §8.5). The robustness and the interval are
+    /// those that it told with its last general query (§4.1.6, §4.1.7), if it told them.
+    pub timeout: Duration,
+}
+
+impl<A> LanQuerier<A> {
+    fn is_present(&self, now: Instant) -> bool {
+        now.saturating_duration_since(self.last_query) < self.timeout
+    }
 }
 
 /// The least time between two general queries into the container, except for startup.
@@ -37,6 +46,9 @@ const SPECIFIC_WAITING: usize = 64;
 const SOURCES_WAITING: usize = 1024;
 /// The number of queries that wait for the caller.
 const QUEUE: usize = 1024;
+/// A querier that asks more than once in this time is not gone before this time has passed: its
+/// queries may be late.
+const SHORTEST_TIMEOUT: Duration = Duration::from_secs(10);
 /// The longest response time of a relayed query: the longest of v2 (RFC 2236 §2.2). The group
 /// membership interval is longer than the query interval and this together.
 const MAX_RESP: Duration = Duration::from_millis(25500);
@@ -59,6 +71,8 @@ pub(super) struct Querier<P: Protocol> {
     proxy: Option<LanQuerier<P::Address>>,
     /// One that has lost the election and asks all the same.
     rival: Option<LanQuerier<P::Address>>,
+    /// Of the querier that was elected last, also when it is gone.
+    last_timeout: Option<Duration>,
     startup_left: u8,
     last_general: Option<Instant>,
     waiting_general: Option<WaitingGeneral<P::Address>>,
@@ -75,6 +89,7 @@ impl<P: Protocol> Querier<P> {
             lan: None,
             proxy: None,
             rival: None,
+            last_timeout: None,
             startup_left: 0,
             last_general: None,
             waiting_general: None,
@@ -90,41 +105,26 @@ impl<P: Protocol> Querier<P> {
 
     /// The LAN's querier; if there is none, a proxy querier. `None` if it has been silent for the
     /// other-querier-present interval.
-    pub(super) fn present(
-        &self,
-        config: &RouterConfig<P::Address>,
-        now: Instant,
-    ) -> Option<LanQuerier<P::Address>> {
-        let present = config.timing.other_querier_present_interval();
-        let is_present =
-            |lan: &LanQuerier<_>| now.saturating_duration_since(lan.last_query) < present;
-        self.lan(config, now).or(self.proxy.filter(is_present))
+    pub(super) fn present(&self, now: Instant) -> Option<LanQuerier<P::Address>> {
+        self.lan(now).or(self.proxy.filter(|proxy| proxy.is_present(now)))
+    }
+
+    /// After a silence of this length the LAN has no querier.
+    pub(super) fn timeout(&self, config: &RouterConfig<P::Address>) -> Duration {
+        let known = self.lan.or(self.proxy).map(|querier| querier.timeout);
+        known.or(self.last_timeout).unwrap_or(config.timing.other_querier_present_interval())
     }
 
     /// A querier that asks although another one of a lower address does, which should have silenced
     /// it (RFC 9776 §6.6.2).
-    pub(super) fn rival(
-        &self,
-        config: &RouterConfig<P::Address>,
-        now: Instant,
-    ) -> Option<LanQuerier<P::Address>> {
-        let present = config.timing.other_querier_present_interval();
-        let elected = self.lan(config, now)?;
-        let is_present = |rival: &LanQuerier<P::Address>| {
-            now.saturating_duration_since(rival.last_query) < present
-                && rival.address != elected.address
-        };
-        self.rival.filter(is_present)
+    pub(super) fn rival(&self, now: Instant) -> Option<LanQuerier<P::Address>> {
+        let elected = self.lan(now)?;
+        self.rival.filter(|rival| rival.is_present(now) && rival.address != elected.address)
     }
 
     /// The LAN's elected querier, unless it has been silent for the other-querier-present interval.
-    fn lan(
-        &self,
-        config: &RouterConfig<P::Address>,
-        now: Instant,
-    ) -> Option<LanQuerier<P::Address>> {
-        let present = config.timing.other_querier_present_interval();
-        self.lan.filter(|lan| now.saturating_duration_since(lan.last_query) < present)
+    fn lan(&self, now: Instant) -> Option<LanQuerier<P::Address>> {
+        self.lan.filter(|lan| lan.is_present(now))
     }
 
     /// Another router of this container knew the LAN's querier.
@@ -137,13 +137,10 @@ impl<P: Protocol> Querier<P> {
             self.proxy = Some(lan);
             return;
         }
-        self.lan = Some(lan);
-        match self.lan(cx.config, cx.now) {
-            Some(lan) => {
-                let present = cx.config.timing.other_querier_present_interval();
-                cx.timers.set(Timer::OtherQuerierPresent, lan.last_query + present);
-            }
-            None => self.lan = None,
+        self.last_timeout = Some(lan.timeout);
+        self.lan = Some(lan).filter(|lan| lan.is_present(cx.now));
+        if self.lan.is_some() {
+            cx.timers.set(Timer::OtherQuerierPresent, lan.last_query + lan.timeout);
         }
     }
 
@@ -178,7 +175,7 @@ impl<P: Protocol> Querier<P> {
         if src == P::Address::UNSPECIFIED {
             cx.diagnostics.count(counter::LAN_PROXY_QUERIES);
             if query.group.is_none() {
-                self.proxy = Some(lan_querier(cx.now, src, query));
+                self.proxy = Some(lan_querier(cx, src, query));
             }
         } else if query.group.is_none() {
             self.update_lan_querier(cx, src, query);
@@ -263,13 +260,14 @@ impl<P: Protocol> Querier<P> {
         src: P::Address,
         query: &Query<P::Address>,
     ) {
-        if self.lan(cx.config, cx.now).is_some_and(|known| known.address < src) {
-            self.rival = Some(lan_querier(cx.now, src, query));
+        let querier = lan_querier(cx, src, query);
+        if self.lan(cx.now).is_some_and(|known| known.address < src) {
+            self.rival = Some(querier);
             return;
         }
-        self.lan = Some(lan_querier(cx.now, src, query));
-        let silent_at = cx.now + cx.config.timing.other_querier_present_interval();
-        cx.timers.set(Timer::OtherQuerierPresent, silent_at);
+        self.lan = Some(querier);
+        self.last_timeout = Some(querier.timeout);
+        cx.timers.set(Timer::OtherQuerierPresent, cx.now + querier.timeout);
         cx.timers.stop(Timer::GeneralQuery);
         self.startup_left = 0;
     }
@@ -279,7 +277,7 @@ impl<P: Protocol> Querier<P> {
         self.last_general = Some(cx.now);
         let query = Query { max_resp, ..own_query(cx.config) };
         self.enqueue(cx, counter::QUERIES_OWN, cx.config.querier_address, &query);
-        if self.lan(cx.config, cx.now).is_some() {
+        if self.lan(cx.now).is_some() {
             cx.timers.stop(Timer::GeneralQuery);
             return;
         }
@@ -375,9 +373,14 @@ impl<P: Protocol> Querier<P> {
     }
 }
 
-fn lan_querier<A: Address>(now: Instant, address: A, query: &Query<A>) -> LanQuerier<A> {
+fn lan_querier<A: Address>(cx: &Context<'_, A>, address: A, query: &Query<A>) -> LanQuerier<A> {
     let interval = (query.version == Version::V3).then(|| query.query_interval());
-    LanQuerier { address, version: query.version, interval, last_query: now }
+    let timeout = match interval {
+        Some(interval) => interval * query.robustness().into() + query.max_resp / 2,
+        None => cx.config.timing.other_querier_present_interval(),
+    };
+    let timeout = timeout.max(SHORTEST_TIMEOUT);
+    LanQuerier { address, version: query.version, interval, last_query: cx.now, timeout }
 }
 
 fn own_query<A: Address>(config: &RouterConfig<A>) -> Query<A> {

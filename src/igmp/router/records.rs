@@ -25,6 +25,10 @@ const MAX_OPEN: usize = 4096;
 const MAX_SPECIFIC: usize = 32;
 /// The response time of such a query: the shortest that a query can tell apart from none.
 const QUICK: Duration = Duration::from_millis(100);
+/// When the answer to such a query is there, if there is one.
+const ANSWERED: Duration = Duration::from_millis(500);
+/// The same of a general query, which may have to wait for its turn.
+const ALL_ANSWERED: Duration = Duration::from_millis(1700);
 
 /// A source list that may go on in the next report.
 #[derive(Debug, Clone)]
@@ -84,11 +88,16 @@ impl<P: Protocol> Router<P> {
         }
     }
 
-    /// Asks the container for groups whose records may not have added up.
+    /// Asks the container for groups whose records may not have added up. One that it has left, without
+    /// a record that tells so, gets no answer.
     pub(super) fn ask_for_unsettled(&mut self) {
         let groups = self.table.take_unsettled(self.now);
+        let is_general = groups.len() > MAX_SPECIFIC;
+        let within = if is_general { ALL_ANSWERED } else { ANSWERED };
+        let (table, mut cx) = self.table_mut();
+        groups.iter().for_each(|group| table.expect_answer(&mut cx, *group, within));
         let (querier, mut cx) = self.querier_mut();
-        if groups.len() > MAX_SPECIFIC {
+        if is_general {
             querier.requery(&mut cx);
             return;
         }

@@ -7,8 +7,13 @@
 //! list with the answer to the next query, or forget what is not repeated. Here the container is the
 //! only host of its link, so its answer is the whole truth. It is asked for the groups that have
 //! changed, once they are at rest.
+//!
+//! A leave may even go without any record that tells of it: where a kernel has left a group in two
+//! steps, it reports the second one, and the first one is forgotten (`igmpv3_add_delrec` and
+//! `igmpv3_send_cr`). And where the leave was known from a notification, a report that was made before
+//! it, and is read after it, joins the group again. So a group that gets no answer expires.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
 
 /// The groups are at rest when nothing has changed for so long: longer than the kernel takes to
@@ -16,6 +21,10 @@ use std::time::{Duration, Instant};
 const REST: Duration = Duration::from_millis(150);
 /// The container is asked after so long, at rest or not.
 const LATEST: Duration = Duration::from_secs(1);
+/// A report that was made before a leave is read within this time.
+const STALE: Duration = Duration::from_secs(1);
+/// Groups that were left of late, of which is known when. Of more the oldest are forgotten.
+const MAX_LEFT: usize = 1024;
 /// Time for an answer to a query of the LAN that names sources, in addition to its response time.
 const SLACK: Duration = Duration::from_secs(1);
 
@@ -29,6 +38,8 @@ pub(super) struct Settling<A> {
     at: Option<Instant>,
     /// Until then an answer may have a part of the list.
     not_before: Option<Instant>,
+    /// Groups that were left, as is known from notifications, oldest first.
+    left: VecDeque<(Instant, A)>,
 }
 
 impl<A: Ord + Copy> Settling<A> {
@@ -39,6 +50,7 @@ impl<A: Ord + Copy> Settling<A> {
             first: None,
             at: None,
             not_before: None,
+            left: VecDeque::new(),
         }
     }
 
@@ -47,6 +59,27 @@ impl<A: Ord + Copy> Settling<A> {
         self.changed.insert(group);
         let first = *self.first.get_or_insert(now);
         self.at = Some((now + REST).min(first + LATEST)).max(self.not_before);
+    }
+
+    /// A notification has told that the group was left.
+    pub(super) fn note_leave(&mut self, now: Instant, group: A) {
+        self.forget_leaves(now);
+        if self.left.len() >= MAX_LEFT {
+            self.left.pop_front();
+        }
+        self.left.push_back((now, group));
+    }
+
+    /// Whether a notification has told of late that the group was left.
+    pub(super) fn was_left(&mut self, now: Instant, group: &A) -> bool {
+        self.forget_leaves(now);
+        self.left.iter().any(|(_, left)| left == group)
+    }
+
+    fn forget_leaves(&mut self, now: Instant) {
+        while self.left.front().is_some_and(|(at, _)| *at + STALE <= now) {
+            self.left.pop_front();
+        }
     }
 
     /// The LAN asks for sources of the group. The answer has these only.

@@ -76,8 +76,13 @@ impl<A: Address> Table<A> {
             GroupMessage::LeaveV2 | GroupMessage::Record(..) => {}
         }
         let sources = self.limit_sources(cx, group, &mut entry, kind, list);
-        if is_known && cx.config.fast_leave && version == Version::V3 {
-            self.note_change(now, group, &mut entry, kind, &sources);
+        if cx.config.fast_leave && version == Version::V3 {
+            match is_known {
+                true => self.note_change(now, group, &mut entry, kind, &sources),
+                // It may be from before a leave that is known by a notification.
+                false if self.settling.was_left(now, &group) => self.settling.note(now, group),
+                false => {}
+            }
         }
         entry.state.apply(now, &group_config(cx), kind, &sources);
         self.store(cx, group, entry);
@@ -106,6 +111,14 @@ impl<A: Address> Table<A> {
     /// The groups that the container is to be asked for now.
     pub(super) fn take_unsettled(&mut self, now: Instant) -> Vec<A> {
         self.settling.take_due(now, |group| self.entries.contains_key(group))
+    }
+
+    /// The container is asked for a group, and answers within this time if it has joined the group.
+    pub(super) fn expect_answer(&mut self, cx: &mut Context<'_, A>, group: A, within: Duration) {
+        if let Some(mut entry) = self.entries.remove(&group) {
+            entry.state.expire_by(cx.now + within);
+            self.store(cx, group, entry);
+        }
     }
 
     /// When [`take_unsettled`](Self::take_unsettled) gives something.
@@ -140,12 +153,14 @@ impl<A: Address> Table<A> {
         self.entries.get(&group).is_none_or(|entry| entry.version(now) == Version::V3)
     }
 
-    /// Replaces the state of a group by the filter that the container's kernel has.
+    /// Replaces the state of a group by the filter that the container's kernel has. `is_change`: it may
+    /// have another filter than before.
     pub(super) fn set_membership(
         &mut self,
         cx: &mut Context<'_, A>,
         group: A,
         filter: &SourceFilter<A>,
+        is_change: bool,
     ) {
         let (kind, sources) = match filter.mode {
             FilterMode::Include => (RecordType::ToIn, &filter.sources),
@@ -161,8 +176,11 @@ impl<A: Address> Table<A> {
         let is_known = self.entries.contains_key(&group);
         let mut entry = self.take(cx.now, group);
         let sources = self.limit_sources(cx, group, &mut entry, kind, &list);
-        if is_known && cx.config.fast_leave {
+        if is_known && is_change && cx.config.fast_leave {
             self.note_change(cx.now, group, &mut entry, kind, &sources);
+        }
+        if filter.is_none() {
+            self.settling.note_leave(cx.now, group);
         }
         entry.state.replace(
             cx.now,

@@ -10,4 +10,5 @@ mod linux;
 mod membership;
 mod policy;
 mod queries;
+mod settling;
 mod validation;

@@ -6,6 +6,7 @@ use std::ops::Add;
 
 use serde::{Deserialize, Serialize};
 
+use crate::igmp::Timing;
 use crate::multicast::{Address, FilterMode};
 use crate::notice::{Notice, Severity};
 use crate::stream_count::StreamCount;
@@ -130,6 +131,9 @@ pub struct InterfaceStatus {
     /// down, nobody listens, or the proxy is from before this field.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub listening_s: Option<u64>,
+    /// After so many seconds without a query the LAN has no querier (RFC 9776 §8.5).
+    #[serde(default = "querier_timeout_by_default")]
+    pub querier_timeout_s: u64,
     /// Groups that the container wants, in the order of their addresses.
     pub groups: Vec<GroupMembership>,
     /// Messages counted by their result. Names are stable; what is zero is left out.
@@ -142,6 +146,19 @@ pub struct InterfaceStatus {
     /// watching them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub streams: Vec<SteadyStream>,
+}
+
+/// As long as no querier has told its interval.
+pub(crate) fn querier_timeout_by_default() -> u64 {
+    Timing::default().other_querier_present_interval().as_secs()
+}
+
+impl InterfaceStatus {
+    /// Whether the LAN has no querier: nothing was heard for as long as one may be silent.
+    pub fn has_no_querier(&self) -> bool {
+        let silence = self.listening_s.filter(|_| self.querier.is_none());
+        silence.is_some_and(|seconds| seconds >= self.querier_timeout_s)
+    }
 }
 
 /// A group that has arrived steadily since it was joined.

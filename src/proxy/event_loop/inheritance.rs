@@ -124,6 +124,7 @@ fn querier(now: Instant, own: &InterfaceStatus) -> Option<LanQuerier<Ipv4Addr>> 
             .find(|version| version.number() == querier.version)?,
         interval: querier.interval_s.map(|seconds| Duration::from_secs(seconds.into())),
         last_query: before(now, querier.last_query_s)?,
+        timeout: Duration::from_secs(own.querier_timeout_s),
     })
 }
 

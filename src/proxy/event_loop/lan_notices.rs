@@ -1,42 +1,27 @@
 //! What is wrong with a LAN now.
 
 use std::net::IpAddr;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use crate::igmp::Timing;
 use crate::igmp::wire::Version;
 use crate::notice::Notice;
 use crate::proxy::config::InterfaceTask;
 use crate::proxy::control::status::QuerierStatus;
 
-/// How long an interface listens before the LAN counts as one without a querier: as long as after the
-/// last query of one that was there (RFC 9776 §8.5).
-pub(super) fn no_querier_after() -> Duration {
-    Timing::default().other_querier_present_interval()
+/// The notice of a LAN whose querier has been silent for `timeout`, or where none was heard for so long.
+pub(super) fn no_querier_notice(config: &InterfaceTask, timeout: Duration) -> Notice {
+    let (interface, upstream) = (config.name.clone(), config.upstream.clone());
+    Notice::NoQuerier { interface, upstream, silent_s: timeout.as_secs() }
 }
 
-/// A notice when the LAN has no querier, or when its querier speaks a version without source lists
-/// while groups are joined with one.
-///
-/// `listening_since` is when a proxy of the container began to listen, `querier` the querier that is
-/// present, `with_sources` the groups that are joined with a source list.
+/// A notice when the querier of the LAN speaks a version without source lists while groups are joined
+/// with one, which `with_sources` are.
 pub(super) fn querier_notice(
-    now: Instant,
     config: &InterfaceTask,
-    listening_since: Option<Instant>,
-    querier: Option<&QuerierStatus>,
+    querier: &QuerierStatus,
     with_sources: &[IpAddr],
 ) -> Option<Notice> {
     let (interface, upstream) = (config.name.clone(), config.upstream.clone());
-    let Some(querier) = querier else {
-        let interval = no_querier_after();
-        let listened = listening_since.map(|since| now.saturating_duration_since(since));
-        return listened.filter(|time| *time >= interval).map(|_| Notice::NoQuerier {
-            interface,
-            upstream,
-            silent_s: interval.as_secs(),
-        });
-    };
     if with_sources.is_empty() || querier.version >= Version::V3.number() {
         return None;
     }
@@ -84,26 +69,9 @@ mod tests {
     }
 
     #[test]
-    fn a_querier_is_missing_when_the_link_was_up_for_255_seconds() {
-        let up = Instant::now();
-        let after = |seconds, up_since| {
-            querier_notice(up + Duration::from_secs(seconds), &config(), up_since, None, &[])
-        };
-        assert_eq!(after(254, Some(up)), None);
-        let (interface, upstream) = ("mc0".to_owned(), "eth2".to_owned());
-        let missing = Notice::NoQuerier { interface, upstream, silent_s: 255 };
-        assert_eq!(after(255, Some(up)), Some(missing));
-        assert_eq!(after(1000, None), None, "a link that is down is silent");
-        let present = querier(3);
-        assert_eq!(querier_notice(up, &config(), Some(up), Some(&present), &[GROUP]), None);
-    }
-
-    #[test]
     fn an_old_querier_matters_only_where_sources_are_named() {
-        let now = Instant::now();
-        let with = |version, groups: &[IpAddr]| {
-            querier_notice(now, &config(), Some(now), Some(&querier(version)), groups)
-        };
+        let with =
+            |version, groups: &[IpAddr]| querier_notice(&config(), &querier(version), groups);
         for version in [1, 2] {
             assert_eq!(with(version, &[]), None);
             assert_eq!(

@@ -10,10 +10,11 @@ use crate::notice::Notice;
 use crate::proxy::container::membership_files::KernelMembership;
 use crate::proxy::control::status::{
     GroupMembership, InterfaceStatus, MembershipStatus, ProxyState, ProxyStatus, QuerierStatus,
+    querier_timeout_by_default,
 };
 use crate::proxy::event_loop::EventLoop;
 use crate::proxy::event_loop::interface::{Interface, MAX_OBSERVED_GROUPS, Mode};
-use crate::proxy::event_loop::lan_notices::{no_querier_after, querier_notice};
+use crate::proxy::event_loop::lan_notices::{no_querier_notice, querier_notice};
 use crate::proxy::event_loop::proxied::Proxied;
 use crate::proxy::relay::Relay;
 
@@ -141,7 +142,7 @@ impl Interface {
     fn silence_deadline(&self, now: Instant) -> Option<Instant> {
         let Mode::Proxied(proxied) = &self.mode else { return None };
         proxied.router.querier_expiry(now).or_else(|| {
-            let missing = self.listening_since()? + no_querier_after();
+            let missing = self.listening_since()? + proxied.router.querier_timeout();
             (missing > now).then_some(missing)
         })
     }
@@ -155,8 +156,14 @@ impl Interface {
             .filter(|view| !view.upstream.sources.is_empty())
             .map(|view| view.group.into())
             .collect();
-        let querier = proxied.querier(now);
-        querier_notice(now, &self.task, self.listening_since(), querier.as_ref(), &with_sources)
+        let timeout = proxied.router.querier_timeout();
+        let silence = self.listening_since().map(|since| now.saturating_duration_since(since));
+        match proxied.querier(now) {
+            Some(querier) => querier_notice(&self.task, &querier, &with_sources),
+            None => silence
+                .is_some_and(|silence| silence >= timeout)
+                .then(|| no_querier_notice(&self.task, timeout)),
+        }
     }
 
     /// The status of the interface, except its streams. Where the container's kernel speaks IGMP
@@ -182,6 +189,8 @@ impl Interface {
             listening_s: proxied
                 .and_then(|_| self.listening_since())
                 .map(|since| seconds_since(since, now)),
+            querier_timeout_s: proxied
+                .map_or_else(querier_timeout_by_default, |p| p.router.querier_timeout().as_secs()),
             groups,
             counters,
             relay: proxied.and_then(|proxied| proxied.relay.as_ref()).map(Relay::status),

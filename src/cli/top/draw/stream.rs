@@ -148,10 +148,10 @@ fn querier(querier: &Querier) -> String {
     let gone_in = querier.gone_in().unwrap_or(0);
     match querier {
         Querier::Gone => "none".into(),
-        Querier::Unheard(seconds) => {
+        Querier::Unheard { seconds, .. } => {
             format!("none heard for {seconds} s; there is none if none asks for {gone_in} s more")
         }
-        Querier::Heard { address, version, last_query_s } => format!(
+        Querier::Heard { address, version, last_query_s, .. } => format!(
             "{address} (IGMPv{version}), last query {} ago, counts as gone in {gone_in} s",
             age(*last_query_s)
         ),

@@ -121,7 +121,7 @@ fn rtp(row: &Row, text: fn(&RtpCount) -> String) -> String {
 fn querier(querier: &Querier) -> String {
     match querier {
         Querier::Gone => "none".into(),
-        Querier::Unheard(_) => "unheard".into(),
+        Querier::Unheard { .. } => "unheard".into(),
         Querier::Heard { .. } => format!("{}s", querier.gone_in().unwrap_or(0)),
         Querier::Unknown => "-".into(),
     }

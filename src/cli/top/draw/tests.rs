@@ -36,7 +36,7 @@ fn facility() -> Model {
     let denied = Row {
         membership: MembershipStatus::Denied,
         reason: Some("deny=239.1.2.3".into()),
-        querier: Querier::Unheard(12),
+        querier: Querier::Unheard { seconds: 12, gone_in_s: 243 },
         ..never.clone()
     };
     let denied = Row { name: "guest".into(), ..denied };

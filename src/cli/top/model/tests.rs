@@ -54,6 +54,7 @@ pub(in crate::cli::top) fn row(name: &str, group: u8) -> Row {
             address: Ipv4Addr::new(192, 0, 2, 1).into(),
             version: 3,
             last_query_s: 12,
+            gone_in_s: 243,
         },
         warnings: [].into(),
     }

@@ -61,7 +61,7 @@ fn what_the_kernel_has_joined_outlives_its_membership_interval() {
 
 #[test]
 fn line_3_1_sources_end_one_by_one() {
-    let mut lab = Lab::new();
+    let mut lab = Lab::slow_leave();
     lab.report(Allow, GROUP, &[A]);
     lab.pass(seconds(100));
     lab.report(Allow, GROUP, &[B]);

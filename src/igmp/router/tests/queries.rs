@@ -77,6 +77,30 @@ fn line_1_3_the_lans_querier_is_relayed_instead_and_missed_after_255_s() {
 }
 
 #[test]
+fn a_querier_is_missed_after_the_silence_that_its_own_interval_allows() {
+    let mut lab = up();
+    let mut missed_after = |query: &Query| {
+        lab.lan_query(QUERIER, query);
+        let (heard, timeout) = (lab.now, lab.router.querier_timeout());
+        assert_eq!(lab.router.querier_expiry(heard), Some(heard + timeout));
+        lab.pass(timeout - ms(1));
+        assert!(lab.router.querier(lab.now).is_some());
+        lab.pass(ms(1));
+        assert_eq!(lab.router.querier(lab.now), None);
+        assert_eq!(lab.router.querier_timeout(), timeout, "known also without a querier");
+        lab.now - heard
+    };
+    let v3 = |qrv, interval| Query { qrv, qqi: seconds(interval), ..general(Version::V3) };
+    assert_eq!(missed_after(&v3(2, 600)), seconds(1205));
+    assert_eq!(missed_after(&v3(3, 20)), seconds(65));
+    // 0 is no value: the defaults count (RFC 9776 §4.1.6 and §4.1.7).
+    assert_eq!(missed_after(&v3(0, 0)), seconds(255));
+    let quick = Query { max_resp: seconds(1), ..v3(1, 1) };
+    assert_eq!(missed_after(&quick), seconds(10));
+    assert_eq!(missed_after(&general(Version::V2)), seconds(255));
+}
+
+#[test]
 fn the_querier_is_remembered_with_version_and_interval() {
     let mut lab = up();
     lab.pass(seconds(2));
