@@ -13,9 +13,10 @@ use crate::net::arp_announcement::link_address;
 use crate::net::netns::NetNs;
 use crate::net::nfnetlink::{NfSocket, receive};
 use crate::net::raw_socket::raw_ipv6_sender;
+use crate::primitives::MacAddr;
 use crate::proxy::container::injection::{ALL_NODES_OF_THE_INTERFACE, QueryInjector};
 use crate::proxy::container::interception::NflogSocket;
-use crate::proxy::container::rules::{Hooks, Intercept, RuledInterface, install};
+use crate::proxy::container::rules::{Egress, Hooks, Intercept, RuledInterface, install};
 use crate::sys::sockopt;
 
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -70,7 +71,7 @@ impl Link {
                 run("sysctl", "-qw net.ipv6.conf.lan0.accept_dad=0");
                 run("ip", &format!("link set {ours} up"));
                 let wire = Socket::new(Domain::PACKET, Type::RAW, None).unwrap();
-                wire.bind(&link_address(index_of(ours), libc::ETH_P_IPV6 as u16)).unwrap();
+                wire.bind(&link_address(index_of(ours), libc::ETH_P_ALL as u16)).unwrap();
                 wire
             })
             .unwrap();
@@ -98,35 +99,58 @@ impl Link {
     }
 
     fn install(&self) -> (NfSocket, NflogSocket) {
+        self.install_with(true, None)
+    }
+
+    fn install_with(&self, intercepted: bool, egress: Option<Egress>) -> (NfSocket, NflogSocket) {
         let sockets = self.container.run(|| {
             let (socket, nflog) = (NfSocket::open().unwrap(), NflogSocket::open().unwrap());
             let interface = RuledInterface {
                 name: "mc0",
                 index: self.index,
-                intercepted: true,
+                intercepted,
                 mld: true,
                 hears_queries: true,
                 data_filter: GroupPolicy::default().data_filter(),
                 relayed: None,
                 relayed_by_kernel: false,
-                egress: None,
+                egress,
             };
             let intercept = Intercept { mark: MARK, group: nflog.group() };
-            install(&socket, "mcrun", &[interface], Some(intercept), Hooks::All).unwrap();
+            let intercept = intercepted.then_some(intercept);
+            install(&socket, "mcrun", &[interface], intercept, Hooks::All).unwrap();
             (socket, nflog)
         });
         sockets.unwrap()
     }
 
+    fn mac(&self) -> MacAddr {
+        let read = || std::fs::read_to_string("/proc/thread-self/net/if_inet6").unwrap();
+        let shown = self.container.run(read).unwrap();
+        let line = shown.lines().find(|line| line.ends_with("mc0")).unwrap();
+        let digits = |at: usize| u8::from_str_radix(&line[at..at + 2], 16).unwrap();
+        // The interface identifier of the link-local address (RFC 4291 appendix A).
+        MacAddr::from([digits(16) ^ 2, digits(18), digits(20), digits(26), digits(28), digits(30)])
+    }
+
+    /// The types of the MLD messages that leave until the kernel has sent a report of MLDv2.
+    fn wait_for_report(&self) -> Vec<u8> {
+        let start = Instant::now();
+        let mut left = self.left();
+        while !left.contains(&REPORT_V2) {
+            assert!(start.elapsed() < PATIENCE, "the kernel's report has not left");
+            left.extend(self.left());
+        }
+        left
+    }
+
     /// The types of the MLD messages that have left, up to a datagram that is sent now.
     fn left(&self) -> Vec<u8> {
         const MARKER: &[u8] = b"this is the marker";
+        let mac = self.mac();
         let send = || {
-            let socket = UdpSocket::bind("[::]:0").unwrap();
-            sockopt::set_multicast_interface(&socket, self.index, ALL_NODES.into()).unwrap();
-            // The source is an address of documentation: the link-local one is tentative.
             let packet = [
-                &header(17, QUERIER, ALL_NODES, 8 + MARKER.len(), 1),
+                &header(17, mac.link_local_address(), ALL_NODES, 8 + MARKER.len(), 1),
                 &[0, 9, 0, 9, 0, 26, 0, 0][..],
                 MARKER,
             ]
@@ -143,7 +167,10 @@ impl Link {
                 if frame.ends_with(MARKER) {
                     return types;
                 }
-                types.extend(mld(&frame[14..]).map(|message| message[0]));
+                let is_its = frame[6..12] == mac.octets()
+                    && frame[12..14] == (libc::ETH_P_IPV6 as u16).to_be_bytes();
+                let packet = frame.get(14..).filter(|packet| is_its && packet.len() >= 40);
+                types.extend(packet.and_then(mld).map(|message| message[0]));
             }
         }
     }
@@ -288,7 +315,60 @@ fn the_containers_own_mld_is_logged_and_does_not_leave() {
         socket
     };
     let _member = link.container.run(join).unwrap();
-    wait_for(&link.wire, "the kernel's report");
+    link.wait_for_report();
+}
+
+/// Frames of a packet socket with a report of MLDv1, in every shape.
+fn forged_frames(mac: MacAddr) -> Vec<Vec<u8>> {
+    let report = [&[REPORT_V1, 0, 0, 0, 0, 0, 0, 0][..], &OTHER.octets()].concat();
+    let long = [&[58, 1][..], &ROUTER_ALERT[2..], &[1, 6, 0, 0, 0, 0, 0, 0]].concat();
+    let both =
+        [&[DESTINATION_OPTIONS][..], &ROUTER_ALERT[1..], &[58, 0, 1, 4, 0, 0, 0, 0]].concat();
+    let shapes: [(u8, &[u8]); 5] = [
+        (58, &[]),
+        (HOP_BY_HOP, &ROUTER_ALERT),
+        (HOP_BY_HOP, &long),
+        (HOP_BY_HOP, &both),
+        (FRAGMENT, &[58, 0, 0, 1, 0, 0, 0, 1]),
+    ];
+    let way = (mac.link_local_address(), MLDV2_ROUTERS, 1);
+    let addresses = [&[0x33, 0x33, 0, 0, 0, 0x16][..], &mac.octets()].concat();
+    let tagged = |tag: i32| [(tag as u16).to_be_bytes(), [0, 5]].concat();
+    let mut frames = Vec::new();
+    for tag in [Vec::new(), tagged(libc::ETH_P_8021Q), tagged(libc::ETH_P_8021AD)] {
+        for shape in shapes {
+            let packet = packet(shape, way, &report);
+            frames.push([&addresses[..], &tag, &[0x86, 0xdd], &packet].concat());
+        }
+    }
+    frames
+}
+
+#[test]
+fn no_frame_of_mld_leaves_but_those_of_a_kernel_that_speaks_for_itself() {
+    let closed =
+        |mac| Egress { mac, addresses: Vec::new(), ipv6: true, slaac: false, shares_mac: false };
+    for (intercepted, is_closed) in [(true, false), (true, true), (false, true)] {
+        let link = Link::new();
+        link.set_up();
+        let mac = link.mac();
+        let _rules = link.install_with(intercepted, is_closed.then(|| closed(mac)));
+        // What the kernel has said before.
+        link.left();
+        let send = || {
+            let member = UdpSocket::bind("[::]:0").unwrap();
+            sockopt::join_group(&member, link.index, GROUP).unwrap();
+            let socket = Socket::new(Domain::PACKET, Type::RAW, None).unwrap();
+            for frame in forged_frames(mac) {
+                let protocol = u16::from_be_bytes([frame[12], frame[13]]);
+                let _ = socket.send_to(&frame, &link_address(link.index, protocol));
+            }
+            member
+        };
+        let _member = link.container.run(send).unwrap();
+        let left = if intercepted { link.left() } else { link.wait_for_report() };
+        assert!(left.iter().all(|kind| !intercepted && *kind == REPORT_V2), "{left:?}");
+    }
 }
 
 #[test]
