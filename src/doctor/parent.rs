@@ -270,7 +270,7 @@ fn queriers(facts: &ParentFacts, wire: Option<&Wire>, findings: &mut Findings) {
             Some(seconds) if *seconds >= long => findings.failure(
                 "querier",
                 format_args!(
-                    "no IGMP querier for {seconds} s: snooping switches forget what is joined"
+                    "no IGMP querier for {long} s or longer: snooping switches forget what is joined"
                 ),
                 "enable a querier on a switch or router of the LAN",
             ),
