@@ -38,6 +38,7 @@ mod igmp_modes;
 mod in_hand;
 mod install;
 mod interface;
+mod ipv6;
 mod ipvlan;
 mod keeper;
 mod keeper_fd_store;

@@ -200,7 +200,7 @@ pub const KEYS: &[Key] = &[
     },
     Key {
         name: "ip",
-        value: "ADDRESS/PREFIX|pool|dhcp|none",
+        value: "ADDRESS/PREFIX|pool|dhcp|slaac|none",
         default: "none",
         repeatable: true,
         drivers: Drivers::Links,
@@ -210,9 +210,23 @@ pub const KEYS: &[Key] = &[
                   pool: one address of each subnet of the network that net= names, which no other \
                   container has. \
                   dhcp: an IPv4 address, a gateway and routes that a server on the LAN gives; the \
-                  container starts when it has one, within 10 s, or not at all.",
+                  container starts when it has one, within 10 s, or not at all. \
+                  slaac: IPv6 addresses, a gateway and routes that a router on the LAN advertises; \
+                  the container starts without them.",
         unique: true,
         parse: parse_ip,
+        ..Key::PLAIN
+    },
+    Key {
+        name: "ipv6",
+        value: "on|off",
+        default: "on where there is an ip= of IPv6 or ip=slaac, else off",
+        drivers: Drivers::Links,
+        summary: "whether the interface speaks IPv6",
+        details: "on: it has a link-local address, which mcrun makes from its MAC address. \
+                  off: it sends and receives no IPv6.",
+        unique: true,
+        parse: |values, text| set(&mut values.ipv6, on_or_off(text)),
         ..Key::PLAIN
     },
     Key {
@@ -220,7 +234,7 @@ pub const KEYS: &[Key] = &[
         value: "probe|off",
         default: "probe",
         drivers: Drivers::Links,
-        summary: "whether the LAN is asked for an IPv4 address before the container gets it",
+        summary: "whether the LAN is asked for an address before the container gets it",
         details: "probe: where a station of the LAN answers that it has an address of ip=, the \
                   container does not start; of a pool, the next address is tried. \
                   off: the address is taken. \
@@ -320,12 +334,12 @@ pub const KEYS: &[Key] = &[
         default: "closed",
         drivers: Drivers::Links,
         summary: "what the interface may send",
-        details: "closed: IPv4 and ARP, and IPv6 if there is an ip= of it, untagged and from the \
-                  interface's own MAC address. \
+        details: "closed: IPv4 and ARP, and IPv6 with ipv6=on, untagged and from the interface's \
+                  own MAC address. \
                   With an ip=, only from the given addresses of its family, the link-local address \
                   of IPv6, and 0.0.0.0 or ::. \
                   No IGMP, MLD or PIM of a process, nothing of a router, a switch or a DHCP server. \
-                  open: everything; with igmp=proxy, everything except IGMP. \
+                  open: everything; with igmp=proxy, everything except IGMP and MLD. \
                   The administrator has to allow open in mcrun.toml. \
                   closed needs Linux 5.16.",
         unique: true,
@@ -474,6 +488,14 @@ pub fn option_help() -> String {
     )
 }
 
+fn on_or_off(text: &str) -> Result<bool, String> {
+    match text {
+        "on" => Ok(true),
+        "off" => Ok(false),
+        _ => Err("on or off is needed".to_owned()),
+    }
+}
+
 fn true_or_false(text: &str) -> Result<bool, String> {
     text.parse().map_err(|_| "true or false is needed".to_owned())
 }
@@ -488,6 +510,7 @@ fn parse_ip(values: &mut Values, text: &str) -> Result<(), String> {
         "none" => values.ip_none = true,
         "pool" => values.ip_pool = true,
         "dhcp" => values.ip_dhcp = true,
+        "slaac" => values.ip_slaac = true,
         _ => {
             let net = address(text)?;
             if values.ip.iter().any(|other| other.addr() == net.addr()) {

@@ -1,7 +1,7 @@
 //! The types of an attachment. Their values are valid by construction.
 
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
@@ -31,6 +31,13 @@ pub struct Attachment {
     pub driver: Driver,
     /// Addresses of the container's interface.
     pub ip: IpAssignment,
+    /// Whether the interface takes addresses, a gateway and routes of IPv6 that a router advertises
+    /// (RFC 4862), beside [`ip`](Self::ip).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub slaac: bool,
+    /// Whether it speaks IPv6, if that was said; see [`speaks_ipv6`](Self::speaks_ipv6).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ipv6: Option<bool>,
     /// What the addresses of a pool are chosen from. It is not recorded: what is chosen is.
     #[serde(skip)]
     pub pool: Option<Addressing>,
@@ -126,28 +133,48 @@ impl Attachment {
 
     /// Whether the proxy announces the IPv4 addresses by ARP. Without a proxy the kernel does it.
     pub fn is_announced_by_proxy(&self) -> bool {
-        self.igmp != IgmpMode::Off && self.arp_addresses().next().is_some()
+        self.igmp != IgmpMode::Off && self.ethernet_addresses().any(|address| address.is_ipv4())
     }
 
-    /// The IPv4 addresses that the LAN is asked for before the interface gets them (RFC 5227 §2.1).
-    pub fn probed_addresses(&self) -> impl Iterator<Item = Ipv4Addr> {
-        self.arp_addresses().filter(|_| self.conflict.is_probe())
+    /// Whether the interface speaks IPv6. Without a word about it, it does where it has an address of
+    /// IPv6 or takes one.
+    pub fn speaks_ipv6(&self) -> bool {
+        let pool = self.pool.iter().flat_map(|pool| &pool.subnets);
+        let mut addresses = self.ip.addresses().iter().chain(pool);
+        self.ipv6.unwrap_or(self.slaac || addresses.any(|net| net.addr().is_ipv6()))
     }
 
-    /// The IPv4 addresses for which a link of mcrun's answers ARP. Links of the ipvlan modes l3 and l3s
-    /// do not use ARP.
-    fn arp_addresses(&self) -> impl Iterator<Item = Ipv4Addr> {
+    /// Whether the proxy speaks MLD on the LAN for the interface, as it speaks IGMP. Where it relays
+    /// data, it relays that of IPv4.
+    pub fn is_mld_proxied(&self) -> bool {
+        self.speaks_ipv6() && self.igmp == IgmpMode::Proxy && !self.driver.is_relayed()
+    }
+
+    /// Whether the link-local address is made from the MAC address alone. Links of ipvlan share their
+    /// MAC address, and the kernel adds a number.
+    pub fn has_plain_link_local(&self) -> bool {
+        self.speaks_ipv6() && self.makes_link() && matches!(self.driver, Driver::Macvlan(_))
+    }
+
+    /// The addresses that the LAN is asked for before the interface gets them (RFC 5227 §2.1,
+    /// RFC 4862 §5.4). The link-local address is one of them where it follows from a MAC address that
+    /// was asked for: one that the kernel chooses is nobody else's.
+    pub fn probed_addresses(&self) -> impl Iterator<Item = IpAddr> {
+        let link_local = self.mac.filter(|_| self.has_plain_link_local());
+        let link_local = link_local.map(|mac| IpAddr::V6(mac.link_local_address()));
+        self.ethernet_addresses().chain(link_local).filter(|_| self.conflict.is_probe())
+    }
+
+    /// The addresses for which a link of mcrun's answers ARP or neighbour solicitations. Links of the
+    /// ipvlan modes l3 and l3s do not.
+    fn ethernet_addresses(&self) -> impl Iterator<Item = IpAddr> {
         let ethernet = match self.driver {
             Driver::Macvlan(_) => true,
             Driver::Ipvlan { mode, .. } => mode == IpvlanMode::L2,
             Driver::Relay { .. } => false,
         };
         let ours = ethernet && self.makes_link();
-        let addresses = self.ip.fixed().iter().filter(move |_| ours);
-        addresses.filter_map(|net| match net.addr() {
-            IpAddr::V4(address) => Some(address),
-            IpAddr::V6(_) => None,
-        })
+        self.ip.fixed().iter().filter(move |_| ours).map(IpNet::addr)
     }
 
     /// Whether a link is made for it. A relay uses an interface that the container has anyway, and an
@@ -156,8 +183,8 @@ impl Attachment {
         !self.driver.is_relay() && !self.adopted
     }
 
-    /// Whether what the interface sends is limited to IPv4 and ARP, and to IPv6 where the
-    /// attachment has such an address, from its own addresses.
+    /// Whether what the interface sends is limited to IPv4 and ARP, and to IPv6 where it speaks it,
+    /// from its own addresses.
     pub fn is_limited(&self) -> bool {
         self.l2.is_closed() && !matches!(self.driver, Driver::Relay { .. })
     }
@@ -309,11 +336,12 @@ impl IpAssignment {
     }
 }
 
-/// What is done so that no station of the LAN loses its IPv4 address to the container.
+/// What is done so that no station of the LAN loses its address to the container.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ConflictDetection {
-    /// The LAN is asked first, and an address that somebody has is not taken (RFC 5227 §2.1).
+    /// The LAN is asked first, and an address that somebody has is not taken (RFC 5227 §2.1, RFC 4862
+    /// §5.4).
     #[default]
     Probe,
     /// The address is taken.
@@ -358,11 +386,11 @@ impl fmt::Display for Route {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum LinkLayer {
-    /// IPv4 and ARP, and IPv6 where there is an address of it, untagged and from its own
-    /// addresses; nothing of a router, a switch or a DHCP server.
+    /// IPv4 and ARP, and IPv6 where the interface speaks it, untagged and from its own addresses;
+    /// nothing of a router, a switch or a DHCP server.
     #[default]
     Closed,
-    /// Everything except intercepted IGMP.
+    /// Everything except intercepted IGMP and MLD.
     Open,
 }
 

@@ -19,6 +19,9 @@ use crate::primitives::{InterfaceName, IpvlanFlag, IpvlanMode, MacAddr, MacvlanM
 /// Metric of a default route: far above what engines give theirs, so that theirs stays in use.
 const DEFAULT_METRIC: u32 = 500;
 
+/// With a smaller one the kernel has no IPv6 on an interface (`IPV6_MIN_MTU` of linux/ipv6.h).
+const LEAST_MTU_OF_IPV6: u32 = 1280;
+
 /// The values as they are met.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Values {
@@ -39,6 +42,8 @@ pub(super) struct Values {
     pub(super) ip_none: bool,
     pub(super) ip_pool: bool,
     pub(super) ip_dhcp: bool,
+    pub(super) ip_slaac: bool,
+    pub(super) ipv6: Option<bool>,
     pub(super) conflict: Option<ConflictDetection>,
     pub(super) gateways: Vec<IpAddr>,
     pub(super) metric: Option<u32>,
@@ -102,6 +107,7 @@ impl Values {
         self.check_dhcp(&driver)?;
         self.check_pool(network.as_ref())?;
         self.add_gateways_of_network();
+        self.check_ipv6(&driver)?;
         self.check_addresses()?;
         let Some(parent) = self.parent else {
             return fail(
@@ -146,6 +152,8 @@ impl Values {
                 (false, true) => IpAssignment::None,
                 (false, false) => IpAssignment::Static(self.ip),
             },
+            slaac: self.ip_slaac,
+            ipv6: self.ipv6,
             pool: self.ip_pool.then_some(self.addressing),
             conflict: self.conflict.unwrap_or_default(),
             gateways: self.gateways,
@@ -237,6 +245,50 @@ impl Values {
         }
     }
 
+    fn check_ipv6(&self, driver: &Driver) -> Result<(), SpecError> {
+        if self.ip_slaac {
+            if self.ip_none {
+                return fail("ip=slaac contradicts ip=none; give one of them");
+            }
+            if let Driver::Ipvlan { mode: mode @ (IpvlanMode::L3 | IpvlanMode::L3s), .. } = driver {
+                return fail(format!(
+                    "ip=slaac: a link of ipvlan mode {} hears no router; give mode=l2, or \
+                     driver=macvlan",
+                    mode.name()
+                ));
+            }
+        }
+        let address =
+            self.subnets().find(|net| net.addr().is_ipv6()).map(|net| match self.ip_pool {
+                true => format!("the subnet {net} of ip=pool"),
+                false => format!("ip={net}"),
+            });
+        let slaac = self.ip_slaac.then(|| "ip=slaac".to_owned());
+        let gateway = self.gateways.iter().find(|gw| gw.is_ipv6()).map(|gw| format!("gw={gw}"));
+        let route = self.routes.iter().find(|route| route.destination.addr().is_ipv6());
+        let route = route.map(|route| format!("route={route}"));
+        let asked = address.or(slaac);
+        if self.ipv6 == Some(false)
+            && let Some(other) = asked.or(gateway).or(route)
+        {
+            return fail(format!("ipv6=off contradicts {other}; give one of them"));
+        }
+        if let Some(mtu) = self.mtu.filter(|mtu| *mtu < LEAST_MTU_OF_IPV6)
+            && self.speaks_ipv6()
+        {
+            return fail(format!(
+                "mtu={mtu}: IPv6 needs {LEAST_MTU_OF_IPV6} (RFC 8200 section 5); give ipv6=off or a \
+                 larger one"
+            ));
+        }
+        Ok(())
+    }
+
+    fn speaks_ipv6(&self) -> bool {
+        let asked = self.ip_slaac || self.subnets().any(|net| net.addr().is_ipv6());
+        self.ipv6.unwrap_or(asked)
+    }
+
     fn check_pool(&self, network: Option<&NetworkUse>) -> Result<(), SpecError> {
         if !self.ip_pool {
             return Ok(());
@@ -287,7 +339,7 @@ impl Values {
                 ));
             }
         }
-        let has_ipv6 = self.subnets().any(|net| net.addr().is_ipv6());
+        let has_ipv6 = self.speaks_ipv6();
         let on_link = |gateway: &IpAddr| {
             let link_local = matches!(gateway, IpAddr::V6(a) if a.is_unicast_link_local());
             self.subnets().any(|net| net.contains(gateway)) || (link_local && has_ipv6)

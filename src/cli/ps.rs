@@ -131,7 +131,9 @@ pub(super) fn run(args: PsArgs) -> anyhow::Result<ExitCode> {
         // A line for each interface; what is the container's stands on its first.
         container.record.interfaces.iter().enumerate().map(|(position, interface)| {
             let once = |text: String| if position == 0 { text } else { String::new() };
-            let addresses = interface.attachment.ip.addresses().iter().map(ToString::to_string);
+            let attachment = &interface.attachment;
+            let addresses = attachment.ip.addresses().iter().map(ToString::to_string);
+            let addresses = addresses.chain(attachment.slaac.then(|| "slaac".to_owned()));
             vec![
                 once(container.short_id().to_owned()),
                 once(container.record.container.name.clone()),

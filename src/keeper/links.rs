@@ -46,7 +46,7 @@ pub(super) struct ChangedLinks {
 impl HostLinks {
     /// Opens it in the caller's network namespace.
     pub(super) fn open() -> io::Result<Self> {
-        Ok(HostLinks(readable_fd(Monitor(LinkMonitor::open(false)?))?))
+        Ok(HostLinks(readable_fd(Monitor(LinkMonitor::open(&[])?))?))
     }
 
     /// Waits for changes.

@@ -9,17 +9,18 @@ use std::os::fd::AsFd;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use ipnet::{IpNet, Ipv6Net};
 use netlink_packet_route::RouteNetlinkMessage;
 
 use crate::link::facts::link;
 use crate::link::plan::{HostInterface, InterfacePlan, LinkPlan};
 use crate::link::removal;
-use crate::net::arp_announcement::neighbour_advertisement;
 use crate::net::devconf::DevConf;
 use crate::net::messages::{
     CHILD_GROUP, Ipvlan, Link, Macvlan, all_multicast, get_links, new_address, new_ipvlan,
     new_macvlan, new_route, read_link, set_devconf, set_up,
 };
+use crate::net::neighbour_discovery;
 use crate::net::netlink::{NLM_F_CREATE, NLM_F_EXCL, NetlinkError, RouteSocket};
 use crate::net::netns::NetNs;
 use crate::net::sysctl::Sysctl;
@@ -140,11 +141,14 @@ impl<'a> Applying<'a> {
     /// The first step that failed; drop the value to take all of it back.
     pub fn prepare(&mut self) -> Result<(), ApplyError> {
         self.apply_sysctls(|sysctl| !is_limit(sysctl))?;
-        self.batch(|plan, index| {
+        self.batch(|plan, created, index| {
             let settings = settings_step(plan, index, &plan.settings);
-            let addresses = plan.addresses.iter().map(|address| BatchStep {
+            let link_local = created.mac.filter(|_| plan.link_local);
+            let link_local = link_local.map(link_local_net);
+            let addresses = plan.addresses.iter().copied().chain(link_local);
+            let addresses = addresses.map(|address| BatchStep {
                 name: format!("cannot add address {address} to {}", plan.name),
-                message: new_address(index, *address),
+                message: new_address(index, address),
                 may_exist: false,
             });
             settings.into_iter().chain(addresses).collect()
@@ -237,7 +241,7 @@ impl<'a> Applying<'a> {
                 self.set_up(position, index)?;
             }
         }
-        self.batch(|plan, index| {
+        self.batch(|plan, _, index| {
             let routes = plan.routes.iter().map(|route| BatchStep {
                 name: format!("cannot add route {route} through {}", plan.name),
                 message: new_route(index, route.destination, route.gateway, route.metric),
@@ -261,12 +265,13 @@ impl<'a> Applying<'a> {
     /// Makes the requests of all interfaces in one batch on the container's socket.
     fn batch(
         &mut self,
-        of: impl Fn(&InterfacePlan, u32) -> Vec<BatchStep>,
+        of: impl Fn(&InterfacePlan, &Created, u32) -> Vec<BatchStep>,
     ) -> Result<(), ApplyError> {
         let all = self.plans.iter().zip(&self.created);
         // An interface that the container gets later has no steps.
-        let there = all.filter_map(|(plan, created)| Some((plan, created.index?)));
-        let steps: Vec<_> = there.flat_map(|(plan, index)| of(plan, index)).collect();
+        let there = all.filter_map(|(plan, created)| Some((plan, created, created.index?)));
+        let steps: Vec<_> =
+            there.flat_map(|(plan, created, index)| of(plan, created, index)).collect();
         let flags = NLM_F_CREATE | NLM_F_EXCL;
         let requests = steps.iter().map(|step| (step.message.clone(), flags)).collect();
         let fail =
@@ -316,7 +321,8 @@ impl<'a> Applying<'a> {
         }
     }
 
-    /// A lost announcement costs a neighbour its cache's lifetime, not the attachment.
+    /// Announces IPv6 addresses, and asks routers to advertise. A lost announcement costs a neighbour
+    /// its cache's lifetime, not the attachment, and the kernel repeats a lost question.
     fn announce(&self) {
         let pairs: Vec<_> = self.plans.iter().zip(&self.created).collect();
         let v6: Vec<_> = pairs
@@ -327,10 +333,16 @@ impl<'a> Applying<'a> {
                 IpAddr::V4(_) => None,
             })
             .collect();
-        if !v6.is_empty() {
+        let soliciting = pairs.iter().filter(|(plan, _)| plan.solicits_routers);
+        let soliciting: Vec<_> =
+            soliciting.filter_map(|(_, created)| created.index.zip(created.mac)).collect();
+        if !v6.is_empty() || !soliciting.is_empty() {
             let _ = self.namespace.run(|| {
                 for (index, address, mac) in v6 {
-                    let _ = neighbour_advertisement(index, address, mac);
+                    let _ = neighbour_discovery::advertise(index, address, mac);
+                }
+                for (index, mac) in soliciting {
+                    let _ = neighbour_discovery::solicit_routers(index, mac);
                 }
             });
         }
@@ -363,6 +375,12 @@ impl Drop for Applying<'_> {
             self.undo();
         }
     }
+}
+
+/// The link-local address of a MAC address, with its prefix.
+fn link_local_net(mac: MacAddr) -> IpNet {
+    let address = mac.link_local_address();
+    IpNet::V6(Ipv6Net::new_assert(address, 64))
 }
 
 fn settings_step(

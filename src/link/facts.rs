@@ -7,6 +7,7 @@ use crate::link::taken::Taken;
 use crate::net::bridge_port::bridge_of;
 use crate::net::messages::{Link, get_link, get_links, read_link};
 use crate::net::netlink::{NetlinkError, RouteSocket};
+use crate::net::sysctl::Sysctls;
 use crate::primitives::InterfaceName;
 
 /// The facts that a plan for some attachments needs.
@@ -23,6 +24,17 @@ pub struct Facts {
     pub container_links: BTreeMap<InterfaceName, Link>,
     /// For interfaces that a relay uses: index of the host's bridge to which the interface belongs.
     pub bridges: BTreeMap<InterfaceName, u32>,
+    /// For upstream interfaces of attachments that speak IPv6: where it is off on the host.
+    pub without_ipv6: BTreeMap<InterfaceName, Ipv6Off>,
+}
+
+/// How IPv6 is off on the host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ipv6Off {
+    /// The kernel has none.
+    Kernel,
+    /// On an interface, by the setting `disable_ipv6`.
+    Interface,
 }
 
 impl Facts {
@@ -43,6 +55,11 @@ impl Facts {
                 {
                     facts.links.insert(name.clone(), link);
                 }
+            }
+            if attachment.speaks_ipv6()
+                && let Some(off) = ipv6_off(attachment.upstream())
+            {
+                facts.without_ipv6.insert(attachment.upstream().clone(), off);
             }
             let name = attachment.interface_name(position);
             let Some(link) = link(container, name.as_str())? else { continue };
@@ -65,6 +82,18 @@ impl Facts {
         parents.dedup();
         facts.taken = Taken::gather(attachments, &parents, host)?;
         Ok(facts)
+    }
+}
+
+/// Whether, and how, IPv6 is off on an interface of the caller's namespace. One that is to be made, as a
+/// VLAN link may be, begins with the setting of `default`.
+fn ipv6_off(name: &InterfaceName) -> Option<Ipv6Off> {
+    let sysctls = Sysctls::default();
+    let of = |interface: &str| sysctls.number(&format!("ipv6/conf/{interface}/disable_ipv6"));
+    match of(name.as_str()).or_else(|| of("default")) {
+        Some(0) => None,
+        Some(_) => Some(Ipv6Off::Interface),
+        None => Some(Ipv6Off::Kernel),
     }
 }
 

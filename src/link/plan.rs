@@ -1,13 +1,13 @@
 //! From attachments and facts to a list of steps: pure, printable, nothing is changed here.
 
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 
 use ipnet::IpNet;
 
 use crate::attachment::{Attachment, Driver, IgmpMode, nearest};
 use crate::link::error::{PlanError, refuse};
-use crate::link::facts::Facts;
+use crate::link::facts::{Facts, Ipv6Off};
 use crate::link::host_link;
 use crate::link::host_link::PlannedHostLink;
 use crate::link::taken;
@@ -31,7 +31,7 @@ pub struct InterfacePlan {
     /// The shared link of the host that the interface needs.
     pub host_link: Option<PlannedHostLink>,
     /// The addresses for which the LAN of the parent is asked before the interface comes up.
-    pub probed: Vec<Ipv4Addr>,
+    pub probed: Vec<IpAddr>,
     /// The link to create, or the existing one.
     pub link: LinkPlan,
     /// Its MTU, when not the parent's.
@@ -44,6 +44,11 @@ pub struct InterfacePlan {
     pub late_settings: Vec<(DevConf, u32)>,
     /// Its addresses.
     pub addresses: Vec<IpNet>,
+    /// Whether it gets its link-local address of IPv6 with them, instead of from the kernel, which
+    /// would try it for a second or two first.
+    pub link_local: bool,
+    /// Whether routers are asked to advertise when it is up.
+    pub solicits_routers: bool,
     /// Its routes, in order: next hops come after what makes them reachable.
     pub routes: Vec<PlannedRoute>,
 }
@@ -157,6 +162,7 @@ fn plan_one(
         return refuse(format!("the container has no interface {name}, which is to be served"));
     }
     refuse_own_bridge(attachment, facts)?;
+    refuse_without_ipv6(attachment, facts)?;
     if let Some(mtu) = attachment.mtu
         && mtu > parent.mtu
     {
@@ -188,6 +194,8 @@ fn plan_one(
             true => Vec::new(),
             false => attachment.ip.fixed().to_vec(),
         },
+        link_local: attachment.has_plain_link_local(),
+        solicits_routers: attachment.slaac && attachment.has_plain_link_local(),
         routes: match link {
             // A route needs an existing interface.
             LinkPlan::Existing { there: None } => Vec::new(),
@@ -213,6 +221,33 @@ pub fn refuse_own_bridge(attachment: &Attachment, facts: &Facts) -> Result<(), P
              would hear it twice; name a LAN interface"
         )),
         None => Ok(()),
+    }
+}
+
+/// Refuses IPv6 where the host's kernel has none, or where the proxy is to speak MLD on an interface on
+/// which IPv6 is off.
+fn refuse_without_ipv6(attachment: &Attachment, facts: &Facts) -> Result<(), PlanError> {
+    let upstream = attachment.upstream();
+    let asked = || match (attachment.slaac, attachment.ipv6) {
+        (true, _) => "ip=slaac".to_owned(),
+        (_, Some(_)) => "ipv6=on".to_owned(),
+        _ => {
+            let addresses = attachment.ip.addresses();
+            let address = addresses.iter().find(|net| net.addr().is_ipv6());
+            address.map_or_else(|| "ip=pool".to_owned(), |net| format!("ip={net}"))
+        }
+    };
+    match facts.without_ipv6.get(upstream).filter(|_| attachment.speaks_ipv6()) {
+        Some(Ipv6Off::Kernel) => refuse(format!(
+            "{}: the host's kernel has no IPv6 (/proc/sys/net/ipv6 is missing); leave it out",
+            asked()
+        )),
+        Some(Ipv6Off::Interface) if attachment.is_mld_proxied() => refuse(format!(
+            "{}: IPv6 is off on the host's {upstream}, where the proxy speaks MLD for the container; set \
+             net.ipv6.conf.{upstream}.disable_ipv6 to 0, or give igmp=native",
+            asked()
+        )),
+        _ => Ok(()),
     }
 }
 
@@ -316,13 +351,33 @@ pub(super) fn sysctls(
         _ => {}
     }
     list.push(Sysctl::AcceptAnySource(name.to_string()));
-    if attachment.ip.addresses().iter().any(|net| net.addr().is_ipv6()) {
+    if attachment.speaks_ipv6() {
         list.push(Sysctl::Require(v6("disable_ipv6"), 0));
-        // The requested addresses and no others.
-        list.push(Sysctl::Require(v6("accept_ra"), 0));
-        list.push(Sysctl::Require(v6("autoconf"), 0));
+        if attachment.slaac {
+            // Also in a container that forwards.
+            list.push(Sysctl::Require(v6("accept_ra"), 2));
+            list.push(Sysctl::Require(v6("autoconf"), 1));
+            // Addresses that stay (RFC 8981), and may leave the interface.
+            list.push(Sysctl::Set(v6("use_tempaddr"), 0));
+            // Routes to networks behind other routers of the LAN, such as those of Thread (RFC 4191).
+            list.push(Sysctl::Set(v6("accept_ra_rt_info_max_plen"), 64));
+        } else {
+            // The requested addresses and no others.
+            list.push(Sysctl::Require(v6("accept_ra"), 0));
+            list.push(Sysctl::Require(v6("autoconf"), 0));
+        }
         // The link-local address is the one that the interface may send from.
         list.push(Sysctl::Require(v6("addr_gen_mode"), 0));
+        if attachment.is_mld_proxied() {
+            // As for IGMP: the setting of `all` overrides that of the interface; sources would be lost
+            // with v1; reports go to the proxy only, so they may be repeated quickly.
+            list.push(Sysctl::Set("ipv6/conf/all/force_mld_version".into(), 0));
+            list.push(Sysctl::Set(v6("force_mld_version"), 0));
+            for version in ["mldv1", "mldv2"] {
+                let interval = format!("{version}_unsolicited_report_interval");
+                list.push(Sysctl::Set(v6(&interval), REPORT_INTERVAL_MS));
+            }
+        }
     } else {
         // IPv6 was not asked for: no link-local address, and no IPv6 frame on the LAN.
         list.push(Sysctl::Set(v6("disable_ipv6"), 1));
@@ -465,6 +520,9 @@ impl fmt::Display for InterfacePlan {
         for address in &self.addresses {
             writeln!(f, "add address {address} to {name}")?;
         }
+        if self.link_local {
+            writeln!(f, "add the link-local address of its MAC address to {name}")?;
+        }
         if !matches!(self.link, LinkPlan::Existing { .. }) {
             writeln!(f, "set {name} up")?;
         }
@@ -474,12 +532,17 @@ impl fmt::Display for InterfacePlan {
         for route in &self.routes {
             writeln!(f, "add route {route} through {name}")?;
         }
+        if self.solicits_routers {
+            writeln!(f, "ask the routers on {name} to advertise")?;
+        }
         Ok(())
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
     use crate::attachment::parse_list;
     use crate::link::taken::Taken;
@@ -520,6 +583,7 @@ mod tests {
             },
             container_links: [("eth0".parse().unwrap(), link(2, "eth0"))].into(),
             bridges: [("eth0".parse().unwrap(), 3)].into(),
+            without_ipv6: BTreeMap::new(),
         }
     }
 
@@ -598,6 +662,33 @@ mod tests {
         }
         // One of mcrun's own is set up.
         plan(&attachment, &with_link(Link { up: false, ..vlan_link(Some("mcrun")) })).unwrap();
+    }
+
+    #[test]
+    fn the_steps_of_an_attachment_with_addresses_of_a_router() {
+        let spec = "parent=eth0,ip=slaac,mac=02:00:00:00:00:02;parent=eth1,ipv6=on,igmp=native";
+        let plans = plan(&parse_list(spec).unwrap(), &facts()).unwrap();
+        let text: String = plans.iter().map(ToString::to_string).collect();
+        insta::assert_snapshot!(text);
+    }
+
+    #[test]
+    fn ipv6_that_the_host_does_not_have_is_refused() {
+        let refusal = |off, spec: &str| {
+            let without_ipv6 = BTreeMap::from([("eth0".parse().unwrap(), off)]);
+            let facts = Facts { without_ipv6, ..facts() };
+            let refused = plan(&parse_list(spec).unwrap(), &facts).err();
+            refused.map(|error| error.to_string())
+        };
+        for asked in ["ip=slaac", "ipv6=on", "ip=fd00::9/64"] {
+            let spec = format!("parent=eth0,{asked}");
+            let expected = format!("{asked}: the host's kernel has no IPv6");
+            assert!(refusal(Ipv6Off::Kernel, &spec).unwrap().starts_with(&expected));
+            let expected = format!("{asked}: IPv6 is off on the host's eth0, where the proxy");
+            assert!(refusal(Ipv6Off::Interface, &spec).unwrap().starts_with(&expected));
+            assert_eq!(refusal(Ipv6Off::Interface, &format!("{spec},igmp=native")), None);
+        }
+        assert_eq!(refusal(Ipv6Off::Kernel, "parent=eth0,ip=10.0.0.9/24"), None);
     }
 
     #[test]

@@ -1,4 +1,5 @@
-//! Asks a LAN whether somebody has an address, before a container gets it (RFC 5227 §2.1).
+//! Asks a LAN whether somebody has an address, before a container gets it (RFC 5227 §2.1, RFC 4862
+//! §5.4).
 //!
 //! The question leaves from the parent, with the parent's MAC address, while the container's link is
 //! made. So the answer is there, or the wait nearly over, when the link comes up. Switches learn no
@@ -6,11 +7,13 @@
 //! question of an ipvlan link, which has the parent's MAC address and no other one, the answer would
 //! come to the parent too. The sender's IP address is 0.0.0.0, so nobody changes a neighbour entry.
 //!
-//! RFC 5227 asks three times within 3 to 7 s. A container's start cannot wait for that long, and a
-//! station of a wired LAN answers within a millisecond: one question is sent, and the wait is short.
+//! RFC 5227 asks three times within 3 to 7 s, and the kernel waits 1 to 2 s for an IPv6 address. A
+//! container's start cannot wait for that long, and a station of a wired LAN answers within a
+//! millisecond: one question is sent, and the wait is short. To a question from `::` the answer goes to
+//! all nodes.
 
 use std::io;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
@@ -19,6 +22,7 @@ use nix::sys::time::TimeSpec;
 use socket2::{Domain, SockFilter, Socket, Type};
 
 use crate::net::arp_announcement::{arp_probe, bound_mac, link_address};
+use crate::net::neighbour_discovery;
 use crate::net::nfnetlink::receive;
 use crate::primitives::MacAddr;
 use crate::sys::background_close::close_in_background;
@@ -40,7 +44,7 @@ const SKF_AD_VLAN_TAG_PRESENT: u32 = (libc::SKF_AD_OFF + 48).cast_unsigned();
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Conflict {
     /// The address.
-    pub address: Ipv4Addr,
+    pub address: IpAddr,
     /// Index of the interface on whose LAN it is.
     pub link: u32,
     /// The station.
@@ -60,7 +64,7 @@ struct ProbedLink {
     socket: Socket,
     index: u32,
     own: MacAddr,
-    addresses: Vec<Ipv4Addr>,
+    addresses: Vec<IpAddr>,
 }
 
 impl AddressProbe {
@@ -70,7 +74,7 @@ impl AddressProbe {
     ///
     /// # Errors
     /// `EPERM` without CAP_NET_RAW, `ENODEV` for an index without an interface.
-    pub fn send(asked: impl IntoIterator<Item = (u32, Ipv4Addr)>) -> io::Result<Option<Self>> {
+    pub fn send(asked: impl IntoIterator<Item = (u32, IpAddr)>) -> io::Result<Option<Self>> {
         let mut links: Vec<ProbedLink> = Vec::new();
         for (index, address) in asked {
             let at = match links.iter().position(|link| link.index == index) {
@@ -104,7 +108,7 @@ impl AddressProbe {
                     && let Some(frame) = receive(link.socket.as_fd(), &mut buffer)?
                 {
                     frames += 1;
-                    if let Some((address, mac)) = conflict(frame, link.own, &link.addresses) {
+                    if let Some((address, mac)) = link.conflict(frame) {
                         return Ok(Some(Conflict { address, link: link.index, mac }));
                     }
                 }
@@ -134,12 +138,12 @@ fn close(links: Vec<ProbedLink>) {
 }
 
 impl ProbedLink {
-    /// A socket that receives ARP only. It has the protocol `ETH_P_ALL`: a passthru link takes the
+    /// A socket that receives ARP and neighbour discovery only. It has the protocol `ETH_P_ALL`: a passthru link takes the
     /// frames of other sockets away from its parent.
     fn open(index: u32) -> io::Result<Self> {
         // Protocol 0: nothing is queued before the filter is there.
         let socket = Socket::new(Domain::PACKET, Type::RAW, None)?;
-        socket.attach_filter(&received_arp())?;
+        socket.attach_filter(&answers())?;
         sockopt::lock_filter(&socket)?;
         socket.set_nonblocking(true)?;
         socket.bind(&link_address(index, libc::ETH_P_ALL as u16))?;
@@ -148,17 +152,46 @@ impl ProbedLink {
     }
 
     /// What cannot be asked is not answered: an interface without a carrier sends nothing.
-    fn ask(&mut self, index: u32, address: Ipv4Addr) {
-        let to = link_address(index, libc::ETH_P_ARP as u16);
-        if self.socket.send_to(&arp_probe(self.own, address), &to).is_ok() {
+    fn ask(&mut self, index: u32, address: IpAddr) {
+        let sent = match address {
+            IpAddr::V4(address) => {
+                let to = link_address(index, libc::ETH_P_ARP as u16);
+                self.socket.send_to(&arp_probe(self.own, address), &to)
+            }
+            IpAddr::V6(address) => {
+                // Where the host itself speaks no IPv6, its interface may drop the answer.
+                for mac in neighbour_discovery::awaited_macs(address) {
+                    let _ = sockopt::receive_mac(&self.socket, index, mac);
+                }
+                let to = link_address(index, libc::ETH_P_IPV6 as u16);
+                self.socket.send_to(&neighbour_discovery::probe(self.own, address), &to)
+            }
+        };
+        if sent.is_ok() {
             self.addresses.push(address);
         }
+    }
+
+    /// The address that a frame shows to be somebody else's, and who that is.
+    fn conflict(&self, frame: &[u8]) -> Option<(IpAddr, MacAddr)> {
+        let is_asked = |address: IpAddr| self.addresses.contains(&address);
+        if let Some((address, mac)) = conflict(frame, self.own, |address| is_asked(address.into()))
+        {
+            return Some((address.into(), mac));
+        }
+        let found =
+            neighbour_discovery::conflict(frame, self.own, |address| is_asked(address.into()));
+        found.map(|(address, mac)| (address.into(), mac))
     }
 }
 
 /// The address that a frame shows to be somebody else's, and who that is (RFC 5227 §2.1.1): any ARP
 /// packet from the address, or another station's question for it from no address.
-pub fn conflict(frame: &[u8], own: MacAddr, addresses: &[Ipv4Addr]) -> Option<(Ipv4Addr, MacAddr)> {
+pub fn conflict(
+    frame: &[u8],
+    own: MacAddr,
+    is_asked: impl Fn(Ipv4Addr) -> bool,
+) -> Option<(Ipv4Addr, MacAddr)> {
     let arp = frame.get(14..ARP_FRAME)?;
     // Ethernet and IPv4 with their lengths, then a request or a reply.
     if frame[12..14] != (libc::ETH_P_ARP as u16).to_be_bytes()
@@ -173,23 +206,32 @@ pub fn conflict(frame: &[u8], own: MacAddr, addresses: &[Ipv4Addr]) -> Option<(I
         true if arp[7] == 1 => target,
         _ => sender,
     };
-    (mac != own && addresses.contains(&wanted)).then_some((wanted, mac))
+    (mac != own && is_asked(wanted)).then_some((wanted, mac))
 }
 
-/// A socket filter that accepts ARP that arrives without a VLAN tag.
-fn received_arp() -> [SockFilter; 8] {
+/// A socket filter that accepts ARP and neighbour discovery that arrive without a VLAN tag.
+fn answers() -> [SockFilter; 13] {
+    /// Offsets in a frame of IPv6: the next header, and the type of an ICMPv6 message.
+    const NEXT_HEADER: u32 = 20;
+    const TYPE: u32 = 54;
     let op = |code: u32, jt, jf, k| SockFilter::new(code as u16, jt, jf, k);
     let (byte, half) =
         (libc::BPF_LD | libc::BPF_B | libc::BPF_ABS, libc::BPF_LD | libc::BPF_H | libc::BPF_ABS);
     let equal = libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K;
+    let at_least = libc::BPF_JMP | libc::BPF_JGE | libc::BPF_K;
     [
         op(half, 0, 0, 12),
-        op(equal, 0, 5, libc::ETH_P_ARP as u32),
+        op(equal, 5, 0, libc::ETH_P_ARP as u32),
+        op(equal, 0, 9, libc::ETH_P_IPV6 as u32),
+        op(byte, 0, 0, NEXT_HEADER),
+        op(equal, 0, 7, libc::IPPROTO_ICMPV6 as u32),
+        op(byte, 0, 0, TYPE),
+        op(at_least, 0, 5, 135),
         op(byte, 0, 0, SKF_AD_VLAN_TAG_PRESENT),
         op(equal, 0, 3, 0),
         op(byte, 0, 0, SKF_AD_PKTTYPE),
         op(equal, 1, 0, PACKET_OUTGOING),
-        op(libc::BPF_RET | libc::BPF_K, 0, 0, ARP_FRAME as u32),
+        op(libc::BPF_RET | libc::BPF_K, 0, 0, neighbour_discovery::ANSWER_FRAME as u32),
         op(libc::BPF_RET | libc::BPF_K, 0, 0, 0),
     ]
 }
@@ -240,7 +282,11 @@ mod tests {
             // The question itself, come back.
             (arp(false, 1, [0; 4], [192, 0, 2, 6]), None),
         ] {
-            assert_eq!(conflict(&frame, mac(1), &ASKED), expected, "{frame:x?}");
+            assert_eq!(
+                conflict(&frame, mac(1), |address| ASKED.contains(&address)),
+                expected,
+                "{frame:x?}"
+            );
         }
     }
 
@@ -250,10 +296,10 @@ mod tests {
             frame in proptest::collection::vec(any::<u8>(), 0..100),
             length in 0usize..60,
         ) {
-            let _ = conflict(&frame, mac(1), &ASKED);
+            let _ = conflict(&frame, mac(1), |address| ASKED.contains(&address));
             let whole = arp(true, 9, [192, 0, 2, 6], [0; 4]);
             let cut = &whole[..length.min(whole.len())];
-            prop_assert_eq!(conflict(cut, mac(1), &ASKED).is_some(), cut.len() >= ARP_FRAME);
+            prop_assert_eq!(conflict(cut, mac(1), |address| ASKED.contains(&address)).is_some(), cut.len() >= ARP_FRAME);
         }
     }
 }

@@ -2,7 +2,7 @@
 //! kernel joins and leaves.
 
 use std::io;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Instant;
 
@@ -13,8 +13,9 @@ use nix::sys::time::TimeSpec;
 
 use crate::net::nfnetlink::{AttributeIter, messages, receive};
 
-/// Joins and leaves of IPv4 groups (Linux 6.14).
+/// Joins and leaves of IPv4 and of IPv6 groups (Linux 6.14).
 const RTNLGRP_IPV4_MCADDR: u32 = 37;
+const RTNLGRP_IPV6_MCADDR: u32 = 38;
 const RTNLGRP_LINK: u32 = 1;
 const RTM_NEWMULTICAST: u16 = 56;
 const RTM_DELMULTICAST: u16 = 57;
@@ -23,6 +24,22 @@ const IFLA_IFNAME: u16 = 3;
 /// Length of `struct ifinfomsg`, and of `struct ifaddrmsg`.
 const IFINFOMSG: usize = 16;
 const IFADDRMSG: usize = 8;
+
+/// An address family whose joins and leaves are received.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Family {
+    Ipv4,
+    Ipv6,
+}
+
+impl Family {
+    fn notifications(self) -> u32 {
+        match self {
+            Family::Ipv4 => RTNLGRP_IPV4_MCADDR,
+            Family::Ipv6 => RTNLGRP_IPV6_MCADDR,
+        }
+    }
+}
 
 /// A change of the interface of this index.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,9 +51,9 @@ pub(crate) enum LinkEvent {
     /// It was deleted, or moved to another namespace.
     Removed(u32),
     /// The kernel joined a group.
-    Joined(u32, Ipv4Addr),
+    Joined(u32, IpAddr),
     /// The kernel left a group.
-    Left(u32, Ipv4Addr),
+    Left(u32, IpAddr),
 }
 
 impl LinkEvent {
@@ -55,31 +72,35 @@ impl LinkEvent {
 /// A netlink socket that receives the notifications of one namespace.
 pub(crate) struct LinkMonitor {
     socket: Socket,
+    /// Whose joins and leaves are received.
+    families: &'static [Family],
     reports_memberships: bool,
 }
 
 impl LinkMonitor {
-    /// Opens a socket in the caller's namespace that receives changes of links and, if
-    /// `memberships` is set and the kernel has such notifications, joins and leaves.
+    /// Opens a socket in the caller's namespace that receives changes of links, and joins and leaves
+    /// of these families, if there are any and the kernel has such notifications.
     ///
     /// # Errors
     /// Those of socket(2) and bind(2).
-    pub(crate) fn open(memberships: bool) -> io::Result<Self> {
-        let mut monitor = Self::open_unsubscribed()?;
+    pub(crate) fn open(families: &'static [Family]) -> io::Result<Self> {
+        let mut monitor = Self::open_unsubscribed(families)?;
         monitor.socket.add_membership(RTNLGRP_LINK)?;
-        monitor.reports_memberships = memberships && monitor.subscribe_memberships().is_ok();
+        monitor.reports_memberships =
+            !families.is_empty() && monitor.subscribe_memberships().is_ok();
         Ok(monitor)
     }
 
-    /// Opens a socket in the caller's namespace that receives no notifications yet.
+    /// Opens a socket in the caller's namespace that receives no notifications yet. Those that
+    /// [`subscribe_memberships`](Self::subscribe_memberships) asks for are of these families.
     ///
     /// # Errors
     /// Those of socket(2) and bind(2).
-    pub(crate) fn open_unsubscribed() -> io::Result<Self> {
+    pub(crate) fn open_unsubscribed(families: &'static [Family]) -> io::Result<Self> {
         let mut socket = Socket::new(NETLINK_ROUTE)?;
         socket.bind_auto()?;
         socket.set_non_blocking(true)?;
-        Ok(LinkMonitor { socket, reports_memberships: false })
+        Ok(LinkMonitor { socket, families, reports_memberships: false })
     }
 
     /// Whether it was opened to receive joins and leaves, and the kernel notifies of them.
@@ -92,7 +113,8 @@ impl LinkMonitor {
     /// # Errors
     /// `EINVAL` where the kernel does not notify of them.
     pub(crate) fn subscribe_memberships(&self) -> io::Result<()> {
-        self.socket.add_membership(RTNLGRP_IPV4_MCADDR)
+        let mut groups = self.families.iter().map(|family| family.notifications());
+        groups.try_for_each(|group| self.socket.add_membership(group))
     }
 
     /// Receives no more joins and leaves. Those that are queued stay queued.
@@ -100,7 +122,8 @@ impl LinkMonitor {
     /// # Errors
     /// `EINVAL` where the kernel does not notify of them.
     pub(crate) fn unsubscribe_memberships(&self) -> io::Result<()> {
-        self.socket.drop_membership(RTNLGRP_IPV4_MCADDR)
+        let mut groups = self.families.iter().map(|family| family.notifications());
+        groups.try_for_each(|group| self.socket.drop_membership(group))
     }
 
     /// Requests the state of a link; the answer comes as an event.
@@ -202,7 +225,10 @@ fn event(kind: u16, payload: &[u8]) -> Option<LinkEvent> {
         RTM_NEWMULTICAST | RTM_DELMULTICAST => {
             let (_, address) = AttributeIter::new(payload.get(IFADDRMSG..)?)
                 .find(|(kind, _)| *kind == IFA_MULTICAST)?;
-            let group = Ipv4Addr::from(<[u8; 4]>::try_from(address).ok()?);
+            let group = match address.len() {
+                4 => Ipv4Addr::from(<[u8; 4]>::try_from(address).ok()?).into(),
+                _ => Ipv6Addr::from(<[u8; 16]>::try_from(address).ok()?).into(),
+            };
             Some(if kind == RTM_NEWMULTICAST {
                 LinkEvent::Joined(index, group)
             } else {
@@ -219,10 +245,48 @@ mod tests {
 
     use super::*;
     use crate::net::netns::NetNs;
+    use crate::sys::sockopt;
+
+    const BOTH: &[Family] = &[Family::Ipv4, Family::Ipv6];
+
+    #[test]
+    fn joins_and_leaves_of_the_families_that_were_asked_for_come_as_events() {
+        let groups: [IpAddr; 2] = ["239.1.1.1", "ff0e::1"].map(|text| text.parse().unwrap());
+        for families in [BOTH, &[Family::Ipv4], &[Family::Ipv6], &[]] {
+            let events = NetNs::create().unwrap().run(|| {
+                let monitor = LinkMonitor::open(families).unwrap();
+                for group in groups {
+                    let socket = std::net::UdpSocket::bind(match group {
+                        IpAddr::V4(_) => "0.0.0.0:0",
+                        IpAddr::V6(_) => "[::]:0",
+                    });
+                    let socket = socket.unwrap();
+                    sockopt::join_group(&socket, 1, group).unwrap();
+                    sockopt::leave_group(&socket, 1, group).unwrap();
+                }
+                let mut events = Vec::new();
+                while monitor.receive(&mut [0; 8192], |e| events.push(e)).unwrap() {}
+                // Kernels before 6.14 do not notify of them.
+                monitor.reports_memberships().then_some(events)
+            });
+            let asked = |group: &&IpAddr| {
+                let family = if group.is_ipv4() { Family::Ipv4 } else { Family::Ipv6 };
+                families.contains(&family)
+            };
+            let expected: Vec<_> = groups
+                .iter()
+                .filter(asked)
+                .flat_map(|group| [LinkEvent::Joined(1, *group), LinkEvent::Left(1, *group)])
+                .collect();
+            if let Some(events) = events.unwrap() {
+                assert_eq!(events, expected, "{families:?}");
+            }
+        }
+    }
 
     #[test]
     fn a_requested_link_state_comes_as_an_event() {
-        let monitor = NetNs::create().unwrap().run(|| LinkMonitor::open(true)).unwrap().unwrap();
+        let monitor = NetNs::create().unwrap().run(|| LinkMonitor::open(BOTH)).unwrap().unwrap();
         monitor.request_link_state(1).unwrap();
         let mut events = Vec::new();
         // The kernel answers before sendto returns.
@@ -232,7 +296,7 @@ mod tests {
 
     #[test]
     fn waiting_ends_with_a_message_or_at_the_given_time() {
-        let monitor = NetNs::create().unwrap().run(|| LinkMonitor::open(true)).unwrap().unwrap();
+        let monitor = NetNs::create().unwrap().run(|| LinkMonitor::open(BOTH)).unwrap().unwrap();
         let begin = Instant::now();
         let until = begin + Duration::from_millis(5);
         assert!(!monitor.wait_until(until));

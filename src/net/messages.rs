@@ -210,7 +210,8 @@ pub fn get_addresses() -> RouteNetlinkMessage {
 }
 
 /// Adds an address to an interface. An IPv6 address is usable at once (`IFA_F_NODAD`): a
-/// container that starts cannot wait a second to bind to it.
+/// container that starts cannot wait a second to bind to it. The LAN was asked for it before
+/// ([`crate::net::address_probe`]).
 pub fn new_address(index: u32, net: IpNet) -> RouteNetlinkMessage {
     let mut message = AddressMessage::default();
     message.header.index = index;

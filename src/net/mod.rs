@@ -8,6 +8,7 @@ pub mod host_routes;
 pub mod link_monitor;
 pub(crate) mod link_watch;
 pub mod messages;
+pub mod neighbour_discovery;
 pub mod netlink;
 pub mod netns;
 pub(crate) mod nfnetlink;

@@ -1,7 +1,7 @@
-//! Raw IPv4 sockets that only send, and some that will receive later.
+//! Raw sockets that only send, and some that will receive later.
 
 use std::io;
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddrV4, SocketAddrV6};
 
 use socket2::{Domain, Protocol, SockFilter, Socket, Type};
 
@@ -20,6 +20,31 @@ pub(crate) fn raw_ipv4_sender() -> io::Result<Socket> {
     socket.set_header_included_v4(true)?;
     socket.set_multicast_loop_v4(true)?;
     socket.set_multicast_all_v4(false)?;
+    socket.set_nonblocking(true)?;
+    socket.set_recv_buffer_size(0)?;
+    sockopt::receive_nothing(&socket)?;
+    Ok(socket)
+}
+
+/// A source of documentation (RFC 3849).
+const NOWHERE: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1);
+
+/// Opens a non-blocking socket for whole IPv6 packets, in the caller's namespace, as
+/// [`raw_ipv4_sender`] does for IPv4. Multicast that it sends is looped back to the namespace.
+///
+/// It sends also while the interface has no address yet, or only a tentative one. For a socket
+/// without an address the kernel chooses one when it looks up the route, and fails where there is
+/// none (`ip6_dst_lookup_tail` in net/ipv6/ip6_output.c). So the socket is bound to an address of
+/// nobody, which is in no packet: the header is the sender's.
+///
+/// # Errors
+/// `EPERM` without CAP_NET_RAW, `EAFNOSUPPORT` where the kernel has no IPv6.
+pub(crate) fn raw_ipv6_sender() -> io::Result<Socket> {
+    let socket = Socket::new(Domain::IPV6, Type::RAW, Some(Protocol::from(libc::IPPROTO_RAW)))?;
+    socket.set_header_included_v6(true)?;
+    socket.set_multicast_loop_v6(true)?;
+    sockopt::set_int(&socket, libc::IPPROTO_IPV6, libc::IPV6_FREEBIND, 1)?;
+    socket.bind(&SocketAddrV6::new(NOWHERE, 0, 0, 0).into())?;
     socket.set_nonblocking(true)?;
     socket.set_recv_buffer_size(0)?;
     sockopt::receive_nothing(&socket)?;

@@ -1,6 +1,7 @@
 //! A unicast Ethernet address.
 
 use std::fmt;
+use std::net::Ipv6Addr;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
@@ -20,6 +21,13 @@ impl MacAddr {
     /// The bytes, in the order of transmission.
     pub fn octets(self) -> [u8; 6] {
         self.0
+    }
+
+    /// The link-local address of an interface that has this MAC address alone (RFC 4291 appendix A).
+    pub fn link_local_address(self) -> Ipv6Addr {
+        let [a, b, c, d, e, f] = self.0;
+        let identifier = u64::from_be_bytes([a ^ 2, b, c, 0xff, 0xfe, d, e, f]);
+        Ipv6Addr::from_bits(0xfe80_u128 << 112 | u128::from(identifier))
     }
 
     /// From the bytes of a link-layer address attribute; `None` unless there are six.

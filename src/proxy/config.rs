@@ -109,6 +109,10 @@ pub struct InterfaceTask {
     pub upstream_index: u32,
     /// `Proxy` or `Native`; an interface with `Off` is not part of the task.
     pub igmp: IgmpMode,
+    /// Whether the proxy speaks MLD for the interface as it speaks IGMP. If not, the container's kernel
+    /// speaks MLD on the LAN.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub mld: bool,
     /// Which groups and sources the container may join and receive.
     pub policy: GroupPolicy,
     /// What the interface may send; absent: everything except IGMP that is intercepted.
@@ -150,6 +154,13 @@ pub struct EgressTask {
     /// The addresses that the attachment gives it, which are the only sources of their address
     /// family.
     pub addresses: Vec<IpAddr>,
+    /// Whether it sends IPv6: from those addresses and from its link-local one.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub ipv6: bool,
+    /// Whether it sends also from addresses that its kernel makes from its MAC address and the prefix
+    /// of a router.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub slaac: bool,
     /// Other interfaces have the same MAC address, as with ipvlan.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub shares_mac: bool,

@@ -1,6 +1,6 @@
-//! Addresses that stations of the LAN have already (RFC 5227 §2.1).
+//! Addresses that stations of the LAN have already (RFC 5227 §2.1, RFC 4862 §5.4).
 
-use crate::link::plan::InterfacePlan;
+use crate::link::plan::{InterfacePlan, LinkPlan};
 use crate::net::address_probe::{AddressProbe, Conflict};
 use crate::service::AttachError;
 
@@ -36,6 +36,12 @@ pub(super) fn wait(probe: &AddressProbe, plans: &[InterfacePlan]) -> Result<(), 
         if let Some(net) = plan.addresses.iter().find(|net| net.addr() == address) {
             let (net, parent) = (*net, plan.parent.name.clone());
             return Err(AttachError::AddressConflict { net, parent, mac });
+        }
+        if let LinkPlan::Macvlan { mac: Some(asked), .. } = &plan.link
+            && address == asked.link_local_address()
+        {
+            let (asked, parent) = (*asked, plan.parent.name.clone());
+            return Err(AttachError::LinkLocalConflict { asked, address, parent, mac });
         }
     }
     Ok(())

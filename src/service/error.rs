@@ -78,6 +78,20 @@ pub enum AttachError {
         /// The station.
         mac: MacAddr,
     },
+    /// A station of the LAN has the link-local address of the MAC address that was asked for.
+    #[error(
+        "mac={asked}: {address}, the link-local address that follows from it, is in use on {parent}, by {mac}; give another MAC address (conflict=off takes it all the same)"
+    )]
+    LinkLocalConflict {
+        /// What was asked for.
+        asked: MacAddr,
+        /// The link-local address.
+        address: IpAddr,
+        /// On which LAN.
+        parent: InterfaceName,
+        /// The station.
+        mac: MacAddr,
+    },
     /// Stations of the LAN have one address of a pool after the other.
     #[error(
         "ip=pool: {count} addresses of network {network} are in use on {parent} by others, the last one, {address}, by {mac}; exclude in its file keeps addresses out of the pool"

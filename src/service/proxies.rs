@@ -146,6 +146,7 @@ fn interface_task(
         upstream,
         upstream_index,
         igmp: attachment.igmp,
+        mld: false,
         policy: limits.policy.clone(),
         egress: egress_task(attachment),
         remade: false,
@@ -176,9 +177,15 @@ fn announced(attachment: &Attachment) -> Vec<Ipv4Addr> {
 
 /// What a limited interface may send.
 pub(super) fn egress_task(attachment: &Attachment) -> Option<EgressTask> {
-    let addresses = attachment.ip.fixed().iter().map(ipnet::IpNet::addr).collect();
+    let addresses: Vec<_> = attachment.ip.fixed().iter().map(ipnet::IpNet::addr).collect();
     let shares_mac = matches!(attachment.driver, Driver::Ipvlan { .. });
-    attachment.is_limited().then_some(EgressTask { addresses, shares_mac })
+    let egress = EgressTask {
+        addresses,
+        ipv6: attachment.speaks_ipv6(),
+        slaac: attachment.slaac,
+        shares_mac,
+    };
+    attachment.is_limited().then_some(egress)
 }
 
 /// What the proxy relays for an interface whose link carries no multicast.

@@ -111,6 +111,25 @@ fn set_filter<A: Into<IpAddr>>(
     set(fd, group, libc::MCAST_MSFILTER, &group_filter(ifindex, group, mode, &sources))
 }
 
+/// Has the interface of this index receive frames to a multicast MAC address, for as long as the packet
+/// socket exists (packet(7)).
+///
+/// # Errors
+/// As setsockopt(2): `ENODEV` when there is no such interface.
+pub fn receive_mac(fd: impl AsFd, ifindex: u32, mac: [u8; 6]) -> io::Result<()> {
+    set_raw(fd, libc::SOL_PACKET, libc::PACKET_ADD_MEMBERSHIP, &packet_mreq(ifindex, mac))
+}
+
+/// `struct packet_mreq` for a multicast MAC address.
+pub fn packet_mreq(ifindex: u32, mac: [u8; 6]) -> [u8; size_of::<libc::packet_mreq>()] {
+    let mut request = [0; size_of::<libc::packet_mreq>()];
+    request[..4].copy_from_slice(&ifindex.to_ne_bytes());
+    request[4..6].copy_from_slice(&(libc::PACKET_MR_MULTICAST as u16).to_ne_bytes());
+    request[6..8].copy_from_slice(&(mac.len() as u16).to_ne_bytes());
+    request[8..][..mac.len()].copy_from_slice(&mac);
+    request
+}
+
 /// Whether the socket itself has joined `group` on the interface, with whatever source filter. The
 /// call waits for the kernel's lock of interfaces (rtnl).
 pub fn is_member(fd: impl AsFd, ifindex: u32, group: Ipv4Addr) -> bool {

@@ -113,6 +113,7 @@ impl<'l> FakeContainer<'l> {
                 upstream: PARENT.into(),
                 upstream_index,
                 igmp: IgmpMode::Proxy,
+                mld: false,
                 policy: GroupPolicy::default(),
                 egress: None,
                 relay: None,

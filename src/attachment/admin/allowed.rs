@@ -32,6 +32,9 @@ pub(super) enum Kind {
 /// The value of `ip` that leaves the choice to a server.
 pub(super) const DHCP: &str = "dhcp";
 
+/// The value of `ip` that leaves it to a router.
+pub(super) const SLAAC: &str = "slaac";
+
 /// Values that are allowed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Allowed {
@@ -111,6 +114,9 @@ impl Allowed {
             // It may be any address.
             Allowed::Addresses(networks) if value == DHCP => {
                 networks.contains(&IpNet::V4(Default::default()))
+            }
+            Allowed::Addresses(networks) if value == SLAAC => {
+                networks.contains(&IpNet::V6(Default::default()))
             }
             Allowed::Addresses(networks) => {
                 let text = value.split('/').next().unwrap_or_default();

@@ -1,7 +1,7 @@
 //! The table of what `[attach]` in mcrun.toml can limit. A limit is defined here and nowhere else.
 
 use crate::attachment::admin::AdminConfig;
-use crate::attachment::admin::allowed::{Allowed, DHCP, Kind};
+use crate::attachment::admin::allowed::{Allowed, DHCP, Kind, SLAAC};
 use crate::attachment::types::{Attachment, Driver, IgmpMode, IpAssignment};
 
 /// One key of `[attach]` that limits a key of attachments.
@@ -108,12 +108,27 @@ pub(super) const LIMITS: &[Limit] = &[
         key: "ip",
         kind: Kind::Addresses,
         default: Default::Listed,
-        asked: |attachment| match &attachment.ip {
-            IpAssignment::Static(list) => list.iter().map(ToString::to_string).collect(),
-            // The network's addresses are the administrator's word.
-            // Which address it will be is for a server to say.
-            IpAssignment::Dhcp(_) => vec![DHCP.to_owned()],
-            IpAssignment::Pool(_) | IpAssignment::None => Vec::new(),
+        asked: |attachment| {
+            let mut asked: Vec<String> = match &attachment.ip {
+                IpAssignment::Static(list) => list.iter().map(ToString::to_string).collect(),
+                // Which address it will be is for a server to say.
+                IpAssignment::Dhcp(_) => vec![DHCP.to_owned()],
+                // The network's addresses are the administrator's word.
+                IpAssignment::Pool(_) | IpAssignment::None => Vec::new(),
+            };
+            asked.extend(attachment.slaac.then(|| SLAAC.to_owned()));
+            asked
+        },
+    },
+    Limit {
+        name: "ipv6",
+        key: "ipv6",
+        kind: Kind::Words(&["on", "off"]),
+        default: Default::Everything,
+        asked: |attachment| match attachment.driver {
+            Driver::Relay { .. } => Vec::new(),
+            _ if attachment.speaks_ipv6() => vec!["on".to_owned()],
+            _ => vec!["off".to_owned()],
         },
     },
     Limit {

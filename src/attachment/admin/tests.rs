@@ -202,6 +202,10 @@ fn each_key_can_be_limited_to_a_list() {
         ),
         ("ip", r#"["10.9.0.0/24", "0.0.0.0/0"]"#, "parent=a,ip=dhcp", ""),
         ("ip", r#"["10.9.0.0/24"]"#, "parent=a,ip=10.9.0.7/24", "parent=a,ip=dhcp"),
+        ("ip", r#"["::/0"]"#, "parent=a,ip=slaac", "parent=a,ip=dhcp"),
+        ("ip", r#"["fd00::/8"]"#, "parent=a,ip=fd00::7/64", "parent=a,ip=slaac"),
+        ("ipv6", r#"["off"]"#, "parent=a,ipv6=off", "parent=a,ipv6=on"),
+        ("ipv6", r#"["on"]"#, "parent=a,ipv6=on", "parent=a,ipv6=off"),
         (
             "mac",
             r#"["02:AA:*"]"#,
@@ -245,6 +249,7 @@ fn what_touches_others_is_refused_where_the_file_limits_attachments_and_does_not
     let keys = [
         ("ip", "ip=10.0.0.5/24"),
         ("ip", "ip=dhcp"),
+        ("ip", "ip=slaac"),
         ("mac", "mac=02:00:00:00:00:07"),
         ("conflict", "conflict=off"),
         ("route", "route=10.7.0.0/16"),

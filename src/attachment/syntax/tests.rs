@@ -97,6 +97,20 @@ fn every_wrong_value_is_named_with_its_key() {
             "ip=dhcp: a link of ipvlan mode l3 hears no broadcast",
         ),
         ("parent=a,ip=dhcp,gw=fd00::1", "in no subnet"),
+        ("parent=a,ip=none,ip=slaac", "ip=slaac contradicts ip=none"),
+        (
+            "parent=a,ip=slaac,driver=ipvlan,mode=l3s",
+            "ip=slaac: a link of ipvlan mode l3s hears no router; give mode=l2",
+        ),
+        ("parent=a,driver=relay,ipv6=on", "ipv6 is for macvlan and ipvlan"),
+        ("parent=a,ipv6=yes", "ipv6=yes: on or off is needed"),
+        ("parent=a,ipv6=off,ip=fd00::5/64", "ipv6=off contradicts ip=fd00::5/64"),
+        ("parent=a,ipv6=off,ip=slaac", "ipv6=off contradicts ip=slaac"),
+        ("parent=a,ipv6=off,gw=fe80::1", "ipv6=off contradicts gw=fe80::1"),
+        ("parent=a,ipv6=off,route=fd00::/8", "ipv6=off contradicts route=fd00::/8"),
+        ("parent=a,gw=fe80::1", "in no subnet"),
+        ("parent=a,ip=slaac,gw=fd00::1", "in no subnet"),
+        ("parent=a,ipv6=on,mtu=1279", "mtu=1279: IPv6 needs 1280"),
         ("parent=a,ip=none,ip=10.0.0.5/24", "contradicts"),
         ("parent=a,ip=10.0.0.5/24,ip=10.0.0.5/16", "given twice"),
         ("parent=a,gw=10.0.0.1", "in no subnet"),
@@ -192,4 +206,36 @@ fn a_vlan_link_is_called_by_its_parent_and_its_id() {
     assert_eq!(a.upstream(), a.parent_link());
     assert_eq!(parse_spec("parent=eth0,vlan=1,upstream=eth1").unwrap().upstream().as_str(), "eth1");
     assert_eq!(parse_spec("parent=eth0").unwrap().host_link(), None);
+}
+
+#[test]
+fn ipv6_is_on_where_there_is_an_address_of_it_unless_somebody_says_so() {
+    for (text, on) in [
+        ("parent=a", false),
+        ("parent=a,ip=10.0.0.5/24", false),
+        ("parent=a,ip=dhcp", false),
+        ("parent=a,driver=relay", false),
+        ("parent=a,ip=10.0.0.5/24,ip=fd00::5/64", true),
+        ("parent=a,ip=slaac", true),
+        ("parent=a,ip=dhcp,ip=slaac,metric=7", true),
+        ("parent=a,ip=slaac,gw=fe80::1", true),
+        ("parent=a,ip=none,ipv6=on", true),
+        ("parent=a,ipv6=on,gw=fe80::1,ip=10.0.0.5/24", true),
+        ("parent=a,ipv6=off,mtu=1000", false),
+    ] {
+        let attachment = parse_spec(text).unwrap_or_else(|error| panic!("{text}: {error}"));
+        assert_eq!(attachment.speaks_ipv6(), on, "{text}");
+        assert_eq!(attachment.is_mld_proxied(), on, "{text}");
+    }
+    let relayed = parse_spec("parent=a,driver=ipvlan,mode=l3,ip=fd00::5/64").unwrap();
+    assert!(relayed.speaks_ipv6() && !relayed.is_mld_proxied());
+    assert!(!parse_spec("parent=a,ip=fd00::5/64,igmp=native").unwrap().is_mld_proxied());
+    // A record of an earlier version has neither.
+    let six = parse_spec("parent=a,ip=fd00::5/64").unwrap();
+    let recorded = serde_json::to_string(&six).unwrap();
+    assert!(!recorded.contains("slaac") && !recorded.contains("ipv6"), "{recorded}");
+    assert!(serde_json::from_str::<Attachment>(&recorded).unwrap().speaks_ipv6());
+    let asked = parse_spec("parent=a,ip=slaac,ipv6=on").unwrap();
+    let text = serde_json::to_string(&asked).unwrap();
+    assert_eq!(serde_json::from_str::<Attachment>(&text).unwrap(), asked);
 }

@@ -12,7 +12,7 @@ use std::path::Path;
 
 use crate::bpf;
 use crate::doctor::facts::{Fact, Feature};
-use crate::net::link_monitor::LinkMonitor;
+use crate::net::link_monitor::{Family, LinkMonitor};
 use crate::net::messages::{Ipvlan, Macvlan, new_ipvlan, new_macvlan};
 use crate::net::netlink::{NLM_F_CREATE, NLM_F_EXCL, RouteSocket};
 use crate::net::netns::NetNs;
@@ -36,7 +36,7 @@ pub(super) fn features(release: &str) -> Vec<(Feature, Fact<bool>)> {
             attempt(scratch).map_err(|error| format!("cannot be tried: {error}"))
         }),
     };
-    let notifications = LinkMonitor::open_unsubscribed()
+    let notifications = LinkMonitor::open_unsubscribed(&[Family::Ipv4])
         .map_err(|error| error.to_string())
         .map(|monitor| monitor.subscribe_memberships().is_ok());
     vec![

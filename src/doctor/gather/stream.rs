@@ -93,7 +93,7 @@ fn look(used: &ContainerUse, time: Duration) -> io::Result<Inside> {
     let name_of =
         |index: u32| links.iter().find(|link| link.index == index).map(|l| l.name.clone());
     let mut joined: BTreeMap<Ipv4Addr, BTreeMap<String, SourceFilter>> = BTreeMap::new();
-    for ((index, group), membership) in MembershipFiles::open()?.memberships()? {
+    for ((index, group), membership) in MembershipFiles::<Ipv4Addr>::open()?.memberships()? {
         if let Some(name) = name_of(index).filter(|_| group.needs_report()) {
             joined.entry(group).or_default().insert(name, membership.filter);
         }

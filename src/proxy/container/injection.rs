@@ -2,54 +2,80 @@
 //! interface.
 
 use std::io;
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::marker::PhantomData;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use rustix::rand::{GetRandomFlags, getrandom};
-use socket2::Socket;
+use socket2::{SockAddr, Socket};
 
 use crate::multicast::Address;
-use crate::net::raw_socket::raw_ipv4_sender;
+use crate::net::raw_socket::{raw_ipv4_sender, raw_ipv6_sender};
 use crate::sys::sockopt;
+
+/// All nodes of the interface (RFC 4291 §2.7.1): every interface has joined it.
+pub(crate) const ALL_NODES_OF_THE_INTERFACE: Ipv6Addr = Ipv6Addr::new(0xff01, 0, 0, 0, 0, 0, 0, 1);
+/// Where an IPv6 header has its destination (RFC 8200 §3).
+const IPV6_DESTINATION: std::ops::Range<usize> = 24..40;
 
 /// Injects queries into the container: a raw socket on one of its interfaces.
 ///
-/// With TTL 0 and IP_MULTICAST_LOOP the kernel returns a multicast packet as if it had arrived on
-/// the interface, and drops the copy that would leave (`ip_mc_output` in net/ipv4/ip_output.c). It
-/// does so where the route leads to a group that has a member. Any other packet leaves the
-/// interface, even with TTL 0 (`__mkroute_output` in net/ipv4/route.c). So every query is routed to
-/// 224.0.0.1, which all interfaces have joined, whatever destination its header names.
-pub(crate) struct QueryInjector {
+/// The kernel returns a multicast packet as if it had arrived on the interface where the group has a
+/// member. What keeps the copy that would leave differs:
+///
+/// IPv4: TTL 0 (`ip_mc_output` in net/ipv4/ip_output.c). The route decides, not the header: any other
+/// packet leaves the interface, even with TTL 0 (`__mkroute_output` in net/ipv4/route.c). So every
+/// query is routed to 224.0.0.1, which all interfaces have joined, whatever destination its header
+/// names.
+///
+/// IPv6: the destination in the header, of interface-local scope (`ip6_finish_output2` in
+/// net/ipv6/ip6_output.c). An MLD query must have hop limit 1, and its destination does not matter
+/// (`__mld_query_work` in net/ipv6/mcast.c). So every query goes to ff01::1.
+pub(crate) struct QueryInjector<A = Ipv4Addr> {
     socket: Socket,
+    family: PhantomData<A>,
 }
 
-impl QueryInjector {
+impl<A: Address> QueryInjector<A> {
     /// Opens a socket in the caller's namespace. [`set_interface`](Self::set_interface) is to
     /// follow. The packets carry `mark`.
     ///
     /// # Errors
-    /// `EPERM` without CAP_NET_RAW and CAP_NET_ADMIN.
+    /// `EPERM` without CAP_NET_RAW and CAP_NET_ADMIN; `EAFNOSUPPORT` where the kernel has no IPv6.
     pub(crate) fn open(mark: u32) -> io::Result<Self> {
-        let socket = raw_ipv4_sender()?;
+        let socket = match A::UNSPECIFIED.into() {
+            IpAddr::V4(_) => raw_ipv4_sender()?,
+            IpAddr::V6(_) => raw_ipv6_sender()?,
+        };
         socket.set_mark(mark)?;
-        Ok(QueryInjector { socket })
+        Ok(QueryInjector { socket, family: PhantomData })
     }
 
     /// Injects on the interface of this index from now on.
     ///
     /// # Errors
-    /// `EADDRNOTAVAIL` when there is no such interface.
+    /// `EADDRNOTAVAIL` or `ENODEV` when there is no such interface.
     pub(crate) fn set_interface(&self, index: u32) -> io::Result<()> {
-        sockopt::set_multicast_interface(&self.socket, index, Ipv4Addr::UNSPECIFIED.into())
+        sockopt::set_multicast_interface(&self.socket, index, A::UNSPECIFIED.into())
     }
 
-    /// Hands a whole IPv4 packet with TTL 0 to the container's kernel, also for a group that the
-    /// container has left.
+    /// Hands a whole packet to the container's kernel, also for a group that the container has left:
+    /// of IPv4 with TTL 0, of IPv6 to ff01::1 with hop limit 1 and from a link-local address.
     ///
     /// # Errors
-    /// Those of sendto(2): `ENETUNREACH` or `ENODEV` while the interface is down.
+    /// Those of sendto(2): `ENETUNREACH` or `ENODEV` while the interface is down. `InvalidInput` for
+    /// an IPv6 packet to somewhere else, which would leave the interface.
     pub(crate) fn inject(&self, packet: &[u8]) -> io::Result<()> {
-        let route = SocketAddrV4::new(Ipv4Addr::ALL_SYSTEMS, 0);
-        self.socket.send_to(packet, &route.into()).map(drop)
+        let route: IpAddr = match A::UNSPECIFIED.into() {
+            IpAddr::V4(_) => Ipv4Addr::ALL_SYSTEMS.into(),
+            IpAddr::V6(_) => ALL_NODES_OF_THE_INTERFACE.into(),
+        };
+        if route.is_ipv6()
+            && packet.get(IPV6_DESTINATION) != Some(&ALL_NODES_OF_THE_INTERFACE.octets()[..])
+        {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        let route = SockAddr::from(SocketAddr::new(route, 0));
+        self.socket.send_to(packet, &route).map(drop)
     }
 }
 

@@ -1,4 +1,5 @@
-//! Interception: the rules log the container's own IGMP to an NFLOG socket, which the proxy reads.
+//! Interception: the rules log the container's own IGMP and MLD to an NFLOG socket, which the proxy
+//! reads.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -19,8 +20,8 @@ const RECEIVE_BUFFER: usize = 256 * 1024;
 const CONFIG: u16 = ((libc::NFNL_SUBSYS_ULOG as u16) << 8) | libc::NFULNL_MSG_CONFIG as u16;
 const PACKET: u16 = ((libc::NFNL_SUBSYS_ULOG as u16) << 8) | libc::NFULNL_MSG_PACKET as u16;
 
-/// Receives copies of the IGMP packets that the container wanted to send, and of the queries that
-/// its links hear.
+/// Receives copies of the IGMP and MLD packets that the container wanted to send, and of the queries
+/// that its links hear.
 pub(crate) struct NflogSocket {
     socket: NfSocket,
     group: u16,
@@ -32,7 +33,9 @@ pub(crate) struct LoggedPacket<'a> {
     pub(crate) has_arrived: bool,
     /// Index of the interface that the packet arrived by, or would have left by.
     pub(crate) interface: u32,
-    /// The packet, from the IPv4 header on.
+    /// Whether it is one of IPv6.
+    pub(crate) is_ipv6: bool,
+    /// The packet, from the IP header on.
     pub(crate) bytes: &'a [u8],
 }
 
@@ -90,7 +93,9 @@ impl NflogSocket {
                 }
             }
             if let (Some(interface), Some(bytes)) = (interface, bytes) {
-                each(LoggedPacket { has_arrived, interface, bytes });
+                // struct nfgenmsg begins with the family (linux/netfilter/nfnetlink.h).
+                let is_ipv6 = message.payload.first() == Some(&(libc::NFPROTO_IPV6 as u8));
+                each(LoggedPacket { has_arrived, interface, is_ipv6, bytes });
             }
         }
         Ok(true)

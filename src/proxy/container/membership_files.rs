@@ -1,15 +1,21 @@
-//! The memberships of a namespace as its kernel shows them: /proc/net/igmp and /proc/net/mcfilter.
+//! The memberships of a namespace as its kernel shows them: /proc/net/igmp and /proc/net/mcfilter, and
+//! for IPv6 igmp6 and mcfilter6.
+
+mod family;
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
+use std::marker::PhantomData;
 use std::net::Ipv4Addr;
 use std::os::unix::fs::FileExt;
 
-use socket2::{Domain, Socket, Type};
+use socket2::{Socket, Type};
 
 use crate::multicast::{Address, FilterMode, SourceFilter};
+pub(crate) use crate::proxy::container::membership_files::family::Shown;
+use crate::proxy::container::membership_files::family::ShownGroup;
 use crate::sys::sockopt;
 
 /// The most that is read of a file: about 8000 groups.
@@ -29,7 +35,7 @@ const LOOPBACK: u32 = 1;
 pub(crate) struct KernelMembership<A = Ipv4Addr> {
     /// The source filter of all sockets, merged.
     pub(crate) filter: SourceFilter<A>,
-    /// IGMP version that the interface speaks.
+    /// IGMP version that the interface speaks. Of MLD the kernel shows none: always 2.
     pub(crate) version: u8,
     /// How many sockets have joined.
     users: u64,
@@ -71,53 +77,54 @@ impl<A: Address> KernelMembership<A> {
     }
 }
 
-/// `/proc/net/igmp` and `/proc/net/mcfilter` of a namespace. A file that was opened in the
-/// namespace shows that namespace at every read, whatever namespace the reader is in.
+/// The files of one address family in a namespace. A file that was opened in the namespace shows that
+/// namespace at every read, whatever namespace the reader is in.
 #[derive(Debug)]
-pub(crate) struct MembershipFiles {
-    igmp: File,
-    mcfilter: File,
+pub(crate) struct MembershipFiles<A = Ipv4Addr> {
+    /// `/proc/net/igmp`, or `igmp6`.
+    groups: File,
+    /// `/proc/net/mcfilter`, or `mcfilter6`.
+    sources: File,
     /// Makes the kernel show all lists; see [`MembershipFiles::show_all_lists`].
     anchor: Socket,
+    family: PhantomData<A>,
 }
 
-impl MembershipFiles {
+impl<A: Shown> MembershipFiles<A> {
     /// Opens the files of the calling thread's namespace.
     ///
     /// # Errors
-    /// Those of open(2).
+    /// Those of open(2): `ENOENT` for IPv6 where the kernel has none.
     pub(crate) fn open() -> io::Result<Self> {
         Ok(MembershipFiles {
-            igmp: File::open("/proc/thread-self/net/igmp")?,
-            mcfilter: File::open("/proc/thread-self/net/mcfilter")?,
-            anchor: Socket::new(Domain::IPV4, Type::DGRAM, None)?,
+            groups: File::open(A::GROUPS_FILE)?,
+            sources: File::open(A::SOURCES_FILE)?,
+            anchor: Socket::new(A::DOMAIN, Type::DGRAM, None)?,
+            family: PhantomData,
         })
     }
 
-    /// Makes the kernel show the source lists of all groups. /proc/net/mcfilter begins with the
+    /// Makes the kernel show the source lists of all groups. The file of sources begins with the
     /// first interface whose newest group has a source list (`igmp_mcf_get_first` in
-    /// net/ipv4/igmp.c), and shows nothing of the interfaces before it. So loopback, the first
-    /// interface, gets a source in its 224.0.0.1, which no host reports.
+    /// net/ipv4/igmp.c, `igmp6_mcf_get_first` in net/ipv6/mcast.c), and shows nothing of the
+    /// interfaces before it. So loopback, the first interface, gets a source in its group of all
+    /// systems, which no host reports.
     ///
     /// Where this fails, or the container has joined another group on loopback, a group without a
     /// list counts as unknown.
     pub(crate) fn show_all_lists(&self) {
-        let _ = sockopt::join_source_group(
-            &self.anchor,
-            LOOPBACK,
-            Ipv4Addr::ALL_SYSTEMS,
-            Ipv4Addr::DOCUMENTATION,
-        );
+        let _ =
+            sockopt::join_source_group(&self.anchor, LOOPBACK, A::ALL_SYSTEMS, A::DOCUMENTATION);
     }
 
     /// All memberships now, by interface index and group.
     ///
     /// # Errors
     /// Those of read(2), and `FileTooLarge` for a file above 1 MiB.
-    pub(crate) fn memberships(&self) -> io::Result<BTreeMap<(u32, Ipv4Addr), KernelMembership>> {
+    pub(crate) fn memberships(&self) -> io::Result<BTreeMap<(u32, A), KernelMembership<A>>> {
         let mut page = [0; PAGE];
         let lists = self.source_entries(&mut page)?;
-        let groups = read(&self.igmp, &mut page)?;
+        let groups = read(&self.groups, &mut page)?;
         Ok(parse(&String::from_utf8_lossy(&groups), &lists))
     }
 
@@ -128,7 +135,7 @@ impl MembershipFiles {
     /// As [`MembershipFiles::memberships`].
     pub(crate) fn memberships_with_lists(
         &self,
-    ) -> io::Result<BTreeMap<(u32, Ipv4Addr), KernelMembership>> {
+    ) -> io::Result<BTreeMap<(u32, A), KernelMembership<A>>> {
         let memberships = self.memberships()?;
         if memberships.values().all(|membership| membership.lists_show) {
             return Ok(memberships);
@@ -141,9 +148,9 @@ impl MembershipFiles {
     ///
     /// # Errors
     /// As [`MembershipFiles::memberships`].
-    pub(crate) fn users(&self) -> io::Result<BTreeMap<(u32, Ipv4Addr), u64>> {
+    pub(crate) fn users(&self) -> io::Result<BTreeMap<(u32, A), u64>> {
         let mut page = [0; PAGE];
-        let groups = read(&self.igmp, &mut page)?;
+        let groups = read(&self.groups, &mut page)?;
         let memberships = parse(&String::from_utf8_lossy(&groups), &SourceEntries::parse(b""));
         Ok(memberships.into_iter().map(|(key, membership)| (key, membership.users)).collect())
     }
@@ -153,9 +160,9 @@ impl MembershipFiles {
     ///
     /// # Errors
     /// As [`MembershipFiles::memberships`].
-    pub(crate) fn source_entries(&self, buffer: &mut [u8]) -> io::Result<SourceEntries> {
+    pub(crate) fn source_entries(&self, buffer: &mut [u8]) -> io::Result<SourceEntries<A>> {
         let room = buffer.len().min(PAGE);
-        let text = read(&self.mcfilter, &mut buffer[..room])?;
+        let text = read(&self.sources, &mut buffer[..room])?;
         Ok(SourceEntries {
             in_one_read: matches!(text, Cow::Borrowed(_)),
             ..SourceEntries::parse(&text)
@@ -163,7 +170,7 @@ impl MembershipFiles {
     }
 }
 
-/// A line of /proc/net/mcfilter: a source that sockets of the namespace name for a group.
+/// A line of the file of sources: a source that sockets of the namespace name for a group.
 #[derive(Debug, PartialEq, Eq)]
 struct SourceEntry<A> {
     interface: u32,
@@ -175,21 +182,21 @@ struct SourceEntry<A> {
     excluding: u64,
 }
 
-impl SourceEntry<Ipv4Addr> {
+impl<A: Shown> SourceEntry<A> {
     /// Parses a line; `None` for one that is not valid.
     fn parse(line: &[u8]) -> Option<Self> {
         let mut words = line.split(u8::is_ascii_whitespace).filter(|word| !word.is_empty());
         let interface = number(words.next()?, 10)?;
         let _name = words.next()?;
-        let mut address =
-            || Some(Ipv4Addr::from(number::<u32>(words.next()?.strip_prefix(b"0x")?, 16)?));
+        let mut address = || A::of_source_line(words.next()?);
         let (group, source) = (address()?, address()?);
         let (including, excluding) = (number(words.next()?, 10)?, number(words.next()?, 10)?);
         Some(SourceEntry { interface, group, source, including, excluding })
     }
 }
 
-/// The lines of /proc/net/mcfilter (`igmp_mcf_seq_show` in net/ipv4/igmp.c).
+/// The lines of the file of sources (`igmp_mcf_seq_show` in net/ipv4/igmp.c, `igmp6_mcf_seq_show` in
+/// net/ipv6/mcast.c).
 #[derive(Debug)]
 pub(crate) struct SourceEntries<A = Ipv4Addr> {
     lines: Vec<SourceEntry<A>>,
@@ -197,9 +204,9 @@ pub(crate) struct SourceEntries<A = Ipv4Addr> {
     in_one_read: bool,
 }
 
-impl SourceEntries<Ipv4Addr> {
-    fn parse(mcfilter: &[u8]) -> Self {
-        let lines = mcfilter.split(|byte| *byte == b'\n').skip(1).filter_map(SourceEntry::parse);
+impl<A: Shown> SourceEntries<A> {
+    fn parse(sources: &[u8]) -> Self {
+        let lines = sources.split(|byte| *byte == b'\n').skip(1).filter_map(SourceEntry::parse);
         SourceEntries { lines: lines.collect(), in_one_read: true }
     }
 }
@@ -267,42 +274,25 @@ fn number<N: TryFrom<u64>>(digits: &[u8], radix: u32) -> Option<N> {
     N::try_from(value).ok()
 }
 
-/// Combines /proc/net/igmp (`igmp_mc_seq_show` in net/ipv4/igmp.c) with the lines of
-/// /proc/net/mcfilter.
+/// Combines the file of groups with the lines of the file of sources.
 ///
 /// The kernel shows the sources of a filter and not its mode. The mode is EXCLUDE where a socket
-/// excludes a source, and where more sockets have joined than sources are included. 224.0.0.1,
-/// which every interface has joined, is left out.
-fn parse(igmp: &str, lists: &SourceEntries) -> BTreeMap<(u32, Ipv4Addr), KernelMembership> {
+/// excludes a source, and where more sockets have joined than sources are included. The group of all
+/// systems, which every interface has joined, is left out.
+fn parse<A: Shown>(
+    text: &str,
+    lists: &SourceEntries<A>,
+) -> BTreeMap<(u32, A), KernelMembership<A>> {
     let mut groups = BTreeMap::new();
-    let mut interface = None;
-    for line in igmp.lines().skip(1) {
-        let mut words = line.split_whitespace();
-        if line.starts_with(|c: char| c.is_ascii_digit()) {
-            let index = words.next().and_then(|w| w.parse::<u32>().ok());
-            let version = line.trim_end().bytes().last().map_or(3, |b| b.wrapping_sub(b'0'));
-            interface = index.map(|i| (i, version.clamp(1, 3)));
-        } else if let (Some((index, version)), Some(group), Some(users)) = (
-            interface,
-            words.next().and_then(|w| u32::from_str_radix(w, 16).ok()),
-            words.next().and_then(|w| w.parse().ok()),
-        ) {
-            // The kernel prints the address as a number of the machine's byte order.
-            let group = Ipv4Addr::from(group.to_ne_bytes());
-            if group != Ipv4Addr::ALL_SYSTEMS {
-                groups.insert(
-                    (index, group),
-                    KernelMembership {
-                        filter: SourceFilter::any(),
-                        version,
-                        users,
-                        lists_show: lists.lists_show(index),
-                    },
-                );
-            }
+    A::each_group(text, |ShownGroup { interface, version, group, users }| {
+        if group != A::ALL_SYSTEMS {
+            let lists_show = lists.lists_show(interface);
+            let filter = SourceFilter::any();
+            let membership = KernelMembership { filter, version, users, lists_show };
+            groups.insert((interface, group), membership);
         }
-    }
-    let mut by_group: BTreeMap<_, Vec<&SourceEntry<Ipv4Addr>>> = BTreeMap::new();
+    });
+    let mut by_group: BTreeMap<_, Vec<&SourceEntry<A>>> = BTreeMap::new();
     for of in &lists.lines {
         by_group.entry((of.interface, of.group)).or_default().push(of);
     }
@@ -324,100 +314,4 @@ fn parse(igmp: &str, lists: &SourceEntries) -> BTreeMap<(u32, Ipv4Addr), KernelM
 }
 
 #[cfg(test)]
-mod tests {
-    use std::io::Write;
-
-    use super::*;
-
-    #[test]
-    fn the_files_of_the_kernel_are_parsed() {
-        let igmp = format!(
-            "Idx\tDevice    : Count Querier\tGroup    Users Timer\tReporter\n\
-             1\tlo        :     1      V3\n\t\t\t\t{:08X}     1 0:00000000\t\t0\n\
-             7\tmc0       :     2      V2\n\t\t\t\t{:08X}     1 0:00000000\t\t0\n\
-             \t\t\t\t{:08X}     1 1:00000010\t\t1\n\
-             \t\t\t\t{:08X}     2 0:00000000\t\t1\n\
-             \t\t\t\t{:08X}     1 0:00000000\t\t1\n",
-            u32::from_ne_bytes([224, 0, 0, 1]),
-            u32::from_ne_bytes([239, 1, 2, 3]),
-            u32::from_ne_bytes([232, 1, 1, 1]),
-            u32::from_ne_bytes([239, 1, 2, 4]),
-            u32::from_ne_bytes([224, 0, 0, 1]),
-        );
-        let mcfilter = "Idx Device        MCA        SRC    INC    EXC\n  \
-             7    mc0 0xe8010101 0x0a000005      1      0\n  \
-             7    mc0 0xef010204 0x0a000005      1      0\n  \
-             7    mc0 0xef010203 0x0a000006      0      1\n";
-        let groups = parse(&igmp, &SourceEntries::parse(mcfilter.as_bytes()));
-        assert_eq!(groups.len(), 3);
-        let ssm = &groups[&(7, Ipv4Addr::new(232, 1, 1, 1))];
-        assert_eq!(ssm.filter, SourceFilter::include([Ipv4Addr::new(10, 0, 0, 5)]));
-        assert_eq!(ssm.version, 2);
-        let hidden = parse(&igmp, &SourceEntries::parse(b""));
-        let (group, known) = (Ipv4Addr::new(232, 1, 1, 1), ssm.filter.clone());
-        let hidden = &hidden[&(7, group)];
-        assert_eq!(hidden.filter_after(group, Some(&known)), known, "the list may be hidden");
-        assert_eq!(hidden.filter_after(group, None), SourceFilter::any());
-        let excluded = &groups[&(7, Ipv4Addr::new(239, 1, 2, 3))];
-        assert_eq!(excluded.filter, SourceFilter::exclude([Ipv4Addr::new(10, 0, 0, 6)]));
-        assert_eq!(groups[&(7, Ipv4Addr::new(239, 1, 2, 4))].filter, SourceFilter::any());
-    }
-
-    #[test]
-    fn a_new_membership_has_a_filter_where_the_entries_show_it() {
-        let lists = SourceEntries::parse(
-            b"Idx Device        MCA        SRC    INC    EXC\n  \
-             7    mc0 0xe8010101 0x0a000005      1      0\n  \
-             7    mc0 0xe8010101 0x0a000006      1      0\n  \
-             7    mc0 0xe8010102 0x0a000006      0      1\n  \
-             7    mc0 0xef010204 0x0a000005      1      0\n",
-        );
-        let source = |last| Ipv4Addr::new(10, 0, 0, last);
-        let of = |interface, group| lists.filter_of_joined(interface, Ipv4Addr::from(group));
-        assert_eq!(of(7, [239, 1, 2, 3]), Some(SourceFilter::any()));
-        assert_eq!(of(7, [232, 1, 1, 1]), Some(SourceFilter::include([source(5), source(6)])));
-        assert_eq!(of(8, [232, 1, 1, 1]), None, "the lists of this interface may be hidden");
-        let anchored = SourceEntries::parse(b"Idx\n  1  lo 0xe0000001 0xc0000200      1      0\n");
-        let group = Ipv4Addr::new(232, 1, 1, 1);
-        assert_eq!(anchored.filter_of_joined(8, group), Some(SourceFilter::any()));
-        let torn = SourceEntries { in_one_read: false, ..anchored };
-        assert_eq!(torn.filter_of_joined(8, group), None);
-        assert_eq!(of(7, [239, 1, 2, 4]), None, "another socket may want any source");
-        assert_eq!(of(7, [232, 1, 1, 2]), None, "a source is excluded in the SSM range");
-    }
-
-    #[test]
-    fn a_file_is_read_to_its_end_and_one_without_end_is_refused() {
-        let edge = PAGE - LONGEST_LINE;
-        for length in [0, 1, edge, edge + 1, PAGE, PAGE + 1, PAGE + edge + 1, 3 * PAGE] {
-            let mut file = tempfile::tempfile().unwrap();
-            let bytes: Vec<u8> = (0..=250).cycle().take(length).collect();
-            file.write_all(&bytes).unwrap();
-            assert!(*read(&file, &mut [0; PAGE]).unwrap() == bytes, "{length} bytes");
-        }
-        let endless = File::open("/dev/zero").unwrap();
-        let error = read(&endless, &mut [0; PAGE]).unwrap_err();
-        assert_eq!(error.kind(), io::ErrorKind::FileTooLarge);
-    }
-
-    #[test]
-    fn an_invalid_line_is_no_membership() {
-        assert!(parse("", &SourceEntries::parse(b"")).is_empty());
-        for line in [
-            "1 2 3",
-            "7 mc0 0xe8010101",
-            "7 mc0 0xe8010101 0x0a000005 x 0",
-            "7 mc0 0xe8010101 0x0a000005 1",
-            "7 mc0 0xe8010101 0x1000a0005 1 0",
-            "7 mc0 e8010101 0x0a000005 1 0",
-            "4294967296 mc0 0xe8010101 0x0a000005 1 0",
-            "7 mc0 0x 0x0a000005 1 0",
-            "7 mc0 0xe8010101 0x0a000005 1 18446744073709551616",
-        ] {
-            assert_eq!(SourceEntries::parse(format!("y\n{line}\n").as_bytes()).lines, [], "{line}");
-        }
-        let lists = SourceEntries::parse(b"\xff\n\n\xff 7 \n7 mc0 0xe8010101 0x0a000005 1 0");
-        assert_eq!(lists.lines.len(), 1, "a valid line after invalid ones is parsed");
-        assert!(parse("x\n\t\t\t\tE0000002\n7\n zz\n", &lists).is_empty());
-    }
-}
+mod tests;

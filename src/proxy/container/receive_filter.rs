@@ -1,5 +1,5 @@
-//! The receive filter of a macvlan interface, which keeps a group that was left until it is
-//! refreshed.
+//! The receive filter of a macvlan interface, which keeps a group that was left, of IPv4 or of IPv6,
+//! until it is refreshed.
 //!
 //! A macvlan interface computes its filter from its list of multicast addresses, and only then
 //! synchronises that list with the parent's (`macvlan_set_mac_lists` in drivers/net/macvlan.c). An
@@ -42,11 +42,7 @@ impl ReceiveFilterSocket {
     /// removes it again. The kernel refreshes the filter, and the list has the same addresses as
     /// before.
     fn refresh(&self, index: u32, add: bool) -> io::Result<()> {
-        let mut request = [0; size_of::<libc::packet_mreq>()];
-        request[..4].copy_from_slice(&index.to_ne_bytes());
-        request[4..6].copy_from_slice(&(libc::PACKET_MR_MULTICAST as u16).to_ne_bytes());
-        request[6..8].copy_from_slice(&(ALL_SYSTEMS.len() as u16).to_ne_bytes());
-        request[8..][..ALL_SYSTEMS.len()].copy_from_slice(&ALL_SYSTEMS);
+        let request = sockopt::packet_mreq(index, ALL_SYSTEMS);
         let option = if add { libc::PACKET_ADD_MEMBERSHIP } else { libc::PACKET_DROP_MEMBERSHIP };
         // SAFETY: nothing closes the descriptor for as long as the process runs.
         let socket = unsafe { BorrowedFd::borrow_raw(PACKET_SOCKET) };

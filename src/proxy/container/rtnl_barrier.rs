@@ -4,6 +4,9 @@
 //! added the group, and before it adds the source. At that moment the join looks like one from any
 //! source. The whole system call holds the RTNL lock, so after the proxy has held the lock too, the
 //! call is complete.
+//!
+//! The same goes for IPv6 (`ip6_mc_source` in net/ipv6/mcast.c) up to Linux 6.16. Later kernels join
+//! IPv6 groups without the lock, and there is nothing to wait for.
 
 use std::io;
 

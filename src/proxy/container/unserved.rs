@@ -33,6 +33,7 @@ pub fn limit_unserved(interfaces: &[Unserved<'_>]) -> io::Result<()> {
             name,
             index: *index,
             intercepted: false,
+            mld: false,
             hears_queries: false,
             data_filter: GroupPolicy::default().data_filter(),
             relayed: None,

@@ -28,7 +28,7 @@ impl EventLoop {
             }
             let result = nflog.receive(buffer, |packet| {
                 let interface = interfaces.iter_mut().find(|i| i.task.index == packet.interface);
-                let Some(interface) = interface else { return };
+                let Some(interface) = interface.filter(|_| !packet.is_ipv6) else { return };
                 if packet.has_arrived {
                     if let Some((source, query)) = parse_query(packet.bytes) {
                         let index = interface.task.upstream_index;

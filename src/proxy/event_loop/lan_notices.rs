@@ -54,6 +54,7 @@ mod tests {
             upstream: "eth2".into(),
             upstream_index: 3,
             igmp: IgmpMode::Proxy,
+            mld: false,
             policy: GroupPolicy::default(),
             egress: None,
             remade: false,

@@ -2,7 +2,7 @@
 //! out before the container's kernel reports them.
 
 use std::io;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::time::{Duration, Instant};
 
 use crate::multicast::{Address, SourceFilter};
@@ -247,18 +247,19 @@ impl EventLoop {
                         let interface = interface.task.name.clone();
                         log.notice(now, Notice::InterfaceGone { interface });
                     }
-                    LinkEvent::Joined(index, group) => {
+                    LinkEvent::Joined(index, IpAddr::V4(group)) => {
                         notification_pace.bucket.take(now);
                         if interface.handle_join(now, group) {
                             changes.record(index, group, true);
                         }
                     }
-                    LinkEvent::Left(index, group) => {
+                    LinkEvent::Left(index, IpAddr::V4(group)) => {
                         notification_pace.bucket.take(now);
                         if interface.handle_leave(now, group) {
                             changes.record(index, group, false);
                         }
                     }
+                    LinkEvent::Joined(..) | LinkEvent::Left(..) => {}
                 }
             });
             match result {

@@ -22,7 +22,7 @@ use std::time::{Duration, Instant};
 
 use crate::igmp::wire::{GroupRecord, Message, Query, RecordType, Version};
 use crate::multicast::{FilterMode, SourceFilter};
-use crate::net::link_monitor::{LinkEvent, LinkMonitor};
+use crate::net::link_monitor::{Family, LinkEvent, LinkMonitor};
 use crate::net::sysctl::Sysctls;
 use crate::proxy::lan::host_version::HostVersion;
 use crate::proxy::lan::report_socket::ReportSocket;
@@ -59,7 +59,7 @@ impl EarlyReporter {
         host: &Sysctls,
         now: Instant,
     ) -> io::Result<Option<Self>> {
-        let joins = LinkMonitor::open_unsubscribed()?;
+        let joins = LinkMonitor::open_unsubscribed(&[Family::Ipv4])?;
         if joins.subscribe_memberships().is_err() {
             return Ok(None);
         }
@@ -114,7 +114,7 @@ impl EarlyReporter {
         let result = join();
         let mut first = false;
         if is_notified {
-            let awaited = LinkEvent::Joined(self.index, group);
+            let awaited = LinkEvent::Joined(self.index, group.into());
             let mut buffer = [0; NOTIFICATION];
             let mut receive = |first: &mut bool| {
                 let received = self.joins.receive(&mut buffer, |event| *first |= event == awaited);
@@ -163,11 +163,13 @@ impl EarlyReporter {
         let mut is_left = false;
         let mut receive = |is_left: &mut bool| {
             let mut follow = |event| match event {
-                LinkEvent::Left(index, left) if (index, left) == (self.index, group) => {
+                LinkEvent::Left(index, left) if (index, left) == (self.index, group.into()) => {
                     *is_left = true;
                 }
                 // Somebody else of the host has joined meanwhile.
-                LinkEvent::Joined(index, joined) if (index, joined) == (self.index, group) => {
+                LinkEvent::Joined(index, joined)
+                    if (index, joined) == (self.index, group.into()) =>
+                {
                     *is_left = false;
                 }
                 _ => {}

@@ -111,6 +111,7 @@ fn ruled_interfaces<'t>(
             name: &task.name,
             index: task.index,
             intercepted,
+            mld: task.mld,
             hears_queries: task.is_on_upstream(),
             data_filter: task.policy.data_filter(),
             relayed: task.relay.as_ref().map(|_| task.policy.relayed_link_scope_groups()),

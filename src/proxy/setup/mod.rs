@@ -13,7 +13,7 @@ use std::time::Instant;
 
 use crate::attachment::IgmpMode;
 use crate::net::arp_announcement::{Announcer, BoundFrameSocket, FrameSocket};
-use crate::net::link_monitor::LinkMonitor;
+use crate::net::link_monitor::{Family, LinkMonitor};
 use crate::net::link_watch::LinkWatch;
 use crate::net::netns::NetNs;
 use crate::net::route_query::RouteQuery;
@@ -407,7 +407,12 @@ impl InNamespace {
             }
         };
         let drop_counter = count_sockets.as_ref().and_then(|_| RouteQuery::open().ok());
-        let link_monitor = LinkMonitor::open(task.notifications)
+        let families: &[Family] = match task.notifications {
+            true if task.interfaces.iter().any(|i| i.mld) => &[Family::Ipv4, Family::Ipv6],
+            true => &[Family::Ipv4],
+            false => &[],
+        };
+        let link_monitor = LinkMonitor::open(families)
             .context(|| "cannot watch the container's interfaces".into())?;
         let relays = task.interfaces.iter().any(|interface| interface.relay.is_some());
         let routes = relays.then(RouteQuery::open).transpose();

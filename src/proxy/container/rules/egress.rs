@@ -10,7 +10,7 @@
 //!     @ll,48,64 MAC 0x0800 jump ipv4-7
 //!     # Ethernet and IPv4, and each address that it may name as its own; 0.0.0.0 is one.
 //!     @ll,48,112 MAC 0x0806 0x0001 0x0800 0x0604 @ll,176,80 MAC ADDRESS accept
-//!     @ll,48,64 MAC 0x86dd goto ipv6-7      # where the attachment has an IPv6 address
+//!     @ll,48,64 MAC 0x86dd goto ipv6-7      # where the attachment speaks IPv6
 //!     counter drop }
 //!   chain ipv4-7 {
 //!     source address != ADDRESS != 0.0.0.0 return       # where there is an ADDRESS; many: a set
@@ -92,8 +92,13 @@ pub(crate) struct Egress {
     /// The only source of its frames.
     pub(crate) mac: MacAddr,
     /// The addresses that the attachment gives it. Without one of IPv4, the interface sends from
-    /// any IPv4 address; without one of IPv6, it sends no IPv6.
+    /// any IPv4 address.
     pub(crate) addresses: Vec<IpAddr>,
+    /// Whether it sends IPv6: from those addresses and from its link-local one.
+    pub(crate) ipv6: bool,
+    /// Whether it sends also from addresses that its kernel makes from its MAC address and the prefix
+    /// of a router (RFC 4862 §5.5.3).
+    pub(crate) slaac: bool,
     /// Other interfaces have the same MAC address, so that the kernel does not make the link-local
     /// address from that address alone.
     pub(crate) shares_mac: bool,
@@ -102,7 +107,8 @@ pub(crate) struct Egress {
 impl Egress {
     /// What a task says of an interface that has this MAC address.
     pub(crate) fn new(mac: MacAddr, task: &EgressTask) -> Self {
-        Egress { mac, addresses: task.addresses.clone(), shares_mac: task.shares_mac }
+        let EgressTask { addresses, ipv6, slaac, shares_mac } = task.clone();
+        Egress { mac, addresses, ipv6, slaac, shares_mac }
     }
 }
 
@@ -131,7 +137,7 @@ impl Chains<'_, '_> {
         }
         // A chain must exist before a rule leads to it.
         let ipv4 = Verdict::Jump(self.ipv4(&sources));
-        let ipv6 = (!ipv6.is_empty()).then(|| Verdict::Goto(self.ipv6(ipv6)));
+        let ipv6 = self.egress.ipv6.then(|| Verdict::Goto(self.ipv6(ipv6)));
         let base = self.name("egress");
         self.tables.add_base_chain(&base, HOOK_EGRESS, Some(self.interface.name));
         self.add_kind(&base, libc::ETH_P_IP, &ipv4);
@@ -280,8 +286,8 @@ impl Chains<'_, '_> {
     }
 }
 
-/// Drops all IGMP of an interface that may send everything else. None leaves where IGMP is
-/// intercepted: the proxy's injected packets are looped back before egress.
+/// Drops all IGMP, and all MLD that is intercepted, of an interface that may send everything else. None
+/// leaves where it is intercepted: the proxy's injected packets are looped back before egress.
 fn add_igmp_rules(tables: &mut Tables<'_>, interface: &RuledInterface<'_>) {
     use Operator::Equal;
     let ipv4 = (libc::ETH_P_IP as u16).to_be_bytes();
@@ -297,6 +303,9 @@ fn add_igmp_rules(tables: &mut Tables<'_>, interface: &RuledInterface<'_>) {
             rule.payload(Base::Link, ETHERTYPE + VLAN_TAG, Equal, &ipv4);
             rule.payload(Base::Link, IPV4_PROTOCOL + VLAN_TAG, Equal, &[IGMP]);
         });
+    }
+    if interface.intercepts_mld() {
+        ipv6::add_mld_rules(tables, &chain, interface);
     }
     tables.add_rule(&chain, |rule| {
         rule.has_byte(Base::Link, 0);

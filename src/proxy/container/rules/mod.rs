@@ -1,5 +1,5 @@
-//! The nf_tables rules in the container's namespace: they intercept its IGMP, drop data that the
-//! policy does not allow, and limit what leaves its interfaces.
+//! The nf_tables rules in the container's namespace: they intercept its IGMP and MLD, drop data that
+//! the policy does not allow, and limit what leaves its interfaces.
 //!
 //! The tables have the *owner* flag (Linux 5.12): they belong to the proxy's netlink socket, and
 //! nobody else can change them. The kernel removes them when the socket is closed, however the
@@ -31,6 +31,9 @@
 //!     RANGE : drop, RANGE : jump sources-IF-0, ... }
 //!   chain sources-IF-0 { ip saddr @sources-IF-0 counter drop }
 //! }
+//! table ip6 mcrun { flags owner
+//!   ...see the module mld...
+//! }
 //! table netdev mcrun { flags owner
 //!   ...see the module egress...
 //! }
@@ -53,6 +56,7 @@
 
 mod egress;
 pub(crate) mod host_fence;
+mod mld;
 mod nftables;
 mod queries;
 pub(crate) mod shim;
@@ -63,10 +67,12 @@ use crate::multicast::{AddressRange, DataFilter, DroppedSources};
 use crate::net::nfnetlink::NfSocket;
 pub(crate) use crate::proxy::container::rules::egress::Egress;
 use crate::proxy::container::rules::egress::add_egress_rules;
+use crate::proxy::container::rules::mld::add_mld_interception;
 use crate::proxy::container::rules::nftables::{Base, Operator, Tables, Verdict};
-use crate::proxy::container::rules::queries::{QUERIES, add_queries};
+use crate::proxy::container::rules::queries::{HeardQuery, QUERIES, add_queries};
 
 const FAMILY_IPV4: u8 = libc::NFPROTO_IPV4 as u8;
+const FAMILY_IPV6: u8 = libc::NFPROTO_IPV6 as u8;
 const FAMILY_NETDEV: u8 = libc::NFPROTO_NETDEV as u8;
 
 const IGMP: u8 = libc::IPPROTO_IGMP as u8;
@@ -94,8 +100,10 @@ pub(crate) struct RuledInterface<'a> {
     pub(crate) name: &'a str,
     /// Index in the container; 0: the interface does not exist yet.
     pub(crate) index: u32,
-    /// Whether its IGMP is intercepted. If not, the next three have no effect.
+    /// Whether its IGMP is intercepted. If not, the next four have no effect.
     pub(crate) intercepted: bool,
+    /// Whether its MLD is intercepted too.
+    pub(crate) mld: bool,
     /// Whether queries that arrive there are logged.
     pub(crate) hears_queries: bool,
     /// The data that it may not receive.
@@ -108,16 +116,21 @@ pub(crate) struct RuledInterface<'a> {
     pub(crate) egress: Option<Egress>,
 }
 
-/// How IGMP is intercepted.
+/// How IGMP and MLD are intercepted.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Intercept {
     /// Mark of injected packets.
     pub(crate) mark: u32,
-    /// NFLOG group that gets the container's IGMP.
+    /// NFLOG group that gets the container's IGMP and MLD.
     pub(crate) group: u16,
 }
 
 impl RuledInterface<'_> {
+    /// Whether none of its MLD leaves, as none of its IGMP does.
+    fn intercepts_mld(&self) -> bool {
+        self.intercepted && self.mld
+    }
+
     /// Adds the condition that a packet arrives by this interface, or leaves by it.
     fn add_match(&self, rule: &mut nftables::Rule<'_, '_>, direction: Direction) {
         let (index, name) = match direction {
@@ -172,6 +185,11 @@ pub(crate) fn install(
         let intercepted: Vec<_> = interfaces.iter().filter(|i| i.intercepted).collect();
         add_interception(&mut tables, &intercepted, intercept);
         add_data_rules(&mut tables, &intercepted, intercept.mark);
+        let of_ipv6: Vec<_> = intercepted.into_iter().filter(|i| i.mld).collect();
+        if !of_ipv6.is_empty() {
+            tables.add_table(FAMILY_IPV6);
+            add_mld_interception(&mut tables, &of_ipv6, intercept);
+        }
     }
     if hooks == Hooks::All {
         tables.add_table(FAMILY_NETDEV);
@@ -203,14 +221,36 @@ pub(crate) fn install_unowned(interfaces: &[RuledInterface<'_>]) -> io::Result<(
 fn add_interception(
     tables: &mut Tables<'_>,
     interfaces: &[&RuledInterface<'_>],
-    Intercept { mark, group }: Intercept,
+    intercept: Intercept,
+) {
+    add_chains(
+        tables,
+        interfaces,
+        intercept,
+        &HeardQuery::OF_IGMP,
+        |rule, interface, direction| {
+            rule.payload(Base::Network, IP_PROTOCOL, Operator::Equal, &[IGMP]);
+            interface.add_match(rule, direction);
+            rule.mark_or_bytes_differ(intercept.mark, IP_TTL, &[0]);
+        },
+    );
+}
+
+/// Adds a chain for output, whose rules log and drop what `matches` says, and a chain for input, whose
+/// rules drop it, or have it heard where it is a query.
+fn add_chains(
+    tables: &mut Tables<'_>,
+    interfaces: &[&RuledInterface<'_>],
+    Intercept { group, .. }: Intercept,
+    query: &HeardQuery,
+    matches: impl Fn(&mut nftables::Rule<'_, '_>, &RuledInterface<'_>, Direction),
 ) {
     let chains = [
         ("output", libc::NF_INET_LOCAL_OUT, Direction::Output),
         ("input", libc::NF_INET_LOCAL_IN, Direction::Input),
     ];
     if interfaces.iter().any(|interface| interface.hears_queries) {
-        add_queries(tables, group);
+        add_queries(tables, group, query);
     }
     for (chain, hook, direction) in chains {
         tables.add_base_chain(chain, hook as u32, None);
@@ -221,9 +261,7 @@ fn add_interception(
                 false => Verdict::Drop,
             };
             tables.add_rule(chain, |rule| {
-                rule.payload(Base::Network, IP_PROTOCOL, Operator::Equal, &[IGMP]);
-                interface.add_match(rule, direction);
-                rule.mark_or_byte_differs(mark, IP_TTL, 0);
+                matches(rule, interface, direction);
                 rule.counter();
                 if !is_input {
                     rule.log(group);

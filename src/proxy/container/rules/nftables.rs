@@ -412,19 +412,21 @@ impl Rule<'_, '_> {
         self.compare(operator, value);
     }
 
-    /// Adds the condition that the packet has another mark, or another byte in its network header
-    /// at this offset: one comparison of two registers.
-    pub(super) fn mark_or_byte_differs(&mut self, mark: u32, offset: u32, byte: u8) {
+    /// Adds the condition that the packet has another mark, or other bytes, of which there are at most
+    /// four, in its network header at this offset: one comparison of two registers.
+    pub(super) fn mark_or_bytes_differ(&mut self, mark: u32, offset: u32, bytes: &[u8]) {
         self.has_meta(libc::NFT_META_MARK as u32);
         self.expression("payload", |a| {
             a.u32(nfta::PAYLOAD_DREG, REGISTER_BEHIND_MARK);
             a.u32(nfta::PAYLOAD_BASE, Base::Network as u32);
             a.u32(nfta::PAYLOAD_OFFSET, offset);
-            a.u32(nfta::PAYLOAD_LEN, 1);
+            a.u32(nfta::PAYLOAD_LEN, bytes.len() as u32);
         });
-        let [a, b, c, d] = mark.to_ne_bytes();
         // The kernel fills a register of four bytes up with zeros.
-        self.compare(Operator::NotEqual, &[a, b, c, d, byte, 0, 0, 0]);
+        let mut both = [0; 8];
+        both[..4].copy_from_slice(&mark.to_ne_bytes());
+        both[4..4 + bytes.len()].copy_from_slice(bytes);
+        self.compare(Operator::NotEqual, &both);
     }
 
     /// Adds the condition that the packet has a property at all, whatever its value.

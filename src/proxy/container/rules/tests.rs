@@ -40,6 +40,7 @@ fn install(name: &str, policy: &GroupPolicy) -> NfSocket {
         name: "lo",
         index: LOOPBACK,
         intercepted: true,
+        mld: true,
         hears_queries: true,
         data_filter: policy.data_filter(),
         relayed: None,
@@ -145,11 +146,18 @@ fn egress_rules_are_installed_and_listed_however_many_addresses_there_are() {
             name: "lo",
             index: LOOPBACK,
             intercepted,
+            mld: intercepted,
             hears_queries: false,
             data_filter: policy(&[], &[]).data_filter(),
             relayed: None,
             relayed_by_kernel: false,
-            egress: Some(Egress { mac, addresses: addresses.collect(), shares_mac: false }),
+            egress: Some(Egress {
+                mac,
+                addresses: addresses.collect(),
+                ipv6: count % 2 == 1,
+                slaac: true,
+                shares_mac: false,
+            }),
         };
         namespace()
             .run(|| {

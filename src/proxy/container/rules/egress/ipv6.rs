@@ -1,18 +1,23 @@
-//! What leaves of IPv6, where the attachment has an address of it.
+//! What leaves of IPv6, where the attachment speaks it.
 
 use std::net::Ipv6Addr;
 
 use crate::primitives::MacAddr;
-use crate::proxy::container::rules::UDP;
-use crate::proxy::container::rules::egress::{Chains, ClientAndServer, META_SKUID, PAYLOAD};
-use crate::proxy::container::rules::nftables::{
-    Base, Icmpv6Type, IpProtocol, Operator, Rule, Verdict,
+use crate::proxy::container::rules::egress::{
+    Chains, ClientAndServer, ETHERTYPE, Egress, META_SKUID, PAYLOAD, VLAN_TAG, drop_if,
 };
+use crate::proxy::container::rules::mld::MLD;
+use crate::proxy::container::rules::nftables::{
+    Base, Icmpv6Type, IpProtocol, Operator, Rule, Tables, Verdict,
+};
+use crate::proxy::container::rules::{RuledInterface, UDP};
 
 /// Offsets in an IPv6 header (RFC 8200 §3), behind the Ethernet header.
 const IPV6_NEXT_HEADER: u32 = PAYLOAD + 6;
 const IPV6_SOURCE: u32 = PAYLOAD + 8;
 const IPV6_HEADER_LENGTH: u32 = 40;
+/// Where an address has its interface identifier (RFC 4291 §2.5.1).
+const IDENTIFIER: u32 = 8;
 /// Offsets in a fragment header (RFC 8200 §4.5), where it follows the IPv6 header.
 const FRAGMENT_NEXT_HEADER: u32 = PAYLOAD + IPV6_HEADER_LENGTH;
 const FRAGMENT_OFFSET: u32 = FRAGMENT_NEXT_HEADER + 2;
@@ -39,7 +44,7 @@ impl Chains<'_, '_> {
     pub(super) fn ipv6(&mut self, addresses: Vec<Ipv6Addr>) -> String {
         let mut sources = addresses;
         if !self.egress.shares_mac {
-            sources.push(link_local(self.egress.mac));
+            sources.push(self.egress.mac.link_local_address());
         }
         let targets = self.tables.add_set_of(self.name("targets"), &sources);
         sources.push(Ipv6Addr::UNSPECIFIED);
@@ -48,11 +53,16 @@ impl Chains<'_, '_> {
         let data = self.tables.add_set_of(self.name("data6"), &data);
         let routers = ICMPV6_OF_ROUTERS.map(Icmpv6Type);
         let routers = self.tables.add_set_of(self.name("routers6"), &routers);
-        let shares_mac = self.egress.shares_mac;
+        let Egress { mac, shares_mac, slaac, .. } = *self.egress;
         let foreign = |rule: &mut Rule<'_, '_>, offset, own| {
             if shares_mac {
                 let prefix = [0xfe, 0x80, 0, 0, 0, 0, 0, 0];
                 rule.payload(Base::Link, offset, Operator::NotEqual, &prefix);
+            }
+            if slaac {
+                let (mask, identifier) = interface_identifier(mac, shares_mac);
+                let at = offset + IDENTIFIER;
+                rule.masked(Base::Link, at, &mask, Operator::NotEqual, &identifier);
             }
             rule.not_in_set::<Ipv6Addr>(Base::Link, offset, own);
         };
@@ -108,23 +118,68 @@ impl Chains<'_, '_> {
             });
         }
         // The kernel's own MLD, which a switch must hear to forward neighbour discovery, is the only
-        // packet with options for every hop.
+        // packet with options for every hop. Where it is intercepted, none leaves.
+        let intercepted = self.interface.intercepts_mld();
+        if !intercepted {
+            self.drop_if(&chain, |rule| {
+                next(rule, Operator::Equal, NEXT_HOP_BY_HOP);
+                rule.has_meta(META_SKUID);
+            });
+        }
         self.drop_if(&chain, |rule| {
-            next(rule, Operator::Equal, NEXT_HOP_BY_HOP);
-            rule.has_meta(META_SKUID);
-        });
-        self.drop_if(&chain, |rule| {
-            next(rule, Operator::NotEqual, NEXT_HOP_BY_HOP);
+            if !intercepted {
+                next(rule, Operator::NotEqual, NEXT_HOP_BY_HOP);
+            }
             rule.not_in_set::<IpProtocol>(Base::Link, IPV6_NEXT_HEADER, &data);
         });
         chain
     }
 }
 
-/// The link-local address that the kernel makes from a MAC address (RFC 4291 appendix A).
-fn link_local(mac: MacAddr) -> Ipv6Addr {
+/// Drops the MLD of an interface that may send everything else, with a tag and without: what has
+/// options for every hop, in which a sender can hide it, and ICMPv6 of its types.
+pub(super) fn add_mld_rules(tables: &mut Tables<'_>, chain: &str, interface: &RuledInterface<'_>) {
+    use Operator::Equal;
+    let types = tables.add_set_of(format!("mld-{}", interface.index), &MLD);
+    let ipv6 = (libc::ETH_P_IPV6 as u16).to_be_bytes();
+    let tags = [libc::ETH_P_8021Q, libc::ETH_P_8021AD].map(|tag| (tag as u16).to_be_bytes());
+    let shapes = [None].into_iter().chain(tags.map(Some));
+    for tag in shapes {
+        let shift = if tag.is_some() { VLAN_TAG } else { 0 };
+        let is_ipv6 = |rule: &mut Rule<'_, '_>| {
+            if let Some(tag) = tag {
+                rule.payload(Base::Link, ETHERTYPE, Equal, &tag);
+            }
+            rule.payload(Base::Link, ETHERTYPE + shift, Equal, &ipv6);
+        };
+        drop_if(tables, chain, |rule| {
+            is_ipv6(rule);
+            rule.payload(Base::Link, IPV6_NEXT_HEADER + shift, Equal, &[NEXT_HOP_BY_HOP]);
+        });
+        let (next, message) = (IPV6_NEXT_HEADER + shift, PAYLOAD + IPV6_HEADER_LENGTH + shift);
+        let (of_fragment, behind) =
+            (FRAGMENT_NEXT_HEADER + shift, message + FRAGMENT_HEADER_LENGTH);
+        drop_if(tables, chain, |rule| {
+            is_ipv6(rule);
+            rule.payload(Base::Link, next, Equal, &[ICMPV6]);
+            rule.in_set::<Icmpv6Type>(Base::Link, message, &types);
+        });
+        drop_if(tables, chain, |rule| {
+            is_ipv6(rule);
+            rule.payload(Base::Link, next, Equal, &[NEXT_FRAGMENT]);
+            rule.payload(Base::Link, of_fragment, Equal, &[ICMPV6]);
+            rule.in_set::<Icmpv6Type>(Base::Link, behind, &types);
+        });
+    }
+}
+
+/// The last eight bytes of the addresses that the kernel makes for an interface, and those of their
+/// bits that are known (RFC 4291 appendix A, `addrconf_ifid_eui48` in include/net/addrconf.h). Links
+/// that share their MAC address have a number in the middle.
+fn interface_identifier(mac: MacAddr, shares_mac: bool) -> ([u8; 8], [u8; 8]) {
     let [a, b, c, d, e, f] = mac.octets();
-    let [first, last] = [[a ^ 2, b, c, 0xff], [0xfe, d, e, f]].map(u32::from_be_bytes);
-    let interface = u128::from(first) << 32 | u128::from(last);
-    Ipv6Addr::from(0xfe80_u128 << 112 | interface)
+    match shares_mac {
+        false => ([0xff; 8], [a ^ 2, b, c, 0xff, 0xfe, d, e, f]),
+        true => ([0xff, 0xff, 0xff, 0, 0, 0xff, 0xff, 0xff], [a, b, c, 0, 0, d, e, f]),
+    }
 }

@@ -1,0 +1,59 @@
+//! The rules for MLD: the table of IPv6.
+//!
+//! ```text
+//! table ip6 mcrun { flags owner
+//!   set mld { type icmpv6_type; elements = { 130, 131, 132, 143 } }
+//!   chain output { type filter hook output priority -1000
+//!     meta l4proto ipv6-icmp oif IF icmpv6 type @mld \
+//!       meta mark . @nh,192,16 != MARK . 0xff01 counter log group GROUP drop }
+//!   chain input  { type filter hook input priority -1000
+//!     ...the same with iif IF and without `log`; or, instead of `drop`:
+//!       goto queries }
+//!   chain queries { ...see the module queries... }
+//! }
+//! ```
+//!
+//! An MLD message stands behind an extension header with the Router Alert option, and a sender may put
+//! others in between. The kernel finds the message behind all of them (`ipv6_find_hdr` in
+//! net/ipv6/exthdrs_core.c), as whoever receives it does. The first fragment of one is found too,
+//! without which the others are nothing.
+//!
+//! The rest of ICMPv6 passes: neighbour discovery and the advertisements of routers.
+//!
+//! What the proxy injects has its mark, and a destination of interface-local scope: no such packet
+//! leaves the namespace (`ip6_finish_output2` in net/ipv6/ip6_output.c), and none that has come from
+//! the LAN is received (`ip6_rcv_core` in net/ipv6/ip6_input.c). So a process that knows the mark
+//! gets nothing out either.
+
+use crate::proxy::container::rules::nftables::{Base, Icmpv6Type, Operator, Tables};
+use crate::proxy::container::rules::queries::HeardQuery;
+use crate::proxy::container::rules::{Intercept, RuledInterface, add_chains};
+
+/// Query, report and done of MLDv1 (RFC 2710 §3.1), and the report of MLDv2 (RFC 9777 §5).
+pub(super) const MLD: [Icmpv6Type; 4] =
+    [Icmpv6Type(130), Icmpv6Type(131), Icmpv6Type(132), Icmpv6Type(143)];
+
+const META_L4PROTO: u32 = libc::NFT_META_L4PROTO as u32;
+const ICMPV6: u8 = libc::IPPROTO_ICMPV6 as u8;
+/// Offset of the destination in an IPv6 header (RFC 8200 §3).
+const IPV6_DESTINATION: u32 = 24;
+/// First bytes of the groups of interface-local scope (RFC 4291 §2.7).
+const INTERFACE_LOCAL: [u8; 2] = [0xff, 0x01];
+
+/// Adds the rules for MLD output and input to the table of IPv6.
+pub(super) fn add_mld_interception(
+    tables: &mut Tables<'_>,
+    interfaces: &[&RuledInterface<'_>],
+    intercept: Intercept,
+) {
+    let types = tables.add_set_of("mld".to_owned(), &MLD);
+    add_chains(tables, interfaces, intercept, &HeardQuery::OF_MLD, |rule, interface, direction| {
+        rule.meta(META_L4PROTO, Operator::Equal, &[ICMPV6]);
+        interface.add_match(rule, direction);
+        rule.in_set::<Icmpv6Type>(Base::Transport, 0, &types);
+        rule.mark_or_bytes_differ(intercept.mark, IPV6_DESTINATION, &INTERFACE_LOCAL);
+    });
+}
+
+#[cfg(test)]
+mod tests;
