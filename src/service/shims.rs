@@ -7,7 +7,7 @@
 
 use std::collections::BTreeSet;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 
 use ipnet::IpNet;
 
@@ -59,7 +59,7 @@ pub enum ShimError {
     #[error("--ip {address}: in use on {parent}, by {mac}; give another address")]
     AddressOfStation {
         /// The address.
-        address: Ipv4Addr,
+        address: IpAddr,
         /// On which LAN.
         parent: InterfaceName,
         /// The station.
@@ -255,10 +255,7 @@ fn check(
             return Err(ShimError::AddressOfContainer { address, container, parent });
         }
     }
-    let probed = addresses.iter().filter_map(|address| match address {
-        IpAddr::V4(address) => Some((index, *address)),
-        IpAddr::V6(_) => None,
-    });
+    let probed = addresses.iter().map(|address| (index, *address));
     let conflict = match AddressProbe::send(probed).map_err(AttachError::Probe)? {
         Some(probe) => probe.wait().map_err(AttachError::Probe)?,
         None => None,
