@@ -181,6 +181,10 @@ fn what_is_shown_and_a_link_or_rules_that_somebody_has_removed_come_back() {
     run(container.enter("/bin/busybox").args(["ping", "-6", "-c", "2", "-W", "5", "2001:db8::9"]));
     let table = run(&mut lab.mcrun(["shim", "ls"]));
     assert!(table.contains("lan0    mcshim-lan0  10.99.0.9 2001:db8::9  2       up"), "{table}");
+    // It is no parent.
+    let parents = lab::json(&mut lab.mcrun(["parents", "--json"]));
+    let parents = parents.as_array().expect("an array");
+    assert!(parents.iter().all(|parent| parent["parent"] != SHIM), "{parents:?}");
     let host = lab::json(&mut lab.mcrun(["host", "--json"]));
     let of_it: Vec<_> = host
         .as_array()

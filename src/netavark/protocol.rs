@@ -15,6 +15,7 @@ use crate::state::AttachedInterface;
 
 /// A network as podman keeps it.
 #[derive(Debug, Default, Deserialize)]
+#[serde(expecting = "a network as podman keeps it")]
 pub(super) struct Network {
     /// The LAN interface, where the options do not name it: `podman network create --interface-name`.
     #[serde(default, deserialize_with = "or_default")]
@@ -53,6 +54,7 @@ pub(super) struct Route {
 
 /// One container on one network.
 #[derive(Debug, Deserialize)]
+#[serde(expecting = "an object with container_id, network and network_options")]
 pub(super) struct Call {
     pub(super) container_id: ContainerId,
     #[serde(default, deserialize_with = "or_default")]
@@ -122,14 +124,14 @@ mod tests {
         assert!(call.network.subnets.is_empty() && call.network_options.static_ips.is_empty());
         for (bad, expected) in [
             ("", "EOF"),
-            ("[]", "container_id"),
+            ("[]", "an object with container_id"),
             (
                 r#"{"container_id":"../c","network":{},"network_options":{"interface_name":"e"}}"#,
                 "id",
             ),
             (
                 r#"{"container_id":"c","network":{},"network_options":{"interface_name":"a/b"}}"#,
-                "a/b",
+                "an interface name is",
             ),
             (r#"{"container_id":"c","network":{}}"#, "network_options"),
         ] {

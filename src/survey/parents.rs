@@ -3,7 +3,7 @@
 use std::fmt;
 use std::path::Path;
 
-use crate::net::messages::Link;
+use crate::net::messages::{CHILD_GROUP, Link};
 use crate::survey::HostLinks;
 
 /// Drivers of adapters in virtual machines. Their hypervisors know one MAC address by default.
@@ -11,9 +11,13 @@ const VIRTUAL: [&str; 5] = ["vmxnet3", "virtio_net", "hv_netvsc", "ena", "xen-ne
 
 impl HostLinks {
     /// The links that can be parents, in the order of their indexes: not the loopback interface, and
-    /// no port of a bridge, bond or team, whose frames are not its own.
+    /// no port of a bridge, bond or team, whose frames are not its own; nor the host's own leg on
+    /// another parent, which mcrun has made (`mcrun shim`).
     pub fn parents(&self) -> impl Iterator<Item = &Link> {
-        self.links.iter().filter(|link| !link.loopback && link.port_of.is_none())
+        let is_shim =
+            |link: &Link| link.group == Some(CHILD_GROUP) && link.parent_namespace.is_none();
+        let links = self.links.iter().filter(|link| !link.loopback && link.port_of.is_none());
+        links.filter(move |link| !is_shim(link))
     }
 
     /// What keeps containers on this parent from their LAN, or may.
