@@ -25,7 +25,7 @@ mod tests;
 
 pub use crate::mld::wire::emit::MIN_MTU;
 pub use crate::mld::wire::ipv6::{HEADERS_LEN, ICMPV6, Ipv6Packet};
-pub use crate::mld::wire::parse::parse;
+pub use crate::mld::wire::parse::{parse, parse_payload};
 
 use crate::igmp::message;
 pub use crate::igmp::message::{RecordType, Version};

@@ -22,7 +22,14 @@ use crate::multicast::Address as _;
 /// # Errors
 /// The first check that failed. A message is taken whole or not at all.
 pub fn parse(packet: &Ipv6Packet<'_>) -> Result<Message, Malformed> {
-    let payload = packet.icmpv6()?;
+    parse_payload(packet.icmpv6()?)
+}
+
+/// Parses a message whose checksum the kernel has verified, as it does for a raw socket of ICMPv6.
+///
+/// # Errors
+/// As [`parse`].
+pub fn parse_payload(payload: &[u8]) -> Result<Message, Malformed> {
     let kind = *payload.first().ok_or(Malformed::Short)?;
     if kind == TYPE_REPORT_V2 {
         return report(payload).map(Message::ReportV3);
