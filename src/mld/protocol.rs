@@ -2,7 +2,7 @@
 
 use std::net::Ipv6Addr;
 
-use crate::igmp::message::{Message, Query};
+use crate::igmp::message::{Message, Query, Version};
 use crate::igmp::{Protocol, ReceivedMessage};
 use crate::mld::wire::{self, Ipv6Packet, Malformed};
 
@@ -43,6 +43,13 @@ impl Protocol for Mld {
         // in net/ipv6/mcast.c). To the group of the link it would leave with that hop limit.
         let source = if Self::is_query_source(source) { source } else { OWN_QUERIER };
         query.emit_ipv6(source, INTERFACE_LOCAL_NODES, 1, mtu)
+    }
+
+    fn number(version: Version) -> u8 {
+        match version {
+            Version::V1 | Version::V2 => 1,
+            Version::V3 => 2,
+        }
     }
 
     fn is_query_source(address: Ipv6Addr) -> bool {

@@ -157,8 +157,7 @@ impl<A: LanFamily> HostVersion<A> {
 fn forced_version<A: LanFamily>(name: &str, host: &Sysctls) -> Option<Version> {
     let (directory, file) = A::FORCED_VERSION;
     let read = |interface| host.number(&format!("{directory}/{interface}/{file}"));
-    let forced = |value| A::forced(u32::try_from(value).ok()?);
-    ["all", name].into_iter().filter_map(read).find_map(forced)
+    ["all", name].into_iter().filter_map(read).find_map(A::forced)
 }
 
 /// A file that is read from its beginning, whatever was read of it before.

@@ -1,7 +1,7 @@
 //! The LAN's side: joins, early reports and queries.
 
 pub(crate) mod early_report;
-mod family;
+pub(crate) mod family;
 pub(crate) mod hearing;
 pub(crate) mod host_groups;
 mod host_version;
