@@ -6,8 +6,8 @@
 //! 2. [`attachment`] is the syntax of what is asked for, within the administrator's limits.
 //! 3. [`service`] attaches, detaches and reloads.
 //! 4. [`link`] reads host facts, makes a plan, and carries it out.
-//! 5. [`proxy`] is the IGMP proxy process of the container. Its protocol is [`igmp`], which knows
-//!    neither sockets nor a clock.
+//! 5. [`proxy`] is the proxy process of the container. Its protocols are [`igmp`] and
+//!    [`mld`], which know neither sockets nor a clock.
 //! 6. [`state`] keeps the record of what was attached.
 //!
 //! [`standalone`] runs containers without an engine. [`engine`] is the way to docker, podman and
@@ -34,6 +34,7 @@ pub mod json_edit;
 pub mod keeper;
 pub mod link;
 pub mod lookup;
+pub mod mld;
 pub mod multicast;
 pub mod net;
 pub mod netavark;

@@ -30,7 +30,8 @@ impl Version {
     }
 }
 
-/// One message.
+/// One message. The names are those of IGMP; MLD has the same messages, one version younger: its
+/// version 1 has the variants with `V2`, and its version 2 those with `V3`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Message<A> {
     /// Membership query of any version.
@@ -54,15 +55,16 @@ pub enum Message<A> {
     ReportV3(Vec<GroupRecord<A>>),
 }
 
-/// A membership query (RFC 9776 §4.1, RFC 2236 §2, RFC 1112 Appendix I).
+/// A membership query (RFC 9776 §4.1, RFC 2236 §2, RFC 1112 Appendix I; RFC 9777 §5.1, RFC 2710 §3).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Query<A> {
-    /// By length and code of the message (RFC 9776 §7.1).
+    /// By length and code of the message (RFC 9776 §7.1), in MLD by its length (RFC 9777 §8.1).
     pub version: Version,
     /// The queried group; `None` in a general query and in every v1 query.
     pub group: Option<A>,
     /// The longest time that a host may wait before it answers. 10 s in IGMPv1. In tenths of a
-    /// second in IGMPv2, up to 25.5 s, and in IGMPv3, up to 3174.4 s.
+    /// second in IGMPv2, up to 25.5 s, and in IGMPv3, up to 3174.4 s. In milliseconds in MLDv1, up to
+    /// 65.535 s, and in MLDv2, up to 8387.584 s.
     pub max_resp: Duration,
     /// S flag: routers do not lower their timers. v3 only.
     pub suppress: bool,

@@ -8,11 +8,12 @@
 //! to the groups within the policy and the limits, and is the querier. [`responder`] is the host
 //! towards the LAN.
 //!
-//! Everything except [`wire`] and [`Igmp`] is generic over the address family, for MLD (RFC 9777):
-//! a [`Protocol`] supplies the packets.
+//! Everything except [`wire`], [`responder`] and [`Igmp`] is generic over the address family: a
+//! [`Protocol`] supplies the packets. [`mld`](crate::mld) has another one.
 
 pub mod group;
 pub mod message;
+pub(crate) mod packing;
 mod protocol;
 pub mod responder;
 pub mod router;

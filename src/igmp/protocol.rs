@@ -3,7 +3,7 @@
 use std::fmt;
 use std::net::Ipv4Addr;
 
-use crate::igmp::message::{Message, Query};
+use crate::igmp::message::{Message, Query, Version};
 use crate::igmp::wire::{self, Ipv4Packet, Malformed};
 use crate::multicast::Address;
 
@@ -25,6 +25,11 @@ pub trait Protocol: Copy + fmt::Debug + 'static {
     /// The packets of a query, each of `mtu` bytes at most. The host's own stack loops them back
     /// as if they had arrived, and they never leave the host.
     fn emit_query(query: &Query<Self::Address>, source: Self::Address, mtu: usize) -> Vec<Vec<u8>>;
+
+    /// The number of a version, as people know it.
+    fn number(version: Version) -> u8 {
+        version.number()
+    }
 
     /// Whether a query can come from this address, the unspecified one included.
     fn is_query_source(address: Self::Address) -> bool;

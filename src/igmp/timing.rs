@@ -1,4 +1,4 @@
-//! The timers and counts of RFC 9776 §8.
+//! The timers and counts of RFC 9776 §8. Those of MLD have the same defaults (RFC 9777 §9).
 
 use std::time::Duration;
 

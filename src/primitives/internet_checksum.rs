@@ -1,6 +1,6 @@
 //! The Internet checksum (RFC 1071), for many bytes at a time.
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 /// A one's complement sum of 16-bit words in network order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -71,6 +71,21 @@ pub(crate) fn pseudo_header(
     let mut sum = Sum::of(&source.octets());
     sum.add(Sum::of(&destination.octets()));
     sum.add(Sum(u64::from(protocol)));
+    sum.add(Sum(u64::from(length)));
+    sum
+}
+
+/// The sum of the pseudo header in front of `length` bytes of an upper layer over IPv6 (RFC 8200
+/// §8.1).
+pub(crate) fn pseudo_header_v6(
+    source: Ipv6Addr,
+    destination: Ipv6Addr,
+    next_header: u8,
+    length: u32,
+) -> Sum {
+    let mut sum = Sum::of(&source.octets());
+    sum.add(Sum::of(&destination.octets()));
+    sum.add(Sum(u64::from(next_header)));
     sum.add(Sum(u64::from(length)));
     sum
 }

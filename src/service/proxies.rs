@@ -146,7 +146,7 @@ fn interface_task(
         upstream,
         upstream_index,
         igmp: attachment.igmp,
-        mld: false,
+        mld: attachment.is_mld_proxied(),
         policy: limits.policy.clone(),
         egress: egress_task(attachment),
         remade: false,

@@ -19,7 +19,8 @@ pub struct RouterConfig<A> {
     /// case. Default off.
     pub strict_router_alert: bool,
     /// Source of the router's own queries. The default, the unspecified address, makes them proxy
-    /// queries (RFC 4541 §2.1.1), which take no part in the querier election.
+    /// queries (RFC 4541 §2.1.1), which take no part in the querier election. MLD has none, and the
+    /// protocol supplies an address of the link instead.
     pub querier_address: A,
     /// Accept joins of groups that need no report, such as those of 224.0.0.0/24, where the
     /// policy asks a relay to carry them. Default off: the link delivers these groups anyway.

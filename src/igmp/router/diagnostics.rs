@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use crate::notice::Notice;
 use crate::primitives::token_bucket::TokenBucket;
 
-/// Stable names of counters, next to those of [`Malformed`](crate::igmp::wire::Malformed).
+/// Stable names of counters, next to those of `Malformed` of the protocol's wire format.
 pub mod counter {
     /// Packets from the container.
     pub const PACKETS: &str = "packets";
@@ -32,9 +32,9 @@ pub mod counter {
     pub const BAD_SOURCE: &str = "bad_source";
     /// Records of an unknown type; ignored.
     pub const UNKNOWN_RECORD_TYPE: &str = "unknown_record_type";
-    /// Joins and leaves of 224.0.0.0/24, which need no proxy.
+    /// Joins and leaves of groups that no switch prunes, such as those of 224.0.0.0/24.
     pub const LINK_LOCAL: &str = "link_local";
-    /// Joins and leaves without a source in 232.0.0.0/8.
+    /// Joins and leaves without a source in 232.0.0.0/8 or ff3x::/32.
     pub const SSM_ANY_SOURCE: &str = "ssm_any_source";
     /// Messages that the compatibility mode of their group ignores.
     pub const COMPATIBILITY_MODE: &str = "ignored_in_compatibility_mode";

@@ -1,10 +1,10 @@
 //! The records of a report, and source lists that do not fit into one.
 //!
 //! A kernel that has filled a report continues the source list in the next one, with another record
-//! of the same type and group (`add_grec` in net/ipv4/igmp.c). Where the record is the whole list
-//! (TO_IN), the second one would take away what the first one has. Other routers ask before they
-//! drop sources, and the answer keeps them. Here sources are dropped at once, so the parts are put
-//! together first.
+//! of the same type and group (`add_grec` in net/ipv4/igmp.c and net/ipv6/mcast.c). Where the record
+//! is the whole list (TO_IN), the second one would take away what the first one has. Other routers
+//! ask before they drop sources, and the answer keeps them. Here sources are dropped at once, so the
+//! parts are put together first.
 
 use std::time::Duration;
 
@@ -15,7 +15,8 @@ use crate::igmp::router::Router;
 use crate::igmp::router::entry::GroupMessage;
 use crate::igmp::router::timer::Timer;
 
-/// A report that is shorter was not filled up: the smallest MTU of IPv4 is longer (RFC 791 §3.1).
+/// A report that is shorter was not filled up: the smallest MTU that is in use is longer (RFC 791
+/// §3.1, RFC 8200 §5).
 const SHORTEST_FULL: usize = 512;
 /// The next report is sent at once.
 const NEXT_REPORT: Duration = Duration::from_millis(10);

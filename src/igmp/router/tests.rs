@@ -2,7 +2,6 @@
 //! checklist: 1 timers and encodings, 2 validation, 3 downstream state, 4 upstream state,
 //! 5 mistakes seen elsewhere.
 
-mod families;
 mod invariants;
 mod lab;
 mod limits;

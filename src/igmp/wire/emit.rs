@@ -4,12 +4,13 @@ use std::net::Ipv4Addr;
 
 use zerocopy::IntoBytes;
 
+use crate::igmp::packing::{self, Piece, Sizes};
 use crate::igmp::wire::format::{Address, QueryV3, RecordHeader, ReportV3, ShortMessage};
 use crate::igmp::wire::ipv4;
 use crate::igmp::wire::ipv4::{HEADER_LEN, checksum};
 use crate::igmp::wire::{
-    GroupRecord, Message, Query, RecordType, TYPE_LEAVE_V2, TYPE_QUERY, TYPE_REPORT_V1,
-    TYPE_REPORT_V2, TYPE_REPORT_V3, Version, code,
+    Message, Query, TYPE_LEAVE_V2, TYPE_QUERY, TYPE_REPORT_V1, TYPE_REPORT_V2, TYPE_REPORT_V3,
+    Version, code,
 };
 
 /// Smallest MTU that packets are split at; a smaller one is taken as this (RFC 791 §3.2: every
@@ -18,8 +19,8 @@ pub const MIN_MTU: usize = 68;
 
 const SOURCE: usize = size_of::<Address>();
 const QUERY: usize = size_of::<ShortMessage>() + size_of::<QueryV3>();
-const REPORT: usize = size_of::<ReportV3>();
-const RECORD: usize = size_of::<RecordHeader>();
+const SIZES: Sizes =
+    Sizes { report: size_of::<ReportV3>(), record: size_of::<RecordHeader>(), source: SOURCE };
 
 impl Query {
     /// The query as IPv4 packets that each fit `mtu` bytes, ready to send: one, or several
@@ -83,45 +84,14 @@ impl Message {
             Message::ReportV2 { group } => one(TYPE_REPORT_V2, *group),
             Message::LeaveV2 { group } => one(TYPE_LEAVE_V2, *group),
             Message::ReportV3(records) => {
-                pack(records, payload_room(mtu)).iter().map(|records| report(records)).collect()
+                let reports = packing::pack(records, payload_room(mtu), SIZES);
+                reports.iter().map(|records| report(records)).collect()
             }
         }
     }
 }
 
-/// A record, and the part of its sources that goes into one report.
-type Piece<'a> = (&'a GroupRecord, &'a [Ipv4Addr]);
-
-/// Distributes records over reports of at most `room` bytes.
-fn pack(records: &[GroupRecord], room: usize) -> Vec<Vec<Piece<'_>>> {
-    let most = (room - REPORT - RECORD) / SOURCE;
-    let mut reports = vec![Vec::new()];
-    let mut used = REPORT;
-    for (record, sources) in records.iter().flat_map(|record| pieces(record, most)) {
-        let size = RECORD + sources.len() * SOURCE;
-        if used + size > room {
-            reports.push(Vec::new());
-            used = REPORT;
-        }
-        used += size;
-        if let Some(last) = reports.last_mut() {
-            last.push((record, sources));
-        }
-    }
-    reports
-}
-
-/// One record as records of at most `most` sources.
-fn pieces(record: &GroupRecord, most: usize) -> Vec<Piece<'_>> {
-    let sources = &record.sources[..];
-    let is_truncated = matches!(record.kind, RecordType::IsEx | RecordType::ToEx);
-    if is_truncated || sources.len() <= most {
-        return vec![(record, &sources[..sources.len().min(most)])];
-    }
-    sources.chunks(most).map(|part| (record, part)).collect()
-}
-
-fn report(records: &[Piece<'_>]) -> Vec<u8> {
+fn report(records: &[Piece<'_, Ipv4Addr>]) -> Vec<u8> {
     let header = ReportV3 {
         kind: TYPE_REPORT_V3,
         reserved: 0,

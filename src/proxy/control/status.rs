@@ -142,6 +142,9 @@ pub struct InterfaceStatus {
     /// What the relay has carried, where there is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub relay: Option<RelayStatus>,
+    /// What is known of MLD, where the proxy speaks it. Its groups are among `groups`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mld: Option<MldStatus>,
     /// Groups that have arrived steadily since they were joined. A proxy that takes over goes on
     /// watching them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -159,6 +162,23 @@ impl InterfaceStatus {
         let silence = self.listening_s.filter(|_| self.querier.is_none());
         silence.is_some_and(|seconds| seconds >= self.querier_timeout_s)
     }
+}
+
+/// What is known of MLD on one interface.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MldStatus {
+    /// The LAN's MLD querier, as [`InterfaceStatus::querier`] is of IGMP. Its version is 1 or 2.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub querier: Option<QuerierStatus>,
+    /// A second querier, as [`InterfaceStatus::rival`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rival: Option<QuerierStatus>,
+    /// As [`InterfaceStatus::querier_timeout_s`].
+    #[serde(default = "querier_timeout_by_default")]
+    pub querier_timeout_s: u64,
+    /// Messages counted by their result, as [`InterfaceStatus::counters`].
+    #[serde(default)]
+    pub counters: std::collections::BTreeMap<String, u64>,
 }
 
 /// A group that has arrived steadily since it was joined.

@@ -2,53 +2,52 @@
 //! container's kernel is asked for them.
 //!
 //! The container's firewall may drop the queries that its kernel would answer. What its kernel has
-//! joined is in `/proc/net/igmp` all the same.
+//! joined is in `/proc/net/igmp` and `igmp6` all the same.
 
-use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
 use std::time::Instant;
 
-use crate::proxy::container::membership_files::KernelMembership;
+use crate::igmp::Igmp;
+use crate::mld::Mld;
 use crate::proxy::event_loop::EventLoop;
-use crate::proxy::event_loop::interface::{Interface, Mode};
+use crate::proxy::event_loop::family::{MembershipsOf, Spoken};
+use crate::proxy::event_loop::interface::Interface;
 
 impl EventLoop {
     /// Keeps what the container's kernel has joined. Call it before anything that happens now: what
     /// is due expires with the next event.
     pub(super) fn confirm_memberships(&mut self, now: Instant) {
-        if !self.interfaces.iter().any(|interface| interface.is_membership_due(now)) {
+        self.confirm_memberships_in::<Igmp>(now);
+        self.confirm_memberships_in::<Mld>(now);
+    }
+
+    fn confirm_memberships_in<P: Spoken>(&mut self, now: Instant) {
+        if !self.interfaces.iter().any(|interface| interface.is_membership_due::<P>(now)) {
             return;
         }
         // If the files cannot be read, only reports count.
-        let Ok(memberships) = self.container.membership_files.memberships_with_lists() else {
+        let files = P::membership_files(&self.container);
+        let Some(Ok(memberships)) = files.map(|files| files.memberships_with_lists()) else {
             return;
         };
         for interface in &mut self.interfaces {
-            interface.confirm_memberships(now, &memberships);
+            interface.confirm_memberships::<P>(now, &memberships);
         }
     }
 }
 
 impl Interface {
     /// Whether something of the router is due, which may be a membership.
-    fn is_membership_due(&self, now: Instant) -> bool {
-        match &self.mode {
-            Mode::Proxied(proxied) => {
-                proxied.router.poll_timeout().is_some_and(|at| at <= now)
-                    && !proxied.router.expiring(now).is_empty()
-            }
-            Mode::Observed { .. } => false,
-        }
+    fn is_membership_due<P: Spoken>(&self, now: Instant) -> bool {
+        P::proxied(self).is_some_and(|proxied| {
+            proxied.router.poll_timeout().is_some_and(|at| at <= now)
+                && !proxied.router.expiring(now).is_empty()
+        })
     }
 
     /// Keeps the groups that are among the memberships of the container's kernel.
-    fn confirm_memberships(
-        &mut self,
-        now: Instant,
-        memberships: &BTreeMap<(u32, Ipv4Addr), KernelMembership>,
-    ) {
+    fn confirm_memberships<P: Spoken>(&mut self, now: Instant, memberships: &MembershipsOf<P>) {
         let index = self.task.index;
-        let Mode::Proxied(proxied) = &mut self.mode else { return };
+        let Some(proxied) = P::proxied_mut(self) else { return };
         for (group, known) in proxied.router.expiring(now) {
             if let Some(membership) = memberships.get(&(index, group)) {
                 let filter = membership.filter_after(group, Some(&known));

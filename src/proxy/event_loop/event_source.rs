@@ -26,6 +26,8 @@ pub(super) enum EventSource {
     UpstreamLink(u32),
     /// The query tap of the upstream at this position.
     QueryTap(u32),
+    /// The MLD query socket of the upstream at this position.
+    MldQuerySocket(u32),
     /// A socket of a relay.
     Relay {
         /// Position of the interface.
@@ -57,6 +59,7 @@ impl EventSource {
             EventSource::Client(id) => (5, id.into()),
             EventSource::UpstreamLink(position) => (7, position.into()),
             EventSource::QueryTap(position) => (8, position.into()),
+            EventSource::MldQuerySocket(position) => (9, position.into()),
             EventSource::Relay { interface, socket } => {
                 let socket = match socket {
                     RelaySocket::Receiver => 0,
@@ -90,6 +93,7 @@ impl EventSource {
             },
             7 => EventSource::UpstreamLink(u32::try_from(number).ok()?),
             8 => EventSource::QueryTap(u32::try_from(number).ok()?),
+            9 => EventSource::MldQuerySocket(u32::try_from(number).ok()?),
             _ => return None,
         })
     }
@@ -111,6 +115,7 @@ mod tests {
             EventSource::QuerySocket(63),
             EventSource::UpstreamLink(3),
             EventSource::QueryTap(63),
+            EventSource::MldQuerySocket(63),
             EventSource::Client(0),
             EventSource::Client(u32::MAX),
             relay(RelaySocket::Receiver),
@@ -121,7 +126,8 @@ mod tests {
         ] {
             assert_eq!(EventSource::from_data(source.to_data()), Some(source));
         }
-        for unknown in [9 << KIND_SHIFT, u64::MAX, 6 << KIND_SHIFT | 2, 5 << KIND_SHIFT | 1 << 32] {
+        for unknown in [10 << KIND_SHIFT, u64::MAX, 6 << KIND_SHIFT | 2, 5 << KIND_SHIFT | 1 << 32]
+        {
             assert_eq!(EventSource::from_data(unknown), None, "{unknown:#x}");
         }
     }

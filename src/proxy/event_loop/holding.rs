@@ -7,10 +7,13 @@
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
+use crate::igmp::Igmp;
+use crate::mld::Mld;
 use crate::notice::Notice;
 use crate::proxy::control::protocol::{HeldKind, HoldPayload, HoldQuestion, hold_line};
 use crate::proxy::control::status::ProxyStatus;
 use crate::proxy::event_loop::counting::hand_over;
+use crate::proxy::event_loop::family::Spoken;
 use crate::proxy::event_loop::interface::Interface;
 use crate::proxy::event_loop::{EventLoop, Phase};
 use crate::proxy::process::log::Log;
@@ -99,7 +102,7 @@ impl EventLoop {
         if keeper != self.holding.keeper {
             let was_complete = self.holding.is_complete;
             self.holding.reset(keeper, now);
-            self.joins().for_each(|joins| joins.set_not_held());
+            self.set_joins_not_held();
             if was_complete && keeper.is_none() {
                 log.notice(now, Notice::KeeperGone {});
             }
@@ -143,13 +146,20 @@ impl EventLoop {
         }
     }
 
-    fn joins(&mut self) -> impl Iterator<Item = &mut super::interface::InterfaceJoins> {
-        self.interfaces.iter_mut().filter_map(Interface::joins)
+    fn set_joins_not_held(&mut self) {
+        for interface in &mut self.interfaces {
+            if let Some(joins) = interface.joins::<Igmp>() {
+                joins.set_not_held();
+            }
+            if let Some(joins) = interface.joins::<Mld>() {
+                joins.set_not_held();
+            }
+        }
     }
 
     /// Sends everything. What cannot be sent now is sent anew later.
     fn send_all(&mut self, now: Instant, log: &mut Log) {
-        self.joins().for_each(|joins| joins.set_not_held());
+        self.set_joins_not_held();
         self.holding.reset(self.holding.keeper, now);
         let is_sent = self.send_status(true)
             && self.send_rules()
@@ -181,8 +191,12 @@ impl EventLoop {
 
     /// Sends the join sockets that the keeper does not have.
     fn send_join_sockets(&mut self) -> bool {
+        self.send_join_sockets_of::<Igmp>() && self.send_join_sockets_of::<Mld>()
+    }
+
+    fn send_join_sockets_of<P: Spoken>(&mut self) -> bool {
         let EventLoop { interfaces, control, .. } = self;
-        for joins in interfaces.iter_mut().filter_map(Interface::joins) {
+        for joins in interfaces.iter_mut().filter_map(Interface::joins::<P>) {
             let sockets: Vec<BorrowedFd<'_>> = joins.not_held().collect();
             if sockets.is_empty() {
                 continue;

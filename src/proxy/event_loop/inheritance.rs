@@ -6,16 +6,18 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::io::Read;
-use std::net::{IpAddr, Ipv4Addr};
 use std::time::{Duration, Instant};
 
 use serde::Deserialize;
 
+use crate::igmp::Igmp;
 use crate::igmp::message::Version;
 use crate::igmp::router::LanQuerier;
-use crate::multicast::SourceFilter;
+use crate::mld::Mld;
+use crate::multicast::{Address, SourceFilter};
 use crate::proxy::control::protocol::{ControlRequest, StatusPayload, parse_answer};
-use crate::proxy::control::status::InterfaceStatus;
+use crate::proxy::control::status::{InterfaceStatus, QuerierStatus};
+use crate::proxy::event_loop::family::{MembershipsOf, Spoken};
 use crate::proxy::event_loop::interface::{Interface, Mode};
 use crate::proxy::event_loop::stream_watch::StreamWatch;
 use crate::proxy::process::container_dir::ContainerDir;
@@ -49,15 +51,35 @@ pub(crate) fn predecessors_status(container_dir: &ContainerDir) -> Option<Inheri
 }
 
 impl Interface {
+    /// Joins in one protocol what the container's kernel has joined. `status` settles what the kernel
+    /// does not show.
+    pub(super) fn join_existing<P: Spoken>(
+        &mut self,
+        now: Instant,
+        memberships: &MembershipsOf<P>,
+        status: Option<&InheritedStatus>,
+    ) {
+        let known = status.map(|status| self.inherited_filters(status)).unwrap_or_default();
+        let interface_index = self.task.index;
+        self.has_changed = true;
+        let Some(proxied) = P::proxied_mut(self) else { return };
+        for ((index, group), membership) in memberships {
+            if *index == interface_index {
+                let filter = membership.filter_after(*group, known.get(group));
+                proxied.router.handle_membership(now, *group, &filter);
+            }
+        }
+    }
+
     /// The source filters that the container wanted on this interface, by group.
-    pub(super) fn inherited_filters(
+    fn inherited_filters<A: Address>(
         &self,
         status: &InheritedStatus,
-    ) -> BTreeMap<Ipv4Addr, SourceFilter> {
+    ) -> BTreeMap<A, SourceFilter<A>> {
         let Some(own) = self.find_in(status) else { return BTreeMap::new() };
         let filters = own.groups.iter().filter_map(|membership| {
-            let sources = membership.sources.iter().filter_map(|source| ipv4(*source)).collect();
-            Some((ipv4(membership.group)?, SourceFilter { mode: membership.mode, sources }))
+            let sources = membership.sources.iter().filter_map(|s| A::from_ip(*s)).collect();
+            Some((A::from_ip(membership.group)?, SourceFilter { mode: membership.mode, sources }))
         });
         filters.collect()
     }
@@ -65,22 +87,24 @@ impl Interface {
     /// Carries on what the other proxy knew of this interface. The groups are known by now.
     pub(super) fn inherit(&mut self, now: Instant, status: &InheritedStatus) {
         let Some(own) = self.find_in(status) else { return };
-        let ages = own.groups.iter().filter_map(|membership| {
-            Some((ipv4(membership.group)?, before(now, membership.age_s)?))
-        });
         self.listened_before = own.listening_s.and_then(|seconds| before(now, seconds));
-        match &mut self.mode {
-            Mode::Proxied(proxied) => {
-                for (group, since) in ages {
-                    proxied.router.restore_age(group, since);
-                }
-                if let Some(querier) = querier(now, own) {
-                    proxied.router.restore_querier(now, querier);
-                }
-                proxied.inherited_counters.clone_from(&own.counters);
-            }
-            Mode::Observed { joined_at } => joined_at.extend(ages),
+        self.inherit_in::<Igmp>(now, own);
+        self.inherit_in::<Mld>(now, own);
+        if let Mode::Observed { joined_at } = &mut self.mode {
+            joined_at.extend(ages(now, own));
         }
+    }
+
+    fn inherit_in<P: Spoken>(&mut self, now: Instant, own: &InterfaceStatus) {
+        let Some(proxied) = P::proxied_mut(self) else { return };
+        for (group, since) in ages(now, own) {
+            proxied.router.restore_age(group, since);
+        }
+        let (known, timeout_s, counters) = P::inherited(own);
+        if let Some(querier) = known.and_then(|known| querier::<P>(now, known, timeout_s)) {
+            proxied.router.restore_querier(now, querier);
+        }
+        proxied.inherited_counters = counters;
     }
 
     /// Carries on what the other proxy has counted of relayed packets. The relay has its groups by
@@ -90,10 +114,9 @@ impl Interface {
         if let Mode::Proxied(proxied) = &mut self.mode
             && let (Some(relay), Some(counts)) = (&mut proxied.relay, &own.relay)
         {
-            let groups = own
-                .groups
-                .iter()
-                .filter_map(|membership| Some((ipv4(membership.group)?, membership.relay?)));
+            let groups = own.groups.iter().filter_map(|membership| {
+                Some((Address::from_ip(membership.group)?, membership.relay?))
+            });
             relay.restore_counts(counts, groups);
         }
     }
@@ -115,26 +138,29 @@ impl Interface {
     }
 }
 
-fn querier(now: Instant, own: &InterfaceStatus) -> Option<LanQuerier<Ipv4Addr>> {
-    let querier = own.querier.as_ref()?;
+/// Since when groups are joined.
+fn ages<A: Address>(now: Instant, own: &InterfaceStatus) -> impl Iterator<Item = (A, Instant)> {
+    own.groups.iter().filter_map(move |membership| {
+        Some((A::from_ip(membership.group)?, before(now, membership.age_s)?))
+    })
+}
+
+fn querier<P: Spoken>(
+    now: Instant,
+    querier: &QuerierStatus,
+    timeout_s: u64,
+) -> Option<LanQuerier<P::Address>> {
     Some(LanQuerier {
-        address: ipv4(querier.address)?,
+        address: P::Address::from_ip(querier.address)?,
         version: [Version::V1, Version::V2, Version::V3]
             .into_iter()
-            .find(|version| version.number() == querier.version)?,
+            .find(|version| P::number(*version) == querier.version)?,
         interval: querier.interval_s.map(|seconds| Duration::from_secs(seconds.into())),
         last_query: before(now, querier.last_query_s)?,
-        timeout: Duration::from_secs(own.querier_timeout_s),
+        timeout: Duration::from_secs(timeout_s),
     })
 }
 
 fn before(now: Instant, seconds: u64) -> Option<Instant> {
     now.checked_sub(Duration::from_secs(seconds))
-}
-
-fn ipv4(address: IpAddr) -> Option<Ipv4Addr> {
-    match address {
-        IpAddr::V4(address) => Some(address),
-        IpAddr::V6(_) => None,
-    }
 }

@@ -1,21 +1,23 @@
-//! One interface of the container: its IGMP router, and the sockets on both sides of it.
+//! One interface of the container: its routers of IGMP and MLD, and the sockets on both sides of them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::os::fd::OwnedFd;
 use std::time::Instant;
 
 use crate::attachment::IgmpMode;
-use crate::igmp::Router;
+use crate::igmp::{Igmp, Router};
+use crate::mld::Mld;
 use crate::multicast::{Address, SourceFilter};
 use crate::net::arp_announcement::Announcer;
 use crate::proxy::config::InterfaceTask;
 use crate::proxy::container::injection::QueryInjector;
 use crate::proxy::container::receive_filter::{ReceiveFilter, ReceiveFilterSocket};
+use crate::proxy::event_loop::family::Spoken;
 use crate::proxy::event_loop::proxied::{Proxied, inject_query, new_router};
 use crate::proxy::event_loop::upstreams::Upstreams;
-use crate::proxy::lan::joins::{JoinSockets, LimitFiles};
+use crate::proxy::lan::joins::JoinSockets;
 use crate::proxy::process::log::Log;
 use crate::proxy::relay::{ContainerSockets, HostSockets, Relay, RelayHandover};
 
@@ -26,6 +28,8 @@ pub(super) const MAX_OBSERVED_GROUPS: usize = 4096;
 pub(crate) struct InterfaceSockets {
     /// Injects queries into the container.
     pub(crate) injector: QueryInjector,
+    /// The same for MLD; `None`: the container's kernel speaks MLD itself.
+    pub(crate) mld_injector: Option<QueryInjector<Ipv6Addr>>,
     /// `None`: the link carries multicast, and nothing is relayed.
     pub(crate) relay: Option<RelaySockets>,
 }
@@ -62,10 +66,12 @@ pub(crate) struct Interface {
     /// Whether the groups may differ from those that the subscribers of the control socket know.
     pub(super) has_changed: bool,
     pub(super) mode: Mode,
+    /// `None`: the container's kernel speaks MLD itself, or no IPv6 at all.
+    pub(super) mld: MldSpeaker,
 }
 
-/// The sockets that hold the memberships of an interface.
-pub(super) type InterfaceJoins = JoinSockets<Ipv4Addr>;
+/// What speaks MLD for an interface, if the proxy does.
+pub(super) type MldSpeaker = Option<Box<Proxied<Mld>>>;
 
 /// Who speaks IGMP for the interface.
 pub(super) enum Mode {
@@ -87,21 +93,13 @@ impl Interface {
         now: Instant,
     ) -> Self {
         let receive_filter = task.relay.is_none().then(ReceiveFilter::default);
+        let mut mld = None;
         let mode = match sockets {
-            Some(InterfaceSockets { injector, relay }) => {
+            Some(InterfaceSockets { injector, mld_injector, relay }) => {
+                mld = mld_injector.map(|mld| Box::new(Proxied::new(&task, mld, None, now)));
                 let relay =
                     relay.and_then(|relay| Relay::new(&task, relay.host, relay.container, now));
-                let router = new_router(&task, now);
-                let joins = JoinSockets::new(task.upstream_index);
-                Mode::Proxied(Box::new(Proxied {
-                    router,
-                    injector,
-                    joins,
-                    relay,
-                    inherited_counters: BTreeMap::new(),
-                    reports_filtered: false,
-                    postponed: None,
-                }))
+                Mode::Proxied(Box::new(Proxied::new(&task, injector, relay, now)))
             }
             None => Mode::Observed { joined_at: BTreeMap::new() },
         };
@@ -118,6 +116,7 @@ impl Interface {
             upstream_problem: None,
             has_changed: false,
             mode,
+            mld,
         }
     }
 
@@ -162,9 +161,9 @@ impl Interface {
         self.proxied()?.relay.as_mut()
     }
 
-    /// The sockets that hold its memberships, if it is proxied.
-    pub(super) fn joins(&mut self) -> Option<&mut InterfaceJoins> {
-        self.proxied().map(|proxied| &mut proxied.joins)
+    /// The sockets that hold its memberships in one protocol, if it is proxied.
+    pub(super) fn joins<P: Spoken>(&mut self) -> Option<&mut JoinSockets<P::Address>> {
+        P::proxied_mut(self).map(|proxied| &mut proxied.joins)
     }
 
     /// Takes over from the relay of another proxy, if this interface has a relay.
@@ -196,6 +195,9 @@ impl Interface {
     /// `ENODEV` or `EADDRNOTAVAIL` when it is gone again.
     pub(super) fn set_index(&mut self, index: u32) -> io::Result<()> {
         self.task.index = index;
+        if let Some(mld) = &self.mld {
+            mld.injector.set_interface(index)?;
+        }
         let Some(proxied) = self.proxied() else { return Ok(()) };
         proxied.injector.set_interface(index)?;
         proxied.relay.as_mut().map_or(Ok(()), |relay| relay.set_interface(index))
@@ -220,6 +222,9 @@ impl Interface {
         }
         if let Some(router) = self.router() {
             router.handle_link_up(now);
+        }
+        if let Some(mld) = &mut self.mld {
+            mld.router.handle_link_up(now);
         }
     }
 
@@ -284,6 +289,10 @@ impl Interface {
             }
             Mode::Observed { joined_at } => joined_at.clear(),
         }
+        if let Some(mld) = &mut self.mld {
+            mld.router = new_router(&self.task, now);
+            mld.leave_all(now, self.task.upstream_index, upstreams);
+        }
     }
 
     /// The container's kernel has joined a group. Tells whether the group is one for the router.
@@ -314,6 +323,24 @@ impl Interface {
         self.is_for_router(group)
     }
 
+    /// The container's kernel has joined or left an IPv6 group. Tells whether the group is one for the
+    /// router.
+    pub(super) fn handle_mld_change(
+        &mut self,
+        now: Instant,
+        group: Ipv6Addr,
+        joined: bool,
+    ) -> bool {
+        self.has_changed = true;
+        if let Some(filter) = &mut self.receive_filter {
+            match joined {
+                true => filter.handle_join(),
+                false => filter.handle_leave(now),
+            }
+        }
+        self.mld.is_some() && group.needs_report()
+    }
+
     /// Whether the router keeps state of a group. Groups of 224.0.0.0/24 stay on the link, so the
     /// router has them only where the link's data is relayed.
     fn is_for_router(&self, group: Ipv4Addr) -> bool {
@@ -333,17 +360,12 @@ impl Interface {
         if let Some(filter) = &mut self.receive_filter {
             filter.handle_timeout(now, receive_filter_socket, self.task.index);
         }
-        let Mode::Proxied(proxied) = &mut self.mode else { return false };
-        if proxied.router.poll_timeout().is_some_and(|at| at <= now) {
-            proxied.router.handle_timeout(now);
-            self.has_changed = true;
+        self.handle_timeout_of::<Mld>(now, upstreams);
+        if self.handle_timeout_of::<Igmp>(now, upstreams) {
             // The kernel tells the proxy of no routes, so they are looked at with each query.
             self.needs_look |= self.up_since.is_some();
         }
-        if proxied.joins.poll_retry().is_some_and(|at| at <= now) {
-            proxied.joins.retry(now, &upstreams.limits);
-            self.has_changed = true;
-        }
+        let Mode::Proxied(proxied) = &mut self.mode else { return false };
         if let Some(relay) = &mut proxied.relay
             && relay.poll_timeout().is_some_and(|at| at <= now)
         {
@@ -351,6 +373,22 @@ impl Interface {
             return true;
         }
         false
+    }
+
+    /// Does what is due in one protocol. Tells whether something of the router was.
+    fn handle_timeout_of<P: Spoken>(&mut self, now: Instant, upstreams: &Upstreams) -> bool {
+        let Some(proxied) = P::proxied_mut(self) else { return false };
+        let is_due = |at: Option<Instant>| at.is_some_and(|at| at <= now);
+        let (router, joins) =
+            (is_due(proxied.router.poll_timeout()), is_due(proxied.joins.poll_retry()));
+        if router {
+            proxied.router.handle_timeout(now);
+        }
+        if joins && let Some(limits) = P::limits(upstreams) {
+            proxied.joins.retry(now, limits);
+        }
+        self.has_changed |= router || joins;
+        router
     }
 
     /// When to call [`Interface::handle_timeout`].
@@ -363,45 +401,55 @@ impl Interface {
             }
             Mode::Observed { .. } => [None; 3],
         };
-        proxied.into_iter().chain([receive_filter]).flatten().min()
+        let mld = self.mld.as_ref();
+        let mld = mld.map(|mld| [mld.router.poll_timeout(), mld.joins.poll_retry()]);
+        proxied.into_iter().chain(mld.into_iter().flatten()).chain([receive_filter]).flatten().min()
     }
 
     /// Tells the router the source filter that the container's kernel has for a group, and carries
     /// out what the router decides. A first join of a group is made and reported before the
     /// router's state is updated, so that the stream starts as early as possible.
-    pub(super) fn handle_membership(
+    pub(super) fn handle_membership<P: Spoken>(
         &mut self,
         now: Instant,
-        (group, filter): (Ipv4Addr, &SourceFilter),
+        (group, filter): (P::Address, &SourceFilter<P::Address>),
         upstreams: &Upstreams,
         log: &mut Log,
     ) {
-        let Mode::Proxied(proxied) = &mut self.mode else { return };
-        let Proxied { router, joins, relay, postponed, .. } = &mut **proxied;
+        let index = self.task.upstream_index;
+        let Some(proxied) = P::proxied_mut(self) else { return };
+        let Proxied { router, joins, relay, postponed, .. } = proxied;
         // A relay must admit the group before it is joined.
         if relay.is_none()
             && postponed.is_none()
             && let Some(wanted) = router.predict_join(now, group, filter)
-            && let Some(reporter) = upstreams.reporter(self.task.upstream_index)
+            && let Some(reporter) = upstreams.reporter::<P>(index)
+            && let Some(limits) = P::limits(upstreams)
         {
-            joins.join_ahead(group, &wanted, &upstreams.limits, |join| {
+            joins.join_ahead(group, &wanted, limits, |join| {
                 reporter.join(now, group, &wanted, join)
             });
         }
         router.handle_membership(now, group, filter);
         self.has_changed = true;
-        self.process_router_output(now, upstreams, log);
+        self.process_output_of::<P>(now, upstreams, log);
     }
 
     /// Joins all groups again, on the upstream interface of this index. The sockets of the last one
     /// hold nothing any more. A join that fails shows in the status, and is tried again.
-    pub(super) fn rejoin(&mut self, now: Instant, upstream: u32, limits: &LimitFiles) {
+    pub(super) fn rejoin(&mut self, now: Instant, upstream: u32, upstreams: &Upstreams) {
         self.task.upstream_index = upstream;
         self.has_changed = true;
-        let Mode::Proxied(proxied) = &mut self.mode else { return };
-        let Proxied { router, joins, postponed, .. } = &mut **proxied;
+        self.rejoin_in::<Igmp>(now, upstream, upstreams);
+        self.rejoin_in::<Mld>(now, upstream, upstreams);
+    }
+
+    fn rejoin_in<P: Spoken>(&mut self, now: Instant, upstream: u32, upstreams: &Upstreams) {
+        let Some(proxied) = P::proxied_mut(self) else { return };
+        let Proxied { router, joins, postponed, .. } = proxied;
         *postponed = None;
         joins.turn_to(upstream);
+        let Some(limits) = P::limits(upstreams) else { return };
         for view in router.groups().filter(|view| !view.upstream.is_none()) {
             let _ = joins.set_filter(now, view.group, view.upstream, limits);
         }
@@ -409,22 +457,24 @@ impl Interface {
 
     /// Joins again what is not among the groups that the host's kernel has joined. Nothing is left
     /// on the LAN.
-    pub(super) fn rejoin_missing(
+    pub(super) fn rejoin_missing<P: Spoken>(
         &mut self,
         now: Instant,
-        joined: &BTreeSet<Ipv4Addr>,
-        limits: &LimitFiles,
+        joined: &BTreeSet<P::Address>,
+        upstreams: &Upstreams,
     ) {
-        let Mode::Proxied(proxied) = &mut self.mode else { return };
-        let Proxied { router, joins, .. } = &mut **proxied;
+        let Some(limits) = P::limits(upstreams) else { return };
+        let Some(Proxied { router, joins, .. }) = P::proxied_mut(self) else { return };
+        let mut has_changed = false;
         let wanted = router.groups().filter(|view| !view.upstream.is_none());
         for view in wanted.filter(|view| !joined.contains(&view.group)) {
-            self.has_changed = true;
+            has_changed = true;
             // The kernel has forgotten it, and the socket has not. A join that fails shows in the
             // status, and is tried again.
             let _ = joins.set_filter(now, view.group, SourceFilter::none(), limits);
             let _ = joins.set_filter(now, view.group, view.upstream, limits);
         }
+        self.has_changed |= has_changed;
     }
 
     /// Opens a spare socket for the next join, if there is none. Call it when nothing else is
@@ -433,9 +483,12 @@ impl Interface {
         if let Some(proxied) = self.proxied() {
             proxied.joins.prepare(&upstreams.limits);
         }
+        if let (Some(mld), Some(limits)) = (&mut self.mld, Mld::limits(upstreams)) {
+            mld.joins.prepare(limits);
+        }
     }
 
-    /// Carries out what the router has decided: injects queries, joins and leaves groups, logs
+    /// Carries out what the routers have decided: injects queries, joins and leaves groups, logs
     /// notices.
     pub(super) fn process_router_output(
         &mut self,
@@ -443,8 +496,13 @@ impl Interface {
         upstreams: &Upstreams,
         log: &mut Log,
     ) {
-        let Interface { task, receive_filter, notifies_leaves, mode, .. } = self;
-        let Mode::Proxied(proxied) = mode else { return };
+        self.process_output_of::<Igmp>(now, upstreams, log);
+        self.process_output_of::<Mld>(now, upstreams, log);
+    }
+
+    fn process_output_of<P: Spoken>(&mut self, now: Instant, upstreams: &Upstreams, log: &mut Log) {
+        let Interface { task, receive_filter, notifies_leaves, mode, mld, .. } = self;
+        let Some(proxied) = P::speaker(mode, mld) else { return };
         while let Some(query) = proxied.router.poll_query() {
             inject_query(&proxied.injector, &query, now, &task.name, log);
         }

@@ -7,6 +7,7 @@ mod clients;
 mod confirming;
 mod counting;
 mod event_source;
+mod family;
 mod firewall;
 mod handover;
 mod holding;
@@ -15,6 +16,7 @@ mod inheritance;
 mod intercepted;
 mod interface;
 mod lan_notices;
+mod mld_queries;
 mod notifications;
 mod pause;
 mod proxied;
@@ -34,6 +36,8 @@ use std::time::{Duration, Instant};
 
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 
+use crate::igmp::Igmp;
+use crate::mld::Mld;
 use crate::net::nfnetlink::NfSocket;
 use crate::notice::Notice;
 use crate::primitives::token_bucket::TokenBucket;
@@ -45,6 +49,7 @@ use crate::proxy::event_loop::announcing::AddressAnnouncer;
 use crate::proxy::event_loop::answering::deliver_query;
 pub(crate) use crate::proxy::event_loop::counting::predecessors_counter;
 use crate::proxy::event_loop::event_source::EventSource;
+use crate::proxy::event_loop::family::{MembershipsOf, Spoken};
 pub(crate) use crate::proxy::event_loop::handover::Predecessor;
 use crate::proxy::event_loop::holding::Holding;
 use crate::proxy::event_loop::idle_memory::IdleMemory;
@@ -59,7 +64,7 @@ pub(crate) use crate::proxy::event_loop::resources::{
     Container, DropCounters, Interception, Resources, Role,
 };
 use crate::proxy::event_loop::stream_watch::StreamWatch;
-pub(crate) use crate::proxy::event_loop::upstreams::{Upstream, Upstreams};
+pub(crate) use crate::proxy::event_loop::upstreams::{MldLimits, MldUpstream, Upstream, Upstreams};
 use crate::proxy::process::container_dir::ContainerDir;
 use crate::proxy::process::log::Log;
 use crate::proxy::process::user::ProxyUser;
@@ -238,20 +243,10 @@ impl Proxy {
     pub(crate) fn join_existing_memberships(&mut self, now: Instant) {
         let EventLoop { container, interfaces, upstreams, streams, .. } = &mut self.event_loop;
         let inherited = self.inherited.take();
-        // If the files cannot be read, the container's reports to the first query show all groups.
-        let memberships = container.membership_files.memberships_with_lists().unwrap_or_default();
+        let (igmp, mld) = (existing::<Igmp>(container), existing::<Mld>(container));
         for interface in interfaces {
-            let interface_index = interface.task.index;
-            let known = inherited.as_ref().map(|status| interface.inherited_filters(status));
-            let known = known.unwrap_or_default();
-            if let Some(router) = interface.router() {
-                for ((index, group), membership) in &memberships {
-                    if *index == interface_index {
-                        let filter = membership.filter_after(*group, known.get(group));
-                        router.handle_membership(now, *group, &filter);
-                    }
-                }
-            }
+            interface.join_existing::<Igmp>(now, &igmp, inherited.as_ref());
+            interface.join_existing::<Mld>(now, &mld, inherited.as_ref());
             if let Some(status) = &inherited {
                 interface.inherit(now, status);
                 interface.inherit_streams(now, status, streams);
@@ -309,6 +304,13 @@ impl Proxy {
     }
 }
 
+/// What the container's kernel has joined. If the files cannot be read, the container's reports to the
+/// first query show all groups.
+fn existing<P: Spoken>(container: &Container) -> MembershipsOf<P> {
+    let files = P::membership_files(container);
+    files.and_then(|files| files.memberships_with_lists().ok()).unwrap_or_default()
+}
+
 /// Adds a descriptor to the epoll instance: an event comes when it is readable.
 fn watch(epoll: &Epoll, descriptor: impl AsFd, source: EventSource) -> io::Result<()> {
     Ok(epoll.add(descriptor, EpollEvent::new(EpollFlags::EPOLLIN, source.to_data()))?)
@@ -323,6 +325,9 @@ impl EventLoop {
         for (position, upstream) in (0..).zip(&upstreams.list) {
             watch(epoll, &upstream.query_socket, EventSource::QuerySocket(position))?;
             watch(epoll, &upstream.link_watch, EventSource::UpstreamLink(position))?;
+            if let Some(mld) = &upstream.mld {
+                watch(epoll, &mld.query_socket, EventSource::MldQuerySocket(position))?;
+            }
         }
         if let Some(Interception { nflog: Some(nflog), .. }) = interception {
             watch(epoll, nflog, EventSource::Nflog)?;
@@ -332,6 +337,9 @@ impl EventLoop {
 
     fn run(&mut self, log: &mut Log) -> io::Result<()> {
         self.container.membership_files.show_all_lists();
+        if let Some(files) = &self.container.mld_membership_files {
+            files.show_all_lists();
+        }
         self.request_link_states()?;
         for position in (0..).take(self.upstreams.list.len()) {
             // From here on a carrier that goes and comes is noticed.
@@ -377,6 +385,9 @@ impl EventLoop {
                         self.receive_queries(now, position, log);
                     }
                     Some(EventSource::QueryTap(position)) => self.receive_tapped(now, position),
+                    Some(EventSource::MldQuerySocket(position)) => {
+                        self.receive_mld_queries(now, position, log);
+                    }
                     Some(EventSource::UpstreamLink(position)) => {
                         self.handle_upstream_change(now, position, log);
                     }
@@ -454,6 +465,10 @@ impl EventLoop {
             upstream.query_pause.end_if_due(epoll, &upstream.query_socket, source, now);
             if let Some(tap) = &upstream.firewall.tap {
                 upstream.tap_pause.end_if_due(epoll, tap, EventSource::QueryTap(position), now);
+            }
+            if let Some(mld) = &mut upstream.mld {
+                let source = EventSource::MldQuerySocket(position);
+                mld.query_pause.end_if_due(epoll, &mld.query_socket, source, now);
             }
             upstream.handle_timeout(now);
         }

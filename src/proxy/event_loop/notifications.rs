@@ -2,14 +2,17 @@
 //! out before the container's kernel reports them.
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::{Duration, Instant};
 
+use crate::igmp::Igmp;
+use crate::mld::Mld;
 use crate::multicast::{Address, SourceFilter};
 use crate::net::link_monitor::LinkEvent;
 use crate::notice::Notice;
 use crate::primitives::token_bucket::TokenBucket;
 use crate::proxy::container::membership_files::KernelMembership;
+use crate::proxy::event_loop::family::Spoken;
 use crate::proxy::event_loop::interface::Interface;
 use crate::proxy::event_loop::{DATAGRAMS_PER_TURN, EventLoop};
 use crate::proxy::process::log::Log;
@@ -56,27 +59,49 @@ impl NotificationPace {
 }
 
 /// The latest notification of a group on an interface.
-struct MembershipChange {
+struct MembershipChange<A> {
     index: u32,
-    group: Ipv4Addr,
+    group: A,
     joined: bool,
     /// The source filter of a join, once it is known.
-    filter: Option<SourceFilter>,
+    filter: Option<SourceFilter<A>>,
 }
 
 /// One change for each group, in the order of the first notifications.
-#[derive(Default)]
-struct MembershipChanges(Vec<MembershipChange>);
+struct MembershipChanges<A>(Vec<MembershipChange<A>>);
 
-impl MembershipChanges {
-    fn record(&mut self, index: u32, group: Ipv4Addr, joined: bool) {
+/// The changes of both families.
+#[derive(Default)]
+struct AllChanges {
+    igmp: MembershipChanges<Ipv4Addr>,
+    mld: MembershipChanges<Ipv6Addr>,
+}
+
+impl AllChanges {
+    fn has_joins(&self) -> bool {
+        self.igmp.has_joins() || self.mld.has_joins()
+    }
+
+    fn is_empty(&self) -> bool {
+        self.igmp.0.is_empty() && self.mld.0.is_empty()
+    }
+}
+
+impl<A> Default for MembershipChanges<A> {
+    fn default() -> Self {
+        MembershipChanges(Vec::new())
+    }
+}
+
+impl<A: Address> MembershipChanges<A> {
+    fn record(&mut self, index: u32, group: A, joined: bool) {
         match self.0.iter_mut().find(|change| change.is_about(index, group)) {
             Some(change) => change.joined = joined,
             None => self.0.push(MembershipChange { index, group, joined, filter: None }),
         }
     }
 
-    fn joins(&self) -> impl Iterator<Item = &MembershipChange> {
+    fn joins(&self) -> impl Iterator<Item = &MembershipChange<A>> {
         self.0.iter().filter(|change| change.joined)
     }
 
@@ -84,13 +109,17 @@ impl MembershipChanges {
         self.joins().next().is_some()
     }
 
-    fn is_empty(&self) -> bool {
-        self.0.is_empty()
+    /// Leaves out what has changed again since.
+    fn drop_older(&mut self, later: &Self) {
+        let changed_again = |change: &MembershipChange<A>| {
+            later.0.iter().any(|l| l.is_about(change.index, change.group))
+        };
+        self.0.retain(|change| !changed_again(change));
     }
 }
 
-impl MembershipChange {
-    fn is_about(&self, index: u32, group: Ipv4Addr) -> bool {
+impl<A: Address> MembershipChange<A> {
+    fn is_about(&self, index: u32, group: A) -> bool {
         (self.index, self.group) == (index, group)
     }
 }
@@ -101,7 +130,7 @@ impl EventLoop {
         if !self.notification_pace.bucket.is_ready(now) {
             self.suspend_notifications(now, log);
         }
-        let mut changes = MembershipChanges::default();
+        let mut changes = AllChanges::default();
         // One datagram first: a single join does not wait until the queue is known to be empty.
         self.receive_notifications(now, log, 1, &mut changes);
         // After a leave a join may follow as soon as the program that left has the processor again.
@@ -117,15 +146,15 @@ impl EventLoop {
                 return;
             }
             // Where the files cannot be read, the container's reports start the joins.
-            let _ = self.look_up_filters(&mut changes);
+            let _ = self.look_up_filters::<Igmp>(&mut changes.igmp);
+            let _ = self.look_up_filters::<Mld>(&mut changes.mld);
             // What has changed again in the meantime is handled in the next round.
-            let mut later = MembershipChanges::default();
+            let mut later = AllChanges::default();
             self.receive_notifications(now, log, DATAGRAMS_PER_TURN, &mut later);
-            let changed_again = |change: &MembershipChange| {
-                later.0.iter().any(|l| l.is_about(change.index, change.group))
-            };
-            changes.0.retain(|change| !changed_again(change));
-            self.carry_out_changes(now, log, &mut changes);
+            changes.igmp.drop_older(&later.igmp);
+            changes.mld.drop_older(&later.mld);
+            self.carry_out_changes::<Igmp>(now, log, &mut changes.igmp);
+            self.carry_out_changes::<Mld>(now, log, &mut changes.mld);
             changes = later;
         }
         // The container's reports show what is left.
@@ -167,19 +196,23 @@ impl EventLoop {
     ///
     /// # Errors
     /// When the files cannot be read.
-    fn look_up_filters(&mut self, changes: &mut MembershipChanges) -> io::Result<()> {
+    fn look_up_filters<P: Spoken>(
+        &mut self,
+        changes: &mut MembershipChanges<P::Address>,
+    ) -> io::Result<()> {
         if !changes.has_joins() {
             return Ok(());
         }
-        let (files, barrier) = (&self.container.membership_files, &self.container.rtnl_barrier);
+        let Some(files) = P::membership_files(&self.container) else { return Ok(()) };
+        let wait = || P::wait_for_joins(&self.container.link_monitor, &self.container.rtnl_barrier);
         // A source-specific join that is not complete looks like a join from any source. In the SSM
         // range every join has a source, which is mostly there by now, so there the barrier may not
         // be needed.
         let specific = changes.joins().all(|change| change.group.is_ssm());
-        let mut complete = !specific && barrier.wait();
+        let mut complete = !specific && wait();
         let mut entries = files.source_entries(&mut self.buffer)?;
         if !complete && changes.joins().any(|c| entries.has_none_of(c.index, c.group)) {
-            complete = barrier.wait();
+            complete = wait();
             entries = files.source_entries(&mut self.buffer)?;
         }
         let mut memberships = None;
@@ -201,21 +234,31 @@ impl EventLoop {
     /// Tells the routers of joins and leaves, instead of waiting for the report that the
     /// container's kernel sends some timer ticks later. A join whose source filter is not known
     /// waits for that report.
-    fn carry_out_changes(&mut self, now: Instant, log: &mut Log, changes: &mut MembershipChanges) {
+    fn carry_out_changes<P: Spoken>(
+        &mut self,
+        now: Instant,
+        log: &mut Log,
+        changes: &mut MembershipChanges<P::Address>,
+    ) {
+        if changes.0.is_empty() {
+            return;
+        }
         let EventLoop { interfaces, upstreams, .. } = self;
         for interface in interfaces {
             let index = interface.task.index;
             let joins = changes.joins().filter(|change| change.index == index).count();
-            let Some(router) = interface.router() else { continue };
+            let Some(proxied) = P::proxied(interface) else { continue };
             // Joins go first, because a program waits for their data. Leaves go first where the
             // joins need the room that they leave.
-            let joins_first = router.has_room_for(joins);
+            let joins_first = proxied.router.has_room_for(joins);
             for joined in [joins_first, !joins_first] {
-                let own = |c: &&mut MembershipChange| c.index == index && c.joined == joined;
+                let own =
+                    |c: &&mut MembershipChange<P::Address>| c.index == index && c.joined == joined;
                 for change in changes.0.iter_mut().filter(own) {
                     let left = (!joined).then(SourceFilter::none);
                     if let Some(filter) = change.filter.take().or(left) {
-                        interface.handle_membership(now, (change.group, &filter), upstreams, log);
+                        let change = (change.group, &filter);
+                        interface.handle_membership::<P>(now, change, upstreams, log);
                     }
                 }
             }
@@ -229,7 +272,7 @@ impl EventLoop {
         now: Instant,
         log: &mut Log,
         max: usize,
-        changes: &mut MembershipChanges,
+        changes: &mut AllChanges,
     ) {
         let EventLoop { container, interfaces, announcer, buffer, notification_pace, .. } = self;
         let upstreams = &self.upstreams;
@@ -250,16 +293,27 @@ impl EventLoop {
                     LinkEvent::Joined(index, IpAddr::V4(group)) => {
                         notification_pace.bucket.take(now);
                         if interface.handle_join(now, group) {
-                            changes.record(index, group, true);
+                            changes.igmp.record(index, group, true);
                         }
                     }
                     LinkEvent::Left(index, IpAddr::V4(group)) => {
                         notification_pace.bucket.take(now);
                         if interface.handle_leave(now, group) {
-                            changes.record(index, group, false);
+                            changes.igmp.record(index, group, false);
                         }
                     }
-                    LinkEvent::Joined(..) | LinkEvent::Left(..) => {}
+                    LinkEvent::Joined(index, IpAddr::V6(group)) => {
+                        notification_pace.bucket.take(now);
+                        if interface.handle_mld_change(now, group, true) {
+                            changes.mld.record(index, group, true);
+                        }
+                    }
+                    LinkEvent::Left(index, IpAddr::V6(group)) => {
+                        notification_pace.bucket.take(now);
+                        if interface.handle_mld_change(now, group, false) {
+                            changes.mld.record(index, group, false);
+                        }
+                    }
                 }
             });
             match result {

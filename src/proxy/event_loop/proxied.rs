@@ -2,25 +2,27 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::time::Instant;
 
-use crate::igmp::router::OutgoingQuery;
-use crate::igmp::{Router, RouterConfig, Timing};
-use crate::multicast::SourceFilter;
+use crate::igmp::router::{OutgoingQuery, Router, RouterConfig};
+use crate::igmp::{Igmp, Timing};
+use crate::multicast::{Address, SourceFilter};
 use crate::notice::Notice;
 use crate::proxy::config::InterfaceTask;
 use crate::proxy::container::injection::QueryInjector;
+use crate::proxy::event_loop::family::Spoken;
 use crate::proxy::event_loop::upstreams::Upstreams;
-use crate::proxy::lan::joins::{JoinSockets, LimitFiles};
+use crate::proxy::lan::joins::JoinSockets;
 use crate::proxy::process::log::Log;
 use crate::proxy::relay::Relay;
 
-/// A proxied interface: the proxy is the router towards the container, and a host on the LAN.
-pub(super) struct Proxied {
-    pub(super) router: Router,
-    pub(super) injector: QueryInjector,
-    pub(super) joins: JoinSockets<Ipv4Addr>,
+/// A proxied interface: the proxy is the router towards the container, and a host on the LAN, in one
+/// protocol.
+pub(super) struct Proxied<P: Spoken = Igmp> {
+    pub(super) router: Router<P>,
+    pub(super) injector: QueryInjector<P::Address>,
+    pub(super) joins: JoinSockets<P::Address>,
     /// Carries the data where the link carries none.
     pub(super) relay: Option<Relay>,
     /// Counters of the proxies before this one.
@@ -30,18 +32,36 @@ pub(super) struct Proxied {
     /// Groups whose filters are set when the upstream is up again; `None`: it is up. A kernel sets the
     /// sources of an interface aside that goes down, and takes them back when the interface comes up,
     /// in place of those that were joined meanwhile (`igmpv3_add_delrec` and `igmpv3_del_delrec` in
-    /// net/ipv4/igmp.c).
-    pub(super) postponed: Option<BTreeSet<Ipv4Addr>>,
+    /// net/ipv4/igmp.c, `mld_add_delrec` and `mld_del_delrec` in net/ipv6/mcast.c).
+    pub(super) postponed: Option<BTreeSet<P::Address>>,
 }
 
-impl Proxied {
+impl<P: Spoken> Proxied<P> {
+    /// One without groups, for an interface.
+    pub(super) fn new(
+        task: &InterfaceTask,
+        injector: QueryInjector<P::Address>,
+        relay: Option<Relay>,
+        now: Instant,
+    ) -> Self {
+        Proxied {
+            router: new_router(task, now),
+            injector,
+            joins: JoinSockets::new(task.upstream_index),
+            relay,
+            inherited_counters: BTreeMap::new(),
+            reports_filtered: false,
+            postponed: None,
+        }
+    }
+
     /// Sets the source filter of a group on the upstream and in the relay. The relay admits the
     /// group before the join, and until the leave is complete.
     pub(super) fn set_filter(
         &mut self,
         now: Instant,
-        group: Ipv4Addr,
-        filter: SourceFilter,
+        group: P::Address,
+        filter: SourceFilter<P::Address>,
         task: &InterfaceTask,
         upstreams: &Upstreams,
         log: &mut Log,
@@ -53,11 +73,12 @@ impl Proxied {
                 false => postponed.insert(group),
             };
             let relayed = self.set_relay_filter(group, &filter);
-            return tell_relay_failure(now, relayed, group, task, log);
+            return tell_relay_failure(now, relayed, group.into(), task, log);
         }
         let mut relayed = if leaving { Ok(()) } else { self.set_relay_filter(group, &filter) };
-        let (joins, limits) = (&mut self.joins, &upstreams.limits);
-        let joined = match upstreams.reporter(task.upstream_index) {
+        let Some(limits) = P::limits(upstreams) else { return };
+        let joins = &mut self.joins;
+        let joined = match upstreams.reporter::<P>(task.upstream_index) {
             Some(reporter) if !joins.is_joined(group) => {
                 let wanted = filter.clone();
                 reporter.join(now, group, &filter, || joins.set_filter(now, group, wanted, limits))
@@ -68,12 +89,12 @@ impl Proxied {
             _ => joins.set_filter(now, group, filter, limits),
         };
         if !leaving {
-            upstreams.want_check(task.upstream_index);
+            P::want_check(upstreams, task.upstream_index);
         }
         if leaving {
             relayed = self.set_relay_filter(group, &SourceFilter::none());
         }
-        tell_relay_failure(now, relayed, group, task, log);
+        tell_relay_failure(now, relayed, group.into(), task, log);
         if let Err(error) = joined {
             let (interface, upstream) = (task.name.clone(), task.upstream.clone());
             let group = group.into();
@@ -85,12 +106,14 @@ impl Proxied {
     /// report of its own, and sends no leave then.
     pub(super) fn leave_all(&mut self, now: Instant, upstream: u32, upstreams: &Upstreams) {
         let joins = &mut self.joins;
-        if let Some(reporter) = upstreams.reporter(upstream) {
+        if let Some(reporter) = upstreams.reporter::<P>(upstream)
+            && let Some(limits) = P::limits(upstreams)
+        {
             for group in reporter.recent(now) {
                 if joins.is_joined(group) {
                     let leave = || {
                         let none = SourceFilter::none();
-                        joins.set_filter(now, group, none, &upstreams.limits)
+                        joins.set_filter(now, group, none, limits)
                     };
                     // What cannot be left goes with its socket.
                     let _ = reporter.leave(now, group, leave);
@@ -102,12 +125,13 @@ impl Proxied {
 
     /// The upstream is up, or down, from now on. A filter that cannot be set shows in the status, and
     /// is tried again.
-    pub(super) fn set_upstream_up(&mut self, now: Instant, is_up: bool, limits: &LimitFiles) {
+    pub(super) fn set_upstream_up(&mut self, now: Instant, is_up: bool, upstreams: &Upstreams) {
         if !is_up {
             self.postponed.get_or_insert_default();
             return;
         }
         let Some(postponed) = self.postponed.take() else { return };
+        let Some(limits) = P::limits(upstreams) else { return };
         let wanted = self.router.groups().filter(|view| postponed.contains(&view.group));
         let mut filters: BTreeMap<_, _> =
             postponed.iter().map(|group| (*group, SourceFilter::none())).collect();
@@ -117,29 +141,33 @@ impl Proxied {
         }
     }
 
-    fn set_relay_filter(&mut self, group: Ipv4Addr, filter: &SourceFilter) -> io::Result<()> {
-        self.relay.as_mut().map_or(Ok(()), |relay| relay.set(group, filter))
+    fn set_relay_filter(
+        &mut self,
+        group: P::Address,
+        filter: &SourceFilter<P::Address>,
+    ) -> io::Result<()> {
+        self.relay.as_mut().map_or(Ok(()), |relay| P::relay(relay, group, filter))
     }
 }
 
 fn tell_relay_failure(
     now: Instant,
     relayed: io::Result<()>,
-    group: Ipv4Addr,
+    group: IpAddr,
     task: &InterfaceTask,
     log: &mut Log,
 ) {
     if let Err(error) = relayed {
-        let (interface, group) = (task.name.clone(), group.into());
+        let interface = task.name.clone();
         let error = error.to_string();
         log.notice(now, Notice::ReceptionFailed { interface, group, error });
     }
 }
 
 /// Injects a query into the container. The interface may be down: that is no error.
-pub(super) fn inject_query(
-    injector: &QueryInjector,
-    query: &OutgoingQuery<Ipv4Addr>,
+pub(super) fn inject_query<A: Address>(
+    injector: &QueryInjector<A>,
+    query: &OutgoingQuery<A>,
     now: Instant,
     interface: &str,
     log: &mut Log,
@@ -156,10 +184,10 @@ pub(super) fn inject_query(
 }
 
 /// A router without groups.
-pub(super) fn new_router(task: &InterfaceTask, now: Instant) -> Router {
+pub(super) fn new_router<P: Spoken>(task: &InterfaceTask, now: Instant) -> Router<P> {
     let config = RouterConfig {
         interface: task.name.clone(),
-        link_scope: task.relay.is_some(),
+        link_scope: P::is_relayed(task),
         timing: task.query_interval.map_or_else(Timing::default, Timing::of_interval),
         // All groups that the container may have: joined, left, joined and left again.
         change_burst: task.policy.max_groups.saturating_mul(4).clamp(256, 4096),

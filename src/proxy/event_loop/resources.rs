@@ -1,5 +1,6 @@
 //! What the setup opens for the event loop.
 
+use std::net::Ipv6Addr;
 use std::os::unix::net::UnixListener;
 
 use crate::net::arp_announcement::Announcer;
@@ -64,6 +65,8 @@ pub(crate) struct Container {
     /// Asks for the container's routes; `None`: nothing is relayed.
     pub(crate) routes: Option<RouteQuery>,
     pub(crate) membership_files: MembershipFiles,
+    /// The same for IPv6; `None`: the proxy speaks MLD for no interface.
+    pub(crate) mld_membership_files: Option<MembershipFiles<Ipv6Addr>>,
     pub(crate) rtnl_barrier: RtnlBarrier,
     /// `None`: no interface has a receive filter, or the kernel has no packet sockets.
     pub(crate) receive_filter_socket: Option<ReceiveFilterSocket>,
@@ -81,7 +84,7 @@ pub(crate) struct DropCounters {
     pub(crate) container: RouteQuery,
 }
 
-/// Interception of the container's IGMP, and of what else its interfaces may not send.
+/// Interception of the container's IGMP and MLD, and of what else its interfaces may not send.
 pub(crate) struct Interception {
     /// Owns the nf_tables tables: they are removed when it is closed.
     pub(crate) rules: NfSocket,

@@ -9,10 +9,11 @@ use crate::multicast::{Address, FilterMode, SourceFilter};
 use crate::notice::Notice;
 use crate::proxy::container::membership_files::KernelMembership;
 use crate::proxy::control::status::{
-    GroupMembership, InterfaceStatus, MembershipStatus, ProxyState, ProxyStatus, QuerierStatus,
-    querier_timeout_by_default,
+    GroupMembership, InterfaceStatus, MembershipStatus, MldStatus, ProxyState, ProxyStatus,
+    QuerierStatus, querier_timeout_by_default,
 };
 use crate::proxy::event_loop::EventLoop;
+use crate::proxy::event_loop::family::Spoken;
 use crate::proxy::event_loop::interface::{Interface, MAX_OBSERVED_GROUPS, Mode};
 use crate::proxy::event_loop::lan_notices::{no_querier_notice, querier_notice};
 use crate::proxy::event_loop::proxied::Proxied;
@@ -174,25 +175,24 @@ impl Interface {
             Mode::Proxied(proxied) => Some(proxied),
             Mode::Observed { .. } => None,
         };
-        let mut counters = proxied.map(|p| p.inherited_counters.clone()).unwrap_or_default();
-        for (&name, &count) in proxied.iter().flat_map(|proxied| proxied.router.counters()) {
-            let counter = counters.entry(name.to_owned()).or_default();
-            *counter = counter.saturating_add(count);
-        }
         InterfaceStatus {
             interface: self.task.name.clone(),
             parent: self.task.parent.clone(),
             querier: proxied.and_then(|proxied| proxied.querier(now)),
-            rival: proxied
-                .and_then(|proxied| proxied.router.rival_querier(now))
-                .map(|rival| querier_status(&rival, now)),
+            rival: proxied.and_then(|proxied| proxied.rival(now)),
             listening_s: proxied
                 .and_then(|_| self.listening_since())
                 .map(|since| seconds_since(since, now)),
             querier_timeout_s: proxied
                 .map_or_else(querier_timeout_by_default, |p| p.router.querier_timeout().as_secs()),
             groups,
-            counters,
+            counters: proxied.map(|proxied| proxied.counters()).unwrap_or_default(),
+            mld: self.mld.as_ref().map(|mld| MldStatus {
+                querier: mld.querier(now),
+                rival: mld.rival(now),
+                querier_timeout_s: mld.router.querier_timeout().as_secs(),
+                counters: mld.counters(),
+            }),
             relay: proxied.and_then(|proxied| proxied.relay.as_ref()).map(Relay::status),
             streams: Vec::new(),
         }
@@ -206,30 +206,51 @@ impl Interface {
         memberships: &KernelMemberships,
     ) -> Vec<GroupMembership> {
         let problem = self.upstream_problem().map(str::to_owned);
-        match &mut self.mode {
-            Mode::Proxied(proxied) => {
-                let groups = proxied.router.groups();
-                let problem = problem.as_deref();
-                groups.map(|view| proxied.membership(now, view, problem)).collect()
-            }
+        let problem = problem.as_deref();
+        let mut groups = match &mut self.mode {
+            Mode::Proxied(proxied) => proxied.memberships(now, problem),
             Mode::Observed { joined_at } => {
                 observed_memberships(now, self.task.index, memberships, joined_at)
             }
+        };
+        if let Some(mld) = &self.mld {
+            groups.extend(mld.memberships(now, problem));
         }
+        groups
     }
 }
 
-impl Proxied {
+impl<P: Spoken> Proxied<P> {
     /// The LAN's querier, if one is present.
     fn querier(&self, now: Instant) -> Option<QuerierStatus> {
-        self.router.querier(now).map(|querier| querier_status(&querier, now))
+        self.router.querier(now).map(|querier| querier_status::<P>(&querier, now))
+    }
+
+    /// A querier that asks although it has lost the election.
+    fn rival(&self, now: Instant) -> Option<QuerierStatus> {
+        self.router.rival_querier(now).map(|rival| querier_status::<P>(&rival, now))
+    }
+
+    /// What was counted, also by the proxies before this one.
+    fn counters(&self) -> BTreeMap<String, u64> {
+        let mut counters = self.inherited_counters.clone();
+        for (&name, &count) in self.router.counters() {
+            let counter = counters.entry(name.to_owned()).or_default();
+            *counter = counter.saturating_add(count);
+        }
+        counters
+    }
+
+    /// All groups as people are shown them. `problem` is what is wrong with the upstream interface.
+    fn memberships(&self, now: Instant, problem: Option<&str>) -> Vec<GroupMembership> {
+        self.router.groups().map(|view| self.membership(now, view, problem)).collect()
     }
 
     /// A group as people are shown it. `problem` is what is wrong with the upstream interface.
     fn membership(
         &self,
         now: Instant,
-        view: GroupView<Ipv4Addr>,
+        view: GroupView<P::Address>,
         problem: Option<&str>,
     ) -> GroupMembership {
         let (status, reason) = match view.status {
@@ -246,20 +267,20 @@ impl Proxied {
         GroupMembership {
             group: view.group.into(),
             mode: view.wanted.mode,
-            sources: view.wanted.sources.into_iter().map(IpAddr::from).collect(),
-            version: view.version.number(),
+            sources: view.wanted.sources.into_iter().map(Into::into).collect(),
+            version: P::number(view.version),
             status,
             reason,
             age_s: seconds_since(view.since, now),
-            relay: self.relay.as_ref().and_then(|relay| relay.counts(view.group)),
+            relay: self.relay.as_ref().and_then(|relay| P::relay_counts(relay, view.group)),
         }
     }
 }
 
-fn querier_status(querier: &LanQuerier<Ipv4Addr>, now: Instant) -> QuerierStatus {
+fn querier_status<P: Spoken>(querier: &LanQuerier<P::Address>, now: Instant) -> QuerierStatus {
     QuerierStatus {
         address: querier.address.into(),
-        version: querier.version.number(),
+        version: P::number(querier.version),
         interval_s: querier.interval.and_then(|i| u32::try_from(i.as_secs()).ok()),
         last_query_s: seconds_since(querier.last_query, now),
     }
@@ -269,9 +290,9 @@ fn querier_status(querier: &LanQuerier<Ipv4Addr>, now: Instant) -> QuerierStatus
 const REPORTS_FILTERED: &str = "the host's firewall drops IGMP reports";
 
 /// What people are told of a join from any source in the range of source-specific multicast.
-fn any_source_note(group: Ipv4Addr, joined: &SourceFilter) -> Option<String> {
+fn any_source_note<A: Address>(group: A, joined: &SourceFilter<A>) -> Option<String> {
     let any_source = group.is_ssm() && joined.mode == FilterMode::Exclude;
-    any_source.then(|| format!("any source in {}", Ipv4Addr::SSM_RANGE))
+    any_source.then(|| format!("any source in {}", A::SSM_RANGE))
 }
 
 /// The groups of an interface that is only observed. `joined_at` is brought up to date with them.

@@ -11,9 +11,12 @@
 
 use std::time::Instant;
 
+use crate::igmp::Igmp;
+use crate::mld::Mld;
 use crate::net::route_query::RouteQuery;
 use crate::notice::Notice;
 use crate::proxy::event_loop::event_source::{EventSource, RelaySocket};
+use crate::proxy::event_loop::family::Spoken;
 use crate::proxy::event_loop::interface::Interface;
 use crate::proxy::event_loop::pause::Pause;
 use crate::proxy::event_loop::upstreams::Upstream;
@@ -101,7 +104,7 @@ impl EventLoop {
 
     /// The interface is there: it may have come up or gone down, or have come back with its index.
     fn look_at_upstream(&mut self, now: Instant, position: u32, log: &mut Log) {
-        let Some(upstream) = self.upstreams.list.get_mut(position as usize) else { return };
+        let Some(upstream) = self.upstreams.list.get(position as usize) else { return };
         let name = upstream.query_socket.name().to_owned();
         let index = upstream.index();
         let Some(state) = LinkState::watched(upstream, self.upstreams.links.as_ref()) else {
@@ -113,7 +116,10 @@ impl EventLoop {
             }
             let is_up = state.flags & libc::IFF_UP.cast_unsigned() != 0;
             if let Some(proxied) = interface.proxied() {
-                proxied.set_upstream_up(now, is_up, &self.upstreams.limits);
+                proxied.set_upstream_up(now, is_up, &self.upstreams);
+            }
+            if let Some(mld) = &mut interface.mld {
+                mld.set_upstream_up(now, is_up, &self.upstreams);
             }
         }
         if state.flags & UP != UP {
@@ -126,21 +132,27 @@ impl EventLoop {
             let problem = Notice::UpstreamBridged { upstream: name, bridge };
             return self.set_upstream_problem(now, position, problem, log);
         }
+        let Some(upstream) = self.upstreams.list.get_mut(position as usize) else { return };
         // The switch has forgotten what was joined, and the kernel has not noticed.
         let has_flapped = upstream.link_watch.take_flap();
         let was_away = upstream.problem.is_some();
         if was_away {
             self.clear_upstream_problem(now, position, log);
         }
-        // Where this fails, the next change of the link shows the difference.
-        let files = self.upstreams.host_groups.as_ref();
-        if let Some(Ok(joined)) = files.map(|files| files.joined_on(index)) {
-            for interface in self.interfaces.iter_mut().filter(|i| i.task.upstream_index == index) {
-                interface.rejoin_missing(now, &joined, &self.upstreams.limits);
-            }
-        }
+        self.rejoin_missing::<Igmp>(now, index);
+        self.rejoin_missing::<Mld>(now, index);
         if has_flapped || was_away {
             self.report_again(now, position);
+        }
+    }
+
+    /// Joins again what the host's kernel has lost. Where its file cannot be read, the next change of
+    /// the link shows the difference.
+    fn rejoin_missing<P: Spoken>(&mut self, now: Instant, index: u32) {
+        let files = P::host_groups(&self.upstreams);
+        let Some(Ok(joined)) = files.map(|files| files.joined_on(index)) else { return };
+        for interface in self.interfaces.iter_mut().filter(|i| i.task.upstream_index == index) {
+            interface.rejoin_missing::<P>(now, &joined, &self.upstreams);
         }
     }
 
@@ -222,7 +234,7 @@ impl EventLoop {
         let EventLoop { interfaces, upstreams, .. } = self;
         let own = |interface: &&mut Interface| interface.task.upstream_index == old;
         for interface in interfaces.iter_mut().filter(own) {
-            interface.rejoin(now, new, &upstreams.limits);
+            interface.rejoin(now, new, upstreams);
         }
     }
 }

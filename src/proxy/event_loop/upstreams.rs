@@ -1,5 +1,6 @@
 //! The host interfaces on which the proxy joins, each with its sockets.
 
+use std::net::Ipv6Addr;
 use std::time::{Duration, Instant};
 
 use crate::igmp::wire::Query;
@@ -7,12 +8,14 @@ use crate::net::link_watch::LinkWatch;
 use crate::net::route_query::RouteQuery;
 use crate::notice::Notice;
 use crate::primitives::token_bucket::TokenBucket;
+use crate::proxy::event_loop::family::Spoken;
 use crate::proxy::event_loop::firewall::Firewall;
 use crate::proxy::event_loop::pause::Pause;
 use crate::proxy::lan::early_report::EarlyReporter;
 use crate::proxy::lan::host_groups::HostGroups;
 use crate::proxy::lan::input_probe::InputProbe;
 use crate::proxy::lan::joins::LimitFiles;
+use crate::proxy::lan::mld_query_socket::MldQuerySocket;
 use crate::proxy::lan::query_socket::QuerySocket;
 use crate::proxy::lan::query_tap::QueryTap;
 use crate::proxy::lan::report_socket::{ReportSocket, SpareReportSocket};
@@ -28,6 +31,8 @@ pub(crate) struct Upstream {
     pub(crate) query_socket: QuerySocket,
     /// Sends early reports; `None` where the kernel does not notify of joins.
     pub(crate) reporter: Option<EarlyReporter>,
+    /// For MLD; `None`: the proxy speaks it for no interface here.
+    pub(crate) mld: Option<MldUpstream>,
     /// Answers queries where there is no reporter.
     pub(crate) report_socket: Option<ReportSocket>,
     /// Send reports when the interface has come again.
@@ -61,6 +66,7 @@ impl Upstream {
         Upstream {
             query_socket,
             reporter,
+            mld: None,
             report_socket,
             spare_report_sockets: Vec::new(),
             firewall: Firewall::new(input_probe, tap, now),
@@ -97,7 +103,8 @@ impl Upstream {
     /// When to call [`handle_timeout`](Self::handle_timeout).
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
         let reporter = self.reporter.as_ref().and_then(EarlyReporter::poll_timeout);
-        let pauses = [self.query_pause.poll_timeout(), self.tap_pause.poll_timeout()];
+        let mld = self.mld.as_ref().and_then(|mld| mld.query_pause.poll_timeout());
+        let pauses = [self.query_pause.poll_timeout(), self.tap_pause.poll_timeout(), mld];
         pauses.into_iter().chain([reporter]).flatten().min()
     }
 
@@ -117,6 +124,40 @@ impl Upstream {
     }
 }
 
+/// An upstream's sockets for MLD.
+pub(crate) struct MldUpstream {
+    /// Receives the queries of the LAN.
+    pub(crate) query_socket: MldQuerySocket,
+    /// Sends early reports; `None` where the kernel does not notify of joins.
+    pub(crate) reporter: Option<EarlyReporter<Ipv6Addr>>,
+    queries: TokenBucket,
+    pub(super) query_pause: Pause,
+}
+
+impl MldUpstream {
+    /// One with these sockets.
+    pub(crate) fn new(
+        query_socket: MldQuerySocket,
+        reporter: Option<EarlyReporter<Ipv6Addr>>,
+        now: Instant,
+    ) -> Self {
+        let queries = TokenBucket::new(QUERY_BURST, QUERY_INTERVAL, now);
+        MldUpstream { query_socket, reporter, queries, query_pause: Pause::default() }
+    }
+
+    /// Whether one more query may be read.
+    pub(super) fn takes_query(&mut self, now: Instant) -> bool {
+        self.queries.take(now)
+    }
+}
+
+/// What the host's kernel allows to join in IPv6, and has joined.
+pub(crate) struct MldLimits {
+    pub(crate) limits: LimitFiles<Ipv6Addr>,
+    /// `None` where that cannot be read.
+    pub(crate) host_groups: Option<HostGroups<Ipv6Addr>>,
+}
+
 /// All upstreams, and what the host's kernel allows to join on them.
 pub(crate) struct Upstreams {
     pub(crate) list: Vec<Upstream>,
@@ -125,12 +166,13 @@ pub(crate) struct Upstreams {
     pub(crate) links: Option<RouteQuery>,
     /// What the host's kernel has joined; `None` where that cannot be read.
     pub(crate) host_groups: Option<HostGroups>,
+    /// `None`: the proxy speaks MLD for no interface.
+    pub(crate) mld: Option<MldLimits>,
 }
 
 impl Upstreams {
     /// The sender of early reports on the upstream of this index, if it has one.
-    pub(super) fn reporter(&self, index: u32) -> Option<&EarlyReporter> {
-        let upstream = self.list.iter().find(|upstream| upstream.index() == index)?;
-        upstream.reporter.as_ref()
+    pub(super) fn reporter<P: Spoken>(&self, index: u32) -> Option<&EarlyReporter<P::Address>> {
+        P::reporter(self.list.iter().find(|upstream| upstream.index() == index)?)
     }
 }

@@ -1,20 +1,23 @@
-//! The IGMP version that the host's kernel speaks on an interface.
+//! The version of IGMP or MLD that the host's kernel speaks on an interface.
 //!
-//! The version belongs to the interface, not to a group (RFC 9776 §7.2.1). A query of an older
+//! The version belongs to the interface, not to a group (RFC 9776 §7.2.1, RFC 9777 §8.2.1). A query of an older
 //! version sets it for the older-version-querier-present time, which the kernel computes from the
 //! values that it has learned from queries. The same is computed here, because a join cannot wait
 //! for a file to be read. Where the kernel may have heard something else, its file decides soon
-//! after.
+//! after. Of MLD the kernel shows nothing.
 
 use std::fs::File;
 use std::io;
 use std::io::{BufRead, BufReader, Read};
+use std::marker::PhantomData;
+use std::net::Ipv4Addr;
 use std::os::unix::fs::FileExt;
 use std::time::{Duration, Instant};
 
 use crate::igmp::Timing;
-use crate::igmp::wire::{Query, Version};
+use crate::igmp::message::{Query, Version};
 use crate::net::sysctl::Sysctls;
+use crate::proxy::lan::family::LanFamily;
 
 /// Bytes of one read: the kernel returns no more of a file in /proc.
 const PAGE: usize = 4096;
@@ -22,13 +25,14 @@ const PAGE: usize = 4096;
 const CHECK_DELAY: Duration = Duration::from_millis(20);
 
 /// The version of one interface.
-pub(crate) struct HostVersion {
+pub(crate) struct HostVersion<A = Ipv4Addr> {
     index: u32,
-    /// `/proc/net/igmp` of the host; `None`: it cannot be read.
-    igmp: Option<File>,
-    /// `force_igmp_version` of the interface.
+    /// The kernel's file of groups; `None`: it cannot be read, or does not show the version.
+    file: Option<File>,
+    /// `force_igmp_version` or `force_mld_version` of the interface.
     forced: Option<Version>,
-    /// What queries of version 3 have told (`mr_qrv`, `mr_qi` and `mr_qri` in net/ipv4/igmp.c).
+    /// What queries of the newest version have told (`mr_qrv`, `mr_qi` and `mr_qri` in
+    /// net/ipv4/igmp.c, `mc_qrv`, `mc_qi` and `mc_qri` in net/ipv6/mcast.c).
     robustness: u8,
     query_interval: Duration,
     response_interval: Duration,
@@ -37,16 +41,17 @@ pub(crate) struct HostVersion {
     /// Until then the kernel may not have repeated in version 2 what it has reported in version 3.
     turning_until: Option<Instant>,
     check_at: Option<Instant>,
+    family: PhantomData<A>,
 }
 
-impl HostVersion {
+impl<A: LanFamily> HostVersion<A> {
     /// The version of an interface of the caller's namespace.
     pub(crate) fn open(name: &str, index: u32, host: &Sysctls, now: Instant) -> Self {
         let timing = Timing::default();
         let mut version = HostVersion {
             index,
-            igmp: File::open("/proc/thread-self/net/igmp").ok(),
-            forced: forced_version(name, host),
+            file: A::SHOWS_VERSION.then(|| File::open(A::GROUPS_FILE).ok()).flatten(),
+            forced: forced_version::<A>(name, host),
             robustness: timing.robustness(),
             query_interval: timing.query_interval(),
             response_interval: timing.query_response_interval(),
@@ -54,6 +59,7 @@ impl HostVersion {
             v2_querier_until: None,
             turning_until: None,
             check_at: None,
+            family: PhantomData,
         };
         version.check(now);
         version
@@ -90,8 +96,8 @@ impl HostVersion {
         self.turning_until.is_some_and(|until| now < until)
     }
 
-    /// Receives a query of the LAN, as the kernel does (`igmp_heard_query`).
-    pub(crate) fn receive_query(&mut self, now: Instant, query: &Query) {
+    /// Receives a query of the LAN, as the kernel does (`igmp_heard_query`, `__mld_query_work`).
+    pub(crate) fn receive_query(&mut self, now: Instant, query: &Query<A>) {
         let before = self.get(now);
         match query.version {
             Version::V1 => self.v1_querier_until = Some(now + self.older_querier_present()),
@@ -101,7 +107,9 @@ impl HostVersion {
                 let second = Duration::from_secs(1);
                 self.robustness = query.robustness();
                 self.query_interval = query.query_interval();
-                if self.response_interval >= self.query_interval {
+                if A::LEARNS_RESPONSE_INTERVAL {
+                    self.response_interval = query.max_resp;
+                } else if self.response_interval >= self.query_interval {
                     self.response_interval = self.query_interval.saturating_sub(second);
                 }
             }
@@ -109,7 +117,7 @@ impl HostVersion {
         if before == Version::V3 && self.get(now) == Version::V2 {
             self.turning_until = Some(now + query.max_resp + Duration::from_secs(1));
         }
-        if self.get(now) < Version::V3 {
+        if A::SHOWS_VERSION && self.get(now) < Version::V3 {
             self.check_at.get_or_insert(now + CHECK_DELAY);
         }
     }
@@ -127,8 +135,8 @@ impl HostVersion {
     }
 
     fn check(&mut self, now: Instant) {
-        let file = self.igmp.as_ref().map(|igmp| BufReader::with_capacity(PAGE, Pages(igmp, 0)));
-        let Some(kernels) = file.and_then(|file| version_in(file, self.index)) else { return };
+        let file = self.file.as_ref().map(|file| BufReader::with_capacity(PAGE, Pages(file, 0)));
+        let Some(kernels) = file.and_then(|file| version_in::<A>(file, self.index)) else { return };
         if kernels == self.get(now) {
             return;
         }
@@ -139,21 +147,17 @@ impl HostVersion {
         self.v2_querier_until = until.filter(|_| kernels == Version::V2);
     }
 
-    /// RFC 9776 §8.12, and `igmp_heard_query`.
+    /// RFC 9776 §8.12, RFC 9777 §9.12; `igmp_heard_query`, `mld_set_v1_mode`.
     fn older_querier_present(&self) -> Duration {
         self.query_interval * self.robustness.into() + self.response_interval
     }
 }
 
-/// `net.ipv4.conf.*.force_igmp_version` of the host; 3 stands for none (`IGMP_V2_SEEN` in
-/// net/ipv4/igmp.c).
-fn forced_version(name: &str, host: &Sysctls) -> Option<Version> {
-    let read = |interface| host.number(&format!("ipv4/conf/{interface}/force_igmp_version"));
-    ["all", name].into_iter().filter_map(read).find_map(|version| match version {
-        1 => Some(Version::V1),
-        2 => Some(Version::V2),
-        _ => None,
-    })
+/// What the sysctls of the host force. Those of `all` come first.
+fn forced_version<A: LanFamily>(name: &str, host: &Sysctls) -> Option<Version> {
+    let (directory, file) = A::FORCED_VERSION;
+    let read = |interface| host.number(&format!("{directory}/{interface}/{file}"));
+    ["all", name].into_iter().filter_map(read).find_map(A::forced)
 }
 
 /// A file that is read from its beginning, whatever was read of it before.
@@ -169,27 +173,23 @@ impl Read for Pages<'_> {
 
 /// The version of an interface as `/proc/net/igmp` shows it. The groups of the interface, which may
 /// be many, follow its line and are not read.
-fn version_in(text: impl BufRead, index: u32) -> Option<Version> {
+fn version_in<A: LanFamily>(text: impl BufRead, index: u32) -> Option<Version> {
     let own = |line: &String| {
         let first = line.split_ascii_whitespace().next();
         line.starts_with(|c: char| c.is_ascii_digit()) && first == Some(&index.to_string())
     };
     let line = text.lines().map_while(Result::ok).find(own)?;
-    match line.split_ascii_whitespace().last()? {
-        "V1" => Some(Version::V1),
-        "V2" => Some(Version::V2),
-        _ => Some(Version::V3),
-    }
+    A::version_shown(&line)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn host() -> HostVersion {
+    fn host<A: LanFamily>() -> HostVersion<A> {
         HostVersion {
             index: 12,
-            igmp: None,
+            file: None,
             forced: None,
             robustness: 2,
             query_interval: Duration::from_secs(125),
@@ -198,10 +198,11 @@ mod tests {
             v2_querier_until: None,
             turning_until: None,
             check_at: None,
+            family: PhantomData,
         }
     }
 
-    fn query(version: Version) -> Query {
+    fn query<A: LanFamily>(version: Version) -> Query<A> {
         let second = Duration::from_secs(1);
         Query { version, qrv: 3, qqi: 4 * second, ..Query::general(second) }
     }
@@ -210,7 +211,7 @@ mod tests {
     fn an_older_querier_is_remembered_for_as_long_as_the_kernel_remembers_it() {
         let start = Instant::now();
         let at = |seconds| start + Duration::from_secs(seconds);
-        let mut host = host();
+        let mut host = host::<Ipv4Addr>();
         assert_eq!(host.get(start), Version::V3);
         host.receive_query(start, &query(Version::V2));
         assert_eq!([host.get(start), host.get(at(259))], [Version::V2; 2]);
@@ -229,7 +230,7 @@ mod tests {
     #[test]
     fn the_kernels_file_is_read_after_a_query_while_an_older_querier_is_present() {
         let start = Instant::now();
-        let mut host = host();
+        let mut host = host::<Ipv4Addr>();
         host.receive_query(start, &query(Version::V3));
         assert_eq!(host.poll_timeout(), None);
         host.receive_query(start, &query(Version::V2));
@@ -245,8 +246,8 @@ mod tests {
         let text = "Idx\tDevice    : Count Querier\tGroup    Users Timer\tReporter\n\
                     1\tlo        :     1      V3\n\t\t\t\t010000E0     1 0:00000000\t\t0\n\
                     12\tlan0      :     2      V2\n\t\t\t\t010000E0     1 0:00000000\t\t0\n";
-        assert_eq!(version_in(text.as_bytes(), 1), Some(Version::V3));
-        assert_eq!(version_in(text.as_bytes(), 12), Some(Version::V2));
-        assert_eq!(version_in(text.as_bytes(), 2), None);
+        assert_eq!(version_in::<Ipv4Addr>(text.as_bytes(), 1), Some(Version::V3));
+        assert_eq!(version_in::<Ipv4Addr>(text.as_bytes(), 12), Some(Version::V2));
+        assert_eq!(version_in::<Ipv4Addr>(text.as_bytes(), 2), None);
     }
 }

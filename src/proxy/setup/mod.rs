@@ -9,6 +9,7 @@ mod interception;
 
 use std::collections::BTreeSet;
 use std::io;
+use std::net::Ipv6Addr;
 use std::time::Instant;
 
 use crate::attachment::IgmpMode;
@@ -29,13 +30,14 @@ use crate::proxy::container::receive_filter::ReceiveFilterSocket;
 use crate::proxy::container::rtnl_barrier::RtnlBarrier;
 use crate::proxy::container::stream_counter::{CountSockets, InheritedCounter};
 use crate::proxy::event_loop::{
-    Container, DropCounters, Interception, InterfaceSockets, Predecessor, RelaySockets, Resources,
-    Role, Upstream, Upstreams, predecessors_counter, predecessors_status,
+    Container, DropCounters, Interception, InterfaceSockets, MldLimits, MldUpstream, Predecessor,
+    RelaySockets, Resources, Role, Upstream, Upstreams, predecessors_counter, predecessors_status,
 };
 use crate::proxy::lan::early_report::EarlyReporter;
 use crate::proxy::lan::host_groups::HostGroups;
 use crate::proxy::lan::input_probe::InputProbe;
 use crate::proxy::lan::joins::LimitFiles;
+use crate::proxy::lan::mld_query_socket::MldQuerySocket;
 use crate::proxy::lan::query_socket::QuerySocket;
 use crate::proxy::lan::query_tap::QueryTap;
 use crate::proxy::lan::report_socket::{ReportSocket, SpareReportSocket};
@@ -61,6 +63,8 @@ pub(super) struct Setup {
     taps: Vec<(u32, QueryTap)>,
     announcer: Option<Announcer>,
     limits: LimitFiles,
+    /// `None`: the proxy speaks MLD for no interface.
+    mld_limits: Option<MldLimits>,
     /// The host's.
     sysctls: Sysctls,
     notices: Vec<Notice>,
@@ -79,6 +83,8 @@ struct InterfaceSetup {
 /// What is opened in the container's namespace for one proxied interface.
 struct InjectionSockets {
     injector: QueryInjector,
+    /// `None`: the container's kernel speaks MLD itself.
+    mld_injector: Option<QueryInjector<Ipv6Addr>>,
     /// `None`: nothing is relayed.
     relay: Option<ContainerSockets>,
 }
@@ -90,6 +96,7 @@ struct InNamespace {
     link_monitor: LinkMonitor,
     routes: Option<RouteQuery>,
     membership_files: MembershipFiles,
+    mld_membership_files: Option<MembershipFiles<Ipv6Addr>>,
     receive_filter_socket: Option<ReceiveFilterSocket>,
     count_sockets: Option<CountSockets>,
     drop_counter: Option<RouteQuery>,
@@ -126,6 +133,11 @@ impl Setup {
             inside.frame_socket.map(|container| Announcer { host: parent_frame_socket, container });
         let rtnl_barrier = RtnlBarrier::open().context(|| "cannot open a UDP socket".into())?;
         let sysctls = Sysctls::default();
+        let speaks_mld = inside.mld_membership_files.is_some();
+        let mld_limits = speaks_mld.then(|| MldLimits {
+            limits: LimitFiles::open(&sysctls),
+            host_groups: HostGroups::open().ok(),
+        });
         // Without them, what is lost on the way is not told.
         let drops = inside
             .drop_counter
@@ -138,6 +150,7 @@ impl Setup {
                 link_monitor: inside.link_monitor,
                 routes: inside.routes,
                 membership_files: inside.membership_files,
+                mld_membership_files: inside.mld_membership_files,
                 rtnl_barrier,
                 receive_filter_socket: inside.receive_filter_socket,
                 count_sockets: inside.count_sockets,
@@ -153,6 +166,7 @@ impl Setup {
             taps,
             announcer,
             limits: LimitFiles::open(&sysctls),
+            mld_limits,
             sysctls,
             notices,
         })
@@ -176,7 +190,6 @@ impl Setup {
                 && task.index != 0
             {
                 sockets
-                    .injector
                     .set_interface(task.index)
                     .context(|| format!("cannot open the query socket of {}", task.name))?;
             }
@@ -209,6 +222,10 @@ impl Installed {
             .collect::<Result<Vec<_>, StartError>>()?;
         let relays = interfaces.iter().map(|(task, _)| task).filter(|task| task.relay.is_some());
         let relayed: BTreeSet<u32> = relays.map(|task| task.upstream_index).collect();
+        let spoken = interfaces.iter().filter(|(_, sockets)| {
+            sockets.as_ref().is_some_and(|sockets| sockets.mld_injector.is_some())
+        });
+        let speaks_mld: BTreeSet<u32> = spoken.map(|(task, _)| task.upstream_index).collect();
         let mut open_upstream = |query_socket: QuerySocket| {
             // Only notifications show which joins are new to the host.
             let reporter = match setup.task.notifications {
@@ -230,6 +247,10 @@ impl Installed {
             let reports = (reporter, report_socket);
             let mut upstream =
                 Upstream::new(query_socket, reports, input_probe, tap, link_watch, now);
+            if speaks_mld.contains(&index) {
+                let reports = setup.task.notifications.then_some(&setup.sysctls);
+                upstream.mld = Some(open_mld(&name, index, reports, now)?);
+            }
             if relayed.contains(&index) {
                 let spares = std::iter::repeat_with(SpareReportSocket::open).take(RETURNS);
                 upstream.spare_report_sockets = spares
@@ -272,6 +293,7 @@ impl Installed {
                 limits: setup.limits,
                 links,
                 host_groups: HostGroups::open().ok(),
+                mld: setup.mld_limits,
             },
             announcer: setup.announcer,
             role,
@@ -362,6 +384,21 @@ fn open_reporter(
         .context(|| format!("cannot open the report socket of {}", socket.name()))
 }
 
+/// The sockets for MLD on an upstream. Without `sysctls` nothing is reported early.
+fn open_mld(
+    name: &str,
+    index: u32,
+    sysctls: Option<&Sysctls>,
+    now: Instant,
+) -> Result<MldUpstream, StartError> {
+    let query_socket = MldQuerySocket::open(name)
+        .context(|| format!("cannot listen for MLD queries on {name}"))?;
+    let reporter = sysctls.map(|sysctls| EarlyReporter::open(name, index, sysctls, now));
+    let reporter =
+        reporter.transpose().context(|| format!("cannot open the MLD report socket of {name}"))?;
+    Ok(MldUpstream::new(query_socket, reporter.flatten(), now))
+}
+
 impl InjectionSockets {
     /// The caller's thread is in the container's namespace.
     fn open(interface: &InterfaceTask, mark: u32) -> Result<Self, StartError> {
@@ -370,12 +407,21 @@ impl InjectionSockets {
             .context(|| format!("cannot open the query socket of {name}"))?;
         let relay = interface.relay.as_ref().map(|_| ContainerSockets::open(mark)).transpose();
         let relay = relay.context(|| format!("cannot open the relay's sockets of {name}"))?;
-        Ok(InjectionSockets { injector, relay })
+        let mld_injector = interface.mld.then(|| QueryInjector::open(mark)).transpose();
+        let mld_injector =
+            mld_injector.context(|| format!("cannot open the MLD query socket of {name}"))?;
+        Ok(InjectionSockets { injector, mld_injector, relay })
+    }
+
+    /// Injects on the interface of this index from now on.
+    fn set_interface(&self, index: u32) -> io::Result<()> {
+        self.injector.set_interface(index)?;
+        self.mld_injector.as_ref().map_or(Ok(()), |mld| mld.set_interface(index))
     }
 
     /// Adds the sockets in the host's namespace, where the caller's thread is.
     fn complete(self, interface: &InterfaceTask) -> Result<InterfaceSockets, StartError> {
-        let InjectionSockets { injector, relay } = self;
+        let InjectionSockets { injector, mld_injector, relay } = self;
         let relay = match relay {
             Some(container) => {
                 let upstream = &interface.upstream;
@@ -385,7 +431,7 @@ impl InjectionSockets {
             }
             None => None,
         };
-        Ok(InterfaceSockets { injector, relay })
+        Ok(InterfaceSockets { injector, mld_injector, relay })
     }
 }
 
@@ -407,8 +453,9 @@ impl InNamespace {
             }
         };
         let drop_counter = count_sockets.as_ref().and_then(|_| RouteQuery::open().ok());
+        let speaks_mld = task.interfaces.iter().any(|interface| interface.mld);
         let families: &[Family] = match task.notifications {
-            true if task.interfaces.iter().any(|i| i.mld) => &[Family::Ipv4, Family::Ipv6],
+            true if speaks_mld => &[Family::Ipv4, Family::Ipv6],
             true => &[Family::Ipv4],
             false => &[],
         };
@@ -433,6 +480,9 @@ impl InNamespace {
         }
         let membership_files = MembershipFiles::open()
             .context(|| "cannot open the container's /proc/net/igmp".into())?;
+        let mld_membership_files = speaks_mld.then(MembershipFiles::open).transpose();
+        let mld_membership_files = mld_membership_files
+            .context(|| "cannot open the container's /proc/net/igmp6".into())?;
         let announces = interfaces.iter().any(|i| !i.task.announce.is_empty());
         let has_receive_filter = interfaces.iter().any(|i| i.task.relay.is_none());
         let frame_socket = match (announces || has_receive_filter).then(FrameSocket::open) {
@@ -452,6 +502,7 @@ impl InNamespace {
             link_monitor,
             routes,
             membership_files,
+            mld_membership_files,
             receive_filter_socket,
             count_sockets,
             drop_counter,

@@ -10,7 +10,8 @@ use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
-use std::net::IpAddr;
+use std::marker::PhantomData;
+use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::time::{Duration, Instant};
 
@@ -30,23 +31,29 @@ const LAST_RETRY: Duration = Duration::from_secs(60);
 /// Descriptors that are left to others, however many groups a container joins.
 const RESERVED_DESCRIPTORS: RawFd = 16;
 
-/// The limits of the host's kernel for IPv4. They may be raised while a proxy runs. So they are
-/// read again when one of them refuses a join, and when there is time.
-#[derive(Debug, Default)]
-pub(crate) struct LimitFiles {
+/// The limits of the host's kernel for one address family. They may be raised while a proxy runs. So
+/// they are read again when one of them refuses a join, and when there is time.
+#[derive(Debug)]
+pub(crate) struct LimitFiles<A = Ipv4Addr> {
     memberships: Option<File>,
     sources: Option<File>,
     /// As they were read last.
     known: Cell<Limits>,
+    family: PhantomData<A>,
 }
 
-impl LimitFiles {
+impl<A: Address> LimitFiles<A> {
     /// Opens the sysctls of the host. Where that fails, the kernel's defaults are assumed.
     pub(crate) fn open(host: &Sysctls) -> Self {
+        let (memberships, sources) = match A::UNSPECIFIED.into() {
+            IpAddr::V4(_) => (Some("ipv4/igmp_max_memberships"), "ipv4/igmp_max_msf"),
+            IpAddr::V6(_) => (None, "ipv6/mld_max_msf"),
+        };
         let files = LimitFiles {
-            memberships: host.open("ipv4/igmp_max_memberships", false).ok(),
-            sources: host.open("ipv4/igmp_max_msf", false).ok(),
-            known: Cell::default(),
+            memberships: memberships.and_then(|name| host.open(name, false).ok()),
+            sources: host.open(sources, false).ok(),
+            known: Cell::new(Limits::of_kernel::<A>()),
+            family: PhantomData,
         };
         files.read();
         files
@@ -57,7 +64,7 @@ impl LimitFiles {
     }
 
     fn read(&self) -> Limits {
-        let default = Limits::default();
+        let default = Limits::of_kernel::<A>();
         let value = |file: &Option<File>| usize::try_from(number(file.as_ref()?)?).ok();
         let limits = Limits {
             memberships: value(&self.memberships).unwrap_or(default.memberships),
@@ -130,7 +137,7 @@ impl<A: Address> JoinSockets<A> {
         now: Instant,
         group: A,
         wanted: SourceFilter<A>,
-        limits: &LimitFiles,
+        limits: &LimitFiles<A>,
     ) -> Result<(), String> {
         self.is_prepared = false;
         let known = limits.known();
@@ -163,7 +170,7 @@ impl<A: Address> JoinSockets<A> {
         &mut self,
         group: A,
         wanted: &SourceFilter<A>,
-        limits: &LimitFiles,
+        limits: &LimitFiles<A>,
         around: impl FnOnce(&mut dyn FnMut() -> io::Result<()>) -> io::Result<()>,
     ) {
         let Some(id) = self.memberships.plan_single_join(group, wanted, limits.known()) else {
@@ -182,7 +189,7 @@ impl<A: Address> JoinSockets<A> {
     }
 
     /// Tries again what is due.
-    pub(crate) fn retry(&mut self, now: Instant, limits: &LimitFiles) {
+    pub(crate) fn retry(&mut self, now: Instant, limits: &LimitFiles<A>) {
         let due: Vec<_> = self
             .failures
             .iter()
@@ -207,7 +214,7 @@ impl<A: Address> JoinSockets<A> {
 
     /// Opens a spare socket and reads the limits for the next join; to be called when there is
     /// time.
-    pub(crate) fn prepare(&mut self, limits: &LimitFiles) {
+    pub(crate) fn prepare(&mut self, limits: &LimitFiles<A>) {
         if self.is_prepared {
             return;
         }
@@ -291,7 +298,9 @@ impl<A: Address> JoinSockets<A> {
                         let Step::Join(id, _) = step else {
                             return Err(describe::<A>(&error));
                         };
-                        let full = error.raw_os_error() == Some(libc::ENOBUFS);
+                        // ENOMEM: `ipv6_sock_mc_join` in net/ipv6/mcast.c.
+                        let full =
+                            matches!(error.raw_os_error(), Some(libc::ENOBUFS | libc::ENOMEM));
                         if !(full && self.memberships.mark_full(id)) {
                             return Err(describe::<A>(&error));
                         }
@@ -420,7 +429,7 @@ fn open_socket<A: Address>(descriptor_limit: RawFd) -> io::Result<JoinSocket> {
 
 fn describe<A: Address>(error: &io::Error) -> String {
     match error.raw_os_error() {
-        Some(libc::ENOBUFS) => {
+        Some(libc::ENOBUFS | libc::ENOMEM) => {
             let LimitNames { memberships, sources } = limit_names::<A>();
             format!(
                 "the host's kernel has no room for it; see {memberships}, {sources} and \
@@ -436,14 +445,14 @@ fn describe<A: Address>(error: &io::Error) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::net::{Ipv4Addr, Ipv6Addr};
+    use std::net::Ipv6Addr;
 
     use super::*;
 
     /// Joins, changes and leaves on loopback, with real sockets.
     fn memberships_follow_the_filter<A: Address>(family: &str) {
         let lo = nix::net::if_::if_nametoindex("lo").unwrap();
-        let limits = LimitFiles::default();
+        let limits = LimitFiles::open(&Sysctls::default());
         let now = Instant::now();
         let mut sockets = JoinSockets::<A>::new(lo);
         sockets.prepare(&limits);
@@ -480,5 +489,54 @@ mod tests {
     fn sockets_join_groups_of_both_families() {
         memberships_follow_the_filter::<Ipv4Addr>("IPv4");
         memberships_follow_the_filter::<Ipv6Addr>("IPv6");
+    }
+
+    /// What the kernel shows of an IPv6 group: whether it is joined, and its sources, each with whether
+    /// it is included.
+    fn shown(interface: &str, group: Ipv6Addr) -> (bool, Vec<(Ipv6Addr, bool)>) {
+        let read = |file| std::fs::read_to_string(format!("/proc/thread-self/net/{file}")).unwrap();
+        let address = |text: &str| {
+            Ipv6Addr::from_bits(u128::from_str_radix(&text[text.len() - 32..], 16).unwrap())
+        };
+        let (groups, sources) = (read("igmp6"), read("mcfilter6"));
+        let words = |line: &str| line.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
+        let is_own = |words: &Vec<String>| words[1] == interface && address(&words[2]) == group;
+        let joined = groups.lines().map(words).any(|words| is_own(&words));
+        let listed = sources.lines().skip(1).map(words).filter(is_own);
+        let listed = listed.map(|words| (address(&words[3]), words[4] != "0")).collect();
+        (joined, listed)
+    }
+
+    #[test]
+    fn the_kernel_has_the_ipv6_filters_that_are_wanted() {
+        let veth = crate::proxy::lan::veth::Veth::new();
+        veth.run(|| {
+            let index = nix::net::if_::if_nametoindex("lan-a").unwrap();
+            let (limits, now) = (LimitFiles::open(&Sysctls::default()), Instant::now());
+            let mut sockets = JoinSockets::<Ipv6Addr>::new(index);
+            let group: Ipv6Addr = "ff05::101".parse().unwrap();
+            let source = |n: u16| Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, n);
+            let mut set = |filter: &SourceFilter<Ipv6Addr>| {
+                assert_eq!(sockets.set_filter(now, group, filter.clone(), &limits), Ok(()));
+            };
+            let many = SourceFilter::include((1..=100).map(source));
+            for filter in [
+                SourceFilter::any(),
+                SourceFilter::exclude([source(1), source(2)]),
+                SourceFilter::include([source(3)]),
+                // More than a socket takes (net.ipv6.mld_max_msf).
+                many,
+                SourceFilter::include([source(4), source(5)]),
+            ] {
+                set(&filter);
+                let includes = filter.mode == FilterMode::Include;
+                let listed = filter.sources.iter().map(|source| (*source, includes));
+                let (joined, mut shown) = shown("lan-a", group);
+                shown.sort_unstable();
+                assert_eq!((joined, shown), (true, listed.collect()), "{filter:?}");
+            }
+            set(&SourceFilter::none());
+            assert_eq!(shown("lan-a", group), (false, vec![]));
+        });
     }
 }

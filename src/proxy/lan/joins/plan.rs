@@ -50,10 +50,14 @@ pub(crate) fn limit_names<A: Address>() -> LimitNames {
     }
 }
 
-impl Default for Limits {
-    /// The kernel's own defaults for IPv4 (`net/ipv4/igmp.c`).
-    fn default() -> Self {
-        Limits { memberships: 20, sources: 10 }
+impl Limits {
+    /// The kernel's own defaults (net/ipv4/igmp.c, net/ipv6/mcast.c). Memberships of IPv6 are not
+    /// counted.
+    pub(crate) fn of_kernel<A: Address>() -> Self {
+        match A::UNSPECIFIED.into() {
+            IpAddr::V4(_) => Limits { memberships: 20, sources: 10 },
+            IpAddr::V6(_) => Limits { memberships: usize::MAX, sources: 64 },
+        }
     }
 }
 

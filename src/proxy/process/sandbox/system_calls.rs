@@ -114,7 +114,7 @@ pub(super) const CHECKED: &[(c_long, &[OneOf])] = &[
     (
         libc::SYS_socket,
         &[
-            value(0, &[libc::AF_INET as u32]),
+            value(0, &[libc::AF_INET as u32, libc::AF_INET6 as u32]),
             // The other bits are flags such as SOCK_CLOEXEC.
             OneOf { argument: 1, mask: 0xff, values: &[libc::SOCK_DGRAM as u32] },
         ],
@@ -174,6 +174,19 @@ pub(super) const OPTIONS: &[(&[u32], &[u32], &[OneOf])] = &[
             libc::IP_MULTICAST_ALL as u32,
             libc::IP_MULTICAST_IF as u32,
             libc::IP_PKTINFO as u32,
+        ],
+        &[],
+    ),
+    (
+        &[libc::IPPROTO_IPV6 as u32],
+        &[
+            libc::MCAST_JOIN_GROUP as u32,
+            libc::MCAST_JOIN_SOURCE_GROUP as u32,
+            libc::MCAST_LEAVE_GROUP as u32,
+            libc::MCAST_LEAVE_SOURCE_GROUP as u32,
+            libc::MCAST_MSFILTER as u32,
+            libc::IPV6_MULTICAST_ALL as u32,
+            libc::IPV6_MULTICAST_IF as u32,
         ],
         &[],
     ),

@@ -180,7 +180,7 @@ fn what_a_proxy_does_is_allowed_and_the_rest_is_not() {
         call(libc::SYS_openat, &[]),
         call(libc::SYS_execve, &[]),
         call(libc::SYS_socket, &[inet, libc::SOCK_RAW as u64]),
-        call(libc::SYS_socket, &[libc::AF_INET6 as u64, dgram]),
+        call(libc::SYS_socket, &[libc::AF_INET6 as u64, libc::SOCK_RAW as u64]),
         call(libc::SYS_setsockopt, &[7, ip, libc::IP_HDRINCL as u64]),
         call(libc::SYS_setsockopt, &[7, libc::SOL_SOCKET as u64, libc::MCAST_JOIN_GROUP as u64]),
         call(libc::SYS_mmap, &[0, 4096, libc::PROT_EXEC as u64]),

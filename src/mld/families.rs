@@ -1,5 +1,5 @@
 //! The router is the same for both address families: one test body runs with the packets of IGMP,
-//! and with IPv6 addresses in packets that are made up for the test.
+//! and with those of MLD.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -9,7 +9,8 @@ use ipnet::IpNet;
 
 use crate::igmp::message::{GroupRecord, Message, Query, RecordType, Version};
 use crate::igmp::router::{Router, RouterConfig, Status, counter};
-use crate::igmp::{Igmp, Protocol, ReceivedMessage};
+use crate::igmp::{Igmp, Protocol};
+use crate::mld::Mld;
 use crate::multicast::{Address, GroupPolicy, GroupRule, SourceFilter};
 
 /// A protocol whose messages a test can send.
@@ -24,58 +25,10 @@ impl Host for Igmp {
     }
 }
 
-/// IPv6 addresses in made-up packets: a type, a record type, and addresses.
-#[derive(Debug, Clone, Copy)]
-struct MadeUp;
-
-const REPORT_V2: u8 = 1;
-const LEAVE_V2: u8 = 2;
-const RECORD: u8 = 3;
-
-impl Protocol for MadeUp {
-    type Address = Ipv6Addr;
-
-    fn parse(packet: &[u8]) -> Result<ReceivedMessage<Ipv6Addr>, &'static str> {
-        let [kind, record, addresses @ ..] = packet else { return Err("malformed_short") };
-        let (addresses, []) = addresses.as_chunks::<16>() else { return Err("malformed_short") };
-        let mut addresses = addresses.iter().map(|bytes| Ipv6Addr::from(*bytes));
-        let group = addresses.next().ok_or("malformed_short")?;
-        let message = match *kind {
-            REPORT_V2 => Message::ReportV2 { group },
-            LEAVE_V2 => Message::LeaveV2 { group },
-            RECORD => {
-                let (kind, sources) = (RecordType::from(*record), addresses.collect());
-                Message::ReportV3(vec![GroupRecord { kind, group, sources }])
-            }
-            _ => return Err("unknown_message_type"),
-        };
-        Ok(ReceivedMessage { message, hop_limit: 1, router_alert: true })
-    }
-
-    fn emit_query(query: &Query<Ipv6Addr>, source: Ipv6Addr, _mtu: usize) -> Vec<Vec<u8>> {
-        vec![[source.octets(), query.destination().octets()].concat()]
-    }
-
-    fn is_query_source(address: Ipv6Addr) -> bool {
-        address.is_unicast_link_local()
-    }
-}
-
-impl Host for MadeUp {
+impl Host for Mld {
     fn emit(message: &Message<Ipv6Addr>) -> Vec<u8> {
-        let packet = |kind, record, addresses: &[Ipv6Addr]| {
-            let addresses = addresses.iter().flat_map(|address| address.octets());
-            [kind, record].into_iter().chain(addresses).collect()
-        };
-        match message {
-            Message::ReportV2 { group } => packet(REPORT_V2, 0, &[*group]),
-            Message::LeaveV2 { group } => packet(LEAVE_V2, 0, &[*group]),
-            Message::ReportV3(records) => {
-                let GroupRecord { kind, group, sources } = &records[0];
-                packet(RECORD, kind.number(), &[&[*group], sources.as_slice()].concat())
-            }
-            other => panic!("not sent in this test: {other:?}"),
-        }
+        let source = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0xa);
+        message.emit_ipv6(source, message.destination(), 1, 1500).remove(0)
     }
 }
 
@@ -219,5 +172,5 @@ fn memberships_within_policy_and_limits<P: Host>(ssm: &str, querier: &str) {
 #[test]
 fn the_router_keeps_memberships_of_both_families_within_policy_and_limits() {
     memberships_within_policy_and_limits::<Igmp>("232.1.1.1", "10.0.0.1");
-    memberships_within_policy_and_limits::<MadeUp>("ff3e::8000:1", "fe80::1");
+    memberships_within_policy_and_limits::<Mld>("ff3e::8000:1", "fe80::1");
 }

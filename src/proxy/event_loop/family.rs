@@ -1,0 +1,193 @@
+//! What differs between IGMP and MLD in the event loop.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::{Ipv4Addr, Ipv6Addr};
+use std::time::{Duration, Instant};
+
+use crate::igmp::{Igmp, Protocol};
+use crate::mld::Mld;
+use crate::multicast::SourceFilter;
+use crate::net::link_monitor::LinkMonitor;
+use crate::proxy::config::InterfaceTask;
+use crate::proxy::container::membership_files::{KernelMembership, MembershipFiles, Shown};
+use crate::proxy::container::rtnl_barrier::RtnlBarrier;
+use crate::proxy::control::status::{InterfaceStatus, QuerierStatus, RelayCounts};
+use crate::proxy::event_loop::interface::{Interface, MldSpeaker, Mode};
+use crate::proxy::event_loop::proxied::Proxied;
+use crate::proxy::event_loop::resources::Container;
+use crate::proxy::event_loop::upstreams::{Upstream, Upstreams};
+use crate::proxy::lan::early_report::EarlyReporter;
+use crate::proxy::lan::family::LanFamily;
+use crate::proxy::lan::host_groups::HostGroups;
+use crate::proxy::lan::joins::LimitFiles;
+use crate::proxy::relay::Relay;
+
+/// The longest that a join from a source, of which the kernel has told at its beginning, goes on.
+const SOURCE_DELAY: Duration = Duration::from_micros(50);
+
+/// The memberships that the container's kernel shows, by interface index and group.
+pub(super) type MembershipsOf<P> =
+    BTreeMap<(u32, <P as Protocol>::Address), KernelMembership<<P as Protocol>::Address>>;
+
+/// A protocol that the proxy speaks for an interface, with what the event loop has for it.
+pub(super) trait Spoken: Protocol<Address: LanFamily + Shown> {
+    /// What speaks it for an interface.
+    fn proxied(interface: &Interface) -> Option<&Proxied<Self>>;
+
+    /// The same, to be changed, of the two that an interface has.
+    fn speaker<'i>(igmp: &'i mut Mode, mld: &'i mut MldSpeaker) -> Option<&'i mut Proxied<Self>>;
+
+    /// What speaks it for an interface, to be changed.
+    fn proxied_mut(interface: &mut Interface) -> Option<&mut Proxied<Self>> {
+        Self::speaker(&mut interface.mode, &mut interface.mld)
+    }
+
+    /// The files of what the container's kernel has joined.
+    fn membership_files(container: &Container) -> Option<&MembershipFiles<Self::Address>>;
+
+    /// What the host's kernel allows a socket to join.
+    fn limits(upstreams: &Upstreams) -> Option<&LimitFiles<Self::Address>>;
+
+    /// What the host's kernel has joined.
+    fn host_groups(upstreams: &Upstreams) -> Option<&HostGroups<Self::Address>>;
+
+    /// The sender of early reports on an upstream.
+    fn reporter(upstream: &Upstream) -> Option<&EarlyReporter<Self::Address>>;
+
+    /// Something is joined on the upstream of this index.
+    fn want_check(upstreams: &Upstreams, index: u32);
+
+    /// Whether what the relay of an interface carries is of this family.
+    fn is_relayed(task: &InterfaceTask) -> bool;
+
+    /// Has a relay carry what this filter admits.
+    ///
+    /// # Errors
+    /// When the relay cannot receive the group.
+    fn relay(
+        relay: &mut Relay,
+        group: Self::Address,
+        filter: &SourceFilter<Self::Address>,
+    ) -> io::Result<()>;
+
+    /// What a relay has carried of a group.
+    fn relay_counts(relay: &Relay, group: Self::Address) -> Option<RelayCounts>;
+
+    /// Waits until joins that the kernel has told of are complete; `false` where that cannot be known.
+    fn wait_for_joins(monitor: &LinkMonitor, barrier: &RtnlBarrier) -> bool;
+
+    /// The querier with its timeout in seconds, and the counters, in the status of an interface.
+    fn inherited(status: &InterfaceStatus) -> (Option<&QuerierStatus>, u64, BTreeMap<String, u64>);
+}
+
+impl Spoken for Igmp {
+    fn proxied(interface: &Interface) -> Option<&Proxied<Self>> {
+        match &interface.mode {
+            Mode::Proxied(proxied) => Some(proxied),
+            Mode::Observed { .. } => None,
+        }
+    }
+
+    fn speaker<'i>(igmp: &'i mut Mode, _: &'i mut MldSpeaker) -> Option<&'i mut Proxied<Self>> {
+        match igmp {
+            Mode::Proxied(proxied) => Some(proxied),
+            Mode::Observed { .. } => None,
+        }
+    }
+
+    fn membership_files(container: &Container) -> Option<&MembershipFiles> {
+        Some(&container.membership_files)
+    }
+
+    fn limits(upstreams: &Upstreams) -> Option<&LimitFiles> {
+        Some(&upstreams.limits)
+    }
+
+    fn host_groups(upstreams: &Upstreams) -> Option<&HostGroups> {
+        upstreams.host_groups.as_ref()
+    }
+
+    fn reporter(upstream: &Upstream) -> Option<&EarlyReporter> {
+        upstream.reporter.as_ref()
+    }
+
+    fn want_check(upstreams: &Upstreams, index: u32) {
+        upstreams.want_check(index);
+    }
+
+    fn is_relayed(task: &InterfaceTask) -> bool {
+        task.relay.is_some()
+    }
+
+    fn relay(relay: &mut Relay, group: Ipv4Addr, filter: &SourceFilter) -> io::Result<()> {
+        relay.set(group, filter)
+    }
+
+    fn relay_counts(relay: &Relay, group: Ipv4Addr) -> Option<RelayCounts> {
+        relay.counts(group)
+    }
+
+    fn wait_for_joins(_: &LinkMonitor, barrier: &RtnlBarrier) -> bool {
+        barrier.wait()
+    }
+
+    fn inherited(status: &InterfaceStatus) -> (Option<&QuerierStatus>, u64, BTreeMap<String, u64>) {
+        (status.querier.as_ref(), status.querier_timeout_s, status.counters.clone())
+    }
+}
+
+impl Spoken for Mld {
+    fn proxied(interface: &Interface) -> Option<&Proxied<Self>> {
+        interface.mld.as_deref()
+    }
+
+    fn speaker<'i>(_: &'i mut Mode, mld: &'i mut MldSpeaker) -> Option<&'i mut Proxied<Self>> {
+        mld.as_deref_mut()
+    }
+
+    fn membership_files(container: &Container) -> Option<&MembershipFiles<Ipv6Addr>> {
+        container.mld_membership_files.as_ref()
+    }
+
+    fn limits(upstreams: &Upstreams) -> Option<&LimitFiles<Ipv6Addr>> {
+        upstreams.mld.as_ref().map(|mld| &mld.limits)
+    }
+
+    fn host_groups(upstreams: &Upstreams) -> Option<&HostGroups<Ipv6Addr>> {
+        upstreams.mld.as_ref()?.host_groups.as_ref()
+    }
+
+    fn reporter(upstream: &Upstream) -> Option<&EarlyReporter<Ipv6Addr>> {
+        upstream.mld.as_ref()?.reporter.as_ref()
+    }
+
+    /// Whether the host's firewall lets reports out is looked at for IGMP.
+    fn want_check(_: &Upstreams, _: u32) {}
+
+    fn is_relayed(_: &InterfaceTask) -> bool {
+        false
+    }
+
+    fn relay(_: &mut Relay, _: Ipv6Addr, _: &SourceFilter<Ipv6Addr>) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn relay_counts(_: &Relay, _: Ipv6Addr) -> Option<RelayCounts> {
+        None
+    }
+
+    /// From Linux 6.17 on no lock is held throughout the join (`ip6_mc_source` in net/ipv6/mcast.c).
+    /// The thread that joins is within its system call, and goes on while this one waits.
+    fn wait_for_joins(monitor: &LinkMonitor, barrier: &RtnlBarrier) -> bool {
+        monitor.wait_until(Instant::now() + SOURCE_DELAY);
+        barrier.wait()
+    }
+
+    fn inherited(status: &InterfaceStatus) -> (Option<&QuerierStatus>, u64, BTreeMap<String, u64>) {
+        match &status.mld {
+            Some(mld) => (mld.querier.as_ref(), mld.querier_timeout_s, mld.counters.clone()),
+            None => (None, 0, BTreeMap::new()),
+        }
+    }
+}
