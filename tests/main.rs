@@ -49,6 +49,7 @@ mod leases;
 mod lifecycle;
 mod machine;
 mod metrics;
+mod mld;
 mod namespace_path;
 mod netavark;
 mod networks;

@@ -49,8 +49,8 @@ pub(crate) use crate::proxy::control::hold::{HoldEvent, HoldStream, StandIn};
 pub use crate::proxy::control::launch::{LaunchError, PROGRAM, ProxyLaunch, program};
 pub(crate) use crate::proxy::control::protocol::HeldKind;
 pub use crate::proxy::control::status::{
-    GroupMembership, InterfaceCounts, InterfaceStatus, MembershipStatus, ProxyState, ProxyStatus,
-    QuerierStatus, RelayCounts, RelayStatus, TranslatedPort,
+    GroupMembership, InterfaceCounts, InterfaceStatus, MembershipStatus, MldStatus, ProxyState,
+    ProxyStatus, QuerierStatus, RelayCounts, RelayStatus, TranslatedPort,
 };
 pub(crate) use crate::proxy::lan::input_probe::InputProbe;
 pub(crate) use crate::proxy::lan::query_socket::{QuerySocket, parse_query};

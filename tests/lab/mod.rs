@@ -69,7 +69,7 @@ pub const HOST: Ipv4Addr = Ipv4Addr::new(10, 99, 0, 2);
 pub const SOURCES: [Ipv4Addr; 2] = [Ipv4Addr::new(10, 99, 0, 3), Ipv4Addr::new(10, 99, 0, 4)];
 
 /// The switch port of the container host.
-const HOST_PORT: &str = "p-host";
+pub const HOST_PORT: &str = "p-host";
 
 /// What a test may wait for: far beyond what anything takes on a loaded machine.
 pub const PATIENCE: Duration = Duration::from_secs(20);

@@ -1,0 +1,201 @@
+//! MLD: what IGMP's blackout is about, for IPv6. One MLD host on the port, whatever the containers do.
+
+use std::net::{Ipv6Addr, SocketAddrV6, UdpSocket};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use mcrun::mld::wire::{self, Ipv6Packet, Message, RecordType};
+use mcrun::proxy::QuerierStatus;
+use socket2::{Domain, Socket, Type};
+
+use crate::lab::frames::IPV6;
+use crate::lab::{Container, HOST_PORT, Lab, PARENT, PATIENCE, json, wait_until};
+
+const GROUP: Ipv6Addr = Ipv6Addr::new(0xff0e, 0, 0, 0, 0, 0, 1, 1);
+const PORT: u16 = 5004;
+/// Packets of the stream, one each millisecond.
+const PACKETS: u32 = 8000;
+/// What is sent before the stream.
+const MARKER: u32 = u32::MAX;
+
+/// A lab whose switch asks in this version of MLD.
+fn lab(mld_version: u8) -> Lab {
+    let lab = Lab::new(2);
+    lab.ip("sw", &format!("link set br0 type bridge mcast_mld_version {mld_version}"));
+    // Without an address a bridge sends no query.
+    wait_until("the switch has an address", PATIENCE, || {
+        let shown = json(lab.enter("sw", "ip").args(["-j", "-6", "addr", "show", "dev", "br0"]));
+        let address = shown[0]["addr_info"].as_array()?.first()?.clone();
+        (address["tentative"] != true).then_some(())
+    });
+    lab
+}
+
+/// Whether the switch forwards the group to the container host.
+fn is_forwarded(lab: &Lab) -> bool {
+    let answer = json(lab.enter("sw", "bridge").args(["-j", "mdb", "show"]));
+    let entries = answer[0]["mdb"].as_array().cloned().unwrap_or_default();
+    entries.iter().any(|e| e["port"] == HOST_PORT && e["grp"] == GROUP.to_string())
+}
+
+/// What `mcrun groups` tells of the group.
+fn membership(lab: &Lab, container: &Container) -> Option<serde_json::Value> {
+    lab.groups(container).into_iter().find(|entry| entry["group"] == GROUP.to_string())
+}
+
+/// The MLD querier that its proxy hears.
+fn mld_querier(lab: &Lab, container: &Container) -> Option<QuerierStatus> {
+    let directory = lab.state_dir().join("containers").join(&container.id);
+    let status = mcrun::proxy::query_all(&[&directory]).pop()?.ok()?;
+    status.interfaces[0].mld.clone()?.querier
+}
+
+/// A socket of the container that has joined the group.
+fn join(container: &Container) -> UdpSocket {
+    let index = container.ip("link show mc0")[0]["ifindex"].as_u64().expect("an index") as u32;
+    let open = || UdpSocket::bind(SocketAddrV6::new(Ipv6Addr::UNSPECIFIED, PORT, 0, 0)).unwrap();
+    let socket = container.namespace().run(open).expect("the container runs");
+    socket.join_multicast_v6(&GROUP, index).expect("joined");
+    socket.set_read_timeout(Some(PATIENCE)).expect("timeout");
+    socket
+}
+
+/// Receives the stream to its end; the numbers that have arrived.
+fn receive(socket: UdpSocket) -> JoinHandle<(UdpSocket, Vec<u32>)> {
+    std::thread::spawn(move || {
+        let mut numbers = Vec::new();
+        let mut payload = [0; 4];
+        while let Ok(4) = socket.recv(&mut payload) {
+            if payload == MARKER.to_be_bytes() {
+                continue;
+            }
+            numbers.push(u32::from_be_bytes(payload));
+            if numbers.last() == Some(&(PACKETS - 1)) {
+                break;
+            }
+        }
+        (socket, numbers)
+    })
+}
+
+/// A socket that sends to the group on the LAN.
+fn sender(lab: &Lab) -> UdpSocket {
+    let net = lab.net("src");
+    let socket = net.run(|| Socket::new(Domain::IPV6, Type::DGRAM, None).unwrap()).unwrap();
+    let index = net.run(|| nix::net::if_::if_nametoindex(PARENT).unwrap()).unwrap();
+    socket.set_multicast_if_v6(index).expect("interface");
+    socket.connect(&SocketAddrV6::new(GROUP, PORT, 0, 0).into()).expect("connected");
+    socket.into()
+}
+
+/// Sends until the switch forwards to this socket. A bridge that has just begun to ask forwards only
+/// when the answers to its first query may have come (`br_multicast_querier_exists`).
+fn wait_forwarded(sender: &UdpSocket, receiver: &UdpSocket) {
+    receiver.set_read_timeout(Some(Duration::from_millis(10))).expect("timeout");
+    wait_until("a packet arrives", PATIENCE, || {
+        sender.send(&MARKER.to_be_bytes()).expect("sent");
+        receiver.recv(&mut [0; 4]).ok()
+    });
+    receiver.set_read_timeout(Some(PATIENCE)).expect("timeout");
+}
+
+/// Sends the stream.
+fn stream(socket: UdpSocket) -> JoinHandle<()> {
+    std::thread::spawn(move || {
+        let begin = Instant::now();
+        for number in 0..PACKETS {
+            let due = begin + Duration::from_millis(number.into());
+            std::thread::sleep(due.saturating_duration_since(Instant::now()));
+            socket.send(&number.to_be_bytes()).expect("sent");
+        }
+    })
+}
+
+/// The MLD messages among these frames, with the MAC address that they come from.
+fn mld(frames: &[Vec<u8>]) -> Vec<(String, Ipv6Addr, u8, Message)> {
+    let frames = frames.iter().filter(|frame| frame[12..14] == IPV6.to_be_bytes());
+    frames
+        .filter_map(|frame| {
+            let mac: Vec<_> = frame[6..12].iter().map(|byte| format!("{byte:02x}")).collect();
+            let packet = Ipv6Packet::parse(&frame[14..]).ok()?;
+            Some((mac.join(":"), packet.src(), packet.hop_limit(), wire::parse(&packet).ok()?))
+        })
+        .collect()
+}
+
+fn is_leave(message: &Message) -> bool {
+    match message {
+        Message::LeaveV2 { group } => *group == GROUP,
+        Message::ReportV3(records) => records.iter().any(|record| {
+            record.group == GROUP && matches!(record.kind, RecordType::ToIn | RecordType::Block)
+        }),
+        _ => false,
+    }
+}
+
+/// Container 2 receives; container 1 joins after it and leaves. Its leave changes nothing on the wire.
+fn a_neighbour_leaves(mld_version: u8) {
+    let lab = lab(mld_version);
+    let capture = lab.capture_also("ip6");
+    let start =
+        |name, address: &str| lab.start_with(name, &[&format!("parent=lan0,ip={address}/64")], &[]);
+    let leaver = start("leaver", "fd00:99::11");
+    let stayer = start("stayer", "fd00:99::12");
+    // The version of the LAN is known from its querier.
+    lab.query();
+    for container in [&leaver, &stayer] {
+        wait_until("a querier is heard", PATIENCE, || {
+            let querier = mld_querier(&lab, container)?;
+            (querier.version == mld_version).then_some(())
+        });
+    }
+
+    let stays = join(&stayer);
+    let joined = wait_until("it is joined", PATIENCE, || membership(&lab, &stayer));
+    assert_eq!((&joined["status"], &joined["mode"]), (&"joined".into(), &"exclude".into()));
+    wait_until("the switch forwards", PATIENCE, || is_forwarded(&lab).then_some(()));
+    let sender = sender(&lab);
+    wait_forwarded(&sender, &stays);
+    let (stays, sender) = (receive(stays), stream(sender));
+    let leaves = join(&leaver);
+    wait_until("it is joined", PATIENCE, || membership(&lab, &leaver));
+    let mut payload = [0; 4];
+    for _ in 0..500 {
+        leaves.recv(&mut payload).expect("the stream arrives");
+    }
+    drop(leaves);
+    wait_until("it is left", PATIENCE, || membership(&lab, &leaver).is_none().then_some(()));
+    sender.join().expect("sent");
+    let (socket, numbers) = stays.join().expect("received");
+    let lost: Vec<_> =
+        (0..PACKETS).filter(|number| numbers.binary_search(number).is_err()).collect();
+    let ends = (lost.first(), lost.last());
+    assert_eq!(lost.len(), 0, "lost between {ends:?}, {} arrived", numbers.len());
+    assert!(is_forwarded(&lab));
+    capture.igmp();
+    let before = mld(&capture.frames());
+    assert_eq!(before.iter().find(|(.., message)| is_leave(message)), None);
+
+    // The last one's leave is one that the switch sees.
+    drop(socket);
+    wait_until("the switch stops", PATIENCE, || (!is_forwarded(&lab)).then_some(()));
+    capture.igmp();
+    let seen = mld(&capture.frames());
+    assert!(seen.iter().any(|(.., message)| is_leave(message)), "{seen:?}");
+    for (mac, source, hop_limit, message) in &seen {
+        assert_eq!(mac, lab.host_mac(), "one MLD host on the port: {message:?}");
+        assert!(source.is_unicast_link_local() || source.is_unspecified(), "{source} {message:?}");
+        assert_eq!(*hop_limit, 1);
+        assert!(!matches!(message, Message::Query(_)), "{message:?}");
+    }
+}
+
+#[test]
+fn a_neighbours_leave_costs_no_packet_with_mld_v1() {
+    a_neighbour_leaves(1);
+}
+
+#[test]
+fn a_neighbours_leave_costs_no_packet_with_mld_v2() {
+    a_neighbour_leaves(2);
+}
