@@ -135,7 +135,7 @@ impl EventLoop {
         let mut events = Vec::new();
         let needs_files = |i: &super::Interface| i.has_changed && !i.is_proxied();
         let memberships = match self.interfaces.iter().any(needs_files) {
-            true => self.container.membership_files.memberships().unwrap_or_default(),
+            true => self.container.membership_files.igmp.memberships().unwrap_or_default(),
             false => KernelMemberships::new(),
         };
         for (interface, published) in self.interfaces.iter_mut().zip(&mut self.published) {

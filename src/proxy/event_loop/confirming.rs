@@ -9,8 +9,9 @@ use std::time::Instant;
 use crate::igmp::Igmp;
 use crate::mld::Mld;
 use crate::proxy::event_loop::EventLoop;
-use crate::proxy::event_loop::family::{MembershipsOf, Spoken};
+use crate::proxy::event_loop::family::MembershipsOf;
 use crate::proxy::event_loop::interface::Interface;
+use crate::proxy::event_loop::speakers::Speaker;
 
 impl EventLoop {
     /// Keeps what the container's kernel has joined. Call it before anything that happens now: what
@@ -20,12 +21,12 @@ impl EventLoop {
         self.confirm_memberships_in::<Mld>(now);
     }
 
-    fn confirm_memberships_in<P: Spoken>(&mut self, now: Instant) {
+    fn confirm_memberships_in<P: Speaker>(&mut self, now: Instant) {
         if !self.interfaces.iter().any(|interface| interface.is_membership_due::<P>(now)) {
             return;
         }
         // If the files cannot be read, only reports count.
-        let files = P::membership_files(&self.container);
+        let files = P::membership_files(&self.container.membership_files);
         let Some(Ok(memberships)) = files.map(|files| files.memberships_with_lists()) else {
             return;
         };
@@ -37,17 +38,17 @@ impl EventLoop {
 
 impl Interface {
     /// Whether something of the router is due, which may be a membership.
-    fn is_membership_due<P: Spoken>(&self, now: Instant) -> bool {
-        P::proxied(self).is_some_and(|proxied| {
+    fn is_membership_due<P: Speaker>(&self, now: Instant) -> bool {
+        self.speaker::<P>().is_some_and(|proxied| {
             proxied.router.poll_timeout().is_some_and(|at| at <= now)
                 && !proxied.router.expiring(now).is_empty()
         })
     }
 
     /// Keeps the groups that are among the memberships of the container's kernel.
-    fn confirm_memberships<P: Spoken>(&mut self, now: Instant, memberships: &MembershipsOf<P>) {
+    fn confirm_memberships<P: Speaker>(&mut self, now: Instant, memberships: &MembershipsOf<P>) {
         let index = self.task.index;
-        let Some(proxied) = P::proxied_mut(self) else { return };
+        let Some(proxied) = self.speaker_mut::<P>() else { return };
         for (group, known) in proxied.router.expiring(now) {
             if let Some(membership) = memberships.get(&(index, group)) {
                 let filter = membership.filter_after(group, Some(&known));

@@ -13,9 +13,6 @@ use crate::proxy::config::InterfaceTask;
 use crate::proxy::container::membership_files::{KernelMembership, MembershipFiles, Shown};
 use crate::proxy::container::rtnl_barrier::RtnlBarrier;
 use crate::proxy::control::status::{InterfaceStatus, QuerierStatus, RelayCounts};
-use crate::proxy::event_loop::interface::{Interface, MldSpeaker, Mode};
-use crate::proxy::event_loop::proxied::Proxied;
-use crate::proxy::event_loop::resources::Container;
 use crate::proxy::event_loop::upstreams::{Upstream, Upstreams};
 use crate::proxy::lan::early_report::EarlyReporter;
 use crate::proxy::lan::family::LanFamily;
@@ -26,25 +23,29 @@ use crate::proxy::relay::Relay;
 /// The longest that a join from a source, of which the kernel has told at its beginning, goes on.
 const SOURCE_DELAY: Duration = Duration::from_micros(50);
 
+/// What the container's kernel has joined, in both families.
+pub(crate) struct AllMembershipFiles {
+    pub(crate) igmp: MembershipFiles,
+    /// `None`: the proxy speaks MLD for no interface.
+    pub(crate) mld: Option<MembershipFiles<Ipv6Addr>>,
+}
+
+/// The sender of early reports on the upstream of this index, if it has one.
+pub(super) fn reporter<P: Spoken>(
+    upstreams: &Upstreams,
+    index: u32,
+) -> Option<&EarlyReporter<P::Address>> {
+    P::reporter(upstreams.list.iter().find(|upstream| upstream.index() == index)?)
+}
+
 /// The memberships that the container's kernel shows, by interface index and group.
 pub(super) type MembershipsOf<P> =
     BTreeMap<(u32, <P as Protocol>::Address), KernelMembership<<P as Protocol>::Address>>;
 
 /// A protocol that the proxy speaks for an interface, with what the event loop has for it.
 pub(super) trait Spoken: Protocol<Address: LanFamily + Shown> {
-    /// What speaks it for an interface.
-    fn proxied(interface: &Interface) -> Option<&Proxied<Self>>;
-
-    /// The same, to be changed, of the two that an interface has.
-    fn speaker<'i>(igmp: &'i mut Mode, mld: &'i mut MldSpeaker) -> Option<&'i mut Proxied<Self>>;
-
-    /// What speaks it for an interface, to be changed.
-    fn proxied_mut(interface: &mut Interface) -> Option<&mut Proxied<Self>> {
-        Self::speaker(&mut interface.mode, &mut interface.mld)
-    }
-
     /// The files of what the container's kernel has joined.
-    fn membership_files(container: &Container) -> Option<&MembershipFiles<Self::Address>>;
+    fn membership_files(files: &AllMembershipFiles) -> Option<&MembershipFiles<Self::Address>>;
 
     /// What the host's kernel allows a socket to join.
     fn limits(upstreams: &Upstreams) -> Option<&LimitFiles<Self::Address>>;
@@ -82,22 +83,8 @@ pub(super) trait Spoken: Protocol<Address: LanFamily + Shown> {
 }
 
 impl Spoken for Igmp {
-    fn proxied(interface: &Interface) -> Option<&Proxied<Self>> {
-        match &interface.mode {
-            Mode::Proxied(proxied) => Some(proxied),
-            Mode::Observed { .. } => None,
-        }
-    }
-
-    fn speaker<'i>(igmp: &'i mut Mode, _: &'i mut MldSpeaker) -> Option<&'i mut Proxied<Self>> {
-        match igmp {
-            Mode::Proxied(proxied) => Some(proxied),
-            Mode::Observed { .. } => None,
-        }
-    }
-
-    fn membership_files(container: &Container) -> Option<&MembershipFiles> {
-        Some(&container.membership_files)
+    fn membership_files(files: &AllMembershipFiles) -> Option<&MembershipFiles> {
+        Some(&files.igmp)
     }
 
     fn limits(upstreams: &Upstreams) -> Option<&LimitFiles> {
@@ -138,16 +125,8 @@ impl Spoken for Igmp {
 }
 
 impl Spoken for Mld {
-    fn proxied(interface: &Interface) -> Option<&Proxied<Self>> {
-        interface.mld.as_deref()
-    }
-
-    fn speaker<'i>(_: &'i mut Mode, mld: &'i mut MldSpeaker) -> Option<&'i mut Proxied<Self>> {
-        mld.as_deref_mut()
-    }
-
-    fn membership_files(container: &Container) -> Option<&MembershipFiles<Ipv6Addr>> {
-        container.mld_membership_files.as_ref()
+    fn membership_files(files: &AllMembershipFiles) -> Option<&MembershipFiles<Ipv6Addr>> {
+        files.mld.as_ref()
     }
 
     fn limits(upstreams: &Upstreams) -> Option<&LimitFiles<Ipv6Addr>> {

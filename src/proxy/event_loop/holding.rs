@@ -13,8 +13,8 @@ use crate::notice::Notice;
 use crate::proxy::control::protocol::{HeldKind, HoldPayload, HoldQuestion, hold_line};
 use crate::proxy::control::status::ProxyStatus;
 use crate::proxy::event_loop::counting::hand_over;
-use crate::proxy::event_loop::family::Spoken;
 use crate::proxy::event_loop::interface::Interface;
+use crate::proxy::event_loop::speakers::Speaker;
 use crate::proxy::event_loop::{EventLoop, Phase};
 use crate::proxy::process::log::Log;
 use crate::proxy::relay::{Batch, RelayHandover};
@@ -194,7 +194,7 @@ impl EventLoop {
         self.send_join_sockets_of::<Igmp>() && self.send_join_sockets_of::<Mld>()
     }
 
-    fn send_join_sockets_of<P: Spoken>(&mut self) -> bool {
+    fn send_join_sockets_of<P: Speaker>(&mut self) -> bool {
         let EventLoop { interfaces, control, .. } = self;
         for joins in interfaces.iter_mut().filter_map(Interface::joins::<P>) {
             let sockets: Vec<BorrowedFd<'_>> = joins.not_held().collect();

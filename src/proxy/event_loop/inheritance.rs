@@ -17,8 +17,9 @@ use crate::mld::Mld;
 use crate::multicast::{Address, SourceFilter};
 use crate::proxy::control::protocol::{ControlRequest, StatusPayload, parse_answer};
 use crate::proxy::control::status::{InterfaceStatus, QuerierStatus};
-use crate::proxy::event_loop::family::{MembershipsOf, Spoken};
-use crate::proxy::event_loop::interface::{Interface, Mode};
+use crate::proxy::event_loop::family::MembershipsOf;
+use crate::proxy::event_loop::interface::Interface;
+use crate::proxy::event_loop::speakers::{Mode, Speaker};
 use crate::proxy::event_loop::stream_watch::StreamWatch;
 use crate::proxy::process::container_dir::ContainerDir;
 
@@ -53,7 +54,7 @@ pub(crate) fn predecessors_status(container_dir: &ContainerDir) -> Option<Inheri
 impl Interface {
     /// Joins in one protocol what the container's kernel has joined. `status` settles what the kernel
     /// does not show.
-    pub(super) fn join_existing<P: Spoken>(
+    pub(super) fn join_existing<P: Speaker>(
         &mut self,
         now: Instant,
         memberships: &MembershipsOf<P>,
@@ -62,7 +63,7 @@ impl Interface {
         let known = status.map(|status| self.inherited_filters(status)).unwrap_or_default();
         let interface_index = self.task.index;
         self.has_changed = true;
-        let Some(proxied) = P::proxied_mut(self) else { return };
+        let Some(proxied) = self.speaker_mut::<P>() else { return };
         for ((index, group), membership) in memberships {
             if *index == interface_index {
                 let filter = membership.filter_after(*group, known.get(group));
@@ -95,8 +96,8 @@ impl Interface {
         }
     }
 
-    fn inherit_in<P: Spoken>(&mut self, now: Instant, own: &InterfaceStatus) {
-        let Some(proxied) = P::proxied_mut(self) else { return };
+    fn inherit_in<P: Speaker>(&mut self, now: Instant, own: &InterfaceStatus) {
+        let Some(proxied) = self.speaker_mut::<P>() else { return };
         for (group, since) in ages(now, own) {
             proxied.router.restore_age(group, since);
         }
@@ -145,7 +146,7 @@ fn ages<A: Address>(now: Instant, own: &InterfaceStatus) -> impl Iterator<Item =
     })
 }
 
-fn querier<P: Spoken>(
+fn querier<P: Speaker>(
     now: Instant,
     querier: &QuerierStatus,
     timeout_s: u64,

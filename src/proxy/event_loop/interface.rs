@@ -14,8 +14,9 @@ use crate::net::arp_announcement::Announcer;
 use crate::proxy::config::InterfaceTask;
 use crate::proxy::container::injection::QueryInjector;
 use crate::proxy::container::receive_filter::{ReceiveFilter, ReceiveFilterSocket};
-use crate::proxy::event_loop::family::Spoken;
+use crate::proxy::event_loop::family::{Spoken, reporter};
 use crate::proxy::event_loop::proxied::{Proxied, inject_query, new_router};
+use crate::proxy::event_loop::speakers::{MldSpeaker, Mode, Speaker};
 use crate::proxy::event_loop::upstreams::Upstreams;
 use crate::proxy::lan::joins::JoinSockets;
 use crate::proxy::process::log::Log;
@@ -70,20 +71,6 @@ pub(crate) struct Interface {
     pub(super) mld: MldSpeaker,
 }
 
-/// What speaks MLD for an interface, if the proxy does.
-pub(super) type MldSpeaker = Option<Box<Proxied<Mld>>>;
-
-/// Who speaks IGMP for the interface.
-pub(super) enum Mode {
-    /// The proxy: it is the router towards the container, and a host towards the LAN.
-    Proxied(Box<Proxied>),
-    /// The container's kernel.
-    Observed {
-        /// Since when a group is known to be joined.
-        joined_at: BTreeMap<Ipv4Addr, Instant>,
-    },
-}
-
 impl Interface {
     /// An interface that is proxied with these sockets, and observed without.
     pub(super) fn new(
@@ -132,6 +119,16 @@ impl Interface {
         }
     }
 
+    /// What speaks a protocol for the interface, if the proxy does.
+    pub(super) fn speaker<P: Speaker>(&self) -> Option<&Proxied<P>> {
+        P::find(&self.mode, &self.mld)
+    }
+
+    /// The same, to be changed.
+    pub(super) fn speaker_mut<P: Speaker>(&mut self) -> Option<&mut Proxied<P>> {
+        P::of(&mut self.mode, &mut self.mld)
+    }
+
     /// Whether the proxy speaks IGMP for the interface.
     pub(super) fn is_proxied(&self) -> bool {
         matches!(self.mode, Mode::Proxied(_))
@@ -162,8 +159,8 @@ impl Interface {
     }
 
     /// The sockets that hold its memberships in one protocol, if it is proxied.
-    pub(super) fn joins<P: Spoken>(&mut self) -> Option<&mut JoinSockets<P::Address>> {
-        P::proxied_mut(self).map(|proxied| &mut proxied.joins)
+    pub(super) fn joins<P: Speaker>(&mut self) -> Option<&mut JoinSockets<P::Address>> {
+        self.speaker_mut::<P>().map(|proxied| &mut proxied.joins)
     }
 
     /// Takes over from the relay of another proxy, if this interface has a relay.
@@ -376,8 +373,8 @@ impl Interface {
     }
 
     /// Does what is due in one protocol. Tells whether something of the router was.
-    fn handle_timeout_of<P: Spoken>(&mut self, now: Instant, upstreams: &Upstreams) -> bool {
-        let Some(proxied) = P::proxied_mut(self) else { return false };
+    fn handle_timeout_of<P: Speaker>(&mut self, now: Instant, upstreams: &Upstreams) -> bool {
+        let Some(proxied) = self.speaker_mut::<P>() else { return false };
         let is_due = |at: Option<Instant>| at.is_some_and(|at| at <= now);
         let (router, joins) =
             (is_due(proxied.router.poll_timeout()), is_due(proxied.joins.poll_retry()));
@@ -409,7 +406,7 @@ impl Interface {
     /// Tells the router the source filter that the container's kernel has for a group, and carries
     /// out what the router decides. A first join of a group is made and reported before the
     /// router's state is updated, so that the stream starts as early as possible.
-    pub(super) fn handle_membership<P: Spoken>(
+    pub(super) fn handle_membership<P: Speaker>(
         &mut self,
         now: Instant,
         (group, filter): (P::Address, &SourceFilter<P::Address>),
@@ -417,13 +414,13 @@ impl Interface {
         log: &mut Log,
     ) {
         let index = self.task.upstream_index;
-        let Some(proxied) = P::proxied_mut(self) else { return };
+        let Some(proxied) = self.speaker_mut::<P>() else { return };
         let Proxied { router, joins, relay, postponed, .. } = proxied;
         // A relay must admit the group before it is joined.
         if relay.is_none()
             && postponed.is_none()
             && let Some(wanted) = router.predict_join(now, group, filter)
-            && let Some(reporter) = upstreams.reporter::<P>(index)
+            && let Some(reporter) = reporter::<P>(upstreams, index)
             && let Some(limits) = P::limits(upstreams)
         {
             joins.join_ahead(group, &wanted, limits, |join| {
@@ -444,8 +441,8 @@ impl Interface {
         self.rejoin_in::<Mld>(now, upstream, upstreams);
     }
 
-    fn rejoin_in<P: Spoken>(&mut self, now: Instant, upstream: u32, upstreams: &Upstreams) {
-        let Some(proxied) = P::proxied_mut(self) else { return };
+    fn rejoin_in<P: Speaker>(&mut self, now: Instant, upstream: u32, upstreams: &Upstreams) {
+        let Some(proxied) = self.speaker_mut::<P>() else { return };
         let Proxied { router, joins, postponed, .. } = proxied;
         *postponed = None;
         joins.turn_to(upstream);
@@ -457,14 +454,14 @@ impl Interface {
 
     /// Joins again what is not among the groups that the host's kernel has joined. Nothing is left
     /// on the LAN.
-    pub(super) fn rejoin_missing<P: Spoken>(
+    pub(super) fn rejoin_missing<P: Speaker>(
         &mut self,
         now: Instant,
         joined: &BTreeSet<P::Address>,
         upstreams: &Upstreams,
     ) {
         let Some(limits) = P::limits(upstreams) else { return };
-        let Some(Proxied { router, joins, .. }) = P::proxied_mut(self) else { return };
+        let Some(Proxied { router, joins, .. }) = self.speaker_mut::<P>() else { return };
         let mut has_changed = false;
         let wanted = router.groups().filter(|view| !view.upstream.is_none());
         for view in wanted.filter(|view| !joined.contains(&view.group)) {
@@ -500,9 +497,14 @@ impl Interface {
         self.process_output_of::<Mld>(now, upstreams, log);
     }
 
-    fn process_output_of<P: Spoken>(&mut self, now: Instant, upstreams: &Upstreams, log: &mut Log) {
+    fn process_output_of<P: Speaker>(
+        &mut self,
+        now: Instant,
+        upstreams: &Upstreams,
+        log: &mut Log,
+    ) {
         let Interface { task, receive_filter, notifies_leaves, mode, mld, .. } = self;
-        let Some(proxied) = P::speaker(mode, mld) else { return };
+        let Some(proxied) = P::of(mode, mld) else { return };
         while let Some(query) = proxied.router.poll_query() {
             inject_query(&proxied.injector, &query, now, &task.name, log);
         }

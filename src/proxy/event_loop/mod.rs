@@ -24,6 +24,7 @@ mod queue_watch;
 mod relay_links;
 mod relaying;
 mod resources;
+mod speakers;
 mod status;
 mod stream_watch;
 mod streams;
@@ -49,7 +50,8 @@ use crate::proxy::event_loop::announcing::AddressAnnouncer;
 use crate::proxy::event_loop::answering::deliver_query;
 pub(crate) use crate::proxy::event_loop::counting::predecessors_counter;
 use crate::proxy::event_loop::event_source::EventSource;
-use crate::proxy::event_loop::family::{MembershipsOf, Spoken};
+pub(crate) use crate::proxy::event_loop::family::AllMembershipFiles;
+use crate::proxy::event_loop::family::MembershipsOf;
 pub(crate) use crate::proxy::event_loop::handover::Predecessor;
 use crate::proxy::event_loop::holding::Holding;
 use crate::proxy::event_loop::idle_memory::IdleMemory;
@@ -63,6 +65,7 @@ use crate::proxy::event_loop::queue_watch::QueueWatch;
 pub(crate) use crate::proxy::event_loop::resources::{
     Container, DropCounters, Interception, Resources, Role,
 };
+use crate::proxy::event_loop::speakers::Speaker;
 use crate::proxy::event_loop::stream_watch::StreamWatch;
 pub(crate) use crate::proxy::event_loop::upstreams::{MldLimits, MldUpstream, Upstream, Upstreams};
 use crate::proxy::process::container_dir::ContainerDir;
@@ -306,8 +309,8 @@ impl Proxy {
 
 /// What the container's kernel has joined. If the files cannot be read, the container's reports to the
 /// first query show all groups.
-fn existing<P: Spoken>(container: &Container) -> MembershipsOf<P> {
-    let files = P::membership_files(container);
+fn existing<P: Speaker>(container: &Container) -> MembershipsOf<P> {
+    let files = P::membership_files(&container.membership_files);
     files.and_then(|files| files.memberships_with_lists().ok()).unwrap_or_default()
 }
 
@@ -336,8 +339,8 @@ impl EventLoop {
     }
 
     fn run(&mut self, log: &mut Log) -> io::Result<()> {
-        self.container.membership_files.show_all_lists();
-        if let Some(files) = &self.container.mld_membership_files {
+        self.container.membership_files.igmp.show_all_lists();
+        if let Some(files) = &self.container.membership_files.mld {
             files.show_all_lists();
         }
         self.request_link_states()?;

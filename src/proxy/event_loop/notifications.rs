@@ -12,8 +12,8 @@ use crate::net::link_monitor::LinkEvent;
 use crate::notice::Notice;
 use crate::primitives::token_bucket::TokenBucket;
 use crate::proxy::container::membership_files::KernelMembership;
-use crate::proxy::event_loop::family::Spoken;
 use crate::proxy::event_loop::interface::Interface;
+use crate::proxy::event_loop::speakers::Speaker;
 use crate::proxy::event_loop::{DATAGRAMS_PER_TURN, EventLoop};
 use crate::proxy::process::log::Log;
 
@@ -196,14 +196,16 @@ impl EventLoop {
     ///
     /// # Errors
     /// When the files cannot be read.
-    fn look_up_filters<P: Spoken>(
+    fn look_up_filters<P: Speaker>(
         &mut self,
         changes: &mut MembershipChanges<P::Address>,
     ) -> io::Result<()> {
         if !changes.has_joins() {
             return Ok(());
         }
-        let Some(files) = P::membership_files(&self.container) else { return Ok(()) };
+        let Some(files) = P::membership_files(&self.container.membership_files) else {
+            return Ok(());
+        };
         let wait = || P::wait_for_joins(&self.container.link_monitor, &self.container.rtnl_barrier);
         // A source-specific join that is not complete looks like a join from any source. In the SSM
         // range every join has a source, which is mostly there by now, so there the barrier may not
@@ -234,7 +236,7 @@ impl EventLoop {
     /// Tells the routers of joins and leaves, instead of waiting for the report that the
     /// container's kernel sends some timer ticks later. A join whose source filter is not known
     /// waits for that report.
-    fn carry_out_changes<P: Spoken>(
+    fn carry_out_changes<P: Speaker>(
         &mut self,
         now: Instant,
         log: &mut Log,
@@ -247,7 +249,7 @@ impl EventLoop {
         for interface in interfaces {
             let index = interface.task.index;
             let joins = changes.joins().filter(|change| change.index == index).count();
-            let Some(proxied) = P::proxied(interface) else { continue };
+            let Some(proxied) = interface.speaker::<P>() else { continue };
             // Joins go first, because a program waits for their data. Leaves go first where the
             // joins need the room that they leave.
             let joins_first = proxied.router.has_room_for(joins);

@@ -11,7 +11,7 @@ use crate::multicast::{Address, SourceFilter};
 use crate::notice::Notice;
 use crate::proxy::config::InterfaceTask;
 use crate::proxy::container::injection::QueryInjector;
-use crate::proxy::event_loop::family::Spoken;
+use crate::proxy::event_loop::family::{Spoken, reporter};
 use crate::proxy::event_loop::upstreams::Upstreams;
 use crate::proxy::lan::joins::JoinSockets;
 use crate::proxy::process::log::Log;
@@ -78,7 +78,7 @@ impl<P: Spoken> Proxied<P> {
         let mut relayed = if leaving { Ok(()) } else { self.set_relay_filter(group, &filter) };
         let Some(limits) = P::limits(upstreams) else { return };
         let joins = &mut self.joins;
-        let joined = match upstreams.reporter::<P>(task.upstream_index) {
+        let joined = match reporter::<P>(upstreams, task.upstream_index) {
             Some(reporter) if !joins.is_joined(group) => {
                 let wanted = filter.clone();
                 reporter.join(now, group, &filter, || joins.set_filter(now, group, wanted, limits))
@@ -106,7 +106,7 @@ impl<P: Spoken> Proxied<P> {
     /// report of its own, and sends no leave then.
     pub(super) fn leave_all(&mut self, now: Instant, upstream: u32, upstreams: &Upstreams) {
         let joins = &mut self.joins;
-        if let Some(reporter) = upstreams.reporter::<P>(upstream)
+        if let Some(reporter) = reporter::<P>(upstreams, upstream)
             && let Some(limits) = P::limits(upstreams)
         {
             for group in reporter.recent(now) {

@@ -1,6 +1,5 @@
 //! What the setup opens for the event loop.
 
-use std::net::Ipv6Addr;
 use std::os::unix::net::UnixListener;
 
 use crate::net::arp_announcement::Announcer;
@@ -12,11 +11,11 @@ use crate::notice::Notice;
 use crate::proxy::config::InterfaceTask;
 use crate::proxy::container::end_watch::EndWatch;
 use crate::proxy::container::interception::NflogSocket;
-use crate::proxy::container::membership_files::MembershipFiles;
 use crate::proxy::container::receive_filter::ReceiveFilterSocket;
 use crate::proxy::container::rtnl_barrier::RtnlBarrier;
 use crate::proxy::container::stream_counter::CountSockets;
 use crate::proxy::container::xdp_guard::XdpGuards;
+use crate::proxy::event_loop::family::AllMembershipFiles;
 use crate::proxy::event_loop::handover::Predecessor;
 use crate::proxy::event_loop::inheritance::InheritedStatus;
 use crate::proxy::event_loop::interface::InterfaceSockets;
@@ -64,9 +63,7 @@ pub(crate) struct Container {
     pub(crate) link_monitor: LinkMonitor,
     /// Asks for the container's routes; `None`: nothing is relayed.
     pub(crate) routes: Option<RouteQuery>,
-    pub(crate) membership_files: MembershipFiles,
-    /// The same for IPv6; `None`: the proxy speaks MLD for no interface.
-    pub(crate) mld_membership_files: Option<MembershipFiles<Ipv6Addr>>,
+    pub(crate) membership_files: AllMembershipFiles,
     pub(crate) rtnl_barrier: RtnlBarrier,
     /// `None`: no interface has a receive filter, or the kernel has no packet sockets.
     pub(crate) receive_filter_socket: Option<ReceiveFilterSocket>,

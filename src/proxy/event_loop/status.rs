@@ -14,9 +14,10 @@ use crate::proxy::control::status::{
 };
 use crate::proxy::event_loop::EventLoop;
 use crate::proxy::event_loop::family::Spoken;
-use crate::proxy::event_loop::interface::{Interface, MAX_OBSERVED_GROUPS, Mode};
+use crate::proxy::event_loop::interface::{Interface, MAX_OBSERVED_GROUPS};
 use crate::proxy::event_loop::lan_notices::{no_querier_notice, querier_notice};
 use crate::proxy::event_loop::proxied::Proxied;
+use crate::proxy::event_loop::speakers::Mode;
 use crate::proxy::relay::Relay;
 
 /// The longest time after something has happened until queriers and alarms are looked at, for
@@ -36,7 +37,7 @@ impl EventLoop {
         let memberships = if self.interfaces.iter().all(Interface::is_proxied) {
             KernelMemberships::new()
         } else {
-            self.container.membership_files.memberships().unwrap_or_default()
+            self.container.membership_files.igmp.memberships().unwrap_or_default()
         };
         let interfaces = self.interfaces.iter_mut();
         ProxyStatus {

@@ -7,9 +7,10 @@ use crate::igmp::router::Status;
 use crate::multicast::{FilterMode, SourceFilter};
 use crate::proxy::control::status::InterfaceCounts;
 use crate::proxy::event_loop::EventLoop;
-use crate::proxy::event_loop::interface::{Interface, Mode};
+use crate::proxy::event_loop::interface::Interface;
 use crate::proxy::event_loop::queue_watch::Queues;
 use crate::proxy::event_loop::resources::DropCounters;
+use crate::proxy::event_loop::speakers::Mode;
 use crate::proxy::event_loop::stream_watch::{Seen, StreamWatch};
 use crate::stream_count::StreamCount;
 

@@ -16,9 +16,9 @@ use crate::mld::Mld;
 use crate::net::route_query::RouteQuery;
 use crate::notice::Notice;
 use crate::proxy::event_loop::event_source::{EventSource, RelaySocket};
-use crate::proxy::event_loop::family::Spoken;
 use crate::proxy::event_loop::interface::Interface;
 use crate::proxy::event_loop::pause::Pause;
+use crate::proxy::event_loop::speakers::Speaker;
 use crate::proxy::event_loop::upstreams::Upstream;
 use crate::proxy::event_loop::{EventLoop, Phase, watch};
 use crate::proxy::lan::hearing::Hearing;
@@ -148,7 +148,7 @@ impl EventLoop {
 
     /// Joins again what the host's kernel has lost. Where its file cannot be read, the next change of
     /// the link shows the difference.
-    fn rejoin_missing<P: Spoken>(&mut self, now: Instant, index: u32) {
+    fn rejoin_missing<P: Speaker>(&mut self, now: Instant, index: u32) {
         let files = P::host_groups(&self.upstreams);
         let Some(Ok(joined)) = files.map(|files| files.joined_on(index)) else { return };
         for interface in self.interfaces.iter_mut().filter(|i| i.task.upstream_index == index) {

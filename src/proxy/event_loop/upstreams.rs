@@ -8,7 +8,6 @@ use crate::net::link_watch::LinkWatch;
 use crate::net::route_query::RouteQuery;
 use crate::notice::Notice;
 use crate::primitives::token_bucket::TokenBucket;
-use crate::proxy::event_loop::family::Spoken;
 use crate::proxy::event_loop::firewall::Firewall;
 use crate::proxy::event_loop::pause::Pause;
 use crate::proxy::lan::early_report::EarlyReporter;
@@ -168,11 +167,4 @@ pub(crate) struct Upstreams {
     pub(crate) host_groups: Option<HostGroups>,
     /// `None`: the proxy speaks MLD for no interface.
     pub(crate) mld: Option<MldLimits>,
-}
-
-impl Upstreams {
-    /// The sender of early reports on the upstream of this index, if it has one.
-    pub(super) fn reporter<P: Spoken>(&self, index: u32) -> Option<&EarlyReporter<P::Address>> {
-        P::reporter(self.list.iter().find(|upstream| upstream.index() == index)?)
-    }
 }

@@ -30,8 +30,9 @@ use crate::proxy::container::receive_filter::ReceiveFilterSocket;
 use crate::proxy::container::rtnl_barrier::RtnlBarrier;
 use crate::proxy::container::stream_counter::{CountSockets, InheritedCounter};
 use crate::proxy::event_loop::{
-    Container, DropCounters, Interception, InterfaceSockets, MldLimits, MldUpstream, Predecessor,
-    RelaySockets, Resources, Role, Upstream, Upstreams, predecessors_counter, predecessors_status,
+    AllMembershipFiles, Container, DropCounters, Interception, InterfaceSockets, MldLimits,
+    MldUpstream, Predecessor, RelaySockets, Resources, Role, Upstream, Upstreams,
+    predecessors_counter, predecessors_status,
 };
 use crate::proxy::lan::early_report::EarlyReporter;
 use crate::proxy::lan::host_groups::HostGroups;
@@ -95,8 +96,7 @@ struct InNamespace {
     interfaces: Vec<InterfaceSetup>,
     link_monitor: LinkMonitor,
     routes: Option<RouteQuery>,
-    membership_files: MembershipFiles,
-    mld_membership_files: Option<MembershipFiles<Ipv6Addr>>,
+    membership_files: AllMembershipFiles,
     receive_filter_socket: Option<ReceiveFilterSocket>,
     count_sockets: Option<CountSockets>,
     drop_counter: Option<RouteQuery>,
@@ -133,7 +133,7 @@ impl Setup {
             inside.frame_socket.map(|container| Announcer { host: parent_frame_socket, container });
         let rtnl_barrier = RtnlBarrier::open().context(|| "cannot open a UDP socket".into())?;
         let sysctls = Sysctls::default();
-        let speaks_mld = inside.mld_membership_files.is_some();
+        let speaks_mld = inside.membership_files.mld.is_some();
         let mld_limits = speaks_mld.then(|| MldLimits {
             limits: LimitFiles::open(&sysctls),
             host_groups: HostGroups::open().ok(),
@@ -150,7 +150,6 @@ impl Setup {
                 link_monitor: inside.link_monitor,
                 routes: inside.routes,
                 membership_files: inside.membership_files,
-                mld_membership_files: inside.mld_membership_files,
                 rtnl_barrier,
                 receive_filter_socket: inside.receive_filter_socket,
                 count_sockets: inside.count_sockets,
@@ -501,8 +500,10 @@ impl InNamespace {
             interfaces,
             link_monitor,
             routes,
-            membership_files,
-            mld_membership_files,
+            membership_files: AllMembershipFiles {
+                igmp: membership_files,
+                mld: mld_membership_files,
+            },
             receive_filter_socket,
             count_sockets,
             drop_counter,
