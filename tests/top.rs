@@ -100,7 +100,8 @@ fn streams_are_shown_sorted_filtered_and_in_detail() {
     let countdown =
         line_with(&screen, &RUNNING.to_string()).and_then(|line| line.rsplit(' ').next());
     let seconds = countdown.and_then(|word| word.strip_suffix('s')?.parse::<u64>().ok());
-    assert!(seconds.is_some_and(|seconds| (200..=255).contains(&seconds)), "{screen}");
+    // The switch asks every 20 s, and may be silent for little more than twice that.
+    assert!(seconds.is_some_and(|seconds| (15..=50).contains(&seconds)), "{screen}");
     pane.wait_until("200 packets a second", |screen| rate(screen, RUNNING, 4).is_some_and(is_200));
 
     // In detail, the stream that is selected: seven are lost and two are out of order.
