@@ -163,7 +163,7 @@ fn with_an_ipv6_address_a_container_speaks_ipv6_but_nothing_of_a_router() {
     wait_until("the host's MLD report is on the wire", PATIENCE, || {
         let frames = capture.frames();
         let report = |f: &Vec<u8>| f.get(12..14) == Some(&[0x86, 0xdd]) && f.get(62) == Some(&143);
-        let host = mac(&lab.host_mac);
+        let host = mac(lab.host_mac());
         assert!(!frames.iter().any(|f| f[6..12] == station.mac && report(f)), "of the container");
         frames.iter().any(|f| f[6..12] == host && report(f)).then_some(())
     });
