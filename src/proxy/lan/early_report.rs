@@ -280,7 +280,7 @@ mod tests {
         use crate::proxy::lan::veth::Veth;
 
         let veth = Veth::new();
-        let capture = veth.run(|| Veth::capture_on_b());
+        let capture = veth.run(Veth::capture_on_b);
         veth.run(|| {
             let index = nix::net::if_::if_nametoindex("lan-a").unwrap();
             let (sysctls, now) = (Sysctls::default(), Instant::now());
@@ -290,9 +290,9 @@ mod tests {
             let Some(mut reporter) = reporter else { return };
             let group: Ipv6Addr = "ff05::101".parse().unwrap();
             let mut joins = JoinSockets::<Ipv6Addr>::new(index);
-            let mut next = |joins: &mut JoinSockets<Ipv6Addr>,
-                            filter: &SourceFilter<Ipv6Addr>,
-                            reporter: &EarlyReporter<Ipv6Addr>| {
+            let next = |joins: &mut JoinSockets<Ipv6Addr>,
+                        filter: &SourceFilter<Ipv6Addr>,
+                        reporter: &EarlyReporter<Ipv6Addr>| {
                 let set = || joins.set_filter(now, group, filter.clone(), &limits);
                 match filter.is_none() {
                     true => reporter.leave(now, group, set).unwrap(),
