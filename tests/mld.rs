@@ -22,12 +22,14 @@ const MARKER: u32 = u32::MAX;
 fn lab(mld_version: u8) -> Lab {
     let lab = Lab::new(2);
     lab.ip("sw", &format!("link set br0 type bridge mcast_mld_version {mld_version}"));
-    // Without an address a bridge sends no query.
-    wait_until("the switch has an address", PATIENCE, || {
-        let shown = json(lab.enter("sw", "ip").args(["-j", "-6", "addr", "show", "dev", "br0"]));
-        let address = shown[0]["addr_info"].as_array()?.first()?.clone();
-        (address["tentative"] != true).then_some(())
-    });
+    // Without an address a bridge sends no query, and the sender no packet.
+    for (node, link) in [("sw", "br0"), ("src", PARENT)] {
+        wait_until("an address can be used", PATIENCE, || {
+            let shown = json(lab.enter(node, "ip").args(["-j", "-6", "addr", "show", "dev", link]));
+            let address = shown[0]["addr_info"].as_array()?.first()?.clone();
+            (address["tentative"] != true).then_some(())
+        });
+    }
     lab
 }
 
