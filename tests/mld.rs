@@ -86,10 +86,7 @@ fn sender(lab: &Lab) -> UdpSocket {
     let socket = net.run(|| Socket::new(Domain::IPV6, Type::DGRAM, None).unwrap()).unwrap();
     let index = net.run(|| nix::net::if_::if_nametoindex(PARENT).unwrap()).unwrap();
     socket.set_multicast_if_v6(index).expect("interface");
-    // Its address may not be usable yet.
-    wait_until("connected", PATIENCE, || {
-        socket.connect(&SocketAddrV6::new(GROUP, PORT, 0, 0).into()).ok()
-    });
+    socket.connect(&SocketAddrV6::new(GROUP, PORT, 0, 0).into()).expect("connected");
     socket.into()
 }
 

@@ -5,6 +5,7 @@ mod error;
 mod host_link;
 mod keys;
 mod network;
+mod option_pairs;
 mod syntax;
 mod types;
 mod uid_range;
@@ -22,6 +23,7 @@ pub use network::{
     AddressRange, Addressing, Network, NetworkError, NetworkName, NetworkNameError, Networks,
     file_text,
 };
+pub(crate) use option_pairs::option_pairs;
 pub use syntax::{check_together, parse_all, parse_each, parse_list, parse_spec};
 pub use types::{
     Attachment, ConflictDetection, Driver, IgmpMode, IpAssignment, LinkLayer, MAX_ATTACHMENTS,

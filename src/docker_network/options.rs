@@ -7,7 +7,9 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use crate::attachment::{Attachment, Driver, IpAssignment, KEYS, Networks, SpecError, parse_each};
+use crate::attachment::{
+    Attachment, Driver, IpAssignment, Networks, SpecError, option_pairs, parse_each,
+};
 use crate::docker_network::protocol::DockerId;
 use crate::primitives::{InterfaceName, MacAddr, MacvlanMode, printable};
 
@@ -135,22 +137,10 @@ fn pairs(
         if name == "driver" && value == "relay" {
             return refuse(RELAY);
         }
-        let is_word = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
-        if name.is_empty() || !name.chars().all(is_word) {
-            return refuse("the name of an option has letters, digits and hyphens");
+        match option_pairs(name, value) {
+            Ok(own) => pairs.extend(own),
+            Err(why) => return refuse(why),
         }
-        let repeatable = KEYS.iter().any(|key| key.name == name && key.repeatable);
-        let values: Vec<&str> = match repeatable {
-            true => value.split([',', ' ']).filter(|value| !value.is_empty()).collect(),
-            false => vec![value],
-        };
-        if value.contains(';') || values.iter().any(|value| value.contains(',')) {
-            return refuse("it has one value");
-        }
-        if values.is_empty() {
-            pairs.push(format!("{name}="));
-        }
-        pairs.extend(values.iter().map(|value| format!("{name}={value}")));
     }
     Ok(pairs)
 }

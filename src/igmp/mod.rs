@@ -12,6 +12,7 @@
 //! [`Protocol`] supplies the packets. [`mld`](crate::mld) has another one.
 
 pub mod group;
+pub(crate) mod lists;
 pub mod message;
 pub(crate) mod packing;
 mod protocol;

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use crate::attachment::{Attachment, Driver, KEYS, Networks, parse_each};
+use crate::attachment::{Attachment, Driver, Networks, option_pairs, parse_each};
 use crate::netavark::NetavarkError;
 use crate::netavark::protocol::{Network, NetworkOptions};
 use crate::primitives::printable;
@@ -104,22 +104,10 @@ fn pairs(network: &Network, networks: &Networks) -> Result<Vec<String>, Netavark
         if let Some((_, why)) = OTHERS.iter().find(|(other, _)| other == name) {
             return refuse(why);
         }
-        let is_word = |c: char| c.is_ascii_alphanumeric() || "_-".contains(c);
-        if name.is_empty() || !name.chars().all(is_word) {
-            return refuse("the name of an option has letters, digits and hyphens");
+        match option_pairs(name, value) {
+            Ok(own) => pairs.extend(own),
+            Err(why) => return refuse(why),
         }
-        let repeatable = KEYS.iter().any(|known| known.name == name && known.repeatable);
-        let values: Vec<&str> = match repeatable {
-            true => value.split([',', ' ']).filter(|value| !value.is_empty()).collect(),
-            false => vec![value],
-        };
-        if value.contains(';') || values.iter().any(|value| value.contains(',')) {
-            return refuse("it has one value");
-        }
-        if values.is_empty() {
-            pairs.push(format!("{name}="));
-        }
-        pairs.extend(values.iter().map(|value| format!("{name}={value}")));
     }
     Ok(pairs)
 }

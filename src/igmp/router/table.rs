@@ -170,17 +170,17 @@ impl<A: Address> Table<A> {
         if !self.accepts(cx, group, &GroupMessage::Record(kind, &list)) {
             return;
         }
-        if filter.is_none() && !self.entries.contains_key(&group) {
-            return;
+        if filter.is_none() {
+            self.settling.note_leave(cx.now, group);
+            if !self.entries.contains_key(&group) {
+                return;
+            }
         }
         let is_known = self.entries.contains_key(&group);
         let mut entry = self.take(cx.now, group);
         let sources = self.limit_sources(cx, group, &mut entry, kind, &list);
         if is_known && is_change && cx.config.fast_leave {
             self.note_change(cx.now, group, &mut entry, kind, &sources);
-        }
-        if filter.is_none() {
-            self.settling.note_leave(cx.now, group);
         }
         entry.state.replace(
             cx.now,

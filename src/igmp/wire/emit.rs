@@ -4,8 +4,9 @@ use std::net::Ipv4Addr;
 
 use zerocopy::IntoBytes;
 
-use crate::igmp::packing::{self, Piece, Sizes};
-use crate::igmp::wire::format::{Address, QueryV3, RecordHeader, ReportV3, ShortMessage};
+use crate::igmp::lists;
+use crate::igmp::packing::{self, Sizes};
+use crate::igmp::wire::format::ShortMessage;
 use crate::igmp::wire::ipv4;
 use crate::igmp::wire::ipv4::{HEADER_LEN, checksum};
 use crate::igmp::wire::{
@@ -17,10 +18,8 @@ use crate::igmp::wire::{
 /// link carries 68 bytes). It holds the headers and several sources.
 pub const MIN_MTU: usize = 68;
 
-const SOURCE: usize = size_of::<Address>();
-const QUERY: usize = size_of::<ShortMessage>() + size_of::<QueryV3>();
-const SIZES: Sizes =
-    Sizes { report: size_of::<ReportV3>(), record: size_of::<RecordHeader>(), source: SOURCE };
+const SIZES: Sizes = lists::sizes::<Ipv4Addr>();
+const QUERY: usize = size_of::<ShortMessage>() + lists::QUERY_END;
 
 impl Query {
     /// The query as IPv4 packets that each fit `mtu` bytes, ready to send: one, or several
@@ -33,7 +32,7 @@ impl Query {
 
     /// The payloads of these packets, for a sender who leaves the header to the kernel.
     pub fn emit(&self, mtu: usize) -> Vec<Vec<u8>> {
-        let room = (payload_room(mtu) - QUERY) / SOURCE;
+        let room = (payload_room(mtu) - QUERY) / SIZES.source;
         if self.version < Version::V3 || self.sources.is_empty() {
             return vec![self.payload(&[])];
         }
@@ -51,16 +50,7 @@ impl Query {
         let group = self.group.unwrap_or(Ipv4Addr::UNSPECIFIED);
         let mut bytes = short(TYPE_QUERY, code, group);
         if self.version == Version::V3 {
-            let seconds = u32::try_from(self.qqi.as_secs()).unwrap_or(u32::MAX);
-            let v3 = QueryV3 {
-                // A robustness variable above 7 does not fit, and is sent as 0 (§4.1.6).
-                flags: if self.suppress { 0x08 } else { 0 }
-                    | if self.qrv <= 7 { self.qrv } else { 0 },
-                qqic: code::encode(seconds),
-                sources: (sources.len() as u16).into(),
-            };
-            bytes.extend_from_slice(v3.as_bytes());
-            put_addresses(&mut bytes, sources);
+            lists::put_query_end(&mut bytes, self, sources);
         }
         seal(bytes)
     }
@@ -85,42 +75,17 @@ impl Message {
             Message::LeaveV2 { group } => one(TYPE_LEAVE_V2, *group),
             Message::ReportV3(records) => {
                 let reports = packing::pack(records, payload_room(mtu), SIZES);
-                reports.iter().map(|records| report(records)).collect()
+                reports
+                    .iter()
+                    .map(|records| seal(lists::emit_report(TYPE_REPORT_V3, records)))
+                    .collect()
             }
         }
     }
 }
 
-fn report(records: &[Piece<'_, Ipv4Addr>]) -> Vec<u8> {
-    let header = ReportV3 {
-        kind: TYPE_REPORT_V3,
-        reserved: 0,
-        checksum: 0.into(),
-        flags: 0.into(),
-        records: (records.len() as u16).into(),
-    };
-    let mut bytes = header.as_bytes().to_vec();
-    for (record, sources) in records {
-        let header = RecordHeader {
-            kind: record.kind.number(),
-            aux_words: 0,
-            sources: (sources.len() as u16).into(),
-            group: record.group.into(),
-        };
-        bytes.extend_from_slice(header.as_bytes());
-        put_addresses(&mut bytes, sources);
-    }
-    seal(bytes)
-}
-
 fn short(kind: u8, code: u8, group: Ipv4Addr) -> Vec<u8> {
-    ShortMessage { kind, code, checksum: 0.into(), group: group.into() }.as_bytes().to_vec()
-}
-
-fn put_addresses(bytes: &mut Vec<u8>, list: &[Ipv4Addr]) {
-    for address in list {
-        bytes.extend_from_slice(&address.octets());
-    }
+    ShortMessage { kind, code, checksum: 0.into(), group: group.octets() }.as_bytes().to_vec()
 }
 
 /// Fills in the checksum, which all messages have in the same place.

@@ -147,8 +147,8 @@ pub(super) fn emit(src: Ipv4Addr, dst: Ipv4Addr, ttl: u8, payload: &[u8]) -> Vec
         ttl,
         protocol: PROTOCOL,
         checksum: 0.into(),
-        source: src.into(),
-        destination: dst.into(),
+        source: src.octets(),
+        destination: dst.octets(),
     };
     let mut packet = Vec::with_capacity(total);
     packet.extend_from_slice(header.as_bytes());

@@ -24,6 +24,7 @@ pub use crate::igmp::wire::emit::MIN_MTU;
 pub use crate::igmp::wire::ipv4::{HEADER_LEN, Ipv4Packet, PROTOCOL};
 pub use crate::igmp::wire::parse::parse;
 
+use crate::igmp::lists::ListError;
 use crate::igmp::message;
 pub use crate::igmp::message::{RecordType, Version};
 
@@ -100,6 +101,18 @@ pub enum Malformed {
     /// More auxiliary data announced than there are bytes.
     #[error("the auxiliary data exceeds the message")]
     AuxData,
+}
+
+impl From<ListError> for Malformed {
+    fn from(error: ListError) -> Self {
+        match error {
+            ListError::QueryLength => Malformed::QueryLength,
+            ListError::Short => Malformed::Short,
+            ListError::SourceCount => Malformed::SourceCount,
+            ListError::RecordCount => Malformed::RecordCount,
+            ListError::AuxData => Malformed::AuxData,
+        }
+    }
 }
 
 impl Malformed {

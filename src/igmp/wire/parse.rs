@@ -5,11 +5,12 @@ use std::time::Duration;
 
 use zerocopy::FromBytes;
 
-use crate::igmp::wire::format::{Address, QueryV3, RecordHeader, ReportV3, ShortMessage};
+use crate::igmp::lists::{self, ParsedQueryEnd};
+use crate::igmp::wire::format::ShortMessage;
 use crate::igmp::wire::ipv4::checksum;
 use crate::igmp::wire::{
-    GroupRecord, Malformed, Message, Query, RecordType, TYPE_LEAVE_V2, TYPE_QUERY, TYPE_REPORT_V1,
-    TYPE_REPORT_V2, TYPE_REPORT_V3, Version, code,
+    Malformed, Message, Query, TYPE_LEAVE_V2, TYPE_QUERY, TYPE_REPORT_V1, TYPE_REPORT_V2,
+    TYPE_REPORT_V3, Version, code,
 };
 
 /// The response time of a v1 query, which has no field for it (RFC 9776 §7.2.1, RFC 2236 §4).
@@ -33,7 +34,7 @@ pub fn parse(payload: &[u8]) -> Result<Message, Malformed> {
         TYPE_REPORT_V1 => Ok(Message::ReportV1 { group: multicast(message.group)? }),
         TYPE_REPORT_V2 => Ok(Message::ReportV2 { group: multicast(message.group)? }),
         TYPE_LEAVE_V2 => Ok(Message::LeaveV2 { group: multicast(message.group)? }),
-        TYPE_REPORT_V3 => report(payload).map(Message::ReportV3),
+        TYPE_REPORT_V3 => Ok(Message::ReportV3(lists::parse_report(payload)?)),
         _ => Err(Malformed::UnknownType),
     }
 }
@@ -58,55 +59,27 @@ fn query(message: &ShortMessage, rest: &[u8]) -> Result<Query, Malformed> {
             Ok(old(Version::V2, queried(message.group)?, tenths(message.code.into())))
         };
     }
-    let (v3, rest) = QueryV3::ref_from_prefix(rest).map_err(|_| Malformed::QueryLength)?;
-    let (sources, _) = addresses(rest, v3.sources.get())?;
+    let end: ParsedQueryEnd<_> = lists::parse_query_end(rest)?;
     let group = queried(message.group)?;
-    if group.is_none() && !sources.is_empty() {
+    if group.is_none() && !end.sources.is_empty() {
         return Err(Malformed::SourcesWithoutGroup);
     }
     Ok(Query {
         version: Version::V3,
         group,
         max_resp: tenths(code::decode(message.code)),
-        suppress: v3.flags & 0x08 != 0,
-        qrv: v3.flags & 0x07,
-        qqi: Duration::from_secs(code::decode(v3.qqic).into()),
-        sources,
+        suppress: end.suppress,
+        qrv: end.qrv,
+        qqi: end.qqi,
+        sources: end.sources,
     })
 }
 
-fn report(payload: &[u8]) -> Result<Vec<GroupRecord>, Malformed> {
-    let (header, mut rest) = ReportV3::ref_from_prefix(payload).map_err(|_| Malformed::Short)?;
-    let count = usize::from(header.records.get());
-    if count > rest.len() / size_of::<RecordHeader>() {
-        return Err(Malformed::RecordCount);
-    }
-    let mut records = Vec::with_capacity(count);
-    for _ in 0..count {
-        let (header, behind) =
-            RecordHeader::ref_from_prefix(rest).map_err(|_| Malformed::RecordCount)?;
-        let (sources, behind) = addresses(behind, header.sources.get())?;
-        // In words of four bytes (RFC 9776 §4.2.6).
-        let aux = usize::from(header.aux_words) * 4;
-        rest = behind.get(aux..).ok_or(Malformed::AuxData)?;
-        let kind = RecordType::from(header.kind);
-        records.push(GroupRecord { kind, group: header.group.into(), sources });
-    }
-    Ok(records)
-}
-
-/// The first `count` addresses, and what is behind them.
-fn addresses(bytes: &[u8], count: u16) -> Result<(Vec<Ipv4Addr>, &[u8]), Malformed> {
-    let (list, rest) = <[Address]>::ref_from_prefix_with_elems(bytes, count.into())
-        .map_err(|_| Malformed::SourceCount)?;
-    Ok((list.iter().map(|&a| a.into()).collect(), rest))
-}
-
-fn queried(group: Address) -> Result<Option<Ipv4Addr>, Malformed> {
+fn queried(group: [u8; 4]) -> Result<Option<Ipv4Addr>, Malformed> {
     if Ipv4Addr::from(group).is_unspecified() { Ok(None) } else { multicast(group).map(Some) }
 }
 
-fn multicast(group: Address) -> Result<Ipv4Addr, Malformed> {
+fn multicast(group: [u8; 4]) -> Result<Ipv4Addr, Malformed> {
     let group = Ipv4Addr::from(group);
     if group.is_multicast() { Ok(group) } else { Err(Malformed::BadGroup) }
 }

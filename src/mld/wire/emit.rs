@@ -4,9 +4,9 @@ use std::net::Ipv6Addr;
 
 use zerocopy::IntoBytes;
 
-use crate::igmp::packing::{self, Piece, Sizes};
-use crate::igmp::wire::code as qqic;
-use crate::mld::wire::format::{Address, QueryV2, RecordHeader, ReportV2, ShortMessage};
+use crate::igmp::lists;
+use crate::igmp::packing::{self, Sizes};
+use crate::mld::wire::format::ShortMessage;
 use crate::mld::wire::ipv6::{self, HEADERS_LEN};
 use crate::mld::wire::{
     Message, Query, TYPE_DONE, TYPE_QUERY, TYPE_REPORT_V1, TYPE_REPORT_V2, Version, code,
@@ -16,10 +16,8 @@ use crate::mld::wire::{
 /// carries 1280 bytes).
 pub const MIN_MTU: usize = 1280;
 
-const SOURCE: usize = size_of::<Address>();
-const QUERY: usize = size_of::<ShortMessage>() + size_of::<QueryV2>();
-const SIZES: Sizes =
-    Sizes { report: size_of::<ReportV2>(), record: size_of::<RecordHeader>(), source: SOURCE };
+const SIZES: Sizes = lists::sizes::<Ipv6Addr>();
+const QUERY: usize = size_of::<ShortMessage>() + lists::QUERY_END;
 
 impl Query {
     /// The query as IPv6 packets that each fit `mtu` bytes, ready to send: one, or several where the
@@ -37,7 +35,7 @@ impl Query {
         if self.version < Version::V3 || self.sources.is_empty() {
             return vec![packet(&[])];
         }
-        let room = (payload_room(mtu) - QUERY) / SOURCE;
+        let room = (payload_room(mtu) - QUERY) / SIZES.source;
         self.sources.chunks(room).map(packet).collect()
     }
 
@@ -51,16 +49,7 @@ impl Query {
         let group = self.group.unwrap_or(Ipv6Addr::UNSPECIFIED);
         let mut bytes = short(TYPE_QUERY, code, group);
         if is_v2 {
-            let seconds = u32::try_from(self.qqi.as_secs()).unwrap_or(u32::MAX);
-            let v2 = QueryV2 {
-                // A robustness variable above 7 does not fit, and is sent as 0 (§5.1.8).
-                flags: if self.suppress { 0x08 } else { 0 }
-                    | if self.qrv <= 7 { self.qrv } else { 0 },
-                qqic: qqic::encode(seconds),
-                sources: (sources.len() as u16).into(),
-            };
-            bytes.extend_from_slice(v2.as_bytes());
-            put_addresses(&mut bytes, sources);
+            lists::put_query_end(&mut bytes, self, sources);
         }
         bytes
     }
@@ -88,32 +77,13 @@ impl Message {
             Message::LeaveV2 { group } => vec![packet(short(TYPE_DONE, 0, *group))],
             Message::ReportV3(records) => {
                 let reports = packing::pack(records, payload_room(mtu), SIZES);
-                reports.iter().map(|records| packet(report(records))).collect()
+                reports
+                    .iter()
+                    .map(|records| packet(lists::emit_report(TYPE_REPORT_V2, records)))
+                    .collect()
             }
         }
     }
-}
-
-fn report(records: &[Piece<'_, Ipv6Addr>]) -> Vec<u8> {
-    let header = ReportV2 {
-        kind: TYPE_REPORT_V2,
-        reserved: 0,
-        checksum: 0.into(),
-        flags: 0.into(),
-        records: (records.len() as u16).into(),
-    };
-    let mut bytes = header.as_bytes().to_vec();
-    for (record, sources) in records {
-        let header = RecordHeader {
-            kind: record.kind.number(),
-            aux_words: 0,
-            sources: (sources.len() as u16).into(),
-            group: record.group.into(),
-        };
-        bytes.extend_from_slice(header.as_bytes());
-        put_addresses(&mut bytes, sources);
-    }
-    bytes
 }
 
 fn short(kind: u8, max_resp: u16, group: Ipv6Addr) -> Vec<u8> {
@@ -123,15 +93,9 @@ fn short(kind: u8, max_resp: u16, group: Ipv6Addr) -> Vec<u8> {
         checksum: 0.into(),
         max_resp: max_resp.into(),
         reserved: 0.into(),
-        group: group.into(),
+        group: group.octets(),
     };
     message.as_bytes().to_vec()
-}
-
-fn put_addresses(bytes: &mut Vec<u8>, list: &[Ipv6Addr]) {
-    for address in list {
-        bytes.extend_from_slice(&address.octets());
-    }
 }
 
 /// Bytes of MLD that fit a packet; its counts then fit 16 bits.

@@ -130,8 +130,8 @@ pub(super) fn emit(src: Ipv6Addr, dst: Ipv6Addr, hop_limit: u8, mut payload: Vec
         payload_length: (length as u16).into(),
         next_header: HOP_BY_HOP,
         hop_limit,
-        source: src.into(),
-        destination: dst.into(),
+        source: src.octets(),
+        destination: dst.octets(),
     };
     let mut sum = pseudo_header_v6(src, dst, ICMPV6, payload.len() as u32);
     sum.add(Sum::of(&payload));

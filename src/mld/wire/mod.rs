@@ -27,6 +27,7 @@ pub use crate::mld::wire::emit::MIN_MTU;
 pub use crate::mld::wire::ipv6::{HEADERS_LEN, ICMPV6, Ipv6Packet};
 pub use crate::mld::wire::parse::{parse, parse_payload};
 
+use crate::igmp::lists::ListError;
 use crate::igmp::message;
 pub use crate::igmp::message::{RecordType, Version};
 
@@ -111,6 +112,18 @@ pub enum Malformed {
     /// A report whose source is neither a link-local address nor `::` (RFC 9777 §5.2).
     #[error("a report from an address that is not of the link")]
     Source,
+}
+
+impl From<ListError> for Malformed {
+    fn from(error: ListError) -> Self {
+        match error {
+            ListError::QueryLength => Malformed::QueryLength,
+            ListError::Short => Malformed::Short,
+            ListError::SourceCount => Malformed::SourceCount,
+            ListError::RecordCount => Malformed::RecordCount,
+            ListError::AuxData => Malformed::AuxData,
+        }
+    }
 }
 
 impl Malformed {

@@ -70,6 +70,11 @@ fn a_report_from_before_a_leave_joins_for_a_moment_only() {
     lab.report(ToEx, GROUP, &[A]);
     lab.pass(seconds(1));
     assert_eq!(lab.joined(GROUP), SourceFilter::none());
+    // The join may have been taken back before the proxy knew of it.
+    leave(&mut lab);
+    lab.report(ToEx, GROUP, &[A]);
+    lab.pass(seconds(1));
+    assert_eq!(lab.joined(GROUP), SourceFilter::none());
     // One that has been left for long is joined anew, which needs no question.
     lab.report(Allow, GROUP, &[A]);
     lab.take_queries();
