@@ -13,7 +13,7 @@
 //! `igmpv3_send_cr`). And where the leave was known from a notification, a report that was made before
 //! it, and is read after it, joins the group again. So a group that gets no answer expires.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 /// The groups are at rest when nothing has changed for so long: longer than the kernel takes to
@@ -23,7 +23,7 @@ const REST: Duration = Duration::from_millis(150);
 const LATEST: Duration = Duration::from_secs(1);
 /// A report that was made before a leave is read within this time.
 const STALE: Duration = Duration::from_secs(1);
-/// Groups that were left of late, of which is known when. Of more the oldest are forgotten.
+/// Groups that were left of late, of which is known when. Of more some are forgotten.
 const MAX_LEFT: usize = 1024;
 /// Time for an answer to a query of the LAN that names sources, in addition to its response time.
 const SLACK: Duration = Duration::from_secs(1);
@@ -38,8 +38,8 @@ pub(super) struct Settling<A> {
     at: Option<Instant>,
     /// Until then an answer may have a part of the list.
     not_before: Option<Instant>,
-    /// Groups that were left, as is known from notifications, oldest first.
-    left: VecDeque<(Instant, A)>,
+    /// When groups were left, as is known from notifications.
+    left: BTreeMap<A, Instant>,
 }
 
 impl<A: Ord + Copy> Settling<A> {
@@ -50,7 +50,7 @@ impl<A: Ord + Copy> Settling<A> {
             first: None,
             at: None,
             not_before: None,
-            left: VecDeque::new(),
+            left: BTreeMap::new(),
         }
     }
 
@@ -63,23 +63,18 @@ impl<A: Ord + Copy> Settling<A> {
 
     /// A notification has told that the group was left.
     pub(super) fn note_leave(&mut self, now: Instant, group: A) {
-        self.forget_leaves(now);
-        if self.left.len() >= MAX_LEFT {
-            self.left.pop_front();
+        self.left.insert(group, now);
+        if self.left.len() > MAX_LEFT {
+            self.left.retain(|_, at| now < *at + STALE);
         }
-        self.left.push_back((now, group));
+        if self.left.len() > MAX_LEFT {
+            self.left.pop_first();
+        }
     }
 
     /// Whether a notification has told of late that the group was left.
-    pub(super) fn was_left(&mut self, now: Instant, group: &A) -> bool {
-        self.forget_leaves(now);
-        self.left.iter().any(|(_, left)| left == group)
-    }
-
-    fn forget_leaves(&mut self, now: Instant) {
-        while self.left.front().is_some_and(|(at, _)| *at + STALE <= now) {
-            self.left.pop_front();
-        }
+    pub(super) fn was_left(&self, now: Instant, group: &A) -> bool {
+        self.left.get(group).is_some_and(|at| now < *at + STALE)
     }
 
     /// The LAN asks for sources of the group. The answer has these only.
