@@ -215,12 +215,13 @@ impl World {
                 let src = lab.namespace("src");
                 lab.ip("host", &format!("link set {link} netns {src} name {AWAY}"));
             }
-            // It has lost its addresses, and is down.
+            // It has lost its addresses, is down, and may have another index: what tells that it is
+            // the parent is the parent's name.
             BroughtBack => {
                 let host = lab.namespace("host");
-                lab.ip("src", &format!("link set {AWAY} netns {host} name {link}"));
-                lab.ip("host", &format!("addr add {HOST}/24 dev {link}"));
-                lab.ip("host", &format!("link set {link} up"));
+                lab.ip("src", &format!("link set {AWAY} netns {host} name {PARENT}"));
+                lab.ip("host", &format!("addr add {HOST}/24 dev {PARENT}"));
+                lab.ip("host", &format!("link set {PARENT} up"));
             }
             Renamed => lab.ip("host", &format!("link set {link} name {}", renamed(link))),
             AddressAdded => lab.ip("host", &format!("addr add {OTHER_ADDRESS} dev {link}")),
@@ -267,7 +268,9 @@ impl World {
                 (self.link, self.is_up, self.has_carrier) = (Some(PARENT), true, true);
             }
             TakenAway => (self.is_away, self.has_other_address) = (true, false),
-            BroughtBack => (self.is_away, self.is_up) = (false, true),
+            BroughtBack => {
+                (self.is_away, self.link, self.is_up) = (false, Some(PARENT), true);
+            }
             Renamed => self.link = Some(renamed(link)),
             AddressAdded => self.has_other_address = true,
             AddressRemoved => self.has_other_address = false,
