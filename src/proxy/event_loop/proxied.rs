@@ -67,6 +67,10 @@ impl<P: Spoken> Proxied<P> {
         log: &mut Log,
     ) {
         let leaving = filter.is_none();
+        // A new proxy has heard of no link yet, and a notification may wait to be read.
+        if self.postponed.is_none() && upstreams.is_down(task.upstream_index) {
+            self.postponed = Some(BTreeSet::new());
+        }
         if let Some(postponed) = &mut self.postponed {
             match leaving && !self.joins.is_joined(group) {
                 true => postponed.remove(&group),

@@ -99,6 +99,13 @@ impl Upstream {
         self.query_socket.index
     }
 
+    /// Whether the interface is there and administratively up at this moment. A notification of a
+    /// change may not be read yet.
+    pub(super) fn is_up(&self) -> bool {
+        let up = libc::IFF_UP.cast_unsigned();
+        self.query_socket.flags_now().is_some_and(|flags| flags & up != 0)
+    }
+
     /// When to call [`handle_timeout`](Self::handle_timeout).
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
         let reporter = self.reporter.as_ref().and_then(EarlyReporter::poll_timeout);
@@ -167,4 +174,12 @@ pub(crate) struct Upstreams {
     pub(crate) host_groups: Option<HostGroups>,
     /// `None`: the proxy speaks MLD for no interface.
     pub(crate) mld: Option<MldLimits>,
+}
+
+impl Upstreams {
+    /// Whether the upstream of this index is down at this moment.
+    pub(super) fn is_down(&self, index: u32) -> bool {
+        let upstream = self.list.iter().find(|upstream| upstream.index() == index);
+        upstream.is_some_and(|upstream| !upstream.is_up())
+    }
 }
