@@ -313,6 +313,13 @@ impl Kept {
 
     /// Whether there may be something to do now that these links have changed.
     fn links_changed(&mut self, changed: &ChangedLinks) -> bool {
+        // The kernel has forgotten what was joined there. A socket that is closed when the interface
+        // is there again with its index would leave what others have joined since
+        // (`ip_mc_drop_socket` in net/ipv4/igmp.c). A proxy that lives does this itself.
+        if self.dependence.has_lost_upstream(changed) {
+            let dead = self.holdings.iter_mut().filter(|holding| !holding.process.is_alive());
+            dead.for_each(|holding| holding.stream.get_mut().release_joins_only());
+        }
         let is_touched = self.dependence.is_touched_by(changed);
         if is_touched {
             self.repair.request();

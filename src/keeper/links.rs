@@ -39,6 +39,8 @@ pub(super) struct HostLinks(AsyncFd<Monitor>);
 pub(super) struct ChangedLinks {
     names: BTreeSet<String>,
     indexes: BTreeSet<u32>,
+    /// Those that have left the namespace.
+    gone: BTreeSet<u32>,
     /// More has changed than was received.
     has_lost: bool,
 }
@@ -58,6 +60,9 @@ impl HostLinks {
         loop {
             let received = self.0.get_ref().0.receive_named(&mut buffer, |event, name| {
                 changed.indexes.insert(event.index());
+                if matches!(event, LinkEvent::Removed(_)) {
+                    changed.gone.insert(event.index());
+                }
                 if let (LinkEvent::Up(_), Some(name)) = (event, name) {
                     changed.names.insert(String::from_utf8_lossy(name).into_owned());
                 }
@@ -78,6 +83,8 @@ impl HostLinks {
 pub(super) struct Dependence {
     names: BTreeSet<String>,
     indexes: BTreeSet<u32>,
+    /// Where its groups are joined.
+    upstreams: BTreeSet<u32>,
     /// A parent that has gone may come under another name.
     any_name: bool,
 }
@@ -95,11 +102,17 @@ impl Dependence {
                     this.indexes.insert(index);
                 }
             }
-            this.indexes
-                .extend((interface.upstream_index != 0).then_some(interface.upstream_index));
+            let upstream = (interface.upstream_index != 0).then_some(interface.upstream_index);
+            this.indexes.extend(upstream);
+            this.upstreams.extend(upstream);
             this.any_name |= interface.is_waiting() && interface.parent_mac.is_some();
         }
         this
+    }
+
+    /// Whether an interface has gone where its groups are joined.
+    pub(super) fn has_lost_upstream(&self, changed: &ChangedLinks) -> bool {
+        !self.upstreams.is_disjoint(&changed.gone)
     }
 
     /// Whether there may be something to do.

@@ -273,6 +273,13 @@ impl HoldStream {
         Ok(())
     }
 
+    /// Lets go of the join sockets.
+    pub(crate) fn release_joins_only(&mut self) {
+        self.generation = unique();
+        self.held.joins.clear();
+        self.coming.joins.clear();
+    }
+
     /// Lets go of everything except the rules.
     pub(crate) fn release_joins(&mut self) {
         self.generation = unique();

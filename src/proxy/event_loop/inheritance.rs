@@ -20,6 +20,7 @@ use crate::proxy::control::status::{InterfaceStatus, QuerierStatus};
 use crate::proxy::event_loop::family::MembershipsOf;
 use crate::proxy::event_loop::interface::Interface;
 use crate::proxy::event_loop::speakers::{Mode, Speaker};
+use crate::proxy::event_loop::status::REPORTS_FILTERED;
 use crate::proxy::event_loop::stream_watch::StreamWatch;
 use crate::proxy::process::container_dir::ContainerDir;
 
@@ -106,6 +107,12 @@ impl Interface {
             proxied.router.restore_querier(now, querier);
         }
         proxied.inherited_counters = counters;
+    }
+
+    /// Whether the other proxy knew that the host's firewall drops what is reported for this interface.
+    pub(super) fn were_reports_filtered(&self, status: &InheritedStatus) -> bool {
+        let reasons = self.find_in(status).into_iter().flat_map(|own| &own.groups);
+        reasons.into_iter().any(|group| group.reason.as_deref() == Some(REPORTS_FILTERED))
     }
 
     /// Carries on what the other proxy has counted of relayed packets. The relay has its groups by

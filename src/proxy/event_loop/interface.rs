@@ -374,6 +374,7 @@ impl Interface {
 
     /// Does what is due in one protocol. Tells whether something of the router was.
     fn handle_timeout_of<P: Speaker>(&mut self, now: Instant, upstreams: &Upstreams) -> bool {
+        let upstream = self.task.upstream_index;
         let Some(proxied) = self.speaker_mut::<P>() else { return false };
         let is_due = |at: Option<Instant>| at.is_some_and(|at| at <= now);
         let (router, joins) =
@@ -381,8 +382,8 @@ impl Interface {
         if router {
             proxied.router.handle_timeout(now);
         }
-        if joins && let Some(limits) = P::limits(upstreams) {
-            proxied.joins.retry(now, limits);
+        if joins {
+            proxied.retry_joins(now, upstream, upstreams);
         }
         self.has_changed |= router || joins;
         router
@@ -419,6 +420,7 @@ impl Interface {
         // A relay must admit the group before it is joined.
         if relay.is_none()
             && postponed.is_none()
+            && !upstreams.is_down(index)
             && let Some(wanted) = router.predict_join(now, group, filter)
             && let Some(reporter) = reporter::<P>(upstreams, index)
             && let Some(limits) = P::limits(upstreams)

@@ -253,6 +253,10 @@ impl Proxy {
             if let Some(status) = &inherited {
                 interface.inherit(now, status);
                 interface.inherit_streams(now, status, streams);
+                if interface.were_reports_filtered(status) {
+                    interface.set_reports_filtered(true);
+                    upstreams.inherit_filtered_reports(interface.task.upstream_index);
+                }
             }
             interface.process_router_output(now, upstreams, &mut self.log);
             if let Some(status) = &inherited {

@@ -73,7 +73,10 @@ impl<P: Spoken> Proxied<P> {
         }
         if let Some(postponed) = &mut self.postponed {
             match leaving && !self.joins.is_joined(group) {
-                true => postponed.remove(&group),
+                true => {
+                    self.joins.forget_failure(group);
+                    postponed.remove(&group)
+                }
                 false => postponed.insert(group),
             };
             let relayed = self.set_relay_filter(group, &filter);
@@ -143,6 +146,18 @@ impl<P: Spoken> Proxied<P> {
         for (group, filter) in filters {
             let _ = self.joins.set_filter(now, group, filter, limits);
         }
+    }
+
+    /// Tries again to join what could not be joined, once the upstream is up.
+    pub(super) fn retry_joins(&mut self, now: Instant, upstream: u32, upstreams: &Upstreams) {
+        if self.postponed.is_none() && !upstreams.is_down(upstream) {
+            if let Some(limits) = P::limits(upstreams) {
+                self.joins.retry(now, limits);
+            }
+            return;
+        }
+        let failed = self.joins.take_failures();
+        self.postponed.get_or_insert_default().extend(failed);
     }
 
     fn set_relay_filter(

@@ -288,7 +288,7 @@ fn querier_status<P: Spoken>(querier: &LanQuerier<P::Address>, now: Instant) -> 
 }
 
 /// What people are told of a group that is joined, and that the LAN does not hear of.
-const REPORTS_FILTERED: &str = "the host's firewall drops IGMP reports";
+pub(super) const REPORTS_FILTERED: &str = "the host's firewall drops IGMP reports";
 
 /// What people are told of a join from any source in the range of source-specific multicast.
 fn any_source_note<A: Address>(group: A, joined: &SourceFilter<A>) -> Option<String> {

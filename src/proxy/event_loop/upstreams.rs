@@ -177,6 +177,15 @@ pub(crate) struct Upstreams {
 }
 
 impl Upstreams {
+    /// Another proxy knew that what is reported on the upstream of this index is dropped. All is told
+    /// as soon as a check finds that reports get out: what was joined meanwhile, nobody has heard.
+    pub(super) fn inherit_filtered_reports(&mut self, index: u32) {
+        if let Some(upstream) = self.list.iter_mut().find(|upstream| upstream.index() == index) {
+            upstream.firewall.drops_reports = true;
+            upstream.firewall.want_check();
+        }
+    }
+
     /// Whether the upstream of this index is down at this moment.
     pub(super) fn is_down(&self, index: u32) -> bool {
         let upstream = self.list.iter().find(|upstream| upstream.index() == index);

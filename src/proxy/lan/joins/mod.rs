@@ -202,6 +202,16 @@ impl<A: Address> JoinSockets<A> {
         }
     }
 
+    /// The group is not wanted any more, and no socket has joined it.
+    pub(crate) fn forget_failure(&mut self, group: A) {
+        self.failures.remove(&group);
+    }
+
+    /// The groups that are not joined as wanted. They are not tried again here.
+    pub(crate) fn take_failures(&mut self) -> impl Iterator<Item = A> {
+        std::mem::take(&mut self.failures).into_keys()
+    }
+
     /// Why the group is not joined as wanted.
     pub(crate) fn failure(&self, group: A) -> Option<&str> {
         self.failures.get(&group).map(|failure| failure.reason.as_str())
