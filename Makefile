@@ -52,6 +52,9 @@ once := admission architecture attach bad_input chaos cni::errors conflict count
 in_machine := hardening::cgroup2 ipvlan older_kernel vlan
 # Tests that run beside each other: they wait most of the time.
 TEST_THREADS ?= 4
+# How often a test that has failed beside others runs once more, alone: 1 or 0.
+TEST_RETRIES ?= 1
+export TEST_RETRIES
 test_packages := dnsmasq-base runc crun docker.io containerd podman netavark iptables busybox-static iproute2 nftables tcpdump util-linux libcap2-bin make \
     ufw firewalld dbus-daemon qemu-system-x86 docker-compose mandoc catatonit tmux prometheus prometheus-node-exporter \
     containernetworking-plugins
