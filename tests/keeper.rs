@@ -11,7 +11,7 @@ const GROUP: Ipv4Addr = Ipv4Addr::new(239, 8, 1, 1);
 const DENIED: Ipv4Addr = Ipv4Addr::new(239, 8, 2, 1);
 const PORT: u16 = 6000;
 
-fn kills() -> u32 {
+pub fn kills() -> u32 {
     std::env::var("KEEPER_KILLS").map_or(3, |text| text.parse().expect("a number of kills"))
 }
 

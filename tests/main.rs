@@ -50,6 +50,7 @@ mod lifecycle;
 mod machine;
 mod metrics;
 mod mld;
+mod mld_keeper;
 mod namespace_path;
 mod netavark;
 mod networks;

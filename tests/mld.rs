@@ -11,15 +11,15 @@ use socket2::{Domain, Socket, Type};
 use crate::lab::frames::IPV6;
 use crate::lab::{Container, HOST_PORT, Lab, PARENT, PATIENCE, json, wait_until};
 
-const GROUP: Ipv6Addr = Ipv6Addr::new(0xff0e, 0, 0, 0, 0, 0, 1, 1);
-const PORT: u16 = 5004;
+pub const GROUP: Ipv6Addr = Ipv6Addr::new(0xff0e, 0, 0, 0, 0, 0, 1, 1);
+pub const PORT: u16 = 5004;
 /// Packets of the stream, one each millisecond.
 const PACKETS: u32 = 8000;
 /// What is sent before the stream.
-const MARKER: u32 = u32::MAX;
+pub const MARKER: u32 = u32::MAX;
 
 /// A lab whose switch asks in this version of MLD.
-fn lab(mld_version: u8) -> Lab {
+pub fn lab(mld_version: u8) -> Lab {
     let lab = Lab::new(2);
     lab.ip("sw", &format!("link set br0 type bridge mcast_mld_version {mld_version}"));
     // Without an address a bridge sends no query, and the sender no packet.
@@ -34,19 +34,19 @@ fn lab(mld_version: u8) -> Lab {
 }
 
 /// Whether the switch forwards the group to the container host.
-fn is_forwarded(lab: &Lab) -> bool {
+pub fn is_forwarded(lab: &Lab) -> bool {
     let answer = json(lab.enter("sw", "bridge").args(["-j", "mdb", "show"]));
     let entries = answer[0]["mdb"].as_array().cloned().unwrap_or_default();
     entries.iter().any(|e| e["port"] == HOST_PORT && e["grp"] == GROUP.to_string())
 }
 
 /// What `mcrun groups` tells of the group.
-fn membership(lab: &Lab, container: &Container) -> Option<serde_json::Value> {
+pub fn membership(lab: &Lab, container: &Container) -> Option<serde_json::Value> {
     lab.groups(container).into_iter().find(|entry| entry["group"] == GROUP.to_string())
 }
 
 /// The MLD querier that its proxy hears.
-fn mld_querier(lab: &Lab, container: &Container) -> Option<QuerierStatus> {
+pub fn mld_querier(lab: &Lab, container: &Container) -> Option<QuerierStatus> {
     let directory = lab.state_dir().join("containers").join(&container.id);
     let status = mcrun::proxy::query_all(&[&directory]).pop()?.ok()?;
     status.interfaces[0].mld.clone()?.querier
@@ -81,7 +81,7 @@ fn receive(socket: UdpSocket) -> JoinHandle<(UdpSocket, Vec<u32>)> {
 }
 
 /// A socket that sends to the group on the LAN.
-fn sender(lab: &Lab) -> UdpSocket {
+pub fn sender(lab: &Lab) -> UdpSocket {
     let net = lab.net("src");
     let socket = net.run(|| Socket::new(Domain::IPV6, Type::DGRAM, None).unwrap()).unwrap();
     let index = net.run(|| nix::net::if_::if_nametoindex(PARENT).unwrap()).unwrap();
@@ -92,7 +92,7 @@ fn sender(lab: &Lab) -> UdpSocket {
 
 /// Sends until the switch forwards to this socket. A bridge that has just begun to ask forwards only
 /// when the answers to its first query may have come (`br_multicast_querier_exists`).
-fn wait_forwarded(sender: &UdpSocket, receiver: &UdpSocket) {
+pub fn wait_forwarded(sender: &UdpSocket, receiver: &UdpSocket) {
     receiver.set_read_timeout(Some(Duration::from_millis(10))).expect("timeout");
     wait_until("a packet arrives", PATIENCE, || {
         sender.send(&MARKER.to_be_bytes()).expect("sent");
@@ -114,7 +114,7 @@ fn stream(socket: UdpSocket) -> JoinHandle<()> {
 }
 
 /// The MLD messages among these frames, with the MAC address that they come from.
-fn mld(frames: &[Vec<u8>]) -> Vec<(String, Ipv6Addr, u8, Message)> {
+pub fn mld(frames: &[Vec<u8>]) -> Vec<(String, Ipv6Addr, u8, Message)> {
     let frames = frames.iter().filter(|frame| frame[12..14] == IPV6.to_be_bytes());
     frames
         .filter_map(|frame| {

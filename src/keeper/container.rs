@@ -247,7 +247,10 @@ impl Kept {
             self.finish_replacement().await;
             return true;
         }
-        self.replaced_since = None;
+        if self.replaced_since.take().is_some() {
+            // The replacement is done: its successor is held now, not when it would have been late.
+            self.again_at = None;
+        }
         if self.holdings.last().is_none_or(|h| h.process != proxy || h.is_closed) {
             self.hold(proxy);
         }

@@ -444,7 +444,8 @@ fn add_time(status: &mut Value, seconds: u64) {
     };
     let interfaces = status.get_mut("interfaces").and_then(Value::as_array_mut);
     for interface in interfaces.into_iter().flatten() {
-        add(interface.get_mut("querier").and_then(|querier| querier.get_mut("last_query_s")));
+        let pointers = ["/querier/last_query_s", "/mld/querier/last_query_s"];
+        pointers.iter().for_each(|pointer| add(interface.pointer_mut(pointer)));
         add(interface.get_mut("listening_s"));
         for (list, times) in
             [("groups", ["age_s"].as_slice()), ("streams", &["silent_s", "left_s"])]
@@ -478,10 +479,11 @@ mod tests {
             json!({"pid": 7, "interfaces": [
                 {
                     "querier": {"version": 2, "last_query_s": query}, "listening_s": age,
+                    "mld": {"querier": {"version": 1, "last_query_s": query}},
                     "groups": [{"age_s": age}],
                     "streams": [{"silent_s": query}, {"silent_s": query, "left_s": age}],
                 },
-                {"groups": []},
+                {"groups": [], "mld": {}},
             ]})
         };
         let mut known = status(3, 40);
