@@ -386,24 +386,28 @@ impl World {
         })
     }
 
-    /// Waits until both ends of a link that is connected are up: the kernels take up to a second to
-    /// say so (`linkwatch_schedule_work` in net/core/link_watch.c), and a switch learns nothing at a
-    /// port before.
-    fn wait_up(&self) {
-        let Some(link) = self.link.filter(|_| self.is_connected()) else { return };
+    /// Waits until both ends of the link know whether they are connected: the kernels take up to a
+    /// second to say so (`linkwatch_schedule_work` in net/core/link_watch.c). Before, a switch learns
+    /// nothing at a port that is up again, and forwards to one that is not.
+    fn wait_for_links(&self) {
         let is_up = |node: &str, link: &str| {
             let found = output(self.lab.enter(node, "ip").args(["-j", "link", "show", link]));
             let links = serde_json::from_slice::<serde_json::Value>(&found.stdout);
             links.is_ok_and(|links| links[0]["operstate"] == "UP")
         };
-        wait_until("the link is up", PATIENCE, || {
-            (is_up("host", link) && is_up("sw", "p-host")).then_some(())
+        let link = self.link.filter(|_| self.is_connected());
+        wait_until("both ends know the link", PATIENCE, || {
+            let known = match link {
+                Some(link) => is_up("host", link) && is_up("sw", "p-host"),
+                None => !is_up("sw", "p-host"),
+            };
+            known.then_some(())
         });
     }
 
     /// Waits until what is shown is true, and returns how long that took.
     fn becomes_true(&mut self, limit: Duration) -> Result<Duration, String> {
-        self.wait_up();
+        self.wait_for_links();
         let begun = Instant::now();
         if self.is_connected() && self.members[0].index().is_none() {
             let due = begun + PATIENCE;
