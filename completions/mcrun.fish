@@ -141,17 +141,17 @@ complete -c mcrun -n "__fish_mcrun_using_subcommand rm" -s h -l help -d 'Print h
 complete -c mcrun -n "__fish_mcrun_using_subcommand probe; and not __fish_seen_subcommand_from send recv" -s h -l help -d 'Print help'
 complete -c mcrun -n "__fish_mcrun_using_subcommand probe; and not __fish_seen_subcommand_from send recv" -f -a "send" -d 'Send RTP packets at a constant rate'
 complete -c mcrun -n "__fish_mcrun_using_subcommand probe; and not __fish_seen_subcommand_from send recv" -f -a "recv" -d 'Join groups and measure what arrives'
-complete -c mcrun -n "__fish_mcrun_using_subcommand probe; and __fish_seen_subcommand_from send" -s i -l interface -d 'Interface to use; without it the kernel\'s route to the group decides' -r
+complete -c mcrun -n "__fish_mcrun_using_subcommand probe; and __fish_seen_subcommand_from send" -s i -l interface -d 'Interface to use; without it the kernel\'s route to the group decides. An IPv6 group of the link, ff02::, needs one, here or as its zone' -r
 complete -c mcrun -n "__fish_mcrun_using_subcommand probe; and __fish_seen_subcommand_from send" -s d -l duration -d 'End after this long, such as 500ms, 10s or 2m; seconds where no unit is named' -r
 complete -c mcrun -n "__fish_mcrun_using_subcommand probe; and __fish_seen_subcommand_from send" -s c -l count -d 'End after so many packets of each group' -r
 complete -c mcrun -n "__fish_mcrun_using_subcommand probe; and __fish_seen_subcommand_from send" -l source -d 'Address to send from; the interface\'s where it is not named' -r
 complete -c mcrun -n "__fish_mcrun_using_subcommand probe; and __fish_seen_subcommand_from send" -s r -l rate -d 'Packets per second to each group' -r
 complete -c mcrun -n "__fish_mcrun_using_subcommand probe; and __fish_seen_subcommand_from send" -s s -l size -d 'RTP payload of each packet in bytes; the default is seven packets of MPEG-TS' -r
-complete -c mcrun -n "__fish_mcrun_using_subcommand probe; and __fish_seen_subcommand_from send" -l ttl -d 'Time to live: 1 stays on this LAN' -r
+complete -c mcrun -n "__fish_mcrun_using_subcommand probe; and __fish_seen_subcommand_from send" -l ttl -d 'Time to live, of IPv6 the hop limit: 1 stays on this LAN' -r
 complete -c mcrun -n "__fish_mcrun_using_subcommand probe; and __fish_seen_subcommand_from send" -l json -d 'Print the result as one JSON object'
 complete -c mcrun -n "__fish_mcrun_using_subcommand probe; and __fish_seen_subcommand_from send" -l loop -d 'Let sockets of this host, in this network namespace, hear it too'
 complete -c mcrun -n "__fish_mcrun_using_subcommand probe; and __fish_seen_subcommand_from send" -s h -l help -d 'Print help (see more with \'--help\')'
-complete -c mcrun -n "__fish_mcrun_using_subcommand probe; and __fish_seen_subcommand_from recv" -s i -l interface -d 'Interface to use; without it the kernel\'s route to the group decides' -r
+complete -c mcrun -n "__fish_mcrun_using_subcommand probe; and __fish_seen_subcommand_from recv" -s i -l interface -d 'Interface to use; without it the kernel\'s route to the group decides. An IPv6 group of the link, ff02::, needs one, here or as its zone' -r
 complete -c mcrun -n "__fish_mcrun_using_subcommand probe; and __fish_seen_subcommand_from recv" -s d -l duration -d 'End after this long, such as 500ms, 10s or 2m; seconds where no unit is named' -r
 complete -c mcrun -n "__fish_mcrun_using_subcommand probe; and __fish_seen_subcommand_from recv" -s c -l count -d 'End after so many packets of each group' -r
 complete -c mcrun -n "__fish_mcrun_using_subcommand probe; and __fish_seen_subcommand_from recv" -l container -d 'Join and receive in the network namespace of a running container, which need not have a program for it; by name, id, beginning of an id, or process id. The container\'s rules and limits apply to the join' -r

@@ -12,6 +12,8 @@ use mcrun::probe::{Ended, HEADER, Header, Line, ReceiveResult, SendResult};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+mod ipv6;
+
 const BINARY: &str = env!("CARGO_BIN_EXE_mcrun");
 const GROUP: &str = "239.255.1.1";
 
@@ -59,7 +61,11 @@ struct Receiver {
 
 impl Receiver {
     fn start(ns: &NetNs, arguments: &str) -> Self {
-        let arguments = format!("recv --interface lo --json --interval 20ms {arguments}");
+        Receiver::start_on(ns, "lo", arguments)
+    }
+
+    fn start_on(ns: &NetNs, interface: &str, arguments: &str) -> Self {
+        let arguments = format!("recv --interface {interface} --json --interval 20ms {arguments}");
         let mut command = probe(ns, &arguments);
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let stdout = BufReader::new(child.stdout.take().unwrap());
@@ -108,7 +114,12 @@ impl Receiver {
 }
 
 fn receive(ns: &NetNs, arguments: &str) -> (ReceiveResult, i32) {
-    let output = probe(ns, &format!("recv --interface lo --json {arguments}")).output().unwrap();
+    receive_on(ns, "lo", arguments)
+}
+
+fn receive_on(ns: &NetNs, interface: &str, arguments: &str) -> (ReceiveResult, i32) {
+    let arguments = format!("recv --interface {interface} --json {arguments}");
+    let output = probe(ns, &arguments).output().unwrap();
     let text = String::from_utf8(output.stdout).unwrap();
     match serde_json::from_str(&text) {
         Ok(Line::Result(result)) => (result, output.status.code().unwrap()),
@@ -348,7 +359,22 @@ fn wrong_usage_is_named() {
     for (arguments, status, says) in [
         ("recv", 2, "GROUP"),
         ("recv 10.0.0.1", 2, "10.0.0.1 is not a multicast group"),
-        ("recv ff02::1", 2, "only IPv4"),
+        ("recv fe80::1", 2, "fe80::1 is not a multicast group (ff00::/8)"),
+        ("recv ff00::1", 2, "ff00::1 is of a reserved scope"),
+        ("recv [ff15::1]:0", 2, "port 0"),
+        ("recv ff15::1%", 2, "the zone behind ff15::1% is missing"),
+        ("recv 239.1.1.1%lo", 2, "239.1.1.1 is IPv4 and has no zone"),
+        ("recv ff02::1", 125, "name the link with --interface or as ff02::1%IF"),
+        ("send ff02::1", 125, "name the link with --interface or as ff02::1%IF"),
+        ("recv ff02::1%none0", 125, "zone of ff02::1 \"none0\" does not exist; there are lo"),
+        ("recv ff15::1", 125, "name the interface with --interface"),
+        ("send ff15::1", 125, "name the interface with --interface"),
+        ("recv ff15::1%lo [ff15::1]:5004 -i lo", 125, "[ff15::1]:5004 is named twice"),
+        ("recv ff3e::1 -i lo --source 10.0.0.1", 125, "one is IPv4, the other is IPv6"),
+        ("recv 232.1.1.1 -i lo --source fd00::1", 125, "one is IPv4, the other is IPv6"),
+        ("recv ff3e::1 -i lo --source ff02::1", 125, "not a host's address"),
+        ("send ff15::1 -i lo --source 10.0.0.1", 125, "one is IPv4, the other is IPv6"),
+        ("send ff15::1 -i lo --source fd00::99", 125, "Cannot assign requested"),
         ("recv 239.1.1.1:0", 2, "port 0"),
         ("recv 239.1.1.1 --duration 5d", 2, "unknown unit"),
         ("recv 239.1.1.1 --duration 0s", 2, "must be more than 0"),
@@ -360,7 +386,12 @@ fn wrong_usage_is_named() {
         ("recv 239.1.1.1", 125, "name the interface with --interface"),
         ("send 239.1.1.1", 125, "name the interface with --interface"),
         ("send 239.1.1.1 --rate 0", 2, "packets per second"),
-        ("send 239.1.1.1 --size 65496", 2, "65496 is not in"),
+        ("send 239.1.1.1 --size 65516", 2, "65516 is not in"),
+        (
+            "send 239.1.1.1 -i lo --size 65496",
+            125,
+            "--size 65496 does not fit in a packet to 239.1",
+        ),
         ("send 239.1.1.1 --interface lo --source 192.0.2.1", 125, "Cannot assign requested"),
     ] {
         let output = probe(&ns, arguments).output().unwrap();

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::io;
 use std::io::{IsTerminal, Write};
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -15,7 +15,8 @@ use crate::lookup;
 use crate::net::netns::NetNs;
 use crate::probe::{
     Destination, Ended, IntervalLine, Joined, Line, LossLimit, MAX_PAYLOAD, ReceiveOptions,
-    ReceiveResult, SendOptions, Thresholds, parse_duration, parse_positive_duration, receive, send,
+    ReceiveResult, SendOptions, Target, Thresholds, max_payload, parse_duration,
+    parse_positive_duration, receive, send,
 };
 use crate::state::Store;
 
@@ -73,10 +74,12 @@ What is unknown is null: lost without RTP, gaps and jitter without packets.";
 
 #[derive(Debug, Args)]
 struct Common {
-    /// Multicast groups; the port is 5004 where none is named.
+    /// Multicast groups; the port is 5004 where none is named. An IPv6 group with a port stands in
+    /// brackets, [ff15::1]:5004. A zone names its interface: ff02::fb%eth1.
     #[arg(required = true, value_name = "GROUP[:PORT]")]
-    groups: Vec<Destination>,
-    /// Interface to use; without it the kernel's route to the group decides.
+    groups: Vec<Target>,
+    /// Interface to use; without it the kernel's route to the group decides. An IPv6 group of the
+    /// link, ff02::, needs one, here or as its zone.
     #[arg(long, short = 'i', value_name = "IF")]
     interface: Option<String>,
     /// End after this long, such as 500ms, 10s or 2m; seconds where no unit is named.
@@ -96,7 +99,7 @@ struct SendArgs {
     common: Common,
     /// Address to send from; the interface's where it is not named.
     #[arg(long, value_name = "ADDRESS")]
-    source: Option<Ipv4Addr>,
+    source: Option<IpAddr>,
     /// Packets per second to each group.
     #[arg(long, short = 'r', default_value = "1000", value_name = "RATE", value_parser = parse_rate)]
     rate: f64,
@@ -109,7 +112,7 @@ struct SendArgs {
         value_parser = clap::value_parser!(u32).range(0..=MAX_PAYLOAD as i64)
     )]
     size: u32,
-    /// Time to live: 1 stays on this LAN.
+    /// Time to live, of IPv6 the hop limit: 1 stays on this LAN.
     #[arg(long, default_value_t = 1, value_name = "HOPS")]
     ttl: u8,
     /// Let sockets of this host, in this network namespace, hear it too.
@@ -128,7 +131,7 @@ struct RecvArgs {
     container: Option<String>,
     /// Join from this source only (SSM); may be repeated.
     #[arg(long, value_name = "ADDRESS")]
-    source: Vec<Ipv4Addr>,
+    source: Vec<IpAddr>,
     /// End when no packet of any group came for this long.
     #[arg(long, value_name = "TIME", value_parser = parse_positive_duration)]
     timeout: Option<Duration>,
@@ -163,12 +166,20 @@ pub(super) fn run(args: ProbeArgs) -> anyhow::Result<ExitCode> {
 
 fn run_send(args: SendArgs) -> anyhow::Result<ExitCode> {
     let Common { groups, interface, duration, count, json } = args.common;
+    let destinations = destinations(&groups, interface.as_deref())?;
+    let size = args.size as usize;
+    for destination in &destinations {
+        let most = max_payload(destination.group);
+        if size > most {
+            bail!("--size {size} does not fit in a packet to {destination}: at most {most} do");
+        }
+        args.source.map_or(Ok(()), |source| check_family(source, destination.group))?;
+    }
     let result = send(&SendOptions {
-        destinations: distinct(groups)?,
-        source: args.source.map(IpAddr::V4),
-        ifindex: index_of(interface.as_deref())?,
+        destinations,
+        source: args.source,
         rate: args.rate,
-        size: args.size as usize,
+        size,
         duration,
         count,
         ttl: args.ttl,
@@ -197,15 +208,18 @@ const LIVE: Duration = Duration::from_secs(1);
 
 fn receive_here(args: RecvArgs) -> anyhow::Result<ExitCode> {
     let Common { groups, interface, duration, count, json } = args.common;
+    let destinations = destinations(&groups, interface.as_deref())?;
     let mut sources: Vec<IpAddr> = Vec::new();
     for source in args.source {
-        if source.is_multicast() || source.is_broadcast() || source.is_unspecified() {
+        let is_broadcast = matches!(source, IpAddr::V4(source) if source.is_broadcast());
+        if source.is_multicast() || is_broadcast || source.is_unspecified() {
             bail!("--source {source} is not a host's address");
         }
-        if sources.contains(&source.into()) {
+        if sources.contains(&source) {
             bail!("--source {source} is named twice");
         }
-        sources.push(source.into());
+        destinations.iter().try_for_each(|to| check_family(source, to.group))?;
+        sources.push(source);
     }
     let live = !json && args.interval.is_none() && io::stderr().is_terminal();
     let from = match sources.as_slice() {
@@ -215,9 +229,8 @@ fn receive_here(args: RecvArgs) -> anyhow::Result<ExitCode> {
         }
     };
     let options = ReceiveOptions {
-        destinations: distinct(groups)?,
+        destinations,
         sources,
-        ifindex: index_of(interface.as_deref())?,
         duration,
         count,
         timeout: args.timeout,
@@ -308,8 +321,24 @@ fn status_of(result: &ReceiveResult) -> ExitCode {
     }
 }
 
-/// The destinations, unless one is there twice.
-fn distinct(destinations: Vec<Destination>) -> anyhow::Result<Vec<Destination>> {
+/// The destinations in the caller's network namespace, unless one is there twice.
+fn destinations(targets: &[Target], interface: Option<&str>) -> anyhow::Result<Vec<Destination>> {
+    let named = interface.map(|name| index_of("--interface", name)).transpose()?;
+    let on_interface = |target: &Target| {
+        let zone = target.zone.as_deref();
+        let zone = zone.map(|zone| index_of(&format!("zone of {}", target.group), zone));
+        match (zone.transpose()?, named) {
+            (Some(zone), Some(named)) if zone != named => {
+                bail!("{}: its zone and --interface name different interfaces", target.on(zone))
+            }
+            (None, None) if target.needs_interface() => {
+                let group = target.group;
+                bail!("{group} is of one link: name the link with --interface or as {group}%IF")
+            }
+            (zone, named) => Ok(target.on(zone.or(named).unwrap_or(0))),
+        }
+    };
+    let destinations = targets.iter().map(on_interface).collect::<anyhow::Result<Vec<_>>>()?;
     let mut seen = HashSet::new();
     match destinations.iter().find(|destination| !seen.insert(**destination)) {
         Some(twice) => bail!("{twice} is named twice"),
@@ -317,15 +346,26 @@ fn distinct(destinations: Vec<Destination>) -> anyhow::Result<Vec<Destination>> 
     }
 }
 
-/// The index of an interface; 0 for none.
-fn index_of(name: Option<&str>) -> anyhow::Result<u32> {
-    let Some(name) = name else { return Ok(0) };
-    nix::net::if_::if_nametoindex(name).or_else(|_| {
-        let names: Vec<String> = nix::net::if_::if_nameindex()
-            .map(|list| list.iter().map(|i| i.name().to_string_lossy().into_owned()).collect())
-            .unwrap_or_default();
-        bail!("--interface {name:?} does not exist; there are {}", names.join(", "))
-    })
+fn check_family(source: IpAddr, group: IpAddr) -> anyhow::Result<()> {
+    if source.is_ipv4() != group.is_ipv4() {
+        bail!("--source {source} cannot send to {group}: one is IPv4, the other is IPv6");
+    }
+    Ok(())
+}
+
+/// The index of an interface, which may also be named by its index. `what` has named it.
+fn index_of(what: &str, name: &str) -> anyhow::Result<u32> {
+    if let Ok(index) = nix::net::if_::if_nametoindex(name) {
+        return Ok(index);
+    }
+    match name.parse() {
+        Ok(index) if nix::net::if_::if_indextoname(index).is_ok() => return Ok(index),
+        _ => {}
+    }
+    let names: Vec<String> = nix::net::if_::if_nameindex()
+        .map(|list| list.iter().map(|i| i.name().to_string_lossy().into_owned()).collect())
+        .unwrap_or_default();
+    bail!("{what} {name:?} does not exist; there are {}", names.join(", "))
 }
 
 /// Packets per second.

@@ -5,7 +5,7 @@
 //! each proxy has of its own.
 
 use std::io;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::os::fd::{AsFd, AsRawFd};
 
 use netlink_sys::protocols::NETLINK_ROUTE;
@@ -166,13 +166,19 @@ impl RouteQuery {
     ///
     /// # Errors
     /// The kernel's, such as `ENETUNREACH`; `ENOMSG` when the answer is not understood.
-    pub(crate) fn interface_towards(&self, destination: Ipv4Addr) -> io::Result<Option<u32>> {
-        let mut body = [0; RTMSG + 8];
-        body[..2].copy_from_slice(&[libc::AF_INET as u8, 32]);
-        let attribute = &mut body[RTMSG..];
-        attribute[..2].copy_from_slice(&8u16.to_ne_bytes());
-        attribute[2..4].copy_from_slice(&libc::RTA_DST.to_ne_bytes());
-        attribute[4..].copy_from_slice(&destination.octets());
+    pub(crate) fn interface_towards(
+        &self,
+        destination: impl Into<IpAddr>,
+    ) -> io::Result<Option<u32>> {
+        let (family, octets) = match destination.into() {
+            IpAddr::V4(address) => (libc::AF_INET, address.octets().to_vec()),
+            IpAddr::V6(address) => (libc::AF_INET6, address.octets().to_vec()),
+        };
+        let mut body = [0; RTMSG].to_vec();
+        body[..2].copy_from_slice(&[family as u8, octets.len() as u8 * 8]);
+        body.extend_from_slice(&(4 + octets.len() as u16).to_ne_bytes());
+        body.extend_from_slice(&libc::RTA_DST.to_ne_bytes());
+        body.extend_from_slice(&octets);
         self.ask(libc::RTM_GETROUTE, libc::RTM_NEWROUTE, &body, |payload| {
             let mut attributes = AttributeIter::new(payload.get(RTMSG..)?);
             Some(attributes.find(|(kind, _)| *kind == libc::RTA_OIF).and_then(|(_, v)| number(v)))
@@ -250,6 +256,8 @@ fn text(value: &[u8]) -> &[u8] {
 
 #[cfg(test)]
 mod tests {
+    use std::net::{Ipv4Addr, Ipv6Addr};
+
     use super::*;
     use crate::net::netns::NetNs;
 
@@ -269,6 +277,8 @@ mod tests {
         assert!(query.reverse_path_filter(77).is_err());
         let unreachable = query.interface_towards(Ipv4Addr::new(239, 1, 1, 1)).unwrap_err();
         assert_eq!(unreachable.raw_os_error(), Some(libc::ENETUNREACH));
+        let group = Ipv6Addr::new(0xff0e, 0, 0, 0, 0, 0, 0, 1);
+        assert!(!matches!(query.interface_towards(group), Ok(Some(_))));
     }
 
     #[test]

@@ -27,12 +27,12 @@ pub use crate::probe::report::{
     SendResult, SourceReport,
 };
 pub use crate::probe::rtp::{HEADER, Header, SENDER_INFO, SenderInfo};
-pub use crate::probe::send::{MAX_PAYLOAD, SendOptions, send};
+pub use crate::probe::send::{MAX_PAYLOAD, SendOptions, max_payload, send};
 pub use crate::probe::sequence::Sequence;
 pub use crate::probe::signals::Signals;
 pub use crate::probe::stats::GroupStats;
 pub use crate::probe::units::{
-    DEFAULT_PORT, Destination, LossLimit, parse_duration, parse_positive_duration,
+    DEFAULT_PORT, Destination, LossLimit, Target, parse_duration, parse_positive_duration,
 };
 
 /// Why a measurement could not be made.

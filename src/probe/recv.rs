@@ -30,8 +30,6 @@ pub struct ReceiveOptions {
     pub destinations: Vec<Destination>,
     /// Join each group from these sources only; from any when empty.
     pub sources: Vec<IpAddr>,
-    /// Interface to join on; 0: where the route to the group points.
-    pub ifindex: u32,
     /// End after this long.
     pub duration: Option<Duration>,
     /// End when each group has had so many packets.
@@ -59,20 +57,21 @@ impl Thresholds {
     /// What `groups` broke, a sentence each.
     fn broken(&self, groups: &[PerGroup<GroupReport>]) -> Vec<String> {
         let mut broken = Vec::new();
-        for PerGroup { group, port, report } in groups {
+        for group in groups {
+            let (to, report) = (group.name(), &group.report);
             if let (Some(limit), Some(gap)) = (self.max_gap, report.longest_gap)
                 && gap > limit
             {
-                broken.push(format!("{group}:{port}: a gap of {gap:.3?}, --max-gap is {limit:?}"));
+                broken.push(format!("{to}: a gap of {gap:.3?}, --max-gap is {limit:?}"));
             }
             let Some(limit) = self.max_loss.filter(|_| report.packets > 0) else { continue };
             match (report.lost, report.expected) {
                 (Some(lost), Some(expected)) if !limit.is_broken(lost, expected) => {}
                 (Some(lost), Some(expected)) => broken.push(format!(
-                    "{group}:{port}: {lost} of {expected} packets lost, --max-loss is {limit}"
+                    "{to}: {lost} of {expected} packets lost, --max-loss is {limit}"
                 )),
                 _ => broken.push(format!(
-                    "{group}:{port}: loss unknown, for this is not RTP; --max-loss is {limit}"
+                    "{to}: loss unknown, for this is not RTP; --max-loss is {limit}"
                 )),
             }
         }
@@ -144,17 +143,17 @@ pub struct Joined {
 
 fn joined(options: &ReceiveOptions) -> Vec<Joined> {
     let routes = RouteQuery::open().ok();
-    let interface_of = |group: IpAddr| {
-        let index = match (options.ifindex, group) {
-            (0, IpAddr::V4(group)) => routes.as_ref()?.interface_towards(group).ok()??,
-            (index, _) => index,
+    let interface_of = |destination: Destination| {
+        let index = match destination.ifindex {
+            0 => routes.as_ref()?.interface_towards(destination.group).ok()??,
+            index => index,
         };
         let name = nix::net::if_::if_indextoname(index).ok()?;
         Some(name.to_string_lossy().into_owned())
     };
     let each = options.destinations.iter();
     each.map(|&destination| {
-        let interface = interface_of(destination.group);
+        let interface = interface_of(destination);
         Joined { destination, interface }
     })
     .collect()
@@ -265,7 +264,7 @@ impl Session {
         let groups: Vec<_> = self.groups.iter().map(of).collect();
         let mut broken = Vec::new();
         for silent in groups.iter().filter(|g| g.report.packets == 0) {
-            broken.push(format!("{}:{}: nothing came", silent.group, silent.port));
+            broken.push(format!("{}: nothing came", silent.name()));
         }
         if ended == Ended::Timeout && broken.is_empty() {
             let timeout = options.timeout.unwrap_or_default();
@@ -342,18 +341,21 @@ fn join(
     destination: Destination,
     options: &ReceiveOptions,
 ) -> Result<(), ProbeError> {
-    let Destination { group, .. } = destination;
+    let Destination { group, ifindex, .. } = destination;
     if options.sources.is_empty() {
-        return sockopt::join_group(socket, options.ifindex, group).map_err(|error| {
-            let hint = route_hint(&error, options.ifindex);
+        return sockopt::join_group(socket, ifindex, group).map_err(|error| {
+            let hint = route_hint(&error, ifindex);
             ProbeError::new(format!("cannot join {group}{hint}"))(error)
         });
     }
     for &source in &options.sources {
-        sockopt::join_source_group(socket, options.ifindex, group, source).map_err(|error| {
+        sockopt::join_source_group(socket, ifindex, group, source).map_err(|error| {
             let hint = match error.raw_os_error() {
+                Some(libc::ENOBUFS) if group.is_ipv6() => {
+                    ": net.ipv6.mld_max_msf limits the sources of a group"
+                }
                 Some(libc::ENOBUFS) => ": net.ipv4.igmp_max_msf limits the sources of a group",
-                _ => route_hint(&error, options.ifindex),
+                _ => route_hint(&error, ifindex),
             };
             ProbeError::new(format!("cannot join {group} from {source}{hint}"))(error)
         })?;

@@ -79,7 +79,8 @@ pub struct PerGroup<T> {
 }
 
 impl<T> PerGroup<T> {
-    fn name(&self) -> String {
+    /// The group and the port.
+    pub(super) fn name(&self) -> String {
         SocketAddr::new(self.group, self.port).to_string()
     }
 }

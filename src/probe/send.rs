@@ -15,12 +15,15 @@ use crate::probe::batch::{BATCH, Sender};
 use crate::probe::report::{Ended, SendReport, SendResult};
 use crate::probe::rtp::{HEADER, Header, SENDER_INFO, SenderInfo};
 use crate::probe::signals::Signals;
-use crate::probe::units::Destination;
+use crate::probe::units::{Destination, scoped};
 use crate::probe::{ProbeError, route_hint};
 use crate::sys::sockopt;
 
-/// The longest RTP payload of a UDP datagram over IPv4, in bytes.
-pub const MAX_PAYLOAD: usize = 65_535 - 20 - 8 - HEADER;
+/// The longest RTP payload of a UDP datagram, in bytes: over IPv6, whose length does not count its own
+/// header.
+pub const MAX_PAYLOAD: usize = 65_535 - 8 - HEADER;
+/// Length of an IPv4 header without options, in bytes, which an IPv4 length counts.
+const IPV4_HEADER: usize = 20;
 /// The payload type written: the first of the dynamic ones (RFC 3551 §3).
 const PAYLOAD_TYPE: u8 = 96;
 /// Clock of the timestamps written, in Hz.
@@ -35,20 +38,23 @@ pub struct SendOptions {
     pub destinations: Vec<Destination>,
     /// Address to send from; `None`: the interface's.
     pub source: Option<IpAddr>,
-    /// Interface to send through; 0: where the route to the group points.
-    pub ifindex: u32,
     /// Packets per second to each group, more than 0.
     pub rate: f64,
-    /// RTP payload of a packet in bytes, at most [`MAX_PAYLOAD`].
+    /// RTP payload of a packet in bytes, at most [`max_payload`] of each group.
     pub size: usize,
     /// End after this long.
     pub duration: Option<Duration>,
     /// End after so many packets to each group.
     pub count: Option<u64>,
-    /// Time to live.
+    /// Time to live; of IPv6 the hop limit.
     pub ttl: u8,
     /// Whether sockets of this host and namespace hear it too.
     pub multicast_loop: bool,
+}
+
+/// The longest RTP payload of a packet to this group, in bytes.
+pub fn max_payload(group: IpAddr) -> usize {
+    if group.is_ipv4() { MAX_PAYLOAD - IPV4_HEADER } else { MAX_PAYLOAD }
 }
 
 /// Sends until the options or a signal say it is enough.
@@ -79,7 +85,7 @@ pub fn send(options: &SendOptions) -> Result<SendResult, ProbeError> {
             let burst = usize::try_from(due - sent).unwrap_or(BATCH).min(BATCH);
             for stream in &mut streams {
                 stream.send(burst, start).map_err(|error| {
-                    let hint = route_hint(&error, options.ifindex);
+                    let hint = route_hint(&error, stream.destination.ifindex);
                     ProbeError::new(format!("cannot send to {}{hint}", stream.destination))(error)
                 })?;
             }
@@ -140,12 +146,12 @@ struct Stream {
 impl Stream {
     fn open(destination: Destination, options: &SendOptions) -> Result<Self, ProbeError> {
         let socket = open_socket(destination, options).map_err(|error| {
-            let hint = route_hint(&error, options.ifindex);
+            let hint = route_hint(&error, destination.ifindex);
             ProbeError::new(format!("cannot send to {destination}{hint}"))(error)
         })?;
         let source = socket.local_addr().ok().and_then(|address| address.as_socket());
         let source = source.unwrap_or(SocketAddr::new([0, 0, 0, 0].into(), 0));
-        let size = HEADER + options.size.min(MAX_PAYLOAD);
+        let size = HEADER + options.size.min(max_payload(destination.group));
         let [sequence, numbers] = [random(), random()];
         let ssrc = (numbers >> 32) as u32;
         Ok(Stream {
@@ -202,8 +208,8 @@ impl Stream {
 fn open_socket(destination: Destination, options: &SendOptions) -> io::Result<Socket> {
     let domain = Domain::for_address(destination.address());
     let socket = Socket::new(domain, Type::DGRAM.cloexec(), Some(Protocol::UDP))?;
-    if options.ifindex != 0 {
-        sockopt::set_multicast_interface(&socket, options.ifindex, destination.group)?;
+    if destination.ifindex != 0 {
+        sockopt::set_multicast_interface(&socket, destination.ifindex, destination.group)?;
     }
     let (level, hops, looped) = match destination.group {
         IpAddr::V4(_) => (libc::IPPROTO_IP, libc::IP_MULTICAST_TTL, libc::IP_MULTICAST_LOOP),
@@ -212,7 +218,7 @@ fn open_socket(destination: Destination, options: &SendOptions) -> io::Result<So
     sockopt::set_int(&socket, level, hops, options.ttl.into())?;
     sockopt::set_int(&socket, level, looped, options.multicast_loop.into())?;
     if let Some(source) = options.source {
-        socket.bind(&SocketAddr::new(source, 0).into())?;
+        socket.bind(&scoped(source, 0, destination.ifindex).into())?;
     }
     socket.connect(&destination.address().into())?;
     Ok(socket)
