@@ -13,7 +13,7 @@ use crate::keeper::links::{ChangedLinks, Dependence};
 use crate::keeper::repair::Repair;
 use crate::keeper::{Options, blocking, log};
 use crate::oci::ContainerId;
-use crate::proxy::{EndWatch, HoldStream, StandIn, requery};
+use crate::proxy::{EndWatch, HoldStream, JoinedOn, StandIn, requery};
 use crate::service::{Revived, remove_stopped, revive};
 use crate::state::{Attached, AttachmentRecord, Store};
 use crate::sys::process::ProcessRef;
@@ -65,6 +65,8 @@ pub(super) struct Kept {
     again_at: Option<Instant>,
     /// What its links depend on.
     dependence: Dependence,
+    /// Where its groups are joined.
+    joined_on: Vec<JoinedOn>,
     repair: Repair,
 }
 
@@ -101,6 +103,7 @@ impl Kept {
             replaced_since: None,
             again_at: None,
             dependence: Dependence::default(),
+            joined_on: Vec::new(),
             repair: Repair::default(),
         }
     }
@@ -231,6 +234,7 @@ impl Kept {
             self.container_end = watch.and_then(|watch| readable_fd(End(watch)).ok());
         }
         self.dependence = Dependence::of(&attached);
+        self.joined_on = joined_on(&attached);
         if self.repair.is_due(Instant::now()) {
             self.repair.start(&self.id, &self.store);
         }
@@ -338,7 +342,8 @@ impl Kept {
     async fn revive(&mut self, dead: Option<ProcessRef>) -> Result<Revived, String> {
         let held = self.holdings.iter().rev().find(|holding| holding.is_complete());
         let held = held.filter(|_| dead.is_some());
-        let stand_in = held.and_then(|holding| StandIn::of(holding.stream.get_ref()).ok());
+        let stand_in = held
+            .and_then(|holding| StandIn::of(holding.stream.get_ref(), self.joined_on.clone()).ok());
         let (id, store, users) = (self.id.clone(), self.store.clone(), self.options.users.clone());
         let mut revived = std::pin::pin!(blocking(move || {
             // The range may have changed. While mcrun.toml cannot be understood, the last one that
@@ -423,6 +428,18 @@ impl Kept {
         }
         false
     }
+}
+
+/// Where the interfaces of a record have joined their groups.
+fn joined_on(attached: &Attached) -> Vec<JoinedOn> {
+    let joined = attached.interfaces.iter().filter(|interface| interface.upstream_index != 0);
+    joined
+        .map(|interface| JoinedOn {
+            interface: interface.name.to_string(),
+            upstream: interface.attachment.upstream().to_string(),
+            index: interface.upstream_index,
+        })
+        .collect()
 }
 
 async fn sleep_until(at: Option<tokio::time::Instant>) {

@@ -17,13 +17,16 @@ use nix::time::{ClockId, clock_gettime};
 use serde::Deserialize;
 use serde_json::Value;
 use serde_json::value::RawValue;
+use socket2::{Domain, Socket, Type};
 
+use crate::notice::Notice;
 use crate::proxy::control::protocol::{
     ALIVE_QUESTION, ControlRequest, CountPayload, ErrorCode, Format, HeldKind, HoldPayload,
     MAX_LINE, Received, count_answer, error_answer, handover_answer, parse_answer, parse_request,
 };
 use crate::proxy::control::status::{InterfaceStatus, ProxyStatus};
 use crate::sys::fd_passing::{MAX_FDS, receive_with_fds, send_with_fds};
+use crate::sys::ifreq;
 
 /// Most descriptors that are held for one proxy. A proxy that works has less than a quarter.
 const MAX_HELD: usize = 2048;
@@ -310,9 +313,20 @@ pub(crate) struct StandIn {
     dead: Arc<Dead>,
 }
 
+/// Where an interface of the container has joined its groups.
+#[derive(Debug, Clone)]
+pub(crate) struct JoinedOn {
+    /// Its name in the container.
+    pub(crate) interface: String,
+    /// The host's interface, and its index.
+    pub(crate) upstream: String,
+    pub(crate) index: u32,
+}
+
 /// What a dead proxy has left.
 #[derive(Debug, Default)]
 struct Dead {
+    upstreams: Vec<JoinedOn>,
     status: Option<Value>,
     relays: Vec<Box<RawValue>>,
     sockets: Vec<OwnedFd>,
@@ -325,7 +339,7 @@ impl StandIn {
     ///
     /// # Errors
     /// `EMFILE`.
-    pub(crate) fn of(stream: &HoldStream) -> io::Result<StandInPlan> {
+    pub(crate) fn of(stream: &HoldStream, upstreams: Vec<JoinedOn>) -> io::Result<StandInPlan> {
         let held = &stream.held;
         // A status that is no JSON object is none.
         let status = held.status.as_ref();
@@ -347,6 +361,7 @@ impl StandIn {
             sockets: sockets.collect::<io::Result<_>>()?,
             count: held.count.clone(),
             counting: counting.collect::<io::Result<_>>()?,
+            upstreams,
         }))
     }
 }
@@ -389,6 +404,26 @@ impl Drop for StandIn {
 }
 
 impl Dead {
+    /// The last status. What was joined is joined no more where the upstream has gone since, and
+    /// nothing arrives where it is down.
+    fn status_now(&self, status: &Value) -> Value {
+        let mut status = status.clone();
+        let interfaces = status.get_mut("interfaces").and_then(Value::as_array_mut);
+        for interface in interfaces.into_iter().flatten() {
+            let is_own = |on: &&JoinedOn| interface["interface"] == on.interface.as_str();
+            let Some(problem) = self.upstreams.iter().find(is_own).and_then(problem_of) else {
+                continue;
+            };
+            let reason = problem.to_string();
+            let groups = interface.get_mut("groups").and_then(Value::as_array_mut);
+            for group in groups.into_iter().flatten().filter(|group| group["status"] == "joined") {
+                group["status"] = "failed".into();
+                group["reason"] = reason.as_str().into();
+            }
+        }
+        status
+    }
+
     fn serve(&self, client: UnixStream) {
         let answer = || -> io::Result<()> {
             client.set_read_timeout(Some(REQUEST_TIMEOUT))?;
@@ -403,6 +438,7 @@ impl Dead {
             let counting: Vec<_> = self.counting.iter().map(AsFd::as_fd).collect();
             let (bytes, descriptors) = match (request, &self.status) {
                 (ControlRequest::Status, Some(status)) => {
+                    let status = self.status_now(status);
                     let answer = serde_json::json!({ "version": 1, "status": status });
                     (format!("{answer}\n").into_bytes(), none)
                 }
@@ -423,6 +459,18 @@ impl Dead {
         // A client that has gone needs no answer.
         let _ = answer();
     }
+}
+
+/// What is wrong with an upstream of the caller's namespace now.
+fn problem_of(on: &JoinedOn) -> Option<Notice> {
+    const UP: u32 = (libc::IFF_UP | libc::IFF_RUNNING).cast_unsigned();
+    let socket = Socket::new(Domain::IPV4, Type::DGRAM, None).ok()?;
+    let upstream = on.upstream.clone();
+    let Ok(name) = ifreq::name(&socket, on.index) else {
+        return Some(Notice::UpstreamGone { upstream });
+    };
+    let flags = ifreq::flags(&socket, &name).ok()?;
+    (flags & UP != UP).then_some(Notice::UpstreamDown { upstream })
 }
 
 /// Seconds of a clock that all processes of the host share, and that nobody sets.
