@@ -54,10 +54,15 @@ pub fn mld_querier(lab: &Lab, container: &Container) -> Option<QuerierStatus> {
 
 /// A socket of the container that has joined the group.
 fn join(container: &Container) -> UdpSocket {
+    join_group(container, GROUP)
+}
+
+/// A socket of the container that has joined this group.
+fn join_group(container: &Container, group: Ipv6Addr) -> UdpSocket {
     let index = container.ip("link show mc0")[0]["ifindex"].as_u64().expect("an index") as u32;
     let open = || UdpSocket::bind(SocketAddrV6::new(Ipv6Addr::UNSPECIFIED, PORT, 0, 0)).unwrap();
     let socket = container.namespace().run(open).expect("the container runs");
-    socket.join_multicast_v6(&GROUP, index).expect("joined");
+    socket.join_multicast_v6(&group, index).expect("joined");
     socket.set_read_timeout(Some(PATIENCE)).expect("timeout");
     socket
 }
@@ -82,11 +87,16 @@ fn receive(socket: UdpSocket) -> JoinHandle<(UdpSocket, Vec<u32>)> {
 
 /// A socket that sends to the group on the LAN.
 pub fn sender(lab: &Lab) -> UdpSocket {
+    sender_to(lab, GROUP)
+}
+
+/// A socket that sends to this group on the LAN.
+fn sender_to(lab: &Lab, group: Ipv6Addr) -> UdpSocket {
     let net = lab.net("src");
     let socket = net.run(|| Socket::new(Domain::IPV6, Type::DGRAM, None).unwrap()).unwrap();
     let index = net.run(|| nix::net::if_::if_nametoindex(PARENT).unwrap()).unwrap();
     socket.set_multicast_if_v6(index).expect("interface");
-    socket.connect(&SocketAddrV6::new(GROUP, PORT, 0, 0).into()).expect("connected");
+    socket.connect(&SocketAddrV6::new(group, PORT, 0, 0).into()).expect("connected");
     socket.into()
 }
 
@@ -200,4 +210,53 @@ fn a_neighbours_leave_costs_no_packet_with_mld_v1() {
 #[test]
 fn a_neighbours_leave_costs_no_packet_with_mld_v2() {
     a_neighbour_leaves(2);
+}
+
+/// The neighbour's memberships bring the data to the parent, which delivers it to both containers.
+#[test]
+fn a_denied_group_is_shown_as_denied_and_does_not_arrive_although_a_neighbour_has_it() {
+    const DENIED: Ipv6Addr = Ipv6Addr::new(0xff0e, 0, 0, 0, 0, 0, 2, 1);
+    let lab = lab(2);
+    let spec = "parent=lan0,ip=fd00:99::11/64,allow=ff0e::1:1,allow=ros2";
+    let restricted = lab.start_with("restricted", &[spec], &[]);
+    let neighbour = lab.start_with("neighbour", &["parent=lan0,ip=fd00:99::12/64"], &[]);
+    let capture = lab.capture_also("ip6");
+    let shows = |container: &Container, group: Ipv6Addr, status: &str| {
+        wait_until(&format!("{group} is {status}"), PATIENCE, || {
+            let groups = lab.groups(container).into_iter();
+            let mut of = groups.filter(|entry| entry["group"] == group.to_string());
+            of.find(|entry| entry["status"] == status)
+        })
+    };
+    let denied = join_group(&restricted, DENIED);
+    let shown = shows(&restricted, DENIED, "denied");
+    assert_eq!(shown["reason"], "no allow rule names it", "{shown}");
+    // What a profile names is allowed.
+    let _ros2 = join_group(&restricted, "ff1e::ffff:efff:1".parse().unwrap());
+    shows(&restricted, "ff1e::ffff:efff:1".parse().unwrap(), "joined");
+    capture.igmp();
+    let reported = mld(&capture.frames());
+    let names = |message: &Message| match message {
+        Message::ReportV3(records) => records.iter().any(|record| record.group == DENIED),
+        _ => false,
+    };
+    assert_eq!(reported.iter().find(|(.., message)| names(message)), None);
+
+    let allowed = join(&restricted);
+    shows(&restricted, GROUP, "joined");
+    let hears = join_group(&neighbour, DENIED);
+    shows(&neighbour, DENIED, "joined");
+    wait_forwarded(&sender_to(&lab, DENIED), &hears);
+    // Sent behind the denied packets: when this one has come, they have passed by.
+    wait_forwarded(&sender(&lab), &allowed);
+    denied.set_nonblocking(true).expect("set");
+    let arrived = denied.recv(&mut [0; 4]).map_err(|error| error.kind());
+    assert_eq!(arrived, Err(std::io::ErrorKind::WouldBlock));
+
+    // The rules are shown as what the profile means.
+    let inspected = json(lab.mcrun(["inspect", &restricted.name]));
+    let text = inspected.to_string();
+    for group in ["239.255.0.1", "ff02::ffff:efff:1", "ff1e::ffff:efff:1"] {
+        assert!(text.contains(group), "{group}: {text}");
+    }
 }

@@ -9,6 +9,7 @@ use crate::attachment::values::{
     link_layer, number, parsed, route,
 };
 use crate::attachment::{Driver, IgmpMode};
+use crate::multicast::{GroupRule, rules};
 use crate::primitives::IpvlanMode;
 
 /// One key of the attachment syntax.
@@ -370,29 +371,33 @@ pub const KEYS: &[Key] = &[
     },
     Key {
         name: "allow",
-        value: "GROUPS[/PREFIX][@SOURCES[/PREFIX]]",
+        value: "GROUPS[/PREFIX][@SOURCES[/PREFIX]]|PROFILE",
         default: "every group",
         repeatable: true,
         needs_proxy: true,
         summary: "groups that the container may join",
-        details: "With one allow or more, every group that none of them names is denied. \
-                  With @SOURCES the rule is about these sources of the groups.",
+        details: "With one allow or more, every group that none of them names is denied, of IPv4 and \
+                  of IPv6. \
+                  With @SOURCES the rule is about these sources of the groups, which are of the \
+                  same address family. \
+                  PROFILE is mdns, ssdp, matter, ros2, ptp or sap: the groups of that protocol. \
+                  Groups of link scope (224.0.0.0/24, ff02::/16) are never denied.",
         parse: |values, text| {
-            values.allow.push(parsed(text)?);
+            values.allow.extend(group_rules(text)?);
             Ok(())
         },
         ..Key::PLAIN
     },
     Key {
         name: "deny",
-        value: "GROUPS[/PREFIX][@SOURCES[/PREFIX]]",
+        value: "GROUPS[/PREFIX][@SOURCES[/PREFIX]]|PROFILE",
         default: "no group",
         repeatable: true,
         needs_proxy: true,
         summary: "groups that the container may not join",
         details: "A deny counts before every allow.",
         parse: |values, text| {
-            values.deny.push(parsed(text)?);
+            values.deny.extend(group_rules(text)?);
             Ok(())
         },
         ..Key::PLAIN
@@ -494,6 +499,10 @@ fn on_or_off(text: &str) -> Result<bool, String> {
         "off" => Ok(false),
         _ => Err("on or off is needed".to_owned()),
     }
+}
+
+fn group_rules(text: &str) -> Result<Vec<GroupRule>, String> {
+    rules(text).map_err(|error| error.to_string())
 }
 
 fn true_or_false(text: &str) -> Result<bool, String> {

@@ -8,6 +8,9 @@ mod rate_limits;
 mod source_filter;
 
 pub use address::Address;
-pub use policy::{AddressRange, DataFilter, DroppedSources, GroupPolicy, GroupRule, RuleError};
+pub use policy::{
+    AddressRange, DataFilter, DroppedSources, GroupPolicy, GroupRule, PROFILES, Profile, RuleError,
+    rules,
+};
 pub use rate_limits::RateLimits;
 pub use source_filter::{FilterMode, SourceFilter};

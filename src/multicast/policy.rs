@@ -5,10 +5,12 @@ use std::collections::BTreeSet;
 use serde::{Deserialize, Serialize};
 
 pub use crate::multicast::policy::data_filter::{AddressRange, DataFilter, DroppedSources};
+pub use crate::multicast::policy::profile::{PROFILES, Profile, rules};
 pub use crate::multicast::policy::rule::{GroupRule, RuleError};
 use crate::multicast::{Address, FilterMode, SourceFilter};
 
 mod data_filter;
+mod profile;
 mod rule;
 
 /// The rules of one attachment, for both address families.
@@ -27,12 +29,19 @@ mod rule;
 /// - A source prefix (`@10.0.0.0/24`) cannot be written as a source list. An `allow` rule with a
 ///   prefix is for INCLUDE only. A `deny` rule with a prefix denies EXCLUDE altogether.
 ///
+/// # Families
+/// A rule says something of its own family alone, with one exception: any `allow` rule makes the
+/// list of what is allowed complete, for both families. So where only groups of IPv4 are allowed,
+/// all of IPv6 beyond link scope are denied: a list that was written before the container spoke
+/// IPv6 stays as narrow as it was meant.
+///
 /// A join of which nothing is left is denied, and the reason names the rule. Data is filtered by
 /// pairs too: see [`DataFilter`].
 ///
 /// # Exceptions
-/// Groups of link scope, such as PTP's 224.0.0.107, are always allowed (RFC 4541 §2.1.2). PTP's
-/// primary group, 224.0.1.129, is allowed unless a `deny` rule covers it: an `allow` rule for
+/// Groups of link scope, such as PTP's 224.0.0.107 and ff02::6b, are always allowed (RFC 4541
+/// §2.1.2): of IPv6 the neighbours need them. PTP's primary groups, 224.0.1.129 and ff0X::181, are
+/// allowed unless a `deny` rule covers it: an `allow` rule for
 /// another group does not take a container's clock away.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GroupPolicy {

@@ -11,7 +11,7 @@ use toml::de::{DeTable, DeValue, ValueDeserializer};
 
 use crate::attachment::admin::allowed::{ReadError, one_line};
 use crate::attachment::admin::limits::LIMITS;
-use crate::attachment::admin::{AdminConfig, MAX_ATTACHMENTS_KEY, Problem};
+use crate::attachment::admin::{AdminConfig, MAX_ATTACHMENTS_KEY, Problem, groups};
 use crate::attachment::error::suggestion;
 use crate::attachment::types::MAX_ATTACHMENTS;
 
@@ -61,13 +61,13 @@ pub(super) const FILE_KEYS: &[FileKey] = &[
         section: "groups",
         name: "allow",
         read: |config, value| set(&mut config.groups.allow, value),
-        shown: |config| texts(config.groups.allow.iter().map(|rule| rule.0)),
+        shown: |config| texts(groups::all(&config.groups.allow)),
     },
     FileKey {
         section: "groups",
         name: "deny",
         read: |config, value| set(&mut config.groups.deny, value),
-        shown: |config| texts(config.groups.deny.iter().map(|rule| rule.0)),
+        shown: |config| texts(groups::all(&config.groups.deny)),
     },
     FileKey {
         section: "groups",

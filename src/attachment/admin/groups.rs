@@ -3,7 +3,7 @@
 use ipnet::IpNet;
 use serde::Deserialize;
 
-use crate::multicast::{GroupPolicy, GroupRule, RuleError};
+use crate::multicast::{self, GroupPolicy, GroupRule, RuleError};
 
 /// The administrator's rules of groups: of mcrun.toml, or of a network.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -15,16 +15,21 @@ pub(in crate::attachment) struct GroupRules {
     pub(super) ssm_strict: Option<bool>,
 }
 
-/// A rule as the attachment syntax writes it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+/// The rules that one text of the attachment syntax stands for.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
-pub(super) struct RuleText(pub(super) GroupRule);
+pub(super) struct RuleText(pub(super) Vec<GroupRule>);
 
 impl TryFrom<String> for RuleText {
     type Error = RuleError;
     fn try_from(text: String) -> Result<Self, Self::Error> {
-        text.parse().map(RuleText)
+        multicast::rules(&text).map(RuleText)
     }
+}
+
+/// The rules of a list.
+pub(super) fn all(list: &[RuleText]) -> impl Iterator<Item = &GroupRule> {
+    list.iter().flat_map(|text| &text.0)
 }
 
 impl GroupRules {
@@ -35,14 +40,17 @@ impl GroupRules {
         max_groups: Option<u32>,
         max_sources: Option<u32>,
     ) -> Self {
-        let rules = |list: &[GroupRule]| list.iter().copied().map(RuleText).collect();
-        let (allow, deny) = (rules(allow), rules(deny));
+        let text = |rules: &[GroupRule]| match rules {
+            [] => Vec::new(),
+            _ => vec![RuleText(rules.to_vec())],
+        };
+        let (allow, deny) = (text(allow), text(deny));
         GroupRules { allow, deny, max_groups, max_sources, ssm_strict: None }
     }
 
     /// What is allowed, in words.
     pub(in crate::attachment) fn allowed(&self) -> String {
-        let rules: Vec<_> = self.allow.iter().map(|rule| rule.0.to_string()).collect();
+        let rules: Vec<_> = all(&self.allow).map(ToString::to_string).collect();
         rules.join(", ")
     }
 
@@ -54,7 +62,7 @@ impl GroupRules {
     /// An attachment's own rules within the administrator's. `None` where nothing of what the
     /// attachment allows is left.
     pub(in crate::attachment) fn restrict(&self, own: &GroupPolicy) -> Option<GroupPolicy> {
-        let rules = |list: &[RuleText]| list.iter().map(|rule| rule.0).collect::<Vec<_>>();
+        let rules = |list: &[RuleText]| all(list).copied().collect::<Vec<_>>();
         let ceiling = rules(&self.allow);
         let allow: Vec<_> = match (own.allow.as_slice(), ceiling.as_slice()) {
             (own, []) => own.to_vec(),

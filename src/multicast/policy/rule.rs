@@ -1,18 +1,19 @@
 //! One rule about groups, and how it is written.
 
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 
-use ipnet::{IpNet, Ipv4Net};
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use crate::multicast::Address;
+use crate::multicast::policy::profile::PROFILES;
 
-/// `GROUP[/PREFIX][@SOURCE[/PREFIX]]`, as in `239.1.0.0/16` or `232.1.1.1@10.0.0.5`.
+/// `GROUP[/PREFIX][@SOURCE[/PREFIX]]`, as in `239.1.0.0/16`, `232.1.1.1@10.0.0.5` or
+/// `ff3e::8000:1@2001:db8::5`.
 ///
-/// Groups and sources are of one address family. The text of a rule is IPv4 only: the proxy has
-/// no MLD, so that nothing would apply a rule about IPv6 groups.
+/// Groups and sources are of one address family, and the rule is about that family.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GroupRule {
     /// Groups the rule is about.
@@ -58,20 +59,56 @@ impl fmt::Display for GroupRule {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum RuleError {
     /// No address, or a bad one.
-    #[error("{0:?} is not an IPv4 {1}; a rule is GROUP[/PREFIX][@SOURCE[/PREFIX]], such as {example}", example = EXAMPLE)]
-    Address(String, &'static str),
-    /// A prefix length that is no number from 0 to 32.
-    #[error("{0:?} is not a prefix length; it is a number from 0 to 32")]
-    Prefix(String),
-    /// Groups outside 224.0.0.0/4.
-    #[error("{0} is not within 224.0.0.0/4, where multicast groups are")]
-    NotMulticast(Ipv4Net),
+    #[error("{text:?} is not the address of a {what}; a rule is GROUP[/PREFIX][@SOURCE[/PREFIX]], such as {EXAMPLE}, or one of {profiles}", profiles = profile_names())]
+    Address {
+        /// What stands where the address should.
+        text: String,
+        /// What it should be the address of.
+        what: &'static str,
+    },
+    /// An IPv6 address with a zone.
+    #[error("{0:?} has a zone; a rule is about the interface of its attachment and names none")]
+    Zone(String),
+    /// A prefix length that is no number from 0 to that of an address.
+    #[error("{0:?} is not a prefix length; it is a number from 0 to {1}")]
+    Prefix(String, u8),
+    /// Groups outside of the addresses of groups.
+    #[error("{groups} is not within {all}, where multicast groups are", all = all_groups(.groups))]
+    NotMulticast {
+        /// What stands where the groups should.
+        groups: IpNet,
+    },
+    /// IPv6 groups that no packet of a LAN has.
+    #[error("{0}: groups of scope {1:x} {why}", why = scope_refusal(.1))]
+    Scope(IpNet, u8),
     /// Sources that no packet can come from.
     #[error("{0} is not a unicast source")]
-    NotUnicast(Ipv4Net),
+    NotUnicast(IpNet),
+    /// Groups of one family with sources of the other one.
+    #[error("{0} and {1} are of different address families; a group and its source are of one")]
+    Families(IpNet, IpNet),
 }
 
-const EXAMPLE: &str = "239.1.0.0/16 or 232.1.1.1@10.0.0.5";
+const EXAMPLE: &str = "239.1.0.0/16, 232.1.1.1@10.0.0.5 or ff05::1:3";
+
+fn profile_names() -> String {
+    PROFILES.iter().map(|profile| profile.name).collect::<Vec<_>>().join(", ")
+}
+
+fn all_groups(net: &IpNet) -> IpNet {
+    match net {
+        IpNet::V4(_) => Ipv4Addr::GROUPS,
+        IpNet::V6(_) => Ipv6Addr::GROUPS,
+    }
+}
+
+/// What there is to say of groups of this scope (RFC 4291 §2.7).
+fn scope_refusal(scope: &u8) -> &'static str {
+    match scope {
+        1 => "never leave the container, so that no rule is about them",
+        _ => "are reserved (RFC 4291 section 2.7)",
+    }
+}
 
 impl FromStr for GroupRule {
     type Err = RuleError;
@@ -83,37 +120,57 @@ impl FromStr for GroupRule {
             None => (text, None),
         };
         let groups = net(groups, "group")?;
-        if groups.prefix_len() < 4 || !groups.addr().is_multicast() {
-            return Err(RuleError::NotMulticast(groups));
+        if !all_groups(&groups).contains(&groups) {
+            return Err(RuleError::NotMulticast { groups });
         }
+        check_scope(&groups)?;
         let sources = sources.map(|text| net(text, "source")).transpose()?;
-        if let Some(net) = sources
-            && (net.addr().is_multicast()
-                || net.addr().is_broadcast()
-                || net.prefix_len() == 32 && net.addr().is_unspecified())
-        {
-            return Err(RuleError::NotUnicast(net));
+        if let Some(net) = sources {
+            let address = net.addr();
+            let is_broadcast = matches!(address, IpAddr::V4(address) if address.is_broadcast());
+            let is_unspecified = is_single_address(&net) && address.is_unspecified();
+            if address.is_ipv4() != groups.addr().is_ipv4() {
+                return Err(RuleError::Families(groups, net));
+            }
+            if address.is_multicast() || is_broadcast || is_unspecified {
+                return Err(RuleError::NotUnicast(net));
+            }
         }
-        Ok(GroupRule { groups: groups.into(), sources: sources.map(IpNet::from) })
+        Ok(GroupRule { groups, sources })
     }
 }
 
-fn net(text: &str, what: &'static str) -> Result<Ipv4Net, RuleError> {
+/// Refuses IPv6 groups of one scope that is reserved or never leaves a host.
+fn check_scope(groups: &IpNet) -> Result<(), RuleError> {
+    const SCOPE_END: u8 = 16;
+    let IpNet::V6(net) = groups else { return Ok(()) };
+    let scope = net.addr().octets()[1] & 0x0f;
+    match scope {
+        0 | 1 | 0xf if net.prefix_len() >= SCOPE_END => Err(RuleError::Scope(*groups, scope)),
+        _ => Ok(()),
+    }
+}
+
+fn net(text: &str, what: &'static str) -> Result<IpNet, RuleError> {
     let (address, prefix) = match text.split_once('/') {
         Some((address, prefix)) => (address, Some(prefix)),
         None => (text, None),
     };
-    let address: Ipv4Addr =
-        address.parse().map_err(|_| RuleError::Address(address.to_owned(), what))?;
+    let address: IpAddr = address.parse().map_err(|_| match address.split_once('%') {
+        Some((bare, _)) if bare.parse::<Ipv6Addr>().is_ok() => RuleError::Zone(address.to_owned()),
+        _ => RuleError::Address { text: address.to_owned(), what },
+    })?;
+    let longest = if address.is_ipv4() { 32 } else { 128 };
     let length = match prefix {
-        None => 32,
+        None => longest,
         Some(digits) => Some(digits)
             .filter(|d| !d.is_empty() && d.bytes().all(|b| b.is_ascii_digit()))
             .and_then(|d| d.parse().ok())
-            .filter(|n| *n <= 32)
-            .ok_or_else(|| RuleError::Prefix(digits.to_owned()))?,
+            .filter(|n| *n <= longest)
+            .ok_or_else(|| RuleError::Prefix(digits.to_owned(), longest))?,
     };
-    let net = Ipv4Net::new(address, length).map_err(|_| RuleError::Prefix(length.to_string()))?;
+    let net =
+        IpNet::new(address, length).map_err(|_| RuleError::Prefix(length.to_string(), longest))?;
     Ok(net.trunc())
 }
 

@@ -30,39 +30,79 @@ fn denied(text: &str) -> Result<SourceFilter, String> {
 
 #[test]
 fn rules_are_read_and_shown() {
-    for text in ["239.0.0.0/8", "224.0.0.0/4", "239.1.1.1", "232.1.1.1@10.0.0.5"] {
+    for text in [
+        "239.0.0.0/8",
+        "224.0.0.0/4",
+        "239.1.1.1",
+        "232.1.1.1@10.0.0.5",
+        "ff00::/8",
+        "ff00::/12",
+        "ff05::1:3",
+        "ff3e::/32@2001:db8::/32",
+        "ff3e::8000:1@fe80::1",
+    ] {
         assert_eq!(text.parse::<GroupRule>().unwrap().to_string(), text);
     }
     let shown = |text: &str| text.parse::<GroupRule>().unwrap().to_string();
     assert_eq!(shown("239.1.2.3/16"), "239.1.0.0/16", "host bits are cleared");
     assert_eq!(shown("239.1.2.3/32"), "239.1.2.3");
+    assert_eq!(shown("FF05:0::1/16"), "ff05::/16");
     assert_eq!(shown("232.0.0.0/8@10.1.2.3/8"), "232.0.0.0/8@10.0.0.0/8");
 }
 
 #[test]
 fn bad_rules_are_refused_in_one_line_that_names_the_value() {
-    let hint = "a rule is GROUP[/PREFIX][@SOURCE[/PREFIX]], such as 239.1.0.0/16 or \
-                232.1.1.1@10.0.0.5";
+    let hint = "a rule is GROUP[/PREFIX][@SOURCE[/PREFIX]], such as 239.1.0.0/16, \
+                232.1.1.1@10.0.0.5 or ff05::1:3, or one of mdns, ssdp, matter, ros2, ptp, sap";
+    let no_address = |text: &str, what| format!("{text:?} is not the address of a {what}; {hint}");
+    let no_prefix = |text: &str, most| {
+        format!("{text:?} is not a prefix length; it is a number from 0 to {most}")
+    };
+    let unicast = |net| format!("{net} is not within 224.0.0.0/4, where multicast groups are");
+    let unicast_v6 = |net| format!("{net} is not within ff00::/8, where multicast groups are");
+    let families = |group, source| {
+        format!(
+            "{group} and {source} are of different address families; a group and its source are of \
+             one"
+        )
+    };
+    let zone = |text: &str| {
+        format!(
+            "{text:?} has a zone; a rule is about the interface of its attachment and names none"
+        )
+    };
+    let reserved =
+        |net, scope| format!("{net}: groups of scope {scope} are reserved (RFC 4291 section 2.7)");
     let cases = [
-        ("", format!("\"\" is not an IPv4 group; {hint}")),
-        ("239.1", format!("\"239.1\" is not an IPv4 group; {hint}")),
-        ("ff3e::1", format!("\"ff3e::1\" is not an IPv4 group; {hint}")),
-        ("239.1.1.1@", format!("\"\" is not an IPv4 source; {hint}")),
-        ("239.1.1.1@x", format!("\"x\" is not an IPv4 source; {hint}")),
-        ("239.1.1.1@10.0.0.1@10.0.0.2", {
-            format!("\"10.0.0.1@10.0.0.2\" is not an IPv4 source; {hint}")
-        }),
-        ("239.0.0.0/33", "\"33\" is not a prefix length; it is a number from 0 to 32".into()),
-        ("239.0.0.0/", "\"\" is not a prefix length; it is a number from 0 to 32".into()),
-        ("239.0.0.0/+8", "\"+8\" is not a prefix length; it is a number from 0 to 32".into()),
-        ("10.0.0.0/8", {
-            "10.0.0.0/8 is not within 224.0.0.0/4, where multicast groups are".into()
-        }),
-        ("224.0.0.0/3", {
-            "224.0.0.0/3 is not within 224.0.0.0/4, where multicast groups are".into()
-        }),
+        ("", no_address("", "group")),
+        ("239.1", no_address("239.1", "group")),
+        ("ff3e::x", no_address("ff3e::x", "group")),
+        ("239.1.1.1@", no_address("", "source")),
+        ("239.1.1.1@x", no_address("x", "source")),
+        ("239.1.1.1@10.0.0.1@10.0.0.2", no_address("10.0.0.1@10.0.0.2", "source")),
+        ("239.0.0.0/33", no_prefix("33", 32)),
+        ("239.0.0.0/", no_prefix("", 32)),
+        ("239.0.0.0/+8", no_prefix("+8", 32)),
+        ("ff05::/129", no_prefix("129", 128)),
+        ("10.0.0.0/8", unicast("10.0.0.0/8")),
+        ("224.0.0.0/3", unicast("224.0.0.0/3")),
+        ("2001:db8::1", unicast_v6("2001:db8::1/128")),
+        ("fe00::/7", unicast_v6("fe00::/7")),
         ("239.1.1.1@239.1.1.1", "239.1.1.1/32 is not a unicast source".into()),
         ("239.1.1.1@0.0.0.0", "0.0.0.0/32 is not a unicast source".into()),
+        ("ff3e::1@ff0e::1", "ff0e::1/128 is not a unicast source".into()),
+        ("ff3e::1@::", "::/128 is not a unicast source".into()),
+        ("ff3e::1@10.0.0.1", families("ff3e::1/128", "10.0.0.1/32")),
+        ("232.1.1.1@2001:db8::1", families("232.1.1.1/32", "2001:db8::1/128")),
+        ("ff02::fb%eth0", zone("ff02::fb%eth0")),
+        ("ff3e::1@fe80::1%2", zone("fe80::1%2")),
+        ("ff00::1", reserved("ff00::1/128", "0")),
+        ("ff3f::/16", reserved("ff3f::/16", "f")),
+        (
+            "ff01::fb",
+            "ff01::fb/128: groups of scope 1 never leave the container, so that no rule is about them"
+                .into(),
+        ),
     ];
     for (text, error) in cases {
         assert_eq!(text.parse::<GroupRule>().unwrap_err().to_string(), error);
@@ -78,6 +118,29 @@ fn deny_goes_before_allow_and_any_allow_denies_the_rest() {
     assert_eq!(apply(&policy, "239.2.0.1", SourceFilter::any()), denied("no allow rule names it"));
     assert_eq!(apply(&policy, "239.1.2.3", include(&["10.0.0.1"])), Ok(include(&["10.0.0.1"])));
     assert_eq!(apply(&policy, "239.1.1.3", include(&["10.0.0.1"])), denied("deny=239.1.1.0/24"));
+}
+
+#[test]
+fn a_rule_is_about_its_family_and_any_allow_completes_the_list_of_both() {
+    let of = |policy: &GroupPolicy, group: &str| match group.parse().unwrap() {
+        std::net::IpAddr::V4(group) => policy.apply(group, &SourceFilter::any()).map(|_| ()),
+        std::net::IpAddr::V6(group) => policy.apply(group, &SourceFilter::any()).map(|_| ()),
+    };
+    let none = || Err("no allow rule names it".to_owned());
+    let v4 = policy(&["224.0.0.0/4"], &[]);
+    assert_eq!(of(&v4, "ff0e::1"), Ok(()));
+    let v4 = policy(&[], &["239.1.0.0/16"]);
+    assert_eq!(of(&v4, "239.1.0.1"), Ok(()));
+    assert_eq!(of(&v4, "ff0e::1"), none());
+    // Neighbour discovery, mDNS and PTP go on.
+    for group in ["ff02::1:ff00:1", "ff02::fb", "ff05::181", "224.0.1.129"] {
+        assert_eq!(of(&v4, group), Ok(()), "{group}");
+    }
+    let v6 = policy(&["ff05::181"], &["ff05::/16"]);
+    assert_eq!(of(&v6, "ff05::1"), Ok(()));
+    assert_eq!(of(&v6, "ff05::181"), Err("deny=ff05::181".into()));
+    assert_eq!(of(&v6, "ff0e::1"), none());
+    assert_eq!(of(&v6, "239.1.0.1"), none());
 }
 
 #[test]

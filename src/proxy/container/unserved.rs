@@ -36,6 +36,7 @@ pub fn limit_unserved(interfaces: &[Unserved<'_>]) -> io::Result<()> {
             mld: false,
             hears_queries: false,
             data_filter: GroupPolicy::default().data_filter(),
+            data_filter_v6: GroupPolicy::default().data_filter(),
             relayed: None,
             relayed_by_kernel: false,
             egress: Some(Egress::new(*mac, egress)),

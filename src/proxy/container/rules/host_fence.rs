@@ -82,7 +82,7 @@ fn add_rules(tables: &mut Tables<'_>, groups: &BTreeSet<(u32, Ipv4Addr)>) {
             rule.payload(Base::Network, IP_DESTINATION, Operator::AtLeast, &[MULTICAST]);
             rule.meta(META_IIF, Operator::Equal, &index.to_ne_bytes());
             rule.payload(Base::Network, IP_PROTOCOL, Operator::Equal, &[UDP]);
-            rule.address_in(IP_DESTINATION, &set);
+            rule.address_in::<Ipv4Addr>(IP_DESTINATION, &set);
             rule.counter();
             rule.verdict(&Verdict::Drop);
         });

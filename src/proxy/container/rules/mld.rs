@@ -10,6 +10,14 @@
 //!     ...the same with iif IF and without `log`; or, instead of `drop`:
 //!       goto queries }
 //!   chain queries { ...see the module queries... }
+//!   # Where the policy has rules:
+//!   set mld-data { ...as mld... }
+//!   chain data   { type filter hook prerouting priority -1000
+//!     @nh,192,8 != 0xff accept
+//!     @nh,192,16 & 0xff0e == 0xff00 accept    # never leaves its host
+//!     meta l4proto ipv6-icmp icmpv6 type @mld-data accept
+//!     iif IF ip6 daddr vmap @groups-IF }
+//!   map groups-IF { type ipv6_addr : verdict; flags interval ...as in the table of IPv4... }
 //! }
 //! ```
 //!
@@ -25,9 +33,13 @@
 //! the LAN is received (`ip6_rcv_core` in net/ipv6/ip6_input.c). So a process that knows the mark
 //! gets nothing out either.
 
-use crate::proxy::container::rules::nftables::{Base, Icmpv6Type, Operator, Tables};
+use std::net::Ipv6Addr;
+
+use crate::proxy::container::rules::nftables::{Base, Icmpv6Type, Operator, Tables, Verdict};
 use crate::proxy::container::rules::queries::HeardQuery;
-use crate::proxy::container::rules::{Intercept, RuledInterface, add_chains};
+use crate::proxy::container::rules::{
+    DATA, Direction, Intercept, RuledInterface, add_chains, add_group_map,
+};
 
 /// Query, report and done of MLDv1 (RFC 2710 §3.1), and the report of MLDv2 (RFC 9777 §5).
 pub(super) const MLD: [Icmpv6Type; 4] =
@@ -37,6 +49,15 @@ const META_L4PROTO: u32 = libc::NFT_META_L4PROTO as u32;
 const ICMPV6: u8 = libc::IPPROTO_ICMPV6 as u8;
 /// Offset of the destination in an IPv6 header (RFC 8200 §3).
 const IPV6_DESTINATION: u32 = 24;
+/// Offset of the source.
+const IPV6_SOURCE: u32 = 8;
+/// First octet of every group.
+const MULTICAST: u8 = 0xff;
+/// The bits of a scope of which one at least is set where it is wider than the interface (RFC 4291
+/// §2.7).
+const SCOPES_BEYOND_HOST: u8 = 0x0e;
+/// Name of the set of MLD's types.
+const TYPES: &str = "mld";
 /// First bytes of the groups of interface-local scope (RFC 4291 §2.7).
 const INTERFACE_LOCAL: [u8; 2] = [0xff, 0x01];
 
@@ -46,13 +67,46 @@ pub(super) fn add_mld_interception(
     interfaces: &[&RuledInterface<'_>],
     intercept: Intercept,
 ) {
-    let types = tables.add_set_of("mld".to_owned(), &MLD);
+    let types = tables.add_set_of(TYPES.to_owned(), &MLD);
     add_chains(tables, interfaces, intercept, &HeardQuery::OF_MLD, |rule, interface, direction| {
         rule.meta(META_L4PROTO, Operator::Equal, &[ICMPV6]);
         interface.add_match(rule, direction);
         rule.in_set::<Icmpv6Type>(Base::Transport, 0, &types);
         rule.mark_or_bytes_differ(intercept.mark, IPV6_DESTINATION, &INTERFACE_LOCAL);
     });
+}
+
+/// Adds the rules for data of IPv6, for the interfaces that have a policy: what the rules of IPv4 are,
+/// for all packets except MLD and those of interface-local scope, which have not come from the LAN.
+pub(super) fn add_mld_data_rules(tables: &mut Tables<'_>, interfaces: &[&RuledInterface<'_>]) {
+    let restricted = interfaces.iter().filter(|interface| !interface.data_filter_v6.is_empty());
+    let restricted: Vec<_> = restricted.collect();
+    if restricted.is_empty() {
+        return;
+    }
+    tables.add_base_chain(DATA, libc::NF_INET_PRE_ROUTING as u32, None);
+    let types = tables.add_set_of(format!("{TYPES}-{DATA}"), &MLD);
+    tables.add_rule(DATA, |rule| {
+        rule.payload(Base::Network, IPV6_DESTINATION, Operator::NotEqual, &[MULTICAST]);
+        rule.verdict(&Verdict::Accept);
+    });
+    tables.add_rule(DATA, |rule| {
+        let (mask, scope) = (&[0xff, SCOPES_BEYOND_HOST], &[MULTICAST, 0]);
+        rule.masked(Base::Network, IPV6_DESTINATION, mask, Operator::Equal, scope);
+        rule.verdict(&Verdict::Accept);
+    });
+    tables.add_rule(DATA, |rule| {
+        rule.meta(META_L4PROTO, Operator::Equal, &[ICMPV6]);
+        rule.in_set::<Icmpv6Type>(Base::Transport, 0, &types);
+        rule.verdict(&Verdict::Accept);
+    });
+    for interface in restricted {
+        let map = add_group_map(tables, interface.name, &interface.data_filter_v6, IPV6_SOURCE);
+        tables.add_rule(DATA, |rule| {
+            interface.add_match(rule, Direction::Input);
+            rule.verdict_of_address::<Ipv6Addr>(IPV6_DESTINATION, &map);
+        });
+    }
 }
 
 #[cfg(test)]

@@ -62,13 +62,14 @@ mod queries;
 pub(crate) mod shim;
 
 use std::io;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
-use crate::multicast::{AddressRange, DataFilter, DroppedSources};
+use crate::multicast::{Address, AddressRange, DataFilter, DroppedSources};
 use crate::net::nfnetlink::NfSocket;
 pub(crate) use crate::proxy::container::rules::egress::Egress;
 use crate::proxy::container::rules::egress::add_egress_rules;
-use crate::proxy::container::rules::mld::add_mld_interception;
-use crate::proxy::container::rules::nftables::{Base, Operator, Tables, Verdict};
+use crate::proxy::container::rules::mld::{add_mld_data_rules, add_mld_interception};
+use crate::proxy::container::rules::nftables::{Base, Operator, Set, SetKey, Tables, Verdict};
 use crate::proxy::container::rules::queries::{HeardQuery, QUERIES, add_queries};
 
 const FAMILY_IPV4: u8 = libc::NFPROTO_IPV4 as u8;
@@ -84,6 +85,9 @@ const IP_SOURCE: u32 = 12;
 const IP_DESTINATION: u32 = 16;
 /// First octet of the lowest multicast address. The rules compare it only.
 const MULTICAST: u8 = 224;
+
+/// Name of the chain for data.
+const DATA: &str = "data";
 
 const META_IIF: u32 = libc::NFT_META_IIF as u32;
 const META_OIF: u32 = libc::NFT_META_OIF as u32;
@@ -106,8 +110,10 @@ pub(crate) struct RuledInterface<'a> {
     pub(crate) mld: bool,
     /// Whether queries that arrive there are logged.
     pub(crate) hears_queries: bool,
-    /// The data that it may not receive.
+    /// The data of IPv4 that it may not receive.
     pub(crate) data_filter: DataFilter,
+    /// The data of IPv6 that it may not receive, where its MLD is intercepted.
+    pub(crate) data_filter_v6: DataFilter<Ipv6Addr>,
     /// Where its data is relayed: the groups of 224.0.0.0/24 that are relayed, ascending.
     pub(crate) relayed: Option<Vec<AddressRange>>,
     /// Whether the kernel relays: its packets have the interface's own MAC address.
@@ -189,6 +195,7 @@ pub(crate) fn install(
         if !of_ipv6.is_empty() {
             tables.add_table(FAMILY_IPV6);
             add_mld_interception(&mut tables, &of_ipv6, intercept);
+            add_mld_data_rules(&mut tables, &of_ipv6);
         }
     }
     if hooks == Hooks::All {
@@ -278,43 +285,53 @@ fn add_chains(
 /// and is not forwarded. They do not apply to IGMP, whose queries have the group as their
 /// destination.
 fn add_data_rules(table: &mut Tables<'_>, interfaces: &[&RuledInterface<'_>], mark: u32) {
-    const CHAIN: &str = "data";
     let restricted = |interface: &&&RuledInterface<'_>| !interface.data_filter.is_empty();
     if interfaces.iter().any(|interface| interface.relayed.is_some() || restricted(&interface)) {
-        table.add_base_chain(CHAIN, libc::NF_INET_PRE_ROUTING as u32, None);
+        table.add_base_chain(DATA, libc::NF_INET_PRE_ROUTING as u32, None);
     }
     for interface in interfaces {
         if let Some(link_local) = &interface.relayed {
-            add_native_data_rules(table, CHAIN, interface, link_local, mark);
+            add_native_data_rules(table, DATA, interface, link_local, mark);
         }
     }
     for interface in interfaces.iter().filter(restricted) {
-        let lists = format!("sources-{}", interface.name);
-        for (position, sources) in interface.data_filter.source_lists.iter().enumerate() {
-            let name = format!("{lists}-{position}");
-            let set = table.add_set(name.clone(), sources);
-            table.add_chain(&name);
-            table.add_rule(&name, |rule| {
-                rule.address_in(IP_SOURCE, &set);
-                rule.counter();
-                rule.verdict(&Verdict::Drop);
-            });
-        }
-        let verdict = |dropped| match dropped {
-            DroppedSources::All => Verdict::Drop,
-            DroppedSources::List(position) => Verdict::Jump(format!("{lists}-{position}")),
-        };
-        let groups = interface.data_filter.groups.iter();
-        let groups: Vec<_> =
-            groups.map(|(range, dropped)| (range.clone(), verdict(*dropped))).collect();
-        let map = table.add_map(format!("groups-{}", interface.name), &groups);
-        table.add_rule(CHAIN, |rule| {
+        let map = add_group_map(table, interface.name, &interface.data_filter, IP_SOURCE);
+        table.add_rule(DATA, |rule| {
             interface.add_match(rule, Direction::Input);
             rule.payload(Base::Network, IP_DESTINATION, Operator::AtLeast, &[MULTICAST]);
             rule.payload(Base::Network, IP_PROTOCOL, Operator::NotEqual, &[IGMP]);
-            rule.verdict_of_address(IP_DESTINATION, &map);
+            rule.verdict_of_address::<Ipv4Addr>(IP_DESTINATION, &map);
         });
     }
+}
+
+/// Adds the map from groups to what becomes of their data, with the chains that it sends packets to.
+/// `source` is the offset of the source in the network header.
+fn add_group_map<A: Address + SetKey>(
+    table: &mut Tables<'_>,
+    interface: &str,
+    filter: &DataFilter<A>,
+    source: u32,
+) -> Set {
+    let lists = format!("sources-{interface}");
+    for (position, sources) in filter.source_lists.iter().enumerate() {
+        let name = format!("{lists}-{position}");
+        let set = table.add_set(name.clone(), sources);
+        table.add_chain(&name);
+        table.add_rule(&name, |rule| {
+            rule.address_in::<A>(source, &set);
+            rule.counter();
+            rule.verdict(&Verdict::Drop);
+        });
+    }
+    let verdict = |dropped| match dropped {
+        DroppedSources::All => Verdict::Drop,
+        DroppedSources::List(position) => Verdict::Jump(format!("{lists}-{position}")),
+    };
+    let groups = filter.groups.iter();
+    let groups: Vec<_> =
+        groups.map(|(range, dropped)| (range.clone(), verdict(*dropped))).collect();
+    table.add_map(format!("groups-{interface}"), &groups)
 }
 
 /// Drops data of relayed groups that arrives by the link itself. It comes from a container on the
@@ -342,7 +359,7 @@ fn add_native_data_rules(
     if !link_local.is_empty() {
         let set = table.add_set(format!("link-local-{}", interface.name), link_local);
         table.add_rule(&chain, |rule| {
-            rule.address_in(IP_DESTINATION, &set);
+            rule.address_in::<Ipv4Addr>(IP_DESTINATION, &set);
             rule.counter();
             rule.verdict(&Verdict::Drop);
         });

@@ -2,9 +2,7 @@
 
 mod set_key;
 
-use std::net::Ipv4Addr;
-
-use crate::multicast::AddressRange;
+use crate::multicast::{Address, AddressRange};
 use crate::net::nfnetlink::{ACK, APPEND, Attributes, CREATE, EXCL, Messages};
 pub(super) use crate::proxy::container::rules::nftables::set_key::{
     Icmpv6Type, IpProtocol, SetKey,
@@ -223,13 +221,21 @@ impl<'t> Tables<'t> {
         });
     }
 
-    /// Adds a set of IPv4 addresses. The ranges are ascending and do not overlap.
-    pub(super) fn add_set(&mut self, name: String, ranges: &[AddressRange]) -> Set {
+    /// Adds a set of addresses. The ranges are ascending and do not overlap.
+    pub(super) fn add_set<A: Address + SetKey>(
+        &mut self,
+        name: String,
+        ranges: &[AddressRange<A>],
+    ) -> Set {
         self.new_set(name, ranges, |range| (range, None))
     }
 
-    /// Adds a map from IPv4 addresses to verdicts. The ranges are ascending and do not overlap.
-    pub(super) fn add_map(&mut self, name: String, ranges: &[(AddressRange, Verdict)]) -> Set {
+    /// Adds a map from addresses to verdicts. The ranges are ascending and do not overlap.
+    pub(super) fn add_map<A: Address + SetKey>(
+        &mut self,
+        name: String,
+        ranges: &[(AddressRange<A>, Verdict)],
+    ) -> Set {
         self.new_set(name, ranges, |(range, verdict)| (range, Some(verdict)))
     }
 
@@ -267,13 +273,12 @@ impl<'t> Tables<'t> {
         set
     }
 
-    fn new_set<E>(
+    fn new_set<E, A: Address + SetKey>(
         &mut self,
         name: String,
         elements: &[E],
-        parts: impl Fn(&E) -> (&AddressRange, Option<&Verdict>),
+        parts: impl Fn(&E) -> (&AddressRange<A>, Option<&Verdict>),
     ) -> Set {
-        const ADDRESS: u32 = size_of::<Ipv4Addr>() as u32;
         self.sets += 1;
         let set = Set { name, id: self.sets };
         let is_map = elements.first().is_some_and(|element| parts(element).1.is_some());
@@ -281,8 +286,8 @@ impl<'t> Tables<'t> {
             a.text(nfta::SET_TABLE, table);
             a.text(nfta::SET_NAME, &set.name);
             a.u32(nfta::SET_FLAGS, SET_INTERVAL | if is_map { SET_MAP } else { 0 });
-            a.u32(nfta::SET_KEY_TYPE, <Ipv4Addr as SetKey>::TYPE);
-            a.u32(nfta::SET_KEY_LEN, ADDRESS);
+            a.u32(nfta::SET_KEY_TYPE, A::TYPE);
+            a.u32(nfta::SET_KEY_LEN, A::LENGTH);
             if is_map {
                 a.u32(nfta::SET_DATA_TYPE, DATA_TYPE_VERDICT);
                 a.u32(nfta::SET_DATA_LEN, 0);
@@ -315,17 +320,22 @@ fn push_batch_boundary(batch: &mut Messages, kind: u16) {
 }
 
 /// Adds a range: an element for its first address, and an end element for the address after its
-/// last. A range up to 255.255.255.255 has no end element.
-fn add_range(list: &mut Attributes<'_>, range: &AddressRange, verdict: Option<&Verdict>) {
+/// last. A range up to the last address of the family has no end element.
+fn add_range<A: Address + SetKey>(
+    list: &mut Attributes<'_>,
+    range: &AddressRange<A>,
+    verdict: Option<&Verdict>,
+) {
     list.nest(nfta::LIST_ELEM, |a| {
-        a.nest(nfta::ELEM_KEY, |a| a.raw(nfta::DATA_VALUE, &range.start().octets()));
+        a.nest(nfta::ELEM_KEY, |a| range.start().with(|key| a.raw(nfta::DATA_VALUE, key)));
         if let Some(verdict) = verdict {
             a.nest(nfta::ELEM_DATA, |a| add_verdict(a, verdict));
         }
     });
-    if let Some(after) = u32::from(*range.end()).checked_add(1) {
+    if *range.end() != A::LARGEST {
+        let after = A::from_number(range.end().to_number() + 1);
         list.nest(nfta::LIST_ELEM, |a| {
-            a.nest(nfta::ELEM_KEY, |a| a.raw(nfta::DATA_VALUE, &after.to_be_bytes()));
+            a.nest(nfta::ELEM_KEY, |a| after.with(|key| a.raw(nfta::DATA_VALUE, key)));
             a.u32(nfta::ELEM_FLAGS, INTERVAL_END);
         });
     }
@@ -517,15 +527,15 @@ impl Rule<'_, '_> {
         self.look_up(set, |a| a.u32(nfta::LOOKUP_FLAGS, LOOKUP_INVERTED));
     }
 
-    /// Adds the condition that the IPv4 address at this offset is in the set.
-    pub(super) fn address_in(&mut self, offset: u32, set: &Set) {
-        self.load(Base::Network, offset, size_of::<Ipv4Addr>());
+    /// Adds the condition that the address at this offset is in the set.
+    pub(super) fn address_in<A: Address + SetKey>(&mut self, offset: u32, set: &Set) {
+        self.load(Base::Network, offset, A::LENGTH as usize);
         self.look_up(set, |_| {});
     }
 
-    /// Applies the verdict that the map has for the IPv4 address at this offset, if it has one.
-    pub(super) fn verdict_of_address(&mut self, offset: u32, map: &Set) {
-        self.load(Base::Network, offset, size_of::<Ipv4Addr>());
+    /// Applies the verdict that the map has for the address at this offset, if it has one.
+    pub(super) fn verdict_of_address<A: Address + SetKey>(&mut self, offset: u32, map: &Set) {
+        self.load(Base::Network, offset, A::LENGTH as usize);
         self.look_up(map, |a| a.u32(nfta::LOOKUP_DREG, libc::NFT_REG_VERDICT as u32));
     }
 

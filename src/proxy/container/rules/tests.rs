@@ -43,6 +43,7 @@ fn install(name: &str, policy: &GroupPolicy) -> NfSocket {
         mld: true,
         hears_queries: true,
         data_filter: policy.data_filter(),
+        data_filter_v6: policy.data_filter(),
         relayed: None,
         relayed_by_kernel: false,
         egress: None,
@@ -149,6 +150,7 @@ fn egress_rules_are_installed_and_listed_however_many_addresses_there_are() {
             mld: intercepted,
             hears_queries: false,
             data_filter: policy(&[], &[]).data_filter(),
+            data_filter_v6: policy(&[], &[]).data_filter(),
             relayed: None,
             relayed_by_kernel: false,
             egress: Some(Egress {

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use socket2::{Domain, Socket, Type};
 
-use crate::multicast::GroupPolicy;
+use crate::multicast::{GroupPolicy, SourceFilter};
 use crate::net::arp_announcement::link_address;
 use crate::net::netns::NetNs;
 use crate::net::nfnetlink::{NfSocket, receive};
@@ -103,6 +103,15 @@ impl Link {
     }
 
     fn install_with(&self, intercepted: bool, egress: Option<Egress>) -> (NfSocket, NflogSocket) {
+        self.install_policy(intercepted, egress, &GroupPolicy::default())
+    }
+
+    fn install_policy(
+        &self,
+        intercepted: bool,
+        egress: Option<Egress>,
+        policy: &GroupPolicy,
+    ) -> (NfSocket, NflogSocket) {
         let sockets = self.container.run(|| {
             let (socket, nflog) = (NfSocket::open().unwrap(), NflogSocket::open().unwrap());
             let interface = RuledInterface {
@@ -111,7 +120,8 @@ impl Link {
                 intercepted,
                 mld: true,
                 hears_queries: true,
-                data_filter: GroupPolicy::default().data_filter(),
+                data_filter: policy.data_filter(),
+                data_filter_v6: policy.data_filter(),
                 relayed: None,
                 relayed_by_kernel: false,
                 egress,
@@ -455,4 +465,82 @@ fn a_query_of_the_lan_is_heard_and_does_not_arrive_while_a_router_does() {
     assert!(reports.iter().all(|report| *report == (REPORT_V1, OTHER)), "{reports:?}");
     assert_eq!(heard, [QUERY, QUERY]);
     assert_eq!(link.left(), [0; 0]);
+}
+
+/// A rule decides about the data of a group too, by its source, and about nothing else.
+#[test]
+fn data_that_the_policy_denies_is_dropped_and_queries_pass() {
+    const PORT: u16 = 5004;
+    const SOURCES: [Ipv6Addr; 2] = [
+        Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0x98),
+        Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0x99),
+    ];
+    // Of a scope that has no exception, and of link scope.
+    let groups = [GROUP, OTHER, Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 7)];
+    let rules = |list: &[&str]| list.iter().map(|rule| rule.parse().unwrap()).collect();
+    let policy = GroupPolicy {
+        allow: rules(&["ff0e::/16"]),
+        deny: rules(&["ff0e::7@fe80::98", "ff0e::8", "ff02::/16"]),
+        ..GroupPolicy::default()
+    };
+    let link = Link::new();
+    let (_rules, nflog) = link.install_policy(true, None, &policy);
+    link.set_up();
+    let socket = link.container.run(|| {
+        let socket = UdpSocket::bind(("::", PORT)).unwrap();
+        for group in groups {
+            sockopt::join_group(&socket, link.index, group).unwrap();
+        }
+        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        socket
+    });
+    let socket = socket.unwrap();
+    let send = |packet: &[u8], to: Ipv6Addr| {
+        let send = || {
+            let target = SocketAddrV6::new(to, 0, 0, index_of("lan0"));
+            let raw = raw_ipv6_sender().unwrap();
+            raw.set_multicast_loop_v6(false).unwrap();
+            raw.send_to(packet, &target.into()).unwrap();
+        };
+        link.lan.run(send).unwrap();
+    };
+    let mut expected = Vec::new();
+    for (number, (group, source)) in
+        groups.into_iter().flat_map(|group| SOURCES.map(|source| (group, source))).enumerate()
+    {
+        let payload = [number as u8; 4];
+        send(&udp(source, group, PORT, &payload), group);
+        if policy.apply(group, &SourceFilter::include([source])).is_ok() {
+            expected.push(payload);
+        }
+    }
+    assert_eq!(expected.len(), 3);
+    let mut buffer = [0; 4];
+    for payload in expected {
+        socket.recv(&mut buffer).expect("what is allowed arrives");
+        assert_eq!(buffer, payload);
+    }
+    // A query about a denied group is heard all the same.
+    send(&query(2, OTHER, OTHER), OTHER);
+    let mut heard = false;
+    let mut buffer = vec![0; 1 << 14];
+    while !heard {
+        wait_for(&nflog, "the query");
+        nflog.receive(&mut buffer, |logged| heard |= logged.has_arrived).unwrap();
+    }
+}
+
+/// A datagram, whose checksum is right.
+fn udp(source: Ipv6Addr, to: Ipv6Addr, port: u16, payload: &[u8]) -> Vec<u8> {
+    let length = 8 + payload.len();
+    let [high, low] = (length as u16).to_be_bytes();
+    let [a, b] = port.to_be_bytes();
+    let mut datagram = [&[a, b, a, b, high, low, 0, 0][..], payload].concat();
+    let pseudo =
+        [&source.octets()[..], &to.octets(), &[0, 0, high, low, 0, 0, 0, 17], &datagram].concat();
+    let sum: u32 = pseudo.chunks(2).map(|c| u32::from(c[0]) << 8 | u32::from(c[1])).sum();
+    let folded = (sum & 0xffff) + (sum >> 16);
+    let checksum = !((folded & 0xffff) + (folded >> 16)) as u16;
+    datagram[6..8].copy_from_slice(&checksum.to_be_bytes());
+    [header(17, source, to, length, 8), datagram].concat()
 }
