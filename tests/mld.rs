@@ -9,7 +9,7 @@ use mcrun::proxy::QuerierStatus;
 use socket2::{Domain, Socket, Type};
 
 use crate::lab::frames::IPV6;
-use crate::lab::{Container, HOST_PORT, Lab, PARENT, PATIENCE, json, wait_until};
+use crate::lab::{Container, HOST_PORT, Lab, PARENT, PATIENCE, json, run, wait_until};
 
 pub const GROUP: Ipv6Addr = Ipv6Addr::new(0xff0e, 0, 0, 0, 0, 0, 1, 1);
 pub const PORT: u16 = 5004;
@@ -54,13 +54,14 @@ pub fn mld_querier(lab: &Lab, container: &Container) -> Option<QuerierStatus> {
 
 /// A socket of the container that has joined the group.
 fn join(container: &Container) -> UdpSocket {
-    join_group(container, GROUP)
+    join_group(container, GROUP, PORT)
 }
 
-/// A socket of the container that has joined this group.
-fn join_group(container: &Container, group: Ipv6Addr) -> UdpSocket {
+/// A socket of the container on this port that has joined this group. A socket gets what arrives for
+/// its port, of every group that anybody in the container has joined (IPV6_MULTICAST_ALL).
+fn join_group(container: &Container, group: Ipv6Addr, port: u16) -> UdpSocket {
     let index = container.ip("link show mc0")[0]["ifindex"].as_u64().expect("an index") as u32;
-    let open = || UdpSocket::bind(SocketAddrV6::new(Ipv6Addr::UNSPECIFIED, PORT, 0, 0)).unwrap();
+    let open = || UdpSocket::bind(SocketAddrV6::new(Ipv6Addr::UNSPECIFIED, port, 0, 0)).unwrap();
     let socket = container.namespace().run(open).expect("the container runs");
     socket.join_multicast_v6(&group, index).expect("joined");
     socket.set_read_timeout(Some(PATIENCE)).expect("timeout");
@@ -87,16 +88,16 @@ fn receive(socket: UdpSocket) -> JoinHandle<(UdpSocket, Vec<u32>)> {
 
 /// A socket that sends to the group on the LAN.
 pub fn sender(lab: &Lab) -> UdpSocket {
-    sender_to(lab, GROUP)
+    sender_to(lab, GROUP, PORT)
 }
 
-/// A socket that sends to this group on the LAN.
-fn sender_to(lab: &Lab, group: Ipv6Addr) -> UdpSocket {
+/// A socket that sends to this port of the group on the LAN.
+fn sender_to(lab: &Lab, group: Ipv6Addr, port: u16) -> UdpSocket {
     let net = lab.net("src");
     let socket = net.run(|| Socket::new(Domain::IPV6, Type::DGRAM, None).unwrap()).unwrap();
     let index = net.run(|| nix::net::if_::if_nametoindex(PARENT).unwrap()).unwrap();
     socket.set_multicast_if_v6(index).expect("interface");
-    socket.connect(&SocketAddrV6::new(group, PORT, 0, 0).into()).expect("connected");
+    socket.connect(&SocketAddrV6::new(group, port, 0, 0).into()).expect("connected");
     socket.into()
 }
 
@@ -216,6 +217,7 @@ fn a_neighbours_leave_costs_no_packet_with_mld_v2() {
 #[test]
 fn a_denied_group_is_shown_as_denied_and_does_not_arrive_although_a_neighbour_has_it() {
     const DENIED: Ipv6Addr = Ipv6Addr::new(0xff0e, 0, 0, 0, 0, 0, 2, 1);
+    const DENIED_PORT: u16 = PORT + 1;
     let lab = lab(2);
     let spec = "parent=lan0,ip=fd00:99::11/64,allow=ff0e::1:1,allow=ros2";
     let restricted = lab.start_with("restricted", &[spec], &[]);
@@ -228,11 +230,11 @@ fn a_denied_group_is_shown_as_denied_and_does_not_arrive_although_a_neighbour_ha
             of.find(|entry| entry["status"] == status)
         })
     };
-    let denied = join_group(&restricted, DENIED);
+    let denied = join_group(&restricted, DENIED, DENIED_PORT);
     let shown = shows(&restricted, DENIED, "denied");
     assert_eq!(shown["reason"], "no allow rule names it", "{shown}");
     // What a profile names is allowed.
-    let _ros2 = join_group(&restricted, "ff1e::ffff:efff:1".parse().unwrap());
+    let _ros2 = join_group(&restricted, "ff1e::ffff:efff:1".parse().unwrap(), PORT + 2);
     shows(&restricted, "ff1e::ffff:efff:1".parse().unwrap(), "joined");
     capture.igmp();
     let reported = mld(&capture.frames());
@@ -244,9 +246,9 @@ fn a_denied_group_is_shown_as_denied_and_does_not_arrive_although_a_neighbour_ha
 
     let allowed = join(&restricted);
     shows(&restricted, GROUP, "joined");
-    let hears = join_group(&neighbour, DENIED);
+    let hears = join_group(&neighbour, DENIED, DENIED_PORT);
     shows(&neighbour, DENIED, "joined");
-    wait_forwarded(&sender_to(&lab, DENIED), &hears);
+    wait_forwarded(&sender_to(&lab, DENIED, DENIED_PORT), &hears);
     // Sent behind the denied packets: when this one has come, they have passed by.
     wait_forwarded(&sender(&lab), &allowed);
     denied.set_nonblocking(true).expect("set");
@@ -254,9 +256,8 @@ fn a_denied_group_is_shown_as_denied_and_does_not_arrive_although_a_neighbour_ha
     assert_eq!(arrived, Err(std::io::ErrorKind::WouldBlock));
 
     // The rules are shown as what the profile means.
-    let inspected = json(lab.mcrun(["inspect", &restricted.name]));
-    let text = inspected.to_string();
+    let inspected = run(&mut lab.mcrun(["inspect", &restricted.name]));
     for group in ["239.255.0.1", "ff02::ffff:efff:1", "ff1e::ffff:efff:1"] {
-        assert!(text.contains(group), "{group}: {text}");
+        assert!(inspected.contains(&format!("  allow     {group}\n")), "{group}: {inspected}");
     }
 }

@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use serde::{Deserialize, Serialize};
 
 pub use crate::multicast::policy::data_filter::{AddressRange, DataFilter, DroppedSources};
-pub use crate::multicast::policy::profile::{PROFILES, Profile, rules};
-pub use crate::multicast::policy::rule::{GroupRule, RuleError};
+pub use crate::multicast::policy::profile::{PROFILES, Profile};
+pub use crate::multicast::policy::rule::{GroupRule, RuleError, rules};
 use crate::multicast::{Address, FilterMode, SourceFilter};
 
 mod data_filter;

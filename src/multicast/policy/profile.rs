@@ -1,8 +1,5 @@
 //! Names that stand for the groups of a protocol, of both address families.
 
-use crate::multicast::GroupRule;
-use crate::multicast::policy::rule::RuleError;
-
 /// A name, and what it stands for.
 #[derive(Debug, Clone, Copy)]
 pub struct Profile {
@@ -68,47 +65,3 @@ pub const PROFILES: &[Profile] = &[
         source: "RFC 2974 section 3; RFC 2365 sections 6.1 and 6.2",
     },
 ];
-
-/// The rules that a text stands for: those of a [profile](PROFILES), or one.
-///
-/// # Errors
-/// When the text is neither.
-pub fn rules(text: &str) -> Result<Vec<GroupRule>, RuleError> {
-    match PROFILES.iter().find(|profile| profile.name == text) {
-        Some(profile) => profile.groups.iter().map(|group| group.parse()).collect(),
-        None => text.parse().map(|rule| vec![rule]),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_profile_has_groups_of_both_families_and_each_once() {
-        for profile in PROFILES {
-            let rules = rules(profile.name).unwrap_or_else(|e| panic!("{}: {e}", profile.name));
-            for (position, rule) in rules.iter().enumerate() {
-                assert_eq!(rule.to_string(), profile.groups[position], "{}", profile.name);
-                assert!(!rules[..position].contains(rule), "{}: {rule}", profile.name);
-            }
-            for is_ipv4 in [true, false] {
-                let has = rules.iter().any(|rule| rule.groups.addr().is_ipv4() == is_ipv4);
-                assert!(has, "{}", profile.name);
-            }
-        }
-    }
-
-    #[test]
-    fn what_is_no_profile_is_a_rule() {
-        let texts = |text| {
-            let rules: Vec<_> = rules(text)?.iter().map(ToString::to_string).collect();
-            Ok::<_, RuleError>(rules)
-        };
-        assert_eq!(texts("239.1.2.3/16"), Ok(vec!["239.1.0.0/16".to_owned()]));
-        assert_eq!(texts("mdns"), Ok(vec!["224.0.0.251".to_owned(), "ff02::fb".to_owned()]));
-        let refusal = texts("mnds").unwrap_err().to_string();
-        assert!(refusal.contains("mdns, ssdp, matter, ros2, ptp, sap"), "{refusal}");
-        assert!(texts("mdns@10.0.0.1").is_err());
-    }
-}
