@@ -151,6 +151,16 @@ pub enum Notice {
         /// Length of that interval in seconds.
         silent_s: u64,
     },
+    /// No general query of MLD was received for that interval (RFC 9777 §9.5), and a group of IPv6 is
+    /// joined that reaches beyond the link.
+    NoMldQuerier {
+        /// Interface in the container.
+        interface: String,
+        /// Interface of the host where queries are awaited.
+        upstream: String,
+        /// Length of that interval in seconds.
+        silent_s: u64,
+    },
     /// The queries of the LAN reach the containers and not the host.
     QueriesFiltered {
         /// Interface of the host.
@@ -446,6 +456,7 @@ impl Notice {
             Notice::RelayFailed { .. } => "relay-failed",
             Notice::QueryFailed { .. } => "query-failed",
             Notice::NoQuerier { .. } => "no-querier",
+            Notice::NoMldQuerier { .. } => "no-mld-querier",
             Notice::QueriesFiltered { .. } => "queries-filtered",
             Notice::ArrivalsFiltered { .. } => "arrivals-filtered",
             Notice::ReportsFiltered { .. } => "reports-filtered",
@@ -508,6 +519,7 @@ impl Notice {
             | Notice::RelayFailed { .. }
             | Notice::QueryFailed { .. }
             | Notice::NoQuerier { .. }
+            | Notice::NoMldQuerier { .. }
             | Notice::QueriesFiltered { .. }
             | Notice::ArrivalsFiltered { .. }
             | Notice::ReportsFiltered { .. }
@@ -623,6 +635,11 @@ impl fmt::Display for Notice {
                 f,
                 "{interface}: no IGMP querier on {upstream} for {silent_s} s: snooping switches \
                  forget what is joined; enable one on the LAN, or let IGMP in if a firewall drops it"
+            ),
+            Notice::NoMldQuerier { interface, upstream, silent_s } => write!(
+                f,
+                "{interface}: no MLD querier on {upstream} for {silent_s} s: switches with MLD snooping \
+                 forget what is joined; enable one on the LAN, or turn MLD snooping off"
             ),
             Notice::QueriesFiltered { upstream, querier } => write!(
                 f,
@@ -872,7 +889,7 @@ fn source_specific_range(group: &IpAddr) -> &'static str {
 }
 
 /// The protocol that a querier of this address speaks.
-fn membership_protocol(querier: &IpAddr) -> &'static str {
+pub(crate) fn membership_protocol(querier: &IpAddr) -> &'static str {
     match querier {
         IpAddr::V4(_) => "IGMP",
         IpAddr::V6(_) => "MLD",

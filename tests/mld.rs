@@ -6,15 +6,20 @@ use std::time::{Duration, Instant};
 
 use mcrun::mld::wire::{self, Ipv6Packet, Message, RecordType};
 use mcrun::proxy::QuerierStatus;
+use serde_json::Value;
 use socket2::{Domain, Socket, Type};
 
 use crate::lab::frames::IPV6;
-use crate::lab::{Container, HOST_PORT, Lab, PARENT, PATIENCE, json, run, wait_until};
+use crate::lab::{
+    Background, Container, HOST_PORT, Lab, PARENT, PATIENCE, SWITCH, json, run, wait_until,
+};
 
 pub const GROUP: Ipv6Addr = Ipv6Addr::new(0xff0e, 0, 0, 0, 0, 0, 1, 1);
 pub const PORT: u16 = 5004;
 /// Packets of the stream, one each millisecond.
 const PACKETS: u32 = 8000;
+/// A querier that asks every 2 s is missed after 10 s.
+const LONG_PATIENCE: Duration = Duration::from_secs(60);
 /// What is sent before the stream.
 pub const MARKER: u32 = u32::MAX;
 
@@ -211,6 +216,92 @@ fn a_neighbours_leave_costs_no_packet_with_mld_v1() {
 #[test]
 fn a_neighbours_leave_costs_no_packet_with_mld_v2() {
     a_neighbour_leaves(2);
+}
+
+/// The switch asks every 2 s, so that its silence is noticed soon.
+#[test]
+fn the_mld_querier_is_shown_beside_that_of_igmp_and_missed_where_a_group_needs_it() {
+    const CODE: &str = "no-mld-querier";
+    let lab = lab(2);
+    lab.ip("sw", "link set br0 type bridge mcast_igmp_version 3 mcast_query_interval 200");
+    lab.ip("sw", "link set br0 type bridge mcast_query_response_interval 100");
+    let container = lab.start_with("c", &["parent=lan0,ip=fd00:99::11/64"], &[]);
+    let plain = lab.start("v4", "10.99.0.12");
+    let events = lab.directory().join("events");
+    let file = std::fs::File::create(&events).expect("a file");
+    let mut follower = Background::start(lab.mcrun(["events", "--follow", "--json"]).stdout(file));
+    let told = |event: &str| {
+        let text = std::fs::read_to_string(&events).expect("the file");
+        let all = text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        all.filter(|told| told["event"] == event && told["container"] == container.id)
+            .collect::<Vec<_>>()
+    };
+    lab.query();
+    let querier = wait_until("a querier of MLD is shown", PATIENCE, || {
+        let shown = lab.ps(&container)?["interfaces"][0].clone();
+        (shown["mld_querier"]["interval_s"] == 2 && shown["querier"]["version"] == 3)
+            .then(|| shown["mld_querier"].clone())
+    });
+    let address = querier["address"].as_str().expect("an address");
+    assert_eq!(querier["version"], 2, "{querier}");
+    assert!(address.starts_with("fe80::"), "{querier}");
+    let shown = lab.ps(&plain).expect("it is there");
+    assert!(shown["interfaces"][0]["mld_querier"].is_null(), "{shown}");
+    let ps = run(&mut lab.mcrun(["ps"]));
+    assert!(ps.contains(&format!("{SWITCH} v3, MLD {address} v2")), "{ps}");
+    let groups = run(&mut lab.mcrun(["groups"]));
+    let lines: Vec<_> = groups.lines().take(3).collect();
+    assert!(lines[0].starts_with(&format!("lan0: querier {SWITCH} (IGMPv3), last")), "{groups}");
+    assert!(lines[1].starts_with(&format!("lan0: querier {address} (MLDv2), last")), "{groups}");
+    assert!(lines[2].starts_with("NAME"), "{groups}");
+    let inspect = run(&mut lab.mcrun(["inspect", &container.name]));
+    assert!(inspect.contains(&format!("querier   {address} MLDv2\n")), "{inspect}");
+    let metrics = run(&mut lab.mcrun(["metrics"]));
+    for line in [
+        "mcrun_mld_querier_present{upstream=\"lan0\"} 1".to_owned(),
+        format!("mcrun_mld_querier_info{{upstream=\"lan0\",address=\"{address}\"}} 1"),
+        "mcrun_mld_querier_version{upstream=\"lan0\"} 2".to_owned(),
+    ] {
+        assert!(metrics.contains(&line), "{line}: {metrics}");
+    }
+
+    // Nobody has joined what a switch could cut off: it is gone, and no alarm.
+    lab.ip("sw", "link set br0 type bridge mcast_querier 0");
+    let alarms = || {
+        let shown = lab.ps(&container)?;
+        let notices = shown["notices"].as_array().cloned().unwrap_or_default();
+        Some(notices.into_iter().map(|notice| notice["code"].clone()).collect::<Vec<_>>())
+    };
+    wait_until("both queriers are gone", LONG_PATIENCE, || {
+        let shown = lab.ps(&container)?["interfaces"][0].clone();
+        let is_gone = shown["mld_querier"].is_null() && shown["querier"].is_null();
+        (is_gone && alarms()?.contains(&"no-querier".into())).then_some(())
+    });
+    assert!(!alarms().expect("it is there").contains(&CODE.into()));
+    let metrics = run(&mut lab.mcrun(["metrics"]));
+    assert!(metrics.contains("mcrun_mld_querier_present{upstream=\"lan0\"} 0"), "{metrics}");
+    let socket = join(&container);
+    wait_until("it is missed", PATIENCE, || alarms()?.contains(&CODE.into()).then_some(()));
+    wait_until("that is told", PATIENCE, || {
+        let alarms = told("alarm");
+        let alarm = alarms.iter().find(|alarm| alarm["code"] == CODE)?;
+        assert_eq!((&alarm["interface"], &alarm["upstream"]), (&"mc0".into(), &"lan0".into()));
+        Some(())
+    });
+    lab.query();
+    wait_until("its end is told", PATIENCE, || {
+        told("alarm-cleared").iter().any(|alarm| alarm["code"] == CODE).then_some(())
+    });
+    assert!(!alarms().expect("it is there").contains(&CODE.into()));
+    assert!(!told("mld-querier-gone").is_empty());
+    let queriers = told("mld-querier");
+    assert!(queriers.iter().all(|q| q["address"] == address && q["version"] == 2), "{queriers:?}");
+    assert!(!queriers.is_empty());
+    // The events of IGMP are those of before.
+    assert!(told("querier").iter().all(|q| q["address"] == SWITCH.to_string()));
+    drop(socket);
+    follower.signal(libc::SIGTERM);
+    assert!(follower.wait(PATIENCE).success());
 }
 
 /// The neighbour's memberships bring the data to the parent, which delivers it to both containers.

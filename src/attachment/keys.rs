@@ -9,7 +9,7 @@ use crate::attachment::values::{
     link_layer, number, parsed, route,
 };
 use crate::attachment::{Driver, IgmpMode};
-use crate::multicast::{GroupRule, rules};
+use crate::multicast::{GroupRule, PROFILES, rules};
 use crate::primitives::IpvlanMode;
 
 /// One key of the attachment syntax.
@@ -221,7 +221,7 @@ pub const KEYS: &[Key] = &[
     Key {
         name: "ipv6",
         value: "on|off",
-        default: "on where there is an ip= of IPv6 or ip=slaac, else off",
+        default: "on where there is an ip= of IPv6, ip=slaac or allow=matter, else off",
         drivers: Drivers::Links,
         summary: "whether the interface speaks IPv6",
         details: "on: it has a link-local address, which mcrun makes from its MAC address. \
@@ -384,6 +384,7 @@ pub const KEYS: &[Key] = &[
                   Groups of link scope (224.0.0.0/24, ff02::/16) are never denied.",
         parse: |values, text| {
             values.allow.extend(group_rules(text)?);
+            values.needs_ipv6 |= PROFILES.iter().any(|p| p.name == text && p.needs_ipv6);
             Ok(())
         },
         ..Key::PLAIN

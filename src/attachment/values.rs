@@ -44,6 +44,8 @@ pub(super) struct Values {
     pub(super) ip_dhcp: bool,
     pub(super) ip_slaac: bool,
     pub(super) ipv6: Option<bool>,
+    /// Whether a protocol is allowed that needs IPv6.
+    pub(super) needs_ipv6: bool,
     pub(super) conflict: Option<ConflictDetection>,
     pub(super) gateways: Vec<IpAddr>,
     pub(super) metric: Option<u32>,
@@ -107,6 +109,9 @@ impl Values {
         self.check_dhcp(&driver)?;
         self.check_pool(network.as_ref())?;
         self.add_gateways_of_network();
+        if self.needs_ipv6 && !driver.is_relayed() {
+            self.ipv6 = self.ipv6.or(Some(true));
+        }
         self.check_ipv6(&driver)?;
         self.check_addresses()?;
         let Some(parent) = self.parent else {

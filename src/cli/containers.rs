@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use crate::attachment::IgmpMode;
 use crate::cli::output::age;
+use crate::cli::queriers::{Heard, Protocol};
 use crate::lookup;
 use crate::lookup::{LookupError, Names, engine_name};
 use crate::notice::{Notice, Severity};
@@ -100,17 +101,19 @@ fn add_shared_macs(containers: &mut [Container]) {
 /// A proxy that has started after the last general query has not heard the querier that others on
 /// the same LAN have: what they know is shown for it too.
 fn share_queriers(containers: &mut [Container]) {
-    let mut heard: BTreeMap<String, QuerierStatus> = BTreeMap::new();
+    let mut known: BTreeMap<(String, Protocol), QuerierStatus> = BTreeMap::new();
     for container in containers.iter() {
         for interface in &container.record.interfaces {
             let Some(entry) = container.listening(&interface.name) else { continue };
-            let Some(querier) = &entry.querier else { continue };
-            let upstream = interface.attachment.upstream().to_string();
-            let known = heard.entry(upstream).or_insert_with(|| querier.clone());
-            // One without an address is none that was elected.
-            let rank = |q: &QuerierStatus| (q.address.is_unspecified(), q.last_query_s);
-            if rank(querier) < rank(known) {
-                known.clone_from(querier);
+            for heard in Heard::all(entry) {
+                let Some(querier) = heard.querier else { continue };
+                let lan = (interface.attachment.upstream().to_string(), heard.protocol);
+                let known = known.entry(lan).or_insert_with(|| querier.clone());
+                // One without an address is none that was elected.
+                let rank = |q: &QuerierStatus| (q.address.is_unspecified(), q.last_query_s);
+                if rank(querier) < rank(known) {
+                    known.clone_from(querier);
+                }
             }
         }
     }
@@ -124,33 +127,20 @@ fn share_queriers(containers: &mut [Container]) {
             let Some(attachment) = attachment.filter(|a| a.igmp == IgmpMode::Proxy) else {
                 continue;
             };
-            // One that has listened for longer than a querier may be silent knows better.
-            let listens = entry.listening_s.is_some() && !entry.has_no_querier();
-            if entry.querier.is_none() && listens {
-                entry.querier = heard.get(attachment.upstream().as_str()).cloned();
+            for protocol in Protocol::ALL {
+                // One that has listened for longer than a querier may be silent knows better.
+                let knows = |heard: Heard<'_>| {
+                    heard.querier.is_some() || heard.listening_s.is_none() || heard.is_missing()
+                };
+                if Heard::of(entry, protocol).is_none_or(knows) {
+                    continue;
+                }
+                let lan = (attachment.upstream().to_string(), protocol);
+                if let Some(place) = protocol.place(entry) {
+                    *place = known.get(&lan).cloned();
+                }
             }
         }
-    }
-}
-
-/// The querier of the interface's LAN: `10.0.0.1 v3`, `none heard for 12 s`, or `none` when that is
-/// certain.
-pub(super) fn querier(entry: &InterfaceStatus) -> String {
-    match &entry.querier {
-        Some(q) => {
-            let kind = if q.address.is_unspecified() { " (proxy querier)" } else { "" };
-            format!("{} v{}{kind}", q.address, q.version)
-        }
-        None => format!("none{}", unheard(entry)),
-    }
-}
-
-/// What is said of a querier that was not heard: for how long, until the time is over after which
-/// there is none.
-pub(super) fn unheard(entry: &InterfaceStatus) -> String {
-    match entry.listening_s {
-        Some(seconds) if !entry.has_no_querier() => format!(" heard for {seconds} s"),
-        _ => String::new(),
     }
 }
 
@@ -278,6 +268,9 @@ pub(super) struct InterfaceSummary {
     /// The LAN's querier; absent when there is none, or nobody listens for it.
     #[serde(skip_serializing_if = "Option::is_none")]
     querier: Option<QuerierStatus>,
+    /// The same of MLD; absent also where the proxy does not speak it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    mld_querier: Option<QuerierStatus>,
     /// Seconds for which a querier was listened for; absent where nobody listens.
     #[serde(skip_serializing_if = "Option::is_none")]
     listening_s: Option<u64>,
@@ -321,6 +314,9 @@ impl Container {
                 .and_then(|entry| entry.relay.as_ref())
                 .map(RelayStatus::total),
             querier: self.listening(&interface.name).and_then(|entry| entry.querier.clone()),
+            mld_querier: self
+                .listening(&interface.name)
+                .and_then(|entry| entry.mld.as_ref()?.querier.clone()),
             listening_s: self.listening(&interface.name).and_then(|entry| entry.listening_s),
         })
         .collect()

@@ -21,9 +21,10 @@ Shows the events that mcrun keep has kept, oldest first. With --follow shows eve
 whether a keeper runs or not; with --since also those that were kept. A line has the time in UTC,
 the container, the event and its details.
 
-Events: attached, detached; joined, denied, limited, failed, left; querier, querier-gone; alarm,
-alarm-cleared; stream-started, stream-stopped; proxy-died, proxy-replaced; refused; notice; suppressed, lost and not-followed, which tell of
-events that are missing.";
+Events: attached, detached; joined, denied, limited, failed, left; querier, querier-gone,
+mld-querier, mld-querier-gone; alarm, alarm-cleared; stream-started, stream-stopped; proxy-died,
+proxy-replaced; refused; notice; suppressed, lost and not-followed, which tell of events that are
+missing.";
 
 /// The time of a refusal is in whole seconds.
 const SECOND: Duration = Duration::from_secs(1);

@@ -10,6 +10,7 @@ use crate::cli::containers;
 use crate::cli::containers::Container;
 use crate::cli::memberships::{Arrived, memberships};
 use crate::cli::output::{age, bit_rate, print, print_json, table};
+use crate::cli::queriers::{Heard, Protocol};
 use crate::multicast::FilterMode;
 use crate::notice::Notice;
 use crate::proxy::{GroupMembership, MembershipStatus, RelayCounts};
@@ -191,37 +192,41 @@ pub(super) fn sources(entry: &GroupMembership) -> String {
     }
 }
 
-const NO_QUERIER: &str = "no querier";
-
-/// A line for each LAN with the querier that its containers hear.
+/// A line for each LAN and protocol with the querier that its containers hear.
 fn queriers(containers: &[Container]) -> String {
-    let mut lines: Vec<(&str, String)> = Vec::new();
+    let mut lines: Vec<(&str, Heard<'_>)> = Vec::new();
     let interfaces = containers.iter().flat_map(|container| {
         let names = container.record.interfaces.iter().map(|interface| &interface.name);
         names.filter_map(|name| container.listening(name))
     });
-    for interface in interfaces {
-        let line = match &interface.querier {
-            Some(q) => format!(
-                "{}: querier {} ({}IGMPv{}), last query {} ago\n",
-                interface.parent,
-                q.address,
-                if q.address.is_unspecified() { "proxy querier, " } else { "" },
-                q.version,
-                age(q.last_query_s)
-            ),
-            None => {
-                format!("{}: {NO_QUERIER}{}\n", interface.parent, containers::unheard(interface))
-            }
-        };
+    let all = interfaces.flat_map(|i| Heard::all(i).map(|heard| (i.parent.as_str(), heard)));
+    for (parent, heard) in all {
         // Proxies of one LAN hear the same; the first that has heard anything speaks for all.
-        match lines.iter_mut().find(|(parent, _)| *parent == interface.parent) {
-            Some((parent, known)) if known.starts_with(&format!("{parent}: {NO_QUERIER}")) => {
-                *known = line;
-            }
+        let is_same = |(on, known): &&mut (&str, Heard<'_>)| {
+            *on == parent && known.protocol == heard.protocol
+        };
+        match lines.iter_mut().find(is_same) {
+            Some((_, known)) if known.querier.is_none() => *known = heard,
             Some(_) => {}
-            None => lines.push((&interface.parent, line)),
+            None => lines.push((parent, heard)),
         }
     }
-    lines.into_iter().map(|(_, line)| line).collect()
+    lines.into_iter().map(|(parent, heard)| querier(parent, &heard)).collect()
+}
+
+fn querier(parent: &str, heard: &Heard<'_>) -> String {
+    let protocol = heard.protocol.name();
+    match heard.querier {
+        Some(q) => format!(
+            "{parent}: querier {} ({}{protocol}v{}), last query {} ago\n",
+            q.address,
+            if q.address.is_unspecified() { "proxy querier, " } else { "" },
+            q.version,
+            age(q.last_query_s)
+        ),
+        None if heard.protocol == Protocol::Igmp => {
+            format!("{parent}: no querier{}\n", heard.unheard())
+        }
+        None => format!("{parent}: no {protocol} querier{}\n", heard.unheard()),
+    }
 }

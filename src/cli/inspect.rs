@@ -9,6 +9,8 @@ use serde_json::json;
 use crate::cli::containers;
 use crate::cli::containers::Container;
 use crate::cli::output::{print, print_json};
+use crate::cli::queriers;
+use crate::cli::queriers::{Heard, Protocol};
 use crate::lookup;
 use crate::lookup::LookupError;
 use crate::proxy::{RelayCounts, RelayStatus};
@@ -178,12 +180,18 @@ fn text(container: &Container) -> Result<String, std::fmt::Error> {
         let limits = &interface.limits.policy;
         writeln!(out, "  limits    {} groups, {} sources", limits.max_groups, limits.max_sources)?;
         if let Some(entry) = container.listening(&interface.name) {
-            match &entry.querier {
-                Some(q) => {
-                    let kind = if q.address.is_unspecified() { " (proxy querier)" } else { "" };
-                    writeln!(out, "  querier   {} IGMPv{}{kind}", q.address, q.version)?;
+            for heard in Heard::all(entry) {
+                let protocol = heard.protocol.name();
+                match heard.querier {
+                    Some(q) => {
+                        let kind = queriers::kind(q);
+                        writeln!(out, "  querier   {} {protocol}v{}{kind}", q.address, q.version)?;
+                    }
+                    None if heard.protocol == Protocol::Igmp => {
+                        writeln!(out, "  querier   none{}", heard.unheard())?;
+                    }
+                    None => writeln!(out, "  querier   {protocol} none{}", heard.unheard())?,
                 }
-                None => writeln!(out, "  querier   none{}", containers::unheard(entry))?,
             }
         }
         let entries = container.status.iter().flat_map(|s| &s.interfaces);
@@ -194,6 +202,9 @@ fn text(container: &Container) -> Result<String, std::fmt::Error> {
             }
             for (counter, value) in &entry.counters {
                 writeln!(out, "  counted   {counter} {value}")?;
+            }
+            for (counter, value) in entry.mld.iter().flat_map(|mld| &mld.counters) {
+                writeln!(out, "  counted   MLD {counter} {value}")?;
             }
         }
     }

@@ -26,12 +26,15 @@ pub(super) struct Arrived<'s> {
 }
 
 impl<'s> Arrived<'s> {
-    /// `None`: nothing is counted.
+    /// `None`: nothing is counted. Groups of IPv4 are.
     pub(super) fn of(
         container: &'s Container,
         interface: &InterfaceStatus,
         entry: &GroupMembership,
     ) -> Option<Self> {
+        if entry.group.is_ipv6() {
+            return None;
+        }
         let counts = &container.status.as_ref()?.counts;
         let counts = counts.iter().find(|counts| counts.interface == interface.interface)?;
         let streams =

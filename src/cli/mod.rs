@@ -23,6 +23,7 @@ mod output;
 mod parents;
 mod probe;
 mod ps;
+mod queriers;
 mod reload;
 mod rm;
 mod run;

@@ -8,9 +8,11 @@ use serde::Serialize;
 use crate::cli::containers;
 use crate::cli::containers::Container;
 use crate::cli::output::{print, print_json, table};
+use crate::cli::queriers;
+use crate::cli::queriers::{Heard, Protocol};
 use crate::net::messages::Link;
 use crate::primitives::MacAddr;
-use crate::proxy::{InterfaceStatus, QuerierStatus};
+use crate::proxy::QuerierStatus;
 use crate::state::Store;
 use crate::survey::HostLinks;
 
@@ -39,6 +41,9 @@ struct Row<'a> {
     /// Missing if no proxy has heard one.
     #[serde(skip_serializing_if = "Option::is_none")]
     querier: Option<&'a QuerierStatus>,
+    /// The same of MLD.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    mld_querier: Option<&'a QuerierStatus>,
     /// Seconds for which a proxy has listened; missing if none does.
     #[serde(skip_serializing_if = "Option::is_none")]
     listening_s: Option<u64>,
@@ -54,7 +59,8 @@ struct User<'a> {
 
 impl<'a> Row<'a> {
     fn of(parent: &'a Link, links: &HostLinks, containers: &'a [Container]) -> Self {
-        let listening = listening(&parent.name, containers);
+        let of = |protocol| listening(&parent.name, protocol, containers);
+        let igmp = of(Protocol::Igmp);
         Row {
             parent: &parent.name,
             kind: parent.kind.as_deref(),
@@ -65,12 +71,13 @@ impl<'a> Row<'a> {
             addresses: links.networks_of(parent.index).map(|network| network.to_string()).collect(),
             limits: links.limits(parent).iter().map(ToString::to_string).collect(),
             users: users(&parent.name, containers),
-            querier: listening.and_then(|entry| entry.querier.as_ref()),
-            listening_s: listening.and_then(|entry| entry.listening_s),
+            querier: igmp.and_then(|heard| heard.querier),
+            mld_querier: of(Protocol::Mld).and_then(|heard| heard.querier),
+            listening_s: igmp.and_then(|heard| heard.listening_s),
         }
     }
 
-    fn cells(&self, listening: Option<&InterfaceStatus>) -> Vec<String> {
+    fn cells(&self, containers: &'a [Container]) -> Vec<String> {
         let or_none = |text: String| if text.is_empty() { "-".to_owned() } else { text };
         let state = match (self.up, self.carrier) {
             (false, _) => "down",
@@ -84,7 +91,7 @@ impl<'a> Row<'a> {
             self.mtu.to_string(),
             or_none(self.addresses.join(" ")),
             self.users.len().to_string(),
-            listening.map_or_else(|| "-".to_owned(), containers::querier),
+            queriers::cell(all_listening(self.parent, containers)),
             or_none(self.limits.join("; ")),
         ]
     }
@@ -107,18 +114,29 @@ fn users<'a>(parent: &str, containers: &'a [Container]) -> Vec<User<'a>> {
     each.collect()
 }
 
-/// What a proxy knows that listens on this interface of the host: one that has heard a querier,
-/// else the one that has listened for the longest time.
-pub(super) fn listening<'a>(
+/// What the proxies know that listen on this interface of the host: that of one that has heard a
+/// querier, else that of the one that has listened for the longest time.
+fn listening<'a>(
     upstream: &str,
+    protocol: Protocol,
     containers: &'a [Container],
-) -> Option<&'a InterfaceStatus> {
+) -> Option<Heard<'a>> {
     let each = containers.iter().flat_map(|container| {
         let interfaces = container.record.interfaces.iter();
         let there = interfaces.filter(|i| i.attachment.upstream().as_str() == upstream);
         there.filter_map(|interface| container.listening(&interface.name))
     });
-    each.max_by_key(|entry| (entry.querier.is_some(), entry.listening_s))
+    each.filter_map(|entry| Heard::of(entry, protocol))
+        .max_by_key(|heard| (heard.querier.is_some(), heard.listening_s))
+}
+
+/// The same in each protocol that any of them speaks.
+pub(super) fn all_listening<'a>(
+    upstream: &str,
+    containers: &'a [Container],
+) -> impl Iterator<Item = Heard<'a>> {
+    let of = move |protocol| listening(upstream, protocol, containers);
+    Protocol::ALL.into_iter().filter_map(of)
 }
 
 pub(super) fn run(args: ParentsArgs) -> anyhow::Result<ExitCode> {
@@ -130,7 +148,7 @@ pub(super) fn run(args: ParentsArgs) -> anyhow::Result<ExitCode> {
         return Ok(containers::tell(&unreadable));
     }
     let headings = ["PARENT", "KIND", "STATE", "MTU", "ADDRESSES", "USERS", "QUERIER", "LIMITS"];
-    let rows = rows.iter().map(|row| row.cells(listening(row.parent, &containers)));
+    let rows = rows.iter().map(|row| row.cells(&containers));
     print(&table(&headings, rows))?;
     Ok(containers::tell(&unreadable))
 }

@@ -8,6 +8,8 @@ use serde::Serialize;
 use crate::cli::containers;
 use crate::cli::containers::{Container, InterfaceSummary, ProxySummary, Unreadable};
 use crate::cli::output::{print, print_json, table};
+use crate::cli::queriers;
+use crate::cli::queriers::Heard;
 use crate::notice::Notice;
 use crate::standalone::{ContainerRecord, ContainerState};
 use crate::state::Store;
@@ -171,7 +173,7 @@ pub(super) fn run(args: PsArgs) -> anyhow::Result<ExitCode> {
     Ok(containers::tell(&unreadable))
 }
 
-/// The querier of the interface's LAN, or `-` where nobody listens for it.
+/// The queriers of the interface's LAN, or `-` where nobody listens for them.
 fn querier(container: &Container, interface: &str) -> String {
-    container.listening(interface).map_or_else(|| "-".into(), containers::querier)
+    queriers::cell(container.listening(interface).into_iter().flat_map(Heard::all))
 }

@@ -3,7 +3,7 @@
 use crate::doctor::facts::{ParentFacts, Queriers, Wire};
 use crate::doctor::finding::{Finding, Findings, Subject};
 use crate::doctor::host::count;
-use crate::notice::Notice;
+use crate::notice::{Notice, membership_protocol};
 use crate::proxy::QuerierStatus;
 use crate::survey::Limit;
 
@@ -306,14 +306,16 @@ fn queriers(facts: &ParentFacts, wire: Option<&Wire>, findings: &mut Findings) {
     for notice in &facts.notices {
         if let Notice::QuerierWithoutSourceLists { querier, querier_version, groups, .. } = notice {
             let first = groups.first().map(ToString::to_string).unwrap_or_default();
+            let protocol = membership_protocol(querier);
+            let with_lists = if querier.is_ipv4() { 3 } else { 2 };
             findings.warning(
                 "querier-version",
                 format_args!(
                     "{} joined with named sources, such as {first}, and the querier {querier} speaks \
-                     IGMPv{querier_version}: the LAN forwards them from any source",
+                     {protocol}v{querier_version}: the LAN forwards them from any source",
                     count(groups.len(), "group")
                 ),
-                "set the querier to IGMPv3",
+                format_args!("set the querier to {protocol}v{with_lists}"),
             );
         }
     }

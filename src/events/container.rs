@@ -302,6 +302,8 @@ impl Followed {
             }
             Event::Querier { .. }
             | Event::QuerierGone { .. }
+            | Event::MldQuerier { .. }
+            | Event::MldQuerierGone { .. }
             | Event::StreamStarted { .. }
             | Event::StreamStopped { .. }
             | Event::Alarm(_)

@@ -131,6 +131,8 @@ impl HostEvent {
                 Event::Left { .. } => "left",
                 Event::Querier { .. } => "querier",
                 Event::QuerierGone { .. } => "querier-gone",
+                Event::MldQuerier { .. } => "mld-querier",
+                Event::MldQuerierGone { .. } => "mld-querier-gone",
                 Event::StreamStarted { .. } => "stream-started",
                 Event::StreamStopped { .. } => "stream-stopped",
                 Event::Alarm(_) => "alarm",
@@ -155,6 +157,7 @@ impl HostEvent {
                 | Event::Limited(_)
                 | Event::Failed(_)
                 | Event::QuerierGone { .. }
+                | Event::MldQuerierGone { .. }
                 | Event::StreamStopped { .. }
                 | Event::Lost { .. },
             ) => Severity::Warning,
@@ -191,10 +194,13 @@ impl fmt::Display for Occurrence {
                 Event::Left { interface, group }
                 | Event::StreamStarted { interface, group }
                 | Event::StreamStopped { interface, group } => write!(f, "{interface} {group}"),
-                Event::Querier { interface, address, version } => {
+                Event::Querier { interface, address, version }
+                | Event::MldQuerier { interface, address, version } => {
                     write!(f, "{interface} {address} v{version}")
                 }
-                Event::QuerierGone { interface } => f.write_str(interface),
+                Event::QuerierGone { interface } | Event::MldQuerierGone { interface } => {
+                    f.write_str(interface)
+                }
                 Event::Alarm(notice) | Event::AlarmCleared(notice) | Event::Notice(notice) => {
                     notice.fmt(f)
                 }

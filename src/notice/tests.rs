@@ -62,6 +62,7 @@ fn examples() -> Vec<Notice> {
         Notice::RelayFailed { interface: "eth0".into(), error: error(libc::ENODEV) },
         Notice::QueryFailed { interface: interface(), error: error(libc::EPERM) },
         Notice::NoQuerier { interface: interface(), upstream: upstream(), silent_s: 255 },
+        Notice::NoMldQuerier { interface: interface(), upstream: upstream(), silent_s: 255 },
         Notice::QueriesFiltered { upstream: upstream(), querier: "192.0.2.1".parse().unwrap() },
         Notice::ArrivalsFiltered { upstream: upstream() },
         Notice::ReportsFiltered { upstream: upstream() },

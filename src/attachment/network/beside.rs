@@ -32,6 +32,7 @@ impl Network {
             ip_dhcp: if ip_is_own { own.ip_dhcp } else { theirs.ip_dhcp },
             ip_slaac: if ip_is_own { own.ip_slaac } else { theirs.ip_slaac },
             ipv6: own.ipv6.or(theirs.ipv6),
+            needs_ipv6: own.needs_ipv6 || theirs.needs_ipv6,
             ip: own.ip,
             conflict: own.conflict.or(theirs.conflict),
             gateways: match own.gateways.is_empty() {

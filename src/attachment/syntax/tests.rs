@@ -222,6 +222,10 @@ fn ipv6_is_on_where_there_is_an_address_of_it_unless_somebody_says_so() {
         ("parent=a,ip=none,ipv6=on", true),
         ("parent=a,ipv6=on,gw=fe80::1,ip=10.0.0.5/24", true),
         ("parent=a,ipv6=off,mtu=1000", false),
+        ("parent=a,allow=matter", true),
+        ("parent=a,allow=matter,ipv6=off", false),
+        ("parent=a,allow=matter,driver=relay", false),
+        ("parent=a,allow=mdns,deny=matter", false),
     ] {
         let attachment = parse_spec(text).unwrap_or_else(|error| panic!("{text}: {error}"));
         assert_eq!(attachment.speaks_ipv6(), on, "{text}");

@@ -8,6 +8,7 @@ use crate::cli::containers::Container;
 use crate::cli::memberships::{Arrived, memberships};
 use crate::cli::metrics::totals::{Counts, Totals};
 use crate::cli::parents;
+use crate::cli::queriers::Heard;
 use crate::notice::Severity;
 use crate::proxy::{GroupMembership, InterfaceStatus, MembershipStatus};
 use crate::service::keeper_socket;
@@ -99,8 +100,8 @@ pub(super) struct UpstreamView<'g> {
     pub(super) name: &'g str,
     /// Interfaces of containers.
     pub(super) users: usize,
-    /// What is known there of the LAN's querier; `None`: no proxy listens.
-    pub(super) listening: Option<&'g InterfaceStatus>,
+    /// What is known there of the LAN's queriers, in each protocol that a proxy listens for.
+    pub(super) queriers: Vec<Heard<'g>>,
 }
 
 impl<'g> Snapshot<'g> {
@@ -201,7 +202,7 @@ fn upstreams(containers: &[Container]) -> Vec<UpstreamView<'_>> {
     let view = |(name, users)| UpstreamView {
         name,
         users,
-        listening: parents::listening(name, containers),
+        queriers: parents::all_listening(name, containers).collect(),
     };
     users.into_iter().map(view).collect()
 }

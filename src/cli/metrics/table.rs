@@ -7,6 +7,7 @@ use std::time::Duration;
 use crate::cli::metrics::samples::{Definition, Kind, Samples};
 use crate::cli::metrics::snapshot::{GroupView, InterfaceView, Snapshot};
 use crate::cli::metrics::totals::Counts;
+use crate::cli::queriers::Protocol;
 use crate::notice::Severity;
 use crate::proxy::{MembershipStatus, QuerierStatus, RelayCounts};
 
@@ -331,16 +332,7 @@ pub(super) const ALL: &[Definition] = &[
         help: "Whether the LAN has an IGMP querier. No value while that is not certain: as long as a \
                querier may be silent, 255 s if none has told its interval.",
         samples: |all, out| {
-            for view in &all.upstreams {
-                let Some(entry) = view.listening else { continue };
-                match entry.querier {
-                    Some(_) => out.add(&[view.name], 1.0),
-                    None if entry.has_no_querier() => {
-                        out.add(&[view.name], 0.0);
-                    }
-                    None => {}
-                }
-            }
+            presence(all, Protocol::Igmp, out);
         },
     },
     Definition {
@@ -349,7 +341,9 @@ pub(super) const ALL: &[Definition] = &[
         labels: &["upstream", "address"],
         help: "1. The address of the querier; 0.0.0.0 for a proxy querier.",
         samples: |all, out| {
-            queriers(all, |name, querier| out.add(&[name, &querier.address.to_string()], 1.0));
+            queriers(all, Protocol::Igmp, |name, querier| {
+                out.add(&[name, &querier.address.to_string()], 1.0)
+            });
         },
     },
     Definition {
@@ -358,7 +352,7 @@ pub(super) const ALL: &[Definition] = &[
         labels: UPSTREAM,
         help: "The IGMP version that the querier speaks, 1 to 3.",
         samples: |all, out| {
-            queriers(all, |name, querier| out.add(&[name], querier.version.into()));
+            queriers(all, Protocol::Igmp, |name, querier| out.add(&[name], querier.version.into()));
         },
     },
     Definition {
@@ -367,7 +361,7 @@ pub(super) const ALL: &[Definition] = &[
         labels: UPSTREAM,
         help: "The query interval that the querier tells. Queries of IGMPv3 alone tell it.",
         samples: |all, out| {
-            queriers(all, |name, querier| {
+            queriers(all, Protocol::Igmp, |name, querier| {
                 if let Some(interval) = querier.interval_s {
                     out.add(&[name], interval.into());
                 }
@@ -381,7 +375,64 @@ pub(super) const ALL: &[Definition] = &[
         help: "When the last general query was heard, to the second.",
         samples: |all, out| {
             let now = all.gathered.now.as_secs();
-            queriers(all, |name, querier| {
+            queriers(all, Protocol::Igmp, |name, querier| {
+                out.add(&[name], now.saturating_sub(querier.last_query_s) as f64);
+            });
+        },
+    },
+    Definition {
+        name: "mcrun_mld_querier_present",
+        kind: Kind::Gauge,
+        labels: UPSTREAM,
+        help: "Whether the LAN has an MLD querier, where a proxy speaks MLD. No value while that is not \
+               certain, as of mcrun_querier_present.",
+        samples: |all, out| {
+            presence(all, Protocol::Mld, out);
+        },
+    },
+    Definition {
+        name: "mcrun_mld_querier_info",
+        kind: Kind::Gauge,
+        labels: &["upstream", "address"],
+        help: "1. The address of the MLD querier.",
+        samples: |all, out| {
+            queriers(all, Protocol::Mld, |name, querier| {
+                out.add(&[name, &querier.address.to_string()], 1.0);
+            });
+        },
+    },
+    Definition {
+        name: "mcrun_mld_querier_version",
+        kind: Kind::Gauge,
+        labels: UPSTREAM,
+        help: "The MLD version that the MLD querier speaks, 1 or 2.",
+        samples: |all, out| {
+            queriers(all, Protocol::Mld, |name, querier| {
+                out.add(&[name], querier.version.into());
+            });
+        },
+    },
+    Definition {
+        name: "mcrun_mld_querier_interval_seconds",
+        kind: Kind::Gauge,
+        labels: UPSTREAM,
+        help: "The query interval that the MLD querier tells. Queries of MLDv2 alone tell it.",
+        samples: |all, out| {
+            queriers(all, Protocol::Mld, |name, querier| {
+                if let Some(interval) = querier.interval_s {
+                    out.add(&[name], interval.into());
+                }
+            });
+        },
+    },
+    Definition {
+        name: "mcrun_mld_querier_last_query_timestamp_seconds",
+        kind: Kind::Gauge,
+        labels: UPSTREAM,
+        help: "When the last general query of MLD was heard, to the second.",
+        samples: |all, out| {
+            let now = all.gathered.now.as_secs();
+            queriers(all, Protocol::Mld, |name, querier| {
                 out.add(&[name], now.saturating_sub(querier.last_query_s) as f64);
             });
         },
@@ -441,9 +492,20 @@ fn rtp(all: &Snapshot<'_>, out: &mut Samples, number: fn(&Counts) -> u64) {
     }
 }
 
-fn queriers(all: &Snapshot<'_>, mut each: impl FnMut(&str, &QuerierStatus)) {
+/// Whether each LAN has a querier, where that is certain.
+fn presence(all: &Snapshot<'_>, protocol: Protocol, out: &mut Samples) {
     for view in &all.upstreams {
-        if let Some(querier) = view.listening.and_then(|entry| entry.querier.as_ref()) {
+        let heard = view.queriers.iter().filter(|heard| heard.protocol == protocol);
+        for heard in heard.filter(|heard| heard.querier.is_some() || heard.is_missing()) {
+            out.add(&[view.name], truth(heard.querier.is_some()));
+        }
+    }
+}
+
+fn queriers(all: &Snapshot<'_>, protocol: Protocol, mut each: impl FnMut(&str, &QuerierStatus)) {
+    for view in &all.upstreams {
+        let heard = view.queriers.iter().filter(|heard| heard.protocol == protocol);
+        for querier in heard.filter_map(|heard| heard.querier) {
             each(view.name, querier);
         }
     }

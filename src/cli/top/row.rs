@@ -7,8 +7,9 @@ use crate::cli::containers::Container;
 use crate::cli::groups::sources;
 use crate::cli::memberships::{Arrived, is_wanted, memberships};
 use crate::cli::output::age;
+use crate::cli::queriers::{Heard, Protocol};
 use crate::primitives::printable;
-use crate::proxy::{GroupMembership, InterfaceStatus, MembershipStatus, RelayCounts};
+use crate::proxy::{GroupMembership, MembershipStatus, RelayCounts};
 use crate::stream_count::{RtpCount, StreamCount};
 
 /// A stream from which nothing has come for so many milliseconds is dead.
@@ -36,7 +37,7 @@ pub(super) struct Row {
     pub(super) parent: String,
     /// The sources that are wanted: `any`, or a list.
     pub(super) sources: String,
-    /// IGMP version of the membership.
+    /// IGMP or MLD version of the membership.
     pub(super) version: u8,
     pub(super) membership: MembershipStatus,
     /// The rule, the limit or the error behind the membership.
@@ -126,9 +127,15 @@ impl Row {
                 Some(row) => Arc::clone(&row.warnings),
                 None => container.warnings().iter().map(|w| printable(w, MAX_TEXT)).collect(),
             };
-            let querier = match before.filter(|row| row.key.interface == interface.interface) {
+            let protocol = Protocol::of(entry.group);
+            let has_same =
+                |row: &&Row| row.key.interface == interface.interface && row.protocol() == protocol;
+            let querier = match before.filter(has_same) {
                 Some(row) => row.querier.clone(),
-                None => Querier::of(container.listening(&interface.interface)),
+                None => {
+                    let listening = container.listening(&interface.interface);
+                    Querier::of(listening.and_then(|entry| Heard::of(entry, protocol)))
+                }
             };
             let arrived = Arrived::of(container, interface, entry);
             let streams = each_source(entry, arrived.as_ref());
@@ -154,6 +161,11 @@ impl Row {
             });
         }
         rows
+    }
+
+    /// The protocol in which the group is joined.
+    pub(super) fn protocol(&self) -> Protocol {
+        Protocol::of(self.key.group)
     }
 
     pub(super) fn health(&self) -> Health {
@@ -208,17 +220,17 @@ impl Arrival {
 }
 
 impl Querier {
-    fn of(listening: Option<&InterfaceStatus>) -> Self {
-        let Some(entry) = listening else { return Querier::Unknown };
-        let gone_in_s = |silence| entry.querier_timeout_s.saturating_sub(silence);
-        match (&entry.querier, entry.listening_s) {
+    fn of(heard: Option<Heard<'_>>) -> Self {
+        let Some(heard) = heard else { return Querier::Unknown };
+        let gone_in_s = |silence| heard.timeout_s.saturating_sub(silence);
+        match (heard.querier, heard.listening_s) {
             (Some(q), _) => Querier::Heard {
                 address: q.address,
                 version: q.version,
                 last_query_s: q.last_query_s,
                 gone_in_s: gone_in_s(q.last_query_s),
             },
-            (None, Some(seconds)) if !entry.has_no_querier() => {
+            (None, Some(seconds)) if !heard.is_missing() => {
                 Querier::Unheard { seconds, gone_in_s: gone_in_s(seconds) }
             }
             (None, _) => Querier::Gone,

@@ -7,6 +7,8 @@ pub struct Profile {
     pub name: &'static str,
     /// Its groups, as rules.
     pub groups: &'static [&'static str],
+    /// Whether the protocol needs IPv6, so that a container which is allowed it speaks IPv6.
+    pub needs_ipv6: bool,
     /// Who says so.
     pub source: &'static str,
 }
@@ -16,22 +18,31 @@ pub struct Profile {
 /// Groups of link scope are among them although no rule denies them: an `allow` rule has a relay
 /// carry them.
 pub const PROFILES: &[Profile] = &[
-    Profile { name: "mdns", groups: &["224.0.0.251", "ff02::fb"], source: "RFC 6762 section 3" },
+    Profile {
+        name: "mdns",
+        groups: &["224.0.0.251", "ff02::fb"],
+        needs_ipv6: false,
+        source: "RFC 6762 section 3",
+    },
     Profile {
         name: "ssdp",
         groups: &["239.255.255.250", "ff02::c", "ff05::c"],
+        needs_ipv6: false,
         source: "UPnP Device Architecture 2.0, section 1 and annex A; IANA's registries",
     },
     Profile {
         name: "matter",
-        // mDNS; the group of all groups; a group for each fabric and group id.
+        // mDNS; the group that fabrics share (Groupcast, policy IanaAddr); the groups of the prefix
+        // fd00::/8 of fabrics (policy PerGroup, RFC 3306).
         groups: &["224.0.0.251", "ff02::fb", "ff05::fa", "ff35:40:fd00::/40"],
-        source: "RFC 6762 section 3; the Matter specification, on multicast addresses",
+        needs_ipv6: true,
+        source: "RFC 6762 section 3; Matter, IPv6 multicast addressing and Groupcast",
     },
     Profile {
         name: "ros2",
         // The address of the standard, and what Cyclone DDS and Fast DDS have for IPv6.
         groups: &["239.255.0.1", "ff02::ffff:efff:1", "ff1e::ffff:efff:1"],
+        needs_ipv6: false,
         source: "DDSI-RTPS 2.5 section 9.6.1.4; Cyclone DDS and Fast DDS for IPv6",
     },
     Profile {
@@ -47,6 +58,7 @@ pub const PROFILES: &[Profile] = &[
             "ff08::181",
             "ff0e::181",
         ],
+        needs_ipv6: false,
         source: "IEEE 1588 annexes C and D; IANA's registries",
     },
     Profile {
@@ -62,6 +74,7 @@ pub const PROFILES: &[Profile] = &[
             "ff08::2:7ffe",
             "ff0e::2:7ffe",
         ],
+        needs_ipv6: false,
         source: "RFC 2974 section 3; RFC 2365 sections 6.1 and 6.2",
     },
 ];

@@ -69,8 +69,9 @@ impl PublishedGroups {
 /// The queriers, the alarms and the streams of a proxy as the subscribers know them.
 #[derive(Debug, Default)]
 pub(crate) struct PublishedState {
-    /// Address and version of the querier, by interface in the container.
-    queriers: BTreeMap<String, (IpAddr, u8)>,
+    /// Address and version of the querier, by interface in the container, and by whether it is one of
+    /// MLD.
+    queriers: BTreeMap<(String, bool), (IpAddr, u8)>,
     alarms: BTreeMap<AlarmKey, Notice>,
     /// Whether a group that has arrived steadily has stopped, by interface in the container.
     streams: BTreeMap<(String, IpAddr), bool>,
@@ -83,6 +84,8 @@ struct AlarmKey {
     interface: Option<String>,
     upstream: Option<String>,
     group: Option<String>,
+    /// Whether it is about a querier of MLD.
+    is_mld: bool,
 }
 
 impl PublishedState {
@@ -109,18 +112,14 @@ impl PublishedState {
         streams: impl Iterator<Item = (String, SteadyStream)>,
         notices: &[Notice],
     ) -> Vec<Event> {
-        let new =
-            queriers.map(|(interface, querier)| (interface, (querier.address, querier.version)));
+        let new = queriers.map(|(interface, QuerierStatus { address, version, .. })| {
+            ((interface, address.is_ipv6()), (address, version))
+        });
         let old = std::mem::replace(&mut self.queriers, new.collect());
-        let gone = old.keys().filter(|interface| !self.queriers.contains_key(*interface));
-        let mut events: Vec<_> =
-            gone.map(|interface| Event::QuerierGone { interface: interface.clone() }).collect();
-        for (interface, (address, version)) in &self.queriers {
-            if old.get(interface) != Some(&(*address, *version)) {
-                let (interface, address, version) = (interface.clone(), *address, *version);
-                events.push(Event::Querier { interface, address, version });
-            }
-        }
+        let gone = old.keys().filter(|place| !self.queriers.contains_key(*place));
+        let mut events: Vec<_> = gone.map(|place| querier_gone(place.clone())).collect();
+        let changed = self.queriers.iter().filter(|(place, known)| old.get(*place) != Some(*known));
+        events.extend(changed.map(|((interface, _), known)| querier(interface.clone(), *known)));
         events.extend(self.update_streams(streams));
         let serious = notices.iter().filter(|notice| notice.severity() <= Severity::Warning);
         let new = serious.map(|notice| (alarm_key(notice), notice.clone()));
@@ -152,8 +151,27 @@ impl PublishedState {
 }
 
 fn queriers(status: &ProxyStatus) -> impl Iterator<Item = (String, QuerierStatus)> {
-    let each = status.interfaces.iter();
-    each.filter_map(|entry| Some((entry.interface.clone(), entry.querier.clone()?)))
+    status.interfaces.iter().flat_map(|entry| {
+        let mld = entry.mld.iter().filter_map(|mld| mld.querier.as_ref());
+        let queriers = entry.querier.iter().chain(mld);
+        queriers.map(|querier| (entry.interface.clone(), querier.clone()))
+    })
+}
+
+/// The event of a querier that has come or changed.
+fn querier(interface: String, (address, version): (IpAddr, u8)) -> Event {
+    match address {
+        IpAddr::V4(_) => Event::Querier { interface, address, version },
+        IpAddr::V6(_) => Event::MldQuerier { interface, address, version },
+    }
+}
+
+/// The event of a querier that has gone.
+fn querier_gone((interface, is_mld): (String, bool)) -> Event {
+    match is_mld {
+        false => Event::QuerierGone { interface },
+        true => Event::MldQuerierGone { interface },
+    }
 }
 
 fn alarm_key(notice: &Notice) -> AlarmKey {
@@ -165,6 +183,7 @@ fn alarm_key(notice: &Notice) -> AlarmKey {
         interface: text("interface"),
         upstream: text("upstream"),
         group: text("group"),
+        is_mld: value["querier"].as_str().is_some_and(|address| address.contains(':')),
     }
 }
 
@@ -197,10 +216,17 @@ impl PublishedState {
     /// Remembers what an event of a proxy tells.
     pub(crate) fn note(&mut self, event: &Event) {
         match event {
-            Event::Querier { interface, address, version } => {
-                self.queriers.insert(interface.clone(), (*address, *version));
+            Event::Querier { interface, address, version }
+            | Event::MldQuerier { interface, address, version } => {
+                let place = (interface.clone(), address.is_ipv6());
+                self.queriers.insert(place, (*address, *version));
             }
-            Event::QuerierGone { interface } => _ = self.queriers.remove(interface),
+            Event::QuerierGone { interface } => {
+                self.queriers.remove(&(interface.clone(), false));
+            }
+            Event::MldQuerierGone { interface } => {
+                self.queriers.remove(&(interface.clone(), true));
+            }
             Event::StreamStarted { interface, group } => {
                 self.streams.insert((interface.clone(), *group), false);
             }
@@ -311,6 +337,44 @@ mod tests {
         assert_eq!(state(&notices), [Event::Alarm(other.clone())]);
         let cleared = [Event::AlarmCleared(no_querier("mc0", 256))];
         assert_eq!(state(&[other]), cleared);
+    }
+
+    #[test]
+    fn the_queriers_of_both_protocols_are_told_apart() {
+        let interface = || "mc0".to_owned();
+        let (igmp, mld): (IpAddr, IpAddr) = ([10, 0, 0, 1].into(), "fe80::1".parse().unwrap());
+        let mut state = PublishedState::default();
+        let update = |state: &mut PublishedState, queriers: &[IpAddr], notices: &[Notice]| {
+            let status = |address: &IpAddr| {
+                let (address, version, interval_s, last_query_s) = (*address, 1, None, 0);
+                (interface(), QuerierStatus { address, version, interval_s, last_query_s })
+            };
+            state.update(queriers.iter().map(status), std::iter::empty(), notices)
+        };
+        let came = |address, version| match address {
+            IpAddr::V4(_) => Event::Querier { interface: interface(), address, version },
+            IpAddr::V6(_) => Event::MldQuerier { interface: interface(), address, version },
+        };
+        assert_eq!(update(&mut state, &[igmp, mld], &[]), [came(igmp, 1), came(mld, 1)]);
+        let gone = Event::MldQuerierGone { interface: interface() };
+        assert_eq!(update(&mut state, &[igmp], &[]), std::slice::from_ref(&gone));
+        let gone_too = [Event::QuerierGone { interface: interface() }, came(mld, 1)];
+        assert_eq!(update(&mut state, &[mld], &[]), gone_too);
+        // What a subscriber is told is what the next status is compared with.
+        let mut noted = PublishedState::default();
+        for event in [came(igmp, 1), came(mld, 1), gone] {
+            noted.note(&event);
+        }
+        assert_eq!(update(&mut noted, &[igmp], &[]), []);
+        let without_lists = |querier| Notice::QuerierWithoutSourceLists {
+            interface: interface(),
+            upstream: "eth1".into(),
+            querier,
+            querier_version: 1,
+            groups: Vec::new(),
+        };
+        let both = [without_lists(igmp), without_lists(mld)];
+        assert_eq!(update(&mut noted, &[igmp], &both), both.clone().map(Event::Alarm));
     }
 
     #[test]

@@ -53,6 +53,20 @@ pub enum Event {
         /// Interface in the container.
         interface: String,
     },
+    /// The LAN has an MLD querier, another one than before, or one that speaks another version.
+    MldQuerier {
+        /// Interface in the container.
+        interface: String,
+        /// The querier's link-local address.
+        address: IpAddr,
+        /// MLD version that it speaks, 1 or 2.
+        version: u8,
+    },
+    /// The LAN has no MLD querier any more.
+    MldQuerierGone {
+        /// Interface in the container.
+        interface: String,
+    },
     /// A group arrives steadily, for the first time since the join, or again after it had stopped.
     StreamStarted {
         /// Interface in the container.

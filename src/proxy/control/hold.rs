@@ -492,8 +492,9 @@ fn add_time(status: &mut Value, seconds: u64) {
     };
     let interfaces = status.get_mut("interfaces").and_then(Value::as_array_mut);
     for interface in interfaces.into_iter().flatten() {
-        let pointers = ["/querier/last_query_s", "/mld/querier/last_query_s"];
-        pointers.iter().for_each(|pointer| add(interface.pointer_mut(pointer)));
+        for querier in ["/querier", "/rival", "/mld/querier", "/mld/rival"] {
+            add(interface.pointer_mut(&format!("{querier}/last_query_s")));
+        }
         add(interface.get_mut("listening_s"));
         for (list, times) in
             [("groups", ["age_s"].as_slice()), ("streams", &["silent_s", "left_s"])]
@@ -527,7 +528,7 @@ mod tests {
             json!({"pid": 7, "interfaces": [
                 {
                     "querier": {"version": 2, "last_query_s": query}, "listening_s": age,
-                    "mld": {"querier": {"version": 1, "last_query_s": query}},
+                    "mld": {"querier": {"last_query_s": query}, "rival": {"last_query_s": query}},
                     "groups": [{"age_s": age}],
                     "streams": [{"silent_s": query}, {"silent_s": query, "left_s": age}],
                 },

@@ -156,14 +156,6 @@ pub(crate) fn querier_timeout_by_default() -> u64 {
     Timing::default().other_querier_present_interval().as_secs()
 }
 
-impl InterfaceStatus {
-    /// Whether the LAN has no querier: nothing was heard for as long as one may be silent.
-    pub fn has_no_querier(&self) -> bool {
-        let silence = self.listening_s.filter(|_| self.querier.is_none());
-        silence.is_some_and(|seconds| seconds >= self.querier_timeout_s)
-    }
-}
-
 /// What is known of MLD on one interface.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MldStatus {
@@ -294,9 +286,9 @@ pub struct TranslatedPort {
 pub struct QuerierStatus {
     /// Its address.
     pub address: IpAddr,
-    /// IGMP version that the querier speaks, 1 to 3.
+    /// Version that the querier speaks: of IGMP 1 to 3, of MLD 1 or 2.
     pub version: u8,
-    /// Its query interval in seconds; only queries of IGMPv3 tell it.
+    /// Its query interval in seconds; only queries of IGMPv3 and MLDv2 tell it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub interval_s: Option<u32>,
     /// Seconds since its last general query.
@@ -312,7 +304,7 @@ pub struct GroupMembership {
     pub mode: FilterMode,
     /// Source list.
     pub sources: Vec<IpAddr>,
-    /// IGMP version that the container uses for the group, 1 to 3.
+    /// Version that the container uses for the group: of IGMP 1 to 3, of MLD 1 or 2.
     pub version: u8,
     /// Whether the group is joined on the LAN.
     pub status: MembershipStatus,

@@ -3,7 +3,6 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use crate::igmp::wire::Version;
 use crate::notice::Notice;
 use crate::proxy::config::InterfaceTask;
 use crate::proxy::control::status::QuerierStatus;
@@ -14,15 +13,22 @@ pub(super) fn no_querier_notice(config: &InterfaceTask, timeout: Duration) -> No
     Notice::NoQuerier { interface, upstream, silent_s: timeout.as_secs() }
 }
 
+/// The same of the MLD querier.
+pub(super) fn no_mld_querier_notice(config: &InterfaceTask, timeout: Duration) -> Notice {
+    let (interface, upstream) = (config.name.clone(), config.upstream.clone());
+    Notice::NoMldQuerier { interface, upstream, silent_s: timeout.as_secs() }
+}
+
 /// A notice when the querier of the LAN speaks a version without source lists while groups are joined
-/// with one, which `with_sources` are.
+/// with one, which `with_sources` are. The first version with source lists is `with_lists`.
 pub(super) fn querier_notice(
     config: &InterfaceTask,
     querier: &QuerierStatus,
+    with_lists: u8,
     with_sources: &[IpAddr],
 ) -> Option<Notice> {
     let (interface, upstream) = (config.name.clone(), config.upstream.clone());
-    if with_sources.is_empty() || querier.version >= Version::V3.number() {
+    if with_sources.is_empty() || querier.version >= with_lists {
         return None;
     }
     Some(Notice::QuerierWithoutSourceLists {
@@ -71,7 +77,7 @@ mod tests {
     #[test]
     fn an_old_querier_matters_only_where_sources_are_named() {
         let with =
-            |version, groups: &[IpAddr]| querier_notice(&config(), &querier(version), groups);
+            |version, groups: &[IpAddr]| querier_notice(&config(), &querier(version), 3, groups);
         for version in [1, 2] {
             assert_eq!(with(version, &[]), None);
             assert_eq!(

@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::time::{Duration, Instant};
 
 use crate::igmp::router::{GroupView, LanQuerier, Status};
+use crate::igmp::wire::Version;
 use crate::multicast::{Address, FilterMode, SourceFilter};
 use crate::notice::Notice;
 use crate::proxy::container::membership_files::KernelMembership;
@@ -15,7 +16,9 @@ use crate::proxy::control::status::{
 use crate::proxy::event_loop::EventLoop;
 use crate::proxy::event_loop::family::Spoken;
 use crate::proxy::event_loop::interface::{Interface, MAX_OBSERVED_GROUPS};
-use crate::proxy::event_loop::lan_notices::{no_querier_notice, querier_notice};
+use crate::proxy::event_loop::lan_notices::{
+    no_mld_querier_notice, no_querier_notice, querier_notice,
+};
 use crate::proxy::event_loop::proxied::Proxied;
 use crate::proxy::event_loop::speakers::Mode;
 use crate::proxy::relay::Relay;
@@ -66,7 +69,7 @@ impl EventLoop {
     /// What is wrong now.
     pub(super) fn standing_notices(&self, now: Instant) -> Vec<Notice> {
         let mut notices = self.start_notices.clone();
-        notices.extend(self.interfaces.iter().filter_map(|i| i.querier_notice(now)));
+        notices.extend(self.interfaces.iter().flat_map(|i| i.querier_notices(now)));
         notices.extend(self.upstreams.list.iter().filter_map(|u| u.problem.clone()));
         notices.extend(self.upstreams.list.iter().flat_map(|u| u.firewall_notices(now)));
         notices.extend(self.interfaces.iter().filter_map(Interface::missing_notice));
@@ -78,11 +81,13 @@ impl EventLoop {
         notices
     }
 
-    /// The queriers that are present, by interface in the container.
+    /// The queriers that are present, of IGMP and of MLD, by interface in the container.
     pub(super) fn queriers(&self, now: Instant) -> impl Iterator<Item = (String, QuerierStatus)> {
-        self.interfaces.iter().filter_map(move |interface| {
-            let Mode::Proxied(proxied) = &interface.mode else { return None };
-            Some((interface.task.name.clone(), proxied.querier(now)?))
+        self.interfaces.iter().flat_map(move |interface| {
+            let igmp = interface.igmp().and_then(|proxied| proxied.querier(now));
+            let mld = interface.mld.as_ref().and_then(|proxied| proxied.querier(now));
+            let queriers = igmp.into_iter().chain(mld);
+            queriers.map(|querier| (interface.task.name.clone(), querier))
         })
     }
 }
@@ -140,42 +145,62 @@ impl Interface {
         Some(Notice::RelayOnOwnBridge { interface, upstream })
     }
 
-    /// When the querier of the interface's LAN counts as gone, or as missing, if no query comes.
-    fn silence_deadline(&self, now: Instant) -> Option<Instant> {
-        let Mode::Proxied(proxied) = &self.mode else { return None };
-        proxied.router.querier_expiry(now).or_else(|| {
-            let missing = self.listening_since()? + proxied.router.querier_timeout();
-            (missing > now).then_some(missing)
-        })
+    /// What is spoken with IGMP, where the proxy does.
+    fn igmp(&self) -> Option<&Proxied> {
+        match &self.mode {
+            Mode::Proxied(proxied) => Some(proxied),
+            Mode::Observed { .. } => None,
+        }
     }
 
-    /// What is wrong with the querier of the interface's LAN now.
-    fn querier_notice(&self, now: Instant) -> Option<Notice> {
-        let Mode::Proxied(proxied) = &self.mode else { return None };
-        let with_sources: Vec<_> = proxied
-            .router
-            .groups()
-            .filter(|view| !view.upstream.sources.is_empty())
-            .map(|view| view.group.into())
-            .collect();
-        let timeout = proxied.router.querier_timeout();
-        let silence = self.listening_since().map(|since| now.saturating_duration_since(since));
-        match proxied.querier(now) {
-            Some(querier) => querier_notice(&self.task, &querier, &with_sources),
-            None => silence
-                .is_some_and(|silence| silence >= timeout)
-                .then(|| no_querier_notice(&self.task, timeout)),
+    /// When a querier of the interface's LAN counts as gone, or as missing, if no query comes.
+    fn silence_deadline(&self, now: Instant) -> Option<Instant> {
+        let since = self.listening_since();
+        let igmp = self.igmp().and_then(|proxied| proxied.silence_deadline(since, now));
+        let mld = self.mld.as_ref().and_then(|proxied| proxied.silence_deadline(since, now));
+        igmp.into_iter().chain(mld).min()
+    }
+
+    /// What is wrong with the queriers of the interface's LAN now.
+    fn querier_notices(&self, now: Instant) -> impl Iterator<Item = Notice> {
+        let igmp = self.igmp().and_then(|proxied| {
+            self.querier_notice(proxied, now, |timeout| {
+                Some(no_querier_notice(&self.task, timeout))
+            })
+        });
+        let mld = self.mld.as_ref().and_then(|proxied| {
+            self.querier_notice(proxied, now, |timeout| {
+                proxied.needs_querier().then(|| no_mld_querier_notice(&self.task, timeout))
+            })
+        });
+        igmp.into_iter().chain(mld)
+    }
+
+    /// What is wrong with the querier of one protocol. `missing` tells of the time for which none
+    /// was heard.
+    fn querier_notice<P: Spoken>(
+        &self,
+        proxied: &Proxied<P>,
+        now: Instant,
+        missing: impl FnOnce(Duration) -> Option<Notice>,
+    ) -> Option<Notice> {
+        if let Some(querier) = proxied.querier(now) {
+            let groups = proxied.router.groups();
+            let with_sources = groups.filter(|view| !view.upstream.sources.is_empty());
+            let with_sources: Vec<_> = with_sources.map(|view| view.group.into()).collect();
+            let with_lists = P::number(Version::V3);
+            return querier_notice(&self.task, &querier, with_lists, &with_sources);
         }
+        let timeout = proxied.router.querier_timeout();
+        let silence = now.saturating_duration_since(self.listening_since()?);
+        if silence >= timeout { missing(timeout) } else { None }
     }
 
     /// The status of the interface, except its streams. Where the container's kernel speaks IGMP
     /// itself, the groups are those of `memberships`.
     fn status(&mut self, now: Instant, memberships: &KernelMemberships) -> InterfaceStatus {
         let groups = self.groups(now, memberships);
-        let proxied = match &self.mode {
-            Mode::Proxied(proxied) => Some(proxied),
-            Mode::Observed { .. } => None,
-        };
+        let proxied = self.igmp();
         InterfaceStatus {
             interface: self.task.name.clone(),
             parent: self.task.parent.clone(),
@@ -230,6 +255,22 @@ impl<P: Spoken> Proxied<P> {
     /// A querier that asks although it has lost the election.
     fn rival(&self, now: Instant) -> Option<QuerierStatus> {
         self.router.rival_querier(now).map(|rival| querier_status::<P>(&rival, now))
+    }
+
+    /// When the querier counts as gone, or as missing, if no query comes. `since` is when the proxy
+    /// began to listen.
+    fn silence_deadline(&self, since: Option<Instant>, now: Instant) -> Option<Instant> {
+        self.router.querier_expiry(now).or_else(|| {
+            let missing = since? + self.router.querier_timeout();
+            (missing > now).then_some(missing)
+        })
+    }
+
+    /// Whether a group is joined that reaches beyond the link. Those of the link alone are joined
+    /// wherever there is IPv6.
+    fn needs_querier(&self) -> bool {
+        let is_joined = |status: &Status| matches!(status, Status::Allowed);
+        self.router.groups().any(|view| is_joined(&view.status) && !view.group.is_link_scope())
     }
 
     /// What was counted, also by the proxies before this one.

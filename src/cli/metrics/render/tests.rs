@@ -63,6 +63,11 @@ fn containers() -> Vec<Container> {
                 "querier": {
                     "address": "10.99.0.1", "version": 3, "interval_s": 20, "last_query_s": 12
                 },
+                "mld": {
+                    "querier": {
+                        "address": "fe80::1", "version": 2, "interval_s": 30, "last_query_s": 13
+                    }
+                },
                 "groups": [
                     channel,
                     membership("239.1.1.1", "joined"),
@@ -181,18 +186,21 @@ fn no_series_is_there_twice() {
 
 #[test]
 fn whether_there_is_a_querier_is_told_when_it_is_certain() {
-    let present = |listening_s: Option<u64>| {
+    let present = |listening_s: Option<u64>, metric: &str| {
         let mut all = containers();
         all.truncate(1);
         let entry = &mut all[0].status.as_mut().unwrap().interfaces[0];
         (entry.querier, entry.listening_s) = (None, listening_s);
+        entry.mld.as_mut().unwrap().querier = None;
         let text = text(all, 10);
-        assert!(!text.contains("mcrun_querier_version"), "{text}");
-        text.lines().find(|l| l.starts_with("mcrun_querier_present{")).map(str::to_owned)
+        assert!(!text.contains("querier_version"), "{text}");
+        text.lines().find(|l| l.starts_with(&format!("{metric}{{"))).map(str::to_owned)
     };
-    assert_eq!(present(None), None);
-    assert_eq!(present(Some(254)), None);
-    assert_eq!(present(Some(255)).unwrap(), "mcrun_querier_present{upstream=\"lan0\"} 0");
+    for metric in ["mcrun_querier_present", "mcrun_mld_querier_present"] {
+        assert_eq!(present(None, metric), None);
+        assert_eq!(present(Some(254), metric), None);
+        assert_eq!(present(Some(255), metric).unwrap(), format!("{metric}{{upstream=\"lan0\"}} 0"));
+    }
 }
 
 #[test]

@@ -73,9 +73,9 @@ fn about(row: &Row, width: usize, look: Look) -> Vec<Line<'static>> {
     about.add("container", &row.name, PLAIN);
     about.add("group", &format!("{} from {}", row.key.group, sources(row)), PLAIN);
     about.add("status", &format!("{}{why}", health.word()), look.health(health));
-    about.add("joined", &format!("{} ago, with IGMPv{}", age(row.age_s), row.version), PLAIN);
+    about.add("joined", &joined(row), PLAIN);
     about.add("interface", &format!("{} on {}", row.interface, row.parent), PLAIN);
-    about.add("querier", &querier(&row.querier), PLAIN);
+    about.add("querier", &querier(row), PLAIN);
     about.add("arrived", &row.arrival.as_ref().map_or("not counted".into(), arrived), PLAIN);
     if let Some(rtp) = row.rtp() {
         let text = format!(
@@ -144,15 +144,20 @@ fn arrived(arrival: &Arrival) -> String {
     }
 }
 
-fn querier(querier: &Querier) -> String {
-    let gone_in = querier.gone_in().unwrap_or(0);
-    match querier {
+fn joined(row: &Row) -> String {
+    format!("{} ago, with {}v{}", age(row.age_s), row.protocol().name(), row.version)
+}
+
+fn querier(row: &Row) -> String {
+    let protocol = row.protocol().name();
+    let gone_in = row.querier.gone_in().unwrap_or(0);
+    match &row.querier {
         Querier::Gone => "none".into(),
         Querier::Unheard { seconds, .. } => {
             format!("none heard for {seconds} s; there is none if none asks for {gone_in} s more")
         }
         Querier::Heard { address, version, last_query_s, .. } => format!(
-            "{address} (IGMPv{version}), last query {} ago, counts as gone in {gone_in} s",
+            "{address} ({protocol}v{version}), last query {} ago, counts as gone in {gone_in} s",
             age(*last_query_s)
         ),
         Querier::Unknown => "nobody listens".into(),
