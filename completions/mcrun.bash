@@ -251,7 +251,7 @@ _mcrun() {
             return 0
             ;;
         mcrun__subcmd__demo)
-            opts="-h --engine --json --help"
+            opts="-h --engine --ipv6 --json --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0

@@ -164,6 +164,7 @@ complete -c mcrun -n "__fish_mcrun_using_subcommand probe; and __fish_seen_subco
 complete -c mcrun -n "__fish_mcrun_using_subcommand probe; and __fish_seen_subcommand_from recv" -l json -d 'Print the result as one JSON object'
 complete -c mcrun -n "__fish_mcrun_using_subcommand probe; and __fish_seen_subcommand_from recv" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c mcrun -n "__fish_mcrun_using_subcommand demo" -l engine -d 'OCI runtime for the containers, such as runc or crun' -r
+complete -c mcrun -n "__fish_mcrun_using_subcommand demo" -l ipv6 -d 'Show the same with IPv6 and MLD'
 complete -c mcrun -n "__fish_mcrun_using_subcommand demo" -l json -d 'Print only the result, as one JSON object'
 complete -c mcrun -n "__fish_mcrun_using_subcommand demo" -s h -l help -d 'Print help'
 complete -c mcrun -n "__fish_mcrun_using_subcommand setup" -l root -d 'The directory that stands for /' -r -F

@@ -1,4 +1,4 @@
-//! IGMP on a switch port, as a capture sees it.
+//! IGMP or MLD on a switch port, as a capture sees it.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -6,12 +6,13 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
 use socket2::{Domain, Protocol, Socket, Type};
 
+use crate::demo::family::Family;
 use crate::primitives::MacAddr;
 
 /// What the hosts behind the port sent since the last [`Capture::restart`].
 #[derive(Debug, Clone, Default)]
 pub(super) struct Seen {
-    /// Hardware addresses that IGMP came from.
+    /// Hardware addresses that IGMP or MLD came from.
     pub(super) hosts: BTreeSet<MacAddr>,
     /// Queries among it.
     pub(super) queries: u64,
@@ -20,7 +21,7 @@ pub(super) struct Seen {
 /// A packet socket on a bridge port.
 ///
 /// It listens to all protocols: one bound to `ETH_P_IP` sees nothing of what a bridge takes
-/// first. A filter in the kernel leaves IGMP alone.
+/// first. A filter in the kernel leaves IGMP or MLD alone.
 pub(super) struct Capture {
     socket: Socket,
     seen: Seen,
@@ -28,27 +29,32 @@ pub(super) struct Capture {
     queries: u64,
 }
 
-/// An IGMP message on the port.
+/// An IGMP or MLD message on the port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Igmp {
+struct Message {
     source: MacAddr,
-    kind: u8,
+    is_query: bool,
 }
 
 const ETHERNET: usize = 14;
 /// `Type` of a membership query (RFC 9776 §4).
-const QUERY: u8 = 0x11;
+const IGMP_QUERY: u8 = 0x11;
+/// `Type` of a multicast listener query (RFC 9777 §5).
+const MLD_QUERY: u8 = 130;
+/// Length of an IPv6 header, and of the hop-by-hop header with Router Alert behind it.
+const IPV6: usize = 40;
+const HOP_BY_HOP: usize = 8;
 
 impl Capture {
     /// Opens one on the interface `name` of the caller's namespace.
-    pub(super) fn open(name: &str) -> io::Result<Self> {
+    pub(super) fn open(name: &str, family: Family) -> io::Result<Self> {
         // Protocol 0 hears nothing until the filter is there and it is bound.
         let socket = Socket::new(
             Domain::PACKET,
             Type::RAW.nonblocking().cloexec(),
             Some(Protocol::from(0)),
         )?;
-        attach_filter(&socket)?;
+        attach_filter(&socket, family)?;
         let index = nix::net::if_::if_nametoindex(name)?;
         bind(&socket, index)?;
         Ok(Capture { socket, seen: Seen::default(), queries: 0 })
@@ -73,12 +79,12 @@ impl Capture {
                 )
             };
             let Ok(received) = usize::try_from(received) else { return };
-            let Some(igmp) = parse(&frame[..received.min(frame.len())]) else { continue };
+            let Some(message) = parse(&frame[..received.min(frame.len())]) else { continue };
             if from.sll_pkttype == libc::PACKET_OUTGOING {
-                self.queries += u64::from(igmp.kind == QUERY);
+                self.queries += u64::from(message.is_query);
             } else {
-                self.seen.queries += u64::from(igmp.kind == QUERY);
-                self.seen.hosts.insert(igmp.source);
+                self.seen.queries += u64::from(message.is_query);
+                self.seen.hosts.insert(message.source);
             }
         }
     }
@@ -106,27 +112,42 @@ impl AsFd for Capture {
     }
 }
 
-/// Reads an Ethernet frame that holds IGMP.
-fn parse(frame: &[u8]) -> Option<Igmp> {
+/// Reads an Ethernet frame that holds IGMP or MLD.
+fn parse(frame: &[u8]) -> Option<Message> {
     let source = MacAddr::from_slice(frame.get(6..12)?)?;
-    if frame.get(12..ETHERNET)? != [0x08, 0x00] {
-        return None;
-    }
+    let kind = u16::from_be_bytes(*frame.get(12..)?.first_chunk()?);
     let ip = &frame[ETHERNET..];
-    let header = usize::from(ip.first()? & 0x0f) * 4;
-    (*ip.get(9)? == libc::IPPROTO_IGMP as u8).then_some(())?;
-    Some(Igmp { source, kind: *ip.get(header)? })
+    let is_query = match i32::from(kind) {
+        libc::ETH_P_IP => {
+            let header = usize::from(ip.first()? & 0x0f) * 4;
+            (*ip.get(9)? == libc::IPPROTO_IGMP as u8).then_some(())?;
+            *ip.get(header)? == IGMP_QUERY
+        }
+        libc::ETH_P_IPV6 => {
+            (*ip.get(6)? == libc::IPPROTO_HOPOPTS as u8).then_some(())?;
+            (*ip.get(IPV6)? == libc::IPPROTO_ICMPV6 as u8).then_some(())?;
+            // Queries, reports and Done, and reports of MLDv2; nothing else of ICMPv6.
+            let message = *ip.get(IPV6 + HOP_BY_HOP)?;
+            matches!(message, 130..=132 | 143).then_some(message == MLD_QUERY)?
+        }
+        _ => return None,
+    };
+    Some(Message { source, is_query })
 }
 
-/// Lets IPv4 with protocol 2 pass and nothing else.
-fn attach_filter(socket: &Socket) -> io::Result<()> {
+/// Lets IPv4 with protocol 2 pass, or IPv6 with a hop-by-hop header, and nothing else.
+fn attach_filter(socket: &Socket, family: Family) -> io::Result<()> {
+    let (ethertype, at, protocol) = match family {
+        Family::V4 => (libc::ETH_P_IP, 9, libc::IPPROTO_IGMP),
+        Family::V6 => (libc::ETH_P_IPV6, 6, libc::IPPROTO_HOPOPTS),
+    };
     let op = |code: u32, k: u32, jf: u8| libc::sock_filter { code: code as u16, jt: 0, jf, k };
     let compare = libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K;
     let mut program = [
         op(libc::BPF_LD | libc::BPF_H | libc::BPF_ABS, 12, 0),
-        op(compare, libc::ETH_P_IP as u32, 3),
-        op(libc::BPF_LD | libc::BPF_B | libc::BPF_ABS, ETHERNET as u32 + 9, 0),
-        op(compare, libc::IPPROTO_IGMP as u32, 1),
+        op(compare, ethertype as u32, 3),
+        op(libc::BPF_LD | libc::BPF_B | libc::BPF_ABS, ETHERNET as u32 + at, 0),
+        op(compare, protocol as u32, 1),
         op(libc::BPF_RET | libc::BPF_K, u32::MAX, 0),
         op(libc::BPF_RET | libc::BPF_K, 0, 0),
     ];
@@ -173,11 +194,30 @@ mod tests {
         frame[14] = 0x46; // a header of 24 bytes: Router Alert
         frame[14 + 9] = 2;
         frame[14 + 24] = 0x16;
-        let igmp = parse(&frame).unwrap();
-        assert_eq!((igmp.source.to_string().as_str(), igmp.kind), ("02:00:00:00:00:07", 0x16));
+        let message = parse(&frame).unwrap();
+        let source = message.source.to_string();
+        assert_eq!((source.as_str(), message.is_query), ("02:00:00:00:00:07", false));
+        frame[14 + 24] = 0x11;
+        assert!(parse(&frame).unwrap().is_query);
         frame[14 + 9] = 17;
         assert_eq!(parse(&frame), None, "UDP");
         for length in 0..60 {
+            let _ = parse(&frame[..length]);
+        }
+    }
+
+    #[test]
+    fn mld_is_found_behind_router_alert_and_other_icmpv6_is_not() {
+        let mut frame = vec![0u8; 90];
+        frame[12..14].copy_from_slice(&[0x86, 0xdd]);
+        frame[54] = 58;
+        for (kind, is_query) in
+            [(130, Some(true)), (131, Some(false)), (143, Some(false)), (135, None)]
+        {
+            frame[62] = kind;
+            assert_eq!(parse(&frame).map(|message| message.is_query), is_query, "{kind}");
+        }
+        for length in 0..90 {
             let _ = parse(&frame[..length]);
         }
     }

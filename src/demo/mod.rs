@@ -9,6 +9,7 @@
 //! way out.
 
 mod capture;
+mod family;
 mod outcome;
 mod receiver;
 mod screen;
@@ -25,18 +26,17 @@ use std::time::Duration;
 pub use crate::demo::outcome::{DemoResult, ScenarioResult};
 
 use crate::demo::capture::Capture;
+use crate::demo::family::Family;
 use crate::demo::receiver::{Process, Receiver};
 use crate::demo::screen::{Paint, Screen};
 use crate::demo::session::{ReceiverRole, Session};
 use crate::demo::topology::{
-    Facility, HOST_PORT, PARENT, QUERY_INTERVAL, SOURCE_LINK, address, wait_until_up,
+    Facility, HOST_PORT, PARENT, QUERY_INTERVAL, SOURCE_LINK, wait_until_up,
 };
 use crate::net::netns::NetNs;
 use crate::probe::{ReceiveResult, Signals};
 
-/// The group of the stream.
-const GROUP: &str = "239.77.0.1:5004";
-/// Its rate in packets per second.
+/// The rate of the stream in packets per second.
 const RATE: &str = "1000";
 /// How long container 1 stays.
 const STAY: Duration = Duration::from_secs(2);
@@ -48,6 +48,8 @@ const PATIENCE: Duration = Duration::from_secs(15);
 pub struct DemoOptions {
     /// The OCI runtime handed to `mcrun run`; `None`: its choice.
     pub engine: Option<String>,
+    /// Show it with IPv6 and MLD rather than with IPv4 and IGMP.
+    pub ipv6: bool,
     /// Print nothing as it goes.
     pub silent: bool,
 }
@@ -93,7 +95,7 @@ pub enum DemoError {
         container: usize,
     },
     /// The switch does not work as a querier.
-    #[error("the switch sends no IGMP queries")]
+    #[error("the switch sends no queries")]
     NoQuery,
     /// SIGINT or SIGTERM.
     #[error("interrupted")]
@@ -117,18 +119,19 @@ fn setup(what: &str) -> impl FnOnce(io::Error) -> DemoError {
 /// When something could not be set up, or on SIGINT and SIGTERM; all is taken down then too.
 /// That mcrun did not keep its promise is a result: [`DemoResult::broken`].
 pub fn demo(options: &DemoOptions) -> Result<DemoResult, DemoError> {
+    let family = if options.ipv6 { Family::V6 } else { Family::V4 };
     let screen = Screen::new(options.silent);
     let signals = Signals::block().map_err(io::Error::from).map_err(setup("catch signals"))?;
     let mcrun = std::env::current_exe().map_err(setup("find this program"))?;
     let directory = PrivateDirectory::create(&mcrun)?;
-    let facility = Facility::build()?;
-    show(&screen, &facility);
-    let capture = facility.switch.run(|| Capture::open(HOST_PORT)).flatten();
+    let facility = Facility::build(family)?;
+    show(&screen, &facility, family);
+    let capture = facility.switch.run(|| Capture::open(HOST_PORT, family)).flatten();
     let capture = capture.map_err(setup("capture on the switch port"))?;
     for (namespace, link) in [(&facility.source, SOURCE_LINK), (&facility.host, PARENT)] {
         wait_until_up(namespace, link, PATIENCE)?;
     }
-    let _sender = start_sender(&facility, &mcrun)?;
+    let _sender = start_sender(&facility, &mcrun, family.group())?;
     let mut session = Session::new(signals, capture, screen);
     // A switch trusts itself as the querier once the answers to its first query are due.
     session.next_query()?;
@@ -144,8 +147,8 @@ pub fn demo(options: &DemoOptions) -> Result<DemoResult, DemoError> {
             .arg(directory.rootfs())
             .args(["--name", &name(role)])
             .arg("--mcast")
-            .arg(format!("parent={PARENT},ip={}", address(10 + role.number() as u8)))
-            .args(["/mcrun", "probe", "recv", GROUP, "--interface", "mc0"])
+            .arg(format!("parent={PARENT},ip={}", family.address(10 + role.number() as u8)))
+            .args(["/mcrun", "probe", "recv", family.group(), "--interface", "mc0"])
             .args(["--json", "--interval", "100ms"])
             .env("MCRUN_STATE_DIR", directory.state())
             .env("MCRUN_CONFIG_DIR", directory.config());
@@ -153,17 +156,17 @@ pub fn demo(options: &DemoOptions) -> Result<DemoResult, DemoError> {
     })?;
 
     session.screen.heading("With bare macvlan interfaces");
-    let first = facility.bare_macvlan(address(21))?;
-    let second = facility.bare_macvlan(address(22))?;
+    let first = facility.bare_macvlan(family.address(21))?;
+    let second = facility.bare_macvlan(family.address(22))?;
     let bare = half(&mut session, |role| {
         let mut command = Command::new(&mcrun);
-        command.args(["probe", "recv", GROUP, "--interface", "mc0"]);
+        command.args(["probe", "recv", family.group(), "--interface", "mc0"]);
         command.args(["--json", "--interval", "100ms"]);
         entered(if role == ReceiverRole::First { &first } else { &second }, command)
     })?;
 
-    let result = DemoResult::new(attached, bare, facility.host_mac);
-    conclude(&session.screen, &result);
+    let result = DemoResult::new(attached, bare, facility.host_mac, family);
+    conclude(&session.screen, &result, family);
     Ok(result)
 }
 
@@ -199,9 +202,9 @@ fn entered(namespace: &NetNs, mut command: Command) -> Result<Command, DemoError
     Ok(command)
 }
 
-fn start_sender(facility: &Facility, mcrun: &Path) -> Result<Process, DemoError> {
+fn start_sender(facility: &Facility, mcrun: &Path, group: &str) -> Result<Process, DemoError> {
     let mut command = Command::new(mcrun);
-    command.args(["probe", "send", GROUP, "--interface", SOURCE_LINK, "--rate", RATE]);
+    command.args(["probe", "send", group, "--interface", SOURCE_LINK, "--rate", RATE]);
     command.stdout(Stdio::null());
     let mut command = entered(&facility.source, command)?;
     let what = "the sender".to_owned();
@@ -209,13 +212,13 @@ fn start_sender(facility: &Facility, mcrun: &Path) -> Result<Process, DemoError>
 }
 
 /// Tells what is built.
-fn show(screen: &Screen, facility: &Facility) {
+fn show(screen: &Screen, facility: &Facility, family: Family) {
     screen.heading("A media LAN in network namespaces of its own");
-    let querier = format!("IGMPv2 querier, every {} s", QUERY_INTERVAL.as_secs());
-    let here = |number| address(number).addr();
+    let querier = format!("{} querier, every {} s", family.version(), QUERY_INTERVAL.as_secs());
+    let here = |number| family.address(number).addr();
     let rows = [
         [format!("sender {}", here(1)), "switch".into(), format!("container host {}", here(2))],
-        [GROUP.into(), querier, format!("{PARENT} {}", facility.host_mac)],
+        [family.group().into(), querier, format!("{PARENT} {}", facility.host_mac)],
         [
             format!("{RATE} packets/s"),
             "immediate-leave on this port".into(),
@@ -233,11 +236,13 @@ fn show(screen: &Screen, facility: &Facility) {
 }
 
 /// Tells what came of it.
-fn conclude(screen: &Screen, result: &DemoResult) {
-    screen.line(&format!("\n{}\n", result.table()));
+fn conclude(screen: &Screen, result: &DemoResult, family: Family) {
+    screen.line(&format!("\n{}\n", result.table(family)));
     if result.broken.is_empty() {
-        let text = "mcrun kept its promise: nothing lost, one IGMP host on the port.";
-        screen.line(&screen.paint(Paint::Green, text));
+        let protocol = family.protocol();
+        let text =
+            format!("mcrun kept its promise: nothing lost, one {protocol} host on the port.");
+        screen.line(&screen.paint(Paint::Green, &text));
     } else {
         let text = format!("mcrun broke its promise: {}.", result.broken.join("; "));
         screen.line(&screen.paint(Paint::Red, &text));

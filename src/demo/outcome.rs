@@ -6,6 +6,7 @@ use comfy_table::{CellAlignment, Table, presets};
 use serde::Serialize;
 
 use crate::demo::capture::Seen;
+use crate::demo::family::Family;
 use crate::primitives::MacAddr;
 use crate::probe::ReceiveResult;
 
@@ -34,9 +35,9 @@ pub struct ScenarioResult {
     pub longest_gap_ms: f64,
     /// Packets that container 1 received, which joined after it and left early.
     pub first_container_packets: u64,
-    /// Hardware addresses that sent IGMP through the switch port: the hosts it sees.
+    /// Hardware addresses that sent IGMP, or MLD with IPv6, through the switch port: the hosts it sees.
     pub igmp_hosts: Vec<MacAddr>,
-    /// IGMP queries that came from behind the port; a host sends none.
+    /// IGMP or MLD queries that came from behind the port; a host sends none.
     pub queries: u64,
 }
 
@@ -54,8 +55,9 @@ impl ScenarioResult {
     }
 
     /// What of mcrun's promise this half breaks, when `host` is the host's hardware address.
-    fn broken(&self, host: MacAddr) -> Vec<String> {
+    fn broken(&self, host: MacAddr, family: Family) -> Vec<String> {
         let mut broken = Vec::new();
+        let protocol = family.protocol();
         match self.lost {
             Some(0) => {}
             Some(lost) => broken.push(format!("container 2 lost {lost} packets")),
@@ -67,10 +69,12 @@ impl ScenarioResult {
         if self.igmp_hosts != [host] {
             let hosts: Vec<String> = self.igmp_hosts.iter().map(MacAddr::to_string).collect();
             let hosts = if hosts.is_empty() { "none".into() } else { hosts.join(", ") };
-            broken.push(format!("the switch port saw the IGMP of {hosts}, not of {host} alone"));
+            broken.push(format!(
+                "the switch port saw the {protocol} of {hosts}, not of {host} alone"
+            ));
         }
         if self.queries > 0 {
-            broken.push(format!("{} IGMP queries came from the host", self.queries));
+            broken.push(format!("{} {protocol} queries came from the host", self.queries));
         }
         broken
     }
@@ -87,16 +91,22 @@ impl ScenarioResult {
 }
 
 impl DemoResult {
-    pub(super) fn new(mcrun: ScenarioResult, macvlan: ScenarioResult, host: MacAddr) -> Self {
-        let broken = mcrun.broken(host);
+    pub(super) fn new(
+        mcrun: ScenarioResult,
+        macvlan: ScenarioResult,
+        host: MacAddr,
+        family: Family,
+    ) -> Self {
+        let broken = mcrun.broken(host, family);
         DemoResult { mcrun, macvlan, broken }
     }
 
     /// Both halves in a table.
-    pub fn table(&self) -> String {
+    pub(super) fn table(&self, family: Family) -> String {
         let mut table = Table::new();
         table.load_style(presets::ASCII_MARKDOWN);
-        let head = ["container 2", "packets", "lost", "longest gap", "IGMP hosts on the port"];
+        let hosts = format!("{} hosts on the port", family.protocol());
+        let head = ["container 2", "packets", "lost", "longest gap", &hosts];
         table.set_header(head);
         table.add_row(self.mcrun.row("mcrun"));
         table.add_row(self.macvlan.row("bare macvlan"));
@@ -128,7 +138,7 @@ mod tests {
 
     #[test]
     fn a_kept_promise_is_not_broken() {
-        assert_eq!(good().broken(mac(1)), [""; 0]);
+        assert_eq!(good().broken(mac(1), Family::V4), [""; 0]);
     }
 
     #[test]
@@ -145,7 +155,7 @@ mod tests {
             ),
             (ScenarioResult { queries: 1, ..good() }, "1 IGMP queries"),
         ] {
-            let broken = half.broken(mac(1));
+            let broken = half.broken(mac(1), Family::V4);
             assert!(broken.len() == 1 && broken[0].contains(says), "{broken:?}");
         }
     }
@@ -154,7 +164,7 @@ mod tests {
     fn the_table_has_both_halves() {
         let macvlan =
             ScenarioResult { lost: Some(3600), igmp_hosts: vec![mac(2), mac(3)], ..good() };
-        let table = DemoResult::new(good(), macvlan, mac(1)).table();
+        let table = DemoResult::new(good(), macvlan, mac(1), Family::V4).table(Family::V4);
         let rows: Vec<&str> = table.lines().collect();
         assert!(rows[2].contains("mcrun") && rows[2].contains(" 3.2 ms "), "{table}");
         assert!(rows[3].contains("bare macvlan") && rows[3].contains(" 3600 "), "{table}");

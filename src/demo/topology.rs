@@ -4,17 +4,17 @@
 //! src                 sw                           host
 //! eth0 ------------ src-port  bridge "lan"  host-port ------------ lan0
 //! 10.77.0.1           querier 10.77.0.254                          10.77.0.2
+//! or fd77::1          fd77::fe                                     fd77::2
 //! ```
 //!
 //! A namespace lives as long as its descriptor, its processes and its sockets, and a veth pair
 //! goes with either end: nothing has to be taken down, however the program ends.
 
 use std::io;
-use std::net::Ipv4Addr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
-use ipnet::{IpNet, Ipv4Net};
+use ipnet::IpNet;
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::{
     BridgeStpState, InfoBridge, InfoBridgePort, InfoData, InfoKind, InfoPortData, InfoPortKind,
@@ -22,6 +22,7 @@ use netlink_packet_route::link::{
 };
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
+use crate::demo::family::Family;
 use crate::net::messages;
 use crate::net::messages::{Link, Macvlan};
 use crate::net::netlink::{NLM_F_CREATE, NLM_F_EXCL, NetlinkError, RouteSocket};
@@ -42,11 +43,6 @@ pub(super) const HOST_PORT: &str = "host-port";
 
 const SOURCE_PORT: &str = "src-port";
 const BRIDGE: &str = "lan";
-
-/// Address number `last` of the LAN, with its prefix.
-pub(super) fn address(last: u8) -> Ipv4Net {
-    Ipv4Net::new_assert(Ipv4Addr::new(10, 77, 0, last), 24)
-}
 
 /// Why the facility cannot be built.
 #[derive(Debug, thiserror::Error)]
@@ -73,7 +69,7 @@ pub(super) struct Facility {
 
 impl Facility {
     /// Builds it and sets all links up; they carry traffic a moment later.
-    pub(super) fn build() -> Result<Self, BuildError> {
+    pub(super) fn build(family: Family) -> Result<Self, BuildError> {
         let namespace = || NetNs::create().map_err(BuildError::Namespace);
         let (switch, host, source) = (namespace()?, namespace()?, namespace()?);
 
@@ -81,7 +77,7 @@ impl Facility {
         sw.add("make the switch", bridge())?;
         let lan = sw.link(BRIDGE)?.index;
         sw.set("make the switch a querier", querier(lan))?;
-        sw.address(lan, address(254))?;
+        sw.address(lan, family.address(254))?;
         sw.set("set the switch up", messages::set_up(lan))?;
         for (port, peer, namespace) in
             [(HOST_PORT, PARENT, &host), (SOURCE_PORT, SOURCE_LINK, &source)]
@@ -99,12 +95,12 @@ impl Facility {
 
         let mut route = Route::open(&source)?;
         let index = route.link(SOURCE_LINK)?.index;
-        route.address(index, address(1))?;
+        route.address(index, family.address(1))?;
         route.set("set the sender's link up", messages::set_up(index))?;
 
         let mut route = Route::open(&host)?;
         let lan0 = route.link(PARENT)?;
-        route.address(lan0.index, address(2))?;
+        route.address(lan0.index, family.address(2))?;
         route.set("set lan0 up", messages::set_up(lan0.index))?;
         let host_mac = lan0.mac.ok_or_else(|| garbled("lan0 has no hardware address"))?;
         Ok(Facility { switch, host, source, host_mac })
@@ -112,7 +108,7 @@ impl Facility {
 
     /// A namespace with a plain macvlan child of the host's LAN interface in it, `mc0`: what
     /// people use today.
-    pub(super) fn bare_macvlan(&self, address: Ipv4Net) -> Result<NetNs, BuildError> {
+    pub(super) fn bare_macvlan(&self, address: IpNet) -> Result<NetNs, BuildError> {
         let namespace = NetNs::create().map_err(BuildError::Namespace)?;
         let mut host = Route::open(&self.host)?;
         let parent = host.link(PARENT)?.index;
@@ -185,8 +181,8 @@ impl Route {
         self.request(what, message, NLM_F_CREATE | NLM_F_EXCL)
     }
 
-    fn address(&mut self, index: u32, address: Ipv4Net) -> Result<(), BuildError> {
-        let message = messages::new_address(index, IpNet::V4(address));
+    fn address(&mut self, index: u32, address: IpNet) -> Result<(), BuildError> {
+        let message = messages::new_address(index, address);
         self.add(&format!("add the address {address}"), message)
     }
 
@@ -220,7 +216,7 @@ fn garbled(text: &str) -> BuildError {
     BuildError::Link { what: "read a link".into(), source }
 }
 
-/// A snooping switch that speaks IGMPv2.
+/// A snooping switch that speaks IGMPv2 and MLDv1.
 fn bridge() -> RouteNetlinkMessage {
     // The kernel takes USER_HZ, hundredths of a second.
     let ticks = |time: Duration| time.as_millis() as u64 / 10;
@@ -228,6 +224,7 @@ fn bridge() -> RouteNetlinkMessage {
         InfoBridge::StpState(BridgeStpState::Disabled),
         InfoBridge::MulticastSnooping(true),
         InfoBridge::MulticastIgmpVersion(2),
+        InfoBridge::MulticastMldVersion(1),
         InfoBridge::MulticastQueryInterval(ticks(QUERY_INTERVAL)),
         InfoBridge::MulticastQueryResponseInterval(ticks(RESPONSE_INTERVAL)),
         InfoBridge::MulticastStartupQueryInterval(ticks(RESPONSE_INTERVAL)),
