@@ -262,6 +262,50 @@ fn what_cannot_be_is_refused_in_one_line_and_leaves_nothing() {
 }
 
 #[test]
+fn a_shim_is_one_state_directorys() {
+    let lab = Lab::new(2);
+    let another = |arguments: &[&str]| {
+        let mut command = lab.mcrun(arguments);
+        command.env("MCRUN_STATE_DIR", lab.directory().join("another"));
+        command
+    };
+    run(&mut lab.mcrun(["shim", "add", PARENT]));
+    let container = lab.start("c", "10.99.0.11");
+    let shown = shims(&lab);
+    assert_eq!(run(&mut another(&["gc"])), "");
+    assert_eq!(shims(&lab), shown);
+    run(lab.enter("host", "nft").args(["list", "table", "inet", SHIM]));
+    let refused = output(&mut another(&["shim", "add", PARENT]));
+    let errors = String::from_utf8_lossy(&refused.stderr).into_owned();
+    let words = "the host has mcshim-lan0 already, which no record of this state directory names";
+    assert!(!refused.status.success() && errors.contains(words), "{errors}");
+    assert_eq!(errors.lines().count(), 1, "{errors}");
+    let state = lab.state_dir().display().to_string();
+    assert!(errors.contains(&format!("(mcrun {state})")), "{errors}");
+    assert_eq!(run(&mut another(&["gc"])), "");
+    assert_eq!(shims(&lab), shown);
+    let host = run(&mut another(&["host"]));
+    assert!(host.contains(&format!("alias mcrun {state}")), "{host}");
+
+    // One of an earlier version is that of whoever has a record of it.
+    lab.ip("host", &format!("link set {SHIM} alias mcrun"));
+    assert_eq!(run(&mut another(&["gc"])), "");
+    assert_eq!(run(&mut lab.mcrun(["gc"])), "");
+    assert_eq!(shims(&lab), shown);
+    let links = lab::json(lab.enter("host", "ip").args(["-j", "link", "show", SHIM]));
+    assert_eq!(links[0]["ifalias"], format!("mcrun {state}"));
+
+    // The record is lost.
+    std::fs::remove_dir_all(lab.state_dir().join("shims")).expect("removed");
+    assert_eq!(run(&mut another(&["gc"])), "");
+    assert_eq!(run(&mut lab.mcrun(["gc"])), format!("{SHIM}\n"));
+    let tables = run(lab.enter("host", "nft").args(["list", "tables"]));
+    assert!(!tables.contains(SHIM), "{tables}");
+    lab.delete(&container);
+    lab.assert_clean(PATIENCE);
+}
+
+#[test]
 fn a_shim_whose_parent_comes_back_comes_back_with_it() {
     let lab = Lab::new(2);
     lab.ip("host", "link add up0 type veth peer name up1");

@@ -63,7 +63,15 @@ fn the_link_is_made_once_and_goes_with_its_last_user() {
         run(&mut lab.mcrun(["detach", &three.name, "mc1"]));
         assert!(vlan_links(&lab).is_empty(), "{:?}", vlan_links(&lab));
         lab.ip("host", "link add link lan0 name lan0.10 type vlan id 10");
-        lab.ip("host", "link set lan0.10 alias mcrun");
+        let state = lab.state_dir().display().to_string();
+        run(lab
+            .enter("host", "ip")
+            .args(["link", "set", "lan0.10", "alias"])
+            .arg(format!("mcrun {state}")));
+        let mut another = lab.mcrun(["gc"]);
+        another.env("MCRUN_STATE_DIR", lab.directory().join("another"));
+        assert_eq!(run(&mut another), "", "that of another state directory");
+        assert_eq!(vlan_links(&lab).len(), 1);
         assert_eq!(run(&mut lab.mcrun(["gc"])), "lan0.10\n", "left by a program that was killed");
         assert!(vlan_links(&lab).is_empty());
         // A failed attachment leaves none either.

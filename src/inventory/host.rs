@@ -13,8 +13,10 @@ use crate::inventory::processes::Processes;
 use crate::inventory::{Change, GC, Host, Inventory, Kind, Use};
 use crate::link;
 use crate::link::apply::SHIM;
-use crate::link::host_link;
+use crate::link::mark::{Mark, is_marked};
+use crate::net::messages::Link;
 use crate::net::nft_tables;
+use crate::primitives::printable;
 use crate::proxy;
 use crate::service::keeper_socket;
 use crate::setup::{Setup, SetupTarget};
@@ -27,7 +29,8 @@ const UNITS: &str = "/etc/systemd/system";
 
 /// VLAN links that mcrun has made for containers.
 pub(super) fn links(host: &Host, store: &Store, is_root: bool, found: &mut Inventory) {
-    let made = host.links.values().filter(|link| link.vlan.is_some() && host_link::is_made(link));
+    let mark = Mark::of(store.root());
+    let made = host.links.values().filter(|link| link.vlan.is_some() && is_marked(link));
     for link in made {
         let parent = host.link_name(link.parent.unwrap_or(0));
         let what = format!("{} (VLAN {}) on {parent}", link.name, link.vlan.unwrap_or(0));
@@ -43,35 +46,52 @@ pub(super) fn links(host: &Host, store: &Store, is_root: bool, found: &mut Inven
             (false, _) => {
                 Change { owner: None, state: Use::Unknown, ..Change::used(Kind::Link, what, "") }
             }
+            (true, true) if !mark.is_on(link) => Change::used(Kind::Link, what, &others(link)),
             (true, true) => Change::left(Kind::Link, what, GC),
             (true, false) => Change::used(Kind::Link, what, &users.join(", ")),
         });
     }
 }
 
+/// Whose a link of another state directory is: what its mark says.
+fn others(link: &Link) -> String {
+    let alias = link.alias.as_deref().unwrap_or_default();
+    format!("alias {}", printable(alias, 256))
+}
+
 /// The host's own legs on parents, and their rules.
 pub(super) fn shims(host: &Host, store: &Store, is_root: bool, found: &mut Inventory) {
     let shims = store.shims().unwrap_or_default();
-    let mut add = |kind, what: String, link: &str| {
-        let shim = shims.iter().find(|shim| shim.link.as_str() == link && shim.made);
+    let mark = Mark::of(store.root());
+    let mut add = |kind, what: String, name: &str, link: Option<&Link>, remove: &str| {
+        let shim = shims.iter().find(|shim| shim.link.as_str() == name);
         found.changes.push(match (is_root, shim) {
             (false, _) => {
                 Change { owner: None, state: Use::Unknown, ..Change::used(kind, what, "") }
             }
-            (true, None) => Change::left(kind, what, GC),
+            (true, None) => match link.filter(|link| !mark.is_on(link)) {
+                Some(link) => Change::used(kind, what, &others(link)),
+                None => Change::left(kind, what, remove),
+            },
+            (true, Some(shim)) if !shim.made => Change::left(kind, what, GC),
             (true, Some(shim)) => Change {
                 remove: Some(format!("mcrun shim rm {}", shim.parent)),
                 ..Change::used(kind, what, "mcrun shim")
             },
         });
     };
-    for link in host.links.values().filter(|link| link::apply::is_shim(link)) {
+    let links: Vec<_> = host.links.values().filter(|link| link::apply::is_shim(link)).collect();
+    for link in &links {
         let parent = host.link_name(link.parent.unwrap_or(0));
-        add(Kind::Link, format!("{} (macvlan) on {parent}", link.name), &link.name);
+        add(Kind::Link, format!("{} (macvlan) on {parent}", link.name), &link.name, Some(link), GC);
     }
     // Without root the tables cannot be read, which is told.
     for name in proxy::shim_rules(SHIM).unwrap_or_default() {
-        add(Kind::Nftables, format!("table inet {name}, on the host"), &name);
+        let link = links.iter().copied().find(|link| link.name == name);
+        // Whose rules without a link are, nothing tells.
+        let nft = format!("nft delete table inet {name}");
+        let remove = if link.is_some() { GC } else { &nft };
+        add(Kind::Nftables, format!("table inet {name}, on the host"), &name, link, remove);
     }
 }
 

@@ -32,7 +32,7 @@ pub use crate::link::apply::host_links::{delete_host_link, made_host_links, make
 pub(crate) use crate::link::apply::shims::is_shim;
 pub use crate::link::apply::shims::{
     MadeShim, Neighbour, SHIM, delete_shim, find_shim, keep_routes, made_shims, make_shim,
-    parent_source,
+    mark_shim, parent_source,
 };
 
 /// How long the MAC address of an ended container may stay busy. The proxy keeps the namespace for

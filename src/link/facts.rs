@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::attachment::{Attachment, Driver};
+use crate::link::mark::Mark;
 use crate::link::taken::Taken;
 use crate::net::bridge_port::bridge_of;
 use crate::net::messages::{Link, get_link, get_links, read_link};
@@ -26,6 +27,8 @@ pub struct Facts {
     pub bridges: BTreeMap<InterfaceName, u32>,
     /// For upstream interfaces of attachments that speak IPv6: where it is off on the host.
     pub without_ipv6: BTreeMap<InterfaceName, Ipv6Off>,
+    /// The mark of the host's links that are made here.
+    pub mark: Mark,
 }
 
 /// How IPv6 is off on the host.
@@ -44,10 +47,11 @@ impl Facts {
     /// The kernel's, other than that a link does not exist.
     pub fn gather(
         attachments: &[Attachment],
+        mark: Mark,
         host: &mut RouteSocket,
         container: &mut RouteSocket,
     ) -> Result<Self, NetlinkError> {
-        let mut facts = Facts::default();
+        let mut facts = Facts { mark, ..Facts::default() };
         for (position, attachment) in attachments.iter().enumerate() {
             for name in [&attachment.parent, attachment.parent_link(), attachment.upstream()] {
                 if !facts.links.contains_key(name)

@@ -7,10 +7,6 @@ use crate::link::error::{PlanError, refuse};
 use crate::link::facts::Facts;
 use crate::net::messages::Link;
 
-/// Alias of the links that mcrun has made. Removing the alias makes the link the administrator's:
-/// mcrun does not delete it any more.
-pub const ALIAS: &str = "mcrun";
-
 /// A shared link that an attachment needs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PlannedHostLink {
@@ -20,7 +16,7 @@ pub struct PlannedHostLink {
     pub parent: u32,
     /// The index of the link, if it exists.
     pub index: Option<u32>,
-    /// Whether the link is, or will be, one that mcrun has made.
+    /// Whether the link is, or will be, one that the mcrun of this state directory has made.
     pub made: bool,
 }
 
@@ -45,7 +41,7 @@ pub(super) fn plan(
             link.name, parent.name
         ));
     }
-    let made = is_made(there);
+    let made = facts.mark.is_on(there);
     if !made && !there.up {
         return refuse(format!(
             "vlan={id}: {0} is down; set it up first (ip link set {0} up)",
@@ -58,11 +54,6 @@ pub(super) fn plan(
 /// Whether a link is this VLAN of the parent.
 pub(super) fn is_it(link: &Link, parent: u32, id: u16) -> bool {
     link.vlan == Some(id) && link.parent == Some(parent) && link.parent_namespace.is_none()
-}
-
-/// Whether mcrun has made a link.
-pub fn is_made(link: &Link) -> bool {
-    link.alias.as_deref() == Some(ALIAS)
 }
 
 impl fmt::Display for PlannedHostLink {

@@ -7,6 +7,7 @@ mod error;
 pub mod existing;
 pub mod facts;
 pub mod host_link;
+pub mod mark;
 pub mod plan;
 mod removal;
 pub mod taken;

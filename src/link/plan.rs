@@ -260,7 +260,7 @@ pub fn missing_link(attachment: &Attachment, facts: &Facts) -> Option<String> {
     named.into_iter().flatten().chain(others).find_map(|name| match facts.links.get(name) {
         None => Some(format!("the host has no interface {name}")),
         // A VLAN link of ours is set up with the attachment.
-        Some(link) if !link.up && !host_link::is_made(link) => Some(format!("{name} is down")),
+        Some(link) if !link.up && !facts.mark.is_on(link) => Some(format!("{name} is down")),
         Some(_) => None,
     })
 }
@@ -545,6 +545,7 @@ mod tests {
 
     use super::*;
     use crate::attachment::parse_list;
+    use crate::link::mark::Mark;
     use crate::link::taken::Taken;
     use crate::net::messages::Neighbour;
 
@@ -584,6 +585,7 @@ mod tests {
             container_links: [("eth0".parse().unwrap(), link(2, "eth0"))].into(),
             bridges: [("eth0".parse().unwrap(), 3)].into(),
             without_ipv6: BTreeMap::new(),
+            mark: Mark::default(),
         }
     }
 
@@ -631,7 +633,13 @@ mod tests {
             assert_eq!(plan.upstream, plan.parent);
         }
         assert!(both[0].to_string().contains("create macvlan mc0 on eth0.10 "), "{}", both[0]);
-        for (alias, made) in [(Some("mcrun"), true), (Some("mine"), false), (None, false)] {
+        for (alias, made) in [
+            (Some("mcrun"), true),
+            (Some("mcrun /run/mcrun"), true),
+            (Some("mcrun /run/another"), false),
+            (Some("mine"), false),
+            (None, false),
+        ] {
             let [found] = &plan(&with_link(vlan_link(alias)), "parent=eth0,vlan=10")[..] else {
                 panic!("one interface")
             };

@@ -137,12 +137,22 @@ pub fn new_vlan(name: &str, parent: u32, id: u16) -> RouteNetlinkMessage {
 /// Sets the alias of a link that is named, and sets the link up. An alias is for people; the kernel
 /// does not use it (`IFLA_IFALIAS`).
 pub fn set_alias_and_up(name: &str, alias: &str) -> RouteNetlinkMessage {
-    let mut link = LinkMessage::default();
+    let mut link = with_alias(name, alias);
     link.header.flags = LinkFlags::Up;
     link.header.change_mask = LinkFlags::Up;
+    RouteNetlinkMessage::SetLink(link)
+}
+
+/// Sets the alias of a link that is named.
+pub fn set_alias(name: &str, alias: &str) -> RouteNetlinkMessage {
+    RouteNetlinkMessage::SetLink(with_alias(name, alias))
+}
+
+fn with_alias(name: &str, alias: &str) -> LinkMessage {
+    let mut link = LinkMessage::default();
     link.attributes =
         vec![LinkAttribute::IfName(name.to_owned()), LinkAttribute::IfAlias(alias.to_owned())];
-    RouteNetlinkMessage::SetLink(link)
+    link
 }
 
 /// Asks for one link by name.

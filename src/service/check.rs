@@ -4,7 +4,7 @@ use crate::attachment::{AdminConfig, Attachment};
 use crate::link::facts::Facts;
 use crate::link::plan::{missing_link, plan};
 use crate::net::netlink::RouteSocket;
-use crate::service::AttachError;
+use crate::service::{AttachError, host_links};
 use crate::state::{Claimed, Store, config_dir};
 
 /// Checks an attachment against the administrator's limits, against the host and against the
@@ -18,8 +18,9 @@ pub fn check(attachment: &Attachment, store: &Store) -> Result<(), AttachError> 
     let attachments = std::slice::from_ref(attachment);
     admin.check_all(attachments, 0)?;
     // There is no container whose links could be in the way.
-    let mut facts =
-        Facts::gather(attachments, &mut RouteSocket::open()?, &mut RouteSocket::open()?)?;
+    let (mut host, mut container) = (RouteSocket::open()?, RouteSocket::open()?);
+    let mark = host_links::mark(store);
+    let mut facts = Facts::gather(attachments, mark, &mut host, &mut container)?;
     facts.container_links.clear();
     facts.bridges.clear();
     if !attachment.optional || missing_link(attachment, &facts).is_none() {

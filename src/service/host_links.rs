@@ -2,10 +2,17 @@
 //! under the state directory's lock: there is no count that could be wrong.
 
 use crate::link::apply::{delete_host_link, made_host_links};
+use crate::link::mark::Mark;
 use crate::link::plan::InterfacePlan;
+use crate::net::messages::Link;
 use crate::net::netlink::RouteSocket;
 use crate::service::AttachError;
 use crate::state::{HostLinkUse, StateDirError, Store};
+
+/// The mark of links that are made with the records of a state directory.
+pub(super) fn mark(store: &Store) -> Mark {
+    Mark::of(store.root())
+}
 
 /// The shared links that planned interfaces use, each once.
 pub(super) fn uses(plans: &[InterfacePlan]) -> Vec<HostLinkUse> {
@@ -26,19 +33,27 @@ pub(super) fn uses(plans: &[InterfacePlan]) -> Vec<HostLinkUse> {
 pub(super) fn release(released: &[HostLinkUse], store: &Store) -> Result<(), AttachError> {
     let made = released.iter().filter(|released| released.made);
     let names: Vec<&str> = made.map(|released| released.link.name.as_str()).collect();
-    delete_unused(&names, store).map(drop)
+    let mark = mark(store);
+    delete_unused(&names, |link| mark.is_on_recorded(link), store).map(drop)
 }
 
-/// Deletes all links that mcrun has made and that no record names; returns their names.
+/// Deletes all links that have the mark of the state directory and that no record names; returns their
+/// names.
 ///
 /// # Errors
 /// As those of [`release`].
 pub(super) fn collect(store: &Store) -> Result<Vec<String>, AttachError> {
-    let made = made_host_links(&mut RouteSocket::open()?)?;
-    delete_unused(&made.iter().map(String::as_str).collect::<Vec<_>>(), store)
+    let mark = mark(store);
+    let made = made_host_links(&mark, &mut RouteSocket::open()?)?;
+    let names: Vec<&str> = made.iter().map(String::as_str).collect();
+    delete_unused(&names, |link| mark.is_on(link), store)
 }
 
-fn delete_unused(names: &[&str], store: &Store) -> Result<Vec<String>, AttachError> {
+fn delete_unused(
+    names: &[&str],
+    ours: impl Fn(&Link) -> bool,
+    store: &Store,
+) -> Result<Vec<String>, AttachError> {
     if names.is_empty() {
         return Ok(Vec::new());
     }
@@ -47,7 +62,7 @@ fn delete_unused(names: &[&str], store: &Store) -> Result<Vec<String>, AttachErr
     let mut host = RouteSocket::open()?;
     let mut deleted = Vec::new();
     for name in names.iter().filter(|name| !used.iter().any(|used| used == *name)) {
-        if delete_host_link(name, &mut host)? {
+        if delete_host_link(name, &ours, &mut host)? {
             deleted.push((*name).to_owned());
         }
     }

@@ -11,7 +11,7 @@ use crate::link::plan::refuse_own_bridge;
 use crate::net::netlink::RouteSocket;
 use crate::net::netns::NetNs;
 use crate::oci::ContainerId;
-use crate::service::AttachError;
+use crate::service::{AttachError, host_links};
 use crate::state::{AttachedInterface, AttachmentRecord, Lifetime, Store};
 
 /// Completes the relays of a container whose interfaces did not exist when it was attached, as far
@@ -38,7 +38,9 @@ pub fn complete(id: &ContainerId, store: &Store) -> Result<(), AttachError> {
             continue;
         }
         let attachment = &interface.attachment;
-        let facts = Facts::gather(std::slice::from_ref(attachment), &mut host, &mut container)?;
+        let mark = host_links::mark(store);
+        let attachments = std::slice::from_ref(attachment);
+        let facts = Facts::gather(attachments, mark, &mut host, &mut container)?;
         refuse_own_bridge(attachment, &facts)?;
         let there = facts.container_links.values().find(|link| link.name == interface.name);
         // The first attachment has the multicast that names no interface, as where the interface

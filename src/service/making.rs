@@ -199,7 +199,8 @@ impl<'s> OpenContainer<'s> {
         // Between the look at shared links and their use nobody else may make or delete one.
         let shared = attachments.iter().any(|attachment| attachment.vlan.is_some());
         let lock = shared.then(|| self.store.lock_all()).transpose()?;
-        let facts = Facts::gather(&attachments, &mut host, &mut self.socket)?;
+        let mark = host_links::mark(self.store);
+        let facts = Facts::gather(&attachments, mark.clone(), &mut host, &mut self.socket)?;
         let users = ProxyUsers { store: self.store, range: admin.proxy_uids() };
         let mut attached = self.attached_before(previous.as_ref(), wanted);
         // An interface that has never been there has had no upstream.
@@ -244,7 +245,7 @@ impl<'s> OpenContainer<'s> {
             pools.remember(&self.recorded, &planned, self.store)?;
             break (plans, added, waiting);
         };
-        make_host_links(&mut plans, &mut host)?;
+        make_host_links(&mut plans, &mark, &mut host)?;
         let probe = conflicts::probe(&plans, &remade)?;
         attached.interfaces.extend(waiting);
         if !proxies::has_task(&attached) && !added.iter().any(|i| proxies::is_served(&i.attachment))

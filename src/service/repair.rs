@@ -20,7 +20,7 @@ use crate::proxy::ProxyLaunch;
 use crate::service::making::{OpenContainer, Wanted};
 use crate::service::namespace::reach_namespace;
 use crate::service::proxies::ProxyUsers;
-use crate::service::{AttachError, proxies, unfinished};
+use crate::service::{AttachError, host_links, proxies, unfinished};
 use crate::state::{
     Attached, AttachedInterface, AttachmentRecord, LockedDir, PlannedInterface, Store, config_dir,
 };
@@ -82,10 +82,12 @@ pub(super) fn repair_locked(
         return Ok(Vec::new());
     }
     let mut host = RouteSocket::open()?;
+    let mark = host_links::mark(store);
     let mut ready = Vec::new();
     for interface in attached.interfaces.iter_mut().filter(|i| i.is_waiting()) {
         let attachment = present_attachment(interface, &mut host)?;
-        let facts = Facts::gather(slice::from_ref(&attachment), &mut host, &mut socket)?;
+        let facts =
+            Facts::gather(slice::from_ref(&attachment), mark.clone(), &mut host, &mut socket)?;
         match missing_link(&attachment, &facts) {
             Some(reason) => changed |= set_waiting(interface, reason),
             None => ready.push((interface.name.clone(), attachment)),

@@ -14,7 +14,7 @@ use ipnet::IpNet;
 use crate::attachment::{Attachment, Driver, SpecError, parse_spec};
 use crate::link::apply::{
     ApplyError, MadeShim, Neighbour, SHIM, delete_shim, find_shim, keep_routes, made_shims,
-    make_shim, parent_source,
+    make_shim, mark_shim, parent_source,
 };
 use crate::link::facts::{Facts, link};
 use crate::link::plan::{HostInterface, plan};
@@ -73,6 +73,14 @@ pub enum ShimError {
         /// The kernel's answer.
         source: io::Error,
     },
+    /// The rules could not be removed.
+    #[error("cannot remove the nf_tables rules of {link}: {source}")]
+    OldRules {
+        /// The shim.
+        link: String,
+        /// The kernel's answer.
+        source: io::Error,
+    },
     /// A parent that cannot be one.
     #[error(transparent)]
     Spec(#[from] SpecError),
@@ -122,11 +130,13 @@ pub fn add_shim(
             return Ok(there.link);
         }
         // A program that made or removed it was killed.
-        take_back(&there, &locked, &mut host)?;
+        take_back(&there, store, &locked, &mut host)?;
     }
     let index = check(parent, addresses, store, &mut host)?;
     let name = name_of(parent, index);
-    if let Some(left) = find_shim(name.as_str(), &mut host).map_err(AttachError::from)? {
+    // One of which the record was lost.
+    let left = find_shim(name.as_str(), &host_links::mark(store), false, &mut host);
+    if let Some(left) = left.map_err(AttachError::from)? {
         delete(&left, &mut host)?;
     }
     let mut shim =
@@ -139,7 +149,7 @@ pub fn add_shim(
     });
     if let Err(error) = made {
         // The reason is more useful than that something stays: mcrun gc removes it.
-        let _ = take_back(&shim, &locked, &mut host);
+        let _ = take_back(&shim, store, &locked, &mut host);
         return Err(error);
     }
     Ok(shim.link)
@@ -158,7 +168,7 @@ pub fn remove_shim(parent: &InterfaceName, store: &Store) -> Result<(), ShimErro
     let shim = Shim { made: false, ..shim };
     // Whoever finds the record knows that the rest is to be removed.
     locked.write(&shim)?;
-    take_back(&shim, &locked, &mut open()?)?;
+    take_back(&shim, store, &locked, &mut open()?)?;
     // A VLAN link stays for as long as something hangs on it.
     Ok(host_links::collect(store).map(drop)?)
 }
@@ -185,39 +195,32 @@ pub(super) fn follow(store: &Store) {
     let _ = sync_shims(store);
 }
 
-/// Removes what is left of shims whose making or removal was interrupted, and links and rules of shims
-/// that no record names. Puts the others in order. Returns the names of links that it removed.
+/// Removes what is left of shims whose making or removal was interrupted, and links with the mark of the
+/// state directory that no record names, with their rules. Puts the others in order. Returns the names of
+/// links that it removed.
 ///
 /// # Errors
 /// The first failure.
 pub(super) fn collect(store: &Store) -> Result<Vec<String>, ShimError> {
     let mut host = open()?;
-    let has_links = || Ok::<_, NetlinkError>(!made_shims(&mut open_socket()?)?.is_empty());
-    let rules = || proxy::shim_rules(SHIM);
-    let is_clean = store.shims()?.is_empty()
-        && !has_links().map_err(step("list the host's links"))?
-        && rules().is_ok_and(|rules| rules.is_empty());
+    let mark = host_links::mark(store);
+    let links = |host: &mut _| made_shims(&mark, host).map_err(step("list the host's links"));
+    let is_clean = store.shims()?.is_empty() && links(&mut host)?.is_empty();
     let Some(locked) = store.lock_shims(!is_clean)? else { return Ok(Vec::new()) };
     let mut removed = Vec::new();
     let (made, unfinished): (Vec<_>, Vec<_>) =
         store.shims()?.into_iter().partition(|shim| shim.made);
     for shim in &unfinished {
-        if take_back(shim, &locked, &mut host)? {
+        if take_back(shim, store, &locked, &mut host)? {
             removed.push(shim.link.to_string());
         }
     }
     locked.remove_others(&made)?;
     let is_known = |name: &str| made.iter().any(|shim| shim.link.as_str() == name);
-    let links = made_shims(&mut host).map_err(step("list the host's links"))?;
-    for link in links.iter().filter(|link| !is_known(&link.name)) {
+    for link in links(&mut host)?.iter().filter(|link| !is_known(&link.name)) {
         delete(link, &mut host)?;
+        remove_rules(&link.name)?;
         removed.push(link.name.clone());
-    }
-    for name in rules().unwrap_or_default().iter().filter(|name| !is_known(name)) {
-        remove_rules(&name.parse().map_err(|_| ShimError::Step {
-            step: format!("remove the rules of {name}"),
-            source: NetlinkError { errno: libc::EINVAL, message: None },
-        })?)?;
     }
     made.iter().map(|shim| restore(shim, store, &mut host)).fold(Ok(()), Result::and)?;
     Ok(removed)
@@ -234,7 +237,8 @@ fn check(
     // What goes for a container's interface there goes for this one.
     let attachment = as_attachment(parent, addresses)?;
     let attachments = [attachment];
-    let facts = Facts::gather(&attachments, host, &mut open()?).map_err(AttachError::from)?;
+    let facts = Facts::gather(&attachments, host_links::mark(store), host, &mut open()?)
+        .map_err(AttachError::from)?;
     let plans = plan(&attachments, &facts).map_err(AttachError::from)?;
     let index = plans.first().and_then(|plan| plan.parent.index);
     let index = index.ok_or_else(|| ShimError::Step {
@@ -287,7 +291,8 @@ fn name_of(parent: &InterfaceName, index: u32) -> InterfaceName {
 fn make(shim: &Shim, parent: u32, host: &mut RouteSocket, store: &Store) -> Result<u32, ShimError> {
     proxy::add_shim_rules(shim.link.as_str())
         .map_err(|source| ShimError::Rules { link: shim.link.clone(), source })?;
-    make_shim(shim.link.as_str(), parent, &shim.addresses, host).map_err(|source| {
+    let mark = host_links::mark(store);
+    make_shim(shim.link.as_str(), parent, &shim.addresses, &mark, host).map_err(|source| {
         let interface = HostInterface { name: shim.parent.clone(), index: Some(parent) };
         match source.errno {
             libc::EBUSY => {
@@ -306,7 +311,11 @@ fn make(shim: &Shim, parent: u32, host: &mut RouteSocket, store: &Store) -> Resu
 
 /// Makes what is missing of a shim whose parent is there, and leads the way to the containers.
 fn restore(shim: &Shim, store: &Store, host: &mut RouteSocket) -> Result<(), ShimError> {
-    let there = find_shim(shim.link.as_str(), host).map_err(AttachError::from)?;
+    let mark = host_links::mark(store);
+    let there = find_shim(shim.link.as_str(), &mark, true, host).map_err(AttachError::from)?;
+    if let Some(unmarked) = there.as_ref().filter(|there| !there.is_marked) {
+        mark_shim(unmarked, &mark, host).map_err(step(&format!("mark {}", shim.link)))?;
+    }
     let has_rules = || {
         proxy::shim_rules(shim.link.as_str())
             .is_ok_and(|rules| rules.iter().any(|name| name == shim.link.as_str()))
@@ -324,9 +333,9 @@ fn restore(shim: &Shim, store: &Store, host: &mut RouteSocket) -> Result<(), Shi
 }
 
 fn keep_its_routes(shim: &Shim, store: &Store, host: &mut RouteSocket) -> Result<(), ShimError> {
-    let Some(made) = find_shim(shim.link.as_str(), host).map_err(AttachError::from)? else {
-        return Ok(());
-    };
+    let mark = host_links::mark(store);
+    let found = find_shim(shim.link.as_str(), &mark, true, host).map_err(AttachError::from)?;
+    let Some(made) = found else { return Ok(()) };
     let has_v6 = shim.addresses.iter().any(IpAddr::is_ipv6);
     let neighbours = neighbours(&shim.parent, store)?;
     let reachable: BTreeSet<_> =
@@ -372,20 +381,29 @@ fn is_reached(interface: &AttachedInterface, parent: &InterfaceName) -> bool {
 }
 
 /// Removes the link, the rules and the record. Returns whether there was a link.
-fn take_back(shim: &Shim, locked: &LockedShims, host: &mut RouteSocket) -> Result<bool, ShimError> {
-    // A link of somebody else stays.
-    let there = find_shim(shim.link.as_str(), host).unwrap_or_default();
+fn take_back(
+    shim: &Shim,
+    store: &Store,
+    locked: &LockedShims,
+    host: &mut RouteSocket,
+) -> Result<bool, ShimError> {
+    let there = find_shim(shim.link.as_str(), &host_links::mark(store), true, host);
+    // A link of somebody else stays, and so do its rules.
+    let is_others = matches!(there, Err(ApplyError::Parent(_)));
+    let there = there.unwrap_or_default();
     if let Some(link) = &there {
         delete(link, host)?;
     }
-    remove_rules(&shim.link)?;
+    if !is_others {
+        remove_rules(shim.link.as_str())?;
+    }
     locked.remove(&shim.parent)?;
     Ok(there.is_some())
 }
 
-fn remove_rules(link: &InterfaceName) -> Result<(), ShimError> {
-    let removed = proxy::remove_shim_rules(link.as_str());
-    removed.map(drop).map_err(|source| ShimError::Rules { link: link.clone(), source })
+fn remove_rules(link: &str) -> Result<(), ShimError> {
+    let removed = proxy::remove_shim_rules(link);
+    removed.map(drop).map_err(|source| ShimError::OldRules { link: link.to_owned(), source })
 }
 
 fn delete(link: &MadeShim, host: &mut RouteSocket) -> Result<(), ShimError> {
@@ -401,11 +419,7 @@ fn lock(store: &Store, make: bool) -> Result<LockedShims, ShimError> {
 }
 
 fn open() -> Result<RouteSocket, ShimError> {
-    open_socket().map_err(step("open a netlink socket"))
-}
-
-fn open_socket() -> Result<RouteSocket, NetlinkError> {
-    Ok(RouteSocket::open()?)
+    RouteSocket::open().map_err(NetlinkError::from).map_err(step("open a netlink socket"))
 }
 
 fn step(what: &str) -> impl FnOnce(NetlinkError) -> ShimError {

@@ -5,10 +5,11 @@ use crate::attachment::HostLinkKind;
 use crate::link::apply::ApplyError;
 use crate::link::children;
 use crate::link::facts::link;
-use crate::link::host_link::{ALIAS, PlannedHostLink, is_made};
+use crate::link::host_link::PlannedHostLink;
+use crate::link::mark::Mark;
 use crate::link::plan::InterfacePlan;
 use crate::link::removal;
-use crate::net::messages::{get_links, new_vlan, read_link, set_alias_and_up};
+use crate::net::messages::{Link, get_links, new_vlan, read_link, set_alias_and_up};
 use crate::net::netlink::{NLM_F_CREATE, NLM_F_EXCL, NetlinkError, RouteSocket};
 
 /// Makes the shared links that the plans need and that are missing, and puts their indexes into the
@@ -19,6 +20,7 @@ use crate::net::netlink::{NLM_F_CREATE, NLM_F_EXCL, NetlinkError, RouteSocket};
 /// The kernel's refusal, such as that it has no VLANs.
 pub fn make_host_links(
     plans: &mut [InterfacePlan],
+    mark: &Mark,
     host: &mut RouteSocket,
 ) -> Result<(), ApplyError> {
     for position in 0..plans.len() {
@@ -28,7 +30,7 @@ pub fn make_host_links(
         let made = before.filter(|other| other.link == planned.link).find_map(|other| other.index);
         let index = match made {
             Some(index) => index,
-            None => make(&planned, host)?,
+            None => make(&planned, mark, host)?,
         };
         let plan = &mut plans[position];
         if plan.upstream == plan.parent {
@@ -41,7 +43,7 @@ pub fn make_host_links(
 }
 
 /// Makes the link if it is missing, and sets it up if it is mcrun's; returns its index.
-fn make(planned: &PlannedHostLink, host: &mut RouteSocket) -> Result<u32, ApplyError> {
+fn make(planned: &PlannedHostLink, mark: &Mark, host: &mut RouteSocket) -> Result<u32, ApplyError> {
     let HostLinkKind::Vlan { parent, id } = &planned.link.kind;
     let name = planned.link.name.as_str();
     let failed =
@@ -52,7 +54,7 @@ fn make(planned: &PlannedHostLink, host: &mut RouteSocket) -> Result<u32, ApplyE
     }
     if planned.made {
         // With the same system call: a link of ours without the alias would stay for ever.
-        requests.push((set_alias_and_up(name, ALIAS), 0));
+        requests.push((set_alias_and_up(name, mark.alias()), 0));
     }
     let refused = host.batch(requests).map_err(|source| failed("make", source))?;
     if let Some((_, source)) = refused.into_iter().next() {
@@ -68,14 +70,17 @@ fn make(planned: &PlannedHostLink, host: &mut RouteSocket) -> Result<u32, ApplyE
     found.map(|link| link.index).map_err(|source| failed("find", source))
 }
 
-/// Deletes a shared link, if mcrun has made it and nothing hangs on it. Returns whether it was
-/// deleted.
+/// Deletes a shared link, if it is `ours`, such as by its mark, and nothing hangs on it. Returns whether
+/// it was deleted.
 ///
 /// # Errors
 /// The kernel's.
-pub fn delete_host_link(name: &str, host: &mut RouteSocket) -> Result<bool, NetlinkError> {
-    let Some(there) = link(host, name)?.filter(|there| there.vlan.is_some() && is_made(there))
-    else {
+pub fn delete_host_link(
+    name: &str,
+    ours: impl Fn(&Link) -> bool,
+    host: &mut RouteSocket,
+) -> Result<bool, NetlinkError> {
+    let Some(there) = link(host, name)?.filter(|there| there.vlan.is_some() && ours(there)) else {
         return Ok(false);
     };
     // A child that no record names, such as of another state directory, would be deleted with it.
@@ -89,12 +94,12 @@ pub fn delete_host_link(name: &str, host: &mut RouteSocket) -> Result<bool, Netl
     }
 }
 
-/// Names of the links of the host that mcrun has made.
+/// Names of the shared links of the host that have the mark.
 ///
 /// # Errors
 /// The kernel's.
-pub fn made_host_links(host: &mut RouteSocket) -> Result<Vec<String>, NetlinkError> {
+pub fn made_host_links(mark: &Mark, host: &mut RouteSocket) -> Result<Vec<String>, NetlinkError> {
     let links = host.dump(get_links())?.into_iter().filter_map(read_link);
-    let ours = links.filter(|link| link.vlan.is_some() && is_made(link));
+    let ours = links.filter(|link| link.vlan.is_some() && mark.is_on(link));
     Ok(ours.map(|link| link.name).collect())
 }

@@ -9,7 +9,7 @@ use ipnet::IpNet;
 
 use crate::link::apply::ApplyError;
 use crate::link::facts::link;
-use crate::link::host_link::ALIAS;
+use crate::link::mark::{Mark, is_marked};
 use crate::link::plan::{BC_CUTOFF, BC_QUEUE_LEN};
 use crate::link::removal;
 use crate::net::devconf::DevConf;
@@ -19,12 +19,12 @@ use crate::net::host_routes::{
 use crate::net::messages::{
     CHILD_GROUP, Link, Macvlan, delete_route, get_addresses, get_links, get_neighbours,
     get_routes_through, new_address, new_macvlan, read_address, read_link, read_neighbour,
-    set_alias_and_up, set_devconf,
+    set_alias, set_alias_and_up, set_devconf,
 };
 use crate::net::netlink::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE, NetlinkError, RouteSocket};
 use crate::net::netns::NetNs;
 use crate::net::sysctl::{Sysctl, Sysctls};
-use crate::primitives::{MacAddr, MacvlanMode};
+use crate::primitives::{MacAddr, MacvlanMode, printable};
 
 /// Beginning of the names of shims.
 pub const SHIM: &str = "mcshim-";
@@ -38,6 +38,8 @@ pub struct MadeShim {
     pub index: u32,
     /// Index of its parent.
     pub parent: Option<u32>,
+    /// Whether it has the mark that it was looked for by.
+    pub is_marked: bool,
 }
 
 /// A container's address on the parent.
@@ -58,6 +60,7 @@ pub fn make_shim(
     name: &str,
     parent: u32,
     addresses: &[IpAddr],
+    mark: &Mark,
     host: &mut RouteSocket,
 ) -> Result<u32, NetlinkError> {
     let namespace = NetNs::current()?;
@@ -70,10 +73,11 @@ pub fn make_shim(
         bcqueuelen: BC_QUEUE_LEN,
         bclim: BC_CUTOFF,
     };
+    // The mark comes later: a request behind a refused one would put it on somebody else's link.
     host.request(new_macvlan(&child, namespace.as_fd()), NLM_F_CREATE | NLM_F_EXCL)?;
     let missing = || NetlinkError { errno: libc::ENODEV, message: None };
     let index = link(host, name)?.ok_or_else(missing)?.index;
-    let made = configure(name, index, addresses, host);
+    let made = configure(name, index, addresses, mark, host);
     if made.is_err() {
         // The reason is told.
         let _ = removal::delete(host, index);
@@ -85,6 +89,7 @@ fn configure(
     name: &str,
     index: u32,
     addresses: &[IpAddr],
+    mark: &Mark,
     host: &mut RouteSocket,
 ) -> Result<(), NetlinkError> {
     let v6 = |setting: &str, value| Sysctl::Set(format!("ipv6/conf/{name}/{setting}"), value);
@@ -104,35 +109,57 @@ fn configure(
     let mut requests = vec![(set_devconf(index, &[(DevConf::ArpFilter, 1)]), 0)];
     let addresses = addresses.iter().map(|address| new_address(index, IpNet::from(*address)));
     requests.extend(addresses.map(|message| (message, NLM_F_CREATE | NLM_F_EXCL)));
-    requests.push((set_alias_and_up(name, ALIAS), 0));
+    requests.push((set_alias_and_up(name, mark.alias()), 0));
     match host.batch(requests)?.into_iter().next() {
         Some((_, error)) => Err(error),
         None => Ok(()),
     }
 }
 
-/// The link of a shim; `None` if there is no link of this name.
+/// The link of a shim; `None` if there is no link of this name. One that a record names need not have a
+/// mark: earlier versions made it.
 ///
 /// # Errors
 /// The kernel's; [`ApplyError::Parent`] if it is somebody else's.
-pub fn find_shim(name: &str, host: &mut RouteSocket) -> Result<Option<MadeShim>, ApplyError> {
+pub fn find_shim(
+    name: &str,
+    mark: &Mark,
+    is_recorded: bool,
+    host: &mut RouteSocket,
+) -> Result<Option<MadeShim>, ApplyError> {
     let failed = |source| ApplyError::Step { step: format!("cannot find {name}"), source };
     let Some(found) = link(host, name).map_err(failed)? else { return Ok(None) };
-    match is_shim(&found) {
-        true => Ok(Some(made(found))),
-        false => Err(ApplyError::Parent(format!(
+    let is_ours =
+        mark.is_on(&found) || (is_recorded && (mark.is_on_recorded(&found) || !is_marked(&found)));
+    match (is_shim(&found), is_ours) {
+        (true, true) => Ok(Some(made(found, mark))),
+        (true, false) => Err(ApplyError::Parent(format!(
+            "the host has {name} already, which no record of this state directory names; remove it \
+             with the mcrun whose state directory is in its alias ({})",
+            printable(found.alias.as_deref().unwrap_or("none"), 256)
+        ))),
+        (false, _) => Err(ApplyError::Parent(format!(
             "the host has another link {name}, which mcrun has not made; rename it"
         ))),
     }
 }
 
-/// All links of the host that are shims.
+/// Puts the mark on a shim that has none, or that of an earlier version.
 ///
 /// # Errors
 /// The kernel's.
-pub fn made_shims(host: &mut RouteSocket) -> Result<Vec<MadeShim>, NetlinkError> {
+pub fn mark_shim(shim: &MadeShim, mark: &Mark, host: &mut RouteSocket) -> Result<(), NetlinkError> {
+    host.request(set_alias(&shim.name, mark.alias()), 0)
+}
+
+/// All links of the host that are shims and have the mark.
+///
+/// # Errors
+/// The kernel's.
+pub fn made_shims(mark: &Mark, host: &mut RouteSocket) -> Result<Vec<MadeShim>, NetlinkError> {
     let links = host.dump(get_links())?.into_iter().filter_map(read_link);
-    Ok(links.filter(is_shim).map(made).collect())
+    let ours = links.filter(|link| is_shim(link) && mark.is_on(link));
+    Ok(ours.map(|link| made(link, mark)).collect())
 }
 
 /// Whether mcrun has made a link of the host as a shim.
@@ -143,8 +170,9 @@ pub(crate) fn is_shim(link: &Link) -> bool {
         && link.name.starts_with(SHIM)
 }
 
-fn made(link: Link) -> MadeShim {
-    MadeShim { index: link.index, parent: link.parent, name: link.name }
+fn made(link: Link, mark: &Mark) -> MadeShim {
+    let is_marked = link.alias.as_deref() == Some(mark.alias());
+    MadeShim { index: link.index, parent: link.parent, name: link.name, is_marked }
 }
 
 /// Deletes a shim, with its addresses and routes. That it is gone already is as wanted.
