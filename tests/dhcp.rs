@@ -279,6 +279,83 @@ fn a_holder_that_was_killed_costs_nothing_and_reload_starts_another() {
 }
 
 #[test]
+fn an_address_that_a_station_has_is_declined_and_another_one_is_asked_for() {
+    const TAKEN: &str = "10.99.0.150";
+    let lab = Lab::new(2);
+    lab.ip("sw", &format!("addr add {TAKEN}/24 dev br0"));
+    let station = json(lab.enter("sw", "ip").args(["-j", "link", "show", "br0"]));
+    let station = station[0]["address"].as_str().expect("a MAC address").to_owned();
+    let options = [&format!("--dhcp-host=02:00:00:00:77:09,{TAKEN}")[..]];
+    let dnsmasq = Dnsmasq::start(&lab, &options);
+    let attachment = "parent=lan0,ip=dhcp,mac=02:00:00:00:77:09";
+    let container = lab.start_with("c", &[attachment], &[]);
+    let (leased, _) = address(&container).expect("an address");
+    assert!(leased.starts_with("10.99.0.1") && leased != TAKEN, "{leased}");
+    let log = dnsmasq.text();
+    assert!(log.contains(&format!("DHCPACK(lan0) {TAKEN}")), "{log}");
+    assert!(log.contains(&format!("DHCPDECLINE(lan0) {TAKEN} 02:00:00:00:77:09")), "{log}");
+    // The station keeps its neighbours.
+    let known = json(lab.enter("src", "ip").args(["-j", "neigh", "show", TAKEN]));
+    let known = known[0]["lladdr"].as_str();
+    assert!(known.is_none_or(|mac| mac == station), "{known:?}");
+    lab.delete(&container);
+    dnsmasq.stop();
+    // Whoever says so takes it.
+    let dnsmasq = Dnsmasq::start(&lab, &options);
+    let container = lab.start_with("c", &[&format!("{attachment},conflict=off")], &[]);
+    assert_eq!(address(&container).expect("an address").0, TAKEN);
+    lab.delete(&container);
+    dnsmasq.stop();
+    assert_nothing_left(&lab);
+}
+
+#[test]
+fn a_server_that_gives_taken_addresses_alone_is_named_with_the_station() {
+    let lab = Lab::new(2);
+    lab.ip("sw", &format!("addr add {FIRST}/24 dev br0"));
+    let server = Server::start(&lab, Reply::Lease { address: FIRST, seconds: 600, gateway: 254 });
+    let refused = lab.try_start("c", &["parent=lan0,ip=dhcp"], &[]);
+    let errors = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(!refused.status.success());
+    let words =
+        "ip=dhcp: the server on lan0 gave mc0 the address 10.99.0.60, which is in use there, by ";
+    assert!(errors.contains(words), "{errors}");
+    assert_eq!(errors.trim().lines().count(), 1, "{errors}");
+    assert_eq!(server.declined(), 3);
+    assert_nothing_left(&lab);
+}
+
+#[test]
+fn the_hosts_own_leg_follows_a_change_of_address_at_once() {
+    let lab = Lab::new(2);
+    run(&mut lab.mcrun(["shim", "add", PARENT]));
+    let routes = || {
+        let shown =
+            json(lab.enter("host", "ip").args(["-j", "route", "show", "dev", "mcshim-lan0"]));
+        let all = shown.as_array().into_iter().flatten().map(|route| route["dst"].clone());
+        all.collect::<Vec<_>>()
+    };
+    let wait_routes = |expected: &[Ipv4Addr]| {
+        let expected: Vec<_> = expected.iter().map(|a| Value::from(a.to_string())).collect();
+        wait_until("the route follows", PATIENCE, || (routes() == expected).then_some(()));
+    };
+    let server = Server::start(&lab, Reply::Lease { address: FIRST, seconds: 8, gateway: 254 });
+    let container = lab.start_with("c", &["parent=lan0,ip=dhcp"], &[]);
+    wait_routes(&[FIRST]);
+    server.set(Reply::Refuse);
+    wait_routes(&[]);
+    server.set(Reply::Lease { address: SECOND, seconds: 600, gateway: 254 });
+    wait_routes(&[SECOND]);
+    let ping = ["ping", "-c", "1", "-W", "5", "10.99.0.61"];
+    run(lab.enter("host", crate::lab::busybox()).args(ping));
+    lab.delete(&container);
+    assert_eq!(routes(), Vec::<Value>::new());
+    run(&mut lab.mcrun(["shim", "rm", PARENT]));
+    drop(server);
+    assert_nothing_left(&lab);
+}
+
+#[test]
 fn an_interface_more_gets_an_address_and_gives_it_back_alone() {
     let lab = Lab::new(2);
     let dnsmasq = Dnsmasq::start(&lab, &[]);

@@ -5,6 +5,7 @@
 //! them takes what is to be done from [`Client::poll_action`] until there is nothing more.
 
 use std::collections::VecDeque;
+use std::mem;
 use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
@@ -12,6 +13,7 @@ use ipnet::{IpNet, Ipv4Net};
 
 use crate::dhcp::frame::{Destination, client_frame};
 use crate::dhcp::message::{ClientMessage, Kind, LeasedRoute, ServerMessage, is_host};
+use crate::net::address_probe::WINDOW;
 use crate::primitives::MacAddr;
 
 /// The wait for the first answer; each further one is twice as long. RFC 2131 §4.1 proposes 4 s, for
@@ -28,6 +30,8 @@ const LEAST_RENEWAL: Duration = Duration::from_secs(1);
 const LEAST_LIFETIME: u32 = 4;
 /// Pause after a refusal, so that a server that refuses everything is not asked all the time.
 const AFTER_REFUSAL: Duration = Duration::from_secs(1);
+/// Pause after an address that somebody else has (RFC 2131 §3.1, step 5: a minimum of ten seconds).
+pub const AFTER_DECLINE: Duration = Duration::from_secs(10);
 
 /// Whose address it is to be.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -62,6 +66,15 @@ pub enum Action {
     Send(Vec<u8>),
     /// Give the interface this address with its routes, and take an earlier one away.
     Set(Lease),
+    /// Ask the LAN for this address, from no address (RFC 5227 §2.1.1), and tell the client of who has it.
+    Probe(Ipv4Addr),
+    /// Somebody else has the address that a server has given: it was declined.
+    Declined {
+        /// The address.
+        address: Ipv4Addr,
+        /// The station.
+        mac: MacAddr,
+    },
     /// Take the address away.
     Remove,
 }
@@ -78,6 +91,8 @@ enum State {
     Rebooting {
         address: Ipv4Addr,
     },
+    /// A server has given an address, and the LAN is asked for it (RFC 2131 §4.4.1).
+    Probing(Box<Held>),
     Bound,
     Renewing,
     Rebinding,
@@ -104,6 +119,10 @@ pub struct Client {
     identity: Identity,
     state: State,
     held: Option<Held>,
+    /// Whether the LAN is asked for an address before it is taken.
+    probes: bool,
+    /// Whether the interface may have an address: that of before.
+    has_address: bool,
     transaction: u32,
     /// Begin of the present attempt.
     since: Instant,
@@ -116,12 +135,21 @@ pub struct Client {
 }
 
 impl Client {
-    /// A client that asks for an address, at first for the `previous` one. `seed` is random.
-    pub fn new(identity: Identity, previous: Option<Ipv4Addr>, seed: u64, now: Instant) -> Self {
+    /// A client that asks for an address, at first for the `previous` one. With `probes` it takes none
+    /// that somebody on the LAN has. `seed` is random.
+    pub fn new(
+        identity: Identity,
+        previous: Option<Ipv4Addr>,
+        probes: bool,
+        seed: u64,
+        now: Instant,
+    ) -> Self {
         let mut client = Client {
             identity,
             state: State::Selecting,
             held: None,
+            probes,
+            has_address: previous.is_some(),
             transaction: 0,
             since: now,
             asked_at: now,
@@ -153,9 +181,46 @@ impl Client {
         self.held.as_ref().map(|held| &held.lease)
     }
 
+    /// The address that the LAN is being asked for.
+    pub fn probed(&self) -> Option<Ipv4Addr> {
+        match &self.state {
+            State::Probing(given) => Some(given.lease.address.addr()),
+            _ => None,
+        }
+    }
+
+    /// The station `mac` has an address: if it is the one that the LAN is being asked for, the client
+    /// declines it, and begins anew after a pause (RFC 2131 §4.4.4).
+    pub fn handle_conflict(&mut self, address: Ipv4Addr, mac: MacAddr, now: Instant) {
+        if self.probed() != Some(address) {
+            return;
+        }
+        let given = mem::replace(&mut self.state, State::Selecting);
+        if let State::Probing(given) = given {
+            self.transaction = self.next_random();
+            let message = ClientMessage {
+                requested: Some(address),
+                server: Some(given.lease.server),
+                ..self.message(Kind::Decline, 0)
+            };
+            let own = Ipv4Addr::UNSPECIFIED;
+            let bytes = message.bytes();
+            let frame = client_frame(self.identity.mac, own, Destination::BROADCAST, &bytes);
+            self.actions.push_back(Action::Send(frame));
+            self.actions.push_back(Action::Declined { address, mac });
+        }
+        self.held = None;
+        self.remove();
+        self.begin_after(AFTER_DECLINE, now);
+    }
+
     /// Gives the address back: the last thing that a client does.
     pub fn release(&mut self) {
-        let Some(Held { lease, .. }) = self.held.take() else { return };
+        let given = match mem::replace(&mut self.state, State::Selecting) {
+            State::Probing(given) => Some(*given),
+            _ => None,
+        };
+        let Some(Held { lease, .. }) = self.held.take().or(given) else { return };
         self.timeout = None;
         self.transaction = self.next_random();
         let to = Destination { mac: lease.server_mac.octets(), address: lease.server };
@@ -176,7 +241,11 @@ impl Client {
             self.lose(now);
             return;
         }
-        match self.state {
+        match &self.state {
+            State::Probing(given) => {
+                let given = (**given).clone();
+                self.take(given);
+            }
             State::Bound => self.enter(State::Renewing, now),
             State::Renewing if times.is_some_and(|times| times.rebinding <= now) => {
                 self.enter(State::Rebinding, now);
@@ -204,12 +273,12 @@ impl Client {
             (Kind::Ack, State::Requesting { address, server })
                 if message.address == *address && message.server == Some(*server) =>
             {
-                self.bind(message, from);
+                self.bind(message, from, now);
             }
             (Kind::Ack, State::Rebooting { address }) if message.address == *address => {
-                self.bind(message, from);
+                self.bind(message, from, now);
             }
-            (Kind::Ack, State::Renewing | State::Rebinding) => self.bind(message, from),
+            (Kind::Ack, State::Renewing | State::Rebinding) => self.bind(message, from, now),
             // Another server than the chosen one has no say.
             (Kind::Nak, State::Requesting { server, .. }) if message.server == Some(*server) => {
                 self.lose(now);
@@ -224,16 +293,26 @@ impl Client {
     /// The address is not the client's any more: it begins anew after a moment.
     fn lose(&mut self, now: Instant) {
         let held = self.held.take();
-        if held.is_some() || matches!(self.state, State::Rebooting { .. }) {
+        self.remove();
+        match held.is_some_and(|held| held.times.is_some_and(|times| times.end <= now)) {
+            true => self.enter(State::Selecting, now),
+            false => self.begin_after(AFTER_REFUSAL, now),
+        }
+    }
+
+    fn remove(&mut self) {
+        if mem::take(&mut self.has_address) {
             self.actions.push_back(Action::Remove);
         }
-        self.enter(State::Selecting, now);
-        if held.is_none_or(|held| held.times.is_none_or(|times| times.end > now)) {
-            // The first question waits too.
-            self.actions.retain(|action| !matches!(action, Action::Send(_)));
-            self.timeout = Some(now + AFTER_REFUSAL);
-            self.tries = 0;
-        }
+    }
+
+    /// Begins anew, with the first question after a pause.
+    fn begin_after(&mut self, pause: Duration, now: Instant) {
+        self.transaction = self.next_random();
+        self.since = now;
+        self.state = State::Selecting;
+        self.tries = 0;
+        self.timeout = Some(now + pause);
     }
 
     fn enter(&mut self, state: State, now: Instant) {
@@ -247,7 +326,7 @@ impl Client {
         self.ask(now);
     }
 
-    fn bind(&mut self, message: &ServerMessage, from: MacAddr) {
+    fn bind(&mut self, message: &ServerMessage, from: MacAddr, now: Instant) {
         let Some((lease, renewal, rebinding)) = usable(message, from) else { return };
         let times = lease.lifetime.map(|lifetime| {
             let end = self.asked_at + lifetime;
@@ -260,10 +339,23 @@ impl Client {
             let rebinding = rebinding.max(renewal);
             Times { renewal: self.asked_at + renewal, rebinding: self.asked_at + rebinding, end }
         });
+        let address = lease.address.addr();
+        let given = Held { lease, times };
+        if self.probes && self.lease().is_none_or(|held| held.address.addr() != address) {
+            self.state = State::Probing(Box::new(given));
+            self.timeout = Some(now + WINDOW);
+            self.actions.push_back(Action::Probe(address));
+        } else {
+            self.take(given);
+        }
+    }
+
+    fn take(&mut self, given: Held) {
         self.state = State::Bound;
-        self.timeout = times.map(|times| times.renewal);
-        self.held = Some(Held { lease: lease.clone(), times });
-        self.actions.push_back(Action::Set(lease));
+        self.timeout = given.times.map(|times| times.renewal);
+        self.has_address = true;
+        self.actions.push_back(Action::Set(given.lease.clone()));
+        self.held = Some(given);
     }
 
     /// Sends the question of the state, and sets the time for the next one.
@@ -291,7 +383,7 @@ impl Client {
                 let request = self.message(Kind::Request, seconds);
                 (ClientMessage { requested: Some(address), ..request }, Destination::BROADCAST)
             }
-            State::Bound => return,
+            State::Bound | State::Probing(_) => return,
             State::Renewing => {
                 let to = self.held.as_ref().map_or(Destination::BROADCAST, unicast);
                 (ClientMessage { own, ..self.message(Kind::Request, seconds) }, to)

@@ -5,7 +5,7 @@
 use std::fs::File;
 use std::io;
 use std::io::{Read, Write};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
@@ -17,8 +17,9 @@ use nix::unistd::{read, write};
 
 use crate::attachment::Route;
 use crate::dhcp::order::{LONGEST, LeasedAddress, Order};
+use crate::dhcp::shim_route;
 use crate::dhcp::speaker::{DONE, FAILED, RELEASE};
-use crate::dhcp::task::{KEEP, LEASED, LeaseTask};
+use crate::dhcp::task::{DECLINED, KEEP, LEASED, LeaseTask};
 use crate::net::messages::{delete_address, delete_route, leased_address, new_route};
 use crate::net::netlink::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE, NetlinkError, RouteSocket};
 use crate::proxy::EndWatch;
@@ -93,19 +94,39 @@ impl Holder {
     fn obey(&mut self) -> bool {
         let mut bytes = [0; LONGEST + 1];
         let Ok(length @ 1..) = read(&self.speaker, &mut bytes) else { return false };
+        let before = self.address();
         let done = match Order::parse(&bytes[..length]) {
             Some(Order::Set(leased)) => self.set(&leased),
             Some(Order::Remove) => self.remove(),
+            Some(Order::Declined { address, mac }) => {
+                if let Some(answer) = &mut self.answer {
+                    // Who does not read it closes the input too.
+                    let _ = answer.write_all(format!("{DECLINED}{address} {mac}\n").as_bytes());
+                }
+                Ok(())
+            }
             None => return false,
         };
         let answered = write(&self.speaker, &[if done.is_ok() { DONE } else { FAILED }]);
         if done.is_ok()
-            && let (Some(lease), Some(mut answer)) = (&self.held, self.answer.take())
+            && let Some(lease) = &self.held
+            && let Some(mut answer) = self.answer.take()
         {
             // Who does not read it closes the input too.
             let _ = answer.write_all(format!("{LEASED}{}\n", lease.address).as_bytes());
         }
+        // Before the record names this process, the attachment service leads the way.
+        if let (Some(parent), None) = (&self.task.shim_parent, &self.input)
+            && self.address() != before
+        {
+            // What fails is set by whoever changes a record next, and by `mcrun reload`.
+            let _ = shim_route::follow(parent, self.task.mac, before, self.address());
+        }
         done.is_ok() && answered.is_ok()
+    }
+
+    fn address(&self) -> Option<Ipv4Addr> {
+        self.held.as_ref().map(|held| held.address.addr())
     }
 
     fn set(&mut self, leased: &LeasedAddress) -> Result<(), NetlinkError> {

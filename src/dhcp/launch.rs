@@ -3,6 +3,8 @@
 use std::fs::File;
 use std::io;
 use std::io::{Read, Write};
+use std::mem;
+use std::net::Ipv4Addr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -10,7 +12,9 @@ use std::time::{Duration, Instant};
 use ipnet::Ipv4Net;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use crate::dhcp::task::{ARGUMENT, KEEP, LeaseTask, REFUSED, leased};
+use crate::dhcp::client::AFTER_DECLINE;
+use crate::dhcp::task::{ARGUMENT, KEEP, LeaseTask, REFUSED, declined, leased};
+use crate::primitives::MacAddr;
 use crate::proxy;
 use crate::state::state_dir;
 use crate::sys::process::ProcessRef;
@@ -19,6 +23,8 @@ use crate::sys::process::ProcessRef;
 const PATIENCE: Duration = Duration::from_millis(500);
 /// Longest answer in bytes.
 const MAX_ANSWER: usize = 1024;
+/// Addresses that somebody else has, and that an address is waited for in spite of.
+const MOST_DECLINED: u32 = 2;
 
 /// A process that is being launched. Dropping this value ends it, and the address is given back,
 /// except after [`LeaseLaunch::keep`].
@@ -27,6 +33,9 @@ pub struct LeaseLaunch {
     child: Option<Child>,
     stdin: File,
     stdout: File,
+    /// What was read behind a line.
+    behind: Vec<u8>,
+    declined: Option<(Ipv4Addr, MacAddr)>,
 }
 
 impl LeaseLaunch {
@@ -47,26 +56,44 @@ impl LeaseLaunch {
         let broken = || io::Error::from(io::ErrorKind::BrokenPipe);
         let stdin = child.stdin.take().map(OwnedFd::from).ok_or_else(broken)?;
         let stdout = child.stdout.take().map(OwnedFd::from).ok_or_else(broken)?;
-        let mut launch =
-            LeaseLaunch { child: Some(child), stdin: stdin.into(), stdout: stdout.into() };
+        let mut launch = LeaseLaunch {
+            child: Some(child),
+            stdin: stdin.into(),
+            stdout: stdout.into(),
+            behind: Vec::new(),
+            declined: None,
+        };
         let mut line = serde_json::to_vec(task)?;
         line.push(b'\n');
         launch.stdin.write_all(&line)?;
         Ok(launch)
     }
 
-    /// Waits for the address until then; `None`: no server has given one.
+    /// Waits for the address until then; `None`: no server has given one. The pause after an address
+    /// that somebody else has comes on top, twice at most.
     ///
     /// # Errors
     /// The reason that the process gives.
-    pub fn wait(&mut self, until: Instant) -> io::Result<Option<Ipv4Net>> {
-        match self.line(until)? {
-            Some(line) => match leased(&line) {
-                Some(address) => Ok(Some(address)),
-                None => Err(reason(&line)),
-            },
-            None => Ok(None),
+    pub fn wait(&mut self, mut until: Instant) -> io::Result<Option<Ipv4Net>> {
+        let mut pauses = 0;
+        while let Some(line) = self.line(until)? {
+            if let Some(declined) = declined(&line) {
+                self.declined = Some(declined);
+                if pauses == MOST_DECLINED {
+                    return Ok(None);
+                }
+                pauses += 1;
+                until += AFTER_DECLINE;
+                continue;
+            }
+            return leased(&line).map(Some).ok_or_else(|| reason(&line));
         }
+        Ok(None)
+    }
+
+    /// The last address that a server has given and somebody else has, and the station that has it.
+    pub fn declined(&self) -> Option<(Ipv4Addr, MacAddr)> {
+        self.declined
     }
 
     /// Waits until a process that is to get an address later has started.
@@ -99,8 +126,12 @@ impl LeaseLaunch {
     }
 
     fn line(&mut self, until: Instant) -> io::Result<Option<String>> {
-        let mut line = Vec::new();
+        let mut line = mem::take(&mut self.behind);
         loop {
+            if let Some(end) = line.iter().position(|byte| *byte == b'\n') {
+                self.behind = line.split_off(end + 1);
+                return Ok(Some(String::from_utf8_lossy(&line[..end]).into_owned()));
+            }
             let left = until.saturating_duration_since(Instant::now());
             let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
             match poll(&mut [PollFd::new(self.stdout.as_fd(), PollFlags::POLLIN)], timeout) {
@@ -112,9 +143,6 @@ impl LeaseLaunch {
             let mut buffer = [0; 256];
             let length = self.stdout.read(&mut buffer)?;
             line.extend_from_slice(&buffer[..length]);
-            if let Some(end) = line.iter().position(|byte| *byte == b'\n') {
-                return Ok(Some(String::from_utf8_lossy(&line[..end]).into_owned()));
-            }
             if length == 0 || line.len() > MAX_ANSWER {
                 return Err(io::Error::other("the process ended without an answer"));
             }

@@ -15,7 +15,7 @@ use crate::dhcp::client::{Client, Identity};
 use crate::dhcp::holder::Holder;
 use crate::dhcp::speaker;
 use crate::dhcp::speaker::Speaker;
-use crate::dhcp::task::{LeaseTask, REFUSED, STARTED};
+use crate::dhcp::task::{LeaseTask, ProbedBy, REFUSED, STARTED};
 use crate::net::netlink::RouteSocket;
 use crate::net::netns::NetNs;
 use crate::proxy::{EndWatch, confine_without_files};
@@ -95,6 +95,11 @@ fn start(input: File, answer: &File) -> io::Result<Started> {
         return Err(io::Error::other("the container has another network namespace now"));
     }
     let packets = namespace.run(|| speaker::open_socket(task.index))??;
+    let probes = match task.probed_by {
+        Some(ProbedBy::Own) => Some(namespace.run(|| speaker::open_probe_socket(task.index))??),
+        Some(ProbedBy::Parent(index)) => Some(speaker::open_probe_socket(index)?),
+        None => None,
+    };
     let route = RouteSocket::open_in(&namespace)?;
     drop(namespace);
     let file = DhcpLeaseFile::new(&state_dir(), &task.container, &task.interface);
@@ -114,11 +119,12 @@ fn start(input: File, answer: &File) -> io::Result<Started> {
         nix::unistd::ForkResult::Child => {
             let mac = task.mac;
             drop((own, route, container_end, input));
-            let client = confined_client(identity, held)?;
-            Ok(Started::Speaker(Box::new(Speaker { client, mac, packets, holder: speakers })))
+            let client = confined_client(identity, held, probes.is_some())?;
+            let holder = speakers;
+            Ok(Started::Speaker(Box::new(Speaker { client, mac, packets, probes, holder })))
         }
         nix::unistd::ForkResult::Parent { .. } => {
-            drop((packets, speakers));
+            drop((packets, probes, speakers));
             keep_one_capability()?;
             Ok(Started::Holder(Box::new(Holder {
                 answer: (!task.later).then(|| answer.try_clone()).transpose()?,
@@ -136,12 +142,16 @@ fn start(input: File, answer: &File) -> io::Result<Started> {
 }
 
 /// Gives up everything, and makes the client.
-fn confined_client(identity: Identity, held: Option<DhcpLease>) -> io::Result<Client> {
+fn confined_client(
+    identity: Identity,
+    held: Option<DhcpLease>,
+    probes: bool,
+) -> io::Result<Client> {
     let mut seed = [0; 8];
     rustix::rand::getrandom(&mut seed, rustix::rand::GetRandomFlags::empty())?;
     confine_without_files(NOBODY)?;
     let previous = held.map(|lease| lease.address.addr());
-    Ok(Client::new(identity, previous, u64::from_ne_bytes(seed), Instant::now()))
+    Ok(Client::new(identity, previous, probes, u64::from_ne_bytes(seed), Instant::now()))
 }
 
 /// Gives up all capabilities except CAP_NET_ADMIN.

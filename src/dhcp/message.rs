@@ -49,6 +49,7 @@ pub enum Kind {
     Discover = 1,
     Offer = 2,
     Request = 3,
+    Decline = 4,
     Ack = 5,
     Nak = 6,
     Release = 7,
@@ -86,8 +87,9 @@ impl ClientMessage<'_> {
         bytes[2] = 6;
         bytes[4..8].copy_from_slice(&self.transaction.to_be_bytes());
         bytes[8..10].copy_from_slice(&self.seconds.to_be_bytes());
-        // Without an address the kernel takes no unicast.
-        if self.own.is_unspecified() {
+        // Without an address the kernel takes no unicast. To what gives an address back nobody answers.
+        let is_last = matches!(self.kind, Kind::Decline | Kind::Release);
+        if self.own.is_unspecified() && !is_last {
             bytes[10..12].copy_from_slice(&BROADCAST.to_be_bytes());
         }
         bytes[12..16].copy_from_slice(&self.own.octets());
@@ -107,7 +109,7 @@ impl ClientMessage<'_> {
         if let Some(server) = self.server {
             add(option::SERVER, &server.octets());
         }
-        if self.kind != Kind::Release {
+        if !is_last {
             if let Some(name) = self.host_name {
                 add(option::HOST_NAME, name.as_bytes());
             }

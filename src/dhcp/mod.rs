@@ -16,6 +16,7 @@ mod launch;
 mod main;
 pub mod message;
 pub mod order;
+mod shim_route;
 mod speaker;
 mod task;
 
@@ -23,4 +24,4 @@ pub use crate::dhcp::launch::{LeaseLaunch, end_for_successor, release};
 pub use crate::dhcp::main::main;
 #[cfg(any(test, feature = "fuzzing"))]
 pub use crate::dhcp::message::check_answer;
-pub use crate::dhcp::task::{LeaseTask, client_identifier, host_name};
+pub use crate::dhcp::task::{LeaseTask, ProbedBy, client_identifier, host_name};

@@ -7,9 +7,11 @@ use ipnet::Ipv4Net;
 
 use crate::dhcp::client::Lease;
 use crate::dhcp::message::{LeasedRoute, MAX_ROUTES, is_host};
+use crate::primitives::MacAddr;
 
 const SET: u8 = 1;
 const REMOVE: u8 = 2;
+const DECLINED: u8 = 3;
 const HEADER: usize = 15;
 const ROUTE: usize = 9;
 /// Longest order in bytes.
@@ -22,6 +24,13 @@ pub enum Order {
     Set(LeasedAddress),
     /// Take the address away.
     Remove,
+    /// Tell whoever waits for an address that a station has the one that a server gave.
+    Declined {
+        /// The address.
+        address: Ipv4Addr,
+        /// The station.
+        mac: MacAddr,
+    },
 }
 
 /// An address and its routes.
@@ -51,7 +60,13 @@ impl Order {
 
     /// As it is sent.
     pub fn bytes(&self) -> Vec<u8> {
-        let Order::Set(leased) = self else { return vec![REMOVE] };
+        let leased = match self {
+            Order::Set(leased) => leased,
+            Order::Remove => return vec![REMOVE],
+            Order::Declined { address, mac } => {
+                return [&[DECLINED][..], &address.octets(), &mac.octets()].concat();
+            }
+        };
         let mut bytes = vec![SET];
         bytes.extend(leased.address.addr().octets());
         bytes.push(leased.address.prefix_len());
@@ -70,6 +85,12 @@ impl Order {
     pub fn parse(bytes: &[u8]) -> Option<Self> {
         if bytes == [REMOVE] {
             return Some(Order::Remove);
+        }
+        if let [DECLINED, a, b, c, d, mac @ ..] = bytes
+            && mac.len() == 6
+        {
+            let address = Ipv4Addr::new(*a, *b, *c, *d);
+            return Some(Order::Declined { address, mac: MacAddr::from_slice(mac)? });
         }
         let (header, mut rest) = bytes.split_at_checked(HEADER)?;
         let four = |at: &[u8]| -> Option<[u8; 4]> { at.get(..4)?.try_into().ok() };
@@ -124,7 +145,11 @@ mod tests {
 
     #[test]
     fn an_order_is_read_as_it_was_written() {
-        for order in [order(0), order(1), order(MAX_ROUTES), Order::Remove] {
+        let declined = Order::Declined {
+            address: [192, 0, 2, 7].into(),
+            mac: "02:00:00:00:00:07".parse().unwrap(),
+        };
+        for order in [order(0), order(1), order(MAX_ROUTES), Order::Remove, declined] {
             let bytes = order.bytes();
             assert!(bytes.len() <= LONGEST);
             assert_eq!(Order::parse(&bytes), Some(order));

@@ -1,7 +1,8 @@
 //! The process that speaks to servers: it has no privilege, and reads what strangers send.
 //!
-//! It has two descriptors: a packet socket that receives DHCP of the container's interface and sends
-//! there, and a socket to the [holder](crate::dhcp::holder), which it asks for addresses.
+//! It has three descriptors: a packet socket that receives DHCP of the container's interface and sends
+//! there, one by which it asks the LAN who has an address, and a socket to the
+//! [holder](crate::dhcp::holder), which it asks for addresses.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -15,7 +16,8 @@ use crate::dhcp::client::{Action, Client, Lease};
 use crate::dhcp::frame::{CLIENT_PORT, server_payload};
 use crate::dhcp::message::ServerMessage;
 use crate::dhcp::order::Order;
-use crate::net::arp_announcement::{bound_link, gratuitous_request, link_address};
+use crate::net::address_probe::conflict;
+use crate::net::arp_announcement::{arp_probe, bound_link, gratuitous_request, link_address};
 use crate::primitives::MacAddr;
 use crate::sys::sockopt;
 
@@ -27,6 +29,8 @@ pub(super) const DONE: u8 = b'D';
 pub(super) const FAILED: u8 = b'F';
 /// Longest frame that is read.
 const LONGEST_FRAME: usize = 2048;
+/// Bytes of an ARP packet of IPv4 that are read; what is behind it is padding.
+const ARP_FRAME: usize = 64;
 /// When a link that was set down is looked at again.
 const LOOK_AGAIN: Duration = Duration::from_millis(200);
 /// Frames that are read one after the other.
@@ -37,13 +41,48 @@ const BURST: usize = 64;
 /// # Errors
 /// `EPERM` without CAP_NET_RAW, `ENODEV` for an index without an interface.
 pub(super) fn open_socket(index: u32) -> io::Result<Socket> {
+    open(index, &dhcp_alone(), libc::ETH_P_IP as u16)
+}
+
+/// The socket that asks who has an address, in the calling thread's namespace.
+///
+/// # Errors
+/// As those of [`open_socket`].
+pub(super) fn open_probe_socket(index: u32) -> io::Result<Socket> {
+    open(index, &answers(), libc::ETH_P_ARP as u16)
+}
+
+fn open(index: u32, filter: &[SockFilter], protocol: u16) -> io::Result<Socket> {
     // Protocol 0: nothing is queued before the filter is there.
     let socket = Socket::new(Domain::PACKET, Type::RAW, None)?;
-    socket.attach_filter(&dhcp_alone())?;
+    socket.attach_filter(filter)?;
     sockopt::lock_filter(&socket)?;
     socket.set_nonblocking(true)?;
-    socket.bind(&link_address(index, libc::ETH_P_IP as u16))?;
+    socket.bind(&link_address(index, protocol))?;
     Ok(socket)
+}
+
+/// A socket filter that accepts what shows that somebody has an address: replies, announcements, and
+/// questions from no address. The questions of a busy LAN wake nobody.
+fn answers() -> [SockFilter; 9] {
+    /// Offsets in a frame of ARP: the operation, the sender's address, the target's.
+    const OPERATION: u32 = 20;
+    const SENDER: u32 = 28;
+    const TARGET: u32 = 38;
+    let op = |code: u32, jt, jf, k| SockFilter::new(code as u16, jt, jf, k);
+    let equal = libc::BPF_JMP | libc::BPF_JEQ;
+    let word = libc::BPF_LD | libc::BPF_W | libc::BPF_ABS;
+    [
+        op(libc::BPF_LD | libc::BPF_H | libc::BPF_ABS, 0, 0, OPERATION),
+        op(equal | libc::BPF_K, 5, 0, 2),
+        op(word, 0, 0, SENDER),
+        op(equal | libc::BPF_K, 3, 0, 0),
+        op(libc::BPF_MISC | libc::BPF_TAX, 0, 0, 0),
+        op(word, 0, 0, TARGET),
+        op(equal | libc::BPF_X, 0, 1, 0),
+        op(libc::BPF_RET | libc::BPF_K, 0, 0, ARP_FRAME as u32),
+        op(libc::BPF_RET | libc::BPF_K, 0, 0, 0),
+    ]
 }
 
 /// A socket filter that accepts UDP to the port of clients.
@@ -69,6 +108,8 @@ pub(super) struct Speaker {
     pub(super) client: Client,
     pub(super) mac: MacAddr,
     pub(super) packets: Socket,
+    /// `None`: the LAN is not asked.
+    pub(super) probes: Option<Socket>,
     pub(super) holder: OwnedFd,
 }
 
@@ -93,10 +134,11 @@ impl Speaker {
             // Rounded up, so that the time has come then.
             let timeout = left.map(|left| PollTimeout::try_from(left + Duration::from_millis(1)));
             let timeout = timeout.map_or(PollTimeout::NONE, |t| t.unwrap_or(PollTimeout::MAX));
-            let mut awaited = [
+            let mut awaited = vec![
                 PollFd::new(self.packets.as_fd(), PollFlags::POLLIN),
                 PollFd::new(self.holder.as_fd(), PollFlags::POLLIN),
             ];
+            awaited.extend(self.probes.as_ref().map(|p| PollFd::new(p.as_fd(), PollFlags::POLLIN)));
             match poll(&mut awaited, timeout) {
                 Err(error) if error != nix::errno::Errno::EINTR => return Err(error.into()),
                 _ => {}
@@ -112,7 +154,10 @@ impl Speaker {
             if bound_link(&self.packets).is_ok_and(|index| index == u32::MAX || index == 0) {
                 return Ok(());
             }
-            self.client.handle_timeout(Instant::now());
+            // An answer that is there counts, also when the wait is over.
+            let now = Instant::now();
+            self.receive_answers(now);
+            self.client.handle_timeout(now);
         }
         Ok(())
     }
@@ -138,6 +183,14 @@ impl Speaker {
                     *announced = Some(lease);
                     continue;
                 }
+                Action::Probe(address) => {
+                    // Whoever cannot be asked does not answer.
+                    if let Some(probes) = &self.probes {
+                        let _ = write(probes, &arp_probe(self.mac, address));
+                    }
+                    continue;
+                }
+                Action::Declined { address, mac } => Order::Declined { address, mac },
                 Action::Remove => Order::Remove,
             };
             *announced = None;
@@ -172,6 +225,20 @@ impl Speaker {
         match read(&self.holder, &mut byte) {
             Ok(1) => Some(byte[0]),
             _ => None,
+        }
+    }
+
+    /// Reads who has which address.
+    fn receive_answers(&mut self, now: Instant) {
+        let Some(probes) = &self.probes else { return };
+        let mut buffer = [0; ARP_FRAME];
+        for _ in 0..BURST {
+            let Ok(length) = read(probes, &mut buffer) else { return };
+            let Some(frame) = buffer.get(..length) else { return };
+            let probed = self.client.probed();
+            if let Some((address, mac)) = conflict(frame, self.mac, |asked| probed == Some(asked)) {
+                self.client.handle_conflict(address, mac, now);
+            }
         }
     }
 

@@ -8,13 +8,16 @@ use serde::{Deserialize, Serialize};
 use crate::attachment::Route;
 use crate::net::netns::NetNsId;
 use crate::oci::ContainerId;
-use crate::primitives::MacAddr;
+use crate::primitives::{InterfaceName, MacAddr};
 use crate::state::Lifetime;
 
 /// The argument that makes `mcrun-proxy` hold a lease.
 pub(super) const ARGUMENT: &str = "lease";
 /// Begins the answer when the interface has an address, which follows.
 pub(super) const LEASED: &str = "leased ";
+/// Begins a line before the answer: a server has given an address that somebody has, which follows,
+/// with the MAC address of the station.
+pub(super) const DECLINED: &str = "declined ";
 /// The answer of a process that was not to wait for an address.
 pub(super) const STARTED: &str = "started";
 /// Begins the answer when it cannot start; the reason follows.
@@ -53,9 +56,26 @@ pub struct LeaseTask {
     pub routes: Vec<Route>,
     /// Metric of default routes.
     pub metric: u32,
+    /// How the LAN is asked for an address before the interface gets it; `None`: not at all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub probed_by: Option<ProbedBy>,
+    /// The parent, where the host's own leg there reaches the interface.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shim_parent: Option<InterfaceName>,
     /// Answer at once, and hold whatever there is to be had later.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub later: bool,
+}
+
+/// The interface by which the LAN is asked for an address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ProbedBy {
+    /// The container's.
+    Own,
+    /// The host's of this index: to an ipvlan link, which has the MAC address of its parent, the answer
+    /// would not come.
+    Parent(u32),
 }
 
 /// The client identifier of a container's interface: it stays over restarts, and no other host has it.
@@ -79,6 +99,12 @@ pub fn host_name(container: &str) -> Option<String> {
 /// A leased address as the answer has it.
 pub(super) fn leased(text: &str) -> Option<Ipv4Net> {
     text.strip_prefix(LEASED)?.parse().ok()
+}
+
+/// What a line says of an address that was declined.
+pub(super) fn declined(text: &str) -> Option<(Ipv4Addr, MacAddr)> {
+    let (address, mac) = text.strip_prefix(DECLINED)?.split_once(' ')?;
+    Some((address.parse().ok()?, mac.parse().ok()?))
 }
 
 #[cfg(test)]

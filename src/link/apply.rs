@@ -31,8 +31,8 @@ use crate::primitives::MacvlanMode;
 pub use crate::link::apply::host_links::{delete_host_link, made_host_links, make_host_links};
 pub(crate) use crate::link::apply::shims::is_shim;
 pub use crate::link::apply::shims::{
-    MadeShim, Neighbour, SHIM, delete_shim, find_shim, keep_routes, made_shims, make_shim,
-    mark_shim, parent_source,
+    MadeShim, Neighbour, SHIM, change_route, delete_shim, find_shim, keep_routes, made_shims,
+    make_shim, mark_shim, parent_source,
 };
 
 /// How long the MAC address of an ended container may stay busy. The proxy keeps the namespace for

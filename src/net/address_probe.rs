@@ -29,7 +29,7 @@ use crate::sys::background_close::close_in_background;
 use crate::sys::sockopt;
 
 /// How long an answer is waited for, from the question on.
-const WINDOW: Duration = Duration::from_millis(5);
+pub const WINDOW: Duration = Duration::from_millis(5);
 /// Frames that are read at most, whoever floods the LAN with ARP.
 const MAX_FRAMES: usize = 10_000;
 /// An ARP packet of IPv4 with its Ethernet header; what is behind it is padding.

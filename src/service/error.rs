@@ -1,7 +1,7 @@
 //! Why an attachment was not made, changed or removed.
 
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 
 use ipnet::IpNet;
@@ -132,6 +132,20 @@ pub enum AttachError {
         parent: InterfaceName,
         /// How long was waited.
         seconds: u64,
+    },
+    /// Servers have given addresses that others have.
+    #[error(
+        "ip=dhcp: the server on {parent} gave {interface} the address {address}, which is in use there, by {mac}; it was declined, and no other address came (conflict=off takes it all the same)"
+    )]
+    LeaseConflict {
+        /// The interface in the container.
+        interface: String,
+        /// On which LAN.
+        parent: InterfaceName,
+        /// The last one of those addresses.
+        address: Ipv4Addr,
+        /// The station.
+        mac: MacAddr,
     },
     /// The process that holds a lease.
     #[error("ip=dhcp: cannot start the process that holds the lease: {0}")]

@@ -1,16 +1,16 @@
 //! Interfaces whose address a server on the LAN leases (`ip=dhcp`).
 
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::time::{Duration, Instant};
 
-use crate::attachment::{Attachment, IpAssignment, Route};
+use crate::attachment::{Attachment, Driver, IpAssignment, Route};
 use crate::dhcp;
-use crate::dhcp::{LeaseLaunch, LeaseTask};
+use crate::dhcp::{LeaseLaunch, LeaseTask, ProbedBy};
 use crate::link::facts::link;
 use crate::net::netlink::RouteSocket;
 use crate::primitives::MacAddr;
-use crate::service::AttachError;
+use crate::service::{AttachError, shims};
 use crate::state::{
     Attached, AttachedInterface, AttachmentRecord, LockedDir, RecordedContainer, Store,
 };
@@ -51,11 +51,7 @@ impl NewLeases {
                 continue;
             }
             let address = launch.wait(until).map_err(AttachError::LeaseHolder)?;
-            let address = address.ok_or_else(|| AttachError::NoLease {
-                interface: interface.name.clone(),
-                parent: interface.attachment.parent_link().clone(),
-                seconds: PATIENCE.as_secs(),
-            })?;
+            let address = address.ok_or_else(|| no_lease(interface, launch.declined()))?;
             interface.attachment.ip = IpAssignment::Dhcp(vec![address.into()]);
         }
         Ok(NewLeases { launches })
@@ -71,6 +67,14 @@ impl NewLeases {
     /// Keeps what the record names.
     pub(super) fn keep(self) {
         self.launches.into_iter().for_each(LeaseLaunch::keep);
+    }
+}
+
+fn no_lease(interface: &AttachedInterface, declined: Option<(Ipv4Addr, MacAddr)>) -> AttachError {
+    let (parent, interface) = (interface.attachment.parent_link().clone(), interface.name.clone());
+    match declined {
+        Some((address, mac)) => AttachError::LeaseConflict { interface, parent, address, mac },
+        None => AttachError::NoLease { interface, parent, seconds: PATIENCE.as_secs() },
     }
 }
 
@@ -103,9 +107,24 @@ fn launch(
         gateway,
         routes: attachment.routes.iter().filter(by_ipv4).copied().collect(),
         metric: attachment.metric,
+        probed_by: probed_by(attachment)?,
+        shim_parent: shims::is_reached(interface, attachment.parent_link())
+            .then(|| attachment.parent_link().clone()),
         later,
     };
     LeaseLaunch::spawn(&task).map_err(AttachError::LeaseHolder)
+}
+
+/// By which interface the LAN is asked for an address; `None`: it is not asked.
+fn probed_by(attachment: &Attachment) -> Result<Option<ProbedBy>, AttachError> {
+    if !attachment.conflict.is_probe() {
+        return Ok(None);
+    }
+    if let Driver::Macvlan(_) = attachment.driver {
+        return Ok(Some(ProbedBy::Own));
+    }
+    let parent = link(&mut RouteSocket::open()?, attachment.parent_link().as_str())?;
+    Ok(parent.map(|parent| ProbedBy::Parent(parent.index)))
 }
 
 /// The MAC address of the parent, which tells the containers of one host from those of another.

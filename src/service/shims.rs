@@ -373,7 +373,7 @@ fn neighbours(parent: &InterfaceName, store: &Store) -> Result<BTreeSet<Neighbou
 }
 
 /// Whether a shim on the parent reaches an interface: macvlan links in mode bridge hear each other.
-fn is_reached(interface: &AttachedInterface, parent: &InterfaceName) -> bool {
+pub(super) fn is_reached(interface: &AttachedInterface, parent: &InterfaceName) -> bool {
     let attachment = &interface.attachment;
     attachment.parent_link() == parent
         && interface.index.is_some()

@@ -1,7 +1,7 @@
 //! A DHCP server that answers as a test wants: for short leases, refusals, silence and nonsense.
 
 use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -30,6 +30,7 @@ struct Shared {
     reply: Mutex<Reply>,
     after_noise: Mutex<Option<Reply>>,
     released: AtomicBool,
+    declined: AtomicU32,
     end: AtomicBool,
 }
 
@@ -54,6 +55,7 @@ impl Server {
             reply: Mutex::new(reply),
             after_noise: Mutex::new(None),
             released: AtomicBool::new(false),
+            declined: AtomicU32::new(0),
             end: AtomicBool::new(false),
         });
         let own = Arc::clone(&shared);
@@ -76,6 +78,11 @@ impl Server {
         });
         true
     }
+
+    /// How many addresses were declined.
+    pub fn declined(&self) -> u32 {
+        self.shared.declined.load(Ordering::Relaxed)
+    }
 }
 
 impl Drop for Server {
@@ -95,6 +102,10 @@ fn serve(socket: &UdpSocket, shared: &Shared) {
         let Some(kind) = option(question, 53).and_then(|value| value.first().copied()) else {
             continue;
         };
+        if kind == 4 {
+            shared.declined.fetch_add(1, Ordering::Relaxed);
+            continue;
+        }
         if kind == 7 {
             shared.released.store(true, Ordering::Relaxed);
             continue;

@@ -59,13 +59,17 @@ struct Bench {
 
 impl Bench {
     fn new(previous: Option<Ipv4Addr>) -> Self {
+        Bench::with_probes(previous, false)
+    }
+
+    fn with_probes(previous: Option<Ipv4Addr>, probes: bool) -> Self {
         let now = Instant::now();
         let identity = Identity {
             mac: mac(7),
             identifier: b"\0mcrun-c1-mc0".to_vec(),
             host_name: Some("c1".into()),
         };
-        Bench { client: Client::new(identity, previous, 7, now), start: now, now }
+        Bench { client: Client::new(identity, previous, probes, 7, now), start: now, now }
     }
 
     fn actions(&mut self) -> Vec<Action> {
@@ -239,6 +243,70 @@ fn the_address_of_before_is_asked_for_first() {
 }
 
 #[test]
+fn an_address_is_asked_for_before_it_is_taken() {
+    let mut bench = Bench::with_probes(None, true);
+    let seconds = 120u32.to_be_bytes();
+    bench.message();
+    bench.reply(Kind::Offer, &[(51, &seconds)]);
+    bench.message();
+    bench.reply(Kind::Ack, &[(51, &seconds)]);
+    assert_eq!(bench.actions(), [Action::Probe(ADDRESS)]);
+    assert!(bench.client.lease().is_none());
+    // Somebody has another one.
+    bench.client.handle_conflict([192, 0, 2, 8].into(), mac(9), bench.now);
+    let before = bench.now;
+    bench.wait();
+    assert_eq!(bench.now - before, WINDOW);
+    assert!(matches!(bench.actions().as_slice(), [Action::Set(_)]));
+    // The same one is not asked for again.
+    bench.wait();
+    bench.message();
+    bench.reply(Kind::Ack, &[(51, &seconds)]);
+    assert!(matches!(bench.actions().as_slice(), [Action::Set(_)]));
+    bench.client.handle_conflict(ADDRESS, mac(9), bench.now);
+    assert!(bench.actions().is_empty(), "the wait is over");
+}
+
+#[test]
+fn an_address_that_somebody_has_is_declined_and_another_one_is_asked_for_after_ten_seconds() {
+    for previous in [None, Some(ADDRESS)] {
+        let mut bench = Bench::with_probes(previous, true);
+        let seconds = 120u32.to_be_bytes();
+        bench.message();
+        if previous.is_none() {
+            bench.reply(Kind::Offer, &[(51, &seconds)]);
+            bench.message();
+        }
+        bench.reply(Kind::Ack, &[(51, &seconds)]);
+        assert_eq!(bench.actions(), [Action::Probe(ADDRESS)]);
+        bench.client.handle_conflict(ADDRESS, mac(9), bench.now);
+        let mut actions = bench.actions();
+        // What the interface had before goes.
+        let removed = actions.pop_if(|last| *last == Action::Remove);
+        assert_eq!(removed.is_some(), previous.is_some());
+        let [Action::Send(frame), declined] = actions.as_slice() else { panic!("{actions:?}") };
+        assert_eq!(*declined, Action::Declined { address: ADDRESS, mac: mac(9) });
+        let decline = sent(frame);
+        assert_eq!((decline.kind, decline.own, decline.to), (4, [0; 4].into(), [255; 4].into()));
+        assert_eq!((decline.requested, decline.server), (Some(ADDRESS), Some(SERVER)));
+        let before = bench.now;
+        bench.wait();
+        assert_eq!(bench.now - before, Duration::from_secs(10));
+        assert_eq!(bench.message().kind, 1);
+    }
+}
+
+#[test]
+fn an_address_that_is_being_asked_for_is_given_back_at_the_end() {
+    let mut bench = Bench::with_probes(Some(ADDRESS), true);
+    bench.message();
+    bench.reply(Kind::Ack, &[(51, &120u32.to_be_bytes())]);
+    bench.actions();
+    bench.client.release();
+    assert_eq!(bench.message().kind, 7);
+}
+
+#[test]
 fn silence_is_answered_by_rarer_questions() {
     let mut bench = Bench::new(None);
     let mut waits = Vec::new();
@@ -307,15 +375,20 @@ proptest! {
     /// rate, and what it says of the address is in order.
     #[test]
     fn no_server_confuses_the_client(
-        steps in proptest::collection::vec((0u8..6, any::<[u8; 4]>(), 0u32..400, any::<bool>()), 1..60),
+        probes in any::<bool>(),
+        steps in proptest::collection::vec((0u8..7, any::<[u8; 4]>(), 0u32..400, any::<bool>()), 1..60),
     ) {
-        let mut bench = Bench::new(None);
+        let mut bench = Bench::with_probes(None, probes);
         let mut has_address = false;
         let mut sends = 0u32;
         for (kind, address, lifetime, is_usual) in steps {
             match kind {
                 0 => { bench.wait(); }
                 1 => bench.now += Duration::from_millis(lifetime.into()),
+                6 => {
+                    let address = bench.client.probed().filter(|_| is_usual).unwrap_or(ADDRESS);
+                    bench.client.handle_conflict(address, mac(9), bench.now);
+                }
                 _ => {
                     let kind = [Kind::Offer, Kind::Ack, Kind::Nak, Kind::Ack][usize::from(kind) - 2];
                     let address = if is_usual { ADDRESS } else { address.into() };
@@ -332,6 +405,8 @@ proptest! {
                         prop_assert!(is_host(lease.address.addr()));
                         has_address = true;
                     }
+                    Action::Probe(address) => prop_assert!(probes && is_host(address)),
+                    Action::Declined { .. } => prop_assert!(probes),
                     Action::Remove => { prop_assert!(has_address); has_address = false; }
                 }
             }

@@ -21,7 +21,9 @@ use crate::net::messages::{
     get_routes_through, new_address, new_macvlan, read_address, read_link, read_neighbour,
     set_alias, set_alias_and_up, set_devconf,
 };
-use crate::net::netlink::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE, NetlinkError, RouteSocket};
+use crate::net::netlink::{
+    NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE, NetlinkError, Request, RouteSocket,
+};
 use crate::net::netns::NetNs;
 use crate::net::sysctl::{Sysctl, Sysctls};
 use crate::primitives::{MacAddr, MacvlanMode, printable};
@@ -248,6 +250,42 @@ pub fn keep_routes(
     }
     let new = wanted.values().filter(|route| !there.contains(route));
     requests.extend(new.map(|route| (new_host_route(index, *route), NLM_F_CREATE | NLM_F_EXCL)));
+    change(requests, removals, host)
+}
+
+/// Leads the way to a neighbour through the shim of this index, and not to an `old` address any more.
+///
+/// # Errors
+/// As those of [`keep_routes`].
+pub fn change_route(
+    index: u32,
+    old: Option<IpAddr>,
+    new: Option<Neighbour>,
+    source: Option<IpAddr>,
+    host: &mut RouteSocket,
+) -> Result<(), NetlinkError> {
+    let mut requests = Vec::new();
+    if let Some(to) = old {
+        let route = HostRoute { to, source: None };
+        requests.push((delete_route(new_host_route(index, route)), 0));
+        requests.push((delete_neighbour(index, to), 0));
+    }
+    let removals = requests.len();
+    if let Some(Neighbour { address: to, mac }) = new {
+        let message = new_permanent_neighbour(index, to, mac);
+        requests.push((message, NLM_F_CREATE | NLM_F_REPLACE));
+        let route = new_host_route(index, HostRoute { to, source });
+        requests.push((route, NLM_F_CREATE | NLM_F_EXCL));
+    }
+    change(requests, removals, host)
+}
+
+/// Makes requests of which the first ones are `removals`.
+fn change(
+    requests: Vec<Request>,
+    removals: usize,
+    host: &mut RouteSocket,
+) -> Result<(), NetlinkError> {
     // What has gone meanwhile need not be removed. A route that somebody else has made is theirs.
     let is_as_wanted = |(position, error): &(usize, NetlinkError)| match *position < removals {
         true => matches!(error.errno, libc::ESRCH | libc::ENOENT),
