@@ -237,7 +237,7 @@ pub const KEYS: &[Key] = &[
         drivers: Drivers::Links,
         summary: "whether the LAN is asked for an address before the container gets it",
         details: "probe: where a station of the LAN answers that it has an address of ip=, the \
-                  container does not start; of a pool, the next address is tried. \
+                  container does not start; of a pool, the next address is tried, and one of dhcp is declined. \
                   off: the address is taken. \
                   With ipvlan in mode l3 or l3s nobody is asked.",
         parse: |values, text| set(&mut values.conflict, conflict_detection(text)),
