@@ -12,8 +12,16 @@ use super::{Chaos, Target};
 use crate::lab::{PARENT, PATIENCE, alive, json, output, wait_until};
 
 /// What there is in the state directory.
-const IN_STATE_DIR: [&str; 6] =
-    ["addresses", "bundles", "containers", "keeper.lock", "keeper.sock", "proxy-users"];
+const IN_STATE_DIR: [&str; 7] = [
+    "addresses",
+    "bundles",
+    "containers",
+    "keeper.lock",
+    "keeper.sock",
+    "proxy-users",
+    // A hook may be refused what a killed command has not given back yet.
+    "refusals.jsonl",
+];
 /// What there is in a container's directory. The last two are of a program that was killed, or is
 /// about to put them in their place.
 const IN_CONTAINER_DIR: [&str; 5] =
