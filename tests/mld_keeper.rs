@@ -52,6 +52,20 @@ fn upstream(lab: &Lab) -> Vec<Ipv6Addr> {
     sources.into_keys().collect()
 }
 
+/// Has the host's kernel show the source lists of all groups, as long as the socket is open: of an
+/// interface it shows none unless the newest group there has one, or that of an interface before it
+/// (`igmp6_mcf_get_first` in net/ipv6/mcast.c).
+fn show_all_lists(lab: &Lab) -> Socket {
+    const LOOPBACK: u32 = 1;
+    const ALL_NODES: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
+    const NOBODY: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 0);
+    lab.run_in("host", || {
+        let socket = Socket::new(Domain::IPV6, Type::DGRAM, None).expect("socket");
+        sockopt::join_source_group(&socket, LOOPBACK, ALL_NODES, NOBODY).expect("joined");
+        socket
+    })
+}
+
 /// A socket of the container, bound to the port, that has joined nothing.
 fn bound(container: &Container, port: u16) -> (UdpSocket, u32) {
     let open = || {
@@ -184,6 +198,7 @@ fn proxies_are_replaced(mld_version: u8, replace: impl Fn(&Lab, &Container, u32)
             (entry["status"] == "joined").then_some(())
         });
     }
+    let _lists = show_all_lists(&lab);
     wait_until("the sources are joined", PATIENCE, || {
         (upstream(&lab) == [SOURCE, SILENT]).then_some(())
     });
