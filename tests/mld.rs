@@ -339,6 +339,8 @@ fn a_denied_group_is_shown_as_denied_and_does_not_arrive_although_a_neighbour_ha
     shows(&restricted, GROUP, "joined");
     let hears = join_group(&neighbour, DENIED, DENIED_PORT);
     shows(&neighbour, DENIED, "joined");
+    // A switch that did not learn from the first report learns from the answer.
+    lab.query();
     wait_forwarded(&sender_to(&lab, DENIED, DENIED_PORT), &hears);
     // Sent behind the denied packets: when this one has come, they have passed by.
     wait_forwarded(&sender(&lab), &allowed);
