@@ -5,16 +5,15 @@
 
 use std::collections::BTreeMap;
 use std::net::{Ipv6Addr, SocketAddrV6, UdpSocket};
-use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
 
 use mcrun::mld::wire::{Message, RecordType};
 use mcrun::sys::sockopt;
 use socket2::{Domain, Socket, Type};
 
 use crate::keeper::kills;
-use crate::lab::{Background, Container, Lab, PARENT, PATIENCE, kill, run, wait_until};
+use crate::lab::{
+    Background, Container, Lab, PARENT, PATIENCE, kill, run, stream_while, wait_until,
+};
 use crate::mld;
 use crate::mld::{GROUP, PORT};
 
@@ -28,7 +27,6 @@ const SILENT: Ipv6Addr = Ipv6Addr::new(0xfd00, 0x99, 0, 0, 0, 0, 0, 4);
 const OTHER: Ipv6Addr = Ipv6Addr::new(0xfd00, 0x99, 0, 0, 0, 0, 0, 5);
 /// The number that ends a stream.
 const END: u32 = u32::MAX - 1;
-const INTERVAL: Duration = Duration::from_millis(1);
 
 /// The group's sources at a kernel, from its /proc/net/mcfilter6: how many sockets include and exclude
 /// each.
@@ -50,20 +48,6 @@ fn upstream(lab: &Lab) -> Vec<Ipv6Addr> {
     let sources = filter(&text, CHANNEL);
     assert!(sources.values().all(|(_, excluding)| *excluding == 0), "{sources:?}");
     sources.into_keys().collect()
-}
-
-/// Has the host's kernel show the source lists of all groups, as long as the socket is open: of an
-/// interface it shows none unless the newest group there has one, or that of an interface before it
-/// (`igmp6_mcf_get_first` in net/ipv6/mcast.c).
-fn show_all_lists(lab: &Lab) -> Socket {
-    const LOOPBACK: u32 = 1;
-    const ALL_NODES: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
-    const NOBODY: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 0);
-    lab.run_in("host", || {
-        let socket = Socket::new(Domain::IPV6, Type::DGRAM, None).expect("socket");
-        sockopt::join_source_group(&socket, LOOPBACK, ALL_NODES, NOBODY).expect("joined");
-        socket
-    })
 }
 
 /// A socket of the container, bound to the port, that has joined nothing.
@@ -120,40 +104,18 @@ fn assert_whole_while(
     beside: &[UdpSocket],
     changes: impl FnOnce(),
 ) {
-    let stop = AtomicBool::new(false);
-    std::thread::scope(|scope| {
-        let receiving: Vec<_> =
-            whole.iter().map(|socket| scope.spawn(|| receive(socket))).collect();
-        let sending = scope.spawn(|| {
-            let start = Instant::now();
-            let mut number: u32 = 0;
-            while !stop.load(Ordering::Relaxed) {
-                for socket in senders.iter().chain(beside) {
-                    socket.send(&number.to_be_bytes()).expect("sent");
-                }
-                number += 1;
-                let next = start + INTERVAL * number;
-                std::thread::sleep(next.saturating_duration_since(Instant::now()));
-            }
-            for socket in senders {
-                socket.send(&END.to_be_bytes()).expect("sent");
-            }
-            number
-        });
-        let result = catch_unwind(AssertUnwindSafe(changes));
-        stop.store(true, Ordering::Relaxed);
-        let sent = sending.join().expect("it has sent");
-        let received: Vec<_> = receiving.into_iter().map(|r| r.join().expect("received")).collect();
-        let counts: Vec<_> = received.iter().map(Vec::len).collect();
-        println!("{sent} packets sent, {counts:?} received");
-        if let Err(panic) = result {
-            resume_unwind(panic);
+    let send = |number: u32| {
+        for socket in senders.iter().chain(beside) {
+            socket.send(&number.to_be_bytes()).expect("sent");
         }
-        for numbers in received {
-            let wrong = numbers.iter().zip(0..).find(|(got, expected)| **got != *expected);
-            assert_eq!((wrong, numbers.len()), (None, sent as usize), "each once and in order");
-        }
-    });
+    };
+    let end = || senders.iter().for_each(|s| _ = s.send(&END.to_be_bytes()).expect("sent"));
+    let receivers = whole.iter().map(|socket| || receive(socket)).collect();
+    let (sent, received) = stream_while(send, end, receivers, changes);
+    for numbers in received {
+        let wrong = numbers.iter().zip(0..).find(|(got, expected)| **got != *expected);
+        assert_eq!((wrong, numbers.len()), (None, sent as usize), "each once and in order");
+    }
 }
 
 /// Whether the message takes back, or widens, anything that the container has joined.
@@ -198,7 +160,7 @@ fn proxies_are_replaced(mld_version: u8, replace: impl Fn(&Lab, &Container, u32)
             (entry["status"] == "joined").then_some(())
         });
     }
-    let _lists = show_all_lists(&lab);
+    let _lists = lab.show_all_lists_of_ipv6();
     wait_until("the sources are joined", PATIENCE, || {
         (upstream(&lab) == [SOURCE, SILENT]).then_some(())
     });

@@ -325,7 +325,7 @@ impl Kept {
         // (`ip_mc_drop_socket` in net/ipv4/igmp.c). A proxy that lives does this itself.
         if self.dependence.has_lost_upstream(changed) {
             let dead = self.holdings.iter_mut().filter(|holding| !holding.process.is_alive());
-            dead.for_each(|holding| holding.stream.get_mut().release_joins_only());
+            dead.for_each(|holding| holding.stream.get_mut().release_joins());
         }
         let is_touched = self.dependence.is_touched_by(changed);
         if is_touched {
@@ -417,7 +417,7 @@ impl Kept {
             self.again_at = Some(Instant::now() + RETRY);
             return self.store.container_dir(&self.id).is_dir();
         }
-        self.holdings.iter_mut().for_each(|holding| holding.stream.get_mut().release_joins());
+        self.holdings.iter_mut().for_each(|holding| holding.stream.get_mut().keep_rules_only());
         self.stored.iter().for_each(Stored::remove_joins);
         tokio::time::sleep(DRAIN_TIME).await;
         self.holdings.clear();

@@ -52,7 +52,7 @@ pub use docker_driver::DockerDriver;
 pub use engine::{Engine, hooks_dir};
 pub use facts::{Leftovers, memberships};
 pub use igmp::{Igmp, IgmpFrame, Record, RecordKind};
-pub use numbered::{assert_whole, assert_whole_while, numbered, payloads, stream};
+pub use numbered::{assert_whole, assert_whole_while, numbered, payloads, stream, stream_while};
 pub use probe::{Receiver, Reception};
 pub use process::{Background, alive, give, json, kill, output, run, wait_until};
 pub use router::{FAR, ROUTER};

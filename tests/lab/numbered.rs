@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 
 use super::{Lab, SOURCES, Udp};
 
-/// Time between two packets of [`assert_whole_while`].
+/// Time between two packets of [`stream_while`].
 const INTERVAL: Duration = Duration::from_millis(1);
-/// The last of its packets.
+/// The last packet of [`assert_whole_while`].
 const END: &str = "end";
 
 /// The packet of this number.
@@ -45,6 +45,43 @@ pub fn assert_whole(received: &[(Vec<u8>, SocketAddrV4)], name: &str, count: u32
     assert_eq!(sources, BTreeSet::from([from]));
 }
 
+/// Sends by `send` each millisecond, with numbers from 0 on, until `changes` returns, and then by `end`.
+/// Each of `receivers` receives meanwhile, until what `end` sends has come. Returns how often was sent,
+/// and what each has received.
+pub fn stream_while<R: Send>(
+    send: impl Fn(u32) + Sync,
+    end: impl Fn() + Sync,
+    receivers: Vec<impl FnOnce() -> Vec<R> + Send>,
+    changes: impl FnOnce(),
+) -> (u32, Vec<Vec<R>>) {
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let receiving: Vec<_> = receivers.into_iter().map(|r| scope.spawn(r)).collect();
+        let sending = scope.spawn(|| {
+            let start = Instant::now();
+            let mut number = 0;
+            while !stop.load(Ordering::Relaxed) {
+                send(number);
+                number += 1;
+                let next = start + INTERVAL * number;
+                std::thread::sleep(next.saturating_duration_since(Instant::now()));
+            }
+            end();
+            number
+        });
+        let result = catch_unwind(AssertUnwindSafe(changes));
+        stop.store(true, Ordering::Relaxed);
+        let sent = sending.join().expect("it has sent");
+        let received: Vec<_> = receiving.into_iter().map(|r| r.join().expect("received")).collect();
+        let counts: Vec<_> = received.iter().map(Vec::len).collect();
+        println!("{sent} packets sent, {counts:?} received");
+        match result {
+            Ok(()) => (sent, received),
+            Err(panic) => resume_unwind(panic),
+        }
+    })
+}
+
 /// Sends a numbered packet each millisecond until `changes` returns, and asserts that each arrives
 /// once at each socket, and nothing else does. `beside` sends more by the same socket, behind each
 /// packet.
@@ -56,32 +93,12 @@ pub fn assert_whole_while(
     changes: impl FnOnce(),
 ) {
     let sender = lab.socket("src", SOURCES[0], 0);
-    let stop = AtomicBool::new(false);
-    std::thread::scope(|scope| {
-        let receiving: Vec<_> =
-            sockets.iter().map(|socket| scope.spawn(|| socket.receive_until(END))).collect();
-        let sending = scope.spawn(|| {
-            let start = Instant::now();
-            let mut number = 0;
-            while !stop.load(Ordering::Relaxed) {
-                sender.send(&numbered("in", number), to);
-                beside(&sender);
-                number += 1;
-                let next = start + INTERVAL * number;
-                std::thread::sleep(next.saturating_duration_since(Instant::now()));
-            }
-            sender.send(END.as_bytes(), to);
-            number
-        });
-        let result = catch_unwind(AssertUnwindSafe(changes));
-        stop.store(true, Ordering::Relaxed);
-        let sent = sending.join().expect("it has sent");
-        let received: Vec<_> = receiving.into_iter().map(|r| r.join().expect("received")).collect();
-        let counts: Vec<_> = received.iter().map(Vec::len).collect();
-        println!("{sent} packets sent, {counts:?} received");
-        match result {
-            Ok(()) => received.iter().for_each(|r| assert_whole(r, "in", sent, SOURCES[0])),
-            Err(panic) => resume_unwind(panic),
-        }
-    });
+    let send = |number| {
+        sender.send(&numbered("in", number), to);
+        beside(&sender);
+    };
+    let end = || sender.send(END.as_bytes(), to);
+    let receivers = sockets.iter().map(|socket| || socket.receive_until(END)).collect();
+    let (sent, received) = stream_while(send, end, receivers, changes);
+    received.iter().for_each(|r| assert_whole(r, "in", sent, SOURCES[0]));
 }

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::AsRawFd;
 
 use mcrun::multicast::{FilterMode, SourceFilter};
@@ -135,10 +135,20 @@ impl Lab {
     /// Makes the host's kernel show all source lists for as long as the socket lives: it begins with
     /// the first interface whose newest group has a list, and loopback comes first.
     pub fn show_all_lists(&self) -> Socket {
+        let (group, source) = (Ipv4Addr::new(224, 0, 0, 1), Ipv4Addr::new(192, 0, 2, 1));
+        self.show_lists_behind(Domain::IPV4, group, source)
+    }
+
+    /// The same for IPv6.
+    pub fn show_all_lists_of_ipv6(&self) -> Socket {
+        let group = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
+        self.show_lists_behind(Domain::IPV6, group, Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 0))
+    }
+
+    fn show_lists_behind<A: Into<IpAddr>>(&self, domain: Domain, group: A, source: A) -> Socket {
         const LOOPBACK: u32 = 1;
         self.run_in("host", || {
-            let socket = Socket::new(Domain::IPV4, Type::DGRAM, None).expect("socket");
-            let (group, source) = (Ipv4Addr::new(224, 0, 0, 1), Ipv4Addr::new(192, 0, 2, 1));
+            let socket = Socket::new(domain, Type::DGRAM, None).expect("socket");
             sockopt::join_source_group(&socket, LOOPBACK, group, source).expect("joined");
             socket
         })

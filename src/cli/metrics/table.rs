@@ -331,54 +331,35 @@ pub(super) const ALL: &[Definition] = &[
         labels: UPSTREAM,
         help: "Whether the LAN has an IGMP querier. No value while that is not certain: as long as a \
                querier may be silent, 255 s if none has told its interval.",
-        samples: |all, out| {
-            presence(all, Protocol::Igmp, out);
-        },
+        samples: |all, out| presence(all, Protocol::Igmp, out),
     },
     Definition {
         name: "mcrun_querier_info",
         kind: Kind::Gauge,
         labels: &["upstream", "address"],
         help: "1. The address of the querier; 0.0.0.0 for a proxy querier.",
-        samples: |all, out| {
-            queriers(all, Protocol::Igmp, |name, querier| {
-                out.add(&[name, &querier.address.to_string()], 1.0)
-            });
-        },
+        samples: |all, out| querier_address(all, Protocol::Igmp, out),
     },
     Definition {
         name: "mcrun_querier_version",
         kind: Kind::Gauge,
         labels: UPSTREAM,
         help: "The IGMP version that the querier speaks, 1 to 3.",
-        samples: |all, out| {
-            queriers(all, Protocol::Igmp, |name, querier| out.add(&[name], querier.version.into()));
-        },
+        samples: |all, out| querier_version(all, Protocol::Igmp, out),
     },
     Definition {
         name: "mcrun_querier_interval_seconds",
         kind: Kind::Gauge,
         labels: UPSTREAM,
         help: "The query interval that the querier tells. Queries of IGMPv3 alone tell it.",
-        samples: |all, out| {
-            queriers(all, Protocol::Igmp, |name, querier| {
-                if let Some(interval) = querier.interval_s {
-                    out.add(&[name], interval.into());
-                }
-            });
-        },
+        samples: |all, out| query_interval(all, Protocol::Igmp, out),
     },
     Definition {
         name: "mcrun_querier_last_query_timestamp_seconds",
         kind: Kind::Gauge,
         labels: UPSTREAM,
         help: "When the last general query was heard, to the second.",
-        samples: |all, out| {
-            let now = all.gathered.now.as_secs();
-            queriers(all, Protocol::Igmp, |name, querier| {
-                out.add(&[name], now.saturating_sub(querier.last_query_s) as f64);
-            });
-        },
+        samples: |all, out| last_query(all, Protocol::Igmp, out),
     },
     Definition {
         name: "mcrun_mld_querier_present",
@@ -386,56 +367,35 @@ pub(super) const ALL: &[Definition] = &[
         labels: UPSTREAM,
         help: "Whether the LAN has an MLD querier, where a proxy speaks MLD. No value while that is not \
                certain, as of mcrun_querier_present.",
-        samples: |all, out| {
-            presence(all, Protocol::Mld, out);
-        },
+        samples: |all, out| presence(all, Protocol::Mld, out),
     },
     Definition {
         name: "mcrun_mld_querier_info",
         kind: Kind::Gauge,
         labels: &["upstream", "address"],
         help: "1. The address of the MLD querier.",
-        samples: |all, out| {
-            queriers(all, Protocol::Mld, |name, querier| {
-                out.add(&[name, &querier.address.to_string()], 1.0);
-            });
-        },
+        samples: |all, out| querier_address(all, Protocol::Mld, out),
     },
     Definition {
         name: "mcrun_mld_querier_version",
         kind: Kind::Gauge,
         labels: UPSTREAM,
         help: "The MLD version that the MLD querier speaks, 1 or 2.",
-        samples: |all, out| {
-            queriers(all, Protocol::Mld, |name, querier| {
-                out.add(&[name], querier.version.into());
-            });
-        },
+        samples: |all, out| querier_version(all, Protocol::Mld, out),
     },
     Definition {
         name: "mcrun_mld_querier_interval_seconds",
         kind: Kind::Gauge,
         labels: UPSTREAM,
         help: "The query interval that the MLD querier tells. Queries of MLDv2 alone tell it.",
-        samples: |all, out| {
-            queriers(all, Protocol::Mld, |name, querier| {
-                if let Some(interval) = querier.interval_s {
-                    out.add(&[name], interval.into());
-                }
-            });
-        },
+        samples: |all, out| query_interval(all, Protocol::Mld, out),
     },
     Definition {
         name: "mcrun_mld_querier_last_query_timestamp_seconds",
         kind: Kind::Gauge,
         labels: UPSTREAM,
         help: "When the last general query of MLD was heard, to the second.",
-        samples: |all, out| {
-            let now = all.gathered.now.as_secs();
-            queriers(all, Protocol::Mld, |name, querier| {
-                out.add(&[name], now.saturating_sub(querier.last_query_s) as f64);
-            });
-        },
+        samples: |all, out| last_query(all, Protocol::Mld, out),
     },
 ];
 
@@ -509,4 +469,27 @@ fn queriers(all: &Snapshot<'_>, protocol: Protocol, mut each: impl FnMut(&str, &
             each(view.name, querier);
         }
     }
+}
+
+fn querier_address(all: &Snapshot<'_>, protocol: Protocol, out: &mut Samples) {
+    queriers(all, protocol, |name, q| out.add(&[name, &q.address.to_string()], 1.0));
+}
+
+fn querier_version(all: &Snapshot<'_>, protocol: Protocol, out: &mut Samples) {
+    queriers(all, protocol, |name, querier| out.add(&[name], querier.version.into()));
+}
+
+fn query_interval(all: &Snapshot<'_>, protocol: Protocol, out: &mut Samples) {
+    queriers(all, protocol, |name, querier| {
+        if let Some(interval) = querier.interval_s {
+            out.add(&[name], interval.into());
+        }
+    });
+}
+
+fn last_query(all: &Snapshot<'_>, protocol: Protocol, out: &mut Samples) {
+    let now = all.gathered.now.as_secs();
+    queriers(all, protocol, |name, querier| {
+        out.add(&[name], now.saturating_sub(querier.last_query_s) as f64);
+    });
 }

@@ -277,14 +277,14 @@ impl HoldStream {
     }
 
     /// Lets go of the join sockets.
-    pub(crate) fn release_joins_only(&mut self) {
+    pub(crate) fn release_joins(&mut self) {
         self.generation = unique();
         self.held.joins.clear();
         self.coming.joins.clear();
     }
 
     /// Lets go of everything except the rules.
-    pub(crate) fn release_joins(&mut self) {
+    pub(crate) fn keep_rules_only(&mut self) {
         self.generation = unique();
         self.held.joins.clear();
         self.held.relay_sockets.clear();
@@ -538,6 +538,42 @@ mod tests {
         let mut known = status(3, 40);
         add_time(&mut known, 120);
         assert_eq!(known, status(123, 160));
+    }
+
+    #[test]
+    fn what_a_dead_proxy_had_joined_on_an_interface_that_has_gone_is_joined_no_more() {
+        let groups = json!([{"status": "joined"}, {"status": "denied", "reason": "deny=ff0e::1"}]);
+        let status = json!({"interfaces": [
+            {"interface": "mc0", "groups": groups}, {"interface": "mc1", "groups": groups},
+        ]});
+        let on = |interface: &str, index| JoinedOn {
+            interface: interface.into(),
+            upstream: "eth1".into(),
+            index,
+        };
+        // lo, which is down at first.
+        let namespace = crate::net::netns::NetNs::create().unwrap();
+        let ip = |words: &str| {
+            let mut command = std::process::Command::new("ip");
+            command.args(words.split(' '));
+            assert!(namespace.run(|| command.status()).unwrap().unwrap().success(), "{words}");
+        };
+        let dead =
+            Dead { upstreams: vec![on("mc0", 0x7fff_fff0), on("mc1", 1)], ..Dead::default() };
+        let reasons = || {
+            let shown = namespace.run(|| dead.status_now(&status)).unwrap();
+            [0, 1].map(|at| {
+                let groups = &shown["interfaces"][at]["groups"];
+                assert_eq!(groups[1]["reason"], "deny=ff0e::1");
+                (groups[0]["status"] == "joined", groups[0]["reason"].clone())
+            })
+        };
+        let [gone, down] = reasons();
+        assert!(!gone.0 && gone.1.as_str().unwrap().starts_with("eth1 is gone"), "{gone:?}");
+        assert!(!down.0 && down.1.as_str().unwrap().starts_with("eth1 is down"), "{down:?}");
+        ip("link set lo up");
+        let [gone, up] = reasons();
+        assert_eq!((gone.0, up), (false, (true, Value::Null)));
     }
 
     #[test]
