@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0 */
 /*
  * What the programs of the relay and the proxy share. src/bpf/relay.rs has the same layouts.
+ *
+ * The programs of IPv6 are these with RELAY_IPV6.
  */
 #ifndef MCRUN_RELAY_H
 #define MCRUN_RELAY_H
@@ -8,9 +10,19 @@
 #include <linux/types.h>
 
 /* A group and a source, in network byte order. Source 0 is every source without an entry of its own. */
+#ifdef RELAY_IPV6
+struct relay_address {
+	__u32 word[4];
+};
+#else
+struct relay_address {
+	__u32 word[1];
+};
+#endif
+
 struct relay_key {
-	__u32 group;
-	__u32 source;
+	struct relay_address group;
+	struct relay_address source;
 };
 
 #define ADMIT 1
@@ -53,9 +65,17 @@ struct relay_settings {
 
 /* A datagram whose fragments arrive, and what was decided of the first. */
 struct relay_fragmented {
+#ifdef RELAY_IPV6
+	/*
+	 * What is put together is not told by the identification, which has gone by then: by the last words
+	 * of the addresses, and by ports, length and checksum.
+	 */
+	__u32 words[4];
+#else
 	__u32 group;
 	__u32 source;
 	__u16 identification;
+#endif
 	__u16 fate;
 };
 

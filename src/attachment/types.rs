@@ -144,10 +144,11 @@ impl Attachment {
         self.ipv6.unwrap_or(self.slaac || addresses.any(|net| net.addr().is_ipv6()))
     }
 
-    /// Whether the proxy speaks MLD on the LAN for the interface, as it speaks IGMP. Where it relays
-    /// data, it relays that of IPv4.
+    /// Whether the proxy speaks MLD on the LAN for the interface, as it speaks IGMP. The relay of
+    /// ipvlan relays data of IPv4 alone.
     pub fn is_mld_proxied(&self) -> bool {
-        self.speaks_ipv6() && self.igmp == IgmpMode::Proxy && !self.driver.is_relayed()
+        let carries = self.driver.is_relay() || !self.driver.is_relayed();
+        self.speaks_ipv6() && self.igmp == IgmpMode::Proxy && carries
     }
 
     /// Whether the link-local address is made from the MAC address alone. Links of ipvlan share their

@@ -109,7 +109,7 @@ impl Values {
         self.check_dhcp(&driver)?;
         self.check_pool(network.as_ref())?;
         self.add_gateways_of_network();
-        if self.needs_ipv6 && !driver.is_relayed() {
+        if self.needs_ipv6 && (driver.is_relay() || !driver.is_relayed()) {
             self.ipv6 = self.ipv6.or(Some(true));
         }
         self.check_ipv6(&driver)?;

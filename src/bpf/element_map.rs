@@ -23,7 +23,7 @@ const BPF_F_NO_PREALLOC: u32 = 1;
 ///
 /// # Safety
 /// The type is `repr(C)` and as said.
-pub(super) unsafe trait Plain: Copy + Default {}
+pub unsafe trait Plain: Copy + Default {}
 
 // SAFETY: as the trait asks for.
 unsafe impl Plain for u32 {}

@@ -1,27 +1,36 @@
-//! The programs that relay multicast into a container, `bpf/relay.bpf.c`.
+//! The programs that relay multicast into a container, `bpf/relay.bpf.c`, and those of IPv6,
+//! `bpf/relay6.bpf.c`.
 
 use std::io;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use crate::bpf::element_map::{ElementMap, Plain};
 use crate::bpf::object;
 use crate::bpf::program::{Map, MappedNumbers, Program, Writer};
+use crate::multicast::Address;
 
 const OBJECT: &[u8] = include_bytes!("../../bpf/relay.o");
+const OBJECT_V6: &[u8] = include_bytes!("../../bpf/relay6.o");
 const INBOUND: &[u8] = b"tcx";
 static INBOUND_INSTRUCTIONS: [u64; object::instruction_count(OBJECT, INBOUND)] =
     object::instructions(OBJECT, INBOUND);
 static INBOUND_REFERENCES: [object::Reference; object::reference_count(OBJECT, INBOUND)] =
     object::references(OBJECT, INBOUND);
+static INBOUND_INSTRUCTIONS_V6: [u64; object::instruction_count(OBJECT_V6, INBOUND)] =
+    object::instructions(OBJECT_V6, INBOUND);
+static INBOUND_REFERENCES_V6: [object::Reference; object::reference_count(OBJECT_V6, INBOUND)] =
+    object::references(OBJECT_V6, INBOUND);
 const FILTER: &[u8] = b"socket";
 static FILTER_INSTRUCTIONS: [u64; object::instruction_count(OBJECT, FILTER)] =
     object::instructions(OBJECT, FILTER);
 static FILTER_REFERENCES: [object::Reference; object::reference_count(OBJECT, FILTER)] =
     object::references(OBJECT, FILTER);
+static FILTER_INSTRUCTIONS_V6: [u64; object::instruction_count(OBJECT_V6, FILTER)] =
+    object::instructions(OBJECT_V6, FILTER);
+static FILTER_REFERENCES_V6: [object::Reference; object::reference_count(OBJECT_V6, FILTER)] =
+    object::references(OBJECT_V6, FILTER);
 
-/// Bytes of the state.
-const STATE_SIZE: usize = object::data_size(OBJECT);
 /// Groups and sources that have entries. The table takes 16 bytes for each, the entries more.
 pub const MAX_ENTRIES: usize = 4096;
 /// Descriptors of the programs.
@@ -29,10 +38,74 @@ pub const DESCRIPTORS: usize = 5;
 
 /// A group and a source: `struct relay_key`.
 #[repr(C)]
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-struct Key {
-    group: [u8; 4],
-    source: [u8; 4],
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Key<const N: usize> {
+    group: [u8; N],
+    source: [u8; N],
+}
+
+impl<const N: usize> Default for Key<N> {
+    fn default() -> Self {
+        Key { group: [0; N], source: [0; N] }
+    }
+}
+
+/// Instructions of a program, and the places in them that refer to maps.
+pub struct Code {
+    instructions: &'static [u64],
+    references: &'static [object::Reference],
+}
+
+/// An address family that the kernel can relay.
+pub trait KernelRelayed: Address {
+    /// A group and a source, as the programs look for them.
+    type Key: Plain + std::fmt::Debug;
+    /// The program that relays.
+    const INBOUND: Code;
+    /// The filter of the process's socket.
+    const FILTER: Code;
+    /// Bytes of the programs' state.
+    const STATE_SIZE: usize;
+
+    /// The key of a group and a source.
+    fn key(group: Self, source: Self) -> Self::Key;
+
+    /// Group and source of a key.
+    fn of_key(key: Self::Key) -> (Self, Self);
+}
+
+impl KernelRelayed for Ipv4Addr {
+    type Key = Key<4>;
+    const INBOUND: Code =
+        Code { instructions: &INBOUND_INSTRUCTIONS, references: &INBOUND_REFERENCES };
+    const FILTER: Code =
+        Code { instructions: &FILTER_INSTRUCTIONS, references: &FILTER_REFERENCES };
+    const STATE_SIZE: usize = object::data_size(OBJECT);
+
+    fn key(group: Self, source: Self) -> Key<4> {
+        Key { group: group.octets(), source: source.octets() }
+    }
+
+    fn of_key(key: Key<4>) -> (Self, Self) {
+        (key.group.into(), key.source.into())
+    }
+}
+
+impl KernelRelayed for Ipv6Addr {
+    type Key = Key<16>;
+    const INBOUND: Code =
+        Code { instructions: &INBOUND_INSTRUCTIONS_V6, references: &INBOUND_REFERENCES_V6 };
+    const FILTER: Code =
+        Code { instructions: &FILTER_INSTRUCTIONS_V6, references: &FILTER_REFERENCES_V6 };
+    const STATE_SIZE: usize = object::data_size(OBJECT_V6);
+
+    fn key(group: Self, source: Self) -> Key<16> {
+        Key { group: group.octets(), source: source.octets() }
+    }
+
+    fn of_key(key: Key<16>) -> (Self, Self) {
+        (key.group.into(), key.source.into())
+    }
 }
 
 /// `struct relay_entry`.
@@ -69,7 +142,9 @@ pub struct Settings {
 }
 
 // SAFETY: `repr(C)`, no padding, and numbers only.
-unsafe impl Plain for Key {}
+unsafe impl Plain for Key<4> {}
+// SAFETY: as above.
+unsafe impl Plain for Key<16> {}
 // SAFETY: as above.
 unsafe impl Plain for Entry {}
 // SAFETY: as above: 16 bytes, and four numbers of eight.
@@ -97,16 +172,16 @@ pub struct Counts {
 
 /// The programs of one relay, with their maps. They end when all copies of their descriptors are closed.
 #[derive(Debug)]
-pub struct RelayPrograms {
+pub struct RelayPrograms<A: KernelRelayed = Ipv4Addr> {
     /// Keeps the program at the interface.
     link: OwnedFd,
     filter: Program,
-    entries: ElementMap<Key, Entry>,
+    entries: ElementMap<A::Key, Entry>,
     settings: ElementMap<u32, Settings>,
     state: Map,
 }
 
-impl RelayPrograms {
+impl<A: KernelRelayed> RelayPrograms<A> {
     /// Loads the programs, and attaches the one that relays to the ingress of the interface of this index
     /// in the caller's network namespace. Nothing is relayed until [`RelayPrograms::configure`].
     ///
@@ -116,14 +191,10 @@ impl RelayPrograms {
     pub fn load(interface: u32) -> io::Result<Self> {
         let entries = ElementMap::hash(c"mcrun_relayed", MAX_ENTRIES as u32)?;
         let settings = ElementMap::single(c"mcrun_relay")?;
-        let state = Map::create(c"mcrun_limits", STATE_SIZE, Writer::Process)?;
+        let state = Map::create(c"mcrun_limits", A::STATE_SIZE, Writer::Process)?;
         let maps = [entries.as_fd(), settings.as_fd()];
-        let mut instructions = FILTER_INSTRUCTIONS;
-        object::point_to(&mut instructions, &FILTER_REFERENCES, &state, &maps);
-        let filter = Program::load_socket_filter(c"mcrun_relay", &instructions)?;
-        let mut instructions = INBOUND_INSTRUCTIONS;
-        object::point_to(&mut instructions, &INBOUND_REFERENCES, &state, &maps);
-        let inbound = Program::load_ingress(c"mcrun_relay", &instructions)?;
+        let filter = Program::load_socket_filter(c"mcrun_relay", &A::FILTER.with(&state, &maps))?;
+        let inbound = Program::load_ingress(c"mcrun_relay", &A::INBOUND.with(&state, &maps))?;
         let link = inbound.attach_to_ingress(interface)?;
         Ok(RelayPrograms { link, filter, entries, settings, state })
     }
@@ -139,7 +210,7 @@ impl RelayPrograms {
             filter: Program::from_descriptor(filter),
             entries: ElementMap::hash_from(entries, MAX_ENTRIES as u32)?,
             settings: ElementMap::single_from(settings)?,
-            state: Map::from_descriptor(state, STATE_SIZE)?,
+            state: Map::from_descriptor(state, A::STATE_SIZE)?,
         })
     }
 
@@ -178,28 +249,23 @@ impl RelayPrograms {
     ///
     /// # Errors
     /// `E2BIG` if there are too many entries.
-    pub fn set(
-        &self,
-        group: Ipv4Addr,
-        source: Option<Ipv4Addr>,
-        verdict: Verdict,
-    ) -> io::Result<()> {
+    pub fn set(&self, group: A, source: Option<A>, verdict: Verdict) -> io::Result<()> {
         let entry = Entry { verdict: verdict as u64, ..Entry::default() };
         self.entries.set(key(group, source), entry)
     }
 
     /// Removes an entry. Returns its counts.
-    pub fn remove(&self, group: Ipv4Addr, source: Option<Ipv4Addr>) -> Counts {
+    pub fn remove(&self, group: A, source: Option<A>) -> Counts {
         self.entries.take(key(group, source)).map_or_else(|_| Counts::default(), Counts::of)
     }
 
     /// The counts of an entry.
-    pub fn counts(&self, group: Ipv4Addr, source: Option<Ipv4Addr>) -> Counts {
+    pub fn counts(&self, group: A, source: Option<A>) -> Counts {
         self.entries.get(key(group, source)).map_or_else(|_| Counts::default(), Counts::of)
     }
 
     /// What an entry says; `None`: there is none.
-    pub fn verdict(&self, group: Ipv4Addr, source: Option<Ipv4Addr>) -> Option<Verdict> {
+    pub fn verdict(&self, group: A, source: Option<A>) -> Option<Verdict> {
         match self.entries.get(key(group, source)).ok()?.verdict {
             verdict if verdict == Verdict::Admit as u64 => Some(Verdict::Admit),
             _ => Some(Verdict::Refuse),
@@ -207,10 +273,10 @@ impl RelayPrograms {
     }
 
     /// Groups and sources of all entries.
-    pub fn entries(&self) -> Vec<(Ipv4Addr, Option<Ipv4Addr>)> {
-        let parse = |Key { group, source }: Key| {
-            let source = Ipv4Addr::from(source);
-            (Ipv4Addr::from(group), (!source.is_unspecified()).then_some(source))
+    pub fn entries(&self) -> Vec<(A, Option<A>)> {
+        let parse = |key: A::Key| {
+            let (group, source) = A::of_key(key);
+            (group, (source != A::UNSPECIFIED).then_some(source))
         };
         self.entries.keys(MAX_ENTRIES).into_iter().map(parse).collect()
     }
@@ -224,9 +290,17 @@ impl RelayPrograms {
     }
 }
 
-fn key(group: Ipv4Addr, source: Option<Ipv4Addr>) -> Key {
-    let source = source.unwrap_or(Ipv4Addr::UNSPECIFIED);
-    Key { group: group.octets(), source: source.octets() }
+fn key<A: KernelRelayed>(group: A, source: Option<A>) -> A::Key {
+    A::key(group, source.unwrap_or(A::UNSPECIFIED))
+}
+
+impl Code {
+    /// The instructions, which refer to these maps.
+    fn with(&self, state: &Map, maps: &[BorrowedFd<'_>]) -> Vec<u64> {
+        let mut instructions = self.instructions.to_vec();
+        object::point_to(&mut instructions, self.references, state, maps);
+        instructions
+    }
 }
 
 impl Counts {
@@ -252,43 +326,60 @@ mod tests {
     const SOURCE: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
     const REFUSED: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 2);
 
+    /// Groups and sources of one family.
+    #[derive(Clone, Copy)]
+    struct Names<A> {
+        group: A,
+        channel: A,
+        source: A,
+        refused: A,
+    }
+
+    const V4: Names<Ipv4Addr> =
+        Names { group: GROUP, channel: CHANNEL, source: SOURCE, refused: REFUSED };
+
     /// The programs with their maps, attached to nothing.
-    struct Loaded {
+    struct Loaded<A: KernelRelayed = Ipv4Addr> {
         inbound: Program,
         filter: Program,
-        entries: ElementMap<Key, Entry>,
+        entries: ElementMap<A::Key, Entry>,
         settings: ElementMap<u32, Settings>,
+        names: Names<A>,
     }
 
     impl Loaded {
-        /// GROUP from any source except one, and CHANNEL from one source.
         fn new(settings: Settings) -> Self {
+            Loaded::of(V4, settings)
+        }
+    }
+
+    impl<A: KernelRelayed> Loaded<A> {
+        /// The group from any source except one, and the channel from one source.
+        fn of(names: Names<A>, settings: Settings) -> Self {
             let entries = ElementMap::hash(c"t", MAX_ENTRIES as u32).unwrap();
             let map = ElementMap::single(c"t").unwrap();
-            let state = Map::create(c"t", STATE_SIZE, Writer::Process).unwrap();
+            let state = Map::create(c"t", A::STATE_SIZE, Writer::Process).unwrap();
             let maps = [entries.as_fd(), map.as_fd()];
-            let mut instructions = FILTER_INSTRUCTIONS;
-            object::point_to(&mut instructions, &FILTER_REFERENCES, &state, &maps);
-            let filter = Program::load_socket_filter(c"t", &instructions).unwrap();
-            let mut instructions = INBOUND_INSTRUCTIONS;
-            object::point_to(&mut instructions, &INBOUND_REFERENCES, &state, &maps);
-            let inbound = Program::load_ingress(c"t", &instructions).unwrap();
+            let filter = A::FILTER.with(&state, &maps);
+            let filter = Program::load_socket_filter(c"t", &filter).unwrap();
+            let inbound = Program::load_ingress(c"t", &A::INBOUND.with(&state, &maps)).unwrap();
             map.set(0, settings).unwrap();
-            let loaded = Loaded { inbound, filter, entries, settings: map };
-            loaded.set(GROUP, None, Verdict::Admit);
-            loaded.set(GROUP, Some(REFUSED), Verdict::Refuse);
-            loaded.set(CHANNEL, Some(SOURCE), Verdict::Admit);
+            let loaded = Loaded { inbound, filter, entries, settings: map, names };
+            loaded.set(names.group, None, Verdict::Admit);
+            loaded.set(names.group, Some(names.refused), Verdict::Refuse);
+            loaded.set(names.channel, Some(names.source), Verdict::Admit);
             loaded
         }
 
-        fn set(&self, group: Ipv4Addr, source: Option<Ipv4Addr>, verdict: Verdict) {
+        fn set(&self, group: A, source: Option<A>, verdict: Verdict) {
             let entry = Entry { verdict: verdict as u64, ..Entry::default() };
             self.entries.set(key(group, source), entry).unwrap();
         }
 
         /// Packets that were to be relayed, and those above the limit.
         fn counts(&self) -> (u64, u64) {
-            let all = [(GROUP, None), (GROUP, Some(REFUSED)), (CHANNEL, Some(SOURCE))];
+            let Names { group, channel, source, refused } = self.names;
+            let all = [(group, None), (group, Some(refused)), (channel, Some(source))];
             all.iter().fold((0, 0), |(relayed, limited), (group, source)| {
                 let entry = self.entries.get(key(*group, *source)).unwrap();
                 assert_eq!(entry.relayed, 0);
@@ -412,13 +503,100 @@ mod tests {
         let map =
             || ElementMap::<u32, Settings>::single(c"t").unwrap().as_fd().try_clone_to_owned();
         let wrong = [map(), map(), map(), map(), map()].map(Result::unwrap);
-        let error = RelayPrograms::inherit(wrong).unwrap_err();
+        let error = RelayPrograms::<Ipv4Addr>::inherit(wrong).unwrap_err();
         assert_eq!(error.kind(), std::io::ErrorKind::InvalidInput);
         let file: OwnedFd = tempfile::tempfile().unwrap().into();
         assert!(bpf::check_map(&file, bpf::MapShape::default()).is_err());
     }
 
+    const V6: Names<Ipv6Addr> = Names {
+        group: Ipv6Addr::new(0xff0e, 0, 0, 0, 0, 0, 1, 1),
+        channel: Ipv6Addr::new(0xff3e, 0, 0, 0, 0, 0, 1, 1),
+        source: Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 1),
+        refused: Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 2),
+    };
+
+    fn frame_v6(source: Ipv6Addr, group: Ipv6Addr, payload: usize) -> Vec<u8> {
+        let mut frame = Vec::new();
+        PacketBuilder::ethernet2([2, 0, 0, 0, 0, 9], [0x33, 0x33, 0, 1, 0, 1])
+            .ipv6(source.octets(), group.octets(), 5)
+            .udp(5000, 5000)
+            .write(&mut frame, &vec![7; payload])
+            .unwrap();
+        frame
+    }
+
+    /// The same with a header of fragments: the first, or a later one.
+    fn fragment_v6(frame: &[u8], is_first: bool) -> Vec<u8> {
+        let field = if is_first { [0, 1] } else { [0, 8] };
+        let header = [17, 0, field[0], field[1], 0, 0, 0, 9];
+        let mut fragment = [&frame[..54], &header, &frame[54..]].concat();
+        let length = (fragment.len() - 54) as u16;
+        fragment[18..20].copy_from_slice(&length.to_be_bytes());
+        fragment[20] = 44;
+        fragment
+    }
+
+    #[test]
+    fn ipv6_is_relayed_as_ipv4_is() {
+        let loaded = Loaded::of(V6, settings());
+        let Names { group, channel, source, refused } = V6;
+        let other = Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 3);
+        assert_eq!(loaded.run(&frame_v6(other, group, 100)), (true, false));
+        assert_eq!(loaded.run(&frame_v6(other, group, 300)), (false, true), "longer than the MTU");
+        assert_eq!(loaded.run(&frame_v6(refused, group, 100)), (false, false));
+        assert_eq!(loaded.run(&frame_v6(source, channel, 100)), (true, false));
+        assert_eq!(loaded.run(&frame_v6(other, channel, 100)), (false, false));
+        // What stays on its host is nobody's.
+        let own = Ipv6Addr::new(0xff01, 0, 0, 0, 0, 0, 1, 1);
+        loaded.set(own, None, Verdict::Admit);
+        assert_eq!(loaded.run(&frame_v6(other, own, 100)), (false, false));
+        loaded.settings.set(0, Settings { peer: 0, ..settings() }).unwrap();
+        assert_eq!(loaded.run(&frame_v6(other, group, 100)), (false, true), "no link is known");
+    }
+
+    #[test]
+    fn fragments_of_ipv6_are_left_to_the_proxy_which_gets_them_as_one() {
+        let loaded = Loaded::of(V6, settings());
+        let whole = frame_v6(V6.source, V6.group, 200);
+        let is_left = |frame: &[u8]| loaded.filter.test_run(frame, 0).unwrap() != 0;
+        assert!(!is_left(&whole), "was relayed");
+        assert!(!loaded.run(&fragment_v6(&whole, true)).0);
+        assert!(!loaded.run(&fragment_v6(&whole, false)).0);
+        assert!(is_left(&whole), "was put together");
+        assert!(!is_left(&whole), "asked for once");
+        let other = frame_v6(V6.source, V6.group, 199);
+        assert!(!loaded.run(&fragment_v6(&other, true)).0);
+        assert!(!is_left(&whole) && is_left(&other));
+    }
+
     proptest! {
+        /// As for IPv4, below.
+        #[test]
+        fn only_what_was_asked_for_is_relayed_of_ipv6(
+            bytes in prop::collection::vec(any::<u8>(), 0..400),
+            is_patched in any::<bool>(),
+            length in 0u16..420,
+            next in prop::sample::select(vec![17u8, 44, 0, 6]),
+        ) {
+            let loaded = Loaded::of(V6, settings());
+            let mut frame = bytes;
+            frame.iter_mut().take(1).for_each(|first| *first |= 1);
+            if is_patched && frame.len() >= 54 {
+                frame[12..15].copy_from_slice(&[0x86, 0xdd, 0x60]);
+                frame[18..20].copy_from_slice(&length.to_be_bytes());
+                frame[20] = next;
+                frame[38..54].copy_from_slice(&V6.group.octets());
+            }
+            let (relayed, taken) = loaded.run(&frame);
+            let whole = frame.len() >= 54 && frame[12..14] == [0x86, 0xdd] && frame[14] >> 4 == 6
+                && frame[38..54] == V6.group.octets() && frame[22..38] != V6.refused.octets();
+            let total = if whole { 40 + u32::from(u16::from_be_bytes([frame[18], frame[19]])) } else { 0 };
+            let fits = whole && total as usize + 14 <= frame.len() && total <= MTU;
+            prop_assert_eq!(relayed, fits && frame[20] == 17);
+            prop_assert!(!taken || (whole && (total > MTU || frame[20] != 17)));
+        }
+
         /// Whatever arrives, what is relayed is UDP to a group that was asked for, and whole.
         #[test]
         fn only_what_was_asked_for_is_relayed(

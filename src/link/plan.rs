@@ -339,12 +339,16 @@ pub(super) fn sysctls(
             list.extend(igmp_settings(attachment).map(|(setting, value)| {
                 Sysctl::Require(format!("ipv4/conf/default/{}", setting.name()), value)
             }));
+            list.extend(relayed_ipv6(attachment, "default"));
             return list;
         }
         // The engine configures the rest.
         LinkPlan::Existing { there: Some(_) } => {
             if attachment.adopted {
                 list.push(Sysctl::AcceptAnySource(name.to_string()));
+            }
+            if attachment.driver.is_relay() {
+                list.extend(relayed_ipv6(attachment, name.as_str()));
             }
             return list;
         }
@@ -369,20 +373,37 @@ pub(super) fn sysctls(
         // The link-local address is the one that the interface may send from.
         list.push(Sysctl::Require(v6("addr_gen_mode"), 0));
         if attachment.is_mld_proxied() {
-            // As for IGMP: the setting of `all` overrides that of the interface; sources would be lost
-            // with v1; reports go to the proxy only, so they may be repeated quickly.
-            list.push(Sysctl::Set("ipv6/conf/all/force_mld_version".into(), 0));
-            list.push(Sysctl::Set(v6("force_mld_version"), 0));
-            for version in ["mldv1", "mldv2"] {
-                let interval = format!("{version}_unsolicited_report_interval");
-                list.push(Sysctl::Set(v6(&interval), REPORT_INTERVAL_MS));
-            }
+            list.extend(mld_settings(name.as_str()));
         }
     } else {
         // IPv6 was not asked for: no link-local address, and no IPv6 frame on the LAN.
         list.push(Sysctl::Set(v6("disable_ipv6"), 1));
     }
     list
+}
+
+/// IPv6 of an interface that is the engine's, where the proxy relays it.
+fn relayed_ipv6(attachment: &Attachment, interface: &str) -> Vec<Sysctl> {
+    if !attachment.is_mld_proxied() {
+        return Vec::new();
+    }
+    let on = Sysctl::Require(format!("ipv6/conf/{interface}/disable_ipv6"), 0);
+    std::iter::once(on).chain(mld_settings(interface)).collect()
+}
+
+/// As for IGMP: the setting of `all` overrides that of the interface; sources would be lost with v1;
+/// reports go to the proxy only, so they may be repeated quickly.
+fn mld_settings(interface: &str) -> impl Iterator<Item = Sysctl> {
+    let v6 = |setting: &str| format!("ipv6/conf/{interface}/{setting}");
+    let mut list = vec![
+        Sysctl::Set("ipv6/conf/all/force_mld_version".into(), 0),
+        Sysctl::Set(v6("force_mld_version"), 0),
+    ];
+    for version in ["mldv1", "mldv2"] {
+        let interval = format!("{version}_unsolicited_report_interval");
+        list.push(Sysctl::Set(v6(&interval), REPORT_INTERVAL_MS));
+    }
+    list.into_iter()
 }
 
 pub(super) fn settings(attachment: &Attachment, link: &LinkPlan) -> Vec<(DevConf, u32)> {

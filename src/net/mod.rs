@@ -5,6 +5,7 @@ pub mod arp_announcement;
 pub mod bridge_port;
 pub mod devconf;
 pub mod host_routes;
+pub(crate) mod ipv6_addresses;
 pub mod link_monitor;
 pub(crate) mod link_watch;
 pub mod messages;

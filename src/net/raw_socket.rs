@@ -1,10 +1,12 @@
 //! Raw sockets that only send, and some that will receive later.
 
 use std::io;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddrV4, SocketAddrV6};
+use std::marker::PhantomData;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
 
 use socket2::{Domain, Protocol, SockFilter, Socket, Type};
 
+use crate::multicast::Address;
 use crate::sys::sockopt;
 
 /// Opens a non-blocking socket for whole IPv4 packets, in the caller's namespace. Multicast that it
@@ -58,23 +60,35 @@ const NOBODY: Ipv4Addr = Ipv4Addr::new(127, 255, 255, 254);
 /// A raw socket that receives nothing yet. It can be turned to an interface once, without
 /// privileges, and never receives more than its filter lets through.
 #[derive(Debug)]
-pub(crate) struct SpareReceiver(Socket);
+pub(crate) struct SpareReceiver<A = Ipv4Addr> {
+    socket: Socket,
+    family: PhantomData<A>,
+}
 
-impl SpareReceiver {
-    /// Opens one in the caller's namespace.
+impl<A: Address> SpareReceiver<A> {
+    /// Makes one of a new raw socket of this family.
     ///
     /// # Errors
-    /// `EPERM` without CAP_NET_RAW.
-    pub(crate) fn open(protocol: i32, filter: &[SockFilter], buffer: usize) -> io::Result<Self> {
-        let socket = Socket::new(Domain::IPV4, Type::RAW, Some(Protocol::from(protocol)))?;
+    /// Those of setsockopt(2) and bind(2).
+    pub(crate) fn open(socket: Socket, filter: &[SockFilter], buffer: usize) -> io::Result<Self> {
         socket.attach_filter(filter)?;
         sockopt::lock_filter(&socket)?;
-        socket.bind(&SocketAddrV4::new(NOBODY, 0).into())?;
-        sockopt::grow_receive_buffer(&socket, buffer)?;
         // Whatever is sent to a group by it does not leave the host.
-        socket.set_multicast_ttl_v4(0)?;
+        let nobody: IpAddr = match A::UNSPECIFIED.into() {
+            IpAddr::V4(_) => {
+                socket.set_multicast_ttl_v4(0)?;
+                NOBODY.into()
+            }
+            IpAddr::V6(_) => {
+                socket.set_multicast_hops_v6(0)?;
+                sockopt::set_int(&socket, libc::IPPROTO_IPV6, libc::IPV6_FREEBIND, 1)?;
+                NOWHERE.into()
+            }
+        };
+        socket.bind(&SocketAddr::new(nobody, 0).into())?;
+        sockopt::grow_receive_buffer(&socket, buffer)?;
         socket.set_nonblocking(true)?;
-        Ok(SpareReceiver(socket))
+        Ok(SpareReceiver { socket, family: PhantomData })
     }
 
     /// Receives from the interface of this name from now on.
@@ -82,9 +96,9 @@ impl SpareReceiver {
     /// # Errors
     /// `ENODEV` when there is no such interface; `EPERM` before Linux 5.7.
     pub(crate) fn turn_to(self, name: &str) -> io::Result<Socket> {
-        self.0.bind_device(Some(name.as_bytes()))?;
-        self.0.bind(&SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 0).into())?;
-        Ok(self.0)
+        self.socket.bind_device(Some(name.as_bytes()))?;
+        self.socket.bind(&SocketAddr::new(A::UNSPECIFIED.into(), 0).into())?;
+        Ok(self.socket)
     }
 }
 
@@ -105,17 +119,25 @@ mod tests {
 
     #[test]
     fn a_spare_socket_receives_when_it_is_turned_to_an_interface_and_keeps_its_filter() {
+        spare_of::<Ipv4Addr>(Domain::IPV4, Ipv4Addr::LOCALHOST.into());
+        spare_of::<Ipv6Addr>(Domain::IPV6, Ipv6Addr::LOCALHOST.into());
+    }
+
+    fn spare_of<A: Address>(domain: Domain, here: IpAddr) {
         let namespace = crate::net::netns::NetNs::create().unwrap();
         let up = || std::process::Command::new("ip").args(["link", "set", "lo", "up"]).status();
         assert!(namespace.run(up).unwrap().unwrap().success());
-        let open = || SpareReceiver::open(libc::IPPROTO_UDP, &PASS_ALL, 65_536);
+        let open = || {
+            let socket = Socket::new(domain, Type::RAW, Some(Protocol::UDP)).unwrap();
+            SpareReceiver::<A>::open(socket, &PASS_ALL, 65_536)
+        };
         let spare = namespace.run(open).unwrap().unwrap();
-        let refused = spare.0.attach_filter(&PASS_ALL).unwrap_err();
+        let refused = spare.socket.attach_filter(&PASS_ALL).unwrap_err();
         assert_eq!(refused.raw_os_error(), Some(libc::EPERM));
-        let sender = namespace.run(|| UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))).unwrap().unwrap();
+        let sender = namespace.run(|| UdpSocket::bind((here, 0))).unwrap().unwrap();
         let to = sender.local_addr().unwrap();
         sender.send_to(b"before", to).unwrap();
-        assert_eq!(packets(&spare.0), 0);
+        assert_eq!(packets(&spare.socket), 0);
         let socket = namespace.run(|| spare.turn_to("lo")).unwrap().unwrap();
         sender.send_to(b"behind", to).unwrap();
         assert_eq!(packets(&socket), 1);

@@ -1,6 +1,6 @@
 //! The Internet checksum (RFC 1071), for many bytes at a time.
 
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::Ipv6Addr;
 
 /// A one's complement sum of 16-bit words in network order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,20 +61,6 @@ impl Sum {
     }
 }
 
-/// The sum of the pseudo header in front of a datagram of `length` bytes (RFC 768).
-pub(crate) fn pseudo_header(
-    source: Ipv4Addr,
-    destination: Ipv4Addr,
-    protocol: u8,
-    length: u16,
-) -> Sum {
-    let mut sum = Sum::of(&source.octets());
-    sum.add(Sum::of(&destination.octets()));
-    sum.add(Sum(u64::from(protocol)));
-    sum.add(Sum(u64::from(length)));
-    sum
-}
-
 /// The sum of the pseudo header in front of `length` bytes of an upper layer over IPv6 (RFC 8200
 /// §8.1).
 pub(crate) fn pseudo_header_v6(
@@ -83,9 +69,15 @@ pub(crate) fn pseudo_header_v6(
     next_header: u8,
     length: u32,
 ) -> Sum {
-    let mut sum = Sum::of(&source.octets());
-    sum.add(Sum::of(&destination.octets()));
-    sum.add(Sum(u64::from(next_header)));
+    let addresses = [source.octets(), destination.octets()].concat();
+    pseudo_header_of(&addresses, next_header, length)
+}
+
+/// The sum of the pseudo header in front of `length` bytes of an upper layer. The source and the
+/// destination are as they stand in a packet of either family (RFC 768, RFC 8200 §8.1).
+pub(crate) fn pseudo_header_of(addresses: &[u8], protocol: u8, length: u32) -> Sum {
+    let mut sum = Sum::of(addresses);
+    sum.add(Sum(u64::from(protocol)));
     sum.add(Sum(u64::from(length)));
     sum
 }

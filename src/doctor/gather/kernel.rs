@@ -98,7 +98,7 @@ fn has_log(scratch: &NetNs) -> io::Result<bool> {
 
 /// Whether a program can be attached to an interface: in the scratch namespace.
 fn relaying(scratch: &NetNs) -> Fact<bool> {
-    let attempt = || loads(|| bpf::relay::RelayPrograms::load(LOOPBACK).map(drop));
+    let attempt = || loads(|| bpf::relay::RelayPrograms::<Ipv4Addr>::load(LOOPBACK).map(drop));
     scratch.run(attempt).unwrap_or_else(|error| Err(format!("cannot be tried: {error}")))
 }
 

@@ -22,8 +22,9 @@ pub struct RouterConfig<A> {
     /// queries (RFC 4541 §2.1.1), which take no part in the querier election. MLD has none, and the
     /// protocol supplies an address of the link instead.
     pub querier_address: A,
-    /// Accept joins of groups that need no report, such as those of 224.0.0.0/24, where the
-    /// policy asks a relay to carry them. Default off: the link delivers these groups anyway.
+    /// Accept joins of groups of link scope, such as those of 224.0.0.0/24, where the policy asks a
+    /// relay to carry them, and no others of link scope. Default off: what needs a report is accepted,
+    /// and the link delivers the rest anyway.
     pub link_scope: bool,
     /// MTU of the container's interface in bytes; longer queries are split. Default 1500.
     pub mtu: usize,

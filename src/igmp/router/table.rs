@@ -312,8 +312,11 @@ impl<A: Address> Table<A> {
             cx.diagnostics.count(counter::BAD_RECORD_GROUP);
             return false;
         }
-        let is_relayed = cx.config.link_scope && self.policy.relays_link_scope(group);
-        if !group.needs_report() && !is_relayed {
+        let is_kept = match cx.config.link_scope && group.is_link_scope() {
+            true => self.policy.relays_link_scope(group),
+            false => group.needs_report(),
+        };
+        if !is_kept {
             cx.diagnostics.count(counter::LINK_LOCAL);
             return false;
         }

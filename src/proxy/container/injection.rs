@@ -14,6 +14,18 @@ use crate::sys::sockopt;
 
 /// All nodes of the interface (RFC 4291 §2.7.1): every interface has joined it.
 pub(crate) const ALL_NODES_OF_THE_INTERFACE: Ipv6Addr = Ipv6Addr::new(0xff01, 0, 0, 0, 0, 0, 0, 1);
+/// The header of destination options (RFC 8200 §4.6), in which the group of injected data travels: see
+/// the relay's module `family`. Its length.
+pub(crate) const DESTINATION_OPTIONS: u8 = 60;
+pub(crate) const GROUP_OPTION: usize = 24;
+/// An option for experiments, which a receiver that does not know it passes over (RFC 4727 §3.3, RFC 8200
+/// §4.2), and the bytes of its data: the group.
+pub(crate) const GROUP_OPTION_TYPE: u8 = 0x1e;
+pub(crate) const GROUP_OPTION_LENGTH: u8 = 16;
+/// Offset of the option's type in the packet, behind the IPv6 header and the first two bytes of the
+/// options, and of the group.
+pub(crate) const OPTION_AT: usize = 40 + 2;
+pub(crate) const GROUP_AT: usize = OPTION_AT + 2;
 /// Where an IPv6 header has its destination (RFC 8200 §3).
 const IPV6_DESTINATION: std::ops::Range<usize> = 24..40;
 

@@ -38,6 +38,7 @@ pub fn limit_unserved(interfaces: &[Unserved<'_>]) -> io::Result<()> {
             data_filter: GroupPolicy::default().data_filter(),
             data_filter_v6: GroupPolicy::default().data_filter(),
             relayed: None,
+            relayed_v6: Vec::new(),
             relayed_by_kernel: false,
             egress: Some(Egress::new(*mac, egress)),
         })

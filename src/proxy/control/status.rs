@@ -244,6 +244,18 @@ impl Add for RelayCounts {
     }
 }
 
+impl RelayStatus {
+    /// The same with what the relay of the other address family has carried.
+    pub(crate) fn with(mut self, other: RelayStatus) -> Self {
+        self.inbound = self.inbound + other.inbound;
+        self.outbound = self.outbound + other.outbound;
+        self.overruns += other.overruns;
+        self.in_kernel &= other.in_kernel;
+        self.ports.extend(other.ports);
+        self
+    }
+}
+
 /// What the relay of an interface has carried.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RelayStatus {

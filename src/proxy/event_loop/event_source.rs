@@ -1,5 +1,7 @@
 //! What an epoll event is about, and its 64-bit form: the data of the descriptor's epoll entry.
 
+use crate::net::link_monitor::Family;
+
 /// The kind is in the highest byte. The rest of the number depends on the kind.
 const KIND_SHIFT: u32 = 56;
 /// Within an event of a relay: the interface's position begins here, its socket is below.
@@ -32,6 +34,8 @@ pub(super) enum EventSource {
     Relay {
         /// Position of the interface.
         interface: u32,
+        /// What it relays.
+        family: Family,
         socket: RelaySocket,
     },
 }
@@ -60,13 +64,17 @@ impl EventSource {
             EventSource::UpstreamLink(position) => (7, position.into()),
             EventSource::QueryTap(position) => (8, position.into()),
             EventSource::MldQuerySocket(position) => (9, position.into()),
-            EventSource::Relay { interface, socket } => {
+            EventSource::Relay { interface, family, socket } => {
                 let socket = match socket {
                     RelaySocket::Receiver => 0,
                     RelaySocket::Capture => 1,
                     RelaySocket::Answers(port) => ANSWERS | u64::from(port),
                 };
-                (6, u64::from(interface) << INTERFACE_SHIFT | socket)
+                let kind = match family {
+                    Family::Ipv4 => 6,
+                    Family::Ipv6 => 10,
+                };
+                (kind, u64::from(interface) << INTERFACE_SHIFT | socket)
             }
         };
         kind << KIND_SHIFT | number
@@ -83,7 +91,8 @@ impl EventSource {
             3 => EventSource::ControlListener,
             4 => EventSource::QuerySocket(u32::try_from(number).ok()?),
             5 => EventSource::Client(u32::try_from(number).ok()?),
-            6 => EventSource::Relay {
+            kind @ (6 | 10) => EventSource::Relay {
+                family: if kind == 6 { Family::Ipv4 } else { Family::Ipv6 },
                 interface: u32::try_from(number >> INTERFACE_SHIFT).ok()?,
                 socket: match number & ((1 << INTERFACE_SHIFT) - 1) {
                     0 => RelaySocket::Receiver,
@@ -105,7 +114,8 @@ mod tests {
 
     #[test]
     fn every_source_is_read_back_from_its_data() {
-        let relay = |socket| EventSource::Relay { interface: 63, socket };
+        let of = |family, socket| EventSource::Relay { interface: 63, family, socket };
+        let relay = |socket| of(Family::Ipv4, socket);
         for source in [
             EventSource::EndWatch,
             EventSource::Nflog,
@@ -123,10 +133,12 @@ mod tests {
             relay(RelaySocket::Answers(0)),
             relay(RelaySocket::Answers(1)),
             relay(RelaySocket::Answers(u16::MAX)),
+            of(Family::Ipv6, RelaySocket::Capture),
+            of(Family::Ipv6, RelaySocket::Answers(1)),
         ] {
             assert_eq!(EventSource::from_data(source.to_data()), Some(source));
         }
-        for unknown in [10 << KIND_SHIFT, u64::MAX, 6 << KIND_SHIFT | 2, 5 << KIND_SHIFT | 1 << 32]
+        for unknown in [11 << KIND_SHIFT, u64::MAX, 6 << KIND_SHIFT | 2, 5 << KIND_SHIFT | 1 << 32]
         {
             assert_eq!(EventSource::from_data(unknown), None, "{unknown:#x}");
         }

@@ -1,24 +1,23 @@
 //! What differs between IGMP and MLD in the event loop.
 
 use std::collections::BTreeMap;
-use std::io;
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::Ipv6Addr;
 use std::time::{Duration, Instant};
 
 use crate::igmp::{Igmp, Protocol};
 use crate::mld::Mld;
-use crate::multicast::SourceFilter;
+use crate::net::link_monitor::Family;
 use crate::net::link_monitor::LinkMonitor;
 use crate::proxy::config::InterfaceTask;
 use crate::proxy::container::membership_files::{KernelMembership, MembershipFiles, Shown};
 use crate::proxy::container::rtnl_barrier::RtnlBarrier;
-use crate::proxy::control::status::{InterfaceStatus, QuerierStatus, RelayCounts};
+use crate::proxy::control::status::{InterfaceStatus, QuerierStatus};
 use crate::proxy::event_loop::upstreams::{Upstream, Upstreams};
 use crate::proxy::lan::early_report::EarlyReporter;
 use crate::proxy::lan::family::LanFamily;
 use crate::proxy::lan::host_groups::HostGroups;
 use crate::proxy::lan::joins::LimitFiles;
-use crate::proxy::relay::Relay;
+use crate::proxy::relay::family::Relayed;
 
 /// The longest that a join from a source, of which the kernel has told at its beginning, goes on.
 const SOURCE_DELAY: Duration = Duration::from_micros(50);
@@ -43,7 +42,10 @@ pub(super) type MembershipsOf<P> =
     BTreeMap<(u32, <P as Protocol>::Address), KernelMembership<<P as Protocol>::Address>>;
 
 /// A protocol that the proxy speaks for an interface, with what the event loop has for it.
-pub(super) trait Spoken: Protocol<Address: LanFamily + Shown> {
+pub(super) trait Spoken: Protocol<Address: LanFamily + Shown + Relayed> {
+    /// The address family.
+    const FAMILY: Family;
+
     /// The files of what the container's kernel has joined.
     fn membership_files(files: &AllMembershipFiles) -> Option<&MembershipFiles<Self::Address>>;
 
@@ -62,19 +64,6 @@ pub(super) trait Spoken: Protocol<Address: LanFamily + Shown> {
     /// Whether what the relay of an interface carries is of this family.
     fn is_relayed(task: &InterfaceTask) -> bool;
 
-    /// Has a relay carry what this filter admits.
-    ///
-    /// # Errors
-    /// When the relay cannot receive the group.
-    fn relay(
-        relay: &mut Relay,
-        group: Self::Address,
-        filter: &SourceFilter<Self::Address>,
-    ) -> io::Result<()>;
-
-    /// What a relay has carried of a group.
-    fn relay_counts(relay: &Relay, group: Self::Address) -> Option<RelayCounts>;
-
     /// Waits until joins that the kernel has told of are complete; `false` where that cannot be known.
     fn wait_for_joins(monitor: &LinkMonitor, barrier: &RtnlBarrier) -> bool;
 
@@ -83,6 +72,8 @@ pub(super) trait Spoken: Protocol<Address: LanFamily + Shown> {
 }
 
 impl Spoken for Igmp {
+    const FAMILY: Family = Family::Ipv4;
+
     fn membership_files(files: &AllMembershipFiles) -> Option<&MembershipFiles> {
         Some(&files.igmp)
     }
@@ -107,14 +98,6 @@ impl Spoken for Igmp {
         task.relay.is_some()
     }
 
-    fn relay(relay: &mut Relay, group: Ipv4Addr, filter: &SourceFilter) -> io::Result<()> {
-        relay.set(group, filter)
-    }
-
-    fn relay_counts(relay: &Relay, group: Ipv4Addr) -> Option<RelayCounts> {
-        relay.counts(group)
-    }
-
     fn wait_for_joins(_: &LinkMonitor, barrier: &RtnlBarrier) -> bool {
         barrier.wait()
     }
@@ -125,6 +108,8 @@ impl Spoken for Igmp {
 }
 
 impl Spoken for Mld {
+    const FAMILY: Family = Family::Ipv6;
+
     fn membership_files(files: &AllMembershipFiles) -> Option<&MembershipFiles<Ipv6Addr>> {
         files.mld.as_ref()
     }
@@ -144,16 +129,8 @@ impl Spoken for Mld {
     /// Whether the host's firewall lets reports out is looked at for IGMP.
     fn want_check(_: &Upstreams, _: u32) {}
 
-    fn is_relayed(_: &InterfaceTask) -> bool {
-        false
-    }
-
-    fn relay(_: &mut Relay, _: Ipv6Addr, _: &SourceFilter<Ipv6Addr>) -> io::Result<()> {
-        Ok(())
-    }
-
-    fn relay_counts(_: &Relay, _: Ipv6Addr) -> Option<RelayCounts> {
-        None
+    fn is_relayed(task: &InterfaceTask) -> bool {
+        task.relay.is_some() && task.mld
     }
 
     /// From Linux 6.17 on no lock is held throughout the join (`ip6_mc_source` in net/ipv6/mcast.c).

@@ -6,16 +6,20 @@
 
 use std::io;
 use std::io::{Read, Write};
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 use crate::bpf;
+use crate::igmp::Igmp;
+use crate::mld::Mld;
 use crate::proxy::control::protocol::{
     AnswerError, ControlRequest, Format, HandoverPayload, handover_answer, parse_answer,
     parse_word_handover,
 };
 use crate::proxy::event_loop::interface::Interface;
+use crate::proxy::event_loop::speakers::Speaker;
 use crate::proxy::event_loop::{EventLoop, Phase};
 use crate::proxy::process::container_dir::ContainerDir;
 use crate::proxy::relay::{InHand, Relay, RelayHandover};
@@ -86,39 +90,51 @@ impl EventLoop {
         let mut in_kernel = Vec::new();
         for handover in handovers {
             let own: Vec<_> = sockets.by_ref().take(handover.sockets()).collect();
-            let position = self.interfaces.iter().position(|i| i.task.name == handover.interface);
-            in_kernel.extend(handover.in_kernel.then_some(position));
-            if let Some(interface) = position.and_then(|at| self.interfaces.get_mut(at)) {
-                interface.take_over_relay(now, handover, own);
+            let is_of_ipv4 = |i: &Interface| handover.is_of::<Ipv4Addr>(&i.task.name);
+            let is_of_ipv6 = |i: &Interface| handover.is_of::<Ipv6Addr>(&i.task.name);
+            let find = |is_it: &dyn Fn(&Interface) -> bool| self.interfaces.iter().position(is_it);
+            let (ipv4, ipv6) = (find(&is_of_ipv4), find(&is_of_ipv6));
+            in_kernel.extend(handover.in_kernel.then_some((ipv4, ipv6)));
+            let interfaces = &mut self.interfaces;
+            if let Some(interface) = ipv4.and_then(|at| interfaces.get_mut(at)) {
+                interface.take_over_relay::<Igmp>(now, handover, own);
+            } else if let Some(interface) = ipv6.and_then(|at| interfaces.get_mut(at)) {
+                interface.take_over_relay::<Mld>(now, handover, own);
             }
         }
-        for position in in_kernel {
+        for (ipv4, ipv6) in in_kernel {
             let own: Vec<_> = sockets.by_ref().take(bpf::relay::DESCRIPTORS).collect();
-            let interface = position.and_then(|at| self.interfaces.get_mut(at));
-            if let Some(relay) = interface.and_then(Interface::relay) {
-                relay.take_over_kernel(own);
+            let interfaces = &mut self.interfaces;
+            if let Some(interface) = ipv4.and_then(|at| interfaces.get_mut(at)) {
+                interface.take_over_kernel::<Igmp>(own);
+            } else if let Some(interface) = ipv6.and_then(|at| interfaces.get_mut(at)) {
+                interface.take_over_kernel::<Mld>(own);
             }
         }
         self.note_kernel_relays();
         self.holding.note_relays(now);
         if let Some(file) = sockets.next() {
-            self.succeed_dead(now, file);
+            self.succeed_dead::<Igmp>(now, file);
+        }
+        if let Some(file) = sockets.next() {
+            self.succeed_dead::<Mld>(now, file);
         }
         // If this fails, the next `requery` tries again.
         let _ = self.start_relaying();
     }
 
-    /// The proxy before this one has died, and somebody has held its relays and this file for it.
-    /// What it had in hand goes first.
-    fn succeed_dead(&mut self, now: Instant, file: OwnedFd) {
-        let EventLoop { interfaces, relay_batch: Some(batch), .. } = self else { return };
+    /// The proxy before this one has died, and somebody has held its relays of a family and this file
+    /// for it. What it had in hand goes first.
+    fn succeed_dead<P: Speaker>(&mut self, now: Instant, file: OwnedFd) {
+        let EventLoop { interfaces, relay_batches, .. } = self;
+        let Some(batch) = P::batch(relay_batches) else { return };
         interfaces
             .iter_mut()
-            .filter_map(Interface::relay)
+            .filter_map(Interface::relay::<P>)
             .for_each(|relay| relay.succeed_dead(now));
-        let Some(in_hand) = InHand::take(file) else { return };
+        let Some(in_hand) = InHand::take::<P::Address>(file) else { return };
         let is_same = |i: &&mut Interface| i.task.name == in_hand.interface;
-        if let Some(relay) = interfaces.iter_mut().find(is_same).and_then(Interface::relay) {
+        if let Some(relay) = interfaces.iter_mut().find(is_same).and_then(Interface::relay::<P>) {
             // All sockets are watched as soon as this one relays.
             relay.resume(now, &in_hand, batch, &mut |_, _| ());
         }
@@ -126,19 +142,16 @@ impl EventLoop {
 
     /// Hands all relays over to a client. If the client does not get them, they stay here.
     pub(super) fn hand_over_relays(&mut self, client: u32, format: Format) {
-        let relays: Vec<_> = self.interfaces.iter_mut().filter_map(Interface::relay).collect();
-        let (handovers, sockets) = all(&relays);
+        let relays = AllRelays::of(&self.interfaces);
+        let (handovers, sockets) = relays.hand_over();
         let answer = handover_answer(handovers, sockets.len(), format);
         if !self.control.answer_with_descriptors(client, answer, &sockets) {
             return;
         }
-        for relay in relays {
-            let answering = relay.answering().map(|(_, socket)| socket);
-            for socket in [relay.receiver(), relay.capture()].into_iter().chain(answering) {
-                // The other process keeps the socket open, so closing it here would not end the
-                // wait for it. A socket that was not waited for gives an error that means nothing.
-                let _ = self.epoll.delete(socket);
-            }
+        for socket in relays.watched() {
+            // The other process keeps the socket open, so closing it here would not end the
+            // wait for it. A socket that was not waited for gives an error that means nothing.
+            let _ = self.epoll.delete(socket);
         }
         for interface in &mut self.interfaces {
             interface.drop_relay();
@@ -147,17 +160,49 @@ impl EventLoop {
     }
 }
 
-/// What these relays leave, and all their sockets in the same order: as many as one message takes
-/// with one descriptor more.
-pub(super) fn all<'r>(relays: &'r [&mut Relay]) -> (Vec<RelayHandover>, Vec<BorrowedFd<'r>>) {
-    let fixed = RelayHandover::FIXED + bpf::relay::DESCRIPTORS;
-    let room = MAX_FDS.saturating_sub(1 + relays.len() * fixed);
-    let ports = room / relays.len().max(1);
-    let (handovers, sockets): (Vec<_>, Vec<_>) =
-        relays.iter().map(|relay| relay.hand_over(ports)).unzip();
-    // A proxy that does not know of the programs finds the sockets where it expects them.
-    let programs = relays.iter().flat_map(|relay| relay.kernel_descriptors());
-    (handovers, sockets.into_iter().flatten().chain(programs).collect())
+/// The relays of all interfaces, in both families.
+pub(super) struct AllRelays<'i> {
+    ipv4: Vec<&'i Relay>,
+    ipv6: Vec<&'i Relay<Ipv6Addr>>,
+}
+
+impl<'i> AllRelays<'i> {
+    /// The relays of these interfaces.
+    pub(super) fn of(interfaces: &'i [Interface]) -> Self {
+        AllRelays { ipv4: relays::<Igmp>(interfaces), ipv6: relays::<Mld>(interfaces) }
+    }
+
+    /// Whether there are none.
+    pub(super) fn is_empty(&self) -> bool {
+        self.ipv4.is_empty() && self.ipv6.is_empty()
+    }
+
+    /// What the relays leave, and all their sockets in the same order: as many as one message takes
+    /// with two descriptors more.
+    pub(super) fn hand_over(&self) -> (Vec<RelayHandover>, Vec<BorrowedFd<'i>>) {
+        let AllRelays { ipv4, ipv6 } = self;
+        let count = ipv4.len() + ipv6.len();
+        let fixed = RelayHandover::FIXED + bpf::relay::DESCRIPTORS;
+        let room = MAX_FDS.saturating_sub(2 + count * fixed);
+        let ports = room / count.max(1);
+        let ipv4_left = ipv4.iter().map(|relay| relay.hand_over(ports));
+        let ipv6_left = ipv6.iter().map(|relay| relay.hand_over(ports));
+        let (handovers, sockets): (Vec<_>, Vec<_>) = ipv4_left.chain(ipv6_left).unzip();
+        // A proxy that does not know of the programs finds the sockets where it expects them.
+        let programs = ipv4.iter().flat_map(|relay| relay.kernel_descriptors());
+        let programs = programs.chain(ipv6.iter().flat_map(|relay| relay.kernel_descriptors()));
+        (handovers, sockets.into_iter().flatten().chain(programs).collect())
+    }
+
+    /// The sockets that the event loop waits for.
+    fn watched(&self) -> impl Iterator<Item = BorrowedFd<'i>> {
+        let ipv4 = self.ipv4.iter().flat_map(|relay| relay.watched());
+        ipv4.chain(self.ipv6.iter().flat_map(|relay| relay.watched()))
+    }
+}
+
+fn relays<P: Speaker>(interfaces: &[Interface]) -> Vec<&Relay<P::Address>> {
+    interfaces.iter().filter_map(|interface| interface.speaker::<P>()?.relay.as_ref()).collect()
 }
 
 #[cfg(test)]
@@ -201,7 +246,7 @@ mod tests {
 
     /// Takes over from a proxy with these answers: the interfaces and the number of sockets, and
     /// what the proxy was asked.
-    fn take(answers: &[&str]) -> (io::Result<(Vec<String>, usize)>, Vec<String>) {
+    fn take(answers: &[&str]) -> (io::Result<(Vec<bool>, usize)>, Vec<String>) {
         let base = tempfile::tempdir().unwrap();
         std::fs::create_dir_all(base.path().join("containers/c1")).unwrap();
         let dir = ContainerDir::open(base.path(), "c1").unwrap();
@@ -213,7 +258,7 @@ mod tests {
         // The path of the socket leads to the new proxy by then.
         let _own = dir.listen(CONTROL_SOCKET).unwrap();
         let taken = new.take_relays().map(|(relays, sockets)| {
-            (relays.into_iter().map(|relay| relay.interface).collect(), sockets.len())
+            (relays.iter().map(|relay| relay.is_of::<Ipv4Addr>("eth0")).collect(), sockets.len())
         });
         (taken, asked.join().unwrap())
     }
@@ -223,13 +268,13 @@ mod tests {
         let line = ControlRequest::Handover.to_line();
         let (taken, asked) =
             take(&[&format!("{{\"version\":1,\"descriptors\":2,\"relays\":{RELAYS}}}\n")]);
-        assert_eq!(taken.unwrap(), (vec!["eth0".to_owned()], 2));
+        assert_eq!(taken.unwrap(), (vec![true], 2));
         assert_eq!(asked, [line.as_str()]);
 
         let old =
             r#"{"error":"unknown request \"{\\\"version\\\":1\"; there are status, requery"}"#;
         let (taken, asked) = take(&[old, &format!("n{RELAYS}")]);
-        assert_eq!(taken.unwrap(), (vec!["eth0".to_owned()], 2));
+        assert_eq!(taken.unwrap(), (vec![true], 2));
         assert_eq!(asked, [line.as_str(), "handover\n"]);
     }
 

@@ -13,6 +13,7 @@ use crate::notice::Notice;
 use crate::proxy::control::protocol::{HeldKind, HoldPayload, HoldQuestion, hold_line};
 use crate::proxy::control::status::ProxyStatus;
 use crate::proxy::event_loop::counting::hand_over;
+use crate::proxy::event_loop::handover::AllRelays;
 use crate::proxy::event_loop::interface::Interface;
 use crate::proxy::event_loop::speakers::Speaker;
 use crate::proxy::event_loop::{EventLoop, Phase};
@@ -223,10 +224,13 @@ impl EventLoop {
 
     /// Sends all relays, and the file of what they have in hand.
     fn send_relays(&mut self) -> bool {
-        let EventLoop { interfaces, control, relay_batch, .. } = self;
-        let relays: Vec<_> = interfaces.iter_mut().filter_map(Interface::relay).collect();
-        let (handovers, mut sockets) = super::handover::all(&relays);
-        sockets.extend(relay_batch.as_ref().filter(|_| !relays.is_empty()).and_then(Batch::file));
+        let EventLoop { interfaces, control, relay_batches, .. } = self;
+        let relays = AllRelays::of(interfaces);
+        let (handovers, mut sockets) = relays.hand_over();
+        // A proxy that relays no IPv6 takes the first for what the killed one had in hand.
+        let ipv4 = relay_batches.ipv4.as_ref().and_then(Batch::file);
+        let ipv6 = relay_batches.ipv6.as_ref().and_then(Batch::file);
+        sockets.extend(ipv4.into_iter().chain(ipv6).filter(|_| !relays.is_empty()));
         debug_assert!(sockets.len() <= MAX_FDS);
         let held = vec![HeldKind::Relay; sockets.len()];
         let line = Line { held, relays: Some(handovers), ..Line::default() };

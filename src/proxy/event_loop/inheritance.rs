@@ -15,6 +15,7 @@ use crate::igmp::message::Version;
 use crate::igmp::router::LanQuerier;
 use crate::mld::Mld;
 use crate::multicast::{Address, SourceFilter};
+use crate::net::link_monitor::Family;
 use crate::proxy::control::protocol::{ControlRequest, StatusPayload, parse_answer};
 use crate::proxy::control::status::{InterfaceStatus, QuerierStatus};
 use crate::proxy::event_loop::family::MembershipsOf;
@@ -117,15 +118,14 @@ impl Interface {
 
     /// Carries on what the other proxy has counted of relayed packets. The relay has its groups by
     /// now.
-    pub(super) fn inherit_relayed(&mut self, status: &InheritedStatus) {
+    pub(super) fn inherit_relayed<P: Speaker>(&mut self, status: &InheritedStatus) {
         let Some(own) = self.find_in(status) else { return };
-        if let Mode::Proxied(proxied) = &mut self.mode
-            && let (Some(relay), Some(counts)) = (&mut proxied.relay, &own.relay)
-        {
+        if let (Some(relay), Some(counts)) = (self.relay::<P>(), &own.relay) {
             let groups = own.groups.iter().filter_map(|membership| {
                 Some((Address::from_ip(membership.group)?, membership.relay?))
             });
-            relay.restore_counts(counts, groups);
+            // The totals of both families are told together.
+            relay.restore_counts((P::FAMILY == Family::Ipv4).then_some(counts), groups);
         }
     }
 

@@ -20,6 +20,7 @@ use crate::proxy::event_loop::speakers::{MldSpeaker, Mode, Speaker};
 use crate::proxy::event_loop::upstreams::Upstreams;
 use crate::proxy::lan::joins::JoinSockets;
 use crate::proxy::process::log::Log;
+use crate::proxy::relay::family::Relayed;
 use crate::proxy::relay::{ContainerSockets, HostSockets, Relay, RelayHandover};
 
 /// Groups of one interface whose age is remembered while the interface is only observed.
@@ -33,12 +34,14 @@ pub(crate) struct InterfaceSockets {
     pub(crate) mld_injector: Option<QueryInjector<Ipv6Addr>>,
     /// `None`: the link carries multicast, and nothing is relayed.
     pub(crate) relay: Option<RelaySockets>,
+    /// Those of IPv6; `None`: no data of IPv6 is relayed.
+    pub(crate) relay_v6: Option<RelaySockets<Ipv6Addr>>,
 }
 
 /// The sockets of one relay.
-pub(crate) struct RelaySockets {
-    pub(crate) container: ContainerSockets,
-    pub(crate) host: HostSockets,
+pub(crate) struct RelaySockets<A: Relayed = Ipv4Addr> {
+    pub(crate) container: ContainerSockets<A>,
+    pub(crate) host: HostSockets<A>,
 }
 
 /// One interface.
@@ -82,10 +85,10 @@ impl Interface {
         let receive_filter = task.relay.is_none().then(ReceiveFilter::default);
         let mut mld = None;
         let mode = match sockets {
-            Some(InterfaceSockets { injector, mld_injector, relay }) => {
-                mld = mld_injector.map(|mld| Box::new(Proxied::new(&task, mld, None, now)));
-                let relay =
-                    relay.and_then(|relay| Relay::new(&task, relay.host, relay.container, now));
+            Some(InterfaceSockets { injector, mld_injector, relay, relay_v6 }) => {
+                let relay_v6 = new_relay(&task, relay_v6, now);
+                mld = mld_injector.map(|mld| Box::new(Proxied::new(&task, mld, relay_v6, now)));
+                let relay = new_relay(&task, relay, now);
                 Mode::Proxied(Box::new(Proxied::new(&task, injector, relay, now)))
             }
             None => Mode::Observed { joined_at: BTreeMap::new() },
@@ -153,9 +156,18 @@ impl Interface {
         }
     }
 
-    /// Its relay, if it has one.
-    pub(super) fn relay(&mut self) -> Option<&mut Relay> {
-        self.proxied()?.relay.as_mut()
+    /// Its relay of a family, if it has one.
+    pub(super) fn relay<P: Speaker>(&mut self) -> Option<&mut Relay<P::Address>> {
+        self.speaker_mut::<P>()?.relay.as_mut()
+    }
+
+    /// Turns its relays to the interface of this index.
+    ///
+    /// # Errors
+    /// `ENODEV` when it is gone.
+    pub(super) fn turn_relays(&mut self, index: u32) -> io::Result<()> {
+        self.relay::<Igmp>().map_or(Ok(()), |relay| relay.set_interface(index))?;
+        self.relay::<Mld>().map_or(Ok(()), |relay| relay.set_interface(index))
     }
 
     /// The sockets that hold its memberships in one protocol, if it is proxied.
@@ -164,14 +176,14 @@ impl Interface {
     }
 
     /// Takes over from the relay of another proxy, if this interface has a relay.
-    pub(super) fn take_over_relay(
+    pub(super) fn take_over_relay<P: Speaker>(
         &mut self,
         now: Instant,
         from: RelayHandover,
         sockets: Vec<OwnedFd>,
     ) {
         let index = self.task.index;
-        let Some(relay) = self.relay() else { return };
+        let Some(relay) = self.relay::<P>() else { return };
         relay.take_over(now, from, sockets);
         if index != 0 {
             // It fails where the interface is gone, of which a notification follows.
@@ -179,10 +191,20 @@ impl Interface {
         }
     }
 
+    /// Takes over the programs of another proxy's relay, after its sockets.
+    pub(super) fn take_over_kernel<P: Speaker>(&mut self, descriptors: Vec<OwnedFd>) {
+        if let Some(relay) = self.relay::<P>() {
+            relay.take_over_kernel(descriptors);
+        }
+    }
+
     /// Relays nothing any more.
     pub(super) fn drop_relay(&mut self) {
         if let Some(proxied) = self.proxied() {
             proxied.relay = None;
+        }
+        if let Some(mld) = &mut self.mld {
+            mld.relay = None;
         }
     }
 
@@ -197,7 +219,7 @@ impl Interface {
         }
         let Some(proxied) = self.proxied() else { return Ok(()) };
         proxied.injector.set_interface(index)?;
-        proxied.relay.as_mut().map_or(Ok(()), |relay| relay.set_interface(index))
+        self.turn_relays(index)
     }
 
     /// The link is up. The first time, the interface's addresses are announced. If the link was known
@@ -289,6 +311,10 @@ impl Interface {
         if let Some(mld) = &mut self.mld {
             mld.router = new_router(&self.task, now);
             mld.leave_all(now, self.task.upstream_index, upstreams);
+            if let Some(relay) = &mut mld.relay {
+                relay.clear();
+                relay.set_peer(None);
+            }
         }
     }
 
@@ -335,6 +361,8 @@ impl Interface {
                 false => filter.handle_leave(now),
             }
         }
+        // Nobody tells of routes and settings, on which depends what the kernel can relay.
+        self.needs_look |= joined && self.task.relay.is_some();
         self.mld.is_some() && group.needs_report()
     }
 
@@ -362,14 +390,15 @@ impl Interface {
             // The kernel tells the proxy of no routes, so they are looked at with each query.
             self.needs_look |= self.up_since.is_some();
         }
-        let Mode::Proxied(proxied) = &mut self.mode else { return false };
-        if let Some(relay) = &mut proxied.relay
-            && relay.poll_timeout().is_some_and(|at| at <= now)
-        {
-            relay.handle_timeout(now);
-            return true;
-        }
-        false
+        let expired = self.expire_ports::<Igmp>(now);
+        self.expire_ports::<Mld>(now) || expired
+    }
+
+    /// Frees ports of a relay that were idle for too long. Tells whether it was time to.
+    fn expire_ports<P: Speaker>(&mut self, now: Instant) -> bool {
+        let relay = self.relay::<P>();
+        let due = relay.filter(|relay| relay.poll_timeout().is_some_and(|at| at <= now));
+        due.map(|relay| relay.handle_timeout(now)).is_some()
     }
 
     /// Does what is due in one protocol. Tells whether something of the router was.
@@ -400,7 +429,10 @@ impl Interface {
             Mode::Observed { .. } => [None; 3],
         };
         let mld = self.mld.as_ref();
-        let mld = mld.map(|mld| [mld.router.poll_timeout(), mld.joins.poll_retry()]);
+        let mld = mld.map(|mld| {
+            let relay = mld.relay.as_ref().and_then(Relay::poll_timeout);
+            [mld.router.poll_timeout(), mld.joins.poll_retry(), relay]
+        });
         proxied.into_iter().chain(mld.into_iter().flatten()).chain([receive_filter]).flatten().min()
     }
 
@@ -525,4 +557,12 @@ impl Interface {
             log.notice(now, notice);
         }
     }
+}
+
+fn new_relay<A: Relayed>(
+    task: &InterfaceTask,
+    sockets: Option<RelaySockets<A>>,
+    now: Instant,
+) -> Option<Relay<A>> {
+    sockets.and_then(|sockets| Relay::new(task, sockets.host, sockets.container, now))
 }

@@ -39,6 +39,7 @@ use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTime
 
 use crate::igmp::Igmp;
 use crate::mld::Mld;
+use crate::net::link_monitor::Family;
 use crate::net::nfnetlink::NfSocket;
 use crate::notice::Notice;
 use crate::primitives::token_bucket::TokenBucket;
@@ -65,6 +66,7 @@ use crate::proxy::event_loop::queue_watch::QueueWatch;
 pub(crate) use crate::proxy::event_loop::resources::{
     Container, DropCounters, Interception, Resources, Role,
 };
+use crate::proxy::event_loop::speakers::RelayBatches;
 use crate::proxy::event_loop::speakers::Speaker;
 use crate::proxy::event_loop::stream_watch::StreamWatch;
 pub(crate) use crate::proxy::event_loop::upstreams::{MldLimits, MldUpstream, Upstream, Upstreams};
@@ -136,8 +138,7 @@ struct EventLoop {
     counter: Option<StreamCounter>,
     streams: StreamWatch,
     queues: QueueWatch,
-    /// Packets on their way through a relay; `None`: no interface has a relay.
-    relay_batch: Option<Batch>,
+    relay_batches: RelayBatches,
     memory: IdleMemory,
     /// What was found wrong at the start.
     start_notices: Vec<Notice>,
@@ -173,8 +174,8 @@ impl Proxy {
             .collect();
         for interface in &mut interfaces {
             let index = interface.task.index;
-            if let Some(relay) = interface.relay().filter(|_| index != 0) {
-                relay.set_interface(index)?;
+            if index != 0 {
+                interface.turn_relays(index)?;
             }
             let (name, upstream) = (&interface.task.name, &interface.task.upstream);
             let (interface_name, upstream) = (name.clone(), upstream.clone());
@@ -195,7 +196,10 @@ impl Proxy {
         }
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
         watch(&epoll, &listener, EventSource::ControlListener)?;
-        let relay_batch = interfaces.iter_mut().any(|i| i.relay().is_some()).then(Batch::in_file);
+        let relay_batches = RelayBatches {
+            ipv4: has_relay::<Igmp>(&mut interfaces).then(Batch::in_file),
+            ipv6: has_relay::<Mld>(&mut interfaces).then(Batch::in_file),
+        };
         let mut event_loop = EventLoop {
             epoll,
             phase: Phase::WaitingForPredecessor(None),
@@ -216,7 +220,7 @@ impl Proxy {
             counter: None,
             streams: StreamWatch::default(),
             queues: QueueWatch::default(),
-            relay_batch,
+            relay_batches,
             memory: IdleMemory::default(),
             start_notices: notices,
             buffer: vec![0; BUFFER_SIZE],
@@ -260,7 +264,8 @@ impl Proxy {
             }
             interface.process_router_output(now, upstreams, &mut self.log);
             if let Some(status) = &inherited {
-                interface.inherit_relayed(status);
+                interface.inherit_relayed::<Igmp>(status);
+                interface.inherit_relayed::<Mld>(status);
             }
         }
     }
@@ -309,6 +314,10 @@ impl Proxy {
             log.notice(now, Notice::StateNotRemoved { error: e.to_string() });
         }
     }
+}
+
+fn has_relay<P: Speaker>(interfaces: &mut [Interface]) -> bool {
+    interfaces.iter_mut().any(|interface| interface.relay::<P>().is_some())
 }
 
 /// What the container's kernel has joined. If the files cannot be read, the container's reports to the
@@ -399,9 +408,10 @@ impl EventLoop {
                         self.handle_upstream_change(now, position, log);
                     }
                     Some(EventSource::Client(id)) => self.serve_client(now, id, log),
-                    Some(EventSource::Relay { interface, socket }) => {
-                        self.relay(now, interface, socket, log);
-                    }
+                    Some(EventSource::Relay { interface, family, socket }) => match family {
+                        Family::Ipv4 => self.relay::<Igmp>(now, interface, socket, log),
+                        Family::Ipv6 => self.relay::<Mld>(now, interface, socket, log),
+                    },
                     None => {}
                 }
             }

@@ -337,7 +337,7 @@ impl EventLoop {
     /// they stay open, because to close them would interrupt the relay for some tens of
     /// milliseconds.
     pub(super) fn end_announcing(&mut self, now: Instant) {
-        let is_relaying = self.relay_batch.is_some();
+        let is_relaying = self.relay_batches.ipv4.is_some();
         if !is_relaying && self.interfaces.iter().all(Interface::is_announced) {
             self.announcer.close_later(now);
         }

@@ -24,7 +24,7 @@ pub(super) struct Proxied<P: Spoken = Igmp> {
     pub(super) injector: QueryInjector<P::Address>,
     pub(super) joins: JoinSockets<P::Address>,
     /// Carries the data where the link carries none.
-    pub(super) relay: Option<Relay>,
+    pub(super) relay: Option<Relay<P::Address>>,
     /// Counters of the proxies before this one.
     pub(super) inherited_counters: BTreeMap<String, u64>,
     /// Whether the host's firewall drops what the host reports.
@@ -41,7 +41,7 @@ impl<P: Spoken> Proxied<P> {
     pub(super) fn new(
         task: &InterfaceTask,
         injector: QueryInjector<P::Address>,
-        relay: Option<Relay>,
+        relay: Option<Relay<P::Address>>,
         now: Instant,
     ) -> Self {
         Proxied {
@@ -165,7 +165,7 @@ impl<P: Spoken> Proxied<P> {
         group: P::Address,
         filter: &SourceFilter<P::Address>,
     ) -> io::Result<()> {
-        self.relay.as_mut().map_or(Ok(()), |relay| P::relay(relay, group, filter))
+        self.relay.as_mut().map_or(Ok(()), |relay| relay.set(group, filter))
     }
 }
 

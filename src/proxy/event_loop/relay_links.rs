@@ -8,12 +8,14 @@ use std::net::Ipv4Addr;
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
+use crate::igmp::Igmp;
+use crate::mld::Mld;
 use crate::net::netns::NetNs;
 use crate::net::route_query::{LinkFacts, RouteQuery};
 use crate::notice::Notice;
 use crate::primitives::MacAddr;
 use crate::proxy::event_loop::interface::Interface;
-use crate::proxy::event_loop::speakers::Mode;
+use crate::proxy::event_loop::speakers::{Mode, Speaker};
 use crate::proxy::event_loop::{EventLoop, Phase};
 use crate::proxy::process::log::Log;
 use crate::proxy::relay::Peer;
@@ -51,7 +53,7 @@ impl EventLoop {
         let position = position as usize;
         let Some(interface) = self.interfaces.get_mut(position) else { return };
         let is_due = interface.looked_at.is_none_or(|at| now >= at + LOOK_INTERVAL);
-        if is_due && interface.relay().is_some_and(|relay| relay.wants_peer()) {
+        if is_due && interface.wants_peer() {
             self.check_relay_link(now, position, log);
         }
     }
@@ -63,8 +65,10 @@ impl EventLoop {
         interface.looked_at = Some(now);
         let (index, upstream) = (interface.task.index, interface.task.upstream_index);
         let link_name = interface.task.name.clone();
-        let Some(relay) = interface.relay() else { return };
-        let Ok(link) = routes.link(index) else { return relay.set_peer(None) };
+        if interface.relay::<Igmp>().is_none() {
+            return;
+        }
+        let Ok(link) = routes.link(index) else { return interface.set_peer(None) };
         let other_end = link.parent.and_then(|other| host.link(other).ok());
         let bridge = other_end.as_ref().and_then(|end| end.port_of.filter(|_| end.is_veth));
         let is_on_upstream = bridge == Some(upstream);
@@ -76,9 +80,8 @@ impl EventLoop {
             false => peer(index, &link, other_end.as_ref(), host, &container.namespace)
                 .and_then(|peer| check_routes(index, routes).map(|()| peer)),
         };
-        relay.set_peer(peer.ok());
-        let changes = is_on_upstream != relay.is_on_upstream();
-        relay.set_on_upstream(is_on_upstream);
+        interface.set_peer(peer.ok());
+        let changes = interface.set_on_upstream(is_on_upstream);
         interface.not_in_kernel = peer.err().filter(|_| interface.wants_peer());
         if changes && let Some(notice) = interface.own_bridge_notice() {
             log.notice(now, notice);
@@ -93,7 +96,7 @@ impl EventLoop {
             if !interface.task.relay.as_ref().is_some_and(|relay| relay.in_kernel) {
                 continue;
             }
-            let Some(Err(error)) = interface.relay().map(|relay| relay.enter_kernel()) else {
+            let Some(Err(error)) = interface.enter_kernel() else {
                 continue;
             };
             let reason = match error.raw_os_error() {
@@ -116,7 +119,7 @@ impl EventLoop {
     pub(super) fn note_kernel_relays(&mut self) {
         let EventLoop { interfaces, start_notices, .. } = self;
         for interface in interfaces {
-            if interface.relay().is_some_and(|relay| relay.has_kernel()) {
+            if interface.relay::<Igmp>().is_some_and(|relay| relay.has_kernel()) {
                 let name = &interface.task.name;
                 start_notices.retain(|notice| {
                     !matches!(notice, Notice::RelayNotInKernel { interface, .. } if interface == name)
@@ -128,7 +131,40 @@ impl EventLoop {
 
 impl Interface {
     fn wants_peer(&mut self) -> bool {
-        self.relay().is_some_and(|relay| relay.wants_peer())
+        fn wants<P: Speaker>(interface: &mut Interface) -> bool {
+            interface.relay::<P>().is_some_and(|relay| relay.wants_peer())
+        }
+        wants::<Igmp>(self) || wants::<Mld>(self)
+    }
+
+    /// Its relays pass packets on by this link from now on.
+    pub(super) fn set_peer(&mut self, peer: Option<Peer>) {
+        if let Some(relay) = self.relay::<Igmp>() {
+            relay.set_peer(peer);
+        }
+        if let Some(relay) = self.relay::<Mld>() {
+            relay.set_peer(peer);
+        }
+    }
+
+    /// Says whether it is a port of the upstream bridge itself. Tells whether that is new.
+    fn set_on_upstream(&mut self, is_on_upstream: bool) -> bool {
+        if let Some(relay) = self.relay::<Mld>() {
+            relay.set_on_upstream(is_on_upstream);
+        }
+        let Some(relay) = self.relay::<Igmp>() else { return false };
+        let changes = is_on_upstream != relay.is_on_upstream();
+        relay.set_on_upstream(is_on_upstream);
+        changes
+    }
+
+    /// Has the kernel relay what it can; `None`: nothing is relayed.
+    fn enter_kernel(&mut self) -> Option<std::io::Result<()>> {
+        let entered = self.relay::<Igmp>()?.enter_kernel();
+        let Some(relay) = self.relay::<Mld>().filter(|_| entered.is_ok()) else {
+            return Some(entered);
+        };
+        Some(relay.enter_kernel())
     }
 
     /// A notice when the kernel does not relay because of the container's link.

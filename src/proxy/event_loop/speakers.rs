@@ -1,13 +1,14 @@
 //! Who speaks IGMP and MLD for an interface.
 
 use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::time::Instant;
 
 use crate::igmp::Igmp;
 use crate::mld::Mld;
 use crate::proxy::event_loop::family::Spoken;
 use crate::proxy::event_loop::proxied::Proxied;
+use crate::proxy::relay::Batch;
 
 /// Who speaks IGMP for the interface.
 pub(super) enum Mode {
@@ -23,6 +24,13 @@ pub(super) enum Mode {
 /// What speaks MLD for an interface, if the proxy does.
 pub(super) type MldSpeaker = Option<Box<Proxied<Mld>>>;
 
+/// Packets on their way through the relays, of each family; `None`: no interface has a relay.
+#[derive(Default)]
+pub(super) struct RelayBatches {
+    pub(super) ipv4: Option<Batch>,
+    pub(super) ipv6: Option<Batch<Ipv6Addr>>,
+}
+
 /// A protocol, found among the two that an interface has.
 pub(super) trait Speaker: Spoken {
     /// What speaks it, if the proxy does.
@@ -30,6 +38,9 @@ pub(super) trait Speaker: Spoken {
 
     /// The same, to be changed.
     fn of<'i>(igmp: &'i mut Mode, mld: &'i mut MldSpeaker) -> Option<&'i mut Proxied<Self>>;
+
+    /// The packets on their way through the relays of its family; `None`: nothing is relayed.
+    fn batch(batches: &mut RelayBatches) -> &mut Option<Batch<Self::Address>>;
 }
 
 impl Speaker for Igmp {
@@ -46,6 +57,10 @@ impl Speaker for Igmp {
             Mode::Observed { .. } => None,
         }
     }
+
+    fn batch(batches: &mut RelayBatches) -> &mut Option<Batch> {
+        &mut batches.ipv4
+    }
 }
 
 impl Speaker for Mld {
@@ -55,5 +70,9 @@ impl Speaker for Mld {
 
     fn of<'i>(_: &'i mut Mode, mld: &'i mut MldSpeaker) -> Option<&'i mut Proxied<Self>> {
         mld.as_deref_mut()
+    }
+
+    fn batch(batches: &mut RelayBatches) -> &mut Option<Batch<Ipv6Addr>> {
+        &mut batches.ipv6
     }
 }

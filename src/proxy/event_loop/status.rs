@@ -11,7 +11,7 @@ use crate::notice::Notice;
 use crate::proxy::container::membership_files::KernelMembership;
 use crate::proxy::control::status::{
     GroupMembership, InterfaceStatus, MembershipStatus, MldStatus, ProxyState, ProxyStatus,
-    QuerierStatus, querier_timeout_by_default,
+    QuerierStatus, RelayStatus, querier_timeout_by_default,
 };
 use crate::proxy::event_loop::EventLoop;
 use crate::proxy::event_loop::family::Spoken;
@@ -219,9 +219,19 @@ impl Interface {
                 querier_timeout_s: mld.router.querier_timeout().as_secs(),
                 counters: mld.counters(),
             }),
-            relay: proxied.and_then(|proxied| proxied.relay.as_ref()).map(Relay::status),
+            relay: self.relay_status(),
             streams: Vec::new(),
         }
+    }
+
+    /// What its relays have carried, of both families together.
+    fn relay_status(&self) -> Option<RelayStatus> {
+        let ipv4 = self.igmp()?.relay.as_ref()?.status();
+        let ipv6 = self.mld.as_ref().and_then(|mld| mld.relay.as_ref()).map(Relay::status);
+        Some(match ipv6 {
+            Some(ipv6) => ipv4.with(ipv6),
+            None => ipv4,
+        })
     }
 
     /// The groups that the container wants on the interface, by address. `memberships` as for
@@ -314,7 +324,7 @@ impl<P: Spoken> Proxied<P> {
             status,
             reason,
             age_s: seconds_since(view.since, now),
-            relay: self.relay.as_ref().and_then(|relay| P::relay_counts(relay, view.group)),
+            relay: self.relay.as_ref().and_then(|relay| relay.counts(view.group)),
         }
     }
 }

@@ -9,6 +9,7 @@
 //! memberships (`ip_mc_destroy_dev` in net/ipv4/igmp.c): so /proc/net/igmp is compared with what is
 //! to be joined.
 
+use std::io;
 use std::time::Instant;
 
 use crate::igmp::Igmp;
@@ -111,7 +112,10 @@ impl EventLoop {
             return;
         };
         for interface in self.interfaces.iter_mut().filter(|i| i.task.upstream_index == index) {
-            if let Some(relay) = interface.relay() {
+            if let Some(relay) = interface.relay::<Igmp>() {
+                relay.forget_link_facts();
+            }
+            if let Some(relay) = interface.relay::<Mld>() {
                 relay.forget_link_facts();
             }
             let is_up = state.flags & libc::IFF_UP.cast_unsigned() != 0;
@@ -173,18 +177,16 @@ impl EventLoop {
             if let Some(tap) = upstream.firewall.tap.as_mut().filter(|tap| tap.is_listening()) {
                 tap.listen(index)?;
             }
-            let relays = (0..).zip(&mut self.interfaces);
-            for (position, interface) in relays.filter(|(_, i)| i.task.upstream_index == old) {
-                let Some(relay) = interface.relay() else { continue };
-                relay.follow(index)?;
-                if matches!(self.phase, Phase::Serving) {
-                    let socket = RelaySocket::Receiver;
-                    let source = EventSource::Relay { interface: position, socket };
-                    watch(&self.epoll, relay.receiver(), source)?;
-                }
+            if let Some(mld) = &mut upstream.mld {
+                mld.query_pause = Pause::default();
+                mld.query_socket.follow(&name)?;
+                watch(&self.epoll, &mld.query_socket, EventSource::MldQuerySocket(position))?;
             }
             Ok(())
         });
+        let followed = followed
+            .and_then(|()| self.follow_relays::<Igmp>(old, index))
+            .and_then(|()| self.follow_relays::<Mld>(old, index));
         if let Err(error) = followed {
             let error = error.to_string();
             let problem = Notice::UpstreamNotFollowed { upstream: name, error };
@@ -194,6 +196,22 @@ impl EventLoop {
         self.rejoin(now, old, index);
         // It may be down still.
         self.look_at_upstream(now, position, log);
+    }
+
+    /// The relays by an upstream turn to the interface of another index.
+    fn follow_relays<P: Speaker>(&mut self, old: u32, index: u32) -> io::Result<()> {
+        let relays = (0..).zip(&mut self.interfaces);
+        for (position, interface) in relays.filter(|(_, i)| i.task.upstream_index == old) {
+            let Some(relay) = interface.relay::<P>() else { continue };
+            relay.follow(index)?;
+            if matches!(self.phase, Phase::Serving) {
+                let (interface, family) = (position, P::FAMILY);
+                let socket = RelaySocket::Receiver;
+                let source = EventSource::Relay { interface, family, socket };
+                watch(&self.epoll, relay.receiver(), source)?;
+            }
+        }
+        Ok(())
     }
 
     /// Nothing is wrong with an upstream any more.

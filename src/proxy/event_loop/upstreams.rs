@@ -87,6 +87,9 @@ impl Upstream {
             (Some(reporter), Some(socket)) => reporter.follow(now, socket, index),
             (_, socket) => (self.reporter, self.report_socket) = (None, socket),
         }
+        if let Some(mld) = &mut self.mld {
+            mld.report_on(now, self.query_socket.name(), index);
+        }
     }
 
     /// Whether one more query may be read.
@@ -136,6 +139,8 @@ pub(crate) struct MldUpstream {
     pub(crate) query_socket: MldQuerySocket,
     /// Sends early reports; `None` where the kernel does not notify of joins.
     pub(crate) reporter: Option<EarlyReporter<Ipv6Addr>>,
+    /// Send reports when the interface has come again.
+    pub(crate) spare_report_sockets: Vec<SpareReportSocket<Ipv6Addr>>,
     queries: TokenBucket,
     pub(super) query_pause: Pause,
 }
@@ -148,7 +153,18 @@ impl MldUpstream {
         now: Instant,
     ) -> Self {
         let queries = TokenBucket::new(QUERY_BURST, QUERY_INTERVAL, now);
-        MldUpstream { query_socket, reporter, queries, query_pause: Pause::default() }
+        let (spare_report_sockets, query_pause) = (Vec::new(), Pause::default());
+        MldUpstream { query_socket, reporter, spare_report_sockets, queries, query_pause }
+    }
+
+    /// As [`Upstream::report_on`].
+    fn report_on(&mut self, now: Instant, name: &str, index: u32) {
+        let spare = self.spare_report_sockets.pop();
+        let socket = spare.and_then(|spare| spare.turn_to(name, index).ok());
+        match (&mut self.reporter, socket) {
+            (Some(reporter), Some(socket)) => reporter.follow(now, socket, index),
+            _ => self.reporter = None,
+        }
     }
 
     /// Whether one more query may be read.

@@ -8,6 +8,7 @@ use rustix::net::{RecvFlags, SocketAddrAny, recvfrom};
 use socket2::{Domain, Protocol, SockFilter, Socket, Type};
 
 use crate::mld::wire::{self, Message, Query};
+use crate::net::raw_socket::SpareReceiver;
 use crate::proxy::lan::query_socket::SKF_AD_PKTTYPE;
 use crate::sys::sockopt;
 
@@ -29,6 +30,8 @@ const HEADER: u32 = libc::SKF_NET_OFF.cast_unsigned();
 /// is not asked for: there are switches that leave it out.
 pub(crate) struct MldQuerySocket {
     socket: Socket,
+    /// For an interface of the same name that comes after this one has gone.
+    spares: Vec<SpareReceiver<Ipv6Addr>>,
 }
 
 impl MldQuerySocket {
@@ -38,20 +41,33 @@ impl MldQuerySocket {
     /// `EPERM` without CAP_NET_RAW, `ENODEV` when there is no such interface, `EAFNOSUPPORT` where the
     /// kernel has no IPv6.
     pub(crate) fn open(name: &str) -> io::Result<Self> {
-        let socket = Socket::new(Domain::IPV6, Type::RAW, Some(Protocol::ICMPV6))?;
-        // Before the socket is bound, so that it never queues anything else.
-        socket.attach_filter(&only_queries())?;
+        let socket = open_filtered()?;
         sockopt::lock_filter(&socket)?;
-        // Other types are not even copied for it.
-        let mut blocked = [u8::MAX; 32];
-        let word = usize::from(QUERY / 32) * 4;
-        let bits = !(1u32 << (QUERY % 32));
-        blocked[word..word + 4].copy_from_slice(&bits.to_ne_bytes());
-        sockopt::set_bytes(&socket, libc::IPPROTO_ICMPV6, ICMP6_FILTER, &blocked)?;
         socket.bind_device(Some(name.as_bytes()))?;
         sockopt::grow_receive_buffer(&socket, RECEIVE_BUFFER)?;
         socket.set_nonblocking(true)?;
-        Ok(MldQuerySocket { socket })
+        Ok(MldQuerySocket { socket, spares: Vec::new() })
+    }
+
+    /// Prepares it for so many returns of an interface.
+    ///
+    /// # Errors
+    /// `EPERM` without CAP_NET_RAW.
+    pub(crate) fn prepare_returns(&mut self, count: usize) -> io::Result<()> {
+        let spare = || SpareReceiver::open(open_filtered()?, &only_queries(), RECEIVE_BUFFER);
+        self.spares = std::iter::repeat_with(spare).take(count).collect::<io::Result<_>>()?;
+        Ok(())
+    }
+
+    /// Receives from the interface of this name, which has come again.
+    ///
+    /// # Errors
+    /// `ENODEV` when it has gone again; `ENOBUFS` when it has come more often than was prepared
+    /// for.
+    pub(crate) fn follow(&mut self, name: &str) -> io::Result<()> {
+        let spare = self.spares.pop().ok_or(io::Error::from_raw_os_error(libc::ENOBUFS))?;
+        self.socket = spare.turn_to(name)?;
+        Ok(())
     }
 
     /// Receives one packet; `None`: it is no valid query.
@@ -76,6 +92,20 @@ impl AsFd for MldQuerySocket {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
     }
+}
+
+/// Opens a socket that queues queries alone.
+fn open_filtered() -> io::Result<Socket> {
+    let socket = Socket::new(Domain::IPV6, Type::RAW, Some(Protocol::ICMPV6))?;
+    // Before the socket is bound, so that it never queues anything else.
+    socket.attach_filter(&only_queries())?;
+    // Other types are not even copied for it.
+    let mut blocked = [u8::MAX; 32];
+    let word = usize::from(QUERY / 32) * 4;
+    let bits = !(1u32 << (QUERY % 32));
+    blocked[word..word + 4].copy_from_slice(&bits.to_ne_bytes());
+    sockopt::set_bytes(&socket, libc::IPPROTO_ICMPV6, ICMP6_FILTER, &blocked)?;
+    Ok(socket)
 }
 
 /// A socket filter that accepts queries of other hosts.

@@ -57,7 +57,11 @@ impl QuerySocket {
     /// # Errors
     /// `EPERM` without CAP_NET_RAW.
     pub(crate) fn prepare_returns(&mut self, count: usize) -> io::Result<()> {
-        let spare = || SpareReceiver::open(libc::IPPROTO_IGMP, &only_queries(), RECEIVE_BUFFER);
+        let igmp = Protocol::from(libc::IPPROTO_IGMP);
+        let spare = || {
+            let socket = Socket::new(Domain::IPV4, Type::RAW, Some(igmp))?;
+            SpareReceiver::open(socket, &only_queries(), RECEIVE_BUFFER)
+        };
         self.spares = std::iter::repeat_with(spare).take(count).collect::<io::Result<_>>()?;
         Ok(())
     }

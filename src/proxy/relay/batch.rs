@@ -8,8 +8,10 @@ use std::ptr;
 
 pub(super) use crate::proxy::relay::batch::memory::BATCH;
 use crate::proxy::relay::batch::memory::{MAX_PARTS, Memory, ORIGINAL, SLOT, mark_header};
+pub(crate) use crate::proxy::relay::batch::wire::Wire;
 
 pub(super) mod memory;
+pub(super) mod wire;
 
 /// Which way packets go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,16 +24,18 @@ pub(super) enum Flow {
 
 /// Buffers for one batch. A page of them occupies memory once a packet was written to it: 128 KiB
 /// in all for packets of the usual size.
-pub(crate) struct Batch {
+pub(crate) struct Batch<A: Wire = Ipv4Addr> {
     /// No reference to it is ever made, except to the bytes of a packet.
-    memory: Memory,
+    memory: Memory<A>,
     filled: usize,
     queued: usize,
+    /// Bytes in front of each packet that was received.
+    lead: usize,
     /// A packet that was received by another proxy, and how many parts of it were sent by that one.
     sent_before: Option<(usize, usize)>,
 }
 
-impl Batch {
+impl<A: Wire> Batch<A> {
     /// An empty batch. None of its slots occupies memory yet.
     pub(crate) fn new() -> Self {
         Batch::with(Memory::private())
@@ -43,8 +47,8 @@ impl Batch {
         Batch::with(Memory::file().unwrap_or_else(|_| Memory::private()))
     }
 
-    fn with(memory: Memory) -> Self {
-        Batch { memory, filled: 0, queued: 0, sent_before: None }
+    fn with(memory: Memory<A>) -> Self {
+        Batch { memory, filled: 0, queued: 0, lead: 0, sent_before: None }
     }
 
     /// The file, for [`InHand::take`](crate::proxy::relay::InHand::take) when this process is dead.
@@ -65,6 +69,10 @@ impl Batch {
     ) -> io::Result<usize> {
         self.clear();
         self.memory.set_flow(flow as u32, interface);
+        self.set_lead(flow);
+        if A::LEAD > 0 {
+            self.memory.prepare(self.lead);
+        }
         // SAFETY: the descriptor is borrowed; each header points to its vector, and each vector to
         // a slot of the memory with its length, all of which outlive the call. Nobody else has a
         // reference to any of them. The call of the kernel, not of a library, which might make
@@ -81,11 +89,19 @@ impl Batch {
         };
         let count = usize::try_from(received).map_err(|_| io::Error::last_os_error())?;
         self.filled = count.min(BATCH);
+        if self.lead > 0 {
+            (0..self.filled).for_each(|position| self.memory.complete(position));
+        }
         Ok(self.filled)
     }
 
-    /// Puts packets in place of those of [`Batch::receive`], at most [`BATCH`]. Of one, so many parts
-    /// were sent before.
+    /// What a socket of the host receives may need room in front of it.
+    fn set_lead(&mut self, flow: Flow) {
+        self.lead = if flow == Flow::Inbound { A::LEAD } else { 0 };
+    }
+
+    /// Puts packets in place of those of [`Batch::receive`], at most [`BATCH`], each as
+    /// [`Batch::open`] gives it. Of one, so many parts were sent before.
     pub(super) fn load(
         &mut self,
         flow: Flow,
@@ -95,6 +111,7 @@ impl Batch {
     ) -> usize {
         self.clear();
         self.memory.set_flow(flow as u32, interface);
+        self.set_lead(flow);
         for (position, packet) in packets.iter().take(BATCH).enumerate() {
             let length = packet.len().min(SLOT);
             let bytes = self.memory.part(position * SLOT, length);
@@ -102,7 +119,7 @@ impl Batch {
             unsafe {
                 bytes.iov_base.cast::<u8>().copy_from_nonoverlapping(packet.as_ptr(), length)
             };
-            mark_header(self.memory.incoming(position), length as u32);
+            mark_header(self.memory.incoming(position), length.saturating_sub(self.lead) as u32);
             self.filled += 1;
         }
         self.sent_before = sent_before;
@@ -111,7 +128,7 @@ impl Batch {
 
     /// The room of one packet, for bytes that are no part of a batch, and a way to send it in parts.
     /// The packets of the last batch are gone.
-    pub(super) fn scratch(&mut self) -> (&mut [u8], Parts<'_>) {
+    pub(super) fn scratch(&mut self) -> (&mut [u8], Parts<'_, A>) {
         self.clear();
         let parts = Parts { memory: &self.memory, position: 0, next: 0, skipped: 0 };
         let bytes = self.memory.part(0, SLOT);
@@ -121,9 +138,10 @@ impl Batch {
         (bytes, parts)
     }
 
-    /// The bytes of packet `position` of the last [`Batch::receive`], to be changed and then queued,
-    /// sent in parts, or dropped; empty past the last packet. Open them in their order.
-    pub(super) fn open(&mut self, position: usize) -> (&mut [u8], Parts<'_>) {
+    /// The bytes of packet `position` of the last [`Batch::receive`], with the room in front of it, to be
+    /// changed and then queued, sent in parts, or dropped; empty past the last packet. Open them in
+    /// their order.
+    pub(super) fn open(&mut self, position: usize) -> (&mut [u8], Parts<'_, A>) {
         let sent_before = self.sent_before.filter(|(of, _)| *of == position);
         let skipped = sent_before.map_or(0, |(_, sent)| sent);
         let parts = Parts { memory: &self.memory, position, next: 0, skipped };
@@ -131,11 +149,16 @@ impl Batch {
             return (&mut [], parts);
         }
         self.memory.save(position);
-        let bytes = self.memory.part(position * SLOT, self.memory.length(position));
+        let bytes = self.memory.part(position * SLOT, self.length(position));
         // SAFETY: a part of the memory, which is initialized, and borrowed as long as `self` is;
         // `parts` changes none of it.
         let bytes = unsafe { std::slice::from_raw_parts_mut(bytes.iov_base.cast(), bytes.iov_len) };
         (bytes, parts)
+    }
+
+    /// Bytes of packet `position`, and of the room in front of it.
+    fn length(&self, position: usize) -> usize {
+        (self.lead + self.memory.length(position)).min(SLOT)
     }
 
     /// Packet `position` needs nothing more.
@@ -146,7 +169,13 @@ impl Batch {
     }
 
     /// Queues `length` bytes of a packet from `offset` on, to be sent to an address.
-    pub(super) fn queue(&mut self, position: usize, offset: usize, length: usize, to: Ipv4Addr) {
+    pub(super) fn queue(
+        &mut self,
+        position: usize,
+        offset: usize,
+        length: usize,
+        to: A::SocketAddress,
+    ) {
         let within = position < BATCH && offset.saturating_add(length) <= SLOT;
         if within && self.queued < BATCH {
             let bytes = self.memory.part(position * SLOT + offset, length);
@@ -160,7 +189,7 @@ impl Batch {
     pub(super) fn send(
         &mut self,
         socket: impl AsFd,
-        mut refused: impl FnMut(&mut [u8], &mut Parts<'_>, io::Error),
+        mut refused: impl FnMut(&mut [u8], &mut Parts<'_, A>, io::Error),
     ) {
         let mut sent = 0;
         while sent < self.queued {
@@ -203,15 +232,15 @@ impl Batch {
 }
 
 /// A packet that is sent as several.
-pub(super) struct Parts<'b> {
-    memory: &'b Memory,
+pub(super) struct Parts<'b, A: Wire = Ipv4Addr> {
+    memory: &'b Memory<A>,
     position: usize,
     next: usize,
     /// Parts that were sent before.
     skipped: usize,
 }
 
-impl Parts<'_> {
+impl<A: Wire> Parts<'_, A> {
     /// Says that parts follow. `together`: of no use before that many were sent, so that all are sent
     /// again if the process is killed before; `None`: each is one of its own.
     pub(super) fn begin(&mut self, together: Option<usize>) {
@@ -223,7 +252,12 @@ impl Parts<'_> {
     ///
     /// # Errors
     /// Those of sendmmsg(2).
-    pub(super) fn send(&mut self, socket: impl AsFd, bytes: &[u8], to: Ipv4Addr) -> io::Result<()> {
+    pub(super) fn send(
+        &mut self,
+        socket: impl AsFd,
+        bytes: &[u8],
+        to: A::SocketAddress,
+    ) -> io::Result<()> {
         let part = self.next;
         self.next += 1;
         // What is beyond the marks is sent with the last of them.

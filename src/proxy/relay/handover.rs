@@ -2,17 +2,17 @@
 //! the sockets with the packets queued in them, the translated ports, and the packets that are
 //! still to be looped back.
 
-use std::net::{Ipv4Addr, UdpSocket};
+use std::net::{IpAddr, UdpSocket};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
+use crate::proxy::relay::family::Relayed;
 use crate::proxy::relay::in_kernel::InKernel;
-use crate::proxy::relay::looped_back::Fingerprint;
 use crate::proxy::relay::packet::Packet;
+use crate::proxy::relay::port_translation::HostAddresses;
 use crate::proxy::relay::{FOLLOWED, Relay};
-use crate::sys::ifreq;
 
 /// How long the successor of a dead relay does not inject packets with a source of its own. What
 /// was looped back to the dead one waits in the socket and is read at once.
@@ -25,8 +25,9 @@ const LOOPED_BACK: Duration = Duration::from_secs(1);
 /// renamed in JSON.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct RelayHandover {
-    /// Name of the container's interface.
-    pub(crate) interface: String,
+    /// Name of the container's interface; of IPv6 with `/ipv6` behind it, which no interface has in its
+    /// name. So a proxy that relays IPv4 alone knows of no such interface.
+    interface: String,
     /// Name of the host's upstream interface.
     upstream: String,
     /// Index of that interface; 0: a proxy from before this field.
@@ -39,17 +40,17 @@ pub(crate) struct RelayHandover {
     #[serde(default)]
     pub(crate) in_kernel: bool,
     /// The address of the upstream interface, when ports are translated.
-    host: Option<Ipv4Addr>,
+    host: Option<IpAddr>,
     ports: Vec<HandedOverPort>,
     /// Packets that are still to be looped back.
     #[serde(rename = "echoes")]
-    looped_back: Vec<Fingerprint>,
+    looped_back: Vec<Vec<u8>>,
 }
 
 /// A port that the container sends from, and the host's port that stands for it on the LAN.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub(super) struct HandedOverPort {
-    pub(super) inside: (Ipv4Addr, u16),
+    pub(super) inside: (IpAddr, u16),
     pub(super) host_port: u16,
     /// Whether an answer socket is passed along.
     pub(super) answered: bool,
@@ -66,13 +67,26 @@ impl RelayHandover {
     /// Number of sockets that every relay hands over.
     pub(crate) const FIXED: usize = 2;
 
+    /// Whether this is what the relay of a family and an interface leaves.
+    pub(crate) fn is_of<A: Relayed>(&self, interface: &str) -> bool {
+        self.interface == name_of::<A>(interface)
+    }
+
     /// Number of sockets that are passed beside this state.
     pub(crate) fn sockets(&self) -> usize {
         Self::FIXED + self.ports.iter().filter(|port| port.answered).count()
     }
 }
 
-impl Relay {
+/// What stands for an interface in a handover.
+fn name_of<A: Relayed>(interface: &str) -> String {
+    match A::UNSPECIFIED.into() {
+        IpAddr::V4(_) => interface.to_owned(),
+        IpAddr::V6(_) => format!("{interface}/{}", A::NAME),
+    }
+}
+
+impl<A: Relayed> Relay<A> {
     /// The state and sockets for the successor, with at most `ports` ports: those used last. The
     /// caller drops this relay before it relays another packet.
     pub(crate) fn hand_over(&self, ports: usize) -> (RelayHandover, Vec<BorrowedFd<'_>>) {
@@ -80,14 +94,19 @@ impl Relay {
         let (ports, sockets): (Vec<_>, Vec<_>) =
             translation.flat_map(|translation| translation.latest(ports)).unzip();
         let inheritance = RelayHandover {
-            interface: self.interface.clone(),
+            interface: name_of::<A>(&self.interface),
             upstream: self.upstream.clone(),
             upstream_index: self.neighbourhood.upstream,
             is_filtered: self.host.is_filtered(),
             in_kernel: self.kernel.is_some(),
-            host: self.translation.as_ref().and_then(|translation| translation.host()),
+            host: self.translation.as_ref().and_then(|t| t.host().of_link).map(Into::into),
             ports,
-            looped_back: self.looped_back.outstanding(),
+            looped_back: self
+                .looped_back
+                .outstanding()
+                .iter()
+                .map(|p| p.as_ref().to_vec())
+                .collect(),
         };
         let fixed = [self.receiver(), self.capture()];
         let answers = sockets.into_iter().flatten().map(AsFd::as_fd);
@@ -158,11 +177,14 @@ impl Relay {
         if !from.in_kernel {
             self.filter_receiver();
         }
-        for print in from.looped_back {
-            self.looped_back.remember(now, print);
+        for print in &from.looped_back {
+            if let Ok(print) = A::Fingerprint::try_from(print.as_slice()) {
+                self.looped_back.remember(now, print);
+            }
         }
         if let Some(translation) = &mut self.translation {
-            translation.set_host(from.host);
+            // Other addresses would make the sockets useless. Where they do not, they are read anew.
+            translation.set_host(HostAddresses::of(from.host.and_then(A::from_ip)));
             for port in from.ports {
                 let socket = if port.answered { sockets.next() } else { None };
                 translation.take_over_port(now, port, socket.map(UdpSocket::from));
@@ -177,7 +199,7 @@ impl Relay {
     }
 
     /// Whether a received packet is one that the relay before this one has sent.
-    pub(super) fn is_of_dead(&mut self, now: Instant, packet: &Packet<'_>) -> bool {
+    pub(super) fn is_of_dead(&mut self, now: Instant, packet: &Packet<'_, A>) -> bool {
         if self.own_sources_until.is_none_or(|until| until <= now) {
             self.own_sources_until = None;
             return false;
@@ -188,10 +210,16 @@ impl Relay {
                 packet.ports().is_some_and(|(port, _)| translation.is_own(source, port))
             }
             None => {
-                let injector = &self.container.injector;
-                self.rules.is_own(now, source, || ifreq::addresses(injector))
+                let container = &self.container;
+                self.rules.is_own(now, source, || container.all_addresses())
             }
         }
+    }
+
+    /// The sockets that the event loop waits for.
+    pub(crate) fn watched(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        let answering = self.answering().map(|(_, socket)| socket);
+        [self.receiver(), self.capture()].into_iter().chain(answering)
     }
 
     /// The answer sockets, each with the container's port that it serves.

@@ -6,15 +6,15 @@
 
 use std::fs::File;
 use std::io;
+use std::marker::PhantomData;
 use std::mem::offset_of;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
 use std::time::Instant;
 
-use crate::proxy::relay::batch::memory::{
-    BATCH, LAYOUT, MAX_PARTS, NAME, ORIGINAL, SIZE, SLOT, SLOTS, Shared,
-};
-use crate::proxy::relay::batch::{Batch, Flow};
+use crate::proxy::relay::batch::memory::{BATCH, MAX_PARTS, NAME, ORIGINAL, SLOT, Shared};
+use crate::proxy::relay::batch::{Batch, Flow, Wire};
+use crate::proxy::relay::family::Relayed;
 use crate::proxy::relay::{Relay, Watch};
 
 /// Packets that a killed proxy has received and not sent.
@@ -23,40 +23,42 @@ pub(crate) struct InHand {
     /// Name of the container's interface.
     pub(crate) interface: String,
     flow: Flow,
+    /// Each as [`Batch::open`] gives it.
     packets: Vec<Vec<u8>>,
     /// One of the packets, and how many parts of it were sent.
     sent: Option<(usize, usize)>,
 }
 
 impl InHand {
-    /// Takes what is in the file of a [`Batch`], and makes the file empty: what makes one proxy fail
-    /// is not given to the next one again. `None`: nothing is in it that is understood.
-    pub(crate) fn take(file: OwnedFd) -> Option<Self> {
+    /// Takes what is in the file of a [`Batch`] of this address family, and makes the file empty: what
+    /// makes one proxy fail is not given to the next one again. `None`: nothing is in it that is
+    /// understood.
+    pub(crate) fn take<A: Wire>(file: OwnedFd) -> Option<Self> {
         let file = File::from(file);
-        let read = read(&file).ok()?;
+        let read = read::<A>(&file).ok()?;
         // Before they are sent: at most once.
         file.set_len(0).ok()?;
         read
     }
 }
 
-fn read(file: &File) -> io::Result<Option<InHand>> {
+fn read<A: Wire>(file: &File) -> io::Result<Option<InHand>> {
     let meta = file.metadata()?;
-    if !meta.is_file() || meta.len() != SIZE as u64 {
+    if !meta.is_file() || meta.len() != Shared::<A>::SIZE as u64 {
         return Ok(None);
     }
-    let mut shared = vec![0; size_of::<Shared>()];
+    let mut shared = vec![0; size_of::<Shared<A>>()];
     file.read_exact_at(&mut shared, 0)?;
-    let shared = Words(&shared);
-    let flow = match shared.word(offset_of!(Shared, flow)) {
+    let shared = Words::<A>(&shared, PhantomData);
+    let flow = match shared.word(offset_of!(Shared<A>, flow)) {
         flow if flow == Flow::Inbound as u32 => Flow::Inbound,
         flow if flow == Flow::Outbound as u32 => Flow::Outbound,
         _ => return Ok(None),
     };
-    if shared.word(offset_of!(Shared, layout)) != LAYOUT {
+    if shared.word(offset_of!(Shared<A>, layout)) != A::LAYOUT {
         return Ok(None);
     }
-    let name = shared.bytes(offset_of!(Shared, interface), NAME);
+    let name = shared.bytes(offset_of!(Shared<A>, interface), NAME);
     let name = name.split(|byte| *byte == 0).next().unwrap_or_default();
     let mut in_hand = InHand {
         interface: String::from_utf8_lossy(name).into_owned(),
@@ -64,17 +66,24 @@ fn read(file: &File) -> io::Result<Option<InHand>> {
         packets: Vec::new(),
         sent: None,
     };
-    let saved = shared.word(offset_of!(Shared, saved)) as usize;
+    let lead = if flow == Flow::Inbound { A::LEAD } else { 0 };
+    let saved = shared.word(offset_of!(Shared<A>, saved)) as usize;
     for position in 0..BATCH {
-        let length = shared.header(offset_of!(Shared, incoming), position) as usize;
-        let Some(sent) = shared.sent(position).filter(|_| (1..=SLOT).contains(&length)) else {
+        let length = shared.header(offset_of!(Shared<A>, incoming), position) as usize;
+        let Some(sent) = shared.sent(position).filter(|_| (1..=SLOT - lead).contains(&length))
+        else {
             continue;
         };
-        let mut packet = vec![0; length];
-        file.read_exact_at(&mut packet, (SLOTS + position * SLOT) as u64)?;
+        let mut packet = vec![0; lead + length];
+        file.read_exact_at(&mut packet, (Shared::<A>::SLOTS + position * SLOT) as u64)?;
+        if lead > 0 {
+            let size = size_of::<A::Arrival>();
+            let arrival = shared.bytes(offset_of!(Shared<A>, arrivals) + position * size, size);
+            A::complete(arrival, length, &mut packet);
+        }
         if position < saved {
-            let original = offset_of!(Shared, originals) + position * ORIGINAL;
-            let original = shared.bytes(original, ORIGINAL.min(length));
+            let original = offset_of!(Shared<A>, originals) + position * ORIGINAL;
+            let original = shared.bytes(original, ORIGINAL.min(packet.len()));
             packet[..original.len()].copy_from_slice(original);
         }
         if sent > 0 {
@@ -86,9 +95,9 @@ fn read(file: &File) -> io::Result<Option<InHand>> {
 }
 
 /// The bytes of a [`Shared`].
-struct Words<'a>(&'a [u8]);
+struct Words<'a, A>(&'a [u8], PhantomData<A>);
 
-impl<'a> Words<'a> {
+impl<'a, A: Wire> Words<'a, A> {
     fn bytes(&self, at: usize, length: usize) -> &'a [u8] {
         self.0.get(at..at + length).unwrap_or_default()
     }
@@ -106,18 +115,18 @@ impl<'a> Words<'a> {
     /// How many parts of a packet were sent; `None`: the packet is done.
     fn sent(&self, position: usize) -> Option<usize> {
         let is_sent = (0..BATCH).any(|place| {
-            let of = self.word(offset_of!(Shared, positions) + place * 4);
-            of as usize == position && self.header(offset_of!(Shared, outgoing), place) > 0
+            let of = self.word(offset_of!(Shared<A>, positions) + place * 4);
+            of as usize == position && self.header(offset_of!(Shared<A>, outgoing), place) > 0
         });
         if is_sent {
             return None;
         }
-        if self.word(offset_of!(Shared, part_of)) as usize != position + 1 {
+        if self.word(offset_of!(Shared<A>, part_of)) as usize != position + 1 {
             return Some(0);
         }
-        let headers = offset_of!(Shared, part_headers);
+        let headers = offset_of!(Shared<A>, part_headers);
         let sent = (0..MAX_PARTS).take_while(|part| self.header(headers, *part) > 0).count();
-        match self.word(offset_of!(Shared, parts)) as usize {
+        match self.word(offset_of!(Shared<A>, parts)) as usize {
             0 => Some(sent),
             all if sent >= all => None,
             // A receiver puts fragments of both together, or forgets the first.
@@ -126,13 +135,13 @@ impl<'a> Words<'a> {
     }
 }
 
-impl Relay {
+impl<A: Relayed> Relay<A> {
     /// Relays what a killed proxy had in hand. `watch` as in [`Relay::send`].
     pub(crate) fn resume(
         &mut self,
         now: Instant,
         in_hand: &InHand,
-        batch: &mut Batch,
+        batch: &mut Batch<A>,
         watch: Watch<'_>,
     ) {
         let InHand { flow, packets, sent, .. } = in_hand;

@@ -6,11 +6,10 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::net::Ipv4Addr;
 use std::os::fd::{BorrowedFd, OwnedFd};
 
 use crate::bpf::MappedNumbers;
-use crate::bpf::relay::{Counts, DESCRIPTORS, RelayPrograms, Settings, Verdict};
+use crate::bpf::relay::{Counts, DESCRIPTORS, KernelRelayed, RelayPrograms, Settings, Verdict};
 use crate::multicast::{FilterMode, SourceFilter};
 use crate::primitives::MacAddr;
 use crate::proxy::control::status::RelayCounts;
@@ -29,10 +28,10 @@ pub(crate) struct Peer {
 
 /// What the kernel relays.
 #[derive(Debug)]
-pub(super) struct InKernel {
-    programs: RelayPrograms,
+pub(super) struct InKernel<A: KernelRelayed> {
+    programs: RelayPrograms<A>,
     settings: Settings,
-    groups: BTreeMap<Ipv4Addr, Entries>,
+    groups: BTreeMap<A, Entries<A>>,
     /// Packets of the entries that have been removed.
     removed: RelayCounts,
     /// Packets that were counted before the programs were inherited.
@@ -40,9 +39,9 @@ pub(super) struct InKernel {
 }
 
 /// The entries of a group, by their source; `None`: each source that has no entry.
-#[derive(Debug, Default)]
-struct Entries {
-    verdicts: BTreeMap<Option<Ipv4Addr>, Verdict>,
+#[derive(Debug)]
+struct Entries<A> {
+    verdicts: BTreeMap<Option<A>, Verdict>,
     /// Packets of the group's entries that have been removed.
     removed: RelayCounts,
     /// Packets that were counted before the programs were inherited.
@@ -51,7 +50,14 @@ struct Entries {
     is_left_out: bool,
 }
 
-impl InKernel {
+impl<A> Default for Entries<A> {
+    fn default() -> Self {
+        let (removed, known) = (RelayCounts::default(), RelayCounts::default());
+        Entries { verdicts: BTreeMap::new(), removed, known, is_left_out: false }
+    }
+}
+
+impl<A: KernelRelayed> InKernel<A> {
     /// Loads the programs for the upstream interface of this index. They relay nothing yet.
     ///
     /// # Errors
@@ -86,7 +92,7 @@ impl InKernel {
         Ok(kernel)
     }
 
-    fn of(programs: RelayPrograms, rate: &RateLimiter) -> io::Result<Self> {
+    fn of(programs: RelayPrograms<A>, rate: &RateLimiter) -> io::Result<Self> {
         let (packets, bytes) = rate.limits();
         let mut settings = Settings::default();
         if let Some(limit) = packets {
@@ -107,7 +113,7 @@ impl InKernel {
     }
 
     /// The programs themselves.
-    pub(super) fn programs(&self) -> &RelayPrograms {
+    pub(super) fn programs(&self) -> &RelayPrograms<A> {
         &self.programs
     }
 
@@ -144,7 +150,7 @@ impl InKernel {
     ///
     /// # Errors
     /// Those of bpf(2), except for a lack of room: then the group is left to the proxy.
-    pub(super) fn set(&mut self, group: Ipv4Addr, filter: &SourceFilter) -> io::Result<()> {
+    pub(super) fn set(&mut self, group: A, filter: &SourceFilter<A>) -> io::Result<()> {
         self.set_all([(group, filter)])
     }
 
@@ -154,7 +160,7 @@ impl InKernel {
     /// As [`InKernel::set`].
     pub(super) fn set_all<'f>(
         &mut self,
-        filters: impl IntoIterator<Item = (Ipv4Addr, &'f SourceFilter)>,
+        filters: impl IntoIterator<Item = (A, &'f SourceFilter<A>)>,
     ) -> io::Result<()> {
         for (group, filter) in filters {
             self.set_entries(group, filter)?;
@@ -174,7 +180,7 @@ impl InKernel {
         self.programs.configure(&self.settings)
     }
 
-    fn set_entries(&mut self, group: Ipv4Addr, filter: &SourceFilter) -> io::Result<()> {
+    fn set_entries(&mut self, group: A, filter: &SourceFilter<A>) -> io::Result<()> {
         let wanted = wanted(filter);
         let entries = self.groups.entry(group).or_default();
         // What is new comes first, and what is refused before what is admitted: no packet of a source
@@ -218,7 +224,7 @@ impl InKernel {
     }
 
     /// Removes the groups for which this does not hold.
-    pub(super) fn retain(&mut self, is_kept: impl Fn(Ipv4Addr) -> bool) {
+    pub(super) fn retain(&mut self, is_kept: impl Fn(A) -> bool) {
         let gone: Vec<_> = self.groups.keys().copied().filter(|group| !is_kept(*group)).collect();
         for group in gone {
             // What cannot be removed ends with the programs.
@@ -227,7 +233,7 @@ impl InKernel {
     }
 
     /// Packets of a group that the kernel has relayed.
-    pub(super) fn counts(&self, group: Ipv4Addr) -> RelayCounts {
+    pub(super) fn counts(&self, group: A) -> RelayCounts {
         self.groups.get(&group).map_or_else(RelayCounts::default, |entries| {
             (entries.removed + self.present(group, entries)).since(entries.known)
         })
@@ -239,13 +245,13 @@ impl InKernel {
         present.fold(self.removed, |total, counts| total + counts).since(self.known)
     }
 
-    fn present(&self, group: Ipv4Addr, entries: &Entries) -> RelayCounts {
-        let counts = |source: &Option<Ipv4Addr>| relay_counts(self.programs.counts(group, *source));
+    fn present(&self, group: A, entries: &Entries<A>) -> RelayCounts {
+        let counts = |source: &Option<A>| relay_counts(self.programs.counts(group, *source));
         entries.verdicts.keys().map(counts).fold(RelayCounts::default(), |sum, one| sum + one)
     }
 }
 
-impl Entries {
+impl<A> Entries<A> {
     /// An entry with these counts is no more.
     fn note(&mut self, all: &mut RelayCounts, counts: Counts) {
         let counts = relay_counts(counts);
@@ -255,7 +261,7 @@ impl Entries {
 }
 
 /// The entries that a source filter needs (RFC 9776 section 3.2).
-fn wanted(filter: &SourceFilter) -> BTreeMap<Option<Ipv4Addr>, Verdict> {
+fn wanted<A: Ord + Copy>(filter: &SourceFilter<A>) -> BTreeMap<Option<A>, Verdict> {
     let (verdict, all) = match filter.mode {
         FilterMode::Include => (Verdict::Admit, None),
         FilterMode::Exclude => (Verdict::Refuse, Some((None, Verdict::Admit))),

@@ -1,15 +1,14 @@
 //! From the LAN into the container.
 
 use std::io;
-use std::net::Ipv4Addr;
 use std::time::Instant;
 
-use crate::multicast::Address;
 use crate::proxy::control::status::RelayCounts;
 use crate::proxy::relay::answers::Answer;
 use crate::proxy::relay::batch::{BATCH, Batch, Flow, Parts};
+use crate::proxy::relay::family::Relayed;
 use crate::proxy::relay::packet::{Integrity, Packet, build};
-use crate::proxy::relay::sockets::{send_fragments, socket_address};
+use crate::proxy::relay::sockets::{inject_fragments, send_fragments};
 use crate::proxy::relay::{BATCHES_PER_TURN, Relay, RelayedGroup, admits, next};
 
 /// TTL of a unicast answer: it reaches the container's own sockets and is not forwarded.
@@ -19,9 +18,9 @@ const ANSWERS_PER_TURN: usize = BATCHES_PER_TURN * BATCH;
 /// The interface by which packets reach the container's own addresses.
 const LOOPBACK: &str = "lo";
 
-impl Relay {
+impl<A: Relayed> Relay<A> {
     /// Injects the packets that have arrived into the container.
-    pub(crate) fn receive(&mut self, now: Instant, batch: &mut Batch) {
+    pub(crate) fn receive(&mut self, now: Instant, batch: &mut Batch<A>) {
         for _ in 0..BATCHES_PER_TURN {
             if !self.receive_batch(now, batch) {
                 return;
@@ -30,7 +29,7 @@ impl Relay {
     }
 
     /// Injects at most [`BATCH`] packets. Tells whether more may be waiting.
-    pub(super) fn receive_batch(&mut self, now: Instant, batch: &mut Batch) -> bool {
+    pub(super) fn receive_batch(&mut self, now: Instant, batch: &mut Batch<A>) -> bool {
         let received = batch.receive(self.host.receiver(), Flow::Inbound, &self.interface);
         let Ok(count) = received else { return false };
         self.refresh_upstream(now);
@@ -45,21 +44,19 @@ impl Relay {
     }
 
     /// Injects the packets of a batch.
-    pub(super) fn inject(&mut self, now: Instant, batch: &mut Batch, count: usize) {
+    pub(super) fn inject(&mut self, now: Instant, batch: &mut Batch<A>, count: usize) {
+        let to = A::INJECTED_TO.socket_address(0);
         for position in 0..count {
             match self.prepare_inbound(now, batch.open(position).0) {
-                // The route to 224.0.0.1 exists on every interface: see the query injector.
-                Some(length) => batch.queue(position, 0, length, Ipv4Addr::ALL_SYSTEMS),
+                Some(length) => batch.queue(position, 0, length, to),
                 None => batch.drop_packet(position),
             }
         }
         let Relay { container, interface, groups, inbound, identification, .. } = self;
         batch.send(&container.injector, |bytes, parts, error| {
-            let Some(packet) = Packet::parse(bytes) else { return };
-            let group = packet.destination();
-            let injector = &container.injector;
-            let (id, all) = (next(identification), Ipv4Addr::ALL_SYSTEMS);
-            if !send_fragments(injector, interface, packet, id, all, &error, parts) {
+            let Some(group) = A::injected_group(bytes) else { return };
+            let (injector, id) = (&container.injector, next(identification));
+            if !inject_fragments(injector, interface, bytes, id, &error, parts) {
                 inbound.total.relayed_is_dropped();
                 if let Some(received) = groups.get_mut(&group) {
                     received.counts.relayed_is_dropped();
@@ -68,10 +65,10 @@ impl Relay {
         });
     }
 
-    /// Prepares a packet for injection and returns its length; `None` when the container does not
-    /// get it.
-    fn prepare_inbound(&mut self, now: Instant, bytes: &mut [u8]) -> Option<usize> {
-        let mut packet = Packet::parse(bytes)?;
+    /// Prepares a packet in its slot for injection and returns its length; `None` when the container
+    /// does not get it.
+    fn prepare_inbound(&mut self, now: Instant, slot: &mut [u8]) -> Option<usize> {
+        let mut packet = Packet::<A>::parse(slot.get_mut(A::START..)?)?;
         if self.is_of_dead(now, &packet) {
             return None;
         }
@@ -100,12 +97,12 @@ impl Relay {
             return None;
         }
         count(|counts| &mut counts.relayed);
-        packet.set_ttl(0);
-        Some(packet.len())
+        let length = packet.len();
+        Some(A::make_injectable(slot, length))
     }
 
     /// Injects unicast answers that arrived on the host port of the container's `port`.
-    pub(crate) fn answer(&mut self, now: Instant, port: u16, batch: &mut Batch) {
+    pub(crate) fn answer(&mut self, now: Instant, port: u16, batch: &mut Batch<A>) {
         let (buffer, mut parts) = batch.scratch();
         for _ in 0..ANSWERS_PER_TURN {
             let Some(translation) = &self.translation else { return };
@@ -128,9 +125,9 @@ impl Relay {
     fn inject_answer(
         &mut self,
         now: Instant,
-        answer: &Answer,
+        answer: &Answer<A>,
         payload: &[u8],
-        parts: &mut Parts<'_>,
+        parts: &mut Parts<'_, A>,
     ) -> &mut u64 {
         let total = &mut self.inbound.total;
         if !self.neighbourhood.has_heard(answer) {
@@ -142,12 +139,13 @@ impl Relay {
             return &mut total.limited;
         }
         let injector = &self.container.injector;
-        let Err(error) = injector.send_to(&bytes, &socket_address(to.0)) else {
+        let target = to.0.socket_address(self.container.index());
+        let Err(error) = parts.send(injector, &bytes, target) else {
             return &mut total.relayed;
         };
         let id = next(&mut self.identification);
         let whole = Packet::parse(&mut bytes).is_some_and(|packet| {
-            send_fragments(injector, LOOPBACK, packet, id, to.0, &error, parts)
+            send_fragments(injector, LOOPBACK, packet, id, target, &error, parts)
         });
         if whole { &mut total.relayed } else { &mut total.dropped }
     }

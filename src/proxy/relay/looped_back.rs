@@ -4,13 +4,10 @@
 
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
+use std::hash::Hash;
 use std::time::{Duration, Instant};
 
 use crate::proxy::relay::batch::BATCH;
-
-/// The bytes that distinguish one datagram from others; see
-/// [`crate::proxy::relay::packet::Packet::fingerprint`].
-pub(super) type Fingerprint = [u8; 18];
 
 /// With so many packets that have not come back, those that have come back are read before more are
 /// sent.
@@ -22,13 +19,14 @@ const MAX_REMEMBERED: usize = CROWDED + BATCH * 128;
 /// time was not looped back, or was lost.
 const LIFETIME: Duration = Duration::from_secs(1);
 
-/// Packets that were sent and have not come back.
-#[derive(Debug, Default)]
-pub(super) struct LoopedBack {
+/// Packets that were sent and have not come back, by the bytes that distinguish one datagram from others
+/// ([`Packet::fingerprint`](crate::proxy::relay::packet::Packet::fingerprint)).
+#[derive(Debug)]
+pub(super) struct LoopedBack<F> {
     /// In the order in which they were sent. Packets mostly come back in this order, so those that
     /// have come back are removed at the front only.
-    order: VecDeque<(Instant, Fingerprint)>,
-    counts: HashMap<Fingerprint, Counts>,
+    order: VecDeque<(Instant, F)>,
+    counts: HashMap<F, Counts>,
     /// Packets that are still expected.
     expected: usize,
 }
@@ -40,9 +38,15 @@ struct Counts {
     come_back: u32,
 }
 
-impl LoopedBack {
+impl<F> Default for LoopedBack<F> {
+    fn default() -> Self {
+        LoopedBack { order: VecDeque::new(), counts: HashMap::new(), expected: 0 }
+    }
+}
+
+impl<F: Copy + Eq + Hash> LoopedBack<F> {
     /// Remembers a packet that is about to be sent.
-    pub(super) fn remember(&mut self, now: Instant, print: Fingerprint) {
+    pub(super) fn remember(&mut self, now: Instant, print: F) {
         while self.order.len() >= MAX_REMEMBERED
             || self.order.front().is_some_and(|(sent, _)| *sent + LIFETIME <= now)
         {
@@ -62,7 +66,7 @@ impl LoopedBack {
     }
 
     /// Whether a received packet is a remembered one, which is then forgotten.
-    pub(super) fn take(&mut self, print: impl FnOnce() -> Option<Fingerprint>) -> bool {
+    pub(super) fn take(&mut self, print: impl FnOnce() -> Option<F>) -> bool {
         if self.expected == 0 {
             return false;
         }
@@ -84,7 +88,7 @@ impl LoopedBack {
     }
 
     /// Packets that have not come back, in no particular order.
-    pub(super) fn outstanding(&self) -> Vec<Fingerprint> {
+    pub(super) fn outstanding(&self) -> Vec<F> {
         let each = self.counts.iter();
         each.flat_map(|(print, counts)| std::iter::repeat_n(*print, counts.expected as usize))
             .collect()
@@ -111,7 +115,7 @@ impl LoopedBack {
 mod tests {
     use super::*;
 
-    fn print(n: u16) -> Fingerprint {
+    fn print(n: u16) -> [u8; 18] {
         let mut print = [0; 18];
         print[..2].copy_from_slice(&n.to_be_bytes());
         print
@@ -121,7 +125,7 @@ mod tests {
     fn a_sent_packet_is_recognised_once_and_for_a_limited_time() {
         let now = Instant::now();
         let mut packets = LoopedBack::default();
-        let take = |packets: &mut LoopedBack, n| packets.take(|| Some(print(n)));
+        let take = |packets: &mut LoopedBack<_>, n| packets.take(|| Some(print(n)));
         assert!(!take(&mut packets, 1));
         packets.remember(now, print(1));
         packets.remember(now, print(1));

@@ -18,6 +18,7 @@
 
 mod answers;
 mod batch;
+pub(crate) mod family;
 mod handover;
 mod in_hand;
 mod in_kernel;
@@ -43,6 +44,7 @@ use crate::proxy::config::InterfaceTask;
 use crate::proxy::control::status::{RelayCounts, RelayStatus, TranslatedPort};
 use crate::proxy::relay::answers::Neighbourhood;
 pub(crate) use crate::proxy::relay::batch::Batch;
+use crate::proxy::relay::family::Relayed;
 pub(crate) use crate::proxy::relay::handover::RelayHandover;
 pub(crate) use crate::proxy::relay::in_hand::InHand;
 use crate::proxy::relay::in_kernel::InKernel;
@@ -67,19 +69,19 @@ const LINK_FACTS_LIFETIME: Duration = Duration::from_secs(1);
 /// Why the kernel relays no more after [`Relay::follow`].
 const FOLLOWED: &str = "the parent has gone and come again since the container was started";
 
-/// The relay of one interface.
-pub(crate) struct Relay {
+/// The relay of one interface, for one address family.
+pub(crate) struct Relay<A: Relayed = Ipv4Addr> {
     interface: String,
     upstream: String,
     /// The name that the upstream interface has now.
     upstream_now: String,
-    host: HostSockets,
-    container: ContainerSockets,
-    rules: SendRules,
+    host: HostSockets<A>,
+    container: ContainerSockets<A>,
+    rules: SendRules<A>,
     /// Whether the kernel is to relay what it can.
     may_use_kernel: bool,
     /// What the kernel relays; `None`: this relay passes every packet on.
-    kernel: Option<InKernel>,
+    kernel: Option<InKernel<A>>,
     /// Why the kernel relays no more, where it did.
     why_left: Option<&'static str>,
     /// The ends of the container's link, if it is one that the kernel can relay to.
@@ -87,33 +89,33 @@ pub(crate) struct Relay {
     /// Whether the receiver is that of the relay before this one.
     has_predecessors_receiver: bool,
     /// The groups that are injected into the container.
-    groups: BTreeMap<Ipv4Addr, RelayedGroup>,
+    groups: BTreeMap<A, RelayedGroup<A>>,
     /// Packets that the container sent, by group.
-    sent: BTreeMap<Ipv4Addr, RelayCounts>,
+    sent: BTreeMap<A, RelayCounts>,
     /// Denials that nobody has been told of yet.
     notices: VecDeque<Notice>,
     inbound: Direction,
     outbound: Direction,
-    looped_back: LoopedBack,
+    looped_back: LoopedBack<A::Fingerprint>,
     /// Until then, a packet with a source of this relay is one that a dead relay has sent.
     own_sources_until: Option<Instant>,
     /// Set when the container's interface is a port of the upstream bridge itself: room for what the
     /// container sends, which is there without a relay.
-    on_upstream: Option<Box<Batch>>,
+    on_upstream: Option<Box<Batch<A>>>,
     /// `None` when packets leave with the container's own address (ipvlan).
-    translation: Option<PortTranslation>,
+    translation: Option<PortTranslation<A>>,
     /// When the address and the MTU of the upstream interface were last read.
     upstream_read_at: Option<Instant>,
     /// MTU of the upstream interface.
     mtu: usize,
     /// Who may answer.
-    neighbourhood: Neighbourhood,
+    neighbourhood: Neighbourhood<A>,
     neighbourhood_read_at: Option<Instant>,
     identification: u16,
 }
 
-struct RelayedGroup {
-    filter: SourceFilter,
+struct RelayedGroup<A> {
+    filter: SourceFilter<A>,
     counts: RelayCounts,
 }
 
@@ -122,12 +124,12 @@ struct Direction {
     total: RelayCounts,
 }
 
-impl Relay {
+impl<A: Relayed> Relay<A> {
     /// A relay that has no groups yet; `None` when the interface does not need a relay.
     pub(crate) fn new(
         config: &InterfaceTask,
-        host: HostSockets,
-        container: ContainerSockets,
+        host: HostSockets<A>,
+        container: ContainerSockets<A>,
         now: Instant,
     ) -> Option<Self> {
         let task = config.relay.as_ref()?;
@@ -156,10 +158,7 @@ impl Relay {
             translation: task.translate.then(|| PortTranslation::new(task.host_ports.clone())),
             upstream_read_at: None,
             mtu: usize::from(u16::MAX),
-            neighbourhood: Neighbourhood {
-                upstream: config.upstream_index,
-                ..Neighbourhood::default()
-            },
+            neighbourhood: Neighbourhood::of(config.upstream_index),
             neighbourhood_read_at: None,
             identification: 1,
         })
@@ -213,7 +212,7 @@ impl Relay {
     ///
     /// # Errors
     /// `ENOMEM`: the kernel has no room for its filter.
-    pub(crate) fn set(&mut self, group: Ipv4Addr, wanted: &SourceFilter) -> io::Result<()> {
+    pub(crate) fn set(&mut self, group: A, wanted: &SourceFilter<A>) -> io::Result<()> {
         if let Some(kernel) = &mut self.kernel {
             kernel.set(group, wanted)?;
         }
@@ -245,13 +244,13 @@ impl Relay {
             // The receiver's filter follows the entries of the programs.
             return Ok(());
         }
-        let groups: Vec<Ipv4Addr> = self.groups.keys().copied().collect();
+        let groups: Vec<A> = self.groups.keys().copied().collect();
         self.host.receive_only(&groups)
     }
 
     /// Whether the kernel relays what it can.
     pub(crate) fn is_in_kernel(&self) -> bool {
-        self.kernel.as_ref().is_some_and(InKernel::is_relaying)
+        self.kernel.as_ref().is_some_and(|kernel| kernel.is_relaying())
     }
 
     /// Whether the kernel relays what it can, or would if it knew the container's link.
@@ -279,7 +278,7 @@ impl Relay {
     }
 
     /// Has these programs relay what they can.
-    fn use_kernel(&mut self, mut kernel: InKernel) -> io::Result<()> {
+    fn use_kernel(&mut self, mut kernel: InKernel<A>) -> io::Result<()> {
         kernel.retain(|group| self.groups.contains_key(&group));
         let groups = self.groups.iter().map(|(group, received)| (*group, &received.filter));
         kernel.set_all(groups)?;
@@ -332,7 +331,7 @@ impl Relay {
     }
 
     /// Packet counts of a group, both directions; `None` when the group is not relayed.
-    pub(crate) fn counts(&self, group: Ipv4Addr) -> Option<RelayCounts> {
+    pub(crate) fn counts(&self, group: A) -> Option<RelayCounts> {
         let received = self.groups.get(&group).map(|received| received.counts)?;
         let in_kernel = self.kernel.as_ref().map(|kernel| kernel.counts(group));
         let received = received + in_kernel.unwrap_or_default();
@@ -341,9 +340,10 @@ impl Relay {
 
     /// The relay's part of the proxy's status.
     pub(crate) fn status(&self) -> RelayStatus {
-        let mappings = self.translation.iter().flat_map(PortTranslation::mappings);
+        let address = |(address, port): (A, u16)| (address.into(), port).into();
+        let mappings = self.translation.iter().flat_map(|translation| translation.mappings());
         // Packets that a full socket buffer dropped were never read: their group is unknown.
-        let in_kernel = self.kernel.as_ref().map(InKernel::total);
+        let in_kernel = self.kernel.as_ref().map(|kernel| kernel.total());
         let overrun = |socket: BorrowedFd<'_>| u64::from(sockopt::dropped(socket).unwrap_or(0));
         RelayStatus {
             inbound: self.inbound.total + in_kernel.unwrap_or_default(),
@@ -352,8 +352,8 @@ impl Relay {
             overruns: overrun(self.receiver()) + overrun(self.capture()),
             ports: mappings
                 .map(|mapping| TranslatedPort {
-                    inside: (mapping.inside.0, mapping.inside.1).into(),
-                    outside: (mapping.outside.0, mapping.outside.1).into(),
+                    inside: address(mapping.inside),
+                    outside: address(mapping.outside),
                     answered: mapping.answered,
                 })
                 .collect(),
@@ -363,11 +363,13 @@ impl Relay {
     /// Adds what an earlier relay of the interface has counted. The groups are known by now.
     pub(crate) fn restore_counts(
         &mut self,
-        status: &RelayStatus,
-        groups: impl Iterator<Item = (Ipv4Addr, RelayCounts)>,
+        status: Option<&RelayStatus>,
+        groups: impl Iterator<Item = (A, RelayCounts)>,
     ) {
-        self.inbound.total = self.inbound.total + status.inbound;
-        self.outbound.total = self.outbound.total + status.outbound;
+        if let Some(status) = status {
+            self.inbound.total = self.inbound.total + status.inbound;
+            self.outbound.total = self.outbound.total + status.outbound;
+        }
         for (group, counts) in groups {
             if let Some(received) = self.groups.get_mut(&group) {
                 received.counts = received.counts + counts;
@@ -400,8 +402,7 @@ impl Relay {
             self.mtu = mtu;
         }
         if let Some(translation) = &mut self.translation {
-            let host = ifreq::address(&self.host.sender, &self.upstream_now);
-            translation.set_host(host.unwrap_or(None));
+            translation.set_host(self.host.addresses_of(&self.upstream_now));
         }
     }
 
@@ -413,10 +414,9 @@ impl Relay {
         self.neighbourhood_read_at = Some(now);
         self.refresh_upstream(now);
         let Relay { host, container, upstream_now, interface, neighbourhood, .. } = self;
-        neighbourhood.host = ifreq::addresses(&host.sender).unwrap_or_default();
-        neighbourhood.lan = ifreq::networks(&host.sender, upstream_now).unwrap_or_default();
-        neighbourhood.container =
-            ifreq::networks(&container.injector, interface).unwrap_or_default();
+        neighbourhood.host = host.all_addresses().unwrap_or_default();
+        neighbourhood.lan = host.networks(upstream_now).unwrap_or_default();
+        neighbourhood.container = container.networks(interface).unwrap_or_default();
     }
 }
 
@@ -432,7 +432,7 @@ fn is_fresh(read_at: Option<Instant>, now: Instant) -> bool {
 }
 
 /// Whether a filter lets a source through (RFC 9776 §3.2).
-fn admits(filter: &SourceFilter, source: Ipv4Addr) -> bool {
+fn admits<A: Ord>(filter: &SourceFilter<A>, source: A) -> bool {
     let listed = filter.sources.contains(&source);
     match filter.mode {
         FilterMode::Include => listed,

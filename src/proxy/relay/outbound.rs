@@ -1,18 +1,17 @@
 //! From the container to the LAN.
 
-use std::net::{Ipv4Addr, UdpSocket};
+use std::net::UdpSocket;
 use std::time::Instant;
 
-use crate::multicast::Address;
 use crate::notice::Notice;
 use crate::proxy::control::status::RelayCounts;
 use crate::proxy::relay::batch::{BATCH, Batch, Flow, Parts};
+use crate::proxy::relay::family::Relayed;
 use crate::proxy::relay::packet::Packet;
 use crate::proxy::relay::port_translation::Destination;
 use crate::proxy::relay::send_rules::check_port;
 use crate::proxy::relay::sockets::send_fragments;
 use crate::proxy::relay::{BATCHES_PER_TURN, MAX_SENT_GROUPS, Relay, Watch, next};
-use crate::sys::ifreq;
 
 /// `struct virtio_net_hdr` of linux/virtio_net.h: flags, type, header length, segment size,
 /// checksum start and offset, in the machine's byte order.
@@ -50,9 +49,9 @@ impl Offload {
     }
 }
 
-impl Relay {
+impl<A: Relayed> Relay<A> {
     /// Sends the captured packets to the LAN. `watch` gets each new socket that receives answers.
-    pub(crate) fn send(&mut self, now: Instant, batch: &mut Batch, watch: Watch<'_>) {
+    pub(crate) fn send(&mut self, now: Instant, batch: &mut Batch<A>, watch: Watch<'_>) {
         let is_on_upstream = self.is_on_upstream();
         self.send_batches(now, batch, watch, is_on_upstream);
     }
@@ -61,7 +60,7 @@ impl Relay {
     pub(super) fn send_batches(
         &mut self,
         now: Instant,
-        batch: &mut Batch,
+        batch: &mut Batch<A>,
         watch: Watch<'_>,
         only_remember: bool,
     ) {
@@ -84,7 +83,7 @@ impl Relay {
     pub(super) fn send_batch(
         &mut self,
         now: Instant,
-        batch: &mut Batch,
+        batch: &mut Batch<A>,
         count: usize,
         watch: Watch<'_>,
         only_remember: bool,
@@ -92,16 +91,19 @@ impl Relay {
         for position in 0..count {
             let (frame, mut parts) = batch.open(position);
             match self.prepare_frame(now, frame, &mut parts, watch, only_remember) {
-                Some((length, group)) => batch.queue(position, PACKET, length, group),
+                Some((length, group)) => {
+                    batch.queue(position, PACKET, length, group.socket_address(0));
+                }
                 None => batch.drop_packet(position),
             }
         }
-        let Relay { host, upstream_now, outbound, sent, .. } = self;
+        let Relay { host, upstream_now, outbound, sent, identification, .. } = self;
         batch.send(&host.sender, |bytes, parts, error| {
-            let Some(packet) = Packet::parse(bytes) else { return };
+            let Some(packet) = Packet::<A>::parse(bytes) else { return };
             let group = packet.destination();
-            // It has been identified.
-            if !send_fragments(&host.sender, upstream_now, packet, 1, group, &error, parts) {
+            // One of IPv4 has been identified.
+            let (id, to) = (next(identification), group.socket_address(0));
+            if !send_fragments(&host.sender, upstream_now, packet, id, to, &error, parts) {
                 outbound.total.relayed_is_dropped();
                 if let Some(counts) = sent.get_mut(&group) {
                     counts.relayed_is_dropped();
@@ -115,10 +117,10 @@ impl Relay {
         &mut self,
         now: Instant,
         frame: &mut [u8],
-        parts: &mut Parts<'_>,
+        parts: &mut Parts<'_, A>,
         watch: Watch<'_>,
         only_remember: bool,
-    ) -> Option<(usize, Ipv4Addr)> {
+    ) -> Option<(usize, A)> {
         let offload = Offload::parse(frame);
         let packet = frame.get_mut(PACKET..).and_then(Packet::parse);
         let (Some(offload), Some(packet)) = (offload, packet) else {
@@ -134,7 +136,7 @@ impl Relay {
 
     /// Reads the packets that the kernel has looped back, before so many are sent, or so much time
     /// has passed, that they would no longer be known for the container's own.
-    fn read_looped_back(&mut self, now: Instant, batch: &mut Batch) {
+    fn read_looped_back(&mut self, now: Instant, batch: &mut Batch<A>) {
         for _ in 0..READS_OF_OWN {
             if !self.looped_back.must_be_read(now) || !self.receive_batch(now, batch) {
                 return;
@@ -147,11 +149,11 @@ impl Relay {
     fn prepare(
         &mut self,
         now: Instant,
-        mut packet: Packet<'_>,
+        mut packet: Packet<'_, A>,
         offload: Offload,
-        parts: &mut Parts<'_>,
+        parts: &mut Parts<'_, A>,
         watch: Watch<'_>,
-    ) -> Option<(usize, Ipv4Addr)> {
+    ) -> Option<(usize, A)> {
         let group = packet.destination();
         if !self.rules.is_relayed(group) {
             return None;
@@ -205,10 +207,10 @@ impl Relay {
     ///
     /// # Errors
     /// The rule that denies it, as people are shown it.
-    fn check(&mut self, now: Instant, packet: &Packet<'_>) -> Result<(), String> {
+    fn check(&mut self, now: Instant, packet: &Packet<'_, A>) -> Result<(), String> {
         let Relay { rules, container, translation, .. } = self;
         let source = packet.source();
-        if !rules.is_own(now, source, || ifreq::addresses(&container.injector)) {
+        if !rules.is_own(now, source, || container.all_addresses()) {
             return Err(format!("{source} is no address of the container"));
         }
         let Some(translation) = translation else {
@@ -218,11 +220,12 @@ impl Relay {
             check_port(port, translation.allowed())?;
         }
         // Without an address of the host nothing is sent.
-        translation.host().map_or(Ok(()), |host| rules.check(host, packet.destination()))
+        let host = translation.host().towards(packet.destination());
+        host.map_or(Ok(()), |host| rules.check(host, packet.destination()))
     }
 
     /// Counts a packet that is not sent, and tells of the first one to each group.
-    fn deny(&mut self, group: Ipv4Addr, rule: String) {
+    fn deny(&mut self, group: A, rule: String) {
         self.count_sent(group, 1, |counts| &mut counts.denied);
         if self.sent.get(&group).is_some_and(|counts| counts.denied == 1) {
             let (interface, group) = (self.interface.clone(), group.into());
@@ -232,17 +235,18 @@ impl Relay {
 
     /// Sets the source address and port that the LAN sees; `false` when the host has no address, or
     /// no port to give.
-    fn translate(&mut self, now: Instant, packet: &mut Packet<'_>, watch: Watch<'_>) -> bool {
+    fn translate(&mut self, now: Instant, packet: &mut Packet<'_, A>, watch: Watch<'_>) -> bool {
         let Some(translation) = &mut self.translation else { return true };
         let inside = packet.source();
         let Some((port, destination_port)) = packet.ports() else {
             // Not the first fragment: only the first has the ports.
-            let Some(host) = translation.host() else { return false };
+            let Some(host) = translation.host().towards(packet.destination()) else { return false };
             packet.set_source(host, 0);
             return true;
         };
-        let is_far = packet.ttl() > 1 && !packet.destination().is_link_scope();
-        let to = Destination { port: destination_port, is_far };
+        let group = packet.destination();
+        let is_far = packet.hop_limit() > 1 && !group.is_link_scope();
+        let to = Destination { group, port: destination_port, is_far };
         let opened = |socket: &UdpSocket| watch(socket, port);
         match translation.outside(now, (inside, port), to, opened) {
             Some((host, port)) => {
@@ -253,25 +257,25 @@ impl Relay {
         }
     }
 
-    fn send_segment(&mut self, now: Instant, mut segment: Packet<'_>, parts: &mut Parts<'_>) {
+    fn send_segment(&mut self, now: Instant, mut segment: Packet<'_, A>, parts: &mut Parts<'_, A>) {
         let group = segment.destination();
         self.identify(now, &mut segment);
-        match parts.send(&self.host.sender, segment.bytes(), group) {
+        match parts.send(&self.host.sender, segment.bytes(), group.socket_address(0)) {
             Ok(()) => self.count_sent(group, 1, |counts| &mut counts.relayed),
             Err(_) => self.count_sent(group, 1, |counts| &mut counts.dropped),
         }
     }
 
-    /// Gives the packet an IPv4 identification and remembers it, so that it is recognised when the
+    /// Gives a packet of IPv4 an identification and remembers it, so that it is recognised when the
     /// host's kernel loops it back.
-    fn identify(&mut self, now: Instant, packet: &mut Packet<'_>) {
+    fn identify(&mut self, now: Instant, packet: &mut Packet<'_, A>) {
         let identification = next(&mut self.identification);
         packet.identify(identification);
         self.remember(now, packet);
     }
 
     /// Remembers a packet, so that it is recognised when it comes back.
-    fn remember(&mut self, now: Instant, packet: &Packet<'_>) {
+    fn remember(&mut self, now: Instant, packet: &Packet<'_, A>) {
         // A looped-back packet of a group that this relay does not receive is never read.
         if self.groups.contains_key(&packet.destination())
             && let Some(print) = packet.fingerprint()
@@ -280,12 +284,7 @@ impl Relay {
         }
     }
 
-    fn count_sent(
-        &mut self,
-        group: Ipv4Addr,
-        packets: usize,
-        of: fn(&mut RelayCounts) -> &mut u64,
-    ) {
+    fn count_sent(&mut self, group: A, packets: usize, of: fn(&mut RelayCounts) -> &mut u64) {
         let packets = packets as u64;
         *of(&mut self.outbound.total) += packets;
         if packets > 0 && (self.sent.len() < MAX_SENT_GROUPS || self.sent.contains_key(&group)) {

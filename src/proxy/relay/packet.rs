@@ -1,24 +1,17 @@
-//! IPv4 packets that carry UDP, changed in place. No system calls; any bytes are handled.
+//! Packets that carry UDP over IPv4 or IPv6, changed in place. No system calls; any bytes are handled.
 
+mod shape;
+
+use std::marker::PhantomData;
 use std::net::Ipv4Addr;
 
-use crate::primitives::internet_checksum::{Sum, pseudo_header};
+use crate::primitives::internet_checksum::{Sum, pseudo_header_of};
+pub(super) use crate::proxy::relay::packet::shape::Shape;
 
-/// Length of an IPv4 header without options (RFC 791 §3.1).
-const HEADER: usize = 20;
 /// Length of a UDP header (RFC 768).
 const UDP_HEADER: usize = 8;
 /// Protocol number of UDP.
 pub(super) const UDP: u8 = 17;
-
-const TOTAL_LENGTH: usize = 2;
-const IDENTIFICATION: usize = 4;
-const FRAGMENT: usize = 6;
-const TTL: usize = 8;
-const PROTOCOL: usize = 9;
-const HEADER_CHECKSUM: usize = 10;
-const SOURCE: usize = 12;
-const DESTINATION: usize = 16;
 /// Within the UDP header.
 const SOURCE_PORT: usize = 0;
 const DESTINATION_PORT: usize = 2;
@@ -32,7 +25,7 @@ const OFFSET: u16 = 0x1fff;
 /// The result of a UDP checksum.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Integrity {
-    /// The checksum is right or absent.
+    /// The checksum is right, or absent where it may be.
     Intact,
     /// The checksum was left to hardware and is complete now.
     Completed,
@@ -42,25 +35,20 @@ pub(super) enum Integrity {
     Unknown,
 }
 
-/// An IPv4 packet that carries UDP, or a fragment of one, whose lengths agree with the buffer.
-pub(super) struct Packet<'a> {
+/// A packet that carries UDP, or a fragment of one, whose lengths agree with the buffer.
+pub(super) struct Packet<'a, A = Ipv4Addr> {
     bytes: &'a mut [u8],
-    header: usize,
+    /// Where UDP begins.
+    udp: usize,
+    family: PhantomData<A>,
 }
 
-impl<'a> Packet<'a> {
+impl<'a, A: Shape> Packet<'a, A> {
     /// Checks version, header length, total length, the protocol, and that the UDP header is whole
     /// and its length within the packet. Bytes behind the total length are ignored.
     pub(super) fn parse(bytes: &'a mut [u8]) -> Option<Self> {
-        let fixed: &[u8; HEADER] = bytes.first_chunk()?;
-        let header = usize::from(fixed[0] & 0x0f) * 4;
-        let total = usize::from(u16::from_be_bytes([fixed[TOTAL_LENGTH], fixed[TOTAL_LENGTH + 1]]));
-        let plain = fixed[0] >> 4 == 4 && fixed[PROTOCOL] == UDP;
-        if !plain || header < HEADER || total < header {
-            return None;
-        }
-        let bytes = bytes.get_mut(..total)?;
-        let packet = Packet { bytes, header };
+        let (udp, total) = A::measure(bytes)?;
+        let packet = Packet::of(bytes.get_mut(..total)?, udp);
         if packet.is_first() {
             let room = packet.payload().len();
             let length = usize::from(packet.udp_field(UDP_LENGTH)?);
@@ -72,29 +60,33 @@ impl<'a> Packet<'a> {
         Some(packet)
     }
 
+    fn of(bytes: &'a mut [u8], udp: usize) -> Self {
+        Packet { bytes, udp, family: PhantomData }
+    }
+
     /// The whole packet.
     pub(super) fn bytes(&self) -> &[u8] {
         self.bytes
     }
 
-    /// Its length in bytes, at most 65535.
+    /// Its length in bytes, at most 65575.
     pub(super) fn len(&self) -> usize {
         self.bytes.len()
     }
 
     /// Source address.
-    pub(super) fn source(&self) -> Ipv4Addr {
-        self.address(SOURCE)
+    pub(super) fn source(&self) -> A {
+        self.address(A::SOURCE)
     }
 
     /// Destination address.
-    pub(super) fn destination(&self) -> Ipv4Addr {
-        self.address(DESTINATION)
+    pub(super) fn destination(&self) -> A {
+        self.address(A::SOURCE + A::ADDRESS)
     }
 
     /// Whether the packet contains the UDP header: it is no fragment, or the first one.
     pub(super) fn is_first(&self) -> bool {
-        self.field(FRAGMENT) & OFFSET == 0
+        self.fragment_field() & OFFSET == 0
     }
 
     /// Source and destination port; `None` in a later fragment.
@@ -105,57 +97,50 @@ impl<'a> Packet<'a> {
 
     /// Offset of the UDP payload in bytes; `None` in a later fragment.
     pub(super) fn data_offset(&self) -> Option<usize> {
-        self.is_first().then_some(self.header + UDP_HEADER)
+        self.is_first().then_some(self.udp + UDP_HEADER)
     }
 
-    /// Identification, addresses, ports, length and checksum, which distinguish a datagram from
-    /// others. A reassembled datagram and its first fragment have the same; a later fragment has
-    /// none.
-    pub(super) fn fingerprint(&self) -> Option<[u8; 18]> {
+    /// The bytes that distinguish a datagram from others: addresses, ports, length and checksum, and of
+    /// IPv4 the identification. A reassembled datagram and its first fragment have the same; a later
+    /// fragment has none.
+    pub(super) fn fingerprint(&self) -> Option<A::Fingerprint> {
         self.is_first().then_some(())?;
-        let mut print = [0; 18];
-        print[..2].copy_from_slice(self.bytes.get(IDENTIFICATION..IDENTIFICATION + 2)?);
-        print[2..10].copy_from_slice(self.bytes.get(SOURCE..SOURCE + 8)?);
-        print[10..].copy_from_slice(self.payload().get(..UDP_HEADER)?);
-        Some(print)
+        A::fingerprint(self.bytes, self.udp)
     }
 
-    /// Time to live.
-    pub(super) fn ttl(&self) -> u8 {
-        self.bytes[TTL]
-    }
-
-    /// Sets the TTL. The kernel computes the header checksum when it sends.
-    pub(super) fn set_ttl(&mut self, ttl: u8) {
-        self.bytes[TTL] = ttl;
+    /// Time to live, or hop limit.
+    pub(super) fn hop_limit(&self) -> u8 {
+        self.bytes[A::HOP_LIMIT]
     }
 
     /// Sets the identification when it is 0 (RFC 6864 §4.1: a packet that is not fragmented may
-    /// have any value).
+    /// have any value). IPv6 has none.
     pub(super) fn identify(&mut self, identification: u16) {
-        if self.field(IDENTIFICATION) == 0 {
-            self.set(IDENTIFICATION, identification.max(1));
+        if A::identification(self.bytes) == 0 {
+            A::set_identification(self.bytes, identification.max(1));
         }
     }
 
     /// Sets source address and port, and corrects the UDP checksum by the difference (RFC 1624 §3).
     /// A later fragment has neither port nor checksum.
-    pub(super) fn set_source(&mut self, address: Ipv4Addr, port: u16) {
-        let old = Sum::of(&self.source().octets());
-        let new = Sum::of(&address.octets());
-        self.bytes[SOURCE..SOURCE + 4].copy_from_slice(&address.octets());
+    pub(super) fn set_source(&mut self, address: A, port: u16) {
+        let source = A::SOURCE..A::SOURCE + A::ADDRESS;
+        let octets = address.to_number().to_be_bytes();
+        let octets = &octets[octets.len() - A::ADDRESS..];
+        let (old, new) = (Sum::of(&self.bytes[source.clone()]), Sum::of(octets));
+        self.bytes[source].copy_from_slice(octets);
         let (Some((old_port, _)), Some(checksum)) = (self.ports(), self.udp_field(UDP_CHECKSUM))
         else {
             return;
         };
-        self.set(self.header + SOURCE_PORT, port);
+        self.set(self.udp + SOURCE_PORT, port);
         if checksum != 0 {
             let mut sum = Sum::of(&(!checksum).to_be_bytes());
             sum.subtract(old);
             sum.subtract(Sum::of(&old_port.to_be_bytes()));
             sum.add(new);
             sum.add(Sum::of(&port.to_be_bytes()));
-            self.set(self.header + UDP_CHECKSUM, sum.checksum());
+            self.set(self.udp + UDP_CHECKSUM, sum.checksum());
         }
     }
 
@@ -168,13 +153,13 @@ impl<'a> Packet<'a> {
             return Integrity::Unknown;
         }
         let Some(stored) = self.udp_field(UDP_CHECKSUM) else { return Integrity::Damaged };
-        if stored == 0 {
+        if stored == 0 && A::MAY_LACK_CHECKSUM {
             return Integrity::Intact;
         }
         let pseudo = self.pseudo_sum();
         let mut sum = pseudo;
         sum.add(Sum::of(self.datagram()));
-        if sum.is_whole() {
+        if sum.is_whole() && stored != 0 {
             return Integrity::Intact;
         }
         if stored == pseudo.folded() {
@@ -189,24 +174,29 @@ impl<'a> Packet<'a> {
         if !self.is_first() || self.has_more() {
             return;
         }
-        self.set(self.header + UDP_CHECKSUM, 0);
+        self.set(self.udp + UDP_CHECKSUM, 0);
         let mut sum = self.pseudo_sum();
         sum.add(Sum::of(self.datagram()));
         let checksum = sum.checksum();
-        self.set(self.header + UDP_CHECKSUM, checksum);
+        self.set(self.udp + UDP_CHECKSUM, checksum);
     }
 
     /// Fragments the packet, which may be a fragment itself, into packets of at most `mtu` bytes
-    /// (RFC 791 §3.2). IP options are left out. An MTU without room for eight bytes of data yields
-    /// nothing.
-    pub(super) fn fragment(&self, mtu: usize, mut each: impl FnMut(&mut [u8])) {
-        let room = mtu.saturating_sub(HEADER) / 8 * 8;
+    /// (RFC 791 §3.2, RFC 8200 §4.5). An MTU without room for eight bytes of data yields nothing. The
+    /// identification is for a packet of IPv6 that is no fragment yet.
+    pub(super) fn fragment(
+        &self,
+        mtu: usize,
+        identification: u32,
+        mut each: impl FnMut(&mut [u8]),
+    ) {
+        let room = mtu.saturating_sub(A::FRAGMENT_HEADER) / 8 * 8;
         if room == 0 {
             return;
         }
-        let own = self.field(FRAGMENT);
+        let own = self.fragment_field();
         let first_unit = usize::from(own & OFFSET);
-        let mut fragment = Vec::with_capacity(HEADER + room);
+        let mut fragment = Vec::with_capacity(A::FRAGMENT_HEADER + room);
         let mut chunks = self.payload().chunks(room).enumerate().peekable();
         while let Some((position, chunk)) = chunks.next() {
             let more = chunks.peek().is_some() || own & MORE != 0;
@@ -216,28 +206,27 @@ impl<'a> Packet<'a> {
                 return;
             };
             fragment.clear();
-            fragment.extend_from_slice(&self.bytes[..HEADER]);
+            let field = unit | if more { MORE } else { 0 };
+            let length = A::FRAGMENT_HEADER + chunk.len();
+            A::begin_fragment(&mut fragment, self.bytes, self.udp, field, length, identification);
             fragment.extend_from_slice(chunk);
-            let total = fragment.len() as u16;
-            let mut part = Packet { bytes: &mut fragment, header: HEADER };
-            part.bytes[0] = 0x40 | (HEADER / 4) as u8;
-            part.set(TOTAL_LENGTH, total);
-            part.set(FRAGMENT, unit | if more { MORE } else { 0 });
-            part.set(HEADER_CHECKSUM, 0);
-            each(part.bytes);
+            each(&mut fragment);
         }
     }
 
-    /// Number of packets that [`fragment`](Self::fragment) makes of it.
+    /// Number of packets that [`fragment`](Self::fragment) makes of it; 1 where it fits as it is.
     pub(super) fn fragments(&self, mtu: usize) -> usize {
-        match mtu.saturating_sub(HEADER) / 8 * 8 {
+        if self.len() <= mtu {
+            return 1;
+        }
+        match mtu.saturating_sub(A::FRAGMENT_HEADER) / 8 * 8 {
             0 => 0,
             room => self.payload().len().div_ceil(room).max(1),
         }
     }
 
     /// Lengths of the packets that [`segment`](Self::segment) makes of it.
-    pub(super) fn segment_lengths(&self, size: usize) -> impl Iterator<Item = usize> + use<> {
+    pub(super) fn segment_lengths(&self, size: usize) -> impl Iterator<Item = usize> + use<A> {
         let start = self.data_offset().filter(|_| size > 0);
         let data = start.map_or(0, |start| self.bytes.len().saturating_sub(start));
         let (start, size) = (start.unwrap_or(0), size.max(1));
@@ -247,34 +236,38 @@ impl<'a> Packet<'a> {
     /// Splits a datagram with segmentation offload (UDP_SEGMENT, udp(7)) into datagrams of `size`
     /// payload bytes each, with ascending identifications, as `inet_gso_segment` of
     /// net/ipv4/af_inet.c does. 0 stays 0.
-    pub(super) fn segment(&self, size: usize, mut each: impl FnMut(Packet<'_>)) {
+    pub(super) fn segment(&self, size: usize, mut each: impl FnMut(Packet<'_, A>)) {
         let (Some(start), true) = (self.data_offset(), size > 0) else { return };
         let mut segment = Vec::with_capacity(start + size);
-        let first = self.field(IDENTIFICATION);
+        let first = A::identification(self.bytes);
         let chunks = self.bytes.get(start..).unwrap_or(&[]).chunks(size);
         for (position, chunk) in (0u16..=u16::MAX).zip(chunks) {
             segment.clear();
             segment.extend_from_slice(&self.bytes[..start]);
             segment.extend_from_slice(chunk);
-            let total = segment.len() as u16;
+            let total = segment.len();
             let length = (UDP_HEADER + chunk.len()) as u16;
-            let mut part = Packet { bytes: &mut segment, header: self.header };
-            part.set(TOTAL_LENGTH, total);
-            part.set(part.header + UDP_LENGTH, length);
+            A::set_length(&mut segment, total);
             if first != 0 {
-                part.set(IDENTIFICATION, first.wrapping_add(position));
+                A::set_identification(&mut segment, first.wrapping_add(position));
             }
+            let mut part = Packet::of(&mut segment, self.udp);
+            part.set(part.udp + UDP_LENGTH, length);
             part.complete();
             each(part);
         }
     }
 
     fn has_more(&self) -> bool {
-        self.field(FRAGMENT) & MORE != 0
+        self.fragment_field() & MORE != 0
+    }
+
+    fn fragment_field(&self) -> u16 {
+        A::fragment_field(self.bytes, self.udp)
     }
 
     fn payload(&self) -> &[u8] {
-        &self.bytes[self.header..]
+        &self.bytes[self.udp..]
     }
 
     /// The UDP header and payload by the UDP length; the whole IP payload when that length is too
@@ -286,16 +279,15 @@ impl<'a> Packet<'a> {
     }
 
     fn pseudo_sum(&self) -> Sum {
-        let length = self.datagram().len() as u16;
-        pseudo_header(self.source(), self.destination(), UDP, length)
+        let addresses = &self.bytes[A::SOURCE..A::SOURCE + 2 * A::ADDRESS];
+        pseudo_header_of(addresses, UDP, self.datagram().len() as u32)
     }
 
-    fn address(&self, at: usize) -> Ipv4Addr {
-        Ipv4Addr::new(self.bytes[at], self.bytes[at + 1], self.bytes[at + 2], self.bytes[at + 3])
-    }
-
-    fn field(&self, at: usize) -> u16 {
-        u16::from_be_bytes([self.bytes[at], self.bytes[at + 1]])
+    fn address(&self, at: usize) -> A {
+        let mut number = [0; size_of::<u128>()];
+        let start = number.len() - A::ADDRESS;
+        number[start..].copy_from_slice(&self.bytes[at..at + A::ADDRESS]);
+        A::from_number(u128::from_be_bytes(number))
     }
 
     fn udp_field(&self, at: usize) -> Option<u16> {
@@ -309,27 +301,26 @@ impl<'a> Packet<'a> {
 }
 
 /// Builds a packet with a UDP payload of at most 65507 bytes; a longer payload is cut.
-pub(super) fn build(
-    source: (Ipv4Addr, u16),
-    destination: (Ipv4Addr, u16),
-    ttl: u8,
+pub(super) fn build<A: Shape>(
+    source: (A, u16),
+    destination: (A, u16),
+    hop_limit: u8,
     payload: &[u8],
 ) -> Vec<u8> {
-    const MOST: usize = u16::MAX as usize - HEADER - UDP_HEADER;
+    const MOST: usize = 65_507;
     let payload = &payload[..payload.len().min(MOST)];
-    let mut bytes = vec![0; HEADER + UDP_HEADER];
-    bytes[0] = 0x40 | (HEADER / 4) as u8;
-    bytes[TTL] = ttl;
-    bytes[PROTOCOL] = UDP;
-    bytes[SOURCE..SOURCE + 4].copy_from_slice(&source.0.octets());
-    bytes[DESTINATION..DESTINATION + 4].copy_from_slice(&destination.0.octets());
+    let mut bytes = vec![0; A::HEADER + UDP_HEADER];
+    let total = bytes.len() + payload.len();
+    A::begin(&mut bytes, total, hop_limit);
+    for (at, address) in [(A::SOURCE, source.0), (A::SOURCE + A::ADDRESS, destination.0)] {
+        let octets = address.to_number().to_be_bytes();
+        bytes[at..at + A::ADDRESS].copy_from_slice(&octets[octets.len() - A::ADDRESS..]);
+    }
     bytes.extend_from_slice(payload);
-    let total = bytes.len() as u16;
-    let mut packet = Packet { bytes: &mut bytes, header: HEADER };
-    packet.set(TOTAL_LENGTH, total);
-    packet.set(HEADER + SOURCE_PORT, source.1);
-    packet.set(HEADER + DESTINATION_PORT, destination.1);
-    packet.set(HEADER + UDP_LENGTH, total - HEADER as u16);
+    let mut packet = Packet::<A>::of(&mut bytes, A::HEADER);
+    packet.set(A::HEADER + SOURCE_PORT, source.1);
+    packet.set(A::HEADER + DESTINATION_PORT, destination.1);
+    packet.set(A::HEADER + UDP_LENGTH, (total - A::HEADER) as u16);
     packet.complete();
     bytes
 }

@@ -7,13 +7,13 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::net::{Ipv4Addr, UdpSocket};
+use std::net::UdpSocket;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
 use crate::primitives::PortRanges;
-use crate::proxy::relay::answers;
 use crate::proxy::relay::answers::{Answer, Arrival};
+use crate::proxy::relay::family::Relayed;
 use crate::proxy::relay::handover::HandedOverPort;
 
 /// Most mappings of one container. A new one replaces the mapping that was idle for longest.
@@ -30,21 +30,42 @@ const MDNS_PORT: u16 = 5353;
 /// the container's port where that was free on the host, below this one too.
 const FIRST_EPHEMERAL: u16 = 32_768;
 
+/// The addresses of the host that packets leave with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct HostAddresses<A> {
+    /// To groups of link scope.
+    pub(super) of_link: Option<A>,
+    /// To all others.
+    pub(super) wider: Option<A>,
+}
+
+impl<A: Relayed> HostAddresses<A> {
+    /// The same address to all groups; `None`: the host has none.
+    pub(super) fn of(address: Option<A>) -> Self {
+        HostAddresses { of_link: address, wider: address }
+    }
+
+    /// The address that packets to a group leave with.
+    pub(super) fn towards(&self, group: A) -> Option<A> {
+        if group.is_link_scope() { self.of_link } else { self.wider }
+    }
+}
+
 /// The ports that a container sends from, and the host ports that stand for them.
-#[derive(Debug, Default)]
-pub(super) struct PortTranslation {
-    host: Option<Ipv4Addr>,
+#[derive(Debug)]
+pub(super) struct PortTranslation<A> {
+    host: HostAddresses<A>,
     /// Ports of the host that the administrator lets containers take.
     allowed: PortRanges,
-    ports: BTreeMap<u16, Mapping>,
+    ports: BTreeMap<u16, Mapping<A>>,
     /// Ports that packets leave with although the host has them.
-    shared: BTreeMap<u16, SharedPort>,
+    shared: BTreeMap<u16, SharedPort<A>>,
 }
 
 #[derive(Debug)]
-struct Mapping {
+struct Mapping<A> {
     /// The address that the container sends from.
-    inside: Ipv4Addr,
+    inside: A,
     host_port: u16,
     /// Holds the host port and receives answers.
     socket: UdpSocket,
@@ -55,14 +76,15 @@ struct Mapping {
 }
 
 #[derive(Debug)]
-struct SharedPort {
-    inside: Ipv4Addr,
+struct SharedPort<A> {
+    inside: A,
     sent_at: Instant,
 }
 
 /// Where a packet of the container goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Destination {
+pub(super) struct Destination<A> {
+    pub(super) group: A,
     pub(super) port: u16,
     /// Whether routers may forward the packet.
     pub(super) is_far: bool,
@@ -70,23 +92,24 @@ pub(super) struct Destination {
 
 /// One mapping, for people.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct PortMapping {
+pub(super) struct PortMapping<A> {
     /// Address and port that the container sends from.
-    pub(super) inside: (Ipv4Addr, u16),
+    pub(super) inside: (A, u16),
     /// Address and port that the LAN sees.
-    pub(super) outside: (Ipv4Addr, u16),
+    pub(super) outside: (A, u16),
     /// Whether answers to that port reach the container.
     pub(super) answered: bool,
 }
 
-impl PortTranslation {
+impl<A: Relayed> PortTranslation<A> {
     /// Without mappings. `allowed` are the ports that the administrator lets containers take.
     pub(super) fn new(allowed: PortRanges) -> Self {
-        PortTranslation { allowed, ..PortTranslation::default() }
+        let (ports, shared) = (BTreeMap::new(), BTreeMap::new());
+        PortTranslation { host: HostAddresses::of(None), allowed, ports, shared }
     }
 
-    /// The host's address.
-    pub(super) fn host(&self) -> Option<Ipv4Addr> {
+    /// The host's addresses.
+    pub(super) fn host(&self) -> HostAddresses<A> {
         self.host
     }
 
@@ -95,12 +118,14 @@ impl PortTranslation {
         &self.allowed
     }
 
-    /// Sets the host's address; a change removes all mappings.
-    pub(super) fn set_host(&mut self, host: Option<Ipv4Addr>) {
+    /// Sets the host's addresses; a change removes all mappings whose sockets are bound to one.
+    pub(super) fn set_host(&mut self, host: HostAddresses<A>) {
         if self.host != host {
             self.host = host;
-            self.ports.clear();
-            self.shared.clear();
+            if A::ANSWERS_AT_ADDRESS {
+                self.ports.clear();
+                self.shared.clear();
+            }
         }
     }
 
@@ -113,11 +138,11 @@ impl PortTranslation {
     pub(super) fn outside(
         &mut self,
         now: Instant,
-        inside: (Ipv4Addr, u16),
-        to: Destination,
+        inside: (A, u16),
+        to: Destination<A>,
         opened: impl FnOnce(&UdpSocket),
-    ) -> Option<(Ipv4Addr, u16)> {
-        let host = self.host?;
+    ) -> Option<(A, u16)> {
+        let host = self.host.towards(to.group)?;
         let (address, port) = inside;
         let must_keep = port == to.port && (port == MDNS_PORT || PTP_PORTS.contains(&port));
         if let Some(mapping) = self.ports.get_mut(&port)
@@ -134,14 +159,14 @@ impl PortTranslation {
         }
         // The mapping that is there already would lose its answers.
         let may_keep = self.allowed.contains(port) && !self.ports.contains_key(&port);
-        let kept = may_keep.then(|| answers::open(host, port)).and_then(Result::ok);
+        let kept = may_keep.then(|| A::open_answers(host, port)).and_then(Result::ok);
         let socket = match kept {
             Some(socket) => socket,
             None if must_keep => {
                 self.shared.insert(port, SharedPort { inside: address, sent_at: now });
                 return Some((host, port));
             }
-            None => answers::open(host, 0).ok()?,
+            None => A::open_answers(host, 0).ok()?,
         };
         let host_port = socket.local_addr().ok()?.port();
         opened(&socket);
@@ -156,9 +181,9 @@ impl PortTranslation {
     ///
     /// # Errors
     /// Those of recvmsg(2); `WouldBlock` when no answer is queued, or the port has no mapping.
-    pub(super) fn receive(&self, port: u16, buffer: &mut [u8]) -> io::Result<Answer> {
+    pub(super) fn receive(&self, port: u16, buffer: &mut [u8]) -> io::Result<Answer<A>> {
         let mapping = self.ports.get(&port).ok_or(io::ErrorKind::WouldBlock)?;
-        let Arrival { from, interface, length } = answers::receive(&mapping.socket, buffer)?;
+        let Arrival { from, interface, length } = A::receive_answer(&mapping.socket, buffer)?;
         let to = (mapping.inside, port);
         Ok(Answer { from, interface, to, length, reaches_far: mapping.reaches_far })
     }
@@ -184,7 +209,7 @@ impl PortTranslation {
         ports.sort_unstable_by_key(|(_, mapping)| std::cmp::Reverse(mapping.sent_at));
         let ports = ports.into_iter().take(most).map(|(port, mapping)| {
             let port = HandedOverPort {
-                inside: (mapping.inside, *port),
+                inside: (mapping.inside.into(), *port),
                 host_port: mapping.host_port,
                 answered: true,
                 reaches_far: mapping.reaches_far,
@@ -192,7 +217,7 @@ impl PortTranslation {
             (port, Some(&mapping.socket))
         });
         let shared = self.shared.iter().map(|(port, shared)| {
-            let inside = (shared.inside, *port);
+            let inside = (shared.inside.into(), *port);
             let (host_port, answered, reaches_far) = (*port, false, false);
             (HandedOverPort { inside, host_port, answered, reaches_far }, None)
         });
@@ -208,12 +233,13 @@ impl PortTranslation {
         socket: Option<UdpSocket>,
     ) {
         let HandedOverPort { inside: (inside, number), host_port, reaches_far, .. } = port;
+        let Some(inside) = A::from_ip(inside) else { return };
         let may_take =
             host_port != number || host_port >= FIRST_EPHEMERAL || self.allowed.contains(host_port);
         // A port without a socket becomes a shared one with its next packet.
         let Some(socket) = socket.filter(|_| may_take) else { return };
         // A socket of an earlier version does not tell yet where answers arrive.
-        if answers::tell_interface(&socket).is_ok() && self.ports.len() < MAX_MAPPINGS {
+        if A::tell_interface(socket.as_fd()).is_ok() && self.ports.len() < MAX_MAPPINGS {
             let mapping = Mapping { inside, host_port, socket, reaches_far, sent_at: now };
             self.ports.insert(number, mapping);
         }
@@ -225,14 +251,15 @@ impl PortTranslation {
     }
 
     /// Whether nobody else sends from this address and port of the host.
-    pub(super) fn is_own(&self, address: Ipv4Addr, port: u16) -> bool {
+    pub(super) fn is_own(&self, address: A, port: u16) -> bool {
         let mut mappings = self.ports.values();
-        self.host == Some(address) && mappings.any(|mapping| mapping.host_port == port)
+        [self.host.of_link, self.host.wider].contains(&Some(address))
+            && mappings.any(|mapping| mapping.host_port == port)
     }
 
     /// All mappings, by the container's port.
-    pub(super) fn mappings(&self) -> impl Iterator<Item = PortMapping> + '_ {
-        let host = self.host.unwrap_or(Ipv4Addr::UNSPECIFIED);
+    pub(super) fn mappings(&self) -> impl Iterator<Item = PortMapping<A>> + '_ {
+        let host = self.host.wider.unwrap_or(A::UNSPECIFIED);
         let ports = self.ports.iter().map(move |(port, mapping)| PortMapping {
             inside: (mapping.inside, *port),
             outside: (host, mapping.host_port),

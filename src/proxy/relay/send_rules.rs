@@ -2,7 +2,6 @@
 
 use std::collections::BTreeSet;
 use std::io;
-use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
 use crate::multicast::{Address, DataFilter, GroupPolicy};
@@ -14,25 +13,25 @@ use crate::proxy::relay::port_translation::PTP_PORTS;
 const LOOK_INTERVAL: Duration = Duration::from_millis(10);
 
 /// The rules about what is sent.
-pub(super) struct SendRules {
+pub(super) struct SendRules<A> {
     policy: GroupPolicy,
     /// What `policy` denies, in the form that a packet is compared with.
-    denied: DataFilter,
+    denied: DataFilter<A>,
     /// The addresses of the container's interfaces, as they were looked up last.
-    own: BTreeSet<Ipv4Addr>,
+    own: BTreeSet<A>,
     own_read_at: Option<Instant>,
 }
 
-impl SendRules {
+impl<A: Address> SendRules<A> {
     /// The rules of an attachment.
     pub(super) fn new(policy: GroupPolicy) -> Self {
         let denied = policy.data_filter();
         SendRules { policy, denied, own: BTreeSet::new(), own_read_at: None }
     }
 
-    /// Whether packets to a group are carried at all. Groups of 224.0.0.0/24 have link scope: they
-    /// are carried only when an `allow` rule names them.
-    pub(super) fn is_relayed(&self, group: Ipv4Addr) -> bool {
+    /// Whether packets to a group are carried at all. Those of link scope are carried only when an
+    /// `allow` rule names them.
+    pub(super) fn is_relayed(&self, group: A) -> bool {
         !group.is_link_scope() || self.policy.relays_link_scope(group)
     }
 
@@ -40,8 +39,8 @@ impl SendRules {
     pub(super) fn is_own(
         &mut self,
         now: Instant,
-        address: Ipv4Addr,
-        look: impl FnOnce() -> io::Result<Vec<Ipv4Addr>>,
+        address: A,
+        look: impl FnOnce() -> io::Result<Vec<A>>,
     ) -> bool {
         let recent = |read: Instant| now.saturating_duration_since(read) < LOOK_INTERVAL;
         if !self.own.contains(&address) && !self.own_read_at.is_some_and(recent) {
@@ -55,7 +54,7 @@ impl SendRules {
     ///
     /// # Errors
     /// The rule that denies it, as people are shown it.
-    pub(super) fn check(&self, source: Ipv4Addr, group: Ipv4Addr) -> Result<(), String> {
+    pub(super) fn check(&self, source: A, group: A) -> Result<(), String> {
         if self.denied.passes(group, source) {
             return Ok(());
         }
@@ -77,12 +76,14 @@ pub(super) fn check_port(destination: u16, allowed: &PortRanges) -> Result<(), S
 
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv4Addr;
+
     use super::*;
 
     const HOST: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 9);
     const GROUP: Ipv4Addr = Ipv4Addr::new(239, 1, 1, 1);
 
-    fn rules(allow: &[&str], deny: &[&str]) -> SendRules {
+    fn rules(allow: &[&str], deny: &[&str]) -> SendRules<Ipv4Addr> {
         let list = |rules: &[&str]| rules.iter().map(|rule| rule.parse().unwrap()).collect();
         SendRules::new(GroupPolicy {
             allow: list(allow),

@@ -1,7 +1,7 @@
-//! A classic BPF program that accepts packets to a set of groups, so that the kernel drops packets
-//! of other groups before they are queued.
+//! Classic BPF programs of the relay's sockets. A receiver's accepts packets to a set of groups, so that
+//! the kernel drops packets of other groups before they are queued.
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 use socket2::SockFilter;
 
@@ -12,6 +12,22 @@ const LEAF: usize = 4;
 /// Most groups for which the program stays below the kernel's limit of 4096 instructions
 /// (`BPF_MAXINSNS`).
 const MAX_GROUPS: usize = 1024;
+/// Offsets of a filter's ancillary data and of the network header (linux/filter.h).
+const ANCILLARY: u32 = libc::SKF_AD_OFF.cast_unsigned();
+const NETWORK: u32 = libc::SKF_NET_OFF.cast_unsigned();
+/// Offset of the destination in an IPv6 header (RFC 8200 §3). The data of a raw socket of IPv6 begin
+/// behind the headers.
+const DESTINATION_V6: u32 = NETWORK.wrapping_add(24);
+/// Words of an IPv6 address, and the place of the one that differs most from group to group.
+const WORDS: usize = 4;
+const LAST: usize = WORDS - 1;
+/// As [`MAX_GROUPS`] for IPv6, of which a group takes nine instructions.
+const MAX_GROUPS_V6: usize = 384;
+/// `PACKET_OUTGOING` of linux/if_packet.h.
+const PACKET_OUTGOING: u32 = 4;
+/// Protocol number of UDP, and the next header of fragments (RFC 8200 §4.5).
+const UDP: u32 = libc::IPPROTO_UDP.cast_unsigned();
+const FRAGMENT: u32 = 44;
 /// 224.0.0.0, the first multicast address, and 240.0.0.0, the first address behind the last.
 const FIRST: u32 = 0xe000_0000;
 const END: u32 = 0xf000_0000;
@@ -62,6 +78,121 @@ fn search(groups: &[u32], program: &mut Vec<SockFilter>) {
     search(upper, program);
 }
 
+/// As [`only`], for packets of IPv6. The groups need not ascend.
+pub(super) fn only_v6(groups: &[Ipv6Addr]) -> Vec<SockFilter> {
+    if groups.len() > MAX_GROUPS_V6 {
+        return all_v6();
+    }
+    let mut groups: Vec<[u32; WORDS]> = groups.iter().map(|group| words(*group)).collect();
+    groups.sort_unstable_by_key(|words| words[LAST]);
+    let mut program = vec![load_word(LAST)];
+    search_v6(&groups, &mut program);
+    program
+}
+
+fn words(group: Ipv6Addr) -> [u32; WORDS] {
+    let number = group.to_bits();
+    [96, 64, 32, 0].map(|shift| (number >> shift) as u32)
+}
+
+fn load_word(position: usize) -> SockFilter {
+    let offset = DESTINATION_V6.wrapping_add(4 * position as u32);
+    op(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, offset)
+}
+
+/// Emits a binary search by the last word; every path ends with a return instruction.
+fn search_v6(groups: &[[u32; WORDS]], program: &mut Vec<SockFilter>) {
+    // Groups with the same last word stay together.
+    let middle = groups.len() / 2;
+    let pivot = groups.get(middle).map(|words| words[LAST]);
+    let split = pivot.map_or(0, |pivot| groups.partition_point(|words| words[LAST] < pivot));
+    let Some(pivot) = pivot.filter(|_| groups.len() > LEAF && split > 0) else {
+        for group in groups {
+            // Past the words that differ, and `accept`.
+            program.push(load_word(LAST));
+            program.push(jump(libc::BPF_JEQ, 0, 7, group[LAST]));
+            for (position, left) in [(0, 5), (1, 3), (2, 1)] {
+                program.push(load_word(position));
+                program.push(jump(libc::BPF_JEQ, 0, left, group[position]));
+            }
+            program.push(accept());
+        }
+        program.push(reject());
+        return;
+    };
+    let (lower, upper) = groups.split_at(split);
+    program.push(jump(libc::BPF_JGE, 0, 1, pivot));
+    let over = program.len();
+    program.push(op(libc::BPF_JMP | libc::BPF_JA, 0, 0, 0));
+    search_v6(lower, program);
+    let distance = (program.len() - over - 1) as u32;
+    program[over] = op(libc::BPF_JMP | libc::BPF_JA, 0, 0, distance);
+    search_v6(upper, program);
+}
+
+/// A program that accepts all multicast of IPv6.
+pub(super) fn all_v6() -> Vec<SockFilter> {
+    vec![
+        op(libc::BPF_LD | libc::BPF_B | libc::BPF_ABS, 0, 0, DESTINATION_V6),
+        jump(libc::BPF_JEQ, 0, 1, 0xff),
+        accept(),
+        reject(),
+    ]
+}
+
+/// A program for a packet socket: accepts outgoing, untagged IPv4 UDP packets to a group whose TTL is
+/// not 0.
+pub(super) fn outgoing() -> [SockFilter; 15] {
+    [
+        load(libc::BPF_W, ANCILLARY.wrapping_add(libc::SKF_AD_PKTTYPE as u32)),
+        jump(libc::BPF_JEQ, 0, 12, PACKET_OUTGOING),
+        load(libc::BPF_W, ANCILLARY.wrapping_add(libc::SKF_AD_PROTOCOL as u32)),
+        jump(libc::BPF_JEQ, 0, 10, libc::ETH_P_IP as u32),
+        load(libc::BPF_W, ANCILLARY.wrapping_add(libc::SKF_AD_VLAN_TAG_PRESENT as u32)),
+        jump(libc::BPF_JEQ, 0, 8, 0),
+        load(libc::BPF_B, NETWORK.wrapping_add(9)),
+        jump(libc::BPF_JEQ, 0, 6, UDP),
+        load(libc::BPF_B, NETWORK.wrapping_add(8)),
+        jump(libc::BPF_JGE, 0, 4, 1),
+        load(libc::BPF_B, NETWORK.wrapping_add(16)),
+        jump(libc::BPF_JGE, 0, 2, 224),
+        jump(libc::BPF_JGE, 1, 0, 240),
+        accept(),
+        reject(),
+    ]
+}
+
+/// The same for IPv6, where a hop limit of 0 and the scopes 0 and 1 do not leave the host. UDP may be
+/// in fragments.
+pub(super) fn outgoing_v6() -> [SockFilter; 19] {
+    let header = |offset: u32| load(libc::BPF_B, NETWORK.wrapping_add(offset));
+    [
+        load(libc::BPF_W, ANCILLARY.wrapping_add(libc::SKF_AD_PKTTYPE as u32)),
+        jump(libc::BPF_JEQ, 0, 16, PACKET_OUTGOING),
+        load(libc::BPF_W, ANCILLARY.wrapping_add(libc::SKF_AD_PROTOCOL as u32)),
+        jump(libc::BPF_JEQ, 0, 14, libc::ETH_P_IPV6 as u32),
+        load(libc::BPF_W, ANCILLARY.wrapping_add(libc::SKF_AD_VLAN_TAG_PRESENT as u32)),
+        jump(libc::BPF_JEQ, 0, 12, 0),
+        header(6),
+        jump(libc::BPF_JEQ, 3, 0, UDP),
+        jump(libc::BPF_JEQ, 0, 9, FRAGMENT),
+        header(40),
+        jump(libc::BPF_JEQ, 0, 7, UDP),
+        header(7),
+        jump(libc::BPF_JGE, 0, 5, 1),
+        header(24),
+        jump(libc::BPF_JEQ, 0, 3, 0xff),
+        header(25),
+        jump(libc::BPF_JSET, 0, 1, 0x0e),
+        accept(),
+        reject(),
+    ]
+}
+
+fn load(size: u32, offset: u32) -> SockFilter {
+    op(libc::BPF_LD | size | libc::BPF_ABS, 0, 0, offset)
+}
+
 fn accept() -> SockFilter {
     op(libc::BPF_RET | libc::BPF_K, 0, 0, u32::MAX)
 }
@@ -96,7 +227,33 @@ mod tests {
         classic_bpf::run(code, word) != 0
     }
 
+    fn lets_through_v6(program: &[SockFilter], destination: Ipv6Addr) -> bool {
+        // SAFETY: as above.
+        let code: &[libc::sock_filter] =
+            unsafe { std::slice::from_raw_parts(program.as_ptr().cast(), program.len()) };
+        let word = |offset: u32| {
+            let position = offset.wrapping_sub(DESTINATION_V6) as usize / 4;
+            words(destination).get(position).copied().unwrap_or(0)
+        };
+        classic_bpf::run(code, word) != 0
+    }
+
     proptest! {
+        #[test]
+        fn only_listed_groups_of_ipv6_pass(
+            groups in prop::collection::btree_set((0u32..3, 0u32..3, 0u32..60), 0..200),
+            probe in (0u32..3, 0u32..3, 0u32..60),
+        ) {
+            let group = |(first, third, last): (u32, u32, u32)| {
+                let words = [0xff02_0000 | first, 0, third, last];
+                Ipv6Addr::from_bits(words.iter().fold(0, |n, word| n << 32 | u128::from(*word)))
+            };
+            let list: Vec<_> = groups.iter().map(|words| group(*words)).collect();
+            let program = only_v6(&list);
+            prop_assert_eq!(lets_through_v6(&program, group(probe)), groups.contains(&probe));
+            prop_assert!(list.iter().all(|group| lets_through_v6(&program, *group)));
+        }
+
         #[test]
         fn only_listed_groups_pass(
             groups in prop::collection::btree_set(0xe000_0000u32..0xe000_0200, 0..300),
@@ -118,6 +275,13 @@ mod tests {
         let socket = Socket::new(Domain::IPV4, Type::DGRAM, None).unwrap();
         for count in [0, 1, MAX_GROUPS as u32] {
             socket.attach_filter(&only(&list(count))).unwrap();
+        }
+        // Groups with the same last word too, of which no search can part.
+        for step in [1, 1 << 32] {
+            let first = 0xff0e_u128 << 112;
+            let groups: Vec<_> =
+                (0..MAX_GROUPS_V6 as u128).map(|n| Ipv6Addr::from_bits(first + n * step)).collect();
+            socket.attach_filter(&only_v6(&groups)).unwrap();
         }
         let wide = only(&list(MAX_GROUPS as u32 + 1));
         socket.attach_filter(&wide).unwrap();

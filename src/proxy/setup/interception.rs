@@ -116,6 +116,7 @@ fn ruled_interfaces<'t>(
             data_filter: task.policy.data_filter(),
             data_filter_v6: task.policy.data_filter(),
             relayed: task.relay.as_ref().map(|_| task.policy.relayed_link_scope_groups()),
+            relayed_v6: task.policy.relayed_link_scope_groups(),
             relayed_by_kernel: task.relay.as_ref().is_some_and(|relay| relay.in_kernel),
             egress,
         });

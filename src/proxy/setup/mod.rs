@@ -45,6 +45,7 @@ use crate::proxy::lan::report_socket::{ReportSocket, SpareReportSocket};
 use crate::proxy::process::container_dir::{CONTROL_SOCKET, ContainerDir, SUCCESSOR_SOCKET};
 use crate::proxy::process::log::Log;
 use crate::proxy::process::user::ProxyUser;
+use crate::proxy::relay::family::Relayed;
 use crate::proxy::relay::{ContainerSockets, HostSockets, RETURNS};
 pub(super) use crate::proxy::setup::error::{Context, StartError};
 use crate::proxy::setup::interception::{install_rules, open_interception};
@@ -88,6 +89,8 @@ struct InjectionSockets {
     mld_injector: Option<QueryInjector<Ipv6Addr>>,
     /// `None`: nothing is relayed.
     relay: Option<ContainerSockets>,
+    /// `None`: no data of IPv6 is relayed.
+    relay_v6: Option<ContainerSockets<Ipv6Addr>>,
 }
 
 /// What is opened in the container's namespace.
@@ -248,7 +251,8 @@ impl Installed {
                 Upstream::new(query_socket, reports, input_probe, tap, link_watch, now);
             if speaks_mld.contains(&index) {
                 let reports = setup.task.notifications.then_some(&setup.sysctls);
-                upstream.mld = Some(open_mld(&name, index, reports, now)?);
+                let returns = if relayed.contains(&index) { RETURNS } else { 0 };
+                upstream.mld = Some(open_mld(&name, index, reports, returns, now)?);
             }
             if relayed.contains(&index) {
                 let spares = std::iter::repeat_with(SpareReportSocket::open).take(RETURNS);
@@ -383,19 +387,29 @@ fn open_reporter(
         .context(|| format!("cannot open the report socket of {}", socket.name()))
 }
 
-/// The sockets for MLD on an upstream. Without `sysctls` nothing is reported early.
+/// The sockets for MLD on an upstream, which may go and come again so often. Without `sysctls` nothing is
+/// reported early.
 fn open_mld(
     name: &str,
     index: u32,
     sysctls: Option<&Sysctls>,
+    returns: usize,
     now: Instant,
 ) -> Result<MldUpstream, StartError> {
-    let query_socket = MldQuerySocket::open(name)
+    let mut query_socket = MldQuerySocket::open(name)
         .context(|| format!("cannot listen for MLD queries on {name}"))?;
     let reporter = sysctls.map(|sysctls| EarlyReporter::open(name, index, sysctls, now));
     let reporter =
         reporter.transpose().context(|| format!("cannot open the MLD report socket of {name}"))?;
-    Ok(MldUpstream::new(query_socket, reporter.flatten(), now))
+    let spares = std::iter::repeat_with(SpareReportSocket::open).take(returns);
+    let spares = spares.collect::<io::Result<_>>().and_then(|spares| {
+        query_socket.prepare_returns(returns)?;
+        Ok(spares)
+    });
+    let mut upstream = MldUpstream::new(query_socket, reporter.flatten(), now);
+    upstream.spare_report_sockets =
+        spares.context(|| format!("cannot open the spare MLD sockets of {name}"))?;
+    Ok(upstream)
 }
 
 impl InjectionSockets {
@@ -406,10 +420,13 @@ impl InjectionSockets {
             .context(|| format!("cannot open the query socket of {name}"))?;
         let relay = interface.relay.as_ref().map(|_| ContainerSockets::open(mark)).transpose();
         let relay = relay.context(|| format!("cannot open the relay's sockets of {name}"))?;
+        let relay_v6 = relays_v6(interface).then(|| ContainerSockets::open(mark)).transpose();
+        let relay_v6 =
+            relay_v6.context(|| format!("cannot open the IPv6 relay's sockets of {name}"))?;
         let mld_injector = interface.mld.then(|| QueryInjector::open(mark)).transpose();
         let mld_injector =
             mld_injector.context(|| format!("cannot open the MLD query socket of {name}"))?;
-        Ok(InjectionSockets { injector, mld_injector, relay })
+        Ok(InjectionSockets { injector, mld_injector, relay, relay_v6 })
     }
 
     /// Injects on the interface of this index from now on.
@@ -420,18 +437,27 @@ impl InjectionSockets {
 
     /// Adds the sockets in the host's namespace, where the caller's thread is.
     fn complete(self, interface: &InterfaceTask) -> Result<InterfaceSockets, StartError> {
-        let InjectionSockets { injector, mld_injector, relay } = self;
-        let relay = match relay {
-            Some(container) => {
-                let upstream = &interface.upstream;
-                let host = HostSockets::open(upstream, interface.upstream_index)
-                    .context(|| format!("cannot open the relay's sockets on {upstream}"))?;
-                Some(RelaySockets { container, host })
-            }
-            None => None,
-        };
-        Ok(InterfaceSockets { injector, mld_injector, relay })
+        let InjectionSockets { injector, mld_injector, relay, relay_v6 } = self;
+        let relay = relay.map(|container| relay_sockets(interface, container)).transpose()?;
+        let relay_v6 = relay_v6.map(|container| relay_sockets(interface, container)).transpose()?;
+        Ok(InterfaceSockets { injector, mld_injector, relay, relay_v6 })
     }
+}
+
+/// Whether data of IPv6 is relayed.
+fn relays_v6(interface: &InterfaceTask) -> bool {
+    interface.relay.is_some() && interface.mld
+}
+
+/// Adds the sockets of a relay in the host's namespace, where the caller's thread is.
+fn relay_sockets<A: Relayed>(
+    interface: &InterfaceTask,
+    container: ContainerSockets<A>,
+) -> Result<RelaySockets<A>, StartError> {
+    let upstream = &interface.upstream;
+    let host = HostSockets::open(upstream, interface.upstream_index)
+        .context(|| format!("cannot open the relay's sockets on {upstream}"))?;
+    Ok(RelaySockets { container, host })
 }
 
 impl InNamespace {

@@ -116,6 +116,8 @@ pub(crate) struct RuledInterface<'a> {
     pub(crate) data_filter_v6: DataFilter<Ipv6Addr>,
     /// Where its data is relayed: the groups of 224.0.0.0/24 that are relayed, ascending.
     pub(crate) relayed: Option<Vec<AddressRange>>,
+    /// The same of ff02::/16, where its MLD is intercepted too.
+    pub(crate) relayed_v6: Vec<AddressRange<Ipv6Addr>>,
     /// Whether the kernel relays: its packets have the interface's own MAC address.
     pub(crate) relayed_by_kernel: bool,
     /// What it may send; `None`: everything except IGMP that is intercepted.
@@ -195,7 +197,7 @@ pub(crate) fn install(
         if !of_ipv6.is_empty() {
             tables.add_table(FAMILY_IPV6);
             add_mld_interception(&mut tables, &of_ipv6, intercept);
-            add_mld_data_rules(&mut tables, &of_ipv6);
+            add_mld_data_rules(&mut tables, &of_ipv6, intercept.mark);
         }
     }
     if hooks == Hooks::All {
@@ -291,7 +293,7 @@ fn add_data_rules(table: &mut Tables<'_>, interfaces: &[&RuledInterface<'_>], ma
     }
     for interface in interfaces {
         if let Some(link_local) = &interface.relayed {
-            add_native_data_rules(table, DATA, interface, link_local, mark);
+            add_native_data_rules(table, interface, link_local, mark);
         }
     }
     for interface in interfaces.iter().filter(restricted) {
@@ -334,14 +336,34 @@ fn add_group_map<A: Address + SetKey>(
     table.add_map(format!("groups-{interface}"), &groups)
 }
 
+/// What the rules about relayed data need to know of an address family.
+trait RelayedData: Address + SetKey {
+    /// Offset of the destination in the network header.
+    const DESTINATION: u32;
+    /// What the addresses of link scope begin with.
+    const LINK_SCOPE_BEGINS: &'static [u8];
+
+    /// Adds the condition that a packet is UDP to a group.
+    fn add_match(rule: &mut nftables::Rule<'_, '_>);
+}
+
+impl RelayedData for Ipv4Addr {
+    const DESTINATION: u32 = IP_DESTINATION;
+    const LINK_SCOPE_BEGINS: &'static [u8] = &[MULTICAST, 0, 0];
+
+    fn add_match(rule: &mut nftables::Rule<'_, '_>) {
+        rule.payload(Base::Network, IP_DESTINATION, Operator::AtLeast, &[MULTICAST]);
+        rule.payload(Base::Network, IP_PROTOCOL, Operator::Equal, &[UDP]);
+    }
+}
+
 /// Drops data of relayed groups that arrives by the link itself. It comes from a container on the
 /// same bridge, whose relay, or the host, sends it to the LAN too, so that this container's relay
 /// receives it.
-fn add_native_data_rules(
+fn add_native_data_rules<A: RelayedData>(
     table: &mut Tables<'_>,
-    base: &str,
     interface: &RuledInterface<'_>,
-    link_local: &[AddressRange],
+    link_local: &[AddressRange<A>],
     mark: u32,
 ) {
     let chain = format!("native-{}", interface.name);
@@ -353,30 +375,29 @@ fn add_native_data_rules(
         });
     }
     table.add_rule(&chain, |rule| {
-        rule.has_route();
+        rule.has_route(A::UNSPECIFIED.into());
         rule.verdict(&Verdict::Return);
     });
     if !link_local.is_empty() {
         let set = table.add_set(format!("link-local-{}", interface.name), link_local);
         table.add_rule(&chain, |rule| {
-            rule.address_in::<Ipv4Addr>(IP_DESTINATION, &set);
+            rule.address_in::<A>(A::DESTINATION, &set);
             rule.counter();
             rule.verdict(&Verdict::Drop);
         });
     }
     table.add_rule(&chain, |rule| {
-        rule.payload(Base::Network, IP_DESTINATION, Operator::Equal, &[MULTICAST, 0, 0]);
+        rule.payload(Base::Network, A::DESTINATION, Operator::Equal, A::LINK_SCOPE_BEGINS);
         rule.verdict(&Verdict::Return);
     });
     table.add_rule(&chain, |rule| {
         rule.counter();
         rule.verdict(&Verdict::Drop);
     });
-    table.add_rule(base, |rule| {
+    table.add_rule(DATA, |rule| {
         // Most multicast of a relayed interface is injected by the relay.
         rule.meta(META_MARK, Operator::NotEqual, &mark.to_ne_bytes());
-        rule.payload(Base::Network, IP_DESTINATION, Operator::AtLeast, &[MULTICAST]);
-        rule.payload(Base::Network, IP_PROTOCOL, Operator::Equal, &[UDP]);
+        A::add_match(rule);
         interface.add_match(rule, Direction::Input);
         rule.verdict(&Verdict::Jump(chain));
     });

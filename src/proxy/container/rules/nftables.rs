@@ -2,6 +2,8 @@
 
 mod set_key;
 
+use std::net::{IpAddr, Ipv6Addr};
+
 use crate::multicast::{Address, AddressRange};
 use crate::net::nfnetlink::{ACK, APPEND, Attributes, CREATE, EXCL, Messages};
 pub(super) use crate::proxy::container::rules::nftables::set_key::{
@@ -38,6 +40,7 @@ const FIB_RESULT_OIF: u32 = 1;
 const FIB_SOURCE_AND_INTERFACE: u32 = 0x1 | 0x8;
 /// `enum nft_rt_keys`.
 const RT_NEXTHOP4: u32 = 1;
+const RT_NEXTHOP6: u32 = 2;
 
 /// Attribute types of linux/netfilter/nf_tables.h, `NFTA_*` there.
 mod nfta {
@@ -86,6 +89,7 @@ mod nfta {
     pub(super) const PAYLOAD_BASE: u16 = 2;
     pub(super) const PAYLOAD_OFFSET: u16 = 3;
     pub(super) const PAYLOAD_LEN: u16 = 4;
+    pub(super) const PAYLOAD_SREG: u16 = 5;
     pub(super) const LOOKUP_SET: u16 = 1;
     pub(super) const LOOKUP_SREG: u16 = 2;
     pub(super) const LOOKUP_DREG: u16 = 3;
@@ -449,11 +453,12 @@ impl Rule<'_, '_> {
 
     /// Adds the condition that the packet has a route. At prerouting only a packet that this
     /// namespace has sent and that was looped back has one (`nft_rt_get_eval` in
-    /// net/netfilter/nft_rt.c, `ip_dev_loopback_xmit` in net/ipv4/ip_output.c).
-    pub(super) fn has_route(&mut self) {
+    /// net/netfilter/nft_rt.c, `ip_dev_loopback_xmit` in net/ipv4/ip_output.c, `ip6_finish_output2` in
+    /// net/ipv6/ip6_output.c). `family` is any address of the packet's family.
+    pub(super) fn has_route(&mut self, family: IpAddr) {
         self.expression("rt", |a| {
             a.u32(nfta::RT_DREG, libc::NFT_REG_1 as u32);
-            a.u32(nfta::RT_KEY, RT_NEXTHOP4);
+            a.u32(nfta::RT_KEY, if family.is_ipv4() { RT_NEXTHOP4 } else { RT_NEXTHOP6 });
         });
     }
 
@@ -537,6 +542,19 @@ impl Rule<'_, '_> {
     pub(super) fn verdict_of_address<A: Address + SetKey>(&mut self, offset: u32, map: &Set) {
         self.load(Base::Network, offset, A::LENGTH as usize);
         self.look_up(map, |a| a.u32(nfta::LOOKUP_DREG, libc::NFT_REG_VERDICT as u32));
+    }
+
+    /// Copies an address of IPv6 within the network header, from one offset to another one. No checksum
+    /// is changed.
+    pub(super) fn copy_address(&mut self, from: u32, to: u32) {
+        const LENGTH: usize = size_of::<Ipv6Addr>();
+        self.load(Base::Network, from, LENGTH);
+        self.expression("payload", |a| {
+            a.u32(nfta::PAYLOAD_SREG, libc::NFT_REG_1 as u32);
+            a.u32(nfta::PAYLOAD_BASE, Base::Network as u32);
+            a.u32(nfta::PAYLOAD_OFFSET, to);
+            a.u32(nfta::PAYLOAD_LEN, LENGTH as u32);
+        });
     }
 
     /// Counts packets and bytes that meet all conditions so far.

@@ -45,6 +45,7 @@ fn install(name: &str, policy: &GroupPolicy) -> NfSocket {
         data_filter: policy.data_filter(),
         data_filter_v6: policy.data_filter(),
         relayed: None,
+        relayed_v6: Vec::new(),
         relayed_by_kernel: false,
         egress: None,
     };
@@ -152,6 +153,7 @@ fn egress_rules_are_installed_and_listed_however_many_addresses_there_are() {
             data_filter: policy(&[], &[]).data_filter(),
             data_filter_v6: policy(&[], &[]).data_filter(),
             relayed: None,
+            relayed_v6: Vec::new(),
             relayed_by_kernel: false,
             egress: Some(Egress {
                 mac,

@@ -187,6 +187,8 @@ pub(super) const OPTIONS: &[(&[u32], &[u32], &[OneOf])] = &[
             libc::MCAST_MSFILTER as u32,
             libc::IPV6_MULTICAST_ALL as u32,
             libc::IPV6_MULTICAST_IF as u32,
+            libc::IPV6_V6ONLY as u32,
+            libc::IPV6_RECVPKTINFO as u32,
         ],
         &[],
     ),

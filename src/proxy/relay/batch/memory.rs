@@ -7,7 +7,7 @@
 
 use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
 use std::io;
-use std::net::Ipv4Addr;
+use std::marker::PhantomData;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::ptr;
 use std::ptr::NonNull;
@@ -15,29 +15,26 @@ use std::sync::atomic::{Ordering, compiler_fence};
 
 use nix::sys::memfd::{MFdFlags, memfd_create};
 
+use crate::proxy::relay::batch::wire::{Wire, expect_nothing};
+
 /// Most packets of one system call.
 pub(in crate::proxy::relay) const BATCH: usize = 32;
-/// Bytes for one packet: the largest IPv4 packet, behind a `virtio_net_hdr` and a link header.
+/// Bytes for one packet: the largest IPv4 packet behind a `virtio_net_hdr` and a link header, or the
+/// largest datagram of IPv6 behind two headers.
 pub(in crate::proxy::relay) const SLOT: usize = 64 * 1024 + 64;
 /// Bytes of a packet that are saved before the packet is changed: a `virtio_net_hdr`, a link header,
-/// the longest IPv4 header and a UDP header have 92.
+/// the longest IPv4 header and a UDP header have 92. Those of IPv6 have less.
 pub(in crate::proxy::relay) const ORIGINAL: usize = 96;
 /// Most parts of a packet that are sent with a mark: the kernel makes no more segments
 /// (`UDP_MAX_SEGMENTS` of linux/udp.h).
 pub(in crate::proxy::relay) const MAX_PARTS: usize = 128;
 /// Bytes of an interface's name.
 pub(in crate::proxy::relay) const NAME: usize = libc::IFNAMSIZ;
-/// Changes with the meaning of [`Shared`].
-pub(in crate::proxy::relay) const LAYOUT: u32 = 1;
-/// Where the packets begin.
-pub(in crate::proxy::relay) const SLOTS: usize = size_of::<Shared>().next_multiple_of(4096);
-/// Bytes of the whole.
-pub(in crate::proxy::relay) const SIZE: usize = SLOTS + BATCH * SLOT;
 
 /// What is in the memory in front of the packets. Only this process changes it; a successor reads
 /// it when this process is dead.
 #[repr(C)]
-pub(in crate::proxy::relay) struct Shared {
+pub(in crate::proxy::relay) struct Shared<A: Wire> {
     pub(in crate::proxy::relay) layout: u32,
     /// Which way the packets go: [`Flow`](super::Flow).
     pub(in crate::proxy::relay) flow: u32,
@@ -57,20 +54,35 @@ pub(in crate::proxy::relay) struct Shared {
     pub(in crate::proxy::relay) outgoing: [libc::mmsghdr; BATCH],
     incoming_vectors: [libc::iovec; BATCH],
     outgoing_vectors: [libc::iovec; BATCH],
-    names: [libc::sockaddr_in; BATCH],
+    names: [A::SocketAddress; BATCH],
+    pub(in crate::proxy::relay) arrivals: [A::Arrival; BATCH],
     /// How the packets began when they were received.
     pub(in crate::proxy::relay) originals: [[u8; ORIGINAL]; BATCH],
     /// `msg_len` is not 0: sent, or refused. Memory that is used for parts only.
     pub(in crate::proxy::relay) part_headers: [libc::mmsghdr; MAX_PARTS],
     part_vector: libc::iovec,
-    part_name: libc::sockaddr_in,
+    part_name: A::SocketAddress,
+}
+
+impl<A: Wire> Shared<A> {
+    /// Where the packets begin.
+    pub(in crate::proxy::relay) const SLOTS: usize = size_of::<Self>().next_multiple_of(4096);
+    /// Bytes of the whole.
+    pub(in crate::proxy::relay) const SIZE: usize = Self::SLOTS + BATCH * SLOT;
+    /// The alignment is one that needs no other function of the allocator, which would write to all
+    /// pages.
+    const HEAP: Layout = match Layout::from_size_align(Self::SIZE, align_of::<Self>()) {
+        Ok(layout) => layout,
+        Err(_) => panic!("the size is too large"),
+    };
 }
 
 /// The memory, zeroed at first. A page of it is used once it was written to.
-pub(super) struct Memory {
+pub(super) struct Memory<A: Wire> {
     start: NonNull<u8>,
     /// `None`: it is on the heap.
     file: Option<OwnedFd>,
+    family: PhantomData<A>,
 }
 
 /// Pointer to a field of the shared structure, or to an element of it.
@@ -86,13 +98,13 @@ macro_rules! field {
     }};
 }
 
-impl Memory {
+impl<A: Wire> Memory<A> {
     /// Memory of this process.
     pub(super) fn private() -> Self {
         // SAFETY: the layout is not empty.
-        let start = unsafe { alloc_zeroed(LAYOUT_OF_HEAP) };
-        let start = NonNull::new(start).unwrap_or_else(|| handle_alloc_error(LAYOUT_OF_HEAP));
-        Memory { start, file: None }.initialized()
+        let start = unsafe { alloc_zeroed(Shared::<A>::HEAP) };
+        let start = NonNull::new(start).unwrap_or_else(|| handle_alloc_error(Shared::<A>::HEAP));
+        Memory { start, file: None, family: PhantomData }.initialized()
     }
 
     /// Memory that outlives this process when somebody else holds its file.
@@ -101,12 +113,12 @@ impl Memory {
     /// Those of memfd_create(2), ftruncate(2) and mmap(2).
     pub(super) fn file() -> io::Result<Self> {
         let file = memfd_create("relay", MFdFlags::MFD_CLOEXEC)?;
-        nix::unistd::ftruncate(&file, SIZE as libc::off_t)?;
+        nix::unistd::ftruncate(&file, Shared::<A>::SIZE as libc::off_t)?;
         // SAFETY: a new mapping, at an address that the kernel chooses.
         let start = unsafe {
             libc::mmap(
                 ptr::null_mut(),
-                SIZE,
+                Shared::<A>::SIZE,
                 libc::PROT_READ | libc::PROT_WRITE,
                 libc::MAP_SHARED,
                 file.as_raw_fd(),
@@ -117,7 +129,7 @@ impl Memory {
             return Err(io::Error::last_os_error());
         }
         let start = NonNull::new(start.cast()).ok_or(io::ErrorKind::OutOfMemory)?;
-        Ok(Memory { start, file: Some(file) }.initialized())
+        Ok(Memory { start, file: Some(file), family: PhantomData }.initialized())
     }
 
     /// The file, if it is one.
@@ -131,7 +143,7 @@ impl Memory {
             set_header(
                 self.incoming(position),
                 field!(self, incoming_vectors[position]),
-                ptr::null_mut(),
+                ptr::null_mut::<A::SocketAddress>(),
             );
             set_header(
                 self.outgoing(position),
@@ -143,11 +155,11 @@ impl Memory {
             // SAFETY: a field of the memory.
             unsafe { vector.write(slot) };
         }
-        mark(field!(self, layout), LAYOUT);
+        mark(field!(self, layout), A::LAYOUT);
         self
     }
 
-    fn shared(&self) -> *mut Shared {
+    fn shared(&self) -> *mut Shared<A> {
         self.start.as_ptr().cast()
     }
 
@@ -163,6 +175,41 @@ impl Memory {
             own_flow.write(flow);
             own_name.write(name);
         }
+    }
+
+    /// Has all headers receive packets, each behind `lead` bytes of its slot. With a lead, the socket is
+    /// one of the host, which tells of a packet what [`Wire::complete`] needs.
+    pub(super) fn prepare(&self, lead: usize) {
+        for position in 0..BATCH {
+            let slot = self.part(position * SLOT + lead, SLOT - lead);
+            let (header, vector) =
+                (self.incoming(position), field!(self, incoming_vectors[position]));
+            let arrival = field!(self, arrivals[position]);
+            // SAFETY: fields of the memory; nobody has a reference to any of them.
+            unsafe {
+                vector.write(slot);
+                let header = &mut (*header).msg_hdr;
+                match lead {
+                    0 => expect_nothing(header),
+                    _ => A::expect(header, arrival),
+                }
+            }
+        }
+    }
+
+    /// Writes what the kernel has left out in front of packet `position`.
+    pub(super) fn complete(&self, position: usize) {
+        let (datagram, lead) = (self.length(position), self.part(position * SLOT, A::LEAD));
+        let arrival = field!(self, arrivals[position]).cast::<u8>();
+        // SAFETY: both are parts of the memory, initialized, apart from each other, and lent to nobody
+        // else.
+        let (arrival, lead) = unsafe {
+            (
+                std::slice::from_raw_parts(arrival, size_of::<A::Arrival>()),
+                std::slice::from_raw_parts_mut(lead.iov_base.cast(), lead.iov_len),
+            )
+        };
+        A::complete(arrival, datagram, lead);
     }
 
     /// The header by which packet `position` is received.
@@ -198,14 +245,20 @@ impl Memory {
     }
 
     /// Sets what the header of a place in the queue sends: bytes of packet `position`.
-    pub(super) fn enqueue(&self, place: usize, position: usize, bytes: libc::iovec, to: Ipv4Addr) {
+    pub(super) fn enqueue(
+        &self,
+        place: usize,
+        position: usize,
+        bytes: libc::iovec,
+        to: A::SocketAddress,
+    ) {
         let (of, name) = (field!(self, positions[place]), field!(self, names[place]));
         let vector = field!(self, outgoing_vectors[place]);
         // SAFETY: fields of the memory, of plain data.
         unsafe {
             of.write(position as u32);
             vector.write(bytes);
-            name.write(socket_address(to));
+            name.write(to);
         }
     }
 
@@ -236,7 +289,7 @@ impl Memory {
         &self,
         part: usize,
         bytes: &[u8],
-        to: Ipv4Addr,
+        to: A::SocketAddress,
     ) -> *mut libc::mmsghdr {
         let (header, name) = (field!(self, part_headers[part]), field!(self, part_name));
         let vector = field!(self, part_vector);
@@ -246,7 +299,7 @@ impl Memory {
         // SAFETY: fields of the memory, of plain data.
         unsafe {
             vector.write(bytes);
-            name.write(socket_address(to));
+            name.write(to);
         }
         header
     }
@@ -255,32 +308,25 @@ impl Memory {
     pub(super) fn part(&self, start: usize, length: usize) -> libc::iovec {
         assert!(start + length <= BATCH * SLOT, "{length} bytes at {start}");
         // SAFETY: within the memory.
-        let base = unsafe { self.start.as_ptr().add(SLOTS + start) };
+        let base = unsafe { self.start.as_ptr().add(Shared::<A>::SLOTS + start) };
         libc::iovec { iov_base: base.cast(), iov_len: length }
     }
 }
 
-/// The alignment is one that needs no other function of the allocator, which would write to all
-/// pages.
-const LAYOUT_OF_HEAP: Layout = match Layout::from_size_align(SIZE, align_of::<Shared>()) {
-    Ok(layout) => layout,
-    Err(_) => panic!("the size is too large"),
-};
-
-impl Drop for Memory {
+impl<A: Wire> Drop for Memory<A> {
     fn drop(&mut self) {
         let start = self.start.as_ptr();
         match &self.file {
             // SAFETY: allocated with the same layout, and nobody points to it any more.
-            None => unsafe { dealloc(start, LAYOUT_OF_HEAP) },
+            None => unsafe { dealloc(start, Shared::<A>::HEAP) },
             // SAFETY: mapped with the same size, and nobody points to it any more.
-            Some(_) => _ = unsafe { libc::munmap(start.cast(), SIZE) },
+            Some(_) => _ = unsafe { libc::munmap(start.cast(), Shared::<A>::SIZE) },
         }
     }
 }
 
-fn set_header(header: *mut libc::mmsghdr, vector: *mut libc::iovec, name: *mut libc::sockaddr_in) {
-    let length = if name.is_null() { 0 } else { size_of::<libc::sockaddr_in>() };
+fn set_header<N>(header: *mut libc::mmsghdr, vector: *mut libc::iovec, name: *mut N) {
+    let length = if name.is_null() { 0 } else { size_of::<N>() };
     // SAFETY: a header of the memory, initialized.
     unsafe {
         (*header).msg_hdr.msg_iov = vector;
@@ -304,13 +350,4 @@ fn mark(at: *mut u32, value: u32) {
 pub(super) fn mark_header(header: *mut libc::mmsghdr, value: u32) {
     // SAFETY: a header of the memory.
     mark(unsafe { &raw mut (*header).msg_len }, value);
-}
-
-fn socket_address(address: Ipv4Addr) -> libc::sockaddr_in {
-    libc::sockaddr_in {
-        sin_family: libc::AF_INET as libc::sa_family_t,
-        sin_port: 0,
-        sin_addr: libc::in_addr { s_addr: u32::from(address).to_be() },
-        sin_zero: [0; 8],
-    }
 }

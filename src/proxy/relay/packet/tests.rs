@@ -1,6 +1,6 @@
 //! Packets against another implementation, and on arbitrary bytes.
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 use etherparse::{Ipv4HeaderSlice, PacketBuilder, UdpHeaderSlice};
 use proptest::prelude::*;
@@ -61,15 +61,20 @@ fn a_built_packet_is_that_of_another_implementation() {
 fn a_checksum_left_to_hardware_is_completed_and_a_wrong_one_told() {
     let mut bytes = theirs(b"odd length");
     let right = bytes.clone();
-    assert_eq!(Packet::parse(&mut bytes).unwrap().check(), Integrity::Intact);
-    let partial = pseudo_header(SOURCE, GROUP, UDP, 18).folded();
+    assert_eq!(Packet::<Ipv4Addr>::parse(&mut bytes).unwrap().check(), Integrity::Intact);
+    let addresses = [SOURCE.octets(), GROUP.octets()].concat();
+    let partial = pseudo_header_of(&addresses, UDP, 18).folded();
     bytes[26..28].copy_from_slice(&partial.to_be_bytes());
-    assert_eq!(Packet::parse(&mut bytes).unwrap().check(), Integrity::Completed);
+    assert_eq!(Packet::<Ipv4Addr>::parse(&mut bytes).unwrap().check(), Integrity::Completed);
     assert_eq!(bytes, right);
     bytes[26] ^= 0x40;
-    assert_eq!(Packet::parse(&mut bytes).unwrap().check(), Integrity::Damaged);
+    assert_eq!(Packet::<Ipv4Addr>::parse(&mut bytes).unwrap().check(), Integrity::Damaged);
     bytes[26..28].fill(0);
-    assert_eq!(Packet::parse(&mut bytes).unwrap().check(), Integrity::Intact, "there is none");
+    assert_eq!(
+        Packet::<Ipv4Addr>::parse(&mut bytes).unwrap().check(),
+        Integrity::Intact,
+        "there is none"
+    );
 }
 
 #[test]
@@ -88,11 +93,11 @@ fn what_is_no_whole_udp_packet_is_refused() {
     for (position, change) in changes.iter().enumerate() {
         let mut bytes = good.clone();
         change(&mut bytes);
-        assert!(Packet::parse(&mut bytes).is_none(), "{position}");
+        assert!(Packet::<Ipv4Addr>::parse(&mut bytes).is_none(), "{position}");
     }
     let mut padded = good;
     padded.extend_from_slice(&[0; 18]);
-    assert_eq!(Packet::parse(&mut padded).unwrap().len(), 35);
+    assert_eq!(Packet::<Ipv4Addr>::parse(&mut padded).unwrap().len(), 35);
 }
 
 #[test]
@@ -100,11 +105,123 @@ fn a_datagram_handed_to_hardware_is_cut_into_whole_ones() {
     let payload: Vec<u8> = (0..2500).map(|n| n as u8).collect();
     let mut bytes = theirs(&payload);
     let mut segments = Vec::new();
-    let packet = Packet::parse(&mut bytes).unwrap();
+    let packet = Packet::<Ipv4Addr>::parse(&mut bytes).unwrap();
     packet.segment(1000, |segment| segments.push(segment.bytes().to_vec()));
     assert!(segments.iter().all(|segment| is_right(segment)));
     let joined: Vec<u8> = segments.iter().flat_map(|s| udp(s).1.to_vec()).collect();
     assert_eq!((segments.len(), joined), (3, payload));
+}
+
+mod ipv6 {
+    //! The same for IPv6.
+
+    use etherparse::{NetSlice, SlicedPacket, TransportSlice};
+
+    use super::*;
+
+    const SOURCE: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 5);
+    const GROUP: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 0xfb);
+
+    fn theirs(payload: &[u8]) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        let builder = PacketBuilder::ipv6(SOURCE.octets(), GROUP.octets(), 7).udp(5000, 6000);
+        builder.write(&mut bytes, payload).unwrap();
+        bytes
+    }
+
+    fn is_right(bytes: &[u8]) -> bool {
+        let packet = SlicedPacket::from_ip(bytes).unwrap();
+        let (Some(NetSlice::Ipv6(ip)), Some(TransportSlice::Udp(udp))) =
+            (packet.net, packet.transport)
+        else {
+            panic!("UDP over IPv6")
+        };
+        let header = ip.header().to_header();
+        let right = udp.to_header().calc_checksum_ipv6(&header, udp.payload()).unwrap();
+        udp.checksum() == right
+    }
+
+    #[test]
+    fn a_built_packet_is_that_of_another_implementation() {
+        for size in [0, 1, 2, 1432, 65507] {
+            let payload: Vec<u8> = (0..size).map(|n| n as u8).collect();
+            assert_eq!(
+                build((SOURCE, 5000), (GROUP, 6000), 7, &payload),
+                theirs(&payload),
+                "{size}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_checksum_of_zero_is_wrong_and_one_left_to_hardware_is_completed() {
+        let mut bytes = theirs(b"odd length");
+        let right = bytes.clone();
+        let check = |bytes: &mut [u8]| Packet::<Ipv6Addr>::parse(bytes).unwrap().check();
+        assert_eq!(check(&mut bytes), Integrity::Intact);
+        let addresses = [SOURCE.octets(), GROUP.octets()].concat();
+        let partial = pseudo_header_of(&addresses, UDP, 18).folded();
+        bytes[46..48].copy_from_slice(&partial.to_be_bytes());
+        assert_eq!(check(&mut bytes), Integrity::Completed);
+        assert_eq!(bytes, right);
+        bytes[46..48].fill(0);
+        assert_eq!(check(&mut bytes), Integrity::Damaged);
+    }
+
+    #[test]
+    fn what_is_no_whole_udp_packet_is_refused() {
+        type Change = fn(&mut Vec<u8>);
+        let changes: [Change; 6] = [
+            |b| b.truncate(39),
+            |b| b[0] = 0x45,
+            |b| b[6] = 6,
+            |b| b[6] = 60,
+            |b| b[5] += 1,
+            |b| b[45] = 7,
+        ];
+        for (position, change) in changes.iter().enumerate() {
+            let mut bytes = theirs(b"payload");
+            change(&mut bytes);
+            assert!(Packet::<Ipv6Addr>::parse(&mut bytes).is_none(), "{position}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn another_source_leaves_the_checksum_right(
+            payload in prop::collection::vec(any::<u8>(), 0..200), source in any::<u128>(),
+            port in any::<u16>(),
+        ) {
+            let mut bytes = theirs(&payload);
+            let source = Ipv6Addr::from_bits(source);
+            let mut packet = Packet::<Ipv6Addr>::parse(&mut bytes).unwrap();
+            packet.set_source(source, port);
+            prop_assert_eq!((packet.source(), packet.ports()), (source, Some((port, 6000))));
+            prop_assert!(is_right(&bytes));
+        }
+
+        #[test]
+        fn what_is_the_senders_stays(
+            payload in prop::collection::vec(any::<u8>(), 0..3000), size in 0usize..2000,
+        ) {
+            check_relayed_packet(&theirs(&payload), size);
+        }
+
+        #[test]
+        fn arbitrary_bytes_keep_what_is_the_senders(
+            mut bytes in prop::collection::vec(any::<u8>(), 0..160), next in prop::sample::select(vec![17u8, 44]),
+            mtu in 0usize..200,
+        ) {
+            if bytes.len() >= 48 {
+                let length = bytes.len() as u16 - 40;
+                bytes[0] = 0x60;
+                bytes[4..6].copy_from_slice(&length.to_be_bytes());
+                bytes[6] = next;
+                bytes[40] = if next == 44 { 17 } else { bytes[40] };
+            }
+            check_relayed_packet(&bytes, mtu);
+        }
+    }
 }
 
 proptest! {
@@ -114,7 +231,7 @@ proptest! {
         port in any::<u16>(),
     ) {
         let mut bytes = theirs(&payload);
-        let mut packet = Packet::parse(&mut bytes).unwrap();
+        let mut packet = Packet::<Ipv4Addr>::parse(&mut bytes).unwrap();
         packet.set_source(source.into(), port);
         prop_assert_eq!((packet.source(), packet.ports()), (source.into(), Some((port, 6000))));
         prop_assert!(is_right(&bytes));
@@ -133,15 +250,15 @@ proptest! {
         let mut bytes = theirs(&payload);
         let whole = bytes[20..].to_vec();
         let mut fragments = Vec::new();
-        let packet = Packet::parse(&mut bytes).unwrap();
-        packet.fragment(mtu, |fragment| fragments.push(fragment.to_vec()));
+        let packet = Packet::<Ipv4Addr>::parse(&mut bytes).unwrap();
+        packet.fragment(mtu, 0, |fragment| fragments.push(fragment.to_vec()));
         prop_assert!(fragments.iter().all(|f| f.len() <= mtu));
         prop_assert_eq!(reassemble(&fragments), whole.clone());
         // Once more, as a link with a smaller MTU would.
         let mut smaller = Vec::new();
         for fragment in &mut fragments {
-            let packet = Packet::parse(fragment).unwrap();
-            packet.fragment(mtu / 2 + 14, |part| smaller.push(part.to_vec()));
+            let packet = Packet::<Ipv4Addr>::parse(fragment).unwrap();
+            packet.fragment(mtu / 2 + 14, 0, |part| smaller.push(part.to_vec()));
         }
         prop_assert_eq!(reassemble(&smaller), whole);
     }

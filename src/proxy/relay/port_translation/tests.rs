@@ -1,22 +1,24 @@
 //! Ports on the loopback interface.
 
+use std::net::Ipv4Addr;
+
 use super::*;
 
 const HERE: Ipv4Addr = Ipv4Addr::LOCALHOST;
 const INSIDE: Ipv4Addr = Ipv4Addr::new(172, 17, 0, 2);
 
-fn translation() -> PortTranslation {
+fn translation() -> PortTranslation<Ipv4Addr> {
     allowing(PortRanges::default())
 }
 
-fn allowing(ports: PortRanges) -> PortTranslation {
+fn allowing(ports: PortRanges) -> PortTranslation<Ipv4Addr> {
     let mut translation = PortTranslation::new(ports);
-    translation.set_host(Some(HERE));
+    translation.set_host(HostAddresses::of(Some(HERE)));
     translation
 }
 
-fn to(port: u16) -> Destination {
-    Destination { port, is_far: false }
+fn to(port: u16) -> Destination<Ipv4Addr> {
+    Destination { group: Ipv4Addr::new(239, 1, 1, 1), port, is_far: false }
 }
 
 /// A port that is free, of a program that has just asked for any.
@@ -111,7 +113,7 @@ fn a_successor_takes_over_the_ports_used_last() {
     assert_eq!(mappings, [(ports[1], outside[1]), (ports[2], outside[2])]);
     assert_eq!(new.sockets().map(|(port, _)| port).collect::<Vec<_>>(), ports[1..]);
     // The host's address, looked at again, is no other.
-    new.set_host(Some(HERE));
+    new.set_host(HostAddresses::of(Some(HERE)));
     assert_eq!(new.outside(start, (INSIDE, ports[2]), to(1900), |_| ()), Some(outside[2]));
 }
 
@@ -119,7 +121,7 @@ fn a_successor_takes_over_the_ports_used_last() {
 fn a_port_that_the_predecessor_had_taken_from_the_host_becomes_free() {
     let now = Instant::now();
     let port = |host_port| HandedOverPort {
-        inside: (INSIDE, 1900),
+        inside: (INSIDE.into(), 1900),
         host_port,
         answered: true,
         reaches_far: false,
@@ -145,6 +147,6 @@ fn the_table_is_bounded() {
     }
     assert_eq!(translation.mappings().count(), MAX_MAPPINGS);
     assert!(translation.mappings().all(|mapping| mapping.inside.1 >= 50_020));
-    translation.set_host(None);
+    translation.set_host(HostAddresses::of(None));
     assert_eq!(translation.outside(start, (INSIDE, 1), to(1), |_| ()), None);
 }

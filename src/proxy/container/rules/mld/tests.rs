@@ -123,6 +123,7 @@ impl Link {
                 data_filter: policy.data_filter(),
                 data_filter_v6: policy.data_filter(),
                 relayed: None,
+                relayed_v6: Vec::new(),
                 relayed_by_kernel: false,
                 egress,
             };
