@@ -240,7 +240,10 @@ fn where_ipv6_is_off_on_the_host_nothing_is_started() {
     for (wish, words) in [
         ("ip=slaac,driver=ipvlan,mode=l3", "ip=slaac: a link of ipvlan mode l3 hears no router"),
         ("ip=fd00::5/64,ipv6=off", "ipv6=off contradicts ip=fd00::5/64; give one of them"),
-        ("ipv6=on,driver=relay", "ipv6 is for macvlan and ipvlan, not for driver=relay"),
+        (
+            "ipv6=on,driver=relay",
+            "ipv6=on: IPv6 is off on the host's lan0, where the proxy speaks MLD",
+        ),
         ("ipv6=on,mtu=1000", "mtu=1000: IPv6 needs 1280"),
     ] {
         let refused = lab.try_start("c", &[&format!("parent=lan0,{wish}")], &[]);

@@ -67,6 +67,7 @@ mod proxy;
 
 mod records;
 mod relay;
+mod relay_ipv6;
 mod relay_kernel;
 mod relay_limits;
 mod relay_parent;

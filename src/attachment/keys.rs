@@ -222,10 +222,11 @@ pub const KEYS: &[Key] = &[
         name: "ipv6",
         value: "on|off",
         default: "on where there is an ip= of IPv6, ip=slaac or allow=matter, else off",
-        drivers: Drivers::Links,
         summary: "whether the interface speaks IPv6",
         details: "on: it has a link-local address, which mcrun makes from its MAC address. \
-                  off: it sends and receives no IPv6.",
+                  off: it sends and receives no IPv6. \
+                  With driver=relay, on has the proxy relay multicast of IPv6 too, to and from the addresses \
+                  that the engine gives.",
         unique: true,
         parse: |values, text| set(&mut values.ipv6, on_or_off(text)),
         ..Key::PLAIN

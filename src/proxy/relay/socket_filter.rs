@@ -1,6 +1,7 @@
 //! Classic BPF programs of the relay's sockets. A receiver's accepts packets to a set of groups, so that
 //! the kernel drops packets of other groups before they are queued.
 
+use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use socket2::SockFilter;
@@ -18,11 +19,6 @@ const NETWORK: u32 = libc::SKF_NET_OFF.cast_unsigned();
 /// Offset of the destination in an IPv6 header (RFC 8200 §3). The data of a raw socket of IPv6 begin
 /// behind the headers.
 const DESTINATION_V6: u32 = NETWORK.wrapping_add(24);
-/// Words of an IPv6 address, and the place of the one that differs most from group to group.
-const WORDS: usize = 4;
-const LAST: usize = WORDS - 1;
-/// As [`MAX_GROUPS`] for IPv6, of which a group takes nine instructions.
-const MAX_GROUPS_V6: usize = 384;
 /// `PACKET_OUTGOING` of linux/if_packet.h.
 const PACKET_OUTGOING: u32 = 4;
 /// Protocol number of UDP, and the next header of fragments (RFC 8200 §4.5).
@@ -78,56 +74,17 @@ fn search(groups: &[u32], program: &mut Vec<SockFilter>) {
     search(upper, program);
 }
 
-/// As [`only`], for packets of IPv6. The groups need not ascend.
+/// As [`only`], for packets of IPv6. The last 32 bits of a group are compared, which are those of its MAC
+/// address (RFC 2464 §7): an interface lets the others of these bits in, too.
 pub(super) fn only_v6(groups: &[Ipv6Addr]) -> Vec<SockFilter> {
-    if groups.len() > MAX_GROUPS_V6 {
+    let groups: BTreeSet<u32> = groups.iter().map(|group| group.to_bits() as u32).collect();
+    if groups.len() > MAX_GROUPS {
         return all_v6();
     }
-    let mut groups: Vec<[u32; WORDS]> = groups.iter().map(|group| words(*group)).collect();
-    groups.sort_unstable_by_key(|words| words[LAST]);
-    let mut program = vec![load_word(LAST)];
-    search_v6(&groups, &mut program);
+    let groups: Vec<u32> = groups.into_iter().collect();
+    let mut program = vec![load(libc::BPF_W, DESTINATION_V6.wrapping_add(12))];
+    search(&groups, &mut program);
     program
-}
-
-fn words(group: Ipv6Addr) -> [u32; WORDS] {
-    let number = group.to_bits();
-    [96, 64, 32, 0].map(|shift| (number >> shift) as u32)
-}
-
-fn load_word(position: usize) -> SockFilter {
-    let offset = DESTINATION_V6.wrapping_add(4 * position as u32);
-    op(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, offset)
-}
-
-/// Emits a binary search by the last word; every path ends with a return instruction.
-fn search_v6(groups: &[[u32; WORDS]], program: &mut Vec<SockFilter>) {
-    // Groups with the same last word stay together.
-    let middle = groups.len() / 2;
-    let pivot = groups.get(middle).map(|words| words[LAST]);
-    let split = pivot.map_or(0, |pivot| groups.partition_point(|words| words[LAST] < pivot));
-    let Some(pivot) = pivot.filter(|_| groups.len() > LEAF && split > 0) else {
-        for group in groups {
-            // Past the words that differ, and `accept`.
-            program.push(load_word(LAST));
-            program.push(jump(libc::BPF_JEQ, 0, 7, group[LAST]));
-            for (position, left) in [(0, 5), (1, 3), (2, 1)] {
-                program.push(load_word(position));
-                program.push(jump(libc::BPF_JEQ, 0, left, group[position]));
-            }
-            program.push(accept());
-        }
-        program.push(reject());
-        return;
-    };
-    let (lower, upper) = groups.split_at(split);
-    program.push(jump(libc::BPF_JGE, 0, 1, pivot));
-    let over = program.len();
-    program.push(op(libc::BPF_JMP | libc::BPF_JA, 0, 0, 0));
-    search_v6(lower, program);
-    let distance = (program.len() - over - 1) as u32;
-    program[over] = op(libc::BPF_JMP | libc::BPF_JA, 0, 0, distance);
-    search_v6(upper, program);
 }
 
 /// A program that accepts all multicast of IPv6.
@@ -211,7 +168,6 @@ fn op(code: u32, jt: u8, jf: u8, k: u32) -> SockFilter {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
 
     use proptest::prelude::*;
     use socket2::{Domain, Socket, Type};
@@ -232,25 +188,25 @@ mod tests {
         let code: &[libc::sock_filter] =
             unsafe { std::slice::from_raw_parts(program.as_ptr().cast(), program.len()) };
         let word = |offset: u32| {
-            let position = offset.wrapping_sub(DESTINATION_V6) as usize / 4;
-            words(destination).get(position).copied().unwrap_or(0)
+            let shift = 96 - 8 * offset.wrapping_sub(DESTINATION_V6);
+            (destination.to_bits() >> shift) as u32
         };
         classic_bpf::run(code, word) != 0
     }
 
     proptest! {
         #[test]
-        fn only_listed_groups_of_ipv6_pass(
-            groups in prop::collection::btree_set((0u32..3, 0u32..3, 0u32..60), 0..200),
-            probe in (0u32..3, 0u32..3, 0u32..60),
+        fn listed_groups_of_ipv6_pass_and_none_with_other_last_bits(
+            groups in prop::collection::btree_set((0u128..3, 0u32..300), 0..200),
+            probe in (0u128..3, 0u32..300),
         ) {
-            let group = |(first, third, last): (u32, u32, u32)| {
-                let words = [0xff02_0000 | first, 0, third, last];
-                Ipv6Addr::from_bits(words.iter().fold(0, |n, word| n << 32 | u128::from(*word)))
+            let group = |(scope, last): (u128, u32)| {
+                Ipv6Addr::from_bits((0xff02 + scope) << 112 | u128::from(last))
             };
-            let list: Vec<_> = groups.iter().map(|words| group(*words)).collect();
+            let list: Vec<_> = groups.iter().map(|parts| group(*parts)).collect();
             let program = only_v6(&list);
-            prop_assert_eq!(lets_through_v6(&program, group(probe)), groups.contains(&probe));
+            let is_listed = groups.iter().any(|(_, last)| *last == probe.1);
+            prop_assert_eq!(lets_through_v6(&program, group(probe)), is_listed);
             prop_assert!(list.iter().all(|group| lets_through_v6(&program, *group)));
         }
 
@@ -276,13 +232,11 @@ mod tests {
         for count in [0, 1, MAX_GROUPS as u32] {
             socket.attach_filter(&only(&list(count))).unwrap();
         }
-        // Groups with the same last word too, of which no search can part.
-        for step in [1, 1 << 32] {
-            let first = 0xff0e_u128 << 112;
-            let groups: Vec<_> =
-                (0..MAX_GROUPS_V6 as u128).map(|n| Ipv6Addr::from_bits(first + n * step)).collect();
-            socket.attach_filter(&only_v6(&groups)).unwrap();
-        }
+        let list_v6 = |count: u128| -> Vec<_> {
+            (0..count).map(|n| Ipv6Addr::from_bits((0xff0e << 112) + n * 3)).collect()
+        };
+        socket.attach_filter(&only_v6(&list_v6(MAX_GROUPS as u128))).unwrap();
+        socket.attach_filter(&only_v6(&list_v6(MAX_GROUPS as u128 + 1))).unwrap();
         let wide = only(&list(MAX_GROUPS as u32 + 1));
         socket.attach_filter(&wide).unwrap();
         assert!(lets_through(&wide, 0xe000_0001) && lets_through(&wide, 0xefff_ffff));
