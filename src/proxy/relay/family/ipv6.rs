@@ -140,7 +140,9 @@ impl Relayed for Ipv6Addr {
     ) {
         let room = mtu.saturating_sub(INJECTED_HEADERS + FRAGMENT_HEADER) / 8 * 8;
         let Some((headers, data)) = injectable.split_at_checked(INJECTED_HEADERS) else { return };
-        if room == 0 {
+        // What would be put together is longer than a packet can be.
+        let is_too_long = injectable.len() > Self::HEADER + usize::from(u16::MAX);
+        if room == 0 || is_too_long {
             return;
         }
         let mut fragment = Vec::with_capacity(INJECTED_HEADERS + FRAGMENT_HEADER + room);
