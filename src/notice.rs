@@ -309,6 +309,11 @@ pub enum Notice {
         /// Error of the system call.
         error: String,
     },
+    /// A relay is to carry IPv6, and the container's interface has no address of IPv6.
+    RelayWithoutIpv6 {
+        /// Name in the container.
+        interface: String,
+    },
     /// The proxy passes every packet of a relay on, because the kernel cannot.
     RelayNotInKernel {
         /// Name in the container.
@@ -482,6 +487,7 @@ impl Notice {
             Notice::InterfaceGone { .. } => "interface-gone",
             Notice::NoLandlock {} => "no-landlock",
             Notice::NotCounted { .. } => "not-counted",
+            Notice::RelayWithoutIpv6 { .. } => "relay-without-ipv6",
             Notice::RelayNotInKernel { .. } => "relay-not-in-kernel",
             Notice::NotConfined { .. } => "not-confined",
             Notice::KeeperHolds {} => "keeper-holds",
@@ -534,6 +540,7 @@ impl Notice {
             | Notice::NoLease { .. }
             | Notice::InterfaceAwaited { .. }
             | Notice::RelayOnOwnBridge { .. }
+            | Notice::RelayWithoutIpv6 { .. }
             | Notice::MulticastRouteElsewhere { .. }
             | Notice::IgmpNotIntercepted { .. }
             | Notice::LinkNotGuarded { .. }
@@ -754,6 +761,11 @@ impl fmt::Display for Notice {
             Notice::NoLandlock {} => {
                 f.write_str("this kernel has no landlock; confined by user and seccomp alone")
             }
+            Notice::RelayWithoutIpv6 { interface } => write!(
+                f,
+                "{interface} has no address of IPv6, so that no multicast of IPv6 is relayed: the \
+                 engine has switched IPv6 off there; give the container a network with IPv6"
+            ),
             Notice::RelayNotInKernel { interface, reason } => write!(
                 f,
                 "the proxy relays to {interface}, and not the kernel, which takes a fraction of the \

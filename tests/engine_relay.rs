@@ -1,14 +1,15 @@
 //! Containers on the engines' own bridges, which carry no multicast, as discovery protocols find
 //! them.
 
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddrV4};
 
 use crate::lab::{
-    Background, Container, Dockerd, Engine, HOST, Lab, PATIENCE, SOURCES, assert_whole, output,
-    payloads, stream, wait_until,
+    Background, Container, Dockerd, Engine, HOST, Lab, PARENT, PATIENCE, SOURCES, assert_whole,
+    output, payloads, stream, wait_until,
 };
+use crate::relay_ipv6::{Udp6, texts, wait_joined};
 
-const ATTACHMENT: &str = "driver=relay,parent=lan0,allow=224.0.0.251,allow=239.0.0.0/8";
+const ATTACHMENT: &str = "driver=relay,parent=lan0,ipv6=on,allow=mdns,allow=239.0.0.0/8";
 const GROUP: Ipv4Addr = Ipv4Addr::new(239, 9, 1, 1);
 const PORT: u16 = 6000;
 const MDNS: Ipv4Addr = Ipv4Addr::new(224, 0, 0, 251);
@@ -41,6 +42,7 @@ fn streams_and_discovery_work(lab: &Lab, engine: &Engine<'_>) {
     });
     a_stream_arrives(lab, &containers);
     mdns_is_answered(lab, &containers);
+    mdns_of_ipv6_is_answered(lab, &containers);
     a_search_is_answered(lab, &containers);
     for (container, port) in containers.iter().zip(["18080", "18081"]) {
         a_published_port_answers(lab, engine, container, port);
@@ -103,6 +105,53 @@ fn mdns_is_answered(lab: &Lab, containers: &[Container]) {
             assert_eq!(payloads(&responder.receive_until("behind")), [""; 0]);
         }
         assert_eq!(payloads(&querier.receive_until("behind")), [""; 0]);
+    }
+}
+
+/// The same for IPv6, where the engine leaves it on: one that gives the container its interface after the
+/// hook switches IPv6 off there.
+fn mdns_of_ipv6_is_answered(lab: &Lab, containers: &[Container]) {
+    const MDNS: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 0xfb);
+    let are_off = containers.iter().filter(|container| {
+        let ps = lab.ps(container).expect("listed");
+        let notices = ps["notices"].as_array().cloned().unwrap_or_default();
+        notices.iter().any(|notice| notice["code"] == "relay-without-ipv6")
+    });
+    let are_off = are_off.count();
+    if are_off > 0 {
+        assert_eq!(are_off, containers.len());
+        for container in containers {
+            assert_eq!(container.ip("-6 addr show dev eth0"), serde_json::json!([{}]));
+        }
+        println!("the engine has switched IPv6 off on eth0: mDNS over IPv6 is not tested");
+        return;
+    }
+    let querier = Udp6::open(&lab.net("src"), Ipv6Addr::UNSPECIFIED, MDNS_PORT, PARENT);
+    querier.join(MDNS);
+    let responders = containers.iter().map(|container| {
+        let responder = Udp6::of_container(container, MDNS_PORT);
+        responder.join(MDNS);
+        wait_joined(lab, container, MDNS);
+        responder
+    });
+    let responders: Vec<_> = responders.collect();
+    for responder in &responders {
+        querier.send_until_heard(responder, (MDNS, MDNS_PORT));
+        responder.send_until_heard(&querier, (MDNS, MDNS_PORT));
+    }
+    for text in ["query", END] {
+        querier.send(text.as_bytes(), (MDNS, MDNS_PORT));
+    }
+    for ear in responders.iter().chain([&querier]) {
+        assert_eq!(texts(&ear.receive_until(END)), ["query"]);
+    }
+    for (own, text) in responders.iter().zip(["first", "second"]) {
+        for text in [text, END] {
+            own.send(text.as_bytes(), (MDNS, MDNS_PORT));
+        }
+        for ear in responders.iter().chain([&querier]) {
+            assert_eq!(texts(&ear.receive_until(END)), [text], "once");
+        }
     }
 }
 

@@ -37,13 +37,13 @@ const LONGEST: usize = 65_527 - 24;
 type Received = Vec<(Vec<u8>, SocketAddrV6)>;
 
 /// A UDP socket that sends and joins by one interface.
-struct Udp6 {
+pub struct Udp6 {
     socket: UdpSocket,
     index: u32,
 }
 
 impl Udp6 {
-    fn open(net: &NetNs, address: Ipv6Addr, port: u16, interface: &str) -> Udp6 {
+    pub fn open(net: &NetNs, address: Ipv6Addr, port: u16, interface: &str) -> Udp6 {
         let open = || -> io::Result<Udp6> {
             let socket = Socket::new(Domain::IPV6, Type::DGRAM, Some(Protocol::UDP))?;
             socket.set_reuse_address(true)?;
@@ -58,7 +58,7 @@ impl Udp6 {
         net.run(open).expect("entered").expect("socket")
     }
 
-    fn of_container(container: &Container, port: u16) -> Udp6 {
+    pub fn of_container(container: &Container, port: u16) -> Udp6 {
         Udp6::open(&container.namespace(), Ipv6Addr::UNSPECIFIED, port, "eth0")
     }
 
@@ -66,11 +66,11 @@ impl Udp6 {
         Udp6::open(&lab.net("src"), address, port, PARENT)
     }
 
-    fn join(&self, group: Ipv6Addr) {
+    pub fn join(&self, group: Ipv6Addr) {
         sockopt::join_group(&self.socket, self.index, group).expect("join");
     }
 
-    fn send(&self, payload: &[u8], to: (Ipv6Addr, u16)) {
+    pub fn send(&self, payload: &[u8], to: (Ipv6Addr, u16)) {
         let to = SocketAddrV6::new(to.0, to.1, 0, self.index);
         assert_eq!(self.socket.send_to(payload, to).expect("sent"), payload.len());
     }
@@ -102,7 +102,7 @@ impl Udp6 {
 
     /// Sends until `ear` receives. A bridge that has just begun to ask forwards only when
     /// the answers to its first query may have come (`br_multicast_querier_exists`).
-    fn send_until_heard(&self, ear: &Udp6, to: (Ipv6Addr, u16)) {
+    pub fn send_until_heard(&self, ear: &Udp6, to: (Ipv6Addr, u16)) {
         let pause = std::time::Duration::from_millis(10);
         ear.socket.set_read_timeout(Some(pause)).expect("timeout");
         wait_until("a packet arrives", PATIENCE, || {
@@ -113,7 +113,7 @@ impl Udp6 {
     }
 
     /// All that comes before the marker.
-    fn receive_until(&self, marker: &str) -> Received {
+    pub fn receive_until(&self, marker: &str) -> Received {
         let mut received = Vec::new();
         loop {
             let datagram = self.receive();
@@ -145,7 +145,7 @@ impl Udp6 {
     }
 }
 
-fn texts(received: &[(Vec<u8>, SocketAddrV6)]) -> Vec<String> {
+pub fn texts(received: &[(Vec<u8>, SocketAddrV6)]) -> Vec<String> {
     received.iter().map(|(bytes, _)| String::from_utf8_lossy(bytes).into_owned()).collect()
 }
 
@@ -197,7 +197,7 @@ fn entry(lab: &Lab, container: &Container, group: Ipv6Addr) -> Option<serde_json
     lab.groups(container).into_iter().find(|entry| entry["group"] == group.to_string())
 }
 
-fn wait_joined(lab: &Lab, container: &Container, group: Ipv6Addr) {
+pub fn wait_joined(lab: &Lab, container: &Container, group: Ipv6Addr) {
     wait_until("mcrun reports the group as joined", PATIENCE, || {
         (entry(lab, container, group)?["status"] == "joined").then_some(())
     });

@@ -97,6 +97,7 @@ fn examples() -> Vec<Notice> {
         Notice::InterfaceGone { interface: interface() },
         Notice::NoLandlock {},
         Notice::NotCounted { error: error(libc::EPERM) },
+        Notice::RelayWithoutIpv6 { interface: "eth0".into() },
         Notice::RelayNotInKernel {
             interface: interface(),
             reason: "it needs Linux 6.6 (Invalid argument (os error 22))".into(),

@@ -75,6 +75,7 @@ impl EventLoop {
         notices.extend(self.interfaces.iter().filter_map(Interface::missing_notice));
         notices.extend(self.route_notice());
         notices.extend(self.interfaces.iter().filter_map(Interface::own_bridge_notice));
+        notices.extend(self.interfaces.iter().filter_map(Interface::without_ipv6_notice));
         notices.extend(self.interfaces.iter().filter_map(Interface::not_in_kernel_notice));
         notices.extend(self.streams.notices());
         notices.extend(self.queues.notices());
@@ -143,6 +144,13 @@ impl Interface {
         proxied.relay.as_ref().filter(|relay| relay.is_on_upstream())?;
         let (interface, upstream) = (self.task.name.clone(), self.task.upstream.clone());
         Some(Notice::RelayOnOwnBridge { interface, upstream })
+    }
+
+    /// A notice when the interface is to be relayed to in IPv6, and has no address of IPv6.
+    fn without_ipv6_notice(&self) -> Option<Notice> {
+        let relay = self.mld.as_ref()?.relay.as_ref().filter(|_| self.up_since.is_some())?;
+        let interface = self.task.name.clone();
+        (!relay.has_address()).then_some(Notice::RelayWithoutIpv6 { interface })
     }
 
     /// What is spoken with IGMP, where the proxy does.

@@ -377,6 +377,11 @@ impl<A: Relayed> Relay<A> {
         }
     }
 
+    /// Whether the container's interface has an address; `true` if that cannot be read.
+    pub(crate) fn has_address(&self) -> bool {
+        self.container.networks(&self.interface).map_or(true, |networks| !networks.is_empty())
+    }
+
     /// The next thing that people are to be told.
     pub(crate) fn poll_notice(&mut self) -> Option<Notice> {
         self.notices.pop_front()
