@@ -24,8 +24,8 @@ const CHANNEL: Ipv6Addr = Ipv6Addr::new(0xff3e, 0, 0, 0, 0, 0, 7, 7);
 const MDNS: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 0xfb);
 const PORT: u16 = 6500;
 const END: &str = "end";
-/// What is sent until the switch forwards.
-const READY: &[u8] = b"ready";
+/// How that begins which is sent until the switch forwards.
+const READY: &[u8] = b"ready ";
 /// Addresses of the LAN: the container host's, and two of the source.
 const HOST: Ipv6Addr = Ipv6Addr::new(0xfd00, 0x99, 0, 0, 0, 0, 0, 1);
 const SOURCES: [Ipv6Addr; 2] =
@@ -93,7 +93,7 @@ impl Udp6 {
         let mut buffer = vec![0; 1 << 16];
         loop {
             match self.socket.recv_from(&mut buffer).expect("a datagram") {
-                (length, _) if buffer[..length] == *READY => {}
+                (length, _) if buffer[..length].starts_with(READY) => {}
                 (length, SocketAddr::V6(from)) => return (buffer[..length].to_vec(), from),
                 (_, other) => panic!("{other}"),
             }
@@ -104,10 +104,14 @@ impl Udp6 {
     /// the answers to its first query may have come (`br_multicast_querier_exists`).
     pub fn send_until_heard(&self, ear: &Udp6, to: (Ipv6Addr, u16)) {
         let pause = std::time::Duration::from_millis(10);
+        let own = [READY, format!("{:?}", self.socket).as_bytes()].concat();
         ear.socket.set_read_timeout(Some(pause)).expect("timeout");
         wait_until("a packet arrives", PATIENCE, || {
-            self.send(READY, to);
-            ear.socket.recv(&mut [0; 16]).ok()
+            // A new address is tried first, and is none until then.
+            let _ = self.socket.send_to(&own, SocketAddrV6::new(to.0, to.1, 0, self.index));
+            let mut heard = [0; 256];
+            let length = ear.socket.recv(&mut heard).ok()?;
+            (heard[..length] == own).then_some(())
         });
         ear.socket.set_read_timeout(Some(PATIENCE)).expect("timeout");
     }

@@ -1,12 +1,10 @@
 //! Raw sockets that only send, and some that will receive later.
 
 use std::io;
-use std::marker::PhantomData;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
 
 use socket2::{Domain, Protocol, SockFilter, Socket, Type};
 
-use crate::multicast::Address;
 use crate::sys::sockopt;
 
 /// Opens a non-blocking socket for whole IPv4 packets, in the caller's namespace. Multicast that it
@@ -60,21 +58,27 @@ const NOBODY: Ipv4Addr = Ipv4Addr::new(127, 255, 255, 254);
 /// A raw socket that receives nothing yet. It can be turned to an interface once, without
 /// privileges, and never receives more than its filter lets through.
 #[derive(Debug)]
-pub(crate) struct SpareReceiver<A = Ipv4Addr> {
+pub(crate) struct SpareReceiver {
     socket: Socket,
-    family: PhantomData<A>,
+    /// The unspecified address of its family.
+    anywhere: IpAddr,
 }
 
-impl<A: Address> SpareReceiver<A> {
-    /// Makes one of a new raw socket of this family.
+impl SpareReceiver {
+    /// Makes one of a new raw socket of the family of `anywhere`, which is the unspecified address.
     ///
     /// # Errors
     /// Those of setsockopt(2) and bind(2).
-    pub(crate) fn open(socket: Socket, filter: &[SockFilter], buffer: usize) -> io::Result<Self> {
+    pub(crate) fn open(
+        socket: Socket,
+        anywhere: IpAddr,
+        filter: &[SockFilter],
+        buffer: usize,
+    ) -> io::Result<Self> {
         socket.attach_filter(filter)?;
         sockopt::lock_filter(&socket)?;
         // Whatever is sent to a group by it does not leave the host.
-        let nobody: IpAddr = match A::UNSPECIFIED.into() {
+        let nobody: IpAddr = match anywhere {
             IpAddr::V4(_) => {
                 socket.set_multicast_ttl_v4(0)?;
                 NOBODY.into()
@@ -88,7 +92,7 @@ impl<A: Address> SpareReceiver<A> {
         socket.bind(&SocketAddr::new(nobody, 0).into())?;
         sockopt::grow_receive_buffer(&socket, buffer)?;
         socket.set_nonblocking(true)?;
-        Ok(SpareReceiver { socket, family: PhantomData })
+        Ok(SpareReceiver { socket, anywhere })
     }
 
     /// Receives from the interface of this name from now on.
@@ -97,7 +101,7 @@ impl<A: Address> SpareReceiver<A> {
     /// `ENODEV` when there is no such interface; `EPERM` before Linux 5.7.
     pub(crate) fn turn_to(self, name: &str) -> io::Result<Socket> {
         self.socket.bind_device(Some(name.as_bytes()))?;
-        self.socket.bind(&SocketAddr::new(A::UNSPECIFIED.into(), 0).into())?;
+        self.socket.bind(&SocketAddr::new(self.anywhere, 0).into())?;
         Ok(self.socket)
     }
 }
@@ -119,17 +123,17 @@ mod tests {
 
     #[test]
     fn a_spare_socket_receives_when_it_is_turned_to_an_interface_and_keeps_its_filter() {
-        spare_of::<Ipv4Addr>(Domain::IPV4, Ipv4Addr::LOCALHOST.into());
-        spare_of::<Ipv6Addr>(Domain::IPV6, Ipv6Addr::LOCALHOST.into());
+        spare_of(Domain::IPV4, Ipv4Addr::UNSPECIFIED.into(), Ipv4Addr::LOCALHOST.into());
+        spare_of(Domain::IPV6, Ipv6Addr::UNSPECIFIED.into(), Ipv6Addr::LOCALHOST.into());
     }
 
-    fn spare_of<A: Address>(domain: Domain, here: IpAddr) {
+    fn spare_of(domain: Domain, anywhere: IpAddr, here: IpAddr) {
         let namespace = crate::net::netns::NetNs::create().unwrap();
         let up = || std::process::Command::new("ip").args(["link", "set", "lo", "up"]).status();
         assert!(namespace.run(up).unwrap().unwrap().success());
         let open = || {
             let socket = Socket::new(domain, Type::RAW, Some(Protocol::UDP)).unwrap();
-            SpareReceiver::<A>::open(socket, &PASS_ALL, 65_536)
+            SpareReceiver::open(socket, anywhere, &PASS_ALL, 65_536)
         };
         let spare = namespace.run(open).unwrap().unwrap();
         let refused = spare.socket.attach_filter(&PASS_ALL).unwrap_err();

@@ -31,7 +31,7 @@ const HEADER: u32 = libc::SKF_NET_OFF.cast_unsigned();
 pub(crate) struct MldQuerySocket {
     socket: Socket,
     /// For an interface of the same name that comes after this one has gone.
-    spares: Vec<SpareReceiver<Ipv6Addr>>,
+    spares: Vec<SpareReceiver>,
 }
 
 impl MldQuerySocket {
@@ -54,7 +54,9 @@ impl MldQuerySocket {
     /// # Errors
     /// `EPERM` without CAP_NET_RAW.
     pub(crate) fn prepare_returns(&mut self, count: usize) -> io::Result<()> {
-        let spare = || SpareReceiver::open(open_filtered()?, &only_queries(), RECEIVE_BUFFER);
+        let anywhere = Ipv6Addr::UNSPECIFIED.into();
+        let spare =
+            || SpareReceiver::open(open_filtered()?, anywhere, &only_queries(), RECEIVE_BUFFER);
         self.spares = std::iter::repeat_with(spare).take(count).collect::<io::Result<_>>()?;
         Ok(())
     }

@@ -60,7 +60,8 @@ impl QuerySocket {
         let igmp = Protocol::from(libc::IPPROTO_IGMP);
         let spare = || {
             let socket = Socket::new(Domain::IPV4, Type::RAW, Some(igmp))?;
-            SpareReceiver::open(socket, &only_queries(), RECEIVE_BUFFER)
+            let anywhere = Ipv4Addr::UNSPECIFIED.into();
+            SpareReceiver::open(socket, anywhere, &only_queries(), RECEIVE_BUFFER)
         };
         self.spares = std::iter::repeat_with(spare).take(count).collect::<io::Result<_>>()?;
         Ok(())

@@ -19,13 +19,6 @@ pub(super) struct Answer<A> {
     pub(super) reaches_far: bool,
 }
 
-/// What a socket has received.
-pub(crate) struct Arrival<A> {
-    pub(super) from: (A, u16),
-    pub(super) interface: u32,
-    pub(super) length: usize,
-}
-
 /// Where the container's packets were heard.
 #[derive(Debug)]
 pub(super) struct Neighbourhood<A> {

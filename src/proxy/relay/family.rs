@@ -25,10 +25,9 @@ use ipnet::IpNet;
 use socket2::{SockFilter, Socket};
 
 use crate::bpf::relay::KernelRelayed;
-pub(crate) use crate::proxy::relay::answers::Arrival;
+use crate::multicast::Address;
 use crate::proxy::relay::batch::Wire;
 use crate::proxy::relay::packet::Shape;
-use crate::proxy::relay::port_translation::HostAddresses;
 
 /// An address family that can be relayed.
 pub(crate) trait Relayed: Shape + Wire + KernelRelayed {
@@ -122,6 +121,37 @@ pub(crate) trait Relayed: Shape + Wire + KernelRelayed {
     /// # Errors
     /// Those of recvmsg(2); `EMSGSIZE` when the datagram is longer than the buffer.
     fn receive_answer(socket: &UdpSocket, buffer: &mut [u8]) -> io::Result<Arrival<Self>>;
+}
+
+/// A datagram that has arrived at a port of the host.
+pub(crate) struct Arrival<A> {
+    /// Address and port of its sender.
+    pub(super) from: (A, u16),
+    /// Index of the host's interface where it has arrived.
+    pub(super) interface: u32,
+    /// Bytes of the buffer that were filled.
+    pub(super) length: usize,
+}
+
+/// The addresses of the host that packets leave with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct HostAddresses<A> {
+    /// To groups of link scope.
+    pub(super) of_link: Option<A>,
+    /// To all others.
+    pub(super) wider: Option<A>,
+}
+
+impl<A: Address> HostAddresses<A> {
+    /// The same address to all groups; `None`: the host has none.
+    pub(super) fn of(address: Option<A>) -> Self {
+        HostAddresses { of_link: address, wider: address }
+    }
+
+    /// The address that packets to a group leave with.
+    pub(super) fn towards(&self, group: A) -> Option<A> {
+        if group.is_link_scope() { self.of_link } else { self.wider }
+    }
 }
 
 /// Whether a socket keeps an address from others: the options that are the same for both families.

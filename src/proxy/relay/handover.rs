@@ -8,10 +8,9 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
-use crate::proxy::relay::family::Relayed;
+use crate::proxy::relay::family::{HostAddresses, Relayed};
 use crate::proxy::relay::in_kernel::InKernel;
 use crate::proxy::relay::packet::Packet;
-use crate::proxy::relay::port_translation::HostAddresses;
 use crate::proxy::relay::{FOLLOWED, Relay};
 
 /// How long the successor of a dead relay does not inject packets with a source of its own. What

@@ -12,8 +12,8 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
 use crate::primitives::PortRanges;
-use crate::proxy::relay::answers::{Answer, Arrival};
-use crate::proxy::relay::family::Relayed;
+use crate::proxy::relay::answers::Answer;
+use crate::proxy::relay::family::{Arrival, HostAddresses, Relayed};
 use crate::proxy::relay::handover::HandedOverPort;
 
 /// Most mappings of one container. A new one replaces the mapping that was idle for longest.
@@ -29,27 +29,6 @@ const MDNS_PORT: u16 = 5353;
 /// First port that Linux gives to programs that ask for any. An earlier version of the proxy kept
 /// the container's port where that was free on the host, below this one too.
 const FIRST_EPHEMERAL: u16 = 32_768;
-
-/// The addresses of the host that packets leave with.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct HostAddresses<A> {
-    /// To groups of link scope.
-    pub(super) of_link: Option<A>,
-    /// To all others.
-    pub(super) wider: Option<A>,
-}
-
-impl<A: Relayed> HostAddresses<A> {
-    /// The same address to all groups; `None`: the host has none.
-    pub(super) fn of(address: Option<A>) -> Self {
-        HostAddresses { of_link: address, wider: address }
-    }
-
-    /// The address that packets to a group leave with.
-    pub(super) fn towards(&self, group: A) -> Option<A> {
-        if group.is_link_scope() { self.of_link } else { self.wider }
-    }
-}
 
 /// The ports that a container sends from, and the host ports that stand for them.
 #[derive(Debug)]

@@ -8,9 +8,8 @@ use socket2::{Domain, Protocol, SockAddr, SockAddrStorage, Socket, Type};
 
 use crate::net::raw_socket::SpareReceiver;
 use crate::proxy::relay::batch::Parts;
-use crate::proxy::relay::family::Relayed;
+use crate::proxy::relay::family::{HostAddresses, Relayed};
 use crate::proxy::relay::packet::Packet;
-use crate::proxy::relay::port_translation::HostAddresses;
 use crate::sys::{ifreq, sockopt};
 
 /// Receive buffer in bytes: 50 ms of a stream of 1 Gbit/s, whose packets occupy about twice their
@@ -31,7 +30,7 @@ pub(crate) struct HostSockets<A: Relayed = Ipv4Addr> {
     /// Sends whole packets out of the upstream interface.
     pub(super) sender: Socket,
     /// For an interface of the same name that comes after the upstream interface has gone.
-    spares: Vec<SpareReceiver<A>>,
+    spares: Vec<SpareReceiver>,
     addresses: A::AddressFile,
 }
 
@@ -49,7 +48,8 @@ impl<A: Relayed> HostSockets<A> {
         let sender = A::open_sender()?;
         sockopt::set_multicast_interface(&sender, index, A::UNSPECIFIED.into())?;
         let all = A::all();
-        let spare = || SpareReceiver::open(A::open_receiver(&all)?, &all, RECEIVE_BUFFER);
+        let anywhere = A::UNSPECIFIED.into();
+        let spare = || SpareReceiver::open(A::open_receiver(&all)?, anywhere, &all, RECEIVE_BUFFER);
         let spares = std::iter::repeat_with(spare).take(RETURNS).collect::<io::Result<_>>()?;
         let addresses = A::open_addresses()?;
         Ok(HostSockets { receiver, is_filtered: true, sender, spares, addresses })

@@ -10,10 +10,8 @@ use socket2::{Domain, Protocol, SockFilter, Socket, Type};
 
 use crate::multicast::Address;
 use crate::net::raw_socket::raw_ipv4_sender;
-use crate::proxy::relay::answers::Arrival;
-use crate::proxy::relay::family::{Relayed, prepare_answers};
+use crate::proxy::relay::family::{Arrival, HostAddresses, Relayed, prepare_answers};
 use crate::proxy::relay::packet::{Packet, Shape, UDP};
-use crate::proxy::relay::port_translation::HostAddresses;
 use crate::proxy::relay::socket_filter;
 use crate::sys::{ifreq, sockopt};
 

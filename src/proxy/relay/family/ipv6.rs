@@ -14,10 +14,8 @@ use crate::proxy::container::injection::{
     ALL_NODES_OF_THE_INTERFACE, DESTINATION_OPTIONS, GROUP_AT, GROUP_OPTION, GROUP_OPTION_LENGTH,
     GROUP_OPTION_TYPE,
 };
-use crate::proxy::relay::answers::Arrival;
-use crate::proxy::relay::family::{Relayed, prepare_answers};
+use crate::proxy::relay::family::{Arrival, HostAddresses, Relayed, prepare_answers};
 use crate::proxy::relay::packet::{Shape, UDP};
-use crate::proxy::relay::port_translation::HostAddresses;
 use crate::proxy::relay::socket_filter;
 use crate::sys::{ifreq, sockopt};
 
