@@ -5,6 +5,7 @@ use std::net::Ipv4Addr;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::time::Duration;
 
+use crate::cni::assert_has_both;
 use crate::lab;
 use crate::lab::{Container, Containerd, Cri, Lab, PARENT, Pod};
 
@@ -155,4 +156,27 @@ fn the_network_of_a_pod_is_made_by_mcruns_plugin() {
     let again = cri.run_pod(&pod).expect("RunPodSandbox once more");
     cri.remove_pod(&again).expect("RemovePodSandbox");
     lab.assert_clean(Duration::from_secs(2));
+}
+
+#[test]
+fn a_network_of_mcruns_plugin_and_an_annotation_give_a_pod_both() {
+    let (lab, containerd, cri) = lab_with_network(
+        r#"{"cniVersion":"1.0.0","name":"media",
+            "plugins":[{"type":"mcrun-cni","parent":"lan0","ip":"10.99.0.12/24"}]}"#,
+    );
+    let capture = lab.capture();
+    let name = lab.name("cam");
+    let cgroup = containerd.cgroup();
+    let pod = Pod { name: &name, cgroup, annotations: &[WISH], ..Pod::default() };
+    for _ in 0..2 {
+        let sandbox = cri.run_pod(&pod).expect("RunPodSandbox");
+        let app = cri.start_container(&pod, &sandbox, IMAGE).expect("StartContainer");
+        let pid = containerd.pid(&lab, NAMESPACE, &sandbox);
+        let in_app = containerd.commands(NAMESPACE, &app);
+        let container = Container::of_engine(&name, &sandbox, pid, in_app);
+        assert_has_both(&lab, &container, ["eth0", "mc0"]);
+        cri.remove_pod(&sandbox).expect("RemovePodSandbox");
+        lab.assert_clean(Duration::from_secs(2));
+    }
+    lab.assert_one_igmp_host(&capture.finish());
 }

@@ -316,6 +316,53 @@ fn a_running_container_is_connected_and_disconnected() {
     wait_until("the record is gone", PATIENCE, || lab.ps(&container).is_none().then_some(()));
 }
 
+/// By its annotation, or by its variable.
+#[test]
+fn what_a_container_asks_for_itself_is_beside_its_networks() {
+    let mut lab = Lab::new(2);
+    let _driver = DockerDriver::start(&lab);
+    let daemon = Dockerd::start(&mut lab);
+    let engine = Engine::docker(&lab, &daemon);
+    create(&lab, &engine, "media", &[]);
+    let [option, request] = daemon.request("parent=lan0,ip=10.99.0.31/24,name=own0");
+    let options = ["--runtime", "mcrun", "--network", "media", "--ip", "10.99.0.70", &option];
+    let container = start(&lab, &engine, "cam", &[&options[..], &[&request]].concat());
+    let has_both = |container: &Container| {
+        assert_eq!(interface(container, "10.99.0.31")["ifname"], "own0");
+        let of_network = interface(container, "10.99.0.70")["ifname"].clone();
+        wait_shown(&lab, container, 2);
+        for name in ["own0", of_network.as_str().expect("a name")] {
+            let group = Ipv4Addr::new(239, 8, 9, if name == "own0" { 3 } else { 4 });
+            let socket = container.socket_on(name, 5000);
+            socket.join(group);
+            lab.wait_joined(container, group);
+            lab.wait_forwarded(group);
+        }
+    };
+    has_both(&container);
+    for _ in 0..3 {
+        engine.run(&["restart", "-t", "0"], &container);
+        has_both(&engine.container("cam"));
+    }
+    // One goes, and the other one stays.
+    let container = engine.container("cam");
+    run(&mut engine.command(&["network", "disconnect", "media", &container.name]));
+    wait_shown(&lab, &container, 1);
+    lab.assert_stream_arrives(&container, GROUP);
+    run(&mut engine.command(&[
+        "network",
+        "connect",
+        "--ip",
+        "10.99.0.70",
+        "media",
+        &container.name,
+    ]));
+    has_both(&container);
+    engine.run(&["rm", "-f"], &container);
+    wait_until("the record is gone", PATIENCE, || lab.ps(&container).is_none().then_some(()));
+    assert_nothing_is_kept(&lab, &engine, &["media"]);
+}
+
 #[test]
 fn restarts_of_container_driver_and_dockerd_cost_no_more_than_they_must() {
     let mut lab = Lab::new(2);
@@ -371,6 +418,53 @@ fn assert_nothing_is_kept(lab: &Lab, engine: &Engine<'_>, networks: &[&str]) {
             |path: &str| fs::read_dir(lab.directory().join(path)).map_or(0, Iterator::count);
         (count("lib/docker/networks") + count("state/docker/endpoints") == 0).then_some(())
     });
+}
+
+/// docker 28.5 takes both interfaces for one of its own, and ends in a panic when the second one is to go
+/// (`RemoveInterface` in libnetwork/osl closes a channel twice). Its service manager starts it again then: all
+/// that is the container's goes, and other containers lose nothing.
+#[test]
+fn two_networks_of_a_container_go_after_a_restart_of_dockerd() {
+    let mut lab = Lab::new(2);
+    let _driver = DockerDriver::start(&lab);
+    let mut daemon = Dockerd::start_with(&mut lab, LIVE_RESTORE);
+    let (leaves, stays) = {
+        let engine = Engine::docker(&lab, &daemon);
+        create(&lab, &engine, "red", &[]);
+        let blue = ["-o", &format!("parent={PARENT}"), "--subnet", "10.98.0.0/24"];
+        try_create(&lab, &engine, "blue", &blue).expect("a network");
+        let leaves = start(&lab, &engine, "leaves", &["--network", "red"]);
+        run(&mut engine.command(&["network", "connect", "blue", &leaves.name]));
+        wait_shown(&lab, &leaves, 2);
+        let stays = start(&lab, &engine, "stays", &["--network", "red"]);
+        wait_shown(&lab, &stays, 1);
+        std::mem::forget(engine);
+        (leaves, stays)
+    };
+    let proxy = lab.proxy_pid(&leaves);
+    let stream = lab.stream(&stays, GROUP, 1000);
+    daemon.restart(&lab);
+    for _ in 0..2 {
+        let engine = Engine::docker(&lab, &daemon);
+        let removed = output(engine.command(&["rm", "-f"]).arg(&leaves.name));
+        std::mem::forget(engine);
+        if removed.status.success() {
+            break;
+        }
+        let errors = String::from_utf8_lossy(&removed.stderr).into_owned();
+        let log = daemon.restart_after_panic(&lab);
+        assert!(log.contains("close of closed channel"), "{errors}\n{log}");
+        eprintln!("dockerd has ended in a panic, and was started again");
+    }
+    let engine = Engine::docker(&lab, &daemon);
+    wait_until("the record is gone", PATIENCE, || lab.ps(&leaves).is_none().then_some(()));
+    wait_until("the proxy is gone", PATIENCE, || (!alive(proxy)).then_some(()));
+    assert_eq!(engine.container("stays").pid, stays.pid, "it ran on");
+    stream.assert_whole();
+    let all = run(&mut engine.command(&["ps", "--all", "--format", "{{.Names}}"]));
+    assert_eq!(all.trim(), stays.name);
+    engine.run(&["rm", "-f"], &stays);
+    assert_nothing_is_kept(&lab, &engine, &["red", "blue"]);
 }
 
 /// The dockerd of now takes an interface of mcrun's for its own, and does not find it.

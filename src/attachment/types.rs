@@ -92,6 +92,9 @@ pub struct Attachment {
     /// Name of the CNI network whose plugin asked for the attachment.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cni_network: Option<String>,
+    /// Whether a network of docker's or podman's asked for the attachment, and not the container.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub engine_network: bool,
 }
 
 impl Attachment {
@@ -116,6 +119,12 @@ impl Attachment {
             }
             _ => self == asked,
         }
+    }
+
+    /// Whether a network of the container's engine asked for it: such an interface comes and goes as the
+    /// engine says, beside those that the container asks for by its annotation.
+    pub fn is_of_network(&self) -> bool {
+        self.engine_network || self.cni_network.is_some()
     }
 
     /// Whether the value of a key is that of who asked for the attachment, rather than that of the

@@ -177,6 +177,7 @@ impl Values {
             optional: self.optional.unwrap_or(false),
             adopted: false,
             cni_network: None,
+            engine_network: false,
         })
     }
 

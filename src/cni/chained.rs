@@ -11,7 +11,8 @@ use crate::net::netns::NetNs;
 use crate::primitives::InterfaceName;
 
 /// What serves an interface: a proxy, if it is a child of an interface of the host; a relay from the
-/// parent that the configuration names, if it is one end of a pair.
+/// parent that the configuration names, if it is one end of a pair, or hardware that was moved into the
+/// container, such as a virtual function of SR-IOV.
 pub(super) fn attachment(
     config: &NetworkConfig,
     namespace: &Path,
@@ -36,11 +37,10 @@ pub(super) fn attachment(
             }
             Ok(attachment)
         }
-        (None, Some("veth")) => relay(config, name, networks),
-        (None, kind) => Err(CniError::config(format!(
-            "{name} is {}: what can be served are interfaces of the plugins macvlan, ipvlan, ptp and \
-             bridge, whose parents are on this host",
-            kind.map_or("hardware".into(), |kind| format!("of kind {kind}"))
+        (None, Some("veth") | None) => relay(config, name, networks),
+        (None, Some(kind)) => Err(CniError::config(format!(
+            "{name} is of kind {kind}: what can be served are interfaces of the plugins macvlan, ipvlan, \
+             ptp, bridge, host-device and sriov, and the parent of a macvlan or ipvlan link is on this host"
         ))),
     }
 }

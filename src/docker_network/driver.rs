@@ -290,6 +290,7 @@ impl Driver {
                 let is_free = |name: &InterfaceName| !names.contains(&name.to_string());
                 let free = || (0..).map(InterfaceName::numbered).find(is_free);
                 attachment.name = attachment.name.or_else(free);
+                attachment.engine_network = true;
                 // docker knows a gateway for each network: that of the first counts, then the next one.
                 if !network.options.contains_key("metric") {
                     let before = u32::try_from(names.len()).unwrap_or(u32::MAX);

@@ -57,12 +57,12 @@ pub fn poststart(state_json: &[u8], store: &Store) -> Result<(), HookError> {
     Ok(service::complete(&id, store)?)
 }
 
-/// `poststop`: removes what is left of the container's attachment. A container that is not known
+/// `poststop`: removes what is left of what the container asked for. A container that is not known
 /// has nothing left, and one of the same id that runs from another bundle keeps what it has.
 ///
 /// # Errors
 /// [`HookError`], if the state cannot be parsed or something could not be removed.
 pub fn poststop(state_json: &[u8], store: &Store) -> Result<(), HookError> {
     let state = ContainerState::parse(state_json)?;
-    Ok(service::remove_stopped(&state.id, state.bundle.as_deref(), store)?)
+    Ok(service::remove_asked(&state.id, state.bundle.as_deref(), store)?)
 }

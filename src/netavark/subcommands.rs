@@ -42,7 +42,9 @@ pub(super) fn setup(call: &Call, netns: PathBuf, store: &Store) -> Result<Value,
     let unreadable = |error| NetavarkError::Input(format!("{}: {error}", netns.display()));
     NetNs::open(&netns).map_err(unreadable)?;
     let networks = Networks::of(config_dir());
-    let attachment = options::attachment(&call.network, Some(&call.network_options), &networks)?;
+    let mut attachment =
+        options::attachment(&call.network, Some(&call.network_options), &networks)?;
+    attachment.engine_network = true;
     let (id, name) = (&call.container_id, call.network_options.interface_name.as_str());
     let called = match call.container_name.as_str() {
         "" => id.to_string(),

@@ -4,13 +4,15 @@ use crate::attachment::{AdminConfig, AdminError, Attachment, Driver, check_toget
 use crate::link::facts::link;
 use crate::net::netlink::RouteSocket;
 use crate::proxy::ProxyLaunch;
-use crate::service::detach::detach_all;
+use crate::service::detach::{detach_all, remove};
 use crate::service::making::{OpenContainer, Wanted};
 use crate::service::proxies;
 use crate::service::proxies::ProxyUsers;
 use crate::service::unfinished;
 use crate::service::{AttachError, AttachRequest};
-use crate::state::{Attached, AttachmentRecord, PlannedInterface, Store, config_dir};
+use crate::state::{
+    Attached, AttachedInterface, AttachmentRecord, LockedDir, PlannedInterface, Store, config_dir,
+};
 use crate::sys::process::ProcessRef;
 
 /// Attaches a container that is being created.
@@ -24,8 +26,8 @@ pub fn attach(request: AttachRequest, store: &Store) -> Result<(), AttachError> 
     let admin = AdminConfig::read(&config_dir())?;
     let interfaces = within_limits(&request.attachments, 0, &admin)?;
     let launch = proxies::spawn(&interfaces)?;
-    let shared = request.namespace.may_be_shared();
-    let in_pod = request.namespace.is_pods();
+    let (shared, in_pod) = (request.namespace.may_be_shared(), request.namespace.is_pods());
+    let asked = (request.attachments.clone(), in_pod);
     let mut container = OpenContainer::open(request, store)?;
     if shared && let Some(other) = container.other_attached()? {
         return Err(AttachError::AttachedNetwork(other));
@@ -35,6 +37,19 @@ pub fn attach(request: AttachRequest, store: &Store) -> Result<(), AttachError> 
     // A record that cannot be read is of no use to anybody: it is replaced.
     if let Ok(Some(record)) = dir.read() {
         container.refuse_another(&record)?;
+        if let AttachmentRecord::Attached(attached) = &record
+            && container.is_of(&attached.container)
+            && attached.has_network()
+        {
+            return attach_beside_networks(
+                container,
+                attached.clone(),
+                asked,
+                &admin,
+                &dir,
+                launch,
+            );
+        }
         let complete = record
             .attached()
             .filter(|attached| attached.container.is_same(&container.recorded))
@@ -83,8 +98,7 @@ pub fn attach_more(request: AttachRequest, store: &Store) -> Result<Vec<String>,
     let previous = match dir.read() {
         Ok(None) => None,
         Ok(Some(AttachmentRecord::Attached(mut attached)))
-            if attached.container.is_same(&container.recorded)
-                && !attached.interfaces.is_empty() =>
+            if container.is_of(&attached.container) && !attached.interfaces.is_empty() =>
         {
             let users = ProxyUsers { store, range: admin.proxy_uids() };
             unfinished::finish(&mut attached, &dir, users)?;
@@ -118,16 +132,70 @@ pub fn attach_more(request: AttachRequest, store: &Store) -> Result<Vec<String>,
             }
         };
     };
+    add(&mut container, previous, attachments, &admin, &dir, None)
+}
+
+/// Attaches a container that is being created, and that networks of its engine's have attached already.
+/// Their interfaces stay.
+///
+/// Called again, it does nothing. An engine may start a container again in the namespace that it had:
+/// what the container asked for then goes first.
+fn attach_beside_networks(
+    mut container: OpenContainer<'_>,
+    mut attached: Attached,
+    (asked, in_pod): (Vec<Attachment>, bool),
+    admin: &AdminConfig,
+    dir: &LockedDir,
+    launch: Option<ProxyLaunch>,
+) -> Result<(), AttachError> {
+    let users = ProxyUsers { store: container.store, range: admin.proxy_uids() };
+    unfinished::finish(&mut attached, dir, users)?;
+    let own: Vec<_> =
+        attached.interfaces.iter().filter(|i| !i.attachment.is_of_network()).collect();
+    let is_it = |(there, asked): (&&AttachedInterface, &Attachment)| {
+        // Who asked for no name has the one that was free.
+        let name = asked.name.clone().or_else(|| there.attachment.name.clone());
+        there.attachment.is_as_asked(&Attachment { name, ..asked.clone() })
+    };
+    let is_same = match in_pod {
+        true => asked.iter().all(|asked| own.iter().any(|there| is_it((there, asked)))),
+        false => own.len() == asked.len() && own.iter().zip(&asked).all(is_it),
+    };
+    let is_served = attached.proxy.is_none_or(ProcessRef::is_alive);
+    if is_same && is_served && has_its_links(&attached, &mut container.socket) {
+        return Ok(());
+    }
+    if !own.is_empty() {
+        if in_pod {
+            return Err(AttachError::PodAttached(container.recorded.id.clone()));
+        }
+        remove(&mut attached, dir, users, |i| !i.attachment.is_of_network())?;
+    }
+    add(&mut container, attached, asked, admin, dir, launch).map(drop)
+}
+
+/// Adds attachments to a container. `launch` is the beginning of a proxy, if there is one already.
+fn add(
+    container: &mut OpenContainer<'_>,
+    previous: Attached,
+    attachments: Vec<Attachment>,
+    admin: &AdminConfig,
+    dir: &LockedDir,
+    launch: Option<ProxyLaunch>,
+) -> Result<Vec<String>, AttachError> {
     let taken = previous.interfaces.iter().map(|i| i.name.clone()).collect();
     let attachments = with_free_names(attachments, taken);
     check_together(&[with_their_names(&previous), attachments.clone()].concat())
         .map_err(AttachError::Together)?;
-    let added = within_limits(&attachments, previous.interfaces.len(), &admin)?;
+    let added = within_limits(&attachments, previous.interfaces.len(), admin)?;
     let names = added.iter().map(|i| i.name.clone()).collect();
-    let served = proxies::has_task(&previous);
-    let launch = if served { Some(ProxyLaunch::spawn()?) } else { proxies::spawn(&added)? };
+    let launch = match launch {
+        None if proxies::has_task(&previous) => Some(ProxyLaunch::spawn()?),
+        None => proxies::spawn(&added)?,
+        launched => launched,
+    };
     let wanted = added.into_iter().map(Wanted::new).collect();
-    if let Err(error) = container.make(Some(previous), wanted, &admin, &dir, launch) {
+    if let Err(error) = container.make(Some(previous), wanted, admin, dir, launch) {
         container.release();
         return Err(error);
     }

@@ -9,7 +9,9 @@ use crate::service::namespace::reach_namespace;
 use crate::service::proxies::ProxyUsers;
 use crate::service::unfinished::RunningProxies;
 use crate::service::{AttachError, ShimError, host_links, leases, proxies, shims, unfinished};
-use crate::state::{Attached, AttachmentRecord, LockedDir, StateDirError, Store, config_dir};
+use crate::state::{
+    Attached, AttachedInterface, AttachmentRecord, LockedDir, StateDirError, Store, config_dir,
+};
 
 /// Removes what is left of the attachment of a container that has stopped. A container that is not
 /// known has nothing left.
@@ -42,6 +44,59 @@ pub fn remove_stopped(
             host_links::collect(store).map(drop)
         }
     }
+}
+
+/// Removes what the container of an ended process has asked for. Interfaces of its engine's networks stay
+/// as long as the namespace does: the engine has them removed, or starts the container again with them.
+///
+/// # Errors
+/// As [`remove_stopped`].
+pub fn remove_asked(
+    id: &ContainerId,
+    bundle: Option<&Path>,
+    store: &Store,
+) -> Result<(), AttachError> {
+    if let Some(dir) = store.lock(id)?
+        && let Ok(Some(AttachmentRecord::Attached(mut attached))) = dir.read()
+        && attached.has_network()
+        && attached.container.is_alive()
+    {
+        let users = proxy_users(store);
+        unfinished::finish(&mut attached, &dir, users)?;
+        return remove(&mut attached, &dir, users, |i| !i.attachment.is_of_network());
+    }
+    remove_stopped(id, bundle, store)
+}
+
+/// Removes the interfaces of a container that `is_to_go` selects, and leaves at least one. The others are
+/// served without a gap.
+///
+/// # Errors
+/// What could not be done. The record then says what there is.
+pub(super) fn remove(
+    attached: &mut Attached,
+    dir: &LockedDir,
+    users: ProxyUsers<'_>,
+    is_to_go: impl Fn(&AttachedInterface) -> bool,
+) -> Result<(), AttachError> {
+    let removed: Vec<_> = attached.interfaces.extract_if(.., |i| is_to_go(i)).collect();
+    if removed.is_empty() {
+        return Ok(());
+    }
+    attached.leaving.extend_from_slice(&removed);
+    dir.write(&AttachmentRecord::Attached(attached.clone()))?;
+    unfinished::finish(attached, dir, users)?;
+    // A claim that stays holds nothing.
+    let gone = removed.iter().map(|interface| &interface.attachment);
+    let _ = users.store.release_claims(&attached.container.id, gone);
+    shims::follow(users.store);
+    host_links::collect(users.store).map(drop)
+}
+
+/// A file of the administrator's that cannot be understood keeps nobody from being detached.
+fn proxy_users(store: &Store) -> ProxyUsers<'_> {
+    let range = AdminConfig::read(&config_dir()).unwrap_or_default().proxy_uids();
+    ProxyUsers { store, range }
 }
 
 /// Removes an attachment and its directory. A step that fails does not keep the others from being
@@ -126,9 +181,7 @@ pub fn detach(
     let dir = store.lock(id)?.ok_or_else(not_attached)?;
     let record = dir.read()?.and_then(AttachmentRecord::into_attached);
     let mut attached = record.ok_or_else(not_attached)?;
-    // A file that cannot be understood keeps nobody from being detached.
-    let range = AdminConfig::read(&config_dir()).unwrap_or_default().proxy_uids();
-    let users = ProxyUsers { store, range };
+    let users = proxy_users(store);
     if attached.container.is_alive() && !attached.interfaces.is_empty() {
         unfinished::finish(&mut attached, &dir, users)?;
     }
@@ -144,15 +197,8 @@ pub fn detach(
         detach_all(dir, store)?;
         return Ok(names);
     };
-    let removed = attached.interfaces.remove(position);
-    let name = removed.name.clone();
-    attached.leaving.push(removed.clone());
-    dir.write(&AttachmentRecord::Attached(attached.clone()))?;
-    unfinished::finish(&mut attached, &dir, users)?;
-    // A claim that stays holds nothing.
-    let _ = store.release_claims(id, [&removed.attachment]);
-    shims::follow(store);
-    host_links::collect(store)?;
+    let name = names[position].clone();
+    remove(&mut attached, &dir, users, |interface| interface.name == name)?;
     Ok(vec![name])
 }
 

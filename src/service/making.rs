@@ -84,11 +84,19 @@ impl<'s> OpenContainer<'s> {
         Ok(OpenContainer { store, recorded, namespace, socket, host_links, claimed })
     }
 
+    /// Whether a record of this id is about the container, and not only about one of the same id. An
+    /// engine's network knows a container by the path of its namespace, and a hook by its process: the
+    /// namespace is the same.
+    pub(super) fn is_of(&self, recorded: &RecordedContainer) -> bool {
+        recorded.is_same(&self.recorded)
+            || (recorded.netns == self.recorded.netns && recorded.is_alive())
+    }
+
     /// Refuses to replace the record of another container of the same id that is alive: a second
     /// container must not take the first one's attachment away.
     pub(super) fn refuse_another(&self, record: &AttachmentRecord) -> Result<(), AttachError> {
         let recorded = record.container();
-        if !recorded.is_same(&self.recorded) && recorded.is_alive() {
+        if !self.is_of(recorded) && recorded.is_alive() {
             return Err(AttachError::IdInUse(recorded.id.clone()));
         }
         Ok(())

@@ -30,7 +30,7 @@ mod verify;
 pub use crate::state::Lifetime;
 pub use attach::{attach, attach_more};
 pub use check::check;
-pub use detach::{Collected, Garbage, collect_garbage, detach, remove_stopped};
+pub use detach::{Collected, Garbage, collect_garbage, detach, remove_asked, remove_stopped};
 pub use error::AttachError;
 pub use late::complete;
 pub(crate) use making::lacking_capabilities;

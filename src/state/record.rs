@@ -255,6 +255,11 @@ impl Attached {
         alive.next().or(self.proxy)
     }
 
+    /// Whether a network of the container's engine has an interface of it.
+    pub fn has_network(&self) -> bool {
+        self.interfaces.iter().any(|interface| interface.attachment.is_of_network())
+    }
+
     /// Whether the program that changed the attachment last was killed before its end.
     pub fn is_unfinished(&self) -> bool {
         self.replaced.is_some()

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::plugin::{Call, after, config, host_local};
 use super::{assert_stream_arrives, links, route_multicast, shown};
-use crate::lab::{Lab, PATIENCE, json as json_of, run};
+use crate::lab::{Capture, Lab, PATIENCE, json as json_of, run};
 
 const GROUP: Ipv4Addr = Ipv4Addr::new(239, 8, 2, 1);
 
@@ -96,6 +96,85 @@ fn behind_bridge_the_proxy_relays() {
     assert!(shown(&lab, &call.id).is_none());
     call.other("bridge", "DEL", &first);
     lab.assert_one_igmp_host(&capture.finish());
+}
+
+/// The verbs behind a plugin whose interface carries none of the LAN's multicast, or is to carry none.
+fn relayed_behind(lab: &Lab, plugin: &str, members: &Value) {
+    let call = Call::of(lab, "blue");
+    let capture = lab.capture();
+    let first = other(plugin, members);
+    let made = call.other(plugin, "ADD", &first);
+    let before = links(lab, "host");
+
+    let own = config("1.1.0", "media", &json!({"parent": "lan0", "max-pps": 5000}));
+    call.mcrun("STATUS", &own);
+    let without = config("1.1.0", "media", &json!({}));
+    let message = call.refused("ADD", &after(&without, &made), 7);
+    assert!(message.contains("parent"), "{message}");
+    let behind = after(&own, &made);
+    let result = call.mcrun("ADD", &behind);
+    for member in ["interfaces", "ips", "routes"] {
+        assert_eq!(result[member], made[member], "{member}");
+    }
+    assert_eq!(links(lab, "host"), before);
+    let entry = shown(lab, &call.id).expect("attached");
+    let shown_interface = &entry["interfaces"][0];
+    assert_eq!(
+        (&shown_interface["driver"], &shown_interface["name"]),
+        (&json!("relay"), &json!("eth0"))
+    );
+    call.other(plugin, "CHECK", &after(&first, &made));
+    call.mcrun("CHECK", &after(&own, &result));
+    assert_stream_arrives(lab, "blue", &call.id, GROUP);
+
+    // Its interface is the other plugin's: GC and DEL take the relay alone, and more than once.
+    let gc = |valid: Value| {
+        let mut gc = own.clone();
+        gc["cni.dev/valid-attachments"] = valid;
+        call.mcrun("GC", &gc);
+    };
+    gc(json!([{"containerID": call.id, "ifname": "eth0"}]));
+    call.mcrun("CHECK", &after(&own, &result));
+    gc(json!([]));
+    assert!(shown(lab, &call.id).is_none());
+    call.refused("CHECK", &after(&own, &result), 101);
+    call.other(plugin, "CHECK", &after(&first, &made));
+    call.mcrun("ADD", &behind);
+    call.mcrun("DEL", &behind);
+    call.mcrun("DEL", &behind);
+    assert!(shown(lab, &call.id).is_none());
+    assert_eq!(links(lab, "blue"), ["lo", "eth0"]);
+    call.other(plugin, "DEL", &first);
+    assert_eq!(links(lab, "blue"), ["lo"]);
+    lab.assert_clean(PATIENCE);
+    lab.assert_one_igmp_host(&capture.finish());
+}
+
+#[test]
+fn behind_ptp_the_proxy_relays() {
+    let lab = Lab::new(2);
+    lab.empty_namespace("blue");
+    // The plugin has the host forward.
+    let lab = lab.settled();
+    let ipam = json!({"type": "host-local", "dataDir": lab.directory().join("host-local"),
+                      "ranges": [[{"subnet": "10.88.0.0/24"}]], "routes": [{"dst": "0.0.0.0/0"}]});
+    relayed_behind(&lab, "ptp", &json!({"ipMasq": false, "ipam": ipam}));
+}
+
+/// As sriov-cni does with a virtual function: a link of the host that reaches the LAN by itself is moved
+/// into the container. There is no such hardware here; one end of a pair has the place of the function, and
+/// a port of the switch that of the adapter's own switch.
+#[test]
+fn behind_host_device_the_proxy_relays_and_nothing_comes_twice() {
+    let lab = Lab::new(2);
+    lab.empty_namespace("blue");
+    let switch = lab.namespace("sw");
+    lab.ip("host", &format!("link add vf0 type veth peer name p-vf netns {switch}"));
+    lab.ip("sw", "link set p-vf master br0 up");
+    let lab = lab.settled();
+    let reports = Capture::start(&lab, "p-vf", "igmp");
+    relayed_behind(&lab, "host-device", &json!({"device": "vf0", "ipam": host_local(&lab)}));
+    assert_eq!(reports.igmp_so_far(), [], "the host speaks for the container");
 }
 
 #[test]

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::lab::{Lab, PATIENCE, SOURCES, json, run, wait_until};
+use crate::lab::{Container, Lab, PATIENCE, SOURCES, json, run, wait_until};
 
 /// The directory of Debian's plugins (package containernetworking-plugins).
 const PLUGINS: &str = "/usr/lib/cni";
@@ -39,6 +39,32 @@ fn assert_stream_arrives(lab: &Lab, node: &'static str, id: &str, group: Ipv4Add
     assert!(sent.status.success(), "{sent:?}");
     let reception = receiver.finish();
     assert_eq!((reception.packets, reception.lost), (PACKETS.into(), 0), "{reception:?}");
+}
+
+/// A container has two interfaces of these names, by one record and one proxy, and joins by each.
+pub fn assert_has_both(lab: &Lab, container: &Container, names: [&str; 2]) {
+    let entry = wait_until("the container has both interfaces", PATIENCE, || {
+        let entry = lab.ps(container)?;
+        (entry["interfaces"].as_array()?.len() == 2).then_some(entry)
+    });
+    let interfaces = entry["interfaces"].as_array().expect("interfaces").iter();
+    let shown: Vec<_> = interfaces.map(|i| i["name"].as_str().expect("a name")).collect();
+    assert_eq!(shown, names, "{entry}");
+    assert_eq!(entry["proxy"]["state"], "running", "{entry}");
+    for (name, last) in names.iter().zip([61, 62]) {
+        let group = Ipv4Addr::new(239, 8, 3, last);
+        let socket = container.socket_on(name, 5000);
+        socket.join(group);
+        wait_until("the group is joined by this interface", PATIENCE, || {
+            let is_it = |entry: &Value| {
+                entry["group"] == group.to_string()
+                    && entry["interface"] == **name
+                    && entry["status"] == "joined"
+            };
+            lab.groups(container).iter().any(is_it).then_some(())
+        });
+        lab.wait_forwarded(group);
+    }
 }
 
 /// The names of the links in a namespace of the lab.

@@ -22,7 +22,7 @@ pub struct Capture {
 
 impl Capture {
     /// Returns when the capture has begun.
-    pub(super) fn start(lab: &Lab, port: &str, filter: &str) -> Capture {
+    pub fn start(lab: &Lab, port: &str, filter: &str) -> Capture {
         let file = tempfile::Builder::new()
             .prefix("capture-")
             .tempfile_in(lab.directory())

@@ -183,6 +183,15 @@ impl Dockerd {
         self.start_daemon(lab);
     }
 
+    /// Starts dockerd anew, which has ended by itself or is about to. Its log up to then.
+    pub fn restart_after_panic(&mut self, lab: &Lab) -> String {
+        let daemon = self.daemon.as_mut().expect("it was started");
+        daemon.process.wait(PATIENCE);
+        let log = fs::read_to_string(&daemon.log).expect("log");
+        self.restart(lab);
+        log
+    }
+
     /// `docker ARGUMENTS`.
     pub fn command<'a>(&self, lab: &Lab, arguments: impl IntoIterator<Item = &'a str>) -> Command {
         let mut command = lab.enter("host", "docker");

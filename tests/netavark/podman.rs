@@ -4,14 +4,16 @@ use std::fs;
 use std::net::Ipv4Addr;
 use std::os::unix::fs::PermissionsExt;
 
-use crate::lab::{Engine, IMAGE, Lab, PATIENCE, json, output, run};
+use crate::cni::assert_has_both;
+use crate::lab::{Engine, IMAGE, Lab, PATIENCE, hooks_dir, json, kill, output, run, wait_until};
 
 const GROUP: Ipv4Addr = Ipv4Addr::new(239, 8, 4, 2);
 
 /// podman that finds the driver. What cleans up after a container does not have the environment of who
 /// started it.
 fn engine(lab: &Lab) -> Engine<'_> {
-    let engine = Engine::podman(lab, "runc", &[]);
+    let hooks = hooks_dir(lab);
+    let engine = Engine::podman(lab, "runc", &[&hooks]);
     let base = lab.directory().join("podman");
     let plugins = base.join("netavark");
     fs::create_dir_all(&plugins).expect("directory");
@@ -102,6 +104,25 @@ fn a_container_of_podman_is_on_a_network_with_the_driver_mcrun() {
     assert_eq!(entry["interfaces"].as_array().map(Vec::len), Some(1), "{entry}");
     lab.assert_stream_arrives(&container, GROUP);
 
+    run(&mut engine.command(&["rm", "--force", "--time", "0", &name]));
+    lab.assert_clean(PATIENCE);
+
+    // What the container asks for itself is beside its network.
+    let own = ["--annotation", "io.mcrun.mcast=parent=lan0,ip=10.99.0.12/24"];
+    let mut command = engine.command(&["run", "-d", "--restart", "on-failure:1", "--name", &name]);
+    run(command.args(["--network", on_it]).args(own).args([IMAGE, "sleep", "1000"]));
+    let container = engine.container("c");
+    assert_has_both(&lab, &container, ["red", "mc0"]);
+    kill(container.pid);
+    let container = wait_until("podman starts it again", PATIENCE, || {
+        let now = engine.container("c");
+        (now.pid > 0 && now.pid != container.pid).then_some(now)
+    });
+    assert_has_both(&lab, &container, ["red", "mc0"]);
+    run(&mut engine.command(&["restart", "--time", "0", &name]));
+    let container = engine.container("c");
+    assert_has_both(&lab, &container, ["red", "mc0"]);
+    lab.assert_stream_arrives(&container, GROUP);
     run(&mut engine.command(&["rm", "--force", "--time", "0", &name]));
     lab.assert_clean(PATIENCE);
     for network in ["media", "second"] {
