@@ -58,27 +58,37 @@ class McrunCni(Cni):
 
 
 class McrunPool(McrunCni):
-    """mcrun's plugin, with addresses of a pool of mcrun's own."""
+    """mcrun's plugin, with addresses of a pool of mcrun's own. Before a container has its address, the LAN
+    is asked whether somebody else has it."""
+
+    conflict = "probe"
 
     def __init__(self, context, name="mcrun-pool"):
         super().__init__(context, name)
         networks = context.directory / "cni-config" / "networks"
-        networks.mkdir(parents=True)
+        networks.mkdir(parents=True, exist_ok=True)
         (networks / "lan.toml").write_text('parent = "lan"\nsubnet = "10.97.0.0/16"\n')
         self.config = json.dumps({"cniVersion": "0.4.0", "name": name, "type": "mcrun-cni", "net": "lan",
-                                  "ip": "pool"}).encode()
+                                  "ip": "pool", "conflict": self.conflict}).encode()
+
+
+class McrunUnasked(McrunPool):
+    """The same without the question, which the plugin macvlan does not ask either."""
+
+    conflict = "off"
 
 
 def rows(context):
     with Facility(2) as facility:
         facility.enter_host()
         added, deleted, why = cni(facility, context)
-        for kind, addresses in ((McrunPool, "a pool"), (McrunCni, "host-local")):
+        for kind, addresses in ((McrunPool, "a pool"), (McrunUnasked, "a pool, conflict=off"),
+                                (McrunCni, "host-local")):
             own_added, own_deleted, _ = cni(facility, context, kind)
             for verb, own, theirs in (("ADD", own_added, added), ("DEL", own_deleted, deleted)):
                 if own:
                     yield Row(f"mcrun-cni {verb} with {addresses} p50", "ms", median(own), "CNI macvlan",
-                              theirs and median(theirs), why)
+                              theirs and median(theirs), why, brief=verb == "ADD")
         with Containers(facility, context, "attach") as all_:
             pids = [all_.start() for _ in range(CONTAINERS)]
             yield from nothing(all_, pids[0])
