@@ -171,6 +171,12 @@ fn attach_beside_networks(
         }
         remove(&mut attached, dir, users, |i| !i.attachment.is_of_network())?;
     }
+    // A network does not always know what the container is called.
+    let (known, told) = (&mut attached.container, &container.recorded);
+    if known.name == known.id.as_str() {
+        known.name.clone_from(&told.name);
+    }
+    known.bundle = told.bundle.clone().or_else(|| known.bundle.take());
     add(&mut container, attached, asked, admin, dir, launch).map(drop)
 }
 

@@ -10,7 +10,8 @@ use crate::service::proxies::ProxyUsers;
 use crate::service::unfinished::RunningProxies;
 use crate::service::{AttachError, ShimError, host_links, leases, proxies, shims, unfinished};
 use crate::state::{
-    Attached, AttachedInterface, AttachmentRecord, LockedDir, StateDirError, Store, config_dir,
+    Attached, AttachedInterface, AttachmentRecord, LockedDir, RecordedContainer, StateDirError,
+    Store, config_dir,
 };
 
 /// Removes what is left of the attachment of a container that has stopped. A container that is not
@@ -30,8 +31,7 @@ pub fn remove_stopped(
     match store.lock(id)? {
         Some(dir) => {
             if let Ok(Some(record)) = dir.read()
-                && let (Some(recorded), Some(stopped)) = (&record.container().bundle, bundle)
-                && recorded != stopped
+                && is_of_another(record.container(), bundle)
                 && record.container().is_alive()
             {
                 return Ok(());
@@ -44,6 +44,11 @@ pub fn remove_stopped(
             host_links::collect(store).map(drop)
         }
     }
+}
+
+/// Whether a container has another bundle than one that has stopped.
+fn is_of_another(recorded: &RecordedContainer, stopped: Option<&Path>) -> bool {
+    recorded.bundle.as_deref().zip(stopped).is_some_and(|(recorded, stopped)| recorded != stopped)
 }
 
 /// Removes what the container of an ended process has asked for. Interfaces of its engine's networks stay
@@ -61,6 +66,9 @@ pub fn remove_asked(
         && attached.has_network()
         && attached.container.is_alive()
     {
+        if is_of_another(&attached.container, bundle) {
+            return Ok(());
+        }
         let users = proxy_users(store);
         unfinished::finish(&mut attached, &dir, users)?;
         return remove(&mut attached, &dir, users, |i| !i.attachment.is_of_network());

@@ -69,6 +69,7 @@ fn a_network_and_an_annotation_give_a_container_both() {
     run(&mut start("lan0"));
     let container = engine.container("c");
     assert_has_both(&lab, &container, ["eth0", "mc0"]);
+    assert_eq!(lab.ps(&container).expect("attached")["name"], name, "the hook knows it");
     lab.assert_stream_arrives(&container, GROUP);
 
     run(&mut engine.command(&["restart", "--time", "0", &name]));
