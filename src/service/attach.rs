@@ -161,7 +161,8 @@ fn attach_beside_networks(
         true => asked.iter().all(|asked| own.iter().any(|there| is_it((there, asked)))),
         false => own.len() == asked.len() && own.iter().zip(&asked).all(is_it),
     };
-    let is_served = attached.proxy.is_none_or(ProcessRef::is_alive);
+    // The other containers of a pod go on with their links without a proxy.
+    let is_served = in_pod || attached.proxy.is_none_or(ProcessRef::is_alive);
     if is_same && is_served && has_its_links(&attached, &mut container.socket) {
         return Ok(());
     }

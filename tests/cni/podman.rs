@@ -96,3 +96,37 @@ fn a_network_and_an_annotation_give_a_container_both() {
     lab.assert_clean(PATIENCE);
     lab.assert_one_igmp_host(&capture.finish());
 }
+
+/// The network's interface is the pod's, and the first member that asks adds to it.
+#[test]
+fn the_members_of_a_pod_share_the_network_and_what_they_ask_for() {
+    let lab = Lab::new(2);
+    let hooks = hooks_dir(&lab);
+    let engine = engine(&lab, &[&hooks]);
+    let capture = lab.capture();
+    let pod = lab.name("pod");
+    run(engine.command(&["pod", "create", "--network", "media", "--name"]).arg(&pod));
+    let member = |name: &str, attachment: &str| {
+        let annotation = format!("\"io.mcrun.mcast={attachment}\"");
+        let mut command = engine.command(&["run", "-d", "--pod", &pod, "--name", &lab.name(name)]);
+        output(command.args(["--annotation", &annotation, IMAGE, "sleep", "1000"]))
+    };
+    let assert_started = |started: std::process::Output| {
+        assert!(started.status.success(), "{}", String::from_utf8_lossy(&started.stderr));
+    };
+    assert_started(member("first", "parent=lan0,ip=10.99.0.12/24"));
+    let ids = run(&mut engine.command(&["ps", "-q", "--no-trunc", "--filter", "name=-infra$"]));
+    let infra = engine.container_of_any_name(ids.trim());
+    assert_has_both(&lab, &infra, ["eth0", "mc0"]);
+    assert_started(member("second", "parent=lan0,ip=10.99.0.12/24"));
+    let refused = member("third", "parent=lan0,ip=10.99.0.13/24");
+    let errors = String::from_utf8_lossy(&refused.stderr);
+    assert!(errors.contains("is attached to something else"), "{errors}");
+
+    let first = engine.container("first");
+    engine.run(&["rm", "-f", "-t", "0"], &first);
+    assert_has_both(&lab, &infra, ["eth0", "mc0"]);
+    run(engine.command(&["pod", "rm", "-f", "-t", "0"]).arg(&pod));
+    lab.assert_clean(PATIENCE);
+    lab.assert_one_igmp_host(&capture.finish());
+}
