@@ -1,17 +1,15 @@
 //! docker's networks of mcrun's driver, with a real docker.
 
+mod protocol;
+mod restarts;
+
 use std::fs;
-use std::io::{Read, Write};
 use std::net::Ipv4Addr;
-use std::os::fd::OwnedFd;
-use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use crate::lab::{
     Background, Container, DockerDriver, Dockerd, Engine, HOST, IMAGE, IgmpFrame, Lab, PARENT,
-    PATIENCE, alive, output, run, wait_until,
+    PATIENCE, output, run, wait_until,
 };
 
 const GROUP: Ipv4Addr = Ipv4Addr::new(239, 8, 9, 1);
@@ -19,9 +17,6 @@ const OTHER_GROUP: Ipv4Addr = Ipv4Addr::new(239, 8, 9, 2);
 const SUBNET: &str = "10.99.0.0/24";
 /// Those of the subnet that containers may have: the rest are the LAN's.
 const RANGE: &str = "10.99.0.64/26";
-
-/// daemon.json with which containers outlive dockerd.
-const LIVE_RESTORE: &str = "{ \"live-restore\": true }";
 
 /// `docker network create` with the lab's driver; may fail.
 fn try_create(lab: &Lab, engine: &Engine<'_>, name: &str, options: &[&str]) -> Result<(), String> {
@@ -363,49 +358,6 @@ fn what_a_container_asks_for_itself_is_beside_its_networks() {
     assert_nothing_is_kept(&lab, &engine, &["media"]);
 }
 
-#[test]
-fn restarts_of_container_driver_and_dockerd_cost_no_more_than_they_must() {
-    let mut lab = Lab::new(2);
-    let mut driver = DockerDriver::start(&lab);
-    let mut daemon = Dockerd::start_with(&mut lab, LIVE_RESTORE);
-    let container = {
-        let engine = Engine::docker(&lab, &daemon);
-        create(&lab, &engine, "media", &[]);
-        let options = ["--network", "media", "--ip", "10.99.0.11"];
-        let container = start(&lab, &engine, "cam", &options);
-        let before = interface(&container, "10.99.0.11");
-        wait_shown(&lab, &container, 1);
-        // A container that starts again has its address, and neighbours find it.
-        engine.run(&["restart", "-t", "0"], &container);
-        let container = engine.container("cam");
-        assert_eq!(interface(&container, "10.99.0.11")["address"], before["address"]);
-        lab.assert_stream_arrives(&container, GROUP);
-        let proxy = lab.proxy_pid(&container);
-        let stream = lab.stream(&container, GROUP, 1000);
-
-        // Containers do not need the driver, and the next one knows their networks.
-        driver.kill_and_start(&lab);
-        let second = start(&lab, &engine, "second", &["--network", "media"]);
-        wait_shown(&lab, &second, 1);
-        engine.run(&["rm", "-f"], &second);
-        wait_until("the record is gone", PATIENCE, || lab.ps(&second).is_none().then_some(()));
-        assert_eq!(lab.proxy_pid(&container), proxy);
-        stream.assert_whole();
-        std::mem::forget(engine);
-        container
-    };
-    let proxy = lab.proxy_pid(&container);
-    let stream = lab.stream(&container, GROUP, 1000);
-    daemon.restart(&lab);
-    let engine = Engine::docker(&lab, &daemon);
-    assert_eq!(engine.container("cam").pid, container.pid, "it ran on");
-    assert_eq!(lab.proxy_pid(&container), proxy);
-    stream.assert_whole();
-    engine.run(&["rm", "-f"], &container);
-    wait_until("the proxy is gone", PATIENCE, || (!alive(proxy)).then_some(()));
-    assert_nothing_is_kept(&lab, &engine, &["media"]);
-}
-
 /// Removes the networks; there is nothing of them and of their containers then.
 fn assert_nothing_is_kept(lab: &Lab, engine: &Engine<'_>, networks: &[&str]) {
     for network in networks {
@@ -418,86 +370,6 @@ fn assert_nothing_is_kept(lab: &Lab, engine: &Engine<'_>, networks: &[&str]) {
             |path: &str| fs::read_dir(lab.directory().join(path)).map_or(0, Iterator::count);
         (count("lib/docker/networks") + count("state/docker/endpoints") == 0).then_some(())
     });
-}
-
-/// docker 28.5 takes both interfaces for one of its own, and ends in a panic when the second one is to go
-/// (`RemoveInterface` in libnetwork/osl closes a channel twice). Its service manager starts it again then: all
-/// that is the container's goes, and other containers lose nothing.
-#[test]
-fn two_networks_of_a_container_go_after_a_restart_of_dockerd() {
-    let mut lab = Lab::new(2);
-    let _driver = DockerDriver::start(&lab);
-    let mut daemon = Dockerd::start_with(&mut lab, LIVE_RESTORE);
-    let (leaves, stays) = {
-        let engine = Engine::docker(&lab, &daemon);
-        create(&lab, &engine, "red", &[]);
-        let blue = ["-o", &format!("parent={PARENT}"), "--subnet", "10.98.0.0/24"];
-        try_create(&lab, &engine, "blue", &blue).expect("a network");
-        let leaves = start(&lab, &engine, "leaves", &["--network", "red"]);
-        run(&mut engine.command(&["network", "connect", "blue", &leaves.name]));
-        wait_shown(&lab, &leaves, 2);
-        let stays = start(&lab, &engine, "stays", &["--network", "red"]);
-        wait_shown(&lab, &stays, 1);
-        std::mem::forget(engine);
-        (leaves, stays)
-    };
-    let proxy = lab.proxy_pid(&leaves);
-    let stream = lab.stream(&stays, GROUP, 1000);
-    daemon.restart(&lab);
-    let mut panics = 0;
-    while panics < 2 {
-        let engine = Engine::docker(&lab, &daemon);
-        let removed = output(engine.command(&["rm", "-f"]).arg(&leaves.name));
-        std::mem::forget(engine);
-        if removed.status.success() {
-            break;
-        }
-        let errors = String::from_utf8_lossy(&removed.stderr).into_owned();
-        let log = daemon.restart_after_panic(&lab);
-        assert!(log.contains("close of closed channel"), "{errors}\n{log}");
-        panics += 1;
-    }
-    println!("dockerd has ended in a panic {panics} times");
-    let engine = Engine::docker(&lab, &daemon);
-    wait_until("the record is gone", PATIENCE, || lab.ps(&leaves).is_none().then_some(()));
-    wait_until("the proxy is gone", PATIENCE, || (!alive(proxy)).then_some(()));
-    assert_eq!(engine.container("stays").pid, stays.pid, "it ran on");
-    stream.assert_whole();
-    let all = run(&mut engine.command(&["ps", "--all", "--format", "{{.Names}}"]));
-    assert_eq!(all.trim(), stays.name);
-    engine.run(&["rm", "-f"], &stays);
-    if panics == 0 {
-        return assert_nothing_is_kept(&lab, &engine, &["red", "blue"]);
-    }
-    for network in ["red", "blue"] {
-        run(&mut engine.command(&["network", "rm", network]));
-    }
-    wait_until("the record is gone", PATIENCE, || lab.ps(&stays).is_none().then_some(()));
-    assert_no_more_than_names_is_kept(&lab);
-}
-
-/// The dockerd of now takes an interface of mcrun's for its own, and does not find it.
-#[test]
-fn networks_come_and_go_after_a_restart_of_dockerd() {
-    let mut lab = Lab::new(2);
-    let _driver = DockerDriver::start(&lab);
-    let mut daemon = Dockerd::start_with(&mut lab, LIVE_RESTORE);
-    let container = {
-        let engine = Engine::docker(&lab, &daemon);
-        create(&lab, &engine, "media", &[]);
-        let container = start(&lab, &engine, "cam", &["--network", "media"]);
-        wait_shown(&lab, &container, 1);
-        std::mem::forget(engine);
-        container
-    };
-    daemon.restart(&lab);
-    let engine = Engine::docker(&lab, &daemon);
-    run(&mut engine.command(&["network", "disconnect", "media", &container.name]));
-    assert_eq!(link_names(&container), ["lo"]);
-    run(&mut engine.command(&["network", "connect", "media", &container.name]));
-    lab.assert_stream_arrives(&container, GROUP);
-    engine.run(&["rm", "-f"], &container);
-    assert_nothing_is_kept(&lab, &engine, &["media"]);
 }
 
 #[test]
@@ -525,128 +397,4 @@ fn a_container_has_the_addresses_that_docker_gives_or_none() {
     assert!(addresses.iter().any(|address| address["local"] == "10.99.0.11"), "{link}");
     engine.run(&["rm", "-f"], &container);
     assert_nothing_is_kept(&lab, &engine, &["bare", "both"]);
-}
-
-/// Status and body of the answer to what is sent.
-fn ask(socket: &Path, request: &[u8]) -> (String, String) {
-    let mut stream = UnixStream::connect(socket).expect("it listens");
-    stream.set_read_timeout(Some(PATIENCE)).expect("timeout");
-    // A server that refuses the beginning does not read the rest.
-    let _ = stream.write_all(request);
-    let mut answer = Vec::new();
-    let _ = stream.read_to_end(&mut answer);
-    let answer = String::from_utf8(answer).expect("text");
-    let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
-    let status = head.split(' ').nth(1).unwrap_or_default();
-    (status.to_owned(), body.to_owned())
-}
-
-fn post(socket: &Path, method: &str, body: &str) -> (String, String) {
-    let length = body.len();
-    let head = format!("POST /{method} HTTP/1.1\r\nHost: p\r\nContent-Length: {length}\r\n\r\n");
-    ask(socket, (head + body).as_bytes())
-}
-
-#[test]
-fn requests_that_are_none_harm_nobody() {
-    let lab = Lab::new(3);
-    let driver = DockerDriver::start(&lab);
-    let socket = driver.socket();
-    let (status, body) = post(socket, "Plugin.Activate", "");
-    assert_eq!((status.as_str(), body.as_str()), ("200", "{\"Implements\":[\"NetworkDriver\"]}"));
-    assert_eq!(ask(socket, b"GET /Plugin.Activate HTTP/1.1\r\nHost: p\r\n\r\n").0, "405");
-    assert_eq!(post(socket, "NetworkDriver.Rule", "{}").0, "404");
-    for body in ["", "[]", "{", "{\"NetworkID\":1}", "{\"NetworkID\":\"../../x\"}"] {
-        let (status, answer) = post(socket, "NetworkDriver.DeleteNetwork", body);
-        assert_eq!(status, "400", "{body}: {answer}");
-        assert!(answer.starts_with("{\"Err\":\"DeleteNetwork: "), "{answer}");
-    }
-    let long = format!("{{\"NetworkID\":\"{}\"}}", "a".repeat(300 << 10));
-    assert_eq!(post(socket, "NetworkDriver.DeleteNetwork", &long).0, "400");
-    assert_eq!(ask(socket, &[0xff; 40 << 10]).0, "400");
-    // What is not known has left and is deleted already.
-    let unknown = "{\"NetworkID\":\"a\",\"EndpointID\":\"b\",\"SandboxKey\":\"/nonexistent\"}";
-    for method in ["Leave", "DeleteEndpoint", "DeleteNetwork", "RevokeExternalConnectivity"] {
-        let answer = post(socket, &format!("NetworkDriver.{method}"), unknown);
-        assert_eq!(answer, ("200".into(), "{}".into()), "{method}");
-    }
-    for method in ["Join", "CreateEndpoint"] {
-        let (status, answer) = post(socket, &format!("NetworkDriver.{method}"), unknown);
-        assert!(answer.contains("mcrun does not know the network a"), "{status} {answer}");
-    }
-    // Clients that say nothing, and clients that go before they are answered.
-    let idle: Vec<_> = (0..100).map(|_| UnixStream::connect(socket)).collect();
-    let mut hasty = UnixStream::connect(socket).expect("it listens");
-    let _ = hasty.write_all(b"POST /NetworkDriver.Join HTTP/1.1\r\nContent-Length: 9\r\n\r\n{");
-    drop(hasty);
-    assert_eq!(post(socket, "NetworkDriver.GetCapabilities", "").0, "200");
-    drop(idle);
-    let mut second = lab.mcrun(["serve", "docker", "--socket"]);
-    let refused = output(second.arg(socket));
-    let error = String::from_utf8_lossy(&refused.stderr);
-    assert!(error.contains("another program listens there"), "{error}");
-    assert_eq!(refused.status.code(), Some(125));
-}
-
-#[test]
-fn a_socket_of_the_service_managers_is_served_and_stays() {
-    let lab = Lab::new(3);
-    let path = lab.directory().join("passed.sock");
-    let listener = UnixListener::bind(&path).expect("a socket");
-    let serve = lab.mcrun(["serve", "docker", "--socket", "/nonexistent/mcrun.sock"]);
-    let mut command = Command::new("sh");
-    let script = "exec 3<&0 </dev/null; LISTEN_PID=$$ LISTEN_FDS=1 exec \"$@\"";
-    command.args(["-c", script, "sh"]).arg(serve.get_program()).args(serve.get_args());
-    command.envs(serve.get_envs().filter_map(|(name, value)| Some((name, value?))));
-    let started = command.stdin(OwnedFd::from(listener.try_clone().expect("a copy"))).spawn();
-    let mut driver = started.expect("it starts");
-    assert_eq!(post(&path, "Plugin.Activate", "").0, "200");
-    // SAFETY: plain system call; the child is not reaped, so the pid is its own.
-    unsafe { libc::kill(driver.id().try_into().expect("a pid fits"), libc::SIGTERM) };
-    assert!(driver.wait().expect("it ends").success());
-    assert!(path.exists(), "the service manager listens on");
-}
-
-#[test]
-fn a_driver_that_is_killed_at_any_time_leaves_nothing() {
-    let mut lab = Lab::new(2);
-    let mut driver = DockerDriver::start(&lab);
-    let daemon = Dockerd::start(&mut lab);
-    let engine = Engine::docker(&lab, &daemon);
-    create(&lab, &engine, "media", &[]);
-    let name = lab.name("cam");
-    for milliseconds in [0, 20, 60, 100, 140, 180, 220, 260, 320] {
-        let mut command = engine.command(&["run", "-d", "--name", &name, "--network", "media"]);
-        command.args([IMAGE, "sleep", "1000"]).stdout(Stdio::null()).stderr(Stdio::null());
-        let starts = Background::start(&mut command);
-        std::thread::sleep(Duration::from_millis(milliseconds));
-        driver.kill_and_start(&lab);
-        let started = starts.finish(PATIENCE).status.success();
-        let container = engine.container("cam");
-        if started {
-            // The next driver has done what the killed one has not.
-            wait_shown(&lab, &container, 1);
-            lab.assert_stream_arrives(&container, GROUP);
-        }
-        engine.run(&["rm", "-f"], &container);
-        run(&mut lab.mcrun(["gc"]));
-        assert_eq!(lab.ps(&container), None);
-    }
-    run(&mut engine.command(&["network", "rm", "media"]));
-    assert_no_more_than_names_is_kept(&lab);
-}
-
-/// Neither a network nor a container. An endpoint that docker has asked for, and that it has not been told of or
-/// does not know any more, holds nothing, and goes with a later gc.
-fn assert_no_more_than_names_is_kept(lab: &Lab) {
-    let files = |path: &str| {
-        let entries = fs::read_dir(lab.directory().join(path)).expect("the directory");
-        entries.map(|entry| entry.expect("an entry").path()).collect::<Vec<_>>()
-    };
-    assert_eq!(files("lib/docker/networks"), Vec::<PathBuf>::new());
-    assert_eq!(files("state/containers"), Vec::<PathBuf>::new());
-    for endpoint in files("state/docker/endpoints") {
-        let kept = fs::read_to_string(&endpoint).expect("readable");
-        assert!(kept.contains("\"sandbox\":null") && kept.contains("\"interface\":null"), "{kept}");
-    }
 }
