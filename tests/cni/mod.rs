@@ -39,6 +39,7 @@ fn assert_stream_arrives(lab: &Lab, node: &'static str, id: &str, group: Ipv4Add
     assert!(sent.status.success(), "{sent:?}");
     let reception = receiver.finish();
     assert_eq!((reception.packets, reception.lost), (PACKETS.into(), 0), "{reception:?}");
+    assert_eq!(reception.duplicated, 0, "{reception:?}");
 }
 
 /// A container has two interfaces of these names, by one record and one proxy, and joins by each.
