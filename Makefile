@@ -49,7 +49,7 @@ once := admission architecture attach bad_input chaos cni::errors conflict count
     operate::parents operate::probing options probe records relay_kernel relay_limits restart_policy run run_exec run_lifetime run_terminal \
     runtime_commands runtime_containerd runtime_docker setup state_lost state_root static_binaries top
 # The topics that run in a virtual machine, whose kernel does not tell of joins: see tests/vm.
-in_machine := hardening::cgroup2 ipvlan older_kernel vlan
+in_machine := cni::ipvlan docker_ipvlan hardening::cgroup2 ipvlan older_kernel vlan
 # Tests that run beside each other: they wait most of the time.
 TEST_THREADS ?= 4
 # How often a test that has failed beside others runs once more, alone: 1 or 0.

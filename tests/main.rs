@@ -19,6 +19,7 @@ mod demo;
 mod dependencies;
 mod dhcp;
 mod docker_compose;
+mod docker_ipvlan;
 mod docker_network;
 mod docker_terminal;
 mod documentation;

@@ -11,7 +11,7 @@ use crate::lab::{Capture, Lab, PATIENCE, json as json_of, run};
 const GROUP: Ipv4Addr = Ipv4Addr::new(239, 8, 2, 1);
 
 /// The configuration of another plugin in the same network.
-fn other(plugin: &str, members: &Value) -> Value {
+pub fn other(plugin: &str, members: &Value) -> Value {
     let mut other = config("1.0.0", "media", members);
     other["type"] = json!(plugin);
     other

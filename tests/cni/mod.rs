@@ -3,6 +3,7 @@
 
 mod chained;
 mod errors;
+mod ipvlan;
 mod plugin;
 mod podman;
 mod verbs;

@@ -1,6 +1,6 @@
 //! docker's networks of mcrun's driver, with a real docker.
 
-mod protocol;
+pub mod protocol;
 mod restarts;
 
 use std::fs;

@@ -22,7 +22,8 @@ fn ask(socket: &Path, request: &[u8]) -> (String, String) {
     (status.to_owned(), body.to_owned())
 }
 
-fn post(socket: &Path, method: &str, body: &str) -> (String, String) {
+/// The same to a method.
+pub fn post(socket: &Path, method: &str, body: &str) -> (String, String) {
     let length = body.len();
     let head = format!("POST /{method} HTTP/1.1\r\nHost: p\r\nContent-Length: {length}\r\n\r\n");
     ask(socket, (head + body).as_bytes())

@@ -28,7 +28,14 @@ use archive::Archive;
 use crate::timing::Timing;
 
 /// The modules whose tests run in the machine.
-const TOPICS: [&str; 4] = ["ipvlan::", "vlan::", "hardening::cgroup2::", "older_kernel::"];
+const TOPICS: [&str; 6] = [
+    "ipvlan::",
+    "vlan::",
+    "hardening::cgroup2::",
+    "older_kernel::",
+    "cni::ipvlan::",
+    "docker_ipvlan::",
+];
 
 /// What the kernel has as modules and the tests need, beside what these depend on.
 const MODULES: [&str; 9] = [
@@ -46,6 +53,9 @@ const MODULES: [&str; 9] = [
 /// Programs of this machine that the lab starts, with their libraries.
 const PROGRAMS: [&str; 10] =
     ["bash", "bridge", "busybox", "env", "ip", "nft", "nsenter", "runc", "tcpdump", "unshare"];
+
+/// Plugins of the package containernetworking-plugins.
+const PLUGINS: [&str; 2] = ["/usr/lib/cni/ipvlan", "/usr/lib/cni/host-local"];
 
 /// How long the machine may take for all tests.
 const LIMIT: Duration = Duration::from_secs(1200);
@@ -196,12 +206,14 @@ fn build_image(image: &Path, modules: &Path) -> io::Result<()> {
         env!("CARGO_BIN_EXE_mcrun-hook"),
         env!("CARGO_BIN_EXE_mcrun-proxy"),
         env!("CARGO_BIN_EXE_mcrun-runtime"),
+        env!("CARGO_BIN_EXE_mcrun-cni"),
     ] {
         archive.copy(Path::new(program))?;
     }
     let mut files = BTreeSet::new();
-    for program in PROGRAMS {
-        let path = find_program(program)?;
+    let programs = PROGRAMS.into_iter().map(find_program);
+    for path in programs.chain(PLUGINS.map(|path| Ok(path.into()))) {
+        let path = path?;
         files.extend(libraries(&path)?);
         files.insert(path);
     }
