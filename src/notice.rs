@@ -365,6 +365,15 @@ pub enum Notice {
         /// Address of the other interface.
         address: Ipv4Addr,
     },
+    /// Who asks the container at the address of another interface is answered by this one.
+    AnswersElsewhere {
+        /// Interface in the container by which the answers leave.
+        interface: String,
+        /// Address of the other interface.
+        address: Ipv4Addr,
+        /// Network whose hosts get no answer.
+        network: String,
+    },
     /// The parent is a bridge that leads to no LAN.
     ParentWithoutLan {
         /// Interface in the container.
@@ -498,6 +507,7 @@ impl Notice {
             Notice::StateNotRemoved { .. } => "state-not-removed",
             Notice::AddressOutsideSubnet { .. } => "address-outside-subnet",
             Notice::ForeignSource { .. } => "foreign-source",
+            Notice::AnswersElsewhere { .. } => "answers-elsewhere",
             Notice::ParentWithoutLan { .. } => "parent-without-lan",
             Notice::RuleForOneAddress { .. } => "rule-for-one-address",
             Notice::SharedMac { .. } => "shared-mac",
@@ -549,6 +559,7 @@ impl Notice {
             | Notice::KeeperGone {}
             | Notice::AddressOutsideSubnet { .. }
             | Notice::ForeignSource { .. }
+            | Notice::AnswersElsewhere { .. }
             | Notice::ParentWithoutLan { .. }
             | Notice::RuleForOneAddress { .. }
             | Notice::SharedMac { .. }
@@ -800,6 +811,11 @@ impl fmt::Display for Notice {
                 "{interface} has no IPv4 address, and the container sends there with its address \
                  {address} of another interface, which nobody on the LAN can answer: give it an \
                  ip="
+            ),
+            Notice::AnswersElsewhere { interface, address, network } => write!(
+                f,
+                "{interface}: no host of {network} gets an answer from {address}, as of a published \
+                 port, since it leaves by {interface}: run mcrun reload"
             ),
             Notice::ParentWithoutLan { interface, parent } => write!(
                 f,

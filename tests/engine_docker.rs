@@ -126,13 +126,19 @@ fn networks_routes_and_published_ports_are_untouched() {
     let engine = Engine::docker(&lab, &daemon);
     run(&mut engine.command(&["network", "create", "--subnet", "172.30.98.0/24", "own"]));
     let serve = "while :; do echo published | busybox nc -l -p 80; done";
-    for (network, port) in [("bridge", "18080"), ("own", "18081")] {
-        let plain = engine.start(&format!("plain-{network}"), &["--network", network]);
+    // Clients have an answer also from a container with an address in their subnet.
+    for (network, port, more) in [
+        ("bridge", "18080", ""),
+        ("own", "18081", ",ip=10.99.0.11/24"),
+        ("bridge", "18082", ",ip=10.99.0.11/24,gw=10.99.0.1,metric=1"),
+    ] {
+        let plain = engine.start(&format!("plain-{port}"), &["--network", network]);
         let publish = format!("{port}:80");
-        let attachment = format!("parent={PARENT},mac={MAC}");
+        let attachment = format!("parent={PARENT},mac={MAC}{more}");
         let options = ["--network", network, "-p", &publish, "--mcast", &attachment];
-        let container = engine.start(&format!("cam-{network}"), &options);
-        assert_eq!(container.ip("route show default"), plain.ip("route show default"));
+        let container = engine.start(&format!("cam-{port}"), &options);
+        let default = |c: &Container| c.ip("route show default dev eth0");
+        assert_eq!(default(&container), default(&plain));
         let subnet =
             |c: &Container| c.ip("-4 addr show eth0")[0]["addr_info"][0]["prefixlen"].clone();
         assert_eq!(subnet(&container), subnet(&plain));
@@ -156,9 +162,9 @@ fn networks_routes_and_published_ports_are_untouched() {
     }
 
     // One that docker has started without mcrun, by its name.
-    let name = lab.name("plain-bridge");
+    let name = lab.name("plain-18080");
     assert_eq!(run(&mut lab.mcrun(["attach", &name, "--mcast", &attachment()])), "mc0\n");
-    let container = engine.container("plain-bridge");
+    let container = engine.container("plain-18080");
     assert_eq!(lab.ps(&container).expect("known")["name"], name);
     assert_receives(&lab, &container);
     assert_eq!(run(&mut lab.mcrun(["detach", &name])), "mc0\n");

@@ -265,35 +265,38 @@ fn the_bridge_network_its_route_and_its_ports_are_untouched() {
     engine.run(&["rm", "-f", "-t", "0"], &container);
 }
 
-/// With an address on the LAN, what answers a client of that network leaves there, from the engine's
-/// address.
+/// Also where the container has an address in the client's subnet, and a default route there.
 #[test]
-fn whom_a_published_port_does_not_answer_is_told_at_the_start() {
+fn a_published_port_answers_clients_in_the_subnet_of_the_attachment() {
     let lab = Lab::new(2);
     let engine = Engine::podman(&lab, "runc", &[]);
-    let started = engine.try_start("cam", &["-p", "18081:80", "--mcast", &attachment()]);
-    let told = String::from_utf8_lossy(&started.stderr);
-    let expected = "mcrun: mc0: no host of 10.99.0.0/24 gets an answer from a published port, since the \
-                    answer leaves by mc0; the container itself is there at 10.99.0.11\n";
-    assert!(started.status.success() && told.contains(expected), "{told}");
-    let container = engine.container("cam");
     let serve = "while :; do echo published | busybox nc -l -p 80; done";
-    let _server = lab::Background::start(&mut engine.exec(&container, &["sh", "-c", serve]));
     let answer = |host: &str, port: &str| {
         output(lab.enter("src", "busybox").args(["nc", "-w", "1", host, port])).stdout
     };
-    wait_until("the container itself answers", PATIENCE, || {
-        (answer("10.99.0.11", "80") == b"published\n").then_some(())
-    });
-    assert_eq!(answer(&lab::HOST.to_string(), "18081"), b"", "it answers: the text is wrong");
-    engine.run(&["rm", "-f", "-t", "0"], &container);
+    for (name, more) in [("cam", ""), ("gateway", ",gw=10.99.0.1,metric=1")] {
+        let attachment = attachment() + more;
+        let started = engine.try_start(name, &["-p", "18081:80", "--mcast", &attachment]);
+        let told = String::from_utf8_lossy(&started.stderr);
+        assert!(started.status.success() && !told.contains("published"), "{told}");
+        let container = engine.container(name);
+        let _server = lab::Background::start(&mut engine.exec(&container, &["sh", "-c", serve]));
+        for (host, port) in [("10.99.0.11", "80"), (&lab::HOST.to_string(), "18081")] {
+            wait_until("the container answers", PATIENCE, || {
+                (answer(host, port) == b"published\n").then_some(())
+            });
+        }
+        engine.run(&["rm", "-f", "-t", "0"], &container);
+    }
 
-    // Without such an address all is well, and nothing is told.
-    let attachment = format!("parent={PARENT}");
-    let quiet = engine.try_start("quiet", &["-p", "18081:80", "--mcast", &attachment]);
-    let told = String::from_utf8_lossy(&quiet.stderr);
-    assert!(quiet.status.success() && !told.contains("published port"), "{told}");
-    engine.run(&["rm", "-f", "-t", "0"], &engine.container("quiet"));
+    // The kernel chooses the address from which a program answers over UDP.
+    let started = engine.try_start("udp", &["-p", "18081:80/udp", "--mcast", &attachment()]);
+    let told = String::from_utf8_lossy(&started.stderr);
+    let expected = "mcrun: mc0: no host of 10.99.0.0/24 gets an answer from a published UDP port, unless the \
+                    program answers from the address that was asked; the container itself is there at \
+                    10.99.0.11\n";
+    assert!(started.status.success() && told.contains(expected), "{told}");
+    engine.run(&["rm", "-f", "-t", "0"], &engine.container("udp"));
 }
 
 /// podman gives annotations to the members of a pod only, and they share the network namespace of

@@ -24,7 +24,7 @@ fn runtime(lab: &Lab, arguments: &[&str]) -> std::process::Command {
 }
 
 /// A container that is created and not started, and has no interfaces yet.
-fn create(lab: &Lab, name: &str, attachment: &str) -> Container {
+pub fn create(lab: &Lab, name: &str, attachment: &str) -> Container {
     let mut bundle = Bundle::new(lab, name);
     bundle.annotate(attachment);
     bundle.write();
@@ -48,7 +48,7 @@ fn create(lab: &Lab, name: &str, attachment: &str) -> Container {
     container
 }
 
-fn start(lab: &Lab, container: &Container) -> Output {
+pub fn start(lab: &Lab, container: &Container) -> Output {
     output(&mut runtime(lab, &["start", &container.name]))
 }
 

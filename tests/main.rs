@@ -5,6 +5,7 @@
 #![allow(unreachable_pub)]
 
 mod admission;
+mod answers;
 mod architecture;
 mod attach;
 mod bad_input;

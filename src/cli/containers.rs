@@ -21,7 +21,9 @@ use crate::proxy::{
 use crate::standalone;
 use crate::standalone::ContainerRecord;
 use crate::state::{Attached, AttachedInterface, AttachmentRecord, StateDirError, Store};
-use crate::survey::{HostLinks, JoinedGroup, advice, foreign_source, shared_macs};
+use crate::survey::{
+    HostLinks, JoinedGroup, advice, answers_elsewhere, foreign_source, shared_macs,
+};
 
 /// A container that runs, and what its proxy says.
 #[derive(Debug)]
@@ -82,6 +84,11 @@ pub(super) fn all(store: &Store) -> anyhow::Result<(Vec<Container>, Vec<Unreadab
         let interfaces = &container.record.interfaces;
         let each = interfaces.iter().filter_map(|i| foreign_source(pid, &i.name, &i.attachment));
         container.advice.extend(each);
+        let made = interfaces.iter().filter(|i| i.is_made());
+        let made: Vec<_> = made.map(|i| i.name.as_str()).collect();
+        if !made.is_empty() {
+            container.advice.extend(answers_elsewhere(pid, &made));
+        }
     }
     share_queriers(&mut all);
     add_shared_macs(&mut all);

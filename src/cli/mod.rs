@@ -277,9 +277,9 @@ fn hand_on(arguments: &[OsString]) -> Result<(), EngineError> {
     match command.to_str() {
         Some(command @ ("run" | "create")) => {
             let networks = Networks::of(config_dir());
-            let warn = |attachments: &[Attachment], publishes: bool| {
+            let warn = |attachments: &[Attachment], publishes_udp: bool| {
                 survey::warn(attachments);
-                if publishes {
+                if publishes_udp {
                     survey::warn_of_ports(attachments);
                 }
             };

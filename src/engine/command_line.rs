@@ -26,8 +26,8 @@ pub struct EngineCommandLine {
     pub runtime: Option<OsString>,
     /// Value of `--restart`.
     pub restart: Option<OsString>,
-    /// A port is published, and not on loopback alone.
-    pub publishes: bool,
+    /// A UDP port is published, and not on loopback alone.
+    pub publishes_udp: bool,
     /// `--rootfs` or `--bundle` is among the options.
     pub direct: bool,
     /// `--help` is.
@@ -107,7 +107,6 @@ impl EngineCommandLine {
     fn long(&mut self, name: &str, known: &OptionTable) -> bool {
         match name {
             "rootfs" | "bundle" => self.direct = true,
-            "publish-all" => self.publishes = true,
             "help" => self.help = true,
             _ => {}
         }
@@ -129,7 +128,7 @@ impl EngineCommandLine {
                     self.remember_letter(*letter, OsStr::from_bytes(value));
                     return None;
                 }
-                Some(false) => self.publishes |= *letter == b'P',
+                Some(false) => {}
                 None => {
                     self.unknown.get_or_insert_with(|| format!("-{}", char::from(*letter)));
                 }
@@ -150,7 +149,8 @@ impl EngineCommandLine {
 
     fn publish(&mut self, port: &OsStr) {
         let loopback = [&b"127."[..], b"[::1]:"];
-        self.publishes |= !loopback.iter().any(|start| port.as_bytes().starts_with(start));
+        let is_loopback = loopback.iter().any(|start| port.as_bytes().starts_with(start));
+        self.publishes_udp |= port.as_bytes().ends_with(b"/udp") && !is_loopback;
     }
 
     /// Remembers the values that matter to an attachment.
@@ -252,27 +252,28 @@ mod tests {
     }
 
     #[test]
-    fn ports_that_are_published_beyond_loopback_are_noted() {
+    fn udp_ports_that_are_published_beyond_loopback_are_noted() {
         for text in [
-            "-p 8080:80 image",
-            "-dp 8080:80 image",
-            "-p8080:80 image",
-            "-itP image",
-            "--publish=10.0.0.1:8080:80 image",
-            "--publish 8080:80 image",
-            "--publish-all image",
-            "-p 127.0.0.1:1:1 -p 2:2 image",
+            "-p 8080:80/udp image",
+            "-dp 8080:80/udp image",
+            "-p8080:80/udp image",
+            "--publish=10.0.0.1:8080:80/udp image",
+            "--publish 8080:80/udp image",
+            "-p 127.0.0.1:1:1/udp -p 2:2/udp image",
         ] {
-            assert!(line(text).publishes, "{text}");
+            assert!(line(text).publishes_udp, "{text}");
         }
         for text in [
-            "image -p 8080:80",
-            "-p 127.0.0.1:8080:80 image",
-            "--publish [::1]:8080:80 image",
+            "image -p 8080:80/udp",
+            "-p 8080:80 image",
+            "-p 8080:80/tcp image",
+            "-p 127.0.0.1:8080:80/udp image",
+            "--publish [::1]:8080:80/udp image",
+            "-P image",
             "-e -p image",
             "-ep image",
         ] {
-            assert!(!line(text).publishes, "{text}");
+            assert!(!line(text).publishes_udp, "{text}");
         }
     }
 

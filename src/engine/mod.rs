@@ -113,7 +113,7 @@ pub enum EngineError {
 /// `--rootfs` of its own: with `--engine podman` that is meant), or `--engine` names a runtime.
 ///
 /// `before` is called just before the engine takes this process's place: with the attachments, and
-/// with whether ports are published, other than on loopback.
+/// with whether UDP ports are published, other than on loopback.
 ///
 /// # Errors
 /// [`EngineError`]; no engine has been started then.
@@ -141,7 +141,7 @@ pub fn create(
             engine = choose(line.engine.as_deref(), state_dir)?;
         }
     }
-    let publishes = line.publishes;
+    let publishes_udp = line.publishes_udp;
     let arguments = if line.mcast.is_empty() {
         let mut plain = vec![OsString::from(command)];
         plain.extend(line.options.into_iter().chain(line.rest));
@@ -161,7 +161,7 @@ pub fn create(
         }
         arguments(command, &line, &facts)?
     };
-    before(&attachments, publishes);
+    before(&attachments, publishes_udp);
     match execute(engine, &arguments)? {}
 }
 

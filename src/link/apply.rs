@@ -1,5 +1,6 @@
 //! Carrying a plan out: the only code that changes links, with its undo.
 
+mod answers;
 mod host_links;
 mod shims;
 
@@ -28,6 +29,7 @@ use crate::net::sysctl::{SysctlError, Sysctls};
 use crate::primitives::MacAddr;
 use crate::primitives::MacvlanMode;
 
+pub use crate::link::apply::answers::{keep_answers, release_answers};
 pub use crate::link::apply::host_links::{delete_host_link, made_host_links, make_host_links};
 pub(crate) use crate::link::apply::shims::is_shim;
 pub use crate::link::apply::shims::{
@@ -106,6 +108,8 @@ pub struct Applying<'a> {
     plans: &'a [InterfacePlan],
     sysctls: Sysctls,
     created: Vec<Created>,
+    /// Rules for answers were added.
+    keeps_answers: bool,
     committed: bool,
 }
 
@@ -127,6 +131,7 @@ impl<'a> Applying<'a> {
             plans,
             sysctls: Sysctls::apart(),
             created: Vec::new(),
+            keeps_answers: false,
             committed: false,
         };
         for plan in plans {
@@ -249,6 +254,11 @@ impl<'a> Applying<'a> {
             });
             routes.chain(settings_step(plan, index, &plan.late_settings)).collect()
         })?;
+        let makes = |plan: &InterfacePlan| !matches!(plan.link, LinkPlan::Existing { .. });
+        if self.plans.iter().any(makes) {
+            // Where it cannot be done, `mcrun ps` tells who gets no answer.
+            self.keeps_answers = keep_answers(self.container).unwrap_or(false);
+        }
         self.announce();
         self.apply_sysctls(is_limit)
     }
@@ -359,6 +369,10 @@ impl<'a> Applying<'a> {
             // Addresses and routes go with the link. A link that cannot be deleted now goes
             // with the namespace of the container that does not start.
             let _ = removal::delete(self.container, index);
+        }
+        if std::mem::take(&mut self.keeps_answers) {
+            // Without an interface of mcrun's they change nothing.
+            let _ = release_answers(self.container);
         }
     }
 

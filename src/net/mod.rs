@@ -16,4 +16,5 @@ pub(crate) mod nfnetlink;
 pub(crate) mod nft_tables;
 pub(crate) mod raw_socket;
 pub(crate) mod route_query;
+pub mod source_routing;
 pub mod sysctl;

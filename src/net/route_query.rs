@@ -5,7 +5,7 @@
 //! each proxy has of its own.
 
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::{AsFd, AsRawFd};
 
 use netlink_sys::protocols::NETLINK_ROUTE;
@@ -170,15 +170,38 @@ impl RouteQuery {
         &self,
         destination: impl Into<IpAddr>,
     ) -> io::Result<Option<u32>> {
-        let (family, octets) = match destination.into() {
+        self.interface(destination.into(), None)
+    }
+
+    /// Index of the interface by which packets from an address of the asked namespace to this address
+    /// leave; `None` where the route has none.
+    ///
+    /// # Errors
+    /// As [`RouteQuery::interface_towards`].
+    pub(crate) fn interface_from(
+        &self,
+        source: Ipv4Addr,
+        destination: Ipv4Addr,
+    ) -> io::Result<Option<u32>> {
+        self.interface(destination.into(), Some(source.into()))
+    }
+
+    fn interface(&self, destination: IpAddr, source: Option<IpAddr>) -> io::Result<Option<u32>> {
+        let octets = |address: IpAddr| match address {
             IpAddr::V4(address) => (libc::AF_INET, address.octets().to_vec()),
             IpAddr::V6(address) => (libc::AF_INET6, address.octets().to_vec()),
         };
         let mut body = [0; RTMSG].to_vec();
-        body[..2].copy_from_slice(&[family as u8, octets.len() as u8 * 8]);
-        body.extend_from_slice(&(4 + octets.len() as u16).to_ne_bytes());
-        body.extend_from_slice(&libc::RTA_DST.to_ne_bytes());
-        body.extend_from_slice(&octets);
+        let attributes = [(libc::RTA_DST, Some(destination)), (libc::RTA_SRC, source)];
+        for (position, (kind, address)) in attributes.into_iter().enumerate() {
+            let Some(address) = address else { continue };
+            let (family, octets) = octets(address);
+            body[0] = family as u8;
+            body[1 + position] = octets.len() as u8 * 8;
+            body.extend_from_slice(&(4 + octets.len() as u16).to_ne_bytes());
+            body.extend_from_slice(&kind.to_ne_bytes());
+            body.extend_from_slice(&octets);
+        }
         self.ask(libc::RTM_GETROUTE, libc::RTM_NEWROUTE, &body, |payload| {
             let mut attributes = AttributeIter::new(payload.get(RTMSG..)?);
             Some(attributes.find(|(kind, _)| *kind == libc::RTA_OIF).and_then(|(_, v)| number(v)))
@@ -256,7 +279,7 @@ fn text(value: &[u8]) -> &[u8] {
 
 #[cfg(test)]
 mod tests {
-    use std::net::{Ipv4Addr, Ipv6Addr};
+    use std::net::Ipv6Addr;
 
     use super::*;
     use crate::net::netns::NetNs;

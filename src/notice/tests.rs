@@ -118,6 +118,11 @@ fn examples() -> Vec<Notice> {
             subnet: "10.0.0.0/24".into(),
         },
         Notice::ForeignSource { interface: interface(), address: Ipv4Addr::new(172, 17, 0, 2) },
+        Notice::AnswersElsewhere {
+            interface: interface(),
+            address: Ipv4Addr::new(172, 17, 0, 2),
+            network: "10.0.0.0/24".into(),
+        },
         Notice::ParentWithoutLan { interface: interface(), parent: "docker0".into() },
         Notice::RuleForOneAddress {
             interface: interface(),

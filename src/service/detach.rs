@@ -4,6 +4,9 @@ use std::io;
 use std::path::Path;
 
 use crate::attachment::AdminConfig;
+use crate::link::apply::release_answers;
+use crate::net::netlink::RouteSocket;
+use crate::net::netns::NetNs;
 use crate::oci::ContainerId;
 use crate::service::namespace::reach_namespace;
 use crate::service::proxies::ProxyUsers;
@@ -157,21 +160,33 @@ pub(super) fn undo(record: &AttachmentRecord, dir: &LockedDir) -> Result<(), Att
     let interfaces = attached.into_iter().flat_map(|a| a.interfaces.iter().chain(&a.leaving));
     leases::release(interfaces);
     let deleted = match reach_namespace(record.container(), proxies(), dir) {
-        Some(namespace) => match record {
-            AttachmentRecord::Planned(planned) => {
-                unfinished::delete_links(&namespace, [].iter(), &planned.interfaces)
-            }
-            AttachmentRecord::Attached(attached) => {
-                let interfaces = attached.interfaces.iter().chain(&attached.leaving);
-                unfinished::delete_links(&namespace, interfaces, &attached.adding)
-            }
-        },
+        Some(namespace) => {
+            let deleted = match record {
+                AttachmentRecord::Planned(planned) => {
+                    unfinished::delete_links(&namespace, [].iter(), &planned.interfaces)
+                }
+                AttachmentRecord::Attached(attached) => {
+                    let interfaces = attached.interfaces.iter().chain(&attached.leaving);
+                    unfinished::delete_links(&namespace, interfaces, &attached.adding)
+                }
+            };
+            release_running(record.container(), &namespace);
+            deleted
+        }
         None => Ok(()),
     };
     for proxy in proxies() {
         proxies::terminate(proxy)?;
     }
     deleted
+}
+
+/// What goes with the namespace of a container that has ended, and is to be taken from one that runs.
+fn release_running(container: &RecordedContainer, namespace: &NetNs) {
+    if container.is_alive() {
+        // Without an interface of mcrun's, rules that stay change nothing.
+        let _ = RouteSocket::open_in(namespace).map(|mut socket| release_answers(&mut socket));
+    }
 }
 
 /// Removes interfaces of a container that runs: all of them, or the one of this name. The others

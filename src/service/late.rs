@@ -5,17 +5,19 @@
 //! before the container's command runs.
 
 use crate::attachment::Driver;
-use crate::link::apply::keep_multicast_route;
+use crate::link::apply::{keep_answers, keep_multicast_route};
 use crate::link::facts::Facts;
 use crate::link::plan::refuse_own_bridge;
 use crate::net::netlink::RouteSocket;
 use crate::net::netns::NetNs;
 use crate::oci::ContainerId;
+use crate::service::namespace::running_namespace;
 use crate::service::{AttachError, host_links};
-use crate::state::{AttachedInterface, AttachmentRecord, Lifetime, Store};
+use crate::state::{Attached, AttachedInterface, AttachmentRecord, Store};
 
-/// Completes the relays of a container whose interfaces did not exist when it was attached, as far
-/// as they exist now. A container without such relays is left alone, after a look at its record.
+/// Completes what depends on interfaces that did not exist when the container was attached, as far as
+/// they exist now: relays, and answers. A container without an attachment is left alone, after a look at
+/// its record.
 ///
 /// # Errors
 /// [`AttachError`]; the container is not to be started then.
@@ -25,13 +27,15 @@ pub fn complete(id: &ContainerId, store: &Store) -> Result<(), AttachError> {
     let is_late = |interface: &AttachedInterface| {
         matches!(interface.attachment.driver, Driver::Relay { .. }) && interface.index.is_none()
     };
-    if !attached.interfaces.iter().any(is_late) || !attached.container.is_alive() {
+    let completes_relays = attached.interfaces.iter().any(is_late);
+    if !(completes_relays || has_made_links(&attached)) || !attached.container.is_alive() {
         return Ok(());
     }
-    let namespace = match &attached.container.lifetime {
-        Lifetime::Process(process) => NetNs::of_pid(process.pid)?,
-        Lifetime::NamespacePath(path) => NetNs::open(path)?,
-    };
+    let namespace = running_namespace(&attached.container)?;
+    follow_answers(&attached, &namespace);
+    if !completes_relays {
+        return Ok(());
+    }
     let (mut host, mut container) = (RouteSocket::open()?, RouteSocket::open_in(&namespace)?);
     for (position, interface) in attached.interfaces.iter().enumerate() {
         if !is_late(interface) {
@@ -52,4 +56,16 @@ pub fn complete(id: &ContainerId, store: &Store) -> Result<(), AttachError> {
         }
     }
     Ok(())
+}
+
+/// Makes answers leave by the interfaces of the container that were asked, as those are now.
+pub(super) fn follow_answers(attached: &Attached, namespace: &NetNs) {
+    if has_made_links(attached) {
+        // Where it cannot be done, `mcrun ps` tells who gets no answer.
+        let _ = RouteSocket::open_in(namespace).map(|mut socket| keep_answers(&mut socket));
+    }
+}
+
+fn has_made_links(attached: &Attached) -> bool {
+    attached.interfaces.iter().any(AttachedInterface::is_made)
 }

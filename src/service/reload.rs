@@ -13,7 +13,7 @@ use crate::oci::ContainerId;
 use crate::proxy;
 use crate::service::namespace::reach_namespace;
 use crate::service::proxies::ProxyUsers;
-use crate::service::{AttachError, leases, proxies, repair, unfinished, unserved};
+use crate::service::{AttachError, late, leases, proxies, repair, unfinished, unserved};
 use crate::state::{Attached, AttachmentRecord, LockedDir, StateDirError, Store};
 use crate::sys::process::ProcessRef;
 
@@ -136,10 +136,12 @@ fn reload_one(
     let _ = store.restore_claims(&AttachmentRecord::Attached(attached.clone()));
     let users = ProxyUsers { store, range: admin.proxy_uids() };
     unfinished::finish(&mut attached, dir, users)?;
-    if attached.interfaces.iter().any(|i| !proxies::is_served(&i.attachment))
-        && let Some(namespace) = reach_namespace(&attached.container, attached.proxies(), dir)
-    {
-        unserved::limit_existing(&attached.interfaces, &namespace)?;
+    if let Some(namespace) = reach_namespace(&attached.container, attached.proxies(), dir) {
+        // Networks may have been connected since.
+        late::follow_answers(&attached, &namespace);
+        if attached.interfaces.iter().any(|i| !proxies::is_served(&i.attachment)) {
+            unserved::limit_existing(&attached.interfaces, &namespace)?;
+        }
     }
     // What keeps a link from being made keeps nothing else from being done.
     let repaired = repair::repair_locked(&mut attached, dir, store, admin);

@@ -8,7 +8,7 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 
-use crate::link::apply::{delete_interfaces, delete_made, keep_multicast_route};
+use crate::link::apply::{delete_interfaces, delete_made, keep_multicast_route, release_answers};
 use crate::net::netlink::RouteSocket;
 use crate::net::netns::NetNs;
 use crate::proxy;
@@ -35,6 +35,8 @@ pub(super) fn finish(
         let namespace = namespace.ok_or_else(|| io::Error::from_raw_os_error(libc::ENOENT))?;
         leases::release(&attached.leaving);
         delete_links(&namespace, attached.leaving.iter(), &attached.adding)?;
+        // Without an interface of mcrun's, rules that stay change nothing.
+        let _ = RouteSocket::open_in(&namespace).map(|mut socket| release_answers(&mut socket));
         let first = attached.interfaces.first().and_then(|first| first.index);
         if let Some(index) = first.filter(|_| removes) {
             keep_multicast_route(&mut RouteSocket::open_in(&namespace)?, index)?;

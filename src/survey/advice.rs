@@ -34,9 +34,10 @@ pub fn advice(interface: &str, attachment: &Attachment, links: &HostLinks) -> Ve
     notices
 }
 
-/// Whom a published port of the container does not answer. A question that the engine has forwarded
-/// comes by the engine's own network, from an address that the container reaches by the interface: the
-/// answer leaves there, from an address that nobody has asked. IPv4 alone.
+/// Whom a published UDP port of the container may not answer. A question that the engine has forwarded
+/// comes by the engine's own network, from an address that the container reaches by the interface. The
+/// answer leaves there, from an address that nobody has asked, unless the program answers from the
+/// address that was asked; TCP always does. IPv4 alone.
 pub(super) fn unanswered(interface: &str, attachment: &Attachment) -> Option<String> {
     if matches!(attachment.driver, Driver::Relay { .. }) {
         return None;
@@ -54,8 +55,8 @@ pub(super) fn unanswered(interface: &str, attachment: &Attachment) -> Option<Str
         false => format!("no host of {}", [near, far].concat().join(", ")),
     };
     Some(format!(
-        "{interface}: {whom} gets an answer from a published port, since the answer leaves by \
-         {interface}; the container itself is there at {address}"
+        "{interface}: {whom} gets an answer from a published UDP port, unless the program answers \
+         from the address that was asked; the container itself is there at {address}"
     ))
 }
 
@@ -184,8 +185,8 @@ mod tests {
             (",gw=10.99.0.1", "no other host"),
         ] {
             let text = format!(
-                "mc0: {whom} gets an answer from a published port, since the answer leaves by mc0; the \
-                 container itself is there at 10.99.0.11"
+                "mc0: {whom} gets an answer from a published UDP port, unless the program answers from \
+                 the address that was asked; the container itself is there at 10.99.0.11"
             );
             assert_eq!(told(&format!("parent=lan0,ip=10.99.0.11/24{more}")), Some(text));
         }

@@ -2,6 +2,7 @@
 //! attachment there, and of what its containers have joined.
 
 mod advice;
+mod answers;
 mod foreign_source;
 mod links;
 mod parents;
@@ -11,6 +12,7 @@ use crate::attachment::Attachment;
 
 pub use advice::advice;
 use advice::unanswered;
+pub use answers::answers_elsewhere;
 pub use foreign_source::foreign_source;
 pub use links::HostLinks;
 pub use parents::Limit;
@@ -31,7 +33,7 @@ pub fn warn(attachments: &[Attachment]) {
     }
 }
 
-/// Tells on standard error whom the published ports of a container with these attachments do not
+/// Tells on standard error whom the published UDP ports of a container with these attachments may not
 /// answer, a line for each interface.
 pub fn warn_of_ports(attachments: &[Attachment]) {
     for (position, attachment) in attachments.iter().enumerate() {
