@@ -5,7 +5,9 @@
 use std::net::Ipv4Addr;
 use std::os::unix::fs::MetadataExt;
 
-use crate::lab::{Background, Lab, PATIENCE, Udp, alive, assert_whole_while, kill, wait_until};
+use crate::lab::{
+    Background, Lab, PATIENCE, Udp, alive, assert_whole_while, kill, run, wait_until,
+};
 
 const GROUP: Ipv4Addr = Ipv4Addr::new(239, 8, 1, 1);
 const DENIED: Ipv4Addr = Ipv4Addr::new(239, 8, 2, 1);
@@ -187,6 +189,37 @@ fn a_hung_proxy_and_a_killed_keeper_cost_nothing() {
             (lab.wait_held(&container) != successor).then_some(())
         });
     });
+}
+
+/// The keeper hears of both only when it goes on: that the old proxy was replaced, and that the new one,
+/// of which it holds nothing, is dead.
+#[test]
+fn a_successor_of_a_reload_that_dies_before_it_is_held_costs_nothing() {
+    for version in [2, 3] {
+        let lab = Lab::new(version);
+        let keeper = keeper(&lab);
+        let container = lab.start_with("c", &["parent=lan0,ip=10.99.0.11/24"], &[]);
+        let socket = container.socket_on("mc0", PORT);
+        socket.join(GROUP);
+        lab.wait_joined(&container, GROUP);
+        lab.wait_forwarded(GROUP);
+        assert_nothing_is_lost_during(&lab, &[&socket], || {
+            for round in 0..kills() {
+                let proxy = lab.wait_held(&container);
+                keeper.signal(libc::SIGSTOP);
+                lab.configure(&format!("[groups]\nmax-groups = {}\n", 100 + round));
+                run(&mut lab.mcrun(["reload"]));
+                let successor = lab.proxy_pid(&container);
+                assert_ne!(successor, proxy);
+                kill(successor);
+                keeper.signal(libc::SIGCONT);
+                wait_until("a successor is held", PATIENCE, || {
+                    let held = lab.wait_held(&container);
+                    (![proxy, successor].contains(&held)).then_some(())
+                });
+            }
+        });
+    }
 }
 
 #[test]

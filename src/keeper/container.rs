@@ -26,6 +26,9 @@ const DRAIN_TIME: Duration = Duration::from_millis(150);
 const RETRY: Duration = Duration::from_millis(200);
 /// Time after which a replacement that is not complete is looked at: its program may have died.
 const REPLACEMENT: Duration = Duration::from_secs(1);
+/// How long the answer may take that a replaced proxy was let go of: until its successor is held. Who asks
+/// waits a second (`keeper_socket::ANSWER_TIMEOUT`).
+const SUCCESSOR: Duration = Duration::from_millis(500);
 /// The first and the longest wait before a successor in a crash loop.
 const FIRST_BACKOFF: Duration = Duration::from_millis(100);
 const LAST_BACKOFF: Duration = Duration::from_secs(30);
@@ -63,6 +66,9 @@ pub(super) struct Kept {
     replaced_since: Option<Instant>,
     /// When to look again.
     again_at: Option<Instant>,
+    /// Replaced proxies that are let go of as soon as their successor is held, who waits for that, and
+    /// until when.
+    releases: Vec<(ProcessRef, oneshot::Sender<()>, Instant)>,
     /// What its links depend on.
     dependence: Dependence,
     /// Where its groups are joined.
@@ -102,6 +108,7 @@ impl Kept {
             waiting_for: None,
             replaced_since: None,
             again_at: None,
+            releases: Vec::new(),
             dependence: Dependence::default(),
             joined_on: Vec::new(),
             repair: Repair::default(),
@@ -149,7 +156,7 @@ impl Kept {
             match self.wait(&mut ask).await {
                 Wake::Command(None) => return,
                 Wake::Command(Some(Command::Release(proxy, done))) => {
-                    self.release(proxy, done);
+                    self.begin_release(proxy, done);
                 }
                 Wake::Command(Some(Command::LinksChanged(changed))) => {
                     is_known = !self.links_changed(&changed);
@@ -168,14 +175,17 @@ impl Kept {
                     is_known = true;
                 }
             }
+            self.answer_releases();
         }
         self.holdings.clear();
         self.update_store();
     }
 
     async fn wait(&mut self, ask: &mut tokio::time::Interval) -> Wake {
-        let Kept { commands, holdings, container_end, again_at, repair, .. } = self;
+        let Kept { commands, holdings, container_end, again_at, releases, repair, .. } = self;
         let again = again_at.map(tokio::time::Instant::from_std);
+        let release = releases.iter().map(|(_, _, until)| *until).min();
+        let release = release.map(tokio::time::Instant::from_std);
         let holdings = &*holdings;
         let last = holdings.last().filter(|holding| !holding.is_closed);
         tokio::select! {
@@ -186,11 +196,46 @@ impl Kept {
             () = readable(container_end.as_ref()) => Wake::Other,
             () = repair.wait() => Wake::Other,
             () = sleep_until(again), if again.is_some() => { *again_at = None; Wake::Other }
+            () = sleep_until(release), if release.is_some() => Wake::Other,
             _ = ask.tick(), if last.is_some() => Wake::Ask,
         }
     }
 
-    /// Lets go of what a proxy has left that was replaced and has ended.
+    /// Lets go of what a proxy has left that was replaced and has ended, as soon as its successor is held:
+    /// one that dies before that, or is killed because it hangs, costs nothing either.
+    fn begin_release(&mut self, proxy: ProcessRef, done: oneshot::Sender<()>) {
+        let record = self.store.read(&self.id).ok().flatten();
+        let record = record.and_then(AttachmentRecord::into_attached);
+        let successor = record.and_then(|attached| attached.proxy).filter(|next| *next != proxy);
+        let Some(successor) = successor else { return self.release(proxy, done) };
+        for holding in &mut self.holdings {
+            holding.has_ended |= holding.process == proxy && !proxy.is_alive();
+        }
+        let is_held = self.holdings.last().is_some_and(|holding| holding.process == successor);
+        if !is_held && successor.is_alive() {
+            // The control socket is the successor's by now. If this fails, the record leads to it.
+            let opened = Holding::open(successor, &self.store.container_dir(&self.id));
+            self.holdings.extend(opened);
+        }
+        self.releases.push((proxy, done, Instant::now() + SUCCESSOR));
+    }
+
+    /// Answers who waits until replaced proxies are let go of, or has waited long enough. What is held
+    /// stays held until a successor has handed over everything.
+    fn answer_releases(&mut self) {
+        let now = Instant::now();
+        let is_held =
+            |proxy: ProcessRef| self.holdings.iter().any(|holding| holding.process == proxy);
+        let waits = |(proxy, _, until): &mut (ProcessRef, _, Instant)| {
+            !is_held(*proxy) || *until <= now
+        };
+        for (_, done, _) in self.releases.extract_if(.., waits) {
+            // Who asked may have given up.
+            let _ = done.send(());
+        }
+    }
+
+    /// Lets go of what a proxy has left that was replaced by none, and has ended.
     fn release(&mut self, proxy: ProcessRef, done: oneshot::Sender<()>) {
         self.holdings.retain(|holding| holding.process != proxy || proxy.is_alive());
         self.update_store();
@@ -359,8 +404,8 @@ impl Kept {
                     Err(error) => Err(error.to_string()),
                 },
                 Some(command) = self.commands.recv() => match command {
-                    Command::Release(proxy, done) if Some(proxy) == dead => _ = done.send(()),
-                    Command::Release(proxy, done) => self.release(proxy, done),
+                    // Its successor is held when the record is looked at again.
+                    Command::Release(_, done) => _ = done.send(()),
                     // Whoever calls looks at the record again.
                     Command::Changed => {}
                     Command::LinksChanged(changed) => _ = self.links_changed(&changed),
