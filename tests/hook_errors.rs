@@ -122,3 +122,23 @@ fn mcrun_runtime_over_crun_shows_and_logs_what_the_hook_says() {
     assert!(!bundle.path.join("mcrun-hook.stderr").exists(), "nothing is added to the bundle");
     lab.assert_clean(Duration::from_secs(2));
 }
+
+/// crun has taken the wrapper's place by then, and lasts as long as the container.
+#[test]
+fn mcrun_runtime_run_over_crun_shows_what_the_hook_says() {
+    let lab = Lab::new(2);
+    let mut bundle = Bundle::new(&lab, "c");
+    bundle.annotate(WRONG);
+    bundle.write();
+    for options in [&[][..], &["--detach"]] {
+        let mut command = lab.enter("host", env!("CARGO_BIN_EXE_mcrun-runtime"));
+        command.env("MCRUN_RUNTIME", crun(&lab)).arg("--root").arg(lab.directory().join("root"));
+        command.arg("run").args(options).arg("--bundle").arg(&bundle.path).arg(lab.name("c"));
+        let refused = output(command.stdin(Stdio::null()));
+        assert!(!refused.status.success(), "{refused:?}");
+        let told = String::from_utf8_lossy(&refused.stderr);
+        assert_eq!(told.matches(WHY).count(), 1, "{options:?}: {told}");
+        assert!(told.starts_with("mcrun-hook: "), "the reason comes first: {told}");
+    }
+    lab.assert_clean(Duration::from_secs(2));
+}

@@ -226,9 +226,8 @@ impl Kept {
         let now = Instant::now();
         let is_held =
             |proxy: ProcessRef| self.holdings.iter().any(|holding| holding.process == proxy);
-        let waits = |(proxy, _, until): &mut (ProcessRef, _, Instant)| {
-            !is_held(*proxy) || *until <= now
-        };
+        let waits =
+            |(proxy, _, until): &mut (ProcessRef, _, Instant)| !is_held(*proxy) || *until <= now;
         for (_, done, _) in self.releases.extract_if(.., waits) {
             // Who asked may have given up.
             let _ = done.send(());

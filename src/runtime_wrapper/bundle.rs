@@ -9,17 +9,21 @@ use serde_json::Value;
 use crate::hook;
 use crate::json_edit;
 use crate::json_edit::EditError;
+use crate::oci::caller;
+use crate::oci::caller::CALLER_ANNOTATION;
 use crate::oci::{BundleConfig, ConfigError, has_mcrun_hook, hook_entries};
 use crate::runtime_wrapper::WrapperError;
 use crate::runtime_wrapper::docker;
 use crate::runtime_wrapper::hook_output;
+use crate::runtime_wrapper::hook_output::HookOutput;
+use crate::state::state_dir;
 use crate::sys::files;
 use crate::sys::files::Replacement;
 
 /// Adds the hooks when the container asks for attachments, once however often it is called. A
 /// bundle that asks for nothing is not touched. `config_dir` is mcrun's configuration directory.
-/// `output` is the file that crun is to give to hooks as their standard error; the result says
-/// whether it does. A file that somebody else has named stays.
+/// `output` is where crun is to send what hooks say; the result says whether it does. A file that
+/// somebody else has named for that stays.
 ///
 /// # Errors
 /// When what is asked for is wrong, or config.json cannot be read or written. A bundle without
@@ -27,7 +31,7 @@ use crate::sys::files::Replacement;
 pub(super) fn prepare(
     bundle: &Path,
     config_dir: &Path,
-    output: Option<&Path>,
+    output: Option<&HookOutput>,
 ) -> Result<bool, WrapperError> {
     let (config, text) = match BundleConfig::read_with_text(bundle) {
         Err(ConfigError::Read { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
@@ -38,8 +42,8 @@ pub(super) fn prepare(
     if config.attachment_text().is_none() {
         return Ok(false);
     }
-    let caller = docker::caller(bundle, config_dir);
-    if !hook::asks_for_attachment(&config, caller)? {
+    let asker = docker::caller(bundle, config_dir);
+    if !hook::asks_for_attachment(&config, asker)? {
         return Ok(false);
     }
     let program = hook::program().map_err(WrapperError::Hook)?;
@@ -47,17 +51,26 @@ pub(super) fn prepare(
     let edit = |source| WrapperError::Edit { path: path.clone(), source };
     let text = String::from_utf8(text)
         .map_err(|error| edit(EditError::Json(serde::de::Error::custom(error))))?;
-    let mut changed = add_hooks(&text, &program, &hook::environment(caller)).map_err(edit)?;
+    let mut changed = add_hooks(&text, &program, &hook::environment(asker)).map_err(edit)?;
     let named = config.annotation(hook_output::ANNOTATION).map(Path::new);
-    if let (Some(file), None) = (output, named) {
-        let value = Value::from(file.to_string_lossy());
-        changed = json_edit::set(&changed, &["annotations", hook_output::ANNOTATION], &value)
-            .map_err(edit)?;
+    let annotation = match output {
+        Some(HookOutput::File(file)) if named.is_none_or(|named| named == file) => {
+            Some((hook_output::ANNOTATION, file.to_string_lossy().into_owned()))
+        }
+        // Without the note, the log and mcrun doctor have what the hook says.
+        Some(HookOutput::Caller) if named.is_none() => {
+            caller::announce(&state_dir()).ok().map(|note| (CALLER_ANNOTATION, note))
+        }
+        _ => None,
+    };
+    if let Some((key, value)) = &annotation {
+        let value = Value::from(value.as_str());
+        changed = json_edit::set(&changed, &["annotations", key], &value).map_err(edit)?;
     }
     if changed != text {
         replace(&path, &changed).map_err(|source| WrapperError::Write { path, source })?;
     }
-    Ok(output.is_some() && (named.is_none() || named == output))
+    Ok(annotation.is_some())
 }
 
 fn add_hooks(text: &str, program: &Path, env: &[String]) -> Result<String, EditError> {

@@ -109,6 +109,12 @@ impl RuntimeCommandLine {
         self.command.as_deref() == Some(OsStr::new("create"))
     }
 
+    /// Whether a container is about to be made and started at once: the runtime lasts as long as it, or
+    /// ends when it is started.
+    pub(super) fn runs(&self) -> bool {
+        self.command.as_deref() == Some(OsStr::new("run"))
+    }
+
     /// The bundle of a container that is about to be made; `None` for every other command. Without
     /// `--bundle` it is the working directory.
     pub(super) fn bundle(&self) -> Option<PathBuf> {

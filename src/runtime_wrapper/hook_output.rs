@@ -2,7 +2,8 @@
 //!
 //! crun gives hooks /dev/null as their standard error, unless an annotation names a file. Its own
 //! error has only the exit status of the hook. So mcrun-runtime names a file in the bundle, waits for
-//! `crun create`, and reports the hook's last line in place of crun's error.
+//! `crun create`, and reports the hook's last line in place of crun's error. `crun run` takes this
+//! process's place, since it lasts as long as its container: the hook itself tells it.
 
 use std::ffi::OsString;
 use std::fs;
@@ -26,14 +27,28 @@ const FILE: &str = "mcrun-hook.stderr";
 /// Most bytes of it that are read.
 const MAX: u64 = 64 << 10;
 
-/// The file for a container that is about to be created by crun; `None` for another runtime, whose
-/// errors have the hook's words, and for commands that last as long as their container. A runtime is
-/// crun if its program is called so.
-pub(super) fn file(line: &RuntimeCommandLine, bundle: &Path, runtime: &Path) -> Option<PathBuf> {
-    let is_crun = |path: &Path| path.file_name().is_some_and(|name| name == "crun");
-    let crun = is_crun(runtime) || fs::canonicalize(runtime).is_ok_and(|path| is_crun(&path));
-    // crun itself opens the file, whatever directory it is in by then.
-    (crun && line.creates()).then(|| std::path::absolute(bundle.join(FILE)).ok())?
+/// Where what hooks say goes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum HookOutput {
+    /// To this file, which crun gives to hooks as their standard error.
+    File(PathBuf),
+    /// To the standard error of the process that crun will be.
+    Caller,
+}
+
+impl HookOutput {
+    /// That of a container that is about to be made by crun; `None` for another runtime, whose errors
+    /// have the hook's words. A runtime is crun if its program is called so.
+    pub(super) fn of(line: &RuntimeCommandLine, bundle: &Path, runtime: &Path) -> Option<Self> {
+        let is_crun = |path: &Path| path.file_name().is_some_and(|name| name == "crun");
+        let crun = is_crun(runtime) || fs::canonicalize(runtime).is_ok_and(|path| is_crun(&path));
+        match (crun, line.creates(), line.runs()) {
+            // crun itself opens the file, whatever directory it is in by then.
+            (true, true, _) => std::path::absolute(bundle.join(FILE)).ok().map(HookOutput::File),
+            (true, _, true) => Some(HookOutput::Caller),
+            _ => None,
+        }
+    }
 }
 
 /// Runs the runtime and waits for it. Its exit status is the result.
@@ -82,15 +97,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_file_is_for_crun_and_create_alone() {
-        let line = |words: &[&str]| {
-            RuntimeCommandLine::parse(&words.iter().map(OsString::from).collect::<Vec<_>>())
+    fn it_goes_somewhere_over_crun_alone() {
+        let of = |words: &[&str], runtime: &str| {
+            let line = words.iter().map(OsString::from).collect::<Vec<_>>();
+            HookOutput::of(&RuntimeCommandLine::parse(&line), "/b".as_ref(), runtime.as_ref())
         };
-        let create = line(&["create", "c1"]);
-        let bundle = Path::new("/b");
-        assert_eq!(file(&create, bundle, Path::new("/opt/crun")), Some(bundle.join(FILE)));
-        assert_eq!(file(&create, bundle, Path::new("/opt/runc")), None);
-        assert_eq!(file(&line(&["run", "c1"]), bundle, Path::new("/opt/crun")), None);
+        let file = HookOutput::File(Path::new("/b").join(FILE));
+        assert_eq!(of(&["create", "c1"], "/opt/crun"), Some(file));
+        assert_eq!(of(&["create", "c1"], "/opt/runc"), None);
+        assert_eq!(of(&["run", "c1"], "/opt/crun"), Some(HookOutput::Caller));
+        assert_eq!(of(&["run", "c1"], "/opt/runc"), None);
+        assert_eq!(of(&["restore", "c1"], "/opt/crun"), None);
     }
 
     #[test]

@@ -24,6 +24,7 @@ use crate::hook::HookError;
 use crate::json_edit::EditError;
 use crate::oci::ConfigError;
 use crate::runtime_wrapper::command_line::RuntimeCommandLine;
+use crate::runtime_wrapper::hook_output::HookOutput;
 
 pub use crate::runtime_wrapper::docker::{FACTS_FILE, facts_file};
 
@@ -74,9 +75,9 @@ fn exec_runtime(
 ) -> Result<ExitCode, WrapperError> {
     let runtime = real_runtime::find(config_dir)?;
     if let Some(bundle) = line.bundle() {
-        let output = hook_output::file(line, &bundle, &runtime);
-        let in_use = bundle::prepare(&bundle, config_dir, output.as_deref())?;
-        if let Some(output) = output.filter(|_| in_use) {
+        let output = HookOutput::of(line, &bundle, &runtime);
+        let in_use = bundle::prepare(&bundle, config_dir, output.as_ref())?;
+        if let Some(HookOutput::File(output)) = output.filter(|_| in_use) {
             return hook_output::run(&runtime, arguments, line, &output)
                 .map_err(|source| WrapperError::Exec { path: runtime, source });
         }
