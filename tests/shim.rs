@@ -31,11 +31,11 @@ fn routes(lab: &Lab) -> Vec<String> {
     routes.map(|route| route["dst"].as_str().expect("a destination").to_owned()).collect()
 }
 
-/// What `mcrun ARGUMENTS` says when it is refused: one line.
-fn refusal(lab: &Lab, arguments: &[&str]) -> String {
+/// What `mcrun ARGUMENTS` says when it is refused with this status: one line.
+fn refusal(lab: &Lab, status: i32, arguments: &[&str]) -> String {
     let output = output(&mut lab.mcrun(arguments));
     let errors = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(!output.status.success(), "{arguments:?}");
+    assert_eq!(output.status.code(), Some(status), "{arguments:?}: {errors}");
     assert_eq!(errors.lines().count(), 1, "{errors}");
     errors
 }
@@ -216,23 +216,27 @@ fn what_is_shown_and_a_link_or_rules_that_somebody_has_removed_come_back() {
 fn what_cannot_be_is_refused_in_one_line_and_leaves_nothing() {
     let lab = Lab::new(2);
     let container = lab.start("c", "10.99.0.11");
-    let add =
-        |parent: &str, more: &[&str]| refusal(&lab, &[&["shim", "add", parent], more].concat());
-    for (parent, more, words) in [
+    let refused = |status: i32, parent: &str, more: &[&str]| {
+        refusal(&lab, status, &[&["shim", "add", parent], more].concat())
+    };
+    let add = |parent: &str, more: &[&str]| refused(125, parent, more);
+    let both = ["--ip", "10.99.0.8", "--ip", "10.99.0.9"];
+    for (status, parent, more, words) in [
         (
+            125,
             "lan1",
             &[][..],
             "parent=lan1: the host has no interface of this name; did you mean lan0?",
         ),
-        ("lo", &[], "parent=lo: this is the loopback interface"),
-        (PARENT, &["--ip", "10.99.0.9/24"], "give the address alone, 10.99.0.9"),
-        (PARENT, &["--ip", "lan0"], "not an address, as in 192.0.2.7"),
-        (PARENT, &["--ip", "10.99.0.8", "--ip", "10.99.0.9"], "give one address of each family"),
-        (PARENT, &["--ip", "10.99.0.11"], "this is the address of container"),
-        (PARENT, &["--ip", "10.99.0.2"], "10.99.0.2 is the host's own address, on lan0"),
-        (PARENT, &["--ip", "10.99.0.3"], "--ip 10.99.0.3: in use on lan0, by "),
+        (125, "lo", &[], "parent=lo: this is the loopback interface"),
+        (2, PARENT, &["--ip", "10.99.0.9/24"], "give the address alone, 10.99.0.9"),
+        (2, PARENT, &["--ip", "lan0"], "not an address, as in 192.0.2.7"),
+        (2, PARENT, &both, "give one address of each family"),
+        (125, PARENT, &["--ip", "10.99.0.11"], "this is the address of container"),
+        (125, PARENT, &["--ip", "10.99.0.2"], "10.99.0.2 is the host's own address, on lan0"),
+        (125, PARENT, &["--ip", "10.99.0.3"], "--ip 10.99.0.3: in use on lan0, by "),
     ] {
-        let errors = add(parent, more);
+        let errors = refused(status, parent, more);
         assert!(errors.contains(words), "{parent} {more:?}: {errors}");
     }
     lab.delete(&container);
@@ -248,7 +252,7 @@ fn what_cannot_be_is_refused_in_one_line_and_leaves_nothing() {
     lab.ip("host", &format!("addr flush dev {PARENT}"));
     let errors = add(PARENT, &[]);
     assert!(errors.contains("lan0 has no IPv4 address"), "{errors}");
-    let errors = refusal(&lab, &["shim", "rm", PARENT]);
+    let errors = refusal(&lab, 1, &["shim", "rm", PARENT]);
     assert!(errors.contains("lan0 has no shim"), "{errors}");
     run(&mut lab.mcrun(["shim", "add", PARENT, "--ip", "10.99.0.9"]));
     let errors = add(PARENT, &["--ip", "10.99.0.8"]);

@@ -13,7 +13,7 @@ use crate::{docker_network, service, standalone};
 ///
 /// Removes the attachments of containers that have ended, and containers of mcrun run whose shim
 /// was killed before they ended. Prints the id of each container that it cleaned up. Running
-/// containers stay as they are.
+/// containers stay as they are. The control group of proxies goes when there is none.
 #[derive(Debug, Args)]
 pub struct GcArgs {}
 

@@ -45,6 +45,7 @@ use crate::attachment::{Attachment, NetworkError, Networks};
 use crate::engine;
 use crate::engine::EngineError;
 use crate::lookup::LookupError;
+use crate::service::ShimError;
 use crate::state::{Store, config_dir, state_dir};
 use crate::survey;
 
@@ -261,11 +262,12 @@ fn causes(error: &anyhow::Error) -> String {
     })
 }
 
-/// docker's: 1 for a container that is not there or in another state, and for a network that is not
-/// there; 125 for other errors.
+/// docker's: 1 for a container that is not there or in another state, and for a network or a leg of the
+/// host that is not there; 125 for other errors.
 fn status(error: &anyhow::Error) -> u8 {
     let network = matches!(error.downcast_ref(), Some(NetworkError::Unknown { .. }));
-    if network || error.downcast_ref::<LookupError>().is_some() { 1 } else { 125 }
+    let shim = matches!(error.downcast_ref(), Some(ShimError::None(_)));
+    if network || shim || error.downcast_ref::<LookupError>().is_some() { 1 } else { 125 }
 }
 
 /// Hands a command line that is an engine's on to it; the engine takes this process's place.

@@ -3,7 +3,6 @@
 use std::net::IpAddr;
 use std::process::ExitCode;
 
-use anyhow::bail;
 use clap::{Args, Subcommand};
 use ipnet::IpNet;
 use serde::Serialize;
@@ -24,6 +23,9 @@ other only where the switch sends frames back. A shim is a macvlan link of the h
 route to each address of a container on the parent. Programs of the host send multicast to containers, and \
 receive theirs, by this interface. What the LAN sends they receive by the parent, as before: a shim takes no \
 multicast from the LAN, and no IGMP leaves by it.";
+
+/// Exit status of a command line that is wrong.
+const WRONG_USAGE: u8 = 2;
 
 /// Arguments of `mcrun shim`.
 #[derive(Debug, Args)]
@@ -104,24 +106,25 @@ pub(super) fn run(args: ShimArgs) -> anyhow::Result<ExitCode> {
         ShimCommand::Add { parent, ip } => {
             for v6 in [false, true] {
                 if ip.iter().filter(|address| address.is_ipv6() == v6).count() > 1 {
-                    bail!("--ip: give one address of each family");
+                    eprintln!("mcrun: --ip: give one address of each family");
+                    return Ok(ExitCode::from(WRONG_USAGE));
                 }
             }
             let link = service::add_shim(&parent, &ip, &store)?;
             print(&format!("{link}\n"))?;
         }
         ShimCommand::Rm { parents } => {
-            let mut status = ExitCode::SUCCESS;
+            let mut status = 0;
             for parent in parents {
                 match service::remove_shim(&parent, &store) {
                     Ok(()) => print(&format!("{parent}\n"))?,
                     Err(error) => {
                         eprintln!("mcrun: {error}");
-                        status = ExitCode::FAILURE;
+                        status = status.max(super::status(&error.into()));
                     }
                 }
             }
-            return Ok(status);
+            return Ok(status.into());
         }
         ShimCommand::Ls { json } => list(&store, json)?,
     }

@@ -95,7 +95,7 @@ pub(super) fn shims(host: &Host, store: &Store, is_root: bool, found: &mut Inven
     }
 }
 
-/// The control group of the proxies of the host, and the filter of what they send. The group stays.
+/// The control group of the proxies of the host, and the filter of what they send. `mcrun gc` removes a group without processes.
 pub(super) fn proxy_group(processes: &Processes, found: &mut Inventory) {
     let Ok(group) = ControlGroup::find(proxy::GROUP) else { return };
     let path = group.path().display().to_string();
@@ -105,7 +105,7 @@ pub(super) fn proxy_group(processes: &Processes, found: &mut Inventory) {
     let is_used = count > 0 || !processes.proxies.is_empty();
     let add = |kind, what: String| match is_used {
         true => Change::used(kind, what, "all proxies"),
-        false => Change::left(kind, what, format!("rmdir {path}")),
+        false => Change::left(kind, what, GC.to_owned()),
     };
     found.changes.push(add(Kind::Cgroup, what));
     if matches!(egress_filter::is_attached(group.as_fd()), Ok(true)) {

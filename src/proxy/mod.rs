@@ -45,6 +45,7 @@ pub use crate::proxy::control::client::{
 };
 pub use crate::proxy::control::event::{Event, MembershipEvent, TimedEvent};
 pub(crate) use crate::proxy::control::group::NAME as GROUP;
+pub(crate) use crate::proxy::control::group::remove_unused as remove_unused_group;
 pub(crate) use crate::proxy::control::hold::{HoldEvent, HoldStream, JoinedOn, StandIn};
 pub use crate::proxy::control::launch::{LaunchError, PROGRAM, ProxyLaunch, program};
 pub(crate) use crate::proxy::control::protocol::HeldKind;

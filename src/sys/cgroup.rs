@@ -56,6 +56,14 @@ impl ControlGroup {
         }
     }
 
+    /// Removes the group.
+    ///
+    /// # Errors
+    /// `EBUSY` while it has processes or groups, and others of rmdir(2).
+    pub(crate) fn remove(self) -> io::Result<()> {
+        fs::remove_dir(&self.path)
+    }
+
     fn open(mount: &str, name: &str) -> io::Result<Self> {
         let path = Path::new(mount).join(name);
         let flags = libc::O_PATH | libc::O_DIRECTORY | libc::O_NOFOLLOW;

@@ -1,9 +1,10 @@
 //! The control group and the limits of a proxy.
 
 use std::fs;
+use std::path::{Path, PathBuf};
 
 use super::attached;
-use crate::lab::{Lab, json, run};
+use crate::lab::{Lab, PATIENCE, json, run, wait_until};
 
 /// The group of a process in the hierarchy of version 2.
 pub(super) fn group(pid: i32) -> String {
@@ -53,4 +54,69 @@ fn without_control_groups_a_container_is_attached_and_people_are_told() {
     assert_eq!(group(proxy), group(std::process::id().cast_signed()));
     let notices = shown[0]["notices"].to_string();
     assert!(notices.contains("no cgroup2 is mounted at /sys/fs/cgroup"), "{notices}");
+}
+
+/// `mcrun` where a group of the lab's is all that there is of cgroup2, so that no other test has proxies
+/// in mcrun's group. The lab removes its own.
+struct Hierarchy<'l> {
+    lab: &'l Lab,
+    mount: &'static str,
+}
+
+impl<'l> Hierarchy<'l> {
+    fn new(lab: &'l Lab) -> Self {
+        let is_alone = Path::new("/sys/fs/cgroup/cgroup.controllers").exists();
+        let mount = if is_alone { "/sys/fs/cgroup" } else { "/sys/fs/cgroup/unified" };
+        let hierarchy = Hierarchy { lab, mount };
+        fs::create_dir(hierarchy.root()).expect("a group");
+        hierarchy
+    }
+
+    fn root(&self) -> PathBuf {
+        Path::new(self.mount).join(self.lab.name("hierarchy"))
+    }
+
+    fn group(&self) -> PathBuf {
+        self.root().join("mcrun")
+    }
+
+    fn mcrun(&self, arguments: &[&str]) -> String {
+        let script = "echo $$ >\"$1/cgroup.procs\"; shift; exec unshare -m -C sh -c 'umount -l \
+                      \"$0\" && mount -t cgroup2 none \"$0\" && exec \"$@\"' \"$@\"";
+        let mut command = self.lab.enter("host", "sh");
+        command.args(["-c", script, "sh"]).arg(self.root()).arg(self.mount);
+        command.arg(self.lab.program("mcrun")).args(arguments);
+        run(&mut command)
+    }
+}
+
+impl Drop for Hierarchy<'_> {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir(self.group());
+    }
+}
+
+#[test]
+fn the_group_goes_with_gc_when_there_is_no_proxy() {
+    let lab = Lab::new(3);
+    lab.empty_namespace("blue");
+    let hierarchy = Hierarchy::new(&lab);
+    let path = format!("/run/netns/{}", lab.namespace("blue"));
+    hierarchy.mcrun(&["attach", &path, "--mcast", "parent=lan0"]);
+    let processes = || fs::read_to_string(hierarchy.group().join("cgroup.procs"));
+    let count = || processes().map(|list| list.lines().count());
+    assert_eq!(count().expect("the group"), 1);
+    hierarchy.mcrun(&["gc"]);
+    assert_eq!(count().expect("a group with a proxy stays"), 1);
+    let shown = json(&mut lab.mcrun(["ps", "--json"]));
+    hierarchy.mcrun(&["detach", shown[0]["container"].as_str().expect("an id")]);
+    wait_until("the proxy ends", PATIENCE, || (count().ok() == Some(0)).then_some(()));
+    hierarchy.mcrun(&["gc"]);
+    assert!(!hierarchy.group().exists());
+    // The next proxy makes it again.
+    hierarchy.mcrun(&["attach", &path, "--mcast", "parent=lan0"]);
+    assert_eq!(count().expect("the group"), 1);
+    let shown = json(&mut lab.mcrun(["ps", "--json"]));
+    hierarchy.mcrun(&["detach", shown[0]["container"].as_str().expect("an id")]);
+    wait_until("the proxy ends", PATIENCE, || (count().ok() == Some(0)).then_some(()));
 }

@@ -47,3 +47,12 @@ pub(super) fn open() -> io::Result<(ControlGroup, Option<String>)> {
     }
     Ok((group, (!lacks.is_empty()).then(|| lacks.join("; "))))
 }
+
+/// Removes the group if no process is in it. One without the filter is not mcrun's.
+pub(crate) fn remove_unused() {
+    let Ok(group) = ControlGroup::find(NAME) else { return };
+    if matches!(egress_filter::is_attached(group.as_fd()), Ok(true)) {
+        // It stays while it has processes.
+        let _ = group.remove();
+    }
+}

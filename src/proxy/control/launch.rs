@@ -110,10 +110,17 @@ impl ProxyLaunch {
             program().map_err(|source| LaunchError::Start { program: PROGRAM.into(), source })?;
         // Absolute, because the proxy changes its directory to `/`.
         let state_dir = std::path::absolute(state_dir())?;
-        let in_group = group::open().and_then(|(group, lacks)| {
-            let spawned = spawn_in_group(&program, &state_dir, group.as_fd());
-            spawned.map(|spawned| (spawned, lacks))
-        });
+        let in_group = || {
+            group::open().and_then(|(group, lacks)| {
+                let spawned = spawn_in_group(&program, &state_dir, group.as_fd());
+                spawned.map(|spawned| (spawned, lacks))
+            })
+        };
+        let in_group = match in_group() {
+            // `mcrun gc` has removed the group meanwhile.
+            Err(error) if error.raw_os_error() == Some(libc::ENODEV) => in_group(),
+            spawned => spawned,
+        };
         let ((child, stdin, stdout), group_notice) = match in_group {
             Ok(spawned) => spawned,
             // If the program cannot be executed, this says so.
