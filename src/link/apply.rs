@@ -6,7 +6,7 @@ mod shims;
 
 use std::io;
 use std::net::IpAddr;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -257,7 +257,8 @@ impl<'a> Applying<'a> {
         let makes = |plan: &InterfacePlan| !matches!(plan.link, LinkPlan::Existing { .. });
         if self.plans.iter().any(makes) {
             // Where it cannot be done, `mcrun ps` tells who gets no answer.
-            self.keeps_answers = keep_answers(self.container).unwrap_or(false);
+            let made: Vec<_> = self.created.iter().filter_map(|created| created.index).collect();
+            self.keeps_answers = keep_answers(self.container, &made).unwrap_or(false);
         }
         self.announce();
         self.apply_sysctls(is_limit)
@@ -376,10 +377,10 @@ impl<'a> Applying<'a> {
         }
     }
 
-    /// Keeps what was made.
-    pub fn commit(mut self) -> Vec<Created> {
+    /// Keeps what was made. The result is what takes the kernel long to close.
+    pub fn commit(mut self) -> Option<OwnedFd> {
         self.committed = true;
-        std::mem::take(&mut self.created)
+        std::mem::take(&mut self.sysctls).into_own_instance()
     }
 }
 

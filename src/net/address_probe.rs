@@ -126,9 +126,9 @@ impl AddressProbe {
         }
     }
 
-    /// Ends it. Dropping it closes its sockets in the background, which nobody waits for.
-    pub fn close(self) {
-        close(self.links);
+    /// Ends it. It takes the kernel long to close its sockets.
+    pub fn into_sockets(self) -> Vec<OwnedFd> {
+        self.links.into_iter().map(|link| link.socket.into()).collect()
     }
 }
 

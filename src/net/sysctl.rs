@@ -51,6 +51,8 @@ pub struct Sysctls {
     apart: bool,
     /// A proc filesystem instance of somebody.
     instance: Option<OwnedFd>,
+    /// The own instance.
+    own: OnceCell<OwnedFd>,
     net: OnceCell<OwnedFd>,
     ipv4: OnceCell<OwnedFd>,
     ipv6: OnceCell<OwnedFd>,
@@ -101,9 +103,18 @@ impl Sysctls {
             return openat(instance, NET, DIRECTORY, Mode::empty());
         }
         // Refused, for example, in a container whose /proc is masked: use the usual /proc.
-        let own = self.apart.then(procfs::new_instance).and_then(Result::ok);
-        let root = own.map_or_else(|| open(ROOT, DIRECTORY, Mode::empty()), Ok)?;
-        openat(root, NET, DIRECTORY, Mode::empty())
+        if let Some(Ok(own)) = self.apart.then(|| get_or_try_init(&self.own, procfs::new_instance))
+        {
+            return openat(own, NET, DIRECTORY, Mode::empty());
+        }
+        openat(open(ROOT, DIRECTORY, Mode::empty())?, NET, DIRECTORY, Mode::empty())
+    }
+
+    /// The proc filesystem instance of its own, if there is one. The kernel closes the last descriptor
+    /// of one when no processor uses it any more, which takes up to a few milliseconds
+    /// (`dissolve_on_fput` in fs/namespace.c).
+    pub fn into_own_instance(self) -> Option<OwnedFd> {
+        self.own.into_inner()
     }
 
     /// Carries out one setting.

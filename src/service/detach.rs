@@ -8,6 +8,7 @@ use crate::link::apply::release_answers;
 use crate::net::netlink::RouteSocket;
 use crate::net::netns::NetNs;
 use crate::oci::ContainerId;
+use crate::proxy;
 use crate::service::namespace::reach_namespace;
 use crate::service::proxies::ProxyUsers;
 use crate::service::unfinished::RunningProxies;
@@ -247,7 +248,7 @@ pub struct Garbage {
 }
 
 /// Removes the attachments of containers that have ended, what programs that were killed have left,
-/// and shared links of the host that nobody uses. What the record of a container that runs names
+/// shared links of the host that nobody uses, and the control group of proxies if there is none. What the record of a container that runs names
 /// is left alone.
 ///
 /// # Errors
@@ -294,5 +295,6 @@ pub fn collect_garbage(store: &Store) -> Result<Garbage, StateDirError> {
     // Before the VLAN links that they may hang on.
     let shims = shims::collect(store);
     let host_links = claims.map_err(AttachError::from).and_then(|()| host_links::collect(store));
+    proxy::remove_unused_group();
     Ok(Garbage { containers: collected, host_links, shims })
 }

@@ -61,8 +61,10 @@ pub fn complete(id: &ContainerId, store: &Store) -> Result<(), AttachError> {
 /// Makes answers leave by the interfaces of the container that were asked, as those are now.
 pub(super) fn follow_answers(attached: &Attached, namespace: &NetNs) {
     if has_made_links(attached) {
+        let made = attached.interfaces.iter().filter(|interface| interface.is_made());
+        let made: Vec<_> = made.filter_map(|interface| interface.index).collect();
         // Where it cannot be done, `mcrun ps` tells who gets no answer.
-        let _ = RouteSocket::open_in(namespace).map(|mut socket| keep_answers(&mut socket));
+        let _ = RouteSocket::open_in(namespace).map(|mut socket| keep_answers(&mut socket, &made));
     }
 }
 

@@ -9,6 +9,7 @@ use crate::attachment::{AdminConfig, Attachment};
 use crate::link::apply::{Applying, make_host_links};
 use crate::link::facts::Facts;
 use crate::link::plan::{InterfacePlan, missing_link, plan};
+use crate::net::address_probe::AddressProbe;
 use crate::net::messages::all_multicast;
 use crate::net::netlink::RouteSocket;
 use crate::net::netns::NetNs;
@@ -30,6 +31,7 @@ use crate::state::{
     Attached, AttachedInterface, AttachmentRecord, HostLinkUse, LockedDir, Planned,
     PlannedInterface, RecordedContainer, Store, boot_id, seconds_since_1970,
 };
+use crate::sys::background_close::close_in_background;
 
 /// A container whose network namespace is open and is not the host's.
 pub(super) struct OpenContainer<'s> {
@@ -296,14 +298,13 @@ impl<'s> OpenContainer<'s> {
             drop(launch);
             return Err(error);
         }
-        applying.commit();
+        let mut slow: Vec<_> = applying.commit().into_iter().collect();
         restore.keep();
         if let Some(launch) = launch {
             launch.detach_child();
         }
-        if let Some(probe) = probe {
-            probe.close();
-        }
+        slow.extend(probe.into_iter().flat_map(AddressProbe::into_sockets));
+        close_in_background(slow);
         proxies::complete_replacement(&mut attached, dir)
     }
 

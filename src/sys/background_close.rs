@@ -4,38 +4,50 @@
 //! milliseconds (`packet_release` in net/packet/af_packet.c). A container's start does not wait for
 //! that: a process that does nothing else has them last.
 
-use std::os::fd::{AsRawFd, OwnedFd};
-use std::ptr;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::sync::{Mutex, PoisonError};
 
 use nix::fcntl::OFlag;
+use nix::sys::wait::{Id, WaitPidFlag, waitid};
 use nix::unistd::pipe2;
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
-/// Closes descriptors. The caller does not wait until the kernel is done with them.
+/// Processes that close, and that nobody has waited for yet.
+static CLOSING: Mutex<Vec<OwnedFd>> = Mutex::new(Vec::new());
+
+/// Closes descriptors. The caller does not wait until the kernel is done with them, nor for the process
+/// that has them last: in a program that ends soon, that process is an orphan; in another one, it is
+/// waited for when descriptors are closed the next time.
 pub(crate) fn close_in_background(mut descriptors: Vec<OwnedFd>) {
     if descriptors.is_empty() {
         return;
     }
+    let mut closing = CLOSING.lock().unwrap_or_else(PoisonError::into_inner);
+    let flags = WaitPidFlag::WNOHANG | WaitPidFlag::WEXITED;
+    // One that somebody else has waited for is no child any more.
+    closing.retain(|process| {
+        let state = waitid(Id::PIDFd(process.as_fd()), flags);
+        state == Ok(nix::sys::wait::WaitStatus::StillAlive)
+    });
     // Without a pipe or a process for it, the caller waits.
     let Ok((until, held)) = pipe2(OFlag::O_CLOEXEC) else { return };
     let awaited = until.as_raw_fd();
     descriptors.push(until);
     descriptors.sort_by_key(|descriptor| descriptor.as_raw_fd());
-    // SAFETY: the children only make system calls. They share no memory with this process.
+    // SAFETY: the child only makes system calls. It shares no memory with this process.
     unsafe {
         match libc::fork() {
             -1 => {}
             0 => {
                 close_others(&descriptors);
-                // Its child belongs to nobody who would have to wait for it.
-                if libc::fork() == 0 {
-                    // The end of the pipe comes when the caller has closed its copies.
-                    libc::read(awaited, [0u8; 1].as_mut_ptr().cast(), 1);
-                }
+                // The end of the pipe comes when the caller has closed its copies.
+                libc::read(awaited, [0u8; 1].as_mut_ptr().cast(), 1);
                 libc::_exit(0);
             }
             child => {
+                let process = Pid::from_raw(child);
+                closing.extend(process.and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok()));
                 drop((descriptors, held));
-                libc::waitpid(child, ptr::null_mut(), 0);
             }
         }
     }

@@ -73,13 +73,15 @@ impl WayBack {
 }
 
 /// Makes answers leave by the interface that was asked, as far as interfaces with a default route are
-/// there. What stands already stays. Returns whether there was a rule to add.
+/// there. What stands already stays. `made` are the indexes of mcrun's own interfaces, as far as they are
+/// known. Returns whether there was a rule to add.
 ///
 /// # Errors
 /// The kernel's first refusal, such as that of a kernel without rules (`CONFIG_IP_MULTIPLE_TABLES`).
-pub fn keep_answers(container: &mut RouteSocket) -> Result<bool, NetlinkError> {
+pub fn keep_answers(container: &mut RouteSocket, made: &[u32]) -> Result<bool, NetlinkError> {
     let networks = container.dump(get_addresses())?.into_iter().filter_map(read_network);
-    let networks: Vec<_> = networks.filter(|(_, network)| is_asked(network.addr())).collect();
+    let asked = networks.filter(|(_, network)| is_asked(network.addr()));
+    let networks: Vec<_> = asked.filter(|(index, _)| !made.contains(index)).collect();
     if networks.is_empty() {
         return Ok(false);
     }
@@ -88,7 +90,7 @@ pub fn keep_answers(container: &mut RouteSocket) -> Result<bool, NetlinkError> {
     for v6 in [false, true] {
         let of_family = networks.iter().filter(|(_, network)| network.addr().is_ipv6() == v6);
         let of_family: Vec<_> = of_family.copied().collect();
-        // Without an interface of another program nobody asks for routes.
+        // Where no other program has an interface, nobody asks for routes.
         if !of_family.iter().any(|(index, _)| is_others(&links, *index)) {
             continue;
         }
@@ -239,9 +241,9 @@ mod tests {
         let rules = || [ip(&namespace, "rule"), ip(&namespace, "-6 rule")];
         let before = rules();
         assert_eq!(leaves_by(&namespace, "10.99.0.3", "from 172.30.0.10"), "mc0");
-        assert!(keep_answers(&mut socket).unwrap());
+        assert!(keep_answers(&mut socket, &[]).unwrap());
         let kept = rules();
-        assert!(!keep_answers(&mut socket).unwrap(), "all of it stands");
+        assert!(!keep_answers(&mut socket, &[]).unwrap(), "all of it stands");
         assert_eq!(rules(), kept);
         for (to, from, device) in [
             ("10.99.0.3", "from 172.30.0.10", "eth0"),
@@ -278,10 +280,10 @@ mod tests {
         ip(&namespace, "route del default");
         ip(&namespace, "-6 route del default");
         let mut socket = RouteSocket::open_in(&namespace).unwrap();
-        assert!(!keep_answers(&mut socket).unwrap());
+        assert!(!keep_answers(&mut socket, &[]).unwrap());
         // Nor does a namespace without an interface of another program's.
         ip(&namespace, "link del eth0");
-        assert!(!keep_answers(&mut socket).unwrap());
+        assert!(!keep_answers(&mut socket, &[]).unwrap());
         assert!(ip(&namespace, "rule").lines().count() <= 3);
     }
 }

@@ -448,11 +448,11 @@ impl Interface {
     ) {
         let index = self.task.upstream_index;
         let Some(proxied) = self.speaker_mut::<P>() else { return };
-        let Proxied { router, joins, relay, postponed, .. } = proxied;
+        let Proxied { router, joins, relay, postponed, looked, .. } = proxied;
         // A relay must admit the group before it is joined.
         if relay.is_none()
             && postponed.is_none()
-            && !upstreams.is_down(index)
+            && !looked.insert((now, upstreams.is_down(index))).1
             && let Some(wanted) = router.predict_join(now, group, filter)
             && let Some(reporter) = reporter::<P>(upstreams, index)
             && let Some(limits) = P::limits(upstreams)

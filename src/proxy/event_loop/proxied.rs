@@ -34,6 +34,8 @@ pub(super) struct Proxied<P: Spoken = Igmp> {
     /// in place of those that were joined meanwhile (`igmpv3_add_delrec` and `igmpv3_del_delrec` in
     /// net/ipv4/igmp.c, `mld_add_delrec` and `mld_del_delrec` in net/ipv6/mcast.c).
     pub(super) postponed: Option<BTreeSet<P::Address>>,
+    /// When the upstream was last looked at, and whether it was down, for who decides next.
+    pub(super) looked: Option<(Instant, bool)>,
 }
 
 impl<P: Spoken> Proxied<P> {
@@ -52,6 +54,16 @@ impl<P: Spoken> Proxied<P> {
             inherited_counters: BTreeMap::new(),
             reports_filtered: false,
             postponed: None,
+            looked: None,
+        }
+    }
+
+    /// Whether the upstream of this index is down at this moment. What was found while the same message
+    /// was looked at before is found.
+    fn is_down(&mut self, now: Instant, index: u32, upstreams: &Upstreams) -> bool {
+        match self.looked.take() {
+            Some((then, is_down)) if then == now => is_down,
+            _ => upstreams.is_down(index),
         }
     }
 
@@ -68,7 +80,7 @@ impl<P: Spoken> Proxied<P> {
     ) {
         let leaving = filter.is_none();
         // A new proxy has heard of no link yet, and a notification may wait to be read.
-        if self.postponed.is_none() && upstreams.is_down(task.upstream_index) {
+        if self.postponed.is_none() && self.is_down(now, task.upstream_index, upstreams) {
             self.postponed = Some(BTreeSet::new());
         }
         if let Some(postponed) = &mut self.postponed {
