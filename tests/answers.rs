@@ -136,6 +136,9 @@ fn one_of_two_attachments_that_goes_leaves_the_answers() {
     let publishing = Publishing::plain(&lab);
     let (container, server) = (&publishing.container, publishing.serve());
     attach(&lab, container, "parent=lan0,ip=10.99.0.11/24");
+    let host = run(&mut lab.mcrun(["host"]));
+    let listed = host.lines().filter(|line| line.contains(": from 172.30.0.10 lookup ")).count();
+    assert_eq!(listed, rules(container).len(), "{host}");
     let pid = container.pid.to_string();
     let more = ["attach", &pid, "--mcast", "parent=lan0,ip=10.99.0.12/24"];
     assert_eq!(run(&mut lab.mcrun(more)), "mc1\n");

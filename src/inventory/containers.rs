@@ -5,8 +5,10 @@ use std::os::fd::OwnedFd;
 use crate::inventory::processes::Processes;
 use crate::inventory::strays::Seen;
 use crate::inventory::{Change, GC, Host, Inventory, Kind, Use, strays};
+use crate::link::apply::rules_for_answers;
 use crate::link::written_settings;
 use crate::lookup::engine_name;
+use crate::net::netlink::{NetlinkError, RouteSocket};
 use crate::net::netns::NetNs;
 use crate::net::nft_tables;
 use crate::net::sysctl::Sysctls;
@@ -166,12 +168,16 @@ fn in_namespace(
                 (!values.is_empty()).then(|| values.join(" "))
             })
             .collect();
-        (nft_tables::named("mcrun"), lines)
+        let rules = RouteSocket::open().map_err(NetlinkError::from);
+        let rules = rules.and_then(|mut socket| rules_for_answers(&mut socket));
+        (nft_tables::named("mcrun"), lines, rules.unwrap_or_default())
     };
     match namespace.run(look) {
-        Ok((tables, lines)) => {
+        Ok((tables, lines, rules)) => {
             let lines = lines.into_iter().map(|line| Change::used(Kind::Sysctl, line, name));
             found.changes.extend(lines);
+            let rules = rules.iter().map(|rule| Change::used(Kind::Rule, rule.to_string(), name));
+            found.changes.extend(rules);
             let tables = tables.unwrap_or_default().into_iter();
             let tables = tables.map(|table| {
                 Change::used(Kind::Nftables, format!("table {} {}", table.family, table.name), name)

@@ -46,6 +46,8 @@ pub(crate) enum Kind {
     Link,
     /// Settings below `/proc/sys/net`.
     Sysctl,
+    /// A routing rule.
+    Rule,
     /// An nf_tables table.
     Nftables,
     /// A process.
@@ -70,6 +72,7 @@ impl Kind {
         match self {
             Kind::Link => "link",
             Kind::Sysctl => "sysctl",
+            Kind::Rule => "rule",
             Kind::Nftables => "nftables",
             Kind::Process => "process",
             Kind::Sockets => "sockets",

@@ -29,7 +29,7 @@ use crate::net::sysctl::{SysctlError, Sysctls};
 use crate::primitives::MacAddr;
 use crate::primitives::MacvlanMode;
 
-pub use crate::link::apply::answers::{keep_answers, release_answers};
+pub use crate::link::apply::answers::{keep_answers, release_answers, rules_for_answers};
 pub use crate::link::apply::host_links::{delete_host_link, made_host_links, make_host_links};
 pub(crate) use crate::link::apply::shims::is_shim;
 pub use crate::link::apply::shims::{

@@ -1,6 +1,7 @@
 //! Builds and reads rtnetlink messages of routing by source address: rules, and routes of a table of
 //! their own (ip-rule(8)). Nothing is sent here.
 
+use std::fmt;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
@@ -24,6 +25,22 @@ pub struct SourceRule {
     /// Group of interfaces: a route through one of them is passed over, and the next rule tried
     /// (`FRA_SUPPRESS_IFGROUP`).
     pub without_group: Option<u32>,
+}
+
+/// As a line of `ip rule`.
+impl fmt::Display for SourceRule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let SourceRule { priority, source, table, without_group } = self;
+        write!(f, "{priority}: from {source} lookup ")?;
+        match *table {
+            MAIN => f.write_str("main")?,
+            table => write!(f, "{table}")?,
+        }
+        match without_group {
+            Some(group) => write!(f, " suppress_ifgroup {group}"),
+            None => Ok(()),
+        }
+    }
 }
 
 /// The table `main`.
@@ -171,6 +188,11 @@ mod tests {
                 assert_eq!(read_rule(new_rule(rule)), Some(rule));
             }
         }
+        let source = "192.0.2.7".parse().unwrap();
+        let rule = SourceRule { priority: 9, source, table: MAIN, without_group: Some(7) };
+        assert_eq!(rule.to_string(), "9: from 192.0.2.7 lookup main suppress_ifgroup 7");
+        let rule = SourceRule { table: 70_000, without_group: None, ..rule };
+        assert_eq!(rule.to_string(), "9: from 192.0.2.7 lookup 70000");
         let everything: IpNet = "0.0.0.0/0".parse().unwrap();
         let gateway = "192.0.2.1".parse().ok();
         let expected = DefaultRoute { index: 3, gateway, metric: 5 };

@@ -138,6 +138,28 @@ fn ways_back(links: &[Link], networks: &[(u32, IpNet)], routes: &[DefaultRoute])
     ways.collect()
 }
 
+/// The rules for answers that are there.
+///
+/// # Errors
+/// The kernel's.
+pub fn rules_for_answers(container: &mut RouteSocket) -> Result<Vec<SourceRule>, NetlinkError> {
+    let [first, second] = PRIORITIES;
+    let is_own = |rule: &SourceRule| match rule.without_group {
+        Some(group) => rule.priority == first && group == CHILD_GROUP,
+        None => rule.priority == second && rule.table > CHILD_GROUP,
+    };
+    let mut found = Vec::new();
+    for v6 in [false, true] {
+        match container.dump(get_rules(v6)) {
+            Ok(rules) => found.extend(rules.into_iter().filter_map(read_rule).filter(is_own)),
+            // A kernel without rules, or without this family.
+            Err(error) if matches!(error.errno, libc::EOPNOTSUPP | libc::EAFNOSUPPORT) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(found)
+}
+
 /// Takes the rules and their tables away, unless an interface of mcrun's is there.
 ///
 /// # Errors
@@ -148,23 +170,10 @@ pub fn release_answers(container: &mut RouteSocket) -> Result<(), NetlinkError> 
         return Ok(());
     }
     let mut requests = Vec::new();
-    for v6 in [false, true] {
-        let rules = match container.dump(get_rules(v6)) {
-            Ok(rules) => rules,
-            // A kernel without rules, or without this family.
-            Err(error) if matches!(error.errno, libc::EOPNOTSUPP | libc::EAFNOSUPPORT) => continue,
-            Err(error) => return Err(error),
-        };
-        let [first, second] = PRIORITIES;
-        let is_own = |rule: &SourceRule| match rule.without_group {
-            Some(group) => rule.priority == first && group == CHILD_GROUP,
-            None => rule.priority == second && rule.table > CHILD_GROUP,
-        };
-        for rule in rules.into_iter().filter_map(read_rule).filter(is_own) {
-            requests.push((delete_rule(rule), 0));
-            if rule.table != MAIN {
-                requests.extend(routes_of(rule, container)?);
-            }
+    for rule in rules_for_answers(container)? {
+        requests.push((delete_rule(rule), 0));
+        if rule.table != MAIN {
+            requests.extend(routes_of(rule, container)?);
         }
     }
     let gone = |errno| matches!(errno, libc::ENOENT | libc::ESRCH);
@@ -265,6 +274,7 @@ mod tests {
         // They stay as long as an interface of mcrun's does, whichever that is.
         release_answers(&mut socket).unwrap();
         assert_eq!(rules(), kept);
+        assert_eq!(rules_for_answers(&mut socket).unwrap().len(), 4);
         ip(&namespace, "link del mc0");
         release_answers(&mut socket).unwrap();
         assert_eq!(rules(), before);
