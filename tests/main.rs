@@ -93,6 +93,7 @@ mod terminal;
 mod timing;
 mod top;
 mod truth;
+mod under_systemd;
 mod upgrade;
 mod vlan;
 mod vm;

@@ -30,7 +30,12 @@ impl Cri {
 
     /// RunPodSandbox with the runtime handler `mcrun`; the id of the sandbox.
     pub fn run_pod(&self, pod: &Pod<'_>) -> io::Result<String> {
-        let request = Message::new().message(1, pod.config()).text(2, "mcrun");
+        self.run_pod_by("mcrun", pod)
+    }
+
+    /// RunPodSandbox with another runtime handler; none is the node's default.
+    pub fn run_pod_by(&self, handler: &str, pod: &Pod<'_>) -> io::Result<String> {
+        let request = Message::new().message(1, pod.config()).text(2, handler);
         self.call("RunPodSandbox", request)
     }
 

@@ -390,8 +390,9 @@ impl Drop for Containerd {
     }
 }
 
-/// An image as an archive of the OCI image layout (image-spec, image-layout.md).
-fn oci_archive(lab: &Lab, directory: &Path, name: &str) -> PathBuf {
+/// An image of the root file system of the lab's containers, as an archive of the OCI image layout
+/// (image-spec, image-layout.md), made in a directory.
+pub fn oci_archive(lab: &Lab, directory: &Path, name: &str) -> PathBuf {
     let blobs = directory.join("blobs/sha256");
     fs::create_dir_all(&blobs).expect("directory");
     let tar = |from: &Path, to: &Path| {

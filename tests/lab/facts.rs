@@ -19,7 +19,7 @@ pub struct Leftovers {
     rules: String,
     /// Groups the host's kernel is in, and their source filters.
     memberships: String,
-    /// Processes in the host's namespace.
+    /// Processes in the host's namespace; of a machine, mcrun's.
     processes: BTreeSet<(i32, String)>,
     /// Files below the state directory, where it keeps containers, bundles and docker's endpoints.
     state: BTreeSet<String>,
@@ -47,7 +47,10 @@ impl Leftovers {
             links: links.as_array().expect("links").iter().map(describe).collect(),
             rules: run(lab.enter("host", "nft").args(["list", "ruleset"])),
             memberships: joined.lines().map(without_timers).collect::<Vec<_>>().join("\n"),
-            processes: in_namespace(Path::new(&namespace)).into_iter().collect(),
+            processes: in_namespace(Path::new(&namespace))
+                .into_iter()
+                .filter(|(_, line)| !lab.is_machine || line.contains("mcrun-"))
+                .collect(),
             state,
         }
     }

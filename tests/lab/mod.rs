@@ -47,7 +47,7 @@ pub use bridged::{BRIDGE, BRIDGE_ADDRESS, Udp};
 pub use capture::Capture;
 pub use container::{Bundle, Container, EngineCommands, Runtime};
 pub use cri::{Cri, Pod};
-pub use daemon::{Containerd, Dockerd, IMAGE};
+pub use daemon::{Containerd, Dockerd, IMAGE, oci_archive};
 pub use docker_driver::DockerDriver;
 pub use engine::{Engine, hooks_dir};
 pub use facts::{Leftovers, memberships};
@@ -85,6 +85,8 @@ pub struct Lab {
     _timing: Timing,
     /// Where `mcrun` and the programs beside it are.
     programs: RefCell<PathBuf>,
+    /// Whether the container host is this very machine, with the directories that mcrun has there.
+    is_machine: bool,
 }
 
 impl Lab {
@@ -92,6 +94,16 @@ impl Lab {
     /// as media networks do (immediate leave, no flooding of unknown groups) and asks once now and
     /// then every 20 seconds: longer than any test depends on.
     pub fn new(igmp_version: u8) -> Lab {
+        Lab::make(igmp_version, false)
+    }
+
+    /// The same around this very machine, which is the container host: a virtual machine with
+    /// `lan0`, whose other end `p-host` is plugged into the switch as long as the lab is there.
+    pub fn on_this_machine(igmp_version: u8) -> Lab {
+        Lab::make(igmp_version, true)
+    }
+
+    fn make(igmp_version: u8, is_machine: bool) -> Lab {
         static COUNTER: AtomicU32 = AtomicU32::new(0);
         need_root();
         let number = COUNTER.fetch_add(1, Ordering::Relaxed);
@@ -107,6 +119,7 @@ impl Lab {
             programs: RefCell::new(
                 Path::new(env!("CARGO_BIN_EXE_mcrun")).parent().expect("a directory").to_owned(),
             ),
+            is_machine,
         };
         lab.build(igmp_version);
         lab.host_mac = lab.link(PARENT)["address"].as_str().expect("a MAC").to_owned();
@@ -116,7 +129,11 @@ impl Lab {
 
     fn build(&self, igmp_version: u8) {
         for node in ["sw", "host", "src"] {
-            run(Command::new("ip").args(["netns", "add", &self.namespace(node)]));
+            let namespace = self.namespace(node);
+            run(Command::new("ip").arg("netns").args(match node {
+                "host" if self.is_machine => vec!["attach", &namespace, "1"],
+                _ => vec!["add", &namespace],
+            }));
             self.ip(node, "link set lo up");
         }
         // A bridge takes its own querier for present when the response interval has passed since
@@ -132,13 +149,17 @@ impl Lab {
         );
         self.ip("sw", &format!("addr add {SWITCH}/24 dev br0"));
         for node in ["host", "src"] {
-            let peer = self.namespace(node);
-            self.ip("sw", &format!("link add p-{node} type veth peer name {PARENT} netns {peer}"));
+            if node == "host" && self.is_machine {
+                self.ip("host", &format!("link set {HOST_PORT} netns {}", self.namespace("sw")));
+            } else {
+                let (peer, link) = (self.namespace(node), format!("link add p-{node} type veth"));
+                self.ip("sw", &format!("{link} peer name {PARENT} netns {peer}"));
+            }
             self.ip("sw", &format!("link set p-{node} master br0 up"));
             self.ip(node, &format!("link set {PARENT} up"));
         }
         self.ip("sw", "link set br0 up");
-        self.ip("host", &format!("addr add {HOST}/24 dev {PARENT}"));
+        self.ip("host", &format!("addr replace {HOST}/24 dev {PARENT}"));
         for source in SOURCES {
             self.ip("src", &format!("addr add {source}/24 dev {PARENT}"));
         }
@@ -190,7 +211,7 @@ impl Lab {
             .arg(program)
             .env("MCRUN_STATE_DIR", self.state_dir())
             .env("MCRUN_CONFIG_DIR", self.config_dir())
-            .env("MCRUN_LIB_DIR", self.directory().join("lib"))
+            .env("MCRUN_LIB_DIR", self.place("lib", "/var/lib/mcrun"))
             .env("MCRUN_LOG_DIR", self.log_dir());
         command
     }
@@ -224,19 +245,26 @@ impl Lab {
         self.directory.path()
     }
 
+    fn place(&self, own: &str, of_the_machine: &str) -> PathBuf {
+        match self.is_machine {
+            true => of_the_machine.into(),
+            false => self.directory().join(own),
+        }
+    }
+
     /// `MCRUN_STATE_DIR`.
     pub fn state_dir(&self) -> PathBuf {
-        self.directory().join("state")
+        self.place("state", "/run/mcrun")
     }
 
     /// `MCRUN_LOG_DIR`.
     pub fn log_dir(&self) -> PathBuf {
-        self.directory().join("log")
+        self.place("log", "/var/log/mcrun")
     }
 
     /// `MCRUN_CONFIG_DIR`.
     pub fn config_dir(&self) -> PathBuf {
-        self.directory().join("config")
+        self.place("config", "/etc/mcrun")
     }
 
     /// Writes the administrator's `mcrun.toml`. Where the tests are to do without notifications, it
@@ -450,12 +478,21 @@ impl Drop for Lab {
         for container in self.containers.take() {
             container.remove(self);
         }
+        if self.is_machine {
+            let switch = self.namespace("sw");
+            let home = ["-n", &switch, "link", "set", HOST_PORT, "netns", "1"];
+            let _ = Command::new("ip").args(home).output();
+            let _ = Command::new("ip").args(["link", "set", HOST_PORT, "up"]).output();
+        }
         let mut nodes = self.bare.take();
         nodes.extend(["host", "src", "sw"]);
         for node in nodes {
             let namespace = self.namespace(node);
-            for (pid, _) in process::in_namespace(Path::new(&format!("/run/netns/{namespace}"))) {
-                process::kill(pid);
+            let file = format!("/run/netns/{namespace}");
+            // All of the machine's processes are in its own namespace.
+            let kept = node == "host" && self.is_machine;
+            for (pid, _) in process::in_namespace(Path::new(&file)).iter().filter(|_| !kept) {
+                process::kill(*pid);
             }
             // A namespace that was never made is not an error here.
             let _ = Command::new("ip").args(["netns", "del", &namespace]).output();

@@ -37,6 +37,12 @@ impl Archive {
         self.entry(path, 0o100_755, content)
     }
 
+    /// Adds a file that is no program.
+    pub(super) fn text(&mut self, path: &Path, content: &str) -> io::Result<()> {
+        self.directory(path.parent().unwrap_or(Path::new("/")))?;
+        self.entry(path, 0o100_644, content.as_bytes())
+    }
+
     /// Adds a file of this machine, at the same path.
     pub(super) fn copy(&mut self, path: &Path) -> io::Result<()> {
         self.file(path, &fs::read(path)?)

@@ -1,6 +1,5 @@
 #!/bin/busybox sh
-# The first process of the virtual machine: runs the tests of /vm/test that /vm/tests names, one at a
-# time, and writes what they print to the port that the host reads.
+# The first process of the bare machine: runs the tests.
 busybox=/bin/busybox
 applets=/vm/applets
 
@@ -33,16 +32,5 @@ for module in /vm/modules/*; do
     insmod "$module" || echo "vm: insmod $module failed"
 done
 
-# The only port of the only virtio-serial device.
-port=/dev/$(cd /sys/class/virtio-ports && echo *)
-export MCRUN_TEST_GUEST=1
-{
-    while read -r name; do
-        # What is printed may end without a newline.
-        printf '\n=== begin %s\n' "$name"
-        timeout "$(cat /vm/limit)" /vm/test --exact "$name" --include-ignored --nocapture </dev/null 2>&1
-        printf '\n=== end %s %d\n' "$name" $?
-    done </vm/tests
-    echo '=== all'
-} >"$port"
+/vm/run-tests
 poweroff -f
