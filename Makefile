@@ -1,4 +1,4 @@
-# mcrun: make demo | test | test-engines | chaos | test-upgrade | install | uninstall | lint | fmt | man | bpf | fuzz | bench
+# mcrun: make demo | test | test-engines | test-vm | chaos | test-upgrade | install | uninstall | lint | fmt | man | bpf | fuzz | bench
 
 SHELL  := /bin/bash
 PREFIX ?= /usr/local
@@ -62,7 +62,7 @@ test_packages := dnsmasq-base runc crun docker.io containerd podman netavark ipt
 vm_kernel := linux-image-6.12.*-cloud-amd64
 
 .DEFAULT_GOAL := build
-.PHONY: build demo test test-engines chaos test-upgrade lint fmt man bpf bpf-check count-million fuzz bench install uninstall
+.PHONY: build demo test test-engines test-vm chaos test-upgrade lint fmt man bpf bpf-check count-million fuzz bench install uninstall
 
 build:
 	@scripts/need-toolchain
@@ -87,6 +87,12 @@ ENGINE_SUITES ?= sid
 test-engines: need-root
 	@scripts/need-toolchain
 	TEST_THREADS=$(TEST_THREADS) env --default-signal=INT,QUIT scripts/test-engines $(ENGINE_SUITES)
+
+# The tests that want systemd as the first process, in a virtual machine that boots Debian sid.
+test-vm: need-root
+	@scripts/apt-install qemu-system-x86 e2fsprogs busybox-static binutils
+	@scripts/need-toolchain
+	env --default-signal=INT,QUIT scripts/test-vm
 
 # Commands, the keeper and proxies are killed at random moments, each so often, in so many seconds at the most.
 # CHAOS_SEED repeats a run.
