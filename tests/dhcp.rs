@@ -171,7 +171,7 @@ fn a_container_gets_an_address_keeps_it_over_a_restart_and_gives_it_back() {
     let errors = String::from_utf8_lossy(&other.stderr).into_owned();
     assert!(errors.contains(&format!("{leased} is the address of container")), "{errors}");
     // It is a container like any other.
-    lab.assert_stream_arrives(&container, [239, 9, 3, 1].into());
+    lab.assert_stream_arrives(&container, Ipv4Addr::new(239, 9, 3, 1));
     let mac = container.ip("link show dev mc0")[0]["address"].clone();
     run(lab.enter("src", "bash").args(["-c", &format!("echo > /dev/udp/{leased}/40001")]));
     wait_until("the LAN reaches it", PATIENCE, || {

@@ -4,7 +4,7 @@ use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use crate::lab;
-use crate::lab::{Lab, PATIENCE, SOURCES, memberships, run, wait_until};
+use crate::lab::{Lab, PATIENCE, SOURCES, has_joined, run, wait_until};
 
 const GROUP: Ipv4Addr = Ipv4Addr::new(239, 7, 1, 1);
 
@@ -14,9 +14,7 @@ fn speaks_for_itself(lab: &Lab, container: &lab::Container, while_joined: impl F
     let _stream = lab.send(GROUP, SOURCES[0], 200);
     let capture = lab.capture();
     let receiver = lab.receive(container, GROUP, None, Duration::from_secs(4));
-    wait_until("the container joins", PATIENCE, || {
-        memberships(container.pid).iter().any(|m| m.group == GROUP).then_some(())
-    });
+    wait_until("the container joins", PATIENCE, || has_joined(container.pid, GROUP).then_some(()));
     while_joined();
     let reception = receiver.finish();
     assert!(reception.packets > 0 && reception.lost == 0, "{reception:?}");

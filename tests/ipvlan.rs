@@ -103,7 +103,7 @@ fn both_receive(lab: &Lab, containers: [&Container; 2]) {
         for (receiver, (group, _)) in receivers.into_iter().zip(streams) {
             let reception = receiver.finish();
             assert_each_once(&format!("{group} in {}", container.name), &reception, ALL);
-            assert_eq!(reception.sources, BTreeSet::from([wanted]));
+            assert_eq!(reception.sources, BTreeSet::from([wanted.into()]));
         }
     }
 }
@@ -123,7 +123,7 @@ fn one_sends(lab: &Lab, sender: &Container, sibling: &Container) {
         joined.contains(&format!("{:08X}", u32::from_ne_bytes(SENT.octets()))).then_some(())
     });
     lab.send_from(sender, SENT, 1000, PACKETS);
-    let address = BTreeSet::from([Ipv4Addr::new(10, 99, 0, 11)]);
+    let address = BTreeSet::from([Ipv4Addr::new(10, 99, 0, 11).into()]);
     for (place, reception) in [("on the LAN", lan.finish()), ("in the other", theirs.finish())] {
         assert_each_once(place, &reception, PACKETS);
         assert_eq!(reception.sources, address, "{place}");

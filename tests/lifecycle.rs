@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use crate::lab;
 use crate::lab::{
-    Background, Bundle, Container, Lab, PARENT, PATIENCE, Runtime, SOURCES, alive, json, kill,
-    memberships, run, wait_until,
+    Background, Bundle, Container, Lab, PARENT, PATIENCE, Runtime, SOURCES, alive, has_joined,
+    json, kill, run, wait_until,
 };
 
 const GROUP: Ipv4Addr = Ipv4Addr::new(239, 4, 1, 1);
@@ -30,9 +30,7 @@ fn command() -> [String; 6] {
 
 /// Waits until the host has joined the container's group and has told the switch.
 fn wait_received(lab: &Lab, container: &Container) {
-    wait_until("the container joins", PATIENCE, || {
-        memberships(container.pid).iter().any(|m| m.group == GROUP).then_some(())
-    });
+    wait_until("the container joins", PATIENCE, || has_joined(container.pid, GROUP).then_some(()));
     wait_until("the host joins", PATIENCE, || lab.host_joins().contains(&GROUP).then_some(()));
     wait_until("the switch forwards", PATIENCE, || {
         lab.forwarded().contains(&GROUP.to_string()).then_some(())

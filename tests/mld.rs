@@ -4,14 +4,13 @@ use std::net::{Ipv6Addr, SocketAddrV6, UdpSocket};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use mcrun::mld::wire::{self, Ipv6Packet, Message, RecordType};
+use mcrun::mld::wire::{Message, RecordType};
 use mcrun::proxy::QuerierStatus;
 use serde_json::Value;
 use socket2::{Domain, Socket, Type};
 
-use crate::lab::frames::IPV6;
 use crate::lab::{
-    Background, Container, HOST_PORT, Lab, PARENT, PATIENCE, SWITCH, json, run, wait_until,
+    Background, Container, Family as _, Lab, PARENT, PATIENCE, SWITCH, mld, run, wait_until,
 };
 
 pub const GROUP: Ipv6Addr = Ipv6Addr::new(0xff0e, 0, 0, 0, 0, 0, 1, 1);
@@ -23,26 +22,9 @@ const LONG_PATIENCE: Duration = Duration::from_secs(60);
 /// What is sent before the stream.
 pub const MARKER: u32 = u32::MAX;
 
-/// A lab whose switch asks in this version of MLD.
-pub fn lab(mld_version: u8) -> Lab {
-    let lab = Lab::new(2);
-    lab.ip("sw", &format!("link set br0 type bridge mcast_mld_version {mld_version}"));
-    // Without an address a bridge sends no query, and the sender no packet.
-    for (node, link) in [("sw", "br0"), ("src", PARENT)] {
-        wait_until("an address can be used", PATIENCE, || {
-            let shown = json(lab.enter(node, "ip").args(["-j", "-6", "addr", "show", "dev", link]));
-            let address = shown[0]["addr_info"].as_array()?.first()?.clone();
-            (address["tentative"] != true).then_some(())
-        });
-    }
-    lab
-}
-
 /// Whether the switch forwards the group to the container host.
-pub fn is_forwarded(lab: &Lab) -> bool {
-    let answer = json(lab.enter("sw", "bridge").args(["-j", "mdb", "show"]));
-    let entries = answer[0]["mdb"].as_array().cloned().unwrap_or_default();
-    entries.iter().any(|e| e["port"] == HOST_PORT && e["grp"] == GROUP.to_string())
+fn is_forwarded(lab: &Lab) -> bool {
+    lab.forwarded().contains(&GROUP.to_string())
 }
 
 /// What `mcrun groups` tells of the group.
@@ -129,18 +111,6 @@ fn stream(socket: UdpSocket) -> JoinHandle<()> {
     })
 }
 
-/// The MLD messages among these frames, with the MAC address that they come from.
-pub fn mld(frames: &[Vec<u8>]) -> Vec<(String, Ipv6Addr, u8, Message)> {
-    let frames = frames.iter().filter(|frame| frame[12..14] == IPV6.to_be_bytes());
-    frames
-        .filter_map(|frame| {
-            let mac: Vec<_> = frame[6..12].iter().map(|byte| format!("{byte:02x}")).collect();
-            let packet = Ipv6Packet::parse(&frame[14..]).ok()?;
-            Some((mac.join(":"), packet.src(), packet.hop_limit(), wire::parse(&packet).ok()?))
-        })
-        .collect()
-}
-
 fn is_leave(message: &Message) -> bool {
     match message {
         Message::LeaveV2 { group } => *group == GROUP,
@@ -153,7 +123,7 @@ fn is_leave(message: &Message) -> bool {
 
 /// Container 2 receives; container 1 joins after it and leaves. Its leave changes nothing on the wire.
 fn a_neighbour_leaves(mld_version: u8) {
-    let lab = lab(mld_version);
+    let lab = Ipv6Addr::lab(mld_version);
     let capture = lab.capture_also("ip6");
     let start =
         |name, address: &str| lab.start_with(name, &[&format!("parent=lan0,ip={address}/64")], &[]);
@@ -222,7 +192,7 @@ fn a_neighbours_leave_costs_no_packet_with_mld_v2() {
 #[test]
 fn the_mld_querier_is_shown_beside_that_of_igmp_and_missed_where_a_group_needs_it() {
     const CODE: &str = "no-mld-querier";
-    let lab = lab(2);
+    let lab = Ipv6Addr::lab(2);
     lab.ip("sw", "link set br0 type bridge mcast_igmp_version 3 mcast_query_interval 200");
     lab.ip("sw", "link set br0 type bridge mcast_query_response_interval 100");
     let container = lab.start_with("c", &["parent=lan0,ip=fd00:99::11/64"], &[]);
@@ -309,7 +279,7 @@ fn the_mld_querier_is_shown_beside_that_of_igmp_and_missed_where_a_group_needs_i
 fn a_denied_group_is_shown_as_denied_and_does_not_arrive_although_a_neighbour_has_it() {
     const DENIED: Ipv6Addr = Ipv6Addr::new(0xff0e, 0, 0, 0, 0, 0, 2, 1);
     const DENIED_PORT: u16 = PORT + 1;
-    let lab = lab(2);
+    let lab = Ipv6Addr::lab(2);
     let spec = "parent=lan0,ip=fd00:99::11/64,allow=ff0e::1:1,allow=ros2";
     let restricted = lab.start_with("restricted", &[spec], &[]);
     let neighbour = lab.start_with("neighbour", &["parent=lan0,ip=fd00:99::12/64"], &[]);

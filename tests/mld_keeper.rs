@@ -3,7 +3,6 @@
 //!
 //! `KEEPER_KILLS` sets how often a proxy is replaced in each case.
 
-use std::collections::BTreeMap;
 use std::net::{Ipv6Addr, SocketAddrV6, UdpSocket};
 
 use mcrun::mld::wire::{Message, RecordType};
@@ -11,8 +10,9 @@ use mcrun::sys::sockopt;
 use socket2::{Domain, Socket, Type};
 
 use crate::keeper::kills;
+use crate::lab;
 use crate::lab::{
-    Background, Container, Lab, PARENT, PATIENCE, kill, run, stream_while, wait_until,
+    Background, Container, Family as _, Lab, PARENT, PATIENCE, kill, run, stream_while, wait_until,
 };
 use crate::mld;
 use crate::mld::{GROUP, PORT};
@@ -28,24 +28,9 @@ const OTHER: Ipv6Addr = Ipv6Addr::new(0xfd00, 0x99, 0, 0, 0, 0, 0, 5);
 /// The number that ends a stream.
 const END: u32 = u32::MAX - 1;
 
-/// The group's sources at a kernel, from its /proc/net/mcfilter6: how many sockets include and exclude
-/// each.
-fn filter(text: &str, group: Ipv6Addr) -> BTreeMap<Ipv6Addr, (u32, u32)> {
-    let address = |word: &str| Ipv6Addr::from(u128::from_str_radix(word, 16).expect("an address"));
-    let lines = text.lines().skip(1).map(|line| line.split_whitespace().collect::<Vec<_>>());
-    lines
-        .filter(|words| address(words[2]) == group)
-        .map(|words| {
-            let count = |word: &str| word.parse().expect("a number");
-            (address(words[3]), (count(words[4]), count(words[5])))
-        })
-        .collect()
-}
-
 /// What the host's kernel has joined of the channel.
 fn upstream(lab: &Lab) -> Vec<Ipv6Addr> {
-    let text = run(lab.enter("host", "cat").arg("/proc/net/mcfilter6"));
-    let sources = filter(&text, CHANNEL);
+    let sources = lab.host_sources().remove(&CHANNEL).unwrap_or_default();
     assert!(sources.values().all(|(_, excluding)| *excluding == 0), "{sources:?}");
     sources.into_keys().collect()
 }
@@ -135,10 +120,8 @@ fn is_change(message: &Message) -> bool {
 /// Nothing of a stream is lost, and neither the switch nor the host's source list sees anything, while
 /// `replace` replaces the proxy of the container `KEEPER_KILLS` times.
 fn proxies_are_replaced(mld_version: u8, replace: impl Fn(&Lab, &Container, u32)) {
-    let lab = mld::lab(mld_version);
-    for source in [SOURCE, OTHER] {
-        lab.ip("src", &format!("addr add {source}/64 dev {PARENT} nodad"));
-    }
+    let lab = Ipv6Addr::lab(mld_version);
+    lab.ip("src", &format!("addr add {OTHER}/64 dev {PARENT} nodad"));
     // A proxy that waits for the kernel is not killed: another test may hold the kernel's locks.
     let options = ["keep", "--watchdog", "10s", "--stable-after", "50ms"];
     let _keeper = Background::start(&mut lab.mcrun(options));
@@ -185,7 +168,7 @@ fn proxies_are_replaced(mld_version: u8, replace: impl Fn(&Lab, &Container, u32)
     // first: not under the stream.
     lab.query();
     wait_until("the host answers", PATIENCE, || {
-        let seen = mld::mld(&capture.frames());
+        let seen = lab::mld(&capture.frames());
         let reports = |group| {
             seen.iter().any(|(.., message)| match message {
                 Message::ReportV2 { group: reported } => *reported == group,
@@ -198,7 +181,7 @@ fn proxies_are_replaced(mld_version: u8, replace: impl Fn(&Lab, &Container, u32)
     assert_eq!(upstream(&lab), [SOURCE, SILENT]);
     let own = container.ip("link show mc0")[0]["address"].as_str().expect("a MAC").to_owned();
     capture.igmp();
-    for (mac, _, _, message) in mld::mld(&capture.frames()) {
+    for (mac, _, _, message) in lab::mld(&capture.frames()) {
         assert!(!is_change(&message), "{message:?}");
         assert_ne!(mac, own, "MLD of the container is on the wire: {message:?}");
         assert_eq!(mac, lab.host_mac(), "{message:?}");

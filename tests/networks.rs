@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::net::Ipv4Addr;
 use std::os::unix::fs::{PermissionsExt, chown, symlink};
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -43,7 +44,7 @@ fn a_container_on_a_network_is_attached_as_its_file_says() {
     network(&lab, "media", MEDIA);
     // By mcrun run, by a hook of a bundle, and by mcrun attach.
     let first = lab.start_with("first", &["net=media,ip=10.99.0.11/24"], &[]);
-    lab.assert_stream_arrives(&first, [239, 9, 3, 1].into());
+    lab.assert_stream_arrives(&first, Ipv4Addr::new(239, 9, 3, 1));
     let mut bundle = Bundle::new(&lab, "second");
     bundle.add_hooks(&lab);
     bundle.annotate("net=media,ip=10.99.0.12/24,name=red");
@@ -76,7 +77,7 @@ fn a_container_on_a_network_is_attached_as_its_file_says() {
         assert!(!shown.contains("nobody"), "{shown}");
     }
     run(&mut lab.mcrun(["reload"]));
-    lab.assert_stream_arrives(&first, [239, 9, 3, 2].into());
+    lab.assert_stream_arrives(&first, Ipv4Addr::new(239, 9, 3, 2));
     lab.delete(&first);
     lab.delete(&second);
 }
@@ -373,7 +374,7 @@ fn a_pool_gives_nothing_that_somebody_has() {
     let wanted = serde_json::json!(["10.99.0.31/24", "fd99::1/64"]);
     assert_eq!(shown["interfaces"][0]["addresses"], wanted);
     assert_eq!(shown["attachments"][0]["attachment"]["gateways"][0], "10.99.0.29");
-    lab.assert_stream_arrives(&first, [239, 9, 3, 1].into());
+    lab.assert_stream_arrives(&first, Ipv4Addr::new(239, 9, 3, 1));
     // Two of one container, and one more by mcrun attach.
     let second = lab.start_with("b", &[asked, asked], &[]);
     // The gateway of a route of its own is not an address of the container.

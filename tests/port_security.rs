@@ -2,7 +2,7 @@
 
 use std::net::{Ipv4Addr, UdpSocket};
 
-use crate::lab::{Lab, PATIENCE, SOURCES, memberships, wait_until};
+use crate::lab::{Lab, PATIENCE, SOURCES, has_joined, wait_until};
 
 const GROUP: Ipv4Addr = Ipv4Addr::new(239, 2, 1, 1);
 /// UDP port of the broadcast that is sent behind the stream: it passes the switch port.
@@ -16,7 +16,7 @@ fn receive_through_a_secure_port(igmp_version: u8) {
     let marker = lab.run_in("bare", || UdpSocket::bind(("0.0.0.0", MARKER)).expect("bound"));
     let bare = lab.receive_count_in("bare", GROUP, 1);
     wait_until("the bare container joins", PATIENCE, || {
-        memberships(bare.pid()).iter().any(|m| m.group == GROUP).then_some(())
+        has_joined(bare.pid(), GROUP).then_some(())
     });
     wait_until("the port refuses its report", PATIENCE, || {
         (lab.refused_frames() > 0).then_some(())

@@ -348,7 +348,9 @@ impl World {
 
     /// What the switch forwards to the host.
     fn on_switch(&self) -> BTreeSet<Wanted> {
-        let entries: Vec<_> = self.lab.forwarded().into_iter().collect();
+        let all = self.lab.forwarded().into_iter();
+        // The host's own groups of IPv6 are forwarded too.
+        let entries: Vec<_> = all.filter(|entry| !entry.contains(':')).collect();
         let parse = |entry: &String| match entry.split_once('@') {
             Some((group, source)) => {
                 Wanted(group.parse().expect("a group"), Some(source.parse().expect("a source")))

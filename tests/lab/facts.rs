@@ -8,6 +8,7 @@ use std::path::Path;
 use serde_json::Value;
 
 use super::Lab;
+use super::family::{Family, SourceCounts};
 use super::process::{in_namespace, json, run};
 
 /// What a container could leave on its host. Compared with what was there before it.
@@ -70,51 +71,30 @@ fn without_timers(line: &str) -> String {
 
 /// A group some kernel has joined.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Membership {
+pub struct Membership<A> {
     /// Interface name.
     pub interface: String,
     /// The group.
-    pub group: Ipv4Addr,
+    pub group: A,
 }
 
-/// The IPv4 memberships in the network namespace of a process (0: this one).
-pub fn memberships(pid: i32) -> BTreeSet<Membership> {
-    let text = fs::read_to_string(format!("/proc/{pid}/net/igmp")).unwrap_or_default();
-    parse_memberships(&text)
+/// Whether the kernel has joined the group in the network namespace of a process, on any interface.
+pub fn has_joined<A: Family>(pid: i32, group: A) -> bool {
+    let text = fs::read_to_string(format!("/proc/{pid}/net/{}", A::GROUPS_FILE));
+    A::memberships(&text.unwrap_or_default()).iter().any(|m| m.group == group)
 }
 
-fn parse_memberships(text: &str) -> BTreeSet<Membership> {
-    let mut interface = String::new();
-    let mut found = BTreeSet::new();
-    for line in text.lines().skip(1) {
-        let words: Vec<&str> = line.split_whitespace().collect();
-        if !line.starts_with('\t') {
-            interface = words.get(1).copied().unwrap_or_default().trim_end_matches(':').to_owned();
-        } else if let Some(Ok(group)) = words.first().map(|word| u32::from_str_radix(word, 16)) {
-            // Printed as the number that the address in network order is on this machine.
-            let group = Ipv4Addr::from(group.to_ne_bytes());
-            found.insert(Membership { interface: interface.clone(), group });
-        }
-    }
-    found
-}
-
-/// Source filters in the network namespace of a process: by group, the included and the excluded
-/// sources with the numbers of sockets that say so (/proc/net/mcfilter).
-pub fn source_filters(text: &str) -> BTreeMap<Ipv4Addr, BTreeMap<Ipv4Addr, (u32, u32)>> {
-    let mut filters: BTreeMap<_, BTreeMap<_, _>> = BTreeMap::new();
+/// Source filters of a kernel by group, from its [`Family::SOURCES_FILE`].
+pub fn source_filters<A: Family>(text: &str) -> BTreeMap<A, SourceCounts<A>> {
+    let mut filters: BTreeMap<_, SourceCounts<A>> = BTreeMap::new();
     for line in text.lines().skip(1) {
         let [_, _, group, source, include, exclude] =
             line.split_whitespace().collect::<Vec<_>>()[..]
         else {
-            panic!("/proc/net/mcfilter: {line}");
+            panic!("{}: {line}", A::SOURCES_FILE);
         };
-        let address = |word: &str| {
-            let digits = word.trim_start_matches("0x");
-            Ipv4Addr::from(u32::from_str_radix(digits, 16).expect("an address"))
-        };
-        filters.entry(address(group)).or_default().insert(
-            address(source),
+        filters.entry(A::listed(group)).or_default().insert(
+            A::listed(source),
             (include.parse().expect("count"), exclude.parse().expect("count")),
         );
     }
@@ -122,18 +102,32 @@ pub fn source_filters(text: &str) -> BTreeMap<Ipv4Addr, BTreeMap<Ipv4Addr, (u32,
 }
 
 impl Lab {
-    /// Groups the container host's kernel has joined on the parent, except those of 224.0.0.0/24.
-    pub fn host_joins(&self) -> BTreeSet<Ipv4Addr> {
-        let text = run(self.enter("host", "cat").arg("/proc/net/igmp"));
-        parse_memberships(&text)
+    /// Groups the container host's kernel has joined on the parent, except those that it reports to
+    /// nobody.
+    pub fn host_groups<A: Family>(&self) -> BTreeSet<A> {
+        let text = run(self.enter("host", "cat").arg(format!("/proc/net/{}", A::GROUPS_FILE)));
+        A::memberships(&text)
             .into_iter()
-            .filter(|m| m.interface == super::PARENT && m.group.octets()[..3] != [224, 0, 0])
+            .filter(|m| m.interface == super::PARENT && m.group.needs_report())
             .map(|m| m.group)
             .collect()
     }
 
-    /// Source filters of the container host's kernel.
-    pub fn host_filters(&self) -> BTreeMap<Ipv4Addr, BTreeMap<Ipv4Addr, (u32, u32)>> {
-        source_filters(&run(self.enter("host", "cat").arg("/proc/net/mcfilter")))
+    /// The same of IPv4.
+    pub fn host_joins(&self) -> BTreeSet<Ipv4Addr> {
+        self.host_groups()
+    }
+
+    /// Source filters of the container host's kernel. Where several interfaces have joined groups, see
+    /// [`Lab::show_all_lists`].
+    pub fn host_sources<A: Family>(&self) -> BTreeMap<A, SourceCounts<A>> {
+        source_filters(&run(self
+            .enter("host", "cat")
+            .arg(format!("/proc/net/{}", A::SOURCES_FILE))))
+    }
+
+    /// The same of IPv4.
+    pub fn host_filters(&self) -> BTreeMap<Ipv4Addr, SourceCounts<Ipv4Addr>> {
+        self.host_sources()
     }
 }

@@ -16,6 +16,7 @@ mod daemon;
 mod docker_driver;
 mod engine;
 mod facts;
+mod family;
 pub mod frames;
 mod igmp;
 mod numbered;
@@ -50,7 +51,8 @@ pub use cri::{Cri, Pod};
 pub use daemon::{Containerd, Dockerd, IMAGE, oci_archive};
 pub use docker_driver::DockerDriver;
 pub use engine::{Engine, hooks_dir};
-pub use facts::{Leftovers, memberships};
+pub use facts::{Leftovers, has_joined};
+pub use family::{Family, mld};
 pub use igmp::{Igmp, IgmpFrame, Record, RecordKind};
 pub use numbered::{assert_whole, assert_whole_while, numbered, payloads, stream, stream_while};
 pub use probe::{Receiver, Reception};
@@ -136,15 +138,12 @@ impl Lab {
             }));
             self.ip(node, "link set lo up");
         }
-        // A bridge takes its own querier for present when the response interval has passed since
-        // the querier was switched on (br_multicast_set_querier): a tenth of a second until then,
-        // and half a second for the tests. Less would be a response code of 0, which is IGMPv1.
         self.ip(
             "sw",
             &format!(
                 "link add br0 type bridge mcast_snooping 1 mcast_igmp_version {igmp_version} \
                  mcast_query_interval 2000 mcast_startup_query_interval 2000 \
-                 mcast_query_response_interval 10 mcast_query_use_ifaddr 1"
+                 mcast_query_use_ifaddr 1"
             ),
         );
         self.ip("sw", &format!("addr add {SWITCH}/24 dev br0"));
@@ -171,8 +170,7 @@ impl Lab {
                 (links[0]["operstate"] == "UP").then_some(())
             });
         }
-        self.ip("sw", "link set br0 type bridge mcast_querier 1");
-        let querier_on = Instant::now();
+        let querier_on = self.begin_to_ask();
 
         let rootfs = self.rootfs();
         for directory in ["bin", "dev", "proc", "sys", "tmp", "etc"] {
@@ -186,8 +184,24 @@ impl Lab {
         fs::create_dir_all(self.config_dir()).expect("configuration directory");
         self.configure("");
 
+        self.ask_from_now_on(querier_on);
+    }
+
+    /// A bridge takes its own querier for present when the response interval has passed since
+    /// the querier was switched on (br_multicast_set_querier): a tenth of a second until then,
+    /// and half a second for the tests. Less would be a response code of 0, which is IGMPv1.
+    fn begin_to_ask(&self) -> Instant {
+        // One after the other: of one command, the kernel would take the last setting first.
+        for setting in ["mcast_querier 0", "mcast_query_response_interval 10", "mcast_querier 1"] {
+            self.ip("sw", &format!("link set br0 type bridge {setting}"));
+        }
+        Instant::now()
+    }
+
+    /// Ends what [`Lab::begin_to_ask`] has begun then.
+    fn ask_from_now_on(&self, since: Instant) {
         // The kernel has no event for the end of this delay.
-        std::thread::sleep(Duration::from_millis(150).saturating_sub(querier_on.elapsed()));
+        std::thread::sleep(Duration::from_millis(150).saturating_sub(since.elapsed()));
         self.ip("sw", "link set br0 type bridge mcast_query_response_interval 50");
     }
 
@@ -339,7 +353,7 @@ impl Lab {
         let mut groups = BTreeSet::new();
         for entry in answer[0]["mdb"].as_array().into_iter().flatten() {
             let group = entry["grp"].as_str().unwrap_or_default();
-            if entry["port"] == port && !group.contains(':') {
+            if entry["port"] == port {
                 match entry["src"].as_str() {
                     Some(source) => groups.insert(format!("{group}@{source}")),
                     None => groups.insert(group.to_owned()),

@@ -2,15 +2,16 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use serde_json::Value;
 
-use super::facts::memberships;
+use super::facts::has_joined;
+use super::family::Family;
 use super::process::{Background, wait_until};
-use super::{Container, Lab, PARENT, PATIENCE, SOURCES};
+use super::{Container, Lab, PARENT, PATIENCE};
 
 /// UDP port of every stream.
 const PORT: u16 = 5004;
@@ -39,15 +40,15 @@ pub struct Reception {
     #[expect(dead_code, reason = "shown where an assertion on the rest fails")]
     pub longest_gap_ms: f64,
     /// Who sent what came.
-    pub sources: BTreeSet<Ipv4Addr>,
+    pub sources: BTreeSet<IpAddr>,
 }
 
 impl Lab {
     /// Sends a stream of packets per second to a group from one of the sender's addresses.
-    pub fn send(&self, group: Ipv4Addr, source: Ipv4Addr, rate: u32) -> Sender {
+    pub fn send<A: Family>(&self, group: A, source: A, rate: u32) -> Sender {
         let mut command = self.enter("src", env!("CARGO_BIN_EXE_mcrun"));
         command
-            .args(["probe", "send", &format!("{group}:{PORT}"), "--interface", PARENT])
+            .args(["probe", "send", &to(group), "--interface", PARENT])
             .args(["--source", &source.to_string(), "--rate", &rate.to_string()])
             .args(["--duration", "120s"])
             .stdout(Stdio::null());
@@ -56,15 +57,15 @@ impl Lab {
 
     /// A stream of packets per second that a container receives from its first packet on, whatever
     /// happens until [`Stream::assert_whole`].
-    pub fn stream(&self, container: &Container, group: Ipv4Addr, rate: u32) -> Stream {
+    pub fn stream<A: Family>(&self, container: &Container, group: A, rate: u32) -> Stream {
         let mut command = container.enter(env!("CARGO_BIN_EXE_mcrun"));
         let receiver = receive(&mut command, group, None, Duration::from_secs(120));
         self.wait_joined(container, group);
         self.wait_forwarded(group);
         let mut command = self.enter("src", env!("CARGO_BIN_EXE_mcrun"));
         command
-            .args(["probe", "send", &format!("{group}:{PORT}"), "--interface", PARENT, "--json"])
-            .args(["--source", &SOURCES[0].to_string(), "--rate", &rate.to_string()])
+            .args(["probe", "send", &to(group), "--interface", PARENT, "--json"])
+            .args(["--source", &A::station(3).to_string(), "--rate", &rate.to_string()])
             .args(["--duration", "120s"])
             .stdout(Stdio::piped());
         Stream { sender: Background::start(&mut command), receiver }
@@ -74,7 +75,7 @@ impl Lab {
     pub fn send_from_far(&self, group: Ipv4Addr, rate: u32) -> Sender {
         let mut command = self.enter("far", env!("CARGO_BIN_EXE_mcrun"));
         command
-            .args(["probe", "send", &format!("{group}:{PORT}"), "--interface", PARENT])
+            .args(["probe", "send", &to(group), "--interface", PARENT])
             .args(["--rate", &rate.to_string(), "--ttl", "8", "--duration", "120s"])
             .stdout(Stdio::null());
         Sender(Background::start(&mut command))
@@ -90,47 +91,41 @@ impl Lab {
 
     /// Sends so many packets to a group from one of the sender's addresses; ended by
     /// [`Background::finish`].
-    pub fn send_count(
-        &self,
-        group: Ipv4Addr,
-        source: Ipv4Addr,
-        rate: u32,
-        count: u32,
-    ) -> Background {
+    pub fn send_count<A: Family>(&self, group: A, source: A, rate: u32, count: u32) -> Background {
         let command = self.enter("src", env!("CARGO_BIN_EXE_mcrun"));
         send_count(command, group, rate, count, &["--source", &source.to_string()])
     }
 
     /// A stream to a group arrives in a container, each packet once.
-    pub fn assert_stream_arrives(&self, container: &Container, group: Ipv4Addr) {
+    pub fn assert_stream_arrives(&self, container: &Container, group: impl Family) {
         let mcrun = self.exec_command(container, &["mcrun"]);
         self.assert_stream_arrives_by(mcrun, container, group, || {});
     }
 
     /// The same, where a prepared command runs mcrun; `while_joined` runs before the first packet.
-    pub fn assert_stream_arrives_by(
+    pub fn assert_stream_arrives_by<A: Family>(
         &self,
         mcrun: Command,
         container: &Container,
-        group: Ipv4Addr,
+        group: A,
         while_joined: impl FnOnce(),
     ) {
         let receiver = receive_count(mcrun, group, None, SHOWN, &[]);
         self.wait_joined(container, group);
         self.wait_forwarded(group);
         while_joined();
-        let sender = self.send_count(group, SOURCES[0], 1000, SHOWN);
+        let sender = self.send_count(group, A::station(3), 1000, SHOWN);
         receiver.assert_each_once(SHOWN);
         let sent = sender.finish(PATIENCE);
         assert!(sent.status.success(), "probe send: {sent:?}");
     }
 
     /// Receives so many packets in the network namespace of a container, however long that takes.
-    pub fn receive_count(
+    pub fn receive_count<A: Family>(
         &self,
         container: &Container,
-        group: Ipv4Addr,
-        source: Option<Ipv4Addr>,
+        group: A,
+        source: Option<A>,
         count: u32,
     ) -> Receiver {
         let command = container.enter(env!("CARGO_BIN_EXE_mcrun"));
@@ -154,11 +149,11 @@ impl Lab {
     }
 
     /// Receives in a container for a time, from any source or from one.
-    pub fn receive(
+    pub fn receive<A: Family>(
         &self,
         container: &Container,
-        group: Ipv4Addr,
-        source: Option<Ipv4Addr>,
+        group: A,
+        source: Option<A>,
         time: Duration,
     ) -> Receiver {
         let mut command = self.exec_command(container, &["mcrun"]);
@@ -176,9 +171,9 @@ impl Lab {
     }
 
     /// Waits until the container's kernel has joined and mcrun has joined for it.
-    pub fn wait_joined(&self, container: &Container, group: Ipv4Addr) {
+    pub fn wait_joined(&self, container: &Container, group: impl Family) {
         wait_until("the container joins", PATIENCE, || {
-            memberships(container.pid).iter().any(|m| m.group == group).then_some(())
+            has_joined(container.pid, group).then_some(())
         });
         wait_until("mcrun reports the group as joined", PATIENCE, || {
             let groups = self.groups(container);
@@ -188,7 +183,7 @@ impl Lab {
     }
 
     /// Waits until mcrun knows of no membership of the group.
-    pub fn wait_left(&self, container: &Container, group: Ipv4Addr) {
+    pub fn wait_left(&self, container: &Container, group: impl Family) {
         wait_until("mcrun drops the group", PATIENCE, || {
             let groups = self.groups(container);
             (!groups.iter().any(|entry| entry["group"] == group.to_string())).then_some(())
@@ -203,29 +198,34 @@ impl Lab {
     }
 }
 
+/// A group as `mcrun probe` is told of it.
+fn to(group: impl Family) -> String {
+    SocketAddr::new(group.into(), PORT).to_string()
+}
+
 fn send_count(
     mut command: Command,
-    group: Ipv4Addr,
+    group: impl Family,
     rate: u32,
     count: u32,
     options: &[&str],
 ) -> Background {
     command
-        .args(["probe", "send", &format!("{group}:{PORT}"), "--rate", &rate.to_string()])
+        .args(["probe", "send", &to(group), "--rate", &rate.to_string()])
         .args(["--count", &count.to_string(), "--size", "200"])
         .args(options);
     Background::start(command.stdout(Stdio::piped()).stderr(Stdio::piped()))
 }
 
-fn receive_count(
+fn receive_count<A: Family>(
     mut command: Command,
-    group: Ipv4Addr,
-    source: Option<Ipv4Addr>,
+    group: A,
+    source: Option<A>,
     count: u32,
     options: &[&str],
 ) -> Receiver {
     command
-        .args(["probe", "recv", &format!("{group}:{PORT}"), "--json", "--duration", "45s"])
+        .args(["probe", "recv", &to(group), "--json", "--duration", "45s"])
         .args(["--count", &count.to_string()])
         .args(options);
     if let Some(source) = source {
@@ -234,13 +234,13 @@ fn receive_count(
     Receiver(Background::start(command.stdout(Stdio::piped()).stderr(Stdio::piped())))
 }
 
-fn receive(
+fn receive<A: Family>(
     command: &mut Command,
-    group: Ipv4Addr,
-    source: Option<Ipv4Addr>,
+    group: A,
+    source: Option<A>,
     time: Duration,
 ) -> Receiver {
-    command.args(["probe", "recv", &format!("{group}:{PORT}"), "--json"]);
+    command.args(["probe", "recv", &to(group), "--json"]);
     command.args(["--duration", &format!("{}ms", time.as_millis())]);
     if let Some(source) = source {
         command.args(["--source", &source.to_string()]);
@@ -273,8 +273,9 @@ impl Receiver {
 
     /// Whether no socket of a stream in its network namespace has anything that is not read.
     fn is_drained(&self) -> bool {
-        let sockets = fs::read_to_string(format!("/proc/{}/net/udp", self.pid())).expect("sockets");
-        sockets.lines().skip(1).all(|line| {
+        let read = |name| fs::read_to_string(format!("/proc/{}/net/{name}", self.pid()));
+        let sockets = ["udp", "udp6"].map(|name| read(name).expect("sockets"));
+        sockets.iter().flat_map(|text| text.lines().skip(1)).all(|line| {
             // sl local_address rem_address st tx_queue:rx_queue
             let columns: Vec<_> = line.split_whitespace().collect();
             !columns[1].ends_with(&format!(":{PORT:04X}")) || columns[4].ends_with(":00000000")
@@ -325,7 +326,7 @@ impl Receiver {
                 .expect("an array")
                 .iter()
                 .map(|s| s["source"].as_str().and_then(|a| a.parse().ok()).expect("an address"))
-                .map(|from: SocketAddrV4| *from.ip())
+                .map(|from: SocketAddr| from.ip())
                 .collect(),
         }
     }

@@ -3,14 +3,14 @@
 use std::fs;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::os::fd::AsRawFd;
 
 use mcrun::multicast::{FilterMode, SourceFilter};
 use mcrun::net::netns::NetNs;
 use mcrun::sys::sockopt;
 use socket2::{Domain, Socket, Type};
 
-use super::facts::{memberships, source_filters};
+use super::facts::{has_joined, source_filters};
+use super::family::{Family, SourceCounts};
 use super::{Container, Lab};
 
 /// The interface in the container.
@@ -25,29 +25,29 @@ pub struct Member {
 
 /// A change of what one socket receives of a group.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Change {
+pub enum Change<A = Ipv4Addr> {
     /// From any source (MCAST_JOIN_GROUP).
     Join,
     /// MCAST_LEAVE_GROUP.
     Leave,
     /// MCAST_JOIN_SOURCE_GROUP.
-    JoinSource(Ipv4Addr),
+    JoinSource(A),
     /// MCAST_LEAVE_SOURCE_GROUP.
-    LeaveSource(Ipv4Addr),
-    /// IP_BLOCK_SOURCE.
-    Block(Ipv4Addr),
-    /// IP_UNBLOCK_SOURCE.
-    Unblock(Ipv4Addr),
+    LeaveSource(A),
+    /// IP_BLOCK_SOURCE, or MCAST_BLOCK_SOURCE of IPv6.
+    Block(A),
+    /// IP_UNBLOCK_SOURCE, or MCAST_UNBLOCK_SOURCE of IPv6.
+    Unblock(A),
     /// MCAST_MSFILTER.
-    Set(SourceFilter),
+    Set(SourceFilter<A>),
 }
 
 /// Replaces the source filter of a group that the socket has joined.
-pub fn set_source_filter(
+pub fn set_source_filter<A: Family>(
     socket: &Socket,
     index: u32,
-    group: Ipv4Addr,
-    filter: &SourceFilter,
+    group: A,
+    filter: &SourceFilter<A>,
 ) -> io::Result<()> {
     let sources = filter.sources.iter().copied();
     match filter.mode {
@@ -62,10 +62,15 @@ impl Container {
         NetNs::of_pid(self.pid).expect("the container runs")
     }
 
-    /// A socket that has joined nothing.
+    /// A socket of IPv4 that has joined nothing.
     pub fn member(&self) -> Member {
+        self.member_of::<Ipv4Addr>()
+    }
+
+    /// A socket of a family that has joined nothing.
+    pub fn member_of<A: Family>(&self) -> Member {
         let open = || -> io::Result<Member> {
-            let socket = Socket::new(Domain::IPV4, Type::DGRAM, None)?;
+            let socket = Socket::new(A::DOMAIN, Type::DGRAM, None)?;
             Ok(Member { socket, index: nix::net::if_::if_nametoindex(CHILD)? })
         };
         self.namespace().run(open).expect("entered").expect("socket")
@@ -74,52 +79,28 @@ impl Container {
 
 impl Member {
     /// Makes the change; what the kernel says of it.
-    pub fn try_change(&self, group: Ipv4Addr, change: &Change) -> io::Result<()> {
+    pub fn try_change<A: Family>(&self, group: A, change: &Change<A>) -> io::Result<()> {
         let (socket, index) = (&self.socket, self.index);
         match change {
             Change::Join => sockopt::join_group(socket, index, group),
             Change::Leave => sockopt::leave_group(socket, index, group),
             Change::JoinSource(s) => sockopt::join_source_group(socket, index, group, *s),
             Change::LeaveSource(s) => sockopt::leave_source_group(socket, index, group, *s),
-            Change::Block(s) => self.block(libc::IP_BLOCK_SOURCE, group, *s),
-            Change::Unblock(s) => self.block(libc::IP_UNBLOCK_SOURCE, group, *s),
+            Change::Block(s) => A::block(socket, index, group, *s, true),
+            Change::Unblock(s) => A::block(socket, index, group, *s, false),
             Change::Set(filter) => set_source_filter(socket, index, group, filter),
         }
     }
 
     /// Makes the change, which the kernel must accept.
-    pub fn change(&self, group: Ipv4Addr, change: &Change) {
+    pub fn change<A: Family>(&self, group: A, change: &Change<A>) {
         self.try_change(group, change).unwrap_or_else(|e| panic!("{change:?} of {group}: {e}"));
-    }
-
-    /// The older calls of ip(7), which name the interface by its route here.
-    fn block(&self, option: i32, group: Ipv4Addr, source: Ipv4Addr) -> io::Result<()> {
-        let address = |a: Ipv4Addr| libc::in_addr { s_addr: u32::from_ne_bytes(a.octets()) };
-        let request = libc::ip_mreq_source {
-            imr_multiaddr: address(group),
-            imr_interface: address(Ipv4Addr::UNSPECIFIED),
-            imr_sourceaddr: address(source),
-        };
-        // SAFETY: the descriptor is open, and the value is a live structure of the stated size.
-        let result = unsafe {
-            libc::setsockopt(
-                self.socket.as_raw_fd(),
-                libc::IPPROTO_IP,
-                option,
-                (&raw const request).cast(),
-                size_of_val(&request) as libc::socklen_t,
-            )
-        };
-        if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
     }
 }
 
-/// What a kernel receives of a group, read from its /proc/net/mcfilter alone where it tells: a
+/// What a kernel receives of a group, read from its list of sources alone where it tells: a
 /// source excluded by all `excluding` sockets that exclude and included by none is not received.
-fn merged(
-    lists: Option<std::collections::BTreeMap<Ipv4Addr, (u32, u32)>>,
-    excluding: u32,
-) -> SourceFilter {
+fn merged<A: Family>(lists: Option<SourceCounts<A>>, excluding: u32) -> SourceFilter<A> {
     let lists = lists.unwrap_or_default();
     if excluding > 0 {
         let out = lists.iter().filter(|(_, (inc, exc))| *inc == 0 && *exc == excluding);
@@ -155,38 +136,36 @@ impl Lab {
     }
 
     /// What the container's kernel has joined of a group while this many of its sockets exclude.
-    pub fn wanted(
+    pub fn wanted<A: Family>(
         &self,
         container: &Container,
-        group: Ipv4Addr,
+        group: A,
         excluding: u32,
-    ) -> Option<SourceFilter> {
-        let joined = memberships(container.pid).iter().any(|m| m.group == group);
-        let text = fs::read_to_string(format!("/proc/{}/net/mcfilter", container.pid));
-        let mut filters = source_filters(&text.expect("/proc/PID/net/mcfilter"));
+    ) -> Option<SourceFilter<A>> {
+        let joined = has_joined(container.pid, group);
+        let text = fs::read_to_string(format!("/proc/{}/net/{}", container.pid, A::SOURCES_FILE));
+        let mut filters = source_filters::<A>(&text.expect("the file of sources"));
         joined.then(|| merged(filters.remove(&group), excluding))
     }
 
     /// What the host's kernel has joined of a group for a single container.
-    pub fn upstream(&self, group: Ipv4Addr) -> Option<SourceFilter> {
-        let lists = self.host_filters().remove(&group);
-        self.host_joins().contains(&group).then(|| joined_by_one(lists))
+    pub fn upstream<A: Family>(&self, group: A) -> Option<SourceFilter<A>> {
+        let lists = self.host_sources::<A>().remove(&group);
+        self.host_groups::<A>().contains(&group).then(|| joined_by_one(lists))
     }
 }
 
-/// What the host's kernel has joined of a group that a single socket has joined, from the lines of
-/// /proc/net/mcfilter.
-pub fn joined_by_one(
-    lists: Option<std::collections::BTreeMap<Ipv4Addr, (u32, u32)>>,
-) -> SourceFilter {
+/// What the host's kernel has joined of a group that a single socket has joined, from its list of
+/// sources.
+pub fn joined_by_one<A: Family>(lists: Option<SourceCounts<A>>) -> SourceFilter<A> {
     let including = lists.as_ref().is_some_and(|l| l.values().all(|(_, exc)| *exc == 0));
     merged(lists, u32::from(!including))
 }
 
-/// What all sockets of a container together receive (RFC 9776 §3.2).
-pub fn union(filters: &[Option<SourceFilter>]) -> Option<SourceFilter> {
+/// What all sockets of a container together receive (RFC 9776 §3.2, RFC 9777 §4.2).
+pub fn union<A: Family>(filters: &[Option<SourceFilter<A>>]) -> Option<SourceFilter<A>> {
     let of = |mode| filters.iter().flatten().filter(move |f| f.mode == mode);
-    let included: std::collections::BTreeSet<Ipv4Addr> =
+    let included: std::collections::BTreeSet<A> =
         of(FilterMode::Include).flat_map(|f| f.sources.iter().copied()).collect();
     let mut excluding = of(FilterMode::Exclude);
     let Some(first) = excluding.next() else {
@@ -201,7 +180,10 @@ pub fn union(filters: &[Option<SourceFilter>]) -> Option<SourceFilter> {
 }
 
 /// What a socket receives after a change, given what it received before.
-pub fn after(before: Option<SourceFilter>, change: &Change) -> Option<SourceFilter> {
+pub fn after<A: Family>(
+    before: Option<SourceFilter<A>>,
+    change: &Change<A>,
+) -> Option<SourceFilter<A>> {
     let mut now = before.clone().unwrap_or_else(SourceFilter::none);
     match change {
         Change::Join => now = SourceFilter::any(),
