@@ -13,12 +13,14 @@ import sys
 import time
 
 from igmp import Port
-from lab import (MCAST_LEAVE_GROUP, SOURCE, Containers, Facility, arrival, enter, join, joining, median,
-                 of_container, percentile, prepared, stamp)
+from lab import (MCAST_LEAVE_GROUP, SOURCE, SOURCE_IPV6, Containers, Facility, arrival, enter, family_of, join,
+                 joining, median, of_container, percentile, prepared, stamp, wait_until_usable)
 from table import Row
 
 JOINS, PACKETS, LEAVES = 40, 25, 25
-KINDS = (("any source", "239", None), ("one source", "232", SOURCE))
+# What is joined: the beginning of a group, and the only source.
+KINDS = (("any source", "239.", None), ("one source", "232.", SOURCE))
+MLD_KINDS = (("any source", "ff0e::", None), ("one source", "ff3e::8000:", SOURCE_IPV6))
 UDP_PORT = 5005
 
 
@@ -36,10 +38,26 @@ def rows(context):
             }
             facility.query()
             time.sleep(0.6)
-            yield from to_wire(facility, where, version)
+            yield from to_wire(facility, where, f"IGMPv{version}")
             yield from to_packet(facility, where, version)
             yield from zap(facility, where, version)
-            yield from leave_to_wire(facility, where, version)
+            yield from leave_to_wire(facility, where, f"IGMPv{version}")
+    for version in (1, 2):
+        with Facility(3, mld=version) as facility, Containers(facility, context, f"mld{version}") as all_:
+            facility.enter_host()
+            ours, bare = all_.start(), all_.start()
+            all_.attach(0, ours, ",ip=fd00:98::a:1/64")
+            all_.bare(0, bare)
+            for pid in (ours, bare):
+                wait_until_usable("nsenter", "--target", str(pid), "--net", "ip")
+            where = {
+                "mcrun": (of_container(ours), "mc0"),
+                "bare host": (facility.path(facility.host), "lan"),
+                "bare macvlan": (of_container(bare), "mc0"),
+            }
+            facility.use_ipv6()
+            yield from to_wire(facility, where, f"MLDv{version}", MLD_KINDS)
+            yield from leave_to_wire(facility, where, f"MLDv{version}", MLD_KINDS)
 
 
 def compare(name, times):
@@ -56,7 +74,15 @@ def turns(where, prefix, count):
     for number in range(count):
         for position, (who, (namespace, interface)) in enumerate(where.items()):
             enter(namespace)
-            yield who, socket.if_nametoindex(interface), f"{prefix}.{position}.{number + 1}"
+            yield who, socket.if_nametoindex(interface), group_of(prefix, position, number + 1)
+
+
+def group_of(prefix, *numbers):
+    """A group that begins so, as text of the kernel's kind."""
+    if ":" not in prefix:
+        return ".".join([prefix, *map(str, numbers)])
+    text = ":".join([prefix, *(f"{number:x}" for number in numbers)])
+    return socket.inet_ntop(socket.AF_INET6, socket.inet_pton(socket.AF_INET6, text))
 
 
 def apart(seconds):
@@ -67,7 +93,7 @@ def apart(seconds):
 
 def opened(group):
     """A socket as receivers open one."""
-    receiver = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    receiver = socket.socket(family_of(group), socket.SOCK_DGRAM)
     receiver.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     receiver.bind((group, UDP_PORT))
     receiver.settimeout(3)
@@ -78,31 +104,33 @@ def made(receiver, *options):
     """Sets options, given with their values; the time just before."""
     calls = [prepared(receiver, option, value) for option, value in options]
     # What a program does before, so that the time is the kernel's and not the interpreter's.
-    prepared(receiver, socket.IP_MULTICAST_TTL, struct.pack("i", 1))()
+    hops = socket.IP_MULTICAST_TTL if receiver.family == socket.AF_INET else socket.IPV6_MULTICAST_HOPS
+    prepared(receiver, hops, struct.pack("i", 1))()
     start = time.clock_gettime(time.CLOCK_REALTIME)
     for call in calls:
         call()
     return start
 
 
-def to_wire(facility, where, version):
+def to_wire(facility, where, protocol, kinds=KINDS):
     with Port(facility) as port:
-        for kind, prefix, source in KINDS:
+        for kind, prefix, source in kinds:
             times = {who: [] for who in where}
-            for who, index, group in turns(where, f"{prefix}.1", JOINS):
+            for who, index, group in turns(where, f"{prefix}1", JOINS):
                 port.drain()
                 with opened(group) as receiver:
                     start = made(receiver, joining(index, group, source))
                     times[who].append((port.wait_for("join", group) - start) * 1000)
                 apart(0.02)
-            yield from compare(f"join to switch port, {kind}, IGMPv{version}", times)
+            yield from compare(f"join to switch port, {kind}, {protocol}", times)
 
 
-def leave_to_wire(facility, where, version):
+def leave_to_wire(facility, where, protocol, kinds=KINDS):
     with Port(facility) as port:
         times = {who: [] for who in where}
-        for who, index, group in turns(where, "239.3", LEAVES):
-            receiver = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        _, prefix, _ = kinds[0]
+        for who, index, group in turns(where, f"{prefix}3", LEAVES):
+            receiver = socket.socket(family_of(group), socket.SOCK_DGRAM)
             join(receiver, index, group)
             # All have said what they had to say of the join.
             apart(0.06)
@@ -110,14 +138,14 @@ def leave_to_wire(facility, where, version):
             start = time.clock_gettime(time.CLOCK_REALTIME)
             receiver.close()
             times[who].append((port.wait_for("leave", group) - start) * 1000)
-        yield from compare(f"last leave to switch port, IGMPv{version}", times)
+        yield from compare(f"last leave to switch port, {protocol}", times)
 
 
 def to_packet(facility, where, version):
     with Sender(facility) as sender:
         for kind, prefix, source in KINDS:
             times = {who: [] for who in where}
-            for who, index, group in turns(where, f"{prefix}.2", PACKETS):
+            for who, index, group in turns(where, f"{prefix}2", PACKETS):
                 sender.stream(group)
                 # The stream flows.
                 apart(0.001)

@@ -19,6 +19,7 @@ MCAST_JOIN_GROUP, MCAST_LEAVE_GROUP, MCAST_JOIN_SOURCE_GROUP = 42, 45, 46
 SO_TIMESTAMPNS = 35
 # Where streams come from.
 SOURCE = "10.98.200.1"
+SOURCE_IPV6 = "fd00:98::c801"
 ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}
 
 
@@ -42,6 +43,16 @@ def wait_until(what, condition, limit=20, pause=0.01):
         if time.monotonic() > end:
             raise TimeoutError(f"waited in vain until {what}")
         time.sleep(pause)
+
+
+def wait_until_usable(*ip, link="mc0"):
+    """Waits until an interface has an address of IPv6, and each of them can be used; `ip` is how ip(8) is called
+    where the interface is."""
+    def usable():
+        [shown, *_] = json.loads(run(*ip, "-j", "-6", "addr", "show", "dev", link)) or [{}]
+        addresses = shown.get("addr_info", [])
+        return addresses and not any(address.get("tentative") for address in addresses)
+    wait_until(f"{link} has addresses", usable)
 
 
 def percentile(values, share):
@@ -76,15 +87,16 @@ class Context:
 class Facility:
     """A snooping switch that asks every 125 s, a host on one of its ports and a sender on another.
 
-    The host's port gets nothing that was not joined, and forgets a group with its first leave."""
+    The host's port gets nothing that was not joined, and forgets a group with its first leave. The versions are
+    those of IGMP and MLD in which the switch asks."""
 
     counter = 0
 
-    def __init__(self, version, flood=False):
+    def __init__(self, version, flood=False, mld=2):
         Facility.counter += 1
         prefix = f"mcrun-bench-{os.getpid()}-{Facility.counter}"
         self.switch, self.host, self.source = (f"{prefix}-{node}" for node in ("sw", "host", "src"))
-        self.version, self.flood = version, flood
+        self.version, self.flood, self.mld = version, flood, mld
 
     def __enter__(self):
         self.home = os.open("/proc/self/ns/net", os.O_RDONLY)
@@ -101,7 +113,8 @@ class Facility:
             run("ip", "-n", name, "link", "set", "lo", "up")
         sw = ("ip", "-n", self.switch)
         run(*sw, "link", "add", "br0", "type", "bridge", "mcast_snooping", "1",
-            "mcast_igmp_version", str(self.version), "mcast_query_use_ifaddr", "1",
+            "mcast_igmp_version", str(self.version), "mcast_mld_version", str(self.mld),
+            "mcast_query_use_ifaddr", "1",
             "mcast_hash_max", "32768", "mcast_query_response_interval", "50",
             "mcast_startup_query_interval", "12500")
         run(*sw, "addr", "add", "10.98.0.1/16", "dev", "br0")
@@ -117,8 +130,16 @@ class Facility:
             run("ip", "-n", node, "route", "add", "224.0.0.0/4", "dev", "lan")
             wait_until("the link is up",
                        lambda: "state UP" in run("ip", "-n", node, "link", "show", "lan"))
+        run("ip", "-n", self.source, "addr", "add", f"{SOURCE_IPV6}/64", "dev", "lan", "nodad")
         self.query()
         # A bridge takes itself for the querier when the response interval is over.
+        time.sleep(0.6)
+
+    def use_ipv6(self):
+        """Waits until all can use their addresses of IPv6: a bridge without one does not ask."""
+        for node, link in ((self.switch, "br0"), (self.host, "lan"), (self.source, "lan")):
+            wait_until_usable("ip", "-n", node, link=link)
+        self.query()
         time.sleep(0.6)
 
     def query(self):
@@ -213,7 +234,7 @@ class Containers:
         return [json.loads(record.read_text())["proxy"]["pid"] for record in records]
 
     def bare(self, number, pid):
-        """Gives a container what people make without mcrun: a macvlan link with an address."""
+        """Gives a container what people make without mcrun: a macvlan link with an address of either family."""
         host = self.facility.path(self.facility.host)
         run("nsenter", f"--net={host}", "ip", "link", "add", "link", "lan", "name", f"bare{number}",
             "type", "macvlan", "mode", "bridge")
@@ -222,6 +243,7 @@ class Containers:
         run(*inside, "link", "set", f"bare{number}", "name", "mc0")
         run(*inside, "addr", "add", f"10.98.{100 + number // 200}.{1 + number % 200}/16", "dev", "mc0")
         run(*inside, "link", "set", "mc0", "up")
+        run(*inside, "addr", "add", f"fd00:98::b:{1 + number:x}/64", "dev", "mc0", "nodad")
         run(*inside, "route", "add", "224.0.0.0/4", "dev", "mc0")
 
     def kill(self, pid):
@@ -259,10 +281,24 @@ def processor_time(pids):
     return sum(int(Path(f"/proc/{pid}/schedstat").read_text().split()[0]) for pid in pids) / 1e6
 
 
+def family_of(address):
+    """The address family of an address in text."""
+    return socket.AF_INET6 if ":" in address else socket.AF_INET
+
+
+def level_of(member):
+    """The level of a socket's options of IP."""
+    return socket.IPPROTO_IPV6 if member.family == socket.AF_INET6 else socket.IPPROTO_IP
+
+
 def joining(interface, group, source=None):
     """The socket option, and its value, that joins a group, or one source of it, on the interface with
     this index."""
-    address = lambda ip: struct.pack("=H2x4s120x", socket.AF_INET, socket.inet_aton(ip))
+    def address(ip):
+        if family_of(ip) == socket.AF_INET:
+            return struct.pack("=H2x4s120x", socket.AF_INET, socket.inet_aton(ip))
+        return struct.pack("=H6x16s104x", socket.AF_INET6, socket.inet_pton(socket.AF_INET6, ip))
+
     request = struct.pack("=I4x", interface) + address(group)
     if source:
         return MCAST_JOIN_SOURCE_GROUP, request + address(source)
@@ -271,16 +307,17 @@ def joining(interface, group, source=None):
 
 def join(member, interface, group, source=None):
     """Joins a group, or one source of it, on the interface with this index."""
-    member.setsockopt(socket.IPPROTO_IP, *joining(interface, group, source))
+    member.setsockopt(level_of(member), *joining(interface, group, source))
 
 
 def prepared(member, option, value):
     """A call that sets an option of the IP level, and next to nothing else: Python's own finds out by an error
     of its own, which takes it some 25 us, that a value is no number."""
     buffer, length, fd = ctypes.create_string_buffer(value, len(value)), len(value), member.fileno()
+    level = level_of(member)
 
     def call():
-        if LIBC.setsockopt(fd, socket.IPPROTO_IP, option, buffer, length) != 0:
+        if LIBC.setsockopt(fd, level, option, buffer, length) != 0:
             raise OSError(ctypes.get_errno(), f"setsockopt {option}")
 
     return call

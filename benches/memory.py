@@ -1,9 +1,11 @@
-"""Memory of the multicast daemons that Debian has, each alone in a network namespace."""
+"""Memory of the multicast daemons that Debian has, each alone in a network namespace, and of many proxies with and
+without IPv6."""
 
 import subprocess
 import time
 
 from lab import Containers, Facility, Unable, need, pss, run
+from scale import CONTAINERS
 from table import Row
 
 # Until a daemon has opened all it needs.
@@ -28,6 +30,19 @@ def rows(context):
             except Unable as unable:
                 other, note = None, str(unable)
             yield Row("memory of one proxy (PSS)", "KiB", ours, name, other, note, brief=True)
+    yield Row(f"memory of each of {CONTAINERS} proxies with IPv6 (PSS)", "KiB", of_many(context, "six", True),
+              "without IPv6", of_many(context, "four", False), brief=True)
+
+
+def of_many(context, name, with_ipv6):
+    """PSS in KiB of each of many proxies."""
+    with Facility(3) as facility, Containers(facility, context, name) as all_:
+        facility.enter_host()
+        for number in range(CONTAINERS):
+            more = f",ip=fd00:98::a:{1 + number:x}/64" if with_ipv6 else ""
+            all_.attach(number, all_.start(), more)
+        time.sleep(SETTLE)
+        return pss(all_.proxies())
 
 
 def igmpproxy(context):

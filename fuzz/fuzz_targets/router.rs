@@ -1,9 +1,9 @@
-//! Arbitrary sequences of events: nothing panics, everything stays bounded, and upstream is
-//! never told what the policy forbids.
+//! Arbitrary sequences of events for the router that speaks IGMP: nothing panics, everything stays
+//! bounded, and upstream is never told what the policy forbids.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
 
 mod events;
 
-fuzz_target!(|data: &[u8]| events::run(data));
+fuzz_target!(|data: &[u8]| events::run::<mcrun::igmp::Igmp>(data));
