@@ -57,7 +57,7 @@ TEST_RETRIES ?= 1
 export TEST_RETRIES
 test_packages := dnsmasq-base runc crun docker.io containerd podman netavark iptables busybox-static iproute2 nftables tcpdump util-linux libcap2-bin make \
     ufw firewalld dbus-daemon qemu-system-x86 docker-compose mandoc catatonit tmux prometheus prometheus-node-exporter \
-    containernetworking-plugins
+    containernetworking-plugins radvd avahi-daemon
 # The kernel of the virtual machine in which tests/ipvlan.rs runs.
 vm_kernel := linux-image-6.12.*-cloud-amd64
 

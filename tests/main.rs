@@ -34,6 +34,7 @@ mod generated;
 mod hand_configured;
 mod hardening;
 mod haste;
+mod home_network;
 mod hook_errors;
 mod host_fence;
 mod igmp_modes;

@@ -256,12 +256,7 @@ impl Family for Ipv6Addr {
         }
         // Without an address a bridge sends no query, and the sender no packet.
         for (node, link) in [("sw", "br0"), ("src", PARENT)] {
-            wait_until("an address can be used", PATIENCE, || {
-                let shown = ["-j", "-6", "addr", "show", "dev", link, "scope", "link"];
-                let shown = json(lab.enter(node, "ip").args(shown));
-                let address = shown[0]["addr_info"].as_array()?.first()?.clone();
-                (address["tentative"] != true).then_some(())
-            });
+            wait_until("an address can be used", PATIENCE, || lab.link_local(node, link));
         }
         let querier_on = lab.begin_to_ask();
         lab.ask_from_now_on(querier_on);
@@ -269,10 +264,7 @@ impl Family for Ipv6Addr {
     }
 
     fn querier(lab: &Lab) -> Self {
-        let shown = ["-j", "-6", "addr", "show", "dev", "br0", "scope", "link"];
-        let shown = json(lab.enter("sw", "ip").args(shown));
-        let address = shown[0]["addr_info"][0]["local"].as_str().expect("an address");
-        address.parse().expect("of IPv6")
+        lab.link_local("sw", "br0").expect("an address that can be used")
     }
 
     fn query(lab: &Lab, group: Self) -> Vec<u8> {
@@ -323,6 +315,17 @@ impl Family for Ipv6Addr {
             assert_eq!(*hop_limit, 1);
             assert!(!matches!(message, Message::Query(_)), "{message:?}");
         }
+    }
+}
+
+impl Lab {
+    /// The link-local address of a node's interface, once it can be used.
+    pub fn link_local(&self, node: &str, link: &str) -> Option<Ipv6Addr> {
+        let shown = json(self.enter(node, "ip").args(["-j", "-6", "addr", "show", "dev", link]));
+        let all = shown[0]["addr_info"].as_array()?.iter();
+        let mut usable = all.filter(|address| address["tentative"] != true);
+        let found = usable.find(|address| address["scope"] == "link")?;
+        found["local"].as_str()?.parse().ok()
     }
 }
 
