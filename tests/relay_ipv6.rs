@@ -11,10 +11,9 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::keeper::keeper;
 use crate::lab::{
-    Container, HOST_PORT, Lab, PARENT, PATIENCE, json, kill, numbered, run, stream_while,
-    wait_until,
+    Container, Family as _, HOST_PORT, Lab, PARENT, PATIENCE, json, kill, numbered, run,
+    stream_while, wait_until,
 };
-use crate::mld;
 use crate::relay_parent::{plug_in, unplug, wait_state};
 
 const GROUP: Ipv6Addr = Ipv6Addr::new(0xff0e, 0, 0, 0, 0, 0, 7, 7);
@@ -167,7 +166,7 @@ fn assert_whole(received: &[(Vec<u8>, SocketAddrV6)], name: &str, count: u32, fr
 /// A lab whose hosts have addresses of IPv6, and containers of which each has `eth0` on the host's
 /// bridge. `config` is what the administrator says.
 fn relayed(names: &[&str], more: &str, config: &str) -> (Lab, Vec<Container>) {
-    let lab = mld::lab(2);
+    let lab = Ipv6Addr::lab(2);
     lab.configure(config);
     for (node, address) in [("host", HOST), ("src", SOURCES[0]), ("src", SOURCES[1])] {
         lab.ip(node, &format!("-6 addr add {address}/64 dev {PARENT} nodad"));
