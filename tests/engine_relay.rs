@@ -4,10 +4,10 @@
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddrV4};
 
 use crate::lab::{
-    Background, Container, Dockerd, Engine, HOST, Lab, PARENT, PATIENCE, SOURCES, assert_whole,
-    output, payloads, stream, wait_until,
+    Background, Container, Dockerd, Engine, HOST, Lab, PATIENCE, SOURCES, assert_whole, output,
+    payloads, stream, wait_until,
 };
-use crate::relay_ipv6::{Udp6, texts, wait_joined};
+use crate::relay_ipv6::{hear, send_until_heard};
 
 const ATTACHMENT: &str = "driver=relay,parent=lan0,ipv6=on,allow=mdns,allow=239.0.0.0/8";
 const GROUP: Ipv4Addr = Ipv4Addr::new(239, 9, 1, 1);
@@ -126,31 +126,31 @@ fn mdns_of_ipv6_is_answered(lab: &Lab, containers: &[Container]) {
         println!("the engine has switched IPv6 off on eth0: mDNS over IPv6 is not tested");
         return;
     }
-    let querier = Udp6::open(&lab.net("src"), Ipv6Addr::UNSPECIFIED, MDNS_PORT, PARENT);
+    let querier = lab.socket("src", Ipv6Addr::UNSPECIFIED, MDNS_PORT);
     querier.join(MDNS);
     let responders = containers.iter().map(|container| {
-        let responder = Udp6::of_container(container, MDNS_PORT);
+        let responder = container.socket_of("eth0", MDNS_PORT);
         responder.join(MDNS);
-        wait_joined(lab, container, MDNS);
+        lab.wait_joined(container, MDNS);
         responder
     });
     let responders: Vec<_> = responders.collect();
     for responder in &responders {
-        querier.send_until_heard(responder, (MDNS, MDNS_PORT));
-        responder.send_until_heard(&querier, (MDNS, MDNS_PORT));
+        send_until_heard(&querier, responder, (MDNS, MDNS_PORT));
+        send_until_heard(responder, &querier, (MDNS, MDNS_PORT));
     }
     for text in ["query", END] {
         querier.send(text.as_bytes(), (MDNS, MDNS_PORT));
     }
     for ear in responders.iter().chain([&querier]) {
-        assert_eq!(texts(&ear.receive_until(END)), ["query"]);
+        assert_eq!(payloads(&hear(ear, END)), ["query"]);
     }
     for (own, text) in responders.iter().zip(["first", "second"]) {
         for text in [text, END] {
             own.send(text.as_bytes(), (MDNS, MDNS_PORT));
         }
         for ear in responders.iter().chain([&querier]) {
-            assert_eq!(texts(&ear.receive_until(END)), [text], "once");
+            assert_eq!(payloads(&hear(ear, END)), [text], "once");
         }
     }
 }

@@ -66,7 +66,7 @@ fn join_anywhere(container: &Container) -> UdpSocket {
 }
 
 fn assert_stream_arrives(lab: &Lab, container: &Container) {
-    let socket = Udp::of(join_anywhere(container));
+    let socket: Udp = Udp::of(join_anywhere(container));
     lab.wait_joined(container, GROUP);
     lab.wait_forwarded(GROUP);
     let sender = lab.socket("src", SOURCES[0], 0);

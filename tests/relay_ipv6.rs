@@ -1,18 +1,18 @@
 //! The relay of IPv6: what tests of the relay are about, for groups of MLD.
 
-use std::collections::BTreeSet;
 use std::io;
-use std::net::{Ipv6Addr, SocketAddr, SocketAddrV6, UdpSocket};
+use std::net::{Ipv6Addr, SocketAddrV6};
 use std::os::fd::AsRawFd;
+use std::time::Duration;
 
-use mcrun::net::netns::NetNs;
 use mcrun::sys::sockopt;
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::keeper::keeper;
+use crate::lab::frames::link_address;
 use crate::lab::{
-    Container, Family as _, HOST_PORT, Lab, PARENT, PATIENCE, json, kill, numbered, run,
-    stream_while, wait_until,
+    BRIDGE, Container, Family, Lab, PARENT, PATIENCE, assert_whole, json, kill, numbered, payloads,
+    run, stream, stream_while, wait_until,
 };
 use crate::relay_parent::{plug_in, unplug, wait_state};
 
@@ -25,142 +25,65 @@ const PORT: u16 = 6500;
 const END: &str = "end";
 /// How that begins which is sent until the switch forwards.
 const READY: &[u8] = b"ready ";
-/// Addresses of the LAN: the container host's, and two of the source.
+/// Nothing.
+const NONE: [&str; 0] = [];
+/// Address of the container host on the LAN.
 const HOST: Ipv6Addr = Ipv6Addr::new(0xfd00, 0x99, 0, 0, 0, 0, 0, 1);
-const SOURCES: [Ipv6Addr; 2] =
-    [Ipv6Addr::new(0xfd00, 0x99, 0, 0, 0, 0, 0, 5), Ipv6Addr::new(0xfd00, 0x99, 0, 0, 0, 0, 0, 6)];
 /// Longest payload of UDP that a relay can inject: less than UDP's longest by the option with the group.
 const LONGEST: usize = 65_527 - 24;
 
-/// What came, and from where.
-type Received = Vec<(Vec<u8>, SocketAddrV6)>;
+type Udp = crate::lab::Udp<Ipv6Addr>;
 
-/// A UDP socket that sends and joins by one interface.
-pub struct Udp6 {
-    socket: UdpSocket,
-    index: u32,
+/// The addresses of the sender on the LAN.
+fn sources() -> [Ipv6Addr; 2] {
+    [3, 4].map(Ipv6Addr::station)
 }
 
-impl Udp6 {
-    pub fn open(net: &NetNs, address: Ipv6Addr, port: u16, interface: &str) -> Udp6 {
-        let open = || -> io::Result<Udp6> {
-            let socket = Socket::new(Domain::IPV6, Type::DGRAM, Some(Protocol::UDP))?;
-            socket.set_reuse_address(true)?;
-            sockopt::set_int(&socket, libc::IPPROTO_IPV6, libc::IPV6_MULTICAST_ALL, 0)?;
-            let _ = sockopt::grow_receive_buffer(&socket, 8 << 20)?;
-            socket.bind(&SocketAddrV6::new(address, port, 0, 0).into())?;
-            let index = nix::net::if_::if_nametoindex(interface)?;
-            socket.set_multicast_if_v6(index)?;
-            socket.set_read_timeout(Some(PATIENCE))?;
-            Ok(Udp6 { socket: socket.into(), index })
-        };
-        net.run(open).expect("entered").expect("socket")
-    }
+/// Sends until `ear` receives. A bridge that has just begun to ask forwards only when the answers to its
+/// first query may have come (`br_multicast_querier_exists`), and a new address is tried first. Whoever
+/// hears it receives by [`hear`] and [`next`].
+pub fn send_until_heard(socket: &Udp, ear: &Udp, to: (Ipv6Addr, u16)) {
+    let own = [READY, format!("{:?}", socket.socket).as_bytes()].concat();
+    wait_until("a packet arrives", PATIENCE, || {
+        let _ = socket.try_send(&own, to);
+        (ear.receive(Duration::from_millis(10))?.0 == own).then_some(())
+    });
+}
 
-    pub fn of_container(container: &Container, port: u16) -> Udp6 {
-        Udp6::open(&container.namespace(), Ipv6Addr::UNSPECIFIED, port, "eth0")
-    }
-
-    fn of_source(lab: &Lab, address: Ipv6Addr, port: u16) -> Udp6 {
-        Udp6::open(&lab.net("src"), address, port, PARENT)
-    }
-
-    pub fn join(&self, group: Ipv6Addr) {
-        sockopt::join_group(&self.socket, self.index, group).expect("join");
-    }
-
-    pub fn send(&self, payload: &[u8], to: (Ipv6Addr, u16)) {
-        let to = SocketAddrV6::new(to.0, to.1, 0, self.index);
-        assert_eq!(self.socket.send_to(payload, to).expect("sent"), payload.len());
-    }
-
-    fn set_hops(&self, hops: i32) {
-        let option = libc::IPV6_MULTICAST_HOPS;
-        sockopt::set_int(&self.socket, libc::IPPROTO_IPV6, option, hops).expect("hops");
-    }
-
-    fn stream(&self, name: &str, count: u32, to: (Ipv6Addr, u16)) {
-        for number in 0..count {
-            self.send(&numbered(name, number), to);
-            if number % 50 == 49 {
-                std::thread::sleep(std::time::Duration::from_millis(5));
-            }
+/// The next datagram.
+fn next(ear: &Udp) -> (Vec<u8>, SocketAddrV6) {
+    loop {
+        let datagram = ear.receive(PATIENCE).expect("a datagram");
+        if !datagram.0.starts_with(READY) {
+            return datagram;
         }
-    }
-
-    fn receive(&self) -> (Vec<u8>, SocketAddrV6) {
-        let mut buffer = vec![0; 1 << 16];
-        loop {
-            match self.socket.recv_from(&mut buffer).expect("a datagram") {
-                (length, _) if buffer[..length].starts_with(READY) => {}
-                (length, SocketAddr::V6(from)) => return (buffer[..length].to_vec(), from),
-                (_, other) => panic!("{other}"),
-            }
-        }
-    }
-
-    /// Sends until `ear` receives. A bridge that has just begun to ask forwards only when
-    /// the answers to its first query may have come (`br_multicast_querier_exists`).
-    pub fn send_until_heard(&self, ear: &Udp6, to: (Ipv6Addr, u16)) {
-        let pause = std::time::Duration::from_millis(10);
-        let own = [READY, format!("{:?}", self.socket).as_bytes()].concat();
-        ear.socket.set_read_timeout(Some(pause)).expect("timeout");
-        wait_until("a packet arrives", PATIENCE, || {
-            // A new address is tried first, and is none until then.
-            let _ = self.socket.send_to(&own, SocketAddrV6::new(to.0, to.1, 0, self.index));
-            let mut heard = [0; 256];
-            let length = ear.socket.recv(&mut heard).ok()?;
-            (heard[..length] == own).then_some(())
-        });
-        ear.socket.set_read_timeout(Some(PATIENCE)).expect("timeout");
-    }
-
-    /// All that comes before the marker.
-    pub fn receive_until(&self, marker: &str) -> Received {
-        let mut received = Vec::new();
-        loop {
-            let datagram = self.receive();
-            if datagram.0 == marker.as_bytes() {
-                return received;
-            }
-            received.push(datagram);
-        }
-    }
-
-    /// The next datagram, with the hop limit of its packet.
-    fn receive_with_hop_limit(&self) -> (Vec<u8>, u8) {
-        sockopt::set_int(&self.socket, libc::IPPROTO_IPV6, libc::IPV6_RECVHOPLIMIT, 1).unwrap();
-        let (mut bytes, mut control) = ([0u8; 2048], [0u64; 8]);
-        let mut part = libc::iovec { iov_base: bytes.as_mut_ptr().cast(), iov_len: bytes.len() };
-        // SAFETY: an all-zero msghdr is valid; the buffers outlive the call.
-        let (length, hops) = unsafe {
-            let mut message: libc::msghdr = std::mem::zeroed();
-            (message.msg_iov, message.msg_iovlen) = (&raw mut part, 1);
-            message.msg_control = control.as_mut_ptr().cast();
-            message.msg_controllen = size_of_val(&control) as _;
-            let length = libc::recvmsg(self.socket.as_raw_fd(), &raw mut message, 0);
-            assert!(length >= 0, "{}", io::Error::last_os_error());
-            let header = libc::CMSG_FIRSTHDR(&raw const message);
-            assert!(!header.is_null() && (*header).cmsg_type == libc::IPV6_HOPLIMIT);
-            (length as usize, libc::CMSG_DATA(header).cast::<i32>().read_unaligned())
-        };
-        (bytes[..length].to_vec(), hops as u8)
     }
 }
 
-pub fn texts(received: &[(Vec<u8>, SocketAddrV6)]) -> Vec<String> {
-    received.iter().map(|(bytes, _)| String::from_utf8_lossy(bytes).into_owned()).collect()
+/// All that comes before the marker.
+pub fn hear(ear: &Udp, marker: &str) -> Vec<(Vec<u8>, SocketAddrV6)> {
+    let all = ear.receive_until(marker).into_iter();
+    all.filter(|(payload, _)| !payload.starts_with(READY)).collect()
 }
 
-/// Asserts that a stream came whole, in order and once, from one address, and nothing else.
-fn assert_whole(received: &[(Vec<u8>, SocketAddrV6)], name: &str, count: u32, from: Ipv6Addr) {
-    let expected: Vec<String> = (0..count).map(|n| format!("{name} {n}")).collect();
-    let got = texts(received);
-    let wrong = got.iter().zip(&expected).find(|(got, expected)| got != expected);
-    assert_eq!(wrong, None, "of {} packets of {name}, {count} were sent", got.len());
-    assert_eq!(got.len(), expected.len(), "packets of {name}");
-    let sources: BTreeSet<Ipv6Addr> = received.iter().map(|(_, from)| *from.ip()).collect();
-    assert_eq!(sources, BTreeSet::from([from]));
+/// The next datagram, with the hop limit of its packet.
+fn next_with_hop_limit(ear: &Udp) -> (Vec<u8>, u8) {
+    sockopt::set_int(&ear.socket, libc::IPPROTO_IPV6, libc::IPV6_RECVHOPLIMIT, 1).unwrap();
+    let (mut bytes, mut control) = ([0u8; 2048], [0u64; 8]);
+    let mut part = libc::iovec { iov_base: bytes.as_mut_ptr().cast(), iov_len: bytes.len() };
+    // SAFETY: an all-zero msghdr is valid; the buffers outlive the call.
+    let (length, hops) = unsafe {
+        let mut message: libc::msghdr = std::mem::zeroed();
+        (message.msg_iov, message.msg_iovlen) = (&raw mut part, 1);
+        message.msg_control = control.as_mut_ptr().cast();
+        message.msg_controllen = size_of_val(&control) as _;
+        let length = libc::recvmsg(ear.socket.as_raw_fd(), &raw mut message, 0);
+        assert!(length >= 0, "{}", io::Error::last_os_error());
+        let header = libc::CMSG_FIRSTHDR(&raw const message);
+        assert!(!header.is_null() && (*header).cmsg_type == libc::IPV6_HOPLIMIT);
+        (length as usize, libc::CMSG_DATA(header).cast::<i32>().read_unaligned())
+    };
+    (bytes[..length].to_vec(), hops as u8)
 }
 
 /// A lab whose hosts have addresses of IPv6, and containers of which each has `eth0` on the host's
@@ -168,9 +91,7 @@ fn assert_whole(received: &[(Vec<u8>, SocketAddrV6)], name: &str, count: u32, fr
 fn relayed(names: &[&str], more: &str, config: &str) -> (Lab, Vec<Container>) {
     let lab = Ipv6Addr::lab(2);
     lab.configure(config);
-    for (node, address) in [("host", HOST), ("src", SOURCES[0]), ("src", SOURCES[1])] {
-        lab.ip(node, &format!("-6 addr add {address}/64 dev {PARENT} nodad"));
-    }
+    lab.ip("host", &format!("-6 addr add {HOST}/64 dev {PARENT} nodad"));
     lab.add_bridge();
     let each = names.iter().enumerate().map(|(position, name)| {
         let attachment = format!("parent=lan0,driver=relay,ipv6=on{more}");
@@ -200,27 +121,7 @@ fn entry(lab: &Lab, container: &Container, group: Ipv6Addr) -> Option<serde_json
     lab.groups(container).into_iter().find(|entry| entry["group"] == group.to_string())
 }
 
-pub fn wait_joined(lab: &Lab, container: &Container, group: Ipv6Addr) {
-    wait_until("mcrun reports the group as joined", PATIENCE, || {
-        (entry(lab, container, group)?["status"] == "joined").then_some(())
-    });
-}
-
-/// The groups of IPv6 that the switch forwards to the container host.
-fn forwarded(lab: &Lab) -> BTreeSet<Ipv6Addr> {
-    let answer = json(lab.enter("sw", "bridge").args(["-j", "mdb", "show"]));
-    let entries = answer[0]["mdb"].as_array().cloned().unwrap_or_default();
-    let own = entries.iter().filter(|entry| entry["port"] == HOST_PORT);
-    own.filter_map(|entry| entry["grp"].as_str()?.parse().ok()).collect()
-}
-
-fn wait_forwarded(lab: &Lab, group: Ipv6Addr) {
-    wait_until("the switch forwards the group", PATIENCE, || {
-        forwarded(lab).contains(&group).then_some(())
-    });
-}
-
-fn wait_in_kernel(lab: &Lab, container: &Container) {
+pub fn wait_in_kernel(lab: &Lab, container: &Container) {
     wait_until("the kernel relays", PATIENCE, || {
         let inspected = json(&mut lab.mcrun(["inspect", "--json", &container.name]));
         let relay = &inspected["status"]["interfaces"][0]["relay"];
@@ -242,46 +143,46 @@ fn proxies_relay_what_was_joined_once_and_nothing_else() {
 
 fn what_was_joined_arrives(config: &str) {
     let (lab, containers) = relayed(&["one", "two"], &format!(",deny={DENIED}"), config);
-    let [s1, s2] = SOURCES;
-    let (sender, other) = (Udp6::of_source(&lab, s1, 0), Udp6::of_source(&lab, s2, 0));
-    let ears: Vec<[Udp6; 2]> = containers
+    let [s1, s2] = sources();
+    let (sender, other) = (lab.socket("src", s1, 0), lab.socket("src", s2, 0));
+    let ears: Vec<[Udp; 2]> = containers
         .iter()
         .map(|container| {
-            let [any, channel] = [PORT, PORT + 1].map(|port| Udp6::of_container(container, port));
+            let [any, channel] = [PORT, PORT + 1].map(|port| container.socket_of("eth0", port));
             any.join(GROUP);
             any.join(DENIED);
-            sockopt::join_source_group(&channel.socket, channel.index, CHANNEL, s1).unwrap();
-            wait_joined(&lab, container, GROUP);
-            wait_joined(&lab, container, CHANNEL);
+            channel.join_source(CHANNEL, s1);
+            lab.wait_joined(container, GROUP);
+            lab.wait_joined(container, CHANNEL);
             if config.is_empty() {
                 wait_in_kernel(&lab, container);
             }
             [any, channel]
         })
         .collect();
-    wait_forwarded(&lab, GROUP);
-    wait_forwarded(&lab, CHANNEL);
+    lab.wait_forwarded(GROUP);
+    lab.wait_forwarded(CHANNEL);
     // What a bridge's port needs of the link is no business of the LAN's.
     let solicited = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 1, 0xff00, 10);
-    assert!(!forwarded(&lab).contains(&solicited), "{:?}", forwarded(&lab));
+    assert!(!lab.forwarded().contains(&solicited.to_string()), "{:?}", lab.forwarded());
     for [any, channel] in &ears {
-        sender.send_until_heard(any, (GROUP, PORT));
-        sender.send_until_heard(channel, (CHANNEL, PORT + 1));
+        send_until_heard(&sender, any, (GROUP, PORT));
+        send_until_heard(&sender, channel, (CHANNEL, PORT + 1));
     }
     let relayed = |container| entry(&lab, container, GROUP).expect("listed")["relayed"].as_u64();
     let before: Vec<_> = containers.iter().map(|container| relayed(container).unwrap()).collect();
-    sender.set_hops(7);
+    sender.set_ttl(7);
     for group in [DENIED, OTHER, GROUP] {
-        sender.stream("any", 2000, (group, PORT));
+        stream(&sender, "any", 2000, (group, PORT));
     }
-    sender.stream("channel", 2000, (CHANNEL, PORT + 1));
-    other.stream("foreign", 100, (CHANNEL, PORT + 1));
+    stream(&sender, "channel", 2000, (CHANNEL, PORT + 1));
+    stream(&other, "foreign", 100, (CHANNEL, PORT + 1));
     for to in [(CHANNEL, PORT + 1), (GROUP, PORT)] {
         sender.send(END.as_bytes(), to);
     }
     for [any, channel] in &ears {
-        assert_whole(&any.receive_until(END), "any", 2000, s1);
-        assert_whole(&channel.receive_until(END), "channel", 2000, s1);
+        assert_whole(&hear(any, END), "any", 2000, s1);
+        assert_whole(&hear(channel, END), "channel", 2000, s1);
     }
     for (container, before) in containers.iter().zip(before) {
         assert_eq!(relayed(container), Some(before + 2001));
@@ -291,36 +192,36 @@ fn what_was_joined_arrives(config: &str) {
     }
     sender.send(b"seven", (GROUP, PORT));
     for [any, _] in &ears {
-        assert_eq!(any.receive_with_hop_limit(), (b"seven".to_vec(), 7));
+        assert_eq!(next_with_hop_limit(any), (b"seven".to_vec(), 7));
     }
 }
 
 #[test]
 fn what_is_sent_goes_out_from_the_host_and_reaches_neighbours_once() {
     let (lab, containers) = relayed(&["one", "two"], "", "");
-    let lan = Udp6::of_source(&lab, Ipv6Addr::UNSPECIFIED, PORT);
+    let lan = lab.socket("src", Ipv6Addr::UNSPECIFIED, PORT);
     lan.join(GROUP);
-    let [one, two] = [0, 1].map(|n| Udp6::of_container(&containers[n], PORT));
+    let [one, two] = [0, 1].map(|n| containers[n].socket_of("eth0", PORT));
     for (container, socket) in containers.iter().zip([&one, &two]) {
         socket.join(GROUP);
-        wait_joined(&lab, container, GROUP);
+        lab.wait_joined(container, GROUP);
     }
-    wait_forwarded_to_source(&lab, GROUP);
-    one.send_until_heard(&lan, (GROUP, PORT));
+    lab.wait_forwarded_to_source(GROUP);
+    send_until_heard(&one, &lan, (GROUP, PORT));
     let capture = lab.capture_also("ip6 and udp port 6500");
-    one.set_hops(7);
-    one.stream("sent", 1000, (GROUP, PORT));
+    one.set_ttl(7);
+    stream(&one, "sent", 1000, (GROUP, PORT));
     one.send(END.as_bytes(), (GROUP, PORT));
-    assert_whole(&lan.receive_until(END), "sent", 1000, HOST);
-    assert_whole(&two.receive_until(END), "sent", 1000, HOST);
+    assert_whole(&hear(&lan, END), "sent", 1000, HOST);
+    assert_whole(&hear(&two, END), "sent", 1000, HOST);
     // Its own kernel loops it to itself, as every host's does, and the relay brings no second one.
-    assert_whole(&one.receive_until(END), "sent", 1000, inside(10));
-    let from_lan = Udp6::of_source(&lab, SOURCES[0], 0);
-    wait_forwarded(&lab, GROUP);
-    from_lan.send_until_heard(&two, (GROUP, PORT));
+    assert_whole(&hear(&one, END), "sent", 1000, inside(10));
+    let from_lan = lab.socket("src", sources()[0], 0);
+    lab.wait_forwarded(GROUP);
+    send_until_heard(&from_lan, &two, (GROUP, PORT));
     from_lan.send(b"behind", (GROUP, PORT));
     for ear in [&one, &two, &lan] {
-        assert_eq!(texts(&ear.receive_until("behind")), [""; 0]);
+        assert_eq!(payloads(&hear(ear, "behind")), NONE);
     }
     capture.igmp();
     let frames = capture.frames();
@@ -336,72 +237,60 @@ fn what_is_sent_goes_out_from_the_host_and_reaches_neighbours_once() {
         assert_eq!(udp.checksum(), right);
     }
     // With a hop limit of 0 a packet stays where it is.
-    one.set_hops(0);
+    one.set_ttl(0);
     one.send(b"stays", (GROUP, PORT));
-    one.set_hops(1);
+    one.set_ttl(1);
     one.send(END.as_bytes(), (GROUP, PORT));
-    assert_eq!(texts(&lan.receive_until(END)), [""; 0]);
-    // Answers come back to the container, from both kinds of addresses.
-    let asker = Udp6::of_container(&containers[0], PORT + 5);
+    assert_eq!(payloads(&hear(&lan, END)), NONE);
+    // Answers come back to the container.
+    let asker = containers[0].socket_of("eth0", PORT + 5);
     asker.send(b"who is there?", (GROUP, PORT));
-    let (_, from) = lan.receive();
+    let (_, from) = next(&lan);
     assert_eq!(*from.ip(), HOST);
     assert_ne!(from.port(), PORT + 5);
     lan.send(b"me", (*from.ip(), from.port()));
-    let (answer, by) = asker.receive();
+    let (answer, by) = next(&asker);
     assert_eq!((&answer[..], by.port()), (&b"me"[..], PORT));
     let text = run(&mut lab.mcrun(["inspect", &containers[0].name]));
     let line = format!("[{}]:{} sent as [{HOST}]:{}", inside(10), PORT + 5, from.port());
     assert!(text.contains(&line), "{line}: {text}");
 }
 
-/// Waits until the switch forwards the group to the source.
-fn wait_forwarded_to_source(lab: &Lab, group: Ipv6Addr) {
-    wait_until("the switch forwards the group to the source", PATIENCE, || {
-        let answer = json(lab.enter("sw", "bridge").args(["-j", "mdb", "show"]));
-        let entries = answer[0]["mdb"].as_array().cloned().unwrap_or_default();
-        let is_it = |entry: &&serde_json::Value| {
-            entry["port"] != HOST_PORT && entry["grp"] == group.to_string()
-        };
-        entries.iter().find(is_it).map(|_| ())
-    });
-}
-
 #[test]
 fn datagrams_of_all_sizes_arrive_whole_both_ways() {
     for config in ["", BY_PROXIES] {
         let (lab, containers) = relayed(&["one", "two"], "", config);
-        let lan = Udp6::of_source(&lab, SOURCES[0], PORT);
-        let lan_ear = Udp6::of_source(&lab, Ipv6Addr::UNSPECIFIED, PORT);
+        let lan = lab.socket("src", sources()[0], PORT);
+        let lan_ear = lab.socket("src", Ipv6Addr::UNSPECIFIED, PORT);
         lan_ear.join(OTHER);
-        let [inside, neighbour] = [0, 1].map(|n| Udp6::of_container(&containers[n], PORT));
+        let [inside, neighbour] = [0, 1].map(|n| containers[n].socket_of("eth0", PORT));
         inside.join(GROUP);
         neighbour.join(OTHER);
-        wait_joined(&lab, &containers[0], GROUP);
-        wait_joined(&lab, &containers[1], OTHER);
-        wait_forwarded(&lab, GROUP);
-        wait_forwarded(&lab, OTHER);
-        wait_forwarded_to_source(&lab, OTHER);
-        lan.send_until_heard(&inside, (GROUP, PORT));
-        inside.send_until_heard(&lan_ear, (OTHER, PORT));
+        lab.wait_joined(&containers[0], GROUP);
+        lab.wait_joined(&containers[1], OTHER);
+        lab.wait_forwarded(GROUP);
+        lab.wait_forwarded(OTHER);
+        lab.wait_forwarded_to_source(OTHER);
+        send_until_heard(&lan, &inside, (GROUP, PORT));
+        send_until_heard(&inside, &lan_ear, (OTHER, PORT));
         for size in [0, 1, 1428, 1429, 1452, 1453, 8000, LONGEST] {
             let payload: Vec<u8> = (0..size).map(|n| (n % 251) as u8).collect();
             println!("{size} bytes, {config:?}");
             lan.send(&payload, (GROUP, PORT));
             // A second copy would be taken for the next.
-            assert!(inside.receive().0 == payload, "{size} bytes in, {config:?}");
+            assert!(next(&inside).0 == payload, "{size} bytes in, {config:?}");
             inside.send(&payload, (OTHER, PORT));
             for ear in [&lan_ear, &neighbour] {
-                let (received, from) = ear.receive();
+                let (received, from) = next(ear);
                 assert!(received == payload, "{size} bytes out, {config:?}");
                 assert_eq!(*from.ip(), HOST);
             }
         }
         lan.send(END.as_bytes(), (GROUP, PORT));
-        assert_eq!(texts(&inside.receive_until(END)), [""; 0]);
+        assert_eq!(payloads(&hear(&inside, END)), NONE);
         inside.send(END.as_bytes(), (OTHER, PORT));
         for ear in [&lan_ear, &neighbour] {
-            assert_eq!(texts(&ear.receive_until(END)), [""; 0]);
+            assert_eq!(payloads(&hear(ear, END)), NONE);
         }
     }
 }
@@ -410,24 +299,24 @@ fn datagrams_of_all_sizes_arrive_whole_both_ways() {
 fn a_datagram_that_its_sender_has_cut_too_small_arrives_once() {
     for config in ["", BY_PROXIES] {
         let (lab, containers) = relayed(&["one"], "", config);
-        let inside = Udp6::of_container(&containers[0], PORT);
+        let inside = containers[0].socket_of("eth0", PORT);
         inside.join(GROUP);
-        wait_joined(&lab, &containers[0], GROUP);
-        wait_forwarded(&lab, GROUP);
+        lab.wait_joined(&containers[0], GROUP);
+        lab.wait_forwarded(GROUP);
         if config.is_empty() {
             wait_in_kernel(&lab, &containers[0]);
         }
-        let sender = Udp6::of_source(&lab, SOURCES[0], 0);
-        sender.send_until_heard(&inside, (GROUP, PORT));
+        let sender = lab.socket("src", sources()[0], 0);
+        send_until_heard(&sender, &inside, (GROUP, PORT));
         // Fragments of 1280 bytes make datagrams that would fit.
         run(lab.enter("src", "ip").args(["link", "set", PARENT, "mtu", "1280"]));
         for size in [1300, 1400, 1300] {
             let payload = vec![7; size];
             sender.send(&payload, (GROUP, PORT));
-            assert_eq!(inside.receive().0.len(), size);
+            assert_eq!(next(&inside).0.len(), size);
         }
         sender.send(END.as_bytes(), (GROUP, PORT));
-        assert_eq!(texts(&inside.receive_until(END)), [""; 0]);
+        assert_eq!(payloads(&hear(&inside, END)), NONE);
     }
 }
 
@@ -436,73 +325,131 @@ fn multicast_dns_works_both_ways_where_it_is_named() {
     let (lab, containers) = relayed(&["named", "other"], ",allow=mdns,allow=ff0e::/16", "");
     let silent = lab.start_with("silent", &["parent=lan0,driver=relay,ipv6=on"], &[]);
     plug(&lab, &silent, 30);
-    let lan = Udp6::of_source(&lab, Ipv6Addr::UNSPECIFIED, 5353);
+    let lan = lab.socket("src", Ipv6Addr::UNSPECIFIED, 5353);
     lan.join(MDNS);
-    let ears: Vec<Udp6> = containers
+    let ears: Vec<Udp> = containers
         .iter()
         .chain([&silent])
         .map(|container| {
-            let ear = Udp6::of_container(container, 5353);
+            let ear = container.socket_of("eth0", 5353);
             ear.join(MDNS);
             ear
         })
         .collect();
     for container in &containers {
-        wait_joined(&lab, container, MDNS);
+        lab.wait_joined(container, MDNS);
     }
-    wait_forwarded(&lab, MDNS);
-    wait_forwarded_to_source(&lab, MDNS);
+    lab.wait_forwarded(MDNS);
+    lab.wait_forwarded_to_source(MDNS);
     assert_eq!(entry(&lab, &silent, MDNS), None, "not named");
     let [named, other, unnamed] = &ears[..] else { unreachable!() };
     for ear in [named, other] {
-        lan.send_until_heard(ear, (MDNS, 5353));
-        ear.send_until_heard(&lan, (MDNS, 5353));
+        send_until_heard(&lan, ear, (MDNS, 5353));
+        send_until_heard(ear, &lan, (MDNS, 5353));
     }
     for text in ["query", END] {
         lan.send(text.as_bytes(), (MDNS, 5353));
     }
     for ear in [named, other] {
-        assert_eq!(texts(&ear.receive_until(END)), ["query"]);
+        assert_eq!(payloads(&hear(ear, END)), ["query"]);
     }
-    assert_eq!(texts(&lan.receive_until(END)), ["query"]);
+    assert_eq!(payloads(&hear(&lan, END)), ["query"]);
     for (ear, neighbour, text) in [(named, other, "first"), (other, named, "second")] {
         ear.send(text.as_bytes(), (MDNS, 5353));
         ear.send(END.as_bytes(), (MDNS, 5353));
-        let answer = lan.receive_until(END);
-        assert_eq!(texts(&answer), [text], "no loop");
+        let answer = hear(&lan, END);
+        assert_eq!(payloads(&answer), [text], "no loop");
         // To a group of the link it comes from the link, and mDNS keeps its port.
         assert!(answer[0].1.ip().is_unicast_link_local(), "{answer:?}");
         assert_eq!(answer[0].1.port(), 5353);
         for ear in [neighbour, ear] {
-            assert_eq!(texts(&ear.receive_until(END)), [text], "once");
+            assert_eq!(payloads(&hear(ear, END)), [text], "once");
         }
         lan.send(b"behind", (MDNS, 5353));
         for ear in [neighbour, ear, &lan] {
-            assert_eq!(texts(&ear.receive_until("behind")), [""; 0], "no loop");
+            assert_eq!(payloads(&hear(ear, "behind")), NONE, "no loop");
         }
     }
     unnamed.send(b"unnamed", (MDNS, 5353));
     named.send(END.as_bytes(), (MDNS, 5353));
-    assert_eq!(texts(&lan.receive_until(END)), [""; 0]);
+    assert_eq!(payloads(&hear(&lan, END)), NONE);
+}
+
+/// A socket that sees what passes the bridge of the containers.
+fn on_bridge(lab: &Lab) -> Socket {
+    let open = || {
+        // Without a protocol it receives nothing of another interface before it is bound.
+        let socket = Socket::new(Domain::PACKET, Type::DGRAM, Some(Protocol::from(0))).unwrap();
+        let index = nix::net::if_::if_nametoindex(BRIDGE).expect("the bridge");
+        socket.bind(&link_address(index, [0; 6], libc::ETH_P_ALL as u16)).expect("bound");
+        sockopt::grow_receive_buffer(&socket, 8 << 20).expect("buffer");
+        socket.set_nonblocking(true).expect("nonblocking");
+        socket
+    };
+    lab.run_in("host", open)
+}
+
+/// How many packets to the group have passed the bridge, or to the address of injected ones.
+fn data_among(frames: &Socket) -> usize {
+    let mut buffer = [0u8; 2048];
+    // SAFETY: the buffer outlives the call, which writes at most its length.
+    let receive = |buffer: &mut [u8]| unsafe {
+        libc::recv(frames.as_raw_fd(), buffer.as_mut_ptr().cast(), buffer.len(), 0)
+    };
+    let mut count = 0;
+    while let Ok(length) = usize::try_from(receive(&mut buffer)) {
+        let destination = buffer[..length].get(24..40).unwrap_or_default();
+        let is_data = destination == GROUP.octets() || destination.starts_with(&[0xff, 0x01]);
+        count += usize::from(buffer[0] >> 4 == 6 && is_data);
+    }
+    count
+}
+
+#[test]
+fn nothing_is_injected_past_a_group_that_is_left() {
+    let (lab, containers) = relayed(&["one"], "", BY_PROXIES);
+    let sender = lab.socket("src", sources()[0], 0);
+    let ear = containers[0].socket_of("eth0", PORT);
+    ear.join(GROUP);
+    lab.wait_joined(&containers[0], GROUP);
+    send_until_heard(&sender, &ear, (GROUP, PORT));
+    let frames = on_bridge(&lab);
+    let send = |number| sender.send(&numbered("data", number), (GROUP, PORT));
+    let (_, _) = stream_while(
+        send,
+        || (),
+        Vec::<fn() -> Vec<()>>::new(),
+        || {
+            for _ in 0..20 {
+                ear.leave(GROUP);
+                ear.join(GROUP);
+                next(&ear);
+            }
+        },
+    );
+    assert_eq!(data_among(&frames), 0);
+    // The socket sees what a container sends.
+    containers[0].socket_of("eth0", 0).send(b"out", (GROUP, PORT));
+    wait_until("it is seen", PATIENCE, || (data_among(&frames) > 0).then_some(()));
 }
 
 /// Streams go both ways while `changes` run; each packet arrives once.
 fn assert_whole_both_ways(lab: &Lab, containers: &[Container], changes: impl FnOnce()) {
     let [one, two] = containers else { panic!("two containers") };
-    let lan_in = Udp6::of_source(lab, SOURCES[0], 0);
-    let lan = Udp6::of_source(lab, Ipv6Addr::UNSPECIFIED, PORT);
+    let lan_in = lab.socket("src", sources()[0], 0);
+    let lan = lab.socket("src", Ipv6Addr::UNSPECIFIED, PORT);
     lan.join(OTHER);
-    let (inside_one, neighbour) = (Udp6::of_container(one, PORT), Udp6::of_container(two, PORT));
+    let (inside_one, neighbour) = (one.socket_of("eth0", PORT), two.socket_of("eth0", PORT));
     inside_one.join(GROUP);
     neighbour.join(OTHER);
-    wait_joined(lab, one, GROUP);
-    wait_joined(lab, two, OTHER);
-    wait_forwarded(lab, GROUP);
-    wait_forwarded(lab, OTHER);
-    wait_forwarded_to_source(lab, OTHER);
-    let out = Udp6::of_container(one, 0);
-    lan_in.send_until_heard(&inside_one, (GROUP, PORT));
-    out.send_until_heard(&lan, (OTHER, PORT));
+    lab.wait_joined(one, GROUP);
+    lab.wait_joined(two, OTHER);
+    lab.wait_forwarded(GROUP);
+    lab.wait_forwarded(OTHER);
+    lab.wait_forwarded_to_source(OTHER);
+    let out = one.socket_of("eth0", 0);
+    send_until_heard(&lan_in, &inside_one, (GROUP, PORT));
+    send_until_heard(&out, &lan, (OTHER, PORT));
     let send = |number| {
         lan_in.send(&numbered("in", number), (GROUP, PORT));
         out.send(&numbered("out", number), (OTHER, PORT));
@@ -511,10 +458,10 @@ fn assert_whole_both_ways(lab: &Lab, containers: &[Container], changes: impl FnO
         lan_in.send(END.as_bytes(), (GROUP, PORT));
         out.send(END.as_bytes(), (OTHER, PORT));
     };
-    let receivers =
-        [&inside_one, &neighbour, &lan].iter().map(|ear| || ear.receive_until(END)).collect();
+    let ears = [&inside_one, &neighbour, &lan];
+    let receivers = ears.iter().map(|ear| || hear(ear, END)).collect();
     let (sent, received) = stream_while(send, end, receivers, changes);
-    assert_whole(&received[0], "in", sent, SOURCES[0]);
+    assert_whole(&received[0], "in", sent, sources()[0]);
     assert_whole(&received[1], "out", sent, HOST);
     assert_whole(&received[2], "out", sent, HOST);
 }
@@ -557,20 +504,20 @@ fn a_killed_proxy_costs_no_packet_where_a_keeper_holds() {
 fn an_interface_that_goes_and_a_parent_that_comes_again_are_relayed_again() {
     let (lab, containers) = relayed(&["one"], "", "");
     let container = &containers[0];
-    let sender = Udp6::of_source(&lab, SOURCES[0], 0);
+    let sender = lab.socket("src", sources()[0], 0);
     for round in 0..3u8 {
-        let ear = Udp6::of_container(container, PORT);
+        let ear = container.socket_of("eth0", PORT);
         ear.join(GROUP);
-        wait_joined(&lab, container, GROUP);
-        wait_forwarded(&lab, GROUP);
-        sender.send_until_heard(&ear, (GROUP, PORT));
-        sender.stream("round", 100, (GROUP, PORT));
+        lab.wait_joined(container, GROUP);
+        lab.wait_forwarded(GROUP);
+        send_until_heard(&sender, &ear, (GROUP, PORT));
+        stream(&sender, "round", 100, (GROUP, PORT));
         sender.send(END.as_bytes(), (GROUP, PORT));
-        assert_whole(&ear.receive_until(END), "round", 100, SOURCES[0]);
+        assert_whole(&hear(&ear, END), "round", 100, sources()[0]);
         if round == 0 {
             run(container.enter("ip").args(["link", "del", "eth0"]));
             wait_until("the group is left", PATIENCE, || {
-                (!forwarded(&lab).contains(&GROUP)).then_some(())
+                (!lab.forwarded().contains(&GROUP.to_string())).then_some(())
             });
             plug(&lab, container, 20);
         }

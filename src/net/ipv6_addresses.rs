@@ -7,8 +7,7 @@ use std::os::unix::fs::FileExt;
 
 use ipnet::Ipv6Net;
 
-/// `IFA_F_*` of linux/if_addr.h: of an address with one of them it is not certain, or not any more, that
-/// packets should come from it.
+/// `IFA_F_*` of linux/if_addr.h.
 const TENTATIVE: u32 = 0x40;
 const DEPRECATED: u32 = 0x20;
 const DUPLICATE: u32 = 0x08;
@@ -28,8 +27,10 @@ pub(crate) struct Ipv6Interface {
     pub(crate) index: u32,
     /// The address, and the prefix of its subnet.
     pub(crate) address: Ipv6Net,
-    /// Whether packets should come from it: it is neither tentative, nor a duplicate, nor deprecated.
-    pub(crate) is_usable: bool,
+    /// Whether it is the host's for certain: it is neither tentative nor a duplicate.
+    pub(crate) is_certain: bool,
+    /// Whether packets should come from another one (RFC 4862 §5.5.4).
+    pub(crate) is_deprecated: bool,
 }
 
 impl Ipv6Addresses {
@@ -60,9 +61,9 @@ impl Ipv6Addresses {
     }
 }
 
-/// A line is an address: its number, the index of its interface, the length of its prefix, its scope, its
+/// The addresses in the text of such a file. A line is an address: its number, the index of its interface, the length of its prefix, its scope, its
 /// flags, and the interface's name (`if6_seq_show` in net/ipv6/addrconf.c).
-fn parse(text: &str) -> Vec<Ipv6Interface> {
+pub(crate) fn parse(text: &str) -> Vec<Ipv6Interface> {
     let line = |line: &str| {
         let mut words = line.split_ascii_whitespace();
         let address = Ipv6Addr::from_bits(u128::from_str_radix(words.next()?, 16).ok()?);
@@ -71,7 +72,8 @@ fn parse(text: &str) -> Vec<Ipv6Interface> {
         Some(Ipv6Interface {
             index,
             address: Ipv6Net::new(address, u8::try_from(prefix).ok()?).ok()?,
-            is_usable: flags & (TENTATIVE | DUPLICATE | DEPRECATED) == 0,
+            is_certain: flags & (TENTATIVE | DUPLICATE) == 0,
+            is_deprecated: flags & DEPRECATED != 0,
         })
     };
     text.lines().filter_map(line).collect()
@@ -87,11 +89,16 @@ mod tests {
                     20010db8000000000000000000000001 0c 40 00 80     lan0\n\
                     fd000000000000000000000000000002 07 30 00 a0     lan1\n\
                     what\n\nfe80 x\n20010db8000000000000000000000001 0c 81 00 80 lan0\n";
-        let shown: Vec<_> =
-            parse(text).iter().map(|a| (a.index, a.address.to_string(), a.is_usable)).collect();
-        let expected =
-            [(12, "fe80::a/64", false), (12, "2001:db8::1/64", true), (7, "fd00::2/48", false)];
-        assert_eq!(shown, expected.map(|(index, text, usable)| (index, text.to_owned(), usable)));
+        let shown: Vec<_> = parse(text)
+            .iter()
+            .map(|a| (a.index, a.address.to_string(), a.is_certain, a.is_deprecated))
+            .collect();
+        let expected = [
+            (12, "fe80::a/64", false, false),
+            (12, "2001:db8::1/64", true, false),
+            (7, "fd00::2/48", true, true),
+        ];
+        assert_eq!(shown, expected.map(|(index, text, a, b)| (index, text.to_owned(), a, b)));
     }
 
     #[test]
@@ -109,7 +116,12 @@ mod tests {
         let shown = || addresses.read().unwrap();
         assert_eq!(
             shown(),
-            [Ipv6Interface { index: 1, address: "::1/128".parse().unwrap(), is_usable: true }]
+            [Ipv6Interface {
+                index: 1,
+                address: "::1/128".parse().unwrap(),
+                is_certain: true,
+                is_deprecated: false
+            }]
         );
         let many =
             || (0..200).for_each(|n| ip(&format!("-6 address add fd00::{n:x}/64 dev lo nodad")));

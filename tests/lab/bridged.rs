@@ -2,14 +2,16 @@
 //! and sockets in the lab's namespaces.
 
 use std::io;
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::marker::PhantomData;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::time::Duration;
 
 use mcrun::net::netns::NetNs;
-use socket2::{Domain, Protocol, Socket, Type};
+use mcrun::sys::sockopt;
+use socket2::{Protocol, Socket, Type};
 
-use super::{Container, Lab, PARENT, run};
+use super::{Container, Family, Lab, PARENT, run};
 
 /// The bridge on the container host.
 pub const BRIDGE: &str = "engine0";
@@ -66,7 +68,7 @@ impl Lab {
     }
 
     /// A UDP socket in a namespace of the lab that sends multicast by the LAN interface.
-    pub fn socket(&self, node: &str, address: Ipv4Addr, port: u16) -> Udp {
+    pub fn socket<A: Family>(&self, node: &str, address: A, port: u16) -> Udp<A> {
         Udp::open(&self.net(node), address, port, PARENT)
     }
 }
@@ -79,68 +81,85 @@ impl Container {
 
     /// A UDP socket in the container that sends and joins by another interface.
     pub fn socket_on(&self, interface: &str, port: u16) -> Udp {
-        Udp::open(&self.namespace(), Ipv4Addr::UNSPECIFIED, port, interface)
+        self.socket_of(interface, port)
+    }
+
+    /// The same in any address family.
+    pub fn socket_of<A: Family>(&self, interface: &str, port: u16) -> Udp<A> {
+        Udp::open(&self.namespace(), A::UNSPECIFIED, port, interface)
     }
 }
 
 /// A UDP socket, and the interface that it is about.
-pub struct Udp {
+pub struct Udp<A = Ipv4Addr> {
     pub socket: std::net::UdpSocket,
     index: u32,
+    family: PhantomData<A>,
 }
 
-impl Udp {
+impl<A: Family> Udp<A> {
     /// One in a namespace, bound to an address and a port, which others may have too.
-    pub fn open(net: &NetNs, address: Ipv4Addr, port: u16, interface: &str) -> Udp {
-        let open = || -> io::Result<Udp> {
-            let socket = Socket::new(Domain::IPV4, Type::DGRAM, Some(Protocol::UDP))?;
+    pub fn open(net: &NetNs, address: A, port: u16, interface: &str) -> Self {
+        let open = || -> io::Result<Self> {
+            let socket = Socket::new(A::DOMAIN, Type::DGRAM, Some(Protocol::UDP))?;
             socket.set_reuse_address(true)?;
-            socket.set_multicast_all_v4(false)?;
-            let _ = mcrun::sys::sockopt::grow_receive_buffer(&socket, 8 << 20)?;
-            socket.bind(&SocketAddrV4::new(address, port).into())?;
+            A::receive_own_groups(&socket)?;
+            let _ = sockopt::grow_receive_buffer(&socket, 8 << 20)?;
+            let local: SocketAddr = address.with_port(port, 0).into();
+            socket.bind(&local.into())?;
             let index = nix::net::if_::if_nametoindex(interface)?;
-            let any = Ipv4Addr::new(224, 0, 0, 1);
-            mcrun::sys::sockopt::set_multicast_interface(&socket, index, any.into())?;
-            Ok(Udp { socket: socket.into(), index })
+            sockopt::set_multicast_interface(&socket, index, A::UNSPECIFIED.into())?;
+            Ok(Udp { socket: socket.into(), index, family: PhantomData })
         };
         net.run(open).expect("entered").expect("socket")
     }
 
     /// A socket that the test has opened.
-    pub fn of(socket: std::net::UdpSocket) -> Udp {
-        Udp { socket, index: 0 }
+    pub fn of(socket: std::net::UdpSocket) -> Self {
+        Udp { socket, index: 0, family: PhantomData }
     }
 
-    pub fn join(&self, group: Ipv4Addr) {
-        mcrun::sys::sockopt::join_group(&self.socket, self.index, group).expect("join");
+    pub fn join(&self, group: A) {
+        sockopt::join_group(&self.socket, self.index, group).expect("join");
     }
 
-    pub fn join_source(&self, group: Ipv4Addr, source: Ipv4Addr) {
-        mcrun::sys::sockopt::join_source_group(&self.socket, self.index, group, source)
-            .expect("join");
+    pub fn join_source(&self, group: A, source: A) {
+        sockopt::join_source_group(&self.socket, self.index, group, source).expect("join");
     }
 
-    pub fn leave(&self, group: Ipv4Addr) {
-        mcrun::sys::sockopt::leave_group(&self.socket, self.index, group).expect("leave");
+    pub fn leave(&self, group: A) {
+        sockopt::leave_group(&self.socket, self.index, group).expect("leave");
     }
 
-    pub fn set_ttl(&self, ttl: u32) {
-        self.socket.set_multicast_ttl_v4(ttl).expect("ttl");
+    /// The time to live, or the hop limit, of what it sends to a group.
+    pub fn set_ttl(&self, ttl: i32) {
+        let (level, option) = A::MULTICAST_HOPS;
+        sockopt::set_int(&self.socket, level, option, ttl).expect("ttl");
     }
 
-    pub fn send(&self, payload: &[u8], to: (Ipv4Addr, u16)) {
-        let sent = self.socket.send_to(payload, to).unwrap_or_else(|e| panic!("{to:?}: {e}"));
+    pub fn send(&self, payload: &[u8], to: (A, u16)) {
+        let sent = self.try_send(payload, to).unwrap_or_else(|e| panic!("{to:?}: {e}"));
         assert_eq!(sent, payload.len());
     }
 
+    /// Sends to an address and a port.
+    ///
+    /// # Errors
+    /// Those of sendto(2): `EADDRNOTAVAIL` while an address of IPv6 is tried.
+    pub fn try_send(&self, payload: &[u8], (address, port): (A, u16)) -> io::Result<usize> {
+        self.socket.send_to(payload, address.with_port(port, self.index).into())
+    }
+
     /// The next datagram and its source, within `limit`.
-    pub fn receive(&self, limit: Duration) -> Option<(Vec<u8>, SocketAddrV4)> {
+    pub fn receive(&self, limit: Duration) -> Option<(Vec<u8>, A::SocketAddress)> {
         self.socket.set_read_timeout(Some(limit)).expect("timeout");
         // Its own allocation for each datagram, of the datagram's size: tests keep 100 000 of them.
         let mut buffer = [0; 65536];
         match self.socket.recv_from(&mut buffer) {
-            Ok((length, std::net::SocketAddr::V4(from))) => Some((buffer[..length].to_vec(), from)),
-            Ok((_, other)) => panic!("{other}"),
+            Ok((length, from)) => {
+                let from = A::socket_address(from).expect("of its family");
+                Some((buffer[..length].to_vec(), from))
+            }
             Err(e) if matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {
                 None
             }
@@ -152,7 +171,7 @@ impl Udp {
 
     /// All that comes before the datagram `marker`. Sent last and on the way that others could
     /// come, it shows that no more of them come.
-    pub fn receive_until(&self, marker: &str) -> Vec<(Vec<u8>, SocketAddrV4)> {
+    pub fn receive_until(&self, marker: &str) -> Vec<(Vec<u8>, A::SocketAddress)> {
         let mut received = Vec::new();
         loop {
             match self.receive(super::PATIENCE) {

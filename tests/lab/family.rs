@@ -1,8 +1,9 @@
 //! The address families, as the lab's sockets and the kernel's files have them, and a lab for each.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Debug;
 use std::io;
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::os::fd::AsRawFd;
 use std::time::Duration;
 
@@ -31,6 +32,8 @@ pub struct Seen<A> {
 pub trait Family: Address {
     /// That of its sockets.
     const DOMAIN: Domain;
+    /// An address with a port.
+    type SocketAddress: Copy + Debug + PartialEq + Into<SocketAddr>;
     /// A file of /proc/PID/net: the groups that the kernel has joined.
     const GROUPS_FILE: &'static str;
     /// The file beside it: their sources.
@@ -43,6 +46,24 @@ pub trait Family: Address {
     const PROTOCOL: &'static str;
     /// The key of `mcrun ps --json` for the querier that an interface hears.
     const QUERIER: &'static str;
+
+    /// The address with a port; `index` is the interface of one that needs it.
+    fn with_port(self, port: u16, index: u32) -> Self::SocketAddress;
+
+    /// The address of a socket of this family.
+    fn socket_address(address: SocketAddr) -> Option<Self::SocketAddress>;
+
+    /// The address without its port.
+    fn without_port(address: Self::SocketAddress) -> Self;
+
+    /// Has a socket receive what it has joined itself, and nothing that others have joined.
+    ///
+    /// # Errors
+    /// Those of setsockopt(2).
+    fn receive_own_groups(socket: &Socket) -> io::Result<()>;
+
+    /// The level and the option that set the time to live, or the hop limit, of what is sent to a group.
+    const MULTICAST_HOPS: (i32, i32);
 
     /// Reads [`GROUPS_FILE`](Self::GROUPS_FILE).
     fn memberships(text: &str) -> BTreeSet<Membership<Self>>;
@@ -107,6 +128,27 @@ impl Family for Ipv4Addr {
     const PROTOCOL: &'static str = "IGMP";
     const QUERIER: &'static str = "querier";
     const PREFIX: u8 = 24;
+    const MULTICAST_HOPS: (i32, i32) = (libc::IPPROTO_IP, libc::IP_MULTICAST_TTL);
+    type SocketAddress = SocketAddrV4;
+
+    fn with_port(self, port: u16, _: u32) -> SocketAddrV4 {
+        SocketAddrV4::new(self, port)
+    }
+
+    fn socket_address(address: SocketAddr) -> Option<SocketAddrV4> {
+        match address {
+            SocketAddr::V4(address) => Some(address),
+            SocketAddr::V6(_) => None,
+        }
+    }
+
+    fn without_port(address: SocketAddrV4) -> Self {
+        *address.ip()
+    }
+
+    fn receive_own_groups(socket: &Socket) -> io::Result<()> {
+        socket.set_multicast_all_v4(false)
+    }
 
     fn memberships(text: &str) -> BTreeSet<Membership<Self>> {
         let mut interface = String::new();
@@ -202,6 +244,27 @@ impl Family for Ipv6Addr {
     const PROTOCOL: &'static str = "MLD";
     const QUERIER: &'static str = "mld_querier";
     const PREFIX: u8 = 64;
+    const MULTICAST_HOPS: (i32, i32) = (libc::IPPROTO_IPV6, libc::IPV6_MULTICAST_HOPS);
+    type SocketAddress = SocketAddrV6;
+
+    fn with_port(self, port: u16, index: u32) -> SocketAddrV6 {
+        SocketAddrV6::new(self, port, 0, index)
+    }
+
+    fn socket_address(address: SocketAddr) -> Option<SocketAddrV6> {
+        match address {
+            SocketAddr::V4(_) => None,
+            SocketAddr::V6(address) => Some(address),
+        }
+    }
+
+    fn without_port(address: SocketAddrV6) -> Self {
+        *address.ip()
+    }
+
+    fn receive_own_groups(socket: &Socket) -> io::Result<()> {
+        set(socket, libc::IPPROTO_IPV6, libc::IPV6_MULTICAST_ALL, &0i32)
+    }
 
     fn memberships(text: &str) -> BTreeSet<Membership<Self>> {
         // Index and name of the interface, the group, and more.

@@ -1,12 +1,12 @@
 //! Streams of numbered packets, of which each has to come once and in order.
 
 use std::collections::BTreeSet;
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::Ipv4Addr;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use super::{Lab, SOURCES, Udp};
+use super::{Family, Lab, SOURCES, Udp};
 
 /// Time between two packets of [`stream_while`].
 const INTERVAL: Duration = Duration::from_millis(1);
@@ -19,7 +19,7 @@ pub fn numbered(stream: &str, number: u32) -> Vec<u8> {
 }
 
 /// Sends so many packets at a pace that any machine keeps up with.
-pub fn stream(socket: &Udp, name: &str, count: u32, to: (Ipv4Addr, u16)) {
+pub fn stream<A: Family>(socket: &Udp<A>, name: &str, count: u32, to: (A, u16)) {
     for number in 0..count {
         socket.send(&numbered(name, number), to);
         if number % 50 == 49 {
@@ -29,19 +29,24 @@ pub fn stream(socket: &Udp, name: &str, count: u32, to: (Ipv4Addr, u16)) {
 }
 
 /// What came, as text.
-pub fn payloads(received: &[(Vec<u8>, SocketAddrV4)]) -> Vec<String> {
+pub fn payloads<F>(received: &[(Vec<u8>, F)]) -> Vec<String> {
     received.iter().map(|(bytes, _)| String::from_utf8_lossy(bytes).into_owned()).collect()
 }
 
 /// Asserts that a stream came whole, in order and once, from one address, and nothing else.
-pub fn assert_whole(received: &[(Vec<u8>, SocketAddrV4)], name: &str, count: u32, from: Ipv4Addr) {
+pub fn assert_whole<A: Family>(
+    received: &[(Vec<u8>, A::SocketAddress)],
+    name: &str,
+    count: u32,
+    from: A,
+) {
     let expected: Vec<String> = (0..count).map(|n| format!("{name} {n}")).collect();
     let got = payloads(received);
     // The first that is not as it should be says more than thousands of lines.
     let wrong = got.iter().zip(&expected).find(|(got, expected)| got != expected);
     assert_eq!(wrong, None, "of {} packets of {name}, {count} were sent", got.len());
     assert_eq!(got.len(), expected.len(), "packets of {name}");
-    let sources: BTreeSet<Ipv4Addr> = received.iter().map(|(_, from)| *from.ip()).collect();
+    let sources: BTreeSet<A> = received.iter().map(|(_, from)| A::without_port(*from)).collect();
     assert_eq!(sources, BTreeSet::from([from]));
 }
 

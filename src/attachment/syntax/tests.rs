@@ -102,7 +102,7 @@ fn every_wrong_value_is_named_with_its_key() {
             "parent=a,ip=slaac,driver=ipvlan,mode=l3s",
             "ip=slaac: a link of ipvlan mode l3s hears no router; give mode=l2",
         ),
-        ("parent=a,driver=relay,ipv6=on", "ipv6 is for macvlan and ipvlan"),
+        ("parent=a,driver=relay,ipv6=on,ip=fd00::5/64", "ip is for macvlan and ipvlan"),
         ("parent=a,ipv6=yes", "ipv6=yes: on or off is needed"),
         ("parent=a,ipv6=off,ip=fd00::5/64", "ipv6=off contradicts ip=fd00::5/64"),
         ("parent=a,ipv6=off,ip=slaac", "ipv6=off contradicts ip=slaac"),
@@ -224,7 +224,9 @@ fn ipv6_is_on_where_there_is_an_address_of_it_unless_somebody_says_so() {
         ("parent=a,ipv6=off,mtu=1000", false),
         ("parent=a,allow=matter", true),
         ("parent=a,allow=matter,ipv6=off", false),
-        ("parent=a,allow=matter,driver=relay", false),
+        ("parent=a,allow=matter,driver=relay", true),
+        ("parent=a,driver=relay,ipv6=on", true),
+        ("parent=a,allow=matter,driver=relay,ipv6=off", false),
         ("parent=a,allow=mdns,deny=matter", false),
     ] {
         let attachment = parse_spec(text).unwrap_or_else(|error| panic!("{text}: {error}"));

@@ -6,7 +6,7 @@
 
 use std::io;
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::Ipv6Addr;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
@@ -90,25 +90,20 @@ impl EventLoop {
         let mut in_kernel = Vec::new();
         for handover in handovers {
             let own: Vec<_> = sockets.by_ref().take(handover.sockets()).collect();
-            let is_of_ipv4 = |i: &Interface| handover.is_of::<Ipv4Addr>(&i.task.name);
-            let is_of_ipv6 = |i: &Interface| handover.is_of::<Ipv6Addr>(&i.task.name);
-            let find = |is_it: &dyn Fn(&Interface) -> bool| self.interfaces.iter().position(is_it);
-            let (ipv4, ipv6) = (find(&is_of_ipv4), find(&is_of_ipv6));
+            let (ipv4, ipv6) = (self.heir::<Igmp>(&handover), self.heir::<Mld>(&handover));
             in_kernel.extend(handover.in_kernel.then_some((ipv4, ipv6)));
-            let interfaces = &mut self.interfaces;
-            if let Some(interface) = ipv4.and_then(|at| interfaces.get_mut(at)) {
-                interface.take_over_relay::<Igmp>(now, handover, own);
-            } else if let Some(interface) = ipv6.and_then(|at| interfaces.get_mut(at)) {
-                interface.take_over_relay::<Mld>(now, handover, own);
+            if let Some(relay) = self.relay_at::<Igmp>(ipv4) {
+                relay.take_over(now, handover, own);
+            } else if let Some(relay) = self.relay_at::<Mld>(ipv6) {
+                relay.take_over(now, handover, own);
             }
         }
         for (ipv4, ipv6) in in_kernel {
             let own: Vec<_> = sockets.by_ref().take(bpf::relay::DESCRIPTORS).collect();
-            let interfaces = &mut self.interfaces;
-            if let Some(interface) = ipv4.and_then(|at| interfaces.get_mut(at)) {
-                interface.take_over_kernel::<Igmp>(own);
-            } else if let Some(interface) = ipv6.and_then(|at| interfaces.get_mut(at)) {
-                interface.take_over_kernel::<Mld>(own);
+            if let Some(relay) = self.relay_at::<Igmp>(ipv4) {
+                relay.take_over_kernel(own);
+            } else if let Some(relay) = self.relay_at::<Mld>(ipv6) {
+                relay.take_over_kernel(own);
             }
         }
         self.note_kernel_relays();
@@ -121,6 +116,16 @@ impl EventLoop {
         }
         // If this fails, the next `requery` tries again.
         let _ = self.start_relaying();
+    }
+
+    /// Position of the interface whose relay of a family takes over what another relay has left.
+    fn heir<P: Speaker>(&self, handover: &RelayHandover) -> Option<usize> {
+        self.interfaces.iter().position(|i| handover.is_of::<P::Address>(&i.task.name))
+    }
+
+    /// The relay of a family of the interface at this position.
+    fn relay_at<P: Speaker>(&mut self, position: Option<usize>) -> Option<&mut Relay<P::Address>> {
+        self.interfaces.get_mut(position?)?.relay::<P>()
     }
 
     /// The proxy before this one has died, and somebody has held its relays of a family and this file
@@ -209,6 +214,7 @@ fn relays<P: Speaker>(interfaces: &[Interface]) -> Vec<&Relay<P::Address>> {
 mod tests {
     use std::fs::File;
     use std::io::{BufRead, BufReader};
+    use std::net::Ipv4Addr;
     use std::os::fd::AsFd;
     use std::os::unix::net::UnixListener;
     use std::thread;

@@ -3,7 +3,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr};
-use std::os::fd::OwnedFd;
 use std::time::Instant;
 
 use crate::attachment::IgmpMode;
@@ -21,7 +20,7 @@ use crate::proxy::event_loop::upstreams::Upstreams;
 use crate::proxy::lan::joins::JoinSockets;
 use crate::proxy::process::log::Log;
 use crate::proxy::relay::family::Relayed;
-use crate::proxy::relay::{ContainerSockets, HostSockets, Relay, RelayHandover};
+use crate::proxy::relay::{ContainerSockets, HostSockets, Relay};
 
 /// Groups of one interface whose age is remembered while the interface is only observed.
 pub(super) const MAX_OBSERVED_GROUPS: usize = 4096;
@@ -173,29 +172,6 @@ impl Interface {
     /// The sockets that hold its memberships in one protocol, if it is proxied.
     pub(super) fn joins<P: Speaker>(&mut self) -> Option<&mut JoinSockets<P::Address>> {
         self.speaker_mut::<P>().map(|proxied| &mut proxied.joins)
-    }
-
-    /// Takes over from the relay of another proxy, if this interface has a relay.
-    pub(super) fn take_over_relay<P: Speaker>(
-        &mut self,
-        now: Instant,
-        from: RelayHandover,
-        sockets: Vec<OwnedFd>,
-    ) {
-        let index = self.task.index;
-        let Some(relay) = self.relay::<P>() else { return };
-        relay.take_over(now, from, sockets);
-        if index != 0 {
-            // It fails where the interface is gone, of which a notification follows.
-            let _ = relay.set_interface(index);
-        }
-    }
-
-    /// Takes over the programs of another proxy's relay, after its sockets.
-    pub(super) fn take_over_kernel<P: Speaker>(&mut self, descriptors: Vec<OwnedFd>) {
-        if let Some(relay) = self.relay::<P>() {
-            relay.take_over_kernel(descriptors);
-        }
     }
 
     /// Relays nothing any more.

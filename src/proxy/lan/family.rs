@@ -10,6 +10,7 @@ use crate::igmp::message::{Message, Version};
 use crate::igmp::wire::MIN_MTU;
 use crate::mld;
 use crate::multicast::Address;
+use crate::net::ipv6_addresses;
 use crate::net::link_monitor::Family;
 use crate::net::raw_socket::raw_ipv6_sender;
 use crate::sys::sockopt;
@@ -181,22 +182,13 @@ impl LanFamily for Ipv6Addr {
             .collect()
     }
 
-    /// The first link-local address that is not tentative, as the kernel takes it for its own reports
-    /// (`mld_newpack` in net/ipv6/mcast.c). A line is an address: its number, the index of its
-    /// interface, the length of its prefix, its scope, its flags, and the interface's name
-    /// (`if6_seq_show` in net/ipv6/addrconf.c).
+    /// The first link-local address that is the host's for certain, as the kernel takes it for its own
+    /// reports (`mld_newpack` in net/ipv6/mcast.c).
     fn source(text: &str, index: u32) -> Self {
-        const TENTATIVE: u32 = 0x40;
-        const DUPLICATE: u32 = 0x08;
-        let address = |line: &str| {
-            let mut words = line.split_ascii_whitespace();
-            let address = Ipv6Addr::from_bits(u128::from_str_radix(words.next()?, 16).ok()?);
-            let mut number = |at| u32::from_str_radix(words.nth(at)?, 16).ok();
-            let (of, flags) = (number(0)?, number(2)?);
-            let is_usable = of == index && flags & (TENTATIVE | DUPLICATE) == 0;
-            Some(address).filter(|address| is_usable && address.is_unicast_link_local())
-        };
-        text.lines().find_map(address).unwrap_or(Ipv6Addr::UNSPECIFIED)
+        let own = ipv6_addresses::parse(text).into_iter();
+        let own = own.filter(|found| found.index == index && found.is_certain);
+        let mut own = own.map(|found| found.address.addr());
+        own.find(Ipv6Addr::is_unicast_link_local).unwrap_or(Ipv6Addr::UNSPECIFIED)
     }
 
     /// The packets are whole: the kernel would choose a source by the scope of the group.

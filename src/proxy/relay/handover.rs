@@ -172,7 +172,8 @@ impl<A: Relayed> Relay<A> {
             self.host.take_over_receiver(receiver.into(), from.is_filtered);
             self.has_predecessors_receiver = true;
         }
-        self.container.capture = capture.into();
+        // It fails where the interface is gone, of which a notification follows.
+        let _ = self.container.take_over_capture(capture.into());
         if !from.in_kernel {
             self.filter_receiver();
         }

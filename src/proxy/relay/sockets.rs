@@ -157,6 +157,15 @@ impl<A: Relayed> ContainerSockets<A> {
         self.capture.bind(&link_address(index, all))
     }
 
+    /// Captures by the socket of the predecessor.
+    ///
+    /// # Errors
+    /// As [`set_interface`](Self::set_interface), if an interface is known.
+    pub(super) fn take_over_capture(&mut self, capture: Socket) -> io::Result<()> {
+        self.capture = capture;
+        if self.index == 0 { Ok(()) } else { self.set_interface(self.index) }
+    }
+
     /// Index of the interface; 0: none is known.
     pub(super) fn index(&self) -> u32 {
         self.index

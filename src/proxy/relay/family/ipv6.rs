@@ -60,7 +60,8 @@ impl Relayed for Ipv6Addr {
     fn host_addresses(socket: &Socket, file: &Ipv6Addresses, name: &str) -> HostAddresses<Self> {
         let found = ifreq::index(socket, name).and_then(|index| {
             let all = file.read()?.into_iter();
-            Ok(all.filter(|found| found.index == index && found.is_usable).collect::<Vec<_>>())
+            let own = all.filter(|found| found.index == index);
+            Ok(own.filter(|found| found.is_certain && !found.is_deprecated).collect::<Vec<_>>())
         });
         let found = found.unwrap_or_default();
         let is_of_link = |found: &&Ipv6Interface| found.address.addr().is_unicast_link_local();
