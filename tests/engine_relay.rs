@@ -121,7 +121,10 @@ fn mdns_of_ipv6_is_answered(lab: &Lab, containers: &[Container]) {
     if are_off > 0 {
         assert_eq!(are_off, containers.len());
         for container in containers {
-            assert_eq!(container.ip("-6 addr show dev eth0"), serde_json::json!([{}]));
+            // ip(8) of Debian 12 prints an empty object there, that of sid none.
+            let shown = container.ip("-6 addr show dev eth0");
+            let addresses = shown.as_array().expect("a list").iter().map(|link| &link["addr_info"]);
+            assert_eq!(addresses.filter(|addresses| !addresses.is_null()).count(), 0, "{shown}");
         }
         println!("the engine has switched IPv6 off on eth0: mDNS over IPv6 is not tested");
         return;
