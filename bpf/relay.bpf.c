@@ -8,8 +8,12 @@
  * the proxy receives what this program cannot relay: what the host itself sends, which is looped back
  * without an Ethernet header, and what is longer than the container's MTU.
  *
- * The programs of IPv6 are these, compiled from relay6.bpf.c. They leave all fragments to the proxy, which
- * gets from its socket what the host's kernel has put together.
+ * `relay_siblings` is at the egress of the upstream interface and passes a copy of what its macvlan
+ * children send on. The host's stack never has these packets: a macvlan child reaches the LAN and the other
+ * children, and no socket of the host. So what this program cannot relay is dropped.
+ *
+ * The programs of IPv6 are these, compiled from relay6.bpf.c. What arrives in fragments they leave to the
+ * proxy, which gets from its socket what the host's kernel has put together.
  *
  * The copy has the container's MAC address as its destination. So the rules in the container tell
  * what was relayed from what stations of the container's bridge have sent.
@@ -300,8 +304,54 @@ static __always_inline int pass_on(struct __sk_buff *skb, const struct frame *fr
 	return NEXT;
 }
 
-SEC("tcx")
-int relay_inbound(struct __sk_buff *skb)
+/* What arrives at the upstream interface, and what its children send there. */
+#define ARRIVES 0
+#define IS_SENT 1
+
+#ifdef RELAY_IPV6
+/* Passes on a fragment that no socket of the host gets. All but the last are as long as the first. */
+static __always_inline int pass_fragment_on(struct __sk_buff *skb, const struct frame *frame,
+					    const struct relay_settings *s,
+					    struct relay_entry *entry, __u32 length)
+{
+	struct {
+		__u8 protocol;
+		__u8 reserved;
+		__u16 offset;
+		__u32 identification;
+	} header;
+	int is_first;
+
+	if (bpf_skb_load_bytes(skb, ETHERNET_HEADER + IP_HEADER, &header, sizeof(header)) ||
+	    header.protocol != UDP)
+		return NEXT;
+	is_first = !(header.offset & be16(0xfff8));
+	if (length > s->mtu) {
+		__sync_fetch_and_add(&entry->dropped, is_first);
+		return NEXT;
+	}
+	if (!admit(s, 1, length, is_first)) {
+		__sync_fetch_and_add(&entry->limited, 1);
+		return NEXT;
+	}
+	return pass_on(skb, frame, s, entry, is_first);
+}
+#endif
+
+static __always_inline int is_childs(const struct frame *frame, const struct relay_settings *s)
+{
+	int is_parents = 1;
+	int i;
+
+	if (!s->has_upstream_mac)
+		return 0;
+#pragma unroll
+	for (i = 0; i < 6; i++)
+		is_parents &= frame->source[i] == s->upstream_mac[i];
+	return !is_parents;
+}
+
+static __always_inline int relay(struct __sk_buff *skb, int way)
 {
 	struct frame frame;
 	struct relay_settings *s;
@@ -309,8 +359,9 @@ int relay_inbound(struct __sk_buff *skb)
 	__u32 length, segment, packets = 1;
 	__u16 fate = KERNEL;
 
-	if (skb->protocol != be16(ETHERTYPE) || skb->vlan_present ||
-	    skb->pkt_type >= PACKET_OTHERHOST)
+	if (skb->protocol != be16(ETHERTYPE) || skb->vlan_present)
+		return NEXT;
+	if (way == ARRIVES && skb->pkt_type >= PACKET_OTHERHOST)
 		return NEXT;
 	if (bpf_skb_load_bytes(skb, 0, &frame, sizeof(frame)) || !is_multicast(&frame.ip))
 		return NEXT;
@@ -319,6 +370,8 @@ int relay_inbound(struct __sk_buff *skb)
 		return NEXT;
 	s = get_settings();
 	if (!s)
+		return NEXT;
+	if (way == IS_SENT && (!s->peer || !is_childs(&frame, s)))
 		return NEXT;
 	if (!s->peer) {
 		state.left_at = bpf_ktime_get_ns();
@@ -329,8 +382,11 @@ int relay_inbound(struct __sk_buff *skb)
 		return NEXT;
 	segment = skb->gso_size;
 #ifdef RELAY_IPV6
-	if (frame.ip.protocol == FRAGMENT)
+	if (frame.ip.protocol == FRAGMENT) {
+		if (way == IS_SENT)
+			return pass_fragment_on(skb, &frame, s, entry, length);
 		leave_datagram(skb, &frame.ip);
+	}
 	if (frame.ip.protocol != UDP)
 		return NEXT;
 #else
@@ -351,7 +407,10 @@ int relay_inbound(struct __sk_buff *skb)
 		packets = (length - HEADERS + segment - 1) / segment;
 	if (!segment && length > s->mtu) {
 		fate = PROCESS;
-		state.left_at = bpf_ktime_get_ns();
+		if (way == IS_SENT)
+			__sync_fetch_and_add(&entry->dropped, packets);
+		else
+			state.left_at = bpf_ktime_get_ns();
 	} else if (!admit(s, packets, length, 1)) {
 		fate = LIMITED;
 	}
@@ -364,6 +423,18 @@ int relay_inbound(struct __sk_buff *skb)
 	if (fate != KERNEL)
 		return NEXT;
 	return pass_on(skb, &frame, s, entry, packets);
+}
+
+SEC("tcx")
+int relay_inbound(struct __sk_buff *skb)
+{
+	return relay(skb, ARRIVES);
+}
+
+SEC("tcx/egress")
+int relay_siblings(struct __sk_buff *skb)
+{
+	return relay(skb, IS_SENT);
 }
 
 SEC("socket")

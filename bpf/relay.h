@@ -51,13 +51,17 @@ struct relay_settings {
 	__u8 mac[6];
 	/* Some groups have no entry: packets of unknown groups are for the proxy. */
 	__u8 is_incomplete;
-	__u8 unused;
+	/* `upstream_mac` is known: what others send by the upstream interface is that of its macvlan children. */
+	__u8 has_upstream_mac;
 	/* Nanoseconds that a packet takes, and those of the longest burst; 0: no limit. */
 	__u64 packet_time;
 	__u64 packet_burst;
 	/* Bytes a second, and the nanoseconds of the longest burst; 0: no limit. */
 	__u64 byte_rate;
 	__u64 byte_burst;
+	/* Address of the upstream interface. */
+	__u8 upstream_mac[6];
+	__u8 unused[2];
 };
 
 /* Datagrams in fragments that are remembered. A power of two. */

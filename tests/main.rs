@@ -74,6 +74,7 @@ mod relay_ipv6;
 mod relay_kernel;
 mod relay_limits;
 mod relay_parent;
+mod relay_siblings;
 mod restart_policy;
 mod rogue;
 mod run;

@@ -88,7 +88,7 @@ fn next_with_hop_limit(ear: &Udp) -> (Vec<u8>, u8) {
 
 /// A lab whose hosts have addresses of IPv6, and containers of which each has `eth0` on the host's
 /// bridge. `config` is what the administrator says.
-fn relayed(names: &[&str], more: &str, config: &str) -> (Lab, Vec<Container>) {
+pub fn relayed(names: &[&str], more: &str, config: &str) -> (Lab, Vec<Container>) {
     let lab = Ipv6Addr::lab(2);
     lab.configure(config);
     lab.ip("host", &format!("-6 addr add {HOST}/64 dev {PARENT} nodad"));

@@ -25,12 +25,12 @@ const PORT: u16 = 6200;
 const END: &str = "end";
 
 /// What `mcrun inspect` says of the container's relay.
-fn relay_of(lab: &Lab, container: &Container) -> Value {
+pub fn relay_of(lab: &Lab, container: &Container) -> Value {
     let inspected = json(&mut lab.mcrun(["inspect", "--json", &container.name]));
     inspected["status"]["interfaces"][0]["relay"].clone()
 }
 
-fn wait_in_kernel(lab: &Lab, container: &Container) {
+pub fn wait_in_kernel(lab: &Lab, container: &Container) {
     wait_until("the kernel relays", PATIENCE, || {
         (relay_of(lab, container)["in_kernel"] == true).then_some(())
     });
@@ -73,7 +73,7 @@ fn programs(lab: &Lab) -> u32 {
 }
 
 /// The next datagram, with the TTL of its packet.
-fn receive_with_ttl(socket: &Udp) -> (Vec<u8>, u8) {
+pub fn receive_with_ttl(socket: &Udp) -> (Vec<u8>, u8) {
     let (fd, on) = (socket.socket.as_raw_fd(), 1i32);
     socket.socket.set_read_timeout(Some(PATIENCE)).expect("timeout");
     // SAFETY: the option is a number.

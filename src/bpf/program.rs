@@ -19,7 +19,6 @@ const BPF_MAP_TYPE_ARRAY: u32 = 2;
 const BPF_F_MMAPABLE: u32 = 1 << 10;
 const BPF_PROG_TYPE_SOCKET_FILTER: u32 = 1;
 const BPF_PROG_TYPE_SCHED_CLS: u32 = 3;
-const BPF_TCX_INGRESS: u32 = 46;
 const SO_ATTACH_BPF: libc::c_int = 50;
 
 /// The variables of a program.
@@ -138,6 +137,15 @@ impl AsFd for Map {
     }
 }
 
+/// Where an interface's packets pass a program: `enum bpf_attach_type` of linux/bpf.h.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Hook {
+    /// What arrives, before the host's stack has it: `BPF_TCX_INGRESS`.
+    Ingress = 46,
+    /// What is sent, also by the interface's macvlan children: `BPF_TCX_EGRESS`.
+    Egress = 47,
+}
+
 /// A program in the kernel.
 #[derive(Debug)]
 pub struct Program(OwnedFd);
@@ -156,12 +164,12 @@ impl Program {
         bpf::load_program(BPF_PROG_TYPE_SOCKET_FILTER, 0, name, instructions).map(Program)
     }
 
-    /// Loads a program for the packets that arrive at an interface.
+    /// Loads a program for the packets that pass an interface.
     ///
     /// # Errors
     /// As [`Program::load_socket_filter`]; `EPERM` also without CAP_NET_ADMIN.
-    pub(super) fn load_ingress(name: &CStr, instructions: &[u64]) -> io::Result<Self> {
-        bpf::load_program(BPF_PROG_TYPE_SCHED_CLS, BPF_TCX_INGRESS, name, instructions).map(Program)
+    pub(super) fn load_at(hook: Hook, name: &CStr, instructions: &[u64]) -> io::Result<Self> {
+        bpf::load_program(BPF_PROG_TYPE_SCHED_CLS, hook as u32, name, instructions).map(Program)
     }
 
     /// Makes the program the filter of a socket, in place of the one that it has.
@@ -173,13 +181,13 @@ impl Program {
         sockopt::set_int(socket, libc::SOL_SOCKET, SO_ATTACH_BPF, program)
     }
 
-    /// Runs the program for each packet that arrives at the interface of this index in the caller's
-    /// network namespace, after the programs that are there already, for as long as the descriptor is
+    /// Runs the program for each packet that passes this place of the interface of this index in the
+    /// caller's network namespace, after the programs that are there already, for as long as the descriptor is
     /// open.
     ///
     /// # Errors
     /// `EINVAL` before Linux 6.6; `ERANGE` if 64 programs are there; `ENODEV` if the interface is gone.
-    pub(super) fn attach_to_ingress(&self, interface: u32) -> io::Result<OwnedFd> {
+    pub(super) fn attach(&self, hook: Hook, interface: u32) -> io::Result<OwnedFd> {
         /// `link_create` of `union bpf_attr`, with its `tcx`.
         #[repr(C)]
         #[derive(Default)]
@@ -195,7 +203,7 @@ impl Program {
         let mut create = Create {
             program: self.0.as_raw_fd().cast_unsigned(),
             interface,
-            kind: BPF_TCX_INGRESS,
+            kind: hook as u32,
             ..Create::default()
         };
         // SAFETY: the structure is a beginning of bpf_attr. The kernel returns a new descriptor.

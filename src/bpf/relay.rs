@@ -7,20 +7,29 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use crate::bpf::element_map::{ElementMap, Plain};
 use crate::bpf::object;
-use crate::bpf::program::{Map, MappedNumbers, Program, Writer};
+use crate::bpf::program::{Hook, Map, MappedNumbers, Program, Writer};
 use crate::multicast::Address;
 
 const OBJECT: &[u8] = include_bytes!("../../bpf/relay.o");
 const OBJECT_V6: &[u8] = include_bytes!("../../bpf/relay6.o");
 const INBOUND: &[u8] = b"tcx";
+const SIBLINGS: &[u8] = b"tcx/egress";
 static INBOUND_INSTRUCTIONS: [u64; object::instruction_count(OBJECT, INBOUND)] =
     object::instructions(OBJECT, INBOUND);
 static INBOUND_REFERENCES: [object::Reference; object::reference_count(OBJECT, INBOUND)] =
     object::references(OBJECT, INBOUND);
+static SIBLINGS_INSTRUCTIONS: [u64; object::instruction_count(OBJECT, SIBLINGS)] =
+    object::instructions(OBJECT, SIBLINGS);
+static SIBLINGS_REFERENCES: [object::Reference; object::reference_count(OBJECT, SIBLINGS)] =
+    object::references(OBJECT, SIBLINGS);
 static INBOUND_INSTRUCTIONS_V6: [u64; object::instruction_count(OBJECT_V6, INBOUND)] =
     object::instructions(OBJECT_V6, INBOUND);
 static INBOUND_REFERENCES_V6: [object::Reference; object::reference_count(OBJECT_V6, INBOUND)] =
     object::references(OBJECT_V6, INBOUND);
+static SIBLINGS_INSTRUCTIONS_V6: [u64; object::instruction_count(OBJECT_V6, SIBLINGS)] =
+    object::instructions(OBJECT_V6, SIBLINGS);
+static SIBLINGS_REFERENCES_V6: [object::Reference; object::reference_count(OBJECT_V6, SIBLINGS)] =
+    object::references(OBJECT_V6, SIBLINGS);
 const FILTER: &[u8] = b"socket";
 static FILTER_INSTRUCTIONS: [u64; object::instruction_count(OBJECT, FILTER)] =
     object::instructions(OBJECT, FILTER);
@@ -34,7 +43,7 @@ static FILTER_REFERENCES_V6: [object::Reference; object::reference_count(OBJECT_
 /// Groups and sources that have entries. The table takes 16 bytes for each, the entries more.
 pub const MAX_ENTRIES: usize = 4096;
 /// Descriptors of the programs.
-pub const DESCRIPTORS: usize = 5;
+pub const DESCRIPTORS: usize = 6;
 
 /// A group and a source: `struct relay_key`.
 #[repr(C)]
@@ -60,8 +69,10 @@ pub struct Code {
 pub trait KernelRelayed: Address {
     /// A group and a source, as the programs look for them.
     type Key: Plain + std::fmt::Debug;
-    /// The program that relays.
+    /// The program that relays what arrives.
     const INBOUND: Code;
+    /// The program that relays what macvlan children of the interface send.
+    const SIBLINGS: Code;
     /// The filter of the process's socket.
     const FILTER: Code;
     /// Bytes of the programs' state.
@@ -78,6 +89,8 @@ impl KernelRelayed for Ipv4Addr {
     type Key = Key<4>;
     const INBOUND: Code =
         Code { instructions: &INBOUND_INSTRUCTIONS, references: &INBOUND_REFERENCES };
+    const SIBLINGS: Code =
+        Code { instructions: &SIBLINGS_INSTRUCTIONS, references: &SIBLINGS_REFERENCES };
     const FILTER: Code =
         Code { instructions: &FILTER_INSTRUCTIONS, references: &FILTER_REFERENCES };
     const STATE_SIZE: usize = object::data_size(OBJECT);
@@ -95,6 +108,8 @@ impl KernelRelayed for Ipv6Addr {
     type Key = Key<16>;
     const INBOUND: Code =
         Code { instructions: &INBOUND_INSTRUCTIONS_V6, references: &INBOUND_REFERENCES_V6 };
+    const SIBLINGS: Code =
+        Code { instructions: &SIBLINGS_INSTRUCTIONS_V6, references: &SIBLINGS_REFERENCES_V6 };
     const FILTER: Code =
         Code { instructions: &FILTER_INSTRUCTIONS_V6, references: &FILTER_REFERENCES_V6 };
     const STATE_SIZE: usize = object::data_size(OBJECT_V6);
@@ -130,7 +145,8 @@ pub struct Settings {
     pub mac: [u8; 6],
     /// Not 0: packets of groups without an entry are for the process.
     pub is_incomplete: u8,
-    unused: u8,
+    /// Not 0: `upstream_mac` is known, and what macvlan children of the interface send is relayed.
+    pub has_upstream_mac: u8,
     /// Nanoseconds that a packet takes, and those of the longest burst; 0: no limit.
     pub packet_time: u64,
     /// See `packet_time`.
@@ -139,6 +155,9 @@ pub struct Settings {
     pub byte_rate: u64,
     /// See `byte_rate`.
     pub byte_burst: u64,
+    /// Hardware address of the interface whose packets are relayed.
+    pub upstream_mac: [u8; 6],
+    unused: [u8; 2],
 }
 
 // SAFETY: `repr(C)`, no padding, and numbers only.
@@ -147,7 +166,7 @@ unsafe impl Plain for Key<4> {}
 unsafe impl Plain for Key<16> {}
 // SAFETY: as above.
 unsafe impl Plain for Entry {}
-// SAFETY: as above: 16 bytes, and four numbers of eight.
+// SAFETY: as above: 16 bytes, four numbers of eight, and 8 bytes.
 unsafe impl Plain for Settings {}
 
 /// What happens to packets of a group from a source.
@@ -173,8 +192,10 @@ pub struct Counts {
 /// The programs of one relay, with their maps. They end when all copies of their descriptors are closed.
 #[derive(Debug)]
 pub struct RelayPrograms<A: KernelRelayed = Ipv4Addr> {
-    /// Keeps the program at the interface.
+    /// Keeps the program at the ingress of the interface.
     link: OwnedFd,
+    /// Keeps the program at the egress of the interface.
+    siblings_link: OwnedFd,
     filter: Program,
     entries: ElementMap<A::Key, Entry>,
     settings: ElementMap<u32, Settings>,
@@ -182,8 +203,8 @@ pub struct RelayPrograms<A: KernelRelayed = Ipv4Addr> {
 }
 
 impl<A: KernelRelayed> RelayPrograms<A> {
-    /// Loads the programs, and attaches the one that relays to the ingress of the interface of this index
-    /// in the caller's network namespace. Nothing is relayed until [`RelayPrograms::configure`].
+    /// Loads the programs, and attaches those that relay to the ingress and the egress of the interface of
+    /// this index in the caller's network namespace. Nothing is relayed until [`RelayPrograms::configure`].
     ///
     /// # Errors
     /// `EPERM` without CAP_BPF and CAP_NET_ADMIN, or where a sysctl or a lockdown forbids it; `EINVAL` where
@@ -194,9 +215,13 @@ impl<A: KernelRelayed> RelayPrograms<A> {
         let state = Map::create(c"mcrun_limits", A::STATE_SIZE, Writer::Process)?;
         let maps = [entries.as_fd(), settings.as_fd()];
         let filter = Program::load_socket_filter(c"mcrun_relay", &A::FILTER.with(&state, &maps))?;
-        let inbound = Program::load_ingress(c"mcrun_relay", &A::INBOUND.with(&state, &maps))?;
-        let link = inbound.attach_to_ingress(interface)?;
-        Ok(RelayPrograms { link, filter, entries, settings, state })
+        let attach = |hook, code: Code| {
+            Program::load_at(hook, c"mcrun_relay", &code.with(&state, &maps))?
+                .attach(hook, interface)
+        };
+        let link = attach(Hook::Ingress, A::INBOUND)?;
+        let siblings_link = attach(Hook::Egress, A::SIBLINGS)?;
+        Ok(RelayPrograms { link, siblings_link, filter, entries, settings, state })
     }
 
     /// Programs of another process, by the [descriptors](RelayPrograms::descriptors) that it has passed.
@@ -204,9 +229,10 @@ impl<A: KernelRelayed> RelayPrograms<A> {
     /// # Errors
     /// `EINVAL` if a descriptor is something else.
     pub fn inherit(descriptors: [OwnedFd; DESCRIPTORS]) -> io::Result<Self> {
-        let [link, filter, entries, settings, state] = descriptors;
+        let [link, filter, entries, settings, state, siblings_link] = descriptors;
         Ok(RelayPrograms {
             link,
+            siblings_link,
             filter: Program::from_descriptor(filter),
             entries: ElementMap::hash_from(entries, MAX_ENTRIES as u32)?,
             settings: ElementMap::single_from(settings)?,
@@ -216,8 +242,10 @@ impl<A: KernelRelayed> RelayPrograms<A> {
 
     /// What another process needs to go on with the programs.
     pub fn descriptors(&self) -> [BorrowedFd<'_>; DESCRIPTORS] {
-        let RelayPrograms { link, filter, entries, settings, state } = self;
-        [link.as_fd(), filter.as_fd(), entries.as_fd(), settings.as_fd(), state.as_fd()]
+        let RelayPrograms { link, siblings_link, filter, entries, settings, state } = self;
+        let maps = [entries.as_fd(), settings.as_fd(), state.as_fd()];
+        let [entries, settings, state] = maps;
+        [link.as_fd(), filter.as_fd(), entries, settings, state, siblings_link.as_fd()]
     }
 
     /// Makes the filter of a raw UDP socket the one that leaves to the process what the kernel does not
@@ -341,6 +369,7 @@ mod tests {
     /// The programs with their maps, attached to nothing.
     struct Loaded<A: KernelRelayed = Ipv4Addr> {
         inbound: Program,
+        siblings: Program,
         filter: Program,
         entries: ElementMap<A::Key, Entry>,
         settings: ElementMap<u32, Settings>,
@@ -362,9 +391,12 @@ mod tests {
             let maps = [entries.as_fd(), map.as_fd()];
             let filter = A::FILTER.with(&state, &maps);
             let filter = Program::load_socket_filter(c"t", &filter).unwrap();
-            let inbound = Program::load_ingress(c"t", &A::INBOUND.with(&state, &maps)).unwrap();
+            let load =
+                |hook, code: Code| Program::load_at(hook, c"t", &code.with(&state, &maps)).unwrap();
+            let inbound = load(Hook::Ingress, A::INBOUND);
+            let siblings = load(Hook::Egress, A::SIBLINGS);
             map.set(0, settings).unwrap();
-            let loaded = Loaded { inbound, filter, entries, settings: map, names };
+            let loaded = Loaded { inbound, siblings, filter, entries, settings: map, names };
             loaded.set(names.group, None, Verdict::Admit);
             loaded.set(names.group, Some(names.refused), Verdict::Refuse);
             loaded.set(names.channel, Some(names.source), Verdict::Admit);
@@ -432,6 +464,46 @@ mod tests {
         assert_eq!(loaded.run(&unknown), (false, false));
         loaded.settings.set(0, Settings { is_incomplete: 1, ..settings() }).unwrap();
         assert_eq!(loaded.run(&unknown), (false, true), "for the proxy to decide");
+    }
+
+    /// Packets of children that were to be relayed.
+    fn relayed_of_children<A: KernelRelayed>(loaded: &Loaded<A>, frame: &[u8]) -> u64 {
+        let (before, _) = loaded.counts();
+        assert_eq!(loaded.siblings.test_run(frame, 0).unwrap(), u32::MAX, "a packet goes on");
+        loaded.counts().0 - before
+    }
+
+    #[test]
+    fn what_children_of_the_interface_send_is_relayed_and_what_it_sends_itself_is_not() {
+        let of_child = frame(SOURCE, GROUP, 100);
+        let mut of_host = of_child.clone();
+        of_host[6..12].copy_from_slice(&[2, 0, 0, 0, 0, 8]);
+        let known =
+            Settings { has_upstream_mac: 1, upstream_mac: [2, 0, 0, 0, 0, 8], ..settings() };
+        let loaded = Loaded::new(known);
+        assert_eq!(relayed_of_children(&loaded, &of_child), 1);
+        assert_eq!(relayed_of_children(&loaded, &of_host), 0);
+        assert_eq!(relayed_of_children(&loaded, &frame(REFUSED, GROUP, 100)), 0);
+        assert_eq!(relayed_of_children(&loaded, &frame(SOURCE, CHANNEL, 100)), 1);
+        assert_eq!(relayed_of_children(&loaded, &frame(Ipv4Addr::new(10, 0, 0, 3), CHANNEL, 9)), 0);
+        for unknown in [Settings { peer: 0, ..known }, Settings { has_upstream_mac: 0, ..known }] {
+            loaded.settings.set(0, unknown).unwrap();
+            assert_eq!(relayed_of_children(&loaded, &of_child), 0);
+        }
+    }
+
+    #[test]
+    fn fragments_that_children_send_by_ipv6_are_relayed_and_the_first_is_counted() {
+        let known =
+            Settings { has_upstream_mac: 1, upstream_mac: [2, 0, 0, 0, 0, 8], ..settings() };
+        let loaded = Loaded::of(V6, known);
+        let whole = frame_v6(V6.source, V6.group, 200);
+        assert_eq!(relayed_of_children(&loaded, &whole), 1);
+        assert_eq!(relayed_of_children(&loaded, &fragment_v6(&whole, true)), 1);
+        assert_eq!(relayed_of_children(&loaded, &fragment_v6(&whole, false)), 0);
+        let mut other = fragment_v6(&whole, true);
+        other[54] = 6;
+        assert_eq!(relayed_of_children(&loaded, &other), 0, "no UDP");
     }
 
     #[test]
@@ -502,7 +574,7 @@ mod tests {
     fn a_descriptor_that_is_something_else_is_not_inherited() {
         let map =
             || ElementMap::<u32, Settings>::single(c"t").unwrap().as_fd().try_clone_to_owned();
-        let wrong = [map(), map(), map(), map(), map()].map(Result::unwrap);
+        let wrong = [map(), map(), map(), map(), map(), map()].map(Result::unwrap);
         let error = RelayPrograms::<Ipv4Addr>::inherit(wrong).unwrap_err();
         assert_eq!(error.kind(), std::io::ErrorKind::InvalidInput);
         let file: OwnedFd = tempfile::tempfile().unwrap().into();

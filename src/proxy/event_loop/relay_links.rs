@@ -78,7 +78,8 @@ impl EventLoop {
         let peer = match is_on_upstream {
             true => Err("the interface is on the bridge that it is relayed to"),
             false => peer(index, &link, other_end.as_ref(), host, &container.namespace)
-                .and_then(|peer| check_routes(index, routes).map(|()| peer)),
+                .and_then(|peer| check_routes(index, routes).map(|()| peer))
+                .map(|peer| Peer { upstream_mac: hardware_address(upstream, host), ..peer }),
         };
         interface.set_peer(peer.ok());
         let changes = interface.set_on_upstream(is_on_upstream);
@@ -197,10 +198,14 @@ fn peer(
     let is_there = link.is_veth && other_end.filter(is_peer).is_some();
     match (link.parent, link.mac) {
         (Some(other), Some(mac)) if is_there => {
-            Ok(Peer { index: other, mac: MacAddr::from(mac), mtu: link.mtu })
+            Ok(Peer { index: other, mac: MacAddr::from(mac), mtu: link.mtu, upstream_mac: None })
         }
         _ => Err("the interface is no veth link to the host"),
     }
+}
+
+fn hardware_address(index: u32, host: &RouteQuery) -> Option<MacAddr> {
+    host.link(index).ok()?.mac.map(MacAddr::from)
 }
 
 /// Checks that the container's kernel takes packets from anywhere that arrive by its interface: with

@@ -112,6 +112,8 @@ impl EventLoop {
             return;
         };
         for interface in self.interfaces.iter_mut().filter(|i| i.task.upstream_index == index) {
+            // Its hardware address may be another one.
+            interface.needs_look |= interface.task.relay.is_some();
             if let Some(relay) = interface.relay::<Igmp>() {
                 relay.forget_link_facts();
             }

@@ -24,6 +24,9 @@ pub(crate) struct Peer {
     pub(crate) mac: MacAddr,
     /// MTU of the container's end.
     pub(crate) mtu: u32,
+    /// Hardware address of the upstream interface. What is sent by it from other addresses comes from its
+    /// macvlan children, of which the host's sockets hear nothing. `None`: that is not relayed.
+    pub(crate) upstream_mac: Option<MacAddr>,
 }
 
 /// What the kernel relays.
@@ -79,6 +82,8 @@ impl<A: KernelRelayed> InKernel<A> {
         let before = kernel.programs.settings()?;
         let settings = &mut kernel.settings;
         (settings.peer, settings.mtu, settings.mac) = (before.peer, before.mtu, before.mac);
+        settings.has_upstream_mac = before.has_upstream_mac;
+        settings.upstream_mac = before.upstream_mac;
         settings.is_incomplete = before.is_incomplete;
         for (group, source) in kernel.programs.entries() {
             let entries = kernel.groups.entry(group).or_default();
@@ -132,13 +137,17 @@ impl<A: KernelRelayed> InKernel<A> {
     pub(super) fn set_peer(&mut self, peer: Option<Peer>) -> io::Result<()> {
         let (index, mtu, mac) = peer.map_or((0, 0, [0; 6]), |p| (p.index, p.mtu, p.mac.octets()));
         (self.settings.peer, self.settings.mtu, self.settings.mac) = (index, mtu, mac);
+        let upstream = peer.and_then(|peer| peer.upstream_mac);
+        self.settings.has_upstream_mac = u8::from(upstream.is_some());
+        self.settings.upstream_mac = upstream.map_or([0; 6], MacAddr::octets);
         self.programs.configure(&self.settings)
     }
 
     /// The link by which it relays.
     pub(super) fn peer(&self) -> Option<Peer> {
-        let Settings { peer: index, mac, mtu, .. } = self.settings;
-        (index != 0).then(|| Peer { index, mac: MacAddr::from(mac), mtu })
+        let Settings { peer: index, mac, mtu, upstream_mac, has_upstream_mac, .. } = self.settings;
+        let upstream_mac = (has_upstream_mac != 0).then(|| MacAddr::from(upstream_mac));
+        (index != 0).then(|| Peer { index, mac: MacAddr::from(mac), mtu, upstream_mac })
     }
 
     /// Whether packets are relayed.
