@@ -24,7 +24,7 @@ tuple   = $(shell rustc --print host-tuple 2>/dev/null || \
 target  = $(built)/$(tuple)
 release = $(if $(tuple),$(target)/release)
 
-binaries := mcrun mcrun-hook mcrun-cni mcrun-netavark mcrun-proxy mcrun-runtime
+binaries := mcrun mcrun-hook mcrun-cni mcrun-dhcp mcrun-netavark mcrun-proxy mcrun-runtime
 pages    := $(notdir $(wildcard man/*.[1-8]))
 hooks    := $(notdir $(wildcard hooks/mcrun-*.json))
 examples := docker/daemon.json containerd/config.toml crio/99-mcrun.conf podman/mcrun.conf \

@@ -11,8 +11,15 @@ use std::time::{Duration, SystemTime};
 use serde_json::Value;
 use tempfile::TempDir;
 
-const PROGRAMS: [&str; 6] =
-    ["mcrun", "mcrun-hook", "mcrun-cni", "mcrun-netavark", "mcrun-proxy", "mcrun-runtime"];
+const PROGRAMS: [&str; 7] = [
+    "mcrun",
+    "mcrun-hook",
+    "mcrun-cni",
+    "mcrun-dhcp",
+    "mcrun-netavark",
+    "mcrun-proxy",
+    "mcrun-runtime",
+];
 
 /// What `make` leaves in its target directory: the programs, and beside each the list of its
 /// sources.

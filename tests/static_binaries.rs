@@ -40,6 +40,7 @@ fn the_programs_need_no_loader_and_no_library() {
         env!("CARGO_BIN_EXE_mcrun"),
         env!("CARGO_BIN_EXE_mcrun-hook"),
         env!("CARGO_BIN_EXE_mcrun-cni"),
+        env!("CARGO_BIN_EXE_mcrun-dhcp"),
         env!("CARGO_BIN_EXE_mcrun-netavark"),
         env!("CARGO_BIN_EXE_mcrun-proxy"),
         env!("CARGO_BIN_EXE_mcrun-runtime"),

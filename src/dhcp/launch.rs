@@ -6,6 +6,7 @@ use std::io::{Read, Write};
 use std::mem;
 use std::net::Ipv4Addr;
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -13,12 +14,12 @@ use ipnet::Ipv4Net;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::dhcp::client::AFTER_DECLINE;
-use crate::dhcp::task::{ARGUMENT, KEEP, LeaseTask, REFUSED, declined, leased};
+use crate::dhcp::task::{KEEP, LeaseTask, REFUSED, declined, leased};
 use crate::primitives::MacAddr;
-use crate::proxy;
 use crate::state::state_dir;
 use crate::sys::process::ProcessRef;
 
+const PROGRAM: &str = "mcrun-dhcp";
 /// How long a process may take to give its address back.
 const PATIENCE: Duration = Duration::from_millis(500);
 /// Longest answer in bytes.
@@ -38,21 +39,32 @@ pub struct LeaseLaunch {
     declined: Option<(Ipv4Addr, MacAddr)>,
 }
 
+/// The program file of these processes: `mcrun-dhcp` in the directory of the running program.
+///
+/// # Errors
+/// If the path of the running program is unknown.
+pub fn program() -> io::Result<PathBuf> {
+    Ok(std::env::current_exe()?.with_file_name(PROGRAM))
+}
+
 impl LeaseLaunch {
     /// Starts one with its task.
     ///
     /// # Errors
-    /// Those of execve(2), and of writing to it.
+    /// Those of execve(2), with the program's path, and of writing to it.
     pub fn spawn(task: &LeaseTask) -> io::Result<Self> {
-        let mut child = Command::new(proxy::program()?)
-            .arg(ARGUMENT)
+        let program = program()?;
+        let mut child = Command::new(&program)
             .env_clear()
             // Absolute, because the process changes its directory to `/`.
             .env("MCRUN_STATE_DIR", std::path::absolute(state_dir())?)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
-            .spawn()?;
+            .spawn()
+            .map_err(|error| {
+                io::Error::new(error.kind(), format!("{}: {error}", program.display()))
+            })?;
         let broken = || io::Error::from(io::ErrorKind::BrokenPipe);
         let stdin = child.stdin.take().map(OwnedFd::from).ok_or_else(broken)?;
         let stdout = child.stdout.take().map(OwnedFd::from).ok_or_else(broken)?;

@@ -25,8 +25,6 @@ use crate::sys::program;
 
 /// Longest task in bytes.
 const MAX_TASK: u64 = 64 << 10;
-/// As top and ps call the processes.
-const NAME: &std::ffi::CStr = c"mcrun-dhcp";
 /// User and group of the speaker: nobody's.
 const NOBODY: u32 = 65534;
 
@@ -76,7 +74,6 @@ fn start(input: File, answer: &File) -> io::Result<Started> {
     nix::unistd::dup2_stdout(&null)?;
     nix::unistd::dup2_stderr(&null)?;
     drop(null);
-    nix::sys::prctl::set_name(NAME)?;
     let mut signals = SigSet::empty();
     signals.add(Signal::SIGTERM);
     signals.thread_block()?;

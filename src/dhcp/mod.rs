@@ -20,7 +20,7 @@ mod shim_route;
 mod speaker;
 mod task;
 
-pub use crate::dhcp::launch::{LeaseLaunch, end_for_successor, release};
+pub use crate::dhcp::launch::{LeaseLaunch, end_for_successor, program, release};
 pub use crate::dhcp::main::main;
 #[cfg(any(test, feature = "fuzzing"))]
 pub use crate::dhcp::message::check_answer;

@@ -11,8 +11,6 @@ use crate::oci::ContainerId;
 use crate::primitives::{InterfaceName, MacAddr};
 use crate::state::Lifetime;
 
-/// The argument that makes `mcrun-proxy` hold a lease.
-pub(super) const ARGUMENT: &str = "lease";
 /// Begins the answer when the interface has an address, which follows.
 pub(super) const LEASED: &str = "leased ";
 /// Begins a line before the answer: a server has given an address that somebody has, which follows,

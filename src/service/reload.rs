@@ -4,11 +4,12 @@
 use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, mpsc};
 use std::thread;
 
 use crate::attachment::{AdminConfig, UidRange};
+use crate::dhcp;
 use crate::oci::ContainerId;
 use crate::proxy;
 use crate::service::namespace::reach_namespace;
@@ -39,7 +40,7 @@ pub struct Reloaded {
 /// # Errors
 /// If the state directory cannot be listed.
 pub fn reload(store: &Store, admin: &AdminConfig) -> Result<Vec<Reloaded>, StateDirError> {
-    let installed = ProgramFile::installed_proxy().ok();
+    let installed = Installed::find();
     let containers = store.list()?;
     let waiting = Mutex::new(containers.iter().enumerate());
     let (done, results) = mpsc::channel();
@@ -123,7 +124,7 @@ fn reload_one(
     dir: &LockedDir,
     store: &Store,
     admin: &AdminConfig,
-    installed: Option<ProgramFile>,
+    installed: Installed,
     refusals: &mut Vec<(String, String)>,
 ) -> Result<bool, AttachError> {
     let record = dir.read()?.and_then(AttachmentRecord::into_attached);
@@ -145,9 +146,9 @@ fn reload_one(
     }
     // What keeps a link from being made keeps nothing else from being done.
     let repaired = repair::repair_locked(&mut attached, dir, store, admin);
-    let leases =
-        leases::restart(&mut attached, dir, store, |holder| is_outdated(holder, installed));
-    let mut outdated = attached.proxy.is_some_and(|proxy| is_outdated(proxy, installed));
+    let is_old = |holder| is_outdated(holder, installed.lease_holder);
+    let leases = leases::restart(&mut attached, dir, store, is_old);
+    let mut outdated = attached.proxy.is_some_and(|proxy| is_outdated(proxy, installed.proxy));
     outdated |= proxies::find_upstreams(&mut attached);
     outdated |= apply_limits(&mut attached, admin, refusals);
     if !outdated && attached.proxy.is_some_and(|_| is_hung(dir)) {
@@ -167,7 +168,7 @@ fn is_hung(dir: &LockedDir) -> bool {
 
 /// Whether a proxy runs another program file than the installed one, so that [`reload`] replaces it.
 pub fn runs_another_program(proxy: ProcessRef) -> bool {
-    proxy.is_alive() && is_outdated(proxy, ProgramFile::installed_proxy().ok())
+    proxy.is_alive() && is_outdated(proxy, Installed::find().proxy)
 }
 
 /// Whether a proxy is dead or runs another program file than the installed one.
@@ -207,12 +208,21 @@ struct ProgramFile {
     inode: u64,
 }
 
-impl ProgramFile {
-    /// The proxy that this program launches.
-    fn installed_proxy() -> io::Result<Self> {
-        Self::at(&proxy::program()?)
-    }
+/// The programs that this program launches; `None`: there is none, or its file cannot be told.
+#[derive(Debug, Clone, Copy)]
+struct Installed {
+    proxy: Option<ProgramFile>,
+    lease_holder: Option<ProgramFile>,
+}
 
+impl Installed {
+    fn find() -> Self {
+        let of = |path: io::Result<PathBuf>| path.and_then(|path| ProgramFile::at(&path)).ok();
+        Installed { proxy: of(proxy::program()), lease_holder: of(dhcp::program()) }
+    }
+}
+
+impl ProgramFile {
     /// What a process runs, also if the file is deleted.
     fn of_process(pid: i32) -> io::Result<Self> {
         Self::at(format!("/proc/{pid}/exe").as_ref())

@@ -139,6 +139,7 @@ pub(super) fn of(page: &str) -> Option<Sections> {
                 "mcrun-attachment(7)",
                 "mcrun-hook(8)",
                 "mcrun-cni(8)",
+                "mcrun-dhcp(8)",
                 "mcrun-netavark(8)",
                 "mcrun-proxy(8)",
                 "mcrun-runtime(8)",

@@ -30,9 +30,10 @@ use qemu::{Further, Machine};
 use crate::timing::Timing;
 
 /// The programs under test.
-const UNDER_TEST: [&str; 6] = [
+const UNDER_TEST: [&str; 7] = [
     env!("CARGO_BIN_EXE_mcrun"),
     env!("CARGO_BIN_EXE_mcrun-cni"),
+    env!("CARGO_BIN_EXE_mcrun-dhcp"),
     env!("CARGO_BIN_EXE_mcrun-hook"),
     env!("CARGO_BIN_EXE_mcrun-netavark"),
     env!("CARGO_BIN_EXE_mcrun-proxy"),
