@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::Duration;
 
-use crate::lab::{Bundle, Engine, IMAGE, Lab, hooks_dir, output};
+use crate::lab::{Bundle, Engine, IMAGE, Lab, hooks_dir, output, run};
 use serde_json::Value;
 
 const WRONG: &str = "parent=lan9,ip=10.99.0.11/24";
@@ -74,6 +74,24 @@ fn mcrun_run_shows_what_the_hook_says_to_podman_over_crun() {
         let text = fs::read_to_string(file).expect("text");
         assert!(text.contains(WHY) && text.contains("Error: "), "{text}");
     }
+    lab.assert_clean(Duration::from_secs(2));
+}
+
+/// podman has forgotten who made the container.
+#[test]
+fn mcrun_start_shows_what_the_hook_says_to_podman_over_crun() {
+    let lab = Lab::new(2);
+    let engine = Engine::podman_with_crun(&lab);
+    let name = lab.name("c");
+    let create = ["create", "--name", &name, "--network=none", "--mcast", WRONG, IMAGE, "true"];
+    run(&mut engine.mcrun(&create));
+    for named in [name.clone(), run(&mut engine.command(&["ps", "-aq"])).trim().to_owned()] {
+        let refused = output(&mut engine.mcrun(&["start", &named]));
+        let error = String::from_utf8_lossy(&refused.stderr);
+        assert!(!refused.status.success());
+        assert_eq!(error.matches(WHY).count(), 1, "{named}: {error}");
+    }
+    run(&mut engine.command(&["rm", &name]));
     lab.assert_clean(Duration::from_secs(2));
 }
 

@@ -1,6 +1,7 @@
 //! Which engine there is, and what it can do.
 
 use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -53,7 +54,10 @@ impl Engine {
     /// When it is none of the three, or not there.
     pub fn named(name: &OsStr, origin: &str) -> Result<Self, EngineError> {
         let text = || format!("{origin}{}", name.to_string_lossy());
-        let kind = EngineKind::of(name).ok_or_else(|| EngineError::UnknownEngine(text()))?;
+        let kind = EngineKind::of(name).ok_or_else(|| match name.to_str() {
+            Some("lxc" | "incus" | "nspawn") => EngineError::AttachOnly(text()),
+            _ => EngineError::UnknownEngine(text()),
+        })?;
         let path = Path::new(name);
         let program = if path.components().count() > 1 {
             Some(path.to_owned()).filter(|path| is_program(path))
@@ -119,12 +123,21 @@ impl Engine {
         Ok(text.split_whitespace().map(major).find(|version| *version > 0).unwrap_or(0))
     }
 
+    /// Full ids of those of these arguments that are containers of its own, each on a line.
+    pub fn ids(&self, arguments: &[OsString]) -> String {
+        let names = arguments.iter().filter(|argument| !argument.as_bytes().starts_with(b"-"));
+        let mut asked: Vec<&OsStr> =
+            ["container", "inspect", "--format", "{{.Id}}"].iter().map(OsStr::new).collect();
+        asked.extend(names.map(OsString::as_os_str));
+        self.ask(&asked).unwrap_or_default()
+    }
+
     /// The options of one of its commands, as its help tells them.
     pub fn help(&self, command: &str) -> HelpOptions {
         HelpOptions::parse(&self.ask(&[command, "--help"]).unwrap_or_default())
     }
 
-    fn ask(&self, arguments: &[&str]) -> Result<String, EngineError> {
+    fn ask<A: AsRef<OsStr>>(&self, arguments: &[A]) -> Result<String, EngineError> {
         let output = Command::new(&self.program)
             .args(arguments)
             .stdin(Stdio::null())
@@ -160,6 +173,8 @@ mod tests {
         }
         let error = Engine::named(OsStr::new("dokcer"), "--engine ").unwrap_err().to_string();
         assert!(error.starts_with("--engine dokcer: "), "{error}");
+        let error = Engine::named(OsStr::new("incus"), "MCRUN_ENGINE=").unwrap_err().to_string();
+        assert!(error.starts_with("MCRUN_ENGINE=incus: mcrun runs no containers"), "{error}");
         let error =
             Engine::named(OsStr::new("/nonexistent/podman"), "--engine ").unwrap_err().to_string();
         assert_eq!(error, "--engine /nonexistent/podman: no such program");

@@ -48,6 +48,12 @@ pub enum EngineError {
         "{0}: images are run by docker, podman or nerdctl; an OCI runtime needs --rootfs or --bundle"
     )]
     UnknownEngine(String),
+    /// The same names one whose containers are attached while they run.
+    #[error(
+        "{0}: mcrun runs no containers of it; start the container with its own command, then mcrun \
+         attach attaches it"
+    )]
+    AttachOnly(String),
     /// The same names what is not there.
     #[error("{0}: no such program")]
     NoSuchEngine(String),
@@ -196,6 +202,10 @@ pub fn start(arguments: &[OsString], state_dir: &Path) -> Result<(), EngineError
     }
     let engine = choose(named.as_deref(), state_dir)?;
     let facts = engine.facts(state_dir)?;
+    if matches!(facts, EngineFacts::Podman { .. }) && nix::unistd::geteuid().is_root() {
+        // The containers that hooks of podman's would be silent about.
+        caller::announce_for(state_dir, &engine.ids(&rest)).map_err(EngineError::Caller)?;
+    }
     match execute(engine, &plain_arguments("start", &rest, &facts))? {}
 }
 

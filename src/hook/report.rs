@@ -23,8 +23,12 @@ pub fn report(state_json: &[u8], error: &HookError) {
     // mcrun doctor shows it. Where it cannot be kept, as without a state directory, the log has it.
     let refusal = Refusal::now(state.id.as_str(), &error.to_string());
     let _ = Store::from_env().remember_refusal(&refusal);
+    let state_dir = state_dir();
     let value = state.annotations.get(CALLER_ANNOTATION);
-    if let Some(process) = value.and_then(|value| caller::find(&state_dir(), value)) {
+    // Who has made the container has ended when it is started again.
+    let maker = value.and_then(|value| caller::find(&state_dir, value)).filter(|p| p.is_alive());
+    let waiting = maker.or_else(|| caller::find_starting(&state_dir, state.id.as_str()));
+    if let Some(process) = waiting {
         caller::tell(process, &line);
     }
 }

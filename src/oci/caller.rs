@@ -2,14 +2,14 @@
 //!
 //! crun sends the standard error of hooks to /dev/null, and podman shows crun's words alone. So
 //! `mcrun run` in front of podman notes its process, which podman's command takes over, and says in
-//! an annotation which one it is. A hook that fails writes its line to standard error of that
-//! process. The note is in the state directory, which is root's: an annotation alone, which may be a
-//! stranger's, leads nowhere.
+//! an annotation which one it is. `mcrun start` has no annotation to add, and notes the ids of the
+//! containers. A hook that fails writes its line to standard error of the process. The note is in the
+//! state directory, which is root's: an annotation alone, which may be a stranger's, leads nowhere.
 
 use std::fs;
 use std::fs::{DirBuilder, File};
 use std::io;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::os::fd::AsFd;
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt};
 use std::path::Path;
@@ -22,12 +22,22 @@ use crate::sys::process::ProcessRef;
 pub const CALLER_ANNOTATION: &str = "io.mcrun.caller";
 /// The notes, one for each process, in the state directory.
 const DIRECTORY: &str = "callers";
+/// A note is read up to this many bytes: a thousand ids.
+const MAX_NOTE: u64 = 64 << 10;
 
 /// Notes the calling process in the state directory. The value of the annotation.
 ///
 /// # Errors
 /// When the note cannot be written.
 pub fn announce(state_dir: &Path) -> io::Result<String> {
+    announce_for(state_dir, "")
+}
+
+/// The same for a process that starts containers which are there, by their full ids, each on a line.
+///
+/// # Errors
+/// As [`announce`].
+pub fn announce_for(state_dir: &Path, ids: &str) -> io::Result<String> {
     let directory = state_dir.join(DIRECTORY);
     DirBuilder::new().recursive(true).mode(0o700).create(&directory)?;
     // Those whose podman has ended.
@@ -39,8 +49,20 @@ pub fn announce(state_dir: &Path) -> io::Result<String> {
     }
     let process = ProcessRef::current()?;
     let value = format!("{}-{}", process.pid, process.start);
-    File::create(directory.join(&value))?;
+    File::create(directory.join(&value))?.write_all(ids.as_bytes())?;
     Ok(value)
+}
+
+/// The process that has noted that it starts a container.
+pub fn find_starting(state_dir: &Path, id: &str) -> Option<ProcessRef> {
+    let notes = fs::read_dir(state_dir.join(DIRECTORY)).ok()?.flatten();
+    let mut starting = notes.filter_map(|note| {
+        let process = note.file_name().to_str().and_then(parse)?;
+        let mut ids = String::new();
+        File::open(note.path()).ok()?.take(MAX_NOTE).read_to_string(&mut ids).ok()?;
+        ids.lines().any(|line| line == id).then_some(process)
+    });
+    starting.find(|process| process.is_alive())
 }
 
 /// The process that an annotation names, if it was noted.
@@ -96,6 +118,21 @@ mod tests {
         let names: Vec<_> = names.map(|entry| entry.file_name()).collect();
         assert_eq!(names, [value.as_str()]);
         assert_eq!(find(directory.path(), &value), Some(ProcessRef::current().unwrap()));
+    }
+
+    #[test]
+    fn who_starts_a_container_is_found_by_its_id() {
+        let directory = tempfile::tempdir().unwrap();
+        assert_eq!(find_starting(directory.path(), "aa"), None);
+        let value = announce_for(directory.path(), "aa\nbb\n").unwrap();
+        let own = ProcessRef::current().unwrap();
+        assert_eq!(find_starting(directory.path(), "bb"), Some(own));
+        assert_eq!(find_starting(directory.path(), "b"), None);
+        assert_eq!(find_starting(directory.path(), ""), None);
+        // The note of a process that has ended.
+        let notes = directory.path().join(DIRECTORY);
+        fs::rename(notes.join(value), notes.join("1-2")).unwrap();
+        assert_eq!(find_starting(directory.path(), "bb"), None);
     }
 
     #[test]
