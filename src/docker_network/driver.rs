@@ -14,9 +14,10 @@ use serde_json::Value;
 
 use crate::attachment::Networks;
 use crate::docker_network::docker_hook;
-use crate::docker_network::kept::{KeepError, Kept, KeptEndpoint, KeptNetwork, MadeInterface};
+use crate::docker_network::error::DriverError;
+use crate::docker_network::followed::Followed;
+use crate::docker_network::kept::{Kept, KeptEndpoint, KeptNetwork, MadeInterface};
 use crate::docker_network::options;
-use crate::docker_network::options::OptionError;
 use crate::docker_network::protocol;
 use crate::docker_network::protocol::{CreateEndpoint, CreateNetwork, DockerId, Join, Request};
 use crate::docker_network::sandboxes::{Awaited, SandboxLocks, is_mounted};
@@ -25,7 +26,7 @@ use crate::net::netns::NetNs;
 use crate::primitives::{InterfaceName, printable};
 use crate::service;
 use crate::service::{AttachError, AttachRequest, Lifetime, NetworkNamespace};
-use crate::state::{Attached, AttachmentRecord, Refusal, StateDirError, Store, config_dir};
+use crate::state::{Attached, AttachmentRecord, Refusal, Store, config_dir};
 use crate::sys::process::ProcessRef;
 
 /// Containers that are attached at once of those whose namespaces come after their joins.
@@ -35,45 +36,6 @@ const RUNTIMES: [&str; 3] = ["runc", "crun", "youki"];
 /// Characters of a value that are shown.
 const MAX_SHOWN: usize = 100;
 
-/// Why docker's request is refused: one line.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum DriverError {
-    /// The options of a network.
-    #[error(transparent)]
-    Option(#[from] OptionError),
-    /// A value of docker's.
-    #[error("{0}")]
-    Value(String),
-    /// The network was not made by this driver, or what it has kept of it is lost.
-    #[error(
-        "mcrun does not know the network {0}: remove it and create it again (docker network rm, docker network create)"
-    )]
-    Network(DockerId),
-    /// The endpoint was not made by this driver, or what it has kept of it is lost.
-    #[error("mcrun does not know the endpoint {0}: stop the container and start it again")]
-    Endpoint(DockerId),
-    /// The namespace of a container is there and the container is not.
-    #[error("no process is in the container's network namespace {0}")]
-    NoProcess(String),
-    /// The namespace of a container.
-    #[error("cannot reach the container's network namespace {path}: {source}")]
-    Namespace {
-        /// Where it is mounted.
-        path: String,
-        /// Why.
-        source: std::io::Error,
-    },
-    /// The attachment.
-    #[error(transparent)]
-    Attach(#[from] AttachError),
-    /// The state directory.
-    #[error(transparent)]
-    State(#[from] StateDirError),
-    /// What the driver keeps.
-    #[error(transparent)]
-    Kept(#[from] KeepError),
-}
-
 /// The driver. Its methods block.
 #[derive(Debug)]
 pub(super) struct Driver {
@@ -82,6 +44,7 @@ pub(super) struct Driver {
     endpoints: Kept,
     locks: SandboxLocks,
     awaited: Awaited,
+    followed: Followed,
     /// Joins so far.
     joins: AtomicU64,
     /// Held by who may have children of its own that are waited for.
@@ -109,16 +72,17 @@ impl Driver {
             endpoints,
             locks: SandboxLocks::default(),
             awaited: Awaited::default(),
+            followed: Followed::new().map_err(DriverError::Follow)?,
             joins: AtomicU64::new(0),
             working: RwLock::new(()),
         };
         for id in driver.endpoints.list() {
             let Ok(Some(endpoint)) = driver.endpoints.read::<KeptEndpoint>(&id) else { continue };
             driver.joins.fetch_max(endpoint.position, Ordering::Relaxed);
-            if endpoint.is_waiting()
-                && let Some(sandbox) = &endpoint.sandbox
-            {
-                driver.awaited.add(sandbox);
+            match &endpoint.sandbox {
+                Some(sandbox) if endpoint.is_waiting() => driver.awaited.add(sandbox),
+                Some(sandbox) => driver.followed.add(sandbox),
+                None => {}
             }
         }
         Ok(driver)
@@ -257,8 +221,23 @@ impl Driver {
 
     /// What is kept of a join that is over holds nothing.
     fn forget_join(&self, id: &DockerId, endpoint: KeptEndpoint) -> Result<(), DriverError> {
+        // Another network of mcrun's that the container is on goes on with it.
+        if let Some(sandbox) = &endpoint.sandbox
+            && !self.has_others(sandbox, id)
+        {
+            self.followed.forget(sandbox);
+        }
         let left = KeptEndpoint { sandbox: None, interface: None, ..endpoint };
         Ok(self.endpoints.write(id, &left)?)
+    }
+
+    /// Whether an endpoint other than this one is in the sandbox.
+    fn has_others(&self, sandbox: &Path, id: &DockerId) -> bool {
+        let mut others = self.endpoints.list().into_iter().filter(|other| other != id);
+        others.any(|other| {
+            let read = self.endpoints.read::<KeptEndpoint>(&other).ok().flatten();
+            read.is_some_and(|endpoint| endpoint.sandbox.as_deref() == Some(sandbox))
+        })
     }
 
     /// Gives the container in a namespace the interfaces of endpoints, in their order, all or none. The
@@ -321,6 +300,7 @@ impl Driver {
             endpoint.interface.iter_mut().for_each(|interface| interface.made = true);
             self.endpoints.write(id, &endpoint)?;
         }
+        self.followed.add(sandbox);
         Ok(())
     }
 
@@ -340,6 +320,26 @@ impl Driver {
         match service::detach(&interface.container, Some(interface.name.as_str()), &self.store) {
             Err(AttachError::NotAttached(_) | AttachError::NoInterface { .. }) => Ok(()),
             other => Ok(other.map(drop)?),
+        }
+    }
+
+    /// Makes answers leave by the networks that containers get from another driver, as long as the
+    /// process runs.
+    pub(super) fn follow(&self) {
+        loop {
+            for sandbox in self.followed.changed() {
+                let is_in_it =
+                    |endpoint: &KeptEndpoint| endpoint.sandbox.as_ref() == Some(&sandbox);
+                self.locks.with(&sandbox, || {
+                    let mut ids = self.endpoints.list().into_iter();
+                    let found = ids.find_map(|id| {
+                        let endpoint = self.endpoints.read(&id).ok()?.filter(is_in_it)?;
+                        endpoint.interface.map(|interface| interface.container)
+                    });
+                    // Where it cannot be done, `mcrun ps` tells who gets no answer.
+                    let _ = found.map(|container| service::complete(&container, &self.store));
+                });
+            }
         }
     }
 

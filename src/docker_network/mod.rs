@@ -14,6 +14,8 @@
 
 mod docker_hook;
 mod driver;
+mod error;
+mod followed;
 mod garbage;
 mod kept;
 mod listener;
@@ -25,7 +27,8 @@ mod server;
 use std::io;
 use std::path::Path;
 
-use crate::docker_network::driver::{Driver, DriverError};
+use crate::docker_network::driver::Driver;
+use crate::docker_network::error::DriverError;
 use crate::docker_network::listener::Listener;
 use crate::state::{Store, lib_dir};
 

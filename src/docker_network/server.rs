@@ -51,6 +51,8 @@ pub(super) fn serve(listener: &Listener, driver: Driver) -> std::io::Result<()> 
     let waiter = Arc::clone(&driver);
     let wait = move || waiter.attach_awaited();
     std::thread::Builder::new().name("sandboxes".into()).spawn(wait)?;
+    let follower = Arc::clone(&driver);
+    std::thread::Builder::new().name("followed".into()).spawn(move || follower.follow())?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .max_blocking_threads(MOST_REQUESTS)

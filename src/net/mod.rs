@@ -16,5 +16,6 @@ pub(crate) mod nfnetlink;
 pub(crate) mod nft_tables;
 pub(crate) mod raw_socket;
 pub(crate) mod route_query;
+pub(crate) mod route_watch;
 pub mod source_routing;
 pub mod sysctl;

@@ -311,6 +311,41 @@ fn a_running_container_is_connected_and_disconnected() {
     wait_until("the record is gone", PATIENCE, || lab.ps(&container).is_none().then_some(()));
 }
 
+/// docker says nothing of it to mcrun.
+#[test]
+fn answers_leave_by_a_bridge_network_that_is_connected_later() {
+    let mut lab = Lab::new(3);
+    let mut driver = DockerDriver::start(&lab);
+    let daemon = Dockerd::start(&mut lab);
+    let engine = Engine::docker(&lab, &daemon);
+    create(&lab, &engine, "red", &[]);
+    let container = start(&lab, &engine, "cam", &["--network", "red", "--ip", "10.99.0.11"]);
+    interface(&container, "10.99.0.11");
+    let network = |action: &str| {
+        run(&mut engine.command(&["network", action, "bridge", &container.name]));
+    };
+    for restarted in [false, true] {
+        if restarted {
+            driver.kill_and_start(&lab);
+        }
+        network("connect");
+        let asked = |link: &&serde_json::Value| {
+            link["ifname"].as_str().is_some_and(|n| n.starts_with("eth"))
+        };
+        let addresses = container.ip("-4 address");
+        let link = addresses.as_array().expect("links").iter().find(asked).expect("eth0").clone();
+        let from = link["addr_info"][0]["local"].as_str().expect("an address").to_owned();
+        wait_until("the rules are there", PATIENCE, || {
+            let route = container.ip(&format!("route get 10.99.0.3 from {from}"));
+            (route[0]["dev"] == link["ifname"]).then_some(())
+        });
+        assert_eq!(container.ip("route get 10.99.0.3")[0]["dev"], "mc0");
+        network("disconnect");
+    }
+    engine.run(&["rm", "-f"], &container);
+    wait_until("the record is gone", PATIENCE, || lab.ps(&container).is_none().then_some(()));
+}
+
 /// By its annotation, or by its variable.
 #[test]
 fn what_a_container_asks_for_itself_is_beside_its_networks() {
