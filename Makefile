@@ -12,6 +12,8 @@ cnidir   := $(PREFIX)/lib/cni
 avarkdir := $(PREFIX)/lib/netavark
 hooksdir := $(PREFIX)/share/containers/oci/hooks.d
 docdir   := $(PREFIX)/share/doc/mcrun
+# Hooks that containers name themselves.
+datadir  := $(PREFIX)/share/mcrun
 bashdir  := $(PREFIX)/share/bash-completion/completions
 zshdir   := $(PREFIX)/share/zsh/site-functions
 fishdir  := $(PREFIX)/share/fish/vendor_completions.d
@@ -28,7 +30,7 @@ binaries := mcrun mcrun-hook mcrun-cni mcrun-dhcp mcrun-netavark mcrun-proxy mcr
 pages    := $(notdir $(wildcard man/*.[1-8]))
 hooks    := $(notdir $(wildcard hooks/mcrun-*.json))
 examples := docker/daemon.json containerd/config.toml crio/99-mcrun.conf podman/mcrun.conf \
-    cdi/mcrun.yaml kubernetes/runtimeclass.yaml kubernetes/pod.yaml
+    cdi/mcrun.yaml kubernetes/runtimeclass.yaml kubernetes/pod.yaml lxc/mcrun.conf systemd-nspawn/mcrun.conf
 units    := mcrun-keeper.service mcrun-metrics.service mcrun-docker.service mcrun-docker.socket
 monitors := $(wildcard contrib/prometheus/*.yml contrib/grafana/*.json)
 docs     := README.md CHANGELOG.md LICENSE-MIT LICENSE-APACHE hooks/config.json
@@ -188,7 +190,9 @@ install:
 	for example in $(examples); do \
 	    install -D -m 0644 hooks/$$example $(DESTDIR)$(docdir)/$$example || exit; \
 	done
-	sed -i 's|/usr/local/bin/mcrun-|$(bindir)/mcrun-|g' $(addprefix $(DESTDIR)$(hooksdir)/,$(hooks)) \
+	install -D -m 0755 hooks/lxc/start-host $(DESTDIR)$(datadir)/lxc/start-host
+	sed -i -e 's|/usr/local/bin/mcrun|$(bindir)/mcrun|g' -e 's|/usr/local/share/mcrun|$(datadir)|g' \
+	    $(addprefix $(DESTDIR)$(hooksdir)/,$(hooks)) $(DESTDIR)$(datadir)/lxc/start-host \
 	    $(addprefix $(DESTDIR)$(docdir)/,config.json $(examples))
 
 # Also removes the pages and documents of another version.
@@ -198,7 +202,7 @@ uninstall:
 	    $(addprefix $(DESTDIR)$(docdir)/,$(notdir $(docs)) $(examples)) \
 	    $(addprefix $(DESTDIR)$(unitdir)/,$(units)) $(DESTDIR)$(bashdir)/mcrun $(DESTDIR)$(zshdir)/_mcrun $(DESTDIR)$(fishdir)/mcrun.fish \
 	    $(addprefix $(DESTDIR)$(hooksdir)/,$(hooks))
-	rm -rf $(DESTDIR)$(docdir)/docs $(DESTDIR)$(docdir)/contrib
+	rm -rf $(DESTDIR)$(docdir)/docs $(DESTDIR)$(docdir)/contrib $(DESTDIR)$(datadir)
 	-rmdir $(addprefix $(DESTDIR)$(docdir)/,$(sort $(dir $(examples)))) $(DESTDIR)$(docdir)
 
 .PHONY: need-root

@@ -169,12 +169,16 @@ _mcrun() {
             return 0
             ;;
         mcrun__subcmd__attach)
-            opts="-h --mcast --help"
+            opts="-h --engine --mcast --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
             fi
             case "${prev}" in
+                --engine)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
                 --mcast)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0

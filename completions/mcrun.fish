@@ -84,6 +84,7 @@ complete -c mcrun -n "__fish_mcrun_using_subcommand create" -l mcast -d 'Attach 
 complete -c mcrun -n "__fish_mcrun_using_subcommand create" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c mcrun -n "__fish_mcrun_using_subcommand start" -l engine -d 'Engine, by name or path; the default is MCRUN_ENGINE, else the first usable one of docker, podman and nerdctl' -r
 complete -c mcrun -n "__fish_mcrun_using_subcommand start" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c mcrun -n "__fish_mcrun_using_subcommand attach" -l engine -d 'Look among the containers of one engine only: docker, podman, nerdctl, kubernetes, containerd, lxc, incus, nspawn, runc, crun or youki. Of several containers that the name fits, MCRUN_ENGINE decides' -r
 complete -c mcrun -n "__fish_mcrun_using_subcommand attach" -l mcast -d 'What to attach it to: KEY=VALUE[,KEY=VALUE...] (repeatable)' -r
 complete -c mcrun -n "__fish_mcrun_using_subcommand attach" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c mcrun -n "__fish_mcrun_using_subcommand detach" -s h -l help -d 'Print help (see more with \'--help\')'

@@ -6,6 +6,7 @@ mod reader;
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
+use std::process::Command;
 
 use self::page::{Block, Page, page, pages, root};
 use self::reader::{Needs, read};
@@ -28,7 +29,7 @@ const READ: [&str; 13] = [
 ];
 
 /// Blocks that are not run: the page, the first line, and why.
-const NOT_RUN: [(&str, &str, &str); 15] = [
+const NOT_RUN: [(&str, &str, &str); 18] = [
     ("README.md", "make demo      #", "`.ci/run` and demo.rs run it"),
     ("README.md", "make && sudo make install", "install.rs runs it, into a directory of its own"),
     (
@@ -55,6 +56,21 @@ const NOT_RUN: [(&str, &str, &str); 15] = [
         "docs/engines.md",
         "sudo docker run --rm --runtime mcrun --annotation",
         "Debian 12's docker has no annotations; runtime_containerd.rs has one",
+    ),
+    (
+        "docs/engines.md",
+        "sudo mcrun attach cam --engine lxc",
+        "it needs LXC; under_systemd/machines.rs runs it",
+    ),
+    (
+        "docs/engines.md",
+        "sudo incus config set cam",
+        "it needs Incus; under_systemd/machines.rs runs it",
+    ),
+    (
+        "docs/engines.md",
+        "sudo mcrun attach mic --engine nspawn",
+        "there is no systemd; under_systemd/machines.rs runs it",
     ),
     ("docs/engines.md", "sudo mcrun setup crio", "Debian 12 has no CRI-O; setup.rs has the rest"),
     (
@@ -198,6 +214,39 @@ fn examples_are_the_delivered_files() {
         let text: String = text.split_inclusive('\n').filter(|l| !l.starts_with('#')).collect();
         assert!(engines.blocks().iter().any(|block| block.text == text), "hooks/{file}");
     }
+}
+
+#[test]
+fn every_test_that_a_page_names_is_there() {
+    let output = Command::new(std::env::current_exe().expect("this program"))
+        .args(["--list", "--format", "terse"])
+        .output()
+        .expect("the list of tests");
+    let list = String::from_utf8(output.stdout).expect("text");
+    let tests: Vec<_> = list.lines().filter_map(|line| line.strip_suffix(": test")).collect();
+    let is_there = |word: &str| {
+        tests.iter().any(|test| {
+            test.strip_prefix(word).is_some_and(|rest| rest.is_empty() || rest.starts_with("::"))
+        })
+    };
+    let mut seen = 0;
+    for page in pages().into_iter().filter(|page| page.path.starts_with("docs/")) {
+        let prose = page.prose();
+        let words = prose.split('`').skip(1).step_by(2).filter(|word| {
+            word.contains("::")
+                && word
+                    .bytes()
+                    .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"_:".contains(&b))
+        });
+        for word in words {
+            // Addresses of IPv6 are written alike.
+            if word.parse::<std::net::Ipv6Addr>().is_err() {
+                assert!(is_there(word), "{}: no test {word}", page.path);
+                seen += 1;
+            }
+        }
+    }
+    assert!(seen > 15, "tests were found");
 }
 
 /// The headings of the troubleshooting page are messages; a word in capitals stands for what

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::fs::File;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::time::{Duration, SystemTime};
@@ -170,6 +170,19 @@ fn install_puts_a_working_set_in_place_and_uninstall_takes_exactly_that_away() {
         assert!(text.contains(&format!("\"/opt/mcrun/bin/{program}\"")), "{text}");
         assert!(!text.contains("/usr/local"), "{text}");
     }
+
+    for file in ["share/mcrun/lxc/start-host", "share/doc/mcrun/systemd-nspawn/mcrun.conf"] {
+        let text = fs::read_to_string(prefix.join(file)).expect(file);
+        assert!(text.contains("/opt/mcrun/bin/mcrun attach"), "{text}");
+        assert!(!text.contains("/usr/local"), "{text}");
+    }
+    let example =
+        fs::read_to_string(prefix.join("share/doc/mcrun/lxc/mcrun.conf")).expect("example");
+    assert!(example.contains("= /opt/mcrun/share/mcrun/lxc/start-host parent="), "{example}");
+    assert!(
+        prefix.join("share/mcrun/lxc/start-host").metadata().unwrap().permissions().mode() & 0o111
+            != 0
+    );
 
     for (unit, command) in [("keeper", "keep"), ("metrics", "metrics --listen 9469")] {
         let file = prefix.join(format!("lib/systemd/system/mcrun-{unit}.service"));

@@ -1,7 +1,9 @@
 //! Which engine runs a container, and which of its programs manages it.
 
+use std::fmt;
 use std::path::Path;
 
+use crate::lookup::RUNTIMES;
 use crate::oci::BundleConfig;
 
 /// The engine of a container, as far as its bundle tells.
@@ -17,11 +19,52 @@ pub enum ContainerEngine {
     Kubernetes,
     /// Another client of containerd.
     Containerd,
+    /// LXC.
+    Lxc,
+    /// Incus.
+    Incus,
+    /// systemd-nspawn.
+    Nspawn,
     /// An OCI runtime that was called by hand, or whatever else it is.
     Runtime,
 }
 
+/// Engines by what `--engine` calls them.
+const NAMES: [(&str, ContainerEngine); 8] = [
+    ("docker", ContainerEngine::Docker),
+    ("podman", ContainerEngine::Podman),
+    ("nerdctl", ContainerEngine::Nerdctl),
+    ("kubernetes", ContainerEngine::Kubernetes),
+    ("containerd", ContainerEngine::Containerd),
+    ("lxc", ContainerEngine::Lxc),
+    ("incus", ContainerEngine::Incus),
+    ("nspawn", ContainerEngine::Nspawn),
+];
+
 impl ContainerEngine {
+    /// The engine of a name, or of the path of its program; an OCI runtime's is
+    /// [`ContainerEngine::Runtime`].
+    pub fn named(name: &str) -> Option<Self> {
+        let name = Path::new(name).file_name()?.to_str()?;
+        let known = NAMES.iter().find(|(known, _)| *known == name).map(|(_, engine)| *engine);
+        known.or_else(|| RUNTIMES.contains(&name).then_some(ContainerEngine::Runtime))
+    }
+
+    /// The names that [`ContainerEngine::named`] knows.
+    pub fn names() -> String {
+        let names: Vec<_> = NAMES.iter().map(|(name, _)| *name).chain(RUNTIMES).collect();
+        names.join(", ")
+    }
+
+    fn name(self) -> Option<&'static str> {
+        NAMES.iter().find(|(_, engine)| *engine == self).map(|(name, _)| *name)
+    }
+
+    /// What the ids of its containers begin with in mcrun, where it has no ids itself.
+    pub(super) fn prefix(self) -> &'static str {
+        self.name().unwrap_or("lxc")
+    }
+
     /// Reads it from the bundle's path and annotations.
     ///
     /// containerd's bundles are `.../io.containerd.runtime.v2.task/NAMESPACE/ID`; docker's
@@ -54,6 +97,34 @@ impl ContainerEngine {
             ContainerEngine::Podman => ("podman", "podman"),
             ContainerEngine::Nerdctl => ("nerdctl", "nerdctl"),
             ContainerEngine::Kubernetes => ("Kubernetes", "crictl"),
+            ContainerEngine::Lxc => {
+                let program = match command {
+                    "exec" => "lxc-attach",
+                    "logs" => return "it belongs to LXC, which keeps no log of it".into(),
+                    "rm" => "lxc-destroy",
+                    _ => "lxc-stop",
+                };
+                return format!("it belongs to LXC; use {program} --name {container}");
+            }
+            ContainerEngine::Incus => {
+                let command = match command {
+                    "kill" => "stop --force",
+                    "logs" => "console --show-log",
+                    "rm" => "delete",
+                    command => command,
+                };
+                return format!("it belongs to Incus; use incus {command} {container}");
+            }
+            ContainerEngine::Nspawn => {
+                let program = match command {
+                    "exec" => "machinectl shell",
+                    "logs" => "journalctl --machine",
+                    "kill" => "machinectl kill",
+                    "rm" => "machinectl remove",
+                    _ => "machinectl poweroff",
+                };
+                return format!("it belongs to systemd-nspawn; use {program} {container}");
+            }
             ContainerEngine::Containerd => {
                 return "it was started through containerd; use the program that started it".into();
             }
@@ -62,6 +133,12 @@ impl ContainerEngine {
             }
         };
         format!("it belongs to {engine}; use {program} {command} {container}")
+    }
+}
+
+impl fmt::Display for ContainerEngine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name().unwrap_or("an OCI runtime"))
     }
 }
 
@@ -86,8 +163,23 @@ mod tests {
     }
 
     #[test]
+    fn an_engine_is_named_by_its_program() {
+        assert_eq!(ContainerEngine::named("/usr/bin/podman"), Some(ContainerEngine::Podman));
+        assert_eq!(ContainerEngine::named("nspawn"), Some(ContainerEngine::Nspawn));
+        assert_eq!(ContainerEngine::named("crun"), Some(ContainerEngine::Runtime));
+        assert_eq!(ContainerEngine::named("dokcer"), None);
+        assert!(ContainerEngine::names().ends_with("lxc, incus, nspawn, runc, crun, youki"));
+    }
+
+    #[test]
     fn the_advice_is_what_to_type() {
         let advice = ContainerEngine::Docker.advice("exec", "cam");
         assert_eq!(advice, "it belongs to docker; use docker exec cam");
+        let advice = ContainerEngine::Lxc.advice("exec", "cam");
+        assert_eq!(advice, "it belongs to LXC; use lxc-attach --name cam");
+        let advice = ContainerEngine::Incus.advice("kill", "cam");
+        assert_eq!(advice, "it belongs to Incus; use incus stop --force cam");
+        let advice = ContainerEngine::Nspawn.advice("stop", "cam");
+        assert_eq!(advice, "it belongs to systemd-nspawn; use machinectl poweroff cam");
     }
 }

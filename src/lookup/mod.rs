@@ -3,16 +3,18 @@
 //! No engine is asked. The process that monitors a container names it on its command line:
 //! containerd's shim, which docker, nerdctl and Kubernetes use too, or conmon, which podman and
 //! CRI-O use. The files beside the bundle hold the rest. So a container is found while its daemon
-//! is down, and wherever the daemon keeps its state. Only runc, crun and youki leave no process
-//! behind; they are asked.
+//! is down, and wherever the daemon keeps its state. The monitors of LXC and Incus are found in the
+//! same way, machines of systemd-nspawn by systemd's files. Only runc, crun and youki leave no
+//! process behind; they are asked.
 
 mod engine;
+mod lxc;
 mod monitors;
 mod name;
+mod nspawn;
 mod process;
 
-use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use crate::oci::{ContainerId, ContainerState};
@@ -31,6 +33,39 @@ pub struct RunningContainer {
     pub pid: i32,
     /// Its bundle, where there is one.
     pub bundle: Option<PathBuf>,
+    /// What its engine calls it, where there is no bundle.
+    machine: Option<Machine>,
+}
+
+impl RunningContainer {
+    /// Its name where no bundle tells it: that of a container of LXC or Incus, or of a machine of
+    /// systemd-nspawn.
+    pub fn name(&self) -> Option<&str> {
+        self.machine.as_ref().map(|machine| machine.name.as_str())
+    }
+
+    fn engine(&self) -> ContainerEngine {
+        match &self.machine {
+            Some(machine) => machine.engine,
+            None => ContainerEngine::of(self.id.as_str(), self.bundle.as_deref()),
+        }
+    }
+}
+
+/// A container that has a name and no id.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Machine {
+    engine: ContainerEngine,
+    name: String,
+}
+
+impl Machine {
+    /// It as a container, which gets an id made of its engine and its name; `None` where that cannot
+    /// be an id.
+    fn running(self, init: i32) -> Option<RunningContainer> {
+        let id = ContainerId::try_from(format!("{}-{}", self.engine.prefix(), self.name)).ok()?;
+        Some(RunningContainer { id, pid: init, bundle: None, machine: Some(self) })
+    }
 }
 
 /// Why a container was not found.
@@ -39,6 +74,14 @@ pub enum LookupError {
     /// There is none.
     #[error("no such container: {0}")]
     None(String),
+    /// None of the engine that was named.
+    #[error("no such container of {engine}: {wanted}")]
+    NoneOfEngine {
+        /// What was asked for.
+        wanted: String,
+        /// The engine, as it was named.
+        engine: String,
+    },
     /// There are several.
     #[error("{wanted:?} is the name or the beginning of the id of several containers: {ids}")]
     Several {
@@ -133,6 +176,27 @@ pub fn find(wanted: &str, store: &Store) -> Result<RunningContainer, LookupError
     Ok(same.map_or(found, |candidate| candidate.found))
 }
 
+/// As [`find`], among the containers of one engine, or of the OCI runtimes.
+///
+/// # Errors
+/// As there.
+pub fn find_of(
+    engine: ContainerEngine,
+    wanted: &str,
+    store: &Store,
+) -> Result<RunningContainer, LookupError> {
+    let mut known = running(store);
+    known.retain(|candidate| candidate.found.engine() == engine);
+    match select(wanted, known.iter().map(|c| &c.names))? {
+        Some(position) => Ok(known.swap_remove(position).found),
+        None => {
+            find(wanted, store).ok().filter(|found| found.engine() == engine).ok_or_else(|| {
+                LookupError::NoneOfEngine { wanted: printable(wanted), engine: engine.to_string() }
+            })
+        }
+    }
+}
+
 /// Finds the container that has a network namespace, by the inode of the namespace: also while the
 /// container is being created, when its runtime has no state of it yet. Of several containers that
 /// share the namespace it is the oldest, which the others have joined.
@@ -165,10 +229,8 @@ pub fn find_standalone(
     match select(wanted, known.iter().map(|c| &c.names))? {
         None => Err(LookupError::None(printable(wanted))),
         Some(position) => {
-            let found = &known[position].found;
-            let engine = ContainerEngine::of(found.id.as_str(), found.bundle.as_deref());
             let wanted = printable(wanted);
-            let advice = engine.advice(command, &wanted);
+            let advice = known[position].found.engine().advice(command, &wanted);
             Err(LookupError::OtherEngine { container: wanted, advice })
         }
     }
@@ -200,19 +262,34 @@ impl Candidate {
     }
 
     fn monitored(found: RunningContainer) -> Self {
-        let name = engine_name(found.id.as_str(), found.bundle.as_deref());
+        let own = found.name().map(str::to_owned);
+        let name = own.or_else(|| engine_name(found.id.as_str(), found.bundle.as_deref()));
         Candidate::new(found, name)
     }
 }
 
 /// All containers that are known without asking a runtime, each once.
 fn running(store: &Store) -> Vec<Candidate> {
-    let monitored = monitors::all().into_iter().map(Candidate::monitored);
-    let mut known: BTreeMap<ContainerId, Candidate> = BTreeMap::new();
-    for candidate in attached(store).chain(running_standalone()).chain(monitored) {
-        known.entry(candidate.found.id.clone()).or_insert(candidate);
+    let machines = nspawn::machines(Path::new(nspawn::DIRECTORY), 0).into_iter();
+    let machines = machines.filter_map(|(machine, leader)| machine.running(leader));
+    let monitored = monitors::all().into_iter().chain(machines).map(Candidate::monitored);
+    let mut known: Vec<Candidate> = attached(store).collect();
+    for candidate in running_standalone().chain(monitored) {
+        let (id, pid) = (&candidate.found.id, candidate.found.pid);
+        let is_it = |c: &&mut Candidate| {
+            // What was attached by its process before it was known by a name is known by both.
+            c.found.id == *id || (candidate.found.machine.is_some() && c.found.pid == pid)
+        };
+        match known.iter_mut().find(is_it) {
+            None => known.push(candidate),
+            Some(same) => {
+                let Candidate { found, names } = candidate;
+                same.found.machine = same.found.machine.take().or(found.machine);
+                same.names.names.extend(names.names);
+            }
+        }
     }
-    known.into_values().collect()
+    known
 }
 
 /// The containers that are attached already and that have a process.
@@ -227,6 +304,7 @@ fn attached(store: &Store) -> impl Iterator<Item = Candidate> {
             id: container.id.clone(),
             pid: init.pid,
             bundle: container.bundle.clone(),
+            machine: None,
         };
         Some(Candidate::new(found, [Some(container.name.clone()), engine].into_iter().flatten()))
     })
@@ -239,7 +317,8 @@ fn running_standalone() -> impl Iterator<Item = Candidate> {
         let init = record.init.filter(|init| init.is_alive())?;
         let bundle = Some(container.dir().to_owned());
         let id = record.id.try_into().ok()?;
-        Some(Candidate::new(RunningContainer { id, pid: init.pid, bundle }, None))
+        let found = RunningContainer { id, pid: init.pid, bundle, machine: None };
+        Some(Candidate::new(found, None))
     })
 }
 
@@ -254,7 +333,7 @@ fn of_runtime(runtime: &str, id: &ContainerId) -> Option<RunningContainer> {
     let state = ContainerState::parse(&output.stdout).ok()?;
     // A stopped one has no process, or 0.
     let pid = state.pid.filter(|_| output.status.success())?;
-    Some(RunningContainer { id: state.id, pid, bundle: state.bundle })
+    Some(RunningContainer { id: state.id, pid, bundle: state.bundle, machine: None })
 }
 
 #[cfg(test)]

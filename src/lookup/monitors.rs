@@ -1,4 +1,4 @@
-//! The processes that monitor containers: containerd's shims and conmon.
+//! The processes that monitor containers: containerd's shims, conmon and the monitors of LXC.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -6,8 +6,9 @@ use std::io::Read;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use crate::lookup::RunningContainer;
+use crate::lookup::{Machine, RunningContainer, lxc};
 use crate::oci::ContainerId;
+use crate::sys::process::ProcessRef;
 
 /// A command line is read up to this many bytes; those of conmon have some two thousand.
 const MAX_COMMAND_LINE: u64 = 64 << 10;
@@ -20,13 +21,17 @@ enum Monitor {
     Shim,
     /// conmon, with the container's id, its bundle and the file that holds its pid.
     Conmon { id: String, bundle: PathBuf, pid_file: PathBuf },
+    /// That of LXC or Incus, whose child the container's init is.
+    Lxc(Machine),
 }
 
 /// The running containers of all engines.
 pub(super) fn all() -> Vec<RunningContainer> {
     let mut found = BTreeMap::new();
     for process in processes() {
-        match command_line(&process).and_then(|line| parse(&line)) {
+        // A user may start a program of root's with any command line.
+        let monitor = command_line(&process).and_then(|line| parse(&line));
+        match monitor.filter(|_| is_started_by_root(&process)) {
             // The process itself is asked for its directory: a shim's command line has none.
             Some(Monitor::Shim) => {
                 let Ok(bundle) = fs::read_link(process.join("cwd")) else { continue };
@@ -40,6 +45,10 @@ pub(super) fn all() -> Vec<RunningContainer> {
             }
             Some(Monitor::Conmon { id, bundle, pid_file }) => {
                 insert(&mut found, id, &pid_file, &bundle);
+            }
+            Some(Monitor::Lxc(machine)) => {
+                let container = init_of(&process).and_then(|init| machine.running(init));
+                found.extend(container.map(|container| (container.id.to_string(), container)));
             }
             None => {}
         }
@@ -80,8 +89,35 @@ fn insert(
     let pid = read(pid_file).and_then(|text| text.trim().parse().ok()).filter(|pid| *pid > 0);
     let Some(pid) = pid else { return };
     if let Ok(container) = id.clone().try_into() {
-        found.insert(id, RunningContainer { id: container, pid, bundle: Some(bundle.to_owned()) });
+        let bundle = Some(bundle.to_owned());
+        found.insert(id, RunningContainer { id: container, pid, bundle, machine: None });
     }
+}
+
+/// The init of a container that LXC monitors: the oldest of the monitor's children with a pid or
+/// network namespace of its own. Hooks, which are children too, have those of the host.
+fn init_of(monitor: &Path) -> Option<i32> {
+    let namespace = |process: &Path, kind: &str| fs::read_link(process.join("ns").join(kind)).ok();
+    let tasks = fs::read_dir(monitor.join("task")).ok()?.flatten();
+    let lists = tasks.filter_map(|task| read(&task.path().join("children")));
+    let children: Vec<i32> = lists
+        .flat_map(|list| list.split(' ').filter_map(|pid| pid.parse().ok()).collect::<Vec<_>>())
+        .collect();
+    let inits = children.into_iter().filter(|pid| {
+        let child = PathBuf::from(format!("/proc/{pid}"));
+        ["pid", "net"].iter().any(|kind| {
+            namespace(&child, kind).is_some_and(|its| Some(its) != namespace(monitor, kind))
+        })
+    });
+    inits.filter_map(|pid| Some((ProcessRef::of(pid).ok()?.start, pid))).min().map(|(_, pid)| pid)
+}
+
+/// Whether root has started a process: all its user ids are 0 (proc_pid_status(5)). The first one of
+/// a program with the set-user-ID bit is its caller's.
+fn is_started_by_root(process: &Path) -> bool {
+    let status = read(&process.join("status")).unwrap_or_default();
+    let ids = status.lines().find_map(|line| line.strip_prefix("Uid:"));
+    ids.is_some_and(|ids| ids.split_whitespace().all(|id| id == "0"))
 }
 
 /// The directories below `/proc` of root's processes in this process's own pid namespace: a
@@ -118,7 +154,7 @@ fn parse(line: &[String]) -> Option<Monitor> {
         return Some(Monitor::Shim);
     }
     if program != "conmon" {
-        return None;
+        return lxc::parse(line).map(Monitor::Lxc);
     }
     // The engine puts them first; what comes later may be the command line of something else.
     let value = |options: [&str; 2]| {

@@ -2,7 +2,6 @@
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
-use std::path::PathBuf;
 
 use crate::lookup::RunningContainer;
 use crate::oci::{ContainerId, container_id_of};
@@ -38,7 +37,8 @@ pub(super) fn find(pid: i32) -> Option<RunningContainer> {
     Some(RunningContainer {
         id: ContainerId::try_from(id).ok()?,
         pid: init,
-        bundle: None::<PathBuf>,
+        bundle: None,
+        machine: None,
     })
 }
 

@@ -26,7 +26,8 @@ pub enum RuntimeKind {
 const KNOWN: [&str; 3] = ["runc", "crun", "youki"];
 
 /// Engines with images, which `--rootfs` and `--bundle` do not go through.
-const NOT_RUNTIMES: [&str; 5] = ["docker", "podman", "nerdctl", "ctr", "containerd"];
+const NOT_RUNTIMES: [&str; 8] =
+    ["docker", "podman", "nerdctl", "ctr", "containerd", "lxc", "incus", "nspawn"];
 
 /// An OCI runtime.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

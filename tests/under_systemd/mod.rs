@@ -3,6 +3,7 @@
 //! itself, with mcrun where `make install` puts it.
 
 mod keeper;
+mod machines;
 mod pod;
 mod quadlet;
 

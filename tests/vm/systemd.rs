@@ -51,6 +51,10 @@ pub(super) fn further() -> Result<Further, String> {
 pub(super) fn fill(archive: &mut Archive, modules: &Path) -> io::Result<()> {
     archive.file(Path::new("/init"), include_bytes!("systemd/init.sh"))?;
     archive.file(Path::new("/vm/make-image"), include_bytes!("systemd/make-image.sh"))?;
+    archive.file(
+        Path::new("/vm/files/usr/local/share/mcrun/lxc/start-host"),
+        include_bytes!("../../hooks/lxc/start-host"),
+    )?;
     let directory = Path::new(UNDER_TEST[0]).parent().unwrap_or(Path::new("/"));
     archive.text(Path::new("/vm/directory"), &directory.display().to_string())?;
     for program in UNDER_TEST.map(Path::new) {

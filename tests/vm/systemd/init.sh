@@ -33,6 +33,8 @@ for unit in docker.service docker.socket lxc.service lxc-net.service lxc-monitor
     netavark-dhcp-proxy.socket systemd-hwdb-update.service; do
     ln -sf /dev/null "/disk/etc/systemd/system/$unit"
 done
+# A test starts it.
+rm -f /disk/etc/systemd/system/*.wants/incus* /disk/etc/systemd/system/*.wants/lxcfs.service
 wants=/disk/etc/systemd/system/multi-user.target.wants
 ln -sf /etc/systemd/system/lab-lan.service "$wants/lab-lan.service"
 ln -sf /usr/local/lib/systemd/system/mcrun-keeper.service "$wants/mcrun-keeper.service"
