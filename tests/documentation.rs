@@ -247,6 +247,16 @@ fn every_test_that_a_page_names_is_there() {
         }
     }
     assert!(seen > 15, "tests were found");
+    // Each way of each engine has a test, or a reason why not.
+    let text = page("docs/engines.md").text;
+    let rows = text.split_once("| engine | way | test |\n").expect("the table").1;
+    let rows: Vec<_> = rows.lines().skip(1).take_while(|line| line.starts_with('|')).collect();
+    for row in &rows {
+        let cell = row.trim_end_matches(" |").rsplit(" | ").next().unwrap_or_default();
+        let has_test = cell.split('`').skip(1).step_by(2).any(is_there);
+        assert!(has_test || cell.starts_with("no, because "), "neither a test nor a reason: {row}");
+    }
+    assert!(rows.len() > 20, "rows were found");
 }
 
 /// The headings of the troubleshooting page are messages; a word in capitals stands for what

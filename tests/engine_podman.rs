@@ -1,5 +1,6 @@
 //! Containers of a real podman: `mcrun run` in front of it, and its own commands after that.
 
+use std::fs;
 use std::io::Write;
 use std::net::Ipv4Addr;
 use std::process::Stdio;
@@ -61,6 +62,48 @@ fn a_container_runs_attached_and_leaves_nothing_with_runc() {
 #[test]
 fn a_container_runs_attached_and_leaves_nothing_with_crun() {
     runs_and_leaves_nothing(true);
+}
+
+/// The delivered device, with this lab's hook. It is podman's own command that starts the container, and it
+/// knows no hooks otherwise.
+#[test]
+fn a_device_of_cdi_brings_the_hooks() {
+    let lab = Lab::new(2);
+    let engine = Engine::podman(&lab, "runc", &[]);
+    let directory = lab.directory().join("cdi");
+    for name in ["upper", "work"] {
+        fs::create_dir_all(directory.join(name)).expect("directory");
+    }
+    let state = format!("MCRUN_STATE_DIR={}", lab.state_dir().display());
+    let config = format!("MCRUN_CONFIG_DIR={}", lab.config_dir().display());
+    let hook =
+        format!("{:?}\n          env: [{state:?}, {config:?}]", env!("CARGO_BIN_EXE_mcrun-hook"));
+    let delivered = include_str!("../hooks/cdi/mcrun.yaml");
+    let device = delivered.replace("\"/usr/local/bin/mcrun-hook\"", &hook);
+    assert_eq!(device.matches(&hook).count(), 2, "{delivered}");
+    fs::write(directory.join("mcrun.yaml"), device).expect("device");
+    // podman reads the machine's /etc/cdi, and this podman has one of its own.
+    let script = "mount -t overlay -o lowerdir=/etc,upperdir=\"$0/upper\",workdir=\"$0/work\" cdi /etc && \
+                  mkdir -p /etc/cdi && cp \"$0/mcrun.yaml\" /etc/cdi && exec \"$@\"";
+    let name = lab.name("cam");
+    let annotation = format!("\"io.mcrun.mcast={}\"", attachment());
+    let start = ["run", "-d", "--network=none", "--device=mcrun.io/mcast=hook", "--name", &name];
+    let podman = engine.command(&start);
+    let mut command = lab.enter("host", "unshare");
+    command.args(["-m", "sh", "-c", script]).arg(&directory).envs(engine.environment().to_vec());
+    // Without its first word, nsenter, and the namespace, in which it is already.
+    command.args(podman.get_args().skip(1)).args([
+        "--annotation",
+        &annotation,
+        IMAGE,
+        "sleep",
+        "1000",
+    ]);
+    run(&mut command);
+    let container = engine.container("cam");
+    assert_receives(&lab, &container);
+    engine.run(&["rm", "-f", "-t", "0"], &container);
+    lab.assert_clean(PATIENCE);
 }
 
 #[test]
