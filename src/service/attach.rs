@@ -3,11 +3,10 @@
 use crate::attachment::{AdminConfig, AdminError, Attachment, Driver, check_together};
 use crate::link::facts::link;
 use crate::net::netlink::RouteSocket;
-use crate::proxy::ProxyLaunch;
 use crate::service::detach::{detach_all, remove};
 use crate::service::making::{OpenContainer, Wanted};
 use crate::service::proxies;
-use crate::service::proxies::ProxyUsers;
+use crate::service::proxies::{Launch, ProxyUsers};
 use crate::service::unfinished;
 use crate::service::{AttachError, AttachRequest};
 use crate::state::{
@@ -25,7 +24,7 @@ use crate::sys::process::ProcessRef;
 pub fn attach(request: AttachRequest, store: &Store) -> Result<(), AttachError> {
     let admin = AdminConfig::read(&config_dir())?;
     let interfaces = within_limits(&request.attachments, 0, &admin)?;
-    let launch = proxies::spawn(&interfaces)?;
+    let launch = Launch::of(&interfaces)?;
     let (shared, in_pod) = (request.namespace.may_be_shared(), request.namespace.is_pods());
     let asked = (request.attachments.clone(), in_pod);
     let mut container = OpenContainer::open(request, store)?;
@@ -118,7 +117,7 @@ pub fn attach_more(request: AttachRequest, store: &Store) -> Result<Vec<String>,
         let prepared = (|| {
             check_together(&attachments).map_err(AttachError::Together)?;
             let interfaces = within_limits(&attachments, 0, &admin)?;
-            let launch = proxies::spawn(&interfaces)?;
+            let launch = Launch::of(&interfaces)?;
             Ok((interfaces, launch))
         })();
         return match prepared {
@@ -146,7 +145,7 @@ fn attach_beside_networks(
     (asked, in_pod): (Vec<Attachment>, bool),
     admin: &AdminConfig,
     dir: &LockedDir,
-    launch: Option<ProxyLaunch>,
+    launch: Option<Launch>,
 ) -> Result<(), AttachError> {
     let users = ProxyUsers { store: container.store, range: admin.proxy_uids() };
     unfinished::finish(&mut attached, dir, users)?;
@@ -181,14 +180,14 @@ fn attach_beside_networks(
     add(&mut container, attached, asked, admin, dir, launch).map(drop)
 }
 
-/// Adds attachments to a container. `launch` is the beginning of a proxy, if there is one already.
+/// Adds attachments to a container. `launch` is the beginning of a proxy, if there is one.
 fn add(
     container: &mut OpenContainer<'_>,
     previous: Attached,
     attachments: Vec<Attachment>,
     admin: &AdminConfig,
     dir: &LockedDir,
-    launch: Option<ProxyLaunch>,
+    launch: Option<Launch>,
 ) -> Result<Vec<String>, AttachError> {
     let taken = previous.interfaces.iter().map(|i| i.name.clone()).collect();
     let attachments = with_free_names(attachments, taken);
@@ -197,8 +196,8 @@ fn add(
     let added = within_limits(&attachments, previous.interfaces.len(), admin)?;
     let names = added.iter().map(|i| i.name.clone()).collect();
     let launch = match launch {
-        None if proxies::has_task(&previous) => Some(ProxyLaunch::spawn()?),
-        None => proxies::spawn(&added)?,
+        None if proxies::has_task(&previous) => Some(Launch::Due),
+        None => Launch::of(&added)?,
         launched => launched,
     };
     let wanted = added.into_iter().map(Wanted::new).collect();

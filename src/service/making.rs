@@ -23,7 +23,7 @@ use crate::service::parents;
 use crate::service::pool;
 use crate::service::pool::{Choice, Pools};
 use crate::service::proxies;
-use crate::service::proxies::ProxyUsers;
+use crate::service::proxies::{Launch, ProxyUsers};
 use crate::service::shims;
 use crate::service::unserved;
 use crate::service::{AttachError, AttachRequest};
@@ -118,7 +118,7 @@ impl<'s> OpenContainer<'s> {
         interfaces: Vec<PlannedInterface>,
         admin: &AdminConfig,
         dir: LockedDir,
-        launch: Option<ProxyLaunch>,
+        launch: Option<Launch>,
     ) -> Result<(), AttachError> {
         let wanted = interfaces.into_iter().map(Wanted::new).collect();
         let result = self.make(None, wanted, admin, &dir, launch);
@@ -155,7 +155,7 @@ impl<'s> OpenContainer<'s> {
         mut wanted: Vec<Wanted>,
         admin: &AdminConfig,
         dir: &LockedDir,
-        mut launch: Option<ProxyLaunch>,
+        mut launch: Option<Launch>,
     ) -> Result<(), AttachError> {
         let mut refused = BTreeSet::new();
         let mut given_up = Vec::new();
@@ -178,10 +178,7 @@ impl<'s> OpenContainer<'s> {
             refused.insert(net.addr());
             self.release_host_links();
             given_up.append(&mut self.claimed);
-            launch = match launched.then(ProxyLaunch::spawn).transpose() {
-                Ok(launch) => launch,
-                Err(error) => break Err(error.into()),
-            };
+            launch = launched.then_some(Launch::Due);
         };
         match &result {
             // A claim that stays holds nothing.
@@ -200,7 +197,7 @@ impl<'s> OpenContainer<'s> {
         wanted: &mut [Wanted],
         admin: &AdminConfig,
         dir: &LockedDir,
-        mut launch: Option<ProxyLaunch>,
+        mut launch: Option<Launch>,
         refused: &mut BTreeSet<IpAddr>,
     ) -> Result<(), AttachError> {
         let order = names_in_order(previous.as_ref(), wanted);
@@ -218,7 +215,7 @@ impl<'s> OpenContainer<'s> {
         let remade: Vec<_> =
             there.filter(|i| i.upstream_index != 0).map(|i| i.name.clone()).collect();
         let mut restore = RestoreRecord { dir, record: None };
-        let (mut plans, added, waiting) = loop {
+        let (mut plans, added, waiting, probe) = loop {
             let mut planned: Vec<_> = wanted.iter().map(|i| i.planned.clone()).collect();
             let pools = Pools::lock(&planned, self.store)?;
             let container = &self.recorded;
@@ -237,6 +234,14 @@ impl<'s> OpenContainer<'s> {
             {
                 plan.routes.retain(|route| route.destination != all_multicast());
             }
+            // The answers are waited for longer than for anything else, so the question comes first,
+            // where records have been looked at for the addresses. It leaves nothing to be recorded.
+            let is_chosen = wanted.iter().all(|i| i.planned.attachment.pool.is_some())
+                && plans.iter().all(|plan| plan.parent.index.is_some());
+            let probe = is_chosen.then(|| conflicts::probe(&plans, &remade)).transpose()?;
+            if is_chosen {
+                launch = launch.map(Launch::begun).transpose()?.map(Launch::Begun);
+            }
             self.host_links = host_links::uses(&plans);
             self.record(previous.as_ref(), wanted, &added, &mut attached, &mut restore)?;
             let later = waiting.iter().map(|i| i.attachment.clone());
@@ -253,10 +258,14 @@ impl<'s> OpenContainer<'s> {
             }
             let planned: Vec<_> = wanted.iter().map(|i| i.planned.clone()).collect();
             pools.remember(&self.recorded, &planned, self.store)?;
-            break (plans, added, waiting);
+            break (plans, added, waiting, probe);
         };
         make_host_links(&mut plans, &mark, &mut host)?;
-        let probe = conflicts::probe(&plans, &remade)?;
+        let probe = match probe {
+            Some(probe) => probe,
+            None => conflicts::probe(&plans, &remade)?,
+        };
+        let mut launch = launch.map(Launch::begun).transpose()?;
         attached.interfaces.extend(waiting);
         if !proxies::has_task(&attached) && !added.iter().any(|i| proxies::is_served(&i.attachment))
         {

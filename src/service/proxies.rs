@@ -37,9 +37,39 @@ impl ProxyUsers<'_> {
     }
 }
 
-/// Starts a proxy for interfaces that need not exist yet; `None` if all have `igmp=off`.
-pub(super) fn spawn(interfaces: &[PlannedInterface]) -> Result<Option<ProxyLaunch>, LaunchError> {
-    interfaces.iter().any(|i| is_served(&i.attachment)).then(ProxyLaunch::spawn).transpose()
+/// A proxy for interfaces that are being made.
+pub(super) enum Launch {
+    /// It is started once the LAN has been asked for the addresses: the answers are waited for
+    /// longer than it takes to start.
+    Due,
+    Begun(ProxyLaunch),
+}
+
+impl Launch {
+    /// One for interfaces that need not exist yet; `None` if all have `igmp=off`. Where nobody is
+    /// asked for an address, it is started at once.
+    pub(super) fn of(interfaces: &[PlannedInterface]) -> Result<Option<Self>, LaunchError> {
+        if !interfaces.iter().any(|i| is_served(&i.attachment)) {
+            return Ok(None);
+        }
+        let is_asked = |i: &PlannedInterface| {
+            let attachment = &i.attachment;
+            let is_chosen = attachment.pool.is_some() && attachment.conflict.is_probe();
+            is_chosen || attachment.probed_addresses().next().is_some()
+        };
+        if interfaces.iter().any(is_asked) {
+            return Ok(Some(Launch::Due));
+        }
+        Ok(Some(Launch::Begun(ProxyLaunch::spawn()?)))
+    }
+
+    /// Starts it, if that is still to be done.
+    pub(super) fn begun(self) -> Result<ProxyLaunch, LaunchError> {
+        match self {
+            Launch::Due => ProxyLaunch::spawn(),
+            Launch::Begun(launch) => Ok(launch),
+        }
+    }
 }
 
 /// Whether an interface has a proxy.

@@ -16,10 +16,9 @@ use crate::net::messages::{get_link_at, get_links, read_link};
 use crate::net::netlink::{NetlinkError, RouteSocket};
 use crate::oci::ContainerId;
 use crate::primitives::InterfaceName;
-use crate::proxy::ProxyLaunch;
 use crate::service::making::{OpenContainer, Wanted};
 use crate::service::namespace::reach_namespace;
-use crate::service::proxies::ProxyUsers;
+use crate::service::proxies::{Launch, ProxyUsers};
 use crate::service::{AttachError, host_links, proxies, unfinished};
 use crate::state::{
     Attached, AttachedInterface, AttachmentRecord, LockedDir, PlannedInterface, Store, config_dir,
@@ -146,11 +145,9 @@ fn make(
     }
     let served = proxies::has_task(attached)
         || wanted.iter().any(|wanted| proxies::is_served(&wanted.attachment));
-    let result = (|| {
-        let launch = served.then(ProxyLaunch::spawn).transpose()?;
-        container.make(Some(attached.clone()), wanted, admin, dir, launch)
-    })();
-    if let Err(error) = result {
+    let launch = served.then_some(Launch::Due);
+    let made = container.make(Some(attached.clone()), wanted, admin, dir, launch);
+    if let Err(error) = made {
         container.release_host_links();
         let reason = error.to_string();
         let mut changed = false;
