@@ -23,10 +23,10 @@ use crate::doctor::{
     ContainerFacts, Fact, Finding, Level, Membership, OwnAddress, Queriers, StateFacts, check_host,
     check_parent, check_stream, check_test_stream,
 };
-use crate::multicast::SourceFilter;
+use crate::multicast::{Address, SourceFilter};
 use crate::notice::Notice;
 use crate::primitives::InterfaceName;
-use crate::proxy::MembershipStatus;
+use crate::proxy::{GroupMembership, MembershipStatus, QuerierStatus};
 use crate::service::runs_another_program;
 use crate::state::Store;
 use crate::survey::HostLinks;
@@ -213,7 +213,14 @@ fn uses(containers: &[Container]) -> BTreeMap<String, ParentUse> {
             used.users += 1;
             used.relays += usize::from(interface.attachment.driver.is_relay());
             if let Some(entry) = container.listening(&interface.name) {
-                add_queriers(&mut used.queriers, entry);
+                let heard = (&entry.querier, &entry.rival, entry.querier_timeout_s);
+                add_queriers(&mut used.queriers, heard, entry.listening_s);
+                if let Some(mld) = &entry.mld {
+                    let used = used.mld.get_or_insert_default();
+                    let heard = (&mld.querier, &mld.rival, mld.querier_timeout_s);
+                    add_queriers(&mut used.queriers, heard, entry.listening_s);
+                    used.is_wanted |= entry.groups.iter().any(is_wanted_in_mld);
+                }
             }
             let entry = container.entry(&interface.name);
             used.joined.extend(entry.into_iter().flat_map(|entry| &entry.groups).filter_map(
@@ -235,21 +242,30 @@ fn uses(containers: &[Container]) -> BTreeMap<String, ParentUse> {
     uses
 }
 
-fn add_queriers(known: &mut Queriers, entry: &crate::proxy::InterfaceStatus) {
-    let rank = |querier: &crate::proxy::QuerierStatus| {
-        (querier.address.is_unspecified(), querier.last_query_s)
-    };
-    let is_better = |new: &crate::proxy::QuerierStatus| {
-        known.elected.as_ref().is_none_or(|old| rank(new) < rank(old))
-    };
-    if entry.querier.as_ref().is_some_and(is_better) {
-        known.elected.clone_from(&entry.querier);
+/// Adds what one proxy has heard in one protocol: the querier, its rival, and the seconds without a
+/// query after which there is none.
+fn add_queriers(
+    known: &mut Queriers,
+    (querier, rival, timeout_s): (&Option<QuerierStatus>, &Option<QuerierStatus>, u64),
+    listening_s: Option<u64>,
+) {
+    let rank = |querier: &QuerierStatus| (querier.address.is_unspecified(), querier.last_query_s);
+    let is_better =
+        |new: &QuerierStatus| known.elected.as_ref().is_none_or(|old| rank(new) < rank(old));
+    if querier.as_ref().is_some_and(is_better) {
+        known.elected.clone_from(querier);
     }
-    if entry.rival.is_some() {
-        known.rival.clone_from(&entry.rival);
+    if rival.is_some() {
+        known.rival.clone_from(rival);
     }
-    known.listening_s = known.listening_s.max(entry.listening_s);
-    known.timeout_s = known.timeout_s.max(Some(entry.querier_timeout_s));
+    known.listening_s = known.listening_s.max(listening_s);
+    known.timeout_s = known.timeout_s.max(Some(timeout_s));
+}
+
+/// Whether a switch with MLD snooping has to know of a group, beyond what neighbour discovery joins.
+fn is_wanted_in_mld(membership: &GroupMembership) -> bool {
+    let is_joined = membership.status == MembershipStatus::Joined;
+    is_joined && matches!(membership.group, IpAddr::V6(group) if !group.is_link_scope())
 }
 
 /// Whether a notice is about an interface of the host.

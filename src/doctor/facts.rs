@@ -1,7 +1,7 @@
 //! What is known of a host, of its parents and of its containers.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
 use ipnet::Ipv4Net;
@@ -153,6 +153,8 @@ pub(crate) struct ParentFacts {
     pub(crate) users: usize,
     pub(crate) relays: usize,
     pub(crate) queriers: Queriers,
+    /// None: no proxy speaks MLD there.
+    pub(crate) mld: Option<MldFacts>,
     /// What proxies say is wrong with it.
     pub(crate) notices: Vec<Notice>,
     /// Whether the host's rules let IGMP in, as far as a packet to itself tells.
@@ -174,12 +176,23 @@ pub(crate) struct Queriers {
     pub(crate) timeout_s: Option<u64>,
 }
 
+/// The MLD of a LAN on which proxies speak it.
+#[derive(Debug, Clone)]
+pub(crate) struct MldFacts {
+    pub(crate) queriers: Queriers,
+    /// Whether a container has joined a group of IPv6 beyond link scope.
+    pub(crate) is_wanted: bool,
+    /// Whether the host's rules let queries in and reports out, as of IGMP.
+    pub(crate) lets_in: Fact<bool>,
+    pub(crate) lets_out: Fact<bool>,
+}
+
 /// What was heard on an interface for some time.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Wire {
     pub(crate) time: Duration,
-    /// Queriers that have asked: address and version.
-    pub(crate) queriers: Vec<(Ipv4Addr, u8)>,
+    /// Queriers that have asked, of IGMP and of MLD: address and version.
+    pub(crate) queriers: Vec<(IpAddr, u8)>,
     /// What has arrived for each group.
     pub(crate) groups: BTreeMap<Ipv4Addr, Arrivals>,
     /// Packets of each group that nobody on this host has joined.

@@ -1,6 +1,8 @@
 //! The checks of a parent and of its LAN.
 
-use crate::doctor::facts::{ParentFacts, Queriers, Wire};
+use std::net::IpAddr;
+
+use crate::doctor::facts::{MldFacts, ParentFacts, Queriers, Wire};
 use crate::doctor::finding::{Finding, Findings, Subject};
 use crate::doctor::host::count;
 use crate::notice::{Notice, membership_protocol};
@@ -56,6 +58,9 @@ pub(crate) fn check(facts: &ParentFacts) -> Vec<Finding> {
     let works = link.up && link.carrier;
     if works {
         firewall(facts, &mut findings);
+        if let Some(mld) = &facts.mld {
+            mld_firewall(mld, &mut findings);
+        }
     }
     rp_filter(facts, &mut findings);
     match &facts.wire {
@@ -220,6 +225,34 @@ fn dropped_out(findings: &mut Findings) {
     );
 }
 
+/// The same for MLD. No proxy answers what the host does not hear.
+fn mld_firewall(mld: &MldFacts, findings: &mut Findings) {
+    match &mld.lets_in {
+        Ok(true) => findings.ok("mld-firewall-in", "the host's firewall lets MLD queries in"),
+        Ok(false) => findings.failure(
+            "mld-firewall-in",
+            "the host's firewall drops the MLD queries that arrive: snooping switches forget what is \
+             joined",
+            "let MLD in, such as by ip6tables -I INPUT -p icmpv6 --icmpv6-type 130 -j ACCEPT; see \
+             docs/troubleshooting.md for ufw, firewalld and nftables",
+        ),
+        Err(why) => findings
+            .unknown("mld-firewall-in", format_args!("whether MLD queries get in: {why}")),
+    }
+    match &mld.lets_out {
+        Ok(true) => findings.ok("mld-firewall-out", "the host's firewall lets MLD reports out"),
+        Ok(false) => findings.failure(
+            "mld-firewall-out",
+            "the host's firewall drops the MLD reports that the host sends: switches do not learn \
+             what is joined",
+            "let MLD out, such as by ip6tables -I OUTPUT -p icmpv6 --icmpv6-type 143 -j ACCEPT, and \
+             the same for the types 131 and 132",
+        ),
+        Err(why) => findings
+            .unknown("mld-firewall-out", format_args!("whether MLD reports get out: {why}")),
+    }
+}
+
 fn rp_filter(facts: &ParentFacts, findings: &mut Findings) {
     let name = &facts.name;
     let advice = format!(
@@ -257,31 +290,55 @@ fn rp_filter(facts: &ParentFacts, findings: &mut Findings) {
     }
 }
 
+/// A protocol in which a LAN is asked.
+struct Protocol {
+    name: &'static str,
+    /// The check of the querier, and that of a second one.
+    querier: &'static str,
+    second: &'static str,
+}
+
+const IGMP: Protocol = Protocol { name: "IGMP", querier: "querier", second: "two-queriers" };
+const MLD: Protocol = Protocol { name: "MLD", querier: "mld-querier", second: "two-mld-queriers" };
+
+/// The queriers of both protocols; those of MLD where it is spoken, or heard.
 fn queriers(facts: &ParentFacts, wire: Option<&Wire>, findings: &mut Findings) {
-    let Queriers { elected, rival, listening_s, timeout_s } = &facts.queriers;
     let heard = wire.map_or(&[][..], |wire| &wire.queriers);
+    let (igmp, mld): (Vec<_>, Vec<_>) = heard.iter().partition(|(address, _)| address.is_ipv4());
+    queriers_of(&IGMP, &facts.queriers, &igmp, true, findings);
+    if facts.mld.is_some() || !mld.is_empty() {
+        let nothing = Queriers::default();
+        let known = facts.mld.as_ref().map_or(&nothing, |mld| &mld.queriers);
+        let is_wanted = facts.mld.as_ref().is_some_and(|mld| mld.is_wanted);
+        queriers_of(&MLD, known, &mld, is_wanted, findings);
+    }
+    old_queriers(facts, findings);
+}
+
+/// The queriers of one protocol: those that proxies know, and those that were heard just now.
+fn queriers_of(
+    protocol: &Protocol,
+    known: &Queriers,
+    heard: &[(IpAddr, u8)],
+    is_wanted: bool,
+    findings: &mut Findings,
+) {
+    let Queriers { elected, rival, listening_s, timeout_s } = known;
     let long = timeout_s.unwrap_or(u64::MAX);
     match (elected, heard) {
-        (Some(querier), _) => findings.ok("querier", describe(querier)),
-        (None, [(address, version), ..]) => {
-            findings.ok("querier", format_args!("querier {address} (IGMPv{version})"));
-        }
+        (Some(querier), _) => findings.ok(protocol.querier, describe(querier)),
+        (None, [(address, version), ..]) => findings
+            .ok(protocol.querier, format_args!("querier {address} ({}v{version})", protocol.name)),
         (None, []) => match listening_s {
-            Some(seconds) if *seconds >= long => findings.failure(
-                "querier",
-                format_args!(
-                    "no IGMP querier for {long} s or longer: snooping switches forget what is joined"
-                ),
-                "enable a querier on a switch or router of the LAN",
-            ),
+            Some(seconds) if *seconds >= long => missing(protocol, long, is_wanted, findings),
             Some(seconds) => findings.unknown(
-                "querier",
+                protocol.querier,
                 format_args!(
                     "none heard for {seconds} s; that there is none is certain after {long} s"
                 ),
             ),
             None => findings.unknown(
-                "querier",
+                protocol.querier,
                 "nobody listens: a proxy with igmp=proxy on this interface would",
             ),
         },
@@ -294,15 +351,42 @@ fn queriers(facts: &ParentFacts, wire: Option<&Wire>, findings: &mut Findings) {
             Some(known) => heard.find(|(address, _)| *known != *address),
             None => heard.nth(1),
         }?;
-        Some(format!("querier {address} (IGMPv{version})"))
+        Some(format!("querier {address} ({}v{version})", protocol.name))
     });
     if let Some(second) = second {
         findings.warning(
-            "two-queriers",
+            protocol.second,
             format_args!("there is a second one, which should be silent: {second}"),
             "let one of them ask; if they do not hear each other, the LAN is cut in two for multicast",
         );
     }
+}
+
+/// It is certain that there is none. A LAN does without one of MLD where its switches do not snoop MLD.
+fn missing(protocol: &Protocol, long: u64, is_wanted: bool, findings: &mut Findings) {
+    let none = format!("no {} querier for {long} s or longer", protocol.name);
+    if protocol.name == IGMP.name {
+        findings.failure(
+            protocol.querier,
+            format_args!("{none}: snooping switches forget what is joined"),
+            "enable a querier on a switch or router of the LAN",
+        );
+    } else if is_wanted {
+        findings.warning(
+            protocol.querier,
+            format_args!("{none}: switches with MLD snooping forget what is joined"),
+            "enable an MLD querier on a switch or router of the LAN, or turn MLD snooping off",
+        );
+    } else {
+        findings.ok(
+            protocol.querier,
+            format_args!("{none}; no container has joined a group of IPv6 beyond link scope"),
+        );
+    }
+}
+
+/// Queriers whose version does not know what is joined.
+fn old_queriers(facts: &ParentFacts, findings: &mut Findings) {
     for notice in &facts.notices {
         if let Notice::QuerierWithoutSourceLists { querier, querier_version, groups, .. } = notice {
             let first = groups.first().map(ToString::to_string).unwrap_or_default();
@@ -326,7 +410,10 @@ fn describe(querier: &QuerierStatus) -> String {
     let QuerierStatus { address, version, interval_s, last_query_s } = querier;
     let proxy = if address.is_unspecified() { "proxy querier, " } else { "" };
     let every = interval_s.map(|seconds| format!(", every {seconds} s")).unwrap_or_default();
-    format!("querier {address} ({proxy}IGMPv{version}){every}, last query {last_query_s} s ago")
+    let protocol = membership_protocol(address);
+    format!(
+        "querier {address} ({proxy}{protocol}v{version}){every}, last query {last_query_s} s ago"
+    )
 }
 
 fn heard(wire: &Wire, facts: &ParentFacts, findings: &mut Findings) {

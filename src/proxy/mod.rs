@@ -54,6 +54,8 @@ pub use crate::proxy::control::status::{
     ProxyStatus, QuerierStatus, RelayCounts, RelayStatus, TranslatedPort,
 };
 pub(crate) use crate::proxy::lan::input_probe::InputProbe;
+pub(crate) use crate::proxy::lan::mld_probe::MldProbe;
+pub(crate) use crate::proxy::lan::mld_query_socket::parse_mld_query;
 pub(crate) use crate::proxy::lan::query_socket::{QuerySocket, parse_query};
 pub use crate::proxy::main::main;
 pub(crate) use crate::proxy::process::sandbox::confine_without_files;

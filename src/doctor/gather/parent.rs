@@ -8,7 +8,7 @@ use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::doctor::facts::{Duplicate, Fact, OwnAddress, ParentFacts, Queriers, Wire};
+use crate::doctor::facts::{Duplicate, Fact, MldFacts, OwnAddress, ParentFacts, Queriers, Wire};
 use crate::doctor::gather::wire;
 use crate::multicast::Address;
 use crate::net::messages::Link;
@@ -16,7 +16,7 @@ use crate::net::route_query::RouteQuery;
 use crate::net::sysctl::Sysctls;
 use crate::notice::Notice;
 use crate::primitives::MacAddr;
-use crate::proxy::{InputProbe, MembershipFiles, QuerySocket};
+use crate::proxy::{InputProbe, MembershipFiles, MldProbe, QuerySocket};
 use crate::survey::HostLinks;
 
 /// Bytes of a file of /sys that are read.
@@ -32,12 +32,22 @@ pub(crate) struct ParentUse {
     pub(crate) users: usize,
     pub(crate) relays: usize,
     pub(crate) queriers: Queriers,
+    /// None: no proxy speaks MLD there.
+    pub(crate) mld: Option<MldUse>,
     /// What proxies say is wrong with it.
     pub(crate) notices: Vec<Notice>,
     /// Addresses of containers.
     pub(crate) addresses: Vec<OwnAddress>,
     /// Groups that containers have joined.
     pub(crate) joined: BTreeSet<Ipv4Addr>,
+}
+
+/// What is known beforehand of the MLD of a parent's LAN.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct MldUse {
+    pub(crate) queriers: Queriers,
+    /// Whether a container has joined a group of IPv6 beyond link scope.
+    pub(crate) is_wanted: bool,
 }
 
 /// The facts of all of them, which takes as long as is listened.
@@ -68,7 +78,7 @@ fn facts(
     joined: &Fact<BTreeSet<(u32, Ipv4Addr)>>,
     time: Duration,
 ) -> ParentFacts {
-    let ParentUse { name, users, relays, queriers, notices, addresses, joined: of_containers } =
+    let ParentUse { name, users, relays, queriers, mld, notices, addresses, joined: of_containers } =
         parent;
     let link = links.link(&name).cloned();
     let name_of =
@@ -101,6 +111,7 @@ fn facts(
         users,
         relays,
         queriers,
+        mld: mld.map(|mld| mld_facts(mld, &name, index)),
         notices,
         lets_in: lets_in(&name),
         lets_out: lets_out(&name, index),
@@ -135,6 +146,25 @@ fn lets_in(name: &str) -> Fact<bool> {
 fn lets_out(name: &str, index: u32) -> Fact<bool> {
     let socket = QuerySocket::open(name, index).map_err(|error| without_root(&error))?;
     Ok(socket.may_report())
+}
+
+fn mld_facts(mld: MldUse, name: &str, index: u32) -> MldFacts {
+    let MldUse { queriers, is_wanted } = mld;
+    let (lets_in, lets_out) = match MldProbe::open(name, index) {
+        Ok(probe) => {
+            let arrives = probe.lets_in();
+            let unsent = || "a packet to oneself cannot be sent there".to_owned();
+            (arrives.ok_or_else(unsent), Ok(probe.lets_out()))
+        }
+        Err(error) => {
+            let why = match error.raw_os_error() {
+                Some(libc::EADDRNOTAVAIL) => "it has no link-local address".to_owned(),
+                _ => without_root(&error),
+            };
+            (Err(why.clone()), Err(why))
+        }
+    };
+    MldFacts { queriers, is_wanted, lets_in, lets_out }
 }
 
 fn without_root(error: &io::Error) -> String {

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::AsFd;
 use std::time::Instant;
 
@@ -12,10 +12,12 @@ use nix::sys::time::TimeSpec;
 use socket2::{Domain, SockFilter, Socket, Type};
 
 use crate::doctor::facts::Arrivals;
+use crate::igmp::Protocol;
+use crate::mld::Mld;
 use crate::net::arp_announcement::{arp_probe, link_address};
 use crate::net::nfnetlink::receive;
 use crate::primitives::MacAddr;
-use crate::proxy::parse_query;
+use crate::proxy::{parse_mld_query, parse_query};
 use crate::sys::sockopt;
 
 /// Frames that are read at most; a stream of 1 Gbit/s has 90 000 a second.
@@ -35,7 +37,7 @@ const SKF_AD_VLAN_TAG_PRESENT: u32 = (libc::SKF_AD_OFF + 48).cast_unsigned();
 #[derive(Debug, Default)]
 pub(super) struct Heard {
     /// General and specific queries: who asks, in which version.
-    pub(super) queriers: BTreeMap<Ipv4Addr, u8>,
+    pub(super) queriers: BTreeMap<IpAddr, u8>,
     /// UDP by group.
     pub(super) groups: BTreeMap<Ipv4Addr, Arrivals>,
     /// Senders of ARP.
@@ -54,7 +56,7 @@ pub(super) fn listen(
 ) -> io::Result<Heard> {
     // Protocol 0: nothing is queued before the filter is there.
     let socket = Socket::new(Domain::PACKET, Type::RAW, None)?;
-    socket.attach_filter(&multicast_and_arp())?;
+    socket.attach_filter(&what_is_looked_at())?;
     sockopt::lock_filter(&socket)?;
     socket.set_nonblocking(true)?;
     socket.bind(&link_address(index, libc::ETH_P_ALL as u16))?;
@@ -98,6 +100,12 @@ impl Heard {
         match u16::from_be_bytes([header[12], header[13]]) {
             0x0806 => self.take_arp(body),
             0x0800 => self.take_ipv4(body),
+            0x86dd => {
+                if let Some((source, query)) = parse_mld_query(body) {
+                    let version = Mld::number(query.version);
+                    self.take_querier(source.into(), version);
+                }
+            }
             _ => {}
         }
     }
@@ -118,6 +126,12 @@ impl Heard {
         }
     }
 
+    fn take_querier(&mut self, source: IpAddr, version: u8) {
+        if self.queriers.len() < MAX_GROUPS || self.queriers.contains_key(&source) {
+            self.queriers.insert(source, version);
+        }
+    }
+
     fn take_ipv4(&mut self, packet: &[u8]) {
         let (Some(protocol), Some(&[a, b, c, d])) = (packet.get(9), packet.get(16..20)) else {
             return;
@@ -125,10 +139,8 @@ impl Heard {
         let group = Ipv4Addr::new(a, b, c, d);
         match i32::from(*protocol) {
             libc::IPPROTO_IGMP => {
-                if let Some((source, query)) = parse_query(packet)
-                    && (self.queriers.len() < MAX_GROUPS || self.queriers.contains_key(&source))
-                {
-                    self.queriers.insert(source, query.version.number());
+                if let Some((source, query)) = parse_query(packet) {
+                    self.take_querier(source.into(), query.version.number());
                 }
             }
             libc::IPPROTO_UDP
@@ -158,19 +170,26 @@ fn take_datagram(arrivals: &mut Arrivals, packet: &[u8]) {
     }
 }
 
-/// A socket filter that accepts multicast of IPv4 and ARP that arrive without a VLAN tag.
-fn multicast_and_arp() -> [SockFilter; 12] {
+/// A socket filter that accepts multicast of IPv4, ARP, and multicast of IPv6 with hop-by-hop options, as
+/// MLD has, that arrive without a VLAN tag.
+fn what_is_looked_at() -> [SockFilter; 17] {
     let op = |code: u32, jt, jf, k| SockFilter::new(code as u16, jt, jf, k);
     let (byte, half) =
         (libc::BPF_LD | libc::BPF_B | libc::BPF_ABS, libc::BPF_LD | libc::BPF_H | libc::BPF_ABS);
     let equal = libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K;
     [
         op(byte, 0, 0, SKF_AD_VLAN_TAG_PRESENT),
-        op(equal, 0, 9, 0),
+        op(equal, 0, 14, 0),
         op(byte, 0, 0, SKF_AD_PKTTYPE),
-        op(equal, 7, 0, PACKET_OUTGOING),
+        op(equal, 12, 0, PACKET_OUTGOING),
         op(half, 0, 0, 12),
-        op(equal, 4, 0, 0x0806),
+        op(equal, 9, 0, 0x0806),
+        op(equal, 0, 4, 0x86dd),
+        // Next header, and the first byte of the destination.
+        op(byte, 0, 0, ETHERNET as u32 + 6),
+        op(equal, 0, 7, 0),
+        op(byte, 0, 0, ETHERNET as u32 + 24),
+        op(equal, 4, 5, 0xff),
         op(equal, 0, 4, 0x0800),
         op(byte, 0, 0, ETHERNET as u32 + 16),
         op(libc::BPF_ALU | libc::BPF_AND | libc::BPF_K, 0, 0, 0xf0),

@@ -34,6 +34,7 @@ fn facts() -> ParentFacts {
             listening_s: Some(300),
             timeout_s: Some(255),
         },
+        mld: None,
         notices: Vec::new(),
         lets_in: Ok(true),
         lets_out: Ok(true),
@@ -181,6 +182,56 @@ fn queriers_are_none_one_or_two_and_of_a_version() {
         wrong(&ParentFacts { notices: vec![notice], ..facts() }),
         ["warning querier-version"]
     );
+}
+
+#[test]
+fn mld_is_looked_at_where_it_is_spoken_or_heard() {
+    let with = |queriers, is_wanted| {
+        let mld = MldFacts { queriers, is_wanted, lets_in: Ok(true), lets_out: Ok(true) };
+        ParentFacts { mld: Some(mld), ..facts() }
+    };
+    let none = |listening_s| Queriers { listening_s, timeout_s: Some(255), ..Queriers::default() };
+    let has = |facts: &ParentFacts| check(facts).iter().any(|found| found.check == "mld-querier");
+    assert!(!has(&facts()));
+    assert_eq!(wrong(&with(none(Some(255)), true)), ["warning mld-querier"]);
+    assert_eq!(wrong(&with(none(Some(254)), true)), ["unknown mld-querier"]);
+    // Neighbour discovery alone needs none.
+    let idle = with(none(Some(255)), false);
+    assert!(wrong(&idle).is_empty() && has(&idle));
+
+    let address: IpAddr = "fe80::1".parse().unwrap();
+    let of_mld = QuerierStatus { address, ..querier(2) };
+    let known = with(Queriers { elected: Some(of_mld), ..none(Some(300)) }, true);
+    let text = check(&known).into_iter().find(|f| f.check == "mld-querier").map(|f| f.text);
+    let expected = "querier fe80::1 (MLDv2), every 125 s, last query 12 s ago";
+    assert_eq!(text.as_deref(), Some(expected));
+    // Each protocol has an election of its own.
+    let other = "fe80::2".parse().unwrap();
+    let heard = |addresses: &[IpAddr]| {
+        with_wire(|wire| wire.queriers.extend(addresses.iter().map(|address| (*address, 2))))
+    };
+    let one = heard(&[address]);
+    assert!(wrong(&one).is_empty() && has(&one));
+    assert_eq!(wrong(&heard(&[address, other])), ["warning two-mld-queriers"]);
+}
+
+#[test]
+fn a_firewall_that_drops_mld_is_a_failure() {
+    let with = |lets_in: Fact<bool>, lets_out| {
+        let queriers = Queriers {
+            elected: Some(QuerierStatus { address: "fe80::1".parse().unwrap(), ..querier(2) }),
+            ..Queriers::default()
+        };
+        ParentFacts {
+            mld: Some(MldFacts { queriers, is_wanted: true, lets_in, lets_out }),
+            ..facts()
+        }
+    };
+    assert!(wrong(&with(Ok(true), Ok(true))).is_empty());
+    assert_eq!(wrong(&with(Ok(false), Ok(true))), ["failure mld-firewall-in"]);
+    assert_eq!(wrong(&with(Ok(true), Ok(false))), ["failure mld-firewall-out"]);
+    let why = || Err("it has no link-local address".to_owned());
+    assert_eq!(wrong(&with(why(), why())), ["unknown mld-firewall-in", "unknown mld-firewall-out"]);
 }
 
 #[test]

@@ -7,9 +7,9 @@ use std::os::fd::{AsFd, BorrowedFd};
 use rustix::net::{RecvFlags, SocketAddrAny, recvfrom};
 use socket2::{Domain, Protocol, SockFilter, Socket, Type};
 
-use crate::mld::wire::{self, Message, Query};
+use crate::mld::wire::{self, Ipv6Packet, Message, Query};
 use crate::net::raw_socket::SpareReceiver;
-use crate::proxy::lan::query_socket::SKF_AD_PKTTYPE;
+use crate::proxy::lan::query_socket::{PACKET_LOOPBACK, SKF_AD_PKTTYPE};
 use crate::sys::sockopt;
 
 /// Room for a burst of group-specific queries.
@@ -17,9 +17,7 @@ const RECEIVE_BUFFER: usize = 64 * 1024;
 /// `ICMP6_FILTER` of linux/icmpv6.h: which types a raw socket does not receive, a bit for each.
 const ICMP6_FILTER: libc::c_int = 1;
 /// A query (RFC 9777 §5).
-const QUERY: u8 = 130;
-/// `PACKET_LOOPBACK` of linux/if_packet.h: packets of this host that were looped back.
-const PACKET_LOOPBACK: u32 = 5;
+pub(super) const QUERY: u8 = 130;
 /// Offset of the IPv6 header among a filter's data, which begin with the message (linux/filter.h).
 const HEADER: u32 = libc::SKF_NET_OFF.cast_unsigned();
 
@@ -87,6 +85,20 @@ impl MldQuerySocket {
             Ok(Message::Query(query)) => Some((source, query)),
             _ => None,
         })
+    }
+}
+
+/// The query in an IPv6 packet, and who sent it; `None`: it is no valid query, as
+/// [`MldQuerySocket`] has it.
+pub(crate) fn parse_mld_query(packet: &[u8]) -> Option<(Ipv6Addr, Query)> {
+    let packet = Ipv6Packet::parse(packet).ok()?;
+    match wire::parse(&packet) {
+        Ok(Message::Query(query))
+            if packet.hop_limit() == 1 && packet.src().is_unicast_link_local() =>
+        {
+            Some((packet.src(), query))
+        }
+        _ => None,
     }
 }
 

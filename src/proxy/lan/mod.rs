@@ -7,6 +7,7 @@ pub(crate) mod host_groups;
 mod host_version;
 pub(crate) mod input_probe;
 pub(crate) mod joins;
+pub(crate) mod mld_probe;
 pub(crate) mod mld_query_socket;
 pub(crate) mod query_socket;
 pub(crate) mod query_tap;

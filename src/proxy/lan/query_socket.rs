@@ -19,7 +19,7 @@ const RECEIVE_BUFFER: usize = 64 * 1024;
 /// A membership query (RFC 9776 §4).
 pub(super) const QUERY: u32 = 0x11;
 /// `PACKET_LOOPBACK` of linux/if_packet.h: packets of this host that were looped back.
-const PACKET_LOOPBACK: u32 = 5;
+pub(super) const PACKET_LOOPBACK: u32 = 5;
 /// Offset of the packet type among a filter's ancillary data (linux/filter.h).
 pub(super) const SKF_AD_PKTTYPE: u32 = (libc::SKF_AD_OFF + libc::SKF_AD_PKTTYPE).cast_unsigned();
 
