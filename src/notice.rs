@@ -250,6 +250,17 @@ pub enum Notice {
         /// Its LAN.
         parent: String,
     },
+    /// The address that the interface would make from a router's prefix is another station's.
+    DuplicateAddress {
+        /// Interface in the container.
+        interface: String,
+        /// The address.
+        address: Ipv6Addr,
+        /// Its LAN.
+        parent: String,
+        /// MAC address of the other station.
+        station: String,
+    },
     /// An interface of the container was made anew. Programs that have joined on the old one do not
     /// know of it: a membership belongs to the interface's index.
     InterfaceRemade {
@@ -485,6 +496,7 @@ impl Notice {
             Notice::InterfaceWaiting { .. } => "interface-waiting",
             Notice::LeaseUnattended { .. } => "lease-unattended",
             Notice::NoLease { .. } => "no-lease",
+            Notice::DuplicateAddress { .. } => "duplicate-address",
             Notice::InterfaceRemade { .. } => "interface-remade",
             Notice::RelayOnOwnBridge { .. } => "relay-on-own-bridge",
             Notice::MulticastRouteElsewhere { .. } => "multicast-route-elsewhere",
@@ -548,6 +560,7 @@ impl Notice {
             | Notice::InterfaceWaiting { .. }
             | Notice::LeaseUnattended { .. }
             | Notice::NoLease { .. }
+            | Notice::DuplicateAddress { .. }
             | Notice::InterfaceAwaited { .. }
             | Notice::RelayOnOwnBridge { .. }
             | Notice::RelayWithoutIpv6 { .. }
@@ -731,6 +744,11 @@ impl fmt::Display for Notice {
                 f,
                 "{interface} has no address: its lease has ended, and no server on {parent} has given \
                  another one"
+            ),
+            Notice::DuplicateAddress { interface, address, parent, station } => write!(
+                f,
+                "{interface}: {address}, which follows from a router's prefix, is in use on {parent}, by \
+                 {station}; the container does without it as long as that lasts; give it another mac="
             ),
             Notice::InterfaceRemade { interface } => write!(
                 f,

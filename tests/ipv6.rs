@@ -4,10 +4,10 @@ use std::net::{Ipv6Addr, SocketAddrV6, UdpSocket};
 use std::process::Output;
 use std::time::Duration;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::lab::frames::{FrameSender, IPV6, Way, ethernet, icmpv6, ipv6, mac, udp};
-use crate::lab::{Container, Lab, PARENT, PATIENCE, json, run, wait_until};
+use crate::lab::{Container, Lab, PARENT, PATIENCE, json as shown_by, run, wait_until};
 
 const SOON: Duration = Duration::from_secs(2);
 const ALL_NODES: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
@@ -49,10 +49,35 @@ fn discovery(frames: &[Vec<u8>]) -> Vec<(u8, Ipv6Addr, Ipv6Addr)> {
     messages.map(|frame| (frame[54], address(frame, 22), address(frame, 62))).collect()
 }
 
+/// A frame of a router that advertises a prefix, and a route to a network behind it.
+fn advertisement(prefix: &str) -> Vec<u8> {
+    let router = mac("02:00:00:00:99:01");
+    let prefix: Ipv6Addr = prefix.parse().expect("an address");
+    let behind: Ipv6Addr = "fd42:7::".parse().expect("an address");
+    let lifetimes = [0, 0, 0x0e, 0x10, 0, 0, 0x0e, 0x10, 0, 0, 0, 0];
+    let advertised = [
+        // A router for half an hour (RFC 4861 §4.2), with a prefix on the link from which addresses
+        // are made (§4.6.2), and a route to a network behind it (RFC 4191 §2.3).
+        &[64, 0, 7, 8, 0, 0, 0, 0, 0, 0, 0, 0][..],
+        &[3, 4, 64, 0xc0],
+        &lifetimes,
+        &prefix.octets(),
+        &[24, 2, 48, 0, 0, 0, 7, 8],
+        &behind.octets()[..8],
+        &[1, 1],
+        &router,
+    ]
+    .concat();
+    let message = icmpv6(ROUTER_ADVERTISEMENT, ROUTER, ALL_NODES, &advertised);
+    let to = mac("33:33:00:00:00:01");
+    ethernet(to, router, IPV6, &ipv6(58, ROUTER, ALL_NODES, &message))
+}
+
 /// Waits until an address of a node of the lab is one that it answers for.
 fn wait_usable(lab: &Lab, node: &str, address: &str) {
     wait_until("an address is there", PATIENCE, || {
-        let shown = json(lab.enter(node, "ip").args(["-j", "-6", "addr", "show", "dev", PARENT]));
+        let shown =
+            shown_by(lab.enter(node, "ip").args(["-j", "-6", "addr", "show", "dev", PARENT]));
         let all = shown[0]["addr_info"].as_array()?.clone();
         let found = all.into_iter().find(|a| a["local"] == address)?;
         (found["tentative"] != true).then_some(())
@@ -81,33 +106,20 @@ fn a_router_gives_addresses_a_gateway_and_routes_and_they_are_what_the_container
     });
 
     let sender = FrameSender::open(&lab.net("src"), PARENT);
-    let router = mac("02:00:00:00:99:01");
-    let prefix: Ipv6Addr = "2001:db8:7::".parse().expect("an address");
-    let behind: Ipv6Addr = "fd42:7::".parse().expect("an address");
-    let lifetimes = [0, 0, 0x0e, 0x10, 0, 0, 0x0e, 0x10, 0, 0, 0, 0];
-    let advertised = [
-        // A router for half an hour (RFC 4861 §4.2), with a prefix on the link from which addresses
-        // are made (§4.6.2), and a route to a network behind it (RFC 4191 §2.3).
-        &[64, 0, 7, 8, 0, 0, 0, 0, 0, 0, 0, 0][..],
-        &[3, 4, 64, 0xc0],
-        &lifetimes,
-        &prefix.octets(),
-        &[24, 2, 48, 0, 0, 0, 7, 8],
-        &behind.octets()[..8],
-        &[1, 1],
-        &router,
-    ]
-    .concat();
-    let message = icmpv6(ROUTER_ADVERTISEMENT, ROUTER, ALL_NODES, &advertised);
-    let to = mac("33:33:00:00:00:01");
-    let frame = ethernet(to, router, IPV6, &ipv6(58, ROUTER, ALL_NODES, &message));
-    sender.send(&frame, Way::Ordinary);
+    sender.send(&advertisement("2001:db8:7::"), Way::Ordinary);
     let made: Ipv6Addr = "2001:db8:7::5eff:fe10:7".parse().expect("an address");
     wait_until("the address is there", PATIENCE, || {
         texts(&addresses(&container, "mc0")).contains(&made.to_string()).then_some(())
     });
     // No other one, such as a temporary one.
     assert_eq!(addresses(&container, "mc0").len(), 2);
+    wait_until("the address is shown", PATIENCE, || {
+        let shown = lab.ps(&container)?["interfaces"][0].clone();
+        assert_eq!(shown["addresses"], json!(["10.99.0.11/24"]), "{shown}");
+        (shown["slaac_addresses"] == json!([format!("{made}/64")])).then_some(())
+    });
+    let inspected = run(&mut lab.mcrun(["inspect", &container.name]));
+    assert!(inspected.contains(&format!("  address   {made}/64\n")), "{inspected}");
     let routes = container.ip("-6 route");
     let route = |to: &str| routes.as_array()?.iter().find(|route| route["dst"] == to).cloned();
     for to in ["default", "fd42:7::/48"] {
@@ -142,7 +154,7 @@ fn an_address_that_a_station_has_is_refused_and_named_with_the_station() {
     // The answer goes to all nodes.
     lab.flood();
     let address = "fd00:99::9";
-    let links = json(lab.enter("src", "ip").args(["-j", "link", "show", PARENT]));
+    let links = shown_by(lab.enter("src", "ip").args(["-j", "link", "show", PARENT]));
     let station = links[0]["address"].as_str().expect("a MAC address").to_owned();
     lab.ip("src", &format!("addr add {address}/64 dev {PARENT} nodad"));
     wait_usable(&lab, "src", address);
@@ -173,6 +185,55 @@ fn an_address_that_a_station_has_is_refused_and_named_with_the_station() {
     let allowed = lab.start_with("c", &[&wish], &[]);
     assert!(texts(&addresses(&allowed, "mc0")).contains(&address.to_owned()));
     lab.delete(&allowed);
+}
+
+#[test]
+fn an_address_of_a_routers_prefix_that_a_station_has_is_told_with_the_station() {
+    let lab = Lab::new(2);
+    lab.flood();
+    let taken = "2001:db8:7::5eff:fe10:7";
+    let links = shown_by(lab.enter("src", "ip").args(["-j", "link", "show", PARENT]));
+    let station = links[0]["address"].as_str().expect("a MAC address").to_owned();
+    lab.ip("src", &format!("addr add {taken}/64 dev {PARENT} nodad"));
+    wait_usable(&lab, "src", taken);
+    let wish = "parent=lan0,ip=slaac,mac=02:00:5e:10:00:07";
+    let container = lab.start_with("c", &[wish], &[]);
+    let shown = || lab.ps(&container).expect("it is there");
+    assert_eq!(shown()["interfaces"][0]["slaac_addresses"], json!([]));
+    let ps = run(&mut lab.mcrun(["ps"]));
+    assert!(ps.contains(" slaac "), "{ps}");
+    let sender = FrameSender::open(&lab.net("src"), PARENT);
+    let notice = wait_until("it is told", PATIENCE, || {
+        sender.send(&advertisement("2001:db8:7::"), Way::Ordinary);
+        let notices = shown()["notices"].as_array().cloned().unwrap_or_default();
+        notices.into_iter().find(|notice| notice["code"] == "duplicate-address")
+    });
+    assert_eq!((&notice["address"], &notice["station"]), (&json!(taken), &json!(station)));
+    assert_eq!((&notice["interface"], &notice["parent"]), (&json!("mc0"), &json!("lan0")));
+    let words = format!(
+        "mc0: {taken}, which follows from a router's prefix, is in use on lan0, by {station}"
+    );
+    let inspected = run(&mut lab.mcrun(["inspect", &container.name]));
+    assert!(inspected.contains(&words), "{inspected}");
+    let (status, findings) = crate::operate::doctor::doctor(&lab, &[]);
+    let found = findings.iter().find(|finding| finding["check"] == "duplicate-address");
+    let text = found.and_then(|finding| finding["text"].as_str()).unwrap_or_default();
+    assert!(status == 1 && text.starts_with(&words), "{findings:?}");
+    // Another prefix is not concerned.
+    wait_until("the other address is there", PATIENCE, || {
+        sender.send(&advertisement("2001:db8:8::"), Way::Ordinary);
+        let made = &shown()["interfaces"][0]["slaac_addresses"];
+        (*made == json!(["2001:db8:8::5eff:fe10:7/64"])).then_some(())
+    });
+    // The kernel tries again with each advertisement.
+    lab.ip("src", &format!("addr del {taken}/64 dev {PARENT}"));
+    wait_until("the address is there", PATIENCE, || {
+        sender.send(&advertisement("2001:db8:7::"), Way::Ordinary);
+        let made = shown()["interfaces"][0]["slaac_addresses"].to_string();
+        made.contains(taken).then_some(())
+    });
+    assert!(!shown()["warnings"].to_string().contains(taken));
+    lab.delete(&container);
 }
 
 #[test]

@@ -4,25 +4,25 @@ use std::collections::BTreeMap;
 use std::process::ExitCode;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use serde::Serialize;
+use ipnet::Ipv6Net;
 
 use crate::attachment::IgmpMode;
 use crate::cli::output::age;
 use crate::cli::queriers::{Heard, Protocol};
+use crate::cli::summary::{InterfaceSummary, ProxySummary};
 use crate::lookup;
 use crate::lookup::{LookupError, Names, engine_name};
 use crate::notice::{Notice, Severity};
 use crate::oci::ContainerId;
-use crate::primitives::MacAddr;
 use crate::proxy::{
-    GroupMembership, InterfaceStatus, ProxyState, ProxyStatus, QuerierStatus, RelayCounts,
-    RelayStatus, query_all,
+    GroupMembership, InterfaceStatus, ProxyState, ProxyStatus, QuerierStatus, RelayStatus,
+    query_all,
 };
 use crate::standalone;
 use crate::standalone::ContainerRecord;
 use crate::state::{Attached, AttachedInterface, AttachmentRecord, StateDirError, Store};
 use crate::survey::{
-    HostLinks, JoinedGroup, advice, answers_elsewhere, foreign_source, shared_macs,
+    HostLinks, Ipv6Tables, JoinedGroup, advice, answers_elsewhere, foreign_source, shared_macs,
 };
 
 /// A container that runs, and what its proxy says.
@@ -34,6 +34,8 @@ pub(super) struct Container {
     pub(super) status: Option<ProxyStatus>,
     /// What is odd of its attachments.
     pub(super) advice: Vec<Notice>,
+    /// The addresses that its interfaces with `ip=slaac` have made, by the names of those.
+    pub(super) slaac: BTreeMap<String, Vec<Ipv6Net>>,
 }
 
 /// A container whose record cannot be read.
@@ -77,6 +79,7 @@ pub(super) fn all(store: &Store) -> anyhow::Result<(Vec<Container>, Vec<Unreadab
             let interfaces = &container.record.interfaces;
             let each = interfaces.iter().flat_map(|i| advice(&i.name, &i.attachment, &links));
             container.advice = each.collect();
+            container.read_slaac(&links);
         }
     }
     for container in &mut all {
@@ -240,52 +243,30 @@ pub(super) fn warn(containers: &[Container]) {
     }
 }
 
-/// A proxy as `mcrun ps --json` shows it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub(super) struct ProxySummary {
-    /// Its process id; absent when there is none.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) pid: Option<i32>,
-    /// `running`, `waiting`, `degraded`, `silent` (it does not answer), `dead`, or `off` (none asked
-    /// for).
-    pub(super) state: &'static str,
-    /// Whether a keeper holds what must outlive the proxy.
-    pub(super) held: bool,
-    /// Proxies of the container that have died and were replaced.
-    pub(super) deaths: u32,
-}
-
-/// An interface as `mcrun ps --json` shows it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub(super) struct InterfaceSummary {
-    name: String,
-    parent: String,
-    driver: &'static str,
-    mode: &'static str,
-    mac: Option<MacAddr>,
-    addresses: Vec<String>,
-    igmp: IgmpMode,
-    /// Why the interface is not there; absent when it is.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    waiting: Option<String>,
-    /// `relayed`, `dropped`, `limited` and `denied` packets in both directions, where a relay carries
-    /// them.
-    #[serde(flatten)]
-    relay: Option<RelayCounts>,
-    /// The LAN's querier; absent when there is none, or nobody listens for it.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    querier: Option<QuerierStatus>,
-    /// The same of MLD; absent also where the proxy does not speak it.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    mld_querier: Option<QuerierStatus>,
-    /// Seconds for which a querier was listened for; absent where nobody listens.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    listening_s: Option<u64>,
-}
-
 impl Container {
     fn new(record: Attached, status: Option<ProxyStatus>) -> Self {
-        Container { record, status, advice: Vec::new() }
+        Container { record, status, advice: Vec::new(), slaac: BTreeMap::new() }
+    }
+
+    /// Reads what routers have given, and tells of what another station has.
+    fn read_slaac(&mut self, links: &HostLinks) {
+        let made = |i: &&AttachedInterface| i.attachment.slaac && i.is_made();
+        let interfaces: Vec<_> = self.record.interfaces.iter().filter(made).collect();
+        if interfaces.is_empty() {
+            return;
+        }
+        let tables = match (self.pid(), self.record.container.namespace_path()) {
+            (Some(pid), _) => Ipv6Tables::of_process(pid),
+            (None, Some(path)) => Ipv6Tables::at(path),
+            (None, None) => return,
+        };
+        // The container has ended just now.
+        let Ok(tables) = tables else { return };
+        for AttachedInterface { name, attachment, mac, .. } in interfaces {
+            self.slaac.insert(name.clone(), tables.slaac_addresses(name, attachment));
+            let duplicates = mac.map(|mac| tables.duplicates(name, mac, attachment, links));
+            self.advice.extend(duplicates.into_iter().flatten());
+        }
     }
 
     /// Its full id.
@@ -296,6 +277,17 @@ impl Container {
     /// Its init, as far as the attachment lasts as long as a process.
     pub(super) fn pid(&self) -> Option<i32> {
         self.record.container.lifetime.process().map(|init| init.pid)
+    }
+
+    /// What routers have given an interface, as people read it: the addresses, or `slaac` while there is
+    /// none. Nothing without `ip=slaac`.
+    pub(super) fn slaac_words(&self, interface: &AttachedInterface) -> Vec<String> {
+        let found = self.slaac.get(&interface.name).into_iter().flatten();
+        let words: Vec<_> = found.map(ToString::to_string).collect();
+        match interface.attachment.slaac && words.is_empty() {
+            true => vec!["slaac".to_owned()],
+            false => words,
+        }
     }
 
     /// Its interfaces, in the order of attachment.
@@ -314,6 +306,10 @@ impl Container {
                 .iter()
                 .map(ToString::to_string)
                 .collect(),
+            slaac_addresses: self
+                .slaac
+                .get(&interface.name)
+                .map(|addresses| addresses.iter().map(ToString::to_string).collect()),
             igmp: interface.attachment.igmp,
             waiting: interface.waiting.clone().filter(|_| interface.is_waiting()),
             relay: self

@@ -275,6 +275,7 @@ fn is_about(notice: &Notice, name: &str) -> bool {
         | Notice::ArrivalsFiltered { upstream }
         | Notice::ReportsFiltered { upstream }
         | Notice::QuerierWithoutSourceLists { upstream, .. } => upstream == name,
+        Notice::DuplicateAddress { parent, .. } => parent == name,
         _ => false,
     }
 }

@@ -149,8 +149,8 @@ fn text(container: &Container) -> Result<String, std::fmt::Error> {
         for address in attachment.ip.addresses() {
             writeln!(out, "  address   {address}")?;
         }
-        if attachment.slaac {
-            writeln!(out, "  address   slaac")?;
+        for address in container.slaac_words(interface) {
+            writeln!(out, "  address   {address}")?;
         }
         if attachment.ip.is_dhcp()
             && let Some(lease) = Store::from_env().dhcp_lease(&record.container.id, &interface.name)

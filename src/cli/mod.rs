@@ -32,6 +32,7 @@ mod setup;
 mod shim;
 mod start;
 mod stop;
+mod summary;
 mod top;
 mod watch;
 

@@ -6,10 +6,11 @@ use clap::Args;
 use serde::Serialize;
 
 use crate::cli::containers;
-use crate::cli::containers::{Container, InterfaceSummary, ProxySummary, Unreadable};
+use crate::cli::containers::{Container, Unreadable};
 use crate::cli::output::{print, print_json, table};
 use crate::cli::queriers;
 use crate::cli::queriers::Heard;
+use crate::cli::summary::{InterfaceSummary, ProxySummary};
 use crate::notice::Notice;
 use crate::standalone::{ContainerRecord, ContainerState};
 use crate::state::Store;
@@ -135,7 +136,7 @@ pub(super) fn run(args: PsArgs) -> anyhow::Result<ExitCode> {
             let once = |text: String| if position == 0 { text } else { String::new() };
             let attachment = &interface.attachment;
             let addresses = attachment.ip.addresses().iter().map(ToString::to_string);
-            let addresses = addresses.chain(attachment.slaac.then(|| "slaac".to_owned()));
+            let addresses = addresses.chain(container.slaac_words(interface));
             vec![
                 once(container.short_id().to_owned()),
                 once(container.record.container.name.clone()),

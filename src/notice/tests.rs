@@ -86,6 +86,12 @@ fn examples() -> Vec<Notice> {
         },
         Notice::LeaseUnattended { interface: interface() },
         Notice::NoLease { interface: interface(), parent: upstream() },
+        Notice::DuplicateAddress {
+            interface: interface(),
+            address: "2001:db8::5eff:fe10:7".parse().unwrap(),
+            parent: upstream(),
+            station: "02:00:5e:10:00:09".into(),
+        },
         Notice::InterfaceRemade { interface: interface() },
         Notice::RelayOnOwnBridge { interface: "eth0".into(), upstream: "docker0".into() },
         Notice::MulticastRouteElsewhere { interface: "eth0".into() },

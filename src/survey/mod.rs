@@ -7,6 +7,7 @@ mod foreign_source;
 mod links;
 mod parents;
 mod shared_mac;
+mod slaac;
 
 use crate::attachment::Attachment;
 
@@ -17,6 +18,7 @@ pub use foreign_source::foreign_source;
 pub use links::HostLinks;
 pub use parents::Limit;
 pub use shared_mac::{JoinedGroup, shared_macs};
+pub use slaac::Ipv6Tables;
 
 /// Tells on standard error what is odd of attachments that are about to be made, a line each.
 pub fn warn(attachments: &[Attachment]) {

@@ -2,12 +2,13 @@
 
 use std::fmt::Write;
 use std::fs;
+use std::net::Ipv6Addr;
 use std::process::Stdio;
 
 use serde_json::Value;
 
 use crate::counting;
-use crate::lab::{Background, Lab, PATIENCE, run, wait_until};
+use crate::lab::{Background, Family as _, Lab, PATIENCE, run, wait_until};
 use crate::metrics::contrib::{exported, expressions, file};
 use crate::metrics::http::ask;
 use crate::metrics::{Exporter, read, value};
@@ -71,8 +72,9 @@ impl<'l> Prometheus<'l> {
 
 #[test]
 fn prometheus_scrapes_has_the_rules_and_answers_the_dashboard() {
-    let lab = Lab::new(3);
-    let container = lab.start("c", "10.99.0.11");
+    let lab = Ipv6Addr::lab(2);
+    let both = "parent=lan0,ip=10.99.0.11/24,ip=fd00:99::11/64";
+    let container = lab.start_with("c", &[both], &[]);
     let receiver = counting::joined(&lab, &container, "mc0", counting::GROUP);
     let numbers = counting::seven_out_and_two_swapped();
     counting::stream(&lab, &receiver, numbers.into_iter());

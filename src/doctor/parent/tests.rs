@@ -1,9 +1,11 @@
+use std::net::IpAddr;
 use std::time::Duration;
 
 use super::*;
-use crate::doctor::facts::{Duplicate, Fact};
+use crate::doctor::facts::{Duplicate, Fact, Queriers};
 use crate::doctor::finding::Level;
 use crate::net::messages::Link;
+use crate::proxy::QuerierStatus;
 
 fn querier(version: u8) -> QuerierStatus {
     let address = [10, 0, 0, 1].into();

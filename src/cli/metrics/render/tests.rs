@@ -1,4 +1,4 @@
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 use std::path::Path;
 use std::time::Duration;
@@ -28,6 +28,7 @@ fn container(record: &str, id: &str, name: &str, status: Option<Value>) -> Conta
         record: record.into_attached().unwrap(),
         status: status.map(|status| serde_json::from_value(status).unwrap()),
         advice: Vec::new(),
+        slaac: BTreeMap::new(),
     }
 }
 
