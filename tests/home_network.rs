@@ -12,12 +12,15 @@ use std::time::Duration;
 use mcrun::net::netns::NetNs;
 
 use crate::lab::{
-    Background, Container, Family, HOST_PORT, Lab, PARENT, PATIENCE, json, output, run, wait_until,
+    Background, Container, Dockerd, Engine, Family, HOST, HOST_PORT, Lab, PARENT, PATIENCE, json,
+    output, run, wait_until,
 };
 
 /// The router's address in the prefix that it advertises, and one behind it.
 const ROUTER: Ipv6Addr = Ipv6Addr::new(0xfd00, 0x98, 0, 0, 0, 0, 0, 1);
 const BEHIND: Ipv6Addr = Ipv6Addr::new(0xfd42, 7, 0, 0, 0, 0, 0, 1);
+/// The host's address on the LAN.
+const HOST_IPV6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0x99, 0, 0, 0, 0, 0, 1);
 /// UDP port of Matter.
 const MATTER: u16 = 5540;
 /// What a container that was refused leaves is gone by then.
@@ -139,11 +142,17 @@ struct Avahi {
 impl Avahi {
     /// Announces a host of this name, with a service of Matter, on one interface. `enter` makes a
     /// command in its network namespace.
-    fn start(
+    fn start(lab: &Lab, enter: impl FnMut(&str) -> Command, name: &str, interface: &str) -> Avahi {
+        Self::announcing(lab, enter, name, interface, None)
+    }
+
+    /// The same, where the service is at another host's name and addresses.
+    fn announcing(
         lab: &Lab,
         mut enter: impl FnMut(&str) -> Command,
         name: &str,
         interface: &str,
+        at: Option<(&str, &[IpAddr])>,
     ) -> Avahi {
         let directory = lab.directory().join(name);
         fs::create_dir_all(directory.join("services")).expect("a directory");
@@ -152,16 +161,23 @@ impl Avahi {
              enable-dbus=no\n[publish]\npublish-hinfo=no\npublish-workstation=no\n\
              [wide-area]\nenable-wide-area=no\n"
         );
+        let host = at.map(|(host, _)| format!("<host-name>{host}.local</host-name>"));
         let service = format!(
-            "<service-group><name>{name}</name><service><type>_matter._tcp</type>\
-             <port>{MATTER}</port></service></service-group>\n"
+            "<service-group><name>{name}</name><service><type>_matter._tcp</type>{}\
+             <port>{MATTER}</port></service></service-group>\n",
+            host.unwrap_or_default()
         );
+        let hosts = at.into_iter().flat_map(|(host, addresses)| {
+            addresses.iter().map(move |address| format!("{address} {host}.local\n"))
+        });
+        fs::write(directory.join("hosts"), hosts.collect::<String>()).expect("a file");
         fs::write(directory.join("avahi-daemon.conf"), config).expect("a file");
         fs::write(directory.join("services/matter.service"), service).expect("a file");
         let log = directory.join("log");
         // Its pid file and its services have fixed places.
         let script = "mount -t tmpfs none /run && mkdir /run/avahi-daemon && \
             mount --bind \"$1/services\" /etc/avahi/services && \
+            mount --bind \"$1/hosts\" /etc/avahi/hosts && \
             exec avahi-daemon --no-drop-root --no-chroot --no-rlimits --no-proc-title \
             -f \"$1/avahi-daemon.conf\"";
         let mut command = enter("unshare");
@@ -180,15 +196,20 @@ impl Avahi {
         fs::read_to_string(&self.log).expect("the log")
     }
 
-    /// The addresses of a host that it has heard: by which interface and family, and the address.
-    fn heard(&self, host: &str) -> Vec<(String, IpAddr)> {
+    /// What it has heard, as it shows that.
+    fn caches(&self) -> String {
         let before = self.text().len();
         self.daemon.signal(libc::SIGUSR1);
-        let dump = wait_until("the caches are shown", PATIENCE, || {
+        wait_until("the caches are shown", PATIENCE, || {
             let text = self.text().split_off(before);
             let caches = text.matches(";;; CACHE DUMP FOLLOWS ;;;").count();
             (caches == 2 && text.ends_with('\n')).then_some(text)
-        });
+        })
+    }
+
+    /// The addresses of a host that it has heard: by which interface and family, and the address.
+    fn heard(&self, host: &str) -> Vec<(String, IpAddr)> {
+        let dump = self.caches();
         let mut by = String::new();
         let mut found = Vec::new();
         for line in dump.lines() {
@@ -274,4 +295,58 @@ fn a_matter_device_in_a_container_is_found_by_mdns_and_answers_at_what_it_has_an
     Ipv6Addr::assert_one_host(&lab, &capture);
     drop((hub, device));
     lab.delete(&container);
+}
+
+/// As of a bridge of Matter devices behind a relay on docker's network. It cannot be reached at its own
+/// addresses, which are docker's: so it announces those of the host, where its port is published.
+#[test]
+fn a_matter_device_behind_a_relay_is_found_and_answers_at_the_hosts_addresses_that_it_announces() {
+    let mut lab = lab();
+    lab.ip("host", &format!("-6 addr add {HOST_IPV6}/64 dev {PARENT} nodad"));
+    let daemon = Dockerd::start_filtering(&mut lab);
+    let engine = Engine::docker(&lab, &daemon);
+    let network = ["network", "create", "--ipv6", "--subnet", "fd00:31::/64", "home"];
+    run(&mut engine.command(&network));
+    let published = format!("{MATTER}:{MATTER}/udp");
+    let attachment = "driver=relay,parent=lan0,allow=matter,allow=mdns";
+    let options = ["--network", "home", "-p", &published, "--mcast", attachment];
+    let container = engine.start("c", &options);
+    let of_host = [HOST.into(), HOST_IPV6.into()];
+    let hub = Avahi::start(&lab, |program| lab.enter("src", program), "hub", PARENT);
+    let enter = |program: &str| container.enter(program);
+    let device = Avahi::announcing(&lab, enter, "device", "eth0", Some(("box", &of_host)));
+    hub.wait_heard("box", PARENT, &of_host);
+    wait_until("the service is heard", PATIENCE, || {
+        let is_service = |line: &str| {
+            line.starts_with("device._matter._tcp.local")
+                && line.contains("SRV")
+                && line.contains(&format!(" {MATTER} box.local"))
+        };
+        hub.caches().lines().any(is_service).then_some(())
+    });
+    drop(hub);
+    let hub = Avahi::start(&lab, |program| lab.enter("src", program), "hub", PARENT);
+    let of_hub = [Ipv4Addr::station(3).into(), Ipv6Addr::station(3).into()];
+    device.wait_heard("hub", "eth0", &of_hub);
+
+    let answers = bound(&container.namespace(), Ipv6Addr::UNSPECIFIED.into(), MATTER);
+    for (source, to) in of_hub.into_iter().zip(of_host) {
+        let asks = bound(&lab.net("src"), source, 0);
+        let mut payload = [0; 16];
+        asks.send_to(b"commission", (to, MATTER)).expect("sent");
+        let (length, from) = answers.recv_from(&mut payload).expect("it is asked");
+        assert_eq!(&payload[..length], b"commission");
+        answers.send_to(b"done", from).expect("sent");
+        let (length, from) = asks.recv_from(&mut payload).expect("it answers");
+        assert_eq!((&payload[..length], from), (&b"done"[..], SocketAddr::new(to, MATTER)));
+    }
+    // What it says of itself is docker's, and leads nowhere on the LAN.
+    let own: Vec<IpAddr> = hub.heard("device").into_iter().map(|(_, address)| address).collect();
+    let docker = "fd00:31::/64".parse::<ipnet::IpNet>().expect("a network");
+    assert!(own.iter().any(|address| docker.contains(address)), "{own:?}");
+    let route = output(lab.enter("src", "ip").args(["-6", "route", "get", "fd00:31::2"]));
+    assert!(!route.status.success(), "{route:?}");
+    drop((hub, device));
+    engine.run(&["kill", "--signal", "KILL"], &container);
+    wait_until("nothing is left", PATIENCE, || lab.ps(&container).is_none().then_some(()));
 }
