@@ -33,6 +33,7 @@ from table import Row, from_json, line, markdown, to_json
 # them; what it needs from other programs is in the Makefile's list of packages.
 SECTIONS = {
     "joins": joins.rows,
+    "mld": joins.mld_rows,
     "attach": attach.rows,
     "docker": docker.rows,
     "memory": memory.rows,
@@ -41,6 +42,7 @@ SECTIONS = {
     "egress": egress.rows,
     "loss": loss.rows,
     "relay": relay.rows,
+    "relay-ipv6": relay.ipv6_rows,
 }
 
 # Where docs/performance.md has the table.

@@ -42,6 +42,9 @@ def rows(context):
             yield from to_packet(facility, where, version)
             yield from zap(facility, where, version)
             yield from leave_to_wire(facility, where, f"IGMPv{version}")
+
+
+def mld_rows(context):
     for version in (1, 2):
         with Facility(3, mld=version) as facility, Containers(facility, context, f"mld{version}") as all_:
             facility.enter_host()

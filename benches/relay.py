@@ -26,10 +26,11 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from lab import (ENVIRONMENT, Containers, Facility, Unable, median, need, of_container, processor_time, pss,
-                 run, wait_until)
+                 run, wait_until, wait_until_usable)
 from table import Row
 
-GROUP = "239.6.0.1"
+# Of either address family.
+GROUP, GROUP_IPV6 = "239.6.0.1", "ff0e::6:1"
 # Of RTP payload: seven packets of an MPEG transport stream, and little.
 SIZES = (1316, 64)
 RATE = 50_000
@@ -75,6 +76,30 @@ def rows(context):
                   "one that does not relay", paths["macvlan"].memory())
 
 
+def ipv6_rows(context):
+    """What a packet of IPv6 costs beside one of IPv4, in turns."""
+    with ExitStack() as stack:
+        paths = {(kind, ipv6): stack.enter_context(Way(context, kind, ipv6=ipv6))
+                 for kind in ("kernel", "proxy") for ipv6 in (True, False)}
+        of = lambda kind, found: (median([r.cost for r in found[kind, ipv6]]) for ipv6 in (True, False))
+        proxies = {key: way for key, way in paths.items() if key[0] == "proxy"}
+        for size in SIZES:
+            ours, other = of("proxy", in_turns(proxies, BURSTS, lambda way: way.burst(size)))
+            yield Row(f"relay of {size} bytes of IPv6, by one processor", "k packets/s", 1000 / ours, "IPv4",
+                      1000 / other, f"{ours:.2f} us, {other:.2f} us")
+            ours, other = of("proxy", in_turns(proxies, BURSTS, lambda way: way.burst(size, outward=True)))
+            yield Row(f"relay of {size} bytes of IPv6 to the LAN, by one processor", "k packets/s", 1000 / ours,
+                      "IPv4", 1000 / other, f"{ours:.2f} us, {other:.2f} us")
+            floods = in_turns(paths, ROUNDS, lambda way: way.stream(size, FLOOD))
+            for kind in ("kernel", "proxy"):
+                rate, lost = ({ipv6: median([getattr(r, what) for r in floods[kind, ipv6]]) for ipv6 in (True, False)}
+                              for what in ("rate", "lost"))
+                yield Row(f"flood of {size} bytes of IPv6, delivered by the {kind}", "k packets/s", rate[True] / 1000,
+                          "IPv4", rate[False] / 1000, f"lost {lost[True]:.1f} %; {lost[False]:.1f} %")
+        yield Row("the program that relays to one container, IPv6", "us a packet",
+                  program_time(paths["kernel", True]), "IPv4", program_time(paths["kernel", False]))
+
+
 def in_turns(paths, rounds, measure):
     """The results of each, in turns, so that a busy machine is busy for all."""
     found = {kind: [] for kind in paths}
@@ -112,10 +137,15 @@ def steady_rows(size, found, unable):
 
 def program_rows(way):
     """What the program that relays to one container takes for a packet."""
+    yield Row("the program that relays to one container", "us a packet", program_time(way), "limit of the design", 0.7)
+
+
+def program_time(way):
+    """The same in microseconds."""
     way.facility.enter_host()
     with ProgramTime() as program:
         way.stream(SIZES[0], RATE)
-    yield Row("the program that relays to one container", "us a packet", program.microseconds(), "limit of the design", 0.7)
+    return program.microseconds()
 
 
 def many_rows(context, bare):
@@ -138,7 +168,8 @@ def many_rows(context, bare):
 
 
 class ProgramTime:
-    """The time that the program at the LAN interface of the current namespace takes meanwhile."""
+    """The time that the programs at the LAN interface of the current namespace take meanwhile: one for each address
+    family that is relayed."""
 
     SETTING = Path("/proc/sys/kernel/bpf_stats_enabled")
 
@@ -159,13 +190,18 @@ class ProgramTime:
 
     @staticmethod
     def read():
-        """Nanoseconds, and how often it ran: what the kernel shows of the first program there."""
+        """Nanoseconds of all programs there, and how often that ran which ran most, as the kernel shows it."""
         ids = (ctypes.c_uint32 * 64)()
         # BPF_PROG_QUERY of BPF_TCX_INGRESS (linux/bpf.h).
         query = bytearray(struct.pack("IIIIQI36x", socket.if_nametoindex("lan"), 46, 0, 0, ctypes.addressof(ids), 64))
         bpf(16, query)
+        times, runs = zip(*(ProgramTime.of(program) for program in ids if program))
+        return sum(times), max(runs)
+
+    @staticmethod
+    def of(program):
         # BPF_PROG_GET_FD_BY_ID
-        fd = bpf(13, bytearray(struct.pack("III", ids[0], 0, 0)))
+        fd = bpf(13, bytearray(struct.pack("III", program, 0, 0)))
         try:
             shown = dict(line.split(":", 1) for line in Path(f"/proc/self/fdinfo/{fd}").read_text().splitlines())
         finally:
@@ -205,8 +241,9 @@ class Result:
 class Way:
     """A way for multicast into a receiver, on a LAN of its own."""
 
-    def __init__(self, context, kind, count=1):
-        self.context, self.kind, self.count = context, kind, count
+    def __init__(self, context, kind, count=1, ipv6=False):
+        self.context, self.kind, self.count, self.ipv6 = context, kind, count, ipv6
+        self.group = GROUP_IPV6 if ipv6 else GROUP
         self.stack = ExitStack()
         self.relays, self.others = [], []
         cores = sorted(os.sched_getaffinity(0))
@@ -247,11 +284,12 @@ class Way:
                 config = Path(self.containers.environment["MCRUN_CONFIG_DIR"])
                 config.mkdir(exist_ok=True)
                 (config / "mcrun.toml").write_text("[relay]\nbpf = false\n")
-            self.containers.call("createRuntime", 0, pid, "parent=lan,driver=relay")
+            spec = "parent=lan,driver=relay" + (",ipv6=on" if self.ipv6 else "")
+            self.containers.call("createRuntime", 0, pid, spec)
             for number in range(1, self.count):
                 other = self.containers.start()
                 bridge(self.facility, other, number)
-                self.containers.call("createRuntime", number, other, "parent=lan,driver=relay")
+                self.containers.call("createRuntime", number, other, spec)
                 self.others.append((of_container(other), "eth0"))
             if self.kind == "proxy":
                 self.relays = self.containers.proxies()
@@ -261,8 +299,12 @@ class Way:
             self.relays = [loop.pid]
         for relay in self.relays:
             os.sched_setaffinity(relay, {self.relaying})
-        self.facility.query()
-        time.sleep(0.6)
+        if self.ipv6:
+            wait_until_usable("nsenter", f"--net={self.inside[0]}", "ip", link="eth0")
+            self.facility.use_ipv6()
+        else:
+            self.facility.query()
+            time.sleep(0.6)
 
     def memory(self):
         """PSS of the proxy, in KiB."""
@@ -326,9 +368,9 @@ class Way:
         """Receives from now on."""
         receiver = self.probe(place, self.receiving, "recv", "--interval", "0.1s", "--duration", "60s")
         try:
-            wait_until("the receiver has joined", lambda: joined(receiver.pid))
+            wait_until("the receiver has joined", lambda: joined(receiver.pid, self.group))
             mdb = ("nsenter", f"--net={self.facility.path(self.facility.switch)}", "bridge", "mdb", "show")
-            wait_until("the switch forwards", lambda: GROUP in run(*mdb))
+            wait_until("the switch forwards", lambda: self.group in run(*mdb))
             time.sleep(0.1)
         except BaseException:
             receiver.kill()
@@ -344,7 +386,7 @@ class Way:
 
     def probe(self, place, core, what, *words):
         namespace, interface = place
-        probe = [self.context.program("mcrun"), "probe", what, GROUP, "-i", interface, "--json", *words]
+        probe = [self.context.program("mcrun"), "probe", what, self.group, "-i", interface, "--json", *words]
         return subprocess.Popen(["taskset", "--cpu-list", str(core), "nsenter", f"--net={namespace}", *probe],
                                 stdout=subprocess.PIPE, env=ENVIRONMENT, text=True)
 
@@ -352,7 +394,8 @@ class Way:
 def ended(receiver):
     """How many packets came, and how many in a second while they came."""
     def taken():
-        sockets = Path(f"/proc/{receiver.pid}/net/udp").read_text().splitlines()[1:]
+        files = (Path(f"/proc/{receiver.pid}/net/{name}") for name in ("udp", "udp6"))
+        sockets = [line for file in files for line in file.read_text().splitlines()[1:]]
         # Bytes to be sent and received.
         return all(socket.split()[4].endswith(":00000000") for socket in sockets)
     wait_until("the receiver has taken what waits", taken)
@@ -389,6 +432,9 @@ def compiled(context):
     return str(program)
 
 
-def joined(pid):
-    number = "{:08X}".format(int.from_bytes(bytes(map(int, GROUP.split("."))), "little"))
+def joined(pid, group):
+    if ":" in group:
+        number = socket.inet_pton(socket.AF_INET6, group).hex()
+        return number in Path(f"/proc/{pid}/net/igmp6").read_text()
+    number = "{:08X}".format(int.from_bytes(socket.inet_aton(group), "little"))
     return number in Path(f"/proc/{pid}/net/igmp").read_text()

@@ -71,6 +71,10 @@ pub fn main() -> program::Status {
 }
 
 fn start(lines: &mut BufReader<File>, answer: &mut File) -> Result<(Proxy, Confined), StartError> {
+    // The waits of a leave and of a join in MLD have some tens of microseconds. By default the kernel adds
+    // 50 to each (PR_SET_TIMERSLACK); to longer waits it adds a thousandth all the same
+    // (`select_estimate_accuracy` in fs/select.c).
+    let _ = nix::sys::prctl::set_timerslack(1);
     // SIGTERM must end the proxy, even where its parent ignored the signal. Whoever sends it cleans
     // up. SAFETY: no handler is installed or replaced.
     unsafe { signal(Signal::SIGTERM, SigHandler::SigDfl) }
