@@ -20,7 +20,8 @@ use crate::notice::Notice;
 #[derive(Debug, Clone)]
 pub(super) struct Table<A> {
     policy: GroupPolicy,
-    entries: BTreeMap<A, Entry<A>>,
+    /// Boxed: the map has room for eleven from the first one on, and most containers have few.
+    entries: BTreeMap<A, Box<Entry<A>>>,
     /// The number of entries that are [`Admission::Admitted`].
     admitted: usize,
     /// Entries that are [`Admission::Waiting`], oldest first.
@@ -389,12 +390,12 @@ impl<A: Address> Table<A> {
 
     /// Takes the entry of a group out of the table, or a new one. [`store`](Self::store) is to
     /// follow.
-    fn take(&mut self, now: Instant, group: A) -> Entry<A> {
-        self.entries.remove(&group).unwrap_or_else(|| Entry::new(now))
+    fn take(&mut self, now: Instant, group: A) -> Box<Entry<A>> {
+        self.entries.remove(&group).unwrap_or_else(|| Box::new(Entry::new(now)))
     }
 
     /// Stores an entry whose state has changed, and updates admission, timers and changes.
-    fn store(&mut self, cx: &mut Context<'_, A>, group: A, mut entry: Entry<A>) {
+    fn store(&mut self, cx: &mut Context<'_, A>, group: A, mut entry: Box<Entry<A>>) {
         while let Some(query) = entry.state.poll_query() {
             self.queries.push((group, query));
         }
