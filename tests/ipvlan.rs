@@ -7,13 +7,16 @@ use crate::vm;
 use std::collections::BTreeSet;
 use std::fs;
 use std::fs::File;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::process::Stdio;
 use std::time::Duration;
 
 use crate::lab;
 use crate::lab::frames::{FrameSender, IPV4, Ipv4, WAYS, Way, ethernet, mac, multicast_mac, udp};
-use crate::lab::{Bundle, Container, Lab, PATIENCE, Reception, SOURCES, run, wait_until};
+use crate::lab::{
+    Bundle, Container, Family as _, Lab, PATIENCE, Reception, SOURCES, run, wait_until,
+};
+use crate::relay_ipv6::{hear, send_until_heard};
 
 const GROUP: Ipv4Addr = Ipv4Addr::new(239, 9, 1, 1);
 const CHANNEL: Ipv4Addr = Ipv4Addr::new(232, 9, 1, 1);
@@ -192,6 +195,59 @@ fn a_leave_takes_nothing_from_the_sibling_in_l2() {
 #[test]
 fn a_leave_takes_nothing_from_the_sibling_in_l3() {
     vm::run(|| one_leaves("mode=l3"));
+}
+
+/// All MLD on the port comes from the host's own address, although the containers have its MAC address too;
+/// and the last reporter leaves.
+#[test]
+fn two_containers_in_l2_are_one_host_of_mld() {
+    const GROUP: Ipv6Addr = Ipv6Addr::new(0xff0e, 0, 0, 0, 0, 0, 9, 1);
+    const PORT: u16 = 6700;
+    const PACKETS: u32 = 400;
+    const END: &str = "end";
+    vm::run(|| {
+        let lab = Ipv6Addr::lab(2);
+        let capture = Ipv6Addr::capture(&lab);
+        let containers = [("one", 11), ("two", 12)].map(|(name, number)| {
+            let address = Ipv6Addr::station(number);
+            let spec = format!("parent=lan0,driver=ipvlan,mode=l2,ip={address}/64");
+            lab.start_with(name, &[&spec], &[])
+        });
+        let ears = containers.each_ref().map(|container| {
+            let ear: lab::Udp<Ipv6Addr> = container.socket_of("mc0", PORT);
+            ear.join(GROUP);
+            lab.wait_joined(container, GROUP);
+            ear
+        });
+        lab.wait_forwarded(GROUP);
+        let source = Ipv6Addr::station(3);
+        let sender = lab.socket("src", source, 0);
+        for ear in &ears {
+            send_until_heard(&sender, ear, (GROUP, PORT));
+        }
+        let whole = |name: &str, ears: &[&lab::Udp<Ipv6Addr>]| {
+            lab::stream(&sender, name, PACKETS, (GROUP, PORT));
+            sender.send(END.as_bytes(), (GROUP, PORT));
+            for ear in ears {
+                lab::assert_whole(&hear(ear, END), name, PACKETS, source);
+            }
+        };
+        let [first, second] = ears;
+        whole("both", &[&first, &second]);
+        drop(second);
+        lab.wait_left(&containers[1], GROUP);
+        whole("first", &[&first]);
+        Ipv6Addr::assert_one_host(&lab, &capture);
+        let own = lab.link_local("host", lab::PARENT).expect("an address");
+        let strange: Vec<_> = lab::mld(&capture.frames())
+            .into_iter()
+            .filter(|(_, source, ..)| !source.is_unspecified() && *source != own)
+            .filter(|(mac, ..)| *mac == lab.host_mac())
+            .collect();
+        assert!(strange.is_empty(), "{own}: {strange:?}");
+        containers.iter().for_each(|container| lab.delete(container));
+        lab.assert_clean(PATIENCE);
+    });
 }
 
 /// What a process in a container with packet sockets sends, and the LAN sees of it.
