@@ -54,7 +54,7 @@ Exit status:
   125  an error of mcrun
 
 What is sent: a question to the LAN whose the addresses of the host and of its containers are, and to
-the host itself a packet of IGMP that does not leave it. With --send also up to 16 frames by which
+the host itself packets of IGMP and MLD that do not leave it. With --send also up to 16 frames by which
 interfaces on the same LAN are found, and the test stream: 50 packets to groups of 239.255.0.0/16, with
 TTL 1, in half a second. One of the groups is joined for a second.";
 
