@@ -324,6 +324,13 @@ fn a_matter_device_behind_a_relay_is_found_and_answers_at_the_hosts_addresses_th
         };
         hub.caches().lines().any(is_service).then_some(())
     });
+    // What it says of itself is docker's, and leads nowhere on the LAN.
+    let docker = "fd00:31::/64".parse::<ipnet::IpNet>().expect("a network");
+    wait_until("its own address is heard", PATIENCE, || {
+        hub.heard("device").iter().any(|(_, address)| docker.contains(address)).then_some(())
+    });
+    let route = output(lab.enter("src", "ip").args(["-6", "route", "get", "fd00:31::2"]));
+    assert!(!route.status.success(), "{route:?}");
     drop(hub);
     let hub = Avahi::start(&lab, |program| lab.enter("src", program), "hub", PARENT);
     let of_hub = [Ipv4Addr::station(3).into(), Ipv6Addr::station(3).into()];
@@ -340,12 +347,6 @@ fn a_matter_device_behind_a_relay_is_found_and_answers_at_the_hosts_addresses_th
         let (length, from) = asks.recv_from(&mut payload).expect("it answers");
         assert_eq!((&payload[..length], from), (&b"done"[..], SocketAddr::new(to, MATTER)));
     }
-    // What it says of itself is docker's, and leads nowhere on the LAN.
-    let own: Vec<IpAddr> = hub.heard("device").into_iter().map(|(_, address)| address).collect();
-    let docker = "fd00:31::/64".parse::<ipnet::IpNet>().expect("a network");
-    assert!(own.iter().any(|address| docker.contains(address)), "{own:?}");
-    let route = output(lab.enter("src", "ip").args(["-6", "route", "get", "fd00:31::2"]));
-    assert!(!route.status.success(), "{route:?}");
     drop((hub, device));
     engine.run(&["kill", "--signal", "KILL"], &container);
     wait_until("nothing is left", PATIENCE, || lab.ps(&container).is_none().then_some(()));
