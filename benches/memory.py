@@ -10,6 +10,8 @@ from table import Row
 
 # Until a daemon has opened all it needs.
 SETTLE = 1
+# Until a proxy has given back what its start and its first joins have used.
+QUIET = 7
 
 
 def rows(context):
@@ -41,7 +43,7 @@ def of_many(context, name, with_ipv6):
         for number in range(CONTAINERS):
             more = f",ip=fd00:98::a:{1 + number:x}/64" if with_ipv6 else ""
             all_.attach(number, all_.start(), more)
-        time.sleep(SETTLE)
+        time.sleep(QUIET)
         return pss(all_.proxies())
 
 

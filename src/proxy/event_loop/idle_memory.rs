@@ -1,4 +1,4 @@
-//! Memory that only answers have used, given back once nobody asks any more.
+//! Memory that only the beginning and answers have used, given back once nobody asks any more.
 
 use std::time::{Duration, Instant};
 
@@ -16,7 +16,7 @@ pub(super) struct IdleMemory {
 }
 
 impl IdleMemory {
-    /// An answer is made, which may be long.
+    /// The event loop begins, or an answer is made, which may be long.
     pub(super) fn note_use(&mut self, now: Instant) {
         self.at = Some(now + QUIET);
     }

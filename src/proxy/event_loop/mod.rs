@@ -363,6 +363,8 @@ impl EventLoop {
             self.handle_upstream_change(Instant::now(), position, log);
         }
         self.check_upstream_addresses(log);
+        // What the beginning uses: the first joins in IPv6 come with the interface's addresses.
+        self.memory.note_use(Instant::now());
         loop {
             let now = Instant::now();
             if self.handle_timeout(now, log) {
