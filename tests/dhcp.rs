@@ -2,6 +2,7 @@
 //! dnsmasq does not.
 
 mod server;
+mod v6;
 
 use std::fs;
 use std::fs::File;

@@ -3,10 +3,14 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use mcrun::dhcp::{check_answer, frame, order};
+use mcrun::dhcp::{check_answer, check_answer_v6, frame, frame_v6, order};
 
 fuzz_target!(|bytes: &[u8]| {
     check_answer(bytes);
+    check_answer_v6(bytes);
+    if let Some(payload) = frame_v6::server_payload(bytes) {
+        check_answer_v6(payload);
+    }
     if let Some((_, payload)) = frame::server_payload(bytes) {
         check_answer(payload);
     }

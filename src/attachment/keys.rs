@@ -201,7 +201,7 @@ pub const KEYS: &[Key] = &[
     },
     Key {
         name: "ip",
-        value: "ADDRESS/PREFIX|pool|dhcp|slaac|none",
+        value: "ADDRESS/PREFIX|pool|dhcp|dhcp6|slaac|none",
         default: "none",
         repeatable: true,
         drivers: Drivers::Links,
@@ -212,6 +212,8 @@ pub const KEYS: &[Key] = &[
                   container has. \
                   dhcp: an IPv4 address, a gateway and routes that a server on the LAN gives; the \
                   container starts when it has one, within 10 s, or not at all. \
+                  dhcp6: an IPv6 address that a server on the LAN gives, in the same way, and a \
+                  gateway that a router advertises; macvlan only, and not beside dhcp. \
                   slaac: IPv6 addresses, a gateway and routes that a router on the LAN advertises; \
                   the container starts without them.",
         unique: true,
@@ -221,7 +223,7 @@ pub const KEYS: &[Key] = &[
     Key {
         name: "ipv6",
         value: "on|off",
-        default: "on where there is an ip= of IPv6, ip=slaac or allow=matter, else off",
+        default: "on where there is an ip= of IPv6, ip=dhcp6, ip=slaac or allow=matter, else off",
         summary: "whether the interface speaks IPv6",
         details: "on: it has a link-local address, which mcrun makes from its MAC address. \
                   off: it sends and receives no IPv6. \
@@ -521,6 +523,7 @@ fn parse_ip(values: &mut Values, text: &str) -> Result<(), String> {
         "none" => values.ip_none = true,
         "pool" => values.ip_pool = true,
         "dhcp" => values.ip_dhcp = true,
+        "dhcp6" => values.ip_dhcp6 = true,
         "slaac" => values.ip_slaac = true,
         _ => {
             let net = address(text)?;

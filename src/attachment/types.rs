@@ -112,7 +112,8 @@ impl Attachment {
     pub fn is_as_asked(&self, asked: &Attachment) -> bool {
         match (&self.ip, &asked.ip) {
             (IpAssignment::Pool(_), IpAssignment::Pool(_))
-            | (IpAssignment::Dhcp(_), IpAssignment::Dhcp(_)) => {
+            | (IpAssignment::Dhcp(_), IpAssignment::Dhcp(_))
+            | (IpAssignment::Dhcp6(_), IpAssignment::Dhcp6(_)) => {
                 let asked =
                     Attachment { ip: self.ip.clone(), pool: self.pool.clone(), ..asked.clone() };
                 *self == asked
@@ -150,7 +151,13 @@ impl Attachment {
     pub fn speaks_ipv6(&self) -> bool {
         let pool = self.pool.iter().flat_map(|pool| &pool.subnets);
         let mut addresses = self.ip.addresses().iter().chain(pool);
-        self.ipv6.unwrap_or(self.slaac || addresses.any(|net| net.addr().is_ipv6()))
+        self.ipv6.unwrap_or(self.hears_routers() || addresses.any(|net| net.addr().is_ipv6()))
+    }
+
+    /// Whether the interface goes by what routers advertise: addresses with `ip=slaac`, and default
+    /// routes also with `ip=dhcp6`, whose servers give none (RFC 8415 §1.2).
+    pub fn hears_routers(&self) -> bool {
+        self.slaac || matches!(self.ip, IpAssignment::Dhcp6(_))
     }
 
     /// Whether the proxy speaks MLD on the LAN for the interface, as it speaks IGMP. The relay of
@@ -317,6 +324,8 @@ pub enum IpAssignment {
     Static(Vec<IpNet>),
     /// Addresses that a server of DHCP has leased. Empty as long as there is none.
     Dhcp(Vec<IpNet>),
+    /// The same of a server of DHCPv6.
+    Dhcp6(Vec<IpNet>),
     /// Addresses of the network's pool. Empty until they are chosen, and never so in a record.
     Pool(Vec<IpNet>),
 }
@@ -326,23 +335,24 @@ impl IpAssignment {
     pub fn addresses(&self) -> &[IpNet] {
         match self {
             IpAssignment::None => &[],
-            IpAssignment::Static(list) | IpAssignment::Pool(list) | IpAssignment::Dhcp(list) => {
-                list
-            }
+            IpAssignment::Static(list)
+            | IpAssignment::Pool(list)
+            | IpAssignment::Dhcp(list)
+            | IpAssignment::Dhcp6(list) => list,
         }
     }
 
     /// The addresses that stay as they are for as long as the container runs.
     pub fn fixed(&self) -> &[IpNet] {
         match self {
-            IpAssignment::Dhcp(_) => &[],
+            IpAssignment::Dhcp(_) | IpAssignment::Dhcp6(_) => &[],
             _ => self.addresses(),
         }
     }
 
     /// Whether the address is leased from a server.
     pub fn is_dhcp(&self) -> bool {
-        matches!(self, IpAssignment::Dhcp(_))
+        matches!(self, IpAssignment::Dhcp(_) | IpAssignment::Dhcp6(_))
     }
 }
 

@@ -43,6 +43,7 @@ pub(super) struct Values {
     pub(super) ip_pool: bool,
     pub(super) ip_dhcp: bool,
     pub(super) ip_slaac: bool,
+    pub(super) ip_dhcp6: bool,
     pub(super) ipv6: Option<bool>,
     /// Whether a protocol is allowed that needs IPv6.
     pub(super) needs_ipv6: bool,
@@ -153,6 +154,7 @@ impl Values {
             driver,
             ip: match (self.ip_pool, self.ip.is_empty()) {
                 _ if self.ip_dhcp => IpAssignment::Dhcp(Vec::new()),
+                _ if self.ip_dhcp6 => IpAssignment::Dhcp6(Vec::new()),
                 (true, _) => IpAssignment::Pool(Vec::new()),
                 (false, true) => IpAssignment::None,
                 (false, false) => IpAssignment::Static(self.ip),
@@ -229,18 +231,25 @@ impl Values {
     }
 
     fn check_dhcp(&self, driver: &Driver) -> Result<(), SpecError> {
-        if !self.ip_dhcp {
-            return Ok(());
-        }
+        let key = match (self.ip_dhcp, self.ip_dhcp6) {
+            (false, false) => return Ok(()),
+            (true, _) => "ip=dhcp",
+            (false, true) => "ip=dhcp6",
+        };
         let other = match self.ip.first() {
             Some(ip) => Some(format!("ip={ip}")),
             None if self.ip_none => Some("ip=none".to_owned()),
+            None if self.ip_dhcp && self.ip_dhcp6 => Some("ip=dhcp6".to_owned()),
             None => self.ip_pool.then(|| "ip=pool".to_owned()),
         };
         if let Some(other) = other {
-            return fail(format!("ip=dhcp contradicts {other}; give one of them"));
+            return fail(format!("{key} contradicts {other}; give one of them"));
         }
         match driver {
+            Driver::Ipvlan { .. } if self.ip_dhcp6 => fail(
+                "ip=dhcp6: links of ipvlan share one MAC address, by which servers would answer; give \
+                 driver=macvlan",
+            ),
             Driver::Ipvlan { mode: mode @ (IpvlanMode::L3 | IpvlanMode::L3s), .. } => {
                 fail(format!(
                     "ip=dhcp: a link of ipvlan mode {} hears no broadcast; give mode=l2, or driver=macvlan",
@@ -273,7 +282,8 @@ impl Values {
         let gateway = self.gateways.iter().find(|gw| gw.is_ipv6()).map(|gw| format!("gw={gw}"));
         let route = self.routes.iter().find(|route| route.destination.addr().is_ipv6());
         let route = route.map(|route| format!("route={route}"));
-        let asked = address.or(slaac);
+        let dhcp6 = self.ip_dhcp6.then(|| "ip=dhcp6".to_owned());
+        let asked = address.or(slaac).or(dhcp6);
         if self.ipv6 == Some(false)
             && let Some(other) = asked.or(gateway).or(route)
         {
@@ -291,7 +301,8 @@ impl Values {
     }
 
     fn speaks_ipv6(&self) -> bool {
-        let asked = self.ip_slaac || self.subnets().any(|net| net.addr().is_ipv6());
+        let asked =
+            self.ip_slaac || self.ip_dhcp6 || self.subnets().any(|net| net.addr().is_ipv6());
         self.ipv6.unwrap_or(asked)
     }
 

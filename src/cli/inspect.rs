@@ -155,7 +155,10 @@ fn text(container: &Container) -> Result<String, std::fmt::Error> {
         if attachment.ip.is_dhcp()
             && let Some(lease) = Store::from_env().dhcp_lease(&record.container.id, &interface.name)
         {
-            write!(out, "  lease     from {}", lease.server)?;
+            match lease.server {
+                Some(server) => write!(out, "  lease     from {server}")?,
+                None => write!(out, "  lease     of DHCPv6")?,
+            }
             match lease.seconds_left() {
                 Some(left) => writeln!(out, ", for {left} s")?,
                 None => writeln!(out, ", for ever")?,

@@ -9,7 +9,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-use ipnet::{IpNet, Ipv4Net};
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signalfd::SignalFd;
@@ -96,7 +96,15 @@ impl Holder {
         let Ok(length @ 1..) = read(&self.speaker, &mut bytes) else { return false };
         let before = self.address();
         let done = match Order::parse(&bytes[..length]) {
-            Some(Order::Set(leased)) => self.set(&leased),
+            Some(Order::Set(leased)) => {
+                let (server, seconds) = (Some(leased.server.into()), leased.seconds);
+                let routes = self.routes(&leased);
+                self.set(leased.address.into(), server, (seconds, seconds), routes)
+            }
+            Some(Order::SetV6(leased)) => {
+                let address = IpNet::V6(Ipv6Net::from(leased.address));
+                self.set(address, None, (leased.preferred, leased.valid), Vec::new())
+            }
             Some(Order::Remove) => self.remove(),
             Some(Order::Declined { address, mac }) => {
                 if let Some(answer) = &mut self.answer {
@@ -126,17 +134,26 @@ impl Holder {
     }
 
     fn address(&self) -> Option<Ipv4Addr> {
-        self.held.as_ref().map(|held| held.address.addr())
+        match self.held.as_ref()?.address {
+            IpNet::V4(net) => Some(net.addr()),
+            IpNet::V6(_) => None,
+        }
     }
 
-    fn set(&mut self, leased: &LeasedAddress) -> Result<(), NetlinkError> {
-        if self.held.as_ref().is_some_and(|held| held.address != leased.address) {
+    /// Gives the interface an address, for as many seconds as it is preferred and valid.
+    fn set(
+        &mut self,
+        address: IpNet,
+        server: Option<IpAddr>,
+        (preferred, valid): (u32, u32),
+        routes: Vec<Route>,
+    ) -> Result<(), NetlinkError> {
+        if self.held.as_ref().is_some_and(|held| held.address != address) {
             self.remove()?;
         }
         let index = self.task.index;
-        let message = leased_address(index, leased.address, leased.seconds);
+        let message = leased_address(index, address, preferred, valid);
         self.route.request(message, NLM_F_CREATE | NLM_F_REPLACE)?;
-        let routes = self.routes(leased);
         let before = self.held.take().map(|held| held.routes).unwrap_or_default();
         for old in before.iter().filter(|old| !routes.contains(old)) {
             let _ = self.route.request(delete_route(self.route_message(old)), 0);
@@ -146,9 +163,9 @@ impl Holder {
             // cannot be reached is the server's mistake: the address is good all the same.
             let _ = self.route.request(self.route_message(route), NLM_F_CREATE | NLM_F_EXCL);
         }
-        let ends_at = (leased.seconds != u32::MAX)
-            .then(|| seconds_since_1970().saturating_add(leased.seconds.into()));
-        let lease = DhcpLease { address: leased.address, server: leased.server, ends_at, routes };
+        let ends_at =
+            (valid != u32::MAX).then(|| seconds_since_1970().saturating_add(valid.into()));
+        let lease = DhcpLease { address, server, ends_at, routes };
         // What is not written is not shown; the address is there.
         let _ = self.file.write(&lease);
         self.held = Some(lease);

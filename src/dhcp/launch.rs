@@ -4,13 +4,13 @@ use std::fs::File;
 use std::io;
 use std::io::{Read, Write};
 use std::mem;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::dhcp::client::AFTER_DECLINE;
@@ -36,7 +36,7 @@ pub struct LeaseLaunch {
     stdout: File,
     /// What was read behind a line.
     behind: Vec<u8>,
-    declined: Option<(Ipv4Addr, MacAddr)>,
+    declined: Option<(IpAddr, MacAddr)>,
 }
 
 /// The program file of these processes: `mcrun-dhcp` in the directory of the running program.
@@ -86,7 +86,7 @@ impl LeaseLaunch {
     ///
     /// # Errors
     /// The reason that the process gives.
-    pub fn wait(&mut self, mut until: Instant) -> io::Result<Option<Ipv4Net>> {
+    pub fn wait(&mut self, mut until: Instant) -> io::Result<Option<IpNet>> {
         let mut pauses = 0;
         while let Some(line) = self.line(until)? {
             if let Some(declined) = declined(&line) {
@@ -104,7 +104,7 @@ impl LeaseLaunch {
     }
 
     /// The last address that a server has given and somebody else has, and the station that has it.
-    pub fn declined(&self) -> Option<(Ipv4Addr, MacAddr)> {
+    pub fn declined(&self) -> Option<(IpAddr, MacAddr)> {
         self.declined
     }
 

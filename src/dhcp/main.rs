@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io;
 use std::io::{BufRead, BufReader, Read, Write};
+use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Instant;
 
@@ -12,7 +13,9 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 
 use crate::dhcp::client::{Client, Identity};
+use crate::dhcp::client_v6;
 use crate::dhcp::holder::Holder;
+use crate::dhcp::protocol::Protocol;
 use crate::dhcp::speaker;
 use crate::dhcp::speaker::Speaker;
 use crate::dhcp::task::{LeaseTask, ProbedBy, REFUSED, STARTED};
@@ -91,8 +94,13 @@ fn start(input: File, answer: &File) -> io::Result<Started> {
     if namespace.id()? != task.netns {
         return Err(io::Error::other("the container has another network namespace now"));
     }
-    let packets = namespace.run(|| speaker::open_socket(task.index))??;
+    let is_v6 = task.iaid.is_some();
+    let packets = namespace.run(|| match is_v6 {
+        true => speaker::open_socket_v6(task.index),
+        false => speaker::open_socket(task.index),
+    })??;
     let probes = match task.probed_by {
+        Some(_) if is_v6 => Some(namespace.run(|| speaker::open_probe_socket_v6(task.index))??),
         Some(ProbedBy::Own) => Some(namespace.run(|| speaker::open_probe_socket(task.index))??),
         Some(ProbedBy::Parent(index)) => Some(speaker::open_probe_socket(index)?),
         None => None,
@@ -101,11 +109,6 @@ fn start(input: File, answer: &File) -> io::Result<Started> {
     drop(namespace);
     let file = DhcpLeaseFile::new(&state_dir(), &task.container, &task.interface);
     let held = file.read();
-    let identity = Identity {
-        mac: task.mac,
-        identifier: task.identifier.clone(),
-        host_name: task.host_name.clone(),
-    };
     let (own, speakers) =
         socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)?;
     if task.later {
@@ -114,11 +117,10 @@ fn start(input: File, answer: &File) -> io::Result<Started> {
     // SAFETY: this process has one thread.
     match unsafe { nix::unistd::fork() }? {
         nix::unistd::ForkResult::Child => {
-            let mac = task.mac;
             drop((own, route, container_end, input));
-            let client = confined_client(identity, held, probes.is_some())?;
+            let protocol = confined_client(task, held, probes.is_some())?;
             let holder = speakers;
-            Ok(Started::Speaker(Box::new(Speaker { client, mac, packets, probes, holder })))
+            Ok(Started::Speaker(Box::new(Speaker { protocol, packets, probes, holder })))
         }
         nix::unistd::ForkResult::Parent { .. } => {
             drop((packets, probes, speakers));
@@ -139,16 +141,31 @@ fn start(input: File, answer: &File) -> io::Result<Started> {
 }
 
 /// Gives up everything, and makes the client.
-fn confined_client(
-    identity: Identity,
-    held: Option<DhcpLease>,
-    probes: bool,
-) -> io::Result<Client> {
+fn confined_client(task: LeaseTask, held: Option<DhcpLease>, probes: bool) -> io::Result<Protocol> {
     let mut seed = [0; 8];
     rustix::rand::getrandom(&mut seed, rustix::rand::GetRandomFlags::empty())?;
     confine_without_files(NOBODY)?;
+    let (seed, now) = (u64::from_ne_bytes(seed), Instant::now());
     let previous = held.map(|lease| lease.address.addr());
-    Ok(Client::new(identity, previous, probes, u64::from_ne_bytes(seed), Instant::now()))
+    let LeaseTask { mac, identifier, host_name, .. } = task;
+    Ok(match task.iaid {
+        Some(iaid) => {
+            let identity = client_v6::Identity { duid: identifier, iaid, host_name };
+            let previous = previous.and_then(|address| match address {
+                IpAddr::V6(address) => Some(address),
+                IpAddr::V4(_) => None,
+            });
+            Protocol::v6(client_v6::Client::new(identity, previous, probes, seed, now), mac)
+        }
+        None => {
+            let identity = Identity { mac, identifier, host_name };
+            let previous = previous.and_then(|address| match address {
+                IpAddr::V4(address) => Some(address),
+                IpAddr::V6(_) => None,
+            });
+            Protocol::v4(Client::new(identity, previous, probes, seed, now), mac)
+        }
+    })
 }
 
 /// Gives up all capabilities except CAP_NET_ADMIN.

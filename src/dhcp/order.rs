@@ -1,17 +1,23 @@
 //! What the process that speaks to servers may ask of the one that has privileges: a small message
 //! of a fixed form, which is checked again when it is read.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::Ipv4Net;
 
 use crate::dhcp::client::Lease;
+use crate::dhcp::client_v6;
 use crate::dhcp::message::{LeasedRoute, MAX_ROUTES, is_host};
+use crate::dhcp::message_v6;
 use crate::primitives::MacAddr;
 
 const SET: u8 = 1;
 const REMOVE: u8 = 2;
 const DECLINED: u8 = 3;
+const SET_V6: u8 = 4;
+const DECLINED_V6: u8 = 5;
+/// Length of an order for an address of IPv6.
+const V6: usize = 25;
 const HEADER: usize = 15;
 const ROUTE: usize = 9;
 /// Longest order in bytes.
@@ -22,12 +28,14 @@ pub const LONGEST: usize = HEADER + MAX_ROUTES * ROUTE;
 pub enum Order {
     /// Give the interface this address, with these routes.
     Set(LeasedAddress),
+    /// Give the interface this address of IPv6.
+    SetV6(client_v6::Lease),
     /// Take the address away.
     Remove,
     /// Tell whoever waits for an address that a station has the one that a server gave.
     Declined {
         /// The address.
-        address: Ipv4Addr,
+        address: IpAddr,
         /// The station.
         mac: MacAddr,
     },
@@ -63,8 +71,15 @@ impl Order {
         let leased = match self {
             Order::Set(leased) => leased,
             Order::Remove => return vec![REMOVE],
-            Order::Declined { address, mac } => {
+            Order::SetV6(client_v6::Lease { address, preferred, valid }) => {
+                let lifetimes = [*preferred, *valid].map(u32::to_be_bytes).concat();
+                return [&[SET_V6][..], &address.octets(), &lifetimes].concat();
+            }
+            Order::Declined { address: IpAddr::V4(address), mac } => {
                 return [&[DECLINED][..], &address.octets(), &mac.octets()].concat();
+            }
+            Order::Declined { address: IpAddr::V6(address), mac } => {
+                return [&[DECLINED_V6][..], &address.octets(), &mac.octets()].concat();
             }
         };
         let mut bytes = vec![SET];
@@ -89,8 +104,11 @@ impl Order {
         if let [DECLINED, a, b, c, d, mac @ ..] = bytes
             && mac.len() == 6
         {
-            let address = Ipv4Addr::new(*a, *b, *c, *d);
+            let address = Ipv4Addr::new(*a, *b, *c, *d).into();
             return Some(Order::Declined { address, mac: MacAddr::from_slice(mac)? });
+        }
+        if let [tag @ (SET_V6 | DECLINED_V6), behind @ ..] = bytes {
+            return Self::parse_v6(*tag, behind);
         }
         let (header, mut rest) = bytes.split_at_checked(HEADER)?;
         let four = |at: &[u8]| -> Option<[u8; 4]> { at.get(..4)?.try_into().ok() };
@@ -122,6 +140,21 @@ impl Order {
             (four(&header[6..])?.into(), u32::from_be_bytes(four(&header[10..])?));
         Some(Order::Set(LeasedAddress { address, server, seconds, routes }))
     }
+
+    fn parse_v6(tag: u8, bytes: &[u8]) -> Option<Self> {
+        let (address, rest) = bytes.split_first_chunk::<16>()?;
+        let address = Ipv6Addr::from(*address);
+        if tag == DECLINED_V6 {
+            let mac = MacAddr::from_slice(rest).filter(|_| rest.len() == 6)?;
+            return Some(Order::Declined { address: address.into(), mac });
+        }
+        let number = |at: &[u8]| Some(u32::from_be_bytes(at.try_into().ok()?));
+        if bytes.len() != V6 - 1 || !message_v6::is_host(address) {
+            return None;
+        }
+        let (preferred, valid) = (number(&rest[..4])?, number(&rest[4..])?);
+        Some(Order::SetV6(client_v6::Lease { address, preferred, valid }))
+    }
 }
 
 #[cfg(test)]
@@ -146,10 +179,16 @@ mod tests {
     #[test]
     fn an_order_is_read_as_it_was_written() {
         let declined = Order::Declined {
-            address: [192, 0, 2, 7].into(),
+            address: IpAddr::from([192, 0, 2, 7]),
             mac: "02:00:00:00:00:07".parse().unwrap(),
         };
-        for order in [order(0), order(1), order(MAX_ROUTES), Order::Remove, declined] {
+        let mac = "02:00:00:00:00:07".parse().unwrap();
+        let address: Ipv6Addr = "fd00::7".parse().unwrap();
+        let declined_v6 = Order::Declined { address: address.into(), mac };
+        let set_v6 = Order::SetV6(client_v6::Lease { address, preferred: 60, valid: 120 });
+        let all =
+            [order(0), order(1), order(MAX_ROUTES), Order::Remove, declined, declined_v6, set_v6];
+        for order in all {
             let bytes = order.bytes();
             assert!(bytes.len() <= LONGEST);
             assert_eq!(Order::parse(&bytes), Some(order));

@@ -12,13 +12,11 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::unistd::{read, write};
 use socket2::{Domain, SockFilter, Socket, Type};
 
-use crate::dhcp::client::{Action, Client, Lease};
-use crate::dhcp::frame::{CLIENT_PORT, server_payload};
-use crate::dhcp::message::ServerMessage;
 use crate::dhcp::order::Order;
-use crate::net::address_probe::conflict;
-use crate::net::arp_announcement::{arp_probe, bound_link, gratuitous_request, link_address};
-use crate::primitives::MacAddr;
+use crate::dhcp::protocol::{Protocol, Step};
+use crate::dhcp::{frame, frame_v6};
+use crate::net::address_probe;
+use crate::net::arp_announcement::{bound_link, link_address};
 use crate::sys::sockopt;
 
 /// What the holder says when the address is to be given back.
@@ -29,8 +27,8 @@ pub(super) const DONE: u8 = b'D';
 pub(super) const FAILED: u8 = b'F';
 /// Longest frame that is read.
 const LONGEST_FRAME: usize = 2048;
-/// Bytes of an ARP packet of IPv4 that are read; what is behind it is padding.
-const ARP_FRAME: usize = 64;
+/// Bytes of an answer that are read: of ARP, or of neighbour discovery with one option.
+const ANSWER_FRAME: usize = 128;
 /// When a link that was set down is looked at again.
 const LOOK_AGAIN: Duration = Duration::from_millis(200);
 /// Frames that are read one after the other.
@@ -42,6 +40,22 @@ const BURST: usize = 64;
 /// `EPERM` without CAP_NET_RAW, `ENODEV` for an index without an interface.
 pub(super) fn open_socket(index: u32) -> io::Result<Socket> {
     open(index, &dhcp_alone(), libc::ETH_P_IP as u16)
+}
+
+/// The packet socket for DHCPv6.
+///
+/// # Errors
+/// As those of [`open_socket`].
+pub(super) fn open_socket_v6(index: u32) -> io::Result<Socket> {
+    open(index, &dhcpv6_alone(), libc::ETH_P_IPV6 as u16)
+}
+
+/// The socket that asks who has an address of IPv6.
+///
+/// # Errors
+/// As those of [`open_socket`].
+pub(super) fn open_probe_socket_v6(index: u32) -> io::Result<Socket> {
+    open(index, &address_probe::answers(), libc::ETH_P_IPV6 as u16)
 }
 
 /// The socket that asks who has an address, in the calling thread's namespace.
@@ -80,7 +94,7 @@ fn answers() -> [SockFilter; 9] {
         op(libc::BPF_MISC | libc::BPF_TAX, 0, 0, 0),
         op(word, 0, 0, TARGET),
         op(equal | libc::BPF_X, 0, 1, 0),
-        op(libc::BPF_RET | libc::BPF_K, 0, 0, ARP_FRAME as u32),
+        op(libc::BPF_RET | libc::BPF_K, 0, 0, ANSWER_FRAME as u32),
         op(libc::BPF_RET | libc::BPF_K, 0, 0, 0),
     ]
 }
@@ -97,7 +111,21 @@ fn dhcp_alone() -> [SockFilter; 9] {
         op(libc::BPF_JMP | libc::BPF_JSET | libc::BPF_K, 4, 0, 0x3fff),
         op(libc::BPF_LDX | libc::BPF_B | libc::BPF_MSH, 0, 0, 14),
         op(libc::BPF_LD | libc::BPF_H | libc::BPF_IND, 0, 0, 16),
-        op(equal, 0, 1, CLIENT_PORT.into()),
+        op(equal, 0, 1, frame::CLIENT_PORT.into()),
+        op(libc::BPF_RET | libc::BPF_K, 0, 0, LONGEST_FRAME as u32),
+        op(libc::BPF_RET | libc::BPF_K, 0, 0, 0),
+    ]
+}
+
+/// A socket filter that accepts UDP of IPv6 to the port of clients, without extension headers.
+fn dhcpv6_alone() -> [SockFilter; 6] {
+    let op = |code: u32, jt, jf, k| SockFilter::new(code as u16, jt, jf, k);
+    let equal = libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K;
+    [
+        op(libc::BPF_LD | libc::BPF_B | libc::BPF_ABS, 0, 0, 20),
+        op(equal, 0, 3, libc::IPPROTO_UDP as u32),
+        op(libc::BPF_LD | libc::BPF_H | libc::BPF_ABS, 0, 0, 56),
+        op(equal, 0, 1, frame_v6::CLIENT_PORT.into()),
         op(libc::BPF_RET | libc::BPF_K, 0, 0, LONGEST_FRAME as u32),
         op(libc::BPF_RET | libc::BPF_K, 0, 0, 0),
     ]
@@ -105,8 +133,7 @@ fn dhcp_alone() -> [SockFilter; 9] {
 
 /// A speaker.
 pub(super) struct Speaker {
-    pub(super) client: Client,
-    pub(super) mac: MacAddr,
+    pub(super) protocol: Protocol,
     pub(super) packets: Socket,
     /// `None`: the LAN is not asked.
     pub(super) probes: Option<Socket>,
@@ -120,10 +147,9 @@ impl Speaker {
     /// # Errors
     /// Those of poll(2).
     pub(super) fn run(mut self) -> io::Result<()> {
-        let mut announced = None;
         let mut was_down = false;
-        while self.act(&mut announced) {
-            let left = self.client.poll_timeout();
+        while self.act() {
+            let left = self.protocol.poll_timeout();
             let left = left.map(|at| at.saturating_duration_since(Instant::now()));
             // A link that goes is down first, and says nothing when it has gone.
             let left = match (left, was_down) {
@@ -145,8 +171,8 @@ impl Speaker {
             }
             if awaited[1].any() == Some(true) {
                 if self.hear_holder() == Some(RELEASE) {
-                    self.client.release();
-                    self.act(&mut announced);
+                    self.protocol.release();
+                    self.act();
                 }
                 return Ok(());
             }
@@ -157,45 +183,30 @@ impl Speaker {
             // An answer that is there counts, also when the wait is over.
             let now = Instant::now();
             self.receive_answers(now);
-            self.client.handle_timeout(now);
+            self.protocol.handle_timeout(now);
         }
         Ok(())
     }
 
     /// Does what the client says; `false`: the holder has gone.
-    fn act(&mut self, announced: &mut Option<Lease>) -> bool {
-        while let Some(action) = self.client.poll_action() {
-            let order = match action {
-                Action::Send(frame) => {
-                    // What is lost is sent again.
+    fn act(&mut self) -> bool {
+        while let Some(step) = self.protocol.next_step() {
+            match step {
+                // What is lost is sent again.
+                Step::Send(frame) => {
                     let _ = write(&self.packets, &frame);
-                    continue;
                 }
-                Action::Set(lease) => {
-                    let is_new = announced.as_ref().is_none_or(|old| old.address != lease.address);
-                    if !self.order(&Order::of(&lease)) {
-                        return false;
-                    }
-                    if is_new {
-                        let frame = gratuitous_request(lease.address.addr(), self.mac);
-                        let _ = write(&self.packets, &frame);
-                    }
-                    *announced = Some(lease);
-                    continue;
-                }
-                Action::Probe(address) => {
+                Step::Ask(frame) => {
                     // Whoever cannot be asked does not answer.
                     if let Some(probes) = &self.probes {
-                        let _ = write(probes, &arp_probe(self.mac, address));
+                        let _ = write(probes, &frame);
                     }
-                    continue;
                 }
-                Action::Declined { address, mac } => Order::Declined { address, mac },
-                Action::Remove => Order::Remove,
-            };
-            *announced = None;
-            if !self.order(&order) {
-                return false;
+                Step::Order(order) => {
+                    if !self.order(&order) {
+                        return false;
+                    }
+                }
             }
         }
         true
@@ -208,9 +219,9 @@ impl Speaker {
         }
         match self.hear_holder() {
             Some(RELEASE) => {
-                self.client.release();
-                while let Some(action) = self.client.poll_action() {
-                    if let Action::Send(frame) = action {
+                self.protocol.release();
+                while let Some(step) = self.protocol.next_step() {
+                    if let Step::Send(frame) = step {
                         let _ = write(&self.packets, &frame);
                     }
                 }
@@ -231,14 +242,11 @@ impl Speaker {
     /// Reads who has which address.
     fn receive_answers(&mut self, now: Instant) {
         let Some(probes) = &self.probes else { return };
-        let mut buffer = [0; ARP_FRAME];
+        let mut buffer = [0; ANSWER_FRAME];
         for _ in 0..BURST {
             let Ok(length) = read(probes, &mut buffer) else { return };
             let Some(frame) = buffer.get(..length) else { return };
-            let probed = self.client.probed();
-            if let Some((address, mac)) = conflict(frame, self.mac, |asked| probed == Some(asked)) {
-                self.client.handle_conflict(address, mac, now);
-            }
+            self.protocol.handle_answer(frame, now);
         }
     }
 
@@ -251,11 +259,7 @@ impl Speaker {
                 Err(error) => return error == nix::errno::Errno::ENETDOWN,
             };
             let Some(frame) = buffer.get(..length) else { return false };
-            if let Some((from, payload)) = server_payload(frame)
-                && let Some(message) = ServerMessage::parse(payload)
-            {
-                self.client.handle_message(&message, from, Instant::now());
-            }
+            self.protocol.handle_frame(frame, Instant::now());
         }
         false
     }

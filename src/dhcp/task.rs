@@ -1,8 +1,8 @@
 //! What the attachment service tells the process that is to hold a lease.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use crate::attachment::Route;
@@ -41,8 +41,11 @@ pub struct LeaseTask {
     pub index: u32,
     /// Its hardware address.
     pub mac: MacAddr,
-    /// The client identifier.
+    /// The client identifier; of DHCPv6 the DUID.
     pub identifier: Vec<u8>,
+    /// The identity association, if the address is one of IPv6.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub iaid: Option<u32>,
     /// The host name that the server is told.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub host_name: Option<String>,
@@ -84,6 +87,27 @@ pub fn client_identifier(parent: MacAddr, container: &str, interface: &str) -> V
     identifier
 }
 
+/// The DUID of a container (RFC 8415 §11.5): it stays over restarts, and no other host has it. It is a
+/// UUID of version 8 (RFC 9562 §5.8), made of the parent's MAC address and the container's name.
+pub fn duid(parent: MacAddr, container: &str) -> Vec<u8> {
+    let mut uuid = hash(format!("mcrun {parent} {container}").as_bytes()).to_be_bytes();
+    uuid[6] = (uuid[6] & 0x0f) | 0x80;
+    uuid[8] = (uuid[8] & 0x3f) | 0x80;
+    [&[0, 4][..], &uuid].concat()
+}
+
+/// The identity association of an interface: a container may have several (RFC 8415 §12).
+pub fn iaid(interface: &str) -> u32 {
+    hash(interface.as_bytes()) as u32
+}
+
+/// FNV-1a with 128 bits. It need not resist anybody: who names a container chooses the identifier.
+fn hash(bytes: &[u8]) -> u128 {
+    bytes.iter().fold(0x6c62_272e_07bb_0142_62b8_2175_6295_c58d, |hash: u128, byte| {
+        (hash ^ u128::from(*byte)).wrapping_mul(0x0000_0000_0100_0000_0000_0000_0000_013b)
+    })
+}
+
 /// The name that a server is told; `None`: the container's is no host name (RFC 1123 §2.1).
 pub fn host_name(container: &str) -> Option<String> {
     let is_good = |c: u8| c.is_ascii_alphanumeric() || c == b'-';
@@ -95,12 +119,12 @@ pub fn host_name(container: &str) -> Option<String> {
 }
 
 /// A leased address as the answer has it.
-pub(super) fn leased(text: &str) -> Option<Ipv4Net> {
+pub(super) fn leased(text: &str) -> Option<IpNet> {
     text.strip_prefix(LEASED)?.parse().ok()
 }
 
 /// What a line says of an address that was declined.
-pub(super) fn declined(text: &str) -> Option<(Ipv4Addr, MacAddr)> {
+pub(super) fn declined(text: &str) -> Option<(IpAddr, MacAddr)> {
     let (address, mac) = text.strip_prefix(DECLINED)?.split_once(' ')?;
     Some((address.parse().ok()?, mac.parse().ok()?))
 }
@@ -115,6 +139,11 @@ mod tests {
         let short = client_identifier(parent, "c1", "mc0");
         assert_eq!(short, b"\0mcrun 02:00:00:00:00:07 mc0 c1");
         assert_eq!(client_identifier(parent, &"x".repeat(500), "mc0").len(), 255);
+        assert_eq!(hash(b"a"), 0xd228_cb69_6f1a_8caf_7891_2b70_4e4a_8964);
+        let own = duid(parent, "c1");
+        assert_eq!((own.len(), own[..2].to_vec(), own[8] >> 4), (18, vec![0, 4], 8));
+        assert_ne!(own, duid(parent, "c2"));
+        assert_ne!(iaid("mc0"), iaid("mc1"));
         assert_eq!(host_name("camera-1").as_deref(), Some("camera-1"));
         for name in ["", "a_b", "-a", "a.b", &"x".repeat(64)] {
             assert_eq!(host_name(name), None, "{name}");

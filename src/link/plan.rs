@@ -195,7 +195,7 @@ fn plan_one(
             false => attachment.ip.fixed().to_vec(),
         },
         link_local: attachment.has_plain_link_local(),
-        solicits_routers: attachment.slaac && attachment.has_plain_link_local(),
+        solicits_routers: attachment.hears_routers() && attachment.has_plain_link_local(),
         routes: match link {
             // A route needs an existing interface.
             LinkPlan::Existing { there: None } => Vec::new(),
@@ -230,6 +230,7 @@ fn refuse_without_ipv6(attachment: &Attachment, facts: &Facts) -> Result<(), Pla
     let upstream = attachment.upstream();
     let asked = || match (attachment.slaac, attachment.ipv6) {
         (true, _) => "ip=slaac".to_owned(),
+        _ if attachment.hears_routers() => "ip=dhcp6".to_owned(),
         (_, Some(_)) => "ipv6=on".to_owned(),
         _ => {
             let addresses = attachment.ip.addresses();
@@ -357,10 +358,10 @@ pub(super) fn sysctls(
     list.push(Sysctl::AcceptAnySource(name.to_string()));
     if attachment.speaks_ipv6() {
         list.push(Sysctl::Require(v6("disable_ipv6"), 0));
-        if attachment.slaac {
+        if attachment.hears_routers() {
             // Also in a container that forwards.
             list.push(Sysctl::Require(v6("accept_ra"), 2));
-            list.push(Sysctl::Require(v6("autoconf"), 1));
+            list.push(Sysctl::Require(v6("autoconf"), u32::from(attachment.slaac)));
             // Addresses that stay (RFC 8981), and may leave the interface.
             list.push(Sysctl::Set(v6("use_tempaddr"), 0));
             // Routes to networks behind other routers of the LAN, such as those of Thread (RFC 4191).

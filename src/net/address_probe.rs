@@ -210,7 +210,7 @@ pub fn conflict(
 }
 
 /// A socket filter that accepts ARP and neighbour discovery that arrive without a VLAN tag.
-fn answers() -> [SockFilter; 13] {
+pub(crate) fn answers() -> [SockFilter; 13] {
     /// Offsets in a frame of IPv6: the next header, and the type of an ICMPv6 message.
     const NEXT_HEADER: u32 = 20;
     const TYPE: u32 = 54;

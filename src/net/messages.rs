@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::{AsRawFd, BorrowedFd};
 
-use ipnet::{IpNet, Ipv4Net};
+use ipnet::IpNet;
 use netlink_packet_core::{DefaultNla, Emitable, NLA_F_NESTED};
 use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage, CacheInfo};
 use netlink_packet_route::link::{
@@ -239,21 +239,21 @@ pub fn new_address(index: u32, net: IpNet) -> RouteNetlinkMessage {
     RouteNetlinkMessage::NewAddress(message)
 }
 
-/// Adds an address that is leased for so many seconds, or prolongs it: the kernel takes it away at
-/// the end. `u32::MAX`: for ever.
-pub fn leased_address(index: u32, net: Ipv4Net, seconds: u32) -> RouteNetlinkMessage {
-    let mut message = new_address(index, IpNet::V4(net));
+/// Adds an address that is leased for so many seconds, or prolongs it: the kernel takes it away when it
+/// is not `valid` any more. `u32::MAX`: for ever.
+pub fn leased_address(index: u32, net: IpNet, preferred: u32, valid: u32) -> RouteNetlinkMessage {
+    let mut message = new_address(index, net);
     if let RouteNetlinkMessage::NewAddress(address) = &mut message {
         let mut lifetime = CacheInfo::default();
-        (lifetime.ifa_preferred, lifetime.ifa_valid) = (seconds, seconds);
+        (lifetime.ifa_preferred, lifetime.ifa_valid) = (preferred, valid);
         address.attributes.push(AddressAttribute::CacheInfo(lifetime));
     }
     message
 }
 
 /// Takes an address off an interface.
-pub fn delete_address(index: u32, net: Ipv4Net) -> RouteNetlinkMessage {
-    match new_address(index, IpNet::V4(net)) {
+pub fn delete_address(index: u32, net: IpNet) -> RouteNetlinkMessage {
+    match new_address(index, net) {
         RouteNetlinkMessage::NewAddress(address) => RouteNetlinkMessage::DelAddress(address),
         other => other,
     }

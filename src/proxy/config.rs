@@ -161,6 +161,9 @@ pub struct EgressTask {
     /// of a router.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub slaac: bool,
+    /// Whether a server gives it addresses of IPv6, which may change: it sends from any.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub leases_ipv6: bool,
     /// Other interfaces have the same MAC address, as with ipvlan.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub shares_mac: bool,

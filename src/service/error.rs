@@ -1,7 +1,7 @@
 //! Why an attachment was not made, changed or removed.
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::path::PathBuf;
 
 use ipnet::IpNet;
@@ -124,8 +124,10 @@ pub enum AttachError {
         count: usize,
     },
     /// No server has given an address.
-    #[error("ip=dhcp: no server on {parent} has given {interface} an address within {seconds} s")]
+    #[error("{key}: no server on {parent} has given {interface} an address within {seconds} s")]
     NoLease {
+        /// What was asked for.
+        key: &'static str,
         /// The interface in the container.
         interface: String,
         /// On which LAN.
@@ -135,15 +137,17 @@ pub enum AttachError {
     },
     /// Servers have given addresses that others have.
     #[error(
-        "ip=dhcp: the server on {parent} gave {interface} the address {address}, which is in use there, by {mac}; it was declined, and no other address came (conflict=off takes it all the same)"
+        "{key}: the server on {parent} gave {interface} the address {address}, which is in use there, by {mac}; it was declined, and no other address came (conflict=off takes it all the same)"
     )]
     LeaseConflict {
+        /// What was asked for.
+        key: &'static str,
         /// The interface in the container.
         interface: String,
         /// On which LAN.
         parent: InterfaceName,
         /// The last one of those addresses.
-        address: Ipv4Addr,
+        address: IpAddr,
         /// The station.
         mac: MacAddr,
     },

@@ -1,7 +1,7 @@
 //! Interfaces whose address a server on the LAN leases (`ip=dhcp`).
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use crate::attachment::{Attachment, Driver, IpAssignment, Route};
@@ -52,7 +52,10 @@ impl NewLeases {
             }
             let address = launch.wait(until).map_err(AttachError::LeaseHolder)?;
             let address = address.ok_or_else(|| no_lease(interface, launch.declined()))?;
-            interface.attachment.ip = IpAssignment::Dhcp(vec![address.into()]);
+            interface.attachment.ip = match interface.attachment.ip {
+                IpAssignment::Dhcp6(_) => IpAssignment::Dhcp6(vec![address]),
+                _ => IpAssignment::Dhcp(vec![address]),
+            };
         }
         Ok(NewLeases { launches })
     }
@@ -70,12 +73,17 @@ impl NewLeases {
     }
 }
 
-fn no_lease(interface: &AttachedInterface, declined: Option<(Ipv4Addr, MacAddr)>) -> AttachError {
+fn no_lease(interface: &AttachedInterface, declined: Option<(IpAddr, MacAddr)>) -> AttachError {
+    let key = if is_v6(&interface.attachment) { "ip=dhcp6" } else { "ip=dhcp" };
     let (parent, interface) = (interface.attachment.parent_link().clone(), interface.name.clone());
     match declined {
-        Some((address, mac)) => AttachError::LeaseConflict { interface, parent, address, mac },
-        None => AttachError::NoLease { interface, parent, seconds: PATIENCE.as_secs() },
+        Some((address, mac)) => AttachError::LeaseConflict { key, interface, parent, address, mac },
+        None => AttachError::NoLease { key, interface, parent, seconds: PATIENCE.as_secs() },
     }
+}
+
+fn is_v6(attachment: &Attachment) -> bool {
+    matches!(attachment.ip, IpAssignment::Dhcp6(_))
 }
 
 /// Starts a process for an interface that exists.
@@ -102,13 +110,21 @@ fn launch(
         interface: interface.name.clone(),
         index,
         mac,
-        identifier: dhcp::client_identifier(parent, &container.name, &interface.name),
+        identifier: match is_v6(attachment) {
+            true => dhcp::duid(parent, &container.name),
+            false => dhcp::client_identifier(parent, &container.name, &interface.name),
+        },
+        iaid: is_v6(attachment).then(|| dhcp::iaid(&interface.name)),
         host_name: dhcp::host_name(&container.name),
         gateway,
-        routes: attachment.routes.iter().filter(by_ipv4).copied().collect(),
+        // Routers tell the routes of IPv6.
+        routes: match is_v6(attachment) {
+            true => Vec::new(),
+            false => attachment.routes.iter().filter(by_ipv4).copied().collect(),
+        },
         metric: attachment.metric,
         probed_by: probed_by(attachment)?,
-        shim_parent: shims::is_reached(interface, attachment.parent_link())
+        shim_parent: (!is_v6(attachment) && shims::is_reached(interface, attachment.parent_link()))
             .then(|| attachment.parent_link().clone()),
         later,
     };

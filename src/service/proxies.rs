@@ -4,7 +4,7 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
-use crate::attachment::{Attachment, Driver, EffectiveLimits, IgmpMode, UidRange};
+use crate::attachment::{Attachment, Driver, EffectiveLimits, IgmpMode, IpAssignment, UidRange};
 use crate::link::plan::HostInterface;
 use crate::oci::ContainerId;
 use crate::primitives::MacAddr;
@@ -213,6 +213,7 @@ pub(super) fn egress_task(attachment: &Attachment) -> Option<EgressTask> {
         addresses,
         ipv6: attachment.speaks_ipv6(),
         slaac: attachment.slaac,
+        leases_ipv6: matches!(attachment.ip, IpAssignment::Dhcp6(_)),
         shares_mac,
     };
     attachment.is_limited().then_some(egress)

@@ -6,11 +6,11 @@
 
 use std::fs;
 use std::io;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use ipnet::{IpNet, Ipv4Net};
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use crate::attachment::{Attachment, IpAssignment, Route};
@@ -26,9 +26,10 @@ const MAX_FILE: u64 = 8192;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DhcpLease {
     /// The address with the length of its prefix.
-    pub address: Ipv4Net,
-    /// The server.
-    pub server: Ipv4Addr,
+    pub address: IpNet,
+    /// The server; none of DHCPv6, whose servers have no address.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub server: Option<IpAddr>,
     /// When it ends, in seconds since 1970; `None`: never.
     pub ends_at: Option<u64>,
     /// The routes that came with it.
@@ -102,9 +103,9 @@ pub(super) fn complete(record: &mut AttachmentRecord, root: &Path) {
     }
     let container = record.container().id.clone();
     let lease = |attachment: &mut Attachment, interface: &str| {
-        if let IpAssignment::Dhcp(addresses) = &mut attachment.ip {
+        if let IpAssignment::Dhcp(addresses) | IpAssignment::Dhcp6(addresses) = &mut attachment.ip {
             let lease = DhcpLeaseFile::new(root, &container, interface).read();
-            *addresses = lease.map(|lease| IpNet::V4(lease.address)).into_iter().collect();
+            *addresses = lease.map(|lease| lease.address).into_iter().collect();
         }
     };
     if let AttachmentRecord::Attached(attached) = record {
@@ -132,7 +133,7 @@ mod tests {
         fs::create_dir_all(&own).unwrap();
         let lease = DhcpLease {
             address: "192.0.2.7/24".parse().unwrap(),
-            server: [192, 0, 2, 1].into(),
+            server: Some([192, 0, 2, 1].into()),
             ends_at: Some(seconds_since_1970() + 100),
             routes: vec![Route { destination: "10.0.0.0/8".parse().unwrap(), gateway: None }],
         };

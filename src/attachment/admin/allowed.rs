@@ -32,6 +32,9 @@ pub(super) enum Kind {
 /// The value of `ip` that leaves the choice to a server.
 pub(super) const DHCP: &str = "dhcp";
 
+/// The same for IPv6.
+pub(super) const DHCP6: &str = "dhcp6";
+
 /// The value of `ip` that leaves it to a router.
 pub(super) const SLAAC: &str = "slaac";
 
@@ -115,7 +118,7 @@ impl Allowed {
             Allowed::Addresses(networks) if value == DHCP => {
                 networks.contains(&IpNet::V4(Default::default()))
             }
-            Allowed::Addresses(networks) if value == SLAAC => {
+            Allowed::Addresses(networks) if value == SLAAC || value == DHCP6 => {
                 networks.contains(&IpNet::V6(Default::default()))
             }
             Allowed::Addresses(networks) => {

@@ -1,7 +1,7 @@
 //! The table of what `[attach]` in mcrun.toml can limit. A limit is defined here and nowhere else.
 
 use crate::attachment::admin::AdminConfig;
-use crate::attachment::admin::allowed::{Allowed, DHCP, Kind, SLAAC};
+use crate::attachment::admin::allowed::{Allowed, DHCP, DHCP6, Kind, SLAAC};
 use crate::attachment::types::{Attachment, Driver, IgmpMode, IpAssignment};
 
 /// One key of `[attach]` that limits a key of attachments.
@@ -113,6 +113,7 @@ pub(super) const LIMITS: &[Limit] = &[
                 IpAssignment::Static(list) => list.iter().map(ToString::to_string).collect(),
                 // Which address it will be is for a server to say.
                 IpAssignment::Dhcp(_) => vec![DHCP.to_owned()],
+                IpAssignment::Dhcp6(_) => vec![DHCP6.to_owned()],
                 // The network's addresses are the administrator's word.
                 IpAssignment::Pool(_) | IpAssignment::None => Vec::new(),
             };

@@ -12,8 +12,12 @@ impl Network {
     /// groups and the rates are the exception, where the narrower one counts.
     pub(in crate::attachment) fn beside(self, own: Values) -> Values {
         let theirs = self.values;
-        let ip_is_own =
-            !own.ip.is_empty() || own.ip_none || own.ip_pool || own.ip_dhcp || own.ip_slaac;
+        let ip_is_own = !own.ip.is_empty()
+            || own.ip_none
+            || own.ip_pool
+            || own.ip_dhcp
+            || own.ip_dhcp6
+            || own.ip_slaac;
         let rules =
             GroupRules::of(&theirs.allow, &theirs.deny, theirs.max_groups, theirs.max_sources);
         let unless_none = |gateways: Vec<IpAddr>| if own.ip_none { Vec::new() } else { gateways };
@@ -30,6 +34,7 @@ impl Network {
             ip_none: if ip_is_own { own.ip_none } else { theirs.ip_none },
             ip_pool: if ip_is_own { own.ip_pool } else { theirs.ip_pool },
             ip_dhcp: if ip_is_own { own.ip_dhcp } else { theirs.ip_dhcp },
+            ip_dhcp6: if ip_is_own { own.ip_dhcp6 } else { theirs.ip_dhcp6 },
             ip_slaac: if ip_is_own { own.ip_slaac } else { theirs.ip_slaac },
             ipv6: own.ipv6.or(theirs.ipv6),
             needs_ipv6: own.needs_ipv6 || theirs.needs_ipv6,

@@ -98,6 +98,10 @@ fn every_wrong_value_is_named_with_its_key() {
         ),
         ("parent=a,ip=dhcp,gw=fd00::1", "in no subnet"),
         ("parent=a,ip=none,ip=slaac", "ip=slaac contradicts ip=none"),
+        ("parent=a,ip=dhcp,ip=dhcp6", "ip=dhcp contradicts ip=dhcp6"),
+        ("parent=a,ip=dhcp6,ip=fd00::7/64", "ip=dhcp6 contradicts ip=fd00::7/64"),
+        ("parent=a,ip=dhcp6,driver=ipvlan", "ip=dhcp6: links of ipvlan share one MAC address"),
+        ("parent=a,ip=dhcp6,ipv6=off", "ipv6=off contradicts ip=dhcp6"),
         (
             "parent=a,ip=slaac,driver=ipvlan,mode=l3s",
             "ip=slaac: a link of ipvlan mode l3s hears no router; give mode=l2",

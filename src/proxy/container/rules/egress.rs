@@ -99,6 +99,8 @@ pub(crate) struct Egress {
     /// Whether it sends also from addresses that its kernel makes from its MAC address and the prefix
     /// of a router (RFC 4862 §5.5.3).
     pub(crate) slaac: bool,
+    /// Whether it sends IPv6 from any address: a server gives it one, which may change.
+    pub(crate) leases_ipv6: bool,
     /// Other interfaces have the same MAC address, so that the kernel does not make the link-local
     /// address from that address alone.
     pub(crate) shares_mac: bool,
@@ -107,8 +109,8 @@ pub(crate) struct Egress {
 impl Egress {
     /// What a task says of an interface that has this MAC address.
     pub(crate) fn new(mac: MacAddr, task: &EgressTask) -> Self {
-        let EgressTask { addresses, ipv6, slaac, shares_mac } = task.clone();
-        Egress { mac, addresses, ipv6, slaac, shares_mac }
+        let EgressTask { addresses, ipv6, slaac, leases_ipv6, shares_mac } = task.clone();
+        Egress { mac, addresses, ipv6, slaac, leases_ipv6, shares_mac }
     }
 }
 

@@ -160,6 +160,7 @@ fn egress_rules_are_installed_and_listed_however_many_addresses_there_are() {
                 addresses: addresses.collect(),
                 ipv6: count % 2 == 1,
                 slaac: true,
+                leases_ipv6: false,
                 shares_mac: false,
             }),
         };

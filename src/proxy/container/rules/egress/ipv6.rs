@@ -53,7 +53,7 @@ impl Chains<'_, '_> {
         let data = self.tables.add_set_of(self.name("data6"), &data);
         let routers = ICMPV6_OF_ROUTERS.map(Icmpv6Type);
         let routers = self.tables.add_set_of(self.name("routers6"), &routers);
-        let Egress { mac, shares_mac, slaac, .. } = *self.egress;
+        let Egress { mac, shares_mac, slaac, leases_ipv6, .. } = *self.egress;
         let foreign = |rule: &mut Rule<'_, '_>, offset, own| {
             if shares_mac {
                 let prefix = [0xfe, 0x80, 0, 0, 0, 0, 0, 0];
@@ -76,10 +76,12 @@ impl Chains<'_, '_> {
 
         let icmpv6 = self.new_chain("icmpv6");
         self.drop_if(&icmpv6, |r| r.in_set::<Icmpv6Type>(Base::Link, upper, &routers));
-        self.drop_if(&icmpv6, |rule| {
-            rule.payload(Base::Link, upper, Operator::Equal, &[NEIGHBOUR_ADVERTISEMENT]);
-            foreign(rule, upper + ICMPV6_TARGET, &targets);
-        });
+        if !leases_ipv6 {
+            self.drop_if(&icmpv6, |rule| {
+                rule.payload(Base::Link, upper, Operator::Equal, &[NEIGHBOUR_ADVERTISEMENT]);
+                foreign(rule, upper + ICMPV6_TARGET, &targets);
+            });
+        }
 
         // The header of every fragment names the next one. What a first fragment may not be,
         // nothing in fragments may be.
@@ -110,7 +112,9 @@ impl Chains<'_, '_> {
         }
 
         let chain = self.new_chain("ipv6");
-        self.drop_if(&chain, |rule| foreign(rule, IPV6_SOURCE, &sources));
+        if !leases_ipv6 {
+            self.drop_if(&chain, |rule| foreign(rule, IPV6_SOURCE, &sources));
+        }
         for (header, to) in [(UDP, udp), (ICMPV6, icmpv6), (NEXT_FRAGMENT, fragment)] {
             self.tables.add_rule(&chain, |rule| {
                 next(rule, Operator::Equal, header);

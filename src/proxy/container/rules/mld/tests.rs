@@ -357,8 +357,14 @@ fn forged_frames(mac: MacAddr) -> Vec<Vec<u8>> {
 
 #[test]
 fn no_frame_of_mld_leaves_but_those_of_a_kernel_that_speaks_for_itself() {
-    let closed =
-        |mac| Egress { mac, addresses: Vec::new(), ipv6: true, slaac: false, shares_mac: false };
+    let closed = |mac| Egress {
+        mac,
+        addresses: Vec::new(),
+        ipv6: true,
+        slaac: false,
+        leases_ipv6: false,
+        shares_mac: false,
+    };
     for (intercepted, is_closed) in [(true, false), (true, true), (false, true)] {
         let link = Link::new();
         link.set_up();
