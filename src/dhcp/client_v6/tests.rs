@@ -67,7 +67,7 @@ impl Run {
 fn an_offer_is_asked_for_when_the_first_wait_is_over_and_the_lease_is_renewed_at_its_time() {
     let mut run = Run::bound(false);
     let set = Action::Set(Lease { address: ADDRESS, preferred: 120, valid: 120 });
-    assert_eq!(run.actions().0, [set.clone()]);
+    assert_eq!(run.actions().0, std::slice::from_ref(&set));
     assert_eq!(run.wait(), Duration::from_secs(30));
     assert_eq!(run.sent(), Some(5));
     run.hear(Kind::Reply, 120, (30, 60), 0);
