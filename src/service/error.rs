@@ -152,7 +152,7 @@ pub enum AttachError {
         mac: MacAddr,
     },
     /// The process that holds a lease.
-    #[error("ip=dhcp: cannot start the process that holds the lease: {0}")]
+    #[error("DHCP: cannot start the process that holds the lease: {0}")]
     LeaseHolder(io::Error),
     /// The attachments contradict each other, or those that the container has.
     #[error(transparent)]
