@@ -116,7 +116,7 @@ fn the_counts_are_what_the_container_has_received() {
 }
 
 #[test]
-#[ignore = "takes a minute: make count-million"]
+#[ignore = "counts to the packet on a quiet machine only: make count-million"]
 fn the_counts_are_what_the_container_has_received_of_a_million() {
     equal_what_is_received(1_000_000, 1_000);
 }

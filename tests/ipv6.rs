@@ -111,6 +111,10 @@ fn a_router_gives_addresses_a_gateway_and_routes_and_they_are_what_the_container
     wait_until("the address is there", PATIENCE, || {
         texts(&addresses(&container, "mc0")).contains(&made.to_string()).then_some(())
     });
+    wait_until("the address is announced", PATIENCE, || {
+        let announced = |message: &(u8, _, _)| *message == (NEIGHBOUR_ADVERTISEMENT, made, made);
+        discovery(&capture.frames()).iter().any(announced).then_some(())
+    });
     // No other one, such as a temporary one.
     assert_eq!(addresses(&container, "mc0").len(), 2);
     wait_until("the address is shown", PATIENCE, || {

@@ -153,7 +153,7 @@ impl Order {
             return None;
         }
         let (preferred, valid) = (number(&rest[..4])?, number(&rest[4..])?);
-        Some(Order::SetV6(client_v6::Lease { address, preferred, valid }))
+        (preferred <= valid).then_some(Order::SetV6(client_v6::Lease { address, preferred, valid }))
     }
 }
 

@@ -1,7 +1,7 @@
 //! What the process that speaks to servers does of either protocol: frames in, frames and orders out.
 
 use std::collections::VecDeque;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::time::Instant;
 
 use crate::dhcp::message::ServerMessage;
@@ -42,6 +42,10 @@ pub(super) struct V4 {
 pub(super) struct V6 {
     client: client_v6::Client,
     mac: MacAddr,
+    /// What the LAN was told of.
+    announced: Option<Ipv6Addr>,
+    /// What comes behind the last step.
+    next: VecDeque<Step>,
 }
 
 impl Protocol {
@@ -52,7 +56,7 @@ impl Protocol {
 
     /// DHCPv6.
     pub(super) fn v6(client: client_v6::Client, mac: MacAddr) -> Self {
-        Protocol::V6(V6 { client, mac })
+        Protocol::V6(V6 { client, mac, announced: None, next: VecDeque::new() })
     }
 
     /// When [`Self::handle_timeout`] is to be called.
@@ -116,7 +120,7 @@ impl Protocol {
                     client.handle_conflict(address, station, now);
                 }
             }
-            Protocol::V6(V6 { client, mac }) => {
+            Protocol::V6(V6 { client, mac, .. }) => {
                 let probed = client.probed();
                 let found = neighbour_discovery::conflict(frame, *mac, |a| probed == Some(a));
                 if let Some((address, station)) = found {
@@ -159,16 +163,29 @@ impl V4 {
 impl V6 {
     fn next_step(&mut self) -> Option<Step> {
         use client_v6::Action;
+        if let Some(next) = self.next.pop_front() {
+            return Some(next);
+        }
         Some(match self.client.poll_action()? {
             Action::Send(message) => Step::Send(frame_v6::client_frame(self.mac, &message)),
-            Action::Probe(address) => {
-                Step::Ask(neighbour_discovery::probe(self.mac, address).to_vec())
+            Action::Probe(address) => Step::Ask(neighbour_discovery::probe(self.mac, address)),
+            Action::Set(lease) => {
+                // The address was asked for already, so that the kernel is told to detect no duplicate,
+                // and announces nothing.
+                if self.announced.replace(lease.address) != Some(lease.address) {
+                    let frame = neighbour_discovery::advertisement_frame(self.mac, lease.address);
+                    self.next.push_back(Step::Send(frame));
+                }
+                Step::Order(Order::SetV6(lease))
             }
-            Action::Set(lease) => Step::Order(Order::SetV6(lease)),
             Action::Declined { address, mac } => {
+                self.announced = None;
                 Step::Order(Order::Declined { address: address.into(), mac })
             }
-            Action::Remove => Step::Order(Order::Remove),
+            Action::Remove => {
+                self.announced = None;
+                Step::Order(Order::Remove)
+            }
         })
     }
 }

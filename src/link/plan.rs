@@ -366,6 +366,11 @@ pub(super) fn sysctls(
             list.push(Sysctl::Set(v6("use_tempaddr"), 0));
             // Routes to networks behind other routers of the LAN, such as those of Thread (RFC 4191).
             list.push(Sysctl::Set(v6("accept_ra_rt_info_max_plen"), 64));
+            if attachment.slaac {
+                // The kernel announces each address that nobody else has, as one that is asked for is
+                // announced by mcrun (RFC 4861 §7.2.6).
+                list.push(Sysctl::Set(v6("ndisc_notify"), 1));
+            }
         } else {
             // The requested addresses and no others.
             list.push(Sysctl::Require(v6("accept_ra"), 0));

@@ -25,8 +25,6 @@ const IPV6: usize = 14;
 const MESSAGE: usize = IPV6 + 40;
 const TARGET: usize = MESSAGE + 8;
 const OPTIONS: usize = TARGET + 16;
-/// Bytes of a solicitation without options.
-const SOLICITATION_FRAME: usize = OPTIONS;
 /// Bytes of an answer with the usual option.
 pub const ANSWER_FRAME: usize = OPTIONS + 8;
 
@@ -50,20 +48,34 @@ pub fn awaited_macs(address: Ipv6Addr) -> [[u8; 6]; 2] {
 
 /// A question whose an address is, from no address (RFC 4862 §5.4.2), with its Ethernet header. Nobody
 /// learns anything from it.
-pub fn probe(mac: MacAddr, address: Ipv6Addr) -> [u8; SOLICITATION_FRAME] {
-    let group = solicited_node(address);
-    let mut frame = [0; SOLICITATION_FRAME];
-    frame[..6].copy_from_slice(&multicast_mac(group));
+pub fn probe(mac: MacAddr, address: Ipv6Addr) -> Vec<u8> {
+    let mut message = [0; TARGET - MESSAGE + 16];
+    message[0] = NEIGHBOUR_SOLICITATION;
+    message[TARGET - MESSAGE..].copy_from_slice(&address.octets());
+    frame(mac, Ipv6Addr::UNSPECIFIED, solicited_node(address), &message)
+}
+
+/// The frame of an unsolicited neighbour advertisement to all nodes (RFC 4861 §7.2.6), for who has no
+/// other socket than one of packets.
+pub fn advertisement_frame(mac: MacAddr, address: Ipv6Addr) -> Vec<u8> {
+    frame(mac, address, ALL_NODES, &advertisement(address, mac))
+}
+
+/// A message of ICMPv6 without its checksum, in a frame to a group of the link.
+fn frame(mac: MacAddr, from: Ipv6Addr, to: Ipv6Addr, message: &[u8]) -> Vec<u8> {
+    // A message is shorter than 100 bytes.
+    let length = message.len() as u16;
+    let mut frame = vec![0; MESSAGE];
+    frame[..6].copy_from_slice(&multicast_mac(to));
     frame[6..12].copy_from_slice(&mac.octets());
     frame[ETHERTYPE..IPV6].copy_from_slice(&(libc::ETH_P_IPV6 as u16).to_be_bytes());
-    let length = (SOLICITATION_FRAME - MESSAGE) as u16;
     frame[IPV6] = 0x60;
     frame[IPV6 + 4..IPV6 + 6].copy_from_slice(&length.to_be_bytes());
     frame[IPV6 + 6] = libc::IPPROTO_ICMPV6 as u8;
     frame[IPV6 + 7] = HOP_LIMIT;
-    frame[IPV6 + 24..MESSAGE].copy_from_slice(&group.octets());
-    frame[MESSAGE] = NEIGHBOUR_SOLICITATION;
-    frame[TARGET..].copy_from_slice(&address.octets());
+    frame[IPV6 + 8..IPV6 + 24].copy_from_slice(&from.octets());
+    frame[IPV6 + 24..].copy_from_slice(&to.octets());
+    frame.extend(message);
     // Addresses, then length and next header, then the message (RFC 8200 §8.1).
     let mut sum = Sum::of(&frame[IPV6 + 8..]);
     let [high, low] = length.to_be_bytes();
@@ -201,6 +213,23 @@ mod tests {
         // Of another station it is a conflict, and of this one it is not.
         assert_eq!(conflict(&frame, mac(2), |address| address == ASKED), Some((ASKED, mac(1))));
         assert_eq!(conflict(&frame, mac(1), |address| address == ASKED), None);
+    }
+
+    #[test]
+    fn etherparse_reads_the_frame_of_an_advertisement() {
+        let frame = advertisement_frame(mac(1), ASKED);
+        let packet = etherparse::SlicedPacket::from_ethernet(&frame).unwrap();
+        let Some(etherparse::NetSlice::Ipv6(ip)) = &packet.net else { panic!("{packet:?}") };
+        assert_eq!(ip.header().source_addr(), ASKED);
+        assert_eq!(ip.header().destination_addr(), ALL_NODES);
+        assert_eq!((ip.header().hop_limit(), &frame[..6]), (255, &[0x33, 0x33, 0, 0, 0, 1][..]));
+        let Some(etherparse::TransportSlice::Icmpv6(icmp)) = packet.transport else {
+            panic!("no ICMPv6")
+        };
+        assert_eq!((icmp.type_u8(), icmp.code_u8()), (136, 0));
+        assert!(icmp.is_checksum_valid(ASKED.octets(), ALL_NODES.octets()));
+        // Whoever asks for the address at that moment knows that it is taken.
+        assert_eq!(conflict(&frame, mac(2), |address| address == ASKED), Some((ASKED, mac(1))));
     }
 
     #[test]

@@ -91,8 +91,15 @@ fn wait_for(log: &std::path::Path, from: usize, words: &str) {
 fn a_container_gets_an_address_keeps_it_over_a_restart_and_gives_it_back() {
     let lab = lab();
     let (mut server, log) = dnsmasq(&lab);
+    let capture = lab.capture_also("icmp6 and ip6[40] == 136");
     let container = lab.start_with("c", &["parent=lan0,ip=dhcp6"], &[]);
     let (leased, lifetime) = address(&container).expect("an address");
+    let own: Ipv6Addr = leased.parse().expect("an address");
+    wait_until("the LAN is told of the address", PATIENCE, || {
+        let frames = capture.frames();
+        let mut advertised = frames.iter().filter_map(|frame| frame.get(62..78));
+        advertised.any(|target| target == own.octets()).then_some(())
+    });
     assert!(leased.starts_with("fd00:99::1") && (100..=120).contains(&lifetime), "{leased}");
     let shown = lab.ps(&container).expect("it runs");
     assert_eq!(shown["interfaces"][0]["addresses"][0], format!("{leased}/128"));

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::process::{Background, output, remove_cgroups, run, wait_until};
+use super::process::{Background, alive, kill, output, remove_cgroups, run, wait_until};
 use super::{Container, EngineCommands, Lab, PATIENCE};
 
 /// The image, which is the root file system of all containers of the lab.
@@ -181,6 +181,22 @@ impl Dockerd {
     pub fn restart(&mut self, lab: &Lab) {
         self.daemon = None;
         self.start_daemon(lab);
+    }
+
+    /// Kills dockerd, and starts it anew as its service manager would.
+    pub fn kill_and_start(&mut self, lab: &Lab) {
+        let daemon = self.daemon.as_mut().expect("it was started");
+        kill(daemon.process.pid());
+        daemon.process.wait(PATIENCE);
+        // Its containerd ends with it, and the next dockerd would wait for one that is about to.
+        let containerd = self.directory.join("exec/containerd/containerd.pid");
+        let pid = fs::read_to_string(&containerd).ok().and_then(|pid| pid.trim().parse().ok());
+        if let Some(pid) = pid {
+            wait_until("its containerd is gone", PATIENCE, || (!alive(pid)).then_some(()));
+            // dockerd takes one that nobody has waited for yet for one that runs.
+            fs::remove_file(containerd).expect("the file");
+        }
+        self.restart(lab);
     }
 
     /// Starts dockerd anew, which has ended by itself or is about to. Its log up to then.
