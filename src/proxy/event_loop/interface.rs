@@ -462,19 +462,25 @@ impl Interface {
         }
     }
 
-    /// Joins again what is not among the groups that the host's kernel has joined. Nothing is left
-    /// on the LAN.
+    /// The groups that are to be joined on the upstream.
+    pub(super) fn wanted_groups<P: Speaker>(&mut self) -> Vec<P::Address> {
+        let Some(Proxied { router, .. }) = self.speaker_mut::<P>() else { return Vec::new() };
+        let wanted = router.groups().filter(|view| !view.upstream.is_none());
+        wanted.map(|view| view.group).collect()
+    }
+
+    /// Joins again those of its groups that the host's kernel has lost. Nothing is left on the LAN.
     pub(super) fn rejoin_missing<P: Speaker>(
         &mut self,
         now: Instant,
-        joined: &BTreeSet<P::Address>,
+        missing: &BTreeSet<P::Address>,
         upstreams: &Upstreams,
     ) {
         let Some(limits) = P::limits(upstreams) else { return };
         let Some(Proxied { router, joins, .. }) = self.speaker_mut::<P>() else { return };
         let mut has_changed = false;
         let wanted = router.groups().filter(|view| !view.upstream.is_none());
-        for view in wanted.filter(|view| !joined.contains(&view.group)) {
+        for view in wanted.filter(|view| missing.contains(&view.group)) {
             has_changed = true;
             // The kernel has forgotten it, and the socket has not. A join that fails shows in the
             // status, and is tried again.

@@ -9,6 +9,7 @@
 //! memberships (`ip_mc_destroy_dev` in net/ipv4/igmp.c): so /proc/net/igmp is compared with what is
 //! to be joined.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::time::Instant;
 
@@ -155,10 +156,24 @@ impl EventLoop {
     /// Joins again what the host's kernel has lost. Where its file cannot be read, the next change of
     /// the link shows the difference.
     fn rejoin_missing<P: Speaker>(&mut self, now: Instant, index: u32) {
-        let files = P::host_groups(&self.upstreams);
-        let Some(Ok(joined)) = files.map(|files| files.joined_on(index)) else { return };
-        for interface in self.interfaces.iter_mut().filter(|i| i.task.upstream_index == index) {
-            interface.rejoin_missing::<P>(now, &joined, &self.upstreams);
+        let EventLoop { interfaces, upstreams, .. } = self;
+        let Some(files) = P::host_groups(upstreams) else { return };
+        let on_upstream = |interface: &&mut Interface| interface.task.upstream_index == index;
+        let wanted: BTreeSet<_> = interfaces
+            .iter_mut()
+            .filter(on_upstream)
+            .flat_map(|interface| interface.wanted_groups::<P>())
+            .collect();
+        // A new proxy wants nothing yet, and need not read what all others have joined.
+        if wanted.is_empty() {
+            return;
+        }
+        let Ok(missing) = files.missing_on(index, wanted) else { return };
+        if missing.is_empty() {
+            return;
+        }
+        for interface in interfaces.iter_mut().filter(on_upstream) {
+            interface.rejoin_missing::<P>(now, &missing, upstreams);
         }
     }
 

@@ -1,6 +1,5 @@
 //! What differs between IPv4 and IPv6 on the LAN's side.
 
-use std::collections::BTreeSet;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -49,8 +48,8 @@ pub(crate) trait LanFamily: Address {
     /// The version in a line of an interface of the file of groups; `None`: the kernel does not show it.
     fn version_shown(line: &str) -> Option<Version>;
 
-    /// The groups of an interface in the file of groups.
-    fn groups(text: &str, index: u32) -> BTreeSet<Self>;
+    /// Gives each group of an interface in the file of groups.
+    fn each_group(text: &str, index: u32, give: impl FnMut(Self));
 
     /// The address of the interface that reports come from; the unspecified one where there is none
     /// yet. `text` is the file of sources.
@@ -106,19 +105,17 @@ impl LanFamily for Ipv4Addr {
     }
 
     /// The groups stand below the line of their interface (`igmp_mc_seq_show` in net/ipv4/igmp.c).
-    fn groups(text: &str, index: u32) -> BTreeSet<Self> {
+    fn each_group(text: &str, index: u32, mut give: impl FnMut(Self)) {
         let mut is_own = false;
-        let mut found = BTreeSet::new();
         for line in text.lines().skip(1) {
             let word = line.split_whitespace().next().unwrap_or_default();
             if line.starts_with(|c: char| c.is_ascii_digit()) {
                 is_own = word.parse() == Ok(index);
             } else if is_own && let Ok(group) = u32::from_str_radix(word, 16) {
                 // The kernel prints the address as a number of the machine's byte order.
-                found.insert(Ipv4Addr::from(group.to_ne_bytes()));
+                give(Ipv4Addr::from(group.to_ne_bytes()));
             }
         }
-        found
     }
 
     fn source(_: &str, _: u32) -> Self {
@@ -171,15 +168,14 @@ impl LanFamily for Ipv6Addr {
 
     /// A group is a line: index and name of its interface, its address (`igmp6_mc_seq_show` in
     /// net/ipv6/mcast.c).
-    fn groups(text: &str, index: u32) -> BTreeSet<Self> {
+    fn each_group(text: &str, index: u32, give: impl FnMut(Self)) {
         let lines = text.lines().map(str::split_ascii_whitespace);
-        lines
-            .filter_map(|mut words| {
-                let is_own = words.next()?.parse() == Ok(index);
-                let group = u128::from_str_radix(words.nth(1)?, 16).ok()?;
-                is_own.then_some(Ipv6Addr::from_bits(group))
-            })
-            .collect()
+        let own = lines.filter_map(|mut words| {
+            let is_own = words.next()?.parse() == Ok(index);
+            let group = u128::from_str_radix(words.nth(1)?, 16).ok()?;
+            is_own.then_some(Ipv6Addr::from_bits(group))
+        });
+        own.for_each(give);
     }
 
     /// The first link-local address that is the host's for certain, as the kernel takes it for its own
@@ -211,6 +207,12 @@ impl LanFamily for Ipv6Addr {
 mod tests {
     use super::*;
 
+    fn groups<A: LanFamily>(text: &str, index: u32) -> Vec<A> {
+        let mut found = Vec::new();
+        A::each_group(text, index, |group| found.push(group));
+        found
+    }
+
     #[test]
     fn the_groups_of_one_interface_are_read() {
         let line = |group: [u8; 4]| {
@@ -225,16 +227,16 @@ mod tests {
             line([239, 1, 2, 4]),
         );
         let of_lan = [Ipv4Addr::new(224, 0, 0, 1), Ipv4Addr::new(239, 1, 2, 3)];
-        assert_eq!(Ipv4Addr::groups(&text, 7), of_lan.into());
-        assert_eq!(Ipv4Addr::groups(&text, 9), BTreeSet::new());
+        assert_eq!(groups::<Ipv4Addr>(&text, 7), of_lan);
+        assert!(groups::<Ipv4Addr>(&text, 9).is_empty());
 
         let text = "1    lo              ff020000000000000000000000000001     1 0000000C 0\n\
                     7    lan0            ff0e0000000000000000000000000101     1 00000004 0\n\
                     7    lan0            ff020000000000000000000000000001     1 0000000C 0\n\
                     70   lan1            ff050000000000000000000000000002     1 00000004 0\n";
-        let of_lan = ["ff02::1", "ff0e::101"].map(|text| text.parse().unwrap());
-        assert_eq!(Ipv6Addr::groups(text, 7), of_lan.into());
-        assert_eq!(Ipv6Addr::groups(text, 9), BTreeSet::new());
+        let of_lan: [Ipv6Addr; 2] = ["ff0e::101", "ff02::1"].map(|text| text.parse().unwrap());
+        assert_eq!(groups::<Ipv6Addr>(text, 7), of_lan);
+        assert!(groups::<Ipv6Addr>(text, 9).is_empty());
     }
 
     #[test]

@@ -29,16 +29,27 @@ impl<A: LanFamily> HostGroups<A> {
         Ok(HostGroups { file: File::open(A::GROUPS_FILE)?, family: PhantomData })
     }
 
-    /// The groups that the kernel has joined on the interface of this index.
+    /// Those of `wanted` that the kernel has not joined on the interface of this index. The groups of
+    /// other containers, of which there may be thousands, take no memory.
     ///
     /// # Errors
     /// Those of read(2), and `FileTooLarge` for a file above 4 MiB.
-    pub(crate) fn joined_on(&self, index: u32) -> io::Result<BTreeSet<A>> {
+    pub(crate) fn missing_on(
+        &self,
+        index: u32,
+        mut wanted: BTreeSet<A>,
+    ) -> io::Result<BTreeSet<A>> {
         let mut text = Vec::new();
         let mut page = [0; PAGE];
         while text.len() < READ_LIMIT {
             match self.file.read_at(&mut page, text.len() as u64) {
-                Ok(0) => return Ok(A::groups(&String::from_utf8_lossy(&text), index)),
+                Ok(0) => {
+                    let text = String::from_utf8_lossy(&text);
+                    A::each_group(&text, index, |group| {
+                        wanted.remove(&group);
+                    });
+                    return Ok(wanted);
+                }
                 Ok(got) => text.extend_from_slice(&page[..got]),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),
