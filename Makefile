@@ -49,7 +49,7 @@ once := admission architecture attach bad_input chaos cni::errors conflict count
     engine_docker engine_podman environment generated hand_configured hardening::control_group hardening::descriptors \
     hardening::proxy_user haste::bursts hook_errors in_hand install interface ipv6 leases lifecycle metrics namespace_path netavark networks operate::advice operate::host \
     operate::parents operate::probing options probe records relay_ipv6 relay_kernel relay_limits relay_siblings restart_policy run run_exec run_lifetime run_terminal \
-    runtime_commands runtime_containerd runtime_docker setup state_lost state_root static_binaries top
+    runtime_commands runtime_containerd runtime_create runtime_docker setup state_lost state_root static_binaries top
 # The topics that run in a virtual machine, whose kernel does not tell of joins: see tests/vm.
 in_machine := cni::ipvlan docker_ipvlan hardening::cgroup2 ipvlan older_kernel vlan
 # Tests that run beside each other: they wait most of the time.

@@ -83,6 +83,7 @@ mod run_lifetime;
 mod run_terminal;
 mod runtime_commands;
 mod runtime_containerd;
+mod runtime_create;
 mod runtime_docker;
 mod scale;
 mod setup;

@@ -4,7 +4,7 @@ use std::io;
 use std::path::PathBuf;
 
 use crate::attachment::{AdminError, SpecError};
-use crate::oci::{ConfigError, StateError};
+use crate::oci::{ConfigError, ContainerId, StateError};
 use crate::service::AttachError;
 
 /// Why a hook failed: one line that names what is wrong.
@@ -49,6 +49,12 @@ pub enum HookError {
          commas, so quote the whole: --annotation '\"io.mcrun.mcast=...\"'"
     )]
     SplitAnnotation(&'static str),
+    /// Its creation was interrupted.
+    #[error(
+        "container {0} asks for an attachment and has none, as its creation was interrupted: delete it \
+         and create it again"
+    )]
+    NotAttached(ContainerId),
     /// mcrun.toml, which says whether the variable counts.
     #[error(transparent)]
     Admin(#[from] AdminError),

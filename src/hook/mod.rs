@@ -11,13 +11,14 @@ mod report;
 mod request;
 mod variable;
 
-use crate::oci::{ContainerId, ContainerState};
+use crate::oci::{BundleConfig, ContainerId, ContainerState};
 use crate::service;
-use crate::state::Store;
+use crate::service::Preparation;
+use crate::state::{AttachmentRecord, Store};
 
 pub use entry::{environment, program};
 pub use error::HookError;
-pub use report::report;
+pub use report::{note, report};
 pub use request::asks_for_attachment;
 pub use variable::Caller;
 
@@ -34,6 +35,53 @@ pub fn create(state_json: &[u8], store: &Store) -> Result<(), HookError> {
     match request::of(&state, Caller::of_hook())? {
         Some(request) => Ok(service::attach(request, store)?),
         None => Ok(()),
+    }
+}
+
+/// Begins the attachment of a container that is about to be created; `None`: it asks for nothing.
+///
+/// # Errors
+/// [`HookError`]: the container is not to be created.
+pub fn prepare(
+    config: &BundleConfig,
+    caller: Caller,
+    store: &Store,
+) -> Result<Option<Preparation>, HookError> {
+    let Some(attachments) = request::asked_before(config, caller)? else { return Ok(None) };
+    Ok(Some(service::prepare(&attachments, store)?))
+}
+
+/// Attaches a container that has been created since, and that waits for its start.
+///
+/// # Errors
+/// [`HookError`]; nothing is left behind then, and the container is to be deleted.
+pub fn attach_created(
+    state: &ContainerState,
+    caller: Caller,
+    preparation: Preparation,
+    store: &Store,
+) -> Result<(), HookError> {
+    match request::of(state, caller)? {
+        Some(request) => Ok(service::attach_prepared(request, preparation, store)?),
+        None => Ok(()),
+    }
+}
+
+/// Refuses to start a container that asks for attachments and has none: whoever created it was killed
+/// before it was attached.
+///
+/// # Errors
+/// [`HookError::NotAttached`], and a mcrun.toml that cannot be understood.
+pub fn refuse_unattached(
+    id: &ContainerId,
+    config: &BundleConfig,
+    caller: Caller,
+    store: &Store,
+) -> Result<(), HookError> {
+    let Some(recorded) = request::recorded_id(config, caller, id)? else { return Ok(()) };
+    match store.read(&recorded) {
+        Ok(Some(AttachmentRecord::Attached(_))) => Ok(()),
+        _ => Err(HookError::NotAttached(id.clone())),
     }
 }
 
@@ -63,6 +111,18 @@ pub fn poststart(state_json: &[u8], store: &Store) -> Result<(), HookError> {
 /// # Errors
 /// [`HookError`], if the state cannot be parsed or something could not be removed.
 pub fn poststop(state_json: &[u8], store: &Store) -> Result<(), HookError> {
-    let state = ContainerState::parse(state_json)?;
+    remove(&ContainerState::parse(state_json)?, store)
+}
+
+/// The same for a state that is known.
+///
+/// # Errors
+/// [`HookError`], if something could not be removed.
+pub fn remove(state: &ContainerState, store: &Store) -> Result<(), HookError> {
     Ok(service::remove_asked(&state.id, state.bundle.as_deref(), store)?)
+}
+
+/// Whether a container that is attached has ended.
+pub fn has_ended(id: &ContainerId, store: &Store) -> bool {
+    matches!(store.read(id), Ok(Some(record)) if !record.container().is_alive())
 }

@@ -3,7 +3,7 @@
 use crate::attachment::{Attachment, Networks, parse_all, unique_names};
 use crate::hook::pod::Sandbox;
 use crate::hook::{Caller, HookError};
-use crate::oci::{ANNOTATION, BundleConfig, ContainerState, VARIABLE};
+use crate::oci::{ANNOTATION, BundleConfig, ContainerId, ContainerState, VARIABLE};
 use crate::service::{AttachError, AttachRequest, NetworkNamespace};
 use crate::state::config_dir;
 use crate::sys::files::is_in_proc;
@@ -41,9 +41,18 @@ pub(super) fn of(
 /// # Errors
 /// What is wrong with what is asked for, or with the network that the container is to have.
 pub fn asks_for_attachment(config: &BundleConfig, caller: Caller) -> Result<bool, HookError> {
-    if attachments(config, caller, "mcrun-runtime")?.is_none() {
-        return Ok(false);
-    }
+    Ok(asked_before(config, caller)?.is_some())
+}
+
+/// What a container asks for that does not exist yet.
+///
+/// # Errors
+/// As [`asks_for_attachment`].
+pub(super) fn asked_before(
+    config: &BundleConfig,
+    caller: Caller,
+) -> Result<Option<Vec<Attachment>>, HookError> {
+    let Some(attachments) = attachments(config, caller, "mcrun-runtime")? else { return Ok(None) };
     // The host's network is no namespace, or the host's own by a path.
     let host = match config.network_namespace_path() {
         Some(path) => {
@@ -53,7 +62,24 @@ pub fn asks_for_attachment(config: &BundleConfig, caller: Caller) -> Result<bool
         }
         None => config.shares_host_network(),
     };
-    if host { Err(AttachError::HostNetwork.into()) } else { Ok(true) }
+    if host { Err(AttachError::HostNetwork.into()) } else { Ok(Some(attachments)) }
+}
+
+/// Under which id the attachment of a container is recorded that asks for one; `None`: it asks for none.
+///
+/// # Errors
+/// If mcrun.toml, which says whether the variable counts, cannot be understood.
+pub(super) fn recorded_id(
+    config: &BundleConfig,
+    caller: Caller,
+    id: &ContainerId,
+) -> Result<Option<ContainerId>, HookError> {
+    let asks = match config.attachment_text() {
+        None => false,
+        Some((_, text)) if text.trim().is_empty() => false,
+        Some((origin, _)) => origin != VARIABLE || caller.counts_variable()?,
+    };
+    Ok(asks.then(|| Sandbox::of(config).map_or_else(|| id.clone(), |sandbox| sandbox.id)))
 }
 
 /// The attachments asked for, at least one.

@@ -43,15 +43,23 @@ impl Caller {
     /// # Errors
     /// If mcrun.toml cannot be understood.
     pub(super) fn variable_counts(self, program: &str) -> Result<bool, AdminError> {
-        let counts = match self {
-            Caller::WithoutAnnotations => true,
-            Caller::ByDefault => false,
-            Caller::WithAnnotations => AdminConfig::read(&config_dir())?.environment(),
-        };
+        let counts = self.counts_variable()?;
         if !counts {
             syslog::warn(program, &self.ignored());
         }
         Ok(counts)
+    }
+
+    /// The same without a word.
+    ///
+    /// # Errors
+    /// If mcrun.toml cannot be understood.
+    pub(super) fn counts_variable(self) -> Result<bool, AdminError> {
+        Ok(match self {
+            Caller::WithoutAnnotations => true,
+            Caller::ByDefault => false,
+            Caller::WithAnnotations => AdminConfig::read(&config_dir())?.environment(),
+        })
     }
 
     /// Why the variable does not count.

@@ -119,6 +119,11 @@ impl BundleConfig {
         own.extend(annotations.iter().map(|(key, value)| (key.clone(), value.clone())));
     }
 
+    /// All annotations.
+    pub fn annotations(&self) -> BTreeMap<String, String> {
+        self.annotations.clone().unwrap_or_default()
+    }
+
     /// An annotation.
     pub fn annotation(&self, key: &str) -> Option<&str> {
         self.annotations.as_ref()?.get(key).map(String::as_str)

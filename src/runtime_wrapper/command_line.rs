@@ -51,6 +51,12 @@ pub(super) struct RuntimeCommandLine {
     bundle: Option<PathBuf>,
     /// The first argument of the command that is no option: the container's id.
     container: Option<OsString>,
+    /// How many arguments stand before the subcommand.
+    options: usize,
+    /// Where the runtime keeps what it knows of containers, if that was told.
+    pub(super) root: Option<PathBuf>,
+    /// Where it is to write the process id of a container.
+    pub(super) pid_file: Option<PathBuf>,
     /// Where the runtime is to log.
     pub(super) log: Option<PathBuf>,
     /// Whether it is to log JSON.
@@ -68,6 +74,7 @@ impl RuntimeCommandLine {
                 // The subcommand. `--` may stand before it.
                 if argument != "--" {
                     line.command = Some(argument.clone());
+                    line.options = arguments.len() - rest.as_slice().len() - 1;
                     break;
                 }
                 continue;
@@ -75,6 +82,7 @@ impl RuntimeCommandLine {
             let takes_value = attached.is_none() && GLOBAL_VALUES.iter().any(|n| *n == name);
             let value = if takes_value { rest.next().map(OsString::as_os_str) } else { attached };
             match (name.to_str(), value) {
+                (Some("root" | "r"), Some(value)) => line.root = Some(value.into()),
                 (Some("log" | "l"), Some(value)) => line.log = Some(value.into()),
                 (Some("log-format"), Some(value)) => line.log_json = value == "json",
                 _ => {}
@@ -92,8 +100,10 @@ impl RuntimeCommandLine {
             };
             let takes_value = attached.is_none() && COMMAND_VALUES.iter().any(|n| *n == name);
             let value = if takes_value { rest.next().map(OsString::as_os_str) } else { attached };
-            if let (Some("bundle" | "b"), Some(value)) = (name.to_str(), value) {
-                line.bundle = Some(value.into());
+            match (name.to_str(), value) {
+                (Some("bundle" | "b"), Some(value)) => line.bundle = Some(value.into()),
+                (Some("pid-file" | "p"), Some(value)) => line.pid_file = Some(value.into()),
+                _ => {}
             }
         }
         line
@@ -101,7 +111,27 @@ impl RuntimeCommandLine {
 
     /// The id of a container whose command is about to run; `None` for every other command.
     pub(super) fn started(&self) -> Option<&OsStr> {
-        self.container.as_deref().filter(|_| self.command.as_deref() == Some(OsStr::new("start")))
+        self.container_of("start")
+    }
+
+    /// The id of a container that is about to be created, and not started; `None` for every other
+    /// command.
+    pub(super) fn created(&self) -> Option<&OsStr> {
+        self.container_of("create")
+    }
+
+    /// The id of a container that is about to be deleted; `None` for every other command.
+    pub(super) fn deleted(&self) -> Option<&OsStr> {
+        self.container_of("delete")
+    }
+
+    fn container_of(&self, command: &str) -> Option<&OsStr> {
+        self.container.as_deref().filter(|_| self.command.as_deref() == Some(OsStr::new(command)))
+    }
+
+    /// The arguments before the subcommand, of all arguments.
+    pub(super) fn options<'a>(&self, arguments: &'a [OsString]) -> &'a [OsString] {
+        &arguments[..self.options]
     }
 
     /// Whether a container is about to be made and not yet started: the runtime ends soon.
@@ -206,6 +236,18 @@ mod tests {
         assert_eq!((line.log, line.log_json), (Some("/run/log.json".into()), true));
         let line = parse("--log=/run/log create --log /else c1");
         assert_eq!((line.log, line.log_json), (Some("/run/log".into()), false));
+    }
+
+    #[test]
+    fn what_was_told_of_files_is_found() {
+        let text = "--root /run/x --log=/l create --bundle /b --pid-file /b/init.pid c1";
+        let arguments: Vec<_> = text.split_whitespace().map(OsString::from).collect();
+        let line = RuntimeCommandLine::parse(&arguments);
+        assert_eq!(line.options(&arguments), &arguments[..3]);
+        assert_eq!((line.root, line.pid_file), (Some("/run/x".into()), Some("/b/init.pid".into())));
+        assert_eq!(parse("--root=/x delete --force c1").deleted(), Some(OsStr::new("c1")));
+        assert_eq!(parse("create c1").created(), Some(OsStr::new("c1")));
+        assert_eq!(parse("create c1").deleted(), None);
     }
 
     #[test]

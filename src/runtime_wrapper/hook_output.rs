@@ -7,18 +7,15 @@
 
 use std::ffi::OsString;
 use std::fs;
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io;
 use std::io::Read;
-use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode};
+use std::process::ExitCode;
 
-use nix::sys::prctl;
-use nix::sys::signal::Signal;
-
+use crate::runtime_wrapper::below;
 use crate::runtime_wrapper::command_line::RuntimeCommandLine;
-use crate::runtime_wrapper::report;
+use crate::runtime_wrapper::report::LogEnd;
 
 /// The annotation of config.json that names the file (crun(1)).
 pub(super) const ANNOTATION: &str = "run.oci.hooks.stderr";
@@ -61,25 +58,15 @@ pub(super) fn run(
     line: &RuntimeCommandLine,
     output: &Path,
 ) -> io::Result<ExitCode> {
-    let length = |log: &PathBuf| fs::metadata(log).map_or(0, |log| log.len());
-    let logged = line.log.as_ref().map(length);
-    let mut command = Command::new(runtime);
-    command.args(arguments);
-    // Whoever kills this process means the runtime.
-    // SAFETY: prctl(2) is a system call and allocates nothing.
-    unsafe { command.pre_exec(|| Ok(prctl::set_pdeathsig(Signal::SIGKILL)?)) };
-    let status = command.status()?;
+    let log = LogEnd::of(line);
+    let status = below::spawn(runtime, arguments)?.wait()?;
     let said = read(output);
     let _ = fs::remove_file(output);
     if let (false, Some(said)) = (status.success(), said.as_deref().and_then(last_line)) {
-        // One entry in place of crun's: engines show the last one, and podman reads no two.
-        if let (Some(log), Some(length)) = (&line.log, logged) {
-            let _ = OpenOptions::new().write(true).open(log).and_then(|log| log.set_len(length));
-        }
-        report::failure(line, said);
+        // In place of crun's own words.
+        log.failure(line, said);
     }
-    let code = status.code().or_else(|| Some(128 + status.signal()?));
-    Ok(code.and_then(|code| u8::try_from(code).ok()).map_or(ExitCode::FAILURE, ExitCode::from))
+    Ok(below::exit_code(status))
 }
 
 fn read(path: &Path) -> Option<String> {

@@ -3,6 +3,7 @@
 //! runc writes its errors to the file of `--log`, and docker and containerd show what they find
 //! there rather than what was on standard error.
 
+use std::fs;
 use std::fs::OpenOptions;
 use std::io;
 use std::io::Write;
@@ -20,6 +21,25 @@ pub(super) fn failure(line: &RuntimeCommandLine, message: &str) {
     if let Some(path) = &line.log {
         // Nothing more can be done: the line is on standard error.
         let _ = append(path, &entry(line.log_json, message, SystemTime::now()));
+    }
+}
+
+/// Where a log ended before the runtime was run.
+pub(super) struct LogEnd(Option<u64>);
+
+impl LogEnd {
+    /// The end of the log that was asked for.
+    pub(super) fn of(line: &RuntimeCommandLine) -> Self {
+        LogEnd(line.log.as_ref().map(|log| fs::metadata(log).map_or(0, |log| log.len())))
+    }
+
+    /// Reports one line as [`failure`] does, in place of what the runtime has logged since: engines show
+    /// the last entry, and podman reads no two.
+    pub(super) fn failure(self, line: &RuntimeCommandLine, message: &str) {
+        if let (Some(log), Some(length)) = (&line.log, self.0) {
+            let _ = OpenOptions::new().write(true).open(log).and_then(|log| log.set_len(length));
+        }
+        failure(line, message);
     }
 }
 

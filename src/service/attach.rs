@@ -1,10 +1,11 @@
 //! Attaching one container, all or nothing: when it is created, or while it runs.
 
-use crate::attachment::{AdminConfig, AdminError, Attachment, Driver, check_together};
+use crate::attachment::{AdminConfig, Attachment, Driver, check_together};
 use crate::link::facts::link;
 use crate::net::netlink::RouteSocket;
 use crate::service::detach::{detach_all, remove};
 use crate::service::making::{OpenContainer, Wanted};
+use crate::service::preparation::{Preparation, within_limits};
 use crate::service::proxies;
 use crate::service::proxies::{Launch, ProxyUsers};
 use crate::service::unfinished;
@@ -22,12 +23,24 @@ use crate::sys::process::ProcessRef;
 /// # Errors
 /// [`AttachError`]; nothing is left behind then.
 pub fn attach(request: AttachRequest, store: &Store) -> Result<(), AttachError> {
-    let admin = AdminConfig::read(&config_dir())?;
-    let interfaces = within_limits(&request.attachments, 0, &admin)?;
-    let launch = Launch::of(&interfaces)?;
+    let preparation = Preparation::of(&request.attachments)?;
+    attach_prepared(request, preparation, store)
+}
+
+/// The same for a request whose attachments have been prepared.
+///
+/// # Errors
+/// As [`attach`].
+pub fn attach_prepared(
+    request: AttachRequest,
+    preparation: Preparation,
+    store: &Store,
+) -> Result<(), AttachError> {
+    let Preparation { admin, interfaces, launch, question } = preparation;
     let (shared, in_pod) = (request.namespace.may_be_shared(), request.namespace.is_pods());
     let asked = (request.attachments.clone(), in_pod);
     let mut container = OpenContainer::open(request, store)?;
+    container.question = question;
     if shared && let Some(other) = container.other_attached()? {
         return Err(AttachError::AttachedNetwork(other));
     }
@@ -228,24 +241,6 @@ fn with_free_names(mut attachments: Vec<Attachment>, mut taken: Vec<String>) -> 
         attachment.name = name;
     }
     attachments
-}
-
-/// The interfaces that are added to a container with `present` of them, each with what is in force
-/// of it within the administrator's limits.
-fn within_limits(
-    attachments: &[Attachment],
-    present: usize,
-    admin: &AdminConfig,
-) -> Result<Vec<PlannedInterface>, AdminError> {
-    let limits = admin.check_all(attachments, present)?;
-    let each = attachments.iter().zip(limits).enumerate();
-    Ok(each
-        .map(|(position, (attachment, limits))| PlannedInterface {
-            name: attachment.interface_name(position).to_string(),
-            limits,
-            attachment: attachment.clone(),
-        })
-        .collect())
 }
 
 /// Whether the links are there as the record says.

@@ -17,6 +17,7 @@ use crate::oci::ContainerId;
 use crate::proxy::{ProxyLaunch, random_packet_mark};
 use crate::service::claims;
 use crate::service::conflicts;
+use crate::service::conflicts::EarlyQuestion;
 use crate::service::host_links;
 use crate::service::leases::NewLeases;
 use crate::service::parents;
@@ -43,6 +44,8 @@ pub(super) struct OpenContainer<'s> {
     pub(super) host_links: Vec<HostLinkUse>,
     /// The attachments whose addresses may be claimed for what is being attached.
     pub(super) claimed: Vec<Attachment>,
+    /// What the LAN has been asked before the container existed.
+    pub(super) question: Option<EarlyQuestion>,
 }
 
 /// An interface that is to be made.
@@ -83,7 +86,8 @@ impl<'s> OpenContainer<'s> {
             netns_path: request.namespace.path(),
         };
         let (host_links, claimed) = (Vec::new(), Vec::new());
-        Ok(OpenContainer { store, recorded, namespace, socket, host_links, claimed })
+        let question = None;
+        Ok(OpenContainer { store, recorded, namespace, socket, host_links, claimed, question })
     }
 
     /// Whether a record of this id is about the container, and not only about one of the same id. An
@@ -238,7 +242,7 @@ impl<'s> OpenContainer<'s> {
             // where records have been looked at for the addresses. It leaves nothing to be recorded.
             let is_chosen = wanted.iter().all(|i| i.planned.attachment.pool.is_some())
                 && plans.iter().all(|plan| plan.parent.index.is_some());
-            let probe = is_chosen.then(|| conflicts::probe(&plans, &remade)).transpose()?;
+            let probe = is_chosen.then(|| self.ask(&plans, &remade)).transpose()?;
             if is_chosen {
                 launch = launch.map(Launch::begun).transpose()?.map(Launch::Begun);
             }
@@ -263,7 +267,7 @@ impl<'s> OpenContainer<'s> {
         make_host_links(&mut plans, &mark, &mut host)?;
         let probe = match probe {
             Some(probe) => probe,
-            None => conflicts::probe(&plans, &remade)?,
+            None => self.ask(&plans, &remade)?,
         };
         let mut launch = launch.map(Launch::begun).transpose()?;
         attached.interfaces.extend(waiting);
@@ -315,6 +319,19 @@ impl<'s> OpenContainer<'s> {
         slow.extend(probe.into_iter().flat_map(AddressProbe::into_sockets));
         close_in_background(slow);
         proxies::complete_replacement(&mut attached, dir)
+    }
+
+    /// Asks the LANs for the addresses of these links, unless they have been asked already.
+    fn ask(
+        &mut self,
+        plans: &[InterfacePlan],
+        remade: &[String],
+    ) -> Result<Option<AddressProbe>, AttachError> {
+        let asked = conflicts::asked(plans, remade);
+        match self.question.take().and_then(|early| early.for_these(asked.clone())) {
+            Some(probe) => Ok(Some(probe)),
+            None => AddressProbe::send(asked).map_err(AttachError::Probe),
+        }
     }
 
     /// The attachment as it is to be, without what is wanted.
@@ -536,7 +553,7 @@ pub(crate) fn lacking_capabilities() -> Vec<&'static str> {
 
 /// Without the capabilities an attachment would fail halfway. They are checked at the start, so that
 /// the missing one is named.
-fn check_privileges(host: &NetNs) -> Result<(), AttachError> {
+pub(super) fn check_privileges(host: &NetNs) -> Result<(), AttachError> {
     if let Some(name) = lacking_capabilities().first() {
         return Err(AttachError::Privilege(name));
     }

@@ -106,6 +106,7 @@ pub(super) fn repair_locked(
         socket,
         host_links: Vec::new(),
         claimed: Vec::new(),
+        question: None,
     };
     let together = make(&mut container, attached, &ready, dir, admin);
     if together.is_ok() || ready.len() == 1 {
