@@ -113,7 +113,9 @@ impl<A: LanFamily> EarlyReporter<A> {
         filter: &SourceFilter<A>,
         join: impl FnOnce() -> Result<(), E>,
     ) -> Result<(), E> {
-        let Some(message) = report(self.version.get(now), group, filter) else { return join() };
+        if !is_early::<A>(self.version.get(now), filter) {
+            return join();
+        }
         let is_notified = self.joins.subscribe_memberships().is_ok();
         let result = join();
         let mut first = false;
@@ -125,7 +127,11 @@ impl<A: LanFamily> EarlyReporter<A> {
                 matches!(received, Ok(true))
             };
             while !first && receive(&mut first) {}
-            if first && result.is_ok() {
+            // The kernel has chosen the version of its own reports when it joined.
+            if first
+                && result.is_ok()
+                && let Some(message) = report(self.version.look_up(now), group, filter)
+            {
                 self.socket.send_whole(&message);
                 if matches!(message, Message::ReportV2 { .. }) {
                     self.remember(now, group);
@@ -140,7 +146,7 @@ impl<A: LanFamily> EarlyReporter<A> {
 
     /// The version that the host's kernel speaks.
     pub(crate) fn version(&self, now: Instant) -> Version {
-        self.version.get(now)
+        self.version.look_up(now)
     }
 
     /// What it sends with.
@@ -199,8 +205,8 @@ impl<A: LanFamily> EarlyReporter<A> {
 
     /// Whether the kernel may keep the leave of a group to itself.
     fn must_leave(&self, now: Instant, group: A) -> bool {
-        self.version.get(now) == Version::V2
-            && (self.version.is_turning(now) || self.recent(now).contains(&group))
+        (self.version.is_turning(now) || self.recent(now).contains(&group))
+            && self.version.look_up(now) == Version::V2
     }
 
     #[cold]
@@ -216,30 +222,37 @@ impl<A: LanFamily> EarlyReporter<A> {
     }
 }
 
-/// The kernel's report of a new membership. `None` where the kernel sends it at once, and for EXCLUDE of
-/// a list, which is left to the kernel: it merges the list with those of other sockets, and the list alone could block sources
-/// that they want.
+/// Whether the first report of a new membership is sent here. The kernel sends it at once in version 1 of
+/// MLD. EXCLUDE of a list is left to the kernel: it merges the list with those of other sockets, and the
+/// list alone could block sources that they want.
+fn is_early<A: LanFamily>(version: Version, filter: &SourceFilter<A>) -> bool {
+    let blocks = filter.mode == FilterMode::Exclude && !filter.sources.is_empty();
+    let is_left_to_kernel = match version {
+        Version::V1 => false,
+        Version::V2 => A::REPORTS_V2_AT_ONCE,
+        Version::V3 => blocks,
+    };
+    !filter.is_none() && !is_left_to_kernel
+}
+
+/// The kernel's report of a new membership; `None`: it is left to the kernel.
 fn report<A: LanFamily>(
     version: Version,
     group: A,
     filter: &SourceFilter<A>,
 ) -> Option<Message<A>> {
-    if filter.is_none() {
-        return None;
-    }
-    match version {
-        Version::V1 => Some(Message::ReportV1 { group }),
-        Version::V2 => (!A::REPORTS_V2_AT_ONCE).then_some(Message::ReportV2 { group }),
+    is_early(version, filter).then(|| match version {
+        Version::V1 => Message::ReportV1 { group },
+        Version::V2 => Message::ReportV2 { group },
         Version::V3 => {
             let kind = match filter.mode {
                 FilterMode::Include => RecordType::Allow,
-                FilterMode::Exclude if filter.sources.is_empty() => RecordType::ToEx,
-                FilterMode::Exclude => return None,
+                FilterMode::Exclude => RecordType::ToEx,
             };
             let sources = filter.sources.iter().copied().collect();
-            Some(Message::ReportV3(vec![GroupRecord { kind, group, sources }]))
+            Message::ReportV3(vec![GroupRecord { kind, group, sources }])
         }
-    }
+    })
 }
 
 #[cfg(test)]

@@ -2,9 +2,11 @@
 //!
 //! The version belongs to the interface, not to a group (RFC 9776 §7.2.1, RFC 9777 §8.2.1). A query of an older
 //! version sets it for the older-version-querier-present time, which the kernel computes from the
-//! values that it has learned from queries. The same is computed here, because a join cannot wait
-//! for a file to be read. Where the kernel may have heard something else, its file decides soon
-//! after. Of MLD the kernel shows nothing.
+//! values that it has learned from queries. The same is computed here. That can end later than it does
+//! in the kernel: by milliseconds, because the kernel hears a query first, or by minutes, where the
+//! kernel has learned something before the proxy began. So while an older querier is thought to be
+//! present, each join asks the kernel's file, which takes some microseconds. Of MLD the kernel shows
+//! nothing.
 
 use std::fs::File;
 use std::io;
@@ -19,8 +21,9 @@ use crate::igmp::message::{Query, Version};
 use crate::net::sysctl::Sysctls;
 use crate::proxy::lan::family::LanFamily;
 
-/// Bytes of one read: the kernel returns no more of a file in /proc.
-const PAGE: usize = 4096;
+/// Bytes of one read. The lines of the groups, which follow that of an interface, are not wanted, and the
+/// kernel writes no more of them than fit.
+const READ: usize = 512;
 /// How long after a query the kernel's file is read. By then the kernel has processed the query.
 const CHECK_DELAY: Duration = Duration::from_millis(20);
 
@@ -79,7 +82,17 @@ impl<A: LanFamily> HostVersion<A> {
         self.check(now);
     }
 
-    /// The version now (`IGMP_V1_SEEN` and `IGMP_V2_SEEN`).
+    /// The version that the kernel speaks at this moment, by its file where an older querier is thought
+    /// to be present.
+    pub(crate) fn look_up(&self, now: Instant) -> Version {
+        let thought = self.get(now);
+        if thought == Version::V3 {
+            return thought;
+        }
+        self.shown().unwrap_or(thought)
+    }
+
+    /// The version by what was heard (`IGMP_V1_SEEN` and `IGMP_V2_SEEN`).
     pub(crate) fn get(&self, now: Instant) -> Version {
         let present = |until: Option<Instant>| until.is_some_and(|until| now < until);
         match self.forced {
@@ -135,8 +148,7 @@ impl<A: LanFamily> HostVersion<A> {
     }
 
     fn check(&mut self, now: Instant) {
-        let file = self.file.as_ref().map(|file| BufReader::with_capacity(PAGE, Pages(file, 0)));
-        let Some(kernels) = file.and_then(|file| version_in::<A>(file, self.index)) else { return };
+        let Some(kernels) = self.shown() else { return };
         if kernels == self.get(now) {
             return;
         }
@@ -145,6 +157,12 @@ impl<A: LanFamily> HostVersion<A> {
         let until = Some(now + self.older_querier_present());
         self.v1_querier_until = until.filter(|_| kernels == Version::V1);
         self.v2_querier_until = until.filter(|_| kernels == Version::V2);
+    }
+
+    /// What the kernel's file shows. `None`: there is none, or the interface is gone.
+    fn shown(&self) -> Option<Version> {
+        let file = BufReader::with_capacity(READ, FromStart(self.file.as_ref()?, 0));
+        version_in::<A>(file, self.index)
     }
 
     /// RFC 9776 §8.12, RFC 9777 §9.12; `igmp_heard_query`, `mld_set_v1_mode`.
@@ -161,9 +179,9 @@ fn forced_version<A: LanFamily>(name: &str, host: &Sysctls) -> Option<Version> {
 }
 
 /// A file that is read from its beginning, whatever was read of it before.
-struct Pages<'f>(&'f File, u64);
+struct FromStart<'f>(&'f File, u64);
 
-impl Read for Pages<'_> {
+impl Read for FromStart<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let got = self.0.read_at(buffer, self.1)?;
         self.1 += got as u64;
@@ -239,6 +257,28 @@ mod tests {
         assert_eq!(host.poll_timeout(), None);
         assert!(host.is_turning(start + Duration::from_secs(1)));
         assert!(!host.is_turning(start + Duration::from_secs(2)));
+    }
+
+    #[test]
+    fn the_kernels_file_has_the_last_word_while_an_older_querier_is_thought_to_be_present() {
+        let start = Instant::now();
+        let file = tempfile::tempfile().unwrap();
+        let mut host = HostVersion { file: Some(file.try_clone().unwrap()), ..host::<Ipv4Addr>() };
+        host.receive_query(start, &query(Version::V2));
+        // The file shows no such interface.
+        assert_eq!(host.look_up(start), Version::V2);
+        // Its line is behind what one read gives.
+        let others =
+            "1\tlo        :     1      V3\n\t\t\t\t010000E0     1 0:00000000\t\t0\n".repeat(20);
+        for (shown, version) in [("V2", Version::V2), ("V3", Version::V3), ("V1", Version::V1)] {
+            file.set_len(0).unwrap();
+            file.write_all_at(
+                format!("{others}12\tlan0      :     2      {shown}\n").as_bytes(),
+                0,
+            )
+            .unwrap();
+            assert_eq!((host.get(start), host.look_up(start)), (Version::V2, version));
+        }
     }
 
     #[test]
