@@ -64,7 +64,7 @@ test_packages := dnsmasq-base runc crun docker.io containerd podman netavark ipt
 vm_kernel := linux-image-6.12.*-cloud-amd64
 
 .DEFAULT_GOAL := build
-.PHONY: build demo test test-engines test-vm chaos test-upgrade lint fmt man bpf bpf-check count-million fuzz bench install uninstall
+.PHONY: build demo test test-engines test-vm chaos test-upgrade lint fmt man bpf bpf-check count-million prune-ten-minutes fuzz bench install uninstall
 
 build:
 	@scripts/need-toolchain
@@ -157,6 +157,10 @@ bpf:
 # A million packets, counted beside what the container receives.
 count-million:
 	cargo test --locked --test main counting:: -- --ignored
+
+# Ten minutes of a container with a router's addresses, behind a switch that forgets after three seconds.
+prune-ten-minutes:
+	cargo test --locked --test main home_network:: -- --ignored --nocapture
 
 # The committed objects are those of the committed sources.
 bpf-check:

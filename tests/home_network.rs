@@ -7,7 +7,7 @@ use std::fs::File;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::path::PathBuf;
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use mcrun::net::netns::NetNs;
 
@@ -21,6 +21,8 @@ const ROUTER: Ipv6Addr = Ipv6Addr::new(0xfd00, 0x98, 0, 0, 0, 0, 0, 1);
 const BEHIND: Ipv6Addr = Ipv6Addr::new(0xfd42, 7, 0, 0, 0, 0, 0, 1);
 /// The host's address on the LAN.
 const HOST_IPV6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0x99, 0, 0, 0, 0, 0, 1);
+/// Seconds for which an advertisement counts. What it gives goes soon where no other follows.
+const ADVERTISED: u32 = 30;
 /// UDP port of Matter.
 const MATTER: u16 = 5540;
 /// What a container that was refused leaves is gone by then.
@@ -52,8 +54,9 @@ fn advertise(lab: &Lab) -> Background {
     let (config, pid) = (lab.directory().join("radvd.conf"), lab.directory().join("radvd.pid"));
     let text = format!(
         "interface {PARENT} {{\n AdvSendAdvert on;\n MinRtrAdvInterval 3;\n MaxRtrAdvInterval 4;\n \
-         AdvDefaultLifetime 1800;\n prefix fd00:98::/64 {{ AdvOnLink on; AdvAutonomous on; }};\n \
-         route fd42:7::/48 {{ AdvRoutePreference high; AdvRouteLifetime 1800; }};\n}};\n"
+         AdvDefaultLifetime {ADVERTISED};\n prefix fd00:98::/64 {{ AdvOnLink on; AdvAutonomous on; \
+         AdvPreferredLifetime {ADVERTISED}; AdvValidLifetime {ADVERTISED}; }};\n \
+         route fd42:7::/48 {{ AdvRoutePreference high; AdvRouteLifetime {ADVERTISED}; }};\n}};\n"
     );
     fs::write(&config, text).expect("radvd.conf");
     let log = File::create(lab.directory().join("radvd.log")).expect("a file");
@@ -96,13 +99,8 @@ fn assert_pings(mut enter: impl FnMut(&str) -> Command, link: &str, to: Ipv6Addr
     assert!(pinged.contains("3 packets received"), "{pinged}");
 }
 
-#[test]
-fn a_container_with_addresses_of_a_router_is_reached_however_often_the_switch_forgets() {
-    let lab = lab();
-    let capture = Ipv6Addr::capture(&lab);
-    let _radvd = advertise(&lab);
-    let container = lab.start_with("c", &["parent=lan0,ip=slaac"], &[]);
-    let address = wait_configured(&container);
+/// Both routes of the router's advertisements lead to it.
+fn assert_routes(lab: &Lab, container: &Container) {
     let router = lab.link_local("src", PARENT).expect("an address");
     let routes = container.ip("-6 route");
     for to in ["default", "fd42:7::/48"] {
@@ -110,16 +108,41 @@ fn a_container_with_addresses_of_a_router_is_reached_however_often_the_switch_fo
         let route = found.unwrap_or_else(|| panic!("no route {to}: {routes}"));
         assert_eq!((&route["gateway"], &route["dev"]), (&router.to_string().into(), &"mc0".into()));
     }
+}
+
+#[test]
+fn a_container_with_addresses_of_a_router_is_reached_however_often_the_switch_forgets() {
+    stay_reachable(4, Duration::ZERO);
+}
+
+#[test]
+#[ignore = "lasts ten minutes: make prune-ten-minutes"]
+fn a_container_with_addresses_of_a_router_is_reached_for_ten_minutes_of_pruning() {
+    stay_reachable(100, Duration::from_mins(10));
+}
+
+/// For so long, and until the switch has forgotten so often.
+fn stay_reachable(prunings: u32, time: Duration) {
+    let lab = lab();
+    let capture = Ipv6Addr::capture(&lab);
+    let _radvd = advertise(&lab);
+    let container = lab.start_with("c", &["parent=lan0,ip=slaac"], &[]);
+    let address = wait_configured(&container);
     // Whoever asks for its address asks this group.
     let [.., a, b, c] = address.octets();
     let own = Ipv6Addr::from([0xff, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0xff, a, b, c]).to_string();
-    for _ in 0..4 {
+    let (start, mut done) = (Instant::now(), 0);
+    while done < prunings || start.elapsed() < time {
+        assert_routes(&lab, &container);
         assert_pings(|program| lab.enter("src", program), PARENT, address);
         assert_pings(|program| container.enter(program), "mc0", ROUTER);
         assert_pings(|program| container.enter(program), "mc0", BEHIND);
         wait_pruned(&lab);
         assert!(lab.forwarded().contains(&own), "{own}: {:?}", lab.forwarded());
+        done += 1;
     }
+    assert_eq!(wait_configured(&container), address);
+    eprintln!("pruned {done} times in {} s", start.elapsed().as_secs());
     Ipv6Addr::assert_one_host(&lab, &capture);
 
     // The router's address is refused, and the router is named.

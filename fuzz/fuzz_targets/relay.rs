@@ -16,4 +16,13 @@ fuzz_target!(|input: (u16, &[u8])| {
         header[9] = 17;
     }
     check_relayed_packet(&mended, size.into());
+    let mut mended = data.to_vec();
+    let length = data.len().checked_sub(40).and_then(|length| u16::try_from(length).ok());
+    if let (Some(header), Some(length)) = (mended.first_chunk_mut::<40>(), length) {
+        header[0] = 0x60 | header[0] & 0x0f;
+        header[4..6].copy_from_slice(&length.to_be_bytes());
+        // UDP, or a fragment header before it.
+        header[6] = if header[6] == 44 { 44 } else { 17 };
+    }
+    check_relayed_packet(&mended, size.into());
 });

@@ -10,6 +10,8 @@
 //! listening interval" for "group membership interval".
 
 #[cfg(test)]
+mod checklist;
+#[cfg(test)]
 mod families;
 mod protocol;
 pub mod wire;
