@@ -118,7 +118,7 @@ fn a_container_with_addresses_of_a_router_is_reached_however_often_the_switch_fo
 #[test]
 #[ignore = "lasts ten minutes: make prune-ten-minutes"]
 fn a_container_with_addresses_of_a_router_is_reached_for_ten_minutes_of_pruning() {
-    stay_reachable(100, Duration::from_mins(10));
+    stay_reachable(40, Duration::from_mins(10));
 }
 
 /// For so long, and until the switch has forgotten so often.

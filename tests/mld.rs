@@ -297,6 +297,10 @@ fn a_denied_group_is_shown_as_denied_and_does_not_arrive_although_a_neighbour_ha
     // What a profile names is allowed.
     let _ros2 = join_group(&restricted, "ff1e::ffff:efff:1".parse().unwrap(), PORT + 2);
     shows(&restricted, "ff1e::ffff:efff:1".parse().unwrap(), "joined");
+    assert_eq!(shown["scope"], "global", "{shown}");
+    let table = run(&mut lab.mcrun(["groups", &restricted.name]));
+    let is_link = |line: &&str| line.contains(" ff02::1:ff00:11 ") && line.contains(" link ");
+    assert!(table.contains(" SCOPE ") && table.lines().any(|line| is_link(&line)), "{table}");
     capture.igmp();
     let reported = mld(&capture.frames());
     let names = |message: &Message| match message {

@@ -375,6 +375,95 @@ fn multicast_dns_works_both_ways_where_it_is_named() {
     assert_eq!(payloads(&hear(&lan, END)), NONE);
 }
 
+/// Those of the link and those beyond.
+#[test]
+fn the_groups_of_named_protocols_go_both_ways() {
+    let rules = ",allow=ssdp,allow=matter,allow=ros2";
+    for config in ["", BY_PROXIES] {
+        let (lab, containers) = relayed(&["one"], rules, config);
+        for (group, port) in [
+            ("ff02::c", 1900),
+            ("ff05::c", 1900),
+            ("ff05::fa", 5540),
+            ("ff35:40:fd01:203:405:607:0:100", 5540),
+            ("ff02::ffff:efff:1", 7400),
+            ("ff1e::ffff:efff:1", 7400),
+        ] {
+            let group: Ipv6Addr = group.parse().expect("a group");
+            let lan = lab.socket("src", Ipv6Addr::UNSPECIFIED, port);
+            let inside = containers[0].socket_of("eth0", port);
+            lan.join(group);
+            inside.join(group);
+            lab.wait_joined(&containers[0], group);
+            lab.wait_forwarded(group);
+            lab.wait_forwarded_to_source(group);
+            send_until_heard(&lan, &inside, (group, port));
+            send_until_heard(&inside, &lan, (group, port));
+            for (sender, text) in [(&lan, "of the LAN"), (&inside, "of the container")] {
+                for text in [text, END] {
+                    sender.send(text.as_bytes(), (group, port));
+                }
+                for ear in [&lan, &inside] {
+                    assert_eq!(payloads(&hear(ear, END)), [text], "{group}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn two_relays_of_one_container_and_a_second_host_make_no_loop() {
+    let lab = Ipv6Addr::lab(2);
+    lab.flood();
+    for node in ["host", "src"] {
+        lab.add_bridge_on(node);
+    }
+    let relays = "parent=lan0,driver=relay,ipv6=on,allow=mdns";
+    let twofold = lab.start_on("host", "twofold", &[relays, &format!("{relays},interface=eth1")]);
+    let distant = lab.start_on("src", "distant", &[relays]);
+    lab.plug_on("host", &twofold, "eth0", 10);
+    lab.plug_on("host", &twofold, "eth1", 11);
+    lab.plug_on("src", &distant, "eth0", 10);
+    let lan = Udp::open(&lab.net("sw"), Ipv6Addr::UNSPECIFIED, 5353, "br0");
+    let ears: [Udp; 3] = [
+        twofold.socket_of("eth0", 5353),
+        twofold.socket_of("eth1", 5353),
+        distant.socket_of("eth0", 5353),
+    ];
+    for ear in ears.iter().chain([&lan]) {
+        ear.join(MDNS);
+    }
+    for (container, interfaces) in [(&twofold, 2), (&distant, 1)] {
+        wait_until("all interfaces have joined", PATIENCE, || {
+            let groups = lab.groups(container).into_iter();
+            let joined =
+                groups.filter(|e| e["group"] == MDNS.to_string() && e["status"] == "joined");
+            (joined.count() == interfaces).then_some(())
+        });
+    }
+    lab.wait_forwarded_to_source(MDNS);
+    for ear in &ears {
+        send_until_heard(&lan, ear, (MDNS, 5353));
+        send_until_heard(ear, &lan, (MDNS, 5353));
+    }
+    // A packet that goes round comes again before what is sent when all have heard it.
+    for (sender, text) in [
+        (&lan, "from the LAN"),
+        (&ears[0], "from eth0"),
+        (&ears[1], "from eth1"),
+        (&ears[2], "from afar"),
+    ] {
+        sender.send(text.as_bytes(), (MDNS, 5353));
+        for ear in ears.iter().chain([&lan]) {
+            assert_eq!(next(ear).0, text.as_bytes());
+        }
+        lan.send(END.as_bytes(), (MDNS, 5353));
+        for ear in ears.iter().chain([&lan]) {
+            assert_eq!(payloads(&hear(ear, END)), NONE, "{text}");
+        }
+    }
+}
+
 /// A socket that sees what passes the bridge of the containers.
 fn on_bridge(lab: &Lab) -> Socket {
     let open = || {

@@ -4,72 +4,107 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::fs::File;
 use std::io::{Read, Seek};
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::marker::PhantomData;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::time::{Duration, Instant};
 
 use crate::lab;
-use crate::lab::{Change, Container, Lab, PATIENCE, wait_until};
+use crate::lab::frames::checksum;
+use crate::lab::{Change, Container, Family, Lab, PATIENCE, wait_until};
 use mcrun::multicast::SourceFilter;
 use mcrun::net::netns::NetNs;
 use socket2::{Domain, Protocol, Socket, Type};
 
-const SSM: Ipv4Addr = Ipv4Addr::new(232, 6, 1, 1);
-
-fn attached(lab: &Lab, name: &str, host: u8, rules: &str) -> Container {
-    lab.start_with(name, &[&format!("parent=lan0,ip=10.99.0.{host}/24{rules}")], &[])
+fn attached<A: Family>(lab: &Lab, name: &str, host: u8, rules: &str) -> Container {
+    let (address, length) = (A::station(host), A::PREFIX);
+    lab.start_with(name, &[&format!("parent=lan0,ip={address}/{length}{rules}")], &[])
 }
 
-fn nth_group(n: u16) -> Ipv4Addr {
-    let [high, low] = n.to_be_bytes();
-    Ipv4Addr::new(239, 6, high, low)
+fn nth_group<A: Family>(n: u16) -> A {
+    A::from_number(A::group(0).to_number() + u128::from(n))
+}
+
+/// The groups of these tests that the host has joined. Its kernel joins others by itself.
+fn host_joins<A: Family>(lab: &Lab) -> BTreeSet<A> {
+    let joined = lab.host_groups::<A>().into_iter();
+    joined.filter(|group| group.to_number() >= A::group(0).to_number()).collect()
 }
 
 #[test]
 fn a_thousand_groups_are_joined_and_left() {
-    let lab = Lab::new(3);
-    let container = attached(&lab, "c", 11, ",max-groups=1000");
-    let groups: BTreeSet<Ipv4Addr> = (0..1000).map(nth_group).collect();
-    let member = container.member();
+    thousand_groups::<Ipv4Addr>(3);
+}
+
+#[test]
+fn a_thousand_groups_of_ipv6_are_joined_and_left() {
+    thousand_groups::<Ipv6Addr>(2);
+}
+
+fn thousand_groups<A: Family>(version: u8) {
+    let lab = A::lab(version);
+    let container = attached::<A>(&lab, "c", 11, ",max-groups=1000");
+    let groups: BTreeSet<A> = (0..1000).map(nth_group).collect();
+    let member = container.member_of::<A>();
     for group in &groups {
         member.change(*group, &Change::Join);
     }
-    wait_until("all are joined upstream", PATIENCE, || (lab.host_joins() == groups).then_some(()));
+    wait_until("all are joined upstream", PATIENCE, || {
+        (host_joins::<A>(&lab) == groups).then_some(())
+    });
+    let texts: BTreeSet<_> = groups.iter().map(ToString::to_string).collect();
+    let shown = || {
+        let all = lab.groups(&container).into_iter();
+        all.filter(|entry| texts.contains(entry["group"].as_str().unwrap_or_default()))
+            .collect::<Vec<_>>()
+    };
     wait_until("all are shown as joined", PATIENCE, || {
-        let shown = lab.groups(&container);
+        let shown = shown();
         let joined = shown.iter().filter(|entry| entry["status"] == "joined").count();
         (joined == 1000 && shown.len() == 1000).then_some(())
     });
     drop(member);
-    wait_until("all are left upstream", PATIENCE, || lab.host_joins().is_empty().then_some(()));
-    wait_until("none is shown", PATIENCE, || lab.groups(&container).is_empty().then_some(()));
+    wait_until("all are left upstream", PATIENCE, || {
+        host_joins::<A>(&lab).is_empty().then_some(())
+    });
+    wait_until("none is shown", PATIENCE, || shown().is_empty().then_some(()));
 }
 
 /// Joins a channel of so many sources at once, and one by one, and leaves it.
-fn sources(lab: &Lab, container: &Container, count: u16) {
-    let sources: Vec<Ipv4Addr> = (0..count)
-        .map(|n| Ipv4Addr::from(u32::from(Ipv4Addr::new(10, 6, 0, 1)) + u32::from(n)))
+fn sources<A: Family>(lab: &Lab, container: &Container, count: u16) {
+    let channel = A::channel(1);
+    let sources: Vec<A> = (0..count)
+        .map(|n| A::from_number(A::DOCUMENTATION.to_number() + 1 + u128::from(n)))
         .collect();
     let all = Some(SourceFilter::include(sources.iter().copied()));
-    let member = container.member();
-    member.change(SSM, &Change::JoinSource(sources[0]));
-    member.change(SSM, &Change::Set(SourceFilter::include(sources.iter().copied())));
+    let member = container.member_of::<A>();
+    member.change(channel, &Change::JoinSource(sources[0]));
+    member.change(channel, &Change::Set(SourceFilter::include(sources.iter().copied())));
     let what = format!("{count} sources are joined upstream");
-    wait_until(&what, PATIENCE, || (lab.upstream(SSM) == all).then_some(()));
+    wait_until(&what, PATIENCE, || (lab.upstream(channel) == all).then_some(()));
     let shown = lab.groups(container);
-    assert_eq!(shown[0]["sources"].as_array().map(Vec::len), Some(usize::from(count)));
-    assert_eq!(shown[0]["status"], "joined", "{}", shown[0]);
+    let shown = shown.iter().find(|entry| entry["group"] == channel.to_string()).expect("listed");
+    assert_eq!(shown["sources"].as_array().map(Vec::len), Some(usize::from(count)));
+    assert_eq!(shown["status"], "joined", "{shown}");
     for source in &sources {
-        member.change(SSM, &Change::LeaveSource(*source));
+        member.change(channel, &Change::LeaveSource(*source));
     }
-    wait_until("all are left", PATIENCE, || lab.upstream(SSM).is_none().then_some(()));
-    lab.wait_left(container, SSM);
+    wait_until("all are left", PATIENCE, || lab.upstream(channel).is_none().then_some(()));
+    lab.wait_left(container, channel);
 }
 
 #[test]
 fn sixty_four_sources_of_a_group_are_joined_and_left() {
     let lab = Lab::new(3);
-    let container = attached(&lab, "c", 11, "");
-    sources(&lab, &container, 64);
+    let container = attached::<Ipv4Addr>(&lab, "c", 11, "");
+    sources::<Ipv4Addr>(&lab, &container, 64);
+}
+
+/// No socket of IPv6 may name more (`mld_max_msf`).
+#[test]
+fn sixty_four_sources_of_an_ipv6_group_are_joined_and_left() {
+    let lab = Ipv6Addr::lab(2);
+    let container = attached::<Ipv6Addr>(&lab, "c", 11, "");
+    sources::<Ipv6Addr>(&lab, &container, 64);
 }
 
 /// A report of 1500 bytes has room for a record with 365 sources: 24 bytes of IP header with Router
@@ -77,27 +112,27 @@ fn sixty_four_sources_of_a_group_are_joined_and_left() {
 #[test]
 fn a_record_list_at_the_edge_of_the_mtu_is_joined_and_left() {
     let lab = Lab::new(3);
-    let container = attached(&lab, "c", 11, ",max-sources=400");
+    let container = attached::<Ipv4Addr>(&lab, "c", 11, ",max-sources=400");
     for count in [364, 365, 366, 400] {
-        sources(&lab, &container, count);
+        sources::<Ipv4Addr>(&lab, &container, count);
     }
 }
 
-/// `/proc/net/igmp` of the container host, read without starting a program each time.
-struct HostGroups(File);
+/// The groups of the container host, read without starting a program each time.
+struct HostGroups<A>(File, PhantomData<A>);
 
-impl HostGroups {
-    fn open(lab: &Lab) -> HostGroups {
+impl<A: Family> HostGroups<A> {
+    fn open(lab: &Lab) -> Self {
         let ns = NetNs::open(format!("/run/netns/{}", lab.namespace("host"))).expect("namespace");
-        HostGroups(ns.run(|| File::open("/proc/thread-self/net/igmp").expect("file")).expect("in"))
+        let path = format!("/proc/thread-self/net/{}", A::GROUPS_FILE);
+        HostGroups(ns.run(|| File::open(path).expect("file")).expect("in"), PhantomData)
     }
 
-    fn contains(&mut self, group: Ipv4Addr) -> bool {
+    fn contains(&mut self, group: A) -> bool {
         let mut text = String::new();
         self.0.rewind().expect("rewind");
         self.0.read_to_string(&mut text).expect("read");
-        let number = format!("{:08X}", u32::from_ne_bytes(group.octets()));
-        text.lines().any(|line| line.trim_start().starts_with(&number))
+        A::memberships(&text).iter().any(|joined| joined.group == group)
     }
 }
 
@@ -118,69 +153,151 @@ fn processor_time(pid: i32) -> Duration {
     Duration::from_millis(ticks * 10)
 }
 
-/// The message number `n` of a hostile container: type, code, checksum and all.
-fn hostile(n: u32) -> Vec<u8> {
+/// A protocol in whose messages a container lies.
+trait Hostile: Family {
+    /// Where its own counters are in the status of an interface.
+    const COUNTERS: &'static str;
+    /// The types of messages for one group, a query among them.
+    const SHORT: [u8; 4];
+    /// The type of a report with records.
+    const LONG: u8;
+    /// How many sources fit in a report.
+    const MANY: u8;
+
+    /// A raw socket of the container, and where reports go.
+    fn raw(container: &Container) -> (Socket, SocketAddr);
+
+    /// A message for one group: type, checksum and all.
+    fn short(kind: u8, group: Self) -> Vec<u8>;
+
+    /// A report that says that it has so many records.
+    fn long(kind: u8, count: u16, records: &[u8]) -> Vec<u8>;
+}
+
+fn with_checksum(mut message: Vec<u8>) -> Vec<u8> {
+    let sum = checksum(&message);
+    message[2..4].copy_from_slice(&sum.to_be_bytes());
+    message
+}
+
+fn report_of(kind: u8, count: u16, records: &[u8]) -> Vec<u8> {
+    [&[kind, 0, 0, 0, 0, 0][..], &count.to_be_bytes(), records].concat()
+}
+
+impl Hostile for Ipv4Addr {
+    const COUNTERS: &'static str = "/counters";
+    const SHORT: [u8; 4] = [0x16, 0x12, 0x17, 0x11];
+    const LONG: u8 = 0x22;
+    const MANY: u8 = 255;
+
+    fn raw(container: &Container) -> (Socket, SocketAddr) {
+        let open = || {
+            let raw = Socket::new(Domain::IPV4, Type::RAW, Some(Protocol::from(2))).expect("raw");
+            raw.set_multicast_ttl_v4(1).expect("ttl");
+            raw
+        };
+        let to = SocketAddrV4::new(Ipv4Addr::new(224, 0, 0, 22), 0);
+        (container.namespace().run(open).expect("entered"), to.into())
+    }
+
+    fn short(kind: u8, group: Self) -> Vec<u8> {
+        with_checksum([&[kind, 0, 0, 0][..], &group.octets()].concat())
+    }
+
+    fn long(kind: u8, count: u16, records: &[u8]) -> Vec<u8> {
+        with_checksum(report_of(kind, count, records))
+    }
+}
+
+/// The kernel puts the checksums in.
+impl Hostile for Ipv6Addr {
+    const COUNTERS: &'static str = "/mld/counters";
+    const SHORT: [u8; 4] = [131, 131, 132, 130];
+    const LONG: u8 = 143;
+    const MANY: u8 = 80;
+
+    fn raw(container: &Container) -> (Socket, SocketAddr) {
+        let icmpv6 = Some(Protocol::ICMPV6);
+        let open = || {
+            let raw = Socket::new(Domain::IPV6, Type::RAW, icmpv6).expect("raw");
+            raw.set_multicast_hops_v6(1).expect("hop limit");
+            (raw, nix::net::if_::if_nametoindex("mc0").expect("the interface"))
+        };
+        let (raw, index) = container.namespace().run(open).expect("entered");
+        let routers = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 0x16);
+        (raw, SocketAddrV6::new(routers, 0, 0, index).into())
+    }
+
+    fn short(kind: u8, group: Self) -> Vec<u8> {
+        [&[kind, 0, 0, 0, 0, 0, 0, 0][..], &group.octets()].concat()
+    }
+
+    fn long(kind: u8, count: u16, records: &[u8]) -> Vec<u8> {
+        report_of(kind, count, records)
+    }
+}
+
+/// The bytes of an address.
+fn octets<A: Family>(address: A) -> Vec<u8> {
+    match address.into() {
+        IpAddr::V4(address) => address.octets().to_vec(),
+        IpAddr::V6(address) => address.octets().to_vec(),
+    }
+}
+
+/// The message number `n` of a hostile container.
+fn hostile<A: Hostile>(n: u32) -> Vec<u8> {
     let [_, b, c, d] = n.wrapping_mul(2_654_435_761).to_be_bytes();
-    let group = [239, b, c, d];
-    let message = |head: &[u8], rest: &[u8]| {
-        let mut bytes = [head, rest].concat();
-        let sum: u32 = bytes
-            .chunks(2)
-            .map(|w| u32::from(w[0]) << 8 | u32::from(w.get(1).copied().unwrap_or(0)))
-            .sum();
-        let folded = (sum & 0xffff) + (sum >> 16);
-        let checksum = !((folded & 0xffff) + (folded >> 16)) as u16;
-        bytes[2..4].copy_from_slice(&checksum.to_be_bytes());
-        bytes
-    };
-    let v3 = |count: u16, records: &[u8]| {
-        let [high, low] = count.to_be_bytes();
-        message(&[0x22, 0, 0, 0, 0, 0, high, low], records)
-    };
+    let group =
+        A::from_number(A::group(0).to_number() + u128::from(u32::from_be_bytes([0, b, c, d]) >> 4));
+    let record = |head: [u8; 4], sources: &[u8]| [&head[..], &octets(group), sources].concat();
     match n % 12 {
-        0 => message(&[0x16, 0, 0, 0], &group),
-        1 => message(&[0x12, 0, 0, 0], &group),
-        2 => message(&[0x17, 0, 0, 0], &group),
-        // A query, which is no business of a host.
-        3 => message(&[0x11, 1, 0, 0], &group),
+        // A query, which is no business of a host, among them.
+        short @ 0..4 => A::short(A::SHORT[short as usize], group),
         // Counts that lie: of records, of sources, of auxiliary words.
-        4 => v3(u16::MAX, &[]),
-        5 => v3(1, &[&[4, 0, 255, 255][..], &group].concat()),
-        6 => v3(1, &[&[4, 255, 0, 0][..], &group].concat()),
+        4 => A::long(A::LONG, u16::MAX, &[]),
+        5 => A::long(A::LONG, 1, &record([4, 0, 255, 255], &[])),
+        6 => A::long(A::LONG, 1, &record([4, 255, 0, 0], &[])),
         // Unknown types, of a message and of a record; a bad checksum; nothing much.
-        7 => message(&[b, 0, 0, 0], &group),
-        8 => v3(1, &[&[c, 0, 0, 0][..], &group].concat()),
-        9 => vec![0x22, 0, b, c, 0, 0, 0, 1, 4, 0, 0, 0, 239, 1, 1, 1],
-        10 => vec![0x22],
+        7 => A::long(b, 0, &octets(group)),
+        8 => A::long(A::LONG, 1, &record([c, 0, 0, 0], &[])),
+        9 => [&[A::LONG, 0, b, c, 0, 0, 0, 1][..], &record([4, 0, 0, 0], &[])].concat(),
+        10 => vec![A::LONG],
         // A full one: a list of sources that is new each time.
         _ => {
-            let sources: Vec<u8> = (0..=255).flat_map(|s| [10, c, d, s]).collect();
-            v3(1, &[&[6 - (b % 2), 0, 1, 0, 239, 6, 0, d % 16][..], &sources].concat())
+            let first = A::DOCUMENTATION.to_number() + u128::from(u16::from_be_bytes([c, d])) * 256;
+            let sources = (0..A::MANY).map(|s| octets(A::from_number(first + u128::from(s))));
+            let few = A::from_number(A::group(0).to_number() + u128::from(d % 16));
+            let head = [6 - (b % 2), 0, 0, A::MANY];
+            let records = [&head[..], &octets(few), &sources.collect::<Vec<_>>().concat()].concat();
+            A::long(A::LONG, 1, &records)
         }
     }
 }
 
-/// 20 000 messages a second, for as many seconds as `MCRUN_FLOOD_SECONDS` says, else for 8.
 #[test]
 fn a_flood_of_hostile_messages_is_survived_and_a_neighbour_is_served_in_time() {
+    hostile_flood::<Ipv4Addr>(3);
+}
+
+#[test]
+fn a_flood_of_hostile_messages_of_mld_is_survived_and_a_neighbour_is_served_in_time() {
+    hostile_flood::<Ipv6Addr>(2);
+}
+
+/// 20 000 messages a second, for as many seconds as `MCRUN_FLOOD_SECONDS` says, else for 8.
+fn hostile_flood<A: Hostile>(version: u8) {
     const RATE: u32 = 20_000;
     let seconds: u32 = std::env::var("MCRUN_FLOOD_SECONDS").map_or(8, |s| s.parse().expect("u32"));
-    let lab = Lab::new(3);
-    let attacker = attached(&lab, "attacker", 11, "");
-    let neighbour = attached(&lab, "neighbour", 12, "");
+    let lab = A::lab(version);
+    let attacker = attached::<A>(&lab, "attacker", 11, "");
+    let neighbour = attached::<A>(&lab, "neighbour", 12, "");
     let proxy = lab.proxy_pid(&attacker);
-    let capture = lab.capture();
-    let raw = attacker
-        .namespace()
-        .run(|| {
-            let raw = Socket::new(Domain::IPV4, Type::RAW, Some(Protocol::from(2))).expect("raw");
-            raw.set_multicast_ttl_v4(1).expect("ttl");
-            raw
-        })
-        .expect("entered");
-    let mut host = HostGroups::open(&lab);
-    let member = neighbour.member();
-    let to = SocketAddrV4::new(Ipv4Addr::new(224, 0, 0, 22), 0);
+    let capture = A::capture(&lab);
+    let (raw, to) = A::raw(&attacker);
+    let to = to.into();
+    let mut host = HostGroups::<A>::open(&lab);
+    let member = neighbour.member_of::<A>();
 
     let started = Instant::now();
     let before = processor_time(proxy);
@@ -194,12 +311,12 @@ fn a_flood_of_hostile_messages_is_survived_and_a_neighbour_is_served_in_time() {
                     let due = started + Duration::from_millis((n / (RATE / 1000)).into());
                     std::thread::sleep(due.saturating_duration_since(Instant::now()));
                 }
-                assert!(raw.send_to(&hostile(n), &to.into()).is_err(), "dropped, and said so");
+                assert!(raw.send_to(&hostile::<A>(n), &to).is_err(), "dropped, and said so");
             }
             started.elapsed()
         });
         while !flood.is_finished() {
-            let group = nth_group((joins % 1000) as u16);
+            let group = nth_group::<A>((joins % 1000) as u16);
             let asked = Instant::now();
             member.change(group, &Change::Join);
             while !host.contains(group) {
@@ -230,11 +347,12 @@ fn a_flood_of_hostile_messages_is_survived_and_a_neighbour_is_served_in_time() {
 
     assert_eq!(lab.proxy_pid(&attacker), proxy, "the same proxy still answers");
     let shown = lab::json(&mut lab.mcrun(["inspect", "--json", &attacker.name]));
-    let counters = &shown["status"]["interfaces"][0]["counters"];
+    let interface = &shown["status"]["interfaces"][0];
+    let counters = interface.pointer(A::COUNTERS).expect("counted");
     assert!(counters["packets"].as_u64() > Some(1000), "{counters}");
     let groups = lab.groups(&attacker);
     let joined = groups.iter().filter(|entry| entry["status"] == "joined").count();
     assert!(joined <= 256 && groups.len() <= 256 + 1024, "{joined} of {}", groups.len());
-    assert!(lab.host_joins().len() <= 256 + 1);
-    lab.assert_one_igmp_host(&capture.finish());
+    assert!(host_joins::<A>(&lab).len() <= 256 + 1);
+    A::assert_one_host(&lab, &capture);
 }

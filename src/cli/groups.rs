@@ -11,7 +11,7 @@ use crate::cli::containers::Container;
 use crate::cli::memberships::{Arrived, memberships};
 use crate::cli::output::{age, bit_rate, print, print_json, table};
 use crate::cli::queriers::{Heard, Protocol};
-use crate::multicast::FilterMode;
+use crate::multicast::{FilterMode, scope_name};
 use crate::notice::Notice;
 use crate::proxy::{GroupMembership, MembershipStatus, RelayCounts};
 use crate::state::Store;
@@ -35,6 +35,9 @@ struct Row<'a> {
     interface: &'a str,
     parent: &'a str,
     group: IpAddr,
+    /// Of IPv6.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    scope: Option<&'static str>,
     mode: FilterMode,
     sources: &'a [IpAddr],
     version: u8,
@@ -112,6 +115,7 @@ pub(super) fn run(args: GroupsArgs) -> anyhow::Result<ExitCode> {
                 interface: &interface.interface,
                 parent: &interface.parent,
                 group: entry.group,
+                scope: scope(entry.group),
                 mode: entry.mode,
                 sources: &entry.sources,
                 version: entry.version,
@@ -139,6 +143,11 @@ pub(super) fn run(args: GroupsArgs) -> anyhow::Result<ExitCode> {
     let relayed = memberships.iter().any(|(_, _, entry)| entry.relay.is_some());
     let mut headings =
         vec!["NAME", "INTERFACE", "GROUP", "SOURCES", "VERSION", "STATUS", "AGE", "RATE", "LAST"];
+    // Of IPv4, the address alone tells.
+    let scoped = memberships.iter().any(|(_, _, entry)| entry.group.is_ipv6());
+    if scoped {
+        headings.insert(3, "SCOPE");
+    }
     if relayed {
         headings.extend(["RELAYED", "DROPPED", "LIMITED"]);
     }
@@ -152,6 +161,9 @@ pub(super) fn run(args: GroupsArgs) -> anyhow::Result<ExitCode> {
             containers::membership_status(entry),
             age(entry.age_s),
         ];
+        if scoped {
+            row.insert(3, scope(entry.group).unwrap_or("-").to_owned());
+        }
         row.extend(arrival(Arrived::of(container, interface, entry).as_ref()));
         if relayed {
             let counts = entry.relay.map(|counts| [counts.relayed, counts.dropped, counts.limited]);
@@ -172,6 +184,13 @@ pub(super) fn run(args: GroupsArgs) -> anyhow::Result<ExitCode> {
         );
     }
     Ok(containers::tell(&unreadable))
+}
+
+fn scope(group: IpAddr) -> Option<&'static str> {
+    match group {
+        IpAddr::V4(_) => None,
+        IpAddr::V6(group) => Some(scope_name(group)),
+    }
 }
 
 /// The columns RATE and LAST.

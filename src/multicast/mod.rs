@@ -5,6 +5,7 @@
 mod address;
 pub mod policy;
 mod rate_limits;
+mod scope;
 mod source_filter;
 
 pub use address::Address;
@@ -13,4 +14,5 @@ pub use policy::{
     rules,
 };
 pub use rate_limits::RateLimits;
+pub use scope::scope_name;
 pub use source_filter::{FilterMode, SourceFilter};

@@ -1,11 +1,13 @@
 //! Queriers whose version, robustness or address is not what a host expects.
 
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddrV4, SocketAddrV6};
 use std::time::Duration;
 
 use crate::lab;
-use crate::lab::{Change, Igmp, Lab, PARENT, PATIENCE, SOURCES, SWITCH, wait_until};
+use crate::lab::{Change, Family, Igmp, Lab, PARENT, PATIENCE, SOURCES, SWITCH, wait_until};
 use mcrun::igmp::wire::{Message, Query, Version};
+use mcrun::mld::wire as mld;
+use serde_json::Value;
 use socket2::{Domain, Protocol, Socket, Type};
 
 /// The switch asks once, and not by itself.
@@ -16,6 +18,22 @@ fn ask(lab: &Lab, query: Query) {
         let message = Message::Query(query);
         let to = SocketAddrV4::new(message.destination(), 0).into();
         for packet in message.emit(1500) {
+            socket.send_to(&packet, &to).expect("sent");
+        }
+    });
+}
+
+/// The same for MLD.
+fn ask_mld(lab: &Lab, query: &mld::Query) {
+    let from = lab.link_local("sw", "br0").expect("an address");
+    lab.run_in("sw", || {
+        // The kernel leaves the header to whoever opens this one.
+        let raw = Protocol::from(libc::IPPROTO_RAW);
+        let socket = Socket::new(Domain::IPV6, Type::RAW, Some(raw)).expect("raw");
+        let index = nix::net::if_::if_nametoindex("br0").expect("the bridge");
+        let all = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
+        for packet in query.emit_ipv6(from, all, 1, 1500) {
+            let to = SocketAddrV6::new(all, 0, 0, index).into();
             socket.send_to(&packet, &to).expect("sent");
         }
     });
@@ -97,37 +115,49 @@ fn report_in_the_kernels_version(proxy_learns: bool) {
 /// container that has just died says its leaves when its rules are gone.
 #[test]
 fn nothing_of_dying_containers_leaves_with_their_mac_under_a_querier_of_robustness_7() {
+    let second = Duration::from_secs(1);
+    let ask = |lab: &Lab| ask(lab, Query { qrv: 7, ..Query::general(second) });
+    leave_nothing_of_dying_containers::<Ipv4Addr>(3, ask, "/counters/queries_relayed");
+}
+
+#[test]
+fn nothing_of_dying_containers_leaves_with_their_mac_under_an_mld_querier_of_robustness_7() {
+    let second = Duration::from_secs(1);
+    let ask = |lab: &Lab| ask_mld(lab, &mld::Query { qrv: 7, ..mld::Query::general(second) });
+    leave_nothing_of_dying_containers::<Ipv6Addr>(2, ask, "/mld/counters/queries_relayed");
+}
+
+/// `counter` is where the status of an interface has the number of queries that were relayed.
+fn leave_nothing_of_dying_containers<A: Family>(version: u8, ask: impl Fn(&Lab), counter: &str) {
     const CONTAINERS: u8 = 8;
-    let lab = Lab::new(3);
-    let capture = lab.capture();
-    let names = (1..=CONTAINERS).map(|n| (format!("c{n}"), format!("10.99.0.{}", 20 + n)));
-    let containers: Vec<_> = names.map(|(name, address)| lab.start(&name, &address)).collect();
+    let lab = A::lab(version);
+    let capture = A::capture(&lab);
+    let containers: Vec<_> =
+        (1..=CONTAINERS).map(|n| A::start(&lab, &format!("c{n}"), 20 + n)).collect();
     let relayed = |container: &lab::Container| {
         let shown = lab::json(&mut lab.mcrun(["inspect", "--json", &container.name]));
-        shown["status"]["interfaces"][0]["counters"]["queries_relayed"].as_u64().unwrap_or(0)
+        shown["status"]["interfaces"][0].pointer(counter).and_then(Value::as_u64).unwrap_or(0)
     };
     let before: Vec<_> = containers.iter().map(relayed).collect();
-    let second = Duration::from_secs(1);
-    ask(&lab, Query { qrv: 7, ..Query::general(second) });
+    ask(&lab);
     for (container, before) in containers.iter().zip(before) {
         wait_until("the query is relayed", PATIENCE, || {
             (relayed(container) > before).then_some(())
         });
     }
-    let members: Vec<_> = containers.iter().map(lab::Container::member).collect();
-    for (n, member) in (1..).zip(&members) {
-        for m in 1..=8 {
-            member.change(Ipv4Addr::new(239, 55, n, m), &Change::Join);
+    let members: Vec<_> = containers.iter().map(lab::Container::member_of::<A>).collect();
+    for (member, first) in members.iter().zip((0..).step_by(8)) {
+        for m in 0..8 {
+            member.change(A::group(first + m), &Change::Join);
         }
     }
-    lab.wait_forwarded(Ipv4Addr::new(239, 55, CONTAINERS, 8));
+    lab.wait_forwarded(A::group(CONTAINERS * 8 - 1));
     drop(members);
     for container in &containers {
         lab.delete(container);
     }
     lab.assert_clean(PATIENCE);
-    let seen = capture.finish();
-    lab.assert_one_igmp_host(&seen);
+    A::assert_one_host(&lab, &capture);
 }
 
 /// The default of the Linux bridge and of many switches: a querier without an address takes no part
