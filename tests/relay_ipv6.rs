@@ -6,7 +6,7 @@ use std::os::fd::AsRawFd;
 use std::time::Duration;
 
 use mcrun::sys::sockopt;
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 use crate::keeper::keeper;
 use crate::lab::frames::link_address;
@@ -430,6 +430,12 @@ fn two_relays_of_one_container_and_a_second_host_make_no_loop() {
         twofold.socket_of("eth1", 5353),
         distant.socket_of("eth0", 5353),
     ];
+    // By whatever interface a packet comes, a socket hears it that has joined its group by any
+    // (`inet6_mc_check` in net/ipv6/mcast.c), if it is not bound to one.
+    for (ear, interface) in ears.iter().zip(["eth0", "eth1", "eth0"]) {
+        let socket = SockRef::from(&ear.socket);
+        socket.bind_device(Some(interface.as_bytes())).expect("bound");
+    }
     for ear in ears.iter().chain([&lan]) {
         ear.join(MDNS);
     }

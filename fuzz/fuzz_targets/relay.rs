@@ -10,7 +10,8 @@ fuzz_target!(|input: (u16, &[u8])| {
     check_relayed_packet(data, size.into());
     // Hardly any bytes say how many they are, and that they are UDP.
     let mut mended = data.to_vec();
-    if let (Some(header), Ok(length)) = (mended.first_chunk_mut::<20>(), u16::try_from(data.len())) {
+    if let (Some(header), Ok(length)) = (mended.first_chunk_mut::<20>(), u16::try_from(data.len()))
+    {
         header[0] = 0x40 | header[0] & 0x0f;
         header[2..4].copy_from_slice(&length.to_be_bytes());
         header[9] = 17;
