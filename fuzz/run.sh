@@ -10,7 +10,7 @@ set -eu
 seconds=${1:?usage: fuzz/run.sh SECONDS [TARGET]...}
 shift
 cd "$(dirname "$0")"
-[ $# -gt 0 ] || set -- wire router mld_wire mld_router spec state relay dhcp
+[ $# -gt 0 ] || set -- wire router mld_wire mld_router spec state relay dhcp dhcp_client dhcp6_client
 
 # What cargo-fuzz passes, without the sanitizers, which need nightly. The target directory is
 # the crate's own: the flags would otherwise rebuild all of the product's.

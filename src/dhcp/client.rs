@@ -24,7 +24,7 @@ const LAST_WAIT: Duration = Duration::from_secs(64);
 const REQUESTS: u32 = 4;
 /// Shortest wait between two questions for more time (RFC 2131 §4.4.5).
 const LEAST_RENEWAL_WAIT: Duration = Duration::from_secs(60);
-/// Earliest renewal, whatever a server says.
+/// Earliest renewal, whatever a server says, and what is left at least of a lease that is taken.
 const LEAST_RENEWAL: Duration = Duration::from_secs(1);
 /// Shortest lease that is taken: less would keep the LAN busy.
 const LEAST_LIFETIME: u32 = 4;
@@ -51,7 +51,7 @@ pub struct Lease {
     pub address: Ipv4Net,
     /// The routes, in the order in which they are to be added.
     pub routes: Vec<LeasedRoute>,
-    /// How long the address is the client's; `None`: for ever.
+    /// How long the address is the client's, from the action on; `None`: for ever.
     pub lifetime: Option<Duration>,
     /// The server.
     pub server: Ipv4Addr,
@@ -104,6 +104,13 @@ struct Held {
     lease: Lease,
     /// `None`: it lasts for ever.
     times: Option<Times>,
+}
+
+impl Held {
+    /// Whether so little is left of it that it is not worth taking.
+    fn is_over(&self, now: Instant) -> bool {
+        self.times.is_some_and(|times| times.end < now + LEAST_RENEWAL)
+    }
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -242,14 +249,16 @@ impl Client {
             return;
         }
         match &self.state {
+            // This process was kept from running for longer than the lease lasts.
+            State::Probing(given) if given.is_over(now) => self.lose(now),
             State::Probing(given) => {
                 let given = (**given).clone();
-                self.take(given);
+                self.take(given, now);
             }
-            State::Bound => self.enter(State::Renewing, now),
-            State::Renewing if times.is_some_and(|times| times.rebinding <= now) => {
+            State::Bound | State::Renewing if times.is_some_and(|times| times.rebinding <= now) => {
                 self.enter(State::Rebinding, now);
             }
+            State::Bound => self.enter(State::Renewing, now),
             // The server is gone, or does not know the address: another one may.
             State::Requesting { .. } | State::Rebooting { .. } if self.tries >= REQUESTS => {
                 self.enter(State::Selecting, now);
@@ -341,20 +350,29 @@ impl Client {
         });
         let address = lease.address.addr();
         let given = Held { lease, times };
+        if given.is_over(now) {
+            // The answer was under way for longer than it counts: the client goes on asking.
+            return;
+        }
         if self.probes && self.lease().is_none_or(|held| held.address.addr() != address) {
+            // The lease of an earlier address may end before.
+            let end = self.held.as_ref().and_then(|held| held.times).map(|times| times.end);
+            let asked = now + WINDOW;
+            self.timeout = Some(end.map_or(asked, |end| end.min(asked)));
             self.state = State::Probing(Box::new(given));
-            self.timeout = Some(now + WINDOW);
             self.actions.push_back(Action::Probe(address));
         } else {
-            self.take(given);
+            self.take(given, now);
         }
     }
 
-    fn take(&mut self, given: Held) {
+    /// Takes a lease that is not over.
+    fn take(&mut self, given: Held, now: Instant) {
         self.state = State::Bound;
-        self.timeout = given.times.map(|times| times.renewal);
+        self.timeout = given.times.map(|times| times.renewal.max(now + LEAST_RENEWAL));
         self.has_address = true;
-        self.actions.push_back(Action::Set(given.lease.clone()));
+        let lifetime = given.times.map(|times| times.end.saturating_duration_since(now));
+        self.actions.push_back(Action::Set(Lease { lifetime, ..given.lease.clone() }));
         self.held = Some(given);
     }
 

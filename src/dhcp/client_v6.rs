@@ -37,8 +37,9 @@ const REBOOT: Pace = pace(1, 4, 4);
 const DECLINE: Pace = pace(1, 1, 4);
 /// What a server may say of the longest wait between Solicits (RFC 8415 §21.24), in seconds.
 const SOL_MAX_RT: std::ops::RangeInclusive<u32> = 60..=86400;
-/// Earliest renewal, and shortest lease that is taken: less would keep the LAN busy.
+/// Earliest renewal, and what is left at least of a lease that is taken.
 const LEAST_RENEWAL: Duration = Duration::from_secs(1);
+/// Shortest lease that a server may give: less would keep the LAN busy.
 const LEAST_LIFETIME: u32 = 4;
 /// Pause after a refusal, so that a server that refuses everything is not asked all the time.
 const AFTER_REFUSAL: Duration = Duration::from_secs(1);
@@ -59,9 +60,9 @@ pub struct Identity {
 pub struct Lease {
     /// The address.
     pub address: Ipv6Addr,
-    /// For how many seconds it is preferred; `u32::MAX`: for ever.
+    /// For how many seconds it is preferred, from the action on; `u32::MAX`: for ever.
     pub preferred: u32,
-    /// For how many seconds it is valid; `u32::MAX`: for ever.
+    /// For how many seconds it is valid, from the action on; `u32::MAX`: for ever.
     pub valid: u32,
 }
 
@@ -112,6 +113,8 @@ struct Offer {
 #[derive(Debug, Clone)]
 struct Held {
     lease: Lease,
+    /// When the server's answer came: the lease counts from there.
+    since: Instant,
     server: Vec<u8>,
     times: Times,
 }
@@ -249,9 +252,13 @@ impl Client {
         let is_rebinding = times.is_some_and(|times| is_due(times.rebinding));
         let is_over = self.pace().count != 0 && self.tries >= self.pace().count;
         match &self.state {
+            // This process was kept from running for longer than the lease lasts.
+            State::Probing(given) if is_due(given.times.end.map(|end| end - LEAST_RENEWAL)) => {
+                self.begin_after(AFTER_REFUSAL, now);
+            }
             State::Probing(given) => {
                 let given = given.clone();
-                self.take(given);
+                self.take(given, now);
             }
             State::Soliciting(Some(offer)) => {
                 let offer = offer.clone();
@@ -405,24 +412,38 @@ impl Client {
         };
         let held = Held {
             lease: Lease { address, preferred, valid },
+            since: now,
             server: message.server.clone(),
             times,
         };
         if self.probes && self.lease().is_none_or(|held| held.address != address) {
+            // The lease of an earlier address may end before.
+            let end = self.held.as_ref().and_then(|held| held.times.end);
+            let asked = now + WINDOW;
+            self.timeout = Some(end.map_or(asked, |end| end.min(asked)));
             self.state = State::Probing(held);
-            self.timeout = Some(now + WINDOW);
             self.actions.push_back(Action::Probe(address));
         } else {
-            self.take(held);
+            self.take(held, now);
         }
     }
 
-    fn take(&mut self, given: Held) {
+    /// Takes a lease that is not over.
+    fn take(&mut self, given: Held, now: Instant) {
         self.state = State::Bound;
         let Times { renewal, rebinding, end } = given.times;
-        self.timeout = [renewal, rebinding, end].into_iter().flatten().min();
+        let next = [renewal, rebinding, end].into_iter().flatten().min();
+        self.timeout = next.map(|at| at.max(now + LEAST_RENEWAL));
         self.has_address = true;
-        self.actions.push_back(Action::Set(given.lease));
+        let gone = now.saturating_duration_since(given.since).as_secs();
+        let left = |seconds: u32| match seconds {
+            FOR_EVER => FOR_EVER,
+            // Less than the seconds of the lease, which is not over.
+            seconds => seconds.saturating_sub(u32::try_from(gone).unwrap_or(u32::MAX)),
+        };
+        let Lease { address, preferred, valid } = given.lease;
+        let lease = Lease { address, preferred: left(preferred), valid: left(valid) };
+        self.actions.push_back(Action::Set(lease));
         self.held = Some(given);
     }
 
@@ -459,7 +480,10 @@ impl Client {
         self.tries += 1;
         let times = self.held.as_ref().map(|held| held.times);
         let next = match (&self.state, times) {
-            (State::Renewing, Some(times)) => times.rebinding.or(times.end),
+            // A server may say a T2 behind the end.
+            (State::Renewing, Some(times)) => {
+                [times.rebinding, times.end].into_iter().flatten().min()
+            }
             (_, Some(times)) => times.end,
             _ => None,
         };

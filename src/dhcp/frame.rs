@@ -69,12 +69,13 @@ pub fn client_frame(
 }
 
 /// The sender's MAC address and the payload of a frame from a server's to a client's port; `None`: it
-/// is something else, or a fragment. The checksum of UDP is not checked: one that is left to the
+/// is something else, or a fragment, or from a group, to which no renewal can go. The checksum of UDP is not checked: one that is left to the
 /// hardware is not there yet inside a host.
 pub fn server_payload(frame: &[u8]) -> Option<(MacAddr, &[u8])> {
     let (header, packet) = frame.split_at_checked(ETHERNET)?;
     let sender = MacAddr::from_slice(&header[6..12])?;
-    if header[12..] != (libc::ETH_P_IP as u16).to_be_bytes() {
+    let is_from_group = header[6] & 1 != 0;
+    if is_from_group || header[12..] != (libc::ETH_P_IP as u16).to_be_bytes() {
         return None;
     }
     let length = usize::from(packet.first()? & 0x0f) * 4;
@@ -100,6 +101,19 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn what_comes_from_a_group_is_no_answer() {
+        let builder = |from: u8| {
+            let builder = etherparse::PacketBuilder::ethernet2([from; 6], [0xff; 6]);
+            let mut frame = Vec::new();
+            let builder = builder.ipv4([192, 0, 2, 1], [255; 4], 64).udp(67, 68);
+            builder.write(&mut frame, b"answer").unwrap();
+            frame
+        };
+        assert_eq!(server_payload(&builder(2)), Some(([2; 6].into(), &b"answer"[..])));
+        assert_eq!(server_payload(&builder(3)), None);
+    }
 
     #[test]
     fn etherparse_reads_the_frame() {

@@ -5,8 +5,9 @@
 //!                             no privilege, seccomp                  CAP_NET_ADMIN
 //! ```
 //!
-//! [`client`], [`message`] and [`frame`], and the same for DHCPv6, are pure. The two processes live as long as the container; the
-//! attachment service launches them with [`LeaseLaunch`]. The kernel knows the end of each lease, so an
+//! [`client`], [`message`] and [`frame`], the same for DHCPv6, and [`protocol`], which joins them, are
+//! pure. The two processes live as long as the container; the attachment service launches them with
+//! [`LeaseLaunch`]. The kernel knows the end of each lease, so an
 //! address whose processes were killed goes in time all the same.
 
 pub mod client;
@@ -19,7 +20,7 @@ mod main;
 pub mod message;
 pub mod message_v6;
 pub mod order;
-mod protocol;
+pub mod protocol;
 mod shim_route;
 mod speaker;
 mod task;

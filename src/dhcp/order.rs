@@ -2,6 +2,7 @@
 //! of a fixed form, which is checked again when it is read.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::time::Duration;
 
 use ipnet::Ipv4Net;
 
@@ -57,7 +58,10 @@ pub struct LeasedAddress {
 impl Order {
     /// The order that a lease needs.
     pub fn of(lease: &Lease) -> Self {
-        let seconds = lease.lifetime.map(|lifetime| u32::try_from(lifetime.as_secs()));
+        // The kernel counts whole seconds, and takes no 0.
+        let whole =
+            |lifetime: Duration| lifetime.as_secs() + u64::from(lifetime.subsec_nanos() > 0);
+        let seconds = lease.lifetime.map(|lifetime| u32::try_from(whole(lifetime)));
         Order::Set(LeasedAddress {
             address: lease.address,
             server: lease.server,
@@ -194,6 +198,21 @@ mod tests {
             assert_eq!(Order::parse(&bytes), Some(order));
         }
         assert_eq!(Order::parse(&order(MAX_ROUTES + 1).bytes()), None);
+    }
+
+    #[test]
+    fn the_seconds_of_a_lease_are_rounded_up() {
+        for (millis, seconds) in [(4000, 4), (3001, 4), (1, 1)] {
+            let lease = Lease {
+                address: "192.0.2.7/24".parse().unwrap(),
+                routes: Vec::new(),
+                lifetime: Some(Duration::from_millis(millis)),
+                server: [192, 0, 2, 1].into(),
+                server_mac: "02:00:00:00:00:01".parse().unwrap(),
+            };
+            let Order::Set(leased) = Order::of(&lease) else { panic!() };
+            assert_eq!(leased.seconds, seconds, "{millis} ms");
+        }
     }
 
     #[test]

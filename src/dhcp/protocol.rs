@@ -1,4 +1,5 @@
 //! What the process that speaks to servers does of either protocol: frames in, frames and orders out.
+//! Pure.
 
 use std::collections::VecDeque;
 use std::net::{Ipv4Addr, Ipv6Addr};
@@ -13,7 +14,8 @@ use crate::net::neighbour_discovery;
 use crate::primitives::MacAddr;
 
 /// What is to be done.
-pub(super) enum Step {
+#[derive(Debug)]
+pub enum Step {
     /// Send this frame to servers, or to tell the LAN.
     Send(Vec<u8>),
     /// Send this frame, which asks the LAN for an address.
@@ -23,13 +25,15 @@ pub(super) enum Step {
 }
 
 /// A client of one of the protocols.
-pub(super) enum Protocol {
+pub enum Protocol {
+    /// Of DHCPv4.
     V4(V4),
+    /// Of DHCPv6.
     V6(V6),
 }
 
 /// DHCPv4.
-pub(super) struct V4 {
+pub struct V4 {
     client: client::Client,
     mac: MacAddr,
     /// What the LAN was told of.
@@ -39,7 +43,7 @@ pub(super) struct V4 {
 }
 
 /// DHCPv6.
-pub(super) struct V6 {
+pub struct V6 {
     client: client_v6::Client,
     mac: MacAddr,
     /// What the LAN was told of.
@@ -50,17 +54,17 @@ pub(super) struct V6 {
 
 impl Protocol {
     /// DHCPv4 for the interface of this MAC address.
-    pub(super) fn v4(client: client::Client, mac: MacAddr) -> Self {
+    pub fn v4(client: client::Client, mac: MacAddr) -> Self {
         Protocol::V4(V4 { client, mac, announced: None, next: VecDeque::new() })
     }
 
     /// DHCPv6.
-    pub(super) fn v6(client: client_v6::Client, mac: MacAddr) -> Self {
+    pub fn v6(client: client_v6::Client, mac: MacAddr) -> Self {
         Protocol::V6(V6 { client, mac, announced: None, next: VecDeque::new() })
     }
 
     /// When [`Self::handle_timeout`] is to be called.
-    pub(super) fn poll_timeout(&self) -> Option<Instant> {
+    pub fn poll_timeout(&self) -> Option<Instant> {
         match self {
             Protocol::V4(v4) => v4.client.poll_timeout(),
             Protocol::V6(v6) => v6.client.poll_timeout(),
@@ -68,7 +72,7 @@ impl Protocol {
     }
 
     /// Time has come.
-    pub(super) fn handle_timeout(&mut self, now: Instant) {
+    pub fn handle_timeout(&mut self, now: Instant) {
         match self {
             Protocol::V4(v4) => v4.client.handle_timeout(now),
             Protocol::V6(v6) => v6.client.handle_timeout(now),
@@ -76,7 +80,7 @@ impl Protocol {
     }
 
     /// Gives the address back.
-    pub(super) fn release(&mut self) {
+    pub fn release(&mut self) {
         match self {
             Protocol::V4(v4) => v4.client.release(),
             Protocol::V6(v6) => v6.client.release(),
@@ -84,7 +88,7 @@ impl Protocol {
     }
 
     /// What to do next.
-    pub(super) fn next_step(&mut self) -> Option<Step> {
+    pub fn next_step(&mut self) -> Option<Step> {
         match self {
             Protocol::V4(v4) => v4.next_step(),
             Protocol::V6(v6) => v6.next_step(),
@@ -92,7 +96,7 @@ impl Protocol {
     }
 
     /// A frame has come that may be a server's.
-    pub(super) fn handle_frame(&mut self, frame: &[u8], now: Instant) {
+    pub fn handle_frame(&mut self, frame: &[u8], now: Instant) {
         match self {
             Protocol::V4(V4 { client, .. }) => {
                 if let Some((from, payload)) = frame::server_payload(frame)
@@ -111,7 +115,7 @@ impl Protocol {
     }
 
     /// A frame has come that may show who has an address.
-    pub(super) fn handle_answer(&mut self, frame: &[u8], now: Instant) {
+    pub fn handle_answer(&mut self, frame: &[u8], now: Instant) {
         match self {
             Protocol::V4(V4 { client, mac, .. }) => {
                 let probed = client.probed();

@@ -415,3 +415,71 @@ proptest! {
         prop_assert!(sends <= 130, "{}", sends);
     }
 }
+
+#[test]
+fn a_lease_counts_from_its_question_and_one_that_is_over_is_not_taken() {
+    for (late, expected) in [(0, Some(8)), (3, Some(5)), (7, Some(1)), (8, None), (50, None)] {
+        let mut bench = Bench::new(None);
+        bench.message();
+        bench.reply(Kind::Offer, &[(51, &[0, 0, 0, 8])]);
+        bench.message();
+        bench.now += Duration::from_secs(late);
+        bench.reply(Kind::Ack, &[(51, &[0, 0, 0, 8])]);
+        let left = match bench.actions().as_slice() {
+            [Action::Set(lease)] => lease.lifetime.map(|left| left.as_secs()),
+            actions => actions.first().map(|action| panic!("{action:?}")),
+        };
+        assert_eq!(left, expected, "{late} s later");
+        let next = bench.client.poll_timeout().expect("a timeout");
+        assert!(left.is_none() || next > bench.now, "{late} s later");
+    }
+}
+
+#[test]
+fn a_client_that_was_kept_from_running_asks_everybody_once_and_then_waits() {
+    let mut bench = Bench::new(None);
+    bench.lease(800);
+    bench.now += Duration::from_secs(750);
+    bench.client.handle_timeout(bench.now);
+    assert_eq!(bench.message().to, Ipv4Addr::BROADCAST);
+    assert!(bench.client.poll_timeout().expect("a timeout") > bench.now);
+}
+
+#[test]
+fn a_lease_that_ends_while_the_lan_is_asked_for_it_is_not_taken() {
+    let mut bench = Bench::with_probes(None, true);
+    bench.message();
+    bench.reply(Kind::Offer, &[(51, &[0, 0, 0, 8])]);
+    bench.message();
+    bench.reply(Kind::Ack, &[(51, &[0, 0, 0, 8])]);
+    assert_eq!(bench.actions(), [Action::Probe(ADDRESS)]);
+    bench.now += Duration::from_secs(9);
+    bench.client.handle_timeout(bench.now);
+    assert_eq!(bench.actions(), []);
+    let before = bench.now;
+    bench.wait();
+    assert_eq!((bench.now - before, bench.message().kind), (AFTER_REFUSAL, 1));
+}
+
+#[test]
+fn an_address_goes_at_its_end_also_while_the_lan_is_asked_for_another_one() {
+    let mut bench = Bench::with_probes(None, true);
+    bench.message();
+    let seconds: (u8, &[u8]) = (51, &[0, 0, 0, 120]);
+    bench.reply(Kind::Offer, &[seconds]);
+    bench.message();
+    bench.reply(Kind::Ack, &[seconds]);
+    bench.wait();
+    assert!(matches!(bench.actions().as_slice(), [Action::Probe(_), Action::Set(_)]));
+    let end = bench.start + Duration::from_secs(120);
+    while bench.client.poll_timeout().is_some_and(|at| at < end) {
+        bench.wait();
+    }
+    bench.actions();
+    bench.now = end - Duration::from_millis(1);
+    let other = Ipv4Addr::new(192, 0, 2, 9);
+    bench.reply_from(Kind::Ack, SERVER, other, &[seconds]);
+    assert_eq!(bench.actions(), [Action::Probe(other)]);
+    bench.wait();
+    assert_eq!((bench.now, bench.actions().first()), (end, Some(&Action::Remove)));
+}

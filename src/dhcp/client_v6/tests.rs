@@ -251,3 +251,51 @@ fn a_reply_that_says_nothing_of_the_address_is_passed_over() {
     assert_eq!(run.wait(), AFTER_REFUSAL);
     assert_eq!(run.sent(), Some(1));
 }
+
+#[test]
+fn an_address_goes_at_its_end_also_where_the_server_would_be_asked_later() {
+    let mut run = Run::bound(false);
+    run.wait();
+    run.actions();
+    run.hear(Kind::Reply, 120, (30, 3600), 0);
+    let begin = run.now;
+    while run.client.lease().is_some() {
+        run.wait();
+    }
+    assert_eq!(run.now - begin, Duration::from_secs(120));
+    let (actions, sent) = run.actions();
+    assert!(actions.contains(&Action::Remove) && sent == Some(1), "{actions:?}");
+}
+
+#[test]
+fn a_lease_counts_from_its_answer_and_one_that_is_over_is_not_taken() {
+    for (late, expected) in [(10, Some(110)), (118, Some(2)), (119, None), (500, None)] {
+        let mut run = Run::bound(true);
+        assert_eq!(run.actions().0, [Action::Probe(ADDRESS)]);
+        run.now += Duration::from_secs(late);
+        run.client.handle_timeout(run.now);
+        let set = expected
+            .map(|left| Action::Set(Lease { address: ADDRESS, preferred: left, valid: left }));
+        assert_eq!(run.actions().0, Vec::from_iter(set), "{late} s later");
+        assert!(run.client.poll_timeout().expect("a timeout") > run.now, "{late} s later");
+    }
+}
+
+#[test]
+fn an_address_goes_at_its_end_also_while_the_lan_is_asked_for_another_one() {
+    let mut run = Run::bound(true);
+    let end = run.now + Duration::from_secs(120);
+    while run.client.poll_timeout().is_some_and(|at| at < end) {
+        run.wait();
+    }
+    run.actions();
+    run.now = end - Duration::from_millis(1);
+    let other = Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 8);
+    let given = Some(GivenAddress { address: other, preferred: 120, valid: 120 });
+    let ids = (run.client.transaction, IAID);
+    let message = ServerMessage::parse(&answer(Kind::Reply, ids, DUID, given, (30, 60), 0));
+    run.client.handle_message(&message.unwrap(), run.now);
+    assert_eq!(run.actions().0, [Action::Probe(other)]);
+    run.wait();
+    assert_eq!((run.now, run.actions().0.first()), (end, Some(&Action::Remove)));
+}

@@ -1,0 +1,9 @@
+//! The same for a client of DHCPv6.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+
+#[expect(dead_code, reason = "the other protocol has a target of its own")]
+mod leases;
+
+fuzz_target!(|data: &[u8]| leases::run::<leases::V6>(data));
