@@ -426,6 +426,51 @@ fn a_server_that_restarts_is_asked_again_and_twenty_containers_get_twenty_addres
 const FIRST: Ipv4Addr = Ipv4Addr::new(10, 99, 0, 60);
 const SECOND: Ipv4Addr = Ipv4Addr::new(10, 99, 0, 61);
 
+/// dnsmasq gives no lease of less than two minutes.
+#[test]
+fn a_lease_of_ten_seconds_is_renewed_by_its_server_for_most_of_a_minute() {
+    const SECONDS: u32 = 10;
+    const RENEWALS: usize = 22;
+    let lab = Lab::new(2);
+    let reply = Reply::Lease { address: FIRST, seconds: SECONDS, gateway: 254 };
+    let server = Server::start(&lab, reply);
+    let container = lab.start_with("c", &["parent=lan0,ip=dhcp"], &[]);
+    let changes = lab.directory().join("changes");
+    let mut monitor = container.enter("ip");
+    monitor.args(["-4", "monitor", "address"]).stdout(File::create(&changes).expect("a file"));
+    let mut monitor = Background::start(&mut monitor);
+    // The first requests are those for the address.
+    let first = server.requests().len();
+    let requests = wait_until("the lease is renewed", Duration::from_secs(100), || {
+        let requests = server.requests();
+        (requests.len() >= first + RENEWALS).then_some(requests)
+    });
+    let (asked, renewals) = requests.split_at(first);
+    assert!(asked.iter().all(|request| !request.is_unicast), "{asked:?}");
+    for renewal in renewals {
+        assert_eq!((renewal.own, renewal.is_unicast), (FIRST, true), "{renewals:?}");
+    }
+    // T1 is a quarter of the lease in whole seconds, up to a 64th of the lease earlier. T2 is at seven
+    // eighths: from there on everybody would be asked.
+    for pair in requests[first - 1..].windows(2) {
+        let between = pair[1].at - pair[0].at;
+        let earliest = Duration::from_secs((SECONDS / 4).into()) - Duration::from_millis(160);
+        assert!(between >= earliest, "{between:?}: {requests:?}");
+    }
+    let watched = renewals[RENEWALS - 1].at - renewals[0].at;
+    assert!(watched >= 3 * Duration::from_secs(SECONDS.into()), "{watched:?}");
+    let (leased, left) = address(&container).expect("it is still there");
+    assert!(leased == FIRST.to_string() && left <= SECONDS.into(), "{leased} {left}");
+    monitor.signal(libc::SIGTERM);
+    monitor.wait(SOON);
+    let changes = fs::read_to_string(&changes).expect("a file");
+    let set = changes.lines().filter(|line| line.contains(&format!("{FIRST}/24"))).count();
+    assert!(!changes.contains("Deleted") && set >= RENEWALS / 2, "{changes}");
+    lab.delete(&container);
+    assert!(server.released(), "it was given back");
+    assert_nothing_left(&lab);
+}
+
 #[test]
 fn an_address_that_is_refused_goes_and_another_one_comes() {
     let lab = Lab::new(2);

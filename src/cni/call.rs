@@ -59,7 +59,10 @@ impl Verb {
 /// The other variables. Those that a verb does not need may be missing.
 #[derive(Debug)]
 pub(super) struct Call {
+    /// By the id that the container's runtime knows.
     pub(super) container: Option<ContainerId>,
+    /// Whether the engine has put a namespace before that id, as nerdctl does.
+    pub(super) is_of_nerdctl: bool,
     pub(super) namespace: Option<PathBuf>,
     pub(super) interface: Option<InterfaceName>,
     /// `NAMESPACE/NAME` of a pod of Kubernetes.
@@ -73,6 +76,7 @@ impl Call {
         let path = variable("CNI_PATH")?.unwrap_or_default();
         let mut call = Call {
             container: None,
+            is_of_nerdctl: false,
             namespace: None,
             interface: None,
             pod: variable("CNI_ARGS")?.and_then(|arguments| pod(&arguments)),
@@ -83,7 +87,9 @@ impl Call {
         }
         let id = needed("CNI_CONTAINERID")?;
         let bad = |error| CniError::environment(format!("CNI_CONTAINERID: {error}"));
-        call.container = Some(ContainerId::try_from(id).map_err(bad)?);
+        let own = runtime_id(&id);
+        call.is_of_nerdctl = own != id;
+        call.container = Some(ContainerId::try_from(own.to_owned()).map_err(bad)?);
         let name = needed("CNI_IFNAME")?;
         let interface = match name.as_str() {
             // Names that sysctl paths and the kernel keep for themselves.
@@ -135,6 +141,25 @@ impl Call {
     }
 }
 
+/// The id of a container as its runtime knows it, from that which plugins are told.
+///
+/// nerdctl tells plugins `NAMESPACE-ID`, with the namespace of containerd and 64 hexadecimal digits
+/// (`fullID` in pkg/ocihook/ocihook.go, pkg/idgen/idgen.go). Hooks, containerd's shims and people know
+/// the digits alone. Any other id is the runtime's own.
+pub(super) fn runtime_id(id: &str) -> &str {
+    let is_namespace = |text: &str| {
+        text.starts_with(|c: char| c.is_ascii_alphanumeric())
+            && text.chars().all(|c| c.is_ascii_alphanumeric() || "._-".contains(c))
+    };
+    let is_generated = |text: &str| {
+        text.len() == 64 && text.bytes().all(|c| matches!(c, b'0'..=b'9' | b'a'..=b'f'))
+    };
+    match id.rsplit_once('-') {
+        Some((namespace, own)) if is_namespace(namespace) && is_generated(own) => own,
+        _ => id,
+    }
+}
+
 /// The pod that the arguments of Kubernetes' engines name: `NAME=VALUE`, separated by `;`.
 fn pod(arguments: &str) -> Option<String> {
     let value = |wanted: &str| {
@@ -176,11 +201,40 @@ mod tests {
     }
 
     #[test]
+    fn a_namespace_before_a_generated_id_is_left_out_and_nothing_else() {
+        let digits = "0123456789abcdef".repeat(4);
+        for namespace in ["default", "k8s.io", "a-b", &"x".repeat(76)] {
+            assert_eq!(runtime_id(&format!("{namespace}-{digits}")), digits);
+        }
+        let upper = digits.to_uppercase();
+        for other in [
+            digits.clone(),
+            "default-cam".into(),
+            format!("default_{digits}"),
+            format!("-{digits}"),
+            format!("../x-{digits}"),
+            format!("default-{digits}0"),
+            format!("default-{}", &digits[1..]),
+            format!("default-{upper}"),
+            String::new(),
+        ] {
+            assert_eq!(runtime_id(&other), other);
+        }
+    }
+
+    #[test]
     fn a_plugin_is_found_in_the_directories_and_nowhere_else() {
         let directory = tempfile::tempdir().unwrap();
         std::fs::write(directory.path().join("static"), "").unwrap();
         let path = vec!["/no-such-directory".into(), directory.path().to_owned()];
-        let call = Call { container: None, namespace: None, interface: None, pod: None, path };
+        let call = Call {
+            container: None,
+            is_of_nerdctl: false,
+            namespace: None,
+            interface: None,
+            pod: None,
+            path,
+        };
         assert_eq!(call.plugin("static").unwrap(), directory.path().join("static"));
         for bad in ["../static", "", ".", "..", "absent"] {
             call.plugin(bad).unwrap_err();

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde_json::{Map, Value};
 
-use crate::cni::call::Verb;
+use crate::cni::call::{Verb, runtime_id};
 use crate::cni::error::CniError;
 
 /// The versions of the specification, oldest first.
@@ -138,8 +138,9 @@ fn attachments(list: &Value) -> Result<BTreeSet<(String, String)>, CniError> {
         ))
     };
     let entry = |entry: &Value| {
-        let word = |key: &str| entry.get(key).and_then(Value::as_str).map(str::to_owned);
-        word("containerID").zip(word("ifname")).ok_or_else(bad)
+        let word = |key: &str| entry.get(key).and_then(Value::as_str);
+        let (id, interface) = word("containerID").zip(word("ifname")).ok_or_else(bad)?;
+        Ok((runtime_id(id).to_owned(), interface.to_owned()))
     };
     match list {
         Value::Null => Ok(BTreeSet::new()),

@@ -5,13 +5,14 @@ use std::path::Path;
 use serde_json::Value;
 
 use crate::attachment::{AdminConfig, Attachment, IpAssignment, Networks};
-use crate::cni::call::{Call, Verb};
+use crate::cni::call::{Call, Verb, runtime_id};
 use crate::cni::chained;
 use crate::cni::config::NetworkConfig;
 use crate::cni::error::CniError;
 use crate::cni::ipam::{Addresses, Ipam};
 use crate::cni::{keys, result};
 use crate::link::existing;
+use crate::lookup;
 use crate::net::netns::NetNs;
 use crate::oci::ContainerId;
 use crate::primitives::InterfaceName;
@@ -106,8 +107,13 @@ fn attach(
     let (id, name) = call.subject()?;
     attachment.cni_network = Some(config.name.clone());
     let namespace = call.namespace()?.to_owned();
-    let request =
+    let mut request =
         AttachRequest::of_namespace(id.clone(), call.name(id), namespace, vec![attachment])?;
+    if call.is_of_nerdctl {
+        request.directory = lookup::bundle_of(id);
+        let name = lookup::engine_name(id.as_str(), request.directory.as_deref());
+        request.name = name.unwrap_or(request.name);
+    }
     attach_more(request, store)?;
     let record = store.read(id)?.and_then(AttachmentRecord::into_attached);
     let interfaces = record.map(|attached| attached.interfaces).unwrap_or_default();
@@ -222,7 +228,8 @@ fn gc(call: &Call, config: &NetworkConfig, store: &Store) -> Result<(), CniError
             }
         };
         for (name, attachment) in interfaces {
-            let key = (id.to_string(), name);
+            // A record of before names a container of nerdctl's as nerdctl does.
+            let key = (runtime_id(id.as_str()).to_owned(), name);
             if attachment.cni_network.as_deref() == Some(&config.name) && !valid.contains(&key) {
                 result = result.and(remove(&id, &key.1, &config.name, store));
             }

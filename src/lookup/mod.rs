@@ -202,8 +202,14 @@ pub fn find_of(
 /// share the namespace it is the oldest, which the others have joined.
 pub fn in_namespace(inode: u64) -> Option<RunningContainer> {
     let mut found = process::first_in(inode).and_then(process::find)?;
-    found.bundle = monitors::bundle_of(&found.id);
+    found.bundle = bundle_of(&found.id);
     Some(found)
+}
+
+/// The bundle of a container of containerd's: also while the container is being created, when its
+/// runtime has no state of it yet.
+pub fn bundle_of(id: &ContainerId) -> Option<PathBuf> {
+    monitors::bundle_of(id)
 }
 
 /// The process that gives a container of docker's its networks while the container is created, if there
@@ -285,6 +291,8 @@ fn running(store: &Store) -> Vec<Candidate> {
             Some(same) => {
                 let Candidate { found, names } = candidate;
                 same.found.machine = same.found.machine.take().or(found.machine);
+                // A network does not always know the bundle.
+                same.found.bundle = same.found.bundle.take().or(found.bundle);
                 same.names.names.extend(names.names);
             }
         }

@@ -4,6 +4,7 @@
 mod chained;
 mod errors;
 mod ipvlan;
+mod nerdctl;
 mod plugin;
 mod podman;
 mod verbs;

@@ -4,7 +4,7 @@ use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use socket2::{Domain, Protocol, Socket, Type};
 
@@ -26,8 +26,19 @@ pub enum Reply {
     Noise,
 }
 
+/// A request for an address, as the server has heard it.
+#[derive(Debug, Clone, Copy)]
+pub struct Request {
+    pub at: Instant,
+    /// The address that the client has; unspecified: none.
+    pub own: Ipv4Addr,
+    /// Whether it was sent to the server alone.
+    pub is_unicast: bool,
+}
+
 struct Shared {
     reply: Mutex<Reply>,
+    requests: Mutex<Vec<Request>>,
     after_noise: Mutex<Option<Reply>>,
     released: AtomicBool,
     declined: AtomicU32,
@@ -36,31 +47,43 @@ struct Shared {
 
 pub struct Server {
     shared: Arc<Shared>,
-    thread: Option<JoinHandle<()>>,
+    threads: Vec<JoinHandle<()>>,
 }
 
 impl Server {
     pub fn start(lab: &Lab, reply: Reply) -> Server {
-        let socket = lab.run_in("src", || {
+        let open = |address: Ipv4Addr| {
             let socket =
                 Socket::new(Domain::IPV4, Type::DGRAM, Some(Protocol::UDP)).expect("socket");
             socket.set_reuse_address(true).expect("option");
             socket.set_broadcast(true).expect("option");
             socket.bind_device(Some(PARENT.as_bytes())).expect("device");
-            socket.bind(&SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 67).into()).expect("bind");
+            socket.bind(&SocketAddrV4::new(address, 67).into()).expect("bind");
+            socket.set_read_timeout(Some(Duration::from_millis(100))).expect("timeout");
             UdpSocket::from(socket)
-        });
-        socket.set_read_timeout(Some(Duration::from_millis(100))).expect("timeout");
+        };
+        // The kernel hands to the socket of an address what was sent to it, and the rest to the other one.
+        let sockets =
+            lab.run_in("src", || [Ipv4Addr::UNSPECIFIED, SOURCES[0]].map(|address| open(address)));
         let shared = Arc::new(Shared {
             reply: Mutex::new(reply),
+            requests: Mutex::new(Vec::new()),
             after_noise: Mutex::new(None),
             released: AtomicBool::new(false),
             declined: AtomicU32::new(0),
             end: AtomicBool::new(false),
         });
-        let own = Arc::clone(&shared);
-        let thread = Some(std::thread::spawn(move || serve(&socket, &own)));
-        Server { shared, thread }
+        let threads = sockets.into_iter().zip([false, true]).map(|(socket, is_unicast)| {
+            let own = Arc::clone(&shared);
+            std::thread::spawn(move || serve(&socket, is_unicast, &own))
+        });
+        let threads = threads.collect();
+        Server { shared, threads }
+    }
+
+    /// All requests up to now.
+    pub fn requests(&self) -> Vec<Request> {
+        self.shared.requests.lock().expect("lock").clone()
     }
 
     pub fn set(&self, reply: Reply) {
@@ -88,13 +111,13 @@ impl Server {
 impl Drop for Server {
     fn drop(&mut self) {
         self.shared.end.store(true, Ordering::Relaxed);
-        if let Some(thread) = self.thread.take() {
+        for thread in self.threads.drain(..) {
             let _ = thread.join();
         }
     }
 }
 
-fn serve(socket: &UdpSocket, shared: &Shared) {
+fn serve(socket: &UdpSocket, is_unicast: bool, shared: &Shared) {
     let mut buffer = [0; 1500];
     while !shared.end.load(Ordering::Relaxed) {
         let Ok((length, _)) = socket.recv_from(&mut buffer) else { continue };
@@ -109,6 +132,11 @@ fn serve(socket: &UdpSocket, shared: &Shared) {
         if kind == 7 {
             shared.released.store(true, Ordering::Relaxed);
             continue;
+        }
+        if kind == 3 {
+            let own: [u8; 4] = question[12..16].try_into().expect("four bytes");
+            let request = Request { at: Instant::now(), own: own.into(), is_unicast };
+            shared.requests.lock().expect("lock").push(request);
         }
         let mut reply = *shared.reply.lock().expect("lock");
         if reply == Reply::Noise {
