@@ -38,7 +38,7 @@ manual   := $(shell find docs -type f)
 
 demo_packages := runc
 # What make bench sets beside mcrun, or measures with.
-bench_packages := iproute2 procps util-linux python3-minimal docker.io busybox-static containernetworking-plugins igmpproxy smcroute gcc libc6-dev
+bench_packages := iproute2 procps util-linux python3-minimal docker.io busybox-static containernetworking-plugins igmpproxy smcroute gcc libc6-dev nftables
 # All tests in which containers join and leave run once more with proxies as on kernels that do not tell of
 # joins. Such a proxy follows the container's reports, and sends none before the kernel's own; nothing else
 # is different. These topics of tests/main.rs are left out then: they start no proxy, or start one that is

@@ -23,7 +23,9 @@ import egress
 import joins
 import keeper
 import loss
+import many
 import memory
+import programs
 import relay
 import scale
 from lab import Context
@@ -43,10 +45,12 @@ SECTIONS = {
     "loss": loss.rows,
     "relay": relay.rows,
     "relay-ipv6": relay.ipv6_rows,
+    "relay-many": many.rows,
+    "programs": programs.rows,
 }
 
-# Where docs/performance.md has the table.
-BEGIN, END = "<!-- make bench -->", "<!-- end of make bench -->"
+# Where docs/performance.md has the table; the place of some sections is named by them, too.
+BEGIN, END = "<!-- make bench{} -->", "<!-- end of make bench{} -->"
 
 
 def main():
@@ -56,18 +60,24 @@ def main():
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows there")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the table there")
     parser.add_argument("--only", action="append", choices=SECTIONS, metavar="SECTION",
-                        help="measure only this, may be repeated: " + ", ".join(SECTIONS))
+                        help="measure only this, or with --from print only this, may be repeated: "
+                             + ", ".join(SECTIONS))
     parser.add_argument("--brief", action="store_true", help="the Markdown has the main figures only")
     parser.add_argument("--from", type=Path, metavar="JSON", dest="earlier",
                         help="measure nothing, print the Markdown of an earlier run")
     parser.add_argument("--into", type=Path, metavar="FILE",
-                        help=f"with --from: put it between the lines {BEGIN} and {END} of a file")
+                        help="with --from: put it between two lines of a file, which are "
+                             f"{BEGIN.format('')} and {END.format('')}, or with --only "
+                             f"{BEGIN.format(' SECTION...')} and {END.format(' SECTION...')}")
     options = parser.parse_args()
     if options.earlier:
         rows, machine = from_json(options.earlier.read_text())
+        rows = [row for row in rows if not options.only or row.section in options.only]
+        if not rows:
+            sys.exit(f"{options.earlier} has no such rows")
         text = as_markdown(rows, machine, options.brief)
         if options.into:
-            replace(options.into, text)
+            replace(options.into, text, "".join(f" {name}" for name in options.only or ()))
         else:
             print(text, end="")
         return
@@ -88,13 +98,14 @@ def main():
             place.mkdir()
             try:
                 for row in SECTIONS[name](Context(options.binaries.absolute(), place)):
+                    row.section = name
                     rows.append(row)
                     print(line(row), flush=True)
             except Exception as error:
                 # One subject that fails leaves the others to be measured.
                 traceback.print_exc()
                 reason = f"not measured: {' '.join(str(error).split()) or type(error).__name__}"
-                rows.append(Row(name, "", None, note=reason))
+                rows.append(Row(name, "", None, note=reason, section=name))
                 print(line(rows[-1]), flush=True)
                 broken = True
     if options.json:
@@ -109,12 +120,13 @@ def as_markdown(rows, machine, brief):
     return f"On {machine}:\n\n{markdown([row for row in rows if row.brief or not brief])}"
 
 
-def replace(file, text):
-    """Puts a text in the place that a file has for it."""
-    before, begin, rest = file.read_text().partition(BEGIN)
-    _, end, after = rest.partition(END)
+def replace(file, text, sections):
+    """Puts a text in the place that a file has for all sections, or for these."""
+    first, last = BEGIN.format(sections), END.format(sections)
+    before, begin, rest = file.read_text().partition(first)
+    _, end, after = rest.partition(last)
     if not begin or not end:
-        sys.exit(f"{file} has no lines {BEGIN} and {END}")
+        sys.exit(f"{file} has no lines {first} and {last}")
     file.write_text(f"{before}{begin}\n{text}{end}{after}")
 
 

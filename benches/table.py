@@ -9,7 +9,8 @@ class Row:
     """One line of the report.
 
     `ratio` is the peer's value by mcrun's: how many times as much the peer takes. A value that could not
-    be measured is None, and `note` says why. `brief` rows are those of a summary.
+    be measured is None, and `note` says why. `brief` rows are those of a summary. `section` is what the row was
+    measured by.
     """
 
     figure: str
@@ -19,6 +20,7 @@ class Row:
     other: float | None = None
     note: str = ""
     brief: bool = False
+    section: str = ""
 
     @property
     def ratio(self):
