@@ -79,7 +79,7 @@ def times(watched):
     with ExitStack() as stack:
         stack.enter_context(bpf.Statistics())
         for way in ways:
-            stack.enter_context(way.receivers())
+            stack.enter_context(way.members())
 
         def window(way):
             own = {name: programs for name, (its, programs) in watched.items() if its is way}

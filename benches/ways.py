@@ -6,16 +6,23 @@ import signal
 import socket
 import subprocess
 import time
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from bpf import Least
-from lab import (ENVIRONMENT, Containers, Facility, Unable, join, median, need, of_container, processor_time, pss,
-                 run, wait_until, wait_until_usable)
+from lab import (ENVIRONMENT, Containers, Facility, Unable, enter, family_of, join, median, need, of_container,
+                 processor_time, pss, run, wait_until, wait_until_usable)
+from sender import Sender
 
 # Of either address family.
 GROUP, GROUP_IPV6 = "239.6.0.1", "ff0e::6:1"
+# To which mcrun probe sends.
+PORT = 5004
 SECONDS = 1
+# Seconds between the batches of a stream whose cost is measured. A pause takes time, and at the highest rates there is
+# none: with many pauses, few packets would be dearer.
+PERIOD = 0.002
 # Packets that wait for a relay; its receive buffer has room for somewhat more.
 BURST = 10_000
 # Of the directories of containers so far.
@@ -41,17 +48,24 @@ def kernel_threads():
 class Result:
     """What became of one stream."""
 
-    def __init__(self, sent, received, rate, busy, whole=0.0, arrived=0):
-        self.sent, self.rate = sent, rate
-        # Microseconds of all who have to do with it, for each packet that was sent: of the sender, in whose time the
-        # kernel takes a packet as far as a socket, of the relays, and of the kernel's own threads.
-        self.whole = 1000 * whole / sent
-        # Packets that the containers' kernels have received, all together.
-        self.arrived = arrived
+    def __init__(self, sent, received, rate, busy):
+        self.rate = rate
         # In percent.
         self.lost = max(0.0, 100 * (1 - received / sent))
         # Microseconds of the relay for each packet that came out of it.
         self.cost = 1000 * busy / received if received else 0.0
+
+
+@dataclass
+class Carried:
+    """What a stream to containers that do not read has cost."""
+
+    sent: int
+    # Packets that the containers' kernels have received, all together.
+    arrived: int
+    # Milliseconds of a processor of all who have to do with it: of the sender, in whose time the kernel takes a packet
+    # as far as a socket, of the relays, and of the kernel's own threads.
+    spent: float
 
 
 class Way:
@@ -151,40 +165,49 @@ class Way:
         """Multicast packets that the containers' kernels have received, all together."""
         return sum(multicast_packets(pid) for pid in self.containers.pids) if self.kind != "bare host" else 0
 
-    def stream(self, size, rate, held=False, seconds=SECONDS):
-        """Sends for a while, and tells what became of it. `held`: the receivers have joined and do nothing."""
-        with self.receivers(held) as receivers:
-            threads = kernel_threads()
-            before, whole, arrived = processor_time(self.relays), processor_time(threads), self.arrived()
-            sent, sending = self.send(self.lan, size, "--rate", str(rate), "--duration", f"{seconds}s")
+    def stream(self, size, rate):
+        """Sends for a while, and tells what became of it."""
+        receiver = self.receiver(self.inside)
+        try:
+            before = processor_time(self.relays)
+            sent = self.send(self.lan, size, "--rate", str(rate), "--duration", f"{SECONDS}s")
             # What the buffers hold comes too.
             time.sleep(0.4)
-            busy, whole = processor_time(self.relays) - before, processor_time(threads) - whole
-            arrived = self.arrived() - arrived
-        results = [receiver.result for receiver in receivers]
-        received = sum(received for received, _ in results) / len(results)
-        return Result(sent, received, results[0][1], busy, busy + sending + whole, arrived)
+            busy = processor_time(self.relays) - before
+        finally:
+            received, rate = ended(receiver)
+        return Result(sent, received, rate, busy)
+
+    def carry(self, size, rate, seconds):
+        """Sends for so many seconds to all containers, and tells what it has cost."""
+        own, threads = os.sched_getaffinity(0), kernel_threads()
+        batch = round(rate * PERIOD)
+        with self.members(), closing(Sender(self.lan[0], self.group, PORT, size, batch)) as sender:
+            before, arrived = processor_time(self.relays + threads), self.arrived()
+            os.sched_setaffinity(0, {self.sending})
+            try:
+                sent, spent = sender.stream(PERIOD, seconds)
+            finally:
+                os.sched_setaffinity(0, own)
+            # What the buffers hold comes too.
+            time.sleep(0.4)
+            spent += processor_time(self.relays + threads) - before
+            return Carried(sent, self.arrived() - arrived, spent)
 
     @contextmanager
-    def receivers(self, held=False):
-        """The containers receive meanwhile; `held`: they have joined and do nothing. Afterwards each has a `result`."""
-        receivers = []
-        try:
-            for place in (self.inside, *self.others):
-                receivers.append(self.started(place))
-            self.wait_for(receivers)
-            for receiver in receivers if held else ():
-                receiver.send_signal(signal.SIGSTOP)
-            yield receivers
-            for receiver in receivers:
-                receiver.send_signal(signal.SIGCONT)
-            for receiver in receivers:
-                receiver.result = ended(receiver)
-        except BaseException:
-            for receiver in receivers:
-                receiver.kill()
-                receiver.wait()
-            raise
+    def members(self):
+        """All containers have joined meanwhile, and do not read. There is next to no room for packets that wait, so
+        that the kernel does for one what it does for a reader who is quick, but for the copy."""
+        with ExitStack() as stack:
+            for namespace, interface in (self.inside, *self.others):
+                enter(namespace)
+                member = stack.enter_context(socket.socket(family_of(self.group), socket.SOCK_DGRAM))
+                member.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 0)
+                member.bind(("", PORT))
+                join(member, socket.if_nametoindex(interface), self.group)
+            self.facility.enter_host()
+            self.wait_for_switch()
+            yield
 
     def burst(self, size, outward=False):
         """Lets packets from the LAN, or to it, wait, and then the relay work on nothing else."""
@@ -196,7 +219,7 @@ class Way:
             for relay in self.relays:
                 os.kill(relay, signal.SIGSTOP)
             try:
-                sent, _ = self.send(source, size, "--rate", str(BURST * 10), "--count", str(BURST))
+                sent = self.send(source, size, "--rate", str(BURST * 10), "--count", str(BURST))
                 before = processor_time(self.relays)
             finally:
                 for relay in self.relays:
@@ -219,37 +242,27 @@ class Way:
 
     def receiver(self, place):
         """Receives from now on."""
-        receiver = self.started(place)
+        receiver = self.probe(place, self.receiving, "recv", "--interval", "0.1s", "--duration", "60s")
         try:
-            self.wait_for([receiver])
+            wait_until("the receiver has joined", lambda: joined(receiver.pid, self.group))
+            self.wait_for_switch()
         except BaseException:
             receiver.kill()
             receiver.communicate()
             raise
         return receiver
 
-    def started(self, place):
-        """A receiver that will join."""
-        return self.probe(place, self.receiving, "recv", "--interval", "0.1s", "--duration", "120s")
-
-    def wait_for(self, receivers):
-        """Waits until what is sent gets to these receivers."""
-        wait_until("the receivers have joined", lambda: all(joined(each.pid, self.group) for each in receivers))
+    def wait_for_switch(self):
+        """Waits until what is sent gets to the host."""
         mdb = ("nsenter", f"--net={self.facility.path(self.facility.switch)}", "bridge", "mdb", "show")
         wait_until("the switch forwards", lambda: self.group in run(*mdb))
         time.sleep(0.1)
 
     def send(self, place, size, *words):
-        """Sends, and tells how many packets, and for how many milliseconds a processor was the sender's."""
+        """Sends, and tells how many packets."""
         sender = self.probe(place, self.sending, "send", "--size", str(size), *words)
-        text = sender.stdout.read()
-        sender.stdout.close()
-        _, status, usage = os.wait4(sender.pid, 0)
-        sender.returncode = os.waitstatus_to_exitcode(status)
-        if sender.returncode != 0:
-            raise RuntimeError("mcrun probe send failed")
-        report = json.loads(text.splitlines()[-1])
-        return sum(group["packets"] for group in report["groups"]), 1000 * (usage.ru_utime + usage.ru_stime)
+        report = json.loads(sender.communicate()[0].splitlines()[-1])
+        return sum(group["packets"] for group in report["groups"])
 
     def probe(self, place, core, what, *words):
         namespace, interface = place
