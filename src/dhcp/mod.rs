@@ -7,8 +7,8 @@
 //!
 //! [`client`], [`message`] and [`frame`], the same for DHCPv6, and [`protocol`], which joins them, are
 //! pure. The two processes live as long as the container; the attachment service launches them with
-//! [`LeaseLaunch`]. The kernel knows the end of each lease, so an
-//! address whose processes were killed goes in time all the same.
+//! [`LeaseLaunch`]. The kernel knows the end of each lease, so an address whose processes were killed goes
+//! in time all the same.
 
 pub mod client;
 pub mod client_v6;

@@ -63,8 +63,7 @@ impl Server {
             UdpSocket::from(socket)
         };
         // The kernel hands to the socket of an address what was sent to it, and the rest to the other one.
-        let sockets =
-            lab.run_in("src", || [Ipv4Addr::UNSPECIFIED, SOURCES[0]].map(|address| open(address)));
+        let sockets = lab.run_in("src", || [Ipv4Addr::UNSPECIFIED, SOURCES[0]].map(open));
         let shared = Arc::new(Shared {
             reply: Mutex::new(reply),
             requests: Mutex::new(Vec::new()),
