@@ -41,8 +41,16 @@ def in_turns(paths, rounds, measure):
 
 def kernel_threads():
     """Process ids of the kernel's threads that take packets from those who would take too long for it."""
-    threads = ((path.parent.name, path.read_text()) for path in Path("/proc").glob("[0-9]*/comm"))
-    return [int(pid) for pid, name in threads if name.startswith("ksoftirqd/")]
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            name = (process / "comm").read_text()
+        except OSError:
+            # It has ended meanwhile.
+            continue
+        if name.startswith("ksoftirqd/"):
+            found.append(int(process.name))
+    return found
 
 
 class Result:
