@@ -45,8 +45,8 @@ SECTIONS = {
     "loss": loss.rows,
     "relay": relay.rows,
     "relay-ipv6": relay.ipv6_rows,
-    "relay-many": many.rows,
     "programs": programs.rows,
+    "relay-many": many.rows,
 }
 
 # Where docs/performance.md has the table; the place of some sections is named by them, too.
