@@ -3,7 +3,8 @@
 
 use libfuzzer_sys::fuzz_target;
 
-#[expect(dead_code, reason = "the other protocol has a target of its own")]
+mod input;
+#[allow(dead_code, reason = "the other protocol has a target of its own")]
 mod leases;
 
 fuzz_target!(|data: &[u8]| leases::run::<leases::V6>(data));

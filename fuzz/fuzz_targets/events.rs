@@ -12,6 +12,8 @@ use mcrun::mld::Mld;
 use mcrun::mld::wire::{self as mld_wire, Ipv6Packet};
 use mcrun::multicast::{Address, FilterMode, GroupPolicy, SourceFilter};
 
+use crate::input::Input;
+
 /// A protocol as the events need it.
 pub trait Fuzzed: Protocol {
     /// Groups that the bytes choose from: of any source, of named sources, of the link.
@@ -122,26 +124,7 @@ impl Fuzzed for Mld {
     }
 }
 
-/// Takes values off the front; zeroes at the end.
-struct Input<'a>(&'a [u8]);
-
-impl<'a> Input<'a> {
-    fn byte(&mut self) -> u8 {
-        match self.0.split_first() {
-            Some((byte, rest)) => {
-                self.0 = rest;
-                *byte
-            }
-            None => 0,
-        }
-    }
-
-    fn bytes(&mut self, n: usize) -> &'a [u8] {
-        let (taken, rest) = self.0.split_at(n.min(self.0.len()));
-        self.0 = rest;
-        taken
-    }
-
+impl Input<'_> {
     fn group<P: Fuzzed>(&mut self) -> P::Address {
         match self.byte() {
             n @ 0..=15 => P::GROUPS[usize::from(n) % P::GROUPS.len()],
@@ -191,19 +174,27 @@ impl<'a> Input<'a> {
     }
 }
 
+/// More changes than an input makes, also of groups that change again and again: none waits.
+const UNPACED: u32 = 1 << 20;
+
 /// Runs the events in `data`.
 pub fn run<P: Fuzzed>(data: &[u8]) {
     let mut input = Input(data);
     let flags = input.byte();
+    let paced = flags & 8 != 0;
     let config = RouterConfig {
         fast_leave: flags & 1 == 0,
         strict_router_alert: flags & 2 != 0,
         max_refused: 8,
         mtu: if flags & 4 == 0 { 1500 } else { 80 },
-        change_burst: if flags & 8 == 0 { 4096 } else { 4 },
+        change_burst: if paced { 4 } else { UNPACED },
+        repeat_burst: if paced {
+            RouterConfig::<P::Address>::default().repeat_burst
+        } else {
+            UNPACED
+        },
         ..RouterConfig::default()
     };
-    let paced = config.change_burst < 4096;
     let start = Instant::now();
     let mut policy = input.policy::<P>();
     let mut lab = Lab::<P> {

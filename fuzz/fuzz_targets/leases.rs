@@ -13,6 +13,8 @@ use mcrun::dhcp::{client, client_v6, frame, frame_v6, message, message_v6};
 use mcrun::net::address_probe::WINDOW;
 use mcrun::primitives::MacAddr;
 
+use crate::input::Input;
+
 const MAC: [u8; 6] = [2, 0, 0, 0, 0, 7];
 /// Stations that answer. The last one is none: a group.
 const STATIONS: [[u8; 6]; 4] =
@@ -408,26 +410,7 @@ fn address_v6(bytes: &[u8], at: usize) -> Ipv6Addr {
     <[u8; 16]>::try_from(&bytes[at..at + 16]).expect("sixteen bytes").into()
 }
 
-/// Takes values off the front; zeroes at the end.
-pub struct Input<'a>(&'a [u8]);
-
-impl<'a> Input<'a> {
-    fn byte(&mut self) -> u8 {
-        match self.0.split_first() {
-            Some((byte, rest)) => {
-                self.0 = rest;
-                *byte
-            }
-            None => 0,
-        }
-    }
-
-    fn bytes(&mut self, n: usize) -> &'a [u8] {
-        let (taken, rest) = self.0.split_at(n.min(self.0.len()));
-        self.0 = rest;
-        taken
-    }
-
+impl Input<'_> {
     fn number(&mut self) -> u32 {
         u32::from_be_bytes([0; 4].map(|_| self.byte()))
     }

@@ -4,5 +4,6 @@
 use libfuzzer_sys::fuzz_target;
 
 mod events;
+mod input;
 
 fuzz_target!(|data: &[u8]| events::run::<mcrun::mld::Mld>(data));

@@ -5,5 +5,6 @@
 use libfuzzer_sys::fuzz_target;
 
 mod events;
+mod input;
 
 fuzz_target!(|data: &[u8]| events::run::<mcrun::igmp::Igmp>(data));

@@ -69,8 +69,8 @@ pub fn client_frame(
 }
 
 /// The sender's MAC address and the payload of a frame from a server's to a client's port; `None`: it
-/// is something else, or a fragment, or from a group, to which no renewal can go. The checksum of UDP is not checked: one that is left to the
-/// hardware is not there yet inside a host.
+/// is something else, or a fragment, or from a group, to which no renewal can go. The checksum of UDP is
+/// not checked: one that is left to the hardware is not there yet inside a host.
 pub fn server_payload(frame: &[u8]) -> Option<(MacAddr, &[u8])> {
     let (header, packet) = frame.split_at_checked(ETHERNET)?;
     let sender = MacAddr::from_slice(&header[6..12])?;

@@ -11,6 +11,7 @@ mod report;
 mod request;
 mod variable;
 
+use crate::attachment::Attachment;
 use crate::oci::{BundleConfig, ContainerId, ContainerState};
 use crate::service;
 use crate::service::Preparation;
@@ -38,6 +39,12 @@ pub fn create(state_json: &[u8], store: &Store) -> Result<(), HookError> {
     }
 }
 
+/// What a container asks for that is about to be created, and what of the attachment has begun.
+pub struct Prepared {
+    attachments: Vec<Attachment>,
+    preparation: Preparation,
+}
+
 /// Begins the attachment of a container that is about to be created; `None`: it asks for nothing.
 ///
 /// # Errors
@@ -46,9 +53,10 @@ pub fn prepare(
     config: &BundleConfig,
     caller: Caller,
     store: &Store,
-) -> Result<Option<Preparation>, HookError> {
+) -> Result<Option<Prepared>, HookError> {
     let Some(attachments) = request::asked_before(config, caller)? else { return Ok(None) };
-    Ok(Some(service::prepare(&attachments, store)?))
+    let preparation = service::prepare(&attachments, store)?;
+    Ok(Some(Prepared { attachments, preparation }))
 }
 
 /// Attaches a container that has been created since, and that waits for its start.
@@ -57,14 +65,13 @@ pub fn prepare(
 /// [`HookError`]; nothing is left behind then, and the container is to be deleted.
 pub fn attach_created(
     state: &ContainerState,
-    caller: Caller,
-    preparation: Preparation,
+    config: &BundleConfig,
+    prepared: Prepared,
     store: &Store,
 ) -> Result<(), HookError> {
-    match request::of(state, caller)? {
-        Some(request) => Ok(service::attach_prepared(request, preparation, store)?),
-        None => Ok(()),
-    }
+    let Prepared { attachments, preparation } = prepared;
+    let request = request::of_attachments(state, config, attachments)?;
+    Ok(service::attach_prepared(request, preparation, store)?)
 }
 
 /// Refuses to start a container that asks for attachments and has none: whoever created it was killed

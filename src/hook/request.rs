@@ -17,21 +17,31 @@ pub(super) fn of(
     let mut config = BundleConfig::read(bundle)?;
     config.add_annotations(&state.annotations);
     let Some(attachments) = attachments(&config, caller, "mcrun-hook")? else { return Ok(None) };
+    of_attachments(state, &config, attachments).map(Some)
+}
+
+/// The request of a container whose attachments are known. `config` has the annotations of the state.
+pub(super) fn of_attachments(
+    state: &ContainerState,
+    config: &BundleConfig,
+    attachments: Vec<Attachment>,
+) -> Result<AttachRequest, HookError> {
+    let bundle = state.bundle.as_deref().ok_or(HookError::NoBundle)?;
     let pid = state.pid.ok_or(HookError::NoPid)?;
     let name = config.name(state.id.as_str()).unwrap_or_else(|| state.id.to_string());
     // The name is shown on terminals.
     let name = name.chars().filter(|c| !c.is_control()).take(255).collect();
-    if let Some(sandbox) = Sandbox::of(&config) {
+    if let Some(sandbox) = Sandbox::of(config) {
         let mut request = AttachRequest::of_pod(sandbox.id.clone(), sandbox.pid, attachments)?;
         request.directory = sandbox.bundle(bundle);
-        return Ok(Some(request));
+        return Ok(request);
     }
     let mut request = AttachRequest::of_process(state.id.clone(), name, pid, attachments)?;
     request.directory = Some(bundle.to_owned());
     if let Some(path) = config.network_namespace_path() {
         request.namespace = NetworkNamespace::Path(path.to_owned());
     }
-    Ok(Some(request))
+    Ok(request)
 }
 
 /// Whether a container asks for attachments, told from its config.json alone: before the container

@@ -15,7 +15,7 @@ use std::path::Path;
 use std::process::{Command, ExitCode, Stdio};
 
 use crate::hook;
-use crate::hook::HookError;
+use crate::hook::{HookError, Prepared};
 use crate::oci::{ContainerId, ContainerState};
 use crate::runtime_wrapper::WrapperError;
 use crate::runtime_wrapper::below;
@@ -23,7 +23,6 @@ use crate::runtime_wrapper::bundle::AskingBundle;
 use crate::runtime_wrapper::command_line::RuntimeCommandLine;
 use crate::runtime_wrapper::containers::Containers;
 use crate::runtime_wrapper::report::LogEnd;
-use crate::service::Preparation;
 use crate::state::Store;
 
 /// A container that is to be created and attached.
@@ -63,7 +62,7 @@ impl<'a> Creation<'a> {
         let store = Store::from_env();
         let AskingBundle { config, caller, .. } = self.bundle;
         let prepared = hook::prepare(config, *caller, &store);
-        let Some(preparation) = prepared.inspect_err(|error| self.note(error))? else {
+        let Some(prepared) = prepared.inspect_err(|error| self.note(error))? else {
             return Ok(None);
         };
         let log = LogEnd::of(self.line);
@@ -72,7 +71,7 @@ impl<'a> Creation<'a> {
             .and_then(|mut child| child.wait())
             .map_err(exec)?;
         if status.success()
-            && let Err(error) = self.attach(preparation, &store)
+            && let Err(error) = self.attach(prepared, &store)
         {
             self.note(&error);
             self.delete();
@@ -82,10 +81,10 @@ impl<'a> Creation<'a> {
         Ok(Some(below::exit_code(status)))
     }
 
-    fn attach(&self, preparation: Preparation, store: &Store) -> Result<(), HookError> {
+    fn attach(&self, prepared: Prepared, store: &Store) -> Result<(), HookError> {
         let pid = fs::read_to_string(self.pid_file).ok().and_then(|text| text.trim().parse().ok());
         let state = ContainerState { pid, ..self.state() };
-        hook::attach_created(&state, self.bundle.caller, preparation, store)
+        hook::attach_created(&state, &self.bundle.config, prepared, store)
     }
 
     /// The container as a hook would be told of it.
